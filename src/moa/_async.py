@@ -18,9 +18,11 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
+
+from typing_extensions import TypeIs
 
 from moa.errors import ConfigError, DeadlineExceeded
 
@@ -62,7 +64,7 @@ async def in_time(left_s: float | None, said: str = "the run's time is up") -> A
         raise DeadlineExceeded(said) from error
 
 
-async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:
     """Await several calls side by side; where some fail the first failure is raised, alone."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -72,10 +74,15 @@ async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+def is_group(error: BaseException) -> TypeIs[BaseExceptionGroup[BaseException]]:
+    """Return True if an error is a group of errors."""
+    return isinstance(error, BaseExceptionGroup)
+
+
 def first_in(error: BaseException) -> BaseException:
-    """Give the first error in a group, however deep; one that is no group as it is."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    """Return the first error in a group, however deep; any other error as it is."""
+    while is_group(error):
+        error = error.exceptions[0]
     return error
 
 
@@ -134,7 +141,7 @@ _lock = threading.Lock()
 _started: list[_Loop] = []
 
 
-def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def beside(work: Callable[[], Coroutine[object, object, T]]) -> T:
     """Do something asynchronous in the loop of a thread of its own, and wait for it here."""
     with _lock:
         if not _started or not _started[-1].is_alive():  # a forked process has no threads
@@ -169,13 +176,13 @@ async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator
 
 def iterated(source: AsyncGenerator[T]) -> Generator[T]:
     """Give what a generator gives where nothing is awaited; it is closed where the loop is left."""
-    end = object()
 
-    async def following() -> T | object:
-        return await anext(source, end)
+    async def following() -> T:
+        return await anext(source)
 
     try:
-        while (item := beside(following)) is not end:
-            yield cast("T", item)
+        with suppress(StopAsyncIteration):
+            while True:
+                yield beside(following)
     finally:
         beside(source.aclose)

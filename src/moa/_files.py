@@ -9,10 +9,11 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
+from moa._json import JSON, is_object
 from moa.errors import ConfigError, MoaError
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class LineFile:
         """Close it."""
         self.close()
 
-    def lines(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    def lines(self) -> Iterator[tuple[int, int, JSON]]:
         """Give the number of each line that is there, where it starts, and what stands in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
@@ -165,7 +166,7 @@ class LineFile:
         try:
             with self.path.open("rb") as file:
                 for number, raw in enumerate(file, start=1):
-                    values = _parsed(raw)
+                    values = _parse(raw)
                     if values is not None:
                         yield number, start, values
                     elif raw.startswith(b"{") and not raw.endswith(b"\n"):
@@ -271,7 +272,7 @@ def encoded(value: object) -> bytes:
         return dumped(said).encode()
 
 
-def jsonable(value: object) -> Any:
+def jsonable(value: object) -> object:
     """Turn a value into what JSON can say."""
     from pydantic_core import to_jsonable_python
 
@@ -311,9 +312,9 @@ class _Lock:
         self._lock.release()
 
 
-def _parsed(raw: bytes) -> dict[str, Any] | None:
+def _parse(raw: bytes) -> JSON | None:
     try:
         values: object = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    return cast("dict[str, Any]", values) if isinstance(values, dict) else None
+    return values if is_object(values) else None

@@ -31,8 +31,18 @@ def is_sequence(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
     return isinstance(value, list | tuple)
 
 
+def is_set(value: object) -> TypeIs[set[object] | frozenset[object]]:
+    """Return True if a value is a set, frozen or not."""
+    return isinstance(value, set | frozenset)
+
+
 def is_mapping(value: object) -> TypeIs[Mapping[object, object]]:
-    """Return True if a value that may be another's, and no JSON, is a mapping."""
+    """Return True if a value is a mapping, of whatever kind."""
+    return isinstance(value, Mapping)
+
+
+def is_table(value: object) -> TypeIs[Mapping[str, object]]:
+    """Return True if a value is a mapping; its keys are taken to be texts."""
     return isinstance(value, Mapping)
 
 

@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, Protocol
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -57,7 +58,7 @@ class _OneThread:
         """Start with nobody who wants it: a forked process has none of the threads."""
         self._lock = threading.Lock()
         self._wanted = 0
-        self._limit: Any = None
+        self._limit: AbstractContextManager[object] | None = None
 
     def begin(self) -> None:
         with self._lock:
@@ -92,8 +93,14 @@ def one_blas_thread() -> Generator[None]:
         _one_thread.end()
 
 
+class _Pools(Protocol):
+    """What threadpoolctl knows of the libraries that compute in threads."""
+
+    def limit(self, *, limits: int, user_api: str) -> AbstractContextManager[object]: ...
+
+
 @cache
-def _thread_pools(with_scipy: bool) -> Any:
+def _thread_pools(with_scipy: bool) -> _Pools | None:
     """Find what computes in threads; SciPy brings another. `None` without threadpoolctl."""
     del with_scipy  # it is looked for again once SciPy has been loaded
     try:
@@ -125,15 +132,15 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
     return Memory(found.total, found.available)
 
 
-def nvidia() -> tuple[Any, int]:
+def start_nvml() -> tuple[ModuleType, int]:
     """Start `pynvml`, for as long as the process lives, and count the GPUs that the driver knows.
 
     The count is 0 where there is no driver, or the package is not installed.
     """
     try:
-        library: Any = import_module("pynvml")
+        library = import_module("pynvml")
     except ImportError:
-        return None, 0
+        return ModuleType("pynvml"), 0
     try:
         library.nvmlInit()
         return library, library.nvmlDeviceGetCount()

@@ -21,6 +21,8 @@ from moa._json import JSONValue
 from moa.errors import ConfigError, StoreError
 
 T = TypeVar("T")
+SQLRow = tuple[Any, ...]
+"""A row of a database, whose statement says the types."""
 BUSY_S = 60.0
 """Seconds that a process waits for others that write the same file."""
 _CACHE_S = 5.0
@@ -136,7 +138,7 @@ class SQLite:
         """Return the time in seconds."""
         return time.time()
 
-    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def run(self, sql: str, *values: object) -> list[SQLRow]:
         """Run a statement, and return its rows."""
         with self._lock, self._mapped_errors():
             return self._file.execute(sql, values).fetchall()
@@ -158,7 +160,7 @@ class SQLite:
                 if self._file.in_transaction:
                     self._file.execute("rollback")
 
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
         """Run a statement, and give its rows one by one."""
         with self._mapped_errors():
             yield from self._file.execute(sql, values)
@@ -288,7 +290,7 @@ class ContentStore:
                 self._file.close()
             self._file = None
 
-    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def _run(self, statement: str, *values: object) -> list[SQLRow]:
         try:
             return self._opened().run(statement, *values)
         except (StoreError, ConfigError) as error:

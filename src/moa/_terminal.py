@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich import console
 from rich.console import ConsoleOptions, RenderableType
@@ -25,9 +25,17 @@ class Console(console.Console):  # noqa: TID251
     Long lines are for the terminal to wrap, so that a path can be copied.
     """
 
-    def __init__(self, file: TextIO | None = None, **options: Any) -> None:
+    def __init__(
+        self, file: TextIO | None = None, *, width: int | None = None, quiet: bool = False
+    ) -> None:
         super().__init__(
-            file=file, highlight=False, markup=False, emoji=False, soft_wrap=True, **options
+            file=file,
+            width=width,
+            quiet=quiet,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
         )
 
     def render(
@@ -72,14 +80,14 @@ def _cell(total: int | None, what: str) -> Callable[[int], None]:
     from importlib import import_module
 
     class Bar:
-        done = 0
+        done: int = 0
 
         def _repr_html_(self) -> str:
             at = "" if total is None else f' value="{self.done}" max="{total or 1}"'
             of = "" if total is None else f" of {total}"
             return f"{escape(what)} <progress{at}></progress> {self.done}{of}"
 
-    bar: Any = Bar()
+    bar = Bar()
     handle = import_module("IPython.display").display(bar, display_id=True)
 
     def tell(done: int) -> None:
@@ -95,7 +103,7 @@ class PlainStream:
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.rich_proxied_file, name)
 
     def write(self, text: str) -> int:

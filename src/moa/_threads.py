@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 class _Call:
     """A call, from the moment that it has a thread."""
 
-    def __init__(self, name: str, work: Callable[[], Any]) -> None:
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
         self.name = name
         self.work = work
         self.future = Future[Any]()
@@ -111,7 +111,7 @@ class Threads:
         with self._lock:
             return Counter(call.name for call in self._calls if call.is_stuck)
 
-    def _begin(self, name: str, work: Callable[[], Any]) -> _Call | None:
+    def _begin(self, name: str, work: Callable[[], object]) -> _Call | None:
         """Give a call a thread; `None` where none has a place for it yet."""
         stuck = self.stuck()
         own = stuck.get(name, 0)

@@ -16,12 +16,13 @@ from collections.abc import (
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa._async import cancel, gather
+from moa._async import cancel, closed_after, gather
 from moa._text import as_html
 from moa.context import RunContext
 from moa.errors import (
@@ -51,6 +52,8 @@ _REFUSALS = 3
 """Inputs that fail one after the other by an endpoint's refusal of its key, before a map ends."""
 Value = str | dict[str, object]
 """A text, or the row's fields."""
+Reader = Callable[[Value], object]
+"""Turns a row's value into a node's input, or raises an `InputError`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +175,8 @@ def in_words(value: object) -> str:
     return kind if value is None else f"{kind}: {value!r:.40}"
 
 
-def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:
-    """Give the function that turns a row's value into the node's input.
+def reader_of(node: object) -> Reader:
+    """Return the function that turns a row's value into the node's input.
 
     It is the row's text where the node takes a `str`, and else what pydantic makes of the row.
     The function raises `InputError` where a row does not fit.
@@ -181,16 +184,16 @@ def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:
     return reader_for(getattr(node, "input_type", object))
 
 
-def reader_for(kind: Any) -> Callable[[Value], Any]:
-    """Give the function that turns a row's value into an input of a type; see `reader_of`."""
+def reader_for(kind: Any) -> Reader:
+    """Return the function that turns a row's value into an input of a type; see `reader_of`."""
     if str in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)):
         return row_text
     if kind is object:
         return lambda value: value
-    return partial(_validated, TypeAdapter[object](kind), getattr(kind, "__name__", str(kind)))
+    return partial(_validate, TypeAdapter[object](kind), getattr(kind, "__name__", str(kind)))
 
 
-def _validated(adapter: TypeAdapter[object], name: str, value: Value) -> object:
+def _validate(adapter: TypeAdapter[object], name: str, value: Value) -> object:
     try:
         return adapter.validate_python({"text": value} if isinstance(value, str) else value)
     except ValidationError as error:
@@ -258,7 +261,7 @@ async def map_rows(
     total = len(inputs) if isinstance(inputs, Sized) else None
     told = _told(progress, total, node.name)
     context = context or RunContext(keep_notes=False)
-    batch = _Batch(node, numbered(inputs), context, on_error, told)
+    batch = _Batch(node, enumerate_inputs(inputs), context, on_error, told)
     working = asyncio.ensure_future(batch.run(max_concurrency))
     waiting, following = dict[int, Item[Out]](), 1
     try:
@@ -340,7 +343,7 @@ class _Batch(Generic[In, Out]):
     async def _item(self, place: int, given: In | Row | Malformed) -> Item[Out]:
         """Run the node on one input, unless the run has ended."""
         if (ended_by := self.context.ended_by) is not None:
-            return _begun(given, place)(status="failed", error=ended_by)
+            return Item(**_origin_of(given, place), status="failed", error=ended_by)
         item = await run_one(self.node, given, place, self.read, self.context.nested())
         if self.context.ended_by is None:
             self.context.ended_by = self.refusals.add(item)
@@ -363,7 +366,7 @@ class _Refusals:
         self._answered: set[str] = set()
         """Endpoints that have answered in this run."""
 
-    def add(self, item: Item[Any]) -> EndpointUnauthorized | None:
+    def add(self, item: Item[object]) -> EndpointUnauthorized | None:
         """Count an item; the error that ends the run, where there were enough."""
         error = refusal_of(item.error)
         refused = "" if error is None else error.endpoint
@@ -395,37 +398,45 @@ def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
     return next((found for cause in causes if (found := refusal_of(cause))), None)
 
 
-async def numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[tuple[int, In]]:
-    """Number inputs from 1. Closing it closes them, where they are a generator."""
-    place = 0
+async def enumerate_inputs(
+    inputs: Iterable[In] | AsyncIterable[In],
+) -> AsyncGenerator[tuple[int, In]]:
+    """Number inputs from 1. Closing it closes them, if they are a generator."""
+    numbers = count(1)
+    if isinstance(inputs, AsyncIterable):
+        async with closed_after(aiter(inputs)) as items:
+            async for item in items:
+                yield next(numbers), item
+        return
+    items = iter(inputs)
     try:
-        if isinstance(inputs, AsyncIterable):
-            async for one in inputs:
-                place += 1
-                yield place, one
-        else:
-            for one in inputs:
-                place += 1
-                yield place, one
+        for item in items:
+            yield next(numbers), item
     finally:
-        if isinstance(inputs, AsyncGenerator):
-            await cast("AsyncGenerator[In]", inputs).aclose()
-        elif isinstance(inputs, Generator):
-            cast("Generator[In]", inputs).close()
+        if isinstance(items, Generator):
+            items.close()
 
 
-def _begun(given: object, place: int) -> Callable[..., Item[Any]]:
-    """Give what makes the item of an input, once it is known what became of it."""
+class _Origin(TypedDict):
+    """The fields of an item that say which input it is of."""
+
+    number: int
+    id: str | int
+    input: object
+    key: str
+
+
+def _origin_of(given: object, place: int) -> _Origin:
     if isinstance(given, Row | Malformed):
-        return partial(Item, number=given.number, id=given.id, input=given.input, key=given.key)
-    return partial(Item, number=place, id=place, input=given)
+        return _Origin(number=given.number, id=given.id, input=given.input, key=given.key)
+    return _Origin(number=place, id=place, input=given, key="")
 
 
 async def run_one(
     node: Node[Any, Out],
     given: object,
     place: int,
-    read: Callable[[Value], Any],
+    read: Reader,
     context: RunContext,
 ) -> Item[Out]:
     """Run the node on one input; whatever goes wrong is this item's alone.
@@ -438,10 +449,10 @@ async def run_one(
         context: Of this run alone.
     """
     row = given if isinstance(given, Row | Malformed) else None
-    item: Callable[..., Item[Out]] = _begun(given, place)
+    origin = _origin_of(given, place)
     if isinstance(row, Malformed):
         error = MalformedRow(f"line {row.number} is malformed: {row.error}")
-        return item(status="failed", error=error)
+        return Item(**origin, status="failed", error=error)
     journal = row and row.journal
     if journal is not None:
         context.journal, journal.context = journal.root, context
@@ -465,14 +476,16 @@ async def run_one(
         dropped = isinstance(result.output, Dropped) or (
             getattr(result.output, "kept", None) is False  # as a filter's verdict says
         )
-        return item(
+        return Item(
+            **origin,
             status="dropped" if dropped else "answered",
             result=result,
             seconds=result.seconds,
             usage=result.usage,
             trace=result.trace,
         )
-    return item(
+    return Item(
+        **origin,
         status="failed",
         error=error,
         seconds=time.perf_counter() - start,

@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from moa.errors import BudgetExceeded, ConfigError, PriceUnknown, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
+
+Quantity = Decimal | int
+"""US dollars are a `Decimal`; calls and tokens are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,20 +60,21 @@ class Budget:
     """If true, refuse a call to an endpoint with an unknown price before it is sent."""
 
     def __post_init__(self) -> None:
-        for name, limit in self.limits.items():
+        for limit in fields(self):
+            value: object = getattr(self, limit.name)
             # As a float, since a Decimal that is no number can't be compared.
-            if not (isinstance(limit, Decimal | float | int) and float(limit) >= 0):
-                raise ConfigError(f"Budget({name}={limit!r}): a limit is a number from 0 on")
+            is_number = isinstance(value, Decimal | float | int) and float(value) >= 0
+            if not is_number and value is not None:
+                raise ConfigError(f"Budget({limit.name}={value!r}): a limit is a number from 0 on")
 
     def __repr__(self) -> str:
         shown = self.limits | ({"strict": True} if self.strict else {})
         return f"Budget({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     @property
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Quantity]:
         """The limits that are set, by name."""
-        given = ((name, getattr(self, name)) for name in _LIMITS)
-        return {name: limit for name, limit in given if limit is not None}
+        return {name: limit for name, _, limit in self._checks(NOTHING, {})}
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
@@ -80,37 +84,30 @@ class Budget:
     def lacking(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> Budget | None:
         """Return by how much `used` exceeds each limit; `None`: it exceeds none."""
         over = self._over(used, calls_by_tier)
-        by: dict[str, Any] = {name: value - limit for name, value, limit in over}
-        return Budget(**by) if by else None
+        by = {name: value - limit for name, value, limit in over}
+        return replace(UNLIMITED, **by) if by else None
 
     def with_more(self, more: Budget) -> Budget:
         """Raise the limits that are on by those of another budget."""
-        by: dict[str, Any] = {
-            name: self.limits[name] + type(self.limits[name])(limit)
-            for name, limit in more.limits.items()
-            if name in self.limits
-        }
-        return replace(self, **by)
+        own, other = self.limits, more.limits
+        return replace(self, **{name: own[name] + other[name] for name in own.keys() & other})
 
     def after(self, spent: Usage) -> Budget:
         """Return the budget less `spent`; an exceeded limit becomes 0."""
         calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
-        left: dict[str, Any] = {
-            name: max(limit - value, type(limit)())
-            for name, value, limit in self._checks(spent.total, calls)
-            if limit is not None
-        }
-        return Budget(**left, strict=self.strict)
+        checks = self._checks(spent.total, calls)
+        return replace(self, **{name: max(limit - used, 0) for name, used, limit in checks})
 
-    def _over(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> list[tuple[str, Any, Any]]:
-        checks = self._checks(used, calls_by_tier)
-        return [one for one in checks if one[2] is not None and one[1] > one[2]]
+    def _over(
+        self, used: Amount, calls_by_tier: Mapping[Tier, int]
+    ) -> list[tuple[str, Quantity, Quantity]]:
+        return [one for one in self._checks(used, calls_by_tier) if one[1] > one[2]]
 
     def _checks(
         self, used: Amount, calls_by_tier: Mapping[Tier, int]
-    ) -> tuple[tuple[str, Any, Any], ...]:
-        """Return name, usage and limit of each limit."""
-        return (
+    ) -> list[tuple[str, Quantity, Quantity]]:
+        """Return name, usage and limit of each limit that is set."""
+        checks = (
             ("calls", used.calls, self.calls),
             ("slm_calls", calls_by_tier.get("slm", 0), self.slm_calls),
             ("llm_calls", calls_by_tier.get("llm", 0), self.llm_calls),
@@ -118,9 +115,9 @@ class Budget:
             ("cost", used.priced_cost, None if self.cost is None else Decimal(str(self.cost))),
             ("tool_calls", used.tool_calls, self.tool_calls),
         )
+        return [(name, value, limit) for name, value, limit in checks if limit is not None]
 
 
-_LIMITS = ("cost", "tokens", "calls", "slm_calls", "llm_calls", "tool_calls")
 UNLIMITED = Budget()
 
 _logger = logging.getLogger(__name__)

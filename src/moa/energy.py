@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moa._machine import nvidia
+from moa._machine import start_nvml
 
 SYSFS = Path("/sys")
 WATTS_PER_CORE = 5.0
@@ -111,7 +111,7 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
 
 def nvml() -> list[Read]:
     """Find the GPUs that count their energy (NVIDIA's, from Volta on); none without a driver."""
-    library, count = nvidia()
+    library, count = start_nvml()
     found: list[Read] = []
     for index in range(count):
         with suppress(library.NVMLError):  # a card that doesn't count

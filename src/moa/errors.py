@@ -12,7 +12,7 @@ from copy import copy
 from datetime import datetime
 from pathlib import Path
 from sysconfig import get_paths
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from moa._text import plain
 from moa.usage import Usage
@@ -42,12 +42,12 @@ class MoaError(Exception):
     A small node with a refused key counts as down: the large one answers; the trace says why.
     """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let it come from another process as it is: `__init__` takes other arguments than it."""
-        return _again, (type(self), self.args), self.__dict__
+    def __reduce__(self) -> tuple[object, ...]:
+        """Support pickling, since `__init__` takes other arguments than `args` holds."""
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
-def _again(kind: type[MoaError], args: tuple[Any, ...]) -> MoaError:
+def _rebuild(kind: type[MoaError], args: tuple[object, ...]) -> MoaError:
     return kind.__new__(kind, *args)
 
 

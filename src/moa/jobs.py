@@ -25,7 +25,7 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 
 from moa._files import dumped
-from moa._sqlite import SQLite
+from moa._sqlite import SQLite, SQLRow
 from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, ProcessDied, StoreError
@@ -268,7 +268,7 @@ class Job:
 
     async def run(
         self,
-        node: Node[Any, Any],
+        node: Node[Any, object],
         context: RunContext | None = None,
         *,
         max_concurrency: int = 8,
@@ -316,7 +316,7 @@ class Job:
                     return
                 await asyncio.sleep(_WAIT_S)
 
-    async def take(self, item: Item[Any], context: RunContext) -> None:
+    async def take(self, item: Item[object], context: RunContext) -> None:
         """Keep what became of a row: it is on disk when this returns.
 
         One that failed is tried again later, unless the row itself is at fault. Where the limit of
@@ -325,7 +325,7 @@ class Job:
         fate = fate_of(item, context)
         await self._beside(lambda: self._settle(item, fate))
 
-    def _settle(self, item: Item[Any], fate: Fate) -> None:
+    def _settle(self, item: Item[object], fate: Fate) -> None:
         failures = self._failures.pop(item.key, 0)
         if fate == "failed":
             failures += 1
@@ -431,7 +431,7 @@ class Job:
 
         return await self._store.beside(in_turn)
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str, *values: object) -> list[SQLRow]:
         """Run a statement whose first value is the job."""
         return self._store.run(sql, self._store.job, *values)
 
@@ -439,7 +439,7 @@ class Job:
         """Lease rows: those that are due, or else those whose wait has run out."""
         now = self._store.now()
         longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait
-        leased = list[tuple[Any, ...]]()
+        leased = list[SQLRow]()
         for which, values in zip(_DUE, ((), (now, longest)), strict=True):
             leased = leased or self._store.run(
                 "update moa_rows set state = 'leased', worker = ? where job = ? and key in ("
@@ -523,7 +523,7 @@ class Job:
         for key, given, place in self._rows(hopeless, _MAX_DEATHS):
             row = read_row(given, place, RowJournal(key, {}, self._calls))
             error = ProcessDied(f"{_MAX_DEATHS} processes died while they worked on it")
-            died = Item[Any](
+            died = Item[object](
                 number=row.number, id=row.id, input=row.input, status="failed", error=error
             )
             self._store.run(

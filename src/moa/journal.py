@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
+from moa._async import is_group
+from moa._json import is_mapping, is_sequence, is_set, list_of
 from moa.errors import BudgetExceeded, DeadlineExceeded, NotResumable, QuorumNotMet, StoreError
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class Journal:
         except ValueError as fault:
             self.lose(key, fault)
             return ()
-        return cast("Sequence[str]", calls)
+        return [str(call) for call in list_of(calls)]
 
     def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
         """Do without what is kept under a key, which can't be read, if that may be made again.
@@ -208,29 +210,27 @@ class Place:
 def digest(*what: object) -> str:
     """Tell apart what is asked, in every process alike."""
     try:
-        ordered = _ordered(what)
-        written = to_json(ordered, fallback=lambda one: type(one).__qualname__, bytes_mode="base64")
+        written = to_json(
+            _order(what), fallback=lambda one: type(one).__qualname__, bytes_mode="base64"
+        )
     except ValueError:  # half a character, which no JSON holds
         written = repr(what).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
-def _ordered(value: object) -> object:
+def _order(value: object) -> object:
     """Put sets in an order, since each process has its own."""
-    match value:
-        case set() | frozenset():
-            return sorted(digest(one) for one in cast("Set[object]", value))
-        case BaseModel():
-            # Fields alone: what else an object holds isn't there when it comes back from JSON.
-            held = {name: getattr(value, name) for name in type(value).model_fields}
-            return {name: _ordered(one) for name, one in (held | (value.model_extra or {})).items()}
-        case Mapping():
-            named = cast("Mapping[object, object]", value)
-            return {str(name): _ordered(one) for name, one in named.items()}
-        case list() | tuple():
-            return [_ordered(one) for one in cast("Sequence[object]", value)]
-        case _:
-            return value
+    if is_set(value):
+        return sorted(digest(one) for one in value)
+    if isinstance(value, BaseModel):
+        # Fields alone: what else an object holds isn't there when it comes back from JSON.
+        held = {name: getattr(value, name) for name in type(value).model_fields}
+        return {name: _order(one) for name, one in (held | (value.model_extra or {})).items()}
+    if is_mapping(value):
+        return {str(name): _order(one) for name, one in value.items()}
+    if is_sequence(value):
+        return [_order(one) for one in value]
+    return value
 
 
 def list_causes(error: BaseException) -> Sequence[BaseException]:
@@ -240,16 +240,16 @@ def list_causes(error: BaseException) -> Sequence[BaseException]:
         around = [each for each in (one.__cause__, one.__context__) if each is not None]
         if isinstance(one, QuorumNotMet):
             around += one.causes.values()
-        elif isinstance(one, BaseExceptionGroup):
-            around += cast("BaseExceptionGroup[BaseException]", one).exceptions
+        elif is_group(one):
+            around += one.exceptions
         found += [each for each in around if each not in found]
     return found
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:
     """Give what a node asks people, if that is why it stopped; LangGraph raises it so."""
-    kind = _langgraph("errors", "GraphInterrupt")
-    return error.args[0] if kind is not None and isinstance(error, kind) else ()
+    errors = sys.modules.get("langgraph.errors")  # not imported: then nobody asks people
+    return error.args[0] if errors and isinstance(error, errors.GraphInterrupt) else ()
 
 
 def join_interrupts(errors: Sequence[Exception]) -> Exception:
@@ -262,16 +262,12 @@ def explain(error: Exception, node: str) -> Exception:
 
     LangGraph's `interrupt` finds nobody to stop for there, and fails by whatever it misses first.
     """
-    ask = _langgraph("types", "interrupt")
-    if ask is None or not isinstance(error, RuntimeError | KeyError):
+    types = sys.modules.get("langgraph.types")
+    if types is None or not isinstance(error, RuntimeError | KeyError):
         return error
-    asked = any(frame.f_code is ask.__code__ for frame, _ in walk_tb(error.__traceback__))
+    ask = types.interrupt.__code__
+    asked = any(frame.f_code is ask for frame, _ in walk_tb(error.__traceback__))
     return not_resumable(node) if asked else error
-
-
-def _langgraph(module: str, name: str) -> Any:
-    """Give something of LangGraph; `None`: nothing has imported it, so nobody asks people."""
-    return getattr(sys.modules.get(f"langgraph.{module}"), name, None)
 
 
 def not_resumable(who: str) -> NotResumable:

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter
 
 import moa.errors
-from moa._json import JSONValue
+from moa._json import JSON, JSONValue
 from moa.context import RunContext
 from moa.errors import EndpointError, MoaError, OutputError
 from moa.journal import Key
@@ -42,9 +42,9 @@ def form_of(kind: type[T]) -> Form[T]:
     )
 
 
-PLAIN: Form[Any] = Form(lambda value: value, lambda value: value)
+PLAIN = Form[JSONValue](lambda value: value, lambda value: value)
 """Of what is JSON already."""
-_Error = tuple[str, str, dict[str, Any]]
+_Error = tuple[str, str, JSON]
 """Class, text and attributes."""
 
 
@@ -66,20 +66,21 @@ def _records() -> TypeAdapter[_Record]:
     return TypeAdapter(_Record)
 
 
-class _Kept(NamedTuple):
-    """What is kept of a call, as it was read."""
+@dataclass(frozen=True, slots=True)
+class _FinishedCall(Generic[T]):
+    """A call that was made before, as it was read from the journal."""
 
     record: _Record
-    value: Any
-    error: MoaError | None
+    outcome: T | MoaError
+    """Its answer, or the error that it ended with."""
     paid: Mapping[str, Usage]
-    """What the calls in it took, by key."""
+    """Usage of the calls in it, by key."""
 
 
 class Call:
     """A call in a run that can be resumed: it is found, or made in `inner`, and kept.
 
-    Around the call itself, it keeps the error of an endpoint or model.
+    As a context manager around the call itself, it keeps the error of an endpoint or model.
 
     Args:
         context: Of who makes it; its `journal` is there.
@@ -99,10 +100,9 @@ class Call:
         self.inner = context.nested()
         """What it is made in, so that all of it is counted, and nothing in it kept once more."""
         self.inner.journal = None
-        self._kept: _Kept | None = None
 
-    def is_kept(self, form: Form[Any], *, may_repeat: bool = True) -> bool:
-        """Whether it was made before, so that `reuse` gives its answer.
+    def find(self, form: Form[T], *, may_repeat: bool = True) -> _FinishedCall[T] | None:
+        """Find the call if it was made before, for `reuse`.
 
         Raises:
             StoreError: what is kept can't be read, and the journal doesn't let it be made again;
@@ -110,45 +110,43 @@ class Call:
         """
         journal = self.place.journal
         if not journal.kept or (own := str(self.key)) not in journal.kept:
-            return False
+            return None
         try:
-            self._kept = self._read(own, form)
+            return self._read(own, form)
         except (AttributeError, LookupError, TypeError, ValueError) as fault:
             journal.lose(own, fault, may_repeat=may_repeat)
-        return self._kept is not None
+            return None
 
-    def _read(self, own: str, form: Form[Any]) -> _Kept:
+    def _read(self, own: str, form: Form[T]) -> _FinishedCall[T]:
         kept = self.place.journal.kept
         record = _records().validate_json(kept[own])
         paid = {
             key: (record if key == own else _records().validate_json(kept[key])).spent
             for key in record.calls
         }
-        if record.error:
-            return _Kept(record, None, _error_of(*record.error), paid)
-        return _Kept(record, form.load(record.value), None, paid)
+        outcome = _error_of(*record.error) if record.error else form.load(record.value)
+        return _FinishedCall(record, outcome, paid)
 
     @property
     def _is_counted(self) -> bool:
         run = self.place.journal.context
         return run is None or self.inner.is_within(run)
 
-    def reuse(self) -> Any:
-        """Give its answer, which `is_kept` has read, and count what it took.
+    def reuse(self, finished: _FinishedCall[T]) -> T:
+        """Return the answer that `find` has read, and count what it took.
 
         Raises:
-            MoaError: it ended with that.
+            MoaError: the call ended with it.
         """
-        assert self._kept is not None, "only what is kept is found"
-        record, value, error, paid = self._kept
-        self._charge(record, paid)
+        record, outcome = finished.record, finished.outcome
+        self._charge(record, finished.paid)
         self.place.journal.found += len(record.calls)
         if self._is_counted:
             self.place.count(record.calls)
-        if error:
-            self.place.failed_calls.append((error, self.key))
-            raise error
-        return value
+        if isinstance(outcome, MoaError):
+            self.place.failed_calls.append((outcome, self.key))
+            raise outcome
+        return outcome
 
     def _charge(self, record: _Record, paid: Mapping[str, Usage]) -> None:
         journal, run = self.place.journal, self.place.journal.context
@@ -204,8 +202,8 @@ async def call_once(
 ) -> T:
     """Make a call, or give what is kept of it: its answer, or the error that it ended with."""
     call = Call(context, what, request)
-    if call.is_kept(form):
-        return cast("T", call.reuse())
+    if finished := call.find(form):
+        return call.reuse(finished)
     async with call:
         answer = await ask(call.inner)
     await call.keep(form.dump(answer))
@@ -224,8 +222,8 @@ async def run_once(
     Without a `form` what it asks is kept, and the output is not.
     """
     call = Call(context, path, request, of_calls=True)
-    if form and call.is_kept(form):
-        return cast("T", call.reuse())
+    if form and (finished := call.find(form)):
+        return call.reuse(finished)
     with call.place.enter(path, request) as place:
         call.inner.journal = place
         output = await run(call.inner)
@@ -249,7 +247,7 @@ def _is_known(error: MoaError) -> bool:
     return getattr(moa.errors, type(error).__name__, None) is type(error)
 
 
-def _error_of(kind: str, text: str, attributes: Mapping[str, Any]) -> MoaError:
+def _error_of(kind: str, text: str, attributes: JSON) -> MoaError:
     error: MoaError = getattr(moa.errors, kind).__new__(getattr(moa.errors, kind), text)
     vars(error).update(attributes)
     return error

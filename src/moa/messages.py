@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
     model_serializer,
 )
 
+from moa._json import JSON, at, is_object, is_sequence, object_of
 from moa.errors import InputError
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -59,9 +60,9 @@ class File(BaseModel):
     """An address, or the data itself as a `data:` URL."""
     name: str = "file"
 
-    def __init__(self, source: str | Path | bytes | None = None, /, **fields: Any) -> None:
+    def __init__(self, source: str | Path | bytes | None = None, /, **fields: object) -> None:
         if isinstance(source, bytes):
-            fields["url"] = _data_url(source, fields.get("name", ""))
+            fields["url"] = _data_url(source, str(fields.get("name", "")))
         elif isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
             fields["url"] = source
         elif source is not None:
@@ -74,10 +75,10 @@ class File(BaseModel):
         super().__init__(**fields)
 
     @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+    def _serialize(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> object:
         return f"({self.name})" if info.context is IN_WORDS else write(self)
 
-    def part(self) -> dict[str, Any]:
+    def part(self) -> JSON:
         """Write it as a part of a message, as OpenAI does."""
         return {"type": "file", "file": {"filename": self.name, "file_data": self.url}}
 
@@ -94,10 +95,10 @@ class Image(File):
     kind: ClassVar[Literal["images", "files"]] = "images"
     name: str = "image"
 
-    def __init__(self, source: str | Path | bytes | None = None, /, **fields: Any) -> None:
+    def __init__(self, source: str | Path | bytes | None = None, /, **fields: object) -> None:
         super().__init__(source, **fields)
 
-    def part(self) -> dict[str, Any]:
+    def part(self) -> JSON:
         """Write it as a part of a message, as OpenAI does."""
         return {"type": "image_url", "image_url": {"url": self.url}}
 
@@ -120,8 +121,8 @@ def files_of(value: object) -> Iterator[File]:
     elif isinstance(value, BaseModel):
         for _, field in value:
             yield from files_of(field)
-    elif isinstance(value, list | tuple):
-        for item in cast("Sequence[object]", value):
+    elif is_sequence(value):
+        for item in value:
             yield from files_of(item)
 
 
@@ -168,9 +169,9 @@ class ToolCall:
             ValueError: they are no JSON object.
         """
         values: object = json.loads(self.arguments or "{}")
-        if not isinstance(values, dict):
+        if not is_object(values):
             raise ValueError("they must be one JSON object")
-        return cast("dict[str, Any]", values)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class Message:
     files: tuple[File, ...] = ()
     """Files of a user's message."""
 
-    def as_dict(self, clean: Callable[[str], str] = str) -> dict[str, Any]:
+    def as_dict(self, clean: Callable[[str], str] = str) -> JSON:
         """Write it as OpenAI does.
 
         Args:
@@ -203,7 +204,7 @@ class Message:
         content: object = clean(self.content)
         if self.files:
             content = [{"type": "text", "text": content}, *(file.part() for file in self.files)]
-        written: dict[str, Any] = {"role": self.role, "content": content}
+        written: JSON = {"role": self.role, "content": content}
         if self.tool_calls:
             written["content"] = content or None
             written["tool_calls"] = [
@@ -219,7 +220,7 @@ class Message:
         return written
 
     @classmethod
-    def of(cls, given: Message | Mapping[str, Any]) -> Message:
+    def of(cls, given: Message | Mapping[str, object]) -> Message:
         """Read a message as OpenAI writes it; one that is a `Message` is given back.
 
         Raises:
@@ -233,17 +234,23 @@ class Message:
         if role is None:
             raise InputError(f"no message: its role is {given.get('role')!r}, not {list(_ROLES)}")
         try:
-            content: Any = given.get("content") or ""
-            parts: list[Any] = [{"text": content}] if isinstance(content, str) else content
-            asked: Iterable[Any] = given.get("tool_calls") or ()
+            content = given.get("content") or ""
+            parts: list[JSON] = [{"text": content}]
+            if not isinstance(content, str):
+                parts = _parts_of(content)
+            calls = _parts_of(given.get("tool_calls") or [])
             return cls(
                 role,
-                "\n".join(part["text"] for part in parts if "text" in part),
+                "\n".join(_text_at(part, "text") for part in parts if "text" in part),
                 tuple(
-                    ToolCall(call["function"]["name"], call["function"]["arguments"], call["id"])
-                    for call in asked
+                    ToolCall(
+                        _text_at(call, "function", "name"),
+                        _text_at(call, "function", "arguments"),
+                        _text_at(call, "id"),
+                    )
+                    for call in calls
                 ),
-                given.get("tool_call_id") or "",
+                str(given.get("tool_call_id") or ""),
                 tuple(_file_in(part) for part in parts if "text" not in part),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -252,7 +259,21 @@ class Message:
             ) from error
 
 
-def _file_in(part: Mapping[str, Any]) -> File:
+def _parts_of(value: object) -> list[JSON]:
+    if not is_sequence(value) or not all(map(is_object, value)):
+        raise TypeError("a list of objects")
+    return [object_of(part) for part in value]
+
+
+def _text_at(part: JSON, *path: str) -> str:
+    text = at(part, *path)
+    if not isinstance(text, str):
+        raise TypeError(f"the text {path[-1]!r}")
+    return text
+
+
+def _file_in(part: JSON) -> File:
     if part.get("type") == "image_url":
-        return Image(url=part["image_url"]["url"])
-    return File(url=part["file"]["file_data"], name=part["file"].get("filename") or "file")
+        return Image(url=_text_at(part, "image_url", "url"))
+    name = object_of(part["file"]).get("filename") or "file"
+    return File(url=_text_at(part, "file", "file_data"), name=str(name))

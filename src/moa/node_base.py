@@ -11,7 +11,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Never, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -211,7 +211,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             job.add(_as_row(number, one) for number, one in enumerate(inputs, start=1))
             return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
 
-    def __repr__(self: Node[Any, Any]) -> str:
+    def __repr__(self: Node[Never, object]) -> str:
         kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
         takes, gives = (_short(kind) for kind in kinds)
         types = f", {takes} -> {gives}" if all(kinds) else ""

@@ -6,9 +6,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
-from typing import Any, cast
+from typing import ParamSpec, TypeVar
 
 import pytest
+
+from moa._json import is_sequence
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -24,19 +29,19 @@ def moa_offline(monkeypatch: pytest.MonkeyPatch) -> None:
         (socket, "getaddrinfo", 0),
         (asyncio.BaseEventLoop, "getaddrinfo", 1),  # before it goes to a thread without a node
     ):
-        monkeypatch.setattr(owner, name, _guarded(getattr(owner, name), place))
+        monkeypatch.setattr(owner, name, _guard(getattr(owner, name), place))
 
 
-def _guarded(call: Callable[..., Any], place: int) -> Callable[..., Any]:
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        to: Any = args[place] if len(args) > place else kwargs.get("host")
-        if isinstance(to, tuple):
-            _check(cast("tuple[object, ...]", to)[0])
+def _guard(call: Callable[P, T], place: int) -> Callable[P, T]:
+    def check_and_call(*args: P.args, **kwargs: P.kwargs) -> T:
+        to: object = args[place] if len(args) > place else kwargs.get("host")
+        if is_sequence(to):
+            _check(to[0])
         elif "getaddrinfo" in call.__name__:
             _check(to)
         return call(*args, **kwargs)
 
-    return guarded
+    return check_and_call
 
 
 def _check(host: object) -> None:

@@ -355,7 +355,7 @@ class Score(_Typed, Generic[S]):
         return {"value": expected, "level": answer.question.options[answer.best].name}
 
 
-TypedAnswer = Predicate | Choice[Any] | Score
+TypedAnswer = Predicate | Choice[object] | Score
 """An answer as a model has it; a `Choice` has labels of any type."""
 
 
@@ -396,7 +396,7 @@ def choice(
     text: str,
     *,
     labels: Sequence[str] | None = None,
-    describe: Mapping[Any, str] | None = None,
+    describe: Mapping[T, str] | None = None,
     unknown: bool = False,
 ) -> Any:
     """Ask for one of several labels; the default of a `Choice` field.
@@ -478,7 +478,7 @@ def answers_in(output: object, path: str = "") -> dict[str, TypedAnswer]:
     an answer itself has the path that is given.
     """
     if isinstance(output, Predicate | Choice | Score):
-        return {path: cast("TypedAnswer", output)}
+        return {path: output}
     names = type(output).model_fields if isinstance(output, BaseModel) else ()
     return {
         at: answer
@@ -574,14 +574,14 @@ def can_be_sure(kind: object, within: tuple[type, ...] = ()) -> bool:
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
     extra = cast("_Extra", field.json_schema_extra or {})
     text = field.description or ""
-    kind: Any = field.annotation
-    if not isinstance(kind, type) or not issubclass(kind, Predicate | Choice | Score):
+    kind = field.annotation
+    if not _is_answer(kind):
         raise ConfigError(
             f"{model.__name__}.{name} is annotated {kind!r}: a question is a Predicate, a Choice[…]"
             " of an Enum or a Literal, or a Score"
         )
     unknown = bool(extra.get("unknown"))
-    if unknown and not _may_be_none(cast("type[BaseModel]", kind)):
+    if unknown and not _may_be_none(kind):
         raise ConfigError(
             f"{model.__name__}.{name} may be unknown, so its type has to say that it may be None: "
             "Predicate[bool | None], Choice[… | None] or Score[str | None]"
@@ -601,7 +601,7 @@ def _may_be_none(kind: type[BaseModel]) -> bool:
     return any(None in _parts_of(arg) for arg in args)
 
 
-def _choices(kind: Any, extra: _Extra) -> tuple[Option, ...]:
+def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
     described = extra.get("describe") or {}
     values, none = labels_typed(kind)
     if values is None:
@@ -611,7 +611,7 @@ def _choices(kind: Any, extra: _Extra) -> tuple[Option, ...]:
     return (*options, *([Option(NONE_OF_THESE, None)] if none else []))
 
 
-def labels_typed(kind: type[Choice[Any]]) -> tuple[tuple[object, ...] | None, bool]:
+def labels_typed(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
     """Give the labels that a type of `Choice` tells, and whether "none of these" is one more.
 
     Labels that are words are `None`.
@@ -627,11 +627,15 @@ def _parts_of(labels: object) -> tuple[object, ...]:
     """Give the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
     if get_origin(labels) in (Union, UnionType):
         return tuple(part for member in get_args(labels) for part in _parts_of(member))
-    if isinstance(labels, type) and issubclass(labels, Enum):
+    if _is_enum(labels):
         return tuple(labels)
     if get_origin(labels) is Literal:
         return get_args(labels)
-    return (None if labels is NoneType else cast("object", labels),)
+    return (None if labels is NoneType else labels,)
+
+
+def _is_enum(kind: object) -> TypeGuard[type[Enum]]:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def _name(label: object) -> str:

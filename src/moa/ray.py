@@ -10,20 +10,21 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import ModuleType
+from typing import Any, Literal, Protocol, TypeVar
 from uuid import uuid4
 from weakref import ref
 
 from moa._async import cancel
 from moa._files import dumped, jsonable
+from moa._json import JSON
 from moa.batch import Item, Row, map_rows
-from moa.budget import Budget, Look, Share
+from moa.budget import Budget, Look, Quantity, Share
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
@@ -35,11 +36,12 @@ from moa.node_base import NodeBase
 from moa.rows import line
 from moa.usage import Usage
 
+T_co = TypeVar("T_co", covariant=True)
 Dataset = Any
 """A `ray.data.Dataset`."""
-Build = str | Callable[[], Node[Any, Any]]
+Build = str | Callable[[], Node[Any, object]]
 """Name of a ready graph or agent, `file.py:object`, or a function that makes a node."""
-Limits = Mapping[str, Any]
+Limits = Mapping[str, Quantity]
 """Limits of a budget by name, without those that are off."""
 COLUMNS = ("id", "input", "output", "status", "error", "seconds", "usage", "trace")
 """Of the rows that come out: the fields of a line of `moa run --out`. Those that hold more than a
@@ -96,12 +98,12 @@ def map_dataset(
     """
     if min(workers, max_concurrency, batch_size) < 1:
         raise ConfigError(f"{workers=}, {max_concurrency=} and {batch_size=} must be at least 1")
-    ray, made_of = _ray(), _made_of(graph, config)
-    limits = _limits(budget or Budget())
-    ledger = _ledger(ray, limits, workers)
+    ray, recipe = _import_ray(), _prepare_build(graph, config)
+    budget = budget or Budget()
+    ledger = _start_ledger(ray, budget.limits, workers)
     rows = dataset.repartition(target_num_rows_per_block=batch_size, strict=True).map_batches(
-        cast("Any", _Worker),
-        fn_constructor_args=(*made_of, _nothing_of(budget), ledger, max_concurrency),
+        _Worker,
+        fn_constructor_args=(*recipe, _empty(budget), ledger, max_concurrency),
         batch_size=None,  # a block, so that no more than a batch is lost with a worker
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -113,60 +115,61 @@ def map_dataset(
 class Mapped:
     """What comes out of `map_dataset`."""
 
-    def __init__(self, rows: Dataset, ledger: Any) -> None:
+    def __init__(self, rows: Dataset, ledger: _LedgerHandle) -> None:
         self.rows = rows
         """A Dataset, which is worked on when it is read: each time, so write or `materialize` it
         once. `COLUMNS` says what it holds."""
         self._ledger = ledger
 
     def usage(self) -> Usage:
-        """What all workers have spent so far, up to the last report of those that died."""
-        found: Usage = _ray().get(self._ledger.usage.remote())
-        return found
+        """Return what all workers have spent, up to the last report of those that died."""
+        usage: Usage = _import_ray().get(self._ledger.usage.remote())
+        return usage
 
 
-class RayNode(NodeBase[Any, Any]):
+class RayNode(NodeBase[object, object]):
     """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
 
-    `node` is the same graph, as it was built here, which says what is taken. Of the rest see
-    `map_dataset`; at most `max_concurrency` runs go on at once, over all workers.
+    `node` is the same graph, built on this machine: it says which input is taken. For the rest see
+    `map_dataset`. At most `max_concurrency` runs go on at once, over all workers.
     """
 
     def __init__(
         self,
-        node: Node[Any, Any],
+        node: Node[Any, object],
         graph: Build,
         config: Config | str | Path | None = None,
         *,
         max_concurrency: int = 8,
         budget: Budget | None = None,
     ) -> None:
-        ray, made_of = _ray(), _made_of(graph, config)
+        ray, recipe = _import_ray(), _prepare_build(graph, config)
+        budget = budget or Budget()
         self.name = node.name
-        self.input_type: Any = getattr(node, "input_type", object)
+        self.input_type: object = getattr(node, "input_type", object)
         machines = sum(one["Alive"] for one in ray.nodes())
         most = min(int(ray.cluster_resources().get("CPU", 1)), max_concurrency)
         wanted = max(machines, -(-max_concurrency // _ROWS_OF_A_WORKER))
         self.workers = max(1, min(wanted, most))
-        limits = _limits(budget or Budget())
         name = f"moa-ledger-{uuid4().hex}"
-        self._ledger = _ledger(ray, limits, self.workers, name)  # it lives as long as this
+        # It lives as long as this reference to it.
+        self._ledger = _start_ledger(ray, budget.limits, self.workers, name)
         worker = ray.remote(_Worker).options(
             num_cpus=0.5,
             scheduling_strategy="SPREAD",
             max_concurrency=max_concurrency,
             max_restarts=-1,
         )
-        self._lost: Any = ray.exceptions.RayActorError
+        self._actor_error = ray.exceptions.RayActorError
         self._workers = [
-            _Remote(worker.remote(*made_of, _nothing_of(budget), name, max_concurrency))
+            _RemoteWorker(worker.remote(*recipe, _empty(budget), name, max_concurrency))
             for _ in range(self.workers)
         ]
 
-    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+    async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
         """See `Node.run`; what it spent there is counted here too.
 
-        Where its worker dies another one runs it, unless that has happened too often.
+        If its worker dies, another one runs it, unless that has happened too often.
         """
         context = context or RunContext()
         deaths = 0
@@ -175,7 +178,7 @@ class RayNode(NodeBase[Any, Any]):
             was_away = worker.is_away
             try:
                 item = await self._run(worker, request)
-            except self._lost as error:
+            except self._actor_error as error:
                 deaths += not was_away
                 if deaths > _MAX_DEATHS:
                     raise NodeError(self.name, error) from error
@@ -190,35 +193,55 @@ class RayNode(NodeBase[Any, Any]):
         return item.result
 
     @staticmethod
-    async def _run(worker: _Remote, request: Any) -> Item[Any]:
+    async def _run(worker: _RemoteWorker, request: object) -> Item[object]:
         run = worker.actor.run.remote(request)
         worker.running += 1
         try:
             return await run
         except asyncio.CancelledError:
-            _ray().cancel(run)
+            _import_ray().cancel(run)
             raise
         finally:
             worker.running -= 1
 
 
-@dataclass(slots=True)
-class _Remote:
-    """A worker as it is seen from here."""
+class _RemoteMethod(Protocol[T_co]):
+    """A method of an actor."""
 
-    actor: Any
+    def remote(self, *arguments: object) -> Awaitable[T_co]: ...
+
+
+class _LedgerHandle(Protocol):
+    """A `Ledger` in its actor."""
+
+    share: _RemoteMethod[Limits | Literal["wait"] | None]
+    report: _RemoteMethod[None]
+    usage: _RemoteMethod[Usage]
+
+
+class _WorkerHandle(Protocol):
+    """A `_Worker` in its actor."""
+
+    run: _RemoteMethod[Item[object]]
+
+
+@dataclass(slots=True)
+class _RemoteWorker:
+    """A worker as this process knows it."""
+
+    actor: _WorkerHandle
     running: int = 0
     away_until: float = 0.0
 
     @property
     def is_away(self) -> bool:
-        """Whether it was lost a short while ago: Ray starts it again where there is room."""
+        """True if it was lost a short while ago: Ray starts it again where there is room."""
         return time.monotonic() < self.away_until
 
 
 def connect(address: str) -> None:
     """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here."""
-    ray = _ray()
+    ray = _import_ray()
     if ray.is_initialized():
         return
     # Whoever wants to tell Ray's makers what it is used for sets it to 1.
@@ -283,16 +306,18 @@ class Ledger:
             self._holders[worker] = self._clock()
 
     def usage(self) -> Usage:
-        """What was spent, as far as it was reported."""
+        """Return what was spent, as far as it was reported."""
         return sum(self._spent.values(), Usage())
 
 
-def _ledger(ray: Any, limits: Limits, workers: int, name: str | None = None) -> Any:
-    """Start a ledger where the driver is, so that no other machine takes it along when it dies.
+def _start_ledger(
+    ray: ModuleType, limits: Limits, workers: int, name: str | None = None
+) -> _LedgerHandle:
+    """Start a ledger on the driver's machine, so that it doesn't die with another one.
 
-    Softly Ray puts it anywhere, as it asks for no processor.
+    With `soft=True` Ray could put it anywhere, since it asks for no processor.
     """
-    affine: Any = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    affine = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     here = affine(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": name, "num_cpus": 0, "scheduling_strategy": here}
     return ray.remote(Ledger).options(**options).remote(limits, workers)
@@ -308,21 +333,26 @@ class _Worker:
         graph: Build,
         config: Config | None,
         budget: Budget,
-        ledger: Any,
+        ledger: _LedgerHandle | str,
         max_concurrency: int,
     ) -> None:
         self._name = uuid4().hex  # a new one where it takes the place of one that died
-        self._ledger = _ray().get_actor(ledger) if isinstance(ledger, str) else ledger
+        self._ledger: _LedgerHandle = (
+            _import_ray().get_actor(ledger) if isinstance(ledger, str) else ledger
+        )
         self._max_concurrency = max_concurrency
-        self._node, reference = _built(graph, config)
+        self._node, reference = _build(graph, config)
         self._context = RunContext(budget=budget, reference=reference, keep_notes=False)
-        me = ref(self)  # a circle would keep `__del__` from its time
-        self._hold: Callable[[Budget], None] | None = None
+        me = ref(self)  # a reference cycle would delay `__del__`
+
+        async def more(look: Look) -> bool:
+            worker = me()
+            return worker is not None and await worker._ask_for_more(look)
+
+        self._set_budget: Callable[[Budget], None] | None = None
         if budget.limits:
-            self._hold = self._context.share_budget(
-                Share(lambda look: cast("_Worker", me())._ask_for_more(look), None)
-            )
-        self._at_work = 0
+            self._set_budget = self._context.share_budget(Share(more, None))
+        self._running = 0
         self._asking = asyncio.Lock()
         self._reporting: list[asyncio.Future[None]] = []
 
@@ -332,42 +362,42 @@ class _Worker:
             closing = self._loop.shutdown_asyncgens()
             asyncio.run_coroutine_threadsafe(closing, self._loop).result(_WAIT_S)
 
-    async def __call__(self, batch: Any) -> Any:
-        """Run the rows of a batch; Ray Data calls it."""
-        arrow: Any = import_module("pyarrow")
+    async def __call__(self, batch: Any) -> object:
+        """Run the rows of a table of Arrow, and return another one; Ray Data calls it."""
+        arrow = import_module("pyarrow")
         kinds = {"seconds": arrow.float64()}
         schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in COLUMNS])
         rows = [_row(number, value) for number, value in enumerate(batch.to_pylist(), start=1)]
-        cells = [_cells(item) for item in await self._done(rows)]
+        cells = [_cells(item) for item in await self._run_rows(rows)]
         return arrow.Table.from_pylist(cells, schema=schema)
 
-    async def run(self, request: object) -> Item[Any]:
+    async def run(self, request: object) -> Item[object]:
         """Run one request."""
-        (item,) = await self._done([request])
+        (item,) = await self._run_rows([request])
         return replace(item, input=None)
 
-    async def _done(self, rows: Sequence[Any]) -> list[Item[Any]]:
+    async def _run_rows(self, rows: Sequence[object]) -> list[Item[object]]:
         most = self._max_concurrency
         mapped = map_rows(self._node, rows, self._context, max_concurrency=most, ordered=True)
-        async with self._counted(), aclosing(mapped) as items:
+        async with self._report_usage(), aclosing(mapped) as items:
             return [item async for item in items]
 
     @asynccontextmanager
-    async def _counted(self) -> AsyncGenerator[None]:
-        """Report while there is something at work, and give back what is left after it."""
+    async def _report_usage(self) -> AsyncGenerator[None]:
+        """Report while rows are running, and give back what is left after them."""
         self._loop = asyncio.get_running_loop()
-        self._at_work += 1
+        self._running += 1
         if not self._reporting:
             self._reporting = [asyncio.ensure_future(self._report())]
         try:
             yield
         finally:
-            self._at_work -= 1
-            if not self._at_work:
+            self._running -= 1
+            if not self._running:
                 # All at once, as the next may begin while this waits.
                 reporting, self._reporting = self._reporting, []
                 spent, held = self._context.usage, self._context.budget
-                back = _limits(held.after(spent))
+                back = held.after(spent).limits
                 self._grow({name: -left for name, left in back.items()})
                 reported = self._ledger.report.remote(self._name, spent, back)
                 await cancel(reporting)
@@ -383,7 +413,7 @@ class _Worker:
             lacking = look()
             if lacking is None:
                 return True
-            share = await self._ledger.share.remote(self._name, _limits(lacking.limits))
+            share = await self._ledger.share.remote(self._name, lacking.limits.limits)
             if share == "wait":
                 await asyncio.sleep(_WAIT_S)
             elif share is not None:
@@ -391,46 +421,40 @@ class _Worker:
             return share is not None
 
     def _grow(self, share: Limits) -> None:
-        held = _limits(self._context.budget)
-        if self._hold is not None:
-            more: dict[str, Any] = {name: held[name] + part for name, part in share.items()}
-            self._hold(replace(self._context.budget, **more))
+        budget = self._context.budget
+        if self._set_budget is not None:
+            more = {name: budget.limits[name] + part for name, part in share.items()}
+            self._set_budget(replace(budget, **more))
 
 
-def _limits(budget: Budget) -> Limits:
-    cost = {} if budget.cost is None else {"cost": Decimal(str(budget.cost))}
-    return budget.limits | cost
+def _empty(budget: Budget) -> Budget:
+    """Return the budget that a worker begins with: a share of 0 of each limit."""
+    return replace(budget, **dict.fromkeys(budget.limits, 0))
 
 
-def _nothing_of(budget: Budget | None) -> Budget:
-    """Give what a worker begins with: a share of 0 of each limit."""
-    nothing: dict[str, Any] = dict.fromkeys(_limits(budget or Budget()), 0)
-    return Budget(**nothing, strict=budget is not None and budget.strict)
-
-
-def _part(left: Any, parts: int) -> Any:
+def _part(left: Quantity, parts: int) -> Quantity:
     return min(left, max(1, left // parts)) if isinstance(left, int) else left / parts
 
 
-def _built(graph: Build, config: Config | None) -> tuple[Node[Any, Any], Reference | None]:
+def _build(graph: Build, config: Config | None) -> tuple[Node[Any, object], Reference | None]:
     if not isinstance(graph, str):
         return graph(), None
     endpoints = Endpoints(config)
     return load_graph(graph, endpoints), endpoints.reference
 
 
-def _tried(graph: Build, config: Config | None) -> str | None:
-    """Say why the graph can't be built on this machine; `None`: it can."""
+def _try_build(graph: Build, config: Config | None) -> str | None:
+    """Return why the graph can't be built on this machine; `None`: it can."""
     try:
-        _built(graph, config)
+        _build(graph, config)
     except MoaError as error:
         return str(error)
     return None
 
 
-def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, Config | None]:
-    """Give what workers build their graphs of, once one of them has tried to."""
-    ray = _ray()
+def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Build, Config | None]:
+    """Return what workers build their graphs from, once a worker has built one."""
+    ray = _import_ray()
     if callable(getattr(graph, "run", None)):
         raise ConfigError(
             "a graph holds connections, and can't be sent to workers: give its name, "
@@ -442,7 +466,7 @@ def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, C
         graph = f"{Path(file).absolute()}:{name}" if colon and file.endswith(".py") else graph
         loaded = config if isinstance(config, Config) else load(config)
     try:
-        said = ray.get(ray.remote(_tried).options(num_cpus=0).remote(graph, loaded))
+        said = ray.get(ray.remote(_try_build).options(num_cpus=0).remote(graph, loaded))
     except (TypeError, ray.exceptions.RayError) as error:
         cause = getattr(error, "cause", None) or error
         (last, *_) = str(cause).strip().splitlines()[-1:] or [""]
@@ -456,7 +480,7 @@ def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, C
     return graph, loaded
 
 
-def _row(number: int, value: dict[str, Any]) -> Row:
+def _row(number: int, value: JSON) -> Row:
     if set(value) == {"item"}:  # so Ray calls the column where it is given texts alone
         return Row(number=number, id="", value=str(value["item"]))
     value = {name: jsonable(cell) for name, cell in value.items()}
@@ -465,16 +489,13 @@ def _row(number: int, value: dict[str, Any]) -> Row:
     return Row(number=number, id=own, value=value)
 
 
-def _cells(item: Item[Any]) -> dict[str, str | float | None]:
+def _cells(item: Item[object]) -> JSON:
     values = line(item)
     values["id"] = None if item.id == "" else str(item.id)
-    return {
-        name: dumped(values[name]) if name in _JSON else cast("Any", values.get(name))
-        for name in COLUMNS
-    }
+    return {name: dumped(values[name]) if name in _JSON else values.get(name) for name in COLUMNS}
 
 
-def _ray() -> Any:
+def _import_ray() -> ModuleType:
     with needed("ray", extra="ray", purpose="to run on a cluster"):
         import_module("ray.data")
         return import_module("ray")

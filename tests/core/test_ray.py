@@ -64,13 +64,13 @@ def test_shares_never_add_up_to_more_than_the_budget() -> None:
         worker = f"worker {turn % 3}"
         share = ledger.share(worker, {"calls": 1})
         if isinstance(share, Mapping):
-            held[worker] += share["calls"]
+            held[worker] += int(share["calls"])
         if turn % 7 == 0:  # idle: half of what it holds goes back
             ledger.report(worker, Usage(), {"calls": held[worker] // 2})
             held[worker] -= held[worker] // 2
         assert held.total() <= 50
     while isinstance(share := ledger.share("last", {"calls": 1}), Mapping):
-        held["last"] += share["calls"]
+        held["last"] += int(share["calls"])
     assert held.total() == 50
 
 

@@ -101,7 +101,7 @@ def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
 
 @pytest.mark.parametrize(("said", "action"), [({}, "drop"), ({"action": "keep"}, "keep")])
 def test_a_filter_of_a_table_drops_unless_it_says_keep(said: Any, action: str) -> None:
-    table = {"criterion": "medical advice", **said}
+    table: dict[str, object] = {"criterion": "medical advice", **said}
     node = load_graph("filter", Endpoints(Config(graphs={"filter": table})))
     assert isinstance(node, Filter)
     assert node.action == action
@@ -111,7 +111,7 @@ def test_a_filter_of_a_table_drops_unless_it_says_keep(said: Any, action: str) -
 def test_a_classifier_of_a_table_may_say_that_none_fits_unless_told_not_to(
     said: Any, options: int
 ) -> None:
-    table = {"labels": ["card", "app"], **said}
+    table: dict[str, object] = {"labels": ["card", "app"], **said}
     node = load_graph("classifier", Endpoints(Config(graphs={"classifier": table})))
     assert isinstance(node, Classifier)
     assert len(node.questions[0].options) == options

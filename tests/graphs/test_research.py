@@ -93,7 +93,7 @@ async def test_parts_are_answered_from_sources_and_cited_by_one_numbering() -> N
 
 async def test_citations_behind_the_full_stop_are_kept_too() -> None:
     extract = sourced("It is 80 years old. [1]", PAPER)
-    report = report_of(await ran(large(divided(OLD), "80 [1]."), {OLD: extract}))
+    report = report_of(await ran(large(divided(OLD)), {OLD: extract}))
     assert report.findings[0].answer == "It is 80 years old. [1]"
 
 
@@ -104,12 +104,11 @@ async def test_what_a_check_found_in_no_passage_gets_into_no_report() -> None:
         Claim(text="It is made of gold.", numbers=(2,), verdict="unsupported"),
     )
     old = sourced(text, PAPER, GUIDE).model_copy(update={"claims": claims})
-    llm = large(divided(OLD), "80 [1].")
-    result = await ran(llm, {OLD: old})
+    result = await ran(large(divided(OLD)), {OLD: old})
     finding = report_of(result).findings[0]
     assert (finding.answer, finding.citations) == ("It is 80 years old. [1]", (1,))
     assert finding.unsupported == ("It is made of gold.",)
-    assert "gold" not in llm.prompts[-1].messages[-1].content
+    assert report_of(result).text == "It is 80 years old. [1]"
     assert "gold" in notes(result, "dropped")[0]
 
 
@@ -124,7 +123,7 @@ async def test_a_part_of_which_no_passage_says_anything_is_unanswered() -> None:
 async def test_the_sentences_of_the_report_are_checked() -> None:
     small = SimulatedEndpoint(rule=lambda text: {"check": {"yes": 0.1 if "gold" in text else 0.9}})
     check = Grader(small, "Does it say so?", name="check")
-    llm = large(divided(OLD), "80 years [1]. It is made of gold [1].")
+    llm = large(divided(OLD, LONG), conflicts(), "80 years [1]. It is made of gold [1].")
     graph = Research(llm=llm, answerer=Library(ANSWERS), support=check)
     result = await graph.run(ASKED)
     assert [c.verdict for c in report_of(result).claims] == ["supported", "unsupported"]
@@ -141,7 +140,7 @@ async def test_disagreements_are_kept_and_the_writer_is_told_of_them() -> None:
 
 
 async def test_a_part_without_sources_is_said_and_the_writer_is_told() -> None:
-    llm = large(divided(OLD, WIDE), "80 years [1].")
+    llm = large(divided(OLD, LONG, WIDE), conflicts(), "80 years [1], 90 m [2].")
     result = await ran(llm)
     assert report_of(result).unanswered == (WIDE,)
     assert f"The sources leave open:\n<data>\n{WIDE}" in llm.prompts[-1].messages[-1].content
@@ -149,10 +148,21 @@ async def test_a_part_without_sources_is_said_and_the_writer_is_told() -> None:
     assert notes(result, "skipped") == [f"{WIDE!r} is not answered: no passage was found"]
 
 
+async def test_the_only_answer_is_the_report_and_no_model_writes_about_the_open_parts() -> None:
+    report = report_of(await ran(large(divided(LONG, WIDE))))
+    assert (report.text, report.written_by) == ("It is 90 m long. [1]", "findings")
+    assert [c.passage for c in report.citations] == [GUIDE]
+
+
+async def test_an_only_answer_that_a_check_refuses_is_no_report() -> None:
+    check = Grader(SimulatedEndpoint(rule=lambda _: {"check": {"yes": 0.1}}), "So?", name="check")
+    graph = Research(llm=large(divided(LONG)), answerer=Library(ANSWERS), support=check)
+    assert isinstance((await graph.run(ASKED)).output, NotInDocuments)
+
+
 async def test_a_part_that_fails_is_left_out_and_said() -> None:
     down = EndpointUnavailable("down", endpoint="search")
-    llm = large(divided(OLD, LONG), "80 years [1].")
-    report = report_of(await ran(llm, {**ANSWERS, LONG: down}))
+    report = report_of(await ran(large(divided(OLD, LONG)), {**ANSWERS, LONG: down}))
     assert report.unanswered == (LONG,)
     assert "it could not be looked up" in (report.findings[1].missing or "")
 
@@ -179,13 +189,13 @@ async def test_citations_of_what_was_not_given_are_taken_out_and_noted() -> None
 
 
 async def test_without_a_division_the_question_is_looked_up_as_it_is() -> None:
-    llm = large(EndpointUnavailable("down", endpoint="large"), "It is old [1].")
+    llm = large(EndpointUnavailable("down", endpoint="large"))
     report = report_of(await ran(llm))
     assert [each.question for each in report.findings] == [ASKED]
 
 
 async def test_of_too_many_parts_the_first_are_asked() -> None:
-    llm = large(divided(OLD, LONG), "80 years [1].")
+    llm = large(divided(OLD, LONG))
     result = await Research(llm=llm, answerer=Library(ANSWERS), max_parts=1).run(ASKED)
     assert len(report_of(result).findings) == 1
     assert notes(result, "truncated") == ["questions, from 2 to 1"]

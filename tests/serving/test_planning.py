@@ -88,7 +88,7 @@ def test_a_local_model_is_found_from_the_configuration_and_needs_no_hub(tmp_path
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, free: int = 64 * GIB) -> None:
-    monkeypatch.setattr("moa.vllm.command.nvidia", lambda: (None, gpus))
+    monkeypatch.setattr("moa.vllm.command.start_nvml", lambda: (None, gpus))
     monkeypatch.setattr("moa.vllm.command.usable_memory", lambda: Memory(free, free))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)

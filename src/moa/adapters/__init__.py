@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, TypeVar, Unpack, cast, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa._async import in_time
+from moa._async import first_in, in_time
+from moa._json import JSON, is_sequence, is_table
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in
-from moa.budget import Reservation
+from moa.budget import UNLIMITED, Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.sent import SentPrompt
@@ -41,9 +42,10 @@ __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 
 Takes = TypeVar("Takes")
 
-TEXT = cast("Any", str | BaseModel)
-"""What a node takes unless it is said, as an `Agent` does."""
-REPLY = cast("Any", Reply)
+TEXT: Any = str | BaseModel
+"""The default input of a node, as of an `Agent`: a union, which is no `type` to a checker."""
+REPLY: Any = Reply
+"""The default output of a node: a checker can't tell that it fits the type variable."""
 _UNUSABLE = {
     "AdapterParseError",
     "GraphRecursionError",
@@ -94,7 +96,7 @@ class Call:
                 LangChain, pydantic-ai and those like them; `None`: the answer didn't say.
             written: What the model wrote, which tells what can't be true, and for the estimate.
         """
-        name, known = self.reservation.part.endpoint, _mapping(usage)
+        name, known = self.reservation.part.endpoint, _fields_of(usage)
         amount = amount_of({"usage": known}, estimate=self.reservation.estimate, written=written)
         if amount is None:
             more = sum(map(approximate_tokens, written))
@@ -116,8 +118,8 @@ class Call:
         self.reservation.__exit__(None, meant, None)
 
 
-def _cost(usage: Mapping[str, Any]) -> Decimal | None:
-    """Read the dollars that usage names; what is below 0 or no number would lift the limit."""
+def _cost(usage: JSON) -> Decimal | None:
+    """Read the dollars that usage names; a cost below 0 or not a number would lift the limit."""
     cost = usage.get("cost")
     if isinstance(cost, Decimal | float | int) and not isinstance(cost, bool):
         dollars = Decimal(str(cost))
@@ -125,9 +127,9 @@ def _cost(usage: Mapping[str, Any]) -> Decimal | None:
     return None
 
 
-def _mapping(usage: object) -> dict[str, Any]:
-    if isinstance(usage, Mapping):
-        found = dict(cast("Mapping[str, Any]", usage))
+def _fields_of(usage: object) -> JSON:
+    if is_table(usage):
+        found = {**usage}
     else:
         found = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
     return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in found.items()}
@@ -235,22 +237,25 @@ class Adapter(TypedNode[In, Out]):
     def __init__(
         self,
         *,
-        input: Any,
-        output: Any,
-        read: Callable[[Any], Any] | None,
-        write: Callable[[Any], Any] | None,
-        named: str,
+        input: object,
+        output: object,
+        read: Callable[[In], object] | None,
+        write: Callable[[Any], Out] | None,
+        default_name: str,
         **settings: Unpack[Settings],
     ) -> None:
         self.input_type, self.output_type = input, output
-        tier, price = settings.pop("tier", "llm"), settings.pop("price", UNKNOWN_PRICE)
-        settings["name"] = settings.get("name") or named
-        super().__init__(**cast("Limits", settings))
-        self.endpoint = ForeignModels(self.name, tier, price)
-        self._read, self._write = read or self.given, write
+        super().__init__(
+            name=settings.get("name") or default_name,
+            budget=settings.get("budget", UNLIMITED),
+            timeout_s=settings.get("timeout_s"),
+        )
+        price = settings.get("price", UNKNOWN_PRICE)
+        self.endpoint = ForeignModels(self.name, settings.get("tier", "llm"), price)
+        self._read, self._write = read or self.read_input, write
 
-    def given(self, request: Any) -> Any:
-        """Make what the framework takes of an input: a text, or the fields of a model by name.
+    def read_input(self, request: object) -> object:
+        """Turn an input into the framework's: a text, or the fields of a model by name.
 
         A model that has a `__str__` of its own, such as `Text` and `Reply`, is a text.
         """
@@ -260,11 +265,11 @@ class Adapter(TypedNode[In, Out]):
         return str(request) if is_text else dict(request)
 
     @abstractmethod
-    async def ask(self, value: Any, calls: Calls) -> Any:
-        """Have the framework work, and give what it gives."""
+    async def ask(self, value: Any, calls: Calls) -> object:
+        """Have the framework work, and return what it returns."""
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Say what the framework is given; what it makes of that is its own."""
+        """Show the framework's input; the prompts that it makes of it are its own."""
         del context
         given = (("given", str(self._read(request))),)
         return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", given)]
@@ -277,57 +282,55 @@ class Adapter(TypedNode[In, Out]):
         late = f"{context.node}: the time given to the run is up"
         try:
             async with in_time(context.remaining_s(), late):
-                found = await self.ask(self._read(request), calls)
-            return self._written(found)
+                answer = await self.ask(self._read(request), calls)
+            return self._check_output(answer)
         except Exception as error:
-            meant = self._meant(error, context)
-            if meant is error:
+            translated = self._translate(error, context)
+            if translated is error:
                 raise
-            raise meant from error
+            raise translated from error
         finally:
             calls.end()
 
     def shows(self, context: RunContext) -> bool:
-        """Whether texts are shown while models write them: where the text is the output."""
+        """Return True if texts are shown while models write them: if the text is the output."""
         return context.listener is not None and self._write is None and self.output_type is Reply
 
-    def _written(self, found: Any) -> Out:
+    def _check_output(self, answer: object) -> Out:
         if self._write is not None:
-            return self._write(found)
-        kind: Any = self.output_type
-        if kind is Reply and not isinstance(found, Reply):
-            return cast("Out", Reply(text=_text(found)))
-        if isinstance(found, Mapping) and "structured_response" in found:
-            return self._written(cast("Mapping[str, Any]", found)["structured_response"])
+            return self._write(answer)
+        wants_reply = self.output_type is Reply
+        if wants_reply and not isinstance(answer, Reply):
+            answer = Reply(text=_text_of(answer))
+        elif is_table(answer) and "structured_response" in answer:
+            return self._check_output(answer["structured_response"])
         try:
-            output: Out = TypeAdapter[Any](kind).validate_python(found)
+            return TypeAdapter[Out](self.output_type).validate_python(answer)
         except ValidationError as error:
-            fault, text = f"gave no {kind.__name__}: {fault_in(error)}", repr(cast("object", found))
-            raise OutputError(fault, node=self.name, text=text) from error
-        return output
+            fault = f"gave no {self.output_type.__name__}: {fault_in(error)}"
+            raise OutputError(fault, node=self.name, text=repr(answer)) from error
 
-    def _meant(self, error: Exception, context: RunContext) -> Exception:
-        """Say what an error of the framework is here; those of moa and signals stay as they are."""
-        while isinstance(error, ExceptionGroup):
-            error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    def _translate(self, error: Exception, context: RunContext) -> Exception:
+        """Return the error of moa for one of the framework's; moa's own and signals stay."""
+        first = first_in(error)
+        error = first if isinstance(first, Exception) else error
         if {kind.__name__ for kind in type(error).__mro__} & _UNUSABLE:
             return OutputError(
                 f"no usable answer: {describe_error(error)}", node=self.name, text=""
             )
-        found = explain(error, context.node)
-        if isinstance(found, MoaError) or type(found).__module__.startswith("langgraph."):
-            return found
+        explained = explain(error, context.node)
+        if isinstance(explained, MoaError) or type(explained).__module__.startswith("langgraph."):
+            return explained
         known = known_error(error, endpoint=self.name, model=self.name, who=self.name)
         return known or NodeError(self.name, error)
 
 
-def _text(found: Any) -> str:
+def _text_of(answer: object) -> str:
     """Find the text of an answer: of a message, of the last message, or of the last field."""
-    if isinstance(found, Mapping) and found:
-        fields = cast("Mapping[str, Any]", found)
-        last: Any = [*fields.values()][-1]
-        return _text(fields["messages"][-1] if fields.get("messages") else last)
-    return str(getattr(cast("object", found), "text", cast("object", found)))
+    if is_table(answer) and answer:
+        messages, last = answer.get("messages"), [*answer.values()][-1]
+        return _text_of(messages[-1] if is_sequence(messages) and messages else last)
+    return str(getattr(answer, "text", answer))
 
 
 class FunctionNode(Adapter[In, Out]):
@@ -360,7 +363,7 @@ class FunctionNode(Adapter[In, Out]):
         self, ask: Callable[[In, Calls], Awaitable[Out]], **settings: Unpack[Settings]
     ) -> None: ...
     def __init__(
-        self, ask: Callable[[Any, Calls], Awaitable[Any]], **settings: Unpack[Settings]
+        self, ask: Callable[[Any, Calls], Awaitable[object]], **settings: Unpack[Settings]
     ) -> None:
         signature, name = signature_of(ask), getattr(ask, "__name__", "function")
         gives = Reply if signature.output is str else signature.output
@@ -372,13 +375,15 @@ class FunctionNode(Adapter[In, Out]):
                 "Calls) -> str"
             )
         taken = object if taken is UNKNOWN else taken
-        super().__init__(input=taken, output=gives, read=None, write=None, named=name, **settings)
+        super().__init__(
+            input=taken, output=gives, read=None, write=None, default_name=name, **settings
+        )
         self._ask = ask
 
-    def given(self, request: Any) -> Any:
+    def read_input(self, request: object) -> object:
         """Leave the input as it is."""
         return request
 
-    async def ask(self, value: Any, calls: Calls) -> Any:
+    async def ask(self, value: Any, calls: Calls) -> object:
         """Call the function."""
         return await self._ask(value, calls)

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, Unpack, cast
+from types import ModuleType
+from typing import Any, Unpack
 
+from moa._json import JSON, is_object, list_of
 from moa._threads import USER_THREADS
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
 from moa.agents.base import In, Out
@@ -43,28 +45,27 @@ class DSPyNode(Adapter[In, Out]):
         *,
         input: type[In] = TEXT,
         output: type[Out] = REPLY,
-        read: Callable[[In], Mapping[str, Any]] | None = None,
+        read: Callable[[In], Mapping[str, object]] | None = None,
         write: Callable[[Any], Out] | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        named = type(module).__name__
+        name = type(module).__name__
         super().__init__(
-            input=input, output=output, read=read, write=write, named=named, **settings
+            input=input, output=output, read=read, write=write, default_name=name, **settings
         )
         self.module = module
         try:
-            self._dspy: Any = import_module("dspy")
-            self._active: Any = import_module("dspy.utils.callback").ACTIVE_CALL_ID
+            self._dspy = import_module("dspy")
         except ModuleNotFoundError as error:
             raise MissingDependency(
                 "dspy", extra="", purpose="to run its modules", command="pip install dspy"
             ) from error
 
-    def given(self, request: Any) -> Any:
+    def read_input(self, request: object) -> JSON:
         """Name the fields of the input."""
-        given = super().given(request)
-        if isinstance(given, dict):
-            return cast("object", given)
+        given = super().read_input(request)
+        if is_object(given):
+            return given
         fields = [*self.module.predictors()[0].signature.input_fields]
         if len(fields) != 1:
             raise ConfigError(
@@ -73,22 +74,22 @@ class DSPyNode(Adapter[In, Out]):
             )
         return {fields[0]: given}
 
-    async def ask(self, value: Any, calls: Calls) -> Any:
-        """Run the module; each model that it asks is told to the ledger."""
-        dspy, meter = self._dspy, _Meter(calls, self._dspy.settings, self._active)
+    async def ask(self, value: Mapping[str, object], calls: Calls) -> object:
+        """Run the module, and count each model that it asks in the ledger."""
+        dspy, meter = self._dspy, _Meter(calls, self._dspy)
         callbacks = [*dspy.settings.get("callbacks", []), meter]
         try:
             with dspy.context(callbacks=callbacks, usage_tracker=meter):
-                if hasattr(cast("object", type(self.module)), "aforward"):
+                if callable(getattr(self.module.__class__, "aforward", None)):
                     found = await self.module.acall(**value)
                 else:
                     found = await USER_THREADS.run(partial(self.module, **value), self.name)
-        except _Stopped as stopped:
-            raise stopped.error from None
+        except _Stop as stop:
+            raise stop.error from None
         return dict(found.items()) if hasattr(found, "items") else found
 
 
-class _Stopped(BaseException):
+class _Stop(BaseException):
     """Ends a module: DSPy lets no `Exception` of a callback through."""
 
     def __init__(self, error: MoaError) -> None:
@@ -96,41 +97,41 @@ class _Stopped(BaseException):
         self.error = error
 
 
-def _nothing(**_: Any) -> None:
+def _ignore(**_: object) -> None:
     pass
 
 
 class _Meter:
     """Counts what DSPy asks: a callback, and a tracker of usage."""
 
-    def __init__(self, calls: Calls, settings: Any, active: Any) -> None:
+    def __init__(self, calls: Calls, dspy: ModuleType) -> None:
         self._calls = calls
-        self._settings = settings
-        self._active = active
-        self._usage: dict[str, Mapping[str, Any]] = {}
-        self.usage_data = defaultdict[str, list[Any]](list)
+        self._settings = dspy.settings
+        self._active = import_module("dspy.utils.callback").ACTIVE_CALL_ID
+        self._usage: dict[str, object] = {}
+        self.usage_data = defaultdict[str, list[object]](list)
         """Where trackers within this one leave theirs."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not name.startswith("on_"):
             raise AttributeError(name)
-        return _nothing  # of modules, tools and parsers
+        return _ignore  # of modules, tools and parsers
 
-    def on_lm_start(self, *, call_id: str, instance: Any, inputs: Mapping[str, Any]) -> None:
+    def on_lm_start(self, *, call_id: str, instance: Any, inputs: Mapping[str, object]) -> None:
         """Set the call aside."""
-        messages: list[Any] = inputs.get("messages") or [inputs.get("prompt")]
+        messages = list_of(inputs.get("messages")) or [inputs.get("prompt")]
         try:
             self._calls.begin(call_id, *map(str, messages), model=instance.model)
         except MoaError as error:
-            raise _Stopped(error) from None
+            raise _Stop(error) from None
 
-    def add_usage(self, lm: str, usage_entry: Mapping[str, Any]) -> None:
+    def add_usage(self, lm: str, usage_entry: Mapping[str, object]) -> None:
         """Hear what the call took that is under way here."""
         del lm
         self._usage[self._active.get()] = usage_entry
 
     def on_lm_end(
-        self, *, call_id: str, outputs: Any, exception: BaseException | None = None
+        self, *, call_id: str, outputs: object, exception: BaseException | None = None
     ) -> None:
         """Charge what it took."""
         del outputs

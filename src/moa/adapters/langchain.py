@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
+from moa._json import is_table, object_of
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
 from moa.agents.base import In, Out
 from moa.errors import ConfigError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.runnables import Runnable
+
+T = TypeVar("T")
 
 
 class LangChainNode(Adapter[In, Out]):
@@ -45,7 +48,7 @@ class LangChainNode(Adapter[In, Out]):
         *,
         input: type[In] = TEXT,
         output: type[Out] = REPLY,
-        read: Callable[[In], Any] | None = None,
+        read: Callable[[In], object] | None = None,
         write: Callable[[Any], Out] | None = None,
         **settings: Unpack[Settings],
     ) -> None:
@@ -54,27 +57,27 @@ class LangChainNode(Adapter[In, Out]):
             output=output,
             read=read,
             write=write,
-            named=runnable.get_name(),
+            default_name=runnable.get_name(),
             **settings,
         )
         self.runnable = runnable
 
-    async def ask(self, value: Any, calls: Calls) -> Any:
-        """Run it; each model that it asks is told to the ledger."""
+    async def ask(self, value: object, calls: Calls) -> object:
+        """Run it, and count each model that it asks in the ledger."""
         meter = (_ShowingMeter if self.shows(calls.context) else _Meter)(calls)
         # It is no part of a graph of LangGraph that this node stands in: that one would be asked
         # for what this one keeps, and would hear of its texts twice.
         around = var_child_runnable_config.set(None)
         try:
-            found: Any = await self.runnable.ainvoke(value, {"callbacks": [meter]})
+            answer: object = await self.runnable.ainvoke(value, {"callbacks": [meter]})
         finally:
             var_child_runnable_config.reset(around)
-        if isinstance(found, Mapping) and "__interrupt__" in found:
+        if is_table(answer) and "__interrupt__" in answer:
             raise ConfigError(
                 f"{self.name}: the graph stopped to ask a person, and nothing here can answer it. "
                 "Ask in the graph of moa, by g.ask_human, before or after this node"
             )
-        return cast("object", found)
+        return answer
 
 
 class _Meter(BaseCallbackHandler):
@@ -88,11 +91,11 @@ class _Meter(BaseCallbackHandler):
 
     def on_chat_model_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, object],
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
-        **about: Any,
+        **about: object,
     ) -> None:
         """Set the call aside."""
         self.on_llm_start(
@@ -103,21 +106,21 @@ class _Meter(BaseCallbackHandler):
         )
 
     def on_llm_start(
-        self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **about: Any
+        self, serialized: dict[str, object], prompts: list[str], *, run_id: UUID, **about: object
     ) -> None:
         """Set the call aside."""
-        metadata: dict[str, Any] = about.get("metadata") or {}
-        self._calls.begin(run_id, *prompts, model=metadata.get("ls_model_name"))
+        model = object_of(about.get("metadata")).get("ls_model_name")
+        self._calls.begin(run_id, *prompts, model=model if isinstance(model, str) else None)
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **about: Any) -> None:
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **about: object) -> None:
         """Charge what it took."""
         del about
-        generated: Any = response.generations[0][0] if response.generations else None
+        generated = response.generations[0][0] if response.generations else None
         usage: object = getattr(getattr(generated, "message", None), "usage_metadata", None)
         usage = usage or (response.llm_output or {}).get("token_usage")
         self._calls.answer(run_id, usage, str(getattr(generated, "text", "")))
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **about: Any) -> None:
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **about: object) -> None:
         """Charge what it may have taken."""
         del about
         self._calls.fail(run_id, error)
@@ -126,18 +129,18 @@ class _Meter(BaseCallbackHandler):
 class _ShowingMeter(_Meter):
     """Shows texts too; by the two methods below LangChain knows that they are to be streamed."""
 
-    def on_llm_new_token(self, token: Any, **about: Any) -> None:
+    def on_llm_new_token(self, token: object, **about: object) -> None:
         """Show a piece of text."""
         del about
         if isinstance(token, str):
             self._calls.show(token)
 
-    def tap_output_aiter(self, run_id: UUID, output: Any) -> Any:
+    def tap_output_aiter(self, run_id: UUID, output: T) -> T:
         """Leave a stream as it is."""
         del run_id
         return output
 
-    def tap_output_iter(self, run_id: UUID, output: Any) -> Any:
+    def tap_output_iter(self, run_id: UUID, output: T) -> T:
         """Leave a stream as it is."""
         del run_id
         return output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -18,6 +18,10 @@ from moa.usage import Amount, Part, Usage
 
 if TYPE_CHECKING:
     from pydantic_ai.agent import AbstractAgent
+    from pydantic_ai.capabilities import WrapModelRequestHandler
+    from pydantic_ai.messages import AgentStreamEvent, ModelMessage, ModelResponse
+    from pydantic_ai.models import ModelRequestContext
+    from pydantic_ai.usage import RunUsage, UsageBase
 
 
 class PydanticAINode(Adapter[In, Out]):
@@ -48,8 +52,8 @@ class PydanticAINode(Adapter[In, Out]):
         agent: AbstractAgent[Any, str],
         *,
         input: type[Takes] = TEXT,
-        deps: Any = None,
-        read: Callable[[Takes], Any] | None = None,
+        deps: object = None,
+        read: Callable[[Takes], object] | None = None,
         **settings: Unpack[Settings],
     ) -> None: ...
     @overload
@@ -58,8 +62,8 @@ class PydanticAINode(Adapter[In, Out]):
         agent: AbstractAgent[Any, Out],
         *,
         input: type[In] = TEXT,
-        deps: Any = None,
-        read: Callable[[In], Any] | None = None,
+        deps: object = None,
+        read: Callable[[In], object] | None = None,
         **settings: Unpack[Settings],
     ) -> None: ...
     @overload
@@ -70,22 +74,22 @@ class PydanticAINode(Adapter[In, Out]):
         input: type[In] = TEXT,
         output: type[Out],
         write: Callable[[Any], Out],
-        deps: Any = None,
-        read: Callable[[In], Any] | None = None,
+        deps: object = None,
+        read: Callable[[In], object] | None = None,
         **settings: Unpack[Settings],
     ) -> None: ...
     def __init__(
         self,
         agent: AbstractAgent[Any, Any],
         *,
-        input: Any = TEXT,
-        output: Any = None,
-        write: Callable[[Any], Any] | None = None,
-        deps: Any = None,
-        read: Callable[[Any], Any] | None = None,
+        input: object = TEXT,
+        output: object = None,
+        write: Callable[[Any], Out] | None = None,
+        deps: object = None,
+        read: Callable[[Any], object] | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        gives: Any = agent.output_type
+        gives: object = agent.output_type
         if output is None:
             output = Reply if gives is str else gives
         if not (isinstance(output, type) and issubclass(output, BaseModel)):
@@ -93,13 +97,13 @@ class PydanticAINode(Adapter[In, Out]):
                 f"the agent {agent.name!r} gives {gives!r}: say output=, a pydantic model, and "
                 "write=, a function that makes one of it"
             )
-        named = agent.name or "agent"
+        name = agent.name or "agent"
         super().__init__(
-            input=input, output=output, read=read, write=write, named=named, **settings
+            input=input, output=output, read=read, write=write, default_name=name, **settings
         )
         self.agent, self.deps = agent, deps
         try:
-            self._hooks: Any = import_module("pydantic_ai.capabilities").Hooks
+            self._hooks = import_module("pydantic_ai.capabilities").Hooks
         except (ModuleNotFoundError, AttributeError) as error:
             raise MissingDependency(
                 "pydantic-ai-slim",
@@ -108,43 +112,47 @@ class PydanticAINode(Adapter[In, Out]):
                 command='pip install "pydantic-ai-slim>=2"',
             ) from error
 
-    def given(self, request: Any) -> Any:
+    def read_input(self, request: object) -> str:
         """Write the prompt."""
         return write_input(request)
 
-    async def ask(self, value: Any, calls: Calls) -> Any:
-        """Run the agent; each of its requests is told to the ledger."""
+    async def ask(self, value: Any, calls: Calls) -> object:
+        """Run the agent, and count each of its requests in the ledger."""
 
-        async def metered(_: Any, *, request_context: Any, handler: Any) -> Any:
+        async def count(
+            _: object, *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
+        ) -> ModelResponse:
             texts = _contents(request_context.messages)
             async with calls.one(*texts, model=request_context.model.model_name) as call:
                 response = await handler(request_context)
                 call.used(response.usage, response.text or "")
-            calls.answered += _counted(response.usage, 1)
+            calls.answered += _amount_of(response.usage, 1)
             return response
 
-        async def shown(_: Any, *, stream: AsyncIterable[Any]) -> AsyncGenerator[Any]:
+        async def show(
+            _: object, *, stream: AsyncIterable[AgentStreamEvent]
+        ) -> AsyncGenerator[AgentStreamEvent]:
             async for event in stream:
                 calls.show(_piece(event))
                 yield event
 
-        hooks = {"run_event_stream": shown} if self.shows(calls.context) else {}
-        capability = self._hooks(model_request=metered, **hooks)
+        hooks = {"run_event_stream": show} if self.shows(calls.context) else {}
+        capability = self._hooks(model_request=count, **hooks)
         result = await self.agent.run(value, deps=self.deps, capabilities=[capability])
-        self._charge_delegated(result.usage, calls)
+        self._charge_delegates(result.usage, calls)
         return result.output
 
-    def _charge_delegated(self, usage: Any, calls: Calls) -> None:
-        """Charge what agents took that its tools ran with `usage=ctx.usage`."""
-        more = _counted(usage, usage.requests) + -calls.answered
+    def _charge_delegates(self, usage: RunUsage, calls: Calls) -> None:
+        """Charge the agents that its tools ran with `usage=ctx.usage`."""
+        more = _amount_of(usage, usage.requests) + -calls.answered
         if more.calls > 0:
             part = Part(self.endpoint.tier, calls.context.node, f"{self.name}'s agents")
             calls.context.charge(Usage({part: replace(more, unpriced_calls=more.calls)}))
-            told = f"its tools ran agents, which made {more.calls} calls that no budget could stop"
-            calls.context.note("degraded", told, endpoint=part.endpoint)
+            text = f"its tools ran agents, which made {more.calls} calls that no budget could stop"
+            calls.context.note("degraded", text, endpoint=part.endpoint)
 
 
-def _counted(usage: Any, calls: int) -> Amount:
+def _amount_of(usage: UsageBase, calls: int) -> Amount:
     return Amount(
         calls=calls,
         input_tokens=usage.input_tokens,
@@ -153,15 +161,15 @@ def _counted(usage: Any, calls: int) -> Amount:
     )
 
 
-def _contents(messages: list[Any]) -> list[str]:
-    """Give the texts of messages of pydantic-ai."""
+def _contents(messages: Sequence[ModelMessage]) -> list[str]:
+    """Return the texts of messages of pydantic-ai."""
     instructions = [getattr(message, "instructions", None) for message in messages[-1:]]
     parts = [getattr(part, "content", "") for message in messages for part in message.parts]
     return [text for text in (*instructions, *parts) if isinstance(text, str)]
 
 
-def _piece(event: Any) -> str:
-    """Give the text that an event of pydantic-ai brings: of an answer, not of a thought."""
+def _piece(event: AgentStreamEvent) -> str:
+    """Return the text that an event of pydantic-ai adds to the answer; not to a thought."""
     if event.event_kind == "part_start" and event.part.part_kind == "text":
         return event.part.content
     if event.event_kind == "part_delta" and event.delta.part_delta_kind == "text":

@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import Literal, NamedTuple, TypeVar
 
-from moa._machine import nvidia, usable_cores, usable_memory
+from moa._machine import start_nvml, usable_cores, usable_memory
 from moa.errors import ConfigError
 from moa.vllm.settings import UTILISATION
 
+T = TypeVar("T")
 GIB = 2**30
 _BOARD = Path("/proc/device-tree/model")
 _SYSTEM_SHARE = 0.75
@@ -313,7 +315,7 @@ def _size(text: str) -> int:
 
 
 def _nvidia() -> tuple[GPU, ...]:
-    nvml, count = nvidia()
+    nvml, count = start_nvml()
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(count)]
     return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
 
@@ -327,20 +329,20 @@ def _visible(count: int) -> list[int]:
     return [int(name) for name in names if name.isdigit() and int(name) < count]
 
 
-def _read(nvml: Any, handle: Any) -> GPU | None:
-    def asked(question: Callable[..., Any], *arguments: Any) -> Any:
+def _read(nvml: ModuleType, handle: object) -> GPU | None:
+    def ask(question: Callable[..., T], *arguments: object) -> T | None:
         try:
             return question(handle, *arguments)
         except nvml.NVMLError:  # this card or this driver doesn't say
             return None
 
-    name = asked(nvml.nvmlDeviceGetName)
-    memory = asked(nvml.nvmlDeviceGetMemoryInfo)
+    name = ask(nvml.nvmlDeviceGetName)
+    memory = ask(nvml.nvmlDeviceGetMemoryInfo)
     if name is None or memory is None:
         return None  # its memory is the machine's: found by the name of the board instead
-    capability = asked(nvml.nvmlDeviceGetCudaComputeCapability)
-    bits = asked(nvml.nvmlDeviceGetMemoryBusWidth)
-    megahertz = asked(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_MEM)
+    capability = ask(nvml.nvmlDeviceGetCudaComputeCapability)
+    bits = ask(nvml.nvmlDeviceGetMemoryBusWidth)
+    megahertz = ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_MEM)
     return GPU(
         name=name.decode() if isinstance(name, bytes) else name,
         memory=memory.total,

@@ -101,8 +101,8 @@ class ToolCalls:
         if context.journal is None:
             return await self._trace(tool, call, values, context)
         kept = Call(context, f"tool {call.name}", call.arguments)
-        if kept.is_kept(PLAIN, may_repeat=False):
-            return str(kept.reuse())
+        if finished := kept.find(PLAIN, may_repeat=False):
+            return str(kept.reuse(finished))
         async with kept:
             text = await self._trace(tool, call, values, kept.inner)
         await kept.keep(text)

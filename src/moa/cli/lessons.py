@@ -161,9 +161,10 @@ async def written_messages(
             for number, wish in enumerate(wishes, start=1):
                 by = f"{llm.name}: {llm.model}"
                 for text in await write_messages(llm, wish, context):
-                    line = {"text": text, name: wish.intent, "written_by": by, "chosen": True}
-                    file.add(line)
-                    lines.append(line)
+                    lines.append(
+                        {"text": text, name: wish.intent, "written_by": by, "chosen": True}
+                    )
+                    file.add(lines[-1])
                 progress(f"labels that {llm.name} has written for", number, len(wishes))
     rows = ((f"{path}, line {number}", line) for number, line in enumerate(lines, start=1))
     return await learner.messages(rows, context)

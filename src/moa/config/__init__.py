@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
+from moa._json import is_table
 from moa.config import trust
 from moa.config.faults import explain
 from moa.config.tables import FILE, Config, Toml
@@ -94,7 +95,7 @@ def parse(text: str, file: Path) -> Toml:
         raise ConfigError(f"{file} is nested too deep to be read") from error
 
 
-def config_of(tables: Toml, file: Path | None, *, variables: bool = True) -> Config:
+def config_of(tables: Mapping[str, object], file: Path | None, *, variables: bool = True) -> Config:
     """Check the tables of a file, with the `MOA_…` variables before them, or without.
 
     Whether it is trusted is not looked at; see `load`.
@@ -106,7 +107,7 @@ def config_of(tables: Toml, file: Path | None, *, variables: bool = True) -> Con
     if variables:
         tables = merge(_variables(), tables)
     try:
-        config = Config(**tables)
+        config = Config.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(explain(error, Config, where=where)) from error
     config._file = file  # pyright: ignore[reportPrivateUsage]
@@ -143,10 +144,11 @@ def _variables() -> Toml:
         ) from error
 
 
-def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> Toml:
-    """Merge tables, and those in them; where both say something, the first goes before."""
+def merge(first: Mapping[str, object], second: Mapping[str, object]) -> Toml:
+    """Merge tables, and those in them; if both have a value, the first one counts."""
     both = {**second, **first}
     for key in first.keys() & second.keys():
-        if isinstance(first[key], Mapping) and isinstance(second[key], Mapping):
-            both[key] = merge(first[key], second[key])
+        one, other = first[key], second[key]
+        if is_table(one) and is_table(other):
+            both[key] = merge(one, other)
     return both

@@ -8,13 +8,17 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from moa._files import replace_text
+from moa._json import is_sequence, is_table, object_of
 from moa.config import VARIABLE, config_of, merge, parse, read_text, trust
 from moa.config.tables import EMBEDDED, FILE, Config, Toml
 from moa.errors import ConfigError
 from moa.usage import Tier
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -45,7 +49,8 @@ def write_endpoint(
             f"and {EMBEDDED!r} is the model that is built in"
         )
     before, known = _read(file)
-    there = name in known.get("endpoints", {})
+    endpoints, defaults = object_of(known.get("endpoints")), object_of(known.get("tiers"))
+    there = name in endpoints
     if there and not overwrite:
         raise ConfigError(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
@@ -56,11 +61,11 @@ def write_endpoint(
         after = _with_table(before, "endpoints", name, whole)
     else:
         after = _join(before, {"endpoints": {name: whole}})
-    wanted = {**known, "endpoints": {**known.get("endpoints", {}), name: whole}}
+    wanted = {**known, "endpoints": {**endpoints, name: whole}}
     if tiers:
-        wanted["tiers"] = {**known.get("tiers", {}), **tiers}
+        wanted["tiers"] = {**defaults, **tiers}
         if "tiers" in known:
-            after = _with_keys(after, ["tiers"], tiers)
+            after = _with_keys(after, ["tiers"], {**tiers})
         else:
             after = _join(after, {"tiers": dict(tiers)})
     own = [("endpoints", name)]
@@ -85,8 +90,8 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     """
     file = target(path)
     before, known = _read(file)
-    graphs: dict[str, Toml] = known.get("graphs", {})
-    there, given = graphs.get(name, {}), _plain(keys)
+    graphs = object_of(known.get("graphs"))
+    there, given = object_of(graphs.get(name)), _plain(keys)
     whole = {**there, **given}
     if name in graphs:
         after = _with_keys(before, ["graphs", name], given)
@@ -144,10 +149,10 @@ def check_block(path: str | Path | None, place: Sequence[str], *, overwrite: boo
         )
 
 
-def _at(tables: Any, place: Sequence[str]) -> Any:
-    """Give the table at a place; an empty one where there is none."""
+def _at(tables: Toml, place: Sequence[str]) -> Toml:
+    """Return the table at a place; an empty one if there is none."""
     for key in place:
-        tables = tables.get(key, {})
+        tables = object_of(tables.get(key))
     return tables
 
 
@@ -170,20 +175,18 @@ def _with_table(before: str, section: str, name: str, table: Mapping[str, object
     document = _document(before)
     made = _document(_join("", {section: {name: table}}) + "\n")
     with suppress(ValueError):
-        document[section][name] = made[section][name]
+        _at(document, [section])[name] = _at(made, [section])[name]
     return f"{document.as_string().rstrip()}\n"
 
 
-def _with_keys(before: str, place: Sequence[str], keys: Mapping[Any, Any]) -> str:
+def _with_keys(before: str, place: Sequence[str], keys: Mapping[str, object]) -> str:
     """Set keys of the table at a place, and leave its others."""
-    table = document = _document(before)
-    for key in place:
-        table = table[key]
-    table.update(keys)
+    document = _document(before)
+    _at(document, place).update(keys)
     return document.as_string()
 
 
-def _document(text: str) -> Any:
+def _document(text: str) -> TOMLDocument:
     from tomlkit import parse
     from tomlkit.exceptions import TOMLKitError
 
@@ -244,10 +247,8 @@ def _plain(table: Mapping[str, object]) -> Toml:
     values: Toml = {}
     inner: Toml = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            inner[key] = _plain(cast("Mapping[str, object]", value))
+        if is_table(value):
+            inner[key] = _plain(value)
         else:
-            values[key] = (
-                list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value
-            )
+            values[key] = [*value] if is_sequence(value) else value
     return values | inner

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -38,6 +38,7 @@ from pydantic import (
     model_validator,
 )
 
+from moa._json import JSON, is_table
 from moa.config.faults import nearest
 from moa.endpoints.dialects import VENDORS, Dialect, published_price
 from moa.errors import ConfigError
@@ -48,7 +49,7 @@ FILE = "moa.toml"
 EMBEDDED = "embedded"
 """The name that `[tiers]` uses for the model that runs inside this process's machine."""
 
-Toml = dict[str, Any]
+Toml = JSON
 """A table of a file, as `tomllib` reads it."""
 Dollars = Annotated[Decimal, Field(ge=0)]
 
@@ -238,9 +239,8 @@ def _kind(table: object) -> str | None:
     """Tell which kind of endpoint a table is: pydantic's discriminator."""
     if isinstance(table, EndpointConfig):
         table = {key: getattr(table, key) for key in table.model_fields_set}
-    if not isinstance(table, Mapping):
+    if not is_table(table):
         return None
-    table = cast("Mapping[str, object]", table)
     if table.get("serve") is not None:
         return f'serve = "{table["serve"]}"'
     return _ADAPTER if table.get("served_by") is not None else _ELSEWHERE

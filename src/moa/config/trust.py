@@ -15,16 +15,17 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moa._files import replace_text
+from moa._json import is_mapping, is_sequence, is_table
 from moa.config.tables import (
     AddressConfig,
     Config,
@@ -254,13 +255,12 @@ def _in_graphs(config: Config) -> Iterator[Need]:
     while left:  # and not by recursion, which what is nested deep would break
         place, value = left.pop()
         inner: list[tuple[Place, object]] = []
-        if isinstance(value, Mapping):
-            for key, below in cast("Mapping[str, object]", value).items():
+        if is_table(value):
+            for key, below in value.items():
                 yield from _in_text(config, (*place, key), key)
                 inner.append(((*place, key), below))
-        elif isinstance(value, list | tuple):
-            items = cast("Sequence[object]", value)
-            inner += (((*place, number), below) for number, below in enumerate(items))
+        elif is_sequence(value):
+            inner += (((*place, number), below) for number, below in enumerate(value))
         elif isinstance(value, str):
             yield from _in_text(config, place, value)
         left += reversed(inner)
@@ -356,11 +356,11 @@ def _links_in(folder: str) -> list[str]:
 def _is_in(tables: object, place: Place) -> bool:
     """Whether tables say what stands at a place, be it as a part of a list."""
     for part in place:
-        if not isinstance(tables, Mapping):
+        if not is_mapping(tables):
             return True
         if part not in tables:
             return False
-        tables = cast("Mapping[object, object]", tables)[part]
+        tables = tables[part]
     return not isinstance(tables, Mapping)
 
 

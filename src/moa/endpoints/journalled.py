@@ -78,8 +78,8 @@ async def _replay_or_stream(
     stream: Callable[[], Pieces], call: Call, form: Form[Completion]
 ) -> AsyncIterator[str | Completion]:
     """Yield what is kept of a call; if nothing is, stream it, and keep its completion."""
-    if call.is_kept(form):
-        whole: Completion = call.reuse()
+    if finished := call.find(form):
+        whole = call.reuse(finished)
         if whole.text:
             yield whole.text
         yield whole

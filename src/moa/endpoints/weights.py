@@ -410,7 +410,7 @@ def _alone(lock: Path) -> Generator[None, None, None]:
 def _say(line: str) -> None:
     from moa._terminal import Console
 
-    Console(stderr=True).print(line)
+    Console(sys.stderr).print(line)
 
 
 def _hub() -> str:

@@ -214,7 +214,7 @@ class Cache:
         self._file.__enter__()
         for number, _, values in self._file.lines():
             try:
-                self._known[values["key"]] = DesignAnswer.model_validate(values)
+                self._known[str(values["key"])] = DesignAnswer.model_validate(values)
             except (KeyError, TypeError, ValidationError) as error:
                 raise self._file.unreadable(number) from error
 

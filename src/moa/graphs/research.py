@@ -94,7 +94,8 @@ class Report(Reply):
     disagreements: tuple[Disagreement, ...]
     """What the sources contradict each other about; numbers of findings count from 1."""
     written_by: Literal["llm", "findings"]
-    """`findings`: the answers to the sub-questions, one after another, as no model could write."""
+    """`findings`: the answers to the sub-questions, one after another, as there is only one or no
+    model could write."""
 
     def __str__(self) -> str:
         parts = [self.text]
@@ -187,7 +188,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers a question part by part, from your sources, and tells what they disagree about.
 
     Where the answerer is a `Rag` over no more passages than its parts would read, and all of them
-    fit the window of its writer, that reads them all in one call.
+    fit the window of its writer, that reads them all in one call. Where only one part has an
+    answer, that is the report, word for word.
 
     Raises:
         CapabilityError: `llm` can't complete.
@@ -315,18 +317,28 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return found
         return found.model_copy(update={"disagreements": tuple(compared.disagreements)})
 
-    async def _report(self, found: Findings, context: RunContext) -> Report:
-        """Have the report written; else its text is the findings, one after another."""
-        text, citations, claims = await self._write(found, context)
-        written = bool(text)
-        if not written:
-            context.note("degraded", "the answers stand one after another, as no model wrote")
-            text = str(found)
-            citations = tuple(
-                Citation(number=n, passage=p) for n, p in enumerate(found.passages, 1)
+    async def _report(self, found: Findings, context: RunContext) -> Report | NotInDocuments:
+        """Have several findings written up, or put one after another; one is the report itself.
+
+        Given one finding and the parts left open, a small model writes about the open ones too.
+        """
+        passages, only = found.passages, found.answered[0]
+        written = False
+        if len(found.answered) == 1:
+            text, citations, claims = await check_answer(
+                only.answer, passages, self.support, context, question=only.question
             )
-            claims = tuple(claim for each in found.answered for claim in each.claims)
-        elif not citations:
+            if not text:
+                return NotInDocuments(reason="no passage says what was answered")
+        else:
+            text, citations, claims = await self._write(found, context)
+            written = bool(text)
+            if not written:
+                context.note("degraded", "the answers stand one after another, as no model wrote")
+                text = str(found)
+                citations = tuple(Citation(number=n, passage=p) for n, p in enumerate(passages, 1))
+                claims = tuple(claim for each in found.answered for claim in each.claims)
+        if not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
             text=text,

@@ -106,8 +106,8 @@ async def fan_out(
         enough=enough,
     )
     call = Call(context, "fan out", (fan.names, request)) if context.journal else None
-    if call and call.is_kept(PLAIN):
-        await fan.ask_again(call.reuse(), members, request)
+    if call and (finished := call.find(PLAIN)):
+        await fan.ask_again(call.reuse(finished), members, request)
         return fan.answers()
     fan.start(members, request)
     try:

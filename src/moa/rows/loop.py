@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from typing import Any, Literal, Protocol, TypeVar
 
-from moa.batch import Item, Malformed, Progress, Row, map_rows, numbered, refusal_of
+from moa.batch import Item, Malformed, Progress, Row, enumerate_inputs, map_rows, refusal_of
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
 from moa.journal import Journal, Key, list_causes
@@ -78,7 +78,7 @@ async def _until_ended(
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed], context: RunContext
 ) -> AsyncGenerator[Row | Malformed]:
     """Yield rows until the run ends."""
-    async with aclosing(numbered(rows)) as found:
+    async with aclosing(enumerate_inputs(rows)) as found:
         async for _, row in found:
             yield row
             if context.ended_by is not None:

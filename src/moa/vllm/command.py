@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from moa._machine import nvidia, usable_memory
+from moa._machine import start_nvml, usable_memory
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError, MissingDependency
 from moa.vllm.settings import UTILISATION, VLLMConfig
@@ -242,7 +242,7 @@ def variables(
         free = usable_memory().free / _GIB * _KV_SHARE
         found[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
     if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
-        groups = nvidia()[1] // config.gpus_each
+        groups = start_nvml()[1] // config.gpus_each
         if groups > 1:
             first = replica % groups * config.gpus_each
             found[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
@@ -258,7 +258,7 @@ def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> floa
     if environment.cpu or config.replicas == 1:
         return wanted
     pinned = VISIBLE in inherited() | config.env  # all replicas have the same GPUs
-    groups = 1 if pinned else max(1, nvidia()[1] // config.gpus_each)
+    groups = 1 if pinned else max(1, start_nvml()[1] // config.gpus_each)
     together = math.ceil(config.replicas / groups)
     if together == 1:
         return wanted
