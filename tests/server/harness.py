@@ -61,7 +61,7 @@ class SomeKeys(Keys):
             raise RequestRefused("give a key", status=401, code="invalid_api_key")
         return found
 
-    def named(self, name: str) -> Caller | None:
+    def caller_by_name(self, name: str) -> Caller | None:
         return self._callers.get(name)
 
 
