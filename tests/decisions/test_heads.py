@@ -14,7 +14,7 @@ import moa.decisions
 from decisions.moods import MOOD, classifier
 from moa import Choice, Classifier, Decider, RunContext, Score, Sentiment, choice, score
 from moa.agents.deciding import DecidingAgent
-from moa.calibration.defaults import made, shipped
+from moa.calibration.defaults import make_calibration, shipped_calibration
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature
 from moa.calibration.file import Calibration, FitRecord, HeadRecord
 from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads
@@ -49,7 +49,7 @@ def by_head(*, weights: tuple[float, ...] = (0.5, 0.5), options: int = 2) -> Cal
     labels = [LabelFeature(read_as=None, asked_as="")] if len(weights) > 1 else []
     heads = (*(None for _ in labels), HeadRecord.of(head(options=options)))
     fit = FitRecord(heads=heads, weights=weights, bias=(0.0,) * options)
-    return made(MOOD, [*labels, vector], fit, "a test")
+    return make_calibration(MOOD, [*labels, vector], fit, "a test")
 
 
 def words(model: str = JointEncoder.model) -> WordEncoder:
@@ -113,11 +113,10 @@ async def test_a_part_of_the_questions_takes_its_heads_alone_along() -> None:
 
     encoder = words()
     slm = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"size": {"big": 0.9}})
-    both = Decider(slm, Two, calibration={"mood": by_head()})
-    context = RunContext()
-    (size,) = await both.with_questions(both.questions[1:]).answers("bad", context)
-    assert (size.question.name, context.usage.calls) == ("size", 1)
-    assert not any("head" in note.text for note in context.trace)
+    part = Decider(slm, Two, calibration={"mood": by_head()}).only(["size"])
+    result = await part.run("bad")
+    assert result.usage.calls == 1
+    assert not any("head" in note.text for note in result.trace)
 
 
 async def test_a_head_reads_the_whole_and_the_mean_of_its_sentences() -> None:
@@ -262,7 +261,7 @@ async def test_yes_is_the_first_option_of_spam_and_injection(
 
 
 def test_a_question_without_a_shipped_head_is_refused_with_those_that_have_one() -> None:
-    fit = shipped(MOOD, "profanity").full
+    fit = shipped_calibration(MOOD, "profanity").full
     assert fit is not None
     with pytest.raises(CalibrationError, match=r"no head for 'profanity' ships .*spam"):
         _ = fit.blend

@@ -16,7 +16,7 @@ from moa.agents.classifier import Classifier
 from moa.agents.deciding import Decider
 from moa.budget import Budget
 from moa.calibration.acceptance import Confident
-from moa.calibration.defaults import as_asked
+from moa.calibration.defaults import make_unfitted
 from moa.calibration.verifiers import Arithmetic, Format, Length
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Example
@@ -87,7 +87,7 @@ async def test_the_large_tier_is_asked_at_once_where_the_server_of_the_small_one
     breaker = breaker_of(server)
     breaker.succeed()
     breaker.fail(DOWN, probes=True)
-    breaker.back_at = time.monotonic() + 20
+    breaker.probe_at = time.monotonic() + 20
     async with asyncio.timeout(10):
         result = await labelled(Retried(server), large(OTHER)).run("Hm.")
     assert (result.output.label, result.tier) == ("card", 1)
@@ -140,7 +140,7 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
     second = large({"topic": {"card": 0.99}})
     card = Example("My card!", {"refund": "no", "topic": "card"})
     asked = Decider(second, Triage)
-    asked.decide_by({q.name: as_asked(q, [card]) for q in asked.questions})
+    asked.decide_by({q.name: make_unfitted(q, [card]) for q in asked.questions})
     agent = Cascade(
         small=Decider(first, Triage),
         large=asked,
@@ -151,6 +151,11 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
     assert result.output.topic.label == "card"
     assert result.output.topic.confidence == pytest.approx(0.99)
     second.assert_used_up()
+
+
+async def test_an_agent_is_asked_no_question_that_it_does_not_have() -> None:
+    with pytest.raises(ConfigError, match="can't be asked"):
+        Decider(small(), Triage).only(["mood"])
 
 
 async def test_a_generated_text_is_accepted_by_a_policy_over_the_reply() -> None:

@@ -10,9 +10,9 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
 from moa._async import Lock
 from moa.agents.base import Limits, Out, TypedNode, require
@@ -588,6 +588,33 @@ class Decider(DecidingAgent[M]):
     def read(self, answers: Sequence[Answer]) -> M:
         """Fill the model in."""
         return fill(self.output_type, answers)
+
+    def only(self, names: Sequence[str]) -> Decider[BaseModel]:
+        """Copy the agent so that it asks some of its questions; its output has those fields alone.
+
+        Args:
+            names: Of the questions, in any order.
+
+        Raises:
+            ConfigError: there is none, or it has no question of one of these names.
+        """
+        model = self.output_type
+        unknown = [name for name in names if name not in model.model_fields]
+        if unknown or not names:
+            raise ConfigError(
+                f"agent {self.name!r} asks {list(model.model_fields)}, and can't be asked "
+                f"{unknown or 'nothing'}"
+            )
+        asked = tuple(question for question in self.questions if question.name in names)
+        fields: dict[str, Any] = {
+            q.name: (model.model_fields[q.name].annotation, model.model_fields[q.name])
+            for q in asked
+        }
+        part: Any = copy.copy(self)
+        part.output_type = create_model(model.__name__, **fields)
+        part.questions = asked
+        part.decide_by({n: c for n, c in self.calibrations.items() if n in names})
+        return part
 
 
 def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
