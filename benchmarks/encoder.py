@@ -21,13 +21,13 @@ from statistics import fmean, median
 from heads import read
 from moa._machine import usable_cores
 from moa.calibration.adapt import adapt
-from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrated import CalibratedDecider
 from moa.calibration.file import Calibration
 from moa.context import RunContext
 from moa.decisions.heads import sentences
 from moa.endpoints import Example, encoders
 from moa.endpoints.encoders import JointEncoder
-from moa.endpoints.encoding import Encoding, Text
+from moa.endpoints.encoding import EncoderText, EncodingQueue
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from report import table, write
@@ -79,16 +79,16 @@ async def speed() -> None:
     engine = encoders.e5_encoding().engine
     all_threads = usable_cores() + 1
     queues = {
-        "e5, 1 thread": Encoding(engine, threads=1),
+        "e5, 1 thread": EncodingQueue(engine, threads=1),
         f"e5, {all_threads} threads": encoders.e5_encoding(),
-        "USE, one by one": Encoding(encoders.use_encoding().engine, threads=1),
+        "USE, one by one": EncodingQueue(encoders.use_encoding().engine, threads=1),
         "USE, as they wait": encoders.use_encoding(),
     }
     rows: list[list[str]] = []
-    asked = [Text(text) for text in texts]
+    asked = [EncoderText(text) for text in texts]
     tokens = 0
     for name, queue in queues.items():
-        await queue.read([Text("warm")])
+        await queue.read([EncoderText("warm")])
         began, cpu = time.perf_counter(), time.process_time()
         found = await queue.read(asked)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -136,7 +136,7 @@ async def fitted(
 
 
 async def right(question: Question, rows: Sequence[dict[str, str]], made: Calibration) -> float:
-    ready = Calibrated(made, question, {"encoder": ENCODER})
+    ready = CalibratedDecider(made, question, {"encoder": ENCODER})
     context = RunContext(keep_notes=False)
     answers = [await ready.answer(row["text"], context) for row in rows]
     names = [question.options[answer.best].name for answer in answers]

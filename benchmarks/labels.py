@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moa.calibration.acceptance import text_of
-from moa.calibration.reply_signs import final_answer
+from moa.calibration.reply_signs import find_final_answer
 
 
 def label_of(labels: Sequence[str]) -> Callable[[Any], str | None]:
@@ -21,7 +21,7 @@ def label_of(labels: Sequence[str]) -> Callable[[Any], str | None]:
 
     def read(reply: Any) -> str | None:
         text = text_of(reply)
-        for part in (final_answer(text).after, text):
+        for part in (find_final_answer(text).after, text):
             found = pattern.findall(part.casefold())
             if found:
                 return known[found[-1]]

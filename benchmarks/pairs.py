@@ -41,9 +41,9 @@ from moa.decisions.pairs import (
     Background,
     Compatibility,
     Labels,
+    compatibility_inputs,
     constants,
-    few,
-    inputs,
+    fewness_of,
     none_inputs,
     scores,
     unit,
@@ -308,7 +308,7 @@ def moments_of(source: Source, bg: Background) -> tuple[Any, Any, Any]:
     given, of = np.array([x for _, x in named]), np.array([n for n, _ in named])
     targets = Labels(source.meanings, given, of, bg).targets
     rows = source.labels >= 0
-    x, y = inputs(source.texts[rows], bg), source.labels[rows]
+    x, y = compatibility_inputs(source.texts[rows], bg), source.labels[rows]
     wanted = np.full((len(y), len(targets)), -1 / (len(targets) - 1))
     wanted[np.arange(len(y)), y] = 1
     weight = 0.4 if source.name in BESIDE else 1.0
@@ -330,7 +330,7 @@ def compatibility(moments: dict[str, Any], sources: Sequence[Source]) -> Compati
 
 
 def whole(episode: Episode, made: Compatibility, bg: Background) -> Any:
-    learnt = made(inputs(episode.texts, bg), episode.labels.targets)
+    learnt = made(compatibility_inputs(episode.texts, bg), episode.labels.targets)
     return np.concatenate([episode.plain, learnt[..., None].astype(np.float32)], -1)
 
 
@@ -347,7 +347,7 @@ def logit_fit(data: Sequence[tuple[Any, Episode]]) -> tuple[Any, Any, Any, Any]:
     at = 0
     for found, episode in data:
         features = (found - middle) / spread
-        fewness = few(episode.labels.counts)
+        fewness = fewness_of(episode.labels.counts)
         texts, labels = features.shape[:2]
         pairs = np.concatenate([features, features * fewness[:, None]], 2)
         own.append(pairs.reshape(texts * labels, 2 * size).astype(np.float32))
@@ -392,7 +392,7 @@ def logit_fit(data: Sequence[tuple[Any, Episode]]) -> tuple[Any, Any, Any, Any]:
 def probabilities(fit: tuple[Any, Any, Any, Any], found: Any, episode: Episode) -> Any:
     middle, spread, weights, none = fit
     features = (found - middle) / spread
-    return np.exp(log_softmax(scores(features, few(episode.labels.counts), weights, none)))
+    return np.exp(log_softmax(scores(features, fewness_of(episode.labels.counts), weights, none)))
 
 
 def groups_of(sources: Sequence[Source]) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moa.calibration.labelled import same_text
-from moa.decisions.pairs import split
+from moa.calibration.labelled import normalise_text
+from moa.decisions.pairs import split_by_encoder
 from moa.decisions.regression import fit_head, folds
 from promise_streams import Found, Stream
 
@@ -43,7 +43,9 @@ def routed(stream: Stream, seed: int, said: Sequence[str], python: Path) -> Foun
     order = np.array(stream.order(seed))
     large = np.array([stream.labels.index(said[row]) for row in order])
     gold = np.array([stream.labels.index(stream.gold[row]) for row in order])
-    vectors = np.concatenate([part for both in split(stream.vectors[order]) for part in both], 1)
+    vectors = np.concatenate(
+        [part for both in split_by_encoder(stream.vectors[order]) for part in both], 1
+    )
     with tempfile.TemporaryDirectory() as inside:
         source, out = Path(inside, "in.npz"), Path(inside, "out.json")
         np.savez(source, vectors=vectors / np.linalg.norm(vectors[0]), answers=large[:FIRST])
@@ -80,14 +82,14 @@ def _same(stream: Stream, order: Any, large: Any) -> Any:
     known: dict[str, int] = {}
     given = np.full(len(order), -1)
     for at, row in enumerate(order):
-        text = same_text(stream.texts[row])
+        text = normalise_text(stream.texts[row])
         given[at] = known.get(text, -1)
         known.setdefault(text, int(large[at]))
     return given
 
 
 def _like(x: Any, large: Any) -> Any:
-    whole = split(x)[1][0]
+    whole = split_by_encoder(x)[1][0]
     cosine = whole @ whole.T
     asked = np.zeros(len(x), bool)
     given = np.full(len(x), -1)

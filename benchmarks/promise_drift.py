@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moa.calibration.drift import Drift, Value
-from moa.calibration.learning import TOLERANCE, watched_sure
+from moa.calibration.learning import TOLERANCE, round_confidence
 from report import table, write
 
 KNOWN, INPUTS = 200, 800
@@ -59,7 +59,10 @@ CHANGES: tuple[tuple[str, float, Kind], ...] = (
     ("half of the inputs in another language", 1.0, Kind(foreign=0.5)),
 )
 AS_IS: Callable[[float], float] = float
-WAYS = (("any change, as before", 0.0, AS_IS), ("a change that matters", TOLERANCE, watched_sure))
+WAYS = (
+    ("any change, as before", 0.0, AS_IS),
+    ("a change that matters", TOLERANCE, round_confidence),
+)
 TEXT = f"""## Changes that a cascade that learns notices
 
 An alarm ends an epoch, and costs some 400 calls of the large model until the next promise. So it

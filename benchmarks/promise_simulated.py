@@ -26,14 +26,14 @@ from moa.calibration.epochs import (
     LOOKS,
     RISK,
     Coin,
-    HeldOut,
+    HeldOutRows,
     Side,
     count_due,
+    find_distinct,
+    judge_head,
     level_of,
-    look,
     propose,
-    started_audit,
-    unlike,
+    start_audit,
 )
 from report import table, write
 
@@ -234,7 +234,7 @@ def run(world: World, seed: int, held_at_first: float | None = None) -> Stream:
                 truth = np.where(pool_y == 0, 1, pool_y) if late else pool_y
                 used.risk = float((given != truth)[takes].mean()) if takes.any() else 0.0
                 epoch.used.append(used)
-                epoch.audit = started_audit()
+                epoch.audit = start_audit()
         if epoch.audit is not None and epoch.audit.withdrawn:
             if world.turns_at and row >= world.turns_at and not kept.noticed:
                 kept.noticed = row - world.turns_at
@@ -322,14 +322,14 @@ def _look(
     missing = np.array([r in epoch.missing for r in counted])
     keys = [sides[r].key for r in counted]
     before = epoch.used[-1] if epoch.used else None
-    spread = float(unlike(x[fit], x[:0]).mean())
+    spread = float(find_distinct(x[fit], x[:0]).mean())
     proposed = propose(sure, right, len(set(keys)), level, spread)
     if not proposed.is_worth_it(float(before.takes[rows].mean()) if before else 0.0):
         return None
     epoch.looks += 1
-    apart = unlike(x[rows], x[fit])
-    seen = HeldOut(keys, how, (given == y[rows]) & ~missing, ~missing, apart)
-    verdict = look(proposed.thresholds, seen, level)
+    apart = find_distinct(x[rows], x[fit])
+    seen = HeldOutRows(keys, how, (given == y[rows]) & ~missing, ~missing, apart)
+    verdict = judge_head(proposed.thresholds, seen, level)
     if verdict.threshold is None:
         return None
     if (

@@ -22,7 +22,7 @@ from moa.calibration.features import VectorFeature
 from moa.calibration.figures import figures_of
 from moa.calibration.learning import Learning
 from moa.decisions.arrays import log_softmax
-from moa.decisions.pairs import meanings_of, pair_head
+from moa.decisions.pairs import label_meanings, pair_head
 from moa.endpoints import Decision, Endpoint, Example
 from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.encoders import JointEncoder
@@ -101,7 +101,7 @@ def load(task: Task, data: Path, kept: Path) -> Stream:
     known = (
         meanings()
         if task.folder == INBOX
-        else dict(zip(labels, meanings_of(question), strict=True))
+        else dict(zip(labels, label_meanings(question), strict=True))
     )
     named = encoded(vectors, list(known.values())).astype(float)
     own = np.full((len(texts), len(labels)), -np.log(len(labels)))

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.calibration.arithmetic import numbers
+from moa.calibration.arithmetic import find_numbers
 from moa.chat.messages import UserMessage
 from moa.chat.routing import PERSONA
 from moa.documents.sentences import Length, sentences
@@ -156,7 +156,7 @@ def facts_kept(item: Item, answer: Answer) -> Scores:
     """Share of the facts that a summary keeps within its length, and of its figures of the text."""
     length = Length(sentences=BUSINESS_SENTENCES)
     text = length.cut(answer["text"])
-    figures, known = numbers(text), {*numbers(item["source"])}
+    figures, known = find_numbers(text), {*find_numbers(item["source"])}
     return {
         "facts kept": fmean(float(holds(text, each)) for each in item["facts"]),
         "figures of the text": fmean(f in known for f in figures) if figures else 1.0,

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from moa.context import RunContext
-from moa.decisions.relevance import BOTH, PHRASE, WELL_READ, Directions, turned
+from moa.decisions.relevance import BOTH, PHRASE, WELL_READ, Directions, strip_negation
 from moa.endpoints.encoders import JointEncoder, MultilingualEncoder, UniversalEncoder
 
 HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ def criteria_rows(name: str) -> list[dict[str, Any]]:
     """Rows of a file; where a criterion says "not", what it says else, and the answer turned."""
     found: list[dict[str, Any]] = []
     for row in read(DATA / name):
-        words, is_turned = turned(row["criterion"])
+        words, is_turned = strip_negation(row["criterion"])
         met = row["met"] != is_turned
         found.append({"criterion": words, "text": row["text"], "met": met, "from": name})
     return found

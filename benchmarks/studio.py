@@ -1,5 +1,6 @@
 """The page of moa studio: its example is recorded, and its pictures in the docs are taken.
 
+python benchmarks/studio.py learn           # what decides the intents of the run, with a guarantee
 python benchmarks/studio.py record          # the run that ships with the page
 python benchmarks/studio.py pictures        # docs/studio/*.png; takes Chromium and selenium
 """
@@ -8,18 +9,22 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
+import hmac
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from messages import DATA, Row, read
 from moa._files import dumped
+from moa.calibration.labelled import same_text
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.endpoints.dialects import OPENAI, published_price
@@ -30,7 +35,12 @@ from moa.usage import Amount
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "src/moa/studio/example"
-MESSAGES = (ROOT / "examples/support/inbox.jsonl", ROOT / "benchmarks/data/support_held_out.jsonl")
+LEARNED = EXAMPLE / "learned.json"
+MESSAGES = "support_guarantee"
+"""Labelled messages that no head was fitted to: one half is learned from and tested on, the other
+half is shown."""
+BESIDE = "support_learn", 300
+"""The messages that the shipped heads are fitted to, and how many of them are learned from too."""
 PICTURES = ROOT / "docs/studio"
 DESKTOP, PHONE = (1360, 850), (390, 844)
 
@@ -39,19 +49,66 @@ PRICED, WRITTEN, BYTES_A_TOKEN = "gpt-5-mini", 5, 4
 """The hosted model whose price is counted, tokens of a label, and bytes of a prompt a token."""
 
 
-def record() -> None:
-    """Run the graph support on the example's messages, and on those with right labels."""
+def parted() -> tuple[list[Row], list[Row]]:
+    """Part the messages into those that are learned from, and those that are shown.
+
+    A keyed hash of their texts draws them, so that nobody chooses.
+    """
+    messages = drawn(read(DATA / f"{MESSAGES}.jsonl"))
+    half = len(messages) // 2
+    return messages[:half], messages[half:]
+
+
+def drawn(rows: list[Row]) -> list[Row]:
+    """Put rows into an order that only a keyed hash of their texts decides."""
+
+    def place(row: Row) -> bytes:
+        return hmac.digest(MESSAGES.encode(), same_text(row["text"]).encode(), hashlib.sha256)
+
+    return sorted(rows, key=place)
+
+
+def learn() -> None:
+    """Learn the intents, and test their guarantee.
+
+    Each run is one more look at the same messages, which moa learn counts, and makes stricter.
+    """
+    name, most = BESIDE
+    beside = [{**row, "chosen": True} for row in drawn(read(DATA / f"{name}.jsonl"))[:most]]
+    asked = ("id", "subject", "text", "intent", "chosen")
+    rows = [{key: row[key] for key in asked if key in row} for row in (*parted()[0], *beside)]
+    EXAMPLE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        messages, run, spans = (Path(folder) / f"{name}.jsonl" for name in ("in", "run", "spans"))
-        messages.write_text("".join(path.read_text("utf-8") for path in MESSAGES), "utf-8")
-        command = [sys.executable, "-m", "moa", "run", "support", str(messages)]
-        command += ["--out", str(run), "--trace", str(spans), "--trace-texts", "whole"]
-        subprocess.run([*command, "--concurrency", "1"], check=True)
-        EXAMPLE.mkdir(exist_ok=True)
+        labelled = Path(folder) / "labelled.jsonl"
+        write_lines(labelled, rows)
+        options = ("--minutes", "60", "--no-write")
+        run_moa("learn", labelled, "--graph", "support", "--out", LEARNED, *options)
+
+
+def record() -> None:
+    """Run the graph support, with what was learned, on the messages that are shown."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        messages, run, spans = (folder / f"{one}.jsonl" for one in ("in", "run", "spans"))
+        write_lines(messages, parted()[1])
+        config = folder / "moa.toml"
+        config.write_text(f"[graphs.support]\nlearned = {json.dumps(str(LEARNED))}\n", "utf-8")
+        options = ("--trace-texts", "whole", "--concurrency", "1", "--config", config)
+        run_moa("run", "support", messages, "--out", run, "--trace", spans, *options)
         found = priced(run.read_text("utf-8")), spans.read_text("utf-8")
         for path, content in zip((run, spans), found, strict=True):
             with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
                 packed.write(content.encode())
+
+
+def write_lines(path: Path, rows: Iterable[Row]) -> None:
+    """Write the rows of a file."""
+    path.write_text("".join(f"{dumped(row)}\n" for row in rows), "utf-8")
+
+
+def run_moa(*words: str | Path) -> None:
+    """Run a command of moa."""
+    subprocess.run([sys.executable, "-m", "moa", *map(str, words)], check=True)
 
 
 def priced(lines: str) -> str:
@@ -184,12 +241,14 @@ def served(address: str | None) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("record", "pictures"))
+    parser.add_argument("what", choices=("learn", "record", "pictures"))
     parser.add_argument("--address", help="A studio that runs already.")
     parser.add_argument("--out", type=Path, default=PICTURES)
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
-    if given.what == "record":
+    if given.what == "learn":
+        learn()
+    elif given.what == "record":
         record()
     else:
         pictures(given.address, given.out, given.only)

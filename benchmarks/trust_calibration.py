@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrated import CalibratedDecider
 from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration, Candidate
 from moa.calibration.fit import calibrate
@@ -124,11 +124,13 @@ async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> 
         made = Calibration.model_validate(before["file"])
         for line in (*(_tried(one) for one in made.candidates), *made.notes, made.origin):
             print(f"{target.name}: {line}")
-        print(f"{target.name}: {made.proven.bound.summary}", flush=True)
+        print(f"{target.name}: {made.proof.bound.summary}", flush=True)
         rest = rows[target.labels :][:few]
         report = (
             await evaluate(
-                Calibrated(made, question, sources_of(endpoint)), rest, progress=Said(target.name)
+                CalibratedDecider(made, question, sources_of(endpoint)),
+                rest,
+                progress=Said(target.name),
             )
             if rest
             else _by_itself(made)
@@ -151,7 +153,7 @@ def _tried(one: Candidate) -> str:
 
 
 def _by_itself(made: Calibration) -> Evaluation:
-    bound, data, reached = made.proven
+    bound, data, reached = made.proof
     return Evaluation(
         n=data.rows,
         accuracy=reached.accuracy,

@@ -154,7 +154,7 @@ async def _one(learn: Learn, known: Scored, rest: Scored) -> tuple[int, int, int
     slm = Replayed(rule=lambda text: {"label": given[text]})
     made = await calibrate(slm, QUESTION, labelled, learn=learn, embedders={})
     judged = made.judge([rest.logs] * len(made.features))
-    accepted = np.array(made.accepted(judged))
+    accepted = np.array(made.find_accepted(judged))
     wrong = judged.probabilities.argmax(1) != rest.labels
     return int(accepted.sum()), int((accepted & wrong).sum()), len(accepted)
 

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import finalize
 
 from moa._files import make_private
 from moa._json import JSONValue
@@ -86,7 +87,7 @@ class SQLite:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         make_private(self.path)
         _check_header(self.path)
-        self._connect(str(self.path))
+        self._connect(str(self.path.absolute()))  # SQLite may take `file:…` to be an address
         if self._alone:
             self._file.execute("pragma locking_mode = exclusive")
         self._use_wal()
@@ -116,6 +117,8 @@ class SQLite:
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
+        # Closed with the last user; at the end of the process a thread may still be using it.
+        finalize(self, self._file.close).atexit = False
 
     def _use_wal(self) -> None:
         """Let others read while one writes. SQLite's own waiting doesn't cover this change."""

@@ -17,7 +17,7 @@ from moa.config.endpoints import Endpoints
 from moa.config.tables import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
-from moa.endpoints.decide import way_of
+from moa.endpoints.decide import describe_way
 from moa.endpoints.dialects import Dialect, dialect_of
 from moa.endpoints.embedded import EmbeddedEndpoint, check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
@@ -155,7 +155,9 @@ async def _endpoint(config: Config, name: str) -> Surveyed:
         state=_state(probes),
         price=entry.price(),
         can=can,
-        decides=way_of(entry.decide, next((probe.known for probe in probes if probe.known), None)),
+        decides=describe_way(
+            entry.decide, next((probe.known for probe in probes if probe.known), None)
+        ),
     )
 
 
@@ -233,7 +235,7 @@ def _embedded(config: Config, name: str) -> Surveyed:
         state=state,
         price=entry.price() if entry else built_in.price,
         can=tuple(sorted(built_in.capabilities)),
-        decides=way_of("labels", None),
+        decides=describe_way("labels", None),
     )
 
 

@@ -21,7 +21,7 @@ from moa.endpoints import (
     EndpointBase,
     Example,
     Prompt,
-    need,
+    require,
 )
 from moa.errors import DeadlineExceeded
 from moa.messages import ToolCall
@@ -93,7 +93,7 @@ class _Double(EndpointBase):
         raise NotImplementedError
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        need(self, "complete", prompt)
+        require(self, "complete", prompt)
         self.prompts.append(prompt)
         step, amount = await self._answer(
             Asked(text=prompt.messages[-1].content, prompt=prompt), context
@@ -105,7 +105,7 @@ class _Double(EndpointBase):
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        need(self, "stream")
+        require(self, "stream")
         whole = await self.complete(prompt, context)
         for i, word in enumerate(whole.text.split(" ") if whole.text else ()):
             if i:
@@ -123,7 +123,7 @@ class _Double(EndpointBase):
         examples: Sequence[Example] = (),
     ) -> Decision:
         del examples
-        need(self, "decide")
+        require(self, "decide")
         self.states.append(text)
         step, amount = await self._answer(Asked(text=text, questions=tuple(questions)), context)
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
@@ -132,7 +132,7 @@ class _Double(EndpointBase):
         return Decision(answers=answers, endpoint=self.name, model=self.model, amount=amount)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        need(self, "embed")
+        require(self, "embed")
         estimate = Amount(calls=1, input_tokens=self.tokens[0], encodings=1)
         with await context.reserve(self.name, self.tier, estimate) as call:
             await self._wait(self.latency_s, context)

@@ -36,7 +36,7 @@ def test_an_entry_agrees_with_itself(name: str) -> None:
     assert all(source.scheme == "https" and source.host for source in known.sources)
     assert set(known.sha256) <= set(known.files) <= set(known.repositories)
     for kind, file in known.files.items():
-        assert HubFile.named(f"hf:{known.repositories[kind]}/{file}").name == file
+        assert HubFile.parse(f"hf:{known.repositories[kind]}/{file}").name == file
         assert "llama.cpp" in known.servers
 
 

@@ -24,7 +24,7 @@ from moa import (
     score,
 )
 from moa.agents.filter import Action
-from moa.calibration.defaults import as_asked, made
+from moa.calibration.defaults import make_calibration, make_unfitted
 from moa.calibration.features import ASKED_AS, LabelFeature
 from moa.calibration.file import Calibration, FitRecord
 from moa.endpoints import Capability, Decision, Example
@@ -147,7 +147,7 @@ def corrected(
         for place, variant in enumerate(variants)
     ]
     fit = FitRecord(heads=(None,) * len(features), weights=weights, bias=bias)
-    return made(question, features, fit, "bias removed")
+    return make_calibration(question, features, fit, "bias removed")
 
 
 async def test_a_calibration_without_a_bound_corrects_the_probabilities_and_says_so() -> None:
@@ -176,10 +176,10 @@ async def test_questions_with_calibrations_that_show_the_same_texts_are_asked_to
     agent = Decider(endpoint, Triage)
     refund, topic, _ = agent.questions
     shown = [Example("My card!", {"refund": "no", "topic": "card"})]
-    by = {"refund": as_asked(refund), "topic": as_asked(topic)}
+    by = {"refund": make_unfitted(refund), "topic": make_unfitted(topic)}
     assert (await agent.calibrated(by).run("hi")).usage.calls == 1
     endpoint = Asked(SURE)
-    behind = {"refund": as_asked(refund, shown), "topic": as_asked(topic, shown)}
+    behind = {"refund": make_unfitted(refund, shown), "topic": make_unfitted(topic, shown)}
     await Decider(endpoint, Triage).calibrated(behind).run("hi")
     assert sorted(endpoint.shown, key=len) == [(), tuple(shown)]
 
@@ -188,7 +188,9 @@ async def test_a_question_is_asked_by_the_name_that_it_had_when_it_was_fitted() 
     agent = Decider(SimulatedEndpoint(), Triage)
     refund, topic, _ = agent.questions
     by = {
-        q.name: made(q, [LabelFeature(asked_as="label", read_as=None)], None, "fitted as a label")
+        q.name: make_calibration(
+            q, [LabelFeature(asked_as="label", read_as=None)], None, "fitted as a label"
+        )
         for q in (refund, topic)
     }
     names: list[list[str]] = []
@@ -208,7 +210,7 @@ async def test_a_question_is_asked_by_the_name_that_it_had_when_it_was_fitted() 
 
 def test_a_calibration_for_another_question_or_none_is_refused() -> None:
     agent = Sentiment(ScriptedEndpoint())
-    other = as_asked(Filter(ScriptedEndpoint(), "spam", action="drop").questions[0])
+    other = make_unfitted(Filter(ScriptedEndpoint(), "spam", action="drop").questions[0])
     with pytest.raises(CalibrationError, match="another kind of question"):
         agent.calibrated(other)
     with pytest.raises(CalibrationError, match="has no question 'mood'"):

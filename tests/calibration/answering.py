@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from moa.calibration.answer_rows import Answered, Row
+from moa.calibration.answer_rows import LargeAnswer, NewRow
 from moa.calibration.answers import AnswerStore
 
 
@@ -19,10 +19,10 @@ def main() -> None:
         number = int(sys.argv[2])
         while True:
             side = store.coin.toss(f"text {number}")
-            row = Row(side, side.is_held_out(0), "run", (0.25, float(number)), 7)
-            place = store.add(row, store.state().epoch)
+            row = NewRow(side, side.is_held_out(0), "run", (0.25, float(number)), 7)
+            place = store.add(row, store.read_state().epoch)
             say(f"added {place} {number}")
-            store.settle(place, Answered("card"))
+            store.settle(place, LargeAnswer("card"))
             say(f"settled {place} {number}")
             number += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrated import CalibratedDecider
 from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.labelled import Labelled
@@ -36,5 +36,5 @@ def rows(n: int, *, sharp: float = 6.0, seed: int = 0) -> list[Labelled]:
     return found
 
 
-def ready(made: Calibration, slm: SimulatedEndpoint | None = None) -> Calibrated:
-    return Calibrated(made, QUESTION, sources_of(slm or endpoint()))
+def ready(made: Calibration, slm: SimulatedEndpoint | None = None) -> CalibratedDecider:
+    return CalibratedDecider(made, QUESTION, sources_of(slm or endpoint()))

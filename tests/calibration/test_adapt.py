@@ -29,7 +29,7 @@ from moa.decisions.regression import (
     matching_bias,
     shrunk_mean,
 )
-from moa.decisions.variants import halves, stand_in_texts
+from moa.decisions.variants import choose_halves, stand_in_texts
 from moa.endpoints import Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.questions import Answer, Source
@@ -225,7 +225,7 @@ async def test_a_blind_model_is_doubtful_unless_the_words_decide() -> None:
 
 def test_halves_share_no_text_and_show_each_option_as_often() -> None:
     labelled = [Example(str(i), {"mood": "good" if i % 8 else "bad"}) for i in range(32)]
-    one, two = halves(labelled, MOOD)
+    one, two = choose_halves(labelled, MOOD)
     assert not {e.text for e in one} & {e.text for e in two}
     for view in (one, two):
         assert [e.labels["mood"] for e in view].count("bad") == 2

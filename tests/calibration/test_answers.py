@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from moa.calibration import answers as module
-from moa.calibration.answer_rows import FIGURES, Answered, Row, Spent
+from moa.calibration.answer_rows import LargeAnswer, NewRow, SpentLook
 from moa.calibration.answers import AnswerStore
 from moa.calibration.figures import figures_of
 from moa.errors import ConfigError
@@ -37,43 +37,43 @@ def store(where: str) -> Iterator[AnswerStore]:
 
 
 def add(store: AnswerStore, text: str, label: str | None = "card", *, held: bool = False) -> int:
-    row = Row(store.coin.toss(text), held, "run", (0.5, 0.25), len(text))
-    place = store.add(row, store.state().epoch)
-    store.settle(place, Answered(label))
+    row = NewRow(store.coin.toss(text), held, "run", (0.5, 0.25), len(text))
+    place = store.add(row, store.read_state().epoch)
+    store.settle(place, LargeAnswer(label))
     return place
 
 
-def spent(store: AnswerStore, cut: int) -> Spent:
-    state = store.state()
-    return Spent(state.epoch, state.looks, cut, "head", (0.9, 0.8))
+def spent(store: AnswerStore, cut: int) -> SpentLook:
+    state = store.read_state()
+    return SpentLook(state.epoch, state.looks, cut, "head", (0.9, 0.8))
 
 
-def finish(store: AnswerStore, look: Spent, *, used: bool = True) -> None:
+def finish(store: AnswerStore, look: SpentLook, *, used: bool = True) -> None:
     store.finish(look, {"passed": 1}, head="h", used=used, audit="{}", drift=None, exceptions=["k"])
 
 
 def test_a_row_is_spared_the_large_model_unless_it_is_held_out(store: AnswerStore) -> None:
     places = [
-        store.add(Row(store.coin.toss(text), held, "run", (0.5, 0.25), 1), 1)
+        store.add(NewRow(store.coin.toss(text), held, "run", (0.5, 0.25), 1), 1)
         for text, held in (("a", True), ("b", False), ("c", False))
     ]
-    store.settle(places[2], Answered("card", moot=True))
+    store.settle(places[2], LargeAnswer("card", moot=True))
     for place in places:
-        store.spare(place, moot=False)
-    at = [FIGURES.index(name) for name in ("done", "by_small", "moot")]
-    assert [[row[i] for i in at] for row in store.rows()] == [[0, 0, 0], [1, 1, 0], [1, 0, 1]]
+        store.settle_by_small(place, moot=False)
+    rows = store.read_figure_rows()
+    assert [(row.done, row.by_small, row.moot) for row in rows] == [(0, 0, 0), (1, 1, 0), (1, 0, 1)]
 
 
 def test_the_place_of_a_row_that_was_dropped_is_given_to_no_other(store: AnswerStore) -> None:
     add(store, "a")
-    dropped = store.add(Row(store.coin.toss("b"), True, "run", (0.5, 0.25), 1), 1)
-    _, end = store.to_watch(store.state(), 0)
+    dropped = store.add(NewRow(store.coin.toss("b"), True, "run", (0.5, 0.25), 1), 1)
+    _, end = store.read_watched_rows(store.read_state(), 0)
     store.drop(dropped)
-    assert store.last() == dropped == end
+    assert store.last_place() == dropped == end
     assert add(store, "c", held=True) == dropped + 1
-    state = store.state()
-    assert store.held_out(state) == 1
-    assert store.to_test(state, 99).keys == (store.coin.toss("c").key,)
+    state = store.read_state()
+    assert store.count_held_out(state) == 1
+    assert store.read_test_rows(state, 99).keys == (store.coin.toss("c").key,)
     assert store.places_of(store.coin.toss("b")) == []
     assert figures_of(store).inputs == 2
 
@@ -89,6 +89,16 @@ def check_files(tmp_path: Path) -> None:
     files = list(tmp_path.iterdir())
     assert files
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_name_that_looks_like_an_address_is_that_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with AnswerStore("file:answers.db") as store:
+        store.bind("q", "m")
+        check_files(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["file:answers.db"]
 
 
 def test_no_text_is_in_the_file_unless_it_was_given(tmp_path: Path) -> None:
@@ -123,12 +133,12 @@ def test_answers_of_an_older_version_say_what_to_do(tmp_path: Path) -> None:
     raw.close()
     for begun in (True, False):
         with pytest.raises(ConfigError, match=r"older version.*moot.*another file"):
-            AnswerStore(file, begun=begun).open()
+            AnswerStore(file, must_exist=begun).open()
 
 
 def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no answers"):
-        AnswerStore(tmp_path / "none.db", begun=True).open()
+        AnswerStore(tmp_path / "none.db", must_exist=True).open()
     assert not list(tmp_path.iterdir())
 
 
@@ -144,7 +154,7 @@ def test_a_look_is_spent_by_one_process_alone(store: AnswerStore, where: str) ->
     with AnswerStore(where) as other:
         look = spent(store, 1)
         assert [store.claim(look), other.claim(look)] == [True, False]
-        assert other.state().looks == 1
+        assert other.read_state().looks == 1
 
 
 def test_a_look_whose_process_died_is_spent_and_finished_by_another(
@@ -156,59 +166,82 @@ def test_a_look_whose_process_died_is_spent_and_finished_by_another(
     store.close()
     with AnswerStore(where) as other:
         other.bind("q", "m")
-        state = other.state()
+        state = other.read_state()
         assert (state.looks, state.used) == (1, None)
-        found = other.unfinished(state)
+        found = other.find_unfinished_look(state)
         assert found is not None
         assert found == look
         finish(other, found)
-        assert other.state().used == 0
-        assert other.head(other.state()) == ("h", frozenset({"k"}))
+        assert other.read_state().used == 0
+        assert other.read_head(other.read_state()) == ("h", frozenset({"k"}))
         finish(other, found, used=False)
-        assert other.state().used == 0  # what was said stays
+        assert other.read_state().used == 0  # what was said stays
 
 
 def test_held_out_texts_and_all_rows_with_them_are_never_fitted_to(store: AnswerStore) -> None:
     add(store, "fit")
     add(store, "both")
     add(store, "both", held=True)
-    state = store.state()
-    assert len(store.to_fit(state, 99, 10)) == 1
-    assert store.to_test(state, 99).keys == (store.coin.toss("both").key,)
+    state = store.read_state()
+    assert len(store.read_fit_rows(state, 99, 10)) == 1
+    assert store.read_test_rows(state, 99).keys == (store.coin.toss("both").key,)
 
 
 def test_a_new_epoch_counts_texts_alone_that_were_held_out_in_none_before(
     store: AnswerStore,
 ) -> None:
     add(store, "old", held=True)
-    store.withdraw(store.state(), "why")
+    store.withdraw(store.read_state(), "why")
     add(store, "old", held=True)
     add(store, "new", held=True)
-    state = store.state()
+    state = store.read_state()
     assert (state.epoch, state.looks, state.used) == (2, 0, None)
-    assert store.held_out(state) == 1
-    assert store.to_test(state, 99).keys == (store.coin.toss("new").key,)
-    assert store.place_of_held(state, 1) == 3
+    assert store.count_held_out(state) == 1
+    assert store.read_test_rows(state, 99).keys == (store.coin.toss("new").key,)
+    assert store.find_held_out_place(state, 1) == 3
 
 
 def test_what_is_withdrawn_twice_at_once_begins_one_epoch(store: AnswerStore) -> None:
-    state = store.state()
+    state = store.read_state()
     store.withdraw(state, "why")
     store.withdraw(state, "why")
-    assert store.state().epoch == 2
+    assert store.read_state().epoch == 2
 
 
 def test_an_answer_that_never_came_is_missing_after_a_while(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = Row(store.coin.toss("a"), True, "run", (0.5, 0.25), 1)
+    row = NewRow(store.coin.toss("a"), True, "run", (0.5, 0.25), 1)
     place = store.add(row, 1)
     add(store, "b")
-    assert store.answered_up_to() == place - 1
+    assert store.last_answered_place() == place - 1
     monkeypatch.setattr(module, "STALE_S", -1.0)
-    assert store.answered_up_to() == place + 1
-    store.settle(place, Answered("card"))  # too late: what counted as missing stays so
-    assert store.to_test(store.state(), 99).labels == (None,)
+    assert store.last_answered_place() == place + 1
+    store.settle(place, LargeAnswer("card"))  # too late: what counted as missing stays so
+    assert store.read_test_rows(store.read_state(), 99).labels == (None,)
+
+
+def test_an_answer_that_never_came_is_missing_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AnswerStore(tmp_path / "answers.db") as store:
+        store.bind("q", "m")
+        place = store.add(NewRow(store.coin.toss("a"), True, "run", (0.5, 0.25), 1), 1)
+        monkeypatch.setattr("time.time", lambda: 1.0)
+        assert store.last_answered_place() == place
+
+
+def test_a_forgotten_text_is_no_exception_by_which_to_know_it(store: AnswerStore) -> None:
+    places = [add(store, "a"), add(store, "a")]
+    look = spent(store, 2)
+    assert store.claim(look)
+    key = store.coin.toss("a").key
+    store.finish(look, {}, head="h", used=True, audit="{}", drift=None, exceptions=[key])
+    for place, known in zip(places, ({key}, set[str]()), strict=True):
+        store.forget(place)
+        head = store.read_head(store.read_state())
+        assert head is not None
+        assert head[1] == known
 
 
 def test_a_forgotten_row_leaves_nothing_that_was_read_of_it(
@@ -220,7 +253,7 @@ def test_a_forgotten_row_leaves_nothing_that_was_read_of_it(
     assert store.forget(place)
     assert not store.forget(99)
     assert store.places_of(side) == []
-    found = store.to_test(store.state(), 99)
+    found = store.read_test_rows(store.read_state(), 99)
     assert found.labels == (None,)
     assert np.isnan(found.vectors).all()
     assert all(b"unique-label" not in file.read_bytes() for file in tmp_path.iterdir())
@@ -254,6 +287,6 @@ def test_another_database_is_no_answers_and_stays_as_it_is(tmp_path: Path) -> No
     other.execute("create table mine (a)")
     other.commit()
     with pytest.raises(ConfigError, match="holds no answers"):
-        AnswerStore(file, begun=True).open()
+        AnswerStore(file, must_exist=True).open()
     assert other.execute("select name from sqlite_schema").fetchall() == [("mine",)]
     other.close()

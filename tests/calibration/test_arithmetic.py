@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.calibration.arithmetic import (
-    check,
     evaluate,
-    filled,
-    named_in,
-    numbers,
-    only_number,
-    written,
+    find_equations,
+    find_names,
+    find_numbers,
+    format_number,
+    read_only_number,
+    substitute,
 )
 from moa.errors import InputError
 
@@ -63,13 +63,13 @@ def test_what_is_no_sum_is_refused(expression: str) -> None:
 
 @given(st.text(alphabet="0123456789+-*/x^%(). $,=<>#aé\n", max_size=80))
 def test_any_text_is_checked_without_a_crash(text: str) -> None:
-    for equation in check(text):
+    for equation in find_equations(text):
         assert equation.error >= 0
 
 
 def test_sums_are_found_in_prose_in_order() -> None:
     text = "He has 3 x 4 = 12 apples.\nSo 12+1=13, and 13 apples * $2 = $26.\n2 + 2 = 5"
-    assert [(e.left, e.right, e.holds) for e in check(text)] == [
+    assert [(e.left, e.right, e.holds) for e in find_equations(text)] == [
         ("3 * 4", "12", True),
         ("12+1", "13", True),
         ("13 * $2", "$26", True),
@@ -78,13 +78,13 @@ def test_sums_are_found_in_prose_in_order() -> None:
 
 
 def test_units_may_stand_between() -> None:
-    (found,) = check("9 rides * 2 tickets/ride * $2 per ticket = $36")
+    (found,) = find_equations("9 rides * 2 tickets/ride * $2 per ticket = $36")
     assert (found.holds, found.value) == (True, 36)
 
 
 def test_a_sum_that_a_line_states_twice_is_given_once() -> None:
-    assert len(check("3 x 4 = 12, and 4 x 3 = 12")) == 1
-    assert len(check("3 x 4 = 12, and 4 x 3 = 13")) == 2
+    assert len(find_equations("3 x 4 = 12, and 4 x 3 = 12")) == 1
+    assert len(find_equations("3 x 4 = 12, and 4 x 3 = 13")) == 2
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_a_sum_that_a_line_states_twice_is_given_once() -> None:
     ],
 )
 def test_rounding_to_the_places_shown_is_allowed(text: str, holds: bool, exact: bool) -> None:
-    (equation,) = check(text)
+    (equation,) = find_equations(text)
     assert (equation.holds, equation.exact) == (holds, exact)
 
 
 def test_each_step_of_a_chain_is_checked() -> None:
-    found = check("5*75+120=675+120=795")
+    found = find_equations("5*75+120=675+120=795")
     assert [(e.left, e.holds) for e in found] == [("5*75+120", False), ("675+120", True)]
 
 
@@ -120,28 +120,28 @@ def test_each_step_of_a_chain_is_checked() -> None:
     ],
 )
 def test_half_of_a_sum_with_words_in_it_is_not_taken_for_one(text: str) -> None:
-    assert all(equation.holds for equation in check(text))
+    assert all(equation.holds for equation in find_equations(text))
 
 
 def test_numbers_are_read_with_commas_and_points() -> None:
-    assert numbers("$1,234.50 for 3 of 007") == [Fraction(2469, 2), Fraction(3), Fraction(7)]
+    assert find_numbers("$1,234.50 for 3 of 007") == [Fraction(2469, 2), Fraction(3), Fraction(7)]
 
 
 @pytest.mark.parametrize("piece", ["1 + ", "1+1=", "1" + " " * 9, "(", "1 ( ", "- ", "9", "= "])
 def test_no_text_takes_longer_than_its_length(piece: str) -> None:
     start = time.perf_counter()
-    check(piece * 20_000)
+    find_equations(piece * 20_000)
     assert time.perf_counter() - start < 10
 
 
 def test_a_number_of_thousands_of_digits_is_none() -> None:
-    assert numbers("9" * 10_000 + " and 5") == [Fraction(5)]
+    assert find_numbers("9" * 10_000 + " and 5") == [Fraction(5)]
 
 
 @given(numerator=st.integers(-(10**9), 10**9), denominator=st.sampled_from([1, 2, 5, 8, 100]))
 def test_a_number_is_read_as_it_was_written(numerator: int, denominator: int) -> None:
     number = Fraction(numerator, denominator)
-    assert only_number(written(number)) == number
+    assert read_only_number(format_number(number)) == number
 
 
 @pytest.mark.parametrize(
@@ -154,24 +154,24 @@ def test_a_number_is_read_as_it_was_written(numerator: int, denominator: int) ->
     ],
 )
 def test_the_one_number_of_an_answer_is_read(text: str, value: Fraction) -> None:
-    assert only_number(text) == value
+    assert read_only_number(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "none", "3 or 4", "3-5 apples", "2 + 2", "12 a 3"])
 def test_an_answer_without_one_number_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no single number"):
-        only_number(text)
+        read_only_number(text)
 
 
 def test_names_in_braces_are_filled_with_exact_numbers() -> None:
-    expression = filled("{a} * ({b} + {c})", {"a": Fraction(1, 3), "b": Fraction(2)})
+    expression = substitute("{a} * ({b} + {c})", {"a": Fraction(1, 3), "b": Fraction(2)})
     assert expression == "(1/3) * ((2) + {c})"
-    assert named_in("{a} + {b} * {a}") == ("a", "b")
+    assert find_names("{a} + {b} * {a}") == ("a", "b")
 
 
 def test_a_long_number_is_written_to_twelve_places() -> None:
-    assert written(Fraction(1, 3)) == "0.333333333333"
-    assert written(Fraction(-1, 10**13)) == "0"
+    assert format_number(Fraction(1, 3)) == "0.333333333333"
+    assert format_number(Fraction(-1, 10**13)) == "0"
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_a_long_number_is_written_to_twelve_places() -> None:
     ],
 )
 def test_sums_in_latex_are_read(text: str, left: str, holds: bool) -> None:
-    assert [(sum.left, sum.holds) for sum in check(text)] == [(left, holds)]
+    assert [(sum.left, sum.holds) for sum in find_equations(text)] == [(left, holds)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moa.calibration import Guarantee
 from moa.calibration.audit import Audit, Evidence
-from moa.calibration.bounds import Outcome, bound_along
+from moa.calibration.bounds import Outcome, find_bound_among
 
 
 def withdrawn_after(risk: float, *, seed: int, most: int, changed: float | None = None) -> int:
@@ -88,7 +88,7 @@ def test_about_the_stated_share_is_picked_and_again_the_same() -> None:
 
 def test_an_audit_goes_on_from_its_json() -> None:
     outcomes = [Outcome(confidence=0.9, correct=True)] * 100
-    audit = Audit.of(bound_along((0.5,), outcomes, Guarantee(0.05)), share=0.5)
+    audit = Audit.of(find_bound_among((0.5,), outcomes, Guarantee(0.05)), share=0.5)
     for correct in (True, False, True):
         audit, _ = audit.pick()
         audit = audit.record(correct=correct)

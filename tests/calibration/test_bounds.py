@@ -18,14 +18,20 @@ from moa.calibration import (
     Guarantee,
     Learn,
     allowed_errors,
-    fewest,
+    held_out_share,
+    min_decisions,
+    min_rows,
     percent,
-    rows_needed,
-    share_held_out,
     tail,
     upper_bound,
 )
-from moa.calibration.bounds import Outcome, bound_along, find_bound, find_bounds_by_label, sequence
+from moa.calibration.bounds import (
+    Outcome,
+    choose_thresholds,
+    find_bound,
+    find_bound_among,
+    find_bounds_by_label,
+)
 from moa.errors import ConfigError, InputError
 
 PROMISE = Guarantee(0.05, 0.95)
@@ -142,10 +148,10 @@ def test_the_rows_said_to_be_needed_hold_out_just_enough_to_accept_what_has_no_e
     risk: float, labels: int, learn: Learn
 ) -> None:
     guarantee = Guarantee(risk, look=1)
-    needed = rows_needed(guarantee, labels, learn=learn)
+    needed = min_rows(guarantee, labels, learn=learn)
 
     def accepts(rows: int) -> bool:
-        share = share_held_out(rows, labels, guarantee, learn) if learn != "approximate" else 1.0
+        share = held_out_share(rows, labels, guarantee, learn) if learn != "approximate" else 1.0
         held_out = [Outcome(confidence=0.9, correct=True)] * round(share * rows)
         return find_bound([], held_out, guarantee).threshold is not None
 
@@ -219,14 +225,14 @@ def test_decisions_about_one_case_are_bounded_by_case() -> None:
         held_out = _cases(rng, 30, LOOSE.risk * 1.001)
         for told in broken:
             some = held_out if told else [replace(o, case=None) for o in held_out]
-            broken[told] += bound_along((0.5,), some, LOOSE).threshold is not None
+            broken[told] += find_bound_among((0.5,), some, LOOSE).threshold is not None
     assert not breaks_too_often(broken[True], DRAWS, LOOSE)
     assert breaks_too_often(broken[False], DRAWS, LOOSE)
 
 
 def test_one_case_of_two_decisions_costs_the_others_nothing() -> None:
     alone = _cases(np.random.default_rng(6), 59, 0.0, each=1)
-    bound = bound_along((0.5,), [*alone, alone[0]], PROMISE)
+    bound = find_bound_among((0.5,), [*alone, alone[0]], PROMISE)
     assert bound.accepted == 60
     assert bound.upper == upper_bound(0, 59, PROMISE.confidence)
 
@@ -234,7 +240,9 @@ def test_one_case_of_two_decisions_costs_the_others_nothing() -> None:
 def test_many_decisions_of_few_cases_that_are_wrong_are_not_drowned_by_the_cases() -> None:
     rng = np.random.default_rng(6)
     few = [replace(o, case=f"long {o.case}") for o in _cases(rng, 2, 1.0, each=30)]
-    assert bound_along((0.5,), [*_cases(rng, 300, 0.0, each=1), *few], PROMISE).threshold is None
+    assert (
+        find_bound_among((0.5,), [*_cases(rng, 300, 0.0, each=1), *few], PROMISE).threshold is None
+    )
 
 
 def test_a_case_on_both_sides_is_refused() -> None:
@@ -245,14 +253,14 @@ def test_a_case_on_both_sides_is_refused() -> None:
 
 def test_what_is_missing_is_counted_by_case() -> None:
     rng = np.random.default_rng(6)
-    few = bound_along((0.5,), _cases(rng, 30, 0.0), PROMISE)
+    few = find_bound_among((0.5,), _cases(rng, 30, 0.0), PROMISE)
     assert "with 30 held-out cases" in few.summary
     assert "takes at least 59 cases accepted without an error" in few.summary
     assert few.more_labels is not None
     assert few.more_labels >= 4 * (59 - 30)
     enough = _cases(rng, 59, 0.0)
-    assert bound_along((0.5,), enough, PROMISE).accepted == 4 * 59
-    assert bound_along((0.5,), enough[4:], PROMISE).threshold is None
+    assert find_bound_among((0.5,), enough, PROMISE).accepted == 4 * 59
+    assert find_bound_among((0.5,), enough[4:], PROMISE).threshold is None
 
 
 @pytest.mark.parametrize(
@@ -278,9 +286,9 @@ def test_coverage_comes_near_to_that_of_the_true_threshold(
 def test_thresholds_accept_as_many_as_may_have_one_error_more() -> None:
     held_out = [n / 300 for n in range(300)]
     fitting = [Outcome(confidence=n / 100, correct=n > 85) for n in range(100)]
-    thresholds = sequence(fitting, held_out, PROMISE)
+    thresholds = choose_thresholds(fitting, held_out, PROMISE)
     accepted = [sum(c >= threshold for c in held_out) for threshold in thresholds]
-    assert accepted[:4] == [PROMISE.needed(errors) for errors in (0, 1, 2, 3)]
+    assert accepted[:4] == [PROMISE.count_needed(errors) for errors in (0, 1, 2, 3)]
     assert accepted[-1] == 300
 
 
@@ -288,13 +296,13 @@ def test_thresholds_start_with_more_where_more_could_be_accepted() -> None:
     held_out = [n / 300 for n in range(300)]
     right = [Outcome(confidence=n / 100, correct=True) for n in range(100)]
     for fitting, errors in ((right, 2), ([], 1)):
-        first = sequence(fitting, held_out, PROMISE)[0]
-        assert sum(c >= first for c in held_out) == PROMISE.needed(errors)
+        first = choose_thresholds(fitting, held_out, PROMISE)[0]
+        assert sum(c >= first for c in held_out) == PROMISE.count_needed(errors)
 
 
 @pytest.mark.parametrize(("errors", "needed"), [(0, 59), (1, 93), (3, 153), (6, 234)])
 def test_the_labels_needed_are_those_of_the_exact_binomial(errors: int, needed: int) -> None:
-    assert PROMISE.needed(errors) == needed
+    assert PROMISE.count_needed(errors) == needed
     assert tail(errors, needed, 0.05) <= 0.05 < tail(errors, needed - 1, 0.05)
     allowed = allowed_errors(needed, risk=0.05, failure=PROMISE.failure)
     assert allowed[needed] == errors
@@ -317,7 +325,7 @@ def test_the_upper_bound_is_where_the_tail_meets_the_failure(
         assert upper == 1.0
     else:
         assert tail(errors, n, upper) == pytest.approx(1 - confidence, rel=1e-6)
-        assert fewest(errors, risk=upper + 1e-6, failure=1 - confidence) <= n
+        assert min_decisions(errors, risk=upper + 1e-6, failure=1 - confidence) <= n
 
 
 @given(

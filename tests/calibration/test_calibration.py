@@ -22,7 +22,7 @@ from moa.calibration import Guarantee
 from moa.calibration.calibrated import check_models
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled, near_copies_of, sort_out
+from moa.calibration.labelled import Labelled, clean_rows, warn_of_near_copies
 from moa.calibration.measuring import evaluate, recheck
 from moa.calibration.scorer import measure
 from moa.decisions.regression import fit_head, folds, split
@@ -53,23 +53,23 @@ def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calib
     assert "labels" in [one.name for one in made.candidates]
     assert " + ".join(feature.name for feature in made.features) in made.origin
     assert any("tokenizers" in note for note in made.notes)
-    assert made.proven.data.fitted + made.proven.data.held_out == made.proven.data.rows == 400
+    assert made.proof.data.fitted + made.proof.data.held_out == made.proof.data.rows == 400
     assert made.uncertainty is None  # no sign helps
 
 
 async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration) -> None:
     found = await evaluate(ready(made), rows(1500, seed=7))
-    assert made.proven.bound.threshold is not None
+    assert made.proof.bound.threshold is not None
     drawn = 3 * (0.05 * 0.95 / found.n) ** 0.5  # 1,500 rows are a sample too
     assert found.risk is not None
     assert found.risk <= 0.05 + drawn
-    assert found.coverage == pytest.approx(made.proven.bound.coverage, abs=0.1)
+    assert found.coverage == pytest.approx(made.proof.bound.coverage, abs=0.1)
     assert found.accuracy > 0.85
 
 
 async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibration) -> None:
-    strict = made.proven.bound.model_copy(update={"threshold": 0.9})
-    made = made.model_copy(update={"bound": strict}).sealed()
+    strict = made.proof.bound.model_copy(update={"threshold": 0.9})
+    made = made.model_copy(update={"bound": strict}).with_seal()
     agent = classifier(made)
     sure = (await agent.run("it is 0.999")).output
     unsure = (await agent.run("it is 0.45")).output
@@ -79,9 +79,9 @@ async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibra
 
 async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(10))
-    assert found.proven.bound.threshold is None
-    assert found.proven.bound.more_labels
-    assert str(found.proven.bound.more_labels) in found.proven.bound.summary
+    assert found.proof.bound.threshold is None
+    assert found.proof.bound.more_labels
+    assert str(found.proof.bound.more_labels) in found.proof.bound.summary
     assert not (await ready(found).answer("0.999", context())).accepted
     measured = await evaluate(ready(found), rows(20, seed=7))
     assert (measured.coverage, measured.risk) == (0.0, None)
@@ -92,13 +92,13 @@ async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
 async def test_more_is_held_out_where_there_are_enough_rows_to_learn_from(
     n: int, held: int
 ) -> None:
-    assert (await calibrate(endpoint(), QUESTION, rows(n))).proven.data.held_out == held
+    assert (await calibrate(endpoint(), QUESTION, rows(n))).proof.data.held_out == held
 
 
 async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibration) -> None:
     some = rows(400)
-    held = split(sort_out(some).cases, 0.8)
-    assert held.sum() == made.proven.data.held_out
+    held = split(clean_rows(some).cases, 0.8)
+    assert held.sum() == made.proof.data.held_out
     others = [
         row.model_copy(update={"label": "a" if out else row.label})
         for row, out in zip(some, held.tolist(), strict=True)
@@ -111,7 +111,7 @@ async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibrati
 async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
     assert [feature.name for feature in found.features] == ["labels", "turned"]
-    assert (found.proven.data.fitted, found.proven.data.held_out, found.proven.data.learn) == (
+    assert (found.proof.data.fitted, found.proof.data.held_out, found.proof.data.learn) == (
         0,
         400,
         "nothing",
@@ -119,9 +119,9 @@ async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     turned = [row.model_copy(update={"label": "ab"["ba".index(row.label)]}) for row in rows(400)]
     other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
     assert other.accepting == found.accepting
-    assert other.proven.bound.threshold is None
+    assert other.proof.bound.threshold is None
     measured = await evaluate(ready(found), rows(1500, seed=7))
-    assert found.proven.bound.threshold is not None
+    assert found.proof.bound.threshold is not None
     assert measured.risk is not None
     assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
 
@@ -131,17 +131,17 @@ async def test_chosen_rows_teach_nothing_where_nothing_is_learnt_and_are_not_cou
 ):
     some = [row.model_copy(update={"chosen": place < 380}) for place, row in enumerate(rows(400))]
     found = await calibrate(endpoint(), QUESTION, some, learn="nothing")
-    assert (found.proven.data.chosen, found.proven.data.held_out) == (380, 20)
-    assert found.proven.bound.threshold is None
+    assert (found.proof.data.chosen, found.proof.data.held_out) == (380, 20)
+    assert found.proof.bound.threshold is None
     assert found.more_rows is None or found.more_rows > 20
 
 
 async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(100), learn="approximate")
-    assert (found.proven.data.fitted, found.proven.data.held_out) == (100, 100)
+    assert (found.proof.data.fitted, found.proof.data.held_out) == (100, 100)
     assert found.accepting == found.full
-    assert "without a finite-sample proof" in found.proven.bound.summary
-    assert found.proven.bound.labels == 100
+    assert "without a finite-sample proof" in found.proof.bound.summary
+    assert found.proof.bound.labels == 100
 
 
 async def test_a_high_price_takes_the_quicker_scorer() -> None:
@@ -174,9 +174,9 @@ async def test_what_is_held_out_is_read_by_what_was_chosen_alone() -> None:
     )
     assert "useless" not in [feature.source for feature in found.features]
     assert (
-        found.proven.data.fitted <= useless.read <= found.proven.data.fitted + len(QUESTION.options)
+        found.proof.data.fitted <= useless.read <= found.proof.data.fitted + len(QUESTION.options)
     )
-    assert len(asked.states) >= found.proven.data.rows
+    assert len(asked.states) >= found.proof.data.rows
 
 
 async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_nothing() -> None:
@@ -190,8 +190,8 @@ async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_no
     assert [one.name for one in found[0.02].candidates] == ["labels"]
     assert any("turned left out" in note for note in found[0.02].notes)
     assert not any("labels after examples left out" in note for note in found[0.0].notes)
-    assert found[0.02].proven.bound.threshold is not None
-    assert found[0.02].proven.bound.coverage >= found[0.0].proven.bound.coverage
+    assert found[0.02].proof.bound.threshold is not None
+    assert found[0.02].proof.bound.coverage >= found[0.0].proof.bound.coverage
 
 
 async def test_few_errors_are_not_enough_where_a_label_is_rare() -> None:
@@ -213,7 +213,7 @@ async def test_what_was_read_first_is_read_on_when_a_later_one_takes_all_the_tim
     found = await calibrate(endpoint(), QUESTION, rows(200), embedders=both, limit_s=3.0)
     assert any("stuck left out: it got slower" in note for note in found.notes)
     assert "quick" in [feature.source for feature in found.features]
-    assert found.proven.data.held_out == 160
+    assert found.proof.data.held_out == 160
 
 
 async def test_what_cannot_be_worth_its_time_is_left_out_after_a_few_texts() -> None:
@@ -304,14 +304,14 @@ def test_other_weights_of_the_same_name_are_refused_and_another_version_is_warne
 async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_others(
     made: Calibration,
 ) -> None:
-    strict = made.proven.bound.model_copy(update={"threshold": 0.9})
-    made = made.model_copy(update={"bound": strict}).sealed()
+    strict = made.proof.bound.model_copy(update={"threshold": 0.9})
+    made = made.model_copy(update={"bound": strict}).with_seal()
     confirmed, _ = await recheck(ready(made), rows(600, seed=3), language=lambda _: "en")
-    assert confirmed.proven.bound.threshold == 0.9
-    assert confirmed.proven.data.languages == {"en": 1.0}
+    assert confirmed.proof.bound.threshold == 0.9
+    assert confirmed.proof.data.languages == {"en": 1.0}
     assert confirmed.drift is not None
     withdrawn, _ = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
-    assert withdrawn.proven.bound.threshold is None
+    assert withdrawn.proof.bound.threshold is None
     with pytest.raises(InputError, match="rows that the calibration was made from"):
         await recheck(ready(made), rows(400))
 
@@ -331,36 +331,36 @@ async def test_a_recheck_leaves_out_rows_that_were_chosen(made: Calibration) -> 
 def test_rows_that_can_teach_nothing_are_refused_with_a_reason() -> None:
     some = rows(40)
     with pytest.raises(InputError, match="all 40 rows are labelled 'a'"):
-        sort_out([row.model_copy(update={"label": "a"}) for row in some])
+        clean_rows([row.model_copy(update={"label": "a"}) for row in some])
     with pytest.raises(InputError, match="Is the label in another column"):
-        sort_out([row.model_copy(update={"label": row.text}) for row in some])
+        clean_rows([row.model_copy(update={"label": row.text}) for row in some])
     with pytest.raises(InputError, match="columns swapped"):
-        sort_out([Labelled(text=row.label, label=row.text) for row in some])
+        clean_rows([Labelled(text=row.label, label=row.text) for row in some])
     with pytest.raises(InputError, match="none of a, c; the most frequent is 'b'"):
-        sort_out(some, ["a", "c"])
+        clean_rows(some, ["a", "c"])
     with pytest.raises(InputError, match="no labelled rows"):
-        sort_out([])
+        clean_rows([])
 
 
 def test_many_labels_are_not_taken_for_texts() -> None:
     draw = random.Random(0)
     many = [Labelled(text=f"text {n}", label=f"intent {draw.randrange(77)}") for n in range(100)]
     assert len({row.label for row in many}) > 50
-    assert len(sort_out(many).rows) == 100
+    assert len(clean_rows(many).rows) == 100
     long = [
         row.model_copy(update={"label": f"{row.label}, which has a very long name"}) for row in many
     ]
     names = sorted({row.label for row in long})
-    assert len(sort_out(long, names).rows) == 100
+    assert len(clean_rows(long, names).rows) == 100
     with pytest.raises(InputError, match="these are no labels"):
-        sort_out(long)
+        clean_rows(long)
     with pytest.raises(InputError, match="these are no labels"):
-        sort_out([row.model_copy(update={"label": f"id {n}"}) for n, row in enumerate(many)])
+        clean_rows([row.model_copy(update={"label": f"id {n}"}) for n, row in enumerate(many)])
 
 
 def test_copies_count_once_and_are_told() -> None:
     some = rows(20)
-    found = sort_out(
+    found = clean_rows(
         [*some, *(row.model_copy(update={"text": row.text.upper()}) for row in some[:5])]
     )
     assert len(found.rows) == 20
@@ -375,9 +375,9 @@ def test_near_copies_without_a_case_are_warned_of() -> None:
         Labelled(text="please close my account and pay the rest back", label="a"),
         Labelled(text="please close my account and pay nothing any more", label="b"),
     ]
-    assert "5 of 8 rows are near-copies" in next(near_copies_of([*others, *some]))
+    assert "5 of 8 rows are near-copies" in next(warn_of_near_copies([*others, *some]))
     of_one_case = [row.model_copy(update={"case": "shoes"}) for row in some]
-    assert list(near_copies_of([*others, *of_one_case])) == []
+    assert list(warn_of_near_copies([*others, *of_one_case])) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=5, max_size=80))
@@ -424,8 +424,8 @@ def test_the_calibration_error_of_few_decisions_is_told_beside_what_chance_shows
 async def test_rows_of_one_case_are_held_out_together() -> None:
     some = [row.model_copy(update={"case": str(place // 2)}) for place, row in enumerate(rows(300))]
     found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))
-    assert found.proven.data.held_out % 2 == 0
-    assert found.proven.bound.labels == found.proven.data.held_out
+    assert found.proof.data.held_out % 2 == 0
+    assert found.proof.bound.labels == found.proof.data.held_out
 
 
 async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
@@ -433,7 +433,7 @@ async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
     assert made.drift is not None
     watched = {"length", "language", "label mass", "accepted", "accepted confidence"}
     assert set(made.drift.watches) == watched
-    assert made.proven.data.languages == {"en": 1.0}
+    assert made.proof.data.languages == {"en": 1.0}
 
 
 async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -
     assert found.risk is not None
     assert found.risk <= 0.15
     only_a = {"a": made.bounds["a"], "b": made.bounds["b"].model_copy(update={"threshold": None})}
-    strict = made.model_copy(update={"bounds": only_a}).sealed()
+    strict = made.model_copy(update={"bounds": only_a}).with_seal()
     strict.save(tmp_path / "c.json")
     kept = ready(Calibration.load(tmp_path / "c.json"))
     assert (await kept.answer("it is 0.999", context())).accepted
@@ -513,6 +513,6 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
 
 async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
     two = [row.model_copy(update={"case": f"c{n % 2}"}) for n, row in enumerate(rows(200))]
-    assert (await calibrate(endpoint(), QUESTION, two)).proven.data.held_out == 0
+    assert (await calibrate(endpoint(), QUESTION, two)).proof.data.held_out == 0
     with pytest.raises(InputError, match="all rows are about one case"):
         await calibrate(endpoint(), QUESTION, [row.model_copy(update={"case": "c"}) for row in two])

@@ -13,12 +13,12 @@ from moa.calibration.epochs import (
     RISK,
     THRESHOLDS,
     Coin,
-    HeldOut,
+    HeldOutRows,
     count_due,
+    find_distinct,
+    judge_head,
     level_of,
-    look,
     propose,
-    unlike,
 )
 
 COIN = Coin(b"k" * 32)
@@ -26,12 +26,12 @@ texts = st.text(min_size=1, max_size=30)
 seeds = st.integers(0, 10_000)
 
 
-def drawn(seed: int) -> HeldOut:
+def drawn(seed: int) -> HeldOutRows:
     """Draw held-out rows: copies, missing labels and near-copies among them."""
     draw = np.random.default_rng(seed)
     n = int(draw.integers(1, 400))
     labelled = draw.random(n) > draw.choice([0, 0.01, 0.2])
-    return HeldOut(
+    return HeldOutRows(
         [str(key) for key in draw.integers(0, draw.choice([50, 10_000]), n)],
         draw.random(n),
         (draw.random(n) > draw.choice([0, 0.02, 0.1])) & labelled,
@@ -40,11 +40,11 @@ def drawn(seed: int) -> HeldOut:
     )
 
 
-def right(n: int, wrong: int = 0) -> HeldOut:
+def right(n: int, wrong: int = 0) -> HeldOutRows:
     """Texts that are all accepted, the last of them wrong."""
     same = np.arange(n) < n - wrong
     everything = np.ones(n, bool)
-    return HeldOut([str(i) for i in range(n)], np.ones(n), same, everything, everything)
+    return HeldOutRows([str(i) for i in range(n)], np.ones(n), same, everything, everything)
 
 
 @given(texts, st.integers(0, 2))
@@ -94,7 +94,7 @@ def test_whatever_passes_is_shown_by_an_exact_test_of_texts_that_count_once(
     seed: int, number: int
 ) -> None:
     data, level = drawn(seed), level_of(number)
-    said = look([1 - i / 12 for i in range(12)], data, level)
+    said = judge_head([1 - i / 12 for i in range(12)], data, level)
     assert said.passed <= THRESHOLDS
     if said.threshold is not None:
         assert said.accepted <= len(set(data.keys))
@@ -106,8 +106,8 @@ def test_whatever_passes_is_shown_by_an_exact_test_of_texts_that_count_once(
 @given(st.integers(0, 300), st.integers(0, 20))
 def test_a_further_difference_never_lets_more_pass(n: int, wrong: int) -> None:
     wrong = min(wrong, n)
-    more = look([0.5], right(n + 1, wrong + 1), 0.03)
-    assert more.passed <= look([0.5], right(n + 1, wrong), 0.03).passed
+    more = judge_head([0.5], right(n + 1, wrong + 1), 0.03)
+    assert more.passed <= judge_head([0.5], right(n + 1, wrong), 0.03).passed
 
 
 def test_a_label_that_is_missing_counts_as_a_difference() -> None:
@@ -115,40 +115,40 @@ def test_a_label_that_is_missing_counts_as_a_difference() -> None:
     everything = np.ones(n, bool)
     labelled = np.arange(n) >= 2
     keys = [str(i) for i in range(n)]
-    assert look([0.5], right(n), 0.03).passed == 1
-    missing = HeldOut(keys, np.ones(n), labelled, labelled, everything)
-    assert look([0.5], missing, 0.03).passed == 0
+    assert judge_head([0.5], right(n), 0.03).passed == 1
+    missing = HeldOutRows(keys, np.ones(n), labelled, labelled, everything)
+    assert judge_head([0.5], missing, 0.03).passed == 0
 
 
 def test_a_row_that_was_forgotten_counts_as_accepted_and_different() -> None:
     data = right(80, wrong=2)
-    forgotten = HeldOut(
+    forgotten = HeldOutRows(
         data.keys, np.where(data.same, 0.9, np.inf), data.same, data.labelled, data.apart
     )
-    assert look([0.95], forgotten, 0.03).passed == 0
-    assert look([0.5], forgotten, 0.03).passed == 0
+    assert judge_head([0.95], forgotten, 0.03).passed == 0
+    assert judge_head([0.5], forgotten, 0.03).passed == 0
 
 
 def test_a_text_that_was_answered_at_last_is_not_missing() -> None:
     data = right(80)
     keys = ["0", *data.keys]
     labelled = np.r_[False, data.labelled]
-    again = HeldOut(keys, np.ones(81), labelled, labelled, np.ones(81, bool))
-    assert look([0.5], again, 0.03).accepted == 80
+    again = HeldOutRows(keys, np.ones(81), labelled, labelled, np.ones(81, bool))
+    assert judge_head([0.5], again, 0.03).accepted == 80
 
 
 def test_copies_of_a_text_show_no_more_than_one() -> None:
     n = 80
     everything = np.ones(n, bool)
-    copies = HeldOut(["same"] * n, np.ones(n), everything, everything, everything)
-    said = look([0.5], copies, 0.03)
+    copies = HeldOutRows(["same"] * n, np.ones(n), everything, everything, everything)
+    said = judge_head([0.5], copies, 0.03)
     assert (said.passed, said.held_out) == (0, 1)
 
 
 def test_near_copies_show_no_more_than_one() -> None:
     data = right(80)
-    near = HeldOut(data.keys, data.sure, data.same, data.labelled, np.arange(80) < 40)
-    assert look([0.5], near, 0.03).passed == 0
+    near = HeldOutRows(data.keys, data.sure, data.same, data.labelled, np.arange(80) < 40)
+    assert judge_head([0.5], near, 0.03).passed == 0
 
 
 def test_testing_stops_at_the_first_threshold_that_fails() -> None:
@@ -156,8 +156,8 @@ def test_testing_stops_at_the_first_threshold_that_fails() -> None:
     sure = np.r_[np.full(100, 0.9), np.full(100, 0.5)]
     same = np.r_[np.arange(100) >= 20, np.ones(100, bool)]  # wrong where it is surest
     everything = np.ones(n, bool)
-    data = HeldOut([str(i) for i in range(n)], sure, same, everything, everything)
-    assert look([0.8, 0.4], data, 0.03).passed == 0
+    data = HeldOutRows([str(i) for i in range(n)], sure, same, everything, everything)
+    assert judge_head([0.8, 0.4], data, 0.03).passed == 0
 
 
 @settings(max_examples=30)
@@ -197,7 +197,7 @@ def test_near_copies_are_told_by_their_vectors() -> None:
     known, fresh = draw.normal(size=(50, 16)), draw.normal(size=(30, 16))
     copies = known[:10] + 0.01 * draw.normal(size=(10, 16))
     again = fresh[:5] + 0.01 * draw.normal(size=(5, 16))
-    found = unlike(np.concatenate([fresh, copies, again]), known)
+    found = find_distinct(np.concatenate([fresh, copies, again]), known)
     assert found[:30].all()
     assert not found[30:].any()
 
@@ -208,6 +208,8 @@ def test_a_head_just_above_the_risk_passes_no_more_often_than_the_level() -> Non
     for _ in range(500):
         same = draw.random(200) > RISK + 1e-9
         everything = np.ones(200, bool)
-        data = HeldOut([str(i) for i in range(200)], draw.random(200), same, everything, everything)
-        passed += look([0.5, 0.4, 0.3, 0.2, 0.1, 0.0], data, 0.03).passed > 0
+        data = HeldOutRows(
+            [str(i) for i in range(200)], draw.random(200), same, everything, everything
+        )
+        passed += judge_head([0.5, 0.4, 0.3, 0.2, 0.1, 0.0], data, 0.03).passed > 0
     assert tail(passed - 1, 500, 0.03) < 0.99999  # not refuted that it is at most 3 %

@@ -21,8 +21,8 @@ from moa import RunContext
 from moa.calibration import Guarantee, Learn
 from moa.calibration.acceptance import Graded
 from moa.calibration.adapt import adapt
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.drift import p_value
+from moa.calibration.calibrated import CalibratedDecider
+from moa.calibration.drift import fisher_p_value
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
@@ -169,7 +169,7 @@ def embedders() -> dict[str, Numbers]:
 
 
 async def _written(made: Calibration) -> dict[str, Any]:
-    ready = Calibrated(made, LABEL, {"slm": biased(1.0), **embedders()})
+    ready = CalibratedDecider(made, LABEL, {"slm": biased(1.0), **embedders()})
     found = [await ready.answer(text, RunContext()) for text, _ in labelled(12, 6)]
     written = made.model_dump(mode="json")
     return {
@@ -201,5 +201,9 @@ async def test_a_fitted_policy_is_the_one_recorded() -> None:
 
 
 def test_shares_are_compared_as_recorded() -> None:
-    found = [p_value(9, 40, 12, 200), p_value(0, 30, 0, 30), p_value(300, 900, 2000, 9000)]
+    found = [
+        fisher_p_value(9, 40, 12, 200),
+        fisher_p_value(0, 30, 0, 30),
+        fisher_p_value(300, 900, 2000, 9000),
+    ]
     check("p values", found)

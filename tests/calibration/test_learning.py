@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from moa.calibration import learning as module
-from moa.calibration.answer_rows import Answered, Row, Rows
+from moa.calibration.answer_rows import LargeAnswer, NewRow, RowArrays
 from moa.calibration.answers import AnswerStore
 from moa.calibration.epochs import PlannedLook
 from moa.calibration.features import LabelFeature, VectorFeature
@@ -37,7 +37,7 @@ def test_a_head_that_leaves_a_feature_out_judges_rows_that_have_both(
     vectors = rng.normal(size=(N, PARTS))
     if useful == "encoder":
         vectors[:, 0] = 6.0 * right
-    rows = Rows(
+    rows = RowArrays(
         places=np.arange(N),
         keys=tuple(map(str, range(N))),
         vectors=np.column_stack([np.log(p), np.log(1 - p), vectors]),
@@ -59,7 +59,7 @@ def test_a_head_learns_where_another_decision_differs_and_accepts_nothing_there(
     rng = np.random.default_rng(0)
     right = rng.integers(0, 3, N)
     vectors = rng.normal(size=(N, PARTS)) + 6.0 * np.eye(PARTS)[right]
-    rows = Rows(
+    rows = RowArrays(
         places=np.arange(N),
         keys=tuple(map(str, range(N))),
         vectors=np.column_stack([np.full((N, 3), np.log(1 / 3)), vectors]),
@@ -90,8 +90,8 @@ def filled(file: Path) -> AnswerStore:
         right = int(rng.integers(0, 2))
         p = 0.05 if right else 0.95
         side = store.coin.toss(f"text {number}")
-        row = Row(side, side.is_held_out(0), "run", (np.log(p), np.log(1 - p)), 10)
-        store.settle(store.add(row, 1), Answered("ab"[right]))
+        row = NewRow(side, side.is_held_out(0), "run", (np.log(p), np.log(1 - p)), 10)
+        store.settle(store.add(row, 1), LargeAnswer("ab"[right]))
     return store
 
 
@@ -101,9 +101,9 @@ def learner(store: AnswerStore) -> Learning:
 
 def looked(store: AnswerStore) -> list[tuple[object, ...]]:
     """What is kept of the looks; heads say when they were made."""
-    found = store.looks()
-    head = store.head(store.state())
-    return [*found, (store.state(), head and head[1])]
+    found = store.read_looks()
+    head = store.read_head(store.read_state())
+    return [*found, (store.read_state(), head and head[1])]
 
 
 def finish(one: Learning) -> None:
@@ -141,7 +141,7 @@ def test_a_look_is_spent_once_and_says_the_same_wherever_a_process_is_killed(
         store.bind("q", "m")
         finish(learner(store))
         said = looked(store)
-        assert store.state().used == 0
+        assert store.read_state().used == 0
     kills = 0
     for number in range(1, 50):
         copy = tmp_path / f"{number}.db"
@@ -175,14 +175,14 @@ def test_a_process_that_is_killed_in_a_look_has_spent_it_and_another_finishes_it
             assert process.stdout is not None
             assert process.stdout.readline() == "spent\n"
             process.kill()
-        state = store.state()
+        state = store.read_state()
         assert (state.looks, state.used) == (1, None)
-        spent = store.unfinished(state)
+        spent = store.find_unfinished_look(state)
         assert spent is not None
         finish(learner(store))
-        assert store.unfinished(state) is None
-        assert [look[2] for look in store.looks()] == [spent.cut]
-        assert store.state().used == 0
+        assert store.find_unfinished_look(state) is None
+        assert [look[2] for look in store.read_looks()] == [spent.cut]
+        assert store.read_state().used == 0
 
 
 def test_two_that_look_at_once_spend_one_look(
@@ -200,9 +200,9 @@ def test_two_that_look_at_once_spend_one_look(
 
         monkeypatch.setattr(store, "claim", both)
         first.step()
-        assert len(store.looks()) == 1
-        assert first.now()[0] == second.now()[0] == store.state()
-        assert store.state().used == 0
+        assert len(store.read_looks()) == 1
+        assert first.current()[0] == second.current()[0] == store.read_state()
+        assert store.read_state().used == 0
 
 
 def test_an_error_of_a_library_stops_the_learning_is_told_once_and_checks_go_on(
@@ -218,7 +218,7 @@ def test_an_error_of_a_library_stops_the_learning_is_told_once_and_checks_go_on(
         for place in (400, 500, 600):
             one.wake(place)
             one.join()
-        assert store.looks() == []
+        assert store.read_looks() == []
         assert "start it again" in one.stopped
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "SVD did not converge" in caplog.text
@@ -235,9 +235,9 @@ def test_a_head_that_can_no_longer_be_checked_is_not_used(
     with filled(tmp_path / "answers.db") as store:
         one = learner(store)
         one.step()
-        assert one.now()[1] is not None
-        monkeypatch.setattr(Learning, "_broken", broken)
+        assert one.current()[1] is not None
+        monkeypatch.setattr(Learning, "_withdrawal_reason", broken)
         one.step()
-        assert one.now()[1] is not None
+        assert one.current()[1] is not None
         one.step()
-        assert one.now()[1] is None
+        assert one.current()[1] is None

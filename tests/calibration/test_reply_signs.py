@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.calibration.reply_signs import final_answer, reply_features, told_numbers
+from moa.calibration.reply_signs import find_final_answer, find_prompt_numbers, reply_features
 from moa.routing.recorded import prompt_features
 
 PROMPT = "Ann has 12 apples. She gives a third of them to Bob and buys 5 more. How many are left?"
@@ -28,7 +28,7 @@ RIGHT = "She gives 12 / 3 = 4 away.\nShe keeps 12 - 4 = 8.\nThen 8 + 5 = 13.\nTh
     ],
 )
 def test_the_final_answer_is_found(reply: str, marked: bool, number: Fraction | None) -> None:
-    found = final_answer(reply)
+    found = find_final_answer(reply)
     assert (found.marked, found.number) == (marked, number)
 
 
@@ -72,13 +72,15 @@ def test_a_result_that_is_not_used_is_seen() -> None:
 
 
 def test_quantities_are_told_once_and_places_are_none() -> None:
-    told = told_numbers("The 3rd of 8 weeks. After 8 weeks 30% off, twice, two thirds, 2/5, half.")
+    told = find_prompt_numbers(
+        "The 3rd of 8 weeks. After 8 weeks 30% off, twice, two thirds, 2/5, half."
+    )
     assert [number.forms[0] for number in told] == [8, 30, 2, Fraction(2, 3), Fraction(2, 5), 0.5]
     assert {Fraction(3, 10), Fraction(7, 10), Fraction(13, 10)} <= set(told[1].forms)
 
 
 def test_a_fraction_over_nothing_is_no_quantity() -> None:
-    assert told_numbers("3/0") == []
+    assert find_prompt_numbers("3/0") == []
 
 
 @given(st.text(max_size=200), st.text(max_size=200))

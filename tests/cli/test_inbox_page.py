@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from command import kept, moa, told
 
-from moa.calibration.learned import Learned
+from moa.calibration.learned import LearnedGraph
 from moa.endpoints.encoders import JointEncoder
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_all_steps_of_the_tutorial_run_one_after_another(monkeypatch: pytest.Mon
     assert {row["chosen"] for row in labelled} == {True, False}
     right = {row["id"]: row for row in rows}
     assert all(row[name] == right[row["id"]][name] for row in labelled for name in QUESTIONS)
-    learned = Learned.load("inbox.json")
+    learned = LearnedGraph.load("inbox.json")
     assert Path("moa.toml").read_text().count('learned = "inbox.json"') == 1
     again = said["run support messages.csv --out runs.jsonl --overwrite"]
     assert f"learned: {learned.summary[:20]}" in again

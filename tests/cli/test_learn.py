@@ -14,7 +14,7 @@ import pytest
 from command import Told, kept, moa, told, written
 from piped import type_after_an_answer
 
-from moa.calibration import Guarantee, percent, rows_needed
+from moa.calibration import Guarantee, min_rows, percent
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.cli import learn as command_of
@@ -158,7 +158,7 @@ def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(made: str) -
     wrong = [{**row, "label": "spam" if i % 3 else "ham"} for i, row in enumerate(rows(300))]
     words = ("--recheck", "there.json", written("c.jsonl", wrong), "--out", "gone.json")
     assert "withdrawn" in told("learn", *words, leaves=1).out
-    assert calibration("gone.json").proven.bound.threshold is None
+    assert calibration("gone.json").proof.bound.threshold is None
 
 
 def test_a_recheck_refuses_what_the_calibration_brings_along() -> None:
@@ -177,21 +177,21 @@ def test_a_promise_by_class_is_told_by_class() -> None:
 def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
     for n, look in ((300, 1), (400, 2), (500, 3)):
         calibrated(rows(n))
-        assert calibration().proven.bound.guarantee.look == look
+        assert calibration().proof.bound.guarantee.look == look
     calibrated(rows(500), task=("--task", "Is this junk?"))
-    assert calibration().proven.bound.guarantee.look == 1
+    assert calibration().proof.bound.guarantee.look == 1
 
 
 def test_a_model_that_need_not_learn_is_tested_on_all_rows_and_looser_promises_are_shown() -> None:
     out = calibrated(rows(100), "--learn", "nothing").words
     assert "fitted to 0 rows; of the 100 held out" in out
     made = calibration()
-    assert made.proven.bound.threshold is None
+    assert made.proof.bound.threshold is None
     assert f"label about {made.more_rows} more rows" in out
     assert "instead, at most 5 % wrong, with 90 % confidence: would accept" in out
     Path("c.json").unlink()  # else it would be a second look
     calibrated(rows(100), "--learn", "nothing", "--risk", "0.07")
-    accepted = percent(calibration().proven.bound.coverage)
+    accepted = percent(calibration().proof.bound.coverage)
     assert f"instead, at most 7 % wrong, with 95 % confidence: would accept {accepted}" in out
     calibrated(rows(100), "--learn", "some", leaves=2)
 
@@ -202,14 +202,14 @@ def test_the_rows_said_to_be_missing_are_about_enough() -> None:
     assert more is not None
     calibrated(rows(130 + more))
     made = calibration()
-    assert made.proven.bound.threshold is not None
+    assert made.proof.bound.threshold is not None
     assert made.more_rows is None
 
 
 def test_ten_labels_promise_nothing_and_say_how_many_it_takes() -> None:
     out = calibrated(rows(10)).words
     assert "guarantee: none; expected:" in out
-    assert f"at least {rows_needed(Guarantee(look=1))} rows" in out
+    assert f"at least {min_rows(Guarantee(look=1))} rows" in out
     written("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
     assert ["accepted" in row for row in kept()] == [False]
@@ -221,7 +221,7 @@ def test_ten_labels_promise_nothing_and_say_how_many_it_takes() -> None:
 def test_a_look_is_counted_though_fewer_rows_come_after_it() -> None:
     calibrated(rows(200))
     calibrated(rows(60))
-    assert calibration().proven.bound.guarantee.look == 2
+    assert calibration().proof.bound.guarantee.look == 2
 
 
 def test_too_few_labels_are_told_before_a_model_is_asked(
@@ -237,18 +237,18 @@ def test_too_few_labels_are_told_before_a_model_is_asked(
 
     monkeypatch.setattr(Endpoints, "slm", asked)
     monkeypatch.setattr(screen, "warn", heard)
-    needed = rows_needed(Guarantee(look=1))
+    needed = min_rows(Guarantee(look=1))
     said = calibrated(rows(50)).words
     assert seen == [0]
     assert f"at least {needed}" in said
-    assert str(rows_needed(Guarantee(0.1, look=1))) in said
+    assert str(min_rows(Guarantee(0.1, look=1))) in said
     Path("c.json").unlink()  # which counts looks, and each takes more
     assert "too few" not in calibrated(rows(needed)).err
 
 
 def test_copies_are_told_and_count_once() -> None:
     assert "150 of 300 rows repeat the text of another" in calibrated(rows(150) * 2).out
-    assert calibration().proven.data.rows == 150
+    assert calibration().proof.data.rows == 150
 
 
 ROWS = rows(300)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from command import Told, kept, told, written
 
-from moa.calibration.learned import Learned
+from moa.calibration.learned import LearnedGraph
 from moa.config.endpoints import Endpoints
 from moa.testing import Asked, SimulatedEndpoint, Step
 
@@ -72,7 +72,7 @@ def test_what_is_learned_decides_from_then_on_and_a_run_says_what_is_expected() 
     said = learn(rows(36))
     assert "67%" in said.out
     assert "100%" in said.out
-    assert Learned.load("inbox.json").calibrations.keys() == {"intent"}
+    assert LearnedGraph.load("inbox.json").calibrations.keys() == {"intent"}
     assert (
         tomllib.loads(Path("moa.toml").read_text())["graphs"]["support"]["learned"] == "inbox.json"
     )
@@ -85,14 +85,14 @@ def test_what_is_learned_decides_from_then_on_and_a_run_says_what_is_expected() 
 
 def test_nothing_is_promised_on_messages_that_were_chosen() -> None:
     learn(rows(240, chosen=True))
-    made = Learned.load("inbox.json")
+    made = LearnedGraph.load("inbox.json")
     assert made.calibrations["intent"].bound is None
     assert made.looks == 0
 
 
 def test_where_labels_suffice_a_promise_is_tested_and_what_it_leaves_out_is_not_settled() -> None:
     said = learn(rows(210))
-    made = Learned.load("inbox.json")
+    made = LearnedGraph.load("inbox.json")
     assert made.guarantees("intent")
     assert made.looks == 1
     assert "guaranteed: intent, at most 10 % wrong, with 95 % confidence" in said.words
@@ -107,9 +107,9 @@ def test_where_labels_suffice_a_promise_is_tested_and_what_it_leaves_out_is_not_
 def test_a_second_look_is_counted() -> None:
     learn(rows(210))
     learn(rows(240))
-    made = Learned.load("inbox.json")
+    made = LearnedGraph.load("inbox.json")
     assert made.looks == 2
-    assert made.calibrations["intent"].proven.bound.guarantee.look == 2
+    assert made.calibrations["intent"].proof.bound.guarantee.look == 2
 
 
 def test_a_promise_is_confirmed_or_withdrawn_on_other_rows() -> None:
@@ -118,7 +118,7 @@ def test_a_promise_is_confirmed_or_withdrawn_on_other_rows() -> None:
     assert "intent: confirmed" in told("learn", written("b.jsonl", rows(120)), *graph).out
     bad = written("c.jsonl", rows(121, wrong=0.9))
     assert "intent: withdrawn" in told("learn", bad, *graph, "--out", "c.json", leaves=1).out
-    assert not Learned.load("c.json").guarantees("intent")
+    assert not LearnedGraph.load("c.json").guarantees("intent")
 
 
 def test_lines_of_a_run_count_as_their_input() -> None:
@@ -126,7 +126,7 @@ def test_lines_of_a_run_count_as_their_input() -> None:
         {"id": n, "input": row, "output": {}, "status": "ok"} for n, row in enumerate(rows(36))
     ]
     learn(lines)
-    assert "intent" in Learned.load("inbox.json").calibrations
+    assert "intent" in LearnedGraph.load("inbox.json").calibrations
 
 
 def test_labels_of_the_right_kind_are_read_however_a_table_writes_them() -> None:
@@ -135,7 +135,7 @@ def test_labels_of_the_right_kind_are_read_however_a_table_writes_them() -> None
     )
     Path("labelled.csv").write_text(f"text,intent,spam,urgency\n{source}\n")
     told("learn", "labelled.csv", "--graph", "support", "--out", "inbox.json")
-    assert "intent" in Learned.load("inbox.json").calibrations
+    assert "intent" in LearnedGraph.load("inbox.json").calibrations
 
 
 WRONG = {

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 from command import told, written
+from pydantic import BaseModel
 
+from moa import Result
 from moa._terminal import STEERING
+from moa.batch import Item
+from moa.cli import row_display
 
 INTENT = {"status": "answered", "label": "refund", "probabilities": {"refund": 0.9, "thanks": 0.1}}
 LINES: list[dict[str, Any]] = [
@@ -40,6 +44,20 @@ def test_a_row_is_found_by_its_id_and_else_by_its_line(out: str) -> None:
     assert "hello" in told("show", out, "3").words
     assert "I want it back." in told("show", out, "1").words
     assert "'m9'" in told("show", out, "m9", leaves=2).words
+
+
+def test_the_outcome_of_plain_fields_is_these_and_not_the_text_that_went_in() -> None:
+    class Order(BaseModel):
+        number: str
+        product: str | None = None
+        paid: bool = True
+
+    result = Result(output=Order(number="4711"))
+    item = Item(number=1, id=1, input={"text": "Order 4711"}, status="answered", result=result)
+    assert row_display.cells(item)["outcome"] == "number 4711"
+    assert row_display.answer(item) == "number 4711, paid yes"
+    out = written("order.jsonl", [{"id": 1, "input": "x", "output": result.output.model_dump()}])
+    assert "number 4711, paid yes" in told("show", out).words
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from command import told, written
 from pydantic import BaseModel
 
 from moa.batch import Item, Status
-from moa.calibration import Guarantee, rows_needed
+from moa.calibration import Guarantee, min_rows
 from moa.node import Became, Dropped, Result, Text
 from moa.questions import Answer, Choice, Option, Question
 from moa.rows.tally import Tally
@@ -125,7 +125,7 @@ def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(
     out = told("run", "graph.py:blind", source).out
     said = "'spam' is DOUBTFUL: the model says 'no' whatever the text is, in 3 of 3"
     assert out.count(said) == 1
-    needed = rows_needed(Guarantee(look=1))
+    needed = min_rows(Guarantee(look=1))
     assert f"label at least {needed} (" in out
     assert "run moa learn to decide 'spam' by your labels" in out
     assert "DOUBTFUL" not in told("run", "graph.py:sure", source).out

@@ -253,8 +253,8 @@ async def test_of_the_models_in_this_machine_those_that_will_be_asked_are_starte
     async with Endpoints(file) as both:
         large, small = embedded_in(both), embedded_in(both, "embedded")
         await both.warm({"large"})
-        assert large._served  # pyright: ignore[reportPrivateUsage]
-        assert not small._served  # pyright: ignore[reportPrivateUsage]
+        assert large._clients  # pyright: ignore[reportPrivateUsage]
+        assert not small._clients  # pyright: ignore[reportPrivateUsage]
         context = RunContext()
         await large.complete(Prompt.of("Hi", max_tokens=1), context)
         assert [(part.tier, part.endpoint) for part in context.usage.parts] == [("llm", "large")]

@@ -12,7 +12,7 @@ import pytest
 from moa import Classifier, Filter, RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.encoders import JointEncoder
-from moa.endpoints.known import ModelFacts, keep
+from moa.endpoints.known import ModelFacts, save_facts
 from moa.errors import ConfigError
 from moa.node import Result
 from moa.questions import Question
@@ -50,7 +50,7 @@ async def test_a_model_that_is_known_to_help_is_asked_beside_the_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(ModelFacts(name="helps", weight={"predicate": 2.0}))
+    save_facts(ModelFacts(name="helps", weight={"predicate": 2.0}))
     even = {"filter": {"yes": 0.5}}
     asked = SimulatedEndpoint(model="helps", encoder=JointEncoder(), rule=lambda _: even)
     alone = SimulatedEndpoint(encoder=JointEncoder())
@@ -196,7 +196,7 @@ def test_among_bare_labels_the_model_chooses_unless_it_is_known_to_guess(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(ModelFacts(name="guesses", guesses=("choice",)))
+    save_facts(ModelFacts(name="guesses", guesses=("choice",)))
     unknown = SimulatedEndpoint(encoder=JointEncoder())
     assert asks_model(unknown)
     assert not asks_model(unknown, examples=[("My card is gone.", "card")])

@@ -10,12 +10,12 @@ import pytest
 from pydantic import BaseModel
 
 from moa import Decider, Filter, Predicate, predicate
-from moa.calibration.defaults import made
+from moa.calibration.defaults import make_calibration
 from moa.calibration.features import LabelFeature
 from moa.calibration.file import FitRecord
 from moa.decisions.figures import compares_figures
 from moa.endpoints import Decision
-from moa.endpoints.known import ModelFacts, keep
+from moa.endpoints.known import ModelFacts, save_facts
 from moa.testing import SimulatedEndpoint
 
 
@@ -91,7 +91,7 @@ async def test_a_model_known_to_guess_is_doubted_where_it_is_asked_about_facts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(ModelFacts(name="guessing", guesses=("predicate",)))
+    save_facts(ModelFacts(name="guessing", guesses=("predicate",)))
     guessing = Scored(model="guessing", rule=rarely)
     assert (await Decider(guessing, Lease).run("No pets.")).output.pets.doubtful
     # What the text is, a filter asks, and that is no fact in it.
@@ -103,7 +103,9 @@ async def test_what_labels_or_a_fit_have_corrected_isn_t_doubted() -> None:
     agent = Decider(saying(0.1), Deposit)
     (question,) = agent.questions
     fit = FitRecord(heads=(None,), weights=(1.0,), bias=(0.0, 0.0))
-    fitted = agent.calibrated({"high": made(question, [LabelFeature()], fit, "by 40 labels")})
+    fitted = agent.calibrated(
+        {"high": make_calibration(question, [LabelFeature()], fit, "by 40 labels")}
+    )
     assert await doubts(fitted, 50) == [False] * 50
 
 
@@ -111,7 +113,7 @@ async def test_a_chat_that_would_rather_say_something_else_than_yes_or_no_is_dou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(ModelFacts(name="chatting", layout={"predicate": "chat"}))
+    save_facts(ModelFacts(name="chatting", layout={"predicate": "chat"}))
     for mass, doubtful in ((0.4, True), (0.6, False)):
         chat = Scored(rule=rarely, mass=mass, model="chatting")
         assert await doubts(Decider(chat, Lease), 1) == [doubtful]

@@ -17,8 +17,8 @@ from moa.budget import Budget
 from moa.decisions.probe import ENOUGH, LAYOUTS, probe, shipped_trials
 from moa.endpoints import Decision, Example
 from moa.endpoints.encoders import Encoder, JointEncoder, MultilingualEncoder
-from moa.endpoints.encoding import Readings
-from moa.endpoints.known import ModelFacts, facts_of, keep
+from moa.endpoints.encoding import EncodedBatch
+from moa.endpoints.known import ModelFacts, facts_of, save_facts
 from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
 from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
@@ -77,10 +77,10 @@ async def test_the_layout_in_which_a_model_knows_more_is_found_for_each_kind(goo
         context=RunContext(),
         progress=lambda read, total: done.append(read * 1000 + total),
     )
-    assert made.texts == made.of == len(shipped_trials())
-    assert done[-1] == made.of * 1001
-    assert dict(made.found.layout) == dict.fromkeys(get_args(Kind), good)
-    assert made.found.weight == {}  # beside no encoder
+    assert made.texts == made.total == len(shipped_trials())
+    assert done[-1] == made.total * 1001
+    assert dict(made.facts.layout) == dict.fromkeys(get_args(Kind), good)
+    assert made.facts.weight == {}  # beside no encoder
     assert all(losses[good] == min(losses.values()) for losses in made.losses.values())
 
 
@@ -95,7 +95,7 @@ async def test_what_was_found_counts_where_the_cache_can_t_be_written(cache: Pat
     (cache / "measured.sqlite").write_text("no database" * 99)
     endpoint = Reads(model="tiny")
     with suppress(StoreError):
-        keep((await probe(endpoint, encoder=None, context=RunContext())).found)
+        save_facts((await probe(endpoint, encoder=None, context=RunContext())).facts)
     assert facts_of("tiny").layout_of("choice") == "chat"
 
 
@@ -113,7 +113,7 @@ async def test_an_endpoint_without_log_probabilities_has_no_prompt_to_choose() -
 
 
 async def test_what_was_found_is_kept_for_the_model_and_no_other() -> None:
-    keep((await probe(Reads(model="Some/Tiny"), encoder=None, context=RunContext())).found)
+    save_facts((await probe(Reads(model="Some/Tiny"), encoder=None, context=RunContext())).facts)
     assert facts_of("Some/Tiny").layout_of("choice") == "chat"
     assert facts_of("Some/Other").layout_of("choice") == "completion"
 
@@ -133,33 +133,33 @@ class Agreeing(Reads):
 
 
 async def test_how_much_a_model_leans_to_yes_is_found() -> None:
-    found = (await probe(Agreeing(model="yes"), encoder=None, context=RunContext())).found
+    found = (await probe(Agreeing(model="yes"), encoder=None, context=RunContext())).facts
     assert found.yes_bias == pytest.approx(Agreeing.lean, abs=0.05)
 
 
 async def test_beside_the_encoder_a_model_counts_as_much_as_it_helps_as_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def read(encoder: Encoder, texts: Sequence[str]) -> Readings:
+    async def read(encoder: Encoder, texts: Sequence[str]) -> EncodedBatch:
         size = 384 if isinstance(encoder, MultilingualEncoder) else 896
         vectors = (tuple(math.sin(i * len(text)) / 14 for i in range(size)) for text in texts)
-        return Readings(tuple(vectors), tokens=0, seconds=0.0)
+        return EncodedBatch(tuple(vectors), tokens=0, seconds=0.0)
 
     for kind in (MultilingualEncoder, JointEncoder):
         monkeypatch.setattr(kind, "missing", staticmethod(lambda: None))
         monkeypatch.setattr(kind, "read", read)
     encoder = JointEncoder()
-    leaning = (await probe(Agreeing(model="yes"), encoder=encoder, context=RunContext())).found
+    leaning = (await probe(Agreeing(model="yes"), encoder=encoder, context=RunContext())).facts
     assert leaning.weight["predicate"] >= 0.5
     guessing = Agreeing(model="yes")
     guessing.lean, guessing.good = 0.0, "none"  # type: ignore[assignment]
     assert not any(
-        (await probe(guessing, encoder=encoder, context=RunContext())).found.weight.values()
+        (await probe(guessing, encoder=encoder, context=RunContext())).facts.weight.values()
     )
 
 
 async def test_what_the_cache_holds_of_another_version_counts_for_nothing(cache: Path) -> None:
-    with ContentStore(keep(ModelFacts(name="tiny"))) as store:
+    with ContentStore(save_facts(ModelFacts(name="tiny"))) as store:
         store.put("probe other", {"name": "other", "layout": {"choice": "verse"}})
     assert facts_of("other").layout == {}
 

@@ -7,7 +7,7 @@ import pytest
 
 from moa import EmbeddedEndpoint, Filter, RunContext
 from moa.decisions.heads import encode
-from moa.decisions.relevance import turned, words_head
+from moa.decisions.relevance import strip_negation, words_head
 from moa.endpoints.encoders import JointEncoder
 from moa.errors import CapabilityError
 from moa.questions import Option, Question
@@ -105,17 +105,17 @@ async def test_something_else_than_a_criterion_turns_the_answer_round() -> None:
     ],
 )
 def test_a_negation_at_the_start_is_taken_off(criterion: str, plain: str) -> None:
-    assert turned(criterion) == (plain, True)
+    assert strip_negation(criterion) == (plain, True)
 
 
 def test_a_criterion_may_begin_with_is_as_a_sentence_would_go_on() -> None:
-    assert turned("is about gardening") == ("about gardening", False)
-    assert turned("that is not about gardening") == ("about gardening", True)
+    assert strip_negation("is about gardening") == ("about gardening", False)
+    assert strip_negation("that is not about gardening") == ("about gardening", True)
 
 
 @pytest.mark.parametrize("criterion", ["notes from a meeting", "about nothing", "nostalgic"])
 def test_what_only_looks_like_a_negation_stays(criterion: str) -> None:
-    assert turned(criterion) == (criterion, False)
+    assert strip_negation(criterion) == (criterion, False)
 
 
 @installed

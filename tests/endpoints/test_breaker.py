@@ -110,7 +110,7 @@ async def test_after_some_looks_no_call_waits_for_a_server_that_was_never_there(
     found = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(one) for one in found} == {EndpointUnavailable}
     assert time.monotonic() - start < 1
-    server.up, breaker.back_at = True, time.monotonic()
+    server.up, breaker.probe_at = True, time.monotonic()
     await endpoint.complete(PROMPT, RunContext())
 
 
@@ -127,7 +127,7 @@ async def test_who_waits_gives_up_when_the_time_of_its_call_or_its_run_is_over()
     server = await answered(Server())
     breaker = breaker_of(server)
     breaker.fail(failed(), probes=True)
-    breaker.back_at = time.monotonic() + 60
+    breaker.probe_at = time.monotonic() + 60
     with pytest.raises(EndpointUnavailable, match="is down"):
         await Retried(server, timeout_s=0.1).complete(PROMPT, RunContext())
     with pytest.raises(DeadlineExceeded):
@@ -153,11 +153,11 @@ def test_a_probe_that_hangs_keeps_off_no_other_for_ever() -> None:
     breaker = Breaker(failures=1, clock=clock)
     breaker.fail(failed())
     clock.now += 1
-    with breaker.probing():
+    with breaker.probe():
         assert not breaker.is_due
         clock.now += 31
         assert breaker.is_due
-        with breaker.probing():
+        with breaker.probe():
             assert not breaker.is_due
 
 

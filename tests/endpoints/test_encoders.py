@@ -20,11 +20,11 @@ from moa.endpoints.encoders import (
     MultilingualEncoder,
     SentenceEncoder,
     UniversalEncoder,
-    encoder_beside,
+    deciding_encoder_for,
     reads_heads,
     sentence_tokenizer,
 )
-from moa.endpoints.encoding import Encoding
+from moa.endpoints.encoding import EncodingQueue
 from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
 from moa.testing import SimulatedEndpoint
 
@@ -147,7 +147,7 @@ def test_where_one_of_both_is_missing_no_heads_are_read(
 def test_vectors_are_kept_over_runs_unless_they_must_not_be(
     wish: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    queues = [Encoding(lambda _: [], threads=1), Encoding(lambda _: [], threads=1)]
+    queues = [EncodingQueue(lambda _: [], threads=1), EncodingQueue(lambda _: [], threads=1)]
     monkeypatch.setattr(encoders, "e5_encoding", lambda: queues[0])
     monkeypatch.setattr(encoders, "use_encoding", lambda: queues[1])
     monkeypatch.setattr(JointEncoder, "missing", staticmethod(lambda: None))
@@ -189,8 +189,8 @@ async def test_it_can_do_nothing_but_embed() -> None:
 
 def test_a_double_has_the_encoder_that_it_is_given() -> None:
     other = SimulatedEndpoint(name="other")
-    assert encoder_beside(SimulatedEndpoint()) is None
-    assert encoder_beside(SimulatedEndpoint(encoder=other)) is other
+    assert deciding_encoder_for(SimulatedEndpoint()) is None
+    assert deciding_encoder_for(SimulatedEndpoint(encoder=other)) is other
     assert not reads_heads(SimulatedEndpoint(encoder=other))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from moa.endpoints.encoding import EncodedText, Encoding, Text
+from moa.endpoints.encoding import EncodedText, EncoderText, EncodingQueue
 
 LONG = "x" * 4000
 
@@ -25,7 +25,7 @@ class Gated:
         self.may_go = threading.Event()
         self.failure: Exception | None = None
 
-    def __call__(self, texts: Sequence[Text]) -> list[EncodedText]:
+    def __call__(self, texts: Sequence[EncoderText]) -> list[EncodedText]:
         words = [text.text for text in texts]
         self.given.append(words)
         if any(word in self.waits_at for word in words):
@@ -39,13 +39,13 @@ class Gated:
         assert await asyncio.to_thread(self.has_begun.wait, 20)
 
 
-def texts(*words: str) -> list[Text]:
-    return [Text(word) for word in words]
+def texts(*words: str) -> list[EncoderText]:
+    return [EncoderText(word) for word in words]
 
 
 async def test_a_text_that_several_ask_for_at_once_is_encoded_once() -> None:
     engine = Gated("a")
-    encoding = Encoding(engine, threads=2)
+    encoding = EncodingQueue(engine, threads=2)
     first = asyncio.ensure_future(encoding.read(texts("a", "a")))
     await engine.begun()
     second = asyncio.ensure_future(encoding.read(texts("a")))
@@ -60,16 +60,16 @@ async def test_a_text_that_several_ask_for_at_once_is_encoded_once() -> None:
 async def test_texts_of_one_call_are_encoded_on_several_threads() -> None:
     meeting = threading.Barrier(2, timeout=20)
 
-    def engine(given: Sequence[Text]) -> list[EncodedText]:
+    def engine(given: Sequence[EncoderText]) -> list[EncodedText]:
         meeting.wait()
         return [EncodedText((1.0,), 1) for _ in given]
 
-    assert len((await Encoding(engine, threads=2).read(texts("a", "b"))).vectors) == 2
+    assert len((await EncodingQueue(engine, threads=2).read(texts("a", "b"))).vectors) == 2
 
 
 async def test_long_texts_leave_a_thread_to_the_others() -> None:
     engine = Gated(LONG + "1", LONG + "2")
-    encoding = Encoding(engine, threads=2)
+    encoding = EncodingQueue(engine, threads=2)
     long = asyncio.ensure_future(encoding.read(texts(LONG + "1", LONG + "2")))
     await engine.begun()
     assert (await asyncio.wait_for(encoding.read(texts("short")), 20)).vectors == ((5.0,),)
@@ -80,7 +80,7 @@ async def test_long_texts_leave_a_thread_to_the_others() -> None:
 
 async def test_what_waits_meanwhile_is_encoded_together() -> None:
     engine = Gated("first")
-    encoding = Encoding(engine, threads=1, batch=2)
+    encoding = EncodingQueue(engine, threads=1, batch=2)
     calls = [asyncio.ensure_future(encoding.read(texts("first")))]
     await engine.begun()
     calls += [asyncio.ensure_future(encoding.read(texts(word))) for word in "abc"]
@@ -92,7 +92,7 @@ async def test_what_waits_meanwhile_is_encoded_together() -> None:
 
 async def test_what_nobody_waits_for_any_more_is_not_encoded() -> None:
     engine = Gated("first")
-    encoding = Encoding(engine, threads=1)
+    encoding = EncodingQueue(engine, threads=1)
     first = asyncio.ensure_future(encoding.read(texts("first")))
     await engine.begun()
     wanted = asyncio.ensure_future(encoding.read(texts("both")))
@@ -110,7 +110,7 @@ async def test_what_nobody_waits_for_any_more_is_not_encoded() -> None:
 
 async def test_a_failure_is_raised_and_not_kept() -> None:
     engine = Gated()
-    encoding = Encoding(engine, threads=1)
+    encoding = EncodingQueue(engine, threads=1)
     engine.failure = MemoryError("no room")
     with pytest.raises(MemoryError, match="no room"):
         await encoding.read(texts("a"))
@@ -120,7 +120,7 @@ async def test_a_failure_is_raised_and_not_kept() -> None:
 
 async def test_the_loop_goes_on_while_an_engine_works() -> None:
     engine = Gated("a")
-    reading = asyncio.ensure_future(Encoding(engine, threads=1).read(texts("a")))
+    reading = asyncio.ensure_future(EncodingQueue(engine, threads=1).read(texts("a")))
     await engine.begun()
     began = time.monotonic()
     await asyncio.sleep(0.01)
@@ -133,8 +133,8 @@ async def test_the_loop_goes_on_while_an_engine_works() -> None:
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_encodes_too() -> None:
     engine = Gated("a")
-    encoding = Encoding(engine, threads=1)
-    encoding.start(texts("a"))
+    encoding = EncodingQueue(engine, threads=1)
+    encoding.prefetch(texts("a"))
     assert engine.has_begun.wait(20)
     child = os.fork()
     if not child:
@@ -148,7 +148,7 @@ def test_a_forked_process_encodes_too() -> None:
 class Full:
     """A store that has everything."""
 
-    def find(self, texts: Sequence[Text]) -> dict[Text, tuple[float, ...]]:
+    def find(self, texts: Sequence[EncoderText]) -> dict[EncoderText, tuple[float, ...]]:
         return dict.fromkeys(texts, (0.0,))
 
     def put(self, vectors: object) -> None:
@@ -157,8 +157,8 @@ class Full:
 
 async def test_an_engine_is_loaded_for_what_will_come_whatever_is_kept() -> None:
     engine = Gated()
-    encoding = Encoding(engine, threads=1)
+    encoding = EncodingQueue(engine, threads=1)
     encoding.store = Full()
-    encoding.start(texts(""))
+    encoding.prefetch(texts(""))
     assert (await encoding.read(texts("kept"))).vectors == ((0.0,),)
     assert engine.given == [[""]]

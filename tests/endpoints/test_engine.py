@@ -59,7 +59,7 @@ def host(find: Counted) -> Iterator[EngineHost]:
 
 
 async def test_first_calls_at_once_start_one_engine(host: EngineHost, find: Counted) -> None:
-    engines = await asyncio.gather(*(host.running() for _ in range(20)))
+    engines = await asyncio.gather(*(host.get_engine() for _ in range(20)))
     assert len(set(engines)) == find.times == 1
 
 
@@ -67,28 +67,28 @@ async def test_a_cancelled_first_call_leaves_the_engine_to_the_others(
     host: EngineHost, find: Counted
 ) -> None:
     async with asyncio.timeout(0.01):
-        first = asyncio.ensure_future(host.running())
+        first = asyncio.ensure_future(host.get_engine())
         await asyncio.sleep(0)
         first.cancel()
-    assert (await host.running()).alive
+    assert (await host.get_engine()).is_alive
     assert find.times == 1
 
 
 async def test_a_stopped_engine_is_gone_and_can_be_started_again(host: EngineHost) -> None:
-    first = await host.running()
+    first = await host.get_engine()
     host.stop()
     host.stop()
     assert not psutil.pid_exists(first.process.pid)
-    assert (await host.running()).alive
+    assert (await host.get_engine()).is_alive
 
 
 async def test_a_dead_engine_is_started_again_but_not_forever(host: EngineHost) -> None:
     for _ in range(4):
-        engine = await host.running()
+        engine = await host.get_engine()
         engine.process.kill()
         engine.process.wait()
     with pytest.raises(EndpointUnavailable, match=r"died 4 times within 60 s \(killed by SIGKILL"):
-        await host.running()
+        await host.get_engine()
 
 
 async def test_weights_that_are_not_found_are_told_each_time() -> None:
@@ -98,7 +98,7 @@ async def test_weights_that_are_not_found_are_told_each_time() -> None:
     host = EngineHost(find, EngineSettings())
     for _ in range(5):
         with pytest.raises(ModelNotFound, match="no weights"):
-            await host.running()
+            await host.get_engine()
     host.stop()
 
 

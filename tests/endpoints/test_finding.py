@@ -9,7 +9,7 @@ import pytest
 
 from moa._async import Lock
 from moa.context import RunContext
-from moa.endpoints.decide import Decides, way_of
+from moa.endpoints.decide import Decides, describe_way
 from moa.endpoints.dialects import OLLAMA, UNKNOWN, VLLM, Dialect
 from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable, EndpointUnsupported
 
@@ -151,7 +151,7 @@ async def test_a_model_that_cannot_is_told_from_a_wrong_question(
 def test_what_is_said_of_a_server_is_no_more_than_is_known(
     decides: Decides, known: Dialect | None, said: str
 ) -> None:
-    assert way_of(decides, known) == said
+    assert describe_way(decides, known) == said
 
 
 async def test_a_run_waits_for_another_that_finds_the_backend_no_longer_than_it_has_time() -> None:

@@ -212,9 +212,9 @@ async def test_the_engine_is_read_as_exactly_as_its_whole_vocabulary_says(
 ) -> None:
     reader = LlamaCppReader(real.client)
     context = RunContext()
-    ids = await reader.tokens(PROMPT, context, whole=True)
-    tokens = [(await reader.tokens(label, context, whole=False))[0] for label in labels]
-    reading = await reader.next_tokens(ids, tokens, context)
+    ids = await reader.tokenize(PROMPT, context, whole=True)
+    tokens = [(await reader.tokenize(label, context, whole=False))[0] for label in labels]
+    reading = await reader.read_next_tokens(ids, tokens, context)
     expected = await full(real, ids, tokens)
     assert reading.logprobs == pytest.approx(expected, abs=0.02)
 
@@ -223,7 +223,7 @@ async def test_the_engine_is_read_as_exactly_as_its_whole_vocabulary_says(
 async def test_a_control_token_in_a_text_is_plain_characters_to_the_engine(
     real: OpenAIEndpoint,
 ) -> None:
-    written = await LlamaCppReader(real.client).tokens("a<|im_end|>b", RunContext(), whole=True)
+    written = await LlamaCppReader(real.client).tokenize("a<|im_end|>b", RunContext(), whole=True)
     body = {"content": "<|im_end|>", "parse_special": True}
     meant = await real.client.post("/tokenize", body, RunContext(), estimate=Amount(), at_root=True)
     control = at(meant.body, "tokens", 0)

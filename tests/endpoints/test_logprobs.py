@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.context import RunContext
-from moa.endpoints import Example, Request
+from moa.endpoints import DecisionRequest, Example
 from moa.endpoints.client import Client
-from moa.endpoints.known import ModelFacts, keep
+from moa.endpoints.known import ModelFacts, save_facts
 from moa.endpoints.layouts import (
     DEMONSTRATIONS,
     MOST_AT_ONCE,
@@ -201,7 +201,7 @@ class Reader(LabelReader):
 
 async def test_a_decision_has_probabilities_mass_and_the_amount_of_all_questions() -> None:
     reader, context = Reader(), RunContext()
-    decision = await reader.decide(Request("x", [question("a", "b")] * 2), context)
+    decision = await reader.decide(DecisionRequest("x", [question("a", "b")] * 2), context)
     assert decision.answers[1].probabilities == pytest.approx((1 / 3, 2 / 3))
     assert decision.answers[1].label_mass == 0.3
     assert decision.answers[1].source == "logprob"
@@ -255,7 +255,7 @@ async def test_questions_about_a_text_follow_the_first_of_their_layout(side_by_s
     chats = [replace(question(*names[:n]), layout="chat") for n in (2, 3, 4)]
     written = replace(question(*names[:2]), layout="completion")
     asked = [chats[0], written, *chats[1:]]
-    decision = await reader.decide(Request("x", asked), RunContext())
+    decision = await reader.decide(DecisionRequest("x", asked), RunContext())
     assert [answer.question for answer in decision.answers] == asked
     in_turn = ["ask chat 3", "had chat 3", "ask chat 4", "had chat 4"]
     beside = ["ask chat 3", "ask chat 4", "had chat 3", "had chat 4"]
@@ -269,10 +269,10 @@ async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
     reader = Reader("Some/Tiny")
-    keep(ModelFacts(name="Some/Tiny", layout={"choice": "chat"}))
+    save_facts(ModelFacts(name="Some/Tiny", layout={"choice": "chat"}))
     asked = question("a", "b")
-    await reader.decide(Request("x", [asked]), RunContext())
-    await reader.decide(Request("x", [replace(asked, layout="completion")]), RunContext())
+    await reader.decide(DecisionRequest("x", [asked]), RunContext())
+    await reader.decide(DecisionRequest("x", [replace(asked, layout="completion")]), RunContext())
     assert [prompt.layout for prompt in reader.prompts] == ["chat", "completion"]
 
 
@@ -280,13 +280,15 @@ async def test_the_bias_to_yes_that_is_known_of_a_model_is_out_but_where_a_layou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(ModelFacts(name="Some/Tiny", yes_bias=math.log(2)))
+    save_facts(ModelFacts(name="Some/Tiny", yes_bias=math.log(2)))
     asked = Question(
         "paid", "predicate", "Paid?", (Option("yes", value=True), Option("no", value=False))
     )
     choice = question("a", "b")
     fitted = replace(asked, layout="chat")
-    made = await Reader("Some/Tiny").decide(Request("x", [asked, choice, fitted]), RunContext())
+    made = await Reader("Some/Tiny").decide(
+        DecisionRequest("x", [asked, choice, fitted]), RunContext()
+    )
     read = [answer.probabilities for answer in made.answers]
     assert read[0] == pytest.approx((0.2, 0.8))
     assert read[1] == read[2] == pytest.approx((1 / 3, 2 / 3))

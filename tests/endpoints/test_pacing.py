@@ -102,7 +102,7 @@ def test_where_even_a_single_request_is_refused_all_wait_longer_each_time() -> N
     holds: list[float] = []
     for _ in range(3):
         pacing.learn_refusal(time.monotonic(), 0, None)
-        holds.append(pacing.held_until - time.monotonic())
+        holds.append(pacing.paused_until - time.monotonic())
     assert holds == sorted(holds)
     assert 0.05 < holds[0] < holds[-1] < 1
 

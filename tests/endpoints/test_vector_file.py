@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from moa.endpoints.encoding import EncodedText, Encoding, Text
+from moa.endpoints.encoding import EncodedText, EncoderText, EncodingQueue
 from moa.endpoints.vector_file import VectorFile
 
 VECTOR = tuple(array("f", [0.1, -0.7, 1 / 3]))
-SECRET = Text("my card is 4111 1111")
+SECRET = EncoderText("my card is 4111 1111")
 
 
 @pytest.fixture
@@ -35,14 +35,17 @@ async def test_the_next_run_finds_what_one_has_encoded_and_reads_no_tokens(
 ) -> None:
     given: list[str] = []
 
-    def engine(texts: Sequence[Text]) -> list[EncodedText]:
+    def engine(texts: Sequence[EncoderText]) -> list[EncodedText]:
         given.extend(text.text for text in texts)
         return [EncodedText(VECTOR, 5) for _ in texts]
 
-    first, second = Encoding(engine, threads=1, batch=3), Encoding(engine, threads=1, batch=3)
+    first, second = (
+        EncodingQueue(engine, threads=1, batch=3),
+        EncodingQueue(engine, threads=1, batch=3),
+    )
     first.store, second.store = file, VectorFile(path, "tiny 1", parts=3)
-    before = await first.read([Text("a"), Text("b")])
-    after = await second.read([Text("b"), Text("c"), Text("a")])
+    before = await first.read([EncoderText("a"), EncoderText("b")])
+    after = await second.read([EncoderText("b"), EncoderText("c"), EncoderText("a")])
     second.store.close()
     assert given == ["a", "b", "c"]
     assert (before.tokens, after.tokens) == (10, 5)
@@ -50,10 +53,12 @@ async def test_the_next_run_finds_what_one_has_encoded_and_reads_no_tokens(
 
 
 def test_queries_passages_and_models_are_told_apart(path: Path, file: VectorFile) -> None:
-    file.put({Text("a"): VECTOR})
+    file.put({EncoderText("a"): VECTOR})
     other = VectorFile(path, "tiny 2", parts=3)
-    assert file.find([Text("a"), Text("a", is_passage=True)]) == {Text("a"): VECTOR}
-    assert other.find([Text("a")]) == {}
+    assert file.find([EncoderText("a"), EncoderText("a", is_passage=True)]) == {
+        EncoderText("a"): VECTOR
+    }
+    assert other.find([EncoderText("a")]) == {}
     other.close()
 
 
@@ -66,7 +71,7 @@ def test_it_holds_no_text_and_its_owner_alone_can_read_it(path: Path, file: Vect
 
 def test_the_oldest_go_where_there_are_too_many(path: Path) -> None:
     file = VectorFile(path, "tiny 1", parts=3, most=4)
-    texts = [Text(str(i)) for i in range(12)]
+    texts = [EncoderText(str(i)) for i in range(12)]
     for text in texts:
         file.put({text: VECTOR})
     assert list(file.find(texts)) == texts[-4:]
@@ -74,11 +79,11 @@ def test_the_oldest_go_where_there_are_too_many(path: Path) -> None:
 
 
 def test_a_vector_of_another_length_counts_as_none(path: Path, file: VectorFile) -> None:
-    file.put({Text("a"): VECTOR, Text("b"): VECTOR})
+    file.put({EncoderText("a"): VECTOR, EncoderText("b"): VECTOR})
     with sqlite3.connect(path) as damaged:
         damaged.execute("update vectors set v = x'00' where place = 1")
     damaged.close()
-    assert file.find([Text("a"), Text("b")]) == {Text("b"): VECTOR}
+    assert file.find([EncoderText("a"), EncoderText("b")]) == {EncoderText("b"): VECTOR}
 
 
 @pytest.mark.parametrize("there", ["a folder", "no database"])
@@ -86,5 +91,5 @@ def test_where_it_cant_be_used_nothing_is_found_and_nothing_fails(path: Path, th
     path.parent.mkdir()
     path.mkdir() if there == "a folder" else path.write_text("not a database " * 20)
     file = VectorFile(path, "tiny 1", parts=3)
-    file.put({Text("a"): VECTOR})
-    assert file.find([Text("a")]) == {}
+    file.put({EncoderText("a"): VECTOR})
+    assert file.find([EncoderText("a")]) == {}

@@ -11,7 +11,7 @@ from tenacity import stop_after_attempt, wait_none
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.retries import Retried
-from moa.endpoints.vllm import WaitForReady
+from moa.endpoints.vllm import WaitingEndpoint
 from moa.errors import DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, Step
 
@@ -19,12 +19,12 @@ PROMPT = Prompt.of("Hello")
 GONE = EndpointUnavailable("cannot reach it", endpoint="scripted")
 
 
-def waiting(*steps: Step, looks: Iterator[bool], coming: bool = True) -> WaitForReady:
+def waiting(*steps: Step, looks: Iterator[bool], coming: bool = True) -> WaitingEndpoint:
     async def is_ready() -> bool:
         return next(looks)
 
     inner = ScriptedEndpoint(steps)
-    return WaitForReady(inner, is_coming=lambda: coming, is_ready=is_ready, poll_s=0.001)
+    return WaitingEndpoint(inner, is_coming=lambda: coming, is_ready=is_ready, poll_s=0.001)
 
 
 async def test_a_server_that_comes_back_is_asked_again_as_soon_as_it_is_there() -> None:
@@ -68,6 +68,6 @@ async def test_the_wait_ends_with_the_run() -> None:
         return False
 
     inner = ScriptedEndpoint([GONE])
-    endpoint = WaitForReady(inner, is_coming=lambda: True, is_ready=never, poll_s=0.01)
+    endpoint = WaitingEndpoint(inner, is_coming=lambda: True, is_ready=never, poll_s=0.01)
     with pytest.raises(DeadlineExceeded):
         await endpoint.complete(PROMPT, RunContext(timeout_s=0.05))

@@ -22,7 +22,14 @@ from typing import Any
 import pytest
 from hub import CONTENT, SHA256, Hub, isolate, serving
 
-from moa.endpoints.weights import FetchResult, HubFile, cache_folder, fetch, find_weights, kept_at
+from moa.endpoints.weights import (
+    FetchResult,
+    HubFile,
+    cache_folder,
+    cached_path,
+    fetch,
+    find_weights,
+)
 from moa.errors import ConfigError, ModelNotFound
 
 FILE = HubFile("owner/name", "small-q4.gguf")
@@ -93,7 +100,7 @@ def left(folder: Path) -> set[str]:
 
 
 def part(file: HubFile = FILE) -> Path:
-    kept = kept_at(file)
+    kept = cached_path(file)
     return kept.with_name(f"{kept.name}.part")
 
 
@@ -261,7 +268,7 @@ def test_a_process_killed_while_it_fetches_spoils_nothing(hub: Hub) -> None:
         until(lambda: bool(hub.asked))
         killed.kill()
     hub.go_on.set()
-    assert not kept_at(FILE).exists()
+    assert not cached_path(FILE).exists()
     assert fetch(FILE).path.read_bytes() == CONTENT
 
 
@@ -293,7 +300,7 @@ def test_the_cache_is_where_the_user_keeps_caches(
     ],
 )
 def test_a_file_of_the_hub_has_a_name(text: str, file: HubFile) -> None:
-    assert HubFile.named(text) == file
+    assert HubFile.parse(text) == file
 
 
 @pytest.mark.parametrize(
@@ -308,7 +315,7 @@ def test_a_file_of_the_hub_has_a_name(text: str, file: HubFile) -> None:
 )
 def test_what_names_no_whole_file_of_the_hub_is_refused(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        HubFile.named(text)
+        HubFile.parse(text)
 
 
 def test_a_file_of_the_hub_is_fetched_and_checked(hub: Hub, cache: Path) -> None:
@@ -367,7 +374,7 @@ def test_a_connection_that_brings_nothing_more_is_given_up_and_what_there_is_is_
     with pytest.raises(ModelNotFound, match=r"broke off .*0 MB are kept: run it again"):
         fetch(FILE)
     assert part().read_bytes() == CONTENT[:60_000]
-    assert not kept_at(FILE).exists()
+    assert not cached_path(FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -387,7 +394,7 @@ def test_another_file_than_was_asked_for_is_removed(
     with pytest.raises(ModelNotFound, match=says):
         fetch(file)
     assert not part().exists()
-    assert not kept_at(FILE).exists()
+    assert not cached_path(FILE).exists()
 
 
 def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
@@ -438,21 +445,21 @@ def test_a_file_that_another_tool_fetched_from_the_hub_is_shared(hub: Hub, tmp_p
     assert theirs.is_relative_to(tmp_path / "shared")
     assert fetch(FILE) == FetchResult(theirs, True, None)
     assert len(hub.asked) == 1
-    assert kept_at(replace(FILE, sha256=SHA256)) == theirs
-    assert kept_at(replace(FILE, sha256="1" * 64)) != theirs
+    assert cached_path(replace(FILE, sha256=SHA256)) == theirs
+    assert cached_path(replace(FILE, sha256="1" * 64)) != theirs
 
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("name", ["hf:owner/a--b/x.gguf", "hf:owner/name./x.gguf"])
 def test_a_name_that_the_library_refuses_is_asked_of_the_hub(name: str) -> None:
-    assert fetch(HubFile.named(name)).sha256 == SHA256
+    assert fetch(HubFile.parse(name)).sha256 == SHA256
 
 
 def test_a_file_of_another_size_than_the_hub_said_is_not_taken(hub: Hub) -> None:
     hub.headers = {"ETag": '"1"', "X-Linked-Size": "7"}
     with pytest.raises(ModelNotFound, match=f"{len(CONTENT)} of 7 bytes came"):
         fetch(FILE)
-    assert not kept_at(FILE).exists()
+    assert not cached_path(FILE).exists()
 
 
 def test_where_the_hub_is_not_to_be_asked_nobody_is(
@@ -491,7 +498,7 @@ def test_a_hub_that_says_no_is_told(hub: Hub, status: int, says: str) -> None:
     hub.status = status
     with pytest.raises(ModelNotFound, match=says):
         fetch(FILE)
-    assert not kept_at(FILE).exists()
+    assert not cached_path(FILE).exists()
 
 
 def test_where_no_hub_is_reached_what_to_do_is_said() -> None:
@@ -509,7 +516,7 @@ def test_a_full_disk_is_told() -> None:
     part().symlink_to("/dev/full")
     with pytest.raises(ModelNotFound, match=r"kept in .*No space left on device.*MOA_CACHE"):
         fetch(FILE)
-    assert not kept_at(FILE).exists()
+    assert not cached_path(FILE).exists()
 
 
 def test_a_second_fetch_waits_for_the_first_and_asks_for_nothing(

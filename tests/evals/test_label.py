@@ -111,10 +111,10 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
     data = [*rows(160), *(Labelled(text=f"c{n} 0.5", label="a", chosen=True) for n in range(40))]
     made = asyncio.run(calibrate(endpoint(), QUESTION, data))
     alone = asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
-    assert made.proven.data.chosen == 40
-    assert made.proven.data.held_out <= alone.proven.data.held_out * 1.05
-    assert made.proven.bound.labels == made.proven.data.held_out
-    assert made.proven.data.rows == alone.proven.data.rows + 40
+    assert made.proof.data.chosen == 40
+    assert made.proof.data.held_out <= alone.proof.data.held_out * 1.05
+    assert made.proof.bound.labels == made.proof.data.held_out
+    assert made.proof.data.rows == alone.proof.data.rows + 40
     assert any("chosen to be labelled" in note for note in made.notes)
 
 

@@ -14,8 +14,8 @@ from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
+from moa.budget import Budget
 from moa.calibration import learning as module
-from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
 from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
@@ -27,6 +27,7 @@ from moa.graphs.cascade import Cascade, Settled
 from moa.graphs.loading import load_graph
 from moa.questions import Choice
 from moa.testing import SimulatedEndpoint, Step
+from moa.usage import UNKNOWN_PRICE, Price, Usage
 
 LABELS = ["card", "app"]
 PROCESS = Path(__file__).with_name("learning_process.py")
@@ -60,9 +61,9 @@ class Stream:
         self._draw = random.Random(0)
         self._count = 0
 
-    def cascade(self) -> Topic:
+    def cascade(self, price: Price = UNKNOWN_PRICE) -> Topic:
         small = SimulatedEndpoint(name="small", rule=self._small)
-        large = SimulatedEndpoint(name="large", tier="llm", rule=self._large)
+        large = SimulatedEndpoint(name="large", tier="llm", rule=self._large, price=price)
         first, last = (Classifier(one, LABELS) for one in (small, large))
         return Cascade(small=first, large=last, learn=self._learn)  # type: ignore[arg-type]
 
@@ -169,10 +170,10 @@ async def test_small_answers_are_no_labels(stream: Stream) -> None:
     cascade = await learned(stream)
     assert cascade.learner is not None
     store = (await cascade.learner.student.ready()).store
-    before = len(store.to_fit(store.state(), 10_000, 10_000))
+    before = len(store.read_fit_rows(store.read_state(), 10_000, 10_000))
     found = await go(cascade, stream.texts(40))
     assert any(one.tier == 0 for one in found)
-    assert len(store.to_fit(store.state(), 10_000, 10_000)) - before <= sum(
+    assert len(store.read_fit_rows(store.read_state(), 10_000, 10_000)) - before <= sum(
         one.tier == 1 for one in found
     )
 
@@ -219,8 +220,54 @@ async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream
     assert {(one.accepted, one.tier) for one in found} == {(False, 0)}
     assert cascade.learner is not None
     store = (await cascade.learner.student.ready()).store
-    assert all(label is None for label in store.to_test(store.state(), 99).labels)
-    assert (await figures(cascade)).missing == store.held_out(store.state()) > 0
+    assert all(label is None for label in store.read_test_rows(store.read_state(), 99).labels)
+    assert (await figures(cascade)).missing == store.count_held_out(store.read_state()) > 0
+
+
+async def test_figures_are_those_of_the_results(stream: Stream) -> None:
+    cascade = stream.cascade(price=Price(input=100, output=200))  # a call costs 0.002
+    assert cascade.learner is not None
+    texts = stream.texts(330)
+    found = await go(cascade, texts[:220])
+    stream.down = True
+    found += await go(cascade, texts[220:280])
+    stream.down = False
+    found += await go(cascade, texts[280:])
+    now = await figures(cascade)
+    spent = [one.usage.by_tier().get("llm", Usage()) for one in found]
+    assert now.calls == sum(one.calls for one in spent) == len(stream.large_asked)
+    assert now.spent == pytest.approx(float(sum(one.cost or 0 for one in spent)))
+    small = sum(one.tier == 0 and one.accepted for one in found)
+    assert now.by_small == small > 0
+    assert now.saved == pytest.approx(0.002 * small)
+    assert all(hundred.would == hundred.calls for hundred in now.hundreds)
+
+
+async def test_a_call_that_a_budget_refuses_is_none(stream: Stream) -> None:
+    cascade = stream.cascade()
+    for text in stream.texts(4):
+        found = await cascade.run(text, RunContext(budget=Budget(llm_calls=0)))
+        assert not found.accepted
+    assert (await figures(cascade)).calls == 0
+
+
+async def test_an_answer_stays_though_the_budget_has_no_second_call(stream: Stream) -> None:
+    cascade = stream.cascade()
+    assert cascade.learner is not None
+    coin = (await cascade.learner.student.ready()).store.coin
+    sides = ((text, coin.toss(text)) for text in stream.texts(200))
+    text = next(text for text, side in sides if side.is_held_out(0) and side.is_asked_twice)
+    found = await cascade.run(text, RunContext(budget=Budget(llm_calls=1)))
+    assert found.tier == 1
+    now = await figures(cascade)
+    assert (now.calls, now.missing, now.asked_twice) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_text_that_no_database_can_hold_is_answered(stream: Stream, keep: bool) -> None:
+    cascade = Stream(stream.where, keep_texts=keep).cascade()
+    for text in ("half \ud800 a pair, and some words", "a \0 in it"):
+        assert (await cascade.run(text)).tier == 1
 
 
 async def test_rows_go_on_where_a_fit_fails_and_their_trace_says_what_to_do(
@@ -284,7 +331,7 @@ async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_the
     await go(cascade, stream.texts(130))
     assert cascade.learner is not None
     store = (await cascade.learner.student.ready()).store
-    drawn = store.draw(store.state(), 80)
+    drawn = store.draw(store.read_state(), 80)
     texts = [one.text or "" for one in drawn]
     assert len(set(texts)) == 80
     right = {text: "card" if "card" in text else "app" for text in texts}
@@ -293,7 +340,7 @@ async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_the
     assert all(await label(cascade, {**dict(rest[:-1]), **others}))
     (now,) = (await figures(cascade)).people
     assert (now.drawn, now.labelled, now.wrong, now.passed) == (80, 78, 0, False)
-    assert {one.text for one in store.draw(store.state(), 80)} == {first, rest[-1][0]}
+    assert {one.text for one in store.draw(store.read_state(), 80)} == {first, rest[-1][0]}
     assert await label(cascade, {first: wrong}) == [True]
     assert not (await figures(cascade)).people[0].passed  # one without a label is one too many
     assert await label(cascade, dict(rest[-1:])) == [True]
@@ -303,7 +350,7 @@ async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_the
     other = {"card": "app", "app": "card"}
     assert await label(cascade, {first: other[wrong]}) == [False]  # what was said stays
     await go(cascade, stream.texts(130))
-    drawn = store.draw(store.state(), 120)
+    drawn = store.draw(store.read_state(), 120)
     texts = [one.text or "" for one in drawn]
     await label(cascade, {text: "app" if "card" in text else "card" for text in texts})
     assert [one.wrong for one in (await figures(cascade)).people] == [0, 120]
@@ -359,7 +406,7 @@ async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) ->
     await go(cascade, stream.texts(120))
     assert cascade.learner is not None
     store = (await cascade.learner.student.ready()).store
-    for place in store.to_test(store.state(), 10_000).places[:20].tolist():
+    for place in store.read_test_rows(store.read_state(), 10_000).places[:20].tolist():
         store.forget(place)
     await go(cascade, stream.texts(120))
     looks = (await figures(cascade)).looks
@@ -450,7 +497,7 @@ def test_processes_that_are_killed_again_and_again_learn_together(tmp_path: Path
     whole = [line.strip().split(" ", 2) for line in said if line.endswith("\n")]
     assert all((tier == "0") == (asked == "0") for tier, asked, _ in whole)
     with AnswerStore(file) as store:
-        store.question()
+        store.read_question()
         found = figures_of(store)
         labels = dict(store_labels(store))
         for tier, _, text in whole:
@@ -464,5 +511,4 @@ def test_processes_that_are_killed_again_and_again_learn_together(tmp_path: Path
 
 
 def store_labels(store: AnswerStore) -> list[tuple[int, str | None]]:
-    at = FIGURES.index("label")
-    return [(row[0], row[at]) for row in store.rows()]
+    return [(row.place, row.label) for row in store.read_figure_rows()]

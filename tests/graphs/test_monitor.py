@@ -18,7 +18,7 @@ from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
-from moa.calibration.drift import moved, p_value
+from moa.calibration.drift import find_label_shifts, fisher_p_value
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable
@@ -149,7 +149,7 @@ def test_false_alarms_are_as_rare_as_promised(alpha: float) -> None:
     for _ in range(runs):
         reference = counted(0.2, 200, rng)
         windows = [counted(0.2, 50, rng) for _ in range(4)]
-        alarms += bool(moved(reference, windows, alpha=alpha))
+        alarms += bool(find_label_shifts(reference, windows, alpha=alpha))
     assert 0 < alarms / runs <= alpha
 
 
@@ -158,7 +158,7 @@ def test_a_share_that_doubles_is_found_out_within_four_windows() -> None:
     for _ in range(runs):
         reference = counted(0.2, 200, rng)
         windows = [counted(0.4, 50, rng) for _ in range(4)]
-        found += any(moved(reference, windows[:n], alpha=0.001) for n in range(1, 5))
+        found += any(find_label_shifts(reference, windows[:n], alpha=0.001) for n in range(1, 5))
     assert found / runs > 0.8
 
 
@@ -172,7 +172,7 @@ def test_a_share_that_doubles_is_found_out_within_four_windows() -> None:
     ],
 )
 def test_the_exact_test_gives_known_values(counts: tuple[int, int, int, int], p: float) -> None:
-    assert p_value(*counts) == pytest.approx(p)
+    assert fisher_p_value(*counts) == pytest.approx(p)
 
 
 @pytest.mark.parametrize("writer", [None, reporter(EndpointUnavailable("no", endpoint="large"))])

@@ -14,7 +14,7 @@ from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.proposer import Proposer, sampler
-from moa.calibration.drift import Moved
+from moa.calibration.drift import LabelShift
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
@@ -91,7 +91,7 @@ def guarded() -> Guarded[Any, Any]:
 def monitor() -> Monitor:
     """A change was seen before, and is still to be told."""
     watched = Monitor(decider=labels("slm"), writer=large())
-    moved = Moved(question="slm", label="a", reference=0.1, now=0.9, windows=1, p=0.0)
+    moved = LabelShift(question="slm", label="a", reference=0.1, now=0.9, windows=1, p=0.0)
     change = Change(moved=(moved,), window=Window(), reference={})
     watched.windows.state = State(untold=(change,))
     return watched

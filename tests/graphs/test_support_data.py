@@ -36,7 +36,7 @@ from moa.testing import SimulatedEndpoint
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "benchmarks" / "data"
 INBOX = ROOT / "examples" / "support" / "inbox.jsonl"
-HALVES = ("support_learn", "support_held_out")
+SHOP = ("support_learn", "support_held_out", "support_guarantee")
 BUSINESSES = [f"businesses/{path.stem}" for path in sorted((DATA / "businesses").glob("*.toml"))]
 LEVELS = ("can wait", "today", "now")
 FEELINGS = ("negative", "neutral", "positive")
@@ -53,7 +53,7 @@ def rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def half(name: str) -> list[Row]:
+def read(name: str) -> list[Row]:
     return rows(DATA / f"{name}.jsonl")
 
 
@@ -92,20 +92,20 @@ def test_near_copies_are_found() -> None:
 
 
 def test_no_message_is_nearly_in_two_of_the_sets() -> None:
-    sets = [half(HALVES[0]), half(HALVES[1]), rows(INBOX), probe_texts()]
+    sets = [*map(read, SHOP), rows(INBOX), probe_texts()]
     copies = [pair for one, other in combinations(sets, 2) for pair in near_copies(one, other)]
     assert copies == []
 
 
 def test_there_are_messages_enough_and_their_ids_are_unique() -> None:
-    ids = [row["id"] for name in HALVES for row in half(name)] + [row["id"] for row in rows(INBOX)]
+    ids = [row["id"] for found in (*map(read, SHOP), rows(INBOX)) for row in found]
     assert len(ids) >= 400
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("name", HALVES)
-def test_each_half_has_all_intents_in_many_languages(name: str) -> None:
-    found = half(name)
+@pytest.mark.parametrize("name", SHOP)
+def test_each_set_has_all_intents_in_many_languages(name: str) -> None:
+    found = read(name)
     assert len({row["language"] for row in found}) >= 8
     assert {row["intent"] for row in found} == {*INTENTS, None}
     assert all(row["text"].strip() for row in found)
@@ -118,9 +118,9 @@ def intents_of(name: str) -> set[str | None]:
     return {*own, None}
 
 
-@pytest.mark.parametrize("name", [*HALVES, "support_inbox", "support_mixed", *BUSINESSES])
+@pytest.mark.parametrize("name", [*SHOP, "support_inbox", "support_mixed", *BUSINESSES])
 def test_all_labels_are_options(name: str) -> None:
-    for row in half(name):
+    for row in read(name):
         if row.get("kind") == "empty":  # a message without a word has no labels
             continue
         assert row["intent"] in intents_of(name), row["id"]
@@ -130,12 +130,12 @@ def test_all_labels_are_options(name: str) -> None:
 
 
 def test_the_labels_of_the_inbox_are_of_its_messages() -> None:
-    assert [row["id"] for row in half("support_inbox")] == [row["id"] for row in rows(INBOX)]
+    assert [row["id"] for row in read("support_inbox")] == [row["id"] for row in rows(INBOX)]
 
 
 def test_held_out_criteria_and_their_texts_are_new() -> None:
-    learn = half("criteria_learn") + half("criteria_learn_more")
-    held_out = half("criteria_held_out")
+    learn = read("criteria_learn") + read("criteria_learn_more")
+    held_out = read("criteria_held_out")
     for key in ("criterion", "text"):
         mine = {row[key].strip().casefold() for row in learn}
         assert not mine & {row[key].strip().casefold() for row in held_out}, key

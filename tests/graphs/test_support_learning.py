@@ -15,13 +15,13 @@ import pytest
 from moa._json import object_of
 from moa.budget import Budget
 from moa.calibration import learning as module
-from moa.calibration.answer_rows import FIGURES
+from moa.calibration.answer_rows import FigureRow
 from moa.calibration.answers import AnswerStore
-from moa.calibration.defaults import as_asked
+from moa.calibration.defaults import make_unfitted
 from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
 from moa.calibration.labelled import OTHERWISE
-from moa.calibration.learned import Learned
+from moa.calibration.learned import LearnedGraph
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -147,8 +147,8 @@ async def learned(inbox: Inbox) -> Support:
     return support
 
 
-async def rows(support: Support) -> list[dict[str, Any]]:
-    return [dict(zip(FIGURES, row, strict=True)) for row in (await store_of(support)).rows()]
+async def rows(support: Support) -> list[FigureRow]:
+    return (await store_of(support)).read_figure_rows()
 
 
 async def test_at_first_the_large_model_writes_and_labels_in_one_call(inbox: Inbox) -> None:
@@ -159,9 +159,9 @@ async def test_at_first_the_large_model_writes_and_labels_in_one_call(inbox: Inb
         assert (result.output.written_by, result.output.kind) == ("llm", "reply")
         assert result.output.text == "Thank you. A colleague looks at it."
     found = await rows(support)
-    assert {row["label"] for row in found} == {"card", "app"}
-    twice = sum(row["again"] is not None for row in found)
-    assert len(inbox.large.prompts) == 8 + twice == sum(row["calls"] for row in found)
+    assert {row.label for row in found} == {"card", "app"}
+    twice = sum(row.again is not None for row in found)
+    assert len(inbox.large.prompts) == 8 + twice == sum(row.calls for row in found)
 
 
 async def test_an_intent_that_is_accepted_is_settled_without_a_call_of_the_large_model(
@@ -196,14 +196,14 @@ async def test_what_differs_is_what_would_become_of_a_message(
     inbox.said = {"": said}
     support = inbox.support()
     await run(support, "My card is gone.")
-    assert [row["label"] for row in await rows(support)] == [OTHERWISE if differs else "card"]
+    assert [row.label for row in await rows(support)] == [OTHERWISE if differs else "card"]
 
 
 async def test_a_decision_that_need_not_be_alike_is_not_asked_for(inbox: Inbox) -> None:
     inbox.said = {"": {"urgency": "now"}}
     learn = {"where": inbox.where, "alike": ["spam"]}
     await run(inbox.support(learn=learn), "My card is gone.")
-    assert [row["label"] for row in await rows(inbox.support(learn=learn))] == ["card"]
+    assert [row.label for row in await rows(inbox.support(learn=learn))] == ["card"]
     prompt = inbox.large.prompts[0]
     assert prompt.json_schema is not None
     assert object_of(prompt.json_schema["properties"]).keys() == {"intent", "spam", "reply"}
@@ -222,13 +222,13 @@ async def test_a_log_without_the_other_answers_is_fitted_to_alone(inbox: Inbox) 
     texts = inbox.texts(12)
     for text in texts:
         assert await student.take(text, {"intent": "card"}, RunContext())
-    assert not any(row["held"] for row in await rows(inbox.support()))
+    assert not any(row.held for row in await rows(inbox.support()))
     for text in inbox.texts(12):
         given = {"intent": "card", **CALM_SAID, "urgency": "now"}
         assert await student.take(text, given, RunContext())
     new = (await rows(inbox.support()))[len(texts) :]
-    assert 0 < sum(row["held"] for row in new) < len(new)
-    assert {row["label"] for row in new} == {OTHERWISE}
+    assert 0 < sum(row.held for row in new) < len(new)
+    assert {row.label for row in new} == {OTHERWISE}
 
 
 async def test_what_is_held_out_is_labelled_though_it_is_settled(inbox: Inbox) -> None:
@@ -241,7 +241,7 @@ async def test_what_is_held_out_is_labelled_though_it_is_settled(inbox: Inbox) -
         assert isinstance(output, Routed)
         assert output.queue in ("cards", "apps")
         assert inbox.large.prompts[before].max_tokens == LABEL_TOKENS
-    assert [row["label"] for row in (await rows(support))[-len(held) :]] == [
+    assert [row.label for row in (await rows(support))[-len(held) :]] == [
         "card" if "card" in text else "app" for text in held
     ]
 
@@ -267,7 +267,7 @@ async def test_what_is_held_out_is_labelled_though_it_is_set_aside_and_nothing_e
             assert output.queue == queue
             assert (len(inbox.large.prompts) > before) == held
     found = await rows(support)
-    assert all((row["label"] is not None) == bool(row["held"]) for row in found)
+    assert all((row.label is not None) == bool(row.held) for row in found)
     now = await figures(support)
     assert now.missing == 0
     assert now.calls == len(inbox.large.prompts)
@@ -358,7 +358,7 @@ async def test_a_model_that_gives_no_label_still_writes(inbox: Inbox) -> None:
     assert isinstance(result.output, Answered)
     assert result.output.text == "A colleague looks at it."
     assert inbox.large.prompts[-1].json_schema is None
-    assert [row["label"] for row in await rows(inbox.support())] == [None]
+    assert [row.label for row in await rows(inbox.support())] == [None]
 
 
 async def test_a_wrong_key_leaves_no_row(inbox: Inbox) -> None:
@@ -396,14 +396,13 @@ async def test_money_is_saved_where_the_intent_decided_it_and_nowhere_else(inbox
     for text in (await sides(support, inbox.texts(5), looks=1))[False]:
         await run(support, text)
     new = (await rows(support))[len(before) :]
-    kinds = {(row["by_small"], row["moot"]) for row in new}
+    kinds = {(row.by_small, row.moot) for row in new}
     assert kinds == {(1, 1), (0, 1), (1, 0)}
     now = await figures(support)
     assert now.saved is not None
     assert now.spent is not None
-    asked = sum(row["by_small"] == 0 for row in [*before, *new])
-    saved = sum(row["by_small"] and not row["moot"] for row in [*before, *new])
-    assert now.saved == pytest.approx(saved * now.spent / asked)
+    saved = sum(row.by_small and not row.moot for row in [*before, *new])
+    assert now.saved == pytest.approx(saved * now.spent / now.calls)
     assert 0 < saved < now.by_small
 
 
@@ -442,13 +441,13 @@ async def test_a_run_that_is_killed_and_goes_on_asks_nobody_twice(
     _, calls = await resumed(inbox.support, disk, monkeypatch)
     assert len(calls.answered) == 5 + 2 - lives
     label = "card" if "card" in text else "app"  # unless it isn't spam to the large model
-    found = [row["label"] for row in await rows(support) if row["label"]]
+    found = [row.label for row in await rows(support) if row.label]
     assert found == [label if spam == "no" else OTHERWISE]
 
 
 async def test_the_promise_of_the_store_stands_in_place_of_one_of_a_file(inbox: Inbox) -> None:
     (question,) = intent_of(inbox.small, INTENTS).questions
-    made = Learned(graph="support", calibrations={"intent": as_asked(question)})
+    made = LearnedGraph(graph="support", calibrations={"intent": make_unfitted(question)})
     output = (await run(inbox.support(learned=made), inbox.texts(1)[0])).output
     assert isinstance(output, Answered)
     assert output.decisions.intent.accepted is False

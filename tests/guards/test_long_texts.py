@@ -17,7 +17,7 @@ import pytest
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.prompts import block
 from moa.agents.splitting import excerpt, split
-from moa.calibration.arithmetic import check
+from moa.calibration.arithmetic import find_equations
 from moa.calibration.reply_signs import reply_features
 from moa.context import RunContext
 from moa.documents import Passage
@@ -130,7 +130,7 @@ READERS: dict[str, Read] = {
     "tokens": beside(approximate_tokens),
     "control tokens": beside(neutralise),
     "block": beside(block),
-    "sums": beside(check),
+    "sums": beside(find_equations),
     "reply": beside(partial(reply_features, "How many are 3 and 4?")),
     "prompt": beside(lambda text: reply_features(text, "3 + 4 = 7. The answer is 7")),
 }

@@ -26,7 +26,7 @@ from moa import (
     predicate,
 )
 from moa.calibration import Bound, Guarantee
-from moa.calibration.defaults import as_asked
+from moa.calibration.defaults import make_unfitted
 from moa.calibration.file import FitRecord
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -92,7 +92,7 @@ def promising(question: Question, threshold: float) -> Calibration:
     guarantee = Guarantee(risk=0.05)
     bound = Bound(guarantee=guarantee, threshold=threshold, labels=300, summary="a test's own")
     fit = FitRecord(heads=(None,), weights=(1.0,), bias=(0.0,) * len(question.options))
-    return as_asked(question).model_copy(
+    return make_unfitted(question).model_copy(
         update={"bound": bound, "accepting": fit, "full": fit, "made": datetime.now(UTC)}
     )
 

@@ -152,6 +152,16 @@ def test_nothing_is_said_with_texts_left_out(tmp_path: Path) -> None:
     assert secret not in said
 
 
+def test_a_row_of_odd_types_is_shown_as_far_as_it_is_one(tmp_path: Path) -> None:
+    usage = {"calls": "x", "cost": "y", "by_node": {"n": {"seconds": "s"}, "m": 3}}
+    odd = {"id": [1], "input": 5, "output": [1], "seconds": "fast", "usage": usage, "trace": "x"}
+    path = written(tmp_path / "run.jsonl", [*shop(), odd, {"output": None, "error": "no SECRET"}])
+    view = View(find_source(str(path)), texts=False)
+    assert [bar.seconds for bar in view.detail(7).bars] == [0.0, 0.0]
+    assert view.book.find(Query(), texts=False).rows[-1].error != "no SECRET"
+    assert "SECRET" not in view.detail(8).model_dump_json()
+
+
 def test_the_waterfall_has_spans_within_each_other_and_what_was_tried_again(tmp_path: Path) -> None:
     trace = written(tmp_path / "spans.jsonl", spans("sure"))
     view = View(find_source(str(written(tmp_path / "run.jsonl", shop()))), trace=trace)
@@ -187,7 +197,7 @@ def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
 
 
 def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path) -> None:
-    from moa.calibration.answer_rows import Answered, Row
+    from moa.calibration.answer_rows import LargeAnswer, NewRow
     from moa.calibration.answers import AnswerStore
 
     file = tmp_path / "answers.db"
@@ -195,10 +205,10 @@ def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path
         store.bind('{"text": "Which?", "options": [{"name": "a"}, {"name": "b"}]}', "model")
         for i in range(6):
             side = store.coin.toss(f"text {i}")
-            kept = Row(
+            kept = NewRow(
                 side, i % 2 == 0, "run", None, 6, text=f"text {i}", guess="a", sure=0.8, look=0
             )
-            store.settle(store.add(kept, 1), Answered("ab"[i == 2], cost=0.01))
+            store.settle(store.add(kept, 1), LargeAnswer("ab"[i == 2], cost=0.01))
     view = View(find_source(str(file)))
     overview = view.overview()
     assert overview.learning is not None

@@ -81,7 +81,7 @@ class Page:
     def open(self, address: str, view: str = "") -> None:
         self.driver.get("about:blank")
         self.driver.get(f"{address}{view}")
-        self.until(lambda: self.all(".figure"))
+        self.until(lambda: self.all(".view:not([hidden])"))
 
     def run(self, script: str, *given: object) -> Any:
         return self.driver.execute_script(script, *given)
@@ -237,6 +237,44 @@ def test_a_server_that_is_gone_is_told_of_and_nothing_is_lost(page: Page, view: 
         page.run("document.querySelector(arguments[0]).click()", click)
         page.until(lambda: "doesn't answer" in page.text("#said"))
     assert page.ids()
+
+
+def test_the_keyboard_is_never_lost(page: Page, address: str) -> None:
+    page.open(address)
+    page.until(lambda: len(page.ids()) == 7)
+
+    def focused() -> str:
+        return page.run("return document.activeElement.textContent")
+
+    page.press("j")  # before anything was clicked
+    page.until(lambda: page.one("#row-1").get_attribute("aria-selected") == "true")
+    page.run("document.querySelector('.grid').focus()")
+    page.press("/")
+    assert page.run("return document.activeElement.type") == "search"
+    page.run("document.querySelectorAll('.rows .chips button')[1].focus()")
+    page.press(" ")
+    page.until(lambda: page.ids() == ["sure", "unsure"])
+    assert focused().startswith("Corrected")
+    page.run("document.querySelector('#row-0').click()")
+    page.until(lambda: page.all(".pane .option"))
+    page.run("document.querySelector('.pane .option').focus()")
+    page.press(" ")
+    page.until(lambda: "is delivery" in page.text("#said"))
+    assert "delivery" in focused()
+    page.size(PHONE)  # where the open row hides the list
+    page.run("document.activeElement.blur()")
+    page.press("\ue00c")  # Escape
+    page.until(lambda: not page.all(".pane article") or page.one(".grid").is_displayed())
+
+
+def test_the_slider_stands_below_its_point(page: Page, address: str) -> None:
+    page.open(address, "#threshold")
+    page.run("document.querySelector('input[type=range]').focus()")
+    at = "return document.querySelector('input[type=range]').value"
+    for key, accepted in (("\ue011", "1 of 1"), ("\ue014", "1 of 2"), ("\ue010", "2 of 3")):
+        page.press(key)
+        page.until(lambda accepted=accepted: accepted in page.text(".readout"))
+        assert f"{float(page.run(at)):.0%}".replace("%", " %") in page.text(".readout")
 
 
 def test_rows_are_searched_and_filtered(page: Page, address: str) -> None:
@@ -438,6 +476,18 @@ def test_nor_in_the_one_file_which_loads_nothing(page: Page, tmp_path: Path) -> 
     look_everywhere(page, out.as_uri())
     loaded = "return performance.getEntriesByType('resource').map((one) => one.name)"
     assert [one for one in page.run(loaded) if not one.startswith("data:")] == []
+
+
+def test_the_one_file_offers_nothing_that_takes_a_server(page: Page, tmp_path: Path) -> None:
+    lines = [*shop(), row("long", "word " * 20_000, {"delivery": 0.4, "refund": 0.6})]
+    out = tmp_path / "run.html"
+    write_report(View(find_source(str(written(tmp_path / "run.jsonl", lines)))), out)
+    page.open(out.as_uri())
+    page.until(lambda: len(page.ids()) == 8)
+    assert not page.one(".again").is_displayed()
+    next(one for one in page.all(".body .row") if "long" in one.text).click()
+    page.until(lambda: page.all(".pane .whole[tabindex]"))
+    assert page.faults() == []
 
 
 def test_the_one_file_says_that_it_is_a_sample_and_filters_it(page: Page, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from moa.advisor.words import Kind, Quantisation, Server, Skill
 from moa.config.faults import nearest
 from moa.config.tables import AddressConfig
 from moa.endpoints.dialects import Dialect
-from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at
+from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, cached_path
 from moa.errors import ConfigError
 from moa.usage import Price, Tier
 
@@ -250,8 +250,8 @@ def local(name: str, *, folder: Path) -> Local:
     it begins with `hf:`; else a model of the catalogue.
     """
     if name.startswith("hf:"):
-        file = HubFile.named(name)
-        return Local(kept_at(file), file)
+        file = HubFile.parse(name)
+        return Local(cached_path(file), file)
     if "/" in name or "\\" in name or name.lower().endswith(".gguf"):
         return Local(folder / Path(name).expanduser())
     if name == BUILT_IN:
@@ -262,4 +262,4 @@ def local(name: str, *, folder: Path) -> Local:
             f"the catalogue knows no GGUF file of {name!r}. Find one on the hub, and name it as "
             "hf:OWNER/REPOSITORY/FILE.gguf; or give the path of one that you have"
         )
-    return Local(kept_at(file), file)
+    return Local(cached_path(file), file)

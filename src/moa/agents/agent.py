@@ -38,8 +38,8 @@ from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
-from moa.endpoints.sent import SentPrompt, show
-from moa.endpoints.tools import WithTools, plain
+from moa.endpoints.sent import SentPrompt, preview_prompt
+from moa.endpoints.tools import WithTools, flatten_tool_calls
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_needed, files_of
 from moa.node import Reply, Result, stream_run
@@ -385,13 +385,13 @@ class Agent(TypedNode[In, Out]):
         told = self.messages(request)
         asked = tuple(one for one in told if one.role != "system")
         before = (*self._opening_messages(told, history), *asked)
-        return (plain(before) if history and not self.tools else before), asked
+        return (flatten_tool_calls(before) if history and not self.tools else before), asked
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write the first call that `request` makes; see `TypedNode.prompt`."""
         talk = _TALK.get() or _Talk(())
         messages, _ = self._first_messages(request, talk.history)
-        return [await show(self.endpoint, self._prompt(messages, free=True), context)]
+        return [await preview_prompt(self.endpoint, self._prompt(messages, free=True), context)]
 
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool

@@ -207,10 +207,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
         rehearsal = REHEARSAL.get()
         if rehearsal is None or not self._shows_prompts:
             return await self.answer(request, context)
-        with rehearsal.at_work():
+        with rehearsal.count_work():
             found = await self.prompts(request, context)
-        await rehearsal.hear(found, context.node)
-        with rehearsal.at_work():
+        await rehearsal.record(found, context.node)
+        with rehearsal.count_work():
             return await self.answer(request, context)
 
     @abstractmethod

@@ -18,17 +18,17 @@ from moa._async import Lock
 from moa.agents.base import Limits, Out, TypedNode, require
 from moa.agents.splitting import excerpt
 from moa.calibration import Bound
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.defaults import as_asked, by_words, shipped
+from moa.calibration.calibrated import CalibratedDecider
+from moa.calibration.defaults import calibrate_by_words, make_unfitted, shipped_calibration
 from moa.calibration.features import (
     DECIDES,
     ENCODER,
-    Ask,
     Feature,
     LabelFeature,
     Plan,
-    Read,
+    QuestionFeatures,
     Sources,
+    TextReading,
     WordsFeature,
     sources_of,
 )
@@ -37,9 +37,9 @@ from moa.context import RunContext
 from moa.decisions import ENOUGH
 from moa.decisions.doubt import Doubts
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for, feeds_heads
+from moa.endpoints.encoders import JointEncoder, deciding_encoder_for, encoder_for, feeds_heads
 from moa.endpoints.known import MOST_OPTIONS, facts_of
-from moa.endpoints.sent import SentPrompt, show_questions
+from moa.endpoints.sent import SentPrompt, preview_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import CalibrationError, ConfigError, InputError
 from moa.node import Text
@@ -75,7 +75,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         questions: The questions about each text.
         examples: Texts with the names of the right options, by name of the question.
         encoder: Computes the vectors for heads; `None`: the endpoint's own, if one is installed
-            (see `moa.endpoints.encoders.encoder_beside`).
+            (see `moa.endpoints.encoders.deciding_encoder_for`).
         calibration: A fitted scorer for the one question, or several by question name. With a
             bound it also sets `accepted`. Other questions go to the endpoint.
         embedders: Endpoints that compute vectors for a calibration, by role, besides the embedded
@@ -102,7 +102,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.endpoint = require(endpoint, "decide", agent=self.name)
         self.questions = tuple(questions)
         self.examples = tuple(examples)
-        self.encoder = encoder or encoder_beside(self.endpoint)
+        self.encoder = encoder or deciding_encoder_for(self.endpoint)
         self._first_fit = _FirstFit()
         self._sources = sources_of(self.endpoint, embedders, encoder=self.encoder)
         self.decide_by(self._by_name(calibration))
@@ -116,7 +116,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return f"{self.encoder.name} with a head{also}"
 
     @property
-    def scorers(self) -> tuple[Calibrated, ...]:
+    def scorers(self) -> tuple[CalibratedDecider, ...]:
         """The scorer of each question, except those fitted to examples at the first text."""
         return tuple(self._scorers.values())
 
@@ -152,9 +152,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         for question, features in self._plan.asks:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":
-                    from moa.decisions.pairs import meanings_of
+                    from moa.decisions.pairs import label_meanings
 
-                    found += [*meanings_of(question), *(one.text for one in feature.examples)]
+                    found += [*label_meanings(question), *(one.text for one in feature.examples)]
         return found
 
     def calibrated(
@@ -178,7 +178,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not feeds_heads(self.encoder):
             return self
         (question,) = self.questions
-        return self.calibrated(shipped(question, name, file=file))
+        return self.calibrated(shipped_calibration(question, name, file=file))
 
     def with_heads(self) -> Self:
         """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
@@ -244,8 +244,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         by_name = {question.name: question for question in self.questions}
         whether = [question.whether_told for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
-        made |= {question.name: as_asked(question) for question in whether}
-        self._scorers = {n: Calibrated(c, by_name[n], self._sources) for n, c in made.items()}
+        made |= {question.name: make_unfitted(question) for question in whether}
+        self._scorers = {
+            n: CalibratedDecider(c, by_name[n], self._sources) for n, c in made.items()
+        }
         scorers = self._scorers.values()
         self._features = [one for scorer in scorers for one in scorer.calibration.features]
         self._plan = Plan.of(scorer.ask for scorer in scorers)
@@ -255,14 +257,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
         if heads:
-            from moa.decisions.relevance import asks_what_it_is
+            from moa.decisions.relevance import is_about_whole_text
 
             by_labels = question.kind == "choice" and not (
                 _is_bare(question, shown) and self._may_choose(question)
             )
-            if by_labels or asks_what_it_is(question):
-                return by_words(question, self.endpoint, shown)
-        return as_asked(question, shown)
+            if by_labels or is_about_whole_text(question):
+                return calibrate_by_words(question, self.endpoint, shown)
+        return make_unfitted(question, shown)
 
     def _may_choose(self, question: Question) -> bool:
         """Return True if the endpoint may choose among bare labels, which tell an encoder little.
@@ -321,7 +323,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         found: list[SentPrompt] = []
         for asked in self._plan.requests:
             endpoint = self._sources[asked.source]
-            found += await show_questions(
+            found += await preview_questions(
                 endpoint, text, asked.questions, context, examples=asked.shown
             )
         for question, features in self._plan.asks:
@@ -351,7 +353,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     async def answers_and_reads(
         self, request: Text | str, also: Sequence[Feature], context: RunContext
-    ) -> tuple[list[Answer], list[Read]]:
+    ) -> tuple[list[Answer], list[TextReading]]:
         """Conclude each answer, and give what further features read of the same text.
 
         Raises:
@@ -368,10 +370,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             scorers = {**scorers, **fitted}
             plan = Plan.of(scorer.ask for scorer in scorers.values())
         for scorer in scorers.values():
-            for warning in await scorer.check(context):
+            for warning in await scorer.check_identities(context):
                 context.note("degraded", warning)
         if also:
-            plan = Plan.of([*plan.asks, Ask(self.questions[0], also)])
+            plan = Plan.of([*plan.asks, QuestionFeatures(self.questions[0], also)])
         reads = await plan.read(text, self._sources, context)
         further = reads.pop() if also else []
         pairs = zip(scorers.values(), reads, strict=True)
@@ -389,7 +391,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def _with_doubt(self, answer: Answer) -> Answer:
         """Add to an answer without a fitted scorer the reason to doubt it."""
         doubts = self._doubts.get(answer.question.name)
-        return replace(answer, doubt=doubts.of(answer)) if doubts and not answer.doubt else answer
+        return replace(answer, doubt=doubts.find(answer)) if doubts and not answer.doubt else answer
 
     async def _cut_to_window(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
@@ -416,7 +418,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     def _note(
         self,
-        scorers: Mapping[str, Calibrated],
+        scorers: Mapping[str, CalibratedDecider],
         answers: Mapping[str, Answer],
         context: RunContext,
     ) -> None:
@@ -438,7 +440,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @staticmethod
     def _note_refusals(
-        name: str, answers: Mapping[str, Answer], reads: Sequence[Read], context: RunContext
+        name: str, answers: Mapping[str, Answer], reads: Sequence[TextReading], context: RunContext
     ) -> None:
         """Note what the endpoint refused where something else decided."""
         said = [answer.status for read in reads for answer in read.answers]
@@ -498,9 +500,11 @@ def _is_bare(question: Question, shown: Sequence[Example]) -> bool:
 
 
 def _has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
-    from moa.calibration.adapt import enough, labels_of
+    from moa.calibration.adapt import has_enough_labels, labels_of
 
-    return len(examples) >= ENOUGH and enough(question, labels_of(question, examples), pairs=True)
+    return len(examples) >= ENOUGH and has_enough_labels(
+        question, labels_of(question, examples), pairs=True
+    )
 
 
 class _FirstFit:
@@ -508,7 +512,7 @@ class _FirstFit:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._found: dict[str, Calibrated] = {}
+        self._found: dict[str, CalibratedDecider] = {}
 
     async def get(
         self,
@@ -516,7 +520,7 @@ class _FirstFit:
         examples: Sequence[Example],
         sources: Sources,
         context: RunContext,
-    ) -> Mapping[str, Calibrated]:
+    ) -> Mapping[str, CalibratedDecider]:
         """Return the fitted scorers; callers wait while they are being fitted."""
         if any(question.name not in self._found for question in questions):
             async with self._lock.held(context.remaining_s()):
@@ -542,7 +546,7 @@ class _FirstFit:
             context=context,
         )
         for question in missing:
-            self._found[question.name] = Calibrated(made[question.name], question, sources)
+            self._found[question.name] = CalibratedDecider(made[question.name], question, sources)
 
 
 class Decider(DecidingAgent[M]):

@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, core_schema
 
 from moa._json import JSON, at, is_list, is_object, list_of, object_of
-from moa.endpoints.tokens import rewritten
+from moa.endpoints.tokens import rewrite
 from moa.errors import ConfigError
 from moa.messages import IN_WORDS, Message
 
@@ -43,7 +43,7 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Rewrite what reads as the tag of a block, so that `text` can neither close nor open one."""
-    return rewritten(_tag_pattern(tag), text, lambda _: "&lt;")
+    return rewrite(_tag_pattern(tag), text, lambda _: "&lt;")
 
 
 @cache

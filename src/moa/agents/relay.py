@@ -16,7 +16,7 @@ from moa.agents.prompts import TAG, block
 from moa.agents.tool_calls import ToolCalls
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, ToolSchema
-from moa.endpoints.tools import WithTools, plain
+from moa.endpoints.tools import WithTools, flatten_tool_calls
 from moa.errors import InputError
 from moa.messages import File, Message, ToolCall
 from moa.node import Reply, Result
@@ -89,7 +89,7 @@ class Relay(Agent[object, object]):
 
     Args:
         agent: Who answers; see `as_relayable`.
-        wishes: What the client wants.
+        options: The options of the client.
 
     Raises:
         InputError: both bring tools, or its endpoint can't read a file.
@@ -167,7 +167,7 @@ class Relay(Agent[object, object]):
         said = tuple(map(self._mark_as_data, (*before, last, *options.since)))
         natively = bool(self.tools or options.tools) and are_paired(said)
         in_words = bool(history or options.since) and not natively
-        return (plain(said) if in_words else said), asked
+        return (flatten_tool_calls(said) if in_words else said), asked
 
     def _mark_as_data(self, message: Message) -> Message:
         """Mark the result of a tool as data, as that of a tool of the agent's own is."""

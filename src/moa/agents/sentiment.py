@@ -9,7 +9,7 @@ from pydantic import computed_field
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
-from moa.calibration.defaults import shipped
+from moa.calibration.defaults import shipped_calibration
 from moa.calibration.file import Calibration
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import reads_heads
@@ -91,7 +91,7 @@ class Sentiment(DecidingAgent[Mood]):
         endpoint = as_endpoint(endpoint)  # once: an environment variable may name its key
         if calibration is None and reads_heads(endpoint):
             head = "sentiment" if neutral else "negative or positive"
-            calibration = shipped(question, head, file="sentiment")
+            calibration = shipped_calibration(question, head, file="sentiment")
         super().__init__(endpoint, [question], examples=examples, calibration=calibration, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:

@@ -1,6 +1,6 @@
-"""Calibration: what is guaranteed of accepted decisions, and how many errors keep it.
+"""Calibration: guarantees on accepted decisions, and how many errors they allow.
 
-The bounds on an error rate are exact, and one-sided: those of Clopper and Pearson, "The use of
+Bounds on an error rate are exact and one-sided: those of Clopper and Pearson, "The use of
 confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26 (1934).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import field_serializer
 
@@ -21,30 +21,31 @@ _HALVINGS = 60
 _ALL_LOOKS = 1.2020569031595943
 """The sum of `1 / look**3` over all looks."""
 _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
-"""Share of the texts drawn at random that is held out; the larger one where there are at least
-`_MANY` of them an option, so that enough are left to fit to."""
+"""Share of the randomly drawn texts that is held out. The larger share applies from `_MANY` texts
+per option on, when enough texts remain to fit to."""
 _MANY = 100
 Learn = Literal["split", "nothing", "approximate", "all"]
-"""What labelled rows are for: a part to learn from and the rest to be held out; all to be held out;
-all for both, by cross-fitting; or all to learn from, so that nothing is guaranteed."""
+"""Use of the labelled rows. `split` learns from a part and holds out the rest; `nothing` holds out
+all; `approximate` uses all for both, by cross-fitting; `all` learns from all, without a guarantee.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """The guarantee "among the decisions accepted, at most `risk` are wrong, with `confidence`".
+    """A guarantee: of the accepted decisions at most `risk` are wrong, with `confidence`.
 
-    The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
-    most one part in `1 / (1 - confidence)` breaks its guarantee on inputs like those labelled.
+    The confidence is over the held-out labels: among bounds found on many sets of labels, at most
+    the share `1 - confidence` breaks its guarantee on inputs like the labelled ones.
 
-    Each recalibration on more rows is one more chance to be wrong. So recalibration `k` spends
-    `1 / (1.202 k**3)` of the probability of failure: 83 % for the first, 10 % for the second, and
-    100 % over all that may ever come (alpha spending; Lan and DeMets 1983, Biometrika 70).
+    Each recalibration on more rows is one more chance to be wrong. So recalibration `k` spends `1 /
+    (1.202 k**3)` of the failure probability: 83 % for the first, 10 % for the second, and 100 %
+    over all recalibrations (alpha spending; Lan and DeMets 1983, Biometrika 70).
 
     Args:
         risk: Maximum share of wrong decisions among the accepted ones.
         confidence: Probability that the guarantee holds.
-        look: Number of this calibration on the same, growing rows, from 1 on; `None`: there will
-            be no other.
+        look: Number of this calibration on the same growing rows, from 1; `None`: there will be
+            only one.
 
     Raises:
         ConfigError: risk or confidence is not strictly between 0 and 1, or `look` is below 1.
@@ -73,24 +74,24 @@ class Guarantee:
         spent = 1.0 if self.look is None else 1.0 / (_ALL_LOOKS * self.look**3)
         return (1.0 - self.confidence) * spent
 
-    def needed(self, errors: int = 0) -> int:
-        """Minimum of decisions accepted, with `errors` wrong ones, that shows the risk."""
-        return fewest(errors, risk=self.risk, failure=self.failure)
+    def count_needed(self, errors: int = 0) -> int:
+        """Return the minimum number of accepted decisions that proves it, with `errors` wrong."""
+        return min_decisions(errors, risk=self.risk, failure=self.failure)
 
-    def shown_by(self, decisions: int) -> float:
-        """Smallest risk that so many decisions can show: all of them accepted, and none wrong."""
+    def smallest_risk(self, decisions: int) -> float:
+        """Return the smallest risk provable by this many accepted decisions without an error."""
         return upper_bound(0, decisions, 1.0 - self.failure)
 
-    def looser(self) -> tuple[Guarantee, ...]:
-        """Give what it may be weighed against: twice the failures, and 1.4 times the risk."""
+    def loosen(self) -> tuple[Guarantee, ...]:
+        """Return two weaker guarantees: twice the failure probability, and 1.4 times the risk."""
         confidence, risk = 1.0 - 2 * (1.0 - self.confidence), 1.4 * self.risk
         others = ((self.risk, confidence), (risk, self.confidence))
         return tuple(Guarantee(r, c, self.look) for r, c in others if c > 0 and r < 1)
 
-    def shared(self, parts: int) -> Guarantee:
-        """Make one so strict that `parts` of them hold together with this confidence.
+    def split(self, parts: int) -> Guarantee:
+        """Return a stricter guarantee, of which `parts` hold together with this confidence.
 
-        The failures of the parts add up at most (Bonferroni).
+        Failure probabilities of the parts add up at most (Bonferroni).
         """
         return Guarantee(self.risk, 1.0 - self.failure / parts)
 
@@ -100,41 +101,44 @@ class Guarantee:
         return said + looks
 
 
-def share_held_out(rows: int, labels: int, guarantee: Guarantee, learn: Learn = "split") -> float:
-    """Give the share of labelled rows that a calibration holds out.
+def held_out_share(rows: int, labels: int, guarantee: Guarantee, learn: Learn = "split") -> float:
+    """Return the share of labelled rows that a calibration holds out.
 
-    To learn from a part, it holds out none where those could show nothing: all are learnt from.
+    With `split` it is 0 if the held-out rows would be too few to prove the guarantee: all rows are
+    then learned from.
     """
     if learn != "split":
         return float(learn == "nothing")
     share = _HELD_OUT_OF_MANY if rows >= _MANY * labels else _HELD_OUT
-    return share if rows * share >= guarantee.needed() else 0.0
+    return share if rows * share >= guarantee.count_needed() else 0.0
 
 
-def rows_needed(guarantee: Guarantee, labels: int = 2, *, learn: Learn = "split") -> int:
-    """Give the fewest labelled rows with which a calibration can accept anything at all.
+def min_rows(guarantee: Guarantee, labels: int = 2, *, learn: Learn = "split") -> int:
+    """Return the minimum number of labelled rows for a calibration to accept anything.
 
-    Then it accepts all that is held out, if none of it is wrong. With wrong ones it takes more.
+    It suffices if no held-out decision is wrong; each error requires more rows.
     """
-    return rows_holding(guarantee.needed(), labels, learn=learn)
+    return min_rows_to_hold_out(guarantee.count_needed(), labels, learn=learn)
 
 
-def rows_holding(held_out: int, labels: int, *, learn: Learn = "split") -> int:
-    """Give the fewest labelled rows of which so many are held out."""
+def min_rows_to_hold_out(held_out: int, labels: int, *, learn: Learn = "split") -> int:
+    """Return the minimum number of labelled rows of which `held_out` are held out."""
     if learn != "split":
         return held_out
     many = max(_MANY * labels, math.ceil(held_out / _HELD_OUT_OF_MANY))
     return min(many, math.ceil(held_out / _HELD_OUT))
 
 
-def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "split") -> str | None:
-    """Say how many labelled rows it takes, and what fewer give; `None` where there are enough."""
-    fewest_rows = rows_needed(guarantee, labels, learn=learn)
+def explain_too_few_rows(
+    rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "split"
+) -> str | None:
+    """Explain how many rows are needed and what fewer achieve; `None` if there are enough."""
+    fewest_rows = min_rows(guarantee, labels, learn=learn)
     if rows >= fewest_rows:
         return None
     doubled = Guarantee(min(0.5, 2 * guarantee.risk), guarantee.confidence, guarantee.look)
-    larger = rows_needed(doubled, labels, learn=learn)
-    best, wanted = percent(guarantee.shown_by(rows)), replace(guarantee, look=None)
+    larger = min_rows(doubled, labels, learn=learn)
+    best, wanted = percent(guarantee.smallest_risk(rows)), replace(guarantee, look=None)
     gives = {
         "split": f"All {rows} will be learnt from, so that labels get better, but none of them is "
         f"accepted. Held out as a whole (--learn nothing), they could show {best} at best",
@@ -150,32 +154,33 @@ def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "sp
 
 
 class Bound(Frozen):
-    """From which confidence on decisions are accepted, and what that was shown to keep.
+    """The confidence threshold for acceptance, and the evidence for its guarantee.
 
-    It needs nothing to be applied, and is a part of a calibration's file.
+    It is a part of a calibration's file and can be applied without other libraries.
     """
 
     guarantee: Guarantee
     threshold: float | None
     """Decisions from this confidence on are accepted; `None` accepts nothing."""
     labels: int
-    """Held-out decisions that it was found on."""
+    """Held-out decisions used to find the threshold."""
     accepted: int = 0
-    """Those of them that it accepts."""
+    """Held-out decisions that the threshold accepts."""
     errors: int = 0
-    """Wrong ones among the accepted."""
+    """Wrong decisions among the accepted ones."""
     upper: float = 1.0
-    """Largest error rate that these counts leave possible, at this threshold alone; it never
-    passes the risk. What holds is the guarantee's risk, since the threshold was searched for."""
+    """Upper bound of the error rate by these counts, for this threshold alone; at most the risk.
+    The guarantee is the risk itself, since the threshold was searched for."""
     more_labels: int | None = None
-    """About how many more held-out labels it takes to accept something; `None`: something is
-    accepted, or labels alone won't help."""
+    """Estimate of the further held-out labels needed to accept something; `None`: something is
+    accepted, or more labels alone won't help."""
     summary: str
-    """In words: what is accepted at which risk, or why nothing is and what it takes."""
+    """A sentence: the accepted share and its risk, or why nothing is accepted and what would
+    help."""
 
     @field_serializer("guarantee")
-    def _written(self, guarantee: Guarantee) -> dict[str, Any]:
-        """Leave out what isn't said, so that files of before have the same seal."""
+    def _dump_guarantee(self, guarantee: Guarantee) -> dict[str, object]:
+        """Omit `None`, so that the seals of existing files stay valid."""
         return {name: value for name, value in asdict(guarantee).items() if value is not None}
 
     @property
@@ -184,12 +189,12 @@ class Bound(Frozen):
         return self.accepted / self.labels if self.labels else 0.0
 
     def accepts(self, confidence: float) -> bool:
-        """Whether a decision of this confidence is accepted."""
+        """Return True if a decision of this confidence is accepted."""
         return self.threshold is not None and confidence >= self.threshold
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent, with as many digits as tell it from 0 and 100."""
+    """Format a share in per cent, with enough digits to tell it from 0 and 100."""
     value = 100.0 * share
     digits = 0
     while digits < 4 and (abs(round(value, digits) - value) > 0.05 * min(value, 100 - value)):
@@ -198,12 +203,12 @@ def percent(share: float) -> str:
 
 
 def log_choose(n: int, k: int) -> float:
-    """Logarithm of the number of ways to choose `k` of `n`."""
+    """Return the logarithm of the number of ways to choose `k` of `n`."""
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def tail(errors: int, n: int, risk: float) -> float:
-    """Probability of at most `errors` errors among `n` decisions that are wrong with `risk`."""
+    """Return the probability of at most `errors` errors in `n` decisions of the given risk."""
     if errors < 0:
         return 0.0
     if errors >= n:
@@ -224,7 +229,7 @@ def tail(errors: int, n: int, risk: float) -> float:
 
 @lru_cache(maxsize=4096)
 def upper_bound(errors: int, n: int, confidence: float) -> float:
-    """Find the largest error rate that `errors` among `n` leave possible, with `confidence`."""
+    """Return the largest error rate compatible with `errors` in `n`, with `confidence`."""
     if errors >= n:
         return 1.0
     low, high = errors / n, 1.0
@@ -238,10 +243,10 @@ def upper_bound(errors: int, n: int, confidence: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def fewest(errors: int, *, risk: float, failure: float) -> int:
-    """Find the fewest decisions that show an error rate of at most `risk` with `errors` in them.
+def min_decisions(errors: int, *, risk: float, failure: float) -> int:
+    """Return the minimum number of decisions, `errors` of them wrong, that proves a risk.
 
-    `failure` is the largest probability of showing it where it isn't so.
+    `failure` is the maximum probability of a false proof.
     """
     high = max(1, errors)
     while tail(errors, high, risk) > failure:
@@ -258,7 +263,7 @@ def fewest(errors: int, *, risk: float, failure: float) -> int:
 
 @lru_cache(maxsize=64)
 def allowed_errors(most: int, *, risk: float, failure: float) -> tuple[int, ...]:
-    """Find how many errors 0 to `most` decisions may have and still show `risk`; -1 for none."""
+    """Return, for 0 to `most` decisions, how many errors still prove `risk`; -1 for none."""
     allowed: list[int] = []
     errors = -1
     for n in range(most + 1):

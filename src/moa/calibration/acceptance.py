@@ -1,8 +1,8 @@
-"""Acceptance: policies that say whether a small model's reply is good enough.
+"""Acceptance: policies that judge whether a small model's reply is good enough.
 
-They combine: `Confident(0.9) & Arithmetic()` accepts what both accept, `|` what either does, `~`
-what the policy doesn't. Like Python's `and` and `or` they are lazy, so what costs nothing stands
-first: `Length(most=80) & Plausible(node)` asks no model about a text that is too long.
+They combine: `Confident(0.9) & Arithmetic()` accepts if both accept, `|` if either does, and `~` if
+the policy doesn't. Like Python's `and` and `or` they are lazy, so put the free ones first:
+`Length(most=80) & Plausible(node)` asks no model about a text that is too long.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
@@ -33,28 +33,28 @@ _ASKED_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a policy says of a reply."""
+    """A policy's verdict on a reply."""
 
     score: float
-    """From 0 to 1: the higher, the better. Not a probability, unless the policy was fitted."""
+    """From 0 to 1, higher is better. It is a probability only if the policy was fitted."""
     accepted: bool
     reasons: tuple[str, ...]
-    """Why, in words, one for each policy that was asked."""
+    """Reasons in words, one for each policy that was asked."""
     signs: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Further numbers that tell something to a policy that is fitted."""
+    """Further numbers, as features of a fitted policy."""
 
 
 class Policy(ABC):
-    """Says whether a reply is good enough. Derive from it to write one's own."""
+    """Base class of acceptance policies. Derive from it to write your own."""
 
     @abstractmethod
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Judge a reply.
 
         Args:
             request: What the small model was asked.
-            reply: What it answered: a text, or any typed output of an agent.
-            context: Budget, deadline and ledger, which calls to a model are charged to.
+            reply: The answer: a text, or any typed output of an agent.
+            context: Budget, deadline and ledger for calls to models.
 
         Raises:
             MoaError: a model was asked, and that failed; the reply is not accepted then.
@@ -62,7 +62,7 @@ class Policy(ABC):
 
     @property
     def parts(self) -> tuple[Policy, ...]:
-        """The policies that it is combined from; itself, where it isn't."""
+        """The policies that it combines; itself if it combines none."""
         return (self,)
 
     async def fit(
@@ -72,17 +72,17 @@ class Policy(ABC):
         *,
         context: RunContext | None = None,
         seed: int = 0,
-    ) -> Fitted:
-        """Make one policy from the scores of its parts, fitted on graded replies.
+    ) -> FittedPolicy:
+        """Fit one policy to graded replies, from the scores of the parts.
 
-        Half are for a logistic regression, half for its bound. How the parts were combined doesn't
-        matter then.
+        Half of the replies fit a logistic regression, half find its bound. The way in which the
+        parts were combined is ignored.
 
         Args:
-            graded: Replies of the small model, and whether each was good enough.
-            guarantee: What is guaranteed of the replies it accepts.
+            graded: Replies of the small model with their grades.
+            guarantee: The guarantee for accepted replies.
             context: Budget, deadline and ledger of the calls to models; `None` starts one.
-            seed: Another one splits the replies otherwise.
+            seed: Seed of the split into halves.
 
         Raises:
             InputError: there are fewer than 10 graded replies, or they are about too few cases.
@@ -97,7 +97,7 @@ class Policy(ABC):
             raise InputError(
                 f"{len(graded)} graded replies are too few: it takes at least {_FEWEST}"
             )
-        held, inside = _sides(graded, seed)
+        held, inside = _split_graded(graded, seed)
         running = context or RunContext()
 
         async def signs(one: Graded) -> dict[str, float]:
@@ -119,7 +119,7 @@ class Policy(ABC):
             found = Outcome(confidence=float(min(1.0, p)), correct=g.good, case=g.case)
             (tested if out else fitting).append(found)
         odds = (fitted.head.weights[:, 1] - fitted.head.weights[:, 0]) / scale
-        return Fitted(
+        return FittedPolicy(
             policies=self.parts,
             signs=names,
             weights=tuple(float(w) for w in odds),
@@ -144,15 +144,15 @@ class _Pair(Policy):
     first: Policy
     second: Policy
     both: bool
-    """Whether both must accept: the lower score counts then, else the higher."""
+    """True for `&`, which takes the lower score; False for `|`, which takes the higher."""
 
     @property
     def parts(self) -> tuple[Policy, ...]:
-        """Those of both."""
+        """The parts of both policies."""
         return (*self.first.parts, *self.second.parts)
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Ask the second only where the first accepts, or of two alternatives doesn't."""
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
+        """Ask the second policy only if the first doesn't settle the result."""
         first = await self.first.judge(request, reply, context)
         if first.accepted != self.both:
             return first
@@ -163,17 +163,17 @@ class _Pair(Policy):
 
 @dataclass(frozen=True, slots=True)
 class _Not(Policy):
-    """Accepts what the policy doesn't. Written `~policy`."""
+    """The negation of a policy, written `~policy`."""
 
     policy: Policy
 
     @property
     def parts(self) -> tuple[Policy, ...]:
-        """Those of the policy."""
+        """The parts of the policy."""
         return self.policy.parts
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Turn the judgement around."""
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
+        """Invert the judgement."""
         found = await self.policy.judge(request, reply, context)
         reasons = tuple(f"turned around: {reason}" for reason in found.reasons)
         return Judgement(1.0 - found.score, not found.accepted, reasons)
@@ -181,14 +181,14 @@ class _Not(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Confident(Policy):
-    """Accepts a decision from a confidence on; of several questions the least sure one counts.
+    """Accepts a decision from a minimum confidence on; of several questions the least sure counts.
 
-    A calibrated answer says itself whether it is accepted, and a bound follows that: where it is
-    not, its confidence is that of another fit, which no bound was found for.
+    If an answer has its own calibration, that decides instead of the bound: the confidence of an
+    answer that it rejects comes from another fit, for which no bound was found.
 
     Args:
-        threshold: A confidence, or the bound that was found for the scorer. A number that wasn't
-            found on one's own labels guarantees nothing.
+        threshold: A confidence, or the bound found for the scorer. A number not derived from your
+            own labels guarantees nothing.
 
     Raises:
         ConfigError: the threshold is not between 0 and 1.
@@ -200,17 +200,18 @@ class Confident(Policy):
         if not isinstance(self.threshold, Bound):
             check_share(self.threshold, "threshold")
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Compare the confidence; a written label has none and is not accepted."""
-        confidence = confidence_of(reply)
-        if confidence is None:
-            return Judgement(0.0, False, ("it has no confidence",))
         answers, bound = _answers(reply), self.threshold
+        confidences = _confidences(answers)
+        if not confidences:
+            return Judgement(0.0, False, ("it has no confidence",))
+        confidence = min(confidences)
         if isinstance(bound, Bound):
-            said = [_says(answer) for answer in answers]
+            said = [_read_accepted(answer) for answer in answers]
             accepts = [
-                bound.accepts(answer.confidence) if says is None else says
-                for answer, says in zip(answers, said, strict=True)
+                bound.accepts(one) if says is None else says
+                for one, says in zip(confidences, said, strict=True)
             ]
             if any(says is not None for says in said):
                 does = "accepted" if all(accepts) else "not accepted"
@@ -222,33 +223,38 @@ class Confident(Policy):
         return Judgement(confidence, all(accepts), (f"confidence {confidence:.3f}, {wanted}",))
 
 
-def _says(answer: Any) -> bool | None:
-    """What an answer says of itself; `None` without a calibration."""
+def _read_accepted(answer: object) -> bool | None:
+    """Return the answer's own acceptance; `None` without a calibration."""
     said = getattr(answer, "accepted", None)
     return said if isinstance(said, bool) else None
 
 
-def confidence_of(reply: Any) -> float | None:
-    """Read the confidence of a decision, of several questions the lowest; `None` without one."""
-    found = [getattr(answer, "confidence", None) for answer in _answers(reply)]
+def confidence_of(reply: object) -> float | None:
+    """Return a decision's confidence, the lowest of several questions; `None` without one."""
+    return min(_confidences(_answers(reply)), default=None)
+
+
+def _confidences(answers: Sequence[object]) -> list[float]:
+    """Return the confidence of each answer; none if one of them has none."""
+    found: list[object] = [getattr(answer, "confidence", None) for answer in answers]
     known = [float(confidence) for confidence in found if isinstance(confidence, int | float)]
-    return min(known) if known and len(known) == len(found) else None
+    return known if len(known) == len(found) else []
 
 
-def _answers(reply: Any) -> list[Any]:
-    """Give what says of itself how sure it is: the reply, or else the answers in it."""
+def _answers(reply: object) -> list[object]:
+    """Return the objects with a confidence: the reply itself, or the answers in it."""
     return [reply] if hasattr(reply, "confidence") else list(answers_in(reply).values())
 
 
-def text_of(value: Any) -> str:
-    """Write a request or a reply as text: a typed output as JSON."""
+def text_of(value: object) -> str:
+    """Format a request or a reply as text; a typed output becomes JSON."""
     if isinstance(value, BaseModel) and not isinstance(value, Text | Reply):
         return value.model_dump_json(exclude_none=True)
     return str(value)
 
 
-def sampled(node: N, samples: int) -> N:
-    """Give back a node that is asked the same several times, if its answers can differ."""
+def check_sampling(node: N, samples: int) -> N:
+    """Return the node; raise `ConfigError` if several samples of it would all be the same."""
     if samples > 1 and getattr(node, "temperature", None) == 0:
         raise ConfigError(
             f"{getattr(node, 'name', node)!r} writes at temperature 0, so all {samples} samples "
@@ -258,41 +264,41 @@ def sampled(node: N, samples: int) -> N:
 
 
 def check_share(value: float, name: str) -> None:
-    """Make sure that a value lies between 0 and 1, or raise `ConfigError`."""
+    """Raise `ConfigError` unless a value lies between 0 and 1."""
     if not 0.0 <= value <= 1.0:
         raise ConfigError(f"{name}={value}, but it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """A reply of the small model, and whether it was good enough."""
+    """A reply of the small model with its grade."""
 
-    request: Any
-    reply: Any
+    request: object
+    reply: object
     good: bool
     case: str | None = None
-    """What it belongs to, where several replies belong together."""
+    """Groups replies that belong together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted(Policy):
+class FittedPolicy(Policy):
     """A policy whose score is the probability that the reply is good enough.
 
     It needs no other library to be applied.
     """
 
     policies: tuple[Policy, ...]
-    """Those whose scores and signs it is made from. All are asked, side by side."""
+    """The policies whose scores and signs it reads; all are asked concurrently."""
     signs: tuple[str, ...]
-    """Names of what it reads, in order."""
+    """Names of its features, in order."""
     weights: tuple[float, ...]
-    """What each adds to the log odds."""
+    """Weight of each feature in the log-odds."""
     bias: float
     bound: Bound
-    """From which probability on a reply is accepted, and what is guaranteed of those."""
+    """The minimum probability for acceptance, and its guarantee."""
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Ask all policies, and weigh what they say."""
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
+        """Ask all policies, and combine their scores and signs."""
         found = await gather(p.judge(request, reply, context) for p in self.policies)
         read = signs_of(found)
         odds = self.bias + sum(
@@ -307,8 +313,8 @@ class Fitted(Policy):
         return Judgement(good, self.bound.accepts(good), (summary, *reasons))
 
 
-def _sides(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
-    """Tell which replies are held out, and which fold each of the others is in."""
+def _split_graded(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
+    """Return which replies are held out, and the fold of each of the others."""
     from moa.decisions.arrays import np
     from moa.decisions.regression import folds, split
 
@@ -328,7 +334,7 @@ def _sides(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
 
 
 def signs_of(judgements: Sequence[Judgement]) -> dict[str, float]:
-    """Everything that some judgements tell, by the place of the policy and the name of the sign."""
+    """Collect the scores and signs of judgements, keyed by index of the policy and name."""
     return {
         f"{place} {name}": value
         for place, judgement in enumerate(judgements)

@@ -1,9 +1,9 @@
-"""Adapt: fits an agent to its task, from labelled texts or from unlabelled ones, without a bound.
+"""Adapt: fit an agent to its task by labelled or unlabelled texts, without a bound.
 
-With labels it is the search of `moa.calibration.fit` on all of them. Without, a small model's bias
-to some labels can be seen on unlabelled texts and taken out (as Zhao et al. 2021, arXiv 2102.09690,
-do with empty texts, and Zhou et al. 2023, arXiv 2309.17249, with the batch); texts that it is sure
-of are shown to it as examples (pseudo-labels: Lee 2013), and weights are those of a prior.
+With labels it runs the search of `moa.calibration.fit` on all of them. Without, a small model's
+bias towards some labels is measured on unlabelled texts and removed (as Zhao et al. 2021, arXiv
+2102.09690, do with empty texts, and Zhou et al. 2023, arXiv 2309.17249, with the batch). Texts of
+which it is sure serve as examples (pseudo-labels: Lee 2013), and the weights are those of a prior.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa.calibration.defaults import as_asked, made, with_expected
+from moa.calibration.defaults import add_expected_precision, make_calibration, make_unfitted
 from moa.calibration.features import (
     ASKED_AS,
     DECIDES,
@@ -19,34 +19,34 @@ from moa.calibration.features import (
     LabelFeature,
     Progress,
     WordsFeature,
-    shown_as,
-    words_of,
+    as_prompt_variant,
+    make_words_feature,
 )
 from moa.calibration.file import Calibration, FitRecord
 from moa.calibration.fit import fit_all
 from moa.calibration.labelled import Labelled
-from moa.calibration.reader import Answers, FeatureReader
+from moa.calibration.reader import AnswerCache, FeatureReader
 from moa.context import RunContext
 from moa.decisions import ENOUGH, ENOUGH_A_LABEL, PromptVariant
 from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import agreement, centred_mean, is_blind, shrunk_mean
-from moa.decisions.relevance import asks_what_it_is
-from moa.decisions.variants import confident, stand_in_texts
+from moa.decisions.relevance import is_about_whole_text
+from moa.decisions.variants import choose_confident, stand_in_texts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import MOST_OPTIONS, facts_of, identity_of
 from moa.questions import Question
 
 ENOUGH_TEXTS = 32
-"""Fewer unlabelled texts than these say too little of a bias: the shipped ones stand in."""
+"""Minimum of unlabelled texts to measure a bias on; below it the shipped ones are used."""
 MOST_TEXTS = 128
-"""Maximum of unlabelled texts that are read, evenly spread over those given."""
+"""Maximum of unlabelled texts to read, evenly spread over the given ones."""
 MOST_LABELS = 512
-"""Maximum of labelled texts that are fitted to, the first ones."""
+"""Maximum of labelled texts to fit to; the first ones count."""
 _BESIDE_WORDS = 0.5
-"""Weight of a model without its bias beside the words, for a choice of labels. For a criterion it
-is that of the probe: small models that weren't probed made criteria in words worse."""
+"""Weight of a model, bias removed, relative to the words of a choice. For a criterion the probed
+weight counts: small models that weren't probed made criteria in words worse."""
 _SHOWN = 8
 
 
@@ -62,28 +62,28 @@ async def adapt(
     context: RunContext | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Calibration]:
-    """Fit what decides each question, by its name.
+    """Fit a calibration for each question, and return them by name.
 
-    From eight labelled texts of a question on, of two options at least, or twenty a label of a
-    choice that the scorer of pairs decides, the features that lower the log loss in
-    cross-validation are fitted to them: heads on the encoder's vectors, the words of the question,
-    and the model's label probabilities, alone and behind examples. Unlabelled texts are then not
-    read.
+    Fitting to labels takes eight labelled texts of a question, of at least two options; for a
+    choice that the pair scorer decides it takes twenty per label. It selects the features that
+    lower the log loss in cross-validation: heads on the encoder's vectors, the words of the
+    question, and the model's label probabilities, alone and after examples. Unlabelled texts are
+    then not read.
 
-    Else the bias that shows on the unlabelled texts is taken out of the words and of the model, and
-    each text is also read behind those that the model was sure of.
+    With fewer labels, the bias measured on the unlabelled texts is removed from the words and the
+    model, and each text is also read after examples of which the model was sure.
 
     Args:
-        endpoint: Who decides.
-        questions: What is asked.
+        endpoint: The endpoint that decides.
+        questions: The questions.
         labelled: Texts with the names of the right options.
-        unlabelled: Texts like those to come. From 32 on they are used, at most 128 of them; else
-            36 shipped texts stand in.
-        own: Examples that the agent shows of its own accord.
-        encoder: Gives the vectors that heads read; `None`: the model alone decides.
-        asks: Whether the endpoint is read at all, and not the encoder alone.
+        unlabelled: Texts like those to come. From 32 on they are used, at most 128 of them; else 36
+            shipped texts are.
+        own: Examples that the agent shows anyway.
+        encoder: Gives the vectors for heads; `None`: the model alone decides.
+        asks: Ask the endpoint, too; `False` uses the encoder alone.
         context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each feature is.
+        progress: Called with the progress of each feature.
 
     Raises:
         EndpointError: a request failed.
@@ -93,21 +93,23 @@ async def adapt(
         MissingDependency: there are labels to fit to, and SciPy is not installed.
     """
     sources = {DECIDES: endpoint, **({ENCODER: encoder} if encoder is not None else {})}
-    answers = Answers(sources, questions if asks and not own else ())
+    answers = AnswerCache(sources, questions if asks and not own else ())
     context = context or RunContext(keep_notes=False)
     found: dict[str, Calibration] = {}
     for question in questions:
-        one = _Question(question, answers, shown_as(question, own), asks, context, progress)
+        one = _QuestionFit(
+            question, answers, as_prompt_variant(question, own), asks, context, progress
+        )
         rows = labels_of(question, labelled)
-        if enough(question, rows, pairs=feeds_heads(encoder)):
-            found[question.name] = await one.to_labels(rows)
+        if has_enough_labels(question, rows, pairs=feeds_heads(encoder)):
+            found[question.name] = await one.fit_to_labels(rows)
         else:
-            found[question.name] = await one.to_texts(rows, unlabelled)
+            found[question.name] = await one.fit_to_texts(rows, unlabelled)
     return found
 
 
 def labels_of(question: Question, labelled: Sequence[Example]) -> list[Labelled]:
-    """Take the texts that have a label of the question."""
+    """Return the texts that are labelled for the question."""
     names = {option.name for option in question.options}
     given = [(example.text, example.labels.get(question.name)) for example in labelled]
     return [
@@ -117,8 +119,11 @@ def labels_of(question: Question, labelled: Sequence[Example]) -> list[Labelled]
     ][:MOST_LABELS]
 
 
-def enough(question: Question, rows: Sequence[Labelled], *, pairs: bool) -> bool:
-    """Whether there are labels enough to fit to; `pairs` says if a choice is decided without."""
+def has_enough_labels(question: Question, rows: Sequence[Labelled], *, pairs: bool) -> bool:
+    """Return True if there are enough labels to fit to.
+
+    `pairs` is True if the pair scorer can decide a choice without a fit, which raises the minimum.
+    """
     texts = {row.text for row in rows}
     scored = pairs and question.kind == "choice"
     least = ENOUGH_A_LABEL * len(question.options) if scored else ENOUGH
@@ -126,11 +131,11 @@ def enough(question: Question, rows: Sequence[Labelled], *, pairs: bool) -> bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """One question to be fitted."""
+class _QuestionFit:
+    """The fit of one question."""
 
     question: Question
-    answers: Answers
+    answers: AnswerCache
     own: PromptVariant
     asks: bool
     context: RunContext
@@ -140,7 +145,7 @@ class _Question:
     def endpoint(self) -> Endpoint:
         return self.answers.sources[DECIDES]
 
-    def reader(self, texts: Sequence[str]) -> FeatureReader:
+    def make_reader(self, texts: Sequence[str]) -> FeatureReader:
         return FeatureReader(
             question=self.question,
             answers=self.answers,
@@ -149,47 +154,51 @@ class _Question:
             progress=self.progress,
         )
 
-    async def to_labels(self, rows: Sequence[Labelled]) -> Calibration:
-        """Fit to labelled texts; a model that writes its labels is shown some."""
+    async def fit_to_labels(self, rows: Sequence[Labelled]) -> Calibration:
+        """Fit to labelled texts; show some as examples to a model that writes its labels."""
         own = (self.own,) if self.asks else ()
-        reader = self.reader(())
+        reader = self.make_reader(())
         fitted = await fit_all(reader, rows, own)
         if fitted is None:
-            return as_asked(self.question, self._few(rows), origin=_WRITES)
+            return make_unfitted(self.question, self._first_examples(rows), origin=_WRITES)
         return fitted
 
-    def _few(self, rows: Sequence[Labelled]) -> list[Example]:
+    def _first_examples(self, rows: Sequence[Labelled]) -> list[Example]:
         return [Example(row.text, {self.question.name: row.label}) for row in rows[:_SHOWN]]
 
-    async def to_texts(self, rows: Sequence[Labelled], unlabelled: Sequence[str]) -> Calibration:
-        """Take the bias out that shows on unlabelled texts."""
+    async def fit_to_texts(
+        self, rows: Sequence[Labelled], unlabelled: Sequence[str]
+    ) -> Calibration:
+        """Remove the bias that unlabelled texts show."""
         many = len(unlabelled) >= ENOUGH_TEXTS
         step = max(1.0, len(unlabelled) / MOST_TEXTS)
         spread = (unlabelled[int(i * step)] for i in range(min(len(unlabelled), MOST_TEXTS)))
         texts = tuple(spread) if many else stand_in_texts()
-        reader = self.reader(texts)
-        found = _Unlabelled(len(self.question.options))
-        about_text = self.question.kind == "choice" or asks_what_it_is(self.question)
+        reader = self.make_reader(texts)
+        found = _PriorBlend(len(self.question.options))
+        about_text = self.question.kind == "choice" or is_about_whole_text(self.question)
         if ENCODER in self.answers.sources and about_text:
             given = [Example(row.text, {ASKED_AS: row.label}) for row in rows]
-            feature = words_of(self.question, [*self.own, *given])
+            feature = make_words_feature(self.question, [*self.own, *given])
             words = await reader.read(feature)
             if words is not None:
                 # The scorer of pairs knows ordinary texts: only one's own tell it of a bias.
                 found.add(feature, words.values, 1.0, biased=many or self.question.kind != "choice")
-        weight = self._weight(beside_words=bool(found.features))
-        why = await self._model(reader, rows, found, weight, many=many) if weight else ""
+        weight = self._weigh_model(beside_words=bool(found.features))
+        why = await self._add_model(reader, rows, found, weight, many=many) if weight else ""
         if not found.features:
-            return as_asked(self.question, self._few(rows), origin=_WRITES)
+            return make_unfitted(self.question, self._first_examples(rows), origin=_WRITES)
         used = f"bias removed on {len(texts)} {'unlabelled' if many else 'shipped'} texts"
-        calibration = made(self.question, found.features, found.fit, f"{used}{why and f'; {why}'}")
-        calibration = with_expected(calibration)
+        calibration = make_calibration(
+            self.question, found.features, found.fit, f"{used}{why and f'; {why}'}"
+        )
+        calibration = add_expected_precision(calibration)
         models = {r: await identity_of(reader.sources[r], self.context) for r in calibration.roles}
         more = {"models": models, "doubtful": _SAME if why else "", "notes": tuple(reader.dropped)}
-        return calibration.model_copy(update=more).sealed()
+        return calibration.model_copy(update=more).with_seal()
 
-    def _weight(self, *, beside_words: bool) -> float:
-        """Weigh the model beside the words, once its bias is out."""
+    def _weigh_model(self, *, beside_words: bool) -> float:
+        """Return the weight of the model, bias removed, relative to the words."""
         if not beside_words:
             return float(self.asks)
         if not self.asks or len(self.question.options) > MOST_OPTIONS:
@@ -199,33 +208,33 @@ class _Question:
             _BESIDE_WORDS if is_choice else facts_of(self.endpoint.model).weight_of(self.question)
         )
 
-    async def _model(
+    async def _add_model(
         self,
         reader: FeatureReader,
         rows: Sequence[Labelled],
-        found: _Unlabelled,
+        found: _PriorBlend,
         weight: float,
         *,
         many: bool,
     ) -> str:
-        """Read what the model says; say why it is doubtful, if it is."""
+        """Add the model's readings; return why it is doubtful, or an empty string."""
         labels = LabelFeature.of(self.question, self.endpoint, "labels", [self.own])
         reading = await reader.read(labels)
         if reading is None:
             return ""
-        own = _centred(reading.values)
+        own = _centre(reading.values)
         blind = many and is_blind(own)
         if blind and found.features:
             return ""  # the words decide alone
         shown: list[PromptVariant] = []
         if self.answers.source == "logprob":
-            shown += [shown_as(self.question, self._few(rows))] if rows else []
+            shown += [as_prompt_variant(self.question, self._first_examples(rows))] if rows else []
             fair = own - own.mean(0)
-            named = confident(reader.texts, fair, self.question) if many else []
-            shown += [shown_as(self.question, some) for some in named]
+            named = choose_confident(reader.texts, fair, self.question) if many else []
+            shown += [as_prompt_variant(self.question, some) for some in named]
         after = LabelFeature.of(self.question, self.endpoint, "labels after sure texts", shown)
         more = await reader.read(after) if shown else None
-        behind = None if more is None else _centred(more.values)
+        behind = None if more is None else _centre(more.values)
         if blind and behind is not None:  # they count for as much as they agree
             weight *= agreement(np.stack([own, behind], 1))
         found.add(labels, own, weight, whole=blind)
@@ -244,8 +253,8 @@ _WRITES = "examples shown: it writes its labels"
 _SAME = "it says the same whatever the text is"
 
 
-class _Unlabelled:
-    """Features with weights of a prior, and the bias that was taken out of them."""
+class _PriorBlend:
+    """Features with weights of a prior, and the bias removed from them."""
 
     def __init__(self, options: int) -> None:
         self.features: list[LabelFeature | WordsFeature] = []
@@ -261,7 +270,7 @@ class _Unlabelled:
         whole: bool = False,
         biased: bool = True,
     ) -> None:
-        """Add a feature, and take its bias out: its `whole` mean, or all but a part of it."""
+        """Add a feature and remove its bias: the `whole` mean, or a shrunk one."""
         self.features.append(feature)
         self.weights.append(weight)
         if biased:
@@ -272,5 +281,5 @@ class _Unlabelled:
         return FitRecord.of(Blend.of(np.array(self.weights), self.bias))
 
 
-def _centred(logs: Floats) -> Floats:
+def _centre(logs: Floats) -> Floats:
     return logs - logs.mean(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Answer rows: what is kept of a stream that a cascade learns from, and in which tables."""
+"""Answer rows: the records and tables of the stream that a cascade learns from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from moa.calibration.epochs import Side
 from moa.decisions.arrays import Floats, Ints
 
 FORGOTTEN = "forgotten "
-"""What the keys of forgotten rows begin with."""
+"""Prefix of the keys of forgotten rows."""
 Source = Literal["run", "log", "person"]
-"""Where a label comes from: the large model in use, a log of it, or people. The first two are drawn
-as they come; those of people are fitted to, and never held out."""
+"""Origin of a label: the large model in use, a log of it, or people. The first two are drawn as
+they come; labels of people are fitted to and never held out."""
 DROPPED = "dropped"
-"""What stands in the place of a source where a row was dropped: it counts for nothing."""
+"""Source of a dropped row, which counts for nothing."""
 TABLES = """
 create table if not exists moa_learn (
     job text primary key, secret text not null, question text not null, made_of text not null);
@@ -47,63 +47,63 @@ create index if not exists moa_learn_keys on moa_learn_rows (job, key)
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """Where the learning is."""
+class LearningState:
+    """The current epoch, its looks and the head in use."""
 
     epoch: int
     first: int
-    """Place of the first row of the epoch."""
+    """Index of the epoch's first row."""
     looks: int
-    """Looks of the epoch that are spent."""
+    """Number of spent looks of the epoch."""
     used: int | None
-    """The look whose head is in use; `None`: all goes to the large model."""
+    """The look whose head is in use; `None`: all rows go to the large model."""
 
 
-class Row(NamedTuple):
-    """A row, as it comes in."""
+class NewRow(NamedTuple):
+    """A row as it arrives."""
 
     side: Side
     held: bool
     source: Source
     vector: Sequence[float] | None
-    """What was read of the text; `None` where it couldn't be."""
+    """The values read from the text; `None` if it couldn't be read."""
     length: int
     language: str | None = None
     text: str | None = None
     look: int | None = None
     """The look whose head was asked."""
     accepts: bool | None = None
-    """Whether that head accepts it."""
+    """True if that head accepts the row."""
     guess: str | None = None
-    """What it says."""
+    """The head's label."""
     sure: float | None = None
     by_small: bool = False
-    """Whether the small model's answer is given, so that there will be no label."""
+    """True if the small model answers it, so that no label will come."""
 
 
-class Answered(NamedTuple):
-    """What the large model said to a row, and what it took."""
+class LargeAnswer(NamedTuple):
+    """The large model's answer to a row, and its cost."""
 
     label: str | None
-    """`None`: nothing, which counts as another answer than any."""
+    """`None`: no answer, which differs from every label."""
     again: str | None = None
-    """What it said when it was asked once more."""
+    """The answer to the same question asked a second time."""
     calls: int = 1
     tokens: int | None = None
     cost: float | None = None
     seconds: float | None = None
     moot: bool = False
-    """Whether it is asked whatever the small one says."""
+    """True if the large model is asked whatever the small one says."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Rows with vectors, and with labels, in the order in which they came."""
+class RowArrays:
+    """Rows with their vectors and labels, in order of arrival."""
 
     places: Ints
     keys: tuple[str, ...]
     vectors: Floats
-    """Rows, parts of a vector; `nan` where the text wasn't read."""
+    """Rows, parts of a vector; `nan` if the text wasn't read."""
     labels: tuple[str | None, ...]
     epochs: Ints
     lengths: tuple[int, ...]
@@ -113,33 +113,60 @@ class Rows:
         return len(self.keys)
 
 
-class Drawn(NamedTuple):
-    """A row that was drawn for people to label."""
+class DrawnRow(NamedTuple):
+    """A row drawn for people to label."""
 
     draw: int
-    """Number of the draw, from 0 on."""
+    """Number of the draw, from 0."""
     place: int
     text: str | None
-    """`None`: it is no longer kept."""
+    """`None`: no longer stored."""
     guess: str | None
-    """What the head in use says."""
+    """The label of the head in use."""
     label: str | None
-    """What people say; `None`: nothing yet."""
+    """The label given by people; `None`: none yet."""
 
 
-class Spent(NamedTuple):
-    """A look that is spent, and perhaps not yet finished."""
+class SpentLook(NamedTuple):
+    """A look that is spent, but perhaps not finished."""
 
     epoch: int
     look: int
     cut: int
-    """Place of the last row that takes part."""
+    """Index of the last row that takes part."""
     head: str
     thresholds: tuple[float, ...]
 
 
-FIGURES = (
-    *("place", "epoch", "held", "source", "at", "label", "again", "done", "by_small"),
-    *("accepts", "guess", "sure", "given", "calls", "tokens", "cost", "seconds", "moot"),
-)
-"""What `AnswerStore.rows` gives of each."""
+class WatchedRow(NamedTuple):
+    """A row that the head in use was asked about, as the drift check reads it."""
+
+    accepts: int | None
+    sure: float
+    length: int
+    language: str | None
+
+
+class FigureRow(NamedTuple):
+    """The columns of a row that figures are computed from, as the store has them."""
+
+    place: int
+    epoch: int
+    held: int
+    source: str
+    at: float
+    label: str | None
+    again: str | None
+    done: int
+    by_small: int
+    accepts: int | None
+    guess: str | None
+    sure: float | None
+    given: str | None
+    calls: int
+    tokens: int | None
+    cost: float | None
+    seconds: float | None
+    moot: int
+    excepted: int
+    """True if the head that was asked makes an exception of its text."""

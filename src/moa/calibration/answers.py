@@ -1,8 +1,8 @@
-"""Answers: what a cascade that learns keeps of a stream, in a database that many processes share.
+"""Answers: the database of a learning cascade, which many processes share.
 
-It holds a vector and the large model's answer of each row, the looks with the heads that they
-tested, the epochs and the audits. Texts are kept only where that was asked for. What several
-processes may do at the same moment is one statement, or changes nothing where it comes second.
+It holds a vector and the large model's answer for each row, the looks with the heads they tested,
+the epochs and the audits. Texts are stored only on request. Each change that several processes may
+attempt at once is a single statement, or changes nothing the second time.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from moa._json import object_of, objects_of
 from moa._sqlite import SQLite, columns_of
 from moa.calibration.answer_rows import (
     DROPPED,
-    FIGURES,
     FORGOTTEN,
     TABLES,
-    Answered,
-    Drawn,
-    Row,
-    Rows,
-    Spent,
-    State,
+    DrawnRow,
+    FigureRow,
+    LargeAnswer,
+    LearningState,
+    NewRow,
+    RowArrays,
+    SpentLook,
+    WatchedRow,
 )
 from moa.calibration.epochs import DRAWS, Coin, Side
 from moa.decisions.arrays import np
@@ -35,7 +37,7 @@ from moa.rows._stores import Postgres, Store, is_address
 
 T = TypeVar("T")
 STALE_S = 600.0
-"""Seconds after which a call that nobody has answered counts as failed: its process is gone."""
+"""Seconds after which an unanswered call counts as failed, since its process is gone."""
 
 
 class AnswerStore:
@@ -50,30 +52,30 @@ class AnswerStore:
 
     Args:
         where: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
-        begun: Whether it must be there already; then it may be one that can only be read.
+        must_exist: True to raise an error if it isn't there; the file may then be read-only.
 
     Raises:
         ConfigError: when it is opened: it can't be used, or must be there and isn't.
         MissingDependency: it is Postgres, and its client isn't installed.
     """
 
-    def __init__(self, where: str | Path, *, begun: bool = False) -> None:
+    def __init__(self, where: str | Path, *, must_exist: bool = False) -> None:
         self._store: Store
         self._file = None if is_address(where) else Path(where)
-        self._begun = begun
+        self._must_exist = must_exist
         if self._file is None:
             self._store = Postgres(str(where), TABLES, what="answers")
         else:
             what = f"the answers in {where}"
-            tables = "" if begun else TABLES  # another database stays as it is
-            self._store = SQLite(self._file, tables, what=what, may_only_read=begun)
+            tables = "" if must_exist else TABLES  # another database stays as it is
+            self._store = SQLite(self._file, tables, what=what, may_only_read=must_exist)
         self._lock = threading.Lock()
         self._is_open = False
         self.coin: Coin
 
     @property
     def where(self) -> str:
-        """Where it is, in words: an address may hold a password."""
+        """Its location in words, without the password of an address."""
         return self._store.where if self._file is None else str(self._file)
 
     def open(self) -> Self:
@@ -81,7 +83,7 @@ class AnswerStore:
         with self._lock:
             if self._is_open:
                 return self
-            if self._begun and self._file is not None and not self._file.is_file():
+            if self._must_exist and self._file is not None and not self._file.is_file():
                 raise ConfigError(f"there are no answers in {self._file}")
             self._store.open()
             try:
@@ -93,7 +95,7 @@ class AnswerStore:
         return self
 
     def _check_tables(self) -> None:
-        """Make sure that they are those of this version."""
+        """Raise `ConfigError` unless the tables are those of this version."""
         asked = "select name from pragma_table_info(?)"
         if self._file is None:
             asked = "select column_name from information_schema.columns where table_name = ?"
@@ -110,7 +112,7 @@ class AnswerStore:
             )
 
     def close(self) -> None:
-        """Close it; it is opened again by `open`."""
+        """Close it; `open` opens it again."""
         with self._lock:
             if self._is_open:
                 self._store.close()
@@ -127,12 +129,12 @@ class AnswerStore:
     ) -> None:
         self.close()
 
-    async def beside(self, work: Callable[[], T]) -> T:
-        """Do something with it without holding up the event loop for long."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run work on the store without blocking the event loop for long."""
         return await self._store.beside(work)
 
     def bind(self, question: str, made_of: str) -> None:
-        """Begin with a question and what reads it, or make sure that it was begun with these.
+        """Store the question and the models on first use; afterwards check that they are the same.
 
         Raises:
             ConfigError: it belongs to another question, or to other models.
@@ -147,7 +149,7 @@ class AnswerStore:
             "on conflict (job, epoch) do nothing",
             self._store.now(),
         )
-        about = self.question()
+        about = self.read_question()
         for was, here, what in zip(about, (question, made_of), _BOUND_TO, strict=True):
             if was != here:
                 raise ConfigError(
@@ -155,8 +157,8 @@ class AnswerStore:
                     f"{_difference(was, here)}. Give another file, or what it was begun with"
                 )
 
-    def question(self) -> tuple[str, str]:
-        """Return the question that it was begun with, and what reads it, both as JSON.
+    def read_question(self) -> tuple[str, str]:
+        """Return the question and the models that it was created with, both as JSON.
 
         Raises:
             ConfigError: nothing was begun.
@@ -168,8 +170,8 @@ class AnswerStore:
         self.coin = Coin(bytes.fromhex(secret))
         return question, made_of
 
-    def state(self) -> State:
-        """Return where the learning is."""
+    def read_state(self) -> LearningState:
+        """Return the state of the learning."""
         found = self._run(
             "select one.epoch, one.first, "
             "(select count(*) from moa_learn_looks l where l.job = one.job and l.epoch = one.epoch)"
@@ -178,10 +180,10 @@ class AnswerStore:
             "from moa_learn join moa_learn_epochs one on one.job = moa_learn.job "
             "where moa_learn.job = ? order by one.epoch desc limit 1"
         )
-        return State(*found[0])
+        return LearningState(*found[0])
 
-    def add(self, row: Row, epoch: int) -> int:
-        """Keep a row before it is answered, and return its place."""
+    def add(self, row: NewRow, epoch: int) -> int:
+        """Store a row before it is answered, and return its index."""
         vector = None if row.vector is None else np.asarray(row.vector, "<f2").tobytes()
         values = (
             *(epoch, row.side.key, int(row.held), row.source, self._store.now(), vector),
@@ -199,41 +201,51 @@ class AnswerStore:
             if found:
                 return int(found[0][0])
 
-    def settle(self, place: int, said: Answered) -> None:
-        """Keep what the large model said. What counted as failed meanwhile stays so."""
-        self._end(
+    def settle(self, place: int, said: LargeAnswer) -> None:
+        """Store the large model's answer. A row that counted as failed meanwhile stays failed."""
+        self._finish_row(
             place,
             "label = ?, again = ?, calls = ?, tokens = ?, cost = ?, seconds = ?, moot = ?",
             *(*said[:-1], int(said.moot)),
         )
 
-    def spare(self, place: int, *, moot: bool) -> None:
-        """Keep that the large model isn't asked about a row, since the small one's answer is given.
+    def settle_by_small(self, place: int, *, moot: bool) -> None:
+        """Record that the small model answered a row, so the large one isn't asked.
 
         Args:
-            place: Of the row.
-            moot: Whether it wouldn't be asked whatever the small one says.
+            place: Index of the row.
+            moot: True if the small model's answer made no difference to that.
         """
-        self._end(place, "by_small = 1, moot = ?", int(moot), where="done = 0 and held = 0")
+        self._finish_row(place, "by_small = 1, moot = ?", int(moot), where="done = 0 and held = 0")
 
     def drop(self, place: int) -> None:
-        """Empty a row that nobody could have answered, whatever it is: the key was wrong.
+        """Empty a row that could never be answered, because of a wrong key.
 
-        Its place stays taken. Given to another row, it would be one that audits have read already.
+        Its index stays taken: another row there would be one that audits have already passed.
         """
         key = f"{DROPPED} {place}"
-        self._end(place, f"{_EMPTY}, held = 0, look = null, source = ?, key = ?", DROPPED, key)
+        self._finish_row(
+            place, f"{_EMPTY}, held = 0, look = null, source = ?, key = ?", DROPPED, key
+        )
 
     def forget(self, place: int) -> bool:
-        """Drop all that was read of a row, and its label; return whether there was such a row.
+        """Delete everything read from a row, and its label; return False if there is no such row.
 
-        It is still counted. Held out, it counts as a difference at later looks; drawn for people,
-        as a wrong one. Of a file nothing of it is left on the disk.
+        The row still counts: as a difference at later looks if held out, and as wrong if drawn for
+        people. Nothing of it stays in a file on disk.
         """
         if self._file is not None:
             self._store.run("pragma secure_delete = on")
+        self._run(  # the key would tell whether a text was there
+            "delete from moa_learn_exceptions where job = ? and key = (select key from "
+            "moa_learn_rows r where r.job = ? and place = ? and not exists (select 1 from "
+            "moa_learn_rows o where o.job = r.job and o.key = r.key and o.place <> r.place))",
+            *(self._store.job, place),
+        )
         key = f"{FORGOTTEN}{place}"
-        found = self._end(place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1")
+        found = self._finish_row(
+            place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1"
+        )
         self._run(
             "update moa_learn_people set label = null, key = ? where job = ? and place = ?",
             *(key, self._store.job, place),
@@ -243,8 +255,8 @@ class AnswerStore:
             self._store.run("pragma wal_checkpoint(truncate)")
         return found
 
-    def _end(self, place: int, what: str, *values: object, where: str = "done = 0") -> bool:
-        """Change a row that is done then; `False`: there is no such row."""
+    def _finish_row(self, place: int, what: str, *values: object, where: str = "done = 0") -> bool:
+        """Change a row and mark it as done; return False if there is no such row."""
         found = self._run(
             f"update moa_learn_rows set done = 1, {what} where job = ? and place = ? and {where} "
             "returning place",
@@ -254,27 +266,27 @@ class AnswerStore:
         return bool(found)
 
     def places_of(self, side: Side) -> list[int]:
-        """Return the places of the rows with a text."""
+        """Return the indices of the rows with a text."""
         found = self._run(
             "select place from moa_learn_rows where job = ? and key = ? order by place", side.key
         )
         return [int(place) for (place,) in found]
 
-    def held_out(self, state: State) -> int:
-        """Count the different texts that are held out in the epoch, and in none before."""
+    def count_held_out(self, state: LearningState) -> int:
+        """Count the distinct texts held out in this epoch and in none before."""
         found = self._run(
             f"select count(distinct key) from moa_learn_rows r where job = ? and {_NEW_HELD}",
             *(state.epoch, state.first),
         )
         return int(found[0][0])
 
-    def last(self) -> int:
-        """Return the place of the last row; 0: there is none."""
+    def last_place(self) -> int:
+        """Return the index of the last row; 0 without rows."""
         found = self._run("select coalesce(max(place), 0) from moa_learn_rows where job = ?")
         return int(found[0][0])
 
-    def place_of_held(self, state: State, count: int) -> int | None:
-        """Return the row by which so many different texts of the epoch were held out."""
+    def find_held_out_place(self, state: LearningState, count: int) -> int | None:
+        """Return the row at which the epoch's count of held-out texts reached `count`."""
         found = self._run(
             f"select min(place) as place from moa_learn_rows r where job = ? and {_NEW_HELD} "
             "group by key order by min(place) limit 1 offset ?",
@@ -282,19 +294,23 @@ class AnswerStore:
         )
         return int(found[0][0]) if found else None
 
-    def answered_up_to(self) -> int:
-        """Return the last row by which all that is held out is answered, or has failed."""
-        late = self._store.now() - STALE_S
-        self._run("update moa_learn_rows set done = 1 where job = ? and done = 0 and at < ?", late)
-        last = self.last()
+    def last_answered_place(self) -> int:
+        """Return the last row up to which all held-out rows are answered or failed."""
+        now = self._store.now()
+        self._run(  # a clock that was set back may have dated rows later than now
+            "update moa_learn_rows set done = 1, calls = 1 where job = ? and done = 0 "
+            "and at not between ? and ?",
+            *(now - STALE_S, now + STALE_S),
+        )
+        last = self.last_place()
         first = "select min(place) from moa_learn_rows where job = ? and held = 1 and done = 0"
         waits = self._run(first)[0][0]
         return last if waits is None else min(last, int(waits) - 1)
 
-    def to_fit(self, state: State, cut: int, most: int) -> Rows:
-        """Return the latest rows with a label that are not held out, up to a place.
+    def read_fit_rows(self, state: LearningState, cut: int, most: int) -> RowArrays:
+        """Return the latest labelled rows up to `cut` that are not held out.
 
-        Rows whose text is held out in the epoch are no such rows.
+        A row is left out, too, if its text is held out in this epoch.
         """
         return self._read(
             "held = 0 and label is not null and vector is not null and place <= ? and not exists "
@@ -303,18 +319,18 @@ class AnswerStore:
             *(cut, state.epoch),
         )
 
-    def to_test(self, state: State, cut: int) -> Rows:
-        """Return the rows of texts that are held out in the epoch, and in none before."""
+    def read_test_rows(self, state: LearningState, cut: int) -> RowArrays:
+        """Return the rows whose texts are held out in this epoch and in none before."""
         return self._read(
             f"{_NEW_HELD} and place <= ? order by place desc", state.epoch, state.first, cut
         )
 
-    def to_audit(self, state: State, after: int) -> tuple[Rows, int]:
-        """Return held-out rows that came after a place, each text once, and where to go on.
+    def read_audit_rows(self, state: LearningState, after: int) -> tuple[RowArrays, int]:
+        """Return held-out rows after an index, each text once, and the index to continue from.
 
-        What is being answered stops it.
+        Reading stops at a row whose answer is pending.
         """
-        end = max(after, self.answered_up_to())
+        end = max(after, self.last_answered_place())
         rows = self._read(
             "held = 1 and epoch = ? and place > ? and place <= ? and not exists (select 1 from "
             "moa_learn_rows h where h.job = r.job and h.key = r.key and h.place < r.place "
@@ -323,28 +339,27 @@ class AnswerStore:
         )
         return rows, end
 
-    def answered(self, state: State) -> Rows:
-        """Return all rows of the epoch that the large model was asked about, with a vector."""
+    def read_answered_rows(self, state: LearningState) -> RowArrays:
+        """Return the epoch's rows that the large model was asked about, with a vector."""
         return self._read(
             "epoch = ? and done = 1 and by_small = 0 and vector is not null order by place desc",
             state.epoch,
         )
 
-    def to_watch(self, state: State, after: int) -> tuple[list[Mapping[str, Any]], int]:
-        """Return what was seen of rows that the head in use was asked about, and where to go on."""
-        end = self.last()
+    def read_watched_rows(self, state: LearningState, after: int) -> tuple[list[WatchedRow], int]:
+        """Return what the head in use saw after an index, and the index to continue from."""
+        end = self.last_place()
         found = self._run(
-            "select accepts, sure, length, language from moa_learn_rows where job = ? "
+            f"select {', '.join(WatchedRow._fields)} from moa_learn_rows where job = ? "
             "and epoch = ? and look = ? and place > ? and place <= ? order by place",
             *(state.epoch, state.used, after, end),
         )
-        names = ("accepts", "sure", "length", "language")
-        return [dict(zip(names, one, strict=True)) for one in found], end
+        return [WatchedRow(*one) for one in found], end
 
-    def claim(self, spent: Spent) -> bool:
-        """Spend a look, with all that its outcome follows from; `False`: another process has it.
+    def claim(self, spent: SpentLook) -> bool:
+        """Spend a look, and store all that determines its outcome; False if another process did.
 
-        From now on it is spent, whatever becomes of this process.
+        It is spent from now on, even if this process dies.
         """
         found = self._run(
             "insert into moa_learn_looks (job, epoch, look, at, cut, head, thresholds) "
@@ -354,8 +369,8 @@ class AnswerStore:
         )
         return bool(found)
 
-    def unfinished(self, state: State) -> Spent | None:
-        """Return a look that was spent, and whose outcome nobody has written yet."""
+    def find_unfinished_look(self, state: LearningState) -> SpentLook | None:
+        """Return a spent look whose outcome is not stored yet."""
         found = self._run(
             "select epoch, look, cut, head, thresholds from moa_learn_looks where job = ? "
             "and epoch = ? and said is null order by look limit 1",
@@ -364,12 +379,12 @@ class AnswerStore:
         if not found:
             return None
         epoch, look, cut, head, thresholds = found[0]
-        return Spent(epoch, look, cut, head, tuple(json.loads(thresholds)))
+        return SpentLook(epoch, look, cut, head, tuple(json.loads(thresholds)))
 
     def finish(
         self,
-        spent: Spent,
-        said: Mapping[str, Any],
+        spent: SpentLook,
+        said: Mapping[str, object],
         *,
         head: str,
         used: bool,
@@ -377,13 +392,13 @@ class AnswerStore:
         drift: str | None,
         exceptions: Sequence[str],
     ) -> None:
-        """Write what a look says; a second time changes nothing."""
+        """Store the outcome of a look; a second call changes nothing."""
         insert = (
             "insert into moa_learn_exceptions (job, epoch, look, key) values (?, ?, ?, ?) "
             "on conflict (job, epoch, look, key) do nothing"
         )
         self._store.many(insert, [(spent.epoch, spent.look, key) for key in exceptions])
-        last = self.last()
+        last = self.last_place()
         self._run(
             "update moa_learn_looks set said = ?, head = ?, used = ?, audit = ?, drift = ?, "
             "audited = ?, drifted = ? where job = ? and epoch = ? and look = ? and said is null",
@@ -392,8 +407,8 @@ class AnswerStore:
             job_first=False,
         )
 
-    def head(self, state: State) -> tuple[str, frozenset[str]] | None:
-        """Return the head in use, and the texts that it doesn't answer."""
+    def read_head(self, state: LearningState) -> tuple[str, frozenset[str]] | None:
+        """Return the head in use, and the keys of the texts that it doesn't answer."""
         if state.used is None:
             return None
         found = self._run(
@@ -406,8 +421,8 @@ class AnswerStore:
         )
         return found[0][0], frozenset(key for (key,) in keys)
 
-    def watching(self, state: State) -> tuple[str, int, str | None, int]:
-        """Return the audit of the head in use, its drift, and how far each of them has read."""
+    def read_checks(self, state: LearningState) -> tuple[str, int, str | None, int]:
+        """Return the audit and the drift check of the head in use, each with its last row."""
         found = self._run(
             "select audit, audited, drift, drifted from moa_learn_looks where job = ? "
             "and epoch = ? and look = ?",
@@ -415,10 +430,10 @@ class AnswerStore:
         )
         return found[0]
 
-    def watched(
-        self, state: State, kind: Literal["audit", "drift"], value: str, was: int, end: int
+    def replace_check(
+        self, state: LearningState, kind: Literal["audit", "drift"], value: str, was: int, end: int
     ) -> bool:
-        """Replace an audit or a drift that has read on; `False`: another process has done so."""
+        """Replace an audit or a drift check that read on; False if another process did."""
         found = self._run(
             f"update moa_learn_looks set {kind} = ?, {kind}ed = ? where job = ? and epoch = ? "
             f"and look = ? and {kind}ed = ? returning look",
@@ -427,25 +442,25 @@ class AnswerStore:
         )
         return bool(found)
 
-    def withdraw(self, state: State, why: str) -> None:
-        """End the epoch, and begin the next; a second time changes nothing."""
+    def withdraw(self, state: LearningState, why: str) -> None:
+        """End the epoch and begin the next; a second call changes nothing."""
         self._run(
             "insert into moa_learn_epochs (job, epoch, at, first, why) values (?, ?, ?, ?, ?) "
             "on conflict (job, epoch) do nothing",
-            *(state.epoch + 1, self._store.now(), self.last() + 1, why),
+            *(state.epoch + 1, self._store.now(), self.last_place() + 1, why),
         )
 
-    def draw(self, state: State, most: int) -> list[Drawn]:
-        """Draw texts at random, for people to label, of those that the head in use has accepted.
+    def draw(self, state: LearningState, most: int) -> list[DrawnRow]:
+        """Draw random texts for people to label, from those that the head in use accepted.
 
-        Each text is drawn once. While some of a draw have no label, these are given once more.
+        Each text is drawn once. If some of the last draw have no label, return these again.
 
         Raises:
             ConfigError: no head is in use, there is nothing more to draw, or no draw is left.
         """
         if state.used is None:
             raise ConfigError("no head is in use, so there is nothing that people could check yet")
-        known = self.drawn(state)
+        known = self.read_drawn_rows(state)
         if waiting := [one for one in known if one.label is None and one.text is not None]:
             return waiting
         number = 1 + max((one.draw for one in known), default=-1)
@@ -471,20 +486,20 @@ class AnswerStore:
             "values (?, ?, ?, ?, ?, ?) on conflict (job, epoch, look, place) do nothing",
             [(state.epoch, state.used, number, place, key) for place, key in some],
         )
-        return [one for one in self.drawn(state) if one.draw == number]
+        return [one for one in self.read_drawn_rows(state) if one.draw == number]
 
-    def drawn(self, state: State) -> list[Drawn]:
-        """Return what was drawn for people of the head in use."""
+    def read_drawn_rows(self, state: LearningState) -> list[DrawnRow]:
+        """Return the rows drawn for people under the head in use."""
         found = self._run(
             "select p.draw, p.place, r.given, r.guess, p.label from moa_learn_people p "
             "join moa_learn_rows r on r.job = p.job and r.place = p.place "
             "where p.job = ? and p.epoch = ? and p.look = ? order by p.draw, p.place",
             *(state.epoch, state.used),
         )
-        return [Drawn(*one) for one in found]
+        return [DrawnRow(*one) for one in found]
 
-    def label_drawn(self, side: Side, label: str) -> bool:
-        """Keep what people say of a text that was drawn for them; `False`: it waits for none."""
+    def add_person_label(self, side: Side, label: str) -> bool:
+        """Store a person's label of a drawn text; False if none is awaited."""
         found = self._run(
             "update moa_learn_people set label = ? where job = ? and key = ? and label is null "
             "returning place",
@@ -493,28 +508,32 @@ class AnswerStore:
         )
         return bool(found)
 
-    def rows(self) -> list[tuple[Any, ...]]:
-        """Return what figures are made of, of each row in its order; see `FIGURES`."""
-        return self._run(
-            f"select {', '.join(FIGURES)} from moa_learn_rows where job = ? order by place"
+    def read_figure_rows(self) -> list[FigureRow]:
+        """Return the columns that figures are computed from, of all rows in order."""
+        *columns, excepted = FigureRow._fields
+        found = self._run(
+            f"select {', '.join(columns)}, exists (select 1 from moa_learn_exceptions e "
+            "where e.job = r.job and e.epoch = r.epoch and e.look = r.look and e.key = r.key) "
+            f"as {excepted} from moa_learn_rows r where job = ? order by place"
         )
+        return [FigureRow(*one) for one in found]
 
-    def epochs(self) -> list[tuple[int, float, int, str]]:
-        """Return each epoch: its number, when it began, its first row, and why it was begun."""
+    def read_epochs(self) -> list[tuple[int, float, int, str]]:
+        """Return each epoch: number, start time, first row, and the reason for it."""
         found = self._run(
             "select epoch, at, first, why from moa_learn_epochs where job = ? order by epoch"
         )
         return [(int(epoch), float(at), int(first), why) for epoch, at, first, why in found]
 
-    def looks(self) -> list[tuple[int, int, int, str | None, int]]:
-        """Return each look: epoch, number, last row, what it said, if it is used."""
+    def read_looks(self) -> list[tuple[int, int, int, str | None, int]]:
+        """Return each look: epoch, number, last row, outcome, and whether its head is used."""
         found = self._run(
             "select epoch, look, cut, said, used from moa_learn_looks where job = ? "
             "order by epoch, look"
         )
         return [(int(e), int(n), int(cut), said, int(used)) for e, n, cut, said, used in found]
 
-    def _read(self, which: str, *values: object) -> Rows:
+    def _read(self, which: str, *values: object) -> RowArrays:
         found = self._run(
             "select place, key, vector, label, epoch, length, language from moa_learn_rows r "
             f"where job = ? and {which}",
@@ -524,7 +543,7 @@ class AnswerStore:
         parts = next((len(one) for one in read if one is not None), 0)
         nothing = np.full(parts, np.nan, "<f2")
         vectors = np.array([nothing if one is None else one for one in read], float)
-        return Rows(
+        return RowArrays(
             places=np.array([one[0] for one in found], np.intp),
             keys=tuple(one[1] for one in found),
             vectors=vectors.reshape(len(found), parts),
@@ -535,21 +554,21 @@ class AnswerStore:
         )
 
     def _run(self, sql: str, *values: object, job_first: bool = True) -> list[tuple[Any, ...]]:
-        """Run a statement, whose first value is the name of the store unless said otherwise."""
+        """Run a statement; the store's name is its first value if `job_first`."""
         return self._store.run(sql, *((self._store.job,) if job_first else ()), *values)
 
 
 _EMPTY = "vector = null, given = null, guess = null, language = null, length = 0"
-"""What is no longer known of a row."""
+"""Assignments that clear the data of a row."""
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""
 
 
 def _difference(was: str, here: str) -> str:
-    """Say in words how two questions differ, or two sets of models, that are written as JSON."""
+    """Describe how two questions, or two sets of models, differ; both are JSON."""
     try:
-        old, new = (dict(_parts(json.loads(one))) for one in (was, here))
+        old, new = (dict(_describe_parts(json.loads(one))) for one in (was, here))
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{was}, and not {here}"
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
@@ -557,12 +576,15 @@ def _difference(was: str, here: str) -> str:
     return "; ".join(said)
 
 
-def _parts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    options = record.get("options", ())
+def _describe_parts(record: object) -> Iterator[tuple[str, str]]:
+    record = object_of(record)
+    options = [
+        (str(one["name"]), one.get("description")) for one in objects_of(record.get("options"))
+    ]
     if options:
-        yield "its options", ", ".join(one["name"] for one in options)
-    for one in options:
-        yield f"what {one['name']!r} means", json.dumps(one.get("description"), ensure_ascii=False)
+        yield "its options", ", ".join(name for name, _ in options)
+    for name, description in options:
+        yield f"what {name!r} means", json.dumps(description, ensure_ascii=False)
     for name, value in record.items():
         if name != "options":
             yield f"its {name}", json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Arithmetic: re-computes the sums that a text states, exactly and without running any code."""
+"""Arithmetic: recompute the equations in a text, exactly and without running code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import islice, pairwise
 from moa.errors import InputError
 
 LONGEST = 200
-"""Maximum characters of an expression: a longer one is a text."""
+"""Maximum characters of an expression."""
 _LONGEST_NUMBER = 60
 _MOST_SUMS = 200
 _READ = 50_000
@@ -50,7 +50,7 @@ _LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\s{2,99}", " "),
     )
 )
-"""What LaTeX writes sums with, and what they are written with else."""
+"""Rewrites LaTeX notation of sums as plain notation."""
 _TIMES = re.compile(r"(?<=[\d)%\s])[xX](?=[\s\d(.$])")
 _MONEY = "$€£"
 _NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
@@ -81,65 +81,65 @@ _NAMED = re.compile(r"\{([^{}]{1,60})\}")
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """Two sides that a text says are equal."""
+    """Two expressions that a text claims to be equal."""
 
     left: str
     right: str
     error: float
-    """How far the sides are apart, as a share of the larger one; 0 where the right side is exact,
-    or rounded to the places it shows."""
+    """Relative difference of the sides; 0 if the right side is exact, or rounded to the digits it
+    shows."""
     exact: bool
-    """Whether the sides are equal without rounding."""
+    """True if the sides are equal without rounding."""
     value: Fraction
-    """What the left side comes to."""
+    """Value of the left side."""
 
     @property
     def holds(self) -> bool:
-        """Whether the sides are equal, rounding allowed."""
+        """True if the sides are equal, rounding allowed."""
         return self.error == 0
 
 
 def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
-    """Compute a sum such as `2 x (1,000 + 50%)`, exactly.
+    """Compute an expression such as `2 x (1,000 + 50%)`, exactly.
 
-    It knows numbers, `+ - * / x ^`, `%`, brackets and signs of money, and nothing else.
+    It supports numbers, `+ - * / x ^`, `%`, brackets and currency signs, and nothing else.
 
     Raises:
         InputError: it is no such sum, too long, too large, or divides by zero.
     """
     if len(expression) > longest:
         raise InputError(f"{len(expression)} characters are no sum: at most {longest}")
-    plain = _pythonic(expression)
+    plain = _to_python(expression)
     if not _ARITHMETIC.fullmatch(plain):
         raise InputError(f"{expression!r} has something in it that is no part of a sum")
     try:
-        return _value(ast.parse(plain, mode="eval").body)
+        return _compute(ast.parse(plain, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
         raise InputError(f"{expression!r} can't be computed: {error}") from error
 
 
-def check(text: str) -> tuple[Equation, ...]:
-    """Re-compute every sum that a text states, such as `3 x 4 = 12`.
+def find_equations(text: str) -> tuple[Equation, ...]:
+    """Recompute each equation in a text, such as `3 x 4 = 12`.
 
-    A sum that a line states twice is given once. They come line by line, and after the first 200,
-    or 50,000 characters, no more are read.
+    An equation repeated in a line is returned once. The order is that of the lines; reading stops
+    after 200 equations or 50,000 characters.
     """
     found: list[Equation] = []
     for line in text[:_READ].splitlines():
         plain = _UNITS.sub(" ", _plain_signs(_without_latex(line)))
         here: dict[tuple[object, ...], Equation] = {}
         for stated in islice(_STATED.findall(plain), _MOST_SUMS):
-            here.update((_terms(equation), equation) for equation in _equations(stated))
+            here.update((_terms(equation), equation) for equation in _compute_pairs(stated))
         found += here.values()
         if len(found) >= _MOST_SUMS:
             break
     return tuple(found[:_MOST_SUMS])
 
 
-def numbers(text: str) -> list[Fraction]:
-    """All numbers of a text written in digits, in order; signs and units are left out.
+def find_numbers(text: str) -> list[Fraction]:
+    """Return all numbers written in digits, in order, without signs and units.
 
-    One with more than 60 characters is no number.
+    A number of more than 60 characters is skipped.
     """
     return [
         Fraction(shown.replace(",", ""))
@@ -148,7 +148,7 @@ def numbers(text: str) -> list[Fraction]:
     ]
 
 
-def only_number(text: str) -> Fraction:
+def read_only_number(text: str) -> Fraction:
     """Read the one number of a short answer, such as `-5 degrees`, `$1,200 a month` or `3/4`.
 
     Raises:
@@ -164,18 +164,18 @@ def only_number(text: str) -> Fraction:
     return evaluate(shown)
 
 
-def filled(expression: str, values: Mapping[str, Fraction]) -> str:
-    """Put exact numbers where an expression names them, as in `{price} * 3`, if they are known."""
+def substitute(expression: str, values: Mapping[str, Fraction]) -> str:
+    """Replace the known names of an expression, as in `{price} * 3`, by exact numbers."""
     return _NAMED.sub(lambda m: f"({values[m[1]]})" if m[1] in values else m[0], expression)
 
 
-def named_in(expression: str) -> tuple[str, ...]:
-    """Names in braces that an expression holds, each once."""
+def find_names(expression: str) -> tuple[str, ...]:
+    """Return the names in braces of an expression, each once."""
     return tuple(dict.fromkeys(_NAMED.findall(expression)))
 
 
-def written(value: Fraction) -> str:
-    """Write a number in digits, to at most 12 decimal places."""
+def format_number(value: Fraction) -> str:
+    """Write a number in digits, with at most 12 decimal places."""
     whole, rest = divmod(round(abs(value) * 10**_PLACES), 10**_PLACES)
     places = f"{rest:0{_PLACES}d}".rstrip("0")
     sign = "-" if value < 0 and (whole or rest) else ""
@@ -183,11 +183,11 @@ def written(value: Fraction) -> str:
 
 
 def _terms(equation: Equation) -> tuple[object, ...]:
-    return (*sorted(numbers(equation.left)), equation.value, equation.holds)
+    return (*sorted(find_numbers(equation.left)), equation.value, equation.holds)
 
 
-def _equations(stated: str) -> Iterator[Equation]:
-    """Give each pair of neighbours in `a = b = c` that can be computed and has a sum on a side."""
+def _compute_pairs(stated: str) -> Iterator[Equation]:
+    """Yield the neighbours in `a = b = c` that can be computed, unless both are numbers."""
     sides = [side.strip() for side in stated.split("=")]
     for left, right in pairwise(sides):
         if NUMBER.fullmatch(left) and NUMBER.fullmatch(right):
@@ -200,7 +200,7 @@ def _equations(stated: str) -> Iterator[Equation]:
         largest = max(abs(first), abs(second))
         # Writers leave a sign out: `100% - 45% = 55`, or `3/4 * 100 = 75%`.
         percent = "%" in stated and 100 in (first / (second or 1), second / (first or 1))
-        close = percent or apart <= _half_a_place(right)
+        close = percent or apart <= _rounding_error(right)
         yield Equation(
             left=left,
             right=right,
@@ -210,8 +210,8 @@ def _equations(stated: str) -> Iterator[Equation]:
         )
 
 
-def _half_a_place(shown: str) -> Fraction:
-    """How far rounding to the places shown can move a number; none where it isn't one number."""
+def _rounding_error(shown: str) -> Fraction:
+    """Return the maximum rounding error of a number as shown; 0 for any other expression."""
     plain = shown.replace(",", "").strip(f" {_MONEY}")
     if not _SHOWN.fullmatch(plain):
         return Fraction(0)
@@ -220,7 +220,7 @@ def _half_a_place(shown: str) -> Fraction:
 
 
 def _without_latex(text: str) -> str:
-    r"""Write a sum in LaTeX, such as `\frac{9}{3} \times 2`, as it is written elsewhere."""
+    r"""Rewrite LaTeX, such as `\frac{9}{3} \times 2`, as a plain expression."""
     if "\\" not in text:
         return text
     for pattern, put in _LATEX:
@@ -232,24 +232,24 @@ def _plain_signs(text: str) -> str:
     return _TIMES.sub("*", text.translate(_SIGNS))
 
 
-def _pythonic(expression: str) -> str:
+def _to_python(expression: str) -> str:
     plain = re.sub(rf"[{_MONEY},]", "", _plain_signs(_without_latex(expression))).strip()
     plain = plain.replace("^", "**").replace("%", "*(1/100)")
     return re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
 
 
-def _value(node: ast.expr) -> Fraction:
+def _compute(node: ast.expr) -> Fraction:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return _bounded(Fraction(str(number)))
+            return _check_size(Fraction(str(number)))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
+            return -_compute(operand)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand)
+            return _compute(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _power(_value(left), _value(right))
+            return _power(_compute(left), _compute(right))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            return _bounded(_OPERATIONS[type(op)](_value(left), _value(right)))
+            return _check_size(_OPERATIONS[type(op)](_compute(left), _compute(right)))
         case _:
             raise ValueError(f"{type(node).__name__} is no part of a sum")
 
@@ -257,10 +257,10 @@ def _value(node: ast.expr) -> Fraction:
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1 or abs(exponent) > _MOST_POWER or abs(base) > _BIGGEST:
         raise ValueError("the exponent is no small whole number")
-    return _bounded(Fraction(base**exponent.numerator))
+    return _check_size(Fraction(base**exponent.numerator))
 
 
-def _bounded(value: Fraction) -> Fraction:
+def _check_size(value: Fraction) -> Fraction:
     if abs(value.numerator) > _BIGGEST**2 or value.denominator > _BIGGEST**2:
         raise ValueError("the number is too large")
     return value

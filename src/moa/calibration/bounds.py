@@ -1,21 +1,21 @@
-"""Bounds: from which confidence on decisions can be accepted, at a risk that is guaranteed.
+"""Bounds: the confidence from which decisions are accepted at a guaranteed risk.
 
 Thresholds are tested one after another, from a strict one on, until the first that fails
 ("fixed-sequence testing" in Learn then Test; Angelopoulos, Bates, Candès, Jordan and Lei 2021,
-arXiv:2110.01052). How many held-out decisions each accepts is fixed before their labels are looked
-at, by the labels that the scorer was fitted on; their scores say where it lies. Given the score
-below it, the decisions above are a sample of those that it accepts, so the wrong ones among them
-are binomial, whatever the scores mean. Since testing stops at the first failure, the guarantee
-breaks only where the first threshold that should have failed passes, so that no part of the
-confidence is lost to the number of thresholds. That is proven where the risk crosses the target
-once as the threshold falls; where it crosses it more often, tests and simulations found no more
-guarantees broken than stated.
+arXiv:2110.01052). How many held-out decisions each threshold accepts is fixed by the labels that
+the scorer was fitted on, before the held-out labels are seen; the held-out scores then locate it.
+Given the next lower score, the accepted decisions are a random sample, so the number of wrong ones
+is binomial, whatever the scores mean. Testing stops at the first failure. The guarantee is
+therefore broken only if the first threshold that should fail passes, and no confidence is lost to
+the number of thresholds. The proof holds if the risk crosses the target once as the threshold
+falls; if it crosses several times, tests and simulations found no more broken guarantees than
+stated.
 
-Where several decisions belong to one case they are wrong together, and the binomial doesn't hold.
-Then one decision of each case is drawn for the test, before any is looked at, so that each case
-counts once: what is proven is the risk of a decision that is drawn from a case. If cases with many
-decisions are wrong more often, more of all decisions are wrong than of those. So a threshold must
-also keep the risk among all held-out decisions that it accepts, which only makes it stricter.
+Decisions about one case are wrong together, so the binomial doesn't apply to them. One decision of
+each case is then drawn for the test, blindly, and each case counts once: the proof covers the risk
+of a decision drawn from a case. If cases with many decisions are wrong more often, the share of
+wrong decisions is larger than that. So a threshold must also keep the risk among all held-out
+decisions that it accepts, which only makes it stricter.
 """
 
 from __future__ import annotations
@@ -25,46 +25,54 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moa.calibration import Bound, Guarantee, allowed_errors, fewest, percent, tail, upper_bound
+from moa.calibration import (
+    Bound,
+    Guarantee,
+    allowed_errors,
+    min_decisions,
+    percent,
+    tail,
+    upper_bound,
+)
 from moa.decisions.arrays import Floats, Ints, coverage_at_risk, np
 from moa.errors import InputError
 
 _THRESHOLDS = 60
 _START, _BLIND_START = 0.55, 0.3
 _LIKELY = 0.8
-"""Chance of success that the estimate of missing labels aims at."""
+"""Probability of success that the estimate of missing labels aims at."""
 _ERRORS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
 _STEPS = 20
 _FEWEST = 5
-"""Minimum of the surest decisions whose error rate says something."""
+"""Minimum of decisions to estimate an error rate from."""
 _SURE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A decision whose right answer is known."""
+    """A decision with a known right answer."""
 
     confidence: float
-    """How sure the scorer is of its answer, from 0 to 1."""
+    """The scorer's confidence, from 0 to 1."""
     correct: bool
     label: str = ""
-    """The answer that was given, for bounds by label."""
+    """The given answer, for bounds by label."""
     case: str | None = None
-    """What the decision is about, where several decisions are about one thing."""
+    """Groups decisions about one thing."""
 
 
 def find_bound(
     fitting: Sequence[Outcome], held_out: Sequence[Outcome], guarantee: Guarantee
 ) -> Bound:
-    """Find from which confidence on decisions are accepted.
+    """Find the confidence from which decisions are accepted.
 
     Args:
         fitting: Decisions on the labels that the scorer was fitted on, each by a fit without its
-            own label (cross-validation). They say only in which order thresholds are tested; there
-            may be none, where the scorer was fitted on no labels.
-        held_out: Decisions on labels that took no part in anything before, of the same scorer.
-            Decisions about one case stand all on one side.
-        guarantee: What is guaranteed.
+            own label (cross-validation). They only set the order in which thresholds are tested.
+            Empty if the scorer was fitted on no labels.
+        held_out: Decisions of the same scorer on labels that were used for nothing else. All
+            decisions about one case are on one side.
+        guarantee: The guarantee to prove.
 
     Raises:
         InputError: a confidence is not between 0 and 1, or a case stands on both sides.
@@ -75,19 +83,19 @@ def find_bound(
             f"{len(both)} cases, such as {min(both, key=str)!r}, have decisions on both sides; "
             "split by case, so that what was fitted says nothing about what is held out"
         )
-    confidences = [o.confidence for o in one_of_each(held_out)]
-    thresholds = sequence(fitting, confidences, guarantee)
-    return bound_along(thresholds, held_out, guarantee, known=fitting)
+    confidences = [o.confidence for o in draw_one_per_case(held_out)]
+    thresholds = choose_thresholds(fitting, confidences, guarantee)
+    return find_bound_among(thresholds, held_out, guarantee, known=fitting)
 
 
 def find_bounds_by_label(
     fitting: Sequence[Outcome], held_out: Sequence[Outcome], guarantee: Guarantee
 ) -> dict[str, Bound]:
-    """Find for each label from which confidence on it is accepted, at the risk of that label.
+    """Find a threshold for each label, at the risk of that label.
 
-    All the guarantees hold together with the confidence (Bonferroni). Arguments and errors are
-    those of `find_bound`. Labels that `fitting` gives too rarely to be accepted ever are not
-    tested, and cost the others nothing.
+    All guarantees hold together with the confidence (Bonferroni). Arguments and errors are those of
+    `find_bound`. Labels too rare in `fitting` to be accepted ever are not tested, and cost the
+    others nothing.
     """
     ratio = len(held_out) / len(fitting) if fitting else 1.0
     seen = fitting or held_out  # which label was given, not which one is right
@@ -95,10 +103,10 @@ def find_bounds_by_label(
     given = {name: sum(o.label == name for o in seen) for name in names}
     tested = sorted(given, key=lambda name: -given[name])
     while len(tested) > 1:
-        if given[tested[-1]] * ratio >= guarantee.shared(len(tested)).needed():
+        if given[tested[-1]] * ratio >= guarantee.split(len(tested)).count_needed():
             break
         tested.pop()
-    each = guarantee.shared(len(tested))
+    each = guarantee.split(len(tested))
     bounds: dict[str, Bound] = {}
     for name in given:
         fitted = [o for o in fitting if o.label == name]
@@ -106,12 +114,12 @@ def find_bounds_by_label(
         if name in tested:
             bounds[name] = find_bound(fitted, held, each)
         else:
-            bounds[name] = bound_along((), held, each, known=fitted)
+            bounds[name] = find_bound_among((), held, each, known=fitted)
     return bounds
 
 
-def together(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
-    """Sum the bounds of labels up to one that is to be read; each is applied by itself."""
+def sum_bounds(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
+    """Sum the bounds of labels up to one for display; each is applied by itself."""
     labels = sum(bound.labels for bound in bounds.values())
     accepted = sum(bound.accepted for bound in bounds.values())
     found = {name: b.threshold for name, b in bounds.items() if b.threshold is not None}
@@ -140,29 +148,28 @@ def together(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
     )
 
 
-def sequence(
+def choose_thresholds(
     fitting: Sequence[Outcome], confidences: Sequence[float], guarantee: Guarantee
 ) -> tuple[float, ...]:
-    """Choose the thresholds to be tested, in order, without a look at the held-out labels.
+    """Choose the thresholds to test, in order, without looking at the held-out labels.
 
     A threshold that accepts 123 decisions may have one error at 5 % risk and 95 % confidence, one
-    that accepts 124 may have two: so they are set where one more is allowed, and closely behind
-    the last of those. They lie halfway between two scores, so that a score may move a little with
-    the batch it is in.
+    that accepts 124 may have two. So thresholds are set where one more error is allowed, and
+    densely after the last of those. Each lies halfway between two scores, so that a score may vary
+    a little with its batch.
 
-    Where the sequence starts decides how much is accepted in the end: too strict a start has too
-    few decisions to bear one error, too lenient a one fails at once. It starts at three tenths; or
-    halfway to a little over half of the share that could be accepted by the labels that the scorer
-    was fitted on, which are too few to be followed all the way. The page of benchmarks shows what
-    that accepts of nine kinds of simulated scores.
+    The start decides how much is accepted in the end: a strict start has too few decisions to bear
+    one error, a lenient one fails at once. It starts at three tenths; or halfway to a little over
+    half of the share that is acceptable by the labels the scorer was fitted on, which are too few
+    to rely on. The page of benchmarks shows the result for nine kinds of simulated scores.
     """
-    scores = np.sort(_checked(confidences))[::-1]
-    counts = _counts(len(scores), guarantee)
+    scores = np.sort(_check_confidences(confidences))[::-1]
+    counts = _accepted_counts(len(scores), guarantee)
     if not counts:
         return ()
     first = _BLIND_START
     if fitting:
-        known = _checked([o.confidence for o in fitting])
+        known = _check_confidences([o.confidence for o in fitting])
         right = np.array([o.correct for o in fitting])
         could = coverage_at_risk(known, right, guarantee.risk)
         first = (_BLIND_START + _START * could) / 2
@@ -175,32 +182,32 @@ def sequence(
     return tuple(np.unique(halfway)[::-1].tolist())
 
 
-def _counts(labels: int, guarantee: Guarantee) -> list[int]:
-    """How many decisions to accept: where one error more is allowed, and from the last on all."""
+def _accepted_counts(labels: int, guarantee: Guarantee) -> list[int]:
+    """Return the counts at which one more error is allowed, and all counts after the last."""
     allowed = allowed_errors(labels, risk=guarantee.risk, failure=guarantee.failure)
     counts = [n for n in range(1, labels + 1) if allowed[n] > allowed[n - 1]]
     return sorted({*counts, *range(counts[-1], labels + 1)}) if counts else []
 
 
-def bound_along(
+def find_bound_among(
     thresholds: Sequence[float],
     held_out: Sequence[Outcome],
     guarantee: Guarantee,
     *,
     known: Sequence[Outcome] = (),
 ) -> Bound:
-    """Test thresholds on held-out labels until the first that fails, and take the last to pass.
+    """Test thresholds on held-out labels until one fails, and return the last that passed.
 
-    Their order was fixed without a look at `held_out`. From these and `known`, other labelled
-    decisions, it is estimated how many labels are missing.
+    Their order is fixed without looking at `held_out`. If none passes, the missing labels are
+    estimated from these decisions and `known`, other labelled ones.
     """
-    _checked([o.confidence for o in held_out])
-    cases = one_of_each(held_out)
+    _check_confidences([o.confidence for o in held_out])
+    cases = draw_one_per_case(held_out)
     labels = len(held_out)
     if labels and thresholds:
         allowed = allowed_errors(len(cases), risk=guarantee.risk, failure=guarantee.failure)
-        tested, fails = _counts_along(thresholds, cases)
-        accepted, wrong = _counts_along(thresholds, held_out)
+        tested, fails = _count_accepted(thresholds, cases)
+        accepted, wrong = _count_accepted(thresholds, held_out)
         passed = (fails <= np.array(allowed)[tested]) & (wrong <= guarantee.risk * accepted)
         last = int(np.logical_and.accumulate(passed).sum()) - 1
         if last >= 0:
@@ -216,8 +223,8 @@ def bound_along(
                 summary=f"accepts {percent(float(accepted[last]) / labels)} ({accepted[last]} of "
                 f"{labels} held-out decisions, {wrong[last]} of them wrong): {guarantee}{by_case}",
             )
-    tells = one_of_each((*known, *held_out))
-    more, summary = _shortfall(
+    tells = draw_one_per_case((*known, *held_out))
+    more, summary = _estimate_missing(
         [(o.confidence, o.correct) for o in tells], guarantee, labels=labels, cases=len(cases)
     )
     return Bound(
@@ -225,14 +232,14 @@ def bound_along(
     )
 
 
-def _counts_along(thresholds: Sequence[float], outcomes: Sequence[Outcome]) -> tuple[Ints, Ints]:
-    """How many decisions each threshold accepts, and how many of them are wrong."""
+def _count_accepted(thresholds: Sequence[float], outcomes: Sequence[Outcome]) -> tuple[Ints, Ints]:
+    """Count, for each threshold, the accepted decisions and the wrong ones among them."""
     takes = np.array([o.confidence for o in outcomes])[:, None] >= np.array(thresholds)
     return takes.sum(0), takes[[not o.correct for o in outcomes]].sum(0)
 
 
-def one_of_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Draw one decision of each case: which one doesn't depend on what it is."""
+def draw_one_per_case(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Draw one decision of each case, independently of its outcome."""
     cases: dict[str | int, list[Outcome]] = {}
     for row, outcome in enumerate(outcomes):
         cases.setdefault(row if outcome.case is None else outcome.case, []).append(outcome)
@@ -240,7 +247,7 @@ def one_of_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [found[0] if len(found) == 1 else draw.choice(found) for found in cases.values()]
 
 
-def _checked(confidences: Sequence[float]) -> Floats:
+def _check_confidences(confidences: Sequence[float]) -> Floats:
     found = np.array(confidences, float)
     if not ((found >= 0.0) & (found <= 1.0)).all():
         bad = next(one for one in confidences if not 0.0 <= one <= 1.0)
@@ -248,18 +255,18 @@ def _checked(confidences: Sequence[float]) -> Floats:
     return found
 
 
-def _shortfall(
+def _estimate_missing(
     outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee, *, labels: int, cases: int
 ) -> tuple[int | None, str]:
-    """Estimate how many held-out labels are missing, and say why nothing is accepted yet.
+    """Estimate the missing held-out labels, and explain why nothing is accepted.
 
-    By one decision of each case, with its confidence and whether it is right. The number is `None`
-    where labels alone won't help.
+    Outcomes are pairs of a confidence and its correctness, one for each case. The number is `None`
+    if more labels won't help.
     """
     what = "labels" if cases == labels else "cases"
-    needed = guarantee.needed()
-    likely, lowest, hopeless = _look(outcomes, guarantee)
-    why = _why(guarantee, cases, needed, what)
+    needed = guarantee.count_needed()
+    likely, lowest, hopeless = _estimate_labels(outcomes, guarantee)
+    why = _explain(guarantee, cases, needed, what)
     if likely is not None:
         more = max(likely - cases, needed - cases, needed // 2)
         said = f"It takes about {more} more held-out {what}"
@@ -279,7 +286,7 @@ def _shortfall(
     return math.ceil(more * each), f"accepts nothing: {why}. {said}"
 
 
-def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
+def _explain(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
     confidence = f"(confidence {percent(guarantee.confidence)})"
     if cases >= needed:
         return (
@@ -292,7 +299,7 @@ def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
             f"{needed} held out and accepted without an error {confidence}"
         )
     named = "" if what == "labels" else f"{what} "
-    best = percent(guarantee.shown_by(cases))
+    best = percent(guarantee.smallest_risk(cases))
     return (
         f"with {cases} held-out {what} the best that can be shown is at most {best} wrong, and "
         f"{percent(guarantee.risk)} takes at least {needed} {named}accepted without an error "
@@ -300,17 +307,17 @@ def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
     )
 
 
-def _look(
+def _estimate_labels(
     outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee
 ) -> tuple[int | None, float, bool]:
-    """Say what the error rates among the surest decisions, few to all of them, let expect.
+    """Extrapolate from the error rates of the surest decisions, from few to all of them.
 
-    That is the held-out labels with which some threshold would likely pass, the lowest error rate
-    as far as it can be told, and whether all of them are above the risk, and not by chance.
+    Return the number of held-out labels with which a threshold would likely pass, the lowest error
+    rate, and True if all rates are significantly above the risk.
     """
     ranked = sorted(outcomes, key=lambda outcome: -outcome[0])
     n = len(ranked)
-    sizes = [fewest(k, risk=guarantee.risk, failure=guarantee.failure) for k in _ERRORS]
+    sizes = [min_decisions(k, risk=guarantee.risk, failure=guarantee.failure) for k in _ERRORS]
     wanted: list[int] = []
     lowest, hopeless = 1.0, n >= _FEWEST
     for step in range(1, _STEPS + 1):

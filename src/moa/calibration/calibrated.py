@@ -1,11 +1,18 @@
-"""Calibrated: a calibration with its endpoints, which concludes an answer from what was read."""
+"""Calibrated: applies a calibration with its endpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from moa.calibration.features import Ask, LabelFeature, Plan, Read, Sources, layout_of
+from moa.calibration.features import (
+    LabelFeature,
+    Plan,
+    QuestionFeatures,
+    Sources,
+    TextReading,
+    layout_of,
+)
 from moa.calibration.file import Calibration, QuestionRecord
 from moa.context import RunContext
 from moa.endpoints.known import Identity, identity_of
@@ -14,7 +21,7 @@ from moa.questions import Answer, Question, Source
 
 
 @dataclass(slots=True)
-class Calibrated:
+class CalibratedDecider:
     """A calibration with the endpoints that it reads from, by role.
 
     Raises:
@@ -25,7 +32,7 @@ class Calibrated:
     question: Question
     sources: Sources
     warnings: list[str] | None = field(default=None, init=False)
-    """What has changed since it was made; `None` before the first answer."""
+    """Changes since the calibration; `None` before the first answer."""
 
     def __post_init__(self) -> None:
         check_question(self.calibration, self.question)
@@ -37,37 +44,37 @@ class Calibrated:
                     "again without it"
                 )
 
-    async def check(self, context: RunContext) -> list[str]:
-        """Make sure that the models are those of the calibration; they are asked once."""
+    async def check_identities(self, context: RunContext) -> list[str]:
+        """Check, once, that the models are those of the calibration; return warnings."""
         if self.warnings is None:
             made = self.calibration
-            found = await self.identities(context) if made.models else {}
+            found = await self.find_identities(context) if made.models else {}
             self.warnings = check_models(made, found)
         return self.warnings
 
-    async def identities(self, context: RunContext) -> dict[str, Identity]:
-        """Find out who answers here, by role."""
+    async def find_identities(self, context: RunContext) -> dict[str, Identity]:
+        """Return the identities of the endpoints, by role."""
         roles = self.calibration.roles
         return {role: await identity_of(self.sources[role], context) for role in roles}
 
     @property
-    def ask(self) -> Ask:
-        """What is read of a text."""
-        return Ask(self.question, self.calibration.features)
+    def ask(self) -> QuestionFeatures:
+        """The question with the features to read."""
+        return QuestionFeatures(self.question, self.calibration.features)
 
     async def answer(self, text: str, context: RunContext) -> Answer:
-        """Read the text with all features at once, and decide."""
-        for warning in await self.check(context):
+        """Read the text with all features concurrently, and decide."""
+        for warning in await self.check_identities(context):
             context.note("degraded", warning)
         (reads,) = await Plan.of([self.ask]).read(text, self.sources, context)
         return self.conclude(reads, text)
 
-    def conclude(self, reads: Sequence[Read], text: str) -> Answer:
-        """Decide by what each feature read of a text.
+    def conclude(self, reads: Sequence[TextReading], text: str) -> Answer:
+        """Decide by the readings of a text, one for each feature.
 
-        An answer that was refused says nothing: all its options are as likely. Where nothing else
-        was read, it stands as it came; so does one that was written, which nothing can be
-        guaranteed of.
+        A refused answer makes all options equally likely. If only answers were read and all were
+        refused, the refusal is returned. A written answer is returned as it is, without a
+        guarantee.
 
         Raises:
             CapabilityError: the label was written, and there is a bound.
@@ -87,9 +94,9 @@ class Calibrated:
         if made.full is None and len(said) == 1:
             doubt = said[0].doubt or made.doubtful
             return replace(said[0], question=self.question, doubt=doubt)
-        return self._scored(reads, said, text)
+        return self._apply_fit(reads, said, text)
 
-    def _scored(self, reads: Sequence[Read], said: Sequence[Answer], text: str) -> Answer:
+    def _apply_fit(self, reads: Sequence[TextReading], said: Sequence[Answer], text: str) -> Answer:
         from moa.calibration.reader import values_of
 
         made = self.calibration
@@ -110,12 +117,12 @@ class Calibrated:
 
 
 def check_question(calibration: Calibration, question: Question) -> None:
-    """Make sure that it was made for this question, these options and this layout of the prompt."""
+    """Raise `CalibrationError` if question, options or prompt layout have changed."""
     asked, mine = QuestionRecord.model_validate(question), calibration.question
-    _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
-    _same(repr(mine.text), repr(asked.text), "question")
+    _check_same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
+    _check_same(repr(mine.text), repr(asked.text), "question")
     names, asks = calibration.labels, [option.name for option in asked.options]
-    new, gone = _without(asks, names), _without(names, asks)
+    new, gone = _names_missing_from(asks, names), _names_missing_from(names, asks)
     if new:
         also = f", and {gone} is asked for no more" if gone else ""
         raise CalibrationError(
@@ -127,10 +134,10 @@ def check_question(calibration: Calibration, question: Question) -> None:
             f"the calibration was made with the label {gone} too, which is not among "
             f"{', '.join(asks)}. Learn again without its rows"
         )
-    _same(", ".join(names), ", ".join(asks), "order of the labels")
+    _check_same(", ".join(names), ", ".join(asks), "order of the labels")
     for was, is_now in zip(mine.options, asked.options, strict=True):
         what = f"description of {was.name!r}"
-        _same(repr(was.description), repr(is_now.description), what)
+        _check_same(repr(was.description), repr(is_now.description), what)
     for feature in calibration.features:
         if not isinstance(feature, LabelFeature) or feature.read_as is None:
             continue
@@ -142,7 +149,7 @@ def check_question(calibration: Calibration, question: Question) -> None:
 
 
 def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> list[str]:
-    """Make sure that the models, by role, are those it was made on, and warn of other servers."""
+    """Raise `CalibrationError` if a model differs, by role; return warnings of other servers."""
     warnings: list[str] = []
     for role, was in calibration.models.items():
         here = found[role]
@@ -158,19 +165,19 @@ def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> lis
             )
         if (was.server, was.version) != (here.server, here.version):
             warnings.append(
-                f"{was.model} was served by {_served(was)} when the calibration was made, and "
-                f"is by {_served(here)} now: scores move a little between servers. Confirm the "
-                "guarantee with moa learn --recheck"
+                f"{was.model} was served by {_server_name(was)} when the calibration was made, and "
+                f"is by {_server_name(here)} now: scores move a little between servers. Confirm "
+                "the guarantee with moa learn --recheck"
             )
     return warnings
 
 
-def _without(some: Sequence[str], others: Sequence[str]) -> str:
-    """Name those that are not among others."""
+def _names_missing_from(some: Sequence[str], others: Sequence[str]) -> str:
+    """Format the names that are not among others."""
     return ", ".join(repr(name) for name in some if name not in others)
 
 
-def _same(was: str, is_now: str, what: str) -> None:
+def _check_same(was: str, is_now: str, what: str) -> None:
     if was != is_now:
         raise CalibrationError(
             f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
@@ -178,5 +185,5 @@ def _same(was: str, is_now: str, what: str) -> None:
         )
 
 
-def _served(identity: Identity) -> str:
+def _server_name(identity: Identity) -> str:
     return f"{identity.server} {identity.version}" if identity.version else identity.server

@@ -1,7 +1,7 @@
-"""Curve: what each threshold would accept, and how many errors that leaves possible there.
+"""Curve: what each threshold would accept, and the error rates possible there.
 
-Each point stands for itself, and guarantees nothing: whoever looks at all of them and takes the
-best has looked many times. What is guaranteed of a threshold is tested, on new rows (`bounds.py`).
+No point is a guarantee: picking the best of all thresholds means testing many. A threshold's
+guarantee is tested on new rows (`bounds.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moa.calibration import upper_bound
-from moa.calibration.bounds import Outcome, one_of_each
+from moa.calibration.bounds import Outcome, draw_one_per_case
 from moa.decisions.arrays import np
 from moa.node import Frozen
 
@@ -17,7 +17,7 @@ _POINTS = 120
 
 
 class CurvePoint(Frozen):
-    """A threshold, and what became of the labelled decisions from it on."""
+    """A threshold, with the labelled decisions that it accepts."""
 
     threshold: float
     """Decisions from this confidence on are accepted."""
@@ -25,22 +25,22 @@ class CurvePoint(Frozen):
     errors: int
     """Wrong ones among the accepted."""
     lower: float
-    """Smallest error rate that these counts leave possible, by the exact one-sided bound."""
+    """Lower bound of the error rate by these counts, exact and one-sided."""
     upper: float
-    """Largest error rate that they leave possible, by the exact one-sided bound."""
+    """Upper bound of the error rate by these counts, exact and one-sided."""
 
 
-def curve(
+def risk_curve(
     outcomes: Sequence[Outcome], *, confidence: float = 0.95, most: int = _POINTS
 ) -> tuple[CurvePoint, ...]:
-    """Follow the error rate from the strictest threshold to the one that accepts all.
+    """Compute the error rate from the strictest threshold to the one that accepts all.
 
     Args:
-        outcomes: Labelled decisions that were drawn at random. One of each case counts.
-        confidence: Of each bound by itself.
-        most: Points, spread evenly over what they accept.
+        outcomes: Randomly drawn labelled decisions. One of each case counts.
+        confidence: Confidence of each bound by itself.
+        most: Maximum of points, spread evenly over the accepted counts.
     """
-    cases = sorted(one_of_each(outcomes), key=lambda one: -one.confidence)
+    cases = sorted(draw_one_per_case(outcomes), key=lambda one: -one.confidence)
     if not cases:
         return ()
     wrong = np.cumsum([not one.correct for one in cases])

@@ -1,4 +1,4 @@
-"""Defaults: what decides a question that nothing was fitted to, as calibrations without a bound."""
+"""Defaults: calibrations without a bound, for questions that nothing was fitted to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from moa.calibration.features import (
     LabelFeature,
     VectorFeature,
     WordsFeature,
-    shown_as,
-    words_of,
+    as_prompt_variant,
+    make_words_feature,
 )
-from moa.calibration.file import Calibration, FitRecord, HeadFile, QuestionRecord, ShippedHead, now
+from moa.calibration.file import (
+    Calibration,
+    FitRecord,
+    HeadFile,
+    QuestionRecord,
+    ShippedHead,
+    current_time,
+)
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import facts_of
 from moa.questions import Question
@@ -25,16 +32,16 @@ from moa.questions import Question
 EXPECTED = Path(__file__).with_name("expected.json")
 """Curves of confidence and expected precision, as `benchmarks/pairs.py` writes them."""
 MOST_SHOWN = 32
-"""Examples that are shown in a prompt, unless there are more labels."""
+"""Maximum of examples in a prompt, unless there are more labels."""
 BY_WORDS = "by the words of the question"
 
 
-def made(
+def make_calibration(
     question: Question, features: Sequence[Feature], full: FitRecord | None, origin: str
 ) -> Calibration:
-    """Make a calibration that no labels and no model took part in."""
+    """Build a calibration that was fitted to no labels and no model."""
     return Calibration(
-        made=now(),
+        made=current_time(),
         question=QuestionRecord.model_validate(question),
         models={},
         features=tuple(features),
@@ -43,20 +50,20 @@ def made(
     )
 
 
-def as_asked(
+def make_unfitted(
     question: Question, examples: Sequence[Example] = (), *, origin: str = "asked as it is"
 ) -> Calibration:
-    """Take the endpoint's answer as it is, behind examples if any; of many, some of each label."""
+    """Use the endpoint's answer unchanged; many examples are cut to some of each label."""
     feature = LabelFeature(
-        prompt_variants=(shown_as(question, some_of_each(question, examples)),),
+        prompt_variants=(as_prompt_variant(question, choose_examples(question, examples)),),
         read_as=None,
         asked_as="",
     )
-    return made(question, [feature], None, origin)
+    return make_calibration(question, [feature], None, origin)
 
 
-def with_expected(calibration: Calibration) -> Calibration:
-    """Say how precise decisions are expected to be, where the scorer of pairs makes them alone."""
+def add_expected_precision(calibration: Calibration) -> Calibration:
+    """Add the expected precision if the pair scorer alone decides."""
     words = calibration.features[0]
     alone = len(calibration.features) == 1
     if not (alone and isinstance(words, WordsFeature) and calibration.question.kind == "choice"):
@@ -68,8 +75,8 @@ def with_expected(calibration: Calibration) -> Calibration:
     return calibration.model_copy(update={"expected": expected, "origin": origin})
 
 
-def some_of_each(question: Question, examples: Sequence[Example]) -> Sequence[Example]:
-    """Take examples of each label in turn, no more than a prompt holds, in their order."""
+def choose_examples(question: Question, examples: Sequence[Example]) -> Sequence[Example]:
+    """Choose examples of each label in turn, up to the maximum of a prompt, in their order."""
     most = max(MOST_SHOWN, len(question.options))
     if len(examples) <= most:
         return examples
@@ -81,27 +88,34 @@ def some_of_each(question: Question, examples: Sequence[Example]) -> Sequence[Ex
     return [examples[place] for place in sorted(place for _, place in sorted(turns)[:most])]
 
 
-def by_words(
+def calibrate_by_words(
     question: Question, endpoint: Endpoint, examples: Sequence[Example] = ()
 ) -> Calibration:
-    """Decide by the words of the question, and by the model as far as it is known to help."""
+    """Decide by the words of the question, and by the model if it is known to help."""
     about = facts_of(endpoint.model)
     weight = about.weight_of(question)
-    words, zeros = words_of(question, shown_as(question, examples)), (0.0,) * len(question.options)
+    words, zeros = (
+        make_words_feature(question, as_prompt_variant(question, examples)),
+        (0.0,) * len(question.options),
+    )
     if not weight:
         fit = FitRecord(heads=(None,), weights=(1.0,), bias=zeros)
         count = sum(bool(example.labels) for example in words.examples)
         origin = f"{BY_WORDS} and {count} examples" if count else BY_WORDS
-        return with_expected(made(question, [words], fit, origin))
+        return add_expected_precision(make_calibration(question, [words], fit, origin))
     labels = LabelFeature(
-        prompt_variants=(shown_as(question, examples),), read_as=None, asked_as=""
+        prompt_variants=(as_prompt_variant(question, examples),), read_as=None, asked_as=""
     )
     fit = FitRecord(heads=(None, None), weights=(1.0, weight), bias=zeros)
-    return made(question, [words, labels], fit, f"by the words and {endpoint.model}, as probed")
+    return make_calibration(
+        question, [words, labels], fit, f"by the words and {endpoint.model}, as probed"
+    )
 
 
-def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Calibration:
-    """Decide a question by the head that ships for the question `name` in a file."""
+def shipped_calibration(
+    question: Question, name: str, *, file: HeadFile = "support"
+) -> Calibration:
+    """Decide a question by the shipped head of the question `name` in a file."""
     fit = FitRecord(
         heads=(ShippedHead(file=file, question=name),),
         weights=(1.0,),
@@ -113,15 +127,17 @@ def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Cal
     expected = shipped_expectations().get(f"{file} {name}", ())
     if expected:
         origin += " (precision expected, not guaranteed)"
-    return made(question, [vector], fit, origin).model_copy(update={"expected": expected})
+    return make_calibration(question, [vector], fit, origin).model_copy(
+        update={"expected": expected}
+    )
 
 
 ONE_IS_ENOUGH = frozenset({"injection"})
-"""Questions of shipped heads that one sentence of a text decides."""
+"""Questions of shipped heads that a single sentence can decide."""
 
 
 @cache
 def shipped_expectations() -> dict[str, tuple[tuple[float, float], ...]]:
-    """Read what precision is expected of heads that ship, by their file and question."""
+    """Read the expected precision of shipped heads, by file and question."""
     found = json.loads(EXPECTED.read_text(encoding="utf-8"))
     return {name: tuple((float(a), float(b)) for a, b in curve) for name, curve in found.items()}

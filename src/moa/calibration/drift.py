@@ -1,18 +1,18 @@
-"""Drift: whether new inputs, and shares of labels, are still those of a calibration or reference.
+"""Drift: test whether new inputs, or shares of labels, still follow a reference.
 
-Each new value is ranked among those of the calibration and all that came since. While nothing has
-changed, its rank is as likely to be any as any other (a conformal p-value; Vovk, Nouretdinov and
-Gammerman 2003, "Testing exchangeability on-line", ICML), and bets against that win nothing. So the
-whole run, however long, raises a false alarm with a probability of at most `alpha`.
+Each new value is ranked among those of the reference and all that came since. While nothing has
+changed, every rank is equally likely (a conformal p-value; Vovk, Nouretdinov and Gammerman 2003,
+"Testing exchangeability on-line", ICML), and bets against that win nothing. So the whole run,
+however long, raises a false alarm with a probability of at most `alpha`.
 
-A reference is kept as a few of its order statistics and the number of values between them. That
+A reference is stored as a few of its order statistics and the number of values between them. That
 loses nothing: the shares of a distribution between order statistics of a sample of it are those of
 Pólya's urn, whatever the distribution.
 
-Where whole windows of labels are compared, that takes far more items than a test of two counts.
+If whole windows of labels are compared, that would take far more items than a test of two counts.
 So the counts of a label are compared by Fisher's exact test (Fisher 1935, "The logic of inductive
-inference", Journal of the Royal Statistical Society 98), whose rate of false alarms holds however
-few there are.
+inference", Journal of the Royal Statistical Society 98), whose rate of false alarms holds for any
+number of items.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ from moa.node import Frozen
 Value = float | str
 """A number, or a name, such as that of a language."""
 Detect = Callable[[str], str | None]
-"""Tells the language of a text, or `None` where it can't."""
+"""Detects the language of a text; `None` if it can't."""
 Counts = Mapping[str, Mapping[str, int]]
-"""How often each label came, by the name of the question."""
+"""Number of times that each label came, by name of the question."""
 
 _BINS = 20
 FEWEST = 20
-"""Values of each thing watched that it takes to know how it is distributed."""
+"""Minimum of reference values for each watched quantity."""
 _STAKES = (0.8, 1.8)
 _LEAST = 1e-12
 _MEMORY = 0.02
-"""How much the newest value weighs in what an alarm says of where the values are now."""
+"""Weight of the newest value in an alarm's estimate of the current values."""
 
 
 class Alarm(Frozen):
-    """What has moved, and since when it is known."""
+    """A quantity that has moved."""
 
     name: str
-    """What was watched, such as `length`."""
+    """The watched quantity, such as `length`."""
     seen: int
-    """New values of it until the alarm."""
+    """Number of its new values until the alarm."""
     message: str
-    """In words."""
+    """A sentence about it."""
 
 
 class _Watch(Frozen):
-    """One watched quantity: its reference, the counts so far, and the evidence of a change."""
+    """A watched quantity: its reference, the counts so far, and the evidence of a change."""
 
     names: tuple[str, ...] = ()
-    """Names from the most frequent on; empty where the values are numbers."""
+    """Names by falling frequency; empty if the values are numbers."""
     edges: tuple[tuple[float, float], ...]
-    """Order statistics of the reference, each with the lot that decides among equal values."""
+    """Order statistics of the reference, each with the random number that breaks ties."""
     counts: tuple[int, ...]
-    """Places between the edges that a new value can take, the new values included."""
+    """Counts between the edges, including the new values."""
     reference: int
     """Values in the reference."""
     ones: float | None = None
-    """Share of 1 in the reference, where its values are 0 and 1; `None` for other numbers."""
+    """Share of 1 in a reference of zeros and ones; `None` for other numbers."""
     evidence: Evidence = Evidence()
     rank: float = 0.5
-    """Where the latest values lie among all: 0 is below, 1 above."""
+    """Moving average of the latest ranks: 0 is below all values, 1 above."""
     spread: float = 0.5
-    """How far out they lie: 0 is in the middle, 1 at either end."""
+    """Moving average of the distance from the middle: 0 is the middle, 1 either end."""
 
     @classmethod
     def of(cls, values: Sequence[Value], rng: random.Random) -> Self:
@@ -87,7 +87,7 @@ class _Watch(Frozen):
             names = tuple(sorted(frequency, key=lambda name: (-frequency[name], name)))
             values = values[1::2]
         ones = sum(map(float, values)) / len(values) if set(values) == {0.0, 1.0} else None
-        ranked = sorted((_number(value, names), rng.random()) for value in values)
+        ranked = sorted((_as_number(value, names), rng.random()) for value in values)
         bins = min(_BINS, len(ranked))
         places = [round(len(ranked) * i / bins) for i in range(1, bins + 1)]
         edges = tuple(ranked[place - 1] for place in places)
@@ -95,7 +95,7 @@ class _Watch(Frozen):
         return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked), ones=ones)
 
     def after(self, value: Value, rng: random.Random, tolerance: float) -> Self:
-        at = bisect_left(self.edges, (_number(value, self.names), rng.random()))
+        at = bisect_left(self.edges, (_as_number(value, self.names), rng.random()))
         below, total = sum(self.counts[:at]), sum(self.counts)
         p = (below + rng.random() * self.counts[at]) / total
         out = abs(2.0 * p - 1.0)
@@ -115,7 +115,7 @@ class _Watch(Frozen):
             }
         )
 
-    def said(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         up = self.rank > 0.5
         moved = f"{name} moved {'up' if up else 'down'}"
         at = min(len(self.edges) - 1, int(self.rank * len(self.edges)))
@@ -141,33 +141,32 @@ class _Watch(Frozen):
 
 
 class Drift(Frozen):
-    """The state of a running check on drift: a small value, which each step replaces.
+    """The state of a running drift check: an immutable value that each step replaces.
 
-    Watch what can be seen of every input (`confidence`, `label_mass`, `length`, `language`), and
-    what can be seen of few and late: where a label comes in, the difference between it (1 where the
-    answer was right, else 0) and the confidence. Each is watched by itself, with its part of
-    `alpha`; a value that isn't there is left out.
+    Watch the quantities known for every input (`confidence`, `label_mass`, `length`, `language`),
+    and for labelled inputs the difference between correctness (1 or 0) and confidence. Each
+    quantity is tested by itself with its part of `alpha`; missing values are skipped.
 
-    Simulated with a reference of 256 values and four things watched, `alpha` = 0.01: label mass or
-    confidence that falls by a standard deviation is found out after 30 inputs, by half of one after
-    70, texts twice as long after 20, one input in five in a new language after 160 to 250. A change
-    after 500 good inputs takes twice as long. What goes on without an alarm becomes normal, so a
-    very small or slow change may never raise one. Inputs that come in clumps of like ones are a
-    change too; where that is how they always come, watch a random part of them.
+    In simulations with a reference of 256 values, four quantities and `alpha` = 0.01, a fall of
+    label mass or confidence by a standard deviation is detected after 30 inputs, by half of one
+    after 70; texts twice as long after 20, and a new language in one input of five after 160 to
+    250. After 500 good inputs a change takes twice as long. A change that goes on without an alarm
+    becomes normal, so a very small or slow one may never be detected. Clusters of similar inputs
+    count as a change, too; if inputs always come in clusters, watch a random part of them.
     """
 
     alpha: float = Field(default=0.01, gt=0, lt=1)
-    """Largest probability of any alarm in the whole run, where nothing has changed."""
+    """Maximum probability of any alarm in the whole run if nothing has changed."""
     tolerance: float = Field(default=0.0, ge=0, lt=1)
-    """Share of inputs that may be of another kind without an alarm, however long that goes on: with
-    0 an alarm says that something has changed, and not that it has changed much."""
+    """Share of inputs of another kind that never raises an alarm. With 0 an alarm says that
+    something has changed, not that it has changed much."""
     seed: int = 0
-    """Makes the lots that decide among equal values repeatable."""
+    """Seed of the random numbers that break ties."""
     seen: int = 0
-    """Inputs so far."""
+    """Number of inputs so far."""
     watches: Mapping[str, _Watch]
     alarms: tuple[Alarm, ...] = ()
-    """What has moved, in the order in which it was found out."""
+    """Quantities that have moved, in order of detection."""
 
     @classmethod
     def of(
@@ -181,9 +180,9 @@ class Drift(Frozen):
         """Start a check.
 
         Args:
-            reference: Values on the inputs of the calibration, by the name of what is watched.
-                They must not be those that the scorer was fitted on, on which it is surer.
-            alpha: The attribute, as are `tolerance` and `seed`.
+            reference: Values on the calibration's inputs, by watched quantity. Don't use the inputs
+                that the scorer was fitted on, since it is surer of them.
+            alpha: The attribute; so are `tolerance` and `seed`.
 
         Raises:
             ConfigError: there is nothing to watch, or a reference has fewer than 20 values.
@@ -199,9 +198,9 @@ class Drift(Frozen):
         return cls(alpha=alpha, tolerance=tolerance, seed=seed, watches=watches)
 
     def after(self, values: Mapping[str, Value | None]) -> Self:
-        """Take in what is seen of one input; names that are not watched, and `None`, are left out.
+        """Return the state after an input; other names and `None` are skipped.
 
-        New alarms stand at the end of `alarms`; each thing raises at most one.
+        New alarms come last in `alarms`; each quantity raises at most one.
         """
         rng = random.Random(f"{self.seed}/{self.seen}")
         watches = dict(self.watches)
@@ -215,8 +214,8 @@ class Drift(Frozen):
             if not known and now.evidence.refutes(self.alpha / len(watches)):
                 seen = now.evidence.steps
                 message = (
-                    f"{now.said(name)}, after {seen} new inputs (in {percent(1 - self.alpha)} of "
-                    "runs without a change there is no such alarm)"
+                    f"{now.describe(name)}, after {seen} new inputs (in "
+                    f"{percent(1 - self.alpha)} of runs without a change there is no such alarm)"
                 )
                 alarms.append(Alarm(name=name, seen=seen, message=message))
         return self.model_copy(
@@ -224,23 +223,23 @@ class Drift(Frozen):
         )
 
 
-def _number(value: Value, names: Sequence[str]) -> float:
-    """A number for a value: the frequent names come first, unknown ones last."""
+def _as_number(value: Value, names: Sequence[str]) -> float:
+    """Map a value to a number: frequent names come first, unknown ones last."""
     if not isinstance(value, str):
         return float(value)
     return float(names.index(value) if value in names else len(names))
 
 
 def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
-    """Give the share of each language among those that are known, the most frequent first."""
+    """Return the share of each known language, by falling frequency."""
     known = [name for name in languages if name is not None]
     return {
         name: n / len(known) for name, n in Counter(known).most_common() if n >= 0.01 * len(known)
     }
 
 
-class Moved(Frozen):
-    """A label whose share is no longer what it was."""
+class LabelShift(Frozen):
+    """A label whose share has changed."""
 
     question: str
     label: str
@@ -249,32 +248,34 @@ class Moved(Frozen):
     now: float
     """Its share in the latest windows."""
     windows: int
-    """How many of them that is."""
+    """The number of these windows."""
     p: float
-    """Probability of a difference as large, or larger, where nothing has changed."""
+    """Probability of a difference at least as large if nothing has changed."""
 
 
-def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tuple[Moved, ...]:
-    """Find the labels whose share has moved, in the latest window, or in all of them together.
+def find_label_shifts(
+    reference: Counts, windows: Sequence[Counts], *, alpha: float
+) -> tuple[LabelShift, ...]:
+    """Find labels whose share has changed in the latest window, or in all of them together.
 
-    Where nothing has changed, and items don't depend on each other, something is found with a
-    probability of at most `alpha`: it is shared among the questions, the labels and the two looks.
-    The latest window comes last.
+    If nothing has changed and items are independent, it finds something with a probability of at
+    most `alpha`, which is shared among the questions, the labels and the two comparisons. The
+    latest window comes last.
     """
     looks = {1, len(windows)} - {0}
-    found: dict[tuple[str, str], Moved] = {}
+    found: dict[tuple[str, str], LabelShift] = {}
     for look in sorted(looks):
-        latest = added(windows[-look:])
-        both = added([reference, latest])
+        latest = add_counts(windows[-look:])
+        both = add_counts([reference, latest])
         for question, known in both.items():
             free = 1 if len(known) == 2 else len(known)  # of two, what one gains the other loses
             level = alpha / (len(looks) * len(both) * free)
             before, now = reference.get(question, {}), latest.get(question, {})
             for label in known:
                 counts = (now.get(label, 0), sum(now.values()))
-                p = p_value(*counts, before.get(label, 0), sum(before.values()))
+                p = fisher_p_value(*counts, before.get(label, 0), sum(before.values()))
                 if p <= level:
-                    change = Moved(
+                    change = LabelShift(
                         question=question,
                         label=label,
                         reference=share_of(before, label),
@@ -286,8 +287,8 @@ def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tupl
     return tuple(found.values())
 
 
-def added(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
-    """Add counts up."""
+def add_counts(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
+    """Sum counts up."""
     total: dict[str, Counter[str]] = {}
     for one in counts:
         for question, known in one.items():
@@ -296,12 +297,12 @@ def added(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
 
 
 def share_of(known: Mapping[str, int], label: str) -> float:
-    """Share of a label among those of its question; 0 where there are none."""
+    """Return the share of a label among those of its question; 0 without any."""
     return known.get(label, 0) / max(1, sum(known.values()))
 
 
-def p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:
-    """Fisher's exact test, two-sided: twice the smaller of both tails, at most 1."""
+def fisher_p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:
+    """Return the two-sided p-value of Fisher's exact test: twice the smaller tail, at most 1."""
     with_label, everything = count + reference_count, total + reference_total
     least, most = max(0, with_label - reference_total), min(total, with_label)
     scale = log_choose(everything, total)

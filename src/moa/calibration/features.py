@@ -1,7 +1,7 @@
-"""Features: what a calibration reads of a text, and how one text is read with all of them.
+"""Features: the inputs of a calibration, and how one text is read with all of them.
 
-A feature is written into the calibration's file, and read back from it. It names its endpoint by a
-role, since a file can't hold one: `slm` is the endpoint that decides. Nothing here needs numpy.
+Features are written into the calibration's file. A feature names its endpoint by a role, since a
+file can't hold one: `slm` is the endpoint that decides. Nothing here needs numpy.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from moa.questions import Answer, Layout, Question
 DECIDES = "slm"
 """Role of the endpoint that decides."""
 HIDDEN = "hidden states"
-"""Role of the embedded model itself, which is about to name the label."""
+"""Role of the embedded model's hidden states, just before it names the label."""
 SENTENCES = "sentences"
 """Role of a small sentence encoder on this machine."""
 ENCODER = "encoder"
-"""Role of the joint encoder, whose vectors the shipped heads and words are read from."""
+"""Role of the joint encoder, whose vectors shipped heads and words read."""
 ASKED_AS = "label"
-"""Name of the question in the examples of a feature, whatever an agent calls it."""
+"""Name of the question in the examples of a feature, whatever the agent calls it."""
 PROMPT = "Task: {question}\nText: {text}\nLabel:"
-"""Of which the last hidden state is taken: the model is about to name the label there."""
+"""Prompt whose last hidden state is taken, where the model is about to name the label."""
 Sources = Mapping[str, Endpoint]
 """Endpoints by role."""
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a feature or a design, the texts it has done, and those to do in all."""
+"""Called with the name of a feature, the number of texts done, and their total."""
 _LONGEST = 4000
-"""Characters of a text that are embedded: longer ones may not fit the encoder."""
+"""Maximum characters to embed, since longer texts may not fit the encoder."""
 
 
 def sources_of(
@@ -52,7 +52,7 @@ def sources_of(
     *,
     encoder: Endpoint | None = None,
 ) -> dict[str, Endpoint]:
-    """Give all that can be read from: who decides, its hidden states, encoders, by role."""
+    """Return the endpoints to read from, by role: the deciding one, and encoders."""
     found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
     encoder = encoder or encoder_for(endpoint)
     if feeds_heads(encoder):
@@ -71,17 +71,15 @@ class LabelFeature(Frozen):
     name: str = "labels"
     source: str = DECIDES
     prompt_variants: tuple[PromptVariant, ...] = ((),)
-    """Labelled texts that are shown; an empty one is the endpoint's own way."""
+    """Labelled texts to show, for each variant; an empty one leaves it to the endpoint."""
     turned: bool = False
-    """Whether the options are asked for in the opposite order."""
+    """True if the options are listed in reverse order."""
     read_as: Layout | None = "completion"
-    """How the prompt is laid out, whatever comes to be known of the model later; `None`: as is
-    known to suit the model."""
+    """Layout of the prompt, fixed; `None`: the layout known to suit the model."""
     layout: str = ""
-    """What the prompt looked like without a text; empty where nothing was fitted to it."""
+    """The prompt without a text; empty if nothing was fitted to it."""
     asked_as: str = ASKED_AS
-    """Name that the question had when it was fitted, since a server may look at it; empty: the
-    name that it has."""
+    """Name of the question during the fit, since a server may read it; empty: its own name."""
 
     @classmethod
     def of(
@@ -93,7 +91,7 @@ class LabelFeature(Frozen):
         *,
         turned: bool = False,
     ) -> LabelFeature:
-        """Read a question in the layout that suits the endpoint's model, and write that down."""
+        """Read a question in the layout that suits the endpoint's model, and record that layout."""
         read_as = facts_of(endpoint.model).layout_of(question.kind)
         return cls(
             name=name,
@@ -104,8 +102,8 @@ class LabelFeature(Frozen):
             asked_as=question.name,
         )
 
-    def asked(self, question: Question) -> Question:
-        """Lay the question out as it is asked."""
+    def lay_out(self, question: Question) -> Question:
+        """Return the question as it is asked."""
         options = question.options[::-1] if self.turned else question.options
         name, layout = self.asked_as or question.name, self.read_as or question.layout
         return replace(question, name=name, options=options, layout=layout)
@@ -118,18 +116,18 @@ class VectorFeature(Frozen):
     name: str
     source: str
     prompt: str | None = None
-    """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
+    """Text to embed, with `{question}` and `{text}`; `None`: the text alone."""
     sentences: bool = False
-    """Whether the mean of its sentences' vectors follows that of the whole text."""
+    """True to append the mean of the sentences' vectors to that of the whole text."""
     each: bool = Field(default=False, exclude_if=operator.not_)
-    """Whether the same of each sentence follows that, for a head to which one is enough."""
+    """True to append the same for each sentence, for a head that a single sentence decides."""
 
 
 class WordsFeature(Frozen):
-    """What a question's words, and examples of its labels, make of the text: probabilities.
+    """Probabilities by the question's words and by examples of its labels.
 
-    Nothing is fitted: a choice is read by `moa.decisions.pairs`, and a criterion by
-    `moa.decisions.heads.words_head`, without examples.
+    Nothing is fitted: `moa.decisions.pairs` reads a choice, and
+    `moa.decisions.relevance.words_head` a criterion, without examples.
     """
 
     kind: Literal["words"] = "words"
@@ -143,12 +141,12 @@ Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discrimin
 
 
 def layout_of(question: Question, read_as: Layout) -> str:
-    """Write the prompt of a question as it is without a text and examples."""
+    """Return the prompt of a question without a text and examples."""
     return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).form
 
 
-def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:
-    """Name the labels of examples as features do; those without one of the question stay."""
+def as_prompt_variant(question: Question, examples: Sequence[Example]) -> PromptVariant:
+    """Rename the labels of examples to the name that features use; unlabelled ones stay."""
     labels = [example.labels.get(question.name) for example in examples]
     return tuple(
         Example(example.text, {} if label is None else {ASKED_AS: label})
@@ -156,10 +154,10 @@ def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:
     )
 
 
-def words_of(question: Question, examples: Sequence[Example]) -> WordsFeature:
-    """Read a question by its words, and a choice by examples too, each text once.
+def make_words_feature(question: Question, examples: Sequence[Example]) -> WordsFeature:
+    """Read a question by its words, and a choice by its labelled examples, too, each text once.
 
-    Their labels are named as features name them.
+    The examples' labels have the name that features use.
     """
     if question.kind != "choice":
         return WordsFeature()
@@ -167,8 +165,8 @@ def words_of(question: Question, examples: Sequence[Example]) -> WordsFeature:
     return WordsFeature(examples=tuple(labelled.values()))
 
 
-class Read(NamedTuple):
-    """What a feature read of a text: answers or numbers."""
+class TextReading(NamedTuple):
+    """The values that a feature read from a text: answers or numbers."""
 
     answers: tuple[Answer, ...] = ()
     """One for each prompt variant."""
@@ -176,27 +174,27 @@ class Read(NamedTuple):
     """A vector, or log-probabilities of the options."""
 
 
-class Ask(NamedTuple):
-    """A question, and the features that read a text for it."""
+class QuestionFeatures(NamedTuple):
+    """A question, with the features that read a text for it."""
 
     question: Question
     features: Sequence[Feature]
 
 
-_Place = tuple[int, int, int]
-"""Index of a question, of its feature, and of the prompt variant."""
+_FeatureIndex = tuple[int, int, int]
+"""Index of the question, of its feature, and of the prompt variant."""
 _Encoding = tuple[str, str | None, bool, bool]
-"""Role, prompt with the question in it, whether sentences are encoded too, and each of them."""
+"""Role, prompt including the question, whether sentences are encoded, and whether each is kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Questions that are asked together, since they are shown the same texts."""
+class LabelRequest:
+    """Questions asked in one request, since they show the same examples."""
 
     source: str
     shown: PromptVariant
     questions: tuple[Question, ...]
-    places: tuple[_Place, ...]
+    places: tuple[_FeatureIndex, ...]
 
     async def ask(self, text: str, sources: Sources, context: RunContext) -> tuple[Answer, ...]:
         """Ask about a text.
@@ -217,27 +215,27 @@ class Request:
         return decision.answers
 
 
-def requests_of(asks: Sequence[Ask]) -> list[Request]:
-    """Join what is asked of one endpoint behind the same texts into one request each.
+def plan_requests(asks: Sequence[QuestionFeatures]) -> list[LabelRequest]:
+    """Join questions to one endpoint with the same examples into one request.
 
-    Questions of one name go apart.
+    Questions of the same name go into different requests.
     """
-    found: dict[object, list[tuple[Question, PromptVariant, _Place]]] = {}
+    found: dict[object, list[tuple[Question, PromptVariant, _FeatureIndex]]] = {}
     for place, (question, features) in enumerate(asks):
         for at, feature in enumerate(features):
             if not isinstance(feature, LabelFeature):
                 continue
             for variant, shown in enumerate(feature.prompt_variants):
-                asked = feature.asked(question)
+                asked = feature.lay_out(question)
                 key = feature.source, feature.turned, tuple(example.text for example in shown)
                 apart = 0
                 while any(asked.name == other.name for other, _, _ in found.get((key, apart), ())):
                     apart += 1
                 found.setdefault((key, apart), []).append((asked, shown, (place, at, variant)))
     return [
-        Request(
+        LabelRequest(
             source=asks[same[0][2][0]].features[same[0][2][1]].source,
-            shown=_shown(same),
+            shown=_merge_examples(same),
             questions=tuple(question for question, _, _ in same),
             places=tuple(place for _, _, place in same),
         )
@@ -245,8 +243,10 @@ def requests_of(asks: Sequence[Ask]) -> list[Request]:
     ]
 
 
-def _shown(parts: Sequence[tuple[Question, PromptVariant, _Place]]) -> PromptVariant:
-    """Give each shown text the labels of all the questions."""
+def _merge_examples(
+    parts: Sequence[tuple[Question, PromptVariant, _FeatureIndex]],
+) -> PromptVariant:
+    """Give each example the labels of all the questions."""
     named = [[(q.name, e.labels.get(ASKED_AS)) for e in shown] for q, shown, _ in parts]
     return tuple(
         Example(example.text, {name: label for name, label in labels if label is not None})
@@ -254,7 +254,7 @@ def _shown(parts: Sequence[tuple[Question, PromptVariant, _Place]]) -> PromptVar
     )
 
 
-def _encoding(feature: Feature, question: Question) -> _Encoding | None:
+def _encoding_of(feature: Feature, question: Question) -> _Encoding | None:
     if isinstance(feature, WordsFeature):
         return feature.source, None, True, False
     if isinstance(feature, LabelFeature):
@@ -267,7 +267,7 @@ def _encoding(feature: Feature, question: Question) -> _Encoding | None:
 async def encode(
     encoding: _Encoding, text: str, sources: Sources, context: RunContext
 ) -> tuple[float, ...]:
-    """Turn a text into a vector."""
+    """Encode a text as a vector."""
     source, prompt, by_sentence, each = encoding
     if by_sentence:
         from moa.decisions.heads import encode as encode_for_heads
@@ -286,14 +286,14 @@ async def read_vector(
     sources: Sources,
     context: RunContext,
 ) -> tuple[float, ...]:
-    """Read one text with a feature that encodes it, as if it weren't among its examples."""
-    encoding = _encoding(feature, question)
+    """Encode one text, and ignore it among the feature's examples."""
+    encoding = _encoding_of(feature, question)
     assert encoding is not None, "it reads a vector"
     vector = await encode(encoding, text, sources, context)
-    return await _numbers(feature, question, vector, sources, context, without=text)
+    return await _apply_head(feature, question, vector, sources, context, without=text)
 
 
-async def _numbers(
+async def _apply_head(
     feature: Feature,
     question: Question,
     vector: tuple[float, ...],
@@ -316,26 +316,28 @@ async def _numbers(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one text is read for several questions: each request and each vector once, at once."""
+    """The requests and encodings of one text for several questions, each made once."""
 
-    asks: tuple[Ask, ...]
-    requests: tuple[Request, ...]
+    asks: tuple[QuestionFeatures, ...]
+    requests: tuple[LabelRequest, ...]
     encodings: tuple[_Encoding, ...]
 
     @classmethod
-    def of(cls, asks: Iterable[Ask]) -> Plan:
-        """Plan it."""
+    def of(cls, asks: Iterable[QuestionFeatures]) -> Plan:
+        """Collect the requests and encodings."""
         asks = tuple(asks)
-        wanted = (_encoding(feature, ask.question) for ask in asks for feature in ask.features)
+        wanted = (_encoding_of(feature, ask.question) for ask in asks for feature in ask.features)
         encodings = tuple(dict.fromkeys(one for one in wanted if one is not None))
-        return cls(asks, tuple(requests_of(asks)), encodings)
+        return cls(asks, tuple(plan_requests(asks)), encodings)
 
-    async def read(self, text: str, sources: Sources, context: RunContext) -> list[list[Read]]:
-        """Read a text: for each question, what each of its features gave."""
-        answers: dict[_Place, Answer] = {}
+    async def read(
+        self, text: str, sources: Sources, context: RunContext
+    ) -> list[list[TextReading]]:
+        """Read a text; return the reading of each feature, for each question."""
+        answers: dict[_FeatureIndex, Answer] = {}
         vectors: dict[_Encoding, tuple[float, ...]] = {}
 
-        async def ask(request: Request) -> None:
+        async def ask(request: LabelRequest) -> None:
             answered = await request.ask(text, sources, context)
             answers.update(zip(request.places, answered, strict=True))
 
@@ -343,17 +345,19 @@ class Plan:
             vectors[encoding] = await encode(encoding, text, sources, context)
 
         await gather([*map(ask, self.requests), *map(vector, self.encodings)])
-        found: list[list[Read]] = []
+        found: list[list[TextReading]] = []
         for place, (question, features) in enumerate(self.asks):
-            reads: list[Read] = []
+            reads: list[TextReading] = []
             for at, feature in enumerate(features):
                 if isinstance(feature, LabelFeature):
                     variants = range(len(feature.prompt_variants))
-                    reads.append(Read(answers=tuple(answers[place, at, v] for v in variants)))
+                    reads.append(
+                        TextReading(answers=tuple(answers[place, at, v] for v in variants))
+                    )
                     continue
-                encoding = _encoding(feature, question)
+                encoding = _encoding_of(feature, question)
                 assert encoding is not None, "it reads a vector"
-                numbers = await _numbers(feature, question, vectors[encoding], sources, context)
-                reads.append(Read(vector=numbers))
+                numbers = await _apply_head(feature, question, vectors[encoding], sources, context)
+                reads.append(TextReading(vector=numbers))
             found.append(reads)
         return found

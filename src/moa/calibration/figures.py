@@ -1,42 +1,42 @@
-"""Figures: what a cascade that learns has saved so far, what it guarantees, and what would help."""
+"""Figures: the savings of a learning cascade, its guarantee, and the next step."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
+from moa._json import object_of
 from moa.calibration import percent, tail, upper_bound
-from moa.calibration.answer_rows import FIGURES, Drawn, State
+from moa.calibration.answer_rows import DrawnRow, FigureRow, LearningState
 from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.epochs import LOOKS, RISK, level_of_draw
 from moa.node import Frozen
 
 HUNDRED = 100
-_AT = {name: place for place, name in enumerate(FIGURES)}
 
 
 class Hundred(Frozen):
-    """A hundred inputs, one after another; of the last ones perhaps fewer."""
+    """A hundred consecutive inputs; the last ones may be fewer."""
 
     first: int
     last: int
     calls: int
-    """Calls of the large model, those included that were made to test and to check."""
+    """Calls of the large model, including those for tests and checks."""
     would: int
-    """Calls there would have been, where its answers are given though others were accepted."""
+    """Calls needed if accepted answers had been used, for inputs answered by the large model
+    anyway."""
     cost: float | None
     """US dollars of these calls; `None`: unknown."""
 
 
 class LookFigures(Frozen):
-    """A look, and what it said."""
+    """A look and its outcome."""
 
     epoch: int
     look: int
     row: int
-    """The last row that took part."""
+    """Index of the last row that takes part."""
     held_out: int = 0
     accepted: int = 0
     differ: int = 0
@@ -45,17 +45,17 @@ class LookFigures(Frozen):
 
 
 class PeopleFigures(Frozen):
-    """Rows that were drawn at random for people, of those that the head in use accepts."""
+    """Rows drawn at random for people, from those that the head in use accepts."""
 
     drawn: int
     labelled: int
     wrong: int
-    """Those of the labelled ones to which people gave another label."""
+    """Labelled rows for which people chose another label."""
     at_most: float
-    """Exact upper bound of the share that is wrong, at the level of this draw; what has no label
-    counts as wrong."""
+    """Exact upper bound of the wrong share, at the level of this draw. An unlabelled row counts as
+    wrong."""
     passed: bool
-    """Whether that is at most 5 %."""
+    """True if that is at most 5 %."""
 
 
 class EpochFigures(Frozen):
@@ -64,47 +64,48 @@ class EpochFigures(Frozen):
     epoch: int
     first: int
     why: str
-    """Why it was begun; empty for the first."""
+    """Reason for it; empty for the first."""
 
 
 class LearningFigures(Frozen):
-    """Where a cascade stands that learns. Shares are None where there is nothing to share."""
+    """The state of a learning cascade. Shares are `None` if there is nothing to count."""
 
     where: str
     inputs: int
     hundreds: tuple[Hundred, ...]
     from_logs: int
-    """Labels that came from a log, and not from a call."""
+    """Labels taken from a log instead of a call."""
     from_people: int
     calls: int
     """Calls of the large model."""
     by_small: int
-    """Inputs that the small one answered."""
+    """Inputs answered by the small model."""
     epochs: tuple[EpochFigures, ...]
     looks: tuple[LookFigures, ...]
     promise: str
-    """In words; what holds now."""
+    """The current guarantee, in words."""
     accepts: float | None
     """Share of the last hundred inputs that the head in use accepts."""
     checked: int
-    """Checks of the head in use."""
+    """Number of checks of the head in use."""
     differ: int
-    """Those in which the large model answered otherwise."""
+    """Checks in which the large model gave another answer."""
     differ_at_most: float | None
     """Exact upper bound (95 %) of the share that differs, by the checks alone."""
     people: tuple[PeopleFigures, ...]
-    """What people say of the head in use, a draw each."""
+    """The draws for people under the head in use."""
     missing: int
-    """Held-out inputs of this epoch without an answer of the large model: each is a difference."""
+    """Held-out inputs of this epoch without an answer; each counts as a difference."""
     asked_twice: int
     differs_from_itself: int
-    """Of these, how often the large model gave another answer: nobody can differ less from it."""
+    """Inputs asked twice to which the large model gave two different answers. No head can differ
+    less from it."""
     spent: float | None
-    """US dollars for the large model; `None`: unknown."""
+    """US dollars spent on the large model; `None`: unknown."""
     saved: float | None
-    """US dollars that the calls would have cost that were not made; `None`: unknown."""
+    """US dollars saved by calls not made; `None`: unknown."""
     next: str
-    """What is awaited, or would help."""
+    """The next step, or what would help."""
 
     @property
     def summary(self) -> str:
@@ -123,39 +124,44 @@ class LearningFigures(Frozen):
 
 
 def figures_of(store: AnswerStore) -> LearningFigures:
-    """Work the figures out of what is kept.
+    """Compute the figures of a store.
 
     Raises:
         ConfigError: nothing is kept there.
     """
-    store.question()
-    state = store.state()
-    rows = store.rows()
-    looks = [_look(*one, state) for one in store.looks()]
+    store.read_question()
+    state = store.read_state()
+    rows = store.read_figure_rows()
+    looks = [_read_look(*one, state) for one in store.read_looks()]
     used = next((look for look in looks if look.in_use), None)
-    people = _people(store.drawn(state), state.used) if state.used is not None else ()
-    audit = Audit.model_validate_json(store.watching(state)[0]) if used else None
-    live = [row for row in rows if _of(row, "source") == "run"]
-    asked = [row for row in live if not _of(row, "by_small")]
-    known = _costs(asked)
+    people = (
+        _count_people(store.read_drawn_rows(state), state.used) if state.used is not None else ()
+    )
+    audit = Audit.model_validate_json(store.read_checks(state)[0]) if used else None
+    live = [row for row in rows if row.source == "run"]
+    asked = [row for row in live if not row.by_small]
+    one_call = _cost_of_one_call(asked)
     by_small = len(live) - len(asked)
-    twice = [row for row in asked if _of(row, "again") is not None]
+    twice = [row for row in asked if row.again is not None]
     recent = live[-HUNDRED:] if used else []
     return LearningFigures(
         where=store.where,
         inputs=len(live),
         hundreds=tuple(
-            _hundred(live[at : at + HUNDRED], at) for at in range(0, len(live), HUNDRED)
+            _count_hundred(live[at : at + HUNDRED], at, one_call)
+            for at in range(0, len(live), HUNDRED)
         ),
-        from_logs=sum(_of(row, "source") == "log" for row in rows),
-        from_people=sum(_of(row, "source") == "person" for row in rows),
-        calls=sum(map(_calls, asked)),
+        from_logs=sum(row.source == "log" for row in rows),
+        from_people=sum(row.source == "person" for row in rows),
+        calls=sum(map(_count_calls, asked)),
         by_small=by_small,
-        epochs=tuple(EpochFigures(epoch=e, first=f, why=why) for e, _, f, why in store.epochs()),
+        epochs=tuple(
+            EpochFigures(epoch=e, first=f, why=why) for e, _, f, why in store.read_epochs()
+        ),
         looks=tuple(looks),
         promise=_guarantee_text(used, state, people),
         people=people,
-        accepts=sum(bool(_of(row, "accepts")) for row in recent) / len(recent) if recent else None,
+        accepts=sum(bool(row.accepts) for row in recent) / len(recent) if recent else None,
         checked=audit.checked if audit else 0,
         differ=audit.wrong if audit else 0,
         differ_at_most=upper_bound(audit.wrong, audit.checked, 0.95)
@@ -163,79 +169,95 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         else None,
         missing=sum(_is_missing(row, state) for row in rows),
         asked_twice=len(twice),
-        differs_from_itself=sum(_of(row, "again") != _of(row, "label") for row in twice),
-        spent=sum(known) if len(known) == len(asked) else None,
-        saved=sum(_saves(row) for row in live) * sum(known) / len(known) if known else None,
-        next=_next(store, state, used),
+        differs_from_itself=sum(row.again != row.label for row in twice),
+        spent=_sum_costs(asked, one_call),
+        saved=_saved_cost(live, one_call),
+        next=_describe_next(store, state, used),
     )
 
 
 def figures_at(where: str) -> LearningFigures:
-    """Work out the figures of a file, or of `postgresql://…#NAME`, which is only read.
+    """Compute the figures of a file, or of `postgresql://…#NAME`; it is only read.
 
     Raises:
         ConfigError: there are no answers there.
     """
-    with AnswerStore(where, begun=True) as store:
+    with AnswerStore(where, must_exist=True) as store:
         return figures_of(store)
 
 
-def _of(row: Sequence[Any], name: str) -> Any:
-    return row[_AT[name]]
+def _is_missing(row: FigureRow, state: LearningState) -> bool:
+    held = row.held and row.epoch == state.epoch
+    return bool(held and row.done and row.label is None)
 
 
-def _is_missing(row: Sequence[Any], state: State) -> bool:
-    held = _of(row, "held") and _of(row, "epoch") == state.epoch
-    return bool(held and _of(row, "done") and _of(row, "label") is None)
+def _saved_cost(live: Sequence[FigureRow], one_call: float | None) -> float | None:
+    calls = sum(bool(row.by_small and not row.moot) for row in live)
+    return 0.0 if not calls else None if one_call is None else calls * one_call
 
 
-def _costs(rows: Sequence[Sequence[Any]]) -> list[float]:
-    """Give the costs that are known."""
-    return [float(cost) for row in rows if (cost := _of(row, "cost")) is not None]
+def _cost_of_one_call(asked: Sequence[FigureRow]) -> float | None:
+    """Return the mean cost of asking once; `None`: unknown."""
+    known = [
+        float(row.cost) / (1 if row.again is None else 2)
+        for row in asked
+        if row.label is not None and row.cost is not None
+    ]
+    return sum(known) / len(known) if known else None
 
 
-def _calls(row: Sequence[Any]) -> int:
-    return 0 if _of(row, "by_small") else max(1, int(_of(row, "calls")))
+def _sum_costs(asked: Sequence[FigureRow], one_call: float | None) -> float | None:
+    """Sum the costs of rows; a call whose end nobody saw counts as an average one."""
+    total = 0.0
+    for row in filter(_count_calls, asked):
+        cost = one_call if row.tokens is None else row.cost
+        if cost is None:
+            return None
+        total += float(cost)
+    return total
 
 
-def _saves(row: Sequence[Any]) -> bool:
-    return bool(_of(row, "by_small") and not _of(row, "moot"))
+def _count_calls(row: FigureRow) -> int:
+    if row.by_small:
+        return 0
+    return int(row.calls) if row.done else 1
 
 
-def _is_asked(row: Sequence[Any]) -> bool:
-    """Whether a row goes to the large model also where small answers are given."""
-    return bool(_of(row, "held") or _of(row, "moot") or not _of(row, "accepts"))
+def _is_always_asked(row: FigureRow) -> bool:
+    """Return True if the large model is asked even where small answers are used."""
+    accepts = row.accepts and not row.excepted
+    return bool(row.held or row.moot or not accepts)
 
 
-def _hundred(rows: Sequence[Sequence[Any]], at: int) -> Hundred:
-    asked = [row for row in rows if not _of(row, "by_small")]
-    known = _costs(asked)
+def _count_hundred(rows: Sequence[FigureRow], at: int, one_call: float | None) -> Hundred:
+    asked = [row for row in rows if not row.by_small]
     return Hundred(
         first=at + 1,
         last=at + len(rows),
-        calls=sum(map(_calls, rows)),
-        would=sum(_calls(row) for row in asked if _is_asked(row)),
-        cost=sum(known) if len(known) == len(asked) else None,
+        calls=sum(map(_count_calls, rows)),
+        would=sum(_count_calls(row) for row in asked if _is_always_asked(row)),
+        cost=_sum_costs(asked, one_call),
     )
 
 
-def _look(
-    epoch: int, look: int, cut: int, said: str | None, used: int, state: State
+def _read_look(
+    epoch: int, look: int, cut: int, said: str | None, used: int, state: LearningState
 ) -> LookFigures:
-    found: dict[str, Any] = json.loads(said) if said else {}
-    return LookFigures(
-        epoch=epoch,
-        look=look + 1,
-        row=cut,
-        held_out=found.get("held_out", 0),
-        accepted=found.get("accepted", 0),
-        differ=found.get("differ", 0),
-        passed=found.get("threshold") is not None,
-        in_use=bool(used) and epoch == state.epoch and look == state.used,
+    found = object_of(json.loads(said)) if said else {}
+    counts = {name: found[name] for name in ("held_out", "accepted", "differ") if name in found}
+    return LookFigures.model_validate(
+        {
+            **counts,
+            "epoch": epoch,
+            "look": look + 1,
+            "row": cut,
+            "passed": found.get("threshold") is not None,
+            "in_use": bool(used) and epoch == state.epoch and look == state.used,
+        }
     )
 
 
-def _people(drawn: Sequence[Drawn], look: int) -> tuple[PeopleFigures, ...]:
+def _count_people(drawn: Sequence[DrawnRow], look: int) -> tuple[PeopleFigures, ...]:
     found: list[PeopleFigures] = []
     for number in sorted({one.draw for one in drawn}):
         rows = [one for one in drawn if one.draw == number]
@@ -254,7 +276,9 @@ def _people(drawn: Sequence[Drawn], look: int) -> tuple[PeopleFigures, ...]:
     return tuple(found)
 
 
-def _guarantee_text(used: LookFigures | None, state: State, people: Sequence[PeopleFigures]) -> str:
+def _guarantee_text(
+    used: LookFigures | None, state: LearningState, people: Sequence[PeopleFigures]
+) -> str:
     if used is None:
         return f"Nothing is guaranteed yet in epoch {state.epoch}, and all goes to the large model"
     guaranteed = (
@@ -269,20 +293,20 @@ def _guarantee_text(used: LookFigures | None, state: State, people: Sequence[Peo
     return guaranteed
 
 
-def _next(store: AnswerStore, state: State, used: LookFigures | None) -> str:
+def _describe_next(store: AnswerStore, state: LearningState, used: LookFigures | None) -> str:
     if state.looks >= len(LOOKS):
         also = "" if used else ". Nothing more is learned in this epoch: begin another file"
         return f"All {len(LOOKS)} looks of the epoch are spent{also}"
     planned = LOOKS[state.looks]
     if planned.held_out:
-        there = store.held_out(state)
+        there = store.count_held_out(state)
         if there < planned.held_out:
             return f"The first look takes {planned.held_out} held-out texts, and {there} are there"
         return (
             "By the labels that are fitted to, a look would not pass yet: more inputs help, or "
             "labels of people (moa learn from ROWS --people), or fewer and clearer labels"
         )
-    there = store.last() - state.first + 1
+    there = store.last_place() - state.first + 1
     if there < planned.inputs:
-        return f"The next look is considered at input {planned.inputs} of the epoch, of {there}"
+        return f"The next look is possible at input {planned.inputs} of the epoch, now at {there}"
     return "The next look waits until what it would accept is worth it"

@@ -1,7 +1,7 @@
-"""File: what decides a question, with or without a bound, as one readable file.
+"""File: the calibration of a question, with or without a bound, as one readable file.
 
-A calibration without a bound is what `adapt` makes, and what ships. Nothing here needs numpy until
-it is applied.
+Calibrations without a bound are made by `adapt` or shipped. Nothing here needs numpy before a
+calibration is applied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 
 from moa._files import load_model, save_text
 from moa._text import as_html
-from moa.calibration import Bound, Learn, rows_holding
+from moa.calibration import Bound, Learn, min_rows_to_hold_out
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature
 from moa.endpoints.known import Identity
@@ -30,7 +30,7 @@ from moa.node import Frozen
 from moa.questions import Kind, Option, Question
 
 if TYPE_CHECKING:
-    from moa.calibration.scorer import Judged
+    from moa.calibration.scorer import Judgements
     from moa.decisions.arrays import Bools, Floats
     from moa.decisions.heads import Blend, Head
 
@@ -45,7 +45,7 @@ class OptionRecord(Frozen):
 
 
 class QuestionRecord(Frozen):
-    """What is asked."""
+    """A question and its options."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -54,7 +54,7 @@ class QuestionRecord(Frozen):
     options: tuple[OptionRecord, ...]
 
     def question(self, name: str = "label") -> Question:
-        """Ask it again, with the names of the options as labels."""
+        """Rebuild the question, with the names of the options as labels."""
         options = tuple(Option(o.name, o.name, o.description) for o in self.options)
         return Question(name, self.kind, self.text, options)
 
@@ -70,13 +70,13 @@ class HeadRecord(Frozen):
 
     @classmethod
     def of(cls, head: Head) -> Self:
-        """Write it down."""
+        """Store a head."""
         rows, columns = head.weights.shape
         packed = base64.b64encode(head.weights.astype("<f4").tobytes()).decode()
         return cls(shape=(rows, columns), weights=packed, bias=tuple(head.bias.tolist()))
 
     def head(self) -> Head:
-        """Read it back; it needs nothing but numpy."""
+        """Load the head; this needs only numpy."""
         from moa.decisions.arrays import np
         from moa.decisions.heads import Head
 
@@ -85,17 +85,17 @@ class HeadRecord(Frozen):
 
 
 HeadFile = Literal["support", "sentiment"]
-"""A file of heads that ship."""
+"""A file of shipped heads."""
 
 
 class ShippedHead(Frozen):
-    """A head that ships, by the name of its file and its question."""
+    """A shipped head, by the name of its file and its question."""
 
     file: HeadFile
     question: str
 
     def head(self) -> Head:
-        """Read it.
+        """Load it.
 
         Raises:
             CalibrationError: none ships for it.
@@ -114,7 +114,7 @@ class FitRecord(Frozen):
     """A fitted scorer: `log softmax(sum of weight * log-probabilities + bias)`."""
 
     heads: tuple[HeadRecord | ShippedHead | None, ...]
-    """One for each feature; `null` for one that reads probabilities already."""
+    """One per feature; `null` for a feature that gives probabilities."""
     weights: tuple[float, ...]
     """One for each feature."""
     bias: tuple[float, ...]
@@ -122,7 +122,7 @@ class FitRecord(Frozen):
 
     @classmethod
     def of(cls, blend: Blend) -> Self:
-        """Write a scorer down."""
+        """Store a scorer."""
         return cls(
             heads=tuple(None if head is None else HeadRecord.of(head) for head in blend.heads),
             weights=tuple(blend.weights.tolist()),
@@ -131,7 +131,7 @@ class FitRecord(Frozen):
 
     @cached_property
     def blend(self) -> Blend:
-        """Read it back."""
+        """The scorer, loaded."""
         from moa.decisions.arrays import np
         from moa.decisions.heads import Blend
 
@@ -143,97 +143,96 @@ class FitRecord(Frozen):
 
 
 class DataRecord(Frozen):
-    """What it was made from."""
+    """The labelled data of a calibration."""
 
     rows: int
     """Labelled texts, each once."""
     duplicates: int
-    """Rows left out, since an earlier one had the same text."""
+    """Rows left out as duplicates of an earlier text."""
     fitted: int
-    """Texts that the accepting fit was made from."""
+    """Texts that the accepting fit was fitted to."""
     held_out: int
-    """Texts that the guarantee was found on."""
+    """Texts that the guarantee was tested on."""
     labels: dict[str, int]
     """Texts by label."""
     chosen: int = 0
-    """Texts that were chosen to be labelled, and not drawn at random; none of them is held out."""
+    """Texts chosen for labelling instead of drawn at random; none of them is held out."""
     labelled_by: dict[str, int] = Field(default_factory=dict[str, int])
-    """Texts by who labelled them, as far as the rows say."""
+    """Texts by labeller, as far as the rows name one."""
     learn: Learn = "split"
-    """What was learnt from them."""
+    """Use of the rows; see `calibrate`."""
     sha256: str
-    """Of texts and labels, in any order."""
+    """Hash of texts and labels, independent of order."""
     languages: dict[str, float] = Field(default_factory=dict[str, float])
-    """Shares of the texts by language, where they were looked at."""
+    """Shares of the texts by language, if it was detected."""
 
 
 class Measures(Frozen):
-    """How good some decisions are."""
+    """Quality of some decisions."""
 
     accuracy: float
     macro_f1: float
-    """Mean over the options that are right, or given, at least once."""
+    """Mean F1 score of the options that are right, or given, at least once."""
     ece: float
-    """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
-    apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
-    is of many."""
+    """Expected calibration error, in 10 bins of equal width: the mean distance of confidence and
+    accuracy (Guo et al. 2017, arXiv 1706.04599). It is larger with few decisions than with many."""
     ece_by_chance: float | None = None
-    """What it would be on average, of as many decisions of these confidences, were they perfectly
-    calibrated. An `ece` that isn't above it shows no error. `None` in files made without it."""
+    """Mean `ece` of as many perfectly calibrated decisions with these confidences. An `ece` not
+    above it shows no error. `None` in older files."""
 
 
 class Candidate(Measures):
-    """Some features together, and what they reach and take."""
+    """A combination of features, with its quality and cost."""
 
     name: str
     log_loss: float
     coverage: float
-    """Share of the decisions, the surest first, of which no more than the risk are wrong."""
+    """Largest share of the surest decisions with at most the risk wrong."""
     seconds: float
-    """Wall time of a decision, several being made at once."""
+    """Wall time per decision, with several in parallel."""
     tokens: float
-    """Tokens of a decision that no cache had."""
+    """Uncached tokens per decision."""
     cost: float | None
-    """US dollars of a decision; `None` is unknown."""
+    """US dollars per decision; `None`: unknown."""
     utility: float
-    """Minus the log loss, less the penalty on its time. The log loss tells candidates apart that
-    accuracy and coverage, of a few hundred texts, leave to luck."""
+    """Minus the log loss and the penalty on time. Accuracy and coverage of a few hundred texts are
+    too noisy to compare candidates by."""
 
 
 class Uncertainty(Frozen):
-    """A logistic regression of whether a decision is right, on its confidence and on signs."""
+    """A logistic regression of correctness on the confidence and on signs."""
 
     signs: tuple[str, ...]
     means: tuple[float, ...]
     spreads: tuple[float, ...]
     weights: tuple[float, ...]
-    """Of the log-odds of the confidence, and of each sign."""
+    """Weights of the confidence's log-odds, and of each sign."""
     constant: float
     log_loss: float = 0.0
-    """By cross-validation."""
+    """Log loss in cross-validation."""
     log_loss_without: float = 0.0
-    """Of the confidence alone."""
+    """Log loss of the confidence alone."""
 
 
-class Reached(Measures):
-    """What its best guesses reached, by cross-validation on the texts that were drawn at random."""
+class ReachedMeasures(Measures):
+    """Quality of the best guesses, by cross-validation on the randomly drawn texts."""
 
     held_out_accuracy: float | None
-    """Of the accepting fit, on the held-out texts; `None` without any."""
+    """Accuracy of the accepting fit on the held-out texts; `None` without any."""
     coverage: float
     """Share of the held-out texts that it accepts."""
     seconds: float
-    """Wall time of a decision, while it was made."""
+    """Wall time per decision during the calibration."""
     tokens: float
 
 
-class Proven(NamedTuple):
-    """What a calibration with a bound was shown to keep."""
+class Proof(NamedTuple):
+    """The evidence for a calibration's bound."""
 
     bound: Bound
     data: DataRecord
-    """What it was found on."""
-    reached: Reached
+    """The data on which it was found."""
+    reached: ReachedMeasures
 
 
 class Calibration(Frozen):
@@ -275,7 +274,7 @@ class Calibration(Frozen):
     """`None`: the one feature's answer as it is."""
     data: DataRecord | None = None
     """`None` where there were no labels."""
-    reached: Reached | None = None
+    reached: ReachedMeasures | None = None
     """`None` where there were no labels."""
     origin: str
     """Its origin and the reason for this scorer, for the trace."""
@@ -301,29 +300,29 @@ class Calibration(Frozen):
         return found
 
     def check_seal(self, path: str | Path) -> None:
-        """Make sure that it is as it was made, where it was read from a file.
+        """Raise an error if the file was edited.
 
         Raises:
             CalibrationError: it was edited.
         """
-        if self.seal != self.sealed().seal:
+        if self.seal != self.with_seal().seal:
             raise CalibrationError(
                 f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
                 "is not the one that was learned. Run moa learn again with what you want"
             )
 
     def save(self, path: str | Path) -> None:
-        """Write it in one step, for its owner alone: examples that it shows are in it.
+        """Write it atomically, readable by its owner alone, since it contains examples.
 
         Raises:
             CalibrationError: the file can't be written.
         """
-        made = self if self.seal else self.sealed()
+        made = self if self.seal else self.with_seal()
         text = made.model_dump_json(indent=2) + "\n"
         save_text(path, text, error=CalibrationError, private=True)
 
-    def sealed(self) -> Self:
-        """Copy it with the seal of what stands in it."""
+    def with_seal(self) -> Self:
+        """Return a copy with the seal of its contents."""
         sealed = {"question", "models", "features", "bound", "accepting", "full"}
         sealed |= {name for name in ("bounds", "uncertainty", "doubtful") if getattr(self, name)}
         parts = self.model_dump(mode="json", include=sealed)
@@ -350,12 +349,12 @@ class Calibration(Frozen):
 
     @property
     def roles(self) -> list[str]:
-        """Roles of the endpoints that it reads from, in order."""
+        """Sorted roles of the endpoints that it reads from."""
         return sorted({feature.source for feature in self.features})
 
     @property
-    def proven(self) -> Proven:
-        """The bound, with the data that it was found on and what was reached on them.
+    def proof(self) -> Proof:
+        """The bound, with its data and the quality reached.
 
         Raises:
             CalibrationError: it was made without one.
@@ -365,61 +364,63 @@ class Calibration(Frozen):
                 f"nothing is guaranteed of these decisions ({self.origin}): they were fitted "
                 "without rows held out. moa learn finds a bound on labelled rows"
             )
-        return Proven(self.bound, self.data, self.reached)
+        return Proof(self.bound, self.data, self.reached)
 
     @property
     def more_rows(self) -> int | None:
-        """About how many more labelled rows it takes to accept something, at the next look.
+        """Estimate of the further labelled rows needed to accept something at the next look.
 
-        `None`: something is accepted, or labels alone won't help.
+        `None`: something is accepted, or more labels alone won't help.
         """
-        bound, data, _ = self.proven
+        bound, data, _ = self.proof
         more, asked = bound.more_labels, bound.guarantee
         if more is None:
             return None
         drawn = data.rows - data.chosen
         later = replace(asked, look=None if asked.look is None else asked.look + 1)
-        wanted = (bound.labels + more) * later.needed() / asked.needed()
-        return max(1, rows_holding(ceil(wanted), len(self.labels), learn=data.learn) - drawn)
+        wanted = (bound.labels + more) * later.count_needed() / asked.count_needed()
+        return max(
+            1, min_rows_to_hold_out(ceil(wanted), len(self.labels), learn=data.learn) - drawn
+        )
 
     def expected_precision(self, confidence: float) -> float | None:
-        """Give the share expected to be right of the decisions at least as sure as this.
+        """Return the expected precision of decisions with at least this confidence.
 
-        `None` where nothing is known; 0 below the least confidence that was looked at.
+        `None` if unknown; 0 below the lowest confidence of the curve.
         """
         if not self.expected:
             return None
         reached = [share for least, share in self.expected if least <= confidence]
         return max(reached, default=0.0)
 
-    def scored(self, readings: Sequence[Floats]) -> Floats:
-        """Probabilities of the options by the full fit: texts, options."""
+    def predict(self, readings: Sequence[Floats]) -> Floats:
+        """Return probabilities by the full fit: texts, options."""
         from moa.decisions.arrays import log_softmax, np
 
         if self.full is None:
             return np.exp(log_softmax(readings[0]))
         full = self.full.blend
-        return np.exp(full.logs(full.stacked(readings)))
+        return np.exp(full.logs(full.stack(readings)))
 
-    def decide(self, readings: Sequence[Floats]) -> tuple[Judged, Bools]:
-        """Decide by what the features read of some texts, and say which decisions are accepted."""
+    def decide(self, readings: Sequence[Floats]) -> tuple[Judgements, Bools]:
+        """Decide on the readings of some texts; return judgements and which are accepted."""
         from moa.decisions.arrays import np
 
         found = self.judge(readings)
-        accepted, guesses = self.accepted(found), self.scored(readings)
+        accepted, guesses = self.find_accepted(found), self.predict(readings)
         if self.bound is None:
             return found, accepted
         probabilities = np.where(accepted[:, None], found.probabilities, guesses)
         return found._replace(probabilities=probabilities), accepted
 
-    def judge(self, readings: Sequence[Floats]) -> Judged:
-        """Apply the fit that accepts to what the features read of some texts, in their order."""
-        from moa.calibration.scorer import judged
+    def judge(self, readings: Sequence[Floats]) -> Judgements:
+        """Apply the accepting fit to the readings of some texts, in the order of the features."""
+        from moa.calibration.scorer import judge_readings
 
-        return judged(self, readings)
+        return judge_readings(self, readings)
 
-    def accepted(self, found: Judged) -> Bools:
-        """Whether each decision of the accepting fit is accepted; none is without a bound."""
+    def find_accepted(self, found: Judgements) -> Bools:
+        """Return which decisions of the accepting fit are accepted; none without a bound."""
         from moa.decisions.arrays import np
 
         bounds = [self.bounds.get(label, self.bound) for label in self.labels]
@@ -427,17 +428,17 @@ class Calibration(Frozen):
         accepts = [(bounds[place], sure) for place, sure in given]
         return np.array([b is not None and b.accepts(sure) for b, sure in accepts], bool)
 
-    def watched(
-        self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judged
+    def start_drift_check(
+        self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judgements
     ) -> Drift | None:
-        """Start a check on drift: on length, language, label mass, and what is accepted how surely.
+        """Start a drift check on length, language, label mass, and accepted decisions.
 
-        Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
-        other fit has. Texts must be drawn at random, as they come in; `None` where they are few.
+        Only decisions of the accepting fit are watched, since the other fit has seen the texts.
+        Texts must be drawn at random, as they come in; `None` if there are too few.
         """
         from moa.decisions.arrays import np
 
-        accepted = self.accepted(held_out)
+        accepted = self.find_accepted(held_out)
         sure = held_out.probabilities.max(1)[accepted]
         watched: dict[str, list[Value]] = {
             "length": [float(len(text)) for text in texts],
@@ -450,6 +451,6 @@ class Calibration(Frozen):
         return Drift.of(enough) if enough else None
 
 
-def now() -> datetime:
-    """The time of day that a file says it was made at."""
+def current_time() -> datetime:
+    """Return the time for a file's `made`, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)

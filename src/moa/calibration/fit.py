@@ -1,11 +1,10 @@
 """Fit: from labelled texts to a scorer, chosen by cross-validation, and a guarantee.
 
-The texts are split once, before any label is looked at. On the fitting part, features are read,
-fitted and compared, and the scorer is chosen; the held-out part is then looked at once, to find
-from which confidence on its decisions can be accepted (`moa.calibration.bounds`). A scorer that
-learns nothing leaves all texts to be held out. The scorer is fitted a second time to all texts, for
-the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is guaranteed
-of it.
+The texts are split once, before any label is seen. On the fitting part, features are read, fitted
+and compared, and the scorer is chosen. Then the held-out part is used once, to find the confidence
+from which decisions are accepted (`moa.calibration.bounds`). A scorer that learns nothing leaves
+all texts to be held out. A second fit to all texts labels the decisions that are not accepted: it
+has seen the held-out labels, so it has no guarantee.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from moa.calibration import Bound, Guarantee, Learn, share_held_out
-from moa.calibration.bounds import Outcome, find_bound, find_bounds_by_label, together
+from moa.calibration import Bound, Guarantee, Learn, held_out_share
+from moa.calibration.bounds import Outcome, find_bound, find_bounds_by_label, sum_bounds
 from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import (
     ASKED_AS,
@@ -28,54 +27,54 @@ from moa.calibration.features import (
     LabelFeature,
     Progress,
     VectorFeature,
+    make_words_feature,
     sources_of,
-    words_of,
 )
 from moa.calibration.file import (
     Calibration,
     DataRecord,
     FitRecord,
     QuestionRecord,
-    Reached,
+    ReachedMeasures,
     Uncertainty,
-    now,
+    current_time,
 )
-from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
-from moa.calibration.reader import Answers, FeatureReader, Reading
+from moa.calibration.labelled import CleanRows, Labelled, clean_rows, warn_of_near_copies
+from moa.calibration.reader import AnswerCache, FeatureReader, FeatureReading
 from moa.calibration.scorer import (
-    Judged,
-    Part,
-    Tried,
-    around_average,
-    blend,
-    chosen,
-    held_out,
-    judged,
+    FeatureSet,
+    FittedFeature,
+    Judgements,
+    average_blend,
+    blend_parts,
+    choose_features,
+    choose_signs,
+    fit_around_average,
+    judge_readings,
     measure,
-    plain,
+    predict_held_out,
+    search_features,
     signs_of,
-    stacked,
-    tried,
-    uncertainty_of,
+    stack_logs,
 )
 from moa.context import RunContext
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Bools, Floats, Ints, expected_curve, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
-from moa.decisions.relevance import speaks
-from moa.decisions.variants import confident, halves
+from moa.decisions.relevance import has_words
+from moa.decisions.variants import choose_confident, choose_halves
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import Identity, identity_of
 from moa.errors import CalibrationError, InputError
 from moa.questions import Question
 
 LATENCY_PENALTY = 0.02
-"""How much lower the log loss must be for a second a decision."""
+"""Reduction in log loss that justifies one more second per decision."""
 _FOLDS = 10
 _OF_BLIND = 0.2
-"""A feature is good enough with at most so many of the errors that the most frequent label, given
-to every text, would have: of rare labels few errors tell nothing."""
+"""A feature is good enough with at most this share of the errors made by always giving the most
+frequent label. If other labels are rare, few errors alone mean nothing."""
 _MOST_OPTIONS_SHOWN = 24
 
 
@@ -120,7 +119,7 @@ async def calibrate(
         progress: Called with the progress of each feature.
 
     Raises:
-        InputError: the rows don't suit a calibration (see `sort_out`), or all have one `case`.
+        InputError: the rows don't suit a calibration (see `clean_rows`), or all have one `case`.
         CalibrationError: no scorer could be read.
         EndpointError: a request failed.
         BudgetExceeded: a limit would be passed.
@@ -132,16 +131,16 @@ async def calibrate(
         >>> made = calibrate(slm, question, rows, guarantee=guaranteed)  # doctest: +SKIP
         >>> asyncio.run(made).save("spam.json")  # doctest: +SKIP
     """
-    data = sort_out(rows, names := option_names(question))
+    data = clean_rows(rows, names := option_names(question))
     task = _Task(data, names, guarantee or Guarantee(), by_label=by_label, learn=learn)
     reader = FeatureReader(
         question=replace(question, name=ASKED_AS),
-        answers=Answers(
+        answers=AnswerCache(
             sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders}
         ),
         texts=[row.text for row in data.rows],
         context=context or RunContext(keep_notes=False),
-        rows=task.compared,
+        rows=task.compared_rows,
         limit_s=limit_s,
         progress=progress,
     )
@@ -149,9 +148,9 @@ async def calibrate(
     if learn == "all":
         fitted = await fit_all(reader, data.rows, own, latency_penalty)
     else:
-        made = await _made(_Search(reader, task, latency_penalty, own))
-        models = {} if made is None else await _models(made, reader)
-        fitted = None if made is None else _written(task, made, reader, models, language)
+        made = await _choose_scorer(_Search(reader, task, latency_penalty, own))
+        models = {} if made is None else await _identify_models(made, reader)
+        fitted = None if made is None else _make_calibration(task, made, reader, models, language)
     if fitted is None:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
@@ -165,102 +164,102 @@ async def fit_all(
     own: Sequence[PromptVariant],
     latency_penalty: float = LATENCY_PENALTY,
 ) -> Calibration | None:
-    """Choose and fit a scorer by cross-validation on all rows: none are held out for a bound.
+    """Choose and fit a scorer by cross-validation on all rows, without a bound.
 
     Args:
-        reader: With the question and the endpoints; its texts become those of the rows.
-        rows: Labelled texts, of two labels at least.
-        own: What the endpoint is shown of its own accord; without any it isn't asked.
+        reader: The reader of the question; its texts become those of the rows.
+        rows: Labelled texts, of at least two labels.
+        own: Examples that the endpoint is shown anyway; empty: it isn't asked.
         latency_penalty: See `calibrate`.
 
     Returns:
         `None` where nothing could be read, and the reader says why.
     """
-    data = sort_out(rows, names := option_names(reader.question))
+    data = clean_rows(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")
     reader.texts = [row.text for row in data.rows]
-    made = await _made(_Search(reader, task, latency_penalty, own))
+    made = await _choose_scorer(_Search(reader, task, latency_penalty, own))
     if made is None:
         return None
     by = ", ".join(feature.name for feature in made.best.features)
     everything = np.ones(len(task.labels), bool)
     parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
     return Calibration(
-        made=now(),
+        made=current_time(),
         question=QuestionRecord.model_validate(reader.question),
-        models=await _models(made, reader),
+        models=await _identify_models(made, reader),
         features=made.best.features,
-        full=FitRecord.of(blend(parts, task.labels)),
+        full=FitRecord.of(blend_parts(parts, task.labels)),
         data=task.record({}),
-        reached=_reached(task, made.best, parts, None),
-        expected=_expected(made.best.probabilities, task.labels),
+        reached=_measure_reached(task, made.best, parts, None),
+        expected=_precision_curve(made.best.probabilities, task.labels),
         origin=f"fitted to {len(data.rows)} labelled texts by {by}",
         candidates=tuple(one.candidate for one in made.tried),
         notes=(*data.notes, *reader.dropped),
-    ).sealed()
+    ).with_seal()
 
 
-def _expected(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
+def _precision_curve(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
     return expected_curve(p.max(1), p.argmax(1) == labels)
 
 
 def option_names(question: Question) -> list[str]:
-    """Names of the options, which are the labels."""
+    """Return the names of the options, which are the labels."""
     return [option.name for option in question.options]
 
 
-async def _models(made: _Made, reader: FeatureReader) -> dict[str, Identity]:
+async def _identify_models(made: _Scorer, reader: FeatureReader) -> dict[str, Identity]:
     roles = sorted({feature.source for feature in made.best.features})
     return {role: await identity_of(reader.sources[role], reader.context) for role in roles}
 
 
-def _written(
+def _make_calibration(
     task: _Task,
-    made: _Made,
+    made: _Scorer,
     reader: FeatureReader,
     models: dict[str, Identity],
     language: Detect | None,
 ) -> Calibration:
-    """Look at the held-out texts, and write down what was fitted and what can be guaranteed."""
+    """Test the guarantee on the held-out texts, and build the calibration."""
     everything = np.ones(len(task.labels), bool)
     parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
     drawn = [row.text for row in task.data.rows if not row.chosen]
     spoken = [] if language is None else [language(text) for text in drawn]
-    notes = (*task.data.notes, *near_copies_of(task.data.rows), *reader.dropped)
+    notes = (*task.data.notes, *warn_of_near_copies(task.data.rows), *reader.dropped)
     unbound = Calibration(
-        made=now(),
+        made=current_time(),
         question=QuestionRecord.model_validate(reader.question),
         models=models,
         features=made.best.features,
         # Through the record, since what is applied has the weights as they are written.
         accepting=FitRecord.of(made.blend),
         uncertainty=made.uncertainty,
-        full=FitRecord.of(blend(parts, task.labels)),
+        full=FitRecord.of(blend_parts(parts, task.labels)),
         data=task.record(language_shares(spoken)),
         origin=made.why,
         candidates=tuple(one.candidate for one in made.tried),
-        notes=(*notes, *_kept(made.uncertainty)),
+        notes=(*notes, *_describe_signs(made.uncertainty)),
     )
-    said, fitting = _rehearsed(task, made, unbound)
-    tested = task.outcomes(said, task.tested)
+    said, fitting = _judge_tested_rows(task, made, unbound)
+    tested = task.outcomes(said, task.tested_rows)
     bound, bounds = task.find_bounds(task.guarantee, fitting, tested)
     found = {
         "bound": bound,
         "bounds": bounds,
-        "looser": tuple(task.find_bounds(it, fitting, tested)[0] for it in task.guarantee.looser()),
-        "reached": _reached(task, made.best, parts, (said, bound)),
+        "looser": tuple(task.find_bounds(it, fitting, tested)[0] for it in task.guarantee.loosen()),
+        "reached": _measure_reached(task, made.best, parts, (said, bound)),
     }
     calibration = unbound.model_copy(update=found)
-    watched = calibration.watched(drawn, spoken, said)
-    return calibration.model_copy(update={"drift": watched}).sealed()
+    watched = calibration.start_drift_check(drawn, spoken, said)
+    return calibration.model_copy(update={"drift": watched}).with_seal()
 
 
 class _Task:
-    """Labelled texts, and which of them are held out."""
+    """The labelled texts, and which of them are held out."""
 
     def __init__(
         self,
-        data: Sorted,
+        data: CleanRows,
         names: Sequence[str],
         guarantee: Guarantee,
         *,
@@ -277,9 +276,9 @@ class _Task:
         self.learn: Learn = learn
         self.labels: Ints = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         self.drawn: Bools = np.array([not row.chosen for row in data.rows])
-        """Drawn at random, so that figures on them are those of texts to come."""
+        """True for texts drawn at random, whose figures apply to texts to come."""
         cases, drawn = np.array(data.cases), self.drawn
-        share = share_held_out(int(drawn.sum()), len(names), guarantee, learn)
+        share = held_out_share(int(drawn.sum()), len(names), guarantee, learn)
         self.held: Bools = np.zeros(len(drawn), bool)
         self.held[drawn] = split(cases[drawn].tolist(), share)
         if learn == "split" and len(set(cases[~self.held])) < 2:
@@ -291,23 +290,23 @@ class _Task:
                 self.folds[side] = folds(cases[side].tolist(), self.labels[side], parts, seed=1)
 
     def record(self, languages: dict[str, float]) -> DataRecord:
-        """Write down what a calibration is made from."""
+        """Describe the data of the calibration."""
         return DataRecord(
             rows=len(self.data.rows),
             duplicates=self.data.duplicates,
             fitted=int((~self.held).sum()),
-            held_out=len(self.tested),
+            held_out=len(self.tested_rows),
             labels=self.data.counts,
             chosen=int((~self.drawn).sum()),
-            labelled_by=self.data.by,
+            labelled_by=self.data.labellers,
             learn=self.learn,
             sha256=self.data.fingerprint,
             languages=languages,
         )
 
     @property
-    def compared(self) -> Bools:
-        """Texts on which features are compared; all, where nothing is learnt."""
+    def compared_rows(self) -> Bools:
+        """Texts to compare features on; all if nothing is learned."""
         return ~self.held if self.learn != "nothing" else np.ones(len(self.held), bool)
 
     @property
@@ -317,39 +316,41 @@ class _Task:
         return tuple(Example(row.text, {ASKED_AS: row.label}) for row, held in rows if not held)
 
     @property
-    def tested(self) -> Ints:
-        """Texts that the guarantee is found on."""
+    def tested_rows(self) -> Ints:
+        """Indices of the texts that the guarantee is tested on."""
         return np.flatnonzero(self.drawn if self.learn == "approximate" else self.held)
 
     def find_bounds(
         self, guarantee: Guarantee, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
     ) -> tuple[Bound, dict[str, Bound]]:
-        """Find what can be guaranteed: of all decisions, and of those for each label if asked."""
+        """Find the bound of all decisions, and those by label if requested."""
         if not self.by_label:
-            return self._said(find_bound(fitting, held_out, guarantee)), {}
+            return self._mark_approximate(find_bound(fitting, held_out, guarantee)), {}
         found = find_bounds_by_label(fitting, held_out, guarantee)
-        return self._said(together(found, guarantee)), found
+        return self._mark_approximate(sum_bounds(found, guarantee)), found
 
-    def _said(self, bound: Bound) -> Bound:
+    def _mark_approximate(self, bound: Bound) -> Bound:
         if self.learn != "approximate":
             return bound
         said = f"{bound.summary}. Approximate: by cross-fitting, without a finite-sample proof"
         return bound.model_copy(update={"summary": said})
 
-    def outcomes(self, found: Judged, rows: Ints) -> list[Outcome]:
-        """Decisions on some of the texts."""
+    def outcomes(self, found: Judgements, rows: Ints) -> list[Outcome]:
+        """Compare the judgements of some texts with their labels."""
         cases = [self.data.rows[row].case for row in map(int, rows)]
         return found.outcomes(self.labels[rows], self.names, cases)
 
-    def part(self, reading: Reading, rows: Bools, penalty: float | None = None) -> Part:
-        """Fit a feature to some of the texts; of probabilities there is nothing to fit.
+    def part(
+        self, reading: FeatureReading, rows: Bools, penalty: float | None = None
+    ) -> FittedFeature:
+        """Fit a feature to some of the texts; probabilities need no fit.
 
-        The names of the options are fitted to like texts, where they were read: nobody had to
-        label them. Without a `penalty` of the head one is chosen.
+        Names of options that were read like texts are fitted to as well, since they need no
+        labelling. Without a `penalty` one is chosen.
         """
         values = reading.values[rows]
         if not isinstance(reading.feature, VectorFeature):
-            return Part(reading, values)
+            return FittedFeature(reading, values)
         made = fit_head(
             values,
             self.labels[rows],
@@ -358,14 +359,14 @@ class _Task:
             penalties=PENALTIES if penalty is None else (penalty,),
             known=reading.names,
         )
-        return Part(reading, made.held_out, made.head, made.penalty)
+        return FittedFeature(reading, made.held_out, made.head, made.penalty)
 
 
 class _Search:
-    """Reads with one feature after another, and fits each to the texts that it is compared on.
+    """Reads one feature after another, and fits each to the texts for comparison.
 
-    It stops where no further feature can be worth its time. Only the fitting part says so: what is
-    held out is read later, with the features that were chosen.
+    It stops when no further feature can be worth its time. Only the fitting part decides that:
+    held-out texts are read later, with the chosen features.
     """
 
     def __init__(
@@ -377,62 +378,62 @@ class _Search:
     ) -> None:
         self.reader, self.task, self.latency_penalty = reader, task, latency_penalty
         self.own = own
-        """What the endpoint is shown of its own accord; without any it isn't asked."""
-        self.parts: list[Part] = []
-        self._enough = ""
+        """Examples that the endpoint is shown anyway; empty: it isn't asked."""
+        self.parts: list[FittedFeature] = []
+        self._stop_reason = ""
         """Why no further feature is read."""
 
     @property
     def learns(self) -> bool:
-        """Whether labels are looked at to compare features."""
+        """True if labels are used to compare features."""
         return self.task.learn != "nothing"
 
-    async def read(self, feature: Feature) -> Reading | None:
-        """Read with a feature; `None` where it is left out."""
-        if self._enough:
-            return self.reader.drop(feature, self._enough)
+    async def read(self, feature: Feature) -> FeatureReading | None:
+        """Read a feature; `None` if it is left out."""
+        if self._stop_reason:
+            return self.reader.drop(feature, self._stop_reason)
         reading = await self.reader.read(feature)
         if reading is None:
             return None
         if not self.learns:
-            self.parts.append(Part(reading, reading.values))
+            self.parts.append(FittedFeature(reading, reading.values))
             return reading
-        part = self.task.part(reading, self.task.compared)
+        part = self.task.part(reading, self.task.compared_rows)
         self.parts.append(part)
         if self.latency_penalty:
-            self._look(part)
+            self._measure_alone(part)
         return reading
 
-    def _look(self, part: Part) -> None:
-        """Look what a feature reaches alone, and so what is left to be gained by slower ones."""
-        task, rows = self.task, self.task.compared
+    def _measure_alone(self, part: FittedFeature) -> None:
+        """Measure a feature alone; stop, or limit slower features, by the possible gain."""
+        task, rows = self.task, self.task.compared_rows
         labels, penalty = task.labels[rows], self.latency_penalty
-        p = held_out([part], labels, task.folds[rows])
-        alone = Tried.of([part], p, labels, risk=task.guarantee.risk, latency_penalty=penalty)
+        p = predict_held_out([part], labels, task.folds[rows])
+        alone = FeatureSet.of([part], p, labels, risk=task.guarantee.risk, latency_penalty=penalty)
         # The best log loss there is is 0.
         self.reader.most_s = min(self.reader.most_s, -alone.candidate.utility / penalty)
         wrong = int((p.argmax(1) != labels).sum())
         blind = len(labels) - int(np.bincount(labels).max())
         tells = wrong <= _OF_BLIND * blind
-        if tells and not task.by_label and len(labels) >= task.guarantee.needed(wrong):
-            self._enough = (
+        if tells and not task.by_label and len(labels) >= task.guarantee.count_needed(wrong):
+            self._stop_reason = (
                 f"{alone.candidate.name} has {wrong} of {len(labels)} wrong by cross-validation, "
                 "so that all its decisions are likely to be accepted, and what is read beside it "
                 "only takes time (a latency penalty of 0 tries everything)"
             )
 
 
-async def _made(search: _Search) -> _Made | None:
-    """Choose features, and read all texts with them; those that can't be are left out.
+async def _choose_scorer(search: _Search) -> _Scorer | None:
+    """Choose features and read all texts with them, dropping any that fail.
 
-    `None` where none is left.
+    `None` if none is left.
     """
-    await _read(search)
-    task, choose = search.task, _learnt if search.learns else _unlearnt
+    await _read_features(search)
+    task, choose = search.task, _choose_by_validation if search.learns else _average_all
     while search.parts:
         made = choose(task, search.parts, search.latency_penalty)
         read = {part.reading.feature.name: part.reading for part in made.best.parts}
-        whole = {name: await search.reader.rest(reading) for name, reading in read.items()}
+        whole = {name: await search.reader.read_rest(reading) for name, reading in read.items()}
         if all(whole.values()):
             parts = [replace(p, reading=whole[p.reading.feature.name]) for p in made.best.parts]
             return made._replace(best=replace(made.best, parts=tuple(parts)))
@@ -440,111 +441,121 @@ async def _made(search: _Search) -> _Made | None:
     return None
 
 
-async def _read(search: _Search) -> None:
-    """Read with all features there are, the cheap ones first."""
+async def _read_features(search: _Search) -> None:
+    """Read with all available features, the cheap ones first."""
     reader, task = search.reader, search.task
     if search.learns:
-        for feature in _vectors(search):
+        for feature in _vector_features(search):
             await search.read(feature)
-    own = await _labels(search, "labels", search.own) if search.own else None
+    own = await _read_labels(search, "labels", search.own) if search.own else None
     if own is None:
         return
     # A server that decides by itself is shown the options in an order of which it may prefer the
     # first; where the words of the labels are read, the order hardly stands in the prompt.
     if reader.question.kind == "choice" and reader.answers.source == "native":
-        await _labels(search, "turned", search.own, turned=True)
+        await _read_labels(search, "turned", search.own, turned=True)
     # A server that decides by itself takes no examples.
     shows = reader.answers.source == "logprob" and len(task.names) <= _MOST_OPTIONS_SHOWN
     if search.learns and shows:
         asked = replace(reader.question, name=ASKED_AS)
-        shown = await _labels(search, "labels after examples", halves(task.examples, asked))
-        sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
-        await _labels(search, "labels after sure texts", sure)
+        shown = await _read_labels(
+            search, "labels after examples", choose_halves(task.examples, asked)
+        )
+        sure = _show_sure_texts(
+            reader, task, [one.values for one in (own, shown) if one is not None]
+        )
+        await _read_labels(search, "labels after sure texts", sure)
 
 
-def _vectors(search: _Search) -> list[Feature]:
-    """List the features that read vectors: the quick ones first."""
+def _vector_features(search: _Search) -> list[Feature]:
+    """Return the features that read vectors, the fast ones first."""
     reader, found = search.reader, list[Feature]()
     for role in reader.sources:
         if role == ENCODER:
             found.append(VectorFeature(name=role, source=role, sentences=True))
             given = [example for variant in search.own for example in variant]
-            words = words_of(reader.question, [*search.task.examples, *given])
-            found += [words] if speaks(reader.question) else []
+            words = make_words_feature(reader.question, [*search.task.examples, *given])
+            found += [words] if has_words(reader.question) else []
         elif role != DECIDES:
             prompt = None if role == SENTENCES else PROMPT
             found.append(VectorFeature(name=role, source=role, prompt=prompt))
     return sorted(found, key=lambda feature: feature.source == HIDDEN)
 
 
-async def _labels(
+async def _read_labels(
     search: _Search, name: str, shown: Sequence[PromptVariant], *, turned: bool = False
-) -> Reading | None:
+) -> FeatureReading | None:
     reader = search.reader
     feature = LabelFeature.of(reader.question, reader.sources[DECIDES], name, shown, turned=turned)
     return await search.read(feature)
 
 
-def _sure(reader: FeatureReader, task: _Task, read: Sequence[Floats]) -> list[PromptVariant]:
-    """Show texts of the fitting part of which the model is surest, in two prompts."""
+def _show_sure_texts(
+    reader: FeatureReader, task: _Task, read: Sequence[Floats]
+) -> list[PromptVariant]:
+    """Choose examples of which the model is surest, from the fitting part, for two prompts."""
     rows = np.flatnonzero(~task.held)
     logs = np.stack([values[rows] for values in read], 1)
-    fair = around_average(logs, task.labels[rows]).logs(logs)
+    fair = fit_around_average(logs, task.labels[rows]).logs(logs)
     right = fair.argmax(1) == task.labels[rows]
     texts = [reader.texts[row] for row in map(int, rows[right])]
-    return confident(texts, fair[right], replace(reader.question, name=ASKED_AS))
+    return choose_confident(texts, fair[right], replace(reader.question, name=ASKED_AS))
 
 
-class _Made(NamedTuple):
-    """A scorer, as far as it comes from the fitting part."""
+class _Scorer(NamedTuple):
+    """A scorer, as chosen on the fitting part."""
 
-    tried: Sequence[Tried]
-    best: Tried
+    tried: Sequence[FeatureSet]
+    best: FeatureSet
     why: str
     blend: Blend
-    rehearsed: Judged
-    """Of the fitting part, by fits without its own labels."""
+    rehearsed: Judgements
+    """Judgements of the fitting part, by fits without its own labels."""
     uncertainty: Uncertainty | None = None
 
 
-def _learnt(task: _Task, parts: Sequence[Part], latency_penalty: float) -> _Made:
-    """Choose among the features on the fitting part."""
+def _choose_by_validation(
+    task: _Task, parts: Sequence[FittedFeature], latency_penalty: float
+) -> _Scorer:
+    """Choose features by cross-validation on the fitting part."""
     fitting = ~task.held
     labels, dealt = task.labels[fitting], task.folds[fitting]
     risk = task.guarantee.risk
-    found = tried(parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
-    best, why = chosen(found, latency_penalty=latency_penalty)
+    found = search_features(parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
+    best, why = choose_features(found, latency_penalty=latency_penalty)
     p = best.probabilities
-    signs = signs_of(stacked(best.parts), p, best.features, task.names)
-    uncertainty, sure = uncertainty_of(p, signs, labels, dealt)
-    scorer = blend(best.parts, labels)
-    return _Made(found, best, why, scorer, Judged.by(p, sure, signs), uncertainty)
+    signs = signs_of(stack_logs(best.parts), p, best.features, task.names)
+    uncertainty, sure = choose_signs(p, signs, labels, dealt)
+    scorer = blend_parts(best.parts, labels)
+    return _Scorer(found, best, why, scorer, Judgements.from_signs(p, sure, signs), uncertainty)
 
 
-def _unlearnt(task: _Task, parts: Sequence[Part], latency_penalty: float) -> _Made:
-    """Take the plain average of all features: no label is looked at but for the figures."""
-    scorer = plain(len(parts), len(task.names))
-    p = np.exp(scorer.logs(stacked(parts)))
+def _average_all(task: _Task, parts: Sequence[FittedFeature], latency_penalty: float) -> _Scorer:
+    """Average all features; labels serve for the figures only."""
+    scorer = average_blend(len(parts), len(task.names))
+    p = np.exp(scorer.logs(stack_logs(parts)))
     risk = task.guarantee.risk
-    best = Tried.of(parts, p, task.labels, risk=risk, latency_penalty=latency_penalty)
+    best = FeatureSet.of(parts, p, task.labels, risk=risk, latency_penalty=latency_penalty)
     why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
-    return _Made([best], best, why, scorer, Judged(p[:0], p[:0].max(1)))
+    return _Scorer([best], best, why, scorer, Judgements(p[:0], p[:0].max(1)))
 
 
-def _rehearsed(task: _Task, made: _Made, fitted: Calibration) -> tuple[Judged, list[Outcome]]:
-    """Judge the texts that the guarantee is found on, and give the outcomes on the fitting part."""
+def _judge_tested_rows(
+    task: _Task, made: _Scorer, fitted: Calibration
+) -> tuple[Judgements, list[Outcome]]:
+    """Judge the texts for the guarantee; return outcomes of the fitting part, too."""
     if task.learn == "approximate":
         p, sure, mass = made.rehearsed
-        rows = task.tested
-        return Judged(p[rows], sure[rows], None if mass is None else mass[rows]), []
-    read = [part.reading.values[task.tested] for part in made.best.parts]
-    found = judged(fitted, read)
+        rows = task.tested_rows
+        return Judgements(p[rows], sure[rows], None if mass is None else mass[rows]), []
+    read = [part.reading.values[task.tested_rows] for part in made.best.parts]
+    found = judge_readings(fitted, read)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
         return found, []
     return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
 
 
-def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
+def _describe_signs(uncertainty: Uncertainty | None) -> Iterator[str]:
     if uncertainty is not None:
         yield (
             f"what is accepted is told by {' and '.join(uncertainty.signs)} beside the confidence, "
@@ -553,15 +564,18 @@ def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
         )
 
 
-def _reached(
-    task: _Task, best: Tried, parts: Sequence[Part], tested: tuple[Judged, Bound] | None
-) -> Reached:
+def _measure_reached(
+    task: _Task,
+    best: FeatureSet,
+    parts: Sequence[FittedFeature],
+    tested: tuple[Judgements, Bound] | None,
+) -> ReachedMeasures:
     fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
-    guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
+    guesses = measure(predict_held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
     right: Sequence[bool] = ()
     if tested is not None:
-        right = (tested[0].probabilities.argmax(1) == task.labels[task.tested]).tolist()
-    return Reached(
+        right = (tested[0].probabilities.argmax(1) == task.labels[task.tested_rows]).tolist()
+    return ReachedMeasures(
         **guesses.model_dump(),
         held_out_accuracy=sum(right) / len(right) if right else None,
         coverage=tested[1].coverage if tested else 0.0,

@@ -1,4 +1,4 @@
-"""Labelled: texts with their right labels, and what is wrong with them before a fit."""
+"""Labelled: texts with their right labels, and faults of such data before a fit."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from moa.node import Frozen
 from moa.questions import NONE_OF_THESE, Question
 
 OTHERWISE = "another decision differs"
-"""Label of a text for which a large model makes another decision otherwise. It is never given."""
+"""Label of a text for which a large model makes another decision differently. It is never given as
+an answer."""
 _LIKE_TEXTS, _LONG = 0.5, 30
-"""A column in which more than this share of values are different, and most are at least this long,
-in characters, holds no labels."""
+"""A column holds no labels if more than this share of its values is distinct, and most have at
+least this many characters."""
 _LIKE_NUMBERS = 0.95
-"""Nor does one in which more than this share is different, however short."""
+"""A column holds no labels if more than this share of its values is distinct, however short they
+are."""
 _ALIKE = 0.8
-"""Share of the words of two texts together that both have, from which on they are near-copies."""
+"""Share of common words from which on two texts are near-copies."""
 _LOOK_BACK = 50
-"""Texts with one rare word that a text is compared with."""
+"""Number of earlier texts with the same rare word to compare with."""
 _TRUTHS = {"true": "yes", "false": "no"}
 _MANY = 30
-"""Fewer rows say nothing of whether a column holds labels."""
+"""Minimum of rows to judge whether a column holds labels."""
 
 
-def _filled(text: str) -> str:
+def _check_not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty")
     return text
@@ -48,8 +50,8 @@ class Labelled(Frozen):
         'lost card'
     """
 
-    text: Annotated[str, AfterValidator(_filled)]
-    label: Annotated[str, AfterValidator(_filled)]
+    text: Annotated[str, AfterValidator(_check_not_blank)]
+    label: Annotated[str, AfterValidator(_check_not_blank)]
     case: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Groups related texts, such as one thread; they are held out together."""
     chosen: Annotated[bool, BeforeValidator(lambda given: given or False)] = False
@@ -59,8 +61,8 @@ class Labelled(Frozen):
     """Who labelled it, if known."""
 
 
-class Logged(Labelled):
-    """A row of a log: a text with answers, by the names of the questions.
+class LoggedRow(Labelled):
+    """A row of a log: a text with answers, by names of questions.
 
     Examples:
         >>> Logged.model_validate({"text": "Hi", "intent": "thanks"}).answers("intent")
@@ -69,10 +71,10 @@ class Logged(Labelled):
 
     model_config = ConfigDict(extra="allow")
     label: str = ""
-    """The answer to the question that is learned, whatever its name; it may stand under that."""
+    """The answer to the learned question, which may also stand under the question's own name."""
 
     def answers(self, name: str) -> dict[str, object]:
-        """Give the answers, that to the question that is learned among them.
+        """Return the answers, including that to the learned question.
 
         Raises:
             InputError: it has none to that.
@@ -86,42 +88,44 @@ class Logged(Labelled):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sorted:
-    """Labelled texts, each once, and what was found out about them on the way."""
+class CleanRows:
+    """Labelled texts without duplicates, and findings about them."""
 
     rows: tuple[Labelled, ...]
     notes: tuple[str, ...]
-    """In sentences."""
+    """Findings, in sentences."""
     duplicates: int
-    """Rows left out, since an earlier one has the same text."""
+    """Rows left out as duplicates of an earlier text."""
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """What each row belongs to: its case, else its text."""
-        return tuple(same_text(row.text) if row.case is None else row.case for row in self.rows)
+        """The case of each row, else its text."""
+        return tuple(
+            normalise_text(row.text) if row.case is None else row.case for row in self.rows
+        )
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows by label, in alphabetical order."""
+        """Number of rows by label, in alphabetical order."""
         return dict(sorted(Counter(row.label for row in self.rows).items()))
 
     @property
-    def by(self) -> dict[str, int]:
-        """Rows by who labelled them, as far as that is known."""
+    def labellers(self) -> dict[str, int]:
+        """Number of rows by labeller, as far as known."""
         by = Counter(row.labelled_by for row in self.rows if row.labelled_by)
         return dict(sorted(by.items()))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of texts and labels, in any order."""
+        """SHA-256 of texts and labels, independent of order."""
         lines = sorted(json.dumps([row.text, row.label]) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> Sorted:
-    """Leave out rows that come twice, and look for what would make a calibration worthless.
+def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> CleanRows:
+    """Remove duplicates, and look for faults that would make a calibration worthless.
 
-    `labels` are those there may be; `None` takes those that the rows have.
+    `labels` are the allowed ones; `None` allows those of the rows.
 
     Raises:
         InputError: there are no rows, a label is none of `labels`, all rows have one label, or
@@ -139,12 +143,12 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
     kept: dict[str, Labelled] = {}
     torn: set[str] = set()
     for row in rows:
-        if kept.setdefault(same_text(row.text), row).label != row.label:
-            torn.add(same_text(row.text))
+        if kept.setdefault(normalise_text(row.text), row).label != row.label:
+            torn.add(normalise_text(row.text))
     # A chosen row would tell what a case is about that is held out.
     cases = {row.case for row in kept.values() if not row.chosen and row.case is not None}
     unique = tuple(row for row in kept.values() if not (row.chosen and row.case in cases))
-    notes = _oddities(
+    notes = _describe_oddities(
         len(rows),
         doubled=len(rows) - len(kept),
         torn=len(torn),
@@ -152,10 +156,10 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
         leaks=len(kept) - len(unique),
         unseen=sorted(set(labels or ()) - set(found)),
     )
-    return Sorted(rows=unique, notes=tuple(notes), duplicates=len(rows) - len(kept))
+    return CleanRows(rows=unique, notes=tuple(notes), duplicates=len(rows) - len(kept))
 
 
-def _oddities(
+def _describe_oddities(
     rows: int, *, doubled: int, torn: int, chosen: int, leaks: int, unseen: Sequence[str]
 ) -> Iterator[str]:
     if doubled:
@@ -176,13 +180,13 @@ def _oddities(
         yield f"no row is labelled {', '.join(map(repr, unseen))}: nothing was learnt about that"
 
 
-def near_copies_of(rows: Sequence[Labelled]) -> Iterator[str]:
-    """Warn of near-copies of an earlier row, which the rows of one case may be, and no others.
+def warn_of_near_copies(rows: Sequence[Labelled]) -> Iterator[str]:
+    """Yield a warning if rows are near-copies of earlier ones without the same case.
 
-    Two texts are that share four fifths of all their words (Jaccard). They must then share one of
-    their rarest, so only such pairs are compared (prefix filtering; Bayardo, Ma and Srikant 2007,
-    "Scaling up all pairs similarity search"). Of many texts with one such word, as of one template,
-    each is compared with the latest, so that time stays linear and a copy may be missed.
+    Near-copies share four fifths of their words (Jaccard). They must then share one of their rarest
+    words, so only such pairs are compared (prefix filtering; Bayardo, Ma and Srikant 2007, "Scaling
+    up all pairs similarity search"). Of many texts with one such word, as from one template, each
+    is compared with the latest: time stays linear, and a copy may be missed.
     """
     words = [frozenset(words_in(row.text)) for row in rows]
     frequent = Counter(word for found in words for word in found)
@@ -209,7 +213,7 @@ def near_copies_of(rows: Sequence[Labelled]) -> Iterator[str]:
 
 
 def check_labels(rows: Sequence[Labelled], labels: Sequence[str] | None) -> None:
-    """Make sure that there are rows, and that their labels are among some; `None`: any will do."""
+    """Raise `InputError` without rows, or for labels not allowed; `None` allows any."""
     if not rows:
         raise InputError("there are no labelled rows: give some with 'text' and 'label'")
     unknown = Counter(row.label for row in rows if labels is not None and row.label not in labels)
@@ -241,10 +245,10 @@ def _check_column(rows: Sequence[Labelled]) -> None:
 
 
 def label_of(question: Question, value: object) -> str | None:
-    """Give the name of the option that a value in a row means.
+    """Return the name of the option that a value in a row stands for; `None` for an empty value.
 
-    That is its name or its value; true and false, also in words as a table has them; and null or
-    "none" for "none of these". It is `None` where the value says nothing.
+    A value is an option's name or its value; true or false, also as a word; null or "none" for
+    "none of these".
 
     Raises:
         InputError: it is none of the options.
@@ -263,13 +267,13 @@ def label_of(question: Question, value: object) -> str | None:
     raise InputError(f"{question.name}: {value!r} is none of {', '.join(names)}")
 
 
-def written_as(question: Question, name: str) -> str | bool | None:
-    """Give what a row says for an option: its name; true or false; null for "none of these"."""
+def row_value(question: Question, name: str) -> str | bool | None:
+    """Return an option as a row has it: its name; true or false; null for "none of these"."""
     if question.kind == "predicate":
         return name == question.options[0].name
     return None if name == NONE_OF_THESE else name
 
 
-def same_text(text: str) -> str:
-    """Give what two texts share that count as the same: their words, in small letters."""
+def normalise_text(text: str) -> str:
+    """Return the form that equal texts share: words in lower case, single spaces."""
     return " ".join(text.split()).casefold()

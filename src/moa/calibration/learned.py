@@ -1,4 +1,4 @@
-"""Learned: what decides the questions of a graph, in the one file that its table names."""
+"""Learned: the calibrations of a graph's questions, in the one file that its table names."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from moa.node import Frozen
 from moa.questions import Question
 
 
-class Learned(Frozen):
-    """A calibration for each question of a graph that something was learned about.
+class LearnedGraph(Frozen):
+    """Calibrations of a graph's questions, for those that something was learned about.
 
-    What it has a bound for is guaranteed; of the others it is only known how often they were right
-    by cross-validation.
+    Questions with a bound have a guarantee; of the others only the accuracy in cross-validation is
+    known.
     """
 
     format: Literal[1] = 1
     graph: str
-    """Name of the ready graph."""
+    """Name of the recipe."""
     looks: int = 0
-    """Times that a guarantee was tested on the same rows and those that were added."""
+    """Number of times that a guarantee was tested on the same, growing rows."""
     calibrations: dict[str, Calibration]
     """By name of the question."""
 
@@ -45,7 +45,7 @@ class Learned(Frozen):
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write it in one step, for its owner alone: it holds texts that it was learned from.
+        """Write it atomically, readable by its owner alone, since it contains learned texts.
 
         Raises:
             CalibrationError: the file can't be written.
@@ -53,8 +53,8 @@ class Learned(Frozen):
         text = self.model_dump_json(indent=2) + "\n"
         save_text(path, text, error=CalibrationError, private=True)
 
-    def of(self, graph: str, question: Question) -> Calibration | None:
-        """Give what decides a question of a graph; `None` where nothing was learned about it.
+    def calibration_of(self, graph: str, question: Question) -> Calibration | None:
+        """Return the calibration of a graph's question; `None` if nothing was learned about it.
 
         Raises:
             CalibrationError: it is for another graph, or the question was another one: it says
@@ -79,15 +79,15 @@ class Learned(Frozen):
         return calibration
 
     def guarantees(self, name: str) -> bool:
-        """Whether some answers to a question come with a guarantee."""
+        """Return True if some answers to a question have a guarantee."""
         made = self.calibrations.get(name)
         return made is not None and made.bound is not None and made.bound.threshold is not None
 
     @property
     def summary(self) -> str:
-        """Say what is guaranteed, and what is only expected."""
+        """A sentence: what is guaranteed, and what is only expected."""
         guaranteed = "; ".join(self._guaranteed_questions()) or "nothing"
-        expected = ", ".join(self._expected())
+        expected = ", ".join(self._expected_questions())
         return f"guaranteed: {guaranteed}" + (f". Expected: {expected}" if expected else "")
 
     def _guaranteed_questions(self) -> Iterator[str]:
@@ -97,7 +97,7 @@ class Learned(Frozen):
                 said = replace(bound.guarantee, look=None)
                 yield f"{name}, {said}, of the {percent(bound.coverage)} that are accepted"
 
-    def _expected(self) -> Iterator[str]:
+    def _expected_questions(self) -> Iterator[str]:
         for name, calibration in self.calibrations.items():
             if not self.guarantees(name) and calibration.reached is not None:
                 yield f"{name} right in {percent(calibration.reached.accuracy)}"

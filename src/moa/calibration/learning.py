@@ -1,8 +1,8 @@
-"""Learning: fits heads to the answers of a large model while it runs, and tests each before use.
+"""Learning: fit heads to a large model's answers at run time, and test each before use.
 
-It is what `moa.calibration.epochs` says, on the rows of an `AnswerStore`. Nothing here asks a
-model. Any process that shares the rows may do the next step: a look is spent by whoever claims it
-first, and finished by whoever finds it unfinished, with the same outcome.
+It implements `moa.calibration.epochs` on the rows of an `AnswerStore`. Nothing here asks a model.
+Any process that shares the rows may do the next step: the first to claim a look spends it, and any
+may finish it, with the same outcome.
 """
 
 from __future__ import annotations
@@ -15,101 +15,103 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from moa.calibration import Bound, Guarantee, percent
-from moa.calibration.answer_rows import FORGOTTEN, Rows, Spent, State
+from moa.calibration.answer_rows import FORGOTTEN, LearningState, RowArrays, SpentLook
 from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.epochs import (
     LOOKS,
     RISK,
-    HeldOut,
+    HeldOutRows,
+    LookResult,
     Proposal,
-    Verdict,
     count_due,
+    find_distinct,
+    judge_head,
     level_of,
-    look,
     propose,
-    started_audit,
-    unlike,
+    start_audit,
 )
 from moa.calibration.features import Feature, VectorFeature
-from moa.calibration.file import Calibration, FitRecord, OptionRecord, QuestionRecord, now
+from moa.calibration.file import Calibration, FitRecord, OptionRecord, QuestionRecord, current_time
 from moa.calibration.labelled import OTHERWISE
-from moa.calibration.reader import Reading
-from moa.calibration.scorer import Part, blend, tried
+from moa.calibration.reader import FeatureReading
+from moa.calibration.scorer import FittedFeature, blend_parts, search_features
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, np
 from moa.decisions.regression import fit_head, folds
 from moa.errors import MoaError
 from moa.questions import Option, Question
 
 MOST = 2000
-"""Latest labels that are fitted to."""
+"""Maximum of labels to fit to, the latest ones."""
 _FEWEST = 30
-"""Labels that a fit takes."""
+"""Minimum of labels for a fit."""
 _FOLDS, _FOLDS_OF_MANY, _MANY = 10, 5, 20
-"""Parts of a cross-validation; fewer of them where there are more labels than the last, since a fit
-with 77 labels takes ten times as long as one with ten."""
+"""Folds of a cross-validation; fewer with more labels than `_MANY`, since a fit with 77 labels
+takes ten times as long as one with ten."""
 _OFTEN = 25
-"""Rows after which audit and drift are looked at again."""
+"""Rows after which audit and drift are checked again."""
 _CONFIDENCE = 0.95
 TOLERANCE = 0.1
-"""Share of inputs that may be of another kind before a check on drift ends an epoch."""
+"""Share of inputs of another kind that ends no epoch by drift."""
 _logger = logging.getLogger(__name__)
 
 
-class Judged(NamedTuple):
-    """What a head says of one text."""
+class HeadJudgement(NamedTuple):
+    """A head's judgement of one text."""
 
     probabilities: tuple[float, ...]
     sure: float
     accepted: bool
-    """Whether its guarantee covers it, and it may be answered so."""
+    """True if the guarantee covers it, so that it may be the answer."""
     passes: bool
-    """Whether it is as sure as is asked for; `accepted` is less, where the text is an exception."""
+    """True if it is confident enough; unlike `accepted` this ignores exceptions."""
 
 
 class Head:
-    """A head in use, and what it doesn't answer."""
+    """A head in use, with the texts that it doesn't answer."""
 
-    def __init__(self, made: Calibration, state: State, exceptions: frozenset[str]) -> None:
+    def __init__(self, made: Calibration, state: LearningState, exceptions: frozenset[str]) -> None:
         assert made.bound is not None, "a head in use has passed a look"
         self.made, self.bound, self.state, self.exceptions = made, made.bound, state, exceptions
 
-    def judge(self, vector: Floats, key: str) -> Judged:
-        """Judge one text by what was read of it."""
+    def judge(self, vector: Floats, key: str) -> HeadJudgement:
+        """Judge one text by its vector."""
         p, sure = probabilities_of(self.made, vector[None])
         passes = self.bound.accepts(float(sure[0]))
         accepted = passes and key not in self.exceptions
-        return Judged(tuple(p[0].tolist()), float(sure[0]), accepted, passes)
+        return HeadJudgement(tuple(p[0].tolist()), float(sure[0]), accepted, passes)
 
 
-def rounded(values: Sequence[float]) -> Floats:
-    """Give what is read of a text as it is kept, so that a head says the same of both."""
+def round_as_stored(values: Sequence[float]) -> Floats:
+    """Round a vector as the store does, so that a head treats both alike."""
     return np.asarray(values, "<f2").astype(float)
 
 
 def probabilities_of(made: Calibration, vectors: Floats) -> tuple[Floats, Floats]:
-    """Give probabilities of the options and how sure each decision is, by what was read of texts.
+    """Return probabilities of the options, and the confidence of each decision.
 
-    What wasn't read (`nan`) is never accepted, nor is `OTHERWISE`: the large model answers it.
+    Unread texts (`nan`) and `OTHERWISE` are never accepted: the large model answers them.
     """
     known = ~np.isnan(vectors).any(1) & (vectors.shape[1] > 0)
     options = len(made.question.options)
     p = np.full((len(vectors), options), 1.0 / options)
     sure = np.full(len(vectors), -np.inf)
     if known.any():
-        p[known] = made.scored(_split(made.features, options, vectors[known]))
-        sure[known] = np.where(_stands(p[known], made.question.options), p[known].max(1), -np.inf)
+        p[known] = made.predict(_split(made.features, options, vectors[known]))
+        sure[known] = np.where(
+            _may_be_accepted(p[known], made.question.options), p[known].max(1), -np.inf
+        )
     return p, sure
 
 
-def _stands(p: Floats, options: Sequence[Option | OptionRecord]) -> Bools:
-    """Tell which decisions may be accepted, whatever their confidence."""
+def _may_be_accepted(p: Floats, options: Sequence[Option | OptionRecord]) -> Bools:
+    """Return which decisions may be accepted, whatever their confidence."""
     return np.array([option.name != OTHERWISE for option in options], bool)[p.argmax(1)]
 
 
 def _split(features: Sequence[Feature], options: int, vectors: Floats) -> list[Floats]:
-    """Split what was read of texts into what each feature gave: probabilities, then a vector."""
+    """Split stored vectors into the values of each feature: probabilities, then a vector."""
     starts = [options * place for place in range(len(features) + 1)]
     if features and isinstance(features[-1], VectorFeature):
         starts[-1] = vectors.shape[1]
@@ -117,8 +119,8 @@ def _split(features: Sequence[Feature], options: int, vectors: Floats) -> list[F
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
-    """A head, and what it says of the rows that it was fitted to, by fits without each."""
+class FittedSteps:
+    """A head, with cross-validated decisions on the rows that it was fitted to."""
 
     made: Calibration
     sure: Floats
@@ -126,14 +128,14 @@ class Fitted:
 
 
 class Learning:
-    """What learns from the rows of a store.
+    """Learns from the rows of a store.
 
     Args:
-        store: Of the rows; open.
+        store: The open store.
         question: What is asked.
-        features: What was read of each text, in the order of what is kept: probabilities of the
-            options, and last a vector, if there is one.
-        names: What was read of the names of the options, and which option each is.
+        features: The features of each text, in the order in which they are stored: probabilities of
+            the options, and last a vector, if any.
+        names: The vectors of the options' names, and the index of each option.
     """
 
     def __init__(
@@ -145,47 +147,47 @@ class Learning:
     ) -> None:
         self.store, self.question, self.features, self.names = store, question, features, names
         self.options = [option.name for option in question.options]
-        self._current: tuple[State, Head | None] | None = None
+        self._current: tuple[LearningState, Head | None] | None = None
         self._next = 0
-        """Row from which on there may be something to do."""
+        """Row from which on there may be work."""
         self._considered = (0, 0, 0)
-        """Epoch, look and count that a look was considered at last."""
+        """Epoch, look and count that were considered last."""
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._again = False
+        self._must_repeat = False
         self._working = threading.Lock()
         self.stopped = ""
-        """Why this process learns no further head, and what to do; empty where it does."""
+        """Why this process learns no more, and what to do; empty while it learns."""
         self._is_blind = False
-        """Whether the head in use can't be checked here, so that it isn't used."""
+        """True if the head in use can't be checked here, so that it isn't used."""
 
-    def now(self) -> tuple[State, Head | None]:
-        """Return where the learning is, and the head in use: it may be another process's."""
-        state, current = self.store.state(), self._current
+    def current(self) -> tuple[LearningState, Head | None]:
+        """Return the state, and the head in use, which another process may have made."""
+        state, current = self.store.read_state(), self._current
         if current is None or state != current[0]:
-            found = self.store.head(state)
+            found = self.store.read_head(state)
             head = found and Head(Calibration.model_validate_json(found[0]), state, found[1])
             current = self._current = (state, head or None)  # at once: threads share it
         return (state, None) if self._is_blind else current
 
     def wake(self, place: int) -> None:
-        """Go on in a thread, where a row gives something to do."""
+        """Work in a thread if this row makes something due."""
         with self._lock:
             if place < self._next or self._is_blind:
                 return
             if self._thread is not None:
-                self._again = True
+                self._must_repeat = True
                 return
             self._thread = threading.Thread(target=self._work, daemon=True, name="moa-learn")
             self._thread.start()
 
     def join(self) -> None:
-        """Wait for what is being done."""
+        """Wait for the thread."""
         while (thread := self._thread) is not None:
             thread.join()
 
     def wait(self) -> None:
-        """Do all that there is to do with the rows that are there, and wait for it."""
+        """Do all that is due now, and wait for it."""
         self.join()
         with self._working:
             self.step()
@@ -196,10 +198,10 @@ class Learning:
                 with self._working:
                     self.step()
                 with self._lock:
-                    if not self._again:
+                    if not self._must_repeat:
                         self._thread = None
                         return
-                    self._again = False
+                    self._must_repeat = False
         except MoaError as error:
             _logger.warning("learning has stopped until the next input: %s", error)
         finally:
@@ -209,8 +211,8 @@ class Learning:
     def step(self) -> None:
         """Do all that is due: finish a look, check audit and drift, consider the next look.
 
-        After an error that isn't moa's the head in use is only checked; after a second one it isn't
-        used either, since nobody would notice that it no longer holds.
+        After an unexpected error the head in use is only checked. After a second one it isn't used
+        either, since nobody would notice that its guarantee fails.
         """
         try:
             self._step()
@@ -233,158 +235,162 @@ class Learning:
         _logger.debug("it has failed here", exc_info=error)
 
     def _step(self) -> None:
-        state = self.store.state()
-        spent = None if self.stopped else self.store.unfinished(state)
+        state = self.store.read_state()
+        spent = None if self.stopped else self.store.find_unfinished_look(state)
         if spent is not None:
             self._finish(state, spent)
-            state = self.store.state()
-        if state.used is not None and (why := self._broken(state)):
+            state = self.store.read_state()
+        if state.used is not None and (why := self._withdrawal_reason(state)):
             self.store.withdraw(state, why)
-            state = self.store.state()
-        self._next = self.store.last() + _OFTEN
+            state = self.store.read_state()
+        self._next = self.store.last_place() + _OFTEN
         if state.looks < len(LOOKS) and not self.stopped:
             self._consider(state)
 
-    def _consider(self, state: State) -> None:
-        """Look, if it is time and the fit side says that it is worth it."""
-        count, cut = self._due(state)
+    def _consider(self, state: LearningState) -> None:
+        """Look, if it is due and the fit side finds it worth it."""
+        count, cut = self._find_due(state)
         if cut is None or self._considered == (state.epoch, state.looks, count):
             return
-        if self.store.answered_up_to() < cut:
+        if self.store.last_answered_place() < cut:
             self._next = 0
             return
         self._considered = (state.epoch, state.looks, count)
-        rows = self.store.to_fit(state, cut, MOST)
+        rows = self.store.read_fit_rows(state, cut, MOST)
         fitted = self.fit(rows, state.epoch)
         if fitted is None:
             return
-        tests = self.store.to_test(state, cut)
-        made = self._proposed(state, fitted, rows, tests)
+        tests = self.store.read_test_rows(state, cut)
+        made = self._propose(state, fitted, rows, tests)
         if made is None:
             return
-        spent = Spent(state.epoch, state.looks, cut, fitted.made.model_dump_json(), made.thresholds)
+        spent = SpentLook(
+            state.epoch, state.looks, cut, fitted.made.model_dump_json(), made.thresholds
+        )
         if self.store.claim(spent):
             self._finish(state, spent)
 
-    def _due(self, state: State) -> tuple[int, int | None]:
-        """Return the count at which the next look is due, and the last row of it if that is there.
+    def _find_due(self, state: LearningState) -> tuple[int, int | None]:
+        """Return the count at which the next look is due, and its last row if that is there.
 
-        Counts are of inputs, and grow by a quarter where a look was not worth it. So no label that
-        is held out says when a look is made.
+        Counts are of inputs, and grow by a quarter for a postponed look. So held-out labels don't
+        influence when a look is made.
         """
         planned = LOOKS[state.looks]
         if planned.held_out:
-            there = self.store.held_out(state)
+            there = self.store.count_held_out(state)
             count = count_due(planned.held_out, there)
             if count is None:
                 missing = planned.held_out - there  # at least as many rows must come before
-                self._next = min(self._next, self.store.last() + missing)
+                self._next = min(self._next, self.store.last_place() + missing)
                 return 0, None
-            return count, self.store.place_of_held(state, count)
-        count = count_due(planned.inputs, self.store.last() - state.first + 1)
+            return count, self.store.find_held_out_place(state, count)
+        count = count_due(planned.inputs, self.store.last_place() - state.first + 1)
         return (0, None) if count is None else (count, state.first + count - 1)
 
-    def _proposed(self, state: State, fitted: Fitted, rows: Rows, tests: Rows) -> Proposal | None:
-        """Choose the thresholds of a look; `None`: by the fit side it isn't worth it."""
+    def _propose(
+        self, state: LearningState, fitted: FittedSteps, rows: RowArrays, tests: RowArrays
+    ) -> Proposal | None:
+        """Choose the thresholds of a look; `None` if the fit side finds it not worth it."""
         texts, level = len(set(tests.keys)), level_of(state.looks)
-        apart = float(self._apart(rows.vectors, rows.vectors[:0]).mean())
+        apart = float(self._find_distinct(rows.vectors, rows.vectors[:0]).mean())
         made = propose(fitted.sure, fitted.right, texts, level, apart)
-        _, head = self.now()
+        _, head = self.current()
         accepts = 0.0
         if head is not None and len(tests):
-            accepts = float(_accepts(head.made, tests).mean())
+            accepts = float(_find_accepted(head.made, tests).mean())
         return made if made.is_worth_it(accepts) else None
 
-    def _finish(self, state: State, spent: Spent) -> None:
-        """Say what a look says, by what was written when it was spent."""
+    def _finish(self, state: LearningState, spent: SpentLook) -> None:
+        """Compute the outcome of a look from what was stored when it was spent."""
         made = Calibration.model_validate_json(spent.head)
-        tests = self.store.to_test(state, spent.cut)
-        known = self.store.to_fit(state, spent.cut, MOST)
-        p, sure = _tested(made, tests)
-        rows = HeldOut(
+        tests = self.store.read_test_rows(state, spent.cut)
+        known = self.store.read_fit_rows(state, spent.cut, MOST)
+        p, sure = _judge_held_out(made, tests)
+        rows = HeldOutRows(
             keys=tests.keys,
             sure=sure,
-            same=self._same(p, tests),
+            same=self._equals_large(p, tests),
             labelled=np.array([label is not None for label in tests.labels], bool),
-            apart=self._apart(tests.vectors, known.vectors),
+            apart=self._find_distinct(tests.vectors, known.vectors),
         )
-        verdict = look(spent.thresholds, rows, level_of(spent.look))
-        _, head = self.now()
-        before = 0 if head is None else int(_accepts(head.made, tests).sum())
+        verdict = judge_head(spent.thresholds, rows, level_of(spent.look))
+        _, head = self.current()
+        before = 0 if head is None else int(_find_accepted(head.made, tests).sum())
         takes = sure >= (np.inf if verdict.threshold is None else verdict.threshold)
         used = verdict.threshold is not None and int(takes.sum()) >= before
-        made = made.model_copy(update={"bound": _bound(verdict)})
-        watched = _watched(tests, p, takes) if used else None
+        made = made.model_copy(update={"bound": _make_bound(verdict)})
+        watched = _start_drift_check(tests, p, takes) if used else None
         self.store.finish(
             spent,
             asdict(verdict),
             head=made.model_dump_json() if used else spent.head,
             used=used,
-            audit=started_audit().model_dump_json() if used else None,
+            audit=start_audit().model_dump_json() if used else None,
             drift=watched and watched.model_dump_json(),
             exceptions=self._exceptions(state, made) if used else (),
         )
 
-    def _apart(self, vectors: Floats, known: Floats) -> Bools:
-        """Tell which texts are no near-copies: by their vectors, if they have some."""
+    def _find_distinct(self, vectors: Floats, known: Floats) -> Bools:
+        """Return which texts are no near-copies, by their vectors if they have any."""
         if not isinstance(self.features[-1], VectorFeature):
             return np.ones(len(vectors), bool)
         start = len(self.options) * (len(self.features) - 1)
-        return unlike(np.nan_to_num(vectors[:, start:]), known[:, start:])
+        return find_distinct(np.nan_to_num(vectors[:, start:]), known[:, start:])
 
-    def _exceptions(self, state: State, made: Calibration) -> list[str]:
-        """Name the texts to which the large model gave another answer, or none."""
-        rows = self.store.answered(state)
-        same = self._same(probabilities_of(made, rows.vectors)[0], rows)
+    def _exceptions(self, state: LearningState, made: Calibration) -> list[str]:
+        """Return the keys of texts to which the large model gave another answer, or none."""
+        rows = self.store.read_answered_rows(state)
+        same = self._equals_large(probabilities_of(made, rows.vectors)[0], rows)
         return sorted({key for key, is_same in zip(rows.keys, same, strict=True) if not is_same})
 
-    def _same(self, p: Floats, rows: Rows) -> Bools:
+    def _equals_large(self, p: Floats, rows: RowArrays) -> Bools:
         given = [self.options[place] for place in map(int, p.argmax(1))]
         known = [not key.startswith(FORGOTTEN) for key in rows.keys]
         found = zip(given, rows.labels, known, strict=True)
         return np.array([a == b and is_known for a, b, is_known in found], bool)
 
-    def _broken(self, state: State) -> str:
-        """Read on with audit and drift; why the guarantee is withdrawn, or nothing."""
-        _, head = self.now()
-        found, audited, drift, drifted = self.store.watching(state)
+    def _withdrawal_reason(self, state: LearningState) -> str:
+        """Continue audit and drift check; return why to withdraw the guarantee, or ""."""
+        _, head = self.current()
+        found, audited, drift, drifted = self.store.read_checks(state)
         if head is None or head.state != state:
             return ""
         audit = Audit.model_validate_json(found)
-        rows, end = self.store.to_audit(state, audited)
-        p, sure = _tested(head.made, rows)
-        for same, how in zip(self._same(p, rows).tolist(), sure.tolist(), strict=True):
+        rows, end = self.store.read_audit_rows(state, audited)
+        p, sure = _judge_held_out(head.made, rows)
+        for same, how in zip(self._equals_large(p, rows).tolist(), sure.tolist(), strict=True):
             if head.bound.accepts(how):
                 audit = audit.record(correct=same)
         if end > audited:
-            self.store.watched(state, "audit", audit.model_dump_json(), audited, end)
+            self.store.replace_check(state, "audit", audit.model_dump_json(), audited, end)
         if audit.withdrawn:
             return f"audit: {audit.wrong} of {audit.checked} checks differ"
-        return self._drifted(state, drift, drifted)
+        return self._drift_reason(state, drift, drifted)
 
-    def _drifted(self, state: State, kept: str | None, drifted: int) -> str:
+    def _drift_reason(self, state: LearningState, kept: str | None, drifted: int) -> str:
         if kept is None:
             return ""
         drift = Drift.model_validate_json(kept)
-        seen, end = self.store.to_watch(state, drifted)
+        seen, end = self.store.read_watched_rows(state, drifted)
         for one in seen:
-            accepts = bool(one["accepts"])
+            accepts = bool(one.accepts)
             drift = drift.after(
                 {
-                    "length": float(one["length"]),
-                    "language": one["language"],
+                    "length": float(one.length),
+                    "language": one.language,
                     "accepted": float(accepts),
-                    "accepted confidence": watched_sure(one["sure"]) if accepts else None,
+                    "accepted confidence": round_confidence(one.sure) if accepts else None,
                 }
             )
         if seen:
-            self.store.watched(state, "drift", drift.model_dump_json(), drifted, end)
+            self.store.replace_check(state, "drift", drift.model_dump_json(), drifted, end)
         return "; ".join(f"drift: {alarm.message}" for alarm in drift.alarms)
 
-    def fit(self, rows: Rows, epoch: int) -> Fitted | None:
-        """Fit a head to labelled rows; `None` where they are too few, or have one label alone.
+    def fit(self, rows: RowArrays, epoch: int) -> FittedSteps | None:
+        """Fit a head to labelled rows; `None` if they are too few, or have only one label.
 
-        Rows of earlier epochs are fitted to where that makes it better on those of this one.
+        Rows of earlier epochs are included if that improves the fit on those of this one.
         """
         labels = [
             self.options.index(label) if label in self.options else -1 for label in rows.labels
@@ -397,34 +403,34 @@ class Learning:
         dealt = folds([k for k, o in zip(rows.keys, own, strict=True) if o], given[own], parts_of)
         older = (~own) & (given >= 0)
         parts = self._parts(rows.vectors, given, own, older, dealt)
-        found = tried(parts, given[own], dealt, risk=RISK, latency_penalty=0.0)
+        found = search_features(parts, given[own], dealt, risk=RISK, latency_penalty=0.0)
         best = min(found, key=lambda one: one.candidate.log_loss)
-        full = FitRecord.of(blend(best.parts, given[own]))
+        full = FitRecord.of(blend_parts(best.parts, given[own]))
         used = [feature in best.features for feature in self.features]
         read = self.features[: len(used) - used[::-1].index(True)]  # no head has a vector alone
         made = Calibration(
-            made=now(),
+            made=current_time(),
             question=QuestionRecord.model_validate(self.question),
             models={},
             features=tuple(read),
-            full=_whole(full, read, best.features),
+            full=_widen(full, read, best.features),
             origin=f"learned from {int(own.sum())} answers of the large model",
         )
         p = best.probabilities
-        stands = _stands(p, self.question.options)
-        return Fitted(made, p.max(1) * stands, (p.argmax(1) == given[own]) & stands)
+        stands = _may_be_accepted(p, self.question.options)
+        return FittedSteps(made, p.max(1) * stands, (p.argmax(1) == given[own]) & stands)
 
     def _parts(
         self, vectors: Floats, labels: Ints, own: Bools, older: Bools, dealt: Ints
-    ) -> list[Part]:
-        found: list[Part] = []
+    ) -> list[FittedFeature]:
+        found: list[FittedFeature] = []
         split = _split(self.features, len(self.options), vectors)
         for feature, values in zip(self.features, split, strict=True):
-            reading = Reading(
+            reading = FeatureReading(
                 feature=feature, values=values[own], seconds=0.0, tokens=0.0, cost=None
             )
             if not isinstance(feature, VectorFeature):
-                found.append(Part(reading, values[own]))
+                found.append(FittedFeature(reading, values[own]))
                 continue
             named = self.names or (values[:0], labels[:0])
             also = [named]
@@ -436,29 +442,29 @@ class Learning:
                 for known in also
             ]
             made = min(heads, key=lambda one: log_loss(one.held_out, labels[own]))
-            found.append(Part(reading, made.held_out, made.head, made.penalty))
+            found.append(FittedFeature(reading, made.held_out, made.head, made.penalty))
         return found
 
 
-def _tested(made: Calibration, rows: Rows) -> tuple[Floats, Floats]:
-    """Judge held-out rows: one that was forgotten counts as accepted, and as a difference.
+def _judge_held_out(made: Calibration, rows: RowArrays) -> tuple[Floats, Floats]:
+    """Judge held-out rows; a forgotten one counts as accepted and different.
 
-    Whoever forgets rows could choose which.
+    Otherwise whoever forgets rows could influence the result.
     """
     p, sure = probabilities_of(made, rows.vectors)
     forgotten = np.array([key.startswith(FORGOTTEN) for key in rows.keys], bool)
     return p, np.where(forgotten, np.inf, sure)
 
 
-def _accepts(made: Calibration, rows: Rows) -> Bools:
+def _find_accepted(made: Calibration, rows: RowArrays) -> Bools:
     bound = made.bound
     assert bound is not None, "it was tested"
     sure = probabilities_of(made, rows.vectors)[1]
     return np.array([bound.accepts(how) for how in sure.tolist()], bool)
 
 
-def _whole(full: FitRecord, features: Sequence[Feature], used: Sequence[Feature]) -> FitRecord:
-    """Write a fit down for all features that are read: those that it leaves out weigh nothing."""
+def _widen(full: FitRecord, features: Sequence[Feature], used: Sequence[Feature]) -> FitRecord:
+    """Extend a fit to all features that are read; unused ones get a weight of 0."""
     at = {feature.name: place for place, feature in enumerate(used)}
     places = [at.get(feature.name) for feature in features]
     return FitRecord(
@@ -468,7 +474,7 @@ def _whole(full: FitRecord, features: Sequence[Feature], used: Sequence[Feature]
     )
 
 
-def _bound(verdict: Verdict) -> Bound:
+def _make_bound(verdict: LookResult) -> Bound:
     guaranteed = Guarantee(RISK, _CONFIDENCE)
     said = "nothing was shown to be accepted"
     if verdict.threshold is not None:
@@ -489,23 +495,23 @@ def _bound(verdict: Verdict) -> Bound:
     )
 
 
-def watched_sure(sure: float) -> float:
-    """Give a confidence as it is watched: by hundredths, since less says nothing of a risk."""
+def round_confidence(sure: float) -> float:
+    """Round a confidence to hundredths for the drift check, since less says nothing of a risk."""
     return round(sure, 2)
 
 
-def _watched(rows: Rows, p: Floats, takes: Bools) -> Drift | None:
-    """Start a check on drift, by the held-out rows, which the head wasn't fitted to.
+def _start_drift_check(rows: RowArrays, p: Floats, takes: Bools) -> Drift | None:
+    """Start a drift check on the held-out rows, which the head wasn't fitted to.
 
-    An alarm costs the guarantee, so it takes a change that matters: of more inputs than
-    `TOLERANCE`, and of a confidence by a hundredth.
+    An alarm costs the guarantee, so it takes a substantial change: of more inputs than `TOLERANCE`,
+    or of a confidence by a hundredth.
     """
     read = ~np.isnan(rows.vectors).any(1) if len(rows) else np.zeros(0, bool)
     watched: dict[str, list[Value]] = {
         "length": [float(length) for length in rows.lengths],
         "language": [name for name in rows.languages if name is not None],
         "accepted": takes[read].astype(float).tolist(),
-        "accepted confidence": [watched_sure(one) for one in p[takes & read].max(1).tolist()],
+        "accepted confidence": [round_confidence(one) for one in p[takes & read].max(1).tolist()],
     }
     enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
     return Drift.of(enough, tolerance=TOLERANCE) if enough else None

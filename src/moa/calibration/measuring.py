@@ -1,4 +1,4 @@
-"""Measuring: how good a calibration is on labelled texts, and whether its guarantee holds there."""
+"""Measuring: the quality of a calibration on labelled texts, and a test of its guarantee."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from moa.calibration import Bound
-from moa.calibration.bounds import Outcome, bound_along, together
-from moa.calibration.calibrated import Calibrated
+from moa.calibration.bounds import Outcome, find_bound_among, sum_bounds
+from moa.calibration.calibrated import CalibratedDecider
 from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import Progress
-from moa.calibration.file import Calibration, Measures, now
-from moa.calibration.labelled import Labelled, Sorted, check_labels, near_copies_of, sort_out
-from moa.calibration.reader import Answers, FeatureReader, Reading
+from moa.calibration.file import Calibration, Measures, current_time
+from moa.calibration.labelled import (
+    CleanRows,
+    Labelled,
+    check_labels,
+    clean_rows,
+    warn_of_near_copies,
+)
+from moa.calibration.reader import AnswerCache, FeatureReader, FeatureReading
 from moa.calibration.scorer import measure
 from moa.context import RunContext
 from moa.decisions.arrays import Ints, np
@@ -21,21 +27,21 @@ from moa.errors import CalibrationError, InputError
 
 
 class Evaluation(Measures):
-    """How good a calibration's decisions are, accepted or not, on labelled texts."""
+    """Quality of a calibration's decisions, accepted or not, on labelled texts."""
 
     n: int
     coverage: float
-    """Share of the decisions that are accepted."""
+    """Share of accepted decisions."""
     risk: float | None
-    """Share of wrong ones among the accepted; `None` where nothing is accepted."""
+    """Share of wrong decisions among the accepted; `None` if nothing is accepted."""
     tokens_per_decision: float
-    """Those that no cache had, answers included."""
+    """Uncached tokens, including answers."""
     seconds_per_decision: float
-    """Wall time, several decisions being made at once."""
+    """Wall time, with several decisions in parallel."""
 
 
 async def evaluate(
-    calibrated: Calibrated,
+    calibrated: CalibratedDecider,
     rows: Sequence[Labelled],
     *,
     context: RunContext | None = None,
@@ -45,9 +51,9 @@ async def evaluate(
 
     Args:
         calibrated: A calibration with its endpoints.
-        rows: With labels that the calibration knows.
+        rows: Texts with labels of the calibration.
         context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each feature is.
+        progress: Called with the progress of each feature.
 
     Raises:
         InputError: a label is none of the calibration's, or there are no rows.
@@ -70,34 +76,34 @@ async def evaluate(
     )
 
 
-class Rechecked(NamedTuple):
-    """A calibration as it stands where it was tested again."""
+class RecheckResult(NamedTuple):
+    """A calibration with the result of a new test."""
 
     calibration: Calibration
-    """With the guarantee of here: its bound has no threshold where it isn't kept."""
+    """With the guarantee of this test: its bound has no threshold if the guarantee failed."""
     notes: tuple[str, ...]
-    """What was left out, and what is odd about the rows."""
+    """Rows left out, and findings about the rows."""
 
 
 async def recheck(
-    calibrated: Calibrated,
+    calibrated: CalibratedDecider,
     rows: Sequence[Labelled],
     *,
     context: RunContext | None = None,
     language: Detect | None = None,
     progress: Progress | None = None,
-) -> Rechecked:
-    """Test a calibration's guarantee where it is used now: on another server, or in a language.
+) -> RecheckResult:
+    """Test a calibration's guarantee in its current use, on another server or in a language.
 
-    Its threshold was fixed before, so one exact test on new labels confirms or withdraws it.
+    Its threshold is fixed, so one exact test on new labels confirms or withdraws it.
 
     Args:
         calibrated: A calibration with its endpoints.
-        rows: Labelled texts that it was not made from. Those that were chosen to be labelled are
-            left out, since they are none as they come in.
+        rows: Labelled texts not used for the calibration. Texts chosen for labelling are left out,
+            since the test needs random ones.
         context: Budget, deadline and ledger; `None` starts one.
-        language: Tells the language of a text; `None` looks at none.
-        progress: Told how far each feature is.
+        language: Detects the language of a text; `None`: languages are ignored.
+        progress: Called with the progress of each feature.
 
     Raises:
         InputError: a label is none of the calibration's, the rows are those it was made from, or
@@ -106,17 +112,17 @@ async def recheck(
         EndpointError: a request failed.
     """
     calibration = calibrated.calibration
-    bound, made_from, _ = calibration.proven
+    bound, made_from, _ = calibration.proof
     if bound.threshold is None:
         raise CalibrationError(
             "the calibration accepts nothing, so there is no guarantee to confirm: " + bound.summary
         )
-    if sort_out(rows, calibration.labels).fingerprint == made_from.sha256:
+    if clean_rows(rows, calibration.labels).fingerprint == made_from.sha256:
         raise InputError(
             "these are the rows that the calibration was made from, so they would confirm "
             "anything: give others"
         )
-    data = _drawn(rows, calibration.labels)
+    data = _clean_drawn_rows(rows, calibration.labels)
     labels, texts = _indices(calibration, data.rows), [row.text for row in data.rows]
     context = context or RunContext(keep_notes=False)
     readings = await read_texts(calibrated, texts, context, progress)
@@ -127,17 +133,17 @@ async def recheck(
     here = calibration.model_copy(
         update={
             **bounds,
-            "models": await calibrated.identities(context),
+            "models": await calibrated.find_identities(context),
             "data": made_from.model_copy(update={"languages": language_shares(spoken)}),
-            "made": now(),
+            "made": current_time(),
         }
     )
-    watched = here.watched(texts, spoken, found)
-    return Rechecked(here.model_copy(update={"drift": watched}).sealed(), data.notes)
+    watched = here.start_drift_check(texts, spoken, found)
+    return RecheckResult(here.model_copy(update={"drift": watched}).with_seal(), data.notes)
 
 
-def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
-    """Sort out the rows that were drawn at random, the only ones to test a guarantee on."""
+def _clean_drawn_rows(rows: Sequence[Labelled], labels: Sequence[str]) -> CleanRows:
+    """Clean the randomly drawn rows, the only ones to test a guarantee on."""
     drawn = [row for row in rows if not row.chosen]
     chosen = len(rows) - len(drawn)
     if not drawn:
@@ -145,8 +151,8 @@ def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
             f"all {chosen} rows were chosen to be labelled, and a guarantee can only be tested on "
             "rows that were drawn at random: give some"
         )
-    data = sort_out(drawn, labels)
-    notes = [*data.notes, *near_copies_of(data.rows)]
+    data = clean_rows(drawn, labels)
+    notes = [*data.notes, *warn_of_near_copies(data.rows)]
     if chosen:
         notes.append(
             f"{chosen} rows were chosen to be labelled and are left out: a guarantee can only be "
@@ -158,20 +164,20 @@ def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
 def _bounds_here(
     calibration: Calibration, bound: Bound, outcomes: Sequence[Outcome]
 ) -> dict[str, object]:
-    """Test the thresholds of a calibration on outcomes of here: its `bound` and its `bounds`."""
+    """Test a calibration's thresholds on these outcomes; return its `bound` and `bounds`."""
     guarantee, threshold = bound.guarantee, bound.threshold
     tested = {n: b.threshold for n, b in calibration.bounds.items() if b.threshold is not None}
     if not tested:
         along = () if threshold is None else (threshold,)
-        return {"bound": bound_along(along, outcomes, guarantee)}
-    each = guarantee.shared(len(tested))
+        return {"bound": find_bound_among(along, outcomes, guarantee)}
+    each = guarantee.split(len(tested))
     bounds = {
-        name: bound_along((tested[name],), [o for o in outcomes if o.label == name], each)
+        name: find_bound_among((tested[name],), [o for o in outcomes if o.label == name], each)
         if name in tested
         else was
         for name, was in calibration.bounds.items()
     }
-    return {"bounds": bounds, "bound": together(bounds, guarantee)}
+    return {"bounds": bounds, "bound": sum_bounds(bounds, guarantee)}
 
 
 def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
@@ -180,22 +186,22 @@ def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
 
 
 async def read_texts(
-    calibrated: Calibrated,
+    calibrated: CalibratedDecider,
     texts: Sequence[str],
     context: RunContext,
     progress: Progress | None = None,
-) -> list[Reading]:
-    """Read texts with all features of a calibration, in their order."""
-    await calibrated.check(context)
+) -> list[FeatureReading]:
+    """Read texts with all features of a calibration, in order."""
+    await calibrated.check_identities(context)
     reader = FeatureReader(
         question=calibrated.question,
-        answers=Answers(calibrated.sources),
+        answers=AnswerCache(calibrated.sources),
         texts=texts,
         context=context,
         limit_s=float("inf"),
         progress=progress,
     )
-    found: list[Reading] = []
+    found: list[FeatureReading] = []
     for feature in calibrated.calibration.features:
         reading = await reader.read(feature)
         if reading is None:

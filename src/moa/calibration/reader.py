@@ -1,4 +1,4 @@
-"""Reader: reads many texts with one feature after another, within a limit of time."""
+"""Reader: reads many texts with one feature after another, within a time limit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from decimal import Decimal
 
 from moa._async import map_async
 from moa.calibration.features import (
-    Ask,
     Feature,
     LabelFeature,
     Progress,
-    Read,
+    QuestionFeatures,
     Sources,
+    TextReading,
     VectorFeature,
+    plan_requests,
     read_vector,
-    requests_of,
 )
 from moa.context import RunContext
 from moa.decisions import PromptVariant
@@ -28,16 +28,16 @@ from moa.errors import CapabilityError, EndpointRejected, MissingDependency
 from moa.questions import NONE_OF_THESE, Answer, Question, Source
 
 _LEAST_MASS = 1e-3
-"""A smaller label mass tells no more."""
+"""Smaller label masses count as this one."""
 _AT_ONCE = 8
 _SECONDS_A_TEXT, _LEAST_S = 1.0, 120.0
-"""Seconds that reading may take in all, for each text and at least."""
+"""Time limit for all reading, in seconds per text and at least."""
 _PROBE = 6
-"""Texts that are read first, to see how long all would take; the first of them warms up."""
+"""Number of texts to estimate the time by; the first of them warms up."""
 
 
 def logs_of(answer: Answer) -> Floats:
-    """Log-probabilities of the options; without the log, they add up to the label mass.
+    """Return log-probabilities of the options; their probabilities sum to the label mass.
 
     Raises:
         CapabilityError: the label was written, so there are none.
@@ -54,10 +54,10 @@ def logs_of(answer: Answer) -> Floats:
     return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)
 
 
-def values_of(feature: Feature, read: Read, text: str) -> Floats:
-    """Turn what a feature read of a text into numbers.
+def values_of(feature: Feature, read: TextReading, text: str) -> Floats:
+    """Convert a feature's reading of a text to numbers.
 
-    Prompt variants are averaged, but for those that show the very text, where there are others.
+    Prompt variants are averaged, except those that show the text itself, if there are others.
     """
     if not isinstance(feature, LabelFeature):
         return np.array(read.vector)
@@ -69,16 +69,16 @@ def values_of(feature: Feature, read: Read, text: str) -> Floats:
 
 
 @dataclass(slots=True)
-class Answers:
-    """Answers to questions that are fitted together: what one asks, all ask in one request.
+class AnswerCache:
+    """Answers to questions that are fitted together; one request asks them all.
 
-    A text that was asked about behind the same examples isn't asked about again.
+    A text is asked about only once with the same examples.
     """
 
     sources: Sources
     questions: Sequence[Question] = ()
     source: Source = "native"
-    """Where the last answers come from."""
+    """Source of the last answers."""
     _known: dict[object, dict[str, Answer]] = field(default_factory=dict[object, dict[str, Answer]])
 
     async def get(
@@ -89,15 +89,17 @@ class Answers:
         text: str,
         context: RunContext,
     ) -> Answer:
-        """Ask one question, and behind no examples the others with it."""
-        name = feature.asked(question).name
+        """Return the answer to one question; without examples, ask the other questions along."""
+        name = feature.lay_out(question).name
         alone = feature.model_copy(update={"prompt_variants": (shown,)})
-        asks = [Ask(question, [alone])]
+        asks = [QuestionFeatures(question, [alone])]
         if not shown and not feature.turned:
             endpoint = self.sources[feature.source]
             others = (other for other in self.questions if other.name not in (name, question.name))
-            asks += [Ask(other, [LabelFeature.of(other, endpoint)]) for other in others]
-        (request,) = requests_of(asks)
+            asks += [
+                QuestionFeatures(other, [LabelFeature.of(other, endpoint)]) for other in others
+            ]
+        (request,) = plan_requests(asks)
         key = feature.source, feature.turned, feature.read_as, shown, text
         answers = self._known.setdefault(str(key), {})
         if name not in answers:
@@ -108,45 +110,45 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a feature gave to all texts, and what a text took on average."""
+class FeatureReading:
+    """A feature's values for all texts, with the average cost of a text."""
 
     feature: Feature
     values: Floats
-    """Texts, options or parts of a vector; `nan` of a text that wasn't read."""
+    """Texts; options or parts of a vector. `nan` for unread texts."""
     seconds: float
-    """Wall time of a text, several being read at once."""
+    """Wall time per text, with several in parallel."""
     tokens: float
-    """Tokens of a text that no cache had, answers included."""
+    """Uncached tokens per text, including answers."""
     cost: Decimal | None
-    """US dollars of a text; `None` is unknown."""
+    """US dollars per text; `None`: unknown."""
     names: tuple[Floats, Ints] | None = None
-    """What it gave to the names of the options, and which options they are; `None` where it reads
+    """The values for the options' names, and the index of each option; `None` if the feature reads
     no names."""
 
 
 @dataclass(slots=True)
 class FeatureReader:
-    """Reads texts with one feature after another, until the time is up. Equal texts are read once.
+    """Reads texts with one feature after another, until the time is up; equal texts once.
 
-    First some `rows`, by which features are compared; then the others, with those that were chosen.
+    It reads some `rows` first, to compare features, and later the others with the chosen ones.
     """
 
     question: Question
-    answers: Answers
+    answers: AnswerCache
     texts: Sequence[str]
     context: RunContext
     rows: Bools | None = None
-    """The texts that are read first; `None`: all."""
+    """True for texts to read first; `None`: all."""
     limit_s: float | None = None
-    """Seconds that all may take; `None`: 1 a text, and at least 120."""
+    """Maximum seconds for all reading; `None`: 1 per text, and at least 120."""
     progress: Progress | None = None
     dropped: list[str] = field(default_factory=list[str])
-    """Features that were left out, and why, in sentences."""
+    """Features left out, with reasons, in sentences."""
     most_s: float = math.inf
-    """Seconds a text from which on a feature can't be worth its time, however good it is."""
+    """Seconds per text from which on no feature can be worth its time."""
     _reserved_s: float = 0.0
-    """Seconds that the other rows would take with all features read so far."""
+    """Estimated seconds to read the other rows with all features so far."""
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -164,32 +166,32 @@ class FeatureReader:
     def _is_first(self) -> Bools:
         return np.ones(len(self.texts), bool) if self.rows is None else self.rows
 
-    def _of(self, rows: Bools) -> list[str]:
+    def _texts_in(self, rows: Bools) -> list[str]:
         return [text for text, taken in zip(self.texts, rows.tolist(), strict=True) if taken]
 
-    async def read(self, feature: Feature) -> Reading | None:
-        """Read the first rows; `None` where the feature was dropped, and `dropped` says why.
+    async def read(self, feature: Feature) -> FeatureReading | None:
+        """Read the first rows; `None` if the feature was dropped, with a reason in `dropped`.
 
-        Of the others there is no number (`nan`) yet; `rest` reads them.
+        Values of the other rows are `nan` until `read_rest` reads them.
         """
         left_s = self.left_s - self._reserved_s
         if left_s <= 0:
             return self.drop(feature, "the time was up before it")
-        return await self._within(feature, self._first(feature), left_s)
+        return await self._read_in_time(feature, self._read_first(feature), left_s)
 
-    async def rest(self, reading: Reading) -> Reading | None:
-        """Read the other rows too; `None` where the feature was dropped after all.
+    async def read_rest(self, reading: FeatureReading) -> FeatureReading | None:
+        """Read the other rows, too; `None` if the feature was dropped after all.
 
-        The time for it was set aside, so it is read to the end even if it got slower since.
+        Their time was reserved, so reading isn't limited even if it has become slower.
         """
         if self._is_first.all():
             return reading
-        return await self._within(reading.feature, self._others(reading), math.inf)
+        return await self._read_in_time(reading.feature, self._read_others(reading), math.inf)
 
-    async def _within(
-        self, feature: Feature, work: Coroutine[None, None, Reading | None], limit_s: float
-    ) -> Reading | None:
-        """Drop a feature where its time is up, or it can't be read."""
+    async def _read_in_time(
+        self, feature: Feature, work: Coroutine[None, None, FeatureReading | None], limit_s: float
+    ) -> FeatureReading | None:
+        """Drop a feature if its time is up, or if it can't be read."""
         try:
             async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
                 return await work
@@ -198,15 +200,15 @@ class FeatureReader:
         except (CapabilityError, MissingDependency, EndpointRejected) as error:
             return self.drop(feature, str(error))
 
-    async def _first(self, feature: Feature) -> Reading | None:
+    async def _read_first(self, feature: Feature) -> FeatureReading | None:
         context = self.context.nested()
-        texts = self._of(self._is_first)
-        read = self._reads(feature, context, 0, len(texts))
+        texts = self._texts_in(self._is_first)
+        read = self._make_reader(feature, context, 0, len(texts))
         found = await read(texts[:1])
         warm = time.perf_counter()
         found += await read(texts[1:_PROBE])
         each = (time.perf_counter() - warm) / max(1, len(found) - 1)
-        why = self._hopeless(each, len(found))
+        why = self._reason_to_drop(each, len(found))
         if why is not None:
             return self.drop(feature, why)
         found += await read(texts[_PROBE:])
@@ -216,31 +218,31 @@ class FeatureReader:
         total = context.usage.total
         values = np.full((len(self.texts), len(found[0])), np.nan)
         values[self._is_first] = np.array(found)
-        return Reading(
+        return FeatureReading(
             feature=feature,
             values=values,
             seconds=each,
             tokens=(total.tokens - total.cached_input_tokens) / len(texts),
             cost=None if total.cost is None else total.cost / len(texts),
-            names=await self._names(feature),
+            names=await self._read_names(feature),
         )
 
-    async def _others(self, reading: Reading) -> Reading:
+    async def _read_others(self, reading: FeatureReading) -> FeatureReading:
         others = ~self._is_first
         done = int(self._is_first.sum())
-        read = self._reads(reading.feature, self.context.nested(), done, len(self.texts))
+        read = self._make_reader(reading.feature, self.context.nested(), done, len(self.texts))
         values = reading.values.copy()
-        values[others] = np.array(await read(self._of(others)))
+        values[others] = np.array(await read(self._texts_in(others)))
         return replace(reading, values=values)
 
-    def _reads(
+    def _make_reader(
         self, feature: Feature, context: RunContext, done: int, total: int
     ) -> Callable[[Sequence[str]], Awaitable[list[Floats]]]:
-        """Make what reads texts, and tells how far it is after each."""
+        """Return a function that reads texts and reports its progress."""
         reads = 0
         variants = feature.prompt_variants if isinstance(feature, LabelFeature) else ((),)
 
-        def told(times: int) -> None:
+        def report(times: int) -> None:
             nonlocal reads
             reads += times
             if self.progress is not None:
@@ -256,21 +258,21 @@ class FeatureReader:
                 async def answer(text: str, shown: PromptVariant = variant) -> Answer:
                     assert isinstance(feature, LabelFeature), "else it reads vectors"
                     found = await self.answers.get(self.question, feature, shown, text, context)
-                    told(often[text])
+                    report(often[text])
                     return found
 
                 async def vector(text: str) -> tuple[float, ...]:
                     assert not isinstance(feature, LabelFeature), "else it asks"
                     found = await read_vector(feature, text, self.question, self.sources, context)
-                    told(often[text])
+                    report(often[text])
                     return found
 
                 if isinstance(feature, LabelFeature):
                     answers.append(await map_async(answer, list(often), max_concurrency=_AT_ONCE))
                 else:
                     vectors = await map_async(vector, list(often), max_concurrency=_AT_ONCE)
-            by_text = [Read(vector=one) for one in vectors] or [
-                Read(answers=several) for several in zip(*answers, strict=True)
+            by_text = [TextReading(vector=one) for one in vectors] or [
+                TextReading(answers=several) for several in zip(*answers, strict=True)
             ]
             pairs = zip(often, by_text, strict=True)
             values = {text: values_of(feature, one, text) for text, one in pairs}
@@ -278,8 +280,8 @@ class FeatureReader:
 
         return read
 
-    def _hopeless(self, each: float, read: int) -> str | None:
-        """Say why a feature that takes so many seconds a text is not to be read any further."""
+    def _reason_to_drop(self, each: float, read: int) -> str | None:
+        """Return why a feature that takes this many seconds per text is dropped, if it is."""
         if each > self.most_s:
             return (
                 f"it takes {each:.1f} s a decision, and even if it were always right the penalty "
@@ -291,8 +293,8 @@ class FeatureReader:
             return f"{texts} texts would take {each * texts:.0f} s, and {left}"
         return None
 
-    async def _names(self, feature: Feature) -> tuple[Floats, Ints] | None:
-        """Read the names of the options like texts, where texts are read as they are."""
+    async def _read_names(self, feature: Feature) -> tuple[Floats, Ints] | None:
+        """Read the names of the options like texts, if the feature reads texts unchanged."""
         asked = self.question
         if not isinstance(feature, VectorFeature) or feature.prompt or asked.kind != "choice":
             return None
@@ -308,5 +310,5 @@ class FeatureReader:
         return np.array(read), np.array([place for place, _ in named])
 
     def drop(self, feature: Feature, why: str) -> None:
-        """Leave a feature out, and keep why."""
+        """Leave a feature out, and record the reason."""
         self.dropped.append(f"{feature.name} left out: {why}")

@@ -1,7 +1,7 @@
-"""Reply signs: signs in a model's reply that it is right or wrong, without asking a model.
+"""Reply signs: features of a model's reply that indicate right or wrong, without a model.
 
-The sums in it are re-computed, its steps are followed from the numbers of the prompt to the final
-answer, and plain doubt is looked for in its form.
+They recompute its equations, follow its steps from the numbers of the prompt to the final answer,
+and look for signs of doubt in its form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import islice
 from math import log1p
 
-from moa.calibration.arithmetic import NUMBER, Equation, check, numbers
+from moa.calibration.arithmetic import NUMBER, Equation, find_equations, find_numbers
 
 _N = NUMBER.pattern
 _TOLD = re.compile(
@@ -52,32 +52,32 @@ _ROUNDED = re.compile(
 )
 _CLOSED = re.compile(r"[.!?)\]}\"'*>`]\s*$")
 _READ = 50_000
-"""Characters of a prompt, and of the end of a reply, that are read."""
+"""Maximum characters to read of a prompt, and of the end of a reply."""
 _MOST_JOINED = 100
-"""Told numbers of which each is tried with each."""
+"""Maximum of prompt numbers to combine in pairs."""
 _KNOWN = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)}
-"""Numbers that anyone may use without a source: units of time, halves, percent."""
+"""Numbers that need no source: units of time, halves, percent."""
 
 
 @dataclass(frozen=True, slots=True)
-class ToldNumber:
+class PromptNumber:
     """A quantity of a prompt."""
 
     forms: tuple[Fraction, ...]
-    """As told, and as a sum may use it: 30 % is 0.3, 0.7, 1.3, 70, …"""
-    needed: bool = True
-    """Whether it is to be computed with: a word such as "two" need not be, and 1 need not."""
+    """The number as written, and as an equation may use it: 30 % is 0.3, 0.7, 1.3, 70, …"""
+    must_be_used: bool = True
+    """False for words such as "two" and for 1, which a solution may ignore."""
 
 
-def told_numbers(prompt: str) -> list[ToldNumber]:
-    """Give the quantities of a prompt; one told again with the same noun is given once.
+def find_prompt_numbers(prompt: str) -> list[PromptNumber]:
+    """Return the quantities of a prompt; a repeated one with the same noun counts once.
 
-    Places ("the 3rd", "the third") are none. Number words are known in English.
+    Ordinals ("the 3rd", "the third") are none. Number words are recognised in English.
     """
     text = prompt[:_READ].lower()
-    found: dict[tuple[Fraction, str], ToldNumber] = {}
+    found: dict[tuple[Fraction, str], PromptNumber] = {}
     for match in _TOLD.finditer(text):
-        told = _read(match)
+        told = _read_number(match)
         if told is not None:
             noun = _UNIT.match(text, match.end())
             unit = noun[1].rstrip("s")[:5] if noun else ""
@@ -85,64 +85,64 @@ def told_numbers(prompt: str) -> list[ToldNumber]:
     return list(found.values())
 
 
-def _read(match: re.Match[str]) -> ToldNumber | None:
+def _read_number(match: re.Match[str]) -> PromptNumber | None:
     if shown := match["percent"]:
-        return next((ToldNumber(_of_percent(n)) for n in numbers(shown)), None)
+        return next((PromptNumber(_percent_forms(n)) for n in find_numbers(shown)), None)
     if shown := match["fraction"]:
         over, under = (Fraction(part) for part in shown.split("/"))
-        return ToldNumber(_of_fraction(over, under)) if under else None
+        return PromptNumber(_fraction_forms(over, under)) if under else None
     if shown := match["figure"]:
-        read = () if match["place"] else tuple(numbers(shown))
-        return ToldNumber(read, needed=read[0] != 1) if read else None
+        read = () if match["place"] else tuple(find_numbers(shown))
+        return PromptNumber(read, must_be_used=read[0] != 1) if read else None
     if part := match["part"]:
         over, under = Fraction(_COUNTS[match["count"]]), Fraction(_PARTS[part[:2]])
-        return ToldNumber(_of_fraction(over, under))
+        return PromptNumber(_fraction_forms(over, under))
     if match["half"]:
-        return ToldNumber(_of_fraction(Fraction(1), Fraction(2)))
+        return PromptNumber(_fraction_forms(Fraction(1), Fraction(2)))
     word = match["word"]
     if word in _TIMES:
-        return ToldNumber((Fraction(_TIMES[word]),))
+        return PromptNumber((Fraction(_TIMES[word]),))
     known = _NUMBER_WORDS.get(word)
-    return None if known is None else ToldNumber((Fraction(known),), needed=False)
+    return None if known is None else PromptNumber((Fraction(known),), must_be_used=False)
 
 
-def _of_percent(percent: Fraction) -> tuple[Fraction, ...]:
+def _percent_forms(percent: Fraction) -> tuple[Fraction, ...]:
     share = percent / 100
     return percent, share, 1 - share, 1 + share, 100 - percent, 100 + percent
 
 
-def _of_fraction(over: Fraction, under: Fraction) -> tuple[Fraction, ...]:
+def _fraction_forms(over: Fraction, under: Fraction) -> tuple[Fraction, ...]:
     share = over / under
     return share, under, 1 - share, 100 * share, over, under - over, Fraction(round(100 * share))
 
 
 @dataclass(frozen=True, slots=True)
 class FinalAnswer:
-    """The answer that a reply ends with."""
+    """The final answer of a reply."""
 
     marked: bool
-    """Whether it stands behind a mark, such as `\\boxed{` or "the answer is"."""
+    """True if it follows a mark, such as `\\boxed{` or "the answer is"."""
     number: Fraction | None
-    """The number behind the mark, else the last of the reply; `None` where there is none."""
+    """The number after the mark, else the last of the reply; `None` without any."""
     before: str
     """The reply up to the mark."""
     after: str
-    """What stands behind the mark; empty without one."""
+    """The text after the mark; empty without one."""
 
 
-def final_answer(reply: str) -> FinalAnswer:
-    """Find the answer that a reply ends with, in its last 50,000 characters."""
+def find_final_answer(reply: str) -> FinalAnswer:
+    """Find the final answer of a reply, in its last 50,000 characters."""
     reply = reply[-_READ:]
     marks = list(_MARK.finditer(reply))
     mark = marks[-1] if marks else None
     before, after = (reply[: mark.start()], reply[mark.end() :]) if mark else (reply, "")
-    found = numbers(after)[:1] or numbers(before)[-1:]
+    found = find_numbers(after)[:1] or find_numbers(before)[-1:]
     return FinalAnswer(mark is not None, found[0] if found else None, before, after)
 
 
 def reply_features(prompt: str, reply: str) -> dict[str, float]:
-    """Describe a reply to a prompt by numbers: sums, final answer, steps, sources, doubt."""
-    equations, answer = check(reply), final_answer(reply)
+    """Compute features of a reply: equations, final answer, steps, sources, doubt."""
+    equations, answer = find_equations(reply), find_final_answer(reply)
     results = [e.value for e in equations]
     wrong = sum(not e.holds for e in equations)
     number = answer.number if answer.number is not None else Fraction(0)
@@ -152,45 +152,47 @@ def reply_features(prompt: str, reply: str) -> dict[str, float]:
         "sums": float(len(results)),
         "wrong sums": float(wrong),
         "marked": float(answer.marked),
-        "final is last result": float(bool(results) and _near(results[-1], number)),
-        **_steps(equations, answer),
-        **_sources(prompt, equations, answer),
+        "final is last result": float(bool(results) and _is_near(results[-1], number)),
+        **_step_signs(equations, answer),
+        **_source_signs(prompt, equations, answer),
         "kinds of doubt": float(doubts),
         "any doubt": float(doubts > 0),
     }
 
 
-def _steps(equations: Sequence[Equation], answer: FinalAnswer) -> dict[str, float]:
-    """Whether each result is used later, or is the final answer."""
-    operands = [set(numbers(e.left)) for e in equations]
+def _step_signs(equations: Sequence[Equation], answer: FinalAnswer) -> dict[str, float]:
+    """Check that each result is used later, or is the final answer."""
+    operands = [set(find_numbers(e.left)) for e in equations]
     unused = sum(
         not any(e.value in later for later in operands[place + 1 :])
         for place, e in enumerate(equations)
-        if answer.number is None or not _near(e.value, answer.number)
+        if answer.number is None or not _is_near(e.value, answer.number)
     )
     used = Counter(number for found in operands for number in found)
     return {
         "results not used": float(unused),
         "results used twice": float(sum(used[e.value] > 1 for e in equations)),
         "results found twice": float(len(equations) - len({e.value for e in equations})),
-        "longest sum": float(max((len(numbers(e.left)) for e in equations), default=0)),
-        "terms": float(sum(len(numbers(e.left)) for e in equations)),
+        "longest sum": float(max((len(find_numbers(e.left)) for e in equations), default=0)),
+        "terms": float(sum(len(find_numbers(e.left)) for e in equations)),
     }
 
 
-def _sources(prompt: str, equations: Sequence[Equation], answer: FinalAnswer) -> dict[str, float]:
-    """Whether the numbers of the prompt lead to the final answer, and no others do."""
-    told = told_numbers(prompt)
-    path = _path(equations, answer.number)
-    operands = [n for e in path for n in numbers(e.left)]
+def _source_signs(
+    prompt: str, equations: Sequence[Equation], answer: FinalAnswer
+) -> dict[str, float]:
+    """Check that the numbers of the prompt, and no others, lead to the final answer."""
+    told = find_prompt_numbers(prompt)
+    path = _find_path(equations, answer.number)
+    operands = [n for e in path for n in find_numbers(e.left)]
     known = {form for number in told for form in number.forms}
-    known |= {n for e in equations for n in (e.value, *numbers(e.right))}
+    known |= {n for e in equations for n in (e.value, *find_numbers(e.right))}
     strange = [number for number in operands if number not in known]
-    not_on_path = _not_taken(told, operands, set(strange))
+    not_on_path = _find_unused(told, operands, set(strange))
     return {
         "prompt numbers": float(len(told)),
         "all on the path": float(not not_on_path),
-        "all but words on the path": float(not any(number.needed for number in not_on_path)),
+        "all but words on the path": float(not any(number.must_be_used for number in not_on_path)),
         "share not on the path": len(not_on_path) / max(1, len(told)),
         "path": float(len(path)),
         "off the path": float(len(equations) - len(path)),
@@ -200,31 +202,31 @@ def _sources(prompt: str, equations: Sequence[Equation], answer: FinalAnswer) ->
     }
 
 
-def _path(equations: Sequence[Equation], final: Fraction | None) -> list[Equation]:
-    """Give the sums that the final answer is made of, followed back from it."""
-    ends = [i for i, e in enumerate(equations) if final is not None and _near(e.value, final)]
-    made = [{e.value, *numbers(e.right)} for e in equations]
+def _find_path(equations: Sequence[Equation], final: Fraction | None) -> list[Equation]:
+    """Return the equations that lead to the final answer, followed back from it."""
+    ends = [i for i, e in enumerate(equations) if final is not None and _is_near(e.value, final)]
+    made = [{e.value, *find_numbers(e.right)} for e in equations]
     waiting, seen = ends[-1:], set[int]()
     while waiting:
         place = waiting.pop()
         if place in seen:
             continue
         seen.add(place)
-        for number in numbers(equations[place].left):
+        for number in find_numbers(equations[place].left):
             sources = (i for i in reversed(range(place)) if number in made[i])
             waiting += islice(sources, 1)
     return [equations[place] for place in sorted(seen)]
 
 
-def _not_taken(
-    told: Sequence[ToldNumber], operands: Sequence[Fraction], strange: set[Fraction]
-) -> list[ToldNumber]:
-    """Give the told numbers that no operand stands for; each operand stands for one.
+def _find_unused(
+    told: Sequence[PromptNumber], operands: Sequence[Fraction], strange: set[Fraction]
+) -> list[PromptNumber]:
+    """Return the prompt numbers that no operand stands for; each operand stands for one.
 
-    A strange one that is made of two told numbers stands for both: a step done in the head.
+    An unexplained operand made of two prompt numbers stands for both: a mental step.
     """
     left = Counter(operands)
-    missing: list[ToldNumber] = []
+    missing: list[PromptNumber] = []
     for number in told:
         form = next((form for form in number.forms if left[form]), None)
         if form is None:
@@ -236,11 +238,11 @@ def _not_taken(
         number
         for place, number in enumerate(missing)
         if place >= _MOST_JOINED
-        or not any(_in_the_head(number.forms[0], other, strange) for other in first)
+        or not any(_is_mental_step(number.forms[0], other, strange) for other in first)
     ]
 
 
-def _in_the_head(one: Fraction, other: Fraction, operands: set[Fraction]) -> bool:
+def _is_mental_step(one: Fraction, other: Fraction, operands: set[Fraction]) -> bool:
     if one == other or 0 in (one, other):
         return False
     made = {one + other, one - other, other - one, one * other, one / other, other / one}
@@ -248,7 +250,7 @@ def _in_the_head(one: Fraction, other: Fraction, operands: set[Fraction]) -> boo
 
 
 def _doubts(reply: str, answer: FinalAnswer, *, wrong: bool) -> tuple[bool, ...]:
-    """Kinds of plain doubt: one is telling, and further ones add little."""
+    """Detect kinds of plain doubt; one is significant, and further ones add little."""
     return (
         not answer.marked and not _CLOSED.search(reply[-_READ:]),  # cut off
         wrong,
@@ -259,5 +261,5 @@ def _doubts(reply: str, answer: FinalAnswer, *, wrong: bool) -> tuple[bool, ...]
     )
 
 
-def _near(first: Fraction, second: Fraction) -> bool:
+def _is_near(first: Fraction, second: Fraction) -> bool:
     return abs(first - second) <= Fraction(1, 100) * max(Fraction(1), abs(second))

@@ -1,15 +1,14 @@
-"""Scorer: what makes probabilities of the features of a text, and how sure they make a decision.
+"""Scorer: computes probabilities from the features of a text, and the confidence in them.
 
-From what the features read, a `Blend` makes probabilities: a head on each vector, then one weight
-for each feature and one bias for each option, which holds the frequency of the classes. For a
-single feature that is a temperature and a bias; for several it is stacking on held-out
-log-probabilities (Wolpert 1992, "Stacked generalization", Neural Networks 5). Features are chosen
-by cross-validation.
+A `Blend` combines the features: a head on each vector, then one weight for each feature and one
+bias for each option, which accounts for the class frequencies. For a single feature that is a
+temperature and a bias; for several it is stacking on held-out log-probabilities (Wolpert 1992,
+"Stacked generalization", Neural Networks 5). Features are chosen by cross-validation.
 
-How sure a decision is, is told by its confidence, and by signs beside it that were read anyway: how
-much probability falls on the labels at all, how far the features (two orders of the options among
-them) disagree, and the weight on "none of these". They are kept where cross-validation says that
-they tell wrong decisions from right ones better.
+Acceptance uses the confidence, and other signs that cost no extra call: the label mass, the
+disagreement of the features (including two orders of the options), and the probability of "none of
+these". Signs are kept if cross-validation shows that they improve the separation of right and wrong
+decisions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import NamedTuple, Self
 from moa.calibration.bounds import Outcome
 from moa.calibration.features import ENCODER, Feature, LabelFeature, WordsFeature
 from moa.calibration.file import Calibration, Candidate, Measures, Uncertainty
-from moa.calibration.reader import Reading
+from moa.calibration.reader import FeatureReading
 from moa.decisions.arrays import (
     Bools,
     Floats,
@@ -37,23 +36,23 @@ from moa.decisions.arrays import (
     np,
 )
 from moa.decisions.heads import Blend, Head
-from moa.decisions.regression import class_prior, cross_validated, fit_blend, matching_bias
+from moa.decisions.regression import class_prior, cross_validate, fit_blend, matching_bias
 from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
 _HEADS_BIAS_SD = 0.1
 _CHANCE = 0.3
-"""Fall of the log loss, times the labels, that chance may bring."""
+"""Reduction of the log loss, times the number of labels, attributed to chance."""
 _GAIN, _GAIN_BY_SIGNS = 0.002, 0.005
-"""Least fall of the log loss for which a feature is added, and for which signs are kept."""
+"""Minimum reduction of the log loss to add a feature, and to keep signs."""
 _FEW = 16
-"""Labels from which on a fitted head counts as much as what was fitted to none."""
+"""Number of labels at which a fitted head gets the weight of an unfitted feature."""
 _ENDS = 1e-6
-"""What moves less than this is taken to be the same."""
+"""Smaller differences count as none."""
 
 
 def measure(probabilities: Floats, labels: Ints) -> Measures:
-    """Measure probabilities (texts, options) against the index of each text's right option."""
+    """Compare probabilities (texts, options) with the index of each text's right option."""
     given, sure = probabilities.argmax(1), probabilities.max(1)
     return Measures(
         accuracy=float((given == labels).mean()),
@@ -64,67 +63,67 @@ def measure(probabilities: Floats, labels: Ints) -> Measures:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """A feature, as far as it was fitted to some labels."""
+class FittedFeature:
+    """A feature, fitted to some labels if it has a head."""
 
-    reading: Reading
+    reading: FeatureReading
     logs: Floats
-    """Log-probabilities of each text, by a fit without its own label: texts, options."""
+    """Log-probabilities of each text by a fit without its own label: texts, options."""
     head: Head | None = None
     penalty: float | None = None
 
 
-def stacked(parts: Sequence[Part]) -> Floats:
-    """Log-probabilities of several parts: texts, parts, options."""
+def stack_logs(parts: Sequence[FittedFeature]) -> Floats:
+    """Stack the log-probabilities of features: texts, features, options."""
     return np.stack([part.logs for part in parts], 1)
 
 
-def blend(parts: Sequence[Part], labels: Ints) -> Blend:
+def blend_parts(parts: Sequence[FittedFeature], labels: Ints) -> Blend:
     """Find the most probable weights and bias, given labels and a prior around a plain average."""
-    found = _blended(parts, stacked(parts), labels)
+    found = _fit_parts(parts, stack_logs(parts), labels)
     return Blend(tuple(part.head for part in parts), found.weights, found.bias)
 
 
-def plain(parts: int, options: int) -> Blend:
-    """Average features that read probabilities, without any label."""
+def average_blend(parts: int, options: int) -> Blend:
+    """Average features that give probabilities, without any label."""
     return Blend.of(np.full(parts, 1.0 / parts), np.zeros(options))
 
 
-def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
-    """Probabilities of each text under weights and a bias that were fitted to other folds."""
-    logs = stacked(parts)
+def predict_held_out(parts: Sequence[FittedFeature], labels: Ints, folds: Ints) -> Floats:
+    """Return probabilities of each text by weights and a bias fitted to other folds."""
+    logs = stack_logs(parts)
 
     def predict(out: Bools) -> Floats:
-        return np.exp(_blended(parts, logs[~out], labels[~out]).logs(logs[out]))
+        return np.exp(_fit_parts(parts, logs[~out], labels[~out]).logs(logs[out]))
 
-    return cross_validated(folds, predict)
+    return cross_validate(folds, predict)
 
 
-def _blended(parts: Sequence[Part], logs: Floats, labels: Ints) -> Blend:
+def _fit_parts(parts: Sequence[FittedFeature], logs: Floats, labels: Ints) -> Blend:
     """Fit the blend around a plain average.
 
-    Heads have found the frequency of each option already, and the words of a question lean to
-    none. A head that was fitted to few labels counts for less than what was fitted to none.
+    Heads already account for the option frequencies, and the words of a question favour no option.
+    A head fitted to few labels counts for less than an unfitted feature.
     """
     heads = np.array([part.head is not None for part in parts])
     if any(isinstance(part.reading.feature, LabelFeature) for part in parts):
-        return around_average(logs, labels, heads)
-    weights = _trusted(plain(*logs.shape[1:]).weights, heads, len(labels))
+        return fit_around_average(logs, labels, heads)
+    weights = _discount_heads(average_blend(*logs.shape[1:]).weights, heads, len(labels))
     bias, sd = np.zeros(logs.shape[2]), _HEADS_BIAS_SD if heads.all() else 1.0
     return fit_blend(logs, labels, weights=weights, bias=bias, bias_sd=sd, positive=True)
 
 
-def around_average(logs: Floats, labels: Ints, heads: Bools | None = None) -> Blend:
+def fit_around_average(logs: Floats, labels: Ints, heads: Bools | None = None) -> Blend:
     """Fit one weight for each feature and one bias for each option, around a plain average."""
     features, options = logs.shape[1:]
-    weights = plain(features, options).weights
-    weights = weights if heads is None else _trusted(weights, heads, len(labels))
+    weights = average_blend(features, options).weights
+    weights = weights if heads is None else _discount_heads(weights, heads, len(labels))
     bias = matching_bias(logs, weights, class_prior(labels, options))
     return fit_blend(logs, labels, weights=weights, bias=bias, positive=True)
 
 
-def _trusted(weights: Floats, heads: Bools, labels: int) -> Floats:
-    """Take weight from heads that were fitted to few labels, and give it to what wasn't fitted."""
+def _discount_heads(weights: Floats, heads: Bools, labels: int) -> Floats:
+    """Shift weight from heads fitted to few labels to unfitted features."""
     trust = min(1.0, 2 * labels / (labels + _FEW))
     if heads.all():
         return weights * trust
@@ -133,30 +132,30 @@ def _trusted(weights: Floats, heads: Bools, labels: int) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """A candidate, and what it is made of."""
+class FeatureSet:
+    """A candidate, with its features."""
 
     candidate: Candidate
-    parts: tuple[Part, ...]
+    parts: tuple[FittedFeature, ...]
     probabilities: Floats
-    """Of each text, by fits without its label."""
+    """Probabilities of each text, by fits without its label."""
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """Those of its parts."""
+        """The features of its parts."""
         return tuple(part.reading.feature for part in self.parts)
 
     @classmethod
     def of(
         cls,
-        parts: Sequence[Part],
+        parts: Sequence[FittedFeature],
         probabilities: Floats,
         labels: Ints,
         *,
         risk: float,
         latency_penalty: float,
     ) -> Self:
-        """Measure what some features reach together; the penalty is on a second a decision."""
+        """Measure some features together; the penalty is per second of a decision."""
         readings = [part.reading for part in parts]
         loss = log_loss(np.log(np.maximum(probabilities, 1e-12)), labels)
         right = probabilities.argmax(1) == labels
@@ -175,16 +174,21 @@ class Tried:
         return cls(found, tuple(parts), probabilities)
 
 
-def tried(
-    parts: Sequence[Part], labels: Ints, folds: Ints, *, risk: float, latency_penalty: float
-) -> list[Tried]:
-    """Try each feature alone, then add to the best what lowers the log loss, one at a time."""
+def search_features(
+    parts: Sequence[FittedFeature],
+    labels: Ints,
+    folds: Ints,
+    *,
+    risk: float,
+    latency_penalty: float,
+) -> list[FeatureSet]:
+    """Try each feature alone, then add the one that lowers the log loss most, step by step."""
 
-    def of(*some: Part) -> Tried:
-        p = held_out(some, labels, folds)
-        return Tried.of(some, p, labels, risk=risk, latency_penalty=latency_penalty)
+    def measure_set(*some: FittedFeature) -> FeatureSet:
+        p = predict_held_out(some, labels, folds)
+        return FeatureSet.of(some, p, labels, risk=risk, latency_penalty=latency_penalty)
 
-    def loss(one: Tried) -> float:
+    def loss(one: FeatureSet) -> float:
         return one.candidate.log_loss
 
     # The options in the opposite order are the same feature once more, and stand beside it. A head
@@ -194,10 +198,10 @@ def tried(
     others = [part for part in parts if part not in together or reads_examples(part)]
     alone = [part for part in others if not getattr(part.reading.feature, "turned", False)]
     starts = [*([together] if together else []), *((part,) for part in alone)]
-    found = [of(*start) for start in starts]
+    found = [measure_set(*start) for start in starts]
     best, chance = min(found, key=loss), max(_GAIN, _CHANCE / len(labels))
     while new := [part for part in parts if part not in best.parts]:
-        more = [of(*(p for p in parts if p in (*best.parts, added))) for added in new]
+        more = [measure_set(*(p for p in parts if p in (*best.parts, added))) for added in new]
         better = min(more, key=loss)
         if loss(better) > loss(best) - chance:
             break
@@ -206,38 +210,41 @@ def tried(
     return found
 
 
-def reads_examples(part: Part) -> bool:
-    """Whether a part learns from examples, though it has no head that is fitted."""
+def reads_examples(part: FittedFeature) -> bool:
+    """Return True if a part learns from examples without a fitted head."""
     return isinstance(part.reading.feature, WordsFeature) and bool(part.reading.feature.examples)
 
 
-def chosen(found: Sequence[Tried], *, latency_penalty: float) -> tuple[Tried, str]:
-    """Choose the candidate of the highest utility, and say why."""
+def choose_features(
+    found: Sequence[FeatureSet], *, latency_penalty: float
+) -> tuple[FeatureSet, str]:
+    """Choose the candidate of the highest utility, and explain why."""
     best = max(found, key=lambda one: one.candidate.utility)
     without = min(found, key=lambda one: one.candidate.log_loss)
     mine, other = best.candidate, without.candidate
     if best is without:
         return best, (
-            f"{mine.name}: the best by cross-validation ({_figures(mine)}), and worth its "
-            f"{_time(mine.seconds)} a decision at a penalty of {latency_penalty:g} a second"
+            f"{mine.name}: the best by cross-validation ({_format_figures(mine)}), and worth its "
+            f"{_format_time(mine.seconds)} a decision at a penalty of {latency_penalty:g} a second"
         )
     return best, (
-        f"{mine.name} ({_figures(mine)}): {other.name} is better ({_figures(other)}), but takes "
-        f"{_time(other.seconds)} a decision instead of {_time(mine.seconds)}; at a penalty "
-        f"of {latency_penalty:g} a second that is the worse bargain"
+        f"{mine.name} ({_format_figures(mine)}): {other.name} is better "
+        f"({_format_figures(other)}), but takes {_format_time(other.seconds)} a decision instead "
+        f"of {_format_time(mine.seconds)}; at a penalty of {latency_penalty:g} a second that is "
+        "the worse bargain"
     )
 
 
-def _figures(one: Candidate) -> str:
+def _format_figures(one: Candidate) -> str:
     return f"log loss {one.log_loss:.3f}, {one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
 
 
-def _time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def sure_of(fitted: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floats:
-    """Probability that each decision is right."""
+def predict_right(fitted: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floats:
+    """Return the probability that each decision is right."""
     found = _columns(p, signs, fitted.signs)
     found[:, 1:] = (found[:, 1:] - np.array(fitted.means)) / np.array(fitted.spreads)
     return 1 / (1 + np.exp(-(found @ np.array(fitted.weights) + fitted.constant)))
@@ -246,7 +253,7 @@ def sure_of(fitted: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floa
 def fit_uncertainty(
     p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints
 ) -> Uncertainty:
-    """Fit it to decisions of which some are right, 1, and others aren't, 0."""
+    """Fit the regression to decisions, labelled 1 if right and 0 if wrong."""
     found = _columns(p, signs, names)
     means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
     spreads = np.where(spreads > _ENDS, spreads, 1.0)
@@ -267,20 +274,19 @@ def _columns(p: Floats, signs: Mapping[str, Floats], names: Sequence[str]) -> Fl
     return np.stack([logit(p.max(1)), *(signs[name] for name in names)], 1)
 
 
-class Judged(NamedTuple):
-    """What a fit says of some texts."""
+class Judgements(NamedTuple):
+    """The decisions of a fit on some texts."""
 
     probabilities: Floats
     """Texts, options."""
     sure: Floats
-    """What is compared with the threshold; the highest probability where no signs are used."""
+    """Compared with the threshold; the highest probability unless signs are used."""
     mass: Floats | None = None
-    """How much probability falls on the labels, on the geometric mean of the features that
-    read them; `None` where none does."""
+    """Label mass, as the geometric mean of the features that read labels; `None` without any."""
 
     @classmethod
-    def by(cls, p: Floats, sure: Floats, signs: Mapping[str, Floats]) -> Self:
-        """Make it of probabilities and the signs beside them."""
+    def from_signs(cls, p: Floats, sure: Floats, signs: Mapping[str, Floats]) -> Self:
+        """Build it from probabilities, confidences and signs."""
         return cls(p, sure, np.exp(signs[MASS]) if MASS in signs else None)
 
     def outcomes(
@@ -297,27 +303,29 @@ class Judged(NamedTuple):
         ]
 
 
-def judged(calibration: Calibration, readings: Sequence[Floats]) -> Judged:
-    """Apply the fit that accepts, or the only one, and signs of uncertainty where there are some.
+def judge_readings(calibration: Calibration, readings: Sequence[Floats]) -> Judgements:
+    """Apply the accepting fit, or the only one, and signs of uncertainty if there are any.
 
-    Without a fit there is one feature, whose probabilities stand as they are.
+    Without a fit there is one feature, whose probabilities are used unchanged.
     """
     fit, uncertainty = calibration.accepting or calibration.full, calibration.uncertainty
-    even = plain(len(readings), readings[0].shape[1])
+    even = average_blend(len(readings), readings[0].shape[1])
     scorer = even if fit is None else fit.blend
-    logs = scorer.stacked(readings)
+    logs = scorer.stack(readings)
     p = np.exp(scorer.logs(logs))
     signs = signs_of(logs, p, calibration.features, calibration.labels)
-    return Judged.by(p, p.max(1) if uncertainty is None else sure_of(uncertainty, p, signs), signs)
+    return Judgements.from_signs(
+        p, p.max(1) if uncertainty is None else predict_right(uncertainty, p, signs), signs
+    )
 
 
 def signs_of(
     logs: Floats, p: Floats, features: Sequence[Feature], labels: Sequence[str]
 ) -> dict[str, Floats]:
-    """Give all signs there are of probabilities and the `logs` they were made of, by name.
+    """Compute all available signs from probabilities and the `logs` behind them, by name.
 
-    The log-probabilities are of texts, features and options; of a feature that reads labels they
-    add up to the label mass.
+    The shape of `logs` is texts, features, options; the probabilities of a feature that reads
+    labels sum to the label mass.
     """
     found: dict[str, Floats] = {}
     read = [place for place, feature in enumerate(features) if isinstance(feature, LabelFeature)]
@@ -331,10 +339,10 @@ def signs_of(
     return found
 
 
-def uncertainty_of(
+def choose_signs(
     p: Floats, signs: Mapping[str, Floats], labels: Ints, folds: Ints
 ) -> tuple[Uncertainty | None, Floats]:
-    """Choose the signs with which wrong decisions are told best, by cross-validation.
+    """Choose the signs that separate right and wrong decisions best, by cross-validation.
 
     Returns:
         What was fitted to all, and how sure each decision is by a fit without it; `None`, and the
@@ -345,20 +353,22 @@ def uncertainty_of(
     if not moving or len(set(right.tolist())) < 2:
         return None, p.max(1)
 
-    def predicted(names: Sequence[str]) -> Floats:
+    def predict_by(names: Sequence[str]) -> Floats:
         def predict(out: Bools) -> Floats:
             others = {name: values[~out] for name, values in signs.items()}
             made = fit_uncertainty(p[~out], others, names, right[~out])
-            return sure_of(made, p[out], {name: values[out] for name, values in signs.items()})
+            return predict_right(
+                made, p[out], {name: values[out] for name, values in signs.items()}
+            )
 
-        return cross_validated(folds, predict)
+        return cross_validate(folds, predict)
 
     def loss(sure: Floats) -> float:
         return log_loss(np.log(np.clip(np.stack([1 - sure, sure], 1), _ENDS, 1 - _ENDS)), right)
 
-    base = loss(predicted(()))
+    base = loss(predict_by(()))
     sizes = range(1, len(moving) + 1)
-    found = {names: predicted(names) for size in sizes for names in combinations(moving, size)}
+    found = {names: predict_by(names) for size in sizes for names in combinations(moving, size)}
     best = min(found, key=lambda names: loss(found[names]))
     reached = loss(found[best])
     if reached > base - _GAIN_BY_SIGNS:

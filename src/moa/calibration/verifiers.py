@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa._async import gather
 from moa._text import word_count, words_in
-from moa.calibration.acceptance import Judgement, Policy, check_share, sampled, text_of
-from moa.calibration.arithmetic import NUMBER, check, numbers
-from moa.calibration.reply_signs import final_answer, reply_features
+from moa.calibration.acceptance import Judgement, Policy, check_sampling, check_share, text_of
+from moa.calibration.arithmetic import NUMBER, find_equations, find_numbers
+from moa.calibration.reply_signs import find_final_answer, reply_features
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.node import Node
@@ -23,7 +23,7 @@ from moa.questions import Choice, Predicate, Score, answers_in
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _STEM = 6
-"""Words with the same first letters, this many, count as one: inflected forms of it."""
+"""Words count as equal if this many first letters agree: mostly inflected forms."""
 _PLAIN = frozenset(
     """
     about above after again also because been before being below between both cannot could does down
@@ -34,27 +34,27 @@ _PLAIN = frozenset(
     """.split()  # noqa: SIM905 - a list of them takes a screen
 )
 _BESIDE = 3
-"""Words beside the number of a text that is taken for a number with its unit."""
+"""Maximum of words beside the number of a text that is taken as a number with its unit."""
 _OPENS = " \t\n:*`\"'(="
 _ENDS = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|(?<!\d)\s[-\u2013\u2014]\s|[(\n]")
-"""Where the first clause of a text ends: what follows explains it."""
+"""End of a text's first clause; the rest explains it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic(Policy):
-    """Re-computes the sums that a reply states, `3 * 4 = 12`; a wrong one is not accepted.
+    """Recomputes the equations of a reply, such as `3 * 4 = 12`, and rejects wrong ones.
 
-    The score is the share of sums that hold, and 0.5 where there are none.
+    The score is the share of equations that hold, and 0.5 without any.
 
     Args:
-        least: Minimum of sums that a reply must state to be accepted.
+        least: Minimum number of equations in an accepted reply.
     """
 
     least: int = 0
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Re-compute the sums of the reply."""
-        sums = check(text_of(reply))
+        sums = find_equations(text_of(reply))
         total, wrong = len(sums), [one for one in sums if not one.holds]
         score = 1.0 - len(wrong) / total if total else 0.5
         if wrong:
@@ -66,16 +66,16 @@ class Arithmetic(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Format(Policy):
-    """Accepts a reply of a form.
+    """Accepts a reply of a given form.
 
     Args:
-        form: `"json"` for any JSON; a compiled regular expression, to be found somewhere in the
-            reply; or a type that pydantic can read from JSON, such as a model.
+        form: `"json"` for any JSON; a compiled regular expression, to be found in the reply; or a
+            type that pydantic can read from JSON, such as a model.
     """
 
-    form: Literal["json"] | re.Pattern[str] | type
+    form: Literal["json"] | re.Pattern[str] | type[object]
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Read the reply."""
         fault = self._fault(text_of(reply))
         return Judgement(0.0 if fault else 1.0, not fault, (fault or "it has the form asked for",))
@@ -87,7 +87,7 @@ class Format(Policy):
             if self.form == "json":
                 json.loads(text)
             else:
-                TypeAdapter[Any](self.form).validate_json(text)
+                TypeAdapter(self.form).validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -100,14 +100,14 @@ class Format(Policy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length(Policy):
-    """Accepts a reply that is neither too short nor too long.
+    """Accepts a reply of a given length.
 
-    The score of one that is, is how near it comes, as a share.
+    The score of a rejected reply is the ratio of its length and the limit.
 
     Args:
         least: Minimum of units.
         most: Maximum of units; `None` is no limit.
-        unit: What is counted.
+        unit: The unit of length.
 
     Raises:
         ConfigError: the limits leave no length.
@@ -121,7 +121,7 @@ class Length(Policy):
         if self.least < 0 or (self.most is not None and self.most < self.least):
             raise ConfigError(f"least={self.least} and most={self.most} leave no length")
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Count the words or the characters."""
         text = text_of(reply).strip()
         found = word_count(text) if self.unit == "words" else len(text)
@@ -136,15 +136,15 @@ class Length(Policy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounded(Policy):
-    """Accepts a reply whose words and numbers stand in given passages.
+    """Accepts a reply whose words and numbers occur in given passages.
 
-    The score is the share of the reply's content words and numbers that are found there. It sees
-    what was made up, not what was put together wrongly.
+    The score is the share of the reply's content words and numbers found there. It detects
+    inventions, not wrong combinations.
 
     Args:
-        passages: Finds them in the request; `None`: the request is the passage.
-        least: Share from which on a reply is accepted.
-        numbers: Whether every number must be found, whatever the share.
+        passages: Returns the passages of the request; `None`: the request is the passage.
+        least: Minimum share for acceptance.
+        numbers: Require every number to be found, whatever the share.
 
     Raises:
         ConfigError: the share is not between 0 and 1.
@@ -157,11 +157,11 @@ class Grounded(Policy):
     def __post_init__(self) -> None:
         check_share(self.least, "least")
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Look the reply's words and numbers up."""
         passages = self.passages(request) if self.passages else [text_of(request)]
-        known = set[str | Fraction]().union(*(_content(passage) for passage in passages))
-        found = _content(text_of(reply))
+        known = set[str | Fraction]().union(*(_content_words(passage) for passage in passages))
+        found = _content_words(text_of(reply))
         if not found:
             return Judgement(0.0, False, ("there is nothing in it that could be looked up",))
         missing = found - known
@@ -177,12 +177,12 @@ class Grounded(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Signs(Policy):
-    """Gathers what sums, steps and form tell of a reply to a problem, for a policy to be fitted.
+    """Collects features of a reply to a problem, for a policy to be fitted.
 
-    It accepts everything: what the signs mean is found by `fit`.
+    It accepts everything: `fit` finds the meaning of the signs.
     """
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Gather the signs."""
         signs = reply_features(text_of(request), text_of(reply))
         return Judgement(0.5, True, (f"{len(signs)} signs gathered",), signs)
@@ -200,24 +200,24 @@ class Plausible(Policy):
     A model asked about its own reply mostly agrees with it: ask another one, and fit it.
 
     Args:
-        node: Takes a text, the request and the reply in it, and gives a `Predicate`, or a model
-            of them, of which the lowest counts.
-        least: Probability from which on a reply is accepted.
+        node: Takes a text with request and reply, and returns a `Predicate`, or a model of several,
+            of which the lowest counts.
+        least: Minimum probability for acceptance.
 
     Raises:
         ConfigError: the probability is not between 0 and 1.
     """
 
-    node: Node[Any, Any]
+    node: Node[str, object]
     least: float = 0.5
 
     def __post_init__(self) -> None:
         check_share(self.least, "least")
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Ask the node, which must give a predicate."""
         text = f"Request:\n{text_of(request)}\n\nReply:\n{text_of(reply)}"
-        output: Any = (await self.node.run(text, context)).output
+        output = (await self.node.run(text, context)).output
         answers = [one for one in answers_in(output).values() if isinstance(one, Predicate)]
         if not answers:
             raise ConfigError(
@@ -236,23 +236,23 @@ class Plausible(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Agreement(Policy):
-    """Samples further replies, and accepts one that enough of them agree with.
+    """Samples further replies, and accepts a reply that enough of them agree with.
 
     The score is the share of samples with the same answer (Wang et al. 2023, "Self-consistency
     improves chain of thought reasoning in language models", arXiv:2203.11171). The node must give
-    different replies to one request: with a temperature above 0, and no cache.
+    varying replies to one request: with a temperature above 0, and without a cache.
 
     Args:
         node: Answers the request again.
-        samples: How often.
-        least: Share from which on a reply is accepted.
-        match: Turns a reply into what is compared; `None`: `answer_of`.
+        samples: Number of samples.
+        least: Minimum share for acceptance.
+        match: Maps a reply to the value to compare; `None`: `answer_of`.
 
     Raises:
         ConfigError: there is nothing to sample, or the share is not between 0 and 1.
     """
 
-    node: Node[Any, Any]
+    node: Node[Any, object]
     samples: int = 4
     least: float = 0.5
     match: Callable[[Any], object] | None = None
@@ -261,10 +261,10 @@ class Agreement(Policy):
         check_share(self.least, "least")
         if self.samples < 1:
             raise ConfigError(f"samples={self.samples}, but it takes at least one to agree with")
-        sampled(self.node, self.samples + 1)  # and the reply that they are compared with
+        check_sampling(self.node, self.samples + 1)  # and the reply that they are compared with
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Sample side by side, and compare."""
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
+        """Sample concurrently, and compare."""
         match = self.match or answer_of
         wanted = match(reply)
         results = await gather(self.node.run(request, context) for _ in range(self.samples))
@@ -274,37 +274,37 @@ class Agreement(Policy):
         return Judgement(score, score >= self.least, (reason,))
 
 
-def answer_of(reply: Any) -> object:
-    """Read what a reply answers, so that equal answers are equal.
+def answer_of(reply: object) -> object:
+    """Return the answer of a reply in a form that is equal for equal answers.
 
-    The label of a decision; the number where the answer is hardly more than that, which is what
-    stands behind a mark such as "The answer is", up to the end of its first clause, or a text as
-    short; else the words, in small letters and without punctuation.
+    For a decision it is the label. For a text that is little more than a number it is the number;
+    such a text is the whole reply, or the first clause after a mark such as "The answer is".
+    Otherwise it is the words in lower case, without punctuation.
     """
     if isinstance(reply, Predicate | Choice | Score):
         return cast("Any", reply).picked
     text = text_of(reply)
-    found = final_answer(text)
+    found = find_final_answer(text)
     answer = found.after if found.marked else text
     first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if found.marked else answer
-    number = _number_of(first)
+    number = _read_one_number(first)
     return " ".join(words_in(answer)) if number is None else number
 
 
-def _number_of(clause: str) -> Fraction | None:
-    """Read the one number of a clause that is hardly more; of a sum it is what it comes to.
+def _read_one_number(clause: str) -> Fraction | None:
+    """Read the number of a clause that is little more; of an equation its result.
 
-    Behind other words the same number can be part of opposite answers: "buy within 30 days" and
-    "rent for 30 days"; and so can one of several: "3 of 5" and "3 of 7".
+    Among other words the same number can be part of opposite answers: "buy within 30 days" and
+    "rent for 30 days". So can one of several numbers: "3 of 5" and "3 of 7".
     """
     words = words_in(NUMBER.sub("0", clause))
     beside = [word for word in words if not word[0].isdigit()]
-    found = set(numbers(clause.rpartition("=")[2]))
+    found = set(find_numbers(clause.rpartition("=")[2]))
     if len(found) != 1 or len(beside) > _BESIDE or len(beside) == len(words):
         return None
     return found.pop()
 
 
-def _content(text: str) -> set[str | Fraction]:
+def _content_words(text: str) -> set[str | Fraction]:
     words = {word for word in _WORD.findall(text.casefold()) if word not in _PLAIN}
-    return {*(word[:_STEM] for word in words), *numbers(text)}
+    return {*(word[:_STEM] for word in words), *find_numbers(text)}

@@ -12,7 +12,7 @@ from moa.agents import Agent, Settings
 from moa.agents.filter import Filter, Verdict
 from moa.agents.prompts import TAG, block, system
 from moa.calibration.acceptance import Policy
-from moa.calibration.defaults import as_asked
+from moa.calibration.defaults import make_unfitted
 from moa.chat.messages import LEFT_OUT, Summary, Turn
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.endpoints import Completion, Endpoint, Example
@@ -56,7 +56,7 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
     shown = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
     found = Filter(slm, _CRITERION, action="keep", threshold=threshold, name="small_talk")
     (question,) = found.questions
-    found.decide_by({question.name: as_asked(question, shown)})
+    found.decide_by({question.name: make_unfitted(question, shown)})
     return found
 
 

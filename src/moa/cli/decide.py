@@ -246,7 +246,7 @@ class _Calibrated:
             calibration=made,
         )
         ready = connected(made, endpoints.slm)
-        warnings = await ready.check(context)
+        warnings = await ready.check_identities(context)
         await ready.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(self._languages, texts)
         screen.warn([*warnings, *([other] if other else [])])

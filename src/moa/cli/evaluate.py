@@ -48,7 +48,7 @@ def evaluate(
 
         calibration = Calibration.load(file)
         ready = connected(calibration, endpoints.slm)
-        warnings = await ready.check(context)
+        warnings = await ready.check_identities(context)
         screen.warn([*warnings, *odd_rows(calibration, rows)])
         with screen.progress("reading") as progress:
             found = await measured(ready, rows, context=context, progress=progress)

@@ -330,13 +330,13 @@ class _Session:
 
     def write(self, pick: Pick, labels: Mapping[str, str], *, by: str) -> None:
         """Write a text with its labels."""
-        from moa.calibration.labelled import written_as
+        from moa.calibration.labelled import row_value
         from moa.evals.labelling import LABEL
 
         values: dict[str, object] = {
             question.name: labels[question.name]
             if question.name == LABEL
-            else written_as(question, labels[question.name])
+            else row_value(question, labels[question.name])
             for question in self.questions
         }
         self.file.label(self.rows[pick.place], values, by=by, chosen=pick.chosen)

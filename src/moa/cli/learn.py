@@ -213,19 +213,19 @@ def _learn_task(
     given: options.ReadingAndAsking,
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
-    from moa.calibration import Guarantee, prospect
-    from moa.calibration.labelled import Labelled, sort_out
+    from moa.calibration import Guarantee, explain_too_few_rows
+    from moa.calibration.labelled import Labelled, clean_rows
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
 
     rows = labelled_rows(source, Labelled, given)
     names = options.label_names(labels) if labels else None
-    usable = sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    usable = clean_rows(rows, names)  # says what is wrong with the labels before a model is asked
     question = question_of(task, names or sorted({row.label for row in rows}))
     risk = RISK if wishes.risk is None else wishes.risk
     guarantee = Guarantee(risk, wishes.confidence, next_look(out, task))
     drawn = sum(not row.chosen for row in usable.rows)
-    too_few = prospect(drawn, len(question.options), guarantee, learn=wishes.learn)
+    too_few = explain_too_few_rows(drawn, len(question.options), guarantee, learn=wishes.learn)
     screen.warn([] if too_few is None else [too_few])
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
@@ -289,13 +289,13 @@ async def _recheck(
     from moa.evals.calibrations import connected, detector
 
     ready = connected(Calibration.load(file), endpoints.slm)
-    screen.warn(await ready.check(context))
+    screen.warn(await ready.check_identities(context))
     with screen.progress("reading") as progress:
         made, notes = await recheck(
             ready, rows, context=context, language=detector(), progress=progress
         )
     screen.warn(list(notes))
-    bound = made.proven.bound
+    bound = made.proof.bound
     confirmed = bound.threshold is not None
     screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
     if out is not None:
@@ -348,7 +348,7 @@ def _show_guarantee(console: Console, made: Calibration) -> None:
 
     from moa.calibration import percent
 
-    bound, data, reached = made.proven
+    bound, data, reached = made.proof
     right = reached.held_out_accuracy
     if right is not None:
         console.print(

@@ -142,10 +142,10 @@ def from_log(
         moa learn from log.jsonl --task "Which team?" --labels card,app --answers answers.db
         moa learn status answers.db
     """
-    from moa.calibration.labelled import Logged
+    from moa.calibration.labelled import LoggedRow
     from moa.cli.learn import labelled_rows
 
-    rows = labelled_rows(source, Logged, given)
+    rows = labelled_rows(source, LoggedRow, given)
     names = options.label_names(labels) if labels else None
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
@@ -210,9 +210,9 @@ def draw(
 
     if out.exists():
         raise ConfigError(f"{out} is there already: name a file that isn't")
-    with AnswerStore(answers, begun=True) as store:
-        store.question()
-        found = store.draw(store.state(), rows)
+    with AnswerStore(answers, must_exist=True) as store:
+        store.read_question()
+        found = store.draw(store.read_state(), rows)
         lines = [json.dumps({"text": one.text}, ensure_ascii=False) for one in found]
         save_text(out, "".join(f"{line}\n" for line in lines), private=True)
     screen.out().print(f"{len(found)} rows to label, in {out}")
@@ -242,8 +242,8 @@ def forget(
 
     if (row is None) == (text is None):
         raise ConfigError("give the number of the row, or --text")
-    with AnswerStore(answers, begun=True) as store:
-        store.question()
+    with AnswerStore(answers, must_exist=True) as store:
+        store.read_question()
         places = [row] if row is not None else store.places_of(store.coin.toss(text or ""))
         gone = [place for place in places if store.forget(place)]
     screen.out().print(f"{len(gone)} rows forgotten")

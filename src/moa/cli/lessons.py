@@ -13,7 +13,7 @@ from moa.cli import options, screen
 from moa.errors import CalibrationError, ConfigError
 
 if TYPE_CHECKING:
-    from moa.calibration.learned import Learned
+    from moa.calibration.learned import LearnedGraph
     from moa.cli.learn import Wishes
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
@@ -39,7 +39,7 @@ async def learn_graph(
     context: RunContext,
 ) -> int:
     """Learn all questions of a graph, say what that gains, and write it down; the exit code."""
-    from moa.calibration.learned import Learned
+    from moa.calibration.learned import LearnedGraph
     from moa.evals.learning import Lesson
 
     learner, messages = await read_messages(graph, source, given, endpoints, context)
@@ -66,7 +66,7 @@ async def learn_graph(
     taken = {name: one.taken for name, one in found.items()}
     kept = {name: made for name, made in taken.items() if made is not None}
     looked = looks + any(lesson.tested for lesson in found.values())
-    learned = Learned(graph=graph, looks=looked, calibrations=kept)
+    learned = LearnedGraph(graph=graph, looks=looked, calibrations=kept)
     learned.save(out)
     screen.out().print(learned.summary)
     screen.details().print(f"written to {out}")
@@ -219,12 +219,12 @@ def _looks(out: Path, graph: str) -> int:
     Raises:
         ConfigError: it is there, and is something else.
     """
-    from moa.calibration.learned import Learned
+    from moa.calibration.learned import LearnedGraph
 
     if not out.exists() or not out.stat().st_size:
         return 0
     try:
-        before = Learned.load(out)
+        before = LearnedGraph.load(out)
     except CalibrationError as error:
         raise ConfigError(
             f"--out {out} is there, and is not what was learned before: {error}. Give another file"
@@ -271,7 +271,7 @@ def _on_guarantee(one: Lesson, terms: Terms) -> list[str]:
     """Say what came of the guarantee, or what it takes."""
     guarantee = replace(terms.guarantee, look=None)
     if one.tested is not None:
-        bound = one.tested.proven.bound
+        bound = one.tested.proof.bound
         if one.guarantees or one.tested.more_rows is None:
             return [bound.summary]
         return [f"{bound.summary}. That is about {one.tested.more_rows} labels more in all"]
@@ -344,13 +344,13 @@ async def recheck_graph(
     context: RunContext,
 ) -> int:
     """Test the guarantees of a graph on labelled rows; the exit code."""
-    from moa.calibration.calibrated import Calibrated
+    from moa.calibration.calibrated import CalibratedDecider
     from moa.calibration.features import sources_of
-    from moa.calibration.learned import Learned
+    from moa.calibration.learned import LearnedGraph
     from moa.calibration.measuring import recheck
     from moa.evals.calibrations import detector
 
-    learned = Learned.load(file)
+    learned = LearnedGraph.load(file)
     learner, messages = await read_messages(graph, source, given, endpoints, context)
     tested = dict(learned.calibrations)
     guaranteed = [name for name in tested if learned.guarantees(name)]
@@ -358,22 +358,22 @@ async def recheck_graph(
         raise ConfigError(f"{file} guarantees nothing, so there is nothing to test")
     for name in guaranteed:
         question, agent = learner.questions[name], learner.agents[name]
-        made = learned.of(graph, question)
+        made = learned.calibration_of(graph, question)
         assert made is not None, "it is guaranteed"
         sources = sources_of(agent.endpoint, encoder=agent.encoder)
         with screen.progress("reading") as progress:
             tested[name], notes = await recheck(
-                Calibrated(made, question, sources),
+                CalibratedDecider(made, question, sources),
                 learner.labelled(name, messages),
                 context=context,
                 language=detector(),
                 progress=partial(progress),
             )
         screen.warn(notes)
-        bound = tested[name].proven.bound
+        bound = tested[name].proof.bound
         word = "confirmed" if bound.threshold is not None else "withdrawn"
         screen.out().print(f"{name}: {word}: {bound.summary}")
-    here: Learned = learned.model_copy(update={"calibrations": tested})
+    here: LearnedGraph = learned.model_copy(update={"calibrations": tested})
     if out is not None:
         here.save(out)
         screen.details().print(f"written to {out}")

@@ -255,7 +255,7 @@ def probe_model(
     """
     from moa.context import RunContext
     from moa.decisions.probe import LAYOUTS
-    from moa.endpoints.known import keep
+    from moa.endpoints.known import save_facts
 
     context = RunContext(budget=asking.budget, keep_notes=False)
     made = asyncio.run(_probed(options.configured(asking.config), name, context, may_cost=yes))
@@ -263,8 +263,8 @@ def probe_model(
         (
             kind,
             *(f"{losses[layout]:.3f}" for layout in LAYOUTS),
-            made.found.layout_of(kind),
-            f"{made.found.weight.get(kind, 0):g}",
+            made.facts.layout_of(kind),
+            f"{made.facts.weight.get(kind, 0):g}",
         )
         for kind, losses in made.losses.items()
     ]
@@ -275,14 +275,14 @@ def probe_model(
     console.print(
         f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
     )
-    console.print(f"stored in {keep(made.found)}")
+    console.print(f"stored in {save_facts(made.facts)}")
 
 
 async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
     """Probe an endpoint, unless it may cost money and nobody agreed."""
     from moa.config.endpoints import Endpoints
     from moa.decisions.probe import costs_nothing, probe, shipped_trials
-    from moa.endpoints.encoders import encoder_beside
+    from moa.endpoints.encoders import deciding_encoder_for
 
     async with Endpoints(config) as endpoints:
         endpoint = endpoints.named(name)
@@ -294,7 +294,7 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
         with screen.progress() as progress:
             return await probe(
                 endpoint,
-                encoder=encoder_beside(endpoint),
+                encoder=deciding_encoder_for(endpoint),
                 context=context,
                 progress=partial(progress, f"asking {endpoint.model}"),
             )

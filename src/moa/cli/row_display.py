@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel
@@ -27,6 +27,7 @@ from moa.context import Reference, RunContext
 from moa.node import Outcome
 from moa.questions import Choice, Predicate, Score
 from moa.rows import line
+from moa.rows.decided import describe_fields
 from moa.rows.tally import WAITING, Tally, became
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def cells(item: Item[object]) -> dict[str, str]:
     shown = dict(_decided("", item.output))
     if isinstance(item.output, Outcome):  # whose end says more than its kind
         shown.pop("kind", None)
-    outcome = _said(item.output) or _input(item)
+    outcome = _said(item.output, but=shown) or _input(item)
     return {"id": str(item.id), **shown, STATUS: became(item), OUTCOME: outcome}
 
 
@@ -82,12 +83,15 @@ def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
                 yield key, inner
 
 
-def _said(output: object) -> str:
-    """The text of an output, where it says what that is."""
+def _said(output: object, *, but: Container[str] = ()) -> str:
+    """Give the text of an output, else its plain fields, save those that are shown elsewhere."""
     if isinstance(output, Choice | Score | Predicate):
         return ""
     if isinstance(output, BaseModel) and type(output).__str__ is BaseModel.__str__:
-        return str(getattr(output, "reason", "") or getattr(output, "answer", ""))
+        words = str(getattr(output, "reason", "") or getattr(output, "answer", ""))
+        has_decisions = any(isinstance(one, Choice | Score | Predicate) for _, one in output)
+        rest = (one for one in output if one[0] not in but)
+        return words or ("" if has_decisions else describe_fields(rest))
     return str(output)
 
 
@@ -281,8 +285,8 @@ class RowDisplay:
 
 def _labels() -> str:
     """Say how many labels a calibration takes, by what it guarantees where nothing else is said."""
-    from moa.calibration import Guarantee, percent, rows_needed
+    from moa.calibration import Guarantee, min_rows, percent
 
     asked = Guarantee(look=1)
     looser = Guarantee(2 * asked.risk, asked.confidence, asked.look)
-    return f"at least {rows_needed(asked)} ({rows_needed(looser)} for {percent(looser.risk)} wrong)"
+    return f"at least {min_rows(asked)} ({min_rows(looser)} for {percent(looser.risk)} wrong)"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST = 100
 """Rows in a table."""
 Values = Mapping[str, Any]
+_COLUMNS = ("label", "confidence", "language", "kind", "queue")
+"""Fields that have a column of their own."""
 
 
 def show(
@@ -119,7 +121,7 @@ def cells(number: int, line: Values) -> dict[str, str]:
     told = {"id": str(given)}
     output = line.get("output")
     told |= {one.name: one.said for one in _decisions(output)}
-    for name in ("label", "confidence", "language", "kind", "queue"):
+    for name in _COLUMNS:
         for part in (line, _as_mapping(output)):
             if isinstance(value := part.get(name), str | float):
                 told.setdefault(name, f"{value:.2f}" if isinstance(value, float) else value)
@@ -128,12 +130,17 @@ def cells(number: int, line: Values) -> dict[str, str]:
 
 
 def _outcome(line: Values) -> str:
+    from moa.rows.decided import describe_fields
+
     if "error" in line:
         return str(line["error"])
     output, given = line.get("output"), line.get("input")
     if isinstance(output, str):
         return output
-    words = (_as_mapping(output).get(name) for name in ("text", "answer", "reason"))
+    fields = _as_mapping(output)
+    words = [fields.get(name) for name in ("text", "answer", "reason")]
+    if not _decisions(output):
+        words.append(describe_fields(one for one in fields.items() if one[0] not in _COLUMNS))
     texts = (given, _as_mapping(given).get("text"), line.get("text"))
     found = (one for one in (*words, *texts) if isinstance(one, str) and one)
     return next(found, "")

@@ -290,7 +290,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _add_waits(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
-        from moa.endpoints.vllm import VLLMServer, WaitForReady
+        from moa.endpoints.vllm import VLLMServer, WaitingEndpoint
 
         keys = self._keys(name, vllm)
         servers = [VLLMServer(name, port=port, api_key=key) for port, key in keys.items()]
@@ -301,7 +301,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         def is_coming() -> bool:
             return any(ServerFolder.of(port).is_watched for port in keys)
 
-        return WaitForReady(endpoint, is_coming=is_coming, is_ready=is_ready)
+        return WaitingEndpoint(endpoint, is_coming=is_coming, is_ready=is_ready)
 
     def _config_of(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:

@@ -1,14 +1,13 @@
-"""Decisions: what turns a model's probabilities into decisions that can be trusted."""
+"""Decisions: turn a model's probabilities into reliable decisions."""
 
 from __future__ import annotations
 
 from moa.endpoints import Example
 
 ENOUGH = 8
-"""Labelled texts from which on a head is fitted; fewer tell less than the words of a question."""
+"""Minimum of labelled texts to fit a head; fewer tell less than the words of a question."""
 ENOUGH_A_LABEL = 20
-"""Labelled texts for each label of a choice, on the mean, from which on a head is fitted beside the
-scorer of pairs. On businesses left out the head added nothing to it with twelve, and something with
-25."""
+"""Minimum mean of labelled texts per label to fit a head to a choice, in addition to the pair
+scorer. On held-out businesses the head added nothing to it with twelve, and something with 25."""
 PromptVariant = tuple[Example, ...]
-"""Examples that a text is read with."""
+"""Examples shown together with a text."""

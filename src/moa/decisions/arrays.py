@@ -1,4 +1,4 @@
-"""Arrays: numpy, what arrays of it are called here, and the figures that are computed of them."""
+"""Arrays: numpy, names for its array types, and figures computed from arrays."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _ENDS = 1e-6
 
 
 def log_softmax(scores: Floats) -> Floats:
-    """Logarithms of probabilities that add up to 1 along the last axis."""
+    """Return logarithms of probabilities that sum to 1 along the last axis."""
     moved = scores - scores.max(-1, keepdims=True)
     return moved - np.log(np.exp(moved).sum(-1, keepdims=True))
 
 
 def logit(p: Floats) -> Floats:
-    """Log-odds of probabilities, which are kept a millionth away from 0 and 1."""
+    """Return log-odds of probabilities, clipped to a millionth from 0 and 1."""
     safe = np.clip(p, _ENDS, 1 - _ENDS)
     return np.log(safe / (1 - safe))
 
 
 def log_loss(logs: Floats, labels: Ints, *, least: float = 1e-12) -> float:
-    """Mean of minus the log-probability of the right option, none taken for less than `least`."""
+    """Return the mean negative log-probability of the right option, clipped at `least`."""
     right = logs[np.arange(len(labels)), labels]
     return float(-np.maximum(right, np.log(least)).mean())
 
 
 def macro_f1(given: Ints, labels: Ints) -> float:
-    """Mean of the F1 scores of the options that are right, or given, at least once."""
+    """Return the mean F1 score of the options that are right, or given, at least once."""
     scores: list[float] = []
     for option in np.union1d(given, labels):
         both = int(((given == option) & (labels == option)).sum())
@@ -48,18 +48,18 @@ def macro_f1(given: Ints, labels: Ints) -> float:
 
 
 def bins_of(confidences: Floats) -> Ints:
-    """Tell which of 10 bins of equal width each confidence is in."""
+    """Return the index of each confidence among 10 bins of equal width."""
     return np.minimum((confidences * _BINS).astype(np.intp), _BINS - 1)
 
 
 def calibration_error(confidences: Floats, correct: Bools) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by size."""
+    """Return the mean distance of confidence and accuracy over the bins, weighted by size."""
     apart = np.bincount(bins_of(confidences), confidences - correct)
     return float(np.abs(apart).sum()) / len(confidences)
 
 
 def calibration_error_by_chance(confidences: Floats) -> float:
-    """Mean calibration error of decisions that are right as often as their confidence says.
+    """Return the mean calibration error of perfectly calibrated decisions.
 
     By consistency resampling (Bröcker and Smith 2007, "Increasing the reliability of reliability
     diagrams", Weather and Forecasting 22; Vaicenavicius et al. 2019, arXiv 1902.06977).
@@ -70,7 +70,7 @@ def calibration_error_by_chance(confidences: Floats) -> float:
 
 
 def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:
-    """Give the share of cases that each confidence accepts, and the share of wrong ones in it.
+    """Return the share of cases that each confidence accepts, and their error rate.
 
     Cases of one confidence are accepted together.
     """
@@ -83,9 +83,9 @@ def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:
 
 
 def expected_curve(sure: Floats, correct: Bools) -> tuple[tuple[float, float], ...]:
-    """Give rising confidences, and the share right of the cases that are at least so sure.
+    """Return rising confidences, each with the share right of the cases at least as sure.
 
-    It ends where fewer than 20 cases are left. One more right and one more wrong case are counted,
+    It ends when fewer than 20 cases are left. One more right and one more wrong case are counted,
     so that a share of few isn't 1.
     """
     shares, errors = coverage_line(sure, correct)
@@ -99,7 +99,7 @@ def expected_curve(sure: Floats, correct: Bools) -> tuple[tuple[float, float], .
 
 
 def coverage_at_risk(sure: Floats, correct: Bools, risk: float) -> float:
-    """Give the largest share of cases, the surest first, with at most `risk` wrong in it."""
+    """Return the largest share of the surest cases with at most `risk` wrong."""
     shares, errors = coverage_line(sure, correct)
     held = shares[errors <= risk]
     return float(held.max()) if held.size else 0.0

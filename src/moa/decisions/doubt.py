@@ -1,7 +1,7 @@
-"""Doubt: what speaks against an answer to which nothing was fitted.
+"""Doubt: reasons to distrust an answer to which nothing was fitted.
 
-Nothing here asks a model. Looked at are what is known of the model, the question, which may need a
-sum, how much of the probability its labels have, and what was answered to it so far.
+It asks no model. It considers what is known of the model, whether the question takes a calculation,
+the label mass, and the previous answers.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from moa.endpoints.known import facts_of
 from moa.questions import Answer, Question
 
 CHANCE = 0.01
-"""Chance, by the model's own probabilities, that all answers of a question are right where they are
-all the same: below it they are doubtful. At .9 each that takes 44 texts, at .99 459."""
+"""Answers that are all the same become doubtful when the model's own probability that all are right
+falls below this. At .9 each that takes 44 texts, at .99 459."""
 LEAST_MASS = 0.5
-"""Share of the probability on yes and no below which a chat would rather say something else."""
+"""Share of the probability on yes and no below which a chat would say something else."""
 LEAD = 0.5
-"""How far one bare label has to lead the next where their words alone decide."""
+"""Minimum lead of the best bare label if its words alone decide."""
 
 
 @dataclass(slots=True)
 class Doubts:
-    """What speaks against the answers to a question, one text after another.
+    """Finds reasons to doubt the answers to a question, one text after another.
 
-    An agent has one for each question that nothing was fitted to. Texts are counted in
-    the order in which they are answered.
+    An agent has one for each question that nothing was fitted to. Texts are counted in the order in
+    which they are answered.
 
     Args:
-        question: What is asked.
-        model: Who answers.
-        bare: Whether nothing says what its labels mean.
+        question: The question.
+        model: The model that answers.
+        bare: True if its labels have no descriptions.
     """
 
     question: Question
@@ -42,34 +42,34 @@ class Doubts:
     _side: int | None = field(default=None, init=False)
     """Index of the option that all answers so far name."""
     _log_chance: float = field(default=0.0, init=False)
-    """Natural logarithm of the chance that all of them are right."""
+    """Natural logarithm of the probability that all of them are right."""
     _varies: bool = field(default=False, init=False)
-    """Whether the answers weren't all the same."""
+    """True once the answers differ."""
 
-    def of(self, answer: Answer) -> str:
-        """Say what speaks against an answer; empty where nothing does.
+    def find(self, answer: Answer) -> str:
+        """Return why an answer is doubtful; empty if it isn't.
 
-        It has no numbers that change from text to text, so that a report can count what is said.
+        The reason has no numbers that change from text to text, so that a report can count it.
         """
         if answer.status != "answered" or answer.probabilities is None:
             return ""
         if answer.source == "encoder":
-            return self._unclear(answer.probabilities)
+            return self._doubt_words(answer.probabilities)
         if answer.source != "logprob":
             return ""
-        from moa.decisions.relevance import asks_what_it_is
+        from moa.decisions.relevance import is_about_whole_text
 
-        if asks_what_it_is(self.question):  # most texts don't meet a criterion: that is no sign
-            return self._at_once(answer)
-        same = self._one_way(answer)
+        if is_about_whole_text(self.question):  # most texts don't meet a criterion: that is no sign
+            return self._doubt_alone(answer)
+        same = self._doubt_sameness(answer)
         if self.question.kind != "predicate":
             return same
         if "predicate" in facts_of(self.model).guesses:
             return f"{self.model} answers such questions no better than one who reads no text"
-        return self._at_once(answer) or same
+        return self._doubt_alone(answer) or same
 
-    def _at_once(self, answer: Answer) -> str:
-        """Say what speaks against a yes or no, whatever was said before."""
+    def _doubt_alone(self, answer: Answer) -> str:
+        """Return why a yes or no is doubtful, regardless of previous answers."""
         if compares_figures(self.question.text):
             return "it compares figures, and a model that is scored can't work a sum out"
         # A text to be continued doesn't say that yes and no are all that there is.
@@ -79,8 +79,8 @@ class Doubts:
             return "less than half of the probability is on yes and no: it would say something else"
         return ""
 
-    def _unclear(self, probabilities: Sequence[float]) -> str:
-        """Say if words alone decide among bare labels, and none leads clearly."""
+    def _doubt_words(self, probabilities: Sequence[float]) -> str:
+        """Return a reason if words alone decide among bare labels, and none leads clearly."""
         first, second = sorted(probabilities, reverse=True)[:2]
         if self.question.kind != "choice" or not self.bare or first - second >= LEAD:
             return ""
@@ -89,8 +89,8 @@ class Doubts:
             "clearly: describe them or give examples, or ask a larger model"
         )
 
-    def _one_way(self, answer: Answer) -> str:
-        """Count an answer, and say if all have been the same for too long."""
+    def _doubt_sameness(self, answer: Answer) -> str:
+        """Count an answer, and return a reason if all have been the same for too long."""
         assert answer.probabilities is not None, "it was read from log-probabilities"
         best = answer.best
         if self._side not in (None, best):

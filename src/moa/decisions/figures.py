@@ -1,10 +1,10 @@
-"""Figures: whether a question compares something with a number, a date or a span of time.
+"""Figures: detect questions that compare something with a number, a date or a time span.
 
-Such a question takes a sum, or at least the right figure among many, and a model whose label is
-scored writes neither down. Plain rules find them: a word that compares, and close behind it a
-figure: of the yes-or-no questions in `benchmarks/data/questions_trade.jsonl` 18 of 24 that turn on
-a figure, and 4 of 44 others. They know English, German, French, Spanish, Italian, Portuguese,
-Dutch, Polish, Japanese and Chinese; of other languages nothing is found.
+Such a question takes a calculation, or at least the right figure among many, and a model whose
+label is scored writes neither down. A plain rule finds them: a comparing word closely followed by a
+figure. Of the yes-or-no questions in `benchmarks/data/questions_trade.jsonl` it finds 18 of 24 that
+depend on a figure, and 4 of 44 others. It covers English, German, French, Spanish, Italian,
+Portuguese, Dutch, Polish, Japanese and Chinese.
 """
 
 from __future__ import annotations
@@ -40,5 +40,5 @@ _COMPARES = re.compile(
 
 
 def compares_figures(question: str) -> bool:
-    """Say whether a question compares with a figure, such as "more than 10" or "by 3 May"."""
+    """Return True if a question compares with a figure, such as "more than 10" or "by 3 May"."""
     return _COMPARES.search(question) is not None

@@ -1,6 +1,6 @@
 """Heads: linear models on vectors of texts, applied with numpy alone.
 
-Some ship as data, fitted beforehand to labelled texts by `benchmarks/heads.py`; others are made of
+Some are shipped as data, fitted to labelled texts by `benchmarks/heads.py`; others are made from
 the words of a question alone (`moa.decisions.relevance`).
 """
 
@@ -19,40 +19,45 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import E5_PARTS, USE_PARTS
 
 FOLDER = Path(__file__).parent / "heads"
-"""The heads that ship, and texts to measure models on."""
+"""The shipped heads, and texts to measure models on."""
 MOST_SENTENCES = 40
-"""Sentences of a text that are encoded one by one; the rest counts in the whole alone."""
+"""Maximum of sentences to encode one by one; later ones count only as part of the whole."""
 SENTENCES_WEIGH = 0.7
-"""How much the mean of the sentences counts beside the whole. A short outburst in a long message
-shows there, where the whole hides it."""
+"""Weight of the sentences' mean relative to the whole. It reveals a short outburst that a long
+message hides."""
 _TEXTS_KEPT = 16
-"""Texts whose likeness to the landmarks of a kernel is kept: several are read at once."""
+"""Number of texts whose similarity to a kernel's landmarks is cached, since several are read at
+once."""
 _PARTS = 2 * (E5_PARTS + USE_PARTS)
-"""Numbers of a text that `encode` gives with both encoders."""
+"""Length of a vector by `encode` with both encoders."""
 _END = re.compile(r"(?<=[.!?\u2026\u061f])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
+    """Similarity of vectors to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
 
     centre: Floats
     scale: Floats
-    """What each part is divided by; infinite for parts that aren't looked at."""
+    """Divisor of each part; infinite for parts that are ignored."""
     landmarks: Floats
-    """Landmarks, parts that are looked at: centred and scaled."""
+    """Landmarks, used parts: centred and scaled."""
     gamma: float
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Likeness: vectors, landmarks.
+        """Return similarities: vectors, landmarks.
 
-        That of the last single vectors is kept, since several questions are about one text.
+        Those of the latest single vectors are cached, since several questions are about one text.
         """
         one = len(vectors) == 1
-        return self._kept(vectors.astype(float).tobytes()) if one else self._likeness(vectors)
+        return (
+            self._cached_likeness(vectors.astype(float).tobytes())
+            if one
+            else self._likeness(vectors)
+        )
 
     @cached_property
-    def _kept(self) -> Callable[[bytes], Floats]:
+    def _cached_likeness(self) -> Callable[[bytes], Floats]:
         def likeness(vector: bytes) -> Floats:
             return self._likeness(np.frombuffer(vector)[None])
 
@@ -78,57 +83,57 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """`log softmax(vector @ weights + bias)`, or of what is made of the vector first."""
+    """`log softmax(vector @ weights + bias)`, optionally after a kernel."""
 
     weights: Floats
-    """Parts of the vector, or of what is made of it; options."""
+    """Parts of the vector, or of the kernel's output; options."""
     bias: Floats
     kernel: Callable[[Floats], Floats] | None = None
-    """What is made of vectors, such as their likeness to landmarks."""
+    """Transforms vectors first, such as into similarities to landmarks."""
     less: float | None = None
-    """What a sentence's log-odds of the first option lose beside those of the whole text, where one
-    sentence is enough; `None`: sentences aren't read one by one."""
+    """Deduction from a sentence's log-odds of the first option, relative to the whole text, for a
+    head that a single sentence decides; `None`: sentences aren't read one by one."""
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Log-probabilities of each option: vectors, options."""
+        """Return log-probabilities: vectors, options."""
         if self.less is None:
-            return self._of(vectors)
-        return np.array([self._strongest(vector) for vector in vectors])
+            return self._apply(vectors)
+        return np.array([self._apply_to_sentences(vector) for vector in vectors])
 
-    def _of(self, vectors: Floats) -> Floats:
+    def _apply(self, vectors: Floats) -> Floats:
         parts = vectors if self.kernel is None else self.kernel(vectors)
         return log_softmax(parts @ self.weights + self.bias)
 
-    def _strongest(self, vector: Floats) -> Floats:
-        """Read the whole text and each sentence, and give what speaks most for the first option."""
-        each = self._of(vector.reshape(-1, _PARTS))
+    def _apply_to_sentences(self, vector: Floats) -> Floats:
+        """Read the whole text and each sentence; return the strongest case for the first option."""
+        each = self._apply(vector.reshape(-1, _PARTS))
         odds = each[:, 0] - each[:, 1] - np.r_[0.0, np.full(len(each) - 1, self.less)]
         most = float(odds.max()) / 2
         return log_softmax(np.array([[most, -most]]))[0]
 
     def logs_of(self, vector: Sequence[float]) -> tuple[float, ...]:
-        """Log-probability of each option, of one vector."""
+        """Return the log-probability of each option for one vector."""
         return tuple(self(np.asarray(vector)[None])[0].tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blend:
-    """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
+    """A weighted sum of readings: `log softmax(sum of weight * log-probabilities + bias)`."""
 
     heads: tuple[Head | None, ...]
-    """One for each reading; `None` for one that is log-probabilities already."""
+    """One per reading; `None` for a reading that is log-probabilities already."""
     weights: Floats
-    """One for each reading."""
+    """One per reading."""
     bias: Floats
-    """One for each option."""
+    """One per option."""
 
     @classmethod
     def of(cls, weights: Floats, bias: Floats) -> Blend:
-        """Weigh readings that are log-probabilities already."""
+        """Blend readings that are log-probabilities already."""
         return cls((None,) * len(weights), weights, bias)
 
-    def stacked(self, readings: Sequence[Floats]) -> Floats:
-        """Log-probabilities that each reading gives: texts, readings, options."""
+    def stack(self, readings: Sequence[Floats]) -> Floats:
+        """Return the log-probabilities of each reading: texts, readings, options."""
         logs = [
             reading if head is None else head(reading)
             for head, reading in zip(self.heads, readings, strict=True)
@@ -136,18 +141,18 @@ class Blend:
         return np.stack(logs, 1)
 
     def logs(self, stacked: Floats) -> Floats:
-        """Log-probabilities of what is stacked: texts, options."""
+        """Return the blended log-probabilities: texts, options."""
         return log_softmax(np.einsum("v,tvo->to", self.weights, stacked) + self.bias)
 
 
 async def encode(
     encoder: Endpoint, texts: Sequence[str], context: RunContext, *, each: bool = False
 ) -> list[tuple[float, ...]]:
-    """Encode texts for heads: twice as many numbers a text as the encoder gives.
+    """Encode texts for heads, each as twice as many numbers as the encoder gives.
 
-    They are the vector of the whole text, and the mean of its sentences' weighed by
-    `SENTENCES_WEIGH`. With both encoders that is e5 and USE of the whole, then of the sentences.
-    With `each` the same follows for each sentence, as a text of its own.
+    They are the vector of the whole text, and the mean of its sentences' vectors times
+    `SENTENCES_WEIGH`; with both encoders, e5 and USE of the whole, then of the sentences. With
+    `each` the same follows for each sentence as a text of its own.
     """
     parts = [sentences(text) for text in texts]
     asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
@@ -166,15 +171,15 @@ async def encode(
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text where sentences and lines end; a text of one sentence has none beside itself."""
+    """Split a text at the ends of sentences and lines; a single sentence gives none."""
     found = [piece.strip() for piece in _END.split(text) if piece.strip()]
     return found[:MOST_SENTENCES] if len(found) > 1 else []
 
 
-def _among_all(values: Floats, *, fill: float = 0.0) -> Floats:
-    """Give what reads e5 alone its places among the numbers of both encoders, the last axis.
+def _spread_e5_parts(values: Floats, *, fill: float = 0.0) -> Floats:
+    """Move what reads e5 alone to its place among the parts of both encoders, on the last axis.
 
-    Of the whole text it has as many numbers as e5, with the sentences twice as many.
+    It has as many parts as e5 for the whole text, twice as many with the sentences.
     """
     if values.shape[-1] == _PARTS:
         return values
@@ -187,11 +192,11 @@ def _among_all(values: Floats, *, fill: float = 0.0) -> Floats:
 
 @cache
 def shipped_heads(name: str) -> dict[str, Head]:
-    """Read the heads of a file, such as `support`, by the name of the question."""
+    """Load the heads of a file, such as `support`, by name of the question."""
     with np.load(FOLDER / f"{name}.npz") as file:
         kernel = Kernel(
-            centre=_among_all(file["centre"].astype(float)),
-            scale=_among_all(file["scale"].astype(float), fill=np.inf),
+            centre=_spread_e5_parts(file["centre"].astype(float)),
+            scale=_spread_e5_parts(file["scale"].astype(float), fill=np.inf),
             landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["gamma"]),
         )

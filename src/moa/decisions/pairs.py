@@ -1,18 +1,18 @@
-"""Pairs: how well a text and a label fit, from the label's meaning and a few examples.
+"""Pairs: scores how well a text and a label match, by the label's meaning and a few examples.
 
-One scorer reads every set of labels. Of each pair of a text and a label it takes likenesses: of the
-whole text, and of the mean of its sentences, to the label's examples (their centroid, the nearest,
-the mean) and to its meaning, by each of the two encoders; as they are, in standard deviations of
-what ordinary texts have, and without what texts of one language have in common. One more is
-learnt: the compatibility `x' B t` of a text and a label, with `B` in closed form (Romera-Paredes
-and Torr 2015, "An embarrassingly simple approach to zero-shot learning", ICML). A conditional
-logit (McFadden 1974) weighs them:
+One scorer serves every set of labels. For a pair of text and label it computes similarities of the
+whole text, and of the mean of its sentences, to the label's examples (centroid, nearest, mean) and
+to its meaning, by each of two encoders. They are used unchanged, in standard deviations of ordinary
+texts, and with the common directions of languages removed. One more feature is learned: the
+compatibility `x' B t` of a text and a label, with `B` in closed form (Romera-Paredes and Torr 2015,
+"An embarrassingly simple approach to zero-shot learning", ICML). A conditional logit (McFadden
+1974) weighs them:
 
     score(text, label) = (w + w' / (1 + n)) . likenesses,   n examples of the label
     score(text, none)  = v . (largest and mean likenesses) + constants
     P(label | text)    = softmax of the scores
 
-All weights were fitted to many other sets of labels by `benchmarks/pairs.py`, and judged on writers
+All weights were fitted to many other sets of labels by `benchmarks/pairs.py`, and tested on writers
 left out. The examples of a new set are its prototypes, and nothing is fitted to them.
 """
 
@@ -34,19 +34,19 @@ from moa.endpoints.encoders import E5_PARTS, USE_PARTS
 from moa.questions import NONE_OF_THESE, Question
 
 FILE = Path(__file__).parent / "heads" / "pairs.npz"
-"""The scorer that ships."""
+"""The shipped scorer."""
 USUAL_LABELS = 8
-"""Labels of a set at which the number of labels counts for nothing."""
+"""Number of labels at which the feature for it is 0."""
 USUAL_EXAMPLES = 0.2
-"""`1 / (1 + n)` of four examples a label, at which their number counts for nothing."""
+"""`1 / (1 + n)` for four examples a label, at which the feature for their number is 0."""
 _WHOLE = E5_PARTS + USE_PARTS
 _SLICES = (slice(0, E5_PARTS), slice(E5_PARTS, _WHOLE))
 _SCALES = ((0.8, 0.03), (0.0, 0.08))
-"""Middle and spread of a likeness by e5, and by USE."""
+"""Centre and spread of a similarity by e5, and by USE."""
 _CONTRAST = 0.15
-"""Spread of a likeness to what sets a label apart from the others."""
+"""Spread of a similarity to what distinguishes a label from the others."""
 _NEAR_MEANING = 0.5
-"""How much a label's meaning counts beside the centroid of its examples."""
+"""Weight of a label's meaning relative to the centroid of its examples."""
 
 
 def unit(vectors: Floats) -> Floats:
@@ -54,33 +54,33 @@ def unit(vectors: Floats) -> Floats:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def split(vectors: Floats) -> list[tuple[Floats, Floats]]:
-    """Split what `encode` gives, by encoder: unit vectors of the text, and of its sentences."""
+def split_by_encoder(vectors: Floats) -> list[tuple[Floats, Floats]]:
+    """Split vectors of `encode` by encoder: unit vectors of the text, and of its sentences."""
     wholes, means = vectors[:, :_WHOLE], vectors[:, _WHOLE:]
     return [(unit(wholes[:, part]), unit(means[:, part])) for part in _SLICES]
 
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """What is known of texts in general."""
+    """Statistics of ordinary texts."""
 
     texts: Floats
     """Vectors of ordinary texts."""
     languages: tuple[Floats, Floats]
-    """By encoder, orthonormal directions in which texts of several languages differ."""
+    """For each encoder, orthonormal directions in which texts of several languages differ."""
 
     @cached_property
     def views(self) -> list[tuple[Floats, Floats]]:
-        """The ordinary texts, split."""
-        return split(self.texts)
+        """The ordinary texts, split by encoder."""
+        return split_by_encoder(self.texts)
 
     @cached_property
     def middles(self) -> list[Floats]:
-        """Mean of the ordinary texts, by encoder."""
+        """Mean of the ordinary texts, for each encoder."""
         return [whole.mean(0) for whole, _ in self.views]
 
     def remove_language(self, encoder: int, vectors: Floats) -> Floats:
-        """Take the middle and the directions of languages out of an encoder's vectors."""
+        """Subtract the mean and the directions of languages from an encoder's vectors."""
         moved, axes = vectors - self.middles[encoder], self.languages[encoder]
         return moved - (moved @ axes.T) @ axes
 
@@ -99,14 +99,14 @@ class Labels:
 
     @cached_property
     def counts(self) -> Ints:
-        """Examples of each label."""
+        """Number of examples of each label."""
         return np.bincount(self.of, minlength=len(self.meanings))
 
     @cached_property
     def prototypes(self) -> list[tuple[Floats, Floats, Floats]]:
-        """By encoder: examples, the centroid of each label's, and its meaning.
+        """For each encoder: examples, the centroid of each label's, and its meaning.
 
-        The meaning of a label without an example stands for one.
+        A label without examples has its meaning as the only one.
         """
         bare = np.flatnonzero(self.counts == 0)
         found: list[tuple[Floats, Floats, Floats]] = []
@@ -120,18 +120,18 @@ class Labels:
 
     @cached_property
     def _places(self) -> Ints:
-        """The label of each example, and of each meaning that stands for one."""
+        """The label of each example, and of each meaning used as one."""
         return np.r_[self.of, np.flatnonzero(self.counts == 0)]
 
     @cached_property
     def _order(self) -> tuple[Ints, Ints]:
-        """The examples in the order of their labels, and where each label starts."""
+        """The examples sorted by label, and the start of each label."""
         order = np.argsort(self._places, kind="stable")
         return order, np.searchsorted(self._places[order], np.arange(len(self.meanings)))
 
     @cached_property
     def contrasts(self) -> list[tuple[Floats, Floats, Floats]]:
-        """By encoder: what sets centroids, meanings, and both together, apart within the set."""
+        """For each encoder: what distinguishes centroids, meanings, and both, within the set."""
         found: list[tuple[Floats, Floats, Floats]] = []
         for encoder, (_, centroids, meanings) in enumerate(self.prototypes):
             near = self.background.remove_language(encoder, centroids)
@@ -143,11 +143,11 @@ class Labels:
 
     @cached_property
     def targets(self) -> Floats:
-        """What the learnt compatibility reads of each label: labels, parts of both encoders."""
+        """The labels' inputs of the learned compatibility: labels, parts of both encoders."""
         return np.hstack([both for _, _, both in self.contrasts])
 
     def _likenesses(self, views: Sequence[tuple[Floats, Floats]]) -> Floats:
-        """Likenesses of texts as they are: texts, labels, likenesses."""
+        """Return plain similarities: texts, labels, similarities."""
         order, starts = self._order
         found: list[Floats] = []
         for (middle, spread), view, (examples, centroids, meanings) in zip(
@@ -165,13 +165,13 @@ class Labels:
 
     @cached_property
     def _ordinary(self) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of each likeness of ordinary texts."""
+        """Mean and standard deviation of each similarity of ordinary texts."""
         found = self._likenesses(self.background.views)
         return found.mean(0), np.maximum(found.std(0), 1e-3)
 
     def likenesses(self, vectors: Floats) -> Floats:
-        """All likenesses of texts but the learnt one: texts, labels, likenesses."""
-        views = split(vectors)
+        """Return all similarities but the learned one: texts, labels, similarities."""
+        views = split_by_encoder(vectors)
         plain = self._likenesses(views)
         usual, spread = self._ordinary
         apart: list[Floats] = []
@@ -182,17 +182,17 @@ class Labels:
         return np.concatenate([plain, (plain - usual) / spread, np.stack(apart, -1)], -1)
 
 
-def inputs(vectors: Floats, background: Background) -> Floats:
-    """What the learnt compatibility reads of texts: texts, parts."""
+def compatibility_inputs(vectors: Floats, background: Background) -> Floats:
+    """Return the texts' inputs of the learned compatibility: texts, parts."""
     found: list[Floats] = []
-    for (whole, mean), middle in zip(split(vectors), background.middles, strict=True):
+    for (whole, mean), middle in zip(split_by_encoder(vectors), background.middles, strict=True):
         found += [whole - middle, 0.7 * (mean - middle)]
     return np.hstack(found)
 
 
 @dataclass(frozen=True, eq=False)
 class Compatibility:
-    """`x' B t`, with B of low rank."""
+    """`x' B t`, for B of low rank."""
 
     left: Floats
     """Parts of a text, ranks."""
@@ -200,7 +200,7 @@ class Compatibility:
     """Parts of a label, ranks."""
 
     def __call__(self, x: Floats, targets: Floats) -> Floats:
-        """Compatibility of texts and labels."""
+        """Return the compatibility of texts and labels."""
         return (x @ self.left) @ (targets @ self.right).T
 
 
@@ -214,31 +214,33 @@ class PairScorer:
     spread: Floats
     """Of each likeness, the learnt one last."""
     weights: Floats
-    """Of each likeness, and of each times `1 / (1 + n) - USUAL_EXAMPLES`."""
+    """For each similarity, and for each times `1 / (1 + n) - USUAL_EXAMPLES`."""
     none: Floats
-    """Of the largest and the mean of each likeness, and of `constants`."""
+    """For the largest and the mean of each similarity, and for `constants`."""
     sure: Floats
-    """How the log-odds of being right follow from those of the label; see `certainty`."""
+    """Coefficients from a label's log-odds to the log-odds of being right."""
     expected: Floats
-    """Certainties, and the share expected to be right from each on: points, 2."""
+    """Certainties, each with the expected share right from there on: points, 2."""
 
     def features(self, vectors: Floats, labels: Labels) -> Floats:
-        """All likenesses, standardised: texts, labels, likenesses."""
+        """Return all similarities, standardised: texts, labels, similarities."""
         with one_blas_thread():
-            learnt = self.compatibility(inputs(vectors, self.background), labels.targets)
+            learnt = self.compatibility(
+                compatibility_inputs(vectors, self.background), labels.targets
+            )
             both = np.concatenate([labels.likenesses(vectors), learnt[..., None]], -1)
         return (both - self.middle) / self.spread
 
     def logs(self, vectors: Floats, labels: Labels, *, none: bool = True) -> Floats:
-        """Log-probabilities: texts; labels, and none of these last if it is an answer."""
+        """Return log-probabilities: texts; labels, and last "none of these" if it is an option."""
         found = self.features(vectors, labels)
-        scored = scores(found, few(labels.counts), self.weights, self.none)
+        scored = scores(found, fewness_of(labels.counts), self.weights, self.none)
         return log_softmax(scored if none else scored[:, :-1])
 
     def curve(self, counts: Ints) -> tuple[tuple[float, float], ...]:
-        """Confidences, and the share expected to be right of the decisions as sure as that.
+        """Return confidences, each with the expected share right of decisions at least as sure.
 
-        It depends on the number of labels and on the examples of each, which are given.
+        It depends on the number of labels and on the number of examples of each.
         """
         certain, share = self.expected.T
         constant = self.sure[1:] @ constants(counts)
@@ -246,13 +248,13 @@ class PairScorer:
         return tuple(zip(confidence.tolist(), share.tolist(), strict=True))
 
 
-def few(counts: Ints) -> Floats:
-    """How few examples labels have, against four."""
+def fewness_of(counts: Ints) -> Floats:
+    """Return how few examples labels have, relative to four."""
     return 1 / (1 + counts) - USUAL_EXAMPLES
 
 
 def scores(features: Floats, fewness: Floats, weights: Floats, none: Floats) -> Floats:
-    """Score texts for the labels, and for none of these last."""
+    """Score texts for the labels, and last for "none of these"."""
     size = features.shape[2]
     own = features @ weights[:size] + fewness * (features @ weights[size:])
     other = none_inputs(features, fewness) @ none
@@ -260,19 +262,19 @@ def scores(features: Floats, fewness: Floats, weights: Floats, none: Floats) -> 
 
 
 def none_inputs(features: Floats, fewness: Floats) -> Floats:
-    """What the score of none of these is made of: texts, inputs."""
+    """Return the inputs of the score of "none of these": texts, inputs."""
     same = [1.0, np.log(features.shape[1] / USUAL_LABELS), float(fewness.mean())]
     return np.hstack([features.max(1), features.mean(1), np.tile(same, (len(features), 1))])
 
 
 def constants(counts: Ints) -> Floats:
-    """What is the same for all texts: 1, the number of labels, and how few examples they have."""
-    return np.array([1.0, np.log(len(counts) / USUAL_LABELS), float(few(counts).mean())])
+    """Return the inputs equal for all texts: 1, the number of labels, and their fewness."""
+    return np.array([1.0, np.log(len(counts) / USUAL_LABELS), float(fewness_of(counts).mean())])
 
 
 @cache
 def shipped_pairs() -> PairScorer:
-    """Read the scorer that ships."""
+    """Load the shipped scorer."""
     with np.load(FILE) as file:
         part = {name: file[name].astype(float) for name in file.files}
     background = Background(
@@ -293,17 +295,17 @@ class PairHead:
 
     labels: Labels
     examples: PromptVariant
-    """Those that have one of the labels, in the order of `labels.of`."""
+    """Examples with one of the labels, in the order of `labels.of`."""
     order: Ints
-    """Where each option stands among the labels, and none of these behind them."""
+    """Index of each option among the labels; "none of these" comes after them."""
 
     def logs_of(self, vector: Sequence[float], without: str | None = None) -> tuple[float, ...]:
-        """Log-probabilities of the options of a question, of one vector.
+        """Return log-probabilities of the options for one vector.
 
         Args:
-            vector: Of the text.
-            without: A text that is no example here: what is fitted to labelled texts reads each
-                as if its own label weren't known.
+            vector: The text's vector.
+            without: A text to exclude from the examples, so that a fit doesn't see a text's own
+                label.
         """
         known = np.array([one.text != without for one in self.examples], bool)
         labels = self.labels
@@ -315,19 +317,19 @@ class PairHead:
         return tuple(found[0][self.order].tolist())
 
 
-def named(question: Question) -> list[str]:
-    """Names of the options that are labels."""
+def label_names(question: Question) -> list[str]:
+    """Return the names of the options that are labels."""
     return [option.name for option in question.options if option.name != NONE_OF_THESE]
 
 
 def counts_of(question: Question, examples: PromptVariant) -> Ints:
     """Count the examples of each label of a question."""
     labels = [label for one in examples for label in one.labels.values()]
-    return np.array([labels.count(name) for name in named(question)], np.intp)
+    return np.array([labels.count(name) for name in label_names(question)], np.intp)
 
 
 def expected_of(question: Question, examples: PromptVariant) -> tuple[tuple[float, float], ...]:
-    """Give the curve of confidence and expected precision of a question with such examples."""
+    """Return the expected precision by confidence for a question with these examples."""
     return shipped_pairs().curve(counts_of(question, examples))
 
 
@@ -341,8 +343,8 @@ async def pair_head(
 ) -> PairHead:
     """Encode the labels of a question and its examples, once for all its texts.
 
-    Examples have one label each, under whatever name of the question. Those that mean none of the
-    options aren't read: there is nothing that they have in common.
+    Each example has one label, whatever its question is called. Examples of "none of these" are
+    ignored, since they have nothing in common.
     """
     options = tuple((option.name, option.description) for option in question.options)
     shown = tuple((example.text, *example.labels.values()) for example in examples)
@@ -351,15 +353,15 @@ async def pair_head(
         return head
     async with _encoding.held(context.remaining_s()):  # those who come meanwhile wait for it
         if (head := _heads.get(key)) is None:
-            head = await _made(question, examples, encoder, context)
+            head = await _encode_labels(question, examples, encoder, context)
             while len(_heads) >= _MOST_HEADS:
                 _heads.pop(next(iter(_heads)))
             _heads[key] = head
     return head
 
 
-def meanings_of(question: Question) -> list[str]:
-    """Say in words what each label of a question means."""
+def label_meanings(question: Question) -> list[str]:
+    """Return the meaning of each label of a question in words."""
     return [
         option.description or option.name.replace("_", " ")
         for option in question.options
@@ -367,11 +369,11 @@ def meanings_of(question: Question) -> list[str]:
     ]
 
 
-async def _made(
+async def _encode_labels(
     question: Question, examples: PromptVariant, encoder: Endpoint, context: RunContext
 ) -> PairHead:
-    names = named(question)
-    meanings = meanings_of(question)
+    names = label_names(question)
+    meanings = label_meanings(question)
     used = [
         (example, names.index(label))
         for example in examples

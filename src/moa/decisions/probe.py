@@ -1,10 +1,10 @@
-"""Probe: finds out how a model is asked best, and how much it counts beside the encoder.
+"""Probe: find the best prompt layout of a model, and its weight relative to the encoder.
 
-Texts with known labels, short and long, of many tasks and languages, are read in each layout of the
-prompt. The weight of a model beside the words of a question is that with the lowest log loss of its
-answers as they are read, bias and all: but for the bias to yes, which is a model's and not a
-question's, and is found here. Where no weight helps, the layout is that with the lowest log loss
-once its bias to some labels is out, since a fit takes that out.
+Texts with known labels, short and long, of many tasks and languages, are read in each layout. The
+weight of a model relative to the words of a question minimises the log loss of its answers as they
+are. Only the bias to yes, which belongs to a model and not to a question, is removed and reported.
+If no weight helps, the layout minimises the log loss with all bias removed, since a fit removes
+that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
 from moa.decisions.heads import FOLDER, encode
 from moa.decisions.pairs import pair_head
-from moa.decisions.relevance import speaks, words_head
+from moa.decisions.relevance import has_words, words_head
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import feeds_heads
@@ -34,20 +34,20 @@ from moa.usage import FREE
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""How much a model may count beside the encoder; without an encoder, by what its log-probabilities
-are multiplied."""
+"""Candidate weights of a model relative to the encoder; without an encoder, factors of its
+log-probabilities."""
 ENOUGH = 12
-"""Texts of a kind of question that must have been read in each layout, or nothing is said of it."""
+"""Minimum of texts of a kind of question, read in each layout, to report a result."""
 GAIN = 0.01
-"""Least fall of the log loss for which a model is asked beside the encoder at all, and for which it
-is asked as a chat: of a completion, a server keeps more between two texts."""
+"""Minimum reduction of the log loss to ask a model in addition to the encoder, and to ask it as a
+chat: for a completion, a server caches more between two texts."""
 _AT_ONCE, _IN_TURN = 2, 12
 _QUESTION = "label"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A text, what is asked about it, and the index of the right option."""
+    """A text, a question about it, and the index of the right option."""
 
     task: str
     question: Question
@@ -57,15 +57,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a probe has found out about a model."""
+    """The result of probing a model."""
 
-    found: ModelFacts
+    facts: ModelFacts
     losses: Mapping[Kind, Mapping[Layout, float]]
     """Log loss without bias, at the best weight above 0, in natural logarithms."""
     texts: int
-    """How many were read in each layout."""
-    of: int
-    """How many there are."""
+    """Number of texts read in each layout."""
+    total: int
+    """Number of all texts."""
 
 
 async def probe(
@@ -75,9 +75,9 @@ async def probe(
     context: RunContext,
     progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
-    """Find out how a model is asked best.
+    """Find the best way to ask a model.
 
-    `progress` is called with the texts read, and those to read in all.
+    `progress` is called with the number of texts read, and their total.
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.
@@ -87,7 +87,7 @@ async def probe(
     read = await _read_all(endpoint, trials, context, progress)
     headed = feeds_heads(encoder)
     done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
-    beside = await _beside([trials[place] for place in done], encoder, context)
+    beside = await _read_words([trials[place] for place in done], encoder, context)
     rows = [
         _Row(trials[place], {at: read[place, at] for at in LAYOUTS}, words)
         for place, words in zip(done, beside, strict=True)
@@ -99,7 +99,7 @@ async def probe(
         here = [row for row in rows if row.trial.question.kind == kind]
         if len(here) < ENOUGH:
             continue
-        fair = _without_bias(here)
+        fair = _remove_bias(here)
         losses[kind] = {at: min(_loss(fair, at, w) for w in WEIGHTS[1:]) for at in LAYOUTS}
         gains = losses[kind]["chat"] < losses[kind]["completion"] - GAIN
         layouts[kind] = "chat" if gains else "completion"
@@ -119,7 +119,7 @@ async def probe(
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What was read of a trial: log-probabilities of the options."""
+    """The log-probabilities of a trial's options."""
 
     trial: Trial
     model: Mapping[Layout, Floats]
@@ -133,14 +133,14 @@ async def _read_all(
     context: RunContext,
     progress: Callable[[int, int], None] | None,
 ) -> dict[tuple[int, Layout], Floats]:
-    """Log-probabilities of the options, by place of the text and layout."""
+    """Return log-probabilities of the options, by index of the text and layout."""
     read: dict[tuple[int, Layout], Floats] = {}
     rejected: list[EndpointRejected] = []
     by_text: dict[str, list[int]] = {}
     for place, trial in enumerate(trials):
         by_text.setdefault(trial.text, []).append(place)
 
-    async def one(asked: tuple[str, Layout]) -> None:
+    async def read_text(asked: tuple[str, Layout]) -> None:
         text, layout = asked
         places = by_text[text]
         try:
@@ -165,7 +165,7 @@ async def _read_all(
         for layout in LAYOUTS
         for text in texts[start : start + _IN_TURN]
     ]
-    await map_async(one, order, max_concurrency=_AT_ONCE)
+    await map_async(read_text, order, max_concurrency=_AT_ONCE)
     return read
 
 
@@ -176,7 +176,7 @@ async def _read(
     layout: Layout,
     context: RunContext,
 ) -> list[Floats]:
-    """Log-probabilities of the options of each question about a text."""
+    """Return log-probabilities of the options of each question about a text."""
     asked = [replace(question, layout=layout) for question in questions]
     decision = await endpoint.decide(text, asked, context)
     read = [answer.probabilities for answer in decision.answers if answer.source == "logprob"]
@@ -188,10 +188,10 @@ async def _read(
     return found
 
 
-async def _beside(
+async def _read_words(
     trials: Sequence[Trial], encoder: Endpoint | None, context: RunContext
 ) -> list[Floats]:
-    """Log-probabilities of the options by the words of the questions; none of them, without."""
+    """Return log-probabilities by the words of the questions; zeros without an encoder."""
     nothing = [np.zeros(len(trial.question.options)) for trial in trials]
     if not feeds_heads(encoder) or not trials:
         return nothing
@@ -203,19 +203,19 @@ async def _beside(
         if asked.kind == "choice":
             head = await pair_head(asked, (), encoder, context)
             words = np.array(head.logs_of(vector.tolist()))
-        elif speaks(asked):
+        elif has_words(asked):
             words = (await words_head(asked, context)).head(vector[None])[0]
         found.append(words)
     return found
 
 
 def _yes_bias(rows: Sequence[_Row], layout: Layout) -> float:
-    """Mean log-odds of yes; as many yes as no are right in each task."""
+    """Return the mean log-odds of yes; each task has as many yes as no."""
     return float(np.mean([row.model[layout][0] - row.model[layout][1] for row in rows]))
 
 
-def _without_bias(rows: Sequence[_Row]) -> list[_Row]:
-    """Take the mean of each task out of what was read of it: its labels are balanced."""
+def _remove_bias(rows: Sequence[_Row]) -> list[_Row]:
+    """Subtract the mean of each task, whose labels are balanced."""
     by_task: dict[str, list[_Row]] = {}
     for row in rows:
         by_task.setdefault(row.trial.task, []).append(row)
@@ -231,7 +231,7 @@ def _without_bias(rows: Sequence[_Row]) -> list[_Row]:
 
 
 def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float = 0.0) -> float:
-    """Log loss of words and model together."""
+    """Return the log loss of words and model together."""
     losses: list[float] = []
     for row in rows:
         logs = row.words + weight * row.model[layout]
@@ -242,7 +242,7 @@ def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float =
 
 @cache
 def shipped_trials() -> tuple[Trial, ...]:
-    """Read the texts that ship, mixed so that any beginning of them is of all tasks."""
+    """Load the shipped texts, mixed so that any first part covers all tasks."""
     file = FOLDER / "probe.jsonl"
     by_task: dict[str, list[Trial]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -259,9 +259,9 @@ def shipped_trials() -> tuple[Trial, ...]:
 
 
 def costs_nothing(endpoint: Endpoint) -> bool:
-    """Whether asking costs nothing but time: a model that `moa` runs, or a server near by.
+    """Return True if asking costs only time: a model that `moa` runs, or a local server.
 
-    A server that has a price of an hour, of energy or of tokens costs that.
+    A server with a price per hour, energy or tokens isn't free.
     """
     inner = innermost(endpoint)
     if isinstance(inner, EmbeddedEndpoint):

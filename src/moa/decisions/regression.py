@@ -1,16 +1,16 @@
-"""Regression: logistic regressions of labels on what was read of texts, and their cross-validation.
+"""Regression: logistic regressions of labels on readings of texts, with cross-validation.
 
-Log-probabilities that are stacked have one row a text, and in it readings by option: texts,
-readings, options. A reading's mean over unlabelled texts is its bias.
+Stacked log-probabilities have the shape texts, readings, options. A reading's mean over unlabelled
+texts is its bias.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Protocol
 
 from moa._machine import one_blas_thread
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
@@ -18,8 +18,8 @@ from moa.decisions.heads import Blend, Head
 from moa.errors import needed
 
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
-"""L2 penalties of a head, tried in this order until the held-out loss rises; for vectors whose mean
-distance from their centre is 1."""
+"""L2 penalties of a head, tried in order until the held-out loss rises; for vectors with a mean
+distance of 1 from their centre."""
 _WORSE = 1.01
 _BLIND = 4.0
 _WEIGHT_SD = 0.5
@@ -27,9 +27,9 @@ _BIAS_SD = 1.0
 
 
 def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:
-    """Deal texts out to parts, so that each has about as many of every label.
+    """Deal texts out to folds, with about equal numbers of every label.
 
-    Texts of one case come into one part. Another seed deals otherwise.
+    Texts of one case are in one fold.
     """
     first: dict[str, int] = {}
     for case, label in zip(cases, labels.tolist(), strict=True):
@@ -45,17 +45,17 @@ def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> I
 
 
 def split(cases: Sequence[str], share: float, *, seed: int = 0) -> Bools:
-    """Tell which texts are held out: those of `share` of the cases, drawn at random.
+    """Return which texts are held out: a random `share` of the cases.
 
-    No label is looked at: bounds are proven for texts that are held out whatever their label is.
+    Labels are ignored, since the proofs of bounds require it.
     """
     known = sorted(set(cases))
     held = set(random.Random(seed).sample(known, round(share * len(known))))
     return np.array([case in held for case in cases], bool)
 
 
-def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
-    """Predict each fold: given which texts are left out, `predict` fits to the others."""
+def cross_validate(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
+    """Predict each fold by `predict`, which gets the texts to leave out of the fit."""
     outs = [folds == fold for fold in np.unique(folds)]
     predicted = [predict(out) for out in outs]
     found = np.zeros((len(folds), *predicted[0].shape[1:]))
@@ -66,11 +66,11 @@ def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class FittedHead:
-    """A head, and what it would have said of each vector without that vector's label."""
+    """A head, with its cross-validated predictions."""
 
     head: Head
     held_out: Floats
-    """Log-probabilities by cross-validation: vectors, options."""
+    """Log-probabilities of each vector by a fit without it: vectors, options."""
     penalty: float
 
 
@@ -85,8 +85,8 @@ def fit_head(
 ) -> FittedHead:
     """Fit a head by multinomial logistic regression, with the penalty of lowest held-out log loss.
 
-    Penalties are tried in their order, strong ones first. `known` are further vectors and the right
-    option of each, which are always fitted to and never measured on.
+    Penalties are tried in order, strong ones first. `known` are further vectors with the index of
+    the right option, which are fitted to but never measured on.
     """
     more, their_labels = known or (vectors[:0], labels[:0])
     everything = np.concatenate([vectors, more])
@@ -98,8 +98,8 @@ def fit_head(
     inside, more = (vectors - centre) @ basis, (more - centre) @ basis
     ends: dict[int, Head] = {}
 
-    def fitted(rows: Bools, penalty: float) -> Head:
-        """Fit to some rows, from where the penalty before ended; of all rows but some fold."""
+    def fit_rows(rows: Bools, penalty: float) -> Head:
+        """Fit to all rows, or all but one fold, starting from the fit at the last penalty."""
         fold = int(folds[~rows][0]) if not rows.all() else -1
         given = np.concatenate([labels[rows], their_labels])
         prior = np.log(class_prior(labels[rows], options))
@@ -110,10 +110,10 @@ def fit_head(
     best: FittedHead | None = None
     lowest = np.inf
     for penalty in penalties:
-        held_out = cross_validated(
-            folds, lambda out, penalty=penalty: fitted(~out, penalty)(inside[out])
+        held_out = cross_validate(
+            folds, lambda out, penalty=penalty: fit_rows(~out, penalty)(inside[out])
         )
-        head = fitted(np.ones(len(labels), bool), penalty)
+        head = fit_rows(np.ones(len(labels), bool), penalty)
         loss = log_loss(held_out, labels)
         if loss < lowest:
             weights = basis @ head.weights
@@ -143,11 +143,11 @@ def _fit(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
         return value, slope
 
     point = np.concatenate([(start.weights / units).ravel(), start.bias])
-    point = _lowest(loss, point, steps=100, near=1e-4)
+    point = _minimise(loss, point, steps=100, near=1e-4)
     return Head(point[:cut].reshape(size, options) * units, point[cut:])
 
 
-def _lowest(
+def _minimise(
     loss: Callable[[Floats], tuple[float, Floats]],
     start: Floats,
     *,
@@ -155,29 +155,46 @@ def _lowest(
     near: float,
     positive: int = 0,
 ) -> Floats:
-    """Minimise a smooth convex loss, given with its slope; the first `positive` are at least 0."""
-    minimize = _minimize()
+    """Minimise a smooth convex loss with its gradient; keep the first `positive` at least 0."""
+    minimize = _load_minimize()
     limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
     # Of many weights, a list that says of none that it is bound takes as long as some steps.
     some = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
     bounds = some if positive else None
     with one_blas_thread():
-        point: Floats = minimize(
-            loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits
-        ).x
-    return point
+        return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits).x
+
+
+class _Minimum(Protocol):
+    x: Floats
+
+
+class _Minimize(Protocol):
+    """SciPy's `minimize`, which has no types."""
+
+    def __call__(
+        self,
+        loss: Callable[[Floats], tuple[float, Floats]],
+        start: Floats,
+        /,
+        *,
+        jac: bool,
+        method: str,
+        bounds: Sequence[tuple[float | None, float | None]] | None,
+        options: Mapping[str, float],
+    ) -> _Minimum: ...
 
 
 def check_installed() -> None:
-    """Make sure that what fits is installed.
+    """Check that SciPy is installed.
 
     Raises:
         MissingDependency: it isn't.
     """
-    _minimize()
+    _load_minimize()
 
 
-def _minimize() -> Any:
+def _load_minimize() -> _Minimize:
     with needed("scipy", extra="calibration", purpose="to fit to labelled texts"):
         return import_module("scipy.optimize").minimize
 
@@ -193,9 +210,9 @@ def fit_blend(
 ) -> Blend:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
-    Readings are log-probabilities: texts, readings, options. The standard deviation of the prior is
-    0.5 for the weights, and `bias_sd` for the bias. Weights may have to be `positive`: by
-    cross-validation on few labels, what says nothing seems to say the opposite.
+    Readings are log-probabilities: texts, readings, options. The prior's standard deviation is 0.5
+    for the weights and `bias_sd` for the bias. With `positive` weights are at least 0: in
+    cross-validation on few labels, an uninformative reading may seem to say the opposite.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])
@@ -210,33 +227,32 @@ def fit_blend(
         value = float((precision * away**2).sum()) / 2 - float((target * logs).sum())
         return value / n, (slope + precision * away) / n
 
-    point = _lowest(loss, start, steps=200, near=1e-5, positive=sources if positive else 0)
+    point = _minimise(loss, start, steps=200, near=1e-5, positive=sources if positive else 0)
     return Blend.of(point[:sources], point[sources:])
 
 
 def centred_mean(reading: Floats) -> Floats:
-    """The bias of a reading: how far an option is above the others on the mean."""
+    """Return the bias of a reading: the mean of each option relative to the others."""
     mean: Floats = reading.mean(0)
     return mean - mean.mean()
 
 
 def shrunk_mean(reading: Floats) -> Floats:
-    """How much of the mean on unlabelled texts is taken for bias: all but one part in `options`.
+    """Return the part of the mean on unlabelled texts that counts as bias: `1 - 1 / options`.
 
-    Of two labels, one may really be rarer, so half of it stays; among many labels it is the
-    model's.
+    One of two labels may really be rarer, so half of it stays; among many labels it is the model's.
     """
     return (1 - 1 / reading.shape[1]) * centred_mean(reading)
 
 
 def is_blind(reading: Floats) -> bool:
-    """Whether texts make no difference: the bias is over four standard deviations of them."""
+    """Return True if texts make no difference: the bias exceeds four standard deviations."""
     spread = float(reading.std(0).max())
     return spread > 0 and float(np.abs(centred_mean(reading)).max()) > _BLIND * spread
 
 
 def agreement(readings: Floats) -> float:
-    """Mean correlation of stacked readings beyond their biases; at least 0."""
+    """Return the mean correlation of stacked readings without their biases; at least 0."""
     sources = readings.shape[1]
     fair = (readings - readings.mean(0)).swapaxes(0, 1).reshape(sources, -1)
     if sources < 2 or not (fair**2).sum(1).all():
@@ -247,16 +263,16 @@ def agreement(readings: Floats) -> float:
 
 
 def class_prior(labels: Ints, options: int) -> Floats:
-    """How frequent each option is, by the labels and half as many more of each as options.
+    """Return the option frequencies, smoothed by `options / 2` further labels of each.
 
-    The more options there are, the less a few labels tell of how frequent each is.
+    The more options there are, the less a few labels say about frequencies.
     """
     counts = np.bincount(labels, minlength=options) + options / 2
     return counts / counts.sum()
 
 
 def matching_bias(readings: Floats, weights: Floats, prior: Floats) -> Floats:
-    """Find the bias with which unlabelled texts get each option as often as the prior says."""
+    """Find the bias that makes unlabelled texts get each option as often as the prior."""
     scores: Floats = np.einsum("v,tvo->to", weights, readings)
     bias = np.log(prior)
     for _ in range(200):

@@ -1,13 +1,13 @@
-"""Relevance: whether a text meets a criterion in words, of which nobody labelled a text.
+"""Relevance: decides whether a text meets a criterion in words, without labelled texts.
 
-A head is made of the words alone. The score of a text for a criterion is linear in the direction
-of the text, as both encoders have it. Its weights are the sum of those of a few hundred known
-criteria, each as far as the words are alike, and of the criterion's own direction: what is near a
-criterion is likelier to meet it. What ordinary texts score is the zero. `benchmarks/relevance.py`
-fits all that to texts that meet the known criteria, and to texts that nearly do.
+It makes a head from the words alone. The score of a text is linear in its direction by both
+encoders. The weights are the sum of those of a few hundred known criteria, each by the similarity
+of its words, and of the criterion's own direction: a text near a criterion is likelier to meet it.
+Ordinary texts score zero. `benchmarks/relevance.py` fits all that to texts that meet the known
+criteria, and to texts that nearly do.
 
-How well known criteria of the same kind are read, when they are left out of the fit, says how well
-a new one will be. Where that is little, probabilities stay near a half.
+The accuracy to expect is that of similar known criteria when they are left out of the fit. If it is
+low, probabilities stay near a half.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from moa.errors import CapabilityError
 from moa.questions import Question
 
 PHRASE = "This text is {criterion}."
-"""What is encoded of a criterion."""
+"""The text that is encoded for a criterion."""
 WELL_READ = 0.72
-"""Balanced accuracy below which a criterion isn't read well."""
+"""Minimum balanced accuracy of a criterion that is read well."""
 _BEFORE = re.compile(r"^(?:(?:that|which)\s+)?(?:is|are)\s+", re.IGNORECASE)
 _THINGS = "anything|something|everything|topics?|things?"
 _BUT = r"(other|rather)\s+than|than|but|except(\s+for)?"
@@ -42,7 +42,7 @@ _TURNS = (
     (r"unrelated\s+to\s+|(other|anything|something)\s+(than|but)\s+", "about "),
     (r"((that\s+)?\w+(s|ing)|with)\s+(no|nothing\s+about)\s+", r"\1 "),
 )
-"""Beginnings that turn a criterion round, and what stands there without the turn."""
+"""Patterns of a negation at the start of a criterion, with their replacements."""
 BOTH = slice(0, E5_PARTS), slice(E5_PARTS, None)
 """The parts of each encoder."""
 _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
@@ -50,16 +50,16 @@ _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """The directions of whole texts in both encoders, apart from what ordinary texts share."""
+    """Maps whole texts to directions by both encoders, without what ordinary texts share."""
 
     centre: Floats
     """Mean of ordinary texts: parts of e5, then of the other encoder."""
     languages: Floats
-    """Directions in which texts of several languages differ, and which don't count: some, parts;
-    of each encoder they are orthonormal."""
+    """Directions to ignore, in which texts of several languages differ; for each encoder they are
+    orthonormal."""
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Directions of length 1, half of it from each encoder: vectors, parts."""
+        """Return directions of length 1, half of it from each encoder: vectors, parts."""
         far = vectors[:, : len(self.centre)] - self.centre
         found: list[Floats] = []
         for part in BOTH:
@@ -69,48 +69,48 @@ class Directions:
 
 
 class WordsHead(NamedTuple):
-    """A head made of a question's words, and how well they are read."""
+    """A head made from a question's words, and its expected accuracy."""
 
     head: Head
     expected: float
-    """Balanced accuracy to expect."""
+    """Expected balanced accuracy."""
 
 
 class _KnownCriteria(NamedTuple):
-    """What is known of criteria. Parts are those of `Directions`."""
+    """Data about known criteria. Parts are those of `Directions`."""
 
     texts: Directions
     criteria: Directions
     directions: Floats
     """Known criteria, parts."""
     weights: Floats
-    """Known criteria, parts: what is learnt of the texts of each."""
+    """Known criteria, parts: learned from the texts of each."""
     quality: Floats
-    """How well each is read when it is left out."""
+    """Accuracy of each when it is left out."""
     ordinary: Floats
     """Ordinary texts, parts."""
     near: Floats
-    """How much nearness counts, in standard deviations of ordinary texts, by encoder."""
+    """Weight of nearness, in standard deviations of ordinary texts, for each encoder."""
     like_weights: float
-    """Sharpness of the likeness by which weights are added up, and quality is averaged."""
+    """Sharpness of the similarity for summing weights; the next field, for averaging quality."""
     like_quality: float
     cut: float
-    """Where a criterion begins to be met, in standard deviations of ordinary texts."""
+    """Score at which a criterion is met, in standard deviations of ordinary texts."""
     expect: Floats
-    """Balanced accuracy to expect: a constant, by quality, and by the spread of ordinary texts."""
+    """Coefficients of the expected accuracy: constant, quality, spread of ordinary texts."""
     slope: Floats
-    """Log-odds for a score: a constant, and by what is expected above `WELL_READ`."""
+    """Coefficients of the log-odds per score: constant, expected accuracy above `WELL_READ`."""
 
 
 class _Scores(NamedTuple):
     weights: Floats
     """Parts, criteria."""
     bias: Floats
-    """So that ordinary texts score 0 on the mean."""
+    """Makes the mean score of ordinary texts 0."""
     spread: Floats
     """Standard deviation of ordinary texts."""
     expected: Floats
-    """Balanced accuracy to expect."""
+    """Expected balanced accuracy."""
 
 
 def _unit(vectors: Floats) -> Floats:
@@ -118,7 +118,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 @cache
-def _known() -> _KnownCriteria:
+def _known_criteria() -> _KnownCriteria:
     with np.load(FOLDER / "relevance.npz") as file:
         return _KnownCriteria(
             texts=Directions(file["centre"].astype(float), file["languages"].astype(float)),
@@ -137,20 +137,20 @@ def _known() -> _KnownCriteria:
 
 
 def criterion_of(question: Question) -> str | None:
-    """Say what a yes-or-no question asks of a text; `None` where it is none of that form."""
+    """Return the criterion of a yes-or-no question; `None` if it has another form."""
     if question.kind != "predicate":
         return None
     found = _IS.match(question.text.strip())
     return question.options[0].description or (found[1] if found else None)
 
 
-def asks_what_it_is(question: Question) -> bool:
-    """Whether a yes-or-no question asks what a text is, as a filter does, and for no fact in it."""
+def is_about_whole_text(question: Question) -> bool:
+    """Return True if a yes-or-no question asks what a text is, like a filter, not for a fact."""
     return question.kind == "predicate" and _IS.match(question.text.strip()) is not None
 
 
-def turned(criterion: str) -> tuple[str, bool]:
-    """Take the "not" off a criterion, and "is" before it, and say whether there was a "not"."""
+def strip_negation(criterion: str) -> tuple[str, bool]:
+    """Remove a leading "is" and a negation from a criterion; return whether it was negated."""
     criterion = _BEFORE.sub("", criterion)
     for pattern, instead in _TURNS:
         if found := re.match(pattern, criterion, re.IGNORECASE):
@@ -158,8 +158,8 @@ def turned(criterion: str) -> tuple[str, bool]:
     return criterion, False
 
 
-def speaks(question: Question) -> bool:
-    """Whether a question's words say what is asked; those of levels mean nothing alone."""
+def has_words(question: Question) -> bool:
+    """Return True if a question's words have meaning without its texts; those of levels don't."""
     return question.kind == "choice" or criterion_of(question) is not None
 
 
@@ -167,7 +167,7 @@ _words_heads: dict[str, WordsHead] = {}
 
 
 async def words_head(question: Question, context: RunContext) -> WordsHead:
-    """Make a head of a question's own words, a few of which are encoded, once for a question.
+    """Make a head from a question's own words, which are encoded once.
 
     Raises:
         CapabilityError: it asks for no criterion in words.
@@ -176,14 +176,14 @@ async def words_head(question: Question, context: RunContext) -> WordsHead:
     if criterion is None:
         raise CapabilityError(f"the words of question {question.name!r} are no criterion")
     if criterion not in _words_heads:
-        _words_heads[criterion] = await _of(criterion, context)
+        _words_heads[criterion] = await _make_words_head(criterion, context)
     return _words_heads[criterion]
 
 
-async def _of(criterion: str, context: RunContext) -> WordsHead:
-    """Make the head of a yes-or-no question."""
-    words, is_turned = turned(criterion)
-    scores, known = _scores(await _encode([words], context)), _known()
+async def _make_words_head(criterion: str, context: RunContext) -> WordsHead:
+    """Make the head of a criterion."""
+    words, is_turned = strip_negation(criterion)
+    scores, known = _scores(await _encode([words], context)), _known_criteria()
     expected = float(scores.expected[0])
     slope = (-1.0 if is_turned else 1.0) * _slope(expected)
     weights = slope * scores.weights
@@ -193,22 +193,22 @@ async def _of(criterion: str, context: RunContext) -> WordsHead:
 
 
 async def _encode(words: Sequence[str], context: RunContext) -> Floats:
-    """Encode criteria: their directions."""
+    """Return the directions of criteria."""
     phrases = [PHRASE.format(criterion=word) for word in words]
     encoders = MultilingualEncoder(passage=True), UniversalEncoder()
     found = [np.array((await each.embed(phrases, context)).vectors) for each in encoders]
-    return _known().criteria(np.hstack(found))
+    return _known_criteria().criteria(np.hstack(found))
 
 
 def _slope(expected: float) -> float:
-    """Log-odds for a score of 1: the less a criterion is understood, the fewer."""
-    constant, by_expected = _known().slope
+    """Return the log-odds per score: lower for a criterion that is understood less."""
+    constant, by_expected = _known_criteria().slope
     return max(float(constant + by_expected * (expected - WELL_READ)), 0.0)
 
 
 def _scores(directions: Floats) -> _Scores:
-    """Score texts for criteria, given as directions."""
-    known = _known()
+    """Compute the scoring of texts for criteria, given as directions."""
+    known = _known_criteria()
     alike = directions @ known.directions.T - 1
     weights = np.exp(known.like_weights * alike) @ known.weights
     for part, counts in zip(BOTH, known.near, strict=True):

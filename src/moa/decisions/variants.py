@@ -1,7 +1,7 @@
-"""Variants: which texts a model is shown beside the one that it decides on.
+"""Variants: choose the examples that a model is shown with a text.
 
-Examples are labelled texts, or texts that the model is sure of once its bias is out. A text is read
-behind two sets of them, which steadies the answer.
+Examples are labelled texts, or texts of which the model is sure once its bias is removed. A text is
+read after two sets of them, which stabilises the answer.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from moa.questions import Question
 _MOST_PER_OPTION = 4
 _MOST_SHOWN = 24
 _LONG = 600
-"""A text with more characters is shown only where an option has no shorter one."""
+"""Longer texts are shown only for an option without shorter ones, in characters."""
 
 
 @cache
 def stand_in_texts() -> tuple[str, ...]:
-    """Read the texts that ship for tasks without unlabelled texts of their own.
+    """Load the shipped texts for tasks without unlabelled texts of their own.
 
     Twelve are glad, twelve are not, twelve are neither; they are letters, reviews, notes,
-    questions, news and advertisements. What a model answers to all of them alike is its bias.
+    questions, news and advertisements. An answer that a model gives to all of them is its bias.
     """
     return tuple((FOLDER / "stand_ins.txt").read_text(encoding="utf-8").splitlines())
 
 
-def halves(labelled: Sequence[Example], question: Question) -> list[PromptVariant]:
-    """Choose two sets of labelled texts, of each option as many, with no text in both.
+def choose_halves(labelled: Sequence[Example], question: Question) -> list[PromptVariant]:
+    """Choose two disjoint sets of labelled texts, with equal numbers for each option.
 
-    An option with one text is in the first or the second, in turn.
+    An option with one text is alternately in the first or the second.
     """
     sets: tuple[list[Example], list[Example]] = ([], [])
     most = _per_option(len(question.options)) or 1
     for place, option in enumerate(question.options):
         examples = [e for e in labelled if e.labels.get(question.name) == option.name]
-        ordered = sorted(_mix(examples), key=lambda e: len(e.text) > _LONG)
+        ordered = sorted(_shuffle(examples), key=lambda e: len(e.text) > _LONG)
         for half, chosen in enumerate(sets):
             chosen += ordered[(half + place) % 2 :: 2][:most]
-    return [tuple(_mix(chosen)) for chosen in sets if chosen]
+    return [tuple(_shuffle(chosen)) for chosen in sets if chosen]
 
 
-def confident(texts: Sequence[str], fair: Floats, question: Question) -> list[PromptVariant]:
-    """Choose two sets of unlabelled texts that the model is surest of, once its bias is taken out.
+def choose_confident(texts: Sequence[str], fair: Floats, question: Question) -> list[PromptVariant]:
+    """Choose two sets of unlabelled texts of which the model is surest, its bias removed.
 
     A question with more than 24 options has none: too many texts would have to be shown.
     """
@@ -62,15 +62,15 @@ def confident(texts: Sequence[str], fair: Floats, question: Question) -> list[Pr
         surest = [text for _, text in sorted(sure, reverse=True)[: 2 * most]]
         for half, chosen in enumerate(sets):
             chosen += [Example(text, {question.name: option.name}) for text in surest[half::2]]
-    return [tuple(_mix(chosen)) for chosen in sets if chosen]
+    return [tuple(_shuffle(chosen)) for chosen in sets if chosen]
 
 
 def _per_option(options: int) -> int:
     return min(_MOST_PER_OPTION, _MOST_SHOWN // options)
 
 
-def _mix(examples: Sequence[Example]) -> list[Example]:
-    """The same order every time, which says nothing of the labels."""
+def _shuffle(examples: Sequence[Example]) -> list[Example]:
+    """Shuffle, always in the same order, so that the order says nothing about the labels."""
     mixed = list(examples)
     random.Random(len(mixed)).shuffle(mixed)
     return mixed

@@ -21,7 +21,7 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 from moa.agents.language import can_detect, language_of
-from moa.calibration.arithmetic import numbers, written
+from moa.calibration.arithmetic import find_numbers, format_number
 from moa.documents.claims import word_shares
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
@@ -120,7 +120,7 @@ class Checks:
         """Give all numbers of a text, of words those from two to ten."""
         plain = _plain(text)
         named = enumerate(self._numbers, _SMALLEST)
-        return [*numbers(text), *(Fraction(n) for n, one in named if one.search(plain))]
+        return [*find_numbers(text), *(Fraction(n) for n, one in named if one.search(plain))]
 
     def days(self, text: str) -> dict[int, str]:
         """Give the days that it names: 0 is Monday, 7 today and 8 tomorrow; and how it does."""
@@ -200,7 +200,7 @@ def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) ->
     checks = Checks.of(spoken or language)
     if checks is None:
         said = f"words tell nothing about a text in {spoken or language or 'its language'}"
-        return [*found, Fault("language", said), *_strange(numbers(text), ground)]
+        return [*found, Fault("language", said), *_strange(find_numbers(text), ground)]
     if checks.refuses(text):
         found.insert(0, Fault("refusal", "it says that it can't help"))
     elif checks.says_nothing(text):
@@ -236,7 +236,7 @@ def _holds(one: set[str], other: set[str]) -> bool:
 
 def _strange(figures: Iterable[Fraction], ground: Ground) -> Iterator[Fault]:
     if strange := ground.lacks(figures):
-        said = ", ".join(map(written, strange))
+        said = ", ".join(map(format_number, strange))
         yield Fault("figure", f"nothing given holds these figures: {said:.80}")
 
 
@@ -263,7 +263,7 @@ def _unheld(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
 
 def _figures(text: str) -> list[Fraction]:
     checks = _checks_for(text)
-    return numbers(text) if checks is None else checks.figures(text)
+    return find_numbers(text) if checks is None else checks.figures(text)
 
 
 def _days(text: str) -> Mapping[int, str]:

@@ -1,6 +1,6 @@
-"""Endpoints: what can be asked of a served model, and what comes back.
+"""Endpoints: the protocol of a served model, its requests and its answers.
 
-How what is asked and what comes back are written down stands at the end.
+The JSON forms of requests and answers are at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PHRASES: Mapping[Capability, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ToolSchema:
-    """A tool, as a model is told of it."""
+    """A tool, as described to a model."""
 
     name: str
     description: str
@@ -53,19 +53,19 @@ class Prompt:
 
     messages: tuple[Message, ...]
     json_schema: Mapping[str, object] | None = None
-    """JSON schema that the answer must follow; `None` is free text. The messages don't hold it: an
-    endpoint enforces it, or shows it to the model."""
+    """JSON schema that the answer must follow; `None` is free text. It isn't part of the messages:
+    an endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
     """Maximum tokens to generate, reasoning included."""
     temperature: float | None = None
     """`None` leaves it to the server."""
     stop: tuple[str, ...] = ()
     tools: tuple[ToolSchema, ...] = ()
-    """What the model may ask for before it answers; the schema is that of its answer."""
+    """Tools that the model may call before it answers; the schema is that of its answer."""
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What an endpoint must be able to, besides to complete."""
+        """Capabilities that an endpoint needs besides `complete`."""
         files: set[Capability] = {file.kind for one in self.messages for file in one.files}
         return frozenset[Capability]((*files, "tools") if self.tools else files)
 
@@ -93,7 +93,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a model wrote.
+    """A text written by a model.
 
     Examples:
         >>> import asyncio
@@ -105,15 +105,15 @@ class Completion:
 
     text: str
     reasoning: str | None = None
-    """What a thinking model thought, kept apart from its answer."""
+    """The reasoning of a thinking model, without its answer."""
     tool_calls: tuple[ToolCall, ...] = ()
-    """What the model wants used before it answers; `text` is then what it says of that."""
+    """Calls that the model requests before it answers; `text` then comments on them."""
     finish_reason: str = "stop"
-    """`stop`, or `length` where `max_tokens` cut it."""
+    """`stop`, or `length` if `max_tokens` cut it."""
     endpoint: str
-    """Name of the endpoint that answered: another than was asked, after a fallback."""
+    """Name of the endpoint that answered, which after a fallback is another one."""
     model: str
-    """The model that the server says it served."""
+    """The model as reported by the server."""
     amount: Amount
 
 
@@ -135,11 +135,11 @@ class Example:
 Questions = Sequence[Question]
 Examples = Sequence[Example]
 Pieces = AsyncIterator[str | Completion]
-"""What a stream gives: a text piece by piece, and the whole of it last."""
+"""A stream: pieces of the text, and last the whole completion."""
 
 
-class Request(NamedTuple):
-    """Typed questions about a text, as they are handed to what decides."""
+class DecisionRequest(NamedTuple):
+    """Typed questions about a text, for a backend that decides."""
 
     text: str
     questions: Questions
@@ -191,17 +191,17 @@ class Endpoint(Protocol):
 
     @property
     def model(self) -> str:
-        """Name of the model, as its server knows it."""
+        """Name of the model on its server."""
         ...
 
     @property
     def price(self) -> Price:
-        """What it charges."""
+        """Its price."""
         ...
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What can be asked of it."""
+        """What it can do."""
         ...
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
@@ -259,12 +259,12 @@ class Endpoint(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections and processes. Closing twice does nothing."""
+        """Close connections and processes. A second call does nothing."""
         ...
 
 
-def need(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = None) -> None:
-    """Make sure that an endpoint can do what it is asked for, and all that a prompt needs.
+def require(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = None) -> None:
+    """Check that an endpoint has a capability, and those that a prompt needs.
 
     Raises:
         CapabilityError: it can't.
@@ -272,30 +272,30 @@ def need(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = Non
     needed = (capability, *prompt.needs) if prompt else (capability,)
     for one in needed:
         if one not in endpoint.capabilities:
-            raise unable(endpoint, one)
+            raise capability_error(endpoint, one)
 
 
-def unable(endpoint: Endpoint, capability: Capability) -> CapabilityError:
-    """Say that an endpoint can't do what it is asked for, and what it can."""
+def capability_error(endpoint: Endpoint, capability: Capability) -> CapabilityError:
+    """Return the error for a missing capability, which lists the available ones."""
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
     what = PHRASES.get(capability, capability)
     return CapabilityError(f"endpoint {endpoint.name!r} can't {what}: it can {able}")
 
 
 class EndpointBase(ABC):
-    """What all endpoints of `moa` derive from: they are closed at the end of an `async with`.
+    """Base class of all endpoints of `moa`; they are closed at the end of an `async with`.
 
-    Each `complete`, `decide`, `stream` and `embed` of a class that derives from it is wrapped, so
-    that a resumed run finds the answer, and the call is traced: see `moa.endpoints.journalled`. If
-    endpoints wrap each other, the outermost one keeps and traces it.
+    Each `complete`, `decide`, `stream` and `embed` of a subclass is wrapped, so that a resumed run
+    finds the answer, and the call is traced: see `moa.endpoints.journalled`. If endpoints wrap each
+    other, the outermost one does both.
 
-    What a class doesn't define it refuses with `CapabilityError`. It is no part of the `Endpoint`
+    Methods that a subclass doesn't define raise `CapabilityError`. It is no part of the `Endpoint`
     protocol.
     """
 
     @property
     def asks_several(self) -> bool:
-        """Whether it may ask different models for one call, so that the call of each is traced."""
+        """True if one call may ask different models, so that each of their calls is traced."""
         return False
 
     def __init_subclass__(cls) -> None:
@@ -311,15 +311,15 @@ class EndpointBase(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of connections and processes. Closing twice does nothing."""
+        """Close connections and processes. A second call does nothing."""
 
     async def complete(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
-        raise unable(self, "complete")
+        raise capability_error(self, "complete")
 
     async def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`."""
-        raise unable(self, "stream")
+        raise capability_error(self, "stream")
         yield  # what makes it a generator
 
     async def decide(
@@ -332,11 +332,11 @@ class EndpointBase(ABC):
         examples: Examples = (),
     ) -> Decision:
         """See `Endpoint.decide`."""
-        raise unable(self, "decide")
+        raise capability_error(self, "decide")
 
     async def embed(self: Endpoint, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
-        raise unable(self, "embed")
+        raise capability_error(self, "embed")
 
     async def __aenter__(self) -> Self:
         return self
@@ -346,19 +346,19 @@ class EndpointBase(ABC):
 
 
 async def close_all(endpoints: Iterable[Endpoint]) -> None:
-    """Close them one after another, also where one can't be; its error is raised at the end."""
+    """Close all of them, even if one fails; its error is raised at the end."""
     async with AsyncExitStack() as stack:
         for endpoint in endpoints:
             stack.push_async_callback(endpoint.close)
 
 
 def decision_form(questions: Sequence[Question]) -> Form[Decision]:
-    """Write decisions as JSON, and read them as answers to these questions."""
+    """Return the form of a decision in JSON, with answers to these questions."""
     return Form(_dump_decision, lambda kept: _load_decision(kept, questions))
 
 
 def question_key(question: Question) -> object:
-    """Write down all that an answer to a question depends on."""
+    """Return everything that an answer to a question depends on."""
     options = [(option.name, option.description) for option in question.options]
     return question.name, question.kind, question.text, options, question.layout
 
@@ -380,18 +380,18 @@ def _load_decision(kept: JSONValue, questions: Sequence[Question]) -> Decision:
     return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
 
 
-def _completing(endpoint: Endpoint, prompt: Prompt) -> JournalEntry[Completion]:
+def _completion_entry(endpoint: Endpoint, prompt: Prompt) -> JournalEntry[Completion]:
     return f"complete {endpoint.name}", (endpoint.model, prompt), COMPLETION
 
 
-def _deciding(
+def _decision_entry(
     endpoint: Endpoint, text: str, questions: Questions, examples: Examples = ()
 ) -> JournalEntry[Decision]:
     request = (endpoint.model, text, [question_key(question) for question in questions], examples)
     return f"decide {endpoint.name}", request, decision_form(questions)
 
 
-def _embedding(endpoint: Endpoint, texts: Sequence[str]) -> JournalEntry[Embeddings] | None:
+def _embedding_entry(endpoint: Endpoint, texts: Sequence[str]) -> JournalEntry[Embeddings] | None:
     if endpoint.price is FREE:  # sooner worked out than read
         return None
     return f"embed {endpoint.name}", (endpoint.model, texts), EMBEDDINGS
@@ -404,9 +404,9 @@ def _answers() -> TypeAdapter[Answer]:
 
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
 _JOURNALLED: Mapping[str, Callable[..., object]] = {
-    "complete": journal_answer(_completing),
-    "stream": journal_stream(_completing),  # the same, whether it comes whole or not
-    "decide": journal_answer(_deciding),
-    "embed": journal_answer(_embedding),
+    "complete": journal_answer(_completion_entry),
+    "stream": journal_stream(_completion_entry),  # the same, whether it comes whole or not
+    "decide": journal_answer(_decision_entry),
+    "embed": journal_answer(_embedding_entry),
 }
-"""What wraps the methods of an endpoint."""
+"""Wrappers of an endpoint's methods."""

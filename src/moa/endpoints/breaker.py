@@ -1,7 +1,7 @@
-"""Breaker: leaves a server alone that is down, and asks it now and then whether it is back.
+"""Breaker: skips a server that is down, and probes from time to time whether it is back.
 
-The pattern is that of Nygard, "Release It!" (2007): closed, requests go through; open, none does;
-half open, one at a time does, and what becomes of it decides.
+The pattern is that of Nygard, "Release It!" (2007). Closed, all requests pass; open, none does;
+half open, one at a time does, and its outcome decides.
 """
 
 from __future__ import annotations
@@ -15,67 +15,67 @@ from weakref import finalize
 from moa.errors import EndpointError, EndpointTimeout, EndpointUnavailable, MoaError
 
 _DOWN = (None, 502, 503, 504)
-"""What a server that is down answers with: nothing, or the status of what stands before it."""
+"""Statuses of a server that is down: none, or that of a gateway before it."""
 _FAILURES, _CALLS = 3, 2
-"""Failures in a row, of so many different calls, that open a breaker: all tries of one alone may
-fail by what it asks."""
+"""A breaker opens after this many failures in a row, of at least this many calls: all tries of one
+call may fail because of its content."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _MOST_DOUBLINGS = 0.5, 30.0, 16
-"""Until a server is probed, and between two probes."""
+"""Seconds until the first probe, and at most between two probes."""
 _HUNG_S = 30.0
-"""Seconds after which a probe that isn't answered keeps off no other."""
+"""Seconds after which a probe without an answer no longer blocks others."""
 _LEAST_TIMEOUT_S = 10.0
-"""Seconds without an answer that say that a server hangs; less may be too little for any."""
+"""Minimum seconds without an answer to conclude that a server hangs."""
 
 
 class Breaker:
-    """Whether a server is left alone, and until when.
+    """The state of a server: whether it is skipped, and until when.
 
-    It is shared by all calls to the server, in whatever event loop.
+    All calls to the server share it, in any event loop.
 
     Args:
-        failures: Failures in a row that open it; of two calls at least, unless it is one.
-        clock: Tells the seconds.
+        failures: Failures in a row that open it; they must be of two calls, unless it is 1.
+        clock: Returns the seconds.
     """
 
     def __init__(
         self, *, failures: int = _FAILURES, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.back_at: float | None = None
-        """When the server is probed next; `None`: requests go to it."""
+        self.probe_at: float | None = None
+        """Time of the next probe; `None`: requests pass."""
         self.reason = ""
-        """Why it was left alone the last time."""
+        """Reason of the last failure that opened it."""
         self.has_answered = False
-        """Whether the server was ever there."""
-        self.opened = 0
-        """How often in a row since the last answer."""
+        """True if the server has ever answered."""
+        self.times_opened = 0
+        """Number of times it opened since the last answer."""
         self._most = failures
         self._fewest_calls = min(failures, _CALLS)
         self._clock = clock
         self._failures = 0
         self._calls = set[object]()
-        """Calls that have failed since the last answer."""
+        """Calls that failed since the last answer."""
         self._probed_until = 0.0
         self._turn = threading.Lock()
 
     @property
     def is_open(self) -> bool:
-        """Whether the server is left alone."""
-        return self.back_at is not None
+        """True if the server is skipped."""
+        return self.probe_at is not None
 
     @property
     def is_due(self) -> bool:
-        """Whether it has been left alone for long enough, and nobody is probing it."""
-        return self.back_at is not None and max(self.back_at, self._probed_until) <= self._clock()
+        """True if it is time for a probe, and none is in progress."""
+        return self.probe_at is not None and max(self.probe_at, self._probed_until) <= self._clock()
 
     @property
     def wait_s(self) -> float:
-        """Seconds until it is due, if nothing happens before."""
-        back_at = self.back_at
+        """Seconds until the next probe is due."""
+        back_at = self.probe_at
         return 0.0 if back_at is None else max(back_at, self._probed_until) - self._clock()
 
     @contextmanager
-    def probing(self) -> Generator[None]:
-        """Keep others from probing meanwhile, however this ends."""
+    def probe(self) -> Generator[None]:
+        """Block other probes until this ends."""
         self._probed_until = until = self._clock() + _HUNG_S
         try:
             yield
@@ -84,15 +84,15 @@ class Breaker:
                 self._probed_until = 0.0
 
     @contextmanager
-    def watching(self, call: object) -> Generator[None]:
-        """See what becomes of a request of a call; it is a probe where the server is left alone."""
-        if self.back_at is not None:
-            with self.probing():
-                yield from self._watch(call, probes=True)
+    def watch(self, call: object) -> Generator[None]:
+        """Count the outcome of a call's request, which is a probe if the breaker is open."""
+        if self.probe_at is not None:
+            with self.probe():
+                yield from self._count_outcome(call, probes=True)
         else:
-            yield from self._watch(call, probes=False)
+            yield from self._count_outcome(call, probes=False)
 
-    def _watch(self, call: object, *, probes: bool) -> Generator[None]:
+    def _count_outcome(self, call: object, *, probes: bool) -> Generator[None]:
         try:
             yield
         except EndpointError as error:
@@ -105,9 +105,9 @@ class Breaker:
             self.succeed()
 
     def fail(self, error: MoaError, *, call: object = None, probes: bool = False) -> None:
-        """Count a failure that says that the server is down; where it was a probe, wait longer."""
+        """Count a failure of a server that is down; after a failed probe, wait longer."""
         with self._turn:
-            if self.back_at is not None and not probes:
+            if self.probe_at is not None and not probes:
                 return  # one of many requests that failed together
             self._failures += 1
             self._calls.add(call)
@@ -117,27 +117,27 @@ class Breaker:
 
     def _open(self, error: MoaError) -> None:
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
-        wait_s = _FIRST_WAIT_S * 2.0 ** min(self.opened, _MOST_DOUBLINGS)
-        self.opened += 1
+        wait_s = _FIRST_WAIT_S * 2.0 ** min(self.times_opened, _MOST_DOUBLINGS)
+        self.times_opened += 1
         self._calls.clear()
-        self.back_at = self._clock() + min(_LONGEST_WAIT_S, max(wait_s, asked_s))
+        self.probe_at = self._clock() + min(_LONGEST_WAIT_S, max(wait_s, asked_s))
         self.reason = str(error)
 
     def close(self) -> None:
-        """Let requests go to the server; where it fails again, it is left alone for longer."""
-        self.back_at = None
+        """Let requests pass; after the next failure the wait is longer."""
+        self.probe_at = None
 
     def succeed(self) -> None:
-        """Let requests go to it, and forget that it ever failed: it has answered one."""
+        """Let requests pass, and forget all failures."""
         with self._turn:
             self.has_answered = True
-            self.back_at = None
-            self._failures = self.opened = 0
+            self.probe_at = None
+            self._failures = self.times_opened = 0
             self._calls.clear()
 
 
 def is_down(error: EndpointError) -> bool:
-    """Whether an error says that the server is down, whatever it was asked."""
+    """Return True if an error means that the server is down, whatever was asked."""
     if isinstance(error, EndpointTimeout):
         return error.status is None and (error.seconds or 0.0) >= _LEAST_TIMEOUT_S
     return isinstance(error, EndpointUnavailable) and error.status in _DOWN
@@ -148,7 +148,7 @@ _known: dict[int, Breaker] = {}
 
 
 def breaker_of(endpoint: object) -> Breaker:
-    """Give the breaker of an endpoint, which all share who ask it."""
+    """Return the breaker of an endpoint, shared by all callers."""
     found = _known.get(id(endpoint))
     if found is None:
         found = Breaker()

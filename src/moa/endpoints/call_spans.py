@@ -1,4 +1,4 @@
-"""Call spans: the span of a call, around whatever an endpoint does for it, its retries among it."""
+"""Call spans: a span around each call of an endpoint, including its retries."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from moa.telemetry import Span, content, names
 if TYPE_CHECKING:
     from moa.telemetry.spans import Value
 
-Answered = Completion | Decision | Embeddings
-T = TypeVar("T", bound=Answered)
+AnyAnswer = Completion | Decision | Embeddings
+T = TypeVar("T", bound=AnyAnswer)
 
 
 async def ask_in_span(
@@ -37,8 +37,8 @@ async def ask_in_span(
     context: RunContext,
     named: Mapping[str, object],
 ) -> T:
-    """Ask an endpoint in the span of a call, unless there is one already or it only passes on."""
-    span = _begun(endpoint, asked[0], context, embeds=ask.__name__ == "embed")
+    """Ask an endpoint in the span of a call, unless there is one already or it only delegates."""
+    span = _start_span(endpoint, asked[0], context, embeds=ask.__name__ == "embed")
     if span is None:
         return await ask(endpoint, *asked, context, **named)
     with span:
@@ -46,7 +46,7 @@ async def ask_in_span(
         if span.content:
             await _record_request(span, asked[0])
         answer = await ask(endpoint, *asked, inner, **named)
-        _tell_answer(span, answer, endpoint)
+        _set_answer(span, answer, endpoint)
         if span.content:
             await _record_answer(span, answer)
         return answer
@@ -58,8 +58,8 @@ async def stream_in_span(
     prompt: Prompt,
     context: RunContext,
 ) -> AsyncIterator[str | Completion]:
-    """Stream in the span of a call; it ends with the stream, whoever closes that."""
-    span = _begun(endpoint, prompt, context)
+    """Stream in the span of a call, which ends with the stream."""
+    span = _start_span(endpoint, prompt, context)
     if span is None:
         async with closed_after(ask(endpoint, prompt, context)) as pieces:
             async for piece in pieces:
@@ -77,16 +77,16 @@ async def stream_in_span(
                 if first_s is None:
                     span.set(names.FIRST_CHUNK_S, first_s := time.perf_counter() - start)
                 if not isinstance(piece, str):
-                    _tell_answer(span, piece, endpoint)
+                    _set_answer(span, piece, endpoint)
                     if span.content:
                         await _record_answer(span, piece)
                 yield piece
 
 
-def _begun(
+def _start_span(
     endpoint: Endpoint, request: object, context: RunContext, *, embeds: bool = False
 ) -> Span | None:
-    """Begin the span of a call; `None`: it is part of one, or made by those that are asked."""
+    """Start the span of a call; `None`: there is one already, or the asked endpoints make it."""
     around = context.tracer
     assert around is not None, "somebody hears of it"
     several = isinstance(endpoint, EndpointBase) and endpoint.asks_several
@@ -111,8 +111,8 @@ def _begun(
     return around.start(f"{operation} {model}", attributes, side="client", is_call=True)
 
 
-def _tell_answer(span: Span, answer: Answered, endpoint: Endpoint) -> None:
-    """Say who answered, where that is another model than was asked for, and how it ended."""
+def _set_answer(span: Span, answer: AnyAnswer, endpoint: Endpoint) -> None:
+    """Record the model that answered, if it is another one, and the finish reason."""
     if answer.model != endpoint.model:
         span.set(names.RESPONSE_MODEL, answer.model)
     if isinstance(answer, Completion):
@@ -120,22 +120,22 @@ def _tell_answer(span: Span, answer: Answered, endpoint: Endpoint) -> None:
 
 
 async def _record_request(span: Span, request: object) -> None:
-    """Record what is sent; texts to embed are not."""
+    """Record the request; texts to embed are not recorded."""
     if isinstance(request, Prompt):
         await content.record(span, content.of_messages(request.messages))
     elif isinstance(request, str):
         await content.record(span, content.of_text(request))
 
 
-async def _record_answer(span: Span, answer: Answered) -> None:
-    """Record what a model said."""
+async def _record_answer(span: Span, answer: AnyAnswer) -> None:
+    """Record the answer."""
     if isinstance(answer, Completion):
         said = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
         await content.record(span, said)
 
 
 def _server_of(endpoint: Endpoint) -> Mapping[str, Value]:
-    """Say where an endpoint asks, and whose server that is."""
+    """Return the address of an endpoint, and its provider."""
     server = innermost(endpoint)
     url: object = getattr(server, "base_url", None)
     if url is None and getattr(server, "dialect", None) is OPENAI:

@@ -1,4 +1,4 @@
-"""Calls: what a wrapper says of a call to all that is asked within it, however deep."""
+"""Calls: what a wrapper tells all requests within a call, however deep."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 left_of_call_s: ContextVar[float] = ContextVar("left_of_call_s", default=math.inf)
-"""Most seconds that a request may take: what the earlier tries of its call have left."""
+"""Maximum seconds of a request: the time left after earlier tries of its call."""
 has_other: ContextVar[bool] = ContextVar("has_other", default=False)
-"""Whether another endpoint is asked where this one fails, so that nobody waits for this one."""
+"""True if another endpoint is asked when this one fails, so that nobody waits for this one."""
 
 
 @contextmanager
-def limited_to(left_s: float) -> Generator[None]:
-    """Bound each request by what is left of its call."""
+def limit_time(left_s: float) -> Generator[None]:
+    """Limit each request to the time left of its call."""
     token = left_of_call_s.set(min(left_s, left_of_call_s.get()))
     try:
         yield
@@ -24,8 +24,8 @@ def limited_to(left_s: float) -> Generator[None]:
 
 
 @contextmanager
-def replaceable(by_another: bool = True) -> Generator[None]:
-    """Say whether another endpoint is asked where this one fails; else it is as it was."""
+def mark_replaceable(by_another: bool = True) -> Generator[None]:
+    """State that another endpoint is asked if this one fails."""
     token = has_other.set(by_another or has_other.get())
     try:
         yield

@@ -1,4 +1,4 @@
-"""Client: sends JSON to one server within a budget, a deadline and a number of slots."""
+"""Client: sends JSON to one server, within budget, deadline and concurrency limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moa._json import JSON, is_object, objects_of
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints.calls import left_of_call_s
-from moa.endpoints.given import GivenClient, address_of, asks_openai, check_client
+from moa.endpoints.given import ClientWire, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.pool import Pool, check_key, is_openai
 from moa.endpoints.rehearsal import REHEARSAL
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from moa.endpoints.sent import SentPrompt
 
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
-"""What limits the tokens of an answer in a request."""
+"""Fields that limit the tokens of an answer."""
 
 
 class PostResult(NamedTuple):
-    """What a request brought back. It is settled already."""
+    """The answer to a request, settled in the budget."""
 
     body: JSON
     amount: Amount
@@ -62,14 +62,15 @@ class PostResult(NamedTuple):
 class Client:
     """Sends JSON to one server. Safe to share between event loops.
 
-    Requests are plain dictionaries over a pool of aiohttp's: building the typed models of a client
-    takes longer than everything else in a call. A client of OpenAI's that is given sends them too.
+    Requests are plain dictionaries over an aiohttp pool: building the typed models of a client
+    library takes longer than everything else in a call. If a client of OpenAI's library is given,
+    that sends them.
 
-    A proxy that the environment names for the address is asked, save for this machine: by
-    `$HTTP_PROXY`, `$HTTPS_PROXY` or `$ALL_PROXY`, less `$NO_PROXY`; SOCKS is not spoken. Servers
-    are trusted by `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else by the certificates of this machine.
+    It uses the proxy that the environment names for the address, except for this machine:
+    `$HTTP_PROXY`, `$HTTPS_PROXY` or `$ALL_PROXY`, less `$NO_PROXY`; SOCKS is not supported. It
+    trusts the certificates of `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else those of this machine.
 
-    What it is given, and refuses, is what an `OpenAIEndpoint` is given; see there.
+    For arguments and errors see `OpenAIEndpoint`.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Client:
         self._price = price
         self.context_window = context_window
         self.timeout_s = timeout_s
-        self._given = client
+        self._client = client
         self._base_url = base_url
         self._api_key = None if api_key is None else check_key(api_key, name)
         self._concurrency = concurrency
@@ -115,19 +116,19 @@ class Client:
 
     @cached_property
     def price(self) -> Price:
-        """What the server charges."""
+        """The server's price."""
         return self._price if isinstance(self._price, Price) else self._price()
 
     @property
-    def hosted_by_openai(self) -> bool:
-        """Whether it talks to OpenAI itself, or to Azure."""
-        if self._given is not None:
-            return asks_openai(self._given)
+    def is_hosted_by_openai(self) -> bool:
+        """True if the server is OpenAI's, or Azure's."""
+        if self._client is not None:
+            return asks_openai(self._client)
         return self._base_url is None or is_openai(self._base_url)
 
     @property
     def is_near(self) -> bool:
-        """Whether the server is on this machine or in its own network."""
+        """True if the server is on this machine or in its network."""
         return self._base_url is not None and is_near(self._base_url)
 
     async def post(
@@ -139,10 +140,10 @@ class Client:
         estimate: Amount,
         at_root: bool = False,
     ) -> PostResult:
-        """Send `body`, and charge what its answer says it took, or else `estimate`.
+        """Send `body`, and charge the usage that the answer states, or else `estimate`.
 
-        With an estimate of no calls, such as to a tokenizer, the request is free. With `at_root`
-        the path starts at the server's root, before `/v1`.
+        An estimate of no calls makes the request free, such as to a tokenizer. With `at_root` the
+        path starts at the server's root, before `/v1`.
 
         Raises:
             EndpointError: the request failed; see its subclasses.
@@ -153,7 +154,7 @@ class Client:
         # at once would all pass.
         call, body = await self._reserve(path, body, context, estimate)
         with call:
-            answer, seconds = await self._answer(
+            answer, seconds = await self._exchange(
                 self._wire(), path, body, context, at_root=at_root, call=call
             )
             written = texts_in(answer, without="delta")
@@ -163,21 +164,21 @@ class Client:
         return PostResult(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
-        """Read something about the server. It is free: nothing is reserved or charged."""
-        answer, _ = await self._answer(self._wire(), path, None, context, at_root=at_root)
+        """Read information about the server. It is free: nothing is reserved or charged."""
+        answer, _ = await self._exchange(self._wire(), path, None, context, at_root=at_root)
         return answer
 
     async def stream(
         self, path: str, body: Mapping[str, object], context: RunContext, *, estimate: Amount
     ) -> AsyncGenerator[JSON | Amount, None]:
-        """Send `body`, and yield each event of the answer; what it took comes last."""
+        """Send `body`, and yield each event of the answer, and last the amount charged."""
         usage: JSON = {}
         written: list[str] = []
         cut = False
         call, body = await self._reserve(path, body, context, estimate)
         with call:
             wire = self._wire()
-            async with self._slot(wire, context, call):
+            async with self._hold_slot(wire, context, call):
                 start = time.monotonic()
                 async with aclosing(self._events(wire, path, body, context)) as events:
                     async for event in events:
@@ -198,8 +199,8 @@ class Client:
         if wire is not None:
             await wire.close()
 
-    def _as_sent(self, path: str, body: Mapping[str, object]) -> SentPrompt:
-        """Write down what no agent asks, such as for vectors."""
+    def _preview(self, path: str, body: Mapping[str, object]) -> SentPrompt:
+        """Describe a request that no agent makes, such as for vectors."""
         from moa.endpoints.sent import SentPrompt  # which is about all endpoints
 
         text = json.dumps({key: value for key, value in body.items() if key != "model"})
@@ -208,9 +209,9 @@ class Client:
     async def _reserve(
         self, path: str, body: Mapping[str, object], context: RunContext, estimate: Amount
     ) -> tuple[Reservation, Mapping[str, object]]:
-        """Set aside what a request may take, and limit its answer to what was set aside."""
+        """Reserve the estimate, and limit the answer to what was reserved."""
         if estimate.calls and (rehearsal := REHEARSAL.get()) is not None:
-            await rehearsal.hear([self._as_sent(path, body)], context.node)
+            await rehearsal.record([self._preview(path, body)], context.node)
         limit = next((key for key in _ANSWER_LIMITS if key in body), None)
         call = await context.reserve(
             self.name, self.tier, estimate, price=self.price, cuttable=limit is not None
@@ -230,7 +231,7 @@ class Client:
         sent: Mapping[str, object],
         written: Sequence[str],
     ) -> Amount:
-        """Settle what an answer says that it took, or else the most that it may have taken."""
+        """Settle the usage that an answer states, or else the reserved maximum."""
         amount, window = call.estimate, self.context_window
         if amount.calls:
             stated = amount_of(answer, estimate=amount, sent=sent, written=written, window=window)
@@ -242,7 +243,7 @@ class Client:
         return amount
 
     def _check_cut(self, call: Reservation, estimate: Amount, context: RunContext) -> None:
-        """Refuse an answer that was cut where the budget ended, and not at `max_tokens`."""
+        """Raise an error if the budget, and not `max_tokens`, cut an answer."""
         tokens = call.estimate.output_tokens
         if tokens < estimate.output_tokens:
             raise BudgetExceeded(
@@ -262,8 +263,8 @@ class Client:
 
     def _open(self) -> Wire:
         slots = Slots(self._pacing)
-        if self._given is not None:
-            return GivenClient(self.name, slots, self._given)
+        if self._client is not None:
+            return ClientWire(self.name, slots, self._client)
         return Pool(
             self.name,
             slots,
@@ -274,7 +275,7 @@ class Client:
             owner=self,
         )
 
-    async def _answer(
+    async def _exchange(
         self,
         wire: Wire,
         path: str,
@@ -285,10 +286,10 @@ class Client:
         call: Reservation | None = None,
     ) -> tuple[JSON, float]:
         # The slot is held until the body is read: until then the server is busy with it.
-        async with self._slot(wire, context, call):
+        async with self._hold_slot(wire, context, call):
             start = time.monotonic()
             url = wire.url(path, at_root=at_root)
-            async with self._in_time(start + self._most_s(), wire, url, context):
+            async with self._limit_wait(start + self._request_timeout_s(), wire, url, context):
                 also = context.tracer and context.tracer.headers
                 reply = await wire.send(path, body, at_root=at_root, also=also)
                 content = await reply.read()
@@ -300,7 +301,7 @@ class Client:
         return self._read_json(reply, content, wire), seconds
 
     def _read_json(self, reply: Reply, content: bytes, wire: Wire) -> JSON:
-        """Read an answer of status 200; it may state an error all the same."""
+        """Read an answer of status 200, which may still state an error."""
         try:
             answer: object = json.loads(content)
             echoing = (wire.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
@@ -319,8 +320,8 @@ class Client:
         self, wire: Wire, path: str, body: Mapping[str, object], context: RunContext
     ) -> AsyncGenerator[JSON, None]:
         start, url = time.monotonic(), wire.url(path)
-        until = start + self._most_s()
-        async with self._in_time(until, wire, url, context):
+        until = start + self._request_timeout_s()
+        async with self._limit_wait(until, wire, url, context):
             also = context.tracer and context.tracer.headers
             reply = await wire.send(path, body, also=also)
             content = b"" if reply.streams else await reply.read()
@@ -332,8 +333,8 @@ class Client:
         try:
             while True:
                 # Around each wait and not around the `yield`, where it would cancel the reader.
-                async with self._in_time(until, wire, url, context):
-                    data = await _event(reply)
+                async with self._limit_wait(until, wire, url, context):
+                    data = await _read_event(reply)
                 if data is None or data.startswith(b"[DONE]"):
                     await reply.drain()
                     return
@@ -351,10 +352,10 @@ class Client:
             await reply.close()
 
     @asynccontextmanager
-    async def _slot(
+    async def _hold_slot(
         self, wire: Wire, context: RunContext, call: Reservation | None
     ) -> AsyncGenerator[None, None]:
-        """Wait for a slot; what ends in the wait was not sent, and is no call."""
+        """Wait for a slot; a call that ends during the wait was not sent, and costs nothing."""
         acquired = wire.slots.take()
         try:
             if not acquired:
@@ -382,22 +383,22 @@ class Client:
 
     async def _wait(self, slots: Slots, context: RunContext) -> None:
         """Wait for a slot, or until the server's limits are renewed."""
-        held, start = slots.is_held, time.monotonic()
+        held, start = slots.is_paused, time.monotonic()
         async with asyncio.timeout(context.remaining_s()):
             await slots.wait()
         if held:
             text = f"{time.monotonic() - start:.1f} s for the server's rate limit"
             context.note("waited", text, endpoint=self.name)
 
-    def _most_s(self) -> float:
-        """Seconds that a request which is sent now may take."""
+    def _request_timeout_s(self) -> float:
+        """Return the maximum seconds of a request that is sent now."""
         return min(self.timeout_s, left_of_call_s.get())
 
     @asynccontextmanager
-    async def _in_time(
+    async def _limit_wait(
         self, until: float, wire: Wire, url: str, context: RunContext
     ) -> AsyncGenerator[None, None]:
-        """Bound a wait by a time and the run's deadline."""
+        """Limit a wait by a time and the run's deadline."""
         left_s, run_left_s = until - time.monotonic(), context.remaining_s()
         run_ends_first = run_left_s is not None and run_left_s < left_s
         limit = asyncio.timeout(run_left_s if run_ends_first else left_s)
@@ -413,7 +414,7 @@ class Client:
                     f"{self.name}: the run's time was up before {url} had answered"
                 ) from cause
             raise EndpointTimeout(
-                f"no complete answer from {url} in {self._most_s():.4g} s. "
+                f"no complete answer from {url} in {self._request_timeout_s():.4g} s. "
                 "Raise `timeout_s`, or ask for less",
                 endpoint=self.name,
             ) from cause
@@ -434,7 +435,7 @@ class Client:
         )
 
 
-async def _event(reply: Reply) -> bytes | None:
+async def _read_event(reply: Reply) -> bytes | None:
     """Read the data of a stream's next event; `None` at the end of the stream."""
     data: list[bytes] = []
     while raw := await reply.line():
@@ -448,5 +449,5 @@ async def _event(reply: Reply) -> bytes | None:
 
 
 def _is_cut(answer: JSON) -> bool:
-    """Tell whether an answer, or an event of a stream, says that its limit cut it."""
+    """Return True if an answer, or an event of a stream, was cut by its limit."""
     return any(it.get("finish_reason") == "length" for it in objects_of(answer.get("choices")))

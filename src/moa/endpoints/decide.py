@@ -1,9 +1,9 @@
-"""Deciding: the ways in which an endpoint can decide, and how the first that works is found.
+"""Deciding: the backends by which an endpoint decides, and how the first that works is found.
 
 Two are routes of the server itself. `SystemOne` is `POST /v1/systemone`, as vLLM, llama.cpp,
 Ollama, SGLang and others serve it: <https://github.com/mandu5/jevcompat/blob/main/SPEC.md>.
 `Decisions` is OpenAI's `POST /v1/decisions`, as `AsyncOpenAI.decisions.create` of openai 3.57 sends
-it. Of what a server sends, the probabilities alone are read: the rest is worked out from them.
+it. Only the probabilities of an answer are read: everything else follows from them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import ClassVar, Literal, Protocol
 from moa._async import Lock, gather
 from moa._json import JSON, is_list, is_object, object_of, objects_of
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Example, Prompt, Request
+from moa.endpoints import Completion, Decision, DecisionRequest, Example, Prompt
 from moa.endpoints.client import Client
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
-from moa.endpoints.sent import SentPrompt, log_sent
+from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import (
     ConfigError,
@@ -50,90 +50,90 @@ _INSTRUCTIONS = (
 _TOKENS_A_LABEL = 24
 _TOKENS_AN_ANSWER = 2
 _BAND = (0.97, 1.03)
-"""Sums that are rounding: gateways that keep two decimals send 0.33 three times."""
+"""Sums of probabilities that count as rounding: gateways that keep two decimals send 0.33 three
+times."""
 _ROUNDING = 1e-6
-"""How far a probability may lie outside of 0 to 1."""
+"""Tolerance of a probability outside of 0 to 1."""
 
 
-class Asker(Protocol):
-    """Asks a model for text, as an endpoint does."""
+class Completer(Protocol):
+    """Completes prompts, as an endpoint does."""
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """Ask it."""
+        """Complete a prompt."""
         ...
 
     def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Write what is sent for that."""
+        """Return what would be sent."""
         ...
 
 
 class Backend(Protocol):
-    """One way to decide: a server's own, label log-probabilities, or written labels."""
+    """A way to decide: a route of the server, label log-probabilities, or written labels."""
 
     @property
     def title(self) -> str:
-        """What it is called in traces, such as `label log-probabilities`."""
+        """Its name in traces, such as `label log-probabilities`."""
         ...
 
-    async def decide(self, request: Request, context: RunContext) -> Decision:
-        """Answer typed questions about a text, from which control tokens are gone.
+    async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
+        """Answer typed questions about a text without control tokens.
 
-        `EndpointUnsupported`: the server cannot decide in this way.
+        `EndpointUnsupported`: the server can't decide in this way.
         """
         ...
 
-    def preview(self, request: Request) -> list[SentPrompt]:
-        """Write what is sent for that."""
+    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
+        """Return what would be sent."""
         ...
 
 
 class DecisionClient:
-    """Decides by the first backend that works on the server, and remembers which.
+    """Decides by the first backend that works on the server, and remembers it.
 
-    What the server offers is found out at the first decision, by what it says of itself and by one
-    trial of each backend; decisions that come meanwhile wait for that. Where the dialect isn't
-    known, the server is asked.
+    The first decision finds it, by the server's own information and one trial of each backend;
+    other decisions wait meanwhile. If the dialect isn't known, the server is asked.
     """
 
     def __init__(
-        self, client: Client, asker: Asker, *, decides: Decides, dialect: Dialect | None
+        self, client: Client, asker: Completer, *, decides: Decides, dialect: Dialect | None
     ) -> None:
         self.priority = 0
-        """Of label readings, where vLLM serves by priority; lower is served earlier."""
+        """Priority of label readings, if vLLM schedules by it; lower is earlier."""
         self._client = client
         self._written = WrittenLabels(asker)
         self._decides: Decides = decides
         self._dialect = dialect
         self._backend: Backend | None = None
-        """The one that works; `None` until it is found."""
-        self._passed: list[str] = []
-        """Why others were not taken, as the trace says it."""
-        self._finding = Lock()
+        """The backend that works; `None` until it is found."""
+        self._skip_reasons: list[str] = []
+        """Why other backends were skipped, for the trace."""
+        self._search_lock = Lock()
 
-    async def decide(self, request: Request, context: RunContext) -> Decision:
+    async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
-        async with self._finding.held(context.remaining_s()):
+        async with self._search_lock.held(context.remaining_s()):
             known = self._backend is not None
             first = None if known else await self._try(request, context)
         if first is not None:
             return first
         if known:
-            for said in self._passed:
+            for said in self._skip_reasons:
                 context.note("fell back", said, endpoint=self._client.name)
         assert self._backend is not None
         return await self._backend.decide(request, context)
 
-    async def preview(self, request: Request, context: RunContext) -> list[SentPrompt]:
-        """Write what is sent for it, by the backend that works, or that is tried first."""
-        backend = self._backend or (await self._possible(context))[0][0]
+    async def preview(self, request: DecisionRequest, context: RunContext) -> list[SentPrompt]:
+        """Return what would be sent, by the working backend or the first candidate."""
+        backend = self._backend or (await self._list_backends(context))[0][0]
         return backend.preview(request)
 
-    async def _try(self, request: Request, context: RunContext) -> Decision | None:
-        """Find the backend that works, by its decision; the last one is not tried, and gives none.
+    async def _try(self, request: DecisionRequest, context: RunContext) -> Decision | None:
+        """Find the backend that works, and return its decision; `None`: only the last one is left.
 
-        The trace says at once why others are not taken, so before what the next one notes.
+        The trace says why a backend is skipped before the next one notes anything.
         """
-        backends, passed = await self._possible(context)
+        backends, passed = await self._list_backends(context)
         for said in passed:
             context.note("fell back", said, endpoint=self._client.name)
         for backend, other in pairwise(backends):
@@ -143,13 +143,13 @@ class DecisionClient:
                 passed.append(f"to {other.title}: {error}")
                 context.note("fell back", passed[-1], endpoint=self._client.name)
             else:
-                self._backend, self._passed = backend, passed
+                self._backend, self._skip_reasons = backend, passed
                 return first
-        self._backend, self._passed = backends[-1], passed
+        self._backend, self._skip_reasons = backends[-1], passed
         return None
 
-    async def _possible(self, context: RunContext) -> tuple[list[Backend], list[str]]:
-        """List the backends that may work, and why one before them is known not to."""
+    async def _list_backends(self, context: RunContext) -> tuple[list[Backend], list[str]]:
+        """Return the backends that may work, and why an earlier one can't."""
         match self._decides:
             case "systemone":
                 return [SystemOne(self._client, self._dialect or UNKNOWN)], []
@@ -158,7 +158,9 @@ class DecisionClient:
             case "text":
                 return [self._written], []
             case "labels":
-                if readers := self._readers(self._dialect or await self._asked(context)):
+                if readers := self._label_readers(
+                    self._dialect or await self._detect_dialect(context)
+                ):
                     return readers, []
                 raise ConfigError(
                     f"{self._client.name}: label log-probabilities are read from vLLM and "
@@ -166,19 +168,19 @@ class DecisionClient:
                     'Give the endpoint its `dialect`, or let it decide by "auto" or "text"'
                 )
             case "auto":
-                return await self._all(context)
+                return await self._list_all_backends(context)
 
-    async def _all(self, context: RunContext) -> tuple[list[Backend], list[str]]:
-        known = self._dialect or (OPENAI if self._client.hosted_by_openai else None)
+    async def _list_all_backends(self, context: RunContext) -> tuple[list[Backend], list[str]]:
+        known = self._dialect or (OPENAI if self._client.is_hosted_by_openai else None)
         try:
-            known = known or await self._asked(context)
+            known = known or await self._detect_dialect(context)
         except EndpointUnsupported as error:  # what lists no models has no route of its own either
             return [self._written], [f"to {self._written.title}: {error}"]
         native = Decisions if known.wire == "decisions" else SystemOne
-        return [native(self._client, known), *self._readers(known), self._written], []
+        return [native(self._client, known), *self._label_readers(known), self._written], []
 
-    def _readers(self, known: Dialect) -> list[Backend]:
-        """Give what reads the log-probabilities of labels, where the server sends them."""
+    def _label_readers(self, known: Dialect) -> list[Backend]:
+        """Return the reader of label log-probabilities, if the server sends them."""
         match known.labels:
             case "vllm":
                 return [VLLMLabelReader(self._client, priority=self.priority)]
@@ -187,18 +189,18 @@ class DecisionClient:
             case None:
                 return []
 
-    async def _asked(self, context: RunContext) -> Dialect:
-        """Ask the server what it is."""
+    async def _detect_dialect(self, context: RunContext) -> Dialect:
+        """Ask the server for its dialect."""
         try:
             return dialect_of(await self._client.get("/models", context))
         except EndpointRejected as error:
             if error.status not in (404, 405, 501):
                 raise
-            raise _as_unsupported(error) from error
+            raise _make_unsupported(error) from error
 
 
-def way_of(decides: Decides, known: Dialect | None) -> str:
-    """Say how an endpoint will decide, as far as that shows before the first decision."""
+def describe_way(decides: Decides, known: Dialect | None) -> str:
+    """Describe how an endpoint will decide, as far as it is known before the first decision."""
     match decides:
         case "systemone" | "decisions":
             return f"by /v1/{decides}"
@@ -213,29 +215,29 @@ def way_of(decides: Decides, known: Dialect | None) -> str:
             return f"natively if it can, else {other.title}"
 
 
-def _as_unsupported(error: EndpointRejected) -> EndpointUnsupported:
+def _make_unsupported(error: EndpointRejected) -> EndpointUnsupported:
     return EndpointUnsupported(error.message, endpoint=error.endpoint, status=error.status)
 
 
 class WrittenLabels:
-    """Decides by having a model write the labels, into a JSON object by a schema.
+    """Decides by having a model write the labels as a JSON object by a schema.
 
-    Any endpoint can do it. It brings no probabilities, so nothing can be accepted on confidence.
+    Any endpoint can do it. It gives no probabilities, so nothing can be accepted on confidence.
     """
 
     title = "written labels, without probabilities"
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: Completer) -> None:
         self._asker = asker
 
-    def preview(self, request: Request) -> list[SentPrompt]:
-        """Write what is sent for a decision."""
+    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
+        """Return what would be sent."""
         sent = self._asker.preview(self._prompt(request))
         return [replace(sent, way=self.title)]
 
-    def _prompt(self, request: Request) -> Prompt:
+    def _prompt(self, request: DecisionRequest) -> Prompt:
         text, questions, examples = request
-        named = unique(questions)
+        named = number_duplicates(questions)
         return Prompt(
             messages=(
                 Message("system", "\n\n".join((_INSTRUCTIONS, *map(_list_options, named)))),
@@ -247,10 +249,10 @@ class WrittenLabels:
             temperature=0.0,
         )
 
-    async def decide(self, request: Request, context: RunContext) -> Decision:
-        """Answer typed questions; raises `OutputError` where the model wrote no JSON object."""
+    async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
+        """Answer typed questions; raises `OutputError` if the model wrote no JSON object."""
         questions = request.questions
-        named = unique(questions)
+        named = number_duplicates(questions)
         completion = await self._asker.complete(self._prompt(request), context)
         labels = _labels(completion.text, context.node or completion.endpoint)
         pairs = zip(questions, named, strict=True)
@@ -308,23 +310,23 @@ def _schema(questions: Sequence[Question]) -> JSON:
 
 @dataclass(frozen=True, slots=True)
 class Native(ABC):
-    """Decides by a route of the server itself; what doesn't fit one request takes several."""
+    """Decides by a route of the server itself, in several requests if one can't hold all."""
 
     client: Client
     dialect: Dialect
-    """What the server takes in one request."""
+    """Limits of the server's requests."""
 
     title: ClassVar[str]
     path: ClassVar[str]
     """The route, such as `/systemone`."""
     unable: ClassVar[tuple[tuple[int, ...], str]]
-    """Statuses, and words said with them, by which servers say that their model can't decide."""
+    """Statuses, and words of the message, by which servers say that their model can't decide."""
 
-    async def decide(self, request: Request, context: RunContext) -> Decision:
+    async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
         text, questions, examples = request
         self.dialect.check(text, questions)
-        asked = self.dialect.requests(unique(questions))
+        asked = self.dialect.split(number_duplicates(questions))
         parts = await gather(self._ask(text, few, context) for few in asked)
         if examples:
             said = f"{len(examples)} examples: this server decides by itself and takes none"
@@ -337,13 +339,13 @@ class Native(ABC):
             amount=sum((part.amount for part in parts), NOTHING),
         )
 
-    def preview(self, request: Request) -> list[SentPrompt]:
-        """Write what is sent for a decision."""
+    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
+        """Return what would be sent."""
         self.dialect.check(request.text, request.questions)
-        asked = self.dialect.requests(unique(request.questions))
-        return [self._as_sent(self.body(request.text, few)) for few in asked]
+        asked = self.dialect.split(number_duplicates(request.questions))
+        return [self._preview_body(self.body(request.text, few)) for few in asked]
 
-    def _as_sent(self, body: JSON) -> SentPrompt:
+    def _preview_body(self, body: JSON) -> SentPrompt:
         asked = {key: value for key, value in body.items() if key != "model"}
         texts = ((key, _as_text(value)) for key, value in asked.items())
         return SentPrompt(self.client.name, self.client.model, self.title, tuple(texts))
@@ -354,14 +356,14 @@ class Native(ABC):
         tokens = _TOKENS_AN_ANSWER * len(questions)
         estimate = estimate_of(text, *asked, max_tokens=tokens, price=client.price)
         body = self.body(text, questions)
-        log_sent(lambda: self._as_sent(body))
+        log_prompt(lambda: self._preview_body(body))
         try:
             reply, amount = await client.post(self.path, body, context, estimate=estimate)
         except EndpointRejected as error:
             statuses, words = self.unable
             if error.status not in statuses or words not in error.message.lower():
                 raise
-            raise _as_unsupported(error) from error
+            raise _make_unsupported(error) from error
         pairs = zip(questions, self.answers(reply, questions), strict=True)
         answers = [self._answer(question, given, reply) for question, given in pairs]
         for answer in answers:
@@ -381,15 +383,15 @@ class Native(ABC):
 
     @abstractmethod
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
-        """Write a request."""
+        """Return the body of a request."""
 
     @abstractmethod
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
-        """Find an answer for each question, in order; `InvalidResponse`: they are not there."""
+        """Return an answer for each question, in order; `InvalidResponse`: they are missing."""
 
     @abstractmethod
     def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
-        """Read an answer; `InvalidResponse`: it is not in this format."""
+        """Read an answer; `InvalidResponse`: it has another format."""
 
     def weigh(
         self, question: Question, probabilities: Sequence[object], *, label_mass: object = None
@@ -398,7 +400,7 @@ class Native(ABC):
         read = [self._probability(value, question) for value in probabilities]
         total = math.fsum(read)
         if not _BAND[0] <= total <= _BAND[1]:
-            raise self.wrong(
+            raise self.invalid(
                 f"the probabilities of question {question.name!r} add up to {total:.4g}, not to 1"
             )
         return Answer(
@@ -408,9 +410,9 @@ class Native(ABC):
         )
 
     def order(self, question: Question, given: Mapping[str, object]) -> list[object]:
-        """Put probabilities that came by the names of options in order; one that is left out is 0.
+        """Sort probabilities given by names of options; a missing one is 0.
 
-        Those of a score come by the number of the level, from "0" on.
+        Probabilities of a score are given by the number of the level, from "0" on.
         """
         levels = list(map(str, range(len(question.options))))
         names = levels if question.kind == "score" else _names(question)
@@ -423,7 +425,7 @@ class Native(ABC):
         for name, value in given.items():
             index = exact.get(name, alike.get(_fold(name), -1))
             if index < 0:
-                raise self.wrong(
+                raise self.invalid(
                     f"question {question.name!r} was answered with option {name!r}, which was not "
                     f"offered. Options: {', '.join(names)}"
                 )
@@ -433,11 +435,11 @@ class Native(ABC):
     def _probability(self, value: object, question: Question) -> float:
         number = _number(value)
         if number is None or not -_ROUNDING <= number <= 1.0 + _ROUNDING:
-            raise self.wrong(f"{value!r} is no probability (question {question.name!r})")
+            raise self.invalid(f"{value!r} is no probability (question {question.name!r})")
         return min(1.0, max(0.0, number))
 
-    def wrong(self, said: str) -> InvalidResponse:
-        """Say what is wrong with what the server sent."""
+    def invalid(self, said: str) -> InvalidResponse:
+        """Return the error for an invalid answer of the server."""
         return InvalidResponse(said, endpoint=self.client.name)
 
 
@@ -449,19 +451,19 @@ class SystemOne(Native):
     unable = (400,), "does not support"  # Ollama's
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
-        """Write a request."""
-        asked = {question.name: self._asked(question) for question in questions}
+        """Return the body of a request."""
+        asked = {question.name: self._write_question(question) for question in questions}
         return {"model": self.client.model, "state": text, "questions": asked}
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
-        """Find an answer for each question."""
+        """Return an answer for each question."""
         given = reply.get("answers")
         if not is_object(given):
-            raise self.wrong("the answer holds no `answers`")
+            raise self.invalid("the answer holds no `answers`")
         return [given.get(question.name) for question in questions]
 
     def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
-        """Read an answer; gateways to models that write may leave probabilities out."""
+        """Read an answer; gateways to models that write may omit probabilities."""
         if question.kind == "predicate":
             probabilities = _with_complement(given.get("noul"))
         elif is_object(likely := given.get("probabilities")):
@@ -476,7 +478,7 @@ class SystemOne(Native):
         mass = own.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
         return self.weigh(question, probabilities, label_mass=mass)
 
-    def _asked(self, question: Question) -> JSON:
+    def _write_question(self, question: Question) -> JSON:
         text = neutralise(question.text)
         if question.kind == "score":
             levels = [neutralise(_describe(option)) for option in question.options]
@@ -502,21 +504,21 @@ class Decisions(Native):
     unable = (400, 404), "model"  # OpenAI names those that decide
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
-        """Write a request."""
-        asked = list(map(self._asked, questions))
+        """Return the body of a request."""
+        asked = list(map(self._write_question, questions))
         return {"model": self.client.model, "input": text, "questions": asked}
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
-        """Find an answer for each question; those that are left out at the end are missing."""
+        """Return an answer for each question; missing ones at the end are `None`."""
         answers = reply.get("answers")
         if not is_list(answers):
-            raise self.wrong("the answer holds no list of `answers`")
+            raise self.invalid("the answer holds no list of `answers`")
         if len(answers) > len(questions):
-            raise self.wrong(f"{len(answers)} answers came for {len(questions)} questions")
+            raise self.invalid(f"{len(answers)} answers came for {len(questions)} questions")
         for question, answer in zip(questions, answers, strict=False):
             name = object_of(answer).get("name")
             if name is not None and name != question.name:
-                raise self.wrong(
+                raise self.invalid(
                     f"the answer to question {question.name!r} came under the name {name!r}"
                 )
         return [*answers, *[None] * (len(questions) - len(answers))]
@@ -530,7 +532,7 @@ class Decisions(Native):
         named = {str(row.get("value")): row.get("probability") for row in rows}
         return self.weigh(question, self.order(question, named))
 
-    def _asked(self, question: Question) -> JSON:
+    def _write_question(self, question: Question) -> JSON:
         text = neutralise(question.text)
         asked: JSON = {"type": question.kind, "name": question.name, "instructions": text}
         if question.kind == "predicate":
@@ -550,7 +552,7 @@ class Decisions(Native):
 
 
 def answer_of_label(question: Question, name: object) -> Answer:
-    """Build the answer from a written label; one that was not offered is no answer."""
+    """Build the answer from a written label; an unknown label is no answer."""
     names = [_fold(option.name) for option in question.options]
     label = _fold(name.strip()) if isinstance(name, str) else ""
     if names.count(label) != 1:
@@ -571,7 +573,7 @@ def _describe(option: Option) -> str:
 
 
 def _with_complement(yes: object) -> list[object]:
-    """Put the probability of no beside that of yes."""
+    """Return the probabilities of yes and no."""
     number = _number(yes)
     return [yes, yes if number is None else 1.0 - number]
 
@@ -587,8 +589,8 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def unique(questions: Sequence[Question]) -> list[Question]:
-    """Number the questions whose names are taken, so that answers can be told apart."""
+def number_duplicates(questions: Sequence[Question]) -> list[Question]:
+    """Number questions of the same name, so that answers can be told apart."""
     taken: set[str] = set()
     renamed: list[Question] = []
     for question in questions:

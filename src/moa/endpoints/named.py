@@ -1,4 +1,4 @@
-"""Named: an endpoint from a string, and what is made of whatever is given as one."""
+"""Named: endpoints from strings, and from other objects given as one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def endpoint(
         'gpt-5-mini'
     """
     if not isinstance(spec, str):
-        return _of_client(spec, name, model, tier or "llm", settings)
+        return _make_from_client(spec, name, model, tier or "llm", settings)
     if model is not None:
         raise ConfigError(f"{spec!r} names its model: leave out model={model!r}")
     if spec == "embedded":
@@ -73,9 +73,9 @@ def endpoint(
     found = _FORM.fullmatch(spec)
     dialect = _KINDS.get(found["kind"].lower()) if found else None
     if found is None or dialect is None or not (found["url"] or dialect.base_url):
-        raise ConfigError(_wrong(spec, dialect))
+        raise ConfigError(_explain_spec(spec, dialect))
     if "api_key" not in settings and not found["url"]:
-        settings["api_key"] = _key(spec, dialect)
+        settings["api_key"] = _read_key(spec, dialect)
     model, url = str(found["model"]), found["url"] or dialect.base_url
     if dialect is VLLM:
         from moa.endpoints.vllm import VLLMEndpoint
@@ -99,27 +99,27 @@ def endpoint(
 
 
 def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
-    """Make an endpoint of what is given as one, as every agent and recipe does.
+    """Return the endpoint for an argument of an agent or a recipe.
 
-    Equal strings are one endpoint, so that they share its connections and its slots. A bare
-    `OpenAIEndpoint` asks again after an error; whatever is wrapped stays as it is.
+    Equal strings give one endpoint, so that they share its connections and slots. A bare
+    `OpenAIEndpoint` gets retries; wrapped endpoints stay unchanged.
     """
     if isinstance(given, str):
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
-        usual = _share(given, None, keys)
-        return usual if tier in (None, usual.tier) else _share(given, tier, keys)
+        usual = _shared_endpoint(given, None, keys)
+        return usual if tier in (None, usual.tier) else _shared_endpoint(given, tier, keys)
     if is_client(given):
         raise ConfigError(_NO_MODEL)
     return Retried(given) if isinstance(given, OpenAIEndpoint) else given
 
 
 @cache
-def _share(spec: str, tier: Tier | None, keys: tuple[str | None, ...]) -> Endpoint:
+def _shared_endpoint(spec: str, tier: Tier | None, keys: tuple[str | None, ...]) -> Endpoint:
     del keys  # another key makes another endpoint
     return endpoint(spec, tier=tier)
 
 
-def _of_client(
+def _make_from_client(
     client: AsyncOpenAI, name: str | None, model: str | None, tier: Tier, settings: Settings
 ) -> Endpoint:
     if model is None:
@@ -145,7 +145,7 @@ def _make_embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
     return EmbeddedEndpoint(name, tier=tier, price=known, timeout_s=timeout_s)
 
 
-def _key(spec: str, vendor: Dialect) -> SecretStr:
+def _read_key(spec: str, vendor: Dialect) -> SecretStr:
     if key := os.environ.get(vendor.api_key_env):
         return SecretStr(key)
     raise ConfigError(
@@ -154,7 +154,7 @@ def _key(spec: str, vendor: Dialect) -> SecretStr:
     )
 
 
-def _wrong(spec: str, dialect: Dialect | None) -> str:
+def _explain_spec(spec: str, dialect: Dialect | None) -> str:
     if dialect is not None:
         return f"{spec!r} needs an address, as in {spec + '@http://127.0.0.1:8000/v1'!r}"
     vendor = next((one for one in VENDORS if spec.startswith(one.prefixes)), None)

@@ -19,21 +19,21 @@ from moa.endpoints import (
     Capability,
     Completion,
     Decision,
+    DecisionRequest,
     Embeddings,
     EndpointBase,
     Examples,
     Pieces,
     Prompt,
     Questions,
-    Request,
-    need,
+    require,
 )
 from moa.endpoints.client import Client, PostResult
 from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
-from moa.endpoints.sent import SentPrompt, log_sent
+from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, may_fit, neutralise
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
@@ -52,24 +52,24 @@ _REFUSES = re.compile(
 CHAT: frozenset[Capability] = frozenset(
     ("complete", "stream", "decide", "tools", "images", "files")
 )
-"""What a server is taken to do; what its model can't do it refuses itself."""
+"""Default capabilities of a server; it refuses itself what its model can't do."""
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 _DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]+")
 _FILE = "word " * 1000
-"""Stands for a file where tokens are estimated: a page or a large picture takes about as many."""
+"""Replaces a file in the estimate of tokens: a page or a large picture takes about as many."""
 _TAGS = {
     "<think>": "</think>",
     "<thought>": "</thought>",  # Gemini's compatible endpoint
     "[THINK]": "[/THINK]",  # Magistral, where the server has no parser for it
 }
-"""What closes a thought, by what opens it."""
+"""Closing tags of a thought, by opening tag."""
 _CLOSE = "</think>"
-"""What closes a thought that the chat template opened."""
+"""Closing tag of a thought that the chat template opened."""
 _VECTOR = TypeAdapter(tuple[float, ...], config=ConfigDict(defer_build=True))
 
 
 class Settings(TypedDict, total=False):
-    """What an `OpenAIEndpoint` can be told besides which model is where; it says what each is."""
+    """Further settings of an `OpenAIEndpoint`; see there."""
 
     api_key: SecretStr | str | None
     price: Price | Callable[[], Price]
@@ -142,7 +142,7 @@ class OpenAIEndpoint(EndpointBase):
         self.concurrency = concurrency
         self.timeout_s = timeout_s
         self.capabilities = frozenset(capabilities)
-        self._refused: set[str] = set()
+        self._dropped_fields: set[str] = set()
         self.client = Client(
             name,
             tier=tier,
@@ -157,12 +157,12 @@ class OpenAIEndpoint(EndpointBase):
             client=client,
         )
         self.base_url = base_url if client is None else address_of(client)
-        self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
+        self.dialect = dialect or (OPENAI if self.client.is_hosted_by_openai else UNKNOWN)
         self._decider = DecisionClient(self.client, self, decides=decides, dialect=dialect)
 
     @property
     def price(self) -> Price:
-        """What it charges."""
+        """Its price."""
         return self.client.price
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
@@ -173,7 +173,7 @@ class OpenAIEndpoint(EndpointBase):
             EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
-        need(self, "complete", prompt)
+        require(self, "complete", prompt)
         self._check_length(prompt)
         answer, amount = await self._post(prompt, context)
         if not objects_of(answer.get("choices")):
@@ -184,12 +184,12 @@ class OpenAIEndpoint(EndpointBase):
         return self._completion(written, prompt, amount, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; it raises what `complete` does.
+        """See `Endpoint.stream`; it raises the errors of `complete`.
 
-        A thought whose opening tag the server leaves out is known as one only at its end: it is
-        in the pieces, and not in the text of the `Completion`.
+        If the server omits a thought's opening tag, the thought is recognised only at its end: it
+        is in the pieces, but not in the text of the `Completion`.
         """
-        need(self, "stream", prompt)
+        require(self, "stream", prompt)
         self._check_length(prompt)
         written, amount = _Transcript(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
@@ -219,12 +219,12 @@ class OpenAIEndpoint(EndpointBase):
             ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
                 of a server whose log-probabilities can't be read; no question was sent.
         """
-        need(self, "decide")
-        return await self._decider.decide(_neutral(text, questions, examples), context)
+        require(self, "decide")
+        return await self._decider.decide(_neutral_request(text, questions, examples), context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
-        need(self, "embed")
+        """See `Endpoint.embed`; raises `InvalidResponse` if a vector is missing or invalid."""
+        require(self, "embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = replace(estimate_of(*texts, max_tokens=0, price=self.price), encodings=1)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
@@ -243,7 +243,7 @@ class OpenAIEndpoint(EndpointBase):
         return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
 
     async def identity(self, context: RunContext, /) -> Identity:
-        """Name the model, and the version of the server, where it has `/version` as vLLM does."""
+        """Return the model, and the version of a server with `/version`, such as vLLM."""
         try:
             answer = await self.client.get("/version", context, at_root=True)
         except EndpointError:
@@ -252,40 +252,42 @@ class OpenAIEndpoint(EndpointBase):
         return Identity(model=self.model, server="OpenAI-compatible", version=version)
 
     async def close(self) -> None:
-        """Close the connections of this event loop, but no `client` that was given.
+        """Close the connections of this event loop, but no given `client`.
 
-        Closing twice does nothing.
+        A second call does nothing.
         """
         await self.client.close()
 
     def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
-        return self._as_sent(self._request(prompt)[0], prompt)
+        """Return what would be sent for a prompt; see `moa.endpoints.sent.ShowsPrompts`."""
+        return self._preview_body(self._request(prompt)[0], prompt)
 
     async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
-        """Write what typed questions are sent as, by the way that is known to work or tried first.
+        """Return what would be sent for typed questions, by the working backend or the first one.
 
-        A server whose dialect isn't known is asked what it is, which is no call of its model.
+        A server of unknown dialect is asked for it, which is no call of its model.
         """
-        return await self._decider.preview(_neutral(text, questions, examples), context)
+        return await self._decider.preview(_neutral_request(text, questions, examples), context)
 
-    def _as_sent(self, body: Mapping[str, object], prompt: Prompt) -> SentPrompt:
+    def _preview_body(self, body: Mapping[str, object], prompt: Prompt) -> SentPrompt:
         shown = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
         return SentPrompt(
             self.name,
             self.model,
             "chat",
-            tuple((_text(one["role"]), _readable(one)) for one in objects_of(body["messages"])),
+            tuple(
+                (_text(one["role"]), _format_message(one)) for one in objects_of(body["messages"])
+            ),
             schema=prompt.json_schema,
             settings={key: value for key, value in body.items() if key not in shown},
         )
 
     def chat(self, prompt: Prompt) -> JSON:
-        """Write a request in this server's words."""
+        """Return the body of a request in this server's dialect."""
         schema, messages = prompt.json_schema, prompt.messages
-        if schema is not None and not prompt.tools and not self.dialect.holds_to(schema):
+        if schema is not None and not prompt.tools and not self.dialect.enforces_schema(schema):
             messages = with_schema(messages, schema)
         body: JSON = {
             "model": self.model,
@@ -299,13 +301,13 @@ class OpenAIEndpoint(EndpointBase):
         if prompt.tools:
             body["tools"] = [{"type": "function", "function": asdict(one)} for one in prompt.tools]
         if schema is not None and (not prompt.tools or self.dialect.schema_beside_tools):
-            body.update(self.dialect.constrained(schema))
+            body.update(self.dialect.constrain(schema))
         return body
 
     async def _post(self, prompt: Prompt, context: RunContext) -> PostResult:
         while True:
             body, estimate = self._request(prompt)
-            log_sent(partial(self._as_sent, body, prompt))
+            log_prompt(partial(self._preview_body, body, prompt))
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -317,7 +319,7 @@ class OpenAIEndpoint(EndpointBase):
         begun = False
         while True:
             body, estimate = self._request(prompt, **_STREAMING)
-            log_sent(partial(self._as_sent, body, prompt))
+            log_prompt(partial(self._preview_body, body, prompt))
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:
@@ -331,8 +333,10 @@ class OpenAIEndpoint(EndpointBase):
                 self._leave_out(body, error, context)
 
     def _request(self, prompt: Prompt, **more: object) -> tuple[JSON, Amount]:
-        """Write a request without what the model refuses, and estimate what it takes."""
-        body = {k: v for k, v in {**self.chat(prompt), **more}.items() if k not in self._refused}
+        """Return the body without fields that the model refuses, and its estimate."""
+        body = {
+            k: v for k, v in {**self.chat(prompt), **more}.items() if k not in self._dropped_fields
+        }
         # The words around the messages stand for what the chat template puts there.
         text = _DATA_URL.sub(_FILE, _as_json(body))
         return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
@@ -340,7 +344,7 @@ class OpenAIEndpoint(EndpointBase):
     def _leave_out(
         self, body: Mapping[str, object], error: EndpointRejected, context: RunContext
     ) -> None:
-        """Leave out for good what the model refuses and can do without; raise where it's no such.
+        """Drop optional fields that the model refuses, for good; raise other errors.
 
         OpenAI's reasoning models take no temperature and no stop, Mistral no `stream_options`.
         """
@@ -348,12 +352,12 @@ class OpenAIEndpoint(EndpointBase):
         refused = [key for key in _OPTIONAL if key in body and re.search(rf"\b{key}\b", said)]
         if error.status not in (400, 422) or not refused or not _REFUSES.search(said):
             raise error
-        self._refused.update(refused)
+        self._dropped_fields.update(refused)
         for key in refused:
             context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
     def _check_length(self, prompt: Prompt) -> None:
-        """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
+        """Refuse what is too long by any tokenizer; servers differ in handling it."""
         if self.context_window is None:
             return
         texts = [message.content for message in prompt.messages]
@@ -409,7 +413,7 @@ def _text(value: object) -> str:
 
 
 def _content(message: Mapping[str, object]) -> tuple[str, str]:
-    """Read what a message says and what was thought before it; Mistral sends both in parts."""
+    """Return the text of a message, and the reasoning before it; Mistral sends both in parts."""
     content = message.get("content")
     thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
     if not is_list(content):
@@ -420,13 +424,13 @@ def _content(message: Mapping[str, object]) -> tuple[str, str]:
     return text, thought + "".join(_text(part.get("text")) for part in inner)
 
 
-def _neutral(text: str, questions: Questions, examples: Examples) -> Request:
+def _neutral_request(text: str, questions: Questions, examples: Examples) -> DecisionRequest:
     shown = [replace(example, text=neutralise(example.text)) for example in examples]
-    return Request(neutralise(text), questions, shown)
+    return DecisionRequest(neutralise(text), questions, shown)
 
 
-def _readable(message: Mapping[str, object]) -> str:
-    """Write a message for people: what isn't text as JSON, without the data of files."""
+def _format_message(message: Mapping[str, object]) -> str:
+    """Format a message for people: other parts as JSON, without the data of files."""
     content = message.get("content")
     extra = {k: v for k, v in message.items() if k not in ("role", "content")}
     parts = [content if isinstance(content, str) else _as_json(content)] if content else []
@@ -441,7 +445,7 @@ def with_schema(messages: Sequence[Message], schema: Mapping[str, object]) -> tu
 
 
 def add_instruction(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
-    """Tell the model something at the end of the system message."""
+    """Append an instruction to the system message."""
     if messages[0].role != "system":
         return (Message("system", told), *messages)
     return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
@@ -449,7 +453,7 @@ def add_instruction(messages: Sequence[Message], told: str) -> tuple[Message, ..
 
 @dataclass(slots=True)
 class _ToolCallPart:
-    """A tool call as a message or an event of a stream has it, whole or in part."""
+    """A tool call, whole or in part, as in a message or an event of a stream."""
 
     index: object
     id: str
@@ -459,7 +463,7 @@ class _ToolCallPart:
 
     @classmethod
     def of(cls, written: JSON) -> _ToolCallPart:
-        """Read it; some servers write the arguments as an object instead of as a text."""
+        """Read it; some servers write the arguments as an object instead of a text."""
         function = object_of(written.get("function"))
         arguments = function.get("arguments")
         if is_object(arguments):
@@ -468,10 +472,10 @@ class _ToolCallPart:
         return cls(written.get("index"), id, name, _text(arguments))
 
     def goes_on_with(self, part: _ToolCallPart) -> bool:
-        """Return True if a later part of a stream belongs to this call, and is no call of its own.
+        """Return True if a later part of a stream continues this call.
 
-        A call of its own has another id. Where ids are empty, it has a name and comes after whole
-        arguments; a name alone doesn't tell, as some servers repeat it in each part.
+        Another call has another id. If ids are empty, it has a name and follows complete arguments;
+        a name alone isn't enough, as some servers repeat it in each part.
         """
         if self.index != part.index:
             return False
@@ -488,23 +492,23 @@ def _is_json(text: str) -> bool:
 
 @dataclass(slots=True)
 class ThinkingSplitter:
-    """Splits a text that comes in pieces into the answer and the reasoning before it.
+    """Splits a text that comes in pieces into reasoning and answer.
 
     Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text. A thought
     that isn't closed has no answer.
     """
 
     _blanks: list[str] = field(default_factory=list[str])
-    """What stands before the first word, until it is known whether that opens a thought."""
+    """White space before the first word, until it is known whether that opens a thought."""
     _held: str = ""
-    """What may be the start of a tag."""
+    """Text that may be the start of a tag."""
     _thought: list[str] = field(default_factory=list[str])
     _text: list[str] = field(default_factory=list[str])
     _closing: str = ""
     _state: Literal["start", "thinking", "answering"] = "start"
 
     def split(self) -> tuple[str, str | None]:
-        """Give the answer and the reasoning, at the end; `None`: there is none."""
+        """Return the answer and the reasoning, at the end; `None` without any."""
         text = "".join(self._text)
         if self._closing:
             return text, "".join(self._thought).strip()
@@ -515,7 +519,7 @@ class ThinkingSplitter:
         return text, None
 
     def feed(self, piece: str) -> str:
-        """Take the next piece; return what belongs to the answer."""
+        """Add a piece; return the part that belongs to the answer."""
         if self._state == "start":
             if not self._held:
                 start = piece.lstrip()
@@ -528,14 +532,14 @@ class ThinkingSplitter:
         return self._think(piece) if self._state == "thinking" else self._answer(piece)
 
     def finish(self) -> str:
-        """Say that no piece is left; return what was held back and belongs to the answer."""
+        """End the text; return the held part that belongs to the answer."""
         if self._state == "thinking":
             self._thought.append(self._held)
             return ""
         return self._answer(self._take())
 
     def _open_thought(self) -> str:
-        """Find out whether a thought begins; return what follows its tag, or everything."""
+        """Detect an opening tag; return what follows it, or everything."""
         opening = next((tag for tag in _TAGS if self._held.startswith(tag)), None)
         if opening is None:
             self._state = "answering"
@@ -569,7 +573,7 @@ class ThinkingSplitter:
 
 @dataclass(slots=True)
 class _Transcript:
-    """What a model has written so far: as one message, or in pieces."""
+    """The model's output so far, as one message or in pieces."""
 
     model: str
     thought: str = ""
@@ -579,7 +583,7 @@ class _Transcript:
     splitter: ThinkingSplitter = field(default_factory=ThinkingSplitter)
 
     def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
-        """Read an answer, or an event of a stream; return what belongs to the text."""
+        """Read an answer, or an event of a stream; return its text."""
         self.model = _text(body.get("model")) or self.model
         answered = ""
         for choice in objects_of(body.get("choices"))[:1]:
@@ -604,7 +608,7 @@ class _Transcript:
         return text, self.thought or thought
 
     def tool_calls(self, prompt: Prompt) -> tuple[ToolCall, ...]:
-        """Return the tools that it asks for, each with an id; none where none was offered."""
+        """Return the requested tool calls, each with an id; none if no tool was offered."""
         made_up = f"call_{len(prompt.messages)}"
         return tuple(
             ToolCall(one.name, one.arguments or "{}", one.id or f"{made_up}_{number}")

@@ -1,9 +1,9 @@
-"""Pacing: how many requests to a server are in flight, and when none is sent.
+"""Pacing: adapts the number of requests in flight to a server, and pauses.
 
-The number falls by a part where the server refuses requests (429) or lets them queue, and rises by
-one a round: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase
-and Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989). That requests queue
-is seen as in TCP Vegas (Brakmo, O'Malley and Peterson 1994): they take long beside the shortest of
+The limit falls by a share if the server refuses requests (429) or queues them, and rises by one per
+round: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase and
+Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989). Queueing is detected as
+in TCP Vegas (Brakmo, O'Malley and Peterson 1994): requests take long relative to the shortest of
 their kind, and more of them in flight bring no more answers.
 """
 
@@ -18,32 +18,33 @@ from contextlib import suppress
 from moa.endpoints.transport import limit_names, seconds_until
 
 _FALL = 0.9
-"""Part of the requests in flight that is left where some were refused, or queue."""
+"""Factor of the limit after refusals, or when requests queue."""
 _CAREFUL_RISE = 0.1
-"""A round, where one more than now was too many the last time."""
+"""Rise per round if one more than now was too many the last time."""
 _QUEUES = 6.0
-"""How many times the shortest of their kind requests take that queue."""
+"""Requests queue if they take this many times the shortest of their kind."""
 _GAIN = 1.5
-"""How many times the answers a second that more in flight bring where they don't queue."""
+"""More requests in flight must raise the answer rate by this factor, if they don't queue."""
 _AGING = 1.03
-"""Of what is known to be the shortest, in each round that queues: the server may have changed."""
+"""Growth of the known shortest time per queueing round: the server may have changed."""
 _LONGEST_HOLD_S = 60.0
-"""Where a server asks for more, requests are sent and fail, and say so."""
+"""Longest pause at a server's request. Beyond it requests are sent, and fail with a message."""
 _FIRST_HOLD_S, _LONGER, _LONGEST_STRIKE_S = 0.1, 1.3, 5.0
-"""Without a word of the server: where even those are refused that were sent after the last fall."""
+"""Pauses without information from the server: if even requests sent after the last fall are
+refused."""
 _LOOK_S = 0.02
-"""Seconds until a loop looks again that waits for a request of another one."""
+"""Seconds between two checks of a loop that waits for a request of another one."""
 _SCAN_EVERY = 64
-"""Answers after which is looked again whether a server states its limits."""
+"""Answers between two checks whether a server states its limits."""
 
 Kind = tuple[str, int, int]
-"""Requests that take about as long: their address, and the bits of the numbers of their bytes, sent
-and answered."""
+"""Requests of similar duration: their address, and the bit lengths of the bytes sent and
+received."""
 _BYTES_A_TOKEN = 4
 
 
 class Pacing:
-    """What is known of the limits of a server. All event loops share it.
+    """The known limits of a server, shared by all event loops.
 
     Args:
         most: Maximum requests in flight, in each event loop.
@@ -51,21 +52,21 @@ class Pacing:
 
     def __init__(self, most: int) -> None:
         self.limit = float(most)
-        """Requests in flight now at most."""
-        self.held_until = 0.0
-        """On the monotonic clock; until then none is sent."""
+        """Current maximum of requests in flight."""
+        self.paused_until = 0.0
+        """On the monotonic clock; nothing is sent before."""
         self.strikes = 0
-        """How often in a row a request was refused that was sent after the last fall."""
+        """Refusals in a row of requests that were sent after the last fall."""
         self.tried_until = 0.0
-        """On the monotonic clock; until then one request finds out whether more are let through."""
+        """On the monotonic clock; before it a single request tests whether more are accepted."""
         self._most = most
         self._fell_at = self._struck_at = self._ceiling = 0.0
         self._taken = 0
-        """Of those that were in flight at the last fall, how many weren't refused."""
+        """Requests in flight at the last fall that weren't refused."""
         self._answered_since = True
-        """Whether a request was answered that was sent after the last fall."""
+        """True if a request sent after the last fall was answered."""
         self._shortest: dict[Kind, tuple[float, int]] = {}
-        """Seconds of each kind, and how many were in flight then."""
+        """Shortest seconds of each kind, and the requests in flight then."""
         self._round = self._queued = 0
         """Answers of this round, and those of them that had queued."""
         self._names: tuple[tuple[str, str], ...] = ()
@@ -82,9 +83,9 @@ class Pacing:
             self._end_round()
 
     def learn_headers(self, start: float, size: int, headers: Mapping[str, str]) -> None:
-        """Learn from the headers of a good answer to a request of `size` bytes, such as a stream's.
+        """Learn from the headers of an answer to a request of `size` bytes, such as a stream's.
 
-        Nothing is sent before a limit is renewed that is used up.
+        If a limit is used up, nothing is sent before it is renewed.
         """
         if start >= self._fell_at:
             self._answered_since = True
@@ -99,13 +100,13 @@ class Pacing:
             if left.isdecimal() and int(left) < needed:
                 wait_s = seconds_until(headers.get(reset, ""))
                 if wait_s is not None and 0 < wait_s <= _LONGEST_HOLD_S:
-                    self.held_until = max(self.held_until, time.monotonic() + wait_s)
+                    self.paused_until = max(self.paused_until, time.monotonic() + wait_s)
 
     def learn_refusal(self, start: float, in_flight: int, asked_s: float | None) -> None:
-        """Learn from a 429 to a request that was sent at `start`, others being in flight."""
+        """Learn from a 429 to a request that was sent at `start`, with others in flight."""
         now = time.monotonic()
         if asked_s is not None and asked_s <= _LONGEST_HOLD_S:
-            self.held_until = max(self.held_until, now + asked_s)
+            self.paused_until = max(self.paused_until, now + asked_s)
         if start < self._fell_at:  # of the same burst: the server took those that it didn't refuse
             self._taken -= 1
             self.limit = max(1.0, min(self.limit, float(self._taken)))
@@ -115,7 +116,7 @@ class Pacing:
             self._fall(now, in_flight)
         elif not asked_s and start >= self._struck_at:
             hold_s = min(_LONGEST_STRIKE_S, _FIRST_HOLD_S * _LONGER**self.strikes)
-            self.held_until = max(self.held_until, now + hold_s)
+            self.paused_until = max(self.paused_until, now + hold_s)
             self._struck_at = now
             self.strikes += 1
 
@@ -146,7 +147,7 @@ class Pacing:
 
 
 class Slots:
-    """The requests of one event loop that are in flight, and those that wait for their turn."""
+    """An event loop's requests in flight, and those waiting for a slot."""
 
     __slots__ = ("_pacing", "_timer", "_waiting", "in_flight")
 
@@ -157,19 +158,19 @@ class Slots:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def is_held(self) -> bool:
-        """Whether nothing is sent now, whoever is in flight."""
-        return self._pacing.held_until > time.monotonic()
+    def is_paused(self) -> bool:
+        """True if nothing is sent now, regardless of the requests in flight."""
+        return self._pacing.paused_until > time.monotonic()
 
     def take(self) -> bool:
-        """Take a slot if one is free, and nobody waits for it."""
+        """Take a slot if one is free and nobody waits for it."""
         if self._waiting or not self._has_room():
             return False
         self._count()
         return True
 
     async def wait(self) -> None:
-        """Wait for a slot, and take it."""
+        """Wait for a slot and take it."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._wake()
@@ -194,7 +195,7 @@ class Slots:
         pacing = self._pacing
         if self.in_flight + 1.0 > pacing.limit and self.in_flight:
             return False
-        if pacing.held_until and self.is_held:
+        if pacing.paused_until and self.is_paused:
             return False
         return not (pacing.strikes and pacing.tried_until > time.monotonic())
 
@@ -204,7 +205,7 @@ class Slots:
             self._pacing.tried_until = time.monotonic() + _LONGEST_HOLD_S
 
     def _wake(self) -> None:
-        """Let those go on for whom there is room, and look again when a hold ends."""
+        """Wake waiters while there is room, and schedule a check for the end of a pause."""
         while self._waiting and self._has_room():
             turn = self._waiting.popleft()
             if not turn.done():
@@ -212,7 +213,7 @@ class Slots:
                 turn.set_result(None)
         if not self._waiting or self._timer is not None:
             return
-        left_s = self._pacing.held_until - time.monotonic()
+        left_s = self._pacing.paused_until - time.monotonic()
         if left_s > 0 or not self.in_flight:  # else who is in flight looks again
             look_s = max(left_s, _LOOK_S)
             self._timer = asyncio.get_running_loop().call_later(look_s, self._look_again)

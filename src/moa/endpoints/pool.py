@@ -1,4 +1,4 @@
-"""Pool: the connections of one event loop to a server, by aiohttp."""
+"""Pool: an event loop's connections to a server, by aiohttp."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from moa.endpoints.transport import (
     error_of_exception,
     foreign_errors,
     is_loopback,
+    is_lost,
+    is_unsent,
     proxy_of,
     ssl_context,
-    was_lost,
-    was_not_sent,
 )
 from moa.endpoints.wire import Reply, Wire
 from moa.errors import ConfigError
@@ -33,26 +33,25 @@ if TYPE_CHECKING:
 
 _OPENAI = "https://api.openai.com/v1"
 _ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-"""Headers that say to OpenAI who pays, and the environment variables that they are read from."""
+"""Headers that name the paying OpenAI account, with their environment variables."""
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
 _STALE_S = 0.5
-"""Seconds within which a request fails that was sent on a connection closed before; a busy machine
-takes its time."""
+"""Seconds within which a request on a closed connection fails; a busy machine takes its time."""
 
 
 class Pool(Wire):
-    """Connections that are opened when they are needed, and closed with the event loop.
+    """Connections that open on demand, and close with the event loop.
 
     Args:
         name: The endpoint, for errors.
-        slots: The requests of the loop that are in flight.
+        slots: The loop's requests in flight.
         base_url: `None` is OpenAI, or `$OPENAI_BASE_URL`.
         api_key: `None` sends none to a `base_url`, and `$OPENAI_API_KEY` to OpenAI.
         connect_timeout_s: Seconds to wait for a connection.
         most: Connections at once.
-        owner: With it, if not before, the connections are closed.
+        owner: The connections close when it is collected, at the latest.
 
     Raises:
         ConfigError: there is no key for OpenAI, or a variable holds what can't be used.
@@ -79,7 +78,7 @@ class Pool(Wire):
         self.name = name
         self._most = most
         self._kept_until = 0.0
-        """Until when, on the monotonic clock, an idle connection may be used again."""
+        """Until when, on the monotonic clock, an idle connection may be reused."""
         proxy = None if is_loopback(base) else proxy_of(base, name)
         secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
         self._http = aiohttp.ClientSession(
@@ -119,11 +118,11 @@ class Pool(Wire):
     async def _send(
         self, url: str, data: bytes | None, also: Mapping[str, str] | None
     ) -> aiohttp.ClientResponse:
-        """Send a request, and again where the server had let go of a kept connection.
+        """Send a request, and again if the server had closed a kept connection.
 
-        It did so without an answer, since it was idle, so waiting or charging has no reason. Where
-        nothing could be written, several connections may have ended, and each attempt meets one;
-        where an end was seen only afterwards, it is sent once more.
+        The server closed it without an answer, as it was idle, so there is no reason to wait or to
+        charge. If nothing could be written, several connections may have ended, and each attempt
+        meets one. If the end was noticed only afterwards, the request is repeated once.
         """
         start, lost = time.monotonic(), False
         method = "GET" if data is None else "POST"
@@ -135,10 +134,10 @@ class Pool(Wire):
             try:
                 return await send()
             except foreign_errors() as error:
-                if was_not_sent(error):
+                if is_unsent(error):
                     continue
                 at_once = time.monotonic() - start < _STALE_S
-                if lost or not (start < self._kept_until and at_once and was_lost(error)):
+                if lost or not (start < self._kept_until and at_once and is_lost(error)):
                     raise
                 lost = True
         return await send()
@@ -151,7 +150,7 @@ class Pool(Wire):
             raise self._map_error(error, url) from cause_of(error, self.secret)
 
     def free(self, response: aiohttp.ClientResponse) -> None:
-        """Let go of an answer."""
+        """Release an answer."""
         response.close()
         self._kept_until = time.monotonic() + _KEEP_IDLE_S
 
@@ -173,12 +172,12 @@ class _PooledReply(Reply):
 
 
 def is_openai(url: str) -> bool:
-    """Whether an address is that of OpenAI itself."""
+    """Return True for an address of OpenAI itself."""
     return "://api.openai.com" in url
 
 
 def check_key(key: SecretStr | str, name: str, what: str = "the key") -> SecretStr:
-    """Refuse, without showing it, what can't be sent as a key."""
+    """Raise `ConfigError`, without showing it, for a key that can't be sent."""
     secret = SecretStr(key) if isinstance(key, str) else key
     if KEY.fullmatch(secret.get_secret_value()) is None:
         raise ConfigError(
@@ -189,7 +188,7 @@ def check_key(key: SecretStr | str, name: str, what: str = "the key") -> SecretS
 
 
 def _secret(name: str, base_url: str | None, api_key: SecretStr | None) -> str:
-    """Find the key to be sent; empty where none is."""
+    """Return the key to send; empty without one."""
     if api_key is None and base_url is None:
         if not (given := os.environ.get("OPENAI_API_KEY")):
             raise ConfigError(
@@ -221,14 +220,14 @@ def _close_at_end(owner: object, http: aiohttp.ClientSession) -> AsyncGenerator[
     So a program that forgets to close an endpoint ends without warnings of open connections.
     """
 
-    async def held() -> AsyncGenerator[None, None]:
+    async def hold_open() -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
             kept.detach()
             await http.close()
 
-    closing = held()
+    closing = hold_open()
     # Kept out of the cycles that the client is in, whose collection would end it without closing.
     kept = finalize(owner, id, closing)
     with suppress(StopIteration):

@@ -1,8 +1,8 @@
-"""Rehearsal: a run that stops at its first model calls, which are written down instead of made.
+"""Rehearsal: a run that stops at its first model calls, and records them instead.
 
-All that comes before a call is done in earnest: texts are cleaned, passages are found, and encoders
-in this process decide. Whoever would ask a model is held there, so that a run asks nobody that is
-paid for, and nothing is known of what depends on the answers.
+Everything before a call really happens: texts are cleaned, passages are found, and encoders in this
+process decide. A call to a model is recorded and never returns, so that nothing is paid for, and
+nothing is known of later steps.
 """
 
 from __future__ import annotations
@@ -21,45 +21,44 @@ if TYPE_CHECKING:
     from moa.endpoints.sent import SentPrompt
 
 REHEARSAL: ContextVar[Rehearsal | None] = ContextVar("REHEARSAL", default=None)
-"""Of the run that goes on; `None`: calls are made."""
+"""The rehearsal of the current run; `None`: calls are made."""
 _QUIET_S = 0.2
-"""Seconds in which nobody else came to a call, and nobody is at work, after which those that are
-held are all that the run makes first."""
+"""Seconds without a new call and without work, after which the recorded calls are complete."""
 
 
 class Rehearsal:
-    """What is written down in one run. It belongs to one event loop."""
+    """The recorded calls of one run, in one event loop."""
 
     def __init__(self) -> None:
-        self.found: list[SentPrompt] = []
-        """What would be sent, and what decides without being asked, in the order of the run."""
+        self.prompts: list[SentPrompt] = []
+        """Recorded prompts, and decisions made without a model, in the order of the run."""
         self._at_work = 0
         self._held = 0
 
     @contextmanager
-    def at_work(self) -> Generator[None]:
-        """Say that a node works meanwhile, and may come to a call or to an answer of its own."""
+    def count_work(self) -> Generator[None]:
+        """Mark a node as working, since it may come to a call or to an answer of its own."""
         self._at_work += 1
         try:
             yield
         finally:
             self._at_work -= 1
 
-    async def hear(self, prompts: Sequence[SentPrompt], node: str, *, hold: bool = False) -> None:
-        """Write down what a node would send; it goes on only where that asks no model.
+    async def record(self, prompts: Sequence[SentPrompt], node: str, *, hold: bool = False) -> None:
+        """Record a node's prompts; it continues only if they ask no model.
 
         Args:
-            prompts: What it would send, and what decides instead.
+            prompts: Its prompts, and decisions made without a model.
             node: Its path.
-            hold: Whether it is held whatever it would send.
+            hold: True to stop it in any case.
         """
-        self.found += [one if one.node else replace(one, node=node) for one in prompts]
+        self.prompts += [one if one.node else replace(one, node=node) for one in prompts]
         if hold or any(one.messages for one in prompts):
             self._held += 1
             await asyncio.Event().wait()
 
-    async def still(self, run: asyncio.Task[None]) -> None:
-        """Wait until a run has ended, or until all that is left of it is held."""
+    async def wait_until_held(self, run: asyncio.Task[None]) -> None:
+        """Wait until a run has ended, or all of its remaining parts are stopped."""
         before = -1
         while not run.done():
             await asyncio.wait([run], timeout=_QUIET_S)
@@ -71,14 +70,14 @@ class Rehearsal:
 async def rehearse(
     run: Callable[[RunContext], Coroutine[object, object, object]],
 ) -> tuple[SentPrompt, ...]:
-    """Do what a run does before its first model calls, and give these, each with its node.
+    """Rehearse a run, and return its first model calls, each with its node.
 
     Raises:
         MoaError: the run failed before it came to a call.
     """
     rehearsal, failed = Rehearsal(), list[MoaError]()
 
-    async def begun() -> None:
+    async def run_once() -> None:
         try:
             await run(RunContext())
         except MoaError as error:
@@ -87,13 +86,13 @@ async def rehearse(
     token = REHEARSAL.set(rehearsal)
     try:
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(begun())
-            await rehearsal.still(task)
+            task = group.create_task(run_once())
+            await rehearsal.wait_until_held(task)
             task.cancel()
     except BaseExceptionGroup as errors:  # what a function of the user's raised
         raise errors.exceptions[0] from None
     finally:
         REHEARSAL.reset(token)
-    if failed and not any(one.messages for one in rehearsal.found):
+    if failed and not any(one.messages for one in rehearsal.prompts):
         raise failed[0]
-    return tuple(rehearsal.found)
+    return tuple(rehearsal.prompts)

@@ -1,4 +1,4 @@
-"""Replicas: spreads requests over several servers of one model, and does without dead ones."""
+"""Replicas: distribute requests over several servers of one model, skipping dead ones."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from moa.errors import (
 T = TypeVar("T")
 
 _GONE = (None, 502, 503)
-"""What a server that is gone answers with: nothing, or the status of what stands before it."""
+"""Statuses of a server that is gone: none, or that of a gateway before it."""
 _PROBE_TIMEOUT_S = 1.0
-"""The request that makes a probe waits for it."""
+"""Timeout of a probe, for which a request waits."""
 
 Probe = Callable[[Endpoint, RunContext], Awaitable[object]]
-"""Asks a server for something that costs nothing. It raises an `EndpointError` where that fails."""
+"""Asks a server something free. It raises an `EndpointError` on failure."""
 
 
 async def list_models(endpoint: Endpoint, context: RunContext) -> None:
-    """Ask for `GET /v1/models`. An endpoint of another kind counts as there: it is tried."""
+    """Ask for `GET /v1/models`. An endpoint of another kind counts as available."""
     endpoint = innermost(endpoint)
     if isinstance(endpoint, OpenAIEndpoint):
         await endpoint.client.get("/models", context)
@@ -53,19 +53,18 @@ class Replicas(Wrapping):
 
     A request goes to the replica with the fewest outstanding requests.
 
-    One that can't be reached, or that answers 502 or 503, is taken out, and its request goes to
-    another at once. A stream whose first piece has come fails instead, since a part of its answer
-    has been given. A replica that is out is probed by the next request after a wait, which doubles
-    up to half a minute until the replica answers, and is let in again. Where all are out, each
-    request probes them.
+    A replica that can't be reached, or that answers 502 or 503, is taken out, and its request goes
+    to another at once. A stream that has yielded a piece fails instead, since a part of its answer
+    was given. The next request probes a replica that is out, after a wait that doubles up to half a
+    minute, and lets it in when it answers. If all are out, each request probes them.
 
-    Each replica has a name of its own: the trace and the usage say who answered.
+    Each replica has its own name, which trace and usage show.
 
     Args:
-        name: Name of them all.
-        replicas: The servers, with different names.
-        probe: How a replica is probed.
-        clock: Tells the seconds.
+        name: Common name.
+        replicas: The servers, with distinct names.
+        probe: Probes a replica.
+        clock: Returns the seconds.
 
     Raises:
         ConfigError: there is no replica, two have one name, or they differ in model or tier.
@@ -97,7 +96,7 @@ class Replicas(Wrapping):
 
     @property
     def name(self) -> str:
-        """Name of them all."""
+        """Common name."""
         return self._name
 
     @property
@@ -107,16 +106,16 @@ class Replicas(Wrapping):
 
     @property
     def alive(self) -> tuple[str, ...]:
-        """Names of those that requests go to."""
-        return tuple(replica.name for replica in self._replicas if replica.is_in)
+        """Names of the replicas that get requests."""
+        return tuple(replica.name for replica in self._replicas if replica.is_available)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What all of them can do."""
+        """Capabilities that all of them have."""
         return shared_capabilities(self.replicas)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request to a replica, and to another where that one is gone."""
+        """Send a request to a replica, and to another if that one is gone."""
         tried = list[Replica]()
         while True:
             async with self._attempt(tried, context) as one:
@@ -136,23 +135,23 @@ class Replicas(Wrapping):
                 return
 
     async def close(self) -> None:
-        """Close all of them, also where one can't be; its error is raised at the end."""
+        """Close all of them, even if one fails; its error is raised at the end."""
         await close_all(self.replicas)
 
     @asynccontextmanager
     async def _attempt(
         self, tried: list[Replica], context: RunContext, begun: asyncio.Event | None = None
     ) -> AsyncGenerator[Endpoint, None]:
-        """Choose a replica. Where it dies, this ends without an error as long as others are left.
+        """Choose a replica. If it dies, suppress the error as long as others are left.
 
-        Where `begun`, a part of its answer was given, so that no other can go on.
+        Once `begun` is set, a part of its answer was given, so that no other can take over.
         """
         replica = await self._next(tried, context)
         try:
-            with replica.counted():
+            with replica.count_request():
                 yield replica.endpoint
         except EndpointUnavailable as error:
-            replica.lost(error)
+            replica.mark_lost(error)
             if begun is not None and begun.is_set():
                 raise EndpointUnavailable(
                     "the stream broke off, and as a part of its answer was given, no other "
@@ -162,28 +161,28 @@ class Replicas(Wrapping):
                 ) from error
             tried.append(replica)
             if len(tried) == len(self._replicas):
-                raise self._all_gone() from error
+                raise self._none_available() from error
             text = f"to another replica of {self.name}: {error}"
             context.note("fell back", text, endpoint=replica.name, error=error)
 
     async def _next(self, tried: Collection[Replica], context: RunContext) -> Replica:
-        """Choose the least busy replica, none of those that failed this request already.
+        """Choose the least busy replica, except those that failed this request already.
 
-        Those whose wait is over are probed; where nobody is left, all but those just tried.
+        Replicas whose wait is over are probed; if none is left, all but those just tried.
         """
         left = [one for one in self._replicas if one not in tried]
-        alone = not any(one.is_in for one in left)
+        alone = not any(one.is_available for one in left)
         if due := [one for one in left if alone or one.breaker.is_due]:
             await asyncio.gather(*(one.probe(context) for one in due))
-        able = [one for one in left if one.is_in]
+        able = [one for one in left if one.is_available]
         if not able:
-            raise self._all_gone()
+            raise self._none_available()
         least = min(one.outstanding for one in able)
         equals = [one for one in able if one.outstanding == least]
         self._turn += 1  # of equally busy ones not always the first
         return equals[self._turn % len(equals)]
 
-    def _all_gone(self) -> EndpointUnavailable:
+    def _none_available(self) -> EndpointUnavailable:
         reasons = "; ".join(one.breaker.reason for one in self._replicas if one.breaker.reason)
         said = f"none of its {len(self._replicas)} replicas answers: {reasons}"
         return EndpointUnavailable(said, endpoint=self.name)
@@ -191,13 +190,13 @@ class Replicas(Wrapping):
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One server, how busy it is, and what is known of its health."""
+    """One server, its load and its health."""
 
     endpoint: Endpoint
     ask: Probe
     breaker: Breaker
     outstanding: int = 0
-    """Requests that it has not answered yet."""
+    """Requests without an answer yet."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -206,34 +205,34 @@ class Replica:
         return self.endpoint.name
 
     @property
-    def is_in(self) -> bool:
-        """Whether requests go to it."""
+    def is_available(self) -> bool:
+        """True if it gets requests."""
         return not self.breaker.is_open
 
     @contextmanager
-    def counted(self) -> Generator[None, None, None]:
-        """Count a request as outstanding; one that ends well lets it forget its deaths."""
+    def count_request(self) -> Generator[None, None, None]:
+        """Count a request as outstanding; its success resets the breaker."""
         with self._lock:
             self.outstanding += 1
         try:
             yield
-            if self.is_in:
+            if self.is_available:
                 self.breaker.succeed()
         finally:
             with self._lock:
                 self.outstanding -= 1
 
-    def lost(self, error: EndpointUnavailable) -> None:
-        """Go out where `error` says that the server is gone; else raise it."""
+    def mark_lost(self, error: EndpointUnavailable) -> None:
+        """Take it out if `error` means that the server is gone; else raise the error."""
         if error.status not in _GONE:
             raise error
         self.breaker.fail(error)
 
     async def probe(self, context: RunContext) -> None:
-        """Look whether the server is there again, in no more than half of the run's time."""
+        """Check whether the server is back, in at most half of the run's time."""
         left_s = context.remaining_s()
         timeout_s = _PROBE_TIMEOUT_S if left_s is None else min(_PROBE_TIMEOUT_S, left_s / 2)
-        with self.breaker.probing():
+        with self.breaker.probe():
             try:
                 with suppress(EndpointRejected):  # it said no, so it is there
                     await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))

@@ -1,4 +1,4 @@
-"""Retries: a call that asks its endpoint again, after waits that tenacity's strategies choose."""
+"""Retries: repeat a call after errors, with waits by tenacity's strategies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.breaker import breaker_of
-from moa.endpoints.calls import has_other, limited_to
+from moa.endpoints.calls import has_other, limit_time
 from moa.endpoints.wrappers import Wrapping, timeout_of
 from moa.errors import ConfigError, EndpointError, EndpointUnavailable, OutputError
 
@@ -22,48 +22,47 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Strategy = Callable[["RetryCallState"], T | Awaitable[T]]
-"""One of tenacity's: it reads what has become of a call so far, and may be awaited."""
+"""A strategy of tenacity: it gets the state of a call, and may be async."""
 
 _LOOK_S = 0.25
-"""Seconds between two looks whether a server is back that another call probes."""
+"""Seconds between two checks of a server that another call probes."""
 _LOOKS_FOR_A_STRANGER = 4
-"""For so many looks, some 8 s in all, calls wait for a server that has never answered: its address
-may be wrong, and the rows of a long run would each wait half a minute to say so."""
+"""Number of looks, some 8 s in all, for which calls wait for a server that has never answered. Its
+address may be wrong, and each row of a long run would wait half a minute to say so."""
 _FOR_ALL_TRIES = 1.5
-"""Times of one request that a call has for all its tries: after one that hung, half as long is left
-for another, since most answers come much earlier."""
+"""Time for all tries of a call, in multiples of one request's: after a try that hung, half as long
+is left for another, since most answers come much earlier."""
 
 
 class Retried(Wrapping):
-    """Asks again after a retryable error, and says so in the trace.
+    """Retries after a retryable error, and notes it in the trace.
 
-    When and how often is said by strategies of [tenacity](https://tenacity.readthedocs.io), any of
-    which can be given. A server that says when to come back is obeyed: no wait is shorter. All
-    tries and waits of a call together take no longer than `timeout_s`, waiting for a slot excluded:
-    each try has what those before have left. A wait that would end after that, or after the run's
-    deadline, is not begun: the error is raised at once. Each try is charged, as it is sent.
+    Strategies of [tenacity](https://tenacity.readthedocs.io) decide when and how often; you can
+    give any of them. No wait is shorter than a server requests. All tries and waits of a call
+    together take at most `timeout_s`, without the wait for a slot: each try has the time left by
+    those before. A wait that would end after that, or after the run's deadline, is not begun: the
+    error is raised at once. Each try is charged, as it is sent.
 
-    A server that is down is left alone: one that three times in a row, for two calls at least,
-    can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call asks it, and
+    A server that is down is skipped: one that three times in a row, for at least two calls, can't
+    be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call probes it, and
     again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
-    wait for that, in their own time; where the server has never answered, for one look at most,
-    and after four looks for none.
-    Such looks are no tries: no strategy counts them, or chooses when they are.
-    Nobody waits where a `Fallback` or a cascade asks another endpoint. Each `Retried` of one
-    endpoint in this process knows of it.
+    wait in their own time; if the server has never answered, at most for one probe, and after four
+    probes not at all. Probes are no tries: no strategy counts or schedules them. Nobody waits if a
+    `Fallback` or a cascade asks another endpoint. All `Retried` of one endpoint in this process
+    share this state.
 
     Args:
-        endpoint: What is asked.
+        endpoint: The endpoint to ask.
         wait: Seconds before the next try; `None`: at random up to 0.5 s, then up to 1 s, and so on,
             doubling up to 20 s: `wait_random_exponential(multiplier=0.5, max=20)`.
-        stop: Whether a try was the last one; `None`: the third is, `stop_after_attempt(3)`. The
-            seconds that `stop_after_delay` reads are those that count for `timeout_s`.
-        retry: Which errors are worth another try; `None`: the `retryable` ones. It is asked about
-            each `EndpointError` and `OutputError`, and about no answer, since it is paid for.
-        longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
-            more, its error, which says how long, is raised at once.
-        timeout_s: Maximum seconds of all tries together; `None`: 1.5 times what the endpoint gives
-            one request, or 180 where it doesn't say. So a try that hung leaves time for another.
+        stop: True after the last try; `None`: after the third, `stop_after_attempt(3)`. The seconds
+            for `stop_after_delay` are those that count for `timeout_s`.
+        retry: True to retry after an error; `None`: after `retryable` ones. It is called for each
+            `EndpointError` and `OutputError`, and for no answer, since that is paid for.
+        longest_asked_s: Longest wait at a server's request. If it requests more, its error, which
+            says how long, is raised at once.
+        timeout_s: Maximum seconds of all tries together; `None`: 1.5 times the endpoint's limit for
+            one request, or 180 if it has none. So a try that hung leaves time for another.
 
     Raises:
         ConfigError: a strategy can't be called, or a number is out of range.
@@ -110,10 +109,10 @@ class Retried(Wrapping):
 
     @cached_property
     def _strategies(self) -> AsyncRetrying:
-        """What was given, and what is usual; tenacity is loaded at the first failure.
+        """The given strategies and the defaults; tenacity is loaded at the first failure.
 
-        Its loop isn't used: a call that succeeds at once would take nine times the CPU in it, and
-        it knows neither of probes nor of the time that waiting for a slot takes.
+        Its loop isn't used: a call that succeeds at once would take nine times the CPU, and it
+        knows neither probes nor the wait for a slot.
         """
         from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
 
@@ -131,7 +130,7 @@ class Retried(Wrapping):
                 await self._wait_for_server(call, context)
             probes, start = self._breaker.is_open, time.monotonic()
             try:
-                with self._breaker.watching(call), limited_to(call.left_s):
+                with self._breaker.watch(call), limit_time(call.left_s):
                     return await send(self.endpoint)
             except (EndpointError, OutputError) as error:
                 call.tries, call.probes = call.tries + 1, call.probes + probes
@@ -148,7 +147,7 @@ class Retried(Wrapping):
     async def _pause_s(
         self, error: EndpointError | OutputError, call: _Call, context: RunContext
     ) -> float | None:
-        """Seconds until the next try; `None`: there is no sense or no time for one."""
+        """Return the seconds until the next try; `None`: it makes no sense, or there is no time."""
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
         strategies, state = self._strategies, self._state(error, call)
         if asked_s > self._longest_asked_s or not await _apply(strategies.retry, state):
@@ -163,7 +162,7 @@ class Retried(Wrapping):
         return None if pause_s >= left_s else pause_s
 
     def _state(self, error: EndpointError | OutputError, call: _Call) -> RetryCallState:
-        """Write what has become of a call so far as tenacity does."""
+        """Return the state of a call in tenacity's form."""
         from tenacity import RetryCallState
 
         state = RetryCallState(self._strategies, fn=None, args=(), kwargs={})
@@ -174,13 +173,13 @@ class Retried(Wrapping):
         return state
 
     def _may_wait(self, call: _Call) -> bool:
-        """Whether to wait for a server that is down, as no other is asked; see the class."""
-        call.opened = call.opened or self._breaker.opened
-        is_first_wait = self._breaker.opened == call.opened <= _LOOKS_FOR_A_STRANGER
+        """Return True to wait for a server that is down; see the class."""
+        call.opened = call.opened or self._breaker.times_opened
+        is_first_wait = self._breaker.times_opened == call.opened <= _LOOKS_FOR_A_STRANGER
         return (self._breaker.has_answered or is_first_wait) and not has_other.get()
 
     async def _wait_for_server(self, call: _Call, context: RunContext) -> None:
-        """Wait until a server that is left alone is back, or due to be probed by this call."""
+        """Wait until a skipped server is back, or due to be probed by this call."""
         breaker, start, waited_s = self._breaker, time.monotonic(), 0.0
         while breaker.is_open and not breaker.is_due:
             run_left_s = context.remaining_s()
@@ -198,7 +197,7 @@ class Retried(Wrapping):
             context.note("waited", text, endpoint=self.name)
 
     def _give_up(self, error: EndpointError | OutputError, call: _Call) -> None:
-        """Say with the last error how many tries there were, where there were several."""
+        """Raise the last error with the number of tries, if there were several."""
         if call.tries > 1 and isinstance(error, EndpointError):
             took_s = self._timeout_s - call.left_s
             said = f"{error.message} (gave up after {call.tries} tries in {took_s:.3g} s)"
@@ -207,20 +206,20 @@ class Retried(Wrapping):
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """What is left of a call that is tried again and again."""
+    """The remaining time of a call, and its tries so far."""
 
     left_s: float
     slept_s: float = 0.0
-    """Between its tries."""
+    """Seconds between its tries."""
     tries: int = 0
     probes: int = 0
-    """Tries that only looked whether the server is back: no strategy counts them."""
+    """Tries that only probed the server: no strategy counts them."""
     opened: int = 0
-    """How often the server had been left alone when the call first met that."""
+    """Number of times the breaker had opened when the call first met it."""
 
 
 def _seconds_of(error: EndpointError | OutputError, start: float) -> float:
-    """How long a try took, waiting for a slot excluded where that is known."""
+    """Return the duration of a try, without the wait for a slot if that is known."""
     known = error.seconds if isinstance(error, EndpointError) else None
     return time.monotonic() - start if known is None else known
 

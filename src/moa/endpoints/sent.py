@@ -1,7 +1,7 @@
-"""Sent: what an endpoint is sent, so that a user can see it, before a call and during a run.
+"""Sent: shows what an endpoint is sent, before a call and during a run.
 
-Each way of asking writes down what it sends as a `SentPrompt`. The logger `moa.prompts` tells of
-those that are sent; it is off until its level is set, since prompts hold what users wrote.
+Each backend describes its requests as a `SentPrompt`. The logger `moa.prompts` logs those that are
+sent. It is off until its level is set, since prompts hold what users wrote.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROLES = ("user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class SentPrompt:
-    """One request to a model, as it is sent; what it prints as is meant for people.
+    """One request to a model, as it is sent; it prints in a form for people.
 
     Examples:
         >>> from moa import Agent
@@ -39,25 +39,25 @@ class SentPrompt:
     """
 
     endpoint: str
-    """Name of the endpoint that is asked."""
+    """Name of the endpoint."""
     model: str
     way: str
-    """How: `chat`, `label log-probabilities`, `System One` …; or what decides without a prompt."""
+    """The backend: `chat`, `label log-probabilities`, `System One` …; or what decides without a
+    prompt."""
     messages: tuple[tuple[str, str], ...] = ()
-    """Role and text of each message. The role `prompt` is a text that the model goes on with."""
+    """Role and text of each message. The role `prompt` is a text to continue."""
     labels: tuple[str, ...] = ()
-    """Continuations whose probabilities are read; empty where the model writes."""
+    """Continuations whose probabilities are read; empty if the model writes."""
     schema: Mapping[str, object] | None = None
-    """JSON schema that the answer has to follow."""
+    """JSON schema of the answer."""
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What else is sent, such as `max_tokens`."""
+    """Other fields, such as `max_tokens`."""
     tokens: int | None = None
-    """Tokens of the messages, without what the model's chat template puts around them; `None`:
-    not counted."""
+    """Tokens of the messages, without those of the chat template; `None`: not counted."""
     counted: bool = False
-    """Whether the model's own tokenizer counted them; else they are estimated."""
+    """True if the model's own tokenizer counted them; else they are estimated."""
     node: str = ""
-    """Path of the agent that sends it, in a graph."""
+    """Path of the agent in a graph."""
 
     @property
     def text(self) -> str:
@@ -80,27 +80,27 @@ class SentPrompt:
 
 @runtime_checkable
 class ShowsPrompts(Protocol):
-    """An endpoint that says what it would send, and sends nothing that is paid for."""
+    """An endpoint that can show its requests without sending anything paid for."""
 
     def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Write what a request for text is sent as."""
+        """Return what would be sent for a prompt."""
         ...
 
     async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
-        """Write what typed questions are sent as; a server may be asked what it is."""
+        """Return what would be sent for typed questions; a server may be asked for its dialect."""
         ...
 
 
-def log_sent(write: Callable[[], SentPrompt]) -> None:
-    """Tell the logger what is sent, where it is on."""
+def log_prompt(write: Callable[[], SentPrompt]) -> None:
+    """Log what is sent, if the logger is on."""
     if LOGGER.isEnabledFor(logging.INFO):
         LOGGER.info("%s", write())
 
 
-def as_given(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
-    """Write a prompt as it is handed to an endpoint."""
+def describe_prompt(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
+    """Describe a prompt as it is handed to an endpoint."""
     tools = {"tools": [tool.name for tool in prompt.tools]} if prompt.tools else {}
     limit = {"max_tokens": prompt.max_tokens, "temperature": prompt.temperature}
     return SentPrompt(
@@ -113,16 +113,20 @@ def as_given(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
     )
 
 
-async def show(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> SentPrompt:
-    """Write what a request for text is sent as, and count its tokens."""
+async def preview_prompt(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> SentPrompt:
+    """Return what would be sent for a prompt, with its tokens."""
     server = endpoint
     while isinstance(server, Wrapping):
         prompt, server = server.outgoing(prompt), server.endpoint
-    sent = server.preview(prompt) if isinstance(server, ShowsPrompts) else as_given(server, prompt)
+    sent = (
+        server.preview(prompt)
+        if isinstance(server, ShowsPrompts)
+        else describe_prompt(server, prompt)
+    )
     return await _count(sent, server, context)
 
 
-async def show_questions(
+async def preview_questions(
     endpoint: Endpoint,
     text: str,
     questions: Questions,
@@ -130,16 +134,18 @@ async def show_questions(
     *,
     examples: Examples = (),
 ) -> list[SentPrompt]:
-    """Write what typed questions are sent as; of an endpoint that can't say, their words."""
+    """Return what would be sent for typed questions, or their words if the endpoint can't say."""
     server = innermost(endpoint)
     if isinstance(server, ShowsPrompts):
         found = await server.preview_questions(text, questions, context, examples=examples)
     else:
-        found = [_in_words(server, text, questions, examples)]
+        found = [_describe_questions(server, text, questions, examples)]
     return [await _count(sent, server, context) for sent in found]
 
 
-def _in_words(server: Endpoint, text: str, questions: Questions, examples: Examples) -> SentPrompt:
+def _describe_questions(
+    server: Endpoint, text: str, questions: Questions, examples: Examples
+) -> SentPrompt:
     shown = [(example.text, json.dumps(dict(example.labels))) for example in examples]
     asked = [f"{one.text} {', '.join(option.name for option in one.options)}" for one in questions]
     turns = [(role, said) for pair in shown for role, said in zip(_ROLES, pair, strict=True)]

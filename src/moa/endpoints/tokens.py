@@ -1,9 +1,9 @@
-"""Tokens: those of a text counted, those of a call estimated and read, those that steer disarmed.
+"""Tokens: count those of a text, estimate and read those of a call, disarm control tokens.
 
-Servers tokenise the rendered prompt as a whole, so `<|im_end|>` written by a user ends the turn
-as if the application had written it. A space after the first character leaves the text readable
-and makes it plain text for every tokenizer. What only looks like a token is treated alike: a
-server, or the model, may read it as one.
+Servers tokenize the rendered prompt as a whole, so `<|im_end|>` written by a user ends the turn as
+if the application had written it. A space after the first character keeps the text readable, and
+makes it plain text for every tokenizer. Look-alikes of such tokens are treated alike: a server, or
+the model, may take them for real.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from moa.errors import EndpointError
 from moa.usage import Amount, Price
 
 BYTES_A_TOKEN = 3
-"""Of UTF-8, where tokens are only counted approximately."""
+"""Bytes of UTF-8 per token in approximate counts."""
 _MOST = 10**7
-"""Tokens that no request takes, where the context window of a model isn't known."""
+"""Maximum tokens of any request, for a model with an unknown context window."""
 _LONGEST_MEAN = 16
-"""Characters a token that no tokenizer reaches over a text: those of English have four to seven."""
+"""Upper limit of the mean characters per token over a text; those of English have four to seven."""
 _PIECE = 2**12
 _SHORT = 64
-"""Characters that may be one token: there are such in vocabularies."""
+"""Maximum characters that may be a single token: some vocabularies have such tokens."""
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-"""Chinese, Japanese and Korean: of these a token has a third as many."""
+"""Chinese, Japanese and Korean: a token has a third as many characters."""
 _RUN = re.compile(r"(\s)\s+|(\S)\2+")
-"""Spaces, or one character again and again: that may be one token, however long."""
+"""Repeated white space, or a repeated character: it may be one token, however long."""
 _HOLDS_TEXT = frozenset(
     (
         *("messages", "choices", "message", "delta", "content", "text", "thinking", "refusal"),
@@ -42,9 +42,9 @@ _HOLDS_TEXT = frozenset(
         *("tool_calls", "function", "arguments"),
     )
 )
-"""Keys of requests and answers under which a text stands that every server counts as tokens."""
+"""Keys of requests and answers with a text that every server counts as tokens."""
 NO_USAGE = "the answer states no usage, or one that can't be true, so the estimate is charged"
-"""What the trace says where `amount_of` gives none."""
+"""The trace's note when `amount_of` returns `None`."""
 _UNSEEN = frozenset(
     chr(code)
     for first, last in (
@@ -109,24 +109,24 @@ _HINTS = re.compile(f"[>\\]~|{''.join(odd for odd, plain in _LOOKS.items() if pl
 
 
 def approximate_tokens(text: str) -> int:
-    """Count tokens without a tokenizer, on the safe side: one for three bytes of UTF-8.
+    """Estimate tokens without a tokenizer, conservatively: one for three bytes of UTF-8.
 
-    English has more than four bytes a token, Chinese three and a half.
+    English has more than four bytes per token, Chinese three and a half.
     """
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
 
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """An endpoint whose server lends its tokenizer. Counting is free, and charged nowhere."""
+    """An endpoint whose server offers its tokenizer. Counting is free, and charged nowhere."""
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
-        """Count the tokens of a text, in which nothing is a control token."""
+        """Count the tokens of a text without control tokens."""
         ...
 
 
 async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
-    """Count tokens by the endpoint's tokenizer, else approximately, on the safe side."""
+    """Count tokens by the endpoint's tokenizer, else by a conservative estimate."""
     server = None if endpoint is None else innermost(endpoint)
     if text and isinstance(server, CountsTokens):
         with suppress(EndpointError):  # it lends none after all; a safe count does as well
@@ -135,23 +135,23 @@ async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -
 
 
 def window_of(endpoint: Endpoint | None) -> int | None:
-    """Tokens that fit into one request, prompt and answer together; `None` is unknown."""
+    """Return the maximum tokens of a request, prompt and answer together; `None`: unknown."""
     server = None if endpoint is None else innermost(endpoint)
     window: object = getattr(server, "context_window", None)
     return window if isinstance(window, int) else None
 
 
 def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
-    """Estimate one call from the length of its texts, priced where the price is known."""
+    """Estimate a call from the length of its texts, with its cost if the price is known."""
     tokens = sum(map(approximate_tokens, texts))
     return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
 def texts_in(sent: object, *, without: str = "") -> list[str]:
-    """Find the texts of a request or an answer in JSON; token ids count as four characters each.
+    """Collect the texts of a request or an answer in JSON; a token id counts as four characters.
 
-    Pictures, schemas, tools and the words around them are left out: servers differ in them. So is
-    what stands under the key `without`: in a stream some servers repeat the whole `message`.
+    Pictures, schemas, tools and the words around them are left out: servers differ in them. The
+    value of the key `without` is, too: in a stream some servers repeat the whole `message`.
     """
     texts: list[str] = []
     left = [sent]
@@ -180,19 +180,19 @@ def amount_of(
     written: Sequence[str] = (),
     window: int | None = None,
 ) -> Amount | None:
-    """Read the `usage` of an answer, in the words of OpenAI, of System One or of LangChain.
+    """Read the `usage` of an answer, in the terms of OpenAI, System One or LangChain.
 
-    What can't be true is not believed: a count that is no number from 0 on; no prompt; more cached
-    tokens than were read; a total below its parts; fewer tokens than one for sixteen characters of
-    the texts, runs of one character aside (Chinese, Japanese and Korean ones count threefold); and
-    more than fit into the window and the longest answer together.
+    Impossible values are rejected: an invalid or negative count; no prompt tokens; more cached than
+    read tokens; a total below its parts; fewer tokens than one for sixteen characters of the texts,
+    repeated characters aside (Chinese, Japanese and Korean ones count threefold); and more than the
+    window and the longest answer together.
 
     Args:
-        body: The answer, or what of it holds `usage`.
-        estimate: The most that the call was expected to take.
+        body: The answer, or its part with `usage`.
+        estimate: The reserved maximum of the call.
         sent: The request, or its texts.
-        written: Texts that came back. More may have been counted: thoughts that aren't shown.
-        window: Tokens that fit into one request; `None`: ten million.
+        written: Texts of the answer. The count may include more: hidden thoughts.
+        window: Maximum tokens of a request; `None`: ten million.
 
     Returns:
         It, not priced yet; `None`: it says nothing that can be true.
@@ -204,7 +204,7 @@ def amount_of(
         taken = _count(usage, "prompt_tokens", "input_tokens") or 0
         answered = _count(usage, "completion_tokens", "output_tokens")
         total = _count(usage, "total_tokens") or 0
-        cached = _cached(usage)
+        cached = _cached_tokens(usage)
     except ValueError:
         return None
     # A proxy that knows nothing may say 0, but no prompt has no token.
@@ -230,7 +230,7 @@ def amount_of(
 
 
 def may_fit(tokens: int, texts: Sequence[str]) -> bool:
-    """Whether some tokenizer may make so few tokens of texts."""
+    """Return True if some tokenizer may produce so few tokens from these texts."""
     if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # as nearly always
         return True
     text, length = "".join(texts), 0
@@ -243,7 +243,7 @@ def may_fit(tokens: int, texts: Sequence[str]) -> bool:
     return True
 
 
-def _cached(usage: Mapping[str, object]) -> int:
+def _cached_tokens(usage: Mapping[str, object]) -> int:
     for key in ("prompt_tokens_details", "input_tokens_details", "input_token_details"):
         details = usage.get(key)
         if is_object(details):
@@ -253,7 +253,7 @@ def _cached(usage: Mapping[str, object]) -> int:
 
 
 def _count(usage: Mapping[str, object], *names: str) -> int | None:
-    """Read the first of several counts; `None`: there is none. `ValueError`: it is no count."""
+    """Read the first of several counts; `None` without any. `ValueError`: it is no count."""
     value = next((usage[name] for name in names if usage.get(name) is not None), None)
     if value is None:
         return None
@@ -270,14 +270,14 @@ def neutralise(text: str) -> str:
     """
     if not _HINTS.search(text):
         return text
-    return rewritten(_TOKEN, text, lambda opener: f"{opener} ")
+    return rewrite(_TOKEN, text, lambda opener: f"{opener} ")
 
 
-def rewritten(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) -> str:
-    """Rewrite characters of a text where a pattern finds them in what the text looks like.
+def rewrite(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) -> str:
+    """Rewrite characters of a text that match a pattern in the text's visible form.
 
-    The pattern matches one character, and what stands around it by looking. Letters, brackets, bars
-    and slashes are plain ones to it, and what nobody sees isn't there.
+    The pattern matches one character, with lookaround for its context. In the visible form letters,
+    brackets, bars and slashes are plain ones, and invisible characters are gone.
     """
     if text.isascii() or _ODD.isdisjoint(text):
         return pattern.sub(lambda found: write(found[0]), text)

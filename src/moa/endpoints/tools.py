@@ -1,4 +1,4 @@
-"""Tools: asks any endpoint with tools; one that takes none chooses by a JSON schema."""
+"""Tools: ask any endpoint with tools; without support for tools it chooses by a JSON schema."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _REFUSES = re.compile(
     r"|(support|unknown|unrecognized|extra).{0,100}\btools?\b",
     re.IGNORECASE | re.DOTALL,
 )
-"""What servers say that take no tools: vLLM, Ollama, llama.cpp, and those that check fields."""
+"""Messages of servers without tools: vLLM, Ollama, llama.cpp, and those that check fields."""
 _ALONE = re.compile(
     r"\s*(?:```(?:json)?|<tool_call>)?\s*\{.*\}\s*(?:```|</tool_call>)?\s*", re.DOTALL
 )
 _CALL = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')
-"""Where a call may begin that stands in the text, since the server's parser did not find it there.
-Some templates have models double the braces around it."""
+"""Start of a call that stands in the text because the server's parser missed it. Some templates
+make models double the braces around it."""
 _MAX_READ = 8
 _BLANK = re.compile(r"\s{20}\Z")
 _JSON = json.JSONDecoder()
@@ -46,34 +46,34 @@ _TOLD_TO_CALL = (
 
 
 class WithTools(Wrapping):
-    """Takes tools, whatever it wraps.
+    """Adds tools to any endpoint.
 
-    The model chooses by JSON, `{"tool": …, "arguments": …}` or `{"answer": …}`, one at a time,
-    where the endpoint takes no tools, its server refuses them, or its model writes calls that the
-    server can't read; and from the start where a small model's server holds it to the schema.
+    The model chooses by JSON, `{"tool": …, "arguments": …}` or `{"answer": …}`, one at a time, if
+    the endpoint has no tools, its server refuses them, or its model writes calls that the server
+    can't read; and always if the server of a small model enforces the schema.
 
     Args:
-        endpoint: Who is asked.
-        must_call: Whether a tool has to be called, so that the form of an answer isn't shown.
+        endpoint: The endpoint to ask.
+        must_call: True if a tool must be called, so that no answer is offered.
     """
 
     def __init__(self, endpoint: Endpoint, *, must_call: bool = False) -> None:
         super().__init__(endpoint)
-        able = "tools" in endpoint.capabilities and not _is_held(endpoint)
+        able = "tools" in endpoint.capabilities and not _is_schema_enforced(endpoint)
         self._natively = able and not must_call
         self._must_call = must_call
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What can be asked of it, and tools."""
+        """Its capabilities, and tools."""
         return self.endpoint.capabilities | _TOOLS
 
     def outgoing(self, prompt: Prompt) -> Prompt:
-        """Write it without tools where they are chosen by a schema."""
+        """Rewrite the prompt without tools if they are chosen by a schema."""
         # Some servers take no results of tools without tools.
         if self._natively and prompt.tools:
             return prompt
-        return by_schema(prompt, must_call=self._must_call)
+        return choose_by_schema(prompt, must_call=self._must_call)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.
@@ -88,16 +88,16 @@ class WithTools(Wrapping):
                 )
             except EndpointError as error:
                 self._give_up(error, prompt, context)
-                asked = by_schema(prompt)
+                asked = choose_by_schema(prompt)
         completion = await self.endpoint.complete(asked, context)
         if completion.finish_reason == "length" and _BLANK.search(completion.text):
             # A schema lets a model write spaces between its parts, and small ones may not end:
             # <https://github.com/vllm-project/vllm/issues/38696>. What is wanted is shown, too.
             completion = await self.endpoint.complete(replace(asked, json_schema=None), context)
-        return _read(completion, prompt, context) if prompt.tools else completion
+        return _read_turn(completion, prompt, context) if prompt.tools else completion
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; what may be a tool that is chosen comes as a whole."""
+        """See `Endpoint.stream`; text that may be a call is held back until it is complete."""
         if self._natively and prompt.tools:
             held, begun = "", False
             try:
@@ -122,8 +122,8 @@ class WithTools(Wrapping):
         yield completion
 
     def _find_call(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
-        """Find a call that the model wrote as text, and choose by a schema from then on."""
-        if completion.tool_calls or (call := _call_in(completion.text, prompt)) is None:
+        """Find a call that the model wrote as text; from then on choose by a schema."""
+        if completion.tool_calls or (call := _find_written_call(completion.text, prompt)) is None:
             return completion
         unknown = call.name not in {tool.name for tool in prompt.tools}
         alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
@@ -138,7 +138,7 @@ class WithTools(Wrapping):
         return replace(completion, text="", tool_calls=(call,))
 
     def _give_up(self, error: EndpointError, prompt: Prompt, context: RunContext) -> None:
-        """Ask without tools from now on, where they are what is refused; else raise."""
+        """Stop using native tools if the server refuses them; else raise the error."""
         refused = error.status is not None and 400 <= error.status <= 501
         if (
             not (refused and prompt.tools and _REFUSES.search(error.message))
@@ -150,19 +150,19 @@ class WithTools(Wrapping):
         context.note("fell back", f"to JSON by a schema, for tools: {error}", endpoint=self.name)
 
 
-def _is_held(endpoint: Endpoint) -> bool:
-    """Whether a small model is sure to write the form of a turn, as it is not to write a call's."""
+def _is_schema_enforced(endpoint: Endpoint) -> bool:
+    """Return True if a small model's server enforces schemas, but perhaps not its calls."""
     inner = innermost(endpoint)
     held = isinstance(inner, OpenAIEndpoint) and inner.dialect.enforces == "all"
     return held and inner.tier == "slm"
 
 
-def by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
-    """Write a prompt with tools as one without: they are described, and chosen by a schema.
+def choose_by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
+    """Rewrite a prompt with tools as one that describes them, and chooses by a schema.
 
     With `must_call` the schema has no form for an answer.
     """
-    messages = plain(prompt.messages)
+    messages = flatten_tool_calls(prompt.messages)
     if not prompt.tools:
         return replace(prompt, messages=messages)
     told = _TOLD_TO_CALL if must_call else _TOLD
@@ -176,8 +176,8 @@ def by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
     )
 
 
-def plain(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """Write tool calls and their results as what an assistant and a user say, in turns."""
+def flatten_tool_calls(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Rewrite tool calls and their results as turns of assistant and user."""
     said: list[tuple[Role, list[str], list[File]]] = []
     names = dict[str, str]()
     for message in messages:
@@ -212,7 +212,7 @@ def _describe(tool: ToolSchema) -> str:
 
 
 def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, object] | None) -> JSON:
-    """Write the schema of one turn: a call of a tool, or the answer where one may be given."""
+    """Return the schema of a turn: a tool call, or the answer if one is allowed."""
     shared: JSON = {}
     forms: list[dict[str, JSON]] = [
         {"tool": {"const": tool.name}, "arguments": _hoist(tool.parameters, tool.name)}
@@ -230,14 +230,14 @@ def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, object] | Non
 
 
 def _hoist(schema: Mapping[str, object], owner: str) -> JSON:
-    """Name the shared parts of a schema after their owner, so that they can stand beside others."""
+    """Prefix the shared parts of a schema by their owner, so that schemas can be joined."""
     hoisted: JSON = json.loads(json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_'))
     if is_object(shared := hoisted.get("$defs")):
         hoisted["$defs"] = {f"{owner}_{name}": part for name, part in shared.items()}
     return hoisted
 
 
-def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
+def _find_written_call(text: str, prompt: Prompt) -> ToolCall | None:
     """Find `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
     for begin in islice(_CALL.finditer(text), _MAX_READ):
         try:
@@ -250,8 +250,8 @@ def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
     return None
 
 
-def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
-    """Read a turn; where the schema was not enforced and it is none, it is the answer."""
+def _read_turn(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
+    """Read a turn; other text, from a server that doesn't enforce the schema, is the answer."""
     try:
         turn = object_of(json.loads(completion.text))
     except ValueError:

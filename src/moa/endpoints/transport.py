@@ -1,6 +1,6 @@
-"""Transport: where a server is, how the way there is secured, and what it means when that fails.
+"""Transport: addresses, proxies and certificates, and the meaning of failures.
 
-What HTTP libraries raise and servers refuse becomes an error of `moa`, without the key.
+Exceptions of HTTP libraries and refusals of servers become errors of `moa`, without the key.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KEY = re.compile(r"[!-~]+")
-"""What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
+"""Characters of a key or a token: a header takes no line break, and aiohttp ASCII alone."""
 _HOST = re.compile(rb"[\w.-]+")
 _TOO_LONG = re.compile(
     r"context.{0,20}(length|size|window)|maximum.{0,20}(context|length)|too (long|large|many tok)"
@@ -47,31 +47,31 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _BAD_KEY = re.compile(r"api key (is )?(not valid|invalid|expired)", re.IGNORECASE)
-"""What Gemini says with status 400."""
+"""Gemini's message with status 400."""
 _NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
-"""What Mistral says with status 400."""
+"""Mistral's message with status 400."""
 _UNREACHED = re.compile("Connect|Transport")
 _LOST = re.compile("ReadError|RemoteProtocolError|Reset|Disconnected|ChunkedEncoding|Payload")
-"""What clients call the loss of a connection: those of httpx, requests, aiohttp and Python."""
+"""Names of exceptions for a lost connection, in httpx, requests, aiohttp and Python."""
 _NOT_SENT = re.compile("ConnectTimeout|PoolTimeout|ConnectError|UnsupportedProtocol|ProxyError")
-"""What httpx calls a connection that never stood."""
+"""Names of httpx's exceptions for a connection that was never made."""
 _WAITED = "The server may go on and bill for it, so the estimate is charged. Ask for less"
 _FAILED = "The server failed; its own log says why. No tokens are charged, though it may bill some"
 _NO_CREDIT = re.compile(r"your credit balance is too low", re.IGNORECASE)
-"""What Anthropic says with status 400."""
+"""Anthropic's message with status 400."""
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FIRST_EPOCH = 1e9
-"""Seconds from which on a number is a time since 1970, in seconds or milliseconds, and no span."""
+"""Numbers from here on are times since 1970, in seconds or milliseconds, and no spans."""
 _LONGEST_QUOTE = 300
 _DEEPEST = 16
-"""How far an explanation may be nested."""
+"""Maximum nesting of an explanation."""
 
 
 def check_address(url: str, name: str, what: str = "base_url") -> None:
-    """Refuse, with `ConfigError`, what is no address of HTTP or would show a secret in an error.
+    """Raise `ConfigError` if an address isn't HTTP, or could show a secret in an error.
 
-    `name` is that of the endpoint, and `what` the key that holds the address.
+    `name` is the endpoint's, and `what` the key that holds the address.
     """
     if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
         raise ConfigError(
@@ -96,7 +96,7 @@ def check_address(url: str, name: str, what: str = "base_url") -> None:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is one of this machine, where no proxy stands between."""
+    """Return True for an address of this machine, which needs no proxy."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)
@@ -107,7 +107,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_near(url: str) -> bool:
-    """Whether an address is that of this machine, or of its own network."""
+    """Return True for an address of this machine, or of its network."""
     host = urlsplit(url).hostname or ""
     try:
         return is_loopback(url) or ipaddress.ip_address(host).is_private
@@ -116,12 +116,12 @@ def is_near(url: str) -> bool:
 
 
 def proxy_of(url: str, name: str) -> str | None:
-    """Find the proxy that the environment names for an address; `None`: it is asked directly."""
+    """Return the proxy that the environment names for an address; `None` without one."""
     from urllib.request import getproxies, proxy_bypass
 
     parts, given = urlsplit(url), getproxies()
     proxy = given.get(parts.scheme) or given.get("all")
-    excepted = _is_in(parts.hostname or "", given.get("no", ""))
+    excepted = _is_excepted(parts.hostname or "", given.get("no", ""))
     if not proxy or excepted or proxy_bypass(parts.netloc):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
@@ -138,8 +138,8 @@ def proxy_of(url: str, name: str) -> str | None:
     return proxy
 
 
-def _is_in(host: str, networks: str) -> bool:
-    """Whether a host is in a network of `$NO_PROXY`, such as 10.0.0.0/8."""
+def _is_excepted(host: str, networks: str) -> bool:
+    """Return True if a host is in a network of `$NO_PROXY`, such as 10.0.0.0/8."""
     for network in networks.split(","):
         with suppress(ValueError):
             if ipaddress.ip_address(host) in ipaddress.ip_network(network.strip(), strict=False):
@@ -148,7 +148,7 @@ def _is_in(host: str, networks: str) -> bool:
 
 
 def ssl_context(name: str) -> ssl.SSLContext:
-    """Read the certificates that `$SSL_CERT_FILE` or `$SSL_CERT_DIR` names, or this machine's."""
+    """Load the certificates of `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, or this machine's."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     try:
         return _certificates(file or None, folder or None)
@@ -160,7 +160,7 @@ def ssl_context(name: str) -> ssl.SSLContext:
 
 @cache
 def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """Read them once: it takes 20 ms."""
+    """Load them once: it takes 20 ms."""
     import ssl
 
     named = file or folder
@@ -175,19 +175,19 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
 
 @cache
 def foreign_errors() -> tuple[type[Exception], ...]:
-    """Every kind of exception that a request can end in, for an `except` clause."""
+    """Return the exceptions that a request can raise, for an `except` clause."""
     import aiohttp
 
     return (aiohttp.ClientError, OSError)
 
 
 def mask(text: str, secret: str) -> str:
-    """Take a key, where there is one, out of what a server said."""
+    """Remove a key, if there is one, from a server's message."""
     return text.replace(secret, "***") if secret else text
 
 
 def without_key(value: object, secret: str) -> object:
-    """Take a key out of every text of a JSON value; `RecursionError`: it is nested too deep."""
+    """Remove a key from every text of a JSON value; `RecursionError`: it is nested too deep."""
     if isinstance(value, str):
         return mask(value, secret)
     if is_list(value):
@@ -199,7 +199,7 @@ def without_key(value: object, secret: str) -> object:
 
 
 def cause_of(error: BaseException, secret: str) -> BaseException | None:
-    """Give an exception to be chained as the cause; `None` where its traceback shows a secret."""
+    """Return an exception to chain; `None` if its traceback shows a secret."""
     import aiohttp
 
     # What a proxy refuses is told with the proxy's address, and a password may stand there.
@@ -211,7 +211,7 @@ def cause_of(error: BaseException, secret: str) -> BaseException | None:
 def error_of_exception(
     error: BaseException, *, endpoint: str, url: str, secret: str = ""
 ) -> EndpointError:
-    """Say what one of `foreign_errors` means, without the key that was sent."""
+    """Map one of `foreign_errors`, without the key that was sent."""
     import aiohttp
     from aiohttp.http_exceptions import ContentEncodingError
 
@@ -240,20 +240,20 @@ def error_of_exception(
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         message = f"cannot reach {url} ({said}). Is this machine online, and the address right?"
         return EndpointUnavailable(message, endpoint=endpoint)
-    begun = not (isinstance(error, aiohttp.ClientConnectorError) or was_not_sent(error))
+    begun = not (isinstance(error, aiohttp.ClientConnectorError) or is_unsent(error))
     return _unreachable(said, endpoint, url, begun=begun)
 
 
-def was_lost(error: BaseException) -> bool:
-    """Tell whether a connection that stood was lost before an answer came."""
+def is_lost(error: BaseException) -> bool:
+    """Return True if an open connection was lost before an answer came."""
     import aiohttp
 
     lost = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
     return isinstance(error, lost) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
-def was_not_sent(error: BaseException) -> bool:
-    """Tell whether a connection had ended before a request was written to it."""
+def is_unsent(error: BaseException) -> bool:
+    """Return True if a connection had ended before a request was written to it."""
     import aiohttp
 
     # aiohttp raises another where it writes the body, from this one.
@@ -261,7 +261,7 @@ def was_not_sent(error: BaseException) -> bool:
 
 
 class Response(Protocol):
-    """What is read of an answer of HTTP when it refuses."""
+    """The parts of an HTTP answer used when it refuses."""
 
     url: str
     status: int
@@ -271,21 +271,23 @@ class Response(Protocol):
 def error_of_response(
     response: Response, content: bytes, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
-    """Say what a status of 300 or more means, and what to do, without the key that was sent."""
+    """Map a status of 300 or more to an error with advice, without the key that was sent."""
     status = response.status
     said, code = _explanation(response, content, secret)
     path = urlsplit(response.url).path
-    kind, advice = meaning(status, f"{code} {said}", path=path, model=model)
+    kind, advice = classify_status(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
-    asked = _asked_s(response, content)
+    asked = _retry_after_s(response, content)
     asked = max(0.0, asked) if asked is not None and math.isfinite(asked) else None
     if asked:
         message = f"{message} (the server asks to wait {asked:.4g} s before the next try)"
     return kind(message, endpoint=endpoint, status=status, retry_after_s=asked)
 
 
-def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
-    """Say which error a status of 300 or more is, with what the server said, and what to do."""
+def classify_status(
+    status: int, said: str, *, path: str, model: str
+) -> tuple[type[EndpointError], str]:
+    """Return the error class for a status of 300 or more and its message, with advice."""
     if status < 400:
         return (
             EndpointRejected,
@@ -313,16 +315,16 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
 
 
 def _is_quota(status: int, said: str) -> bool:
-    """Whether the account has no credit left. Gemini says "quota" of limits that pass, too."""
+    """Return True if the account has no credit. Gemini says "quota" of temporary limits, too."""
     if status == 400:
         return _NO_CREDIT.search(said) is not None
     return status == 402 or (status == 429 and "insufficient_quota" in said)
 
 
 def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
-    """Say what an error means that the client of somebody else raised; `None`: nobody knows.
+    """Map an exception of another library's client; `None`: unknown.
 
-    It has a status of HTTP, or a name that says that time is up or nobody was reached.
+    It needs a status of HTTP, or a name that means a timeout or a lost connection.
     """
     kind, said = type(error), describe_error(error)
     response: object = getattr(error, "response", None)
@@ -332,18 +334,18 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
         getattr(error, "status", None),
     ):
         if isinstance(status, int) and status >= 300:
-            meant, advice = meaning(status, said, path=who, model=model)
+            meant, advice = classify_status(status, said, path=who, model=model)
             return meant(f"{said}. {advice}", endpoint=endpoint, status=status)
     if issubclass(kind, TimeoutError) or "Timeout" in kind.__name__:
         return EndpointTimeout(f"{who} raised {said}", endpoint=endpoint)
-    lost = _was_lost_by_name(error)
+    lost = _is_lost_by_name(error)
     if lost or issubclass(kind, ConnectionError) or _UNREACHED.search(kind.__name__):
         return EndpointUnavailable(f"{who} raised {said}", endpoint=endpoint, begun=lost)
     return None
 
 
 def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -> EndpointError:
-    """Say what an exception of a client of OpenAI's means, or of the HTTP library under it."""
+    """Map an exception of OpenAI's client, or of the HTTP library under it."""
     names = " ".join(_names(error))
     said = _reason(error, secret)
     if _NOT_SENT.search(names):
@@ -362,13 +364,13 @@ def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -
     return EndpointRejected(message, endpoint=endpoint)
 
 
-def _was_lost_by_name(error: BaseException) -> bool:
-    """Whether a client lost a connection on which it had asked, as its error or a cause of it."""
+def _is_lost_by_name(error: BaseException) -> bool:
+    """Return True if the error, or a cause of it, is a lost connection by its name."""
     return any(_LOST.search(name) for name in _names(error))
 
 
 def _names(error: BaseException | None) -> list[str]:
-    """Name the classes of an error and of its causes."""
+    """Return the class names of an error and its causes."""
     found: list[str] = []
     while error is not None and len(found) < _DEEPEST:
         found.append(type(error).__name__)
@@ -377,7 +379,7 @@ def _names(error: BaseException | None) -> list[str]:
 
 
 def describe_error(error: Exception) -> str:
-    """Write an error in a line: its class, and what it says."""
+    """Format an error on one line: its class and its message."""
     said = " ".join(str(error).split())[:_LONGEST_QUOTE]
     return f"{type(error).__name__}: {said or type(error).__name__}"
 
@@ -391,17 +393,17 @@ def _unreachable(
 
 def stated_error(body: object, endpoint: str, secret: str) -> EndpointError:
     """Read an error inside an answer of status 200, or inside a stream."""
-    said, code = _words(body)
+    said, code = _find_explanation(body)
     said = mask(said, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
-    kind, _ = meaning(status, said, path="the stream", model="")
+    kind, _ = classify_status(status, said, path="the stream", model="")
     return kind(
         f"the server answered with an error: {said}", endpoint=endpoint, status=status, begun=True
     )
 
 
 def _reason(error: BaseException | None, secret: str) -> str:
-    """Give the words of the deepest cause that has some."""
+    """Return the message of the deepest cause that has one."""
     said = type(error).__name__
     while error is not None:
         words = " ".join(mask(str(error), secret).split())
@@ -412,7 +414,7 @@ def _reason(error: BaseException | None, secret: str) -> str:
 
 
 def body_text(content: bytes) -> str:
-    """Read an answer as UTF-8, whatever it says that it is: some of Python's codecs can't read."""
+    """Decode an answer as UTF-8, whatever it states: some codecs of Python can't read."""
     return content.decode("utf-8", "replace")
 
 
@@ -427,23 +429,23 @@ def _explanation(response: Response, content: bytes, secret: str) -> tuple[str, 
         html = text[:1] == "<"
         said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
         return said or "no explanation", ""
-    said, code = _words(body)
+    said, code = _find_explanation(body)
     return mask(said or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
 
 
-def _words(body: object, depth: int = 0) -> tuple[str, str]:
-    """Find the explanation in the shapes that servers use: OpenAI's, FastAPI's, Ollama's."""
+def _find_explanation(body: object, depth: int = 0) -> tuple[str, str]:
+    """Find the message in the formats of servers: OpenAI's, FastAPI's, Ollama's."""
     if isinstance(body, str):
         return body, ""
     if depth == _DEEPEST:
         return "", ""
     if is_list(body):
-        parts = [_words(item, depth + 1)[0] for item in body]
+        parts = [_find_explanation(item, depth + 1)[0] for item in body]
         return "; ".join(part for part in parts if part), ""
     if not is_object(body):
         return "", ""
     for key in ("error", "detail", "message", "msg"):
-        said, code = _words(_unwrap_json(body.get(key)), depth + 1)
+        said, code = _find_explanation(_unwrap_json(body.get(key)), depth + 1)
         if said:
             loc = body.get("loc")
             where = ".".join(map(str, loc)) if is_list(loc) else loc
@@ -453,7 +455,7 @@ def _words(body: object, depth: int = 0) -> tuple[str, str]:
 
 
 def _unwrap_json(said: object) -> object:
-    """Read a JSON object that a gateway put into a text, as Mistral's did."""
+    """Read a JSON object inside a text, as from a gateway to Mistral."""
     if not isinstance(said, str) or said[:1] not in "{[":
         return said
     try:
@@ -462,7 +464,7 @@ def _unwrap_json(said: object) -> object:
         return said
 
 
-def _asked_s(response: Response, content: bytes) -> float | None:
+def _retry_after_s(response: Response, content: bytes) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
         return float(milliseconds) / 1000
@@ -480,7 +482,7 @@ def _asked_s(response: Response, content: bytes) -> float | None:
 
 
 def _reset_s(response: Response, content: bytes) -> float | None:
-    """Find out when to come back from the limits that are used up, or Google's `RetryInfo`."""
+    """Return the wait by the limits that are used up, or by Google's `RetryInfo`."""
     if response.status != 429:
         return None
     headers = response.headers
@@ -495,7 +497,7 @@ def _reset_s(response: Response, content: bytes) -> float | None:
 
 
 def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Name the headers that say what is left of a limit, and when it is renewed.
+    """Return the names of the headers for the rest of a limit, and for its reset.
 
     They are OpenAI's (`x-ratelimit-remaining-tokens`), Anthropic's
     (`anthropic-ratelimit-tokens-remaining`), or those of the IETF's draft (`ratelimit-remaining`).
@@ -506,7 +508,7 @@ def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def seconds_until(written: str) -> float | None:
-    """Read when a limit is renewed: a span, seconds, or a time; `None`: it is none of them."""
+    """Read the reset of a limit: a span, seconds, or a time; `None`: none of them."""
     spans = _SPAN.findall(written)
     if spans and _SPAN.sub("", written).strip() == "":
         return sum(float(number) * _SECONDS[unit] for number, unit in spans)

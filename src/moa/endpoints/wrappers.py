@@ -1,4 +1,4 @@
-"""Wrappers: endpoints around an endpoint, which nest in any order."""
+"""Wrappers: endpoints around an endpoint, in any order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
@@ -36,7 +36,7 @@ from moa.endpoints import (
     decision_form,
     question_key,
 )
-from moa.endpoints.calls import replaceable
+from moa.endpoints.calls import mark_replaceable
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -50,37 +50,37 @@ T = TypeVar("T")
 Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _USUAL_TIMEOUT_S = 120.0
-"""Of a request to an endpoint that doesn't say how long it may take."""
+"""Timeout of a request to an endpoint without its own."""
 
 
 def innermost(endpoint: Endpoint) -> Endpoint:
-    """Look through all that wraps an endpoint; of replicas, at the first."""
+    """Return the endpoint beneath all wrappers; of replicas, the first."""
     while isinstance(endpoint, Wrapping):
         endpoint = endpoint.endpoint
     return endpoint
 
 
 def concurrency_of(endpoint: Endpoint) -> int | None:
-    """Requests that an endpoint works on at once, while further ones wait; `None` is unknown."""
+    """Return the parallel requests of an endpoint, beyond which requests wait; `None`: unknown."""
     most: object = getattr(innermost(endpoint), "concurrency", None)
     return most if isinstance(most, int) else None
 
 
 def timeout_of(endpoint: Endpoint) -> float:
-    """Seconds after which an endpoint gives up a request, or the usual ones where it says none."""
+    """Return the seconds after which an endpoint gives up a request, or a default."""
     while (most := getattr(endpoint, "timeout_s", None)) is None and isinstance(endpoint, Wrapping):
         endpoint = endpoint.endpoint
     return float(most) if isinstance(most, int | float) else _USUAL_TIMEOUT_S
 
 
 def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
-    """What all of several endpoints can do."""
+    """Return the capabilities that all endpoints have."""
     first, *others = (one.capabilities for one in endpoints)
     return first.intersection(*others)
 
 
 class Sender(EndpointBase):
-    """Sends every request to an endpoint by one method."""
+    """Sends every request to an endpoint through one method."""
 
     @abstractmethod
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
@@ -103,30 +103,30 @@ class Sender(EndpointBase):
         return await self.ask(lambda one: one.embed(texts, context), context)
 
 
-class Within(Sender):
-    """Asks an endpoint inside of something; a stream is one request, from its start to its end."""
+class ScopedSender(Sender):
+    """Asks an endpoint inside a context manager; a stream is one request from start to end."""
 
     @abstractmethod
-    def within(self, context: RunContext) -> AbstractAsyncContextManager[Endpoint]:
-        """What stands around a request of a run; it gives the endpoint that is asked."""
+    def scope(self, context: RunContext) -> AbstractAsyncContextManager[Endpoint]:
+        """Return the context manager of a request; it yields the endpoint to ask."""
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request."""
-        async with self.within(context) as one:
+        async with self.scope(context) as one:
             return await send(one)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`."""
-        async with self.within(context) as one, closed_after(one.stream(prompt, context)) as pieces:
+        async with self.scope(context) as one, closed_after(one.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 yield piece
 
 
 class Wrapping(Sender):
-    """Passes everything on. A wrapper overrides what it changes, and keeps the name.
+    """Delegates everything. A wrapper overrides what it changes, and keeps the name.
 
     Args:
-        endpoint: What is wrapped.
+        endpoint: The wrapped endpoint.
 
     Examples:
         >>> from dataclasses import replace
@@ -146,12 +146,12 @@ class Wrapping(Sender):
         return f"{type(self).__name__}({self.endpoint!r})"
 
     def outgoing(self, prompt: Prompt) -> Prompt:
-        """Write a request for text as it is passed on at first."""
+        """Return a prompt as it is passed on at first."""
         return prompt
 
     @property
     def name(self) -> str:
-        """Name of the endpoint that is wrapped."""
+        """Name of the wrapped endpoint."""
         return self.endpoint.name
 
     @property
@@ -166,12 +166,12 @@ class Wrapping(Sender):
 
     @property
     def price(self) -> Price:
-        """What it charges."""
+        """Its price."""
         return self.endpoint.price
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What can be asked of it."""
+        """Its capabilities."""
         return self.endpoint.capabilities
 
     @property
@@ -180,11 +180,11 @@ class Wrapping(Sender):
         return isinstance(self.endpoint, EndpointBase) and self.endpoint.asks_several
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request; overridden, it changes all of them, and the start of every stream."""
+        """Send a request; an override affects all requests, and the start of every stream."""
         return await send(self.endpoint)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; nothing is asked again once the first piece has come."""
+        """See `Endpoint.stream`; nothing is repeated after the first piece."""
 
         async def start(one: Endpoint) -> tuple[Pieces, str | Completion]:
             pieces = one.stream(prompt, context)
@@ -197,7 +197,7 @@ class Wrapping(Sender):
                 yield piece
 
     async def close(self) -> None:
-        """Close what is wrapped."""
+        """Close the wrapped endpoint."""
         await self.endpoint.close()
 
 
@@ -225,17 +225,17 @@ class Fallback(Wrapping):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What all of them can do."""
+        """Capabilities that all of them have."""
         return shared_capabilities(self._endpoints)
 
     @property
     def asks_several(self) -> bool:
-        """It does, unless there is one alone."""
+        """True with more than one endpoint."""
         return len(self._endpoints) > 1 or super().asks_several
 
     @property
     def timeout_s(self) -> float:
-        """Seconds after which the last of them has given up, where each was asked."""
+        """Seconds after which all of them have given up."""
         return sum(timeout_of(one) for one in self._endpoints)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
@@ -243,7 +243,7 @@ class Fallback(Wrapping):
         *tried, last = self._endpoints
         for one, following in zip(tried, self._endpoints[1:], strict=True):
             try:
-                with replaceable():
+                with mark_replaceable():
                     return await send(one)
             except EndpointError as error:
                 text = f"to {following.name}: {error}"
@@ -251,25 +251,24 @@ class Fallback(Wrapping):
         return await send(last)
 
     async def close(self) -> None:
-        """Close all of them, also where one can't be; its error is raised at the end."""
+        """Close all of them, even if one fails; its error is raised at the end."""
         await close_all(self._endpoints)
 
 
 class Cached(Wrapping):
-    """Keeps answers in memory, the least recently used ones going first, and in a file for good.
+    """Caches answers in memory, least recently used first out, and in a file permanently.
 
-    A hit costs nothing and says so in the trace. The key is the whole request, the model, and the
-    owner of the run, where it has one. A prompt with a temperature above 0 is meant to be sampled
-    anew, so it is passed on. One without a temperature is left to the server, most of which sample:
-    its first answer is kept, as one that would do. What was cut by its length is not kept, and with
-    a schema, neither is what is no JSON.
+    A hit costs nothing, and the trace notes it. The key is the whole request, the model, and the
+    owner of the run, if any. A prompt with a temperature above 0 asks for a new sample, so it is
+    passed on. A prompt without a temperature uses the server's, and most servers sample: its first
+    answer is cached, as any answer will do. Answers cut by their length are not cached, nor is
+    invalid JSON for a schema.
 
     Args:
-        endpoint: What is asked.
-        size: Maximum answers to keep in memory.
-        file: Where they are kept for later processes too, which read them where the endpoint's
-            name and model are the same; `None`: nowhere. Each call raises a `StoreError` where it
-            can't be used.
+        endpoint: The endpoint to ask.
+        size: Maximum of answers in memory.
+        file: A file for other processes, too, which use it if the endpoint's name and model are the
+            same; `None`: no file. Each call raises a `StoreError` if it can't be used.
     """
 
     def __init__(
@@ -280,26 +279,27 @@ class Cached(Wrapping):
         super().__init__(endpoint)
         self._size = size
         self._file = None if file is None else ContentStore(Path(file))
-        self._kept: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
+        self._answers: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
         self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
-        """Requests that are under way, for others that want the same."""
+        """Requests in progress, for others that want the same."""
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
         if prompt.temperature:
             return await self.endpoint.complete(prompt, context)
-        return await self._once(
+        return await self._answer_once(
+            Completion,
             self._key("complete", asdict(prompt), context),
             COMPLETION,
             lambda: self.endpoint.complete(prompt, context),
             context,
-            lasts=lambda answer: _lasts(answer, prompt),
+            is_whole=lambda answer: _is_whole(answer, prompt),
         )
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; a text that was kept comes in one piece."""
+        """See `Endpoint.stream`; a cached text comes in one piece."""
         key = self._key("complete", asdict(prompt), context)
-        kept = None if prompt.temperature else self._look_up(key, COMPLETION)
+        kept = None if prompt.temperature else self._look_up(Completion, key, COMPLETION)
         if kept is not None:
             completion = self._note_hit(kept, context)
             yield completion.text
@@ -308,7 +308,7 @@ class Cached(Wrapping):
         async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 whole = isinstance(piece, Completion)
-                if whole and not prompt.temperature and _lasts(piece, prompt):
+                if whole and not prompt.temperature and _is_whole(piece, prompt):
                     self._keep(key, COMPLETION, piece)
                 yield piece
 
@@ -317,7 +317,8 @@ class Cached(Wrapping):
     ) -> Decision:
         """See `Endpoint.decide`."""
         shown = [(example.text, dict(example.labels)) for example in examples]
-        decision = await self._once(
+        decision = await self._answer_once(
+            Decision,
             self._key(
                 "decide", [text, [question_key(question) for question in questions], shown], context
             ),
@@ -332,42 +333,43 @@ class Cached(Wrapping):
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
         key = self._key("embed", list(texts), context)
-        return await self._once(
-            key, EMBEDDINGS, lambda: self.endpoint.embed(texts, context), context
+        return await self._answer_once(
+            Embeddings, key, EMBEDDINGS, lambda: self.endpoint.embed(texts, context), context
         )
 
     async def close(self) -> None:
-        """Close what is wrapped, and the file."""
+        """Close the wrapped endpoint and the file."""
         if self._file is not None:
             self._file.close()
         await self.endpoint.close()
 
     def _key(self, kind: str, request: object, context: RunContext) -> str:
-        def written(value: object) -> object:
+        def dump(value: object) -> object:
             return value.model_dump() if isinstance(value, BaseModel) else repr(value)
 
         own = [context.owner] if context.owner else []  # nobody learns what others have asked
         whole = [kind, self.name, self.model, request, *own]
-        return json.dumps(whole, sort_keys=True, default=written)
+        return json.dumps(whole, sort_keys=True, default=dump)
 
-    async def _once(
+    async def _answer_once(
         self,
+        kind: type[Answered],
         key: str,
         form: Form[Answered],
         ask: Callable[[], Awaitable[Answered]],
         context: RunContext,
         *,
-        lasts: Callable[[Answered], bool] = lambda _: True,
+        is_whole: Callable[[Answered], bool] = lambda _: True,
     ) -> Answered:
-        """Give what was kept, or what somebody else has asked for already, or else ask."""
+        """Return the cached answer, or that of an equal request in progress, or else ask."""
         loop = asyncio.get_running_loop()
         while True:
-            kept = self._look_up(key, form)
+            kept = self._look_up(kind, key, form)
             if kept is not None:
                 return self._note_hit(kept, context)
             flight = self._flights.get(key)
             if flight is None or flight.get_loop() is not loop:
-                return await self._fly(key, form, ask, lasts)
+                return await self._ask_and_share(key, form, ask, is_whole)
             landed, _ = await asyncio.wait([flight], timeout=context.remaining_s())
             if not landed:
                 raise DeadlineExceeded(
@@ -375,19 +377,21 @@ class Cached(Wrapping):
                     "run had sent, was answered"
                 )
             if not flight.cancelled():
-                return self._note_hit(cast("Answered", flight.result()), context)
+                answer = flight.result()
+                assert isinstance(answer, kind), "the key names the kind of request"
+                return self._note_hit(answer, context)
 
-    async def _fly(
+    async def _ask_and_share(
         self,
         key: str,
         form: Form[Answered],
         ask: Callable[[], Awaitable[Answered]],
-        lasts: Callable[[Answered], bool],
+        is_whole: Callable[[Answered], bool],
     ) -> Answered:
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
-            if lasts(answer):
+            if is_whole(answer):
                 self._keep(key, form, answer)
             flight.set_result(answer)
         except (EndpointError, OutputError) as error:
@@ -400,8 +404,9 @@ class Cached(Wrapping):
                 del self._flights[key]
         return answer
 
-    def _look_up(self, key: str, form: Form[Answered]) -> Answered | None:
-        answer = cast("Answered | None", self._kept.get(key))
+    def _look_up(self, kind: type[Answered], key: str, form: Form[Answered]) -> Answered | None:
+        known = self._answers.get(key)
+        answer = known if isinstance(known, kind) else None
         if answer is None and self._file is not None:
             with suppress(ValueError):  # written by another version, or broken
                 written = self._file.get(key)
@@ -416,10 +421,10 @@ class Cached(Wrapping):
             self._file.put(key, form.dump(answer))
 
     def _remember(self, key: str, answer: Completion | Decision | Embeddings) -> None:
-        self._kept[key] = answer
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        self._answers[key] = answer
+        self._answers.move_to_end(key)
+        if len(self._answers) > self._size:
+            self._answers.popitem(last=False)
 
     @staticmethod
     def _note_hit(answer: Answered, context: RunContext) -> Answered:
@@ -427,14 +432,14 @@ class Cached(Wrapping):
         return replace(answer, amount=NOTHING)
 
 
-class Limited(Within, Wrapping):
-    """Lets requests wait for their turn, and no longer than their run's deadline.
+class Limited(ScopedSender, Wrapping):
+    """Limits the requests in flight and per second; a request waits until its run's deadline.
 
     Args:
-        endpoint: What is asked.
-        concurrency: Maximum requests in flight, in each event loop; `None` is no limit. A stream is
+        endpoint: The endpoint to ask.
+        concurrency: Maximum requests in flight, in each event loop; `None`: no limit. A stream is
             in flight until its end.
-        per_second: Maximum requests that start in a second, evenly spaced; `None` is no limit.
+        per_second: Maximum requests that start per second, evenly spaced; `None`: no limit.
     """
 
     def __init__(
@@ -453,15 +458,15 @@ class Limited(Within, Wrapping):
         )
 
     @asynccontextmanager
-    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
-        """Wait for a slot and for the time to start, and free the slot afterwards."""
+    async def scope(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
+        """Wait for a slot and the start time, and free the slot afterwards."""
         loop = asyncio.get_running_loop()
         slots = self._slots.setdefault(loop, asyncio.Semaphore(self._concurrency or 2**31))
         try:
             async with asyncio.timeout(context.remaining_s()):
                 await slots.acquire()
         except TimeoutError as error:
-            raise self._late() from error
+            raise self._deadline_error() from error
         try:
             await self._wait_for_start(context)
             yield self.endpoint
@@ -475,20 +480,20 @@ class Limited(Within, Wrapping):
         start = max(now, self._next_start)
         left = context.remaining_s()
         if left is not None and start - now >= left:
-            raise self._late()
+            raise self._deadline_error()
         self._next_start = start + self._gap_s
         if start > now:
             await asyncio.sleep(start - now)
 
-    def _late(self) -> DeadlineExceeded:
+    def _deadline_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"{self.name}: the run's time was up before its turn came. "
             "Raise the limit, or give it more time"
         )
 
 
-def _lasts(completion: Completion, prompt: Prompt) -> bool:
-    """Whether a completion is whole, so that it may be given again."""
+def _is_whole(completion: Completion, prompt: Prompt) -> bool:
+    """Return True if a completion is whole, so that it may be cached."""
     if completion.finish_reason == "length":
         return False
     if prompt.json_schema is None or completion.tool_calls:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moa.agents.language import can_detect, language_of
-from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrated import CalibratedDecider
 from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
-from moa.calibration.labelled import Labelled, Sorted
+from moa.calibration.labelled import CleanRows, Labelled
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError
 
@@ -20,9 +20,9 @@ _RARE = 0.05
 """A smaller share of a language may be the detector's error."""
 
 
-def connected(calibration: Calibration, endpoint: Endpoint) -> Calibrated:
+def connected(calibration: Calibration, endpoint: Endpoint) -> CalibratedDecider:
     """Give a calibration what it reads from here: an endpoint, and what this machine has."""
-    return Calibrated(calibration, calibration.question.question(), sources_of(endpoint))
+    return CalibratedDecider(calibration, calibration.question.question(), sources_of(endpoint))
 
 
 def next_look(file: Path, task: str) -> int:
@@ -75,7 +75,7 @@ def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str
         return
     if other := other_language(made_from.languages, [row.text for row in rows]):
         yield other
-    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint == made_from.sha256:
+    if CleanRows(rows=tuple(rows), notes=(), duplicates=0).fingerprint == made_from.sha256:
         yield (
             "the calibration was made from these rows, so the figures say little of others: give "
             "rows that took no part in it"

@@ -21,7 +21,7 @@ from moa._async import map_async
 from moa._files import Existing, LineFile
 from moa.agents.deciding import DecidingAgent
 from moa.calibration.features import Progress
-from moa.calibration.labelled import same_text
+from moa.calibration.labelled import normalise_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import encode
@@ -259,8 +259,8 @@ async def picked(
         progress: Told how many texts are read.
     """
     context = context or RunContext(keep_notes=False)
-    done = {same_text(text) for text in known}
-    places = {same_text(row.text): place for place, row in reversed(list(enumerate(rows)))}
+    done = {normalise_text(text) for text in known}
+    places = {normalise_text(row.text): place for place, row in reversed(list(enumerate(rows)))}
     new = {key: place for key, place in places.items() if key not in done}
     order = sorted((sha256(key.encode()).digest(), place) for key, place in new.items())
     drawn = [place for digest, place in order if digest[0] % 2 == 0]

@@ -17,18 +17,18 @@ from typing import Any
 
 from moa._async import map_async
 from moa.agents.deciding import DecidingAgent
-from moa.calibration import Guarantee, Learn, prospect
-from moa.calibration.adapt import enough, labels_of
-from moa.calibration.defaults import by_words
+from moa.calibration import Guarantee, Learn, explain_too_few_rows
+from moa.calibration.adapt import has_enough_labels, labels_of
+from moa.calibration.defaults import calibrate_by_words
 from moa.calibration.features import ENCODER, Progress
-from moa.calibration.file import Calibration, Reached
+from moa.calibration.file import Calibration, ReachedMeasures
 from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled, same_text
+from moa.calibration.labelled import Labelled, normalise_text
 from moa.calibration.scorer import measure
 from moa.context import RunContext
 from moa.decisions import ENOUGH
 from moa.decisions.arrays import np
-from moa.decisions.relevance import speaks
+from moa.decisions.relevance import has_words
 from moa.endpoints import Example
 from moa.endpoints.encoders import feeds_heads
 from moa.evals.calibrations import detector
@@ -65,7 +65,10 @@ class Terms:
         drawn = sum(not row.chosen for row in rows)
         if question.kind == "predicate" and not self.by_label:
             return -1
-        possible = prospect(drawn, len(question.options), self.guarantee, learn=self.learn) is None
+        possible = (
+            explain_too_few_rows(drawn, len(question.options), self.guarantee, learn=self.learn)
+            is None
+        )
         if possible and self.insists:
             return 0
         return max(0 if possible else 1, math.ceil(_OFTEN_ENOUGH / self.guarantee.risk) - drawn)
@@ -153,7 +156,7 @@ async def learn_from(
     Returns:
         Why nothing can be learned, in words, where the labels are too few or all the same.
     """
-    rows = list({same_text(row.text): row for row in reversed(rows)}.values())[::-1]
+    rows = list({normalise_text(row.text): row for row in reversed(rows)}.values())[::-1]
     if not _enough(question, rows):
         return _why_not(rows)
     beside = _beside(rows, [*labels_of(question, agent.examples), *more])
@@ -189,7 +192,7 @@ async def learn_from(
 
 
 def _enough(question: Question, rows: Sequence[Labelled]) -> bool:
-    return enough(question, rows, pairs=False)
+    return has_enough_labels(question, rows, pairs=False)
 
 
 def half_of(text: str) -> int:
@@ -198,7 +201,7 @@ def half_of(text: str) -> int:
 
 
 def _part_of(text: str, parts: int) -> int:
-    return sha256(same_text(text).encode()).digest()[1] % parts
+    return sha256(normalise_text(text).encode()).digest()[1] % parts
 
 
 async def _fit(
@@ -239,8 +242,8 @@ def _by_examples_alone(
 ) -> bool:
     """Whether labels serve as examples of a choice, since they are too few to fit a head to."""
     reads = feeds_heads(agent.encoder)
-    scored = reads and question.kind == "choice" and speaks(question)
-    return scored and not enough(question, rows, pairs=True)
+    scored = reads and question.kind == "choice" and has_words(question)
+    return scored and not has_enough_labels(question, rows, pairs=True)
 
 
 def _told_by(
@@ -248,7 +251,7 @@ def _told_by(
 ) -> Calibration:
     """Decide by the words of a question, with labelled texts as its examples."""
     examples = [Example(row.text, {question.name: row.label}) for row in rows]
-    return by_words(question, agent.endpoint, examples).sealed()
+    return calibrate_by_words(question, agent.endpoint, examples).with_seal()
 
 
 async def _from_examples(
@@ -274,7 +277,7 @@ async def _from_examples(
 
     p = np.array(await map_async(read, drawn, max_concurrency=MAX_CONCURRENCY))
     labels = np.array([names.index(row.label) for row in drawn])
-    reached = Reached(
+    reached = ReachedMeasures(
         **measure(p, labels).model_dump(),
         held_out_accuracy=None,
         coverage=0.0,
@@ -282,13 +285,13 @@ async def _from_examples(
         tokens=0.0,
     )
     whole = _told_by(agent, question, [*rows, *beside])
-    return whole.model_copy(update={"reached": reached}).sealed()
+    return whole.model_copy(update={"reached": reached}).with_seal()
 
 
 def _beside(rows: Sequence[Labelled], others: Sequence[Labelled]) -> list[Labelled]:
     """Give what is fitted to beside the rows: somebody chose it, so nothing is measured on it."""
-    known = {same_text(row.text) for row in rows}
-    fresh = [row for row in others if same_text(row.text) not in known]
+    known = {normalise_text(row.text) for row in rows}
+    fresh = [row for row in others if normalise_text(row.text) not in known]
     return [row.model_copy(update={"chosen": True}) for row in fresh]
 
 

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from moa._text import words_in
-from moa.calibration.reply_signs import final_answer
+from moa.calibration.reply_signs import find_final_answer
 from moa.decisions.arrays import (
     Bools,
     Floats,
@@ -181,8 +181,8 @@ def exact_match(reply: str, reference: str) -> float:
 
 def numeric_match(reply: str, reference: str) -> float:
     """Whether the final number of both is the same: the one behind a mark, else the last."""
-    wanted = final_answer(reference).number
-    return float(wanted is not None and final_answer(reply).number == wanted)
+    wanted = find_final_answer(reference).number
+    return float(wanted is not None and find_final_answer(reply).number == wanted)
 
 
 def rouge_l(reply: str, reference: str) -> float:
@@ -215,5 +215,5 @@ def metric_for(references: Sequence[str]) -> str:
     """Choose a metric by what is expected: a few words with a number, a few words, or texts."""
     if any(len(words_in(reference)) > 4 for reference in references):
         return "rouge-l"
-    numbers = all(final_answer(reference).number is not None for reference in references)
+    numbers = all(find_final_answer(reference).number is not None for reference in references)
     return "numeric" if numbers else "exact"

@@ -20,7 +20,7 @@ from moa.agents.deciding import DecidingAgent
 from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas, quiet
-from moa.endpoints.calls import replaceable
+from moa.endpoints.calls import mark_replaceable
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.cascade_learning import Learner
 from moa.graphs.engine.types import UNKNOWN, signature_of
@@ -293,7 +293,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         failed: MoaError | None = None
         for place in range(last + 1):
             try:
-                with replaceable(place < last):
+                with mark_replaceable(place < last):
                     best = await self._ask(place, request, best, own)
             except MoaError as error:
                 if shown() or not self._goes_on(place, error):

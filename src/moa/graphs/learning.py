@@ -18,7 +18,7 @@ from moa.batch import map_rows, reader_of
 from moa.calibration.features import Progress
 from moa.calibration.file import Calibration
 from moa.calibration.labelled import Labelled, label_of
-from moa.calibration.learned import Learned
+from moa.calibration.learned import LearnedGraph
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
 from moa.config.tables import EMBEDDED
@@ -94,7 +94,7 @@ class Learner:
         self, made: Mapping[str, Calibration] | None = None, /, **given: object
     ) -> WiredRecipe[Any, Any]:
         """Build the graph with what was learned, or without; no large model writes in it."""
-        learned = None if made is None else Learned(graph=self.name, calibrations=dict(made))
+        learned = None if made is None else LearnedGraph(graph=self.name, calibrations=dict(made))
         return self._wired({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
     def _wired(self, given: Mapping[str, object]) -> WiredRecipe[Any, Any]:
@@ -222,11 +222,11 @@ def learns(name: str) -> bool:
     return name in READY and LEARNED in READY[name].settings
 
 
-def learned_in(node: object) -> Learned | None:
+def learned_in(node: object) -> LearnedGraph | None:
     """Give what a graph has learned; `None` where that is nothing."""
     inner = cast("Guarded[Any, Any]", node).node if isinstance(node, Guarded) else node
     learned = getattr(inner, LEARNED, None)
-    return learned if isinstance(learned, Learned) else None
+    return learned if isinstance(learned, LearnedGraph) else None
 
 
 def agents_of(node: WiredRecipe[Any, Any]) -> dict[str, DecidingAgent[Any]]:

@@ -14,7 +14,7 @@ from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
 from moa.agents.sentiment import Sentiment
 from moa.calibration import percent
-from moa.calibration.drift import Moved, share_of
+from moa.calibration.drift import LabelShift, share_of
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -67,7 +67,7 @@ class Report(Reply):
     """Number of the window at whose end that was known, from 1."""
     items: int
     """Items in that window."""
-    moved: tuple[Moved, ...]
+    moved: tuple[LabelShift, ...]
     """The labels whose share has changed."""
     figures: tuple[Figure, ...]
     """All labels."""
@@ -310,7 +310,7 @@ def counted_by(decider: Node[Any, BaseModel]) -> str:
     return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
 
 
-def _said(moved: Moved) -> str:
+def _said(moved: LabelShift) -> str:
     where = "in the latest window" if moved.windows == 1 else f"in the latest {moved.windows}"
     return (
         f"{moved.question}: {moved.label!r} is {'more' if _more(moved) else 'less'} frequent, "
@@ -318,7 +318,7 @@ def _said(moved: Moved) -> str:
     )
 
 
-def _more(moved: Moved) -> bool:
+def _more(moved: LabelShift) -> bool:
     return moved.now > moved.reference
 
 

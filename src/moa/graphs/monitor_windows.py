@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from moa.calibration.drift import Counts, Moved, added, moved
+from moa.calibration.drift import Counts, LabelShift, add_counts, find_label_shifts
 from moa.graphs.recipe import read_state, write_state
 from moa.node import Frozen
 
@@ -50,7 +50,7 @@ class Window(BaseModel):
 class Change(Frozen):
     """What moved, and the window at whose end that was known."""
 
-    moved: tuple[Moved, ...]
+    moved: tuple[LabelShift, ...]
     window: Window
     reference: Counts
 
@@ -164,11 +164,11 @@ class Windows:
         state, window = self.state, self.state.window
         state.window = Window(number=window.number + 1)
         if state.learned < self.reference:
-            state.reference = added([state.reference, window.counts])
+            state.reference = add_counts([state.reference, window.counts])
             state.learned += 1
             return
         state.latest = (*state.latest, window.counts)[-self.reference :]
-        found = moved(state.reference, state.latest, alpha=self.alpha)
+        found = find_label_shifts(state.reference, state.latest, alpha=self.alpha)
         if found:
             change = Change(moved=found, window=window, reference=state.reference)
             state.untold = (*state.untold, change)

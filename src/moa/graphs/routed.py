@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas
-from moa.endpoints.calls import replaceable
+from moa.endpoints.calls import mark_replaceable
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
@@ -155,7 +155,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         shown, heard = count_text_deltas(context)
         for place in (chosen, *others):
             try:
-                with replaceable(place != (others or [chosen])[-1]):
+                with mark_replaceable(place != (others or [chosen])[-1]):
                     return (await self.models[place].run(request, heard)).output
             except MoaError as error:
                 if shown() or not error.escalates:

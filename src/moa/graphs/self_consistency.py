@@ -13,7 +13,7 @@ from pydantic import Field
 
 from moa.agents.base import In, Out
 from moa.agents.proposer import sampler
-from moa.calibration.acceptance import sampled
+from moa.calibration.acceptance import check_sampling
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.graphs.engine.types import signature_of
@@ -44,7 +44,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     def prepare(self) -> None:
         """Check that samples can differ."""
         self.input_type = signature_of(self.node).input(0)
-        self.node = sampled(self.node, self.samples)
+        self.node = check_sampling(self.node, self.samples)
 
     def sketch(self, sketch: Sketch) -> None:
         """The node, and what chooses."""

@@ -27,12 +27,12 @@ from moa.agents.proposer import Answerer
 from moa.calibration.acceptance import Policy, text_of
 from moa.calibration.arithmetic import (
     LONGEST,
-    check,
     evaluate,
-    filled,
-    named_in,
-    only_number,
-    written,
+    find_equations,
+    find_names,
+    format_number,
+    read_only_number,
+    substitute,
 )
 from moa.calibration.verifiers import Plausible
 from moa.context import RunContext, quiet
@@ -105,7 +105,7 @@ class Steps(Frozen):
             wanted = [need for need in step.needs if need not in ids]
             if wanted:
                 raise ValueError(f"step {step.id!r} needs {wanted}, and the ids are {ids}")
-            used = [name for name in named_in(step.compute or "") if name not in step.needs]
+            used = [name for name in find_names(step.compute or "") if name not in step.needs]
             if used:
                 raise ValueError(f"step {step.id!r} computes with {used}, which it does not need")
         try:
@@ -310,7 +310,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         """Ask the policy; what can't be judged is not accepted."""
         steps = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
         whole = f"{steps}\n{text}" if steps else text
-        sums = len(check(whole))
+        sums = len(find_equations(whole))
         held = f"all sums hold ({sums})" if sums else "no sum was stated"
         reasons = [f"every step has an answer, and {held}" if results else held]
         if self.policy is None:
@@ -423,22 +423,22 @@ class PlanRun:
     ) -> dict[str, str]:
         """Compute exactly; what is no calculation, or needs what is no number, is an error."""
         values = {
-            name: self.exact[name] if name in self.exact else only_number(needed[name].answer)
-            for name in named_in(expression)
+            name: self.exact[name] if name in self.exact else read_only_number(needed[name].answer)
+            for name in find_names(expression)
         }
         # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
-        filled_in = filled(expression, values).partition("=")[0].strip()
+        filled_in = substitute(expression, values).partition("=")[0].strip()
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
         self.exact[step.id] = value
-        shown = written(value)
+        shown = format_number(value)
         return {"by": "arithmetic", "answer": shown, "reasons": f"{filled_in} = {shown}"}
 
 
 def wrong_sums(text: str) -> list[str]:
     """Say which of the sums that a text states are wrong, and what each comes to."""
     return [
-        f"{stated.left} = {stated.right} is wrong: it is {written(stated.value)}"
-        for stated in check(text)
+        f"{stated.left} = {stated.right} is wrong: it is {format_number(stated.value)}"
+        for stated in find_equations(text)
         if not stated.holds
     ]

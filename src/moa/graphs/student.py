@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from pydantic import ValidationInfo
 
 from moa._async import Lock
+from moa._files import paired
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
@@ -36,11 +37,12 @@ from moa.graphs.fields import beside_config
 from moa.node import Frozen, Node, Result
 from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
+from moa.usage import Usage
 
 if TYPE_CHECKING:
-    from moa.calibration.answer_rows import Answered
+    from moa.calibration.answer_rows import LargeAnswer
     from moa.calibration.epochs import Side
-    from moa.calibration.learning import Head, Judged, Learning
+    from moa.calibration.learning import Head, HeadJudgement, Learning
 
 T = TypeVar("T")
 _OWN = LabelFeature(name="small")
@@ -109,7 +111,7 @@ class Considered(NamedTuple):
     epoch: int
     read: TextRead | None
     """`None` where it couldn't be read."""
-    judged: Judged | None
+    judged: HeadJudgement | None
     """`None` where no head is in use, or nothing was read."""
     head: Head | None
 
@@ -208,7 +210,7 @@ class Student:
             store.open()
             store.bind(asked, made_of)
 
-        await store.beside(begin)
+        await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
         return Learning(store, self.question, features, await self._names(context))
 
@@ -244,9 +246,9 @@ class Student:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
             shown = await self.small.prompts(text, own)
-            await rehearsal.hear(shown, f"{own.node}/{self.small.name}", hold=True)
+            await rehearsal.record(shown, f"{own.node}/{self.small.name}", hold=True)
         learning = await self.ready(own)
-        state, head = await learning.store.beside(learning.now)
+        state, head = await learning.store.run_in_thread(learning.current)
         if learning.stopped:
             own.note("failed", learning.stopped)
         side = learning.store.coin.toss(text, case)
@@ -298,7 +300,7 @@ class Student:
     async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
         learning = await self.ready(own)
-        place = await learning.store.beside(
+        place = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
         )
         if by_small:
@@ -314,7 +316,7 @@ class Student:
             moot: Whether nobody would have, whatever the small answer is.
         """
         learning = await self.ready(own)
-        await learning.store.beside(lambda: learning.store.spare(place, moot=moot))
+        await learning.store.run_in_thread(lambda: learning.store.settle_by_small(place, moot=moot))
         learning.wake(place)
 
     async def teach(
@@ -341,21 +343,20 @@ class Student:
             MoaError: it failed, which counts as another answer than any; or it is set up so wrong
                 that it would answer nothing, which counts as nothing.
         """
-        from moa.calibration.answer_rows import Answered
-
         store = (await self.ready(own)).store
-        start = time.perf_counter()
+        start, asked = time.perf_counter(), own.nested()
         try:
-            result = await ask(own)
+            result = await ask(asked)
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
-                await store.beside(lambda: store.drop(place))
+                await store.run_in_thread(lambda: store.drop(place))
             else:
-                await self._settle(place, Answered(None, moot=moot), own)
+                said = _taken(asked.usage, None)._replace(moot=moot)
+                await self._settle(place, said, own)
             raise
         seconds = time.perf_counter() - start
-        said = _said(result, label(result.output))._replace(seconds=seconds, moot=moot)
+        said = _taken(result.usage, label(result.output))._replace(seconds=seconds, moot=moot)
         if again is not None:
             said = await self._again(again, label, said, own)
         await self._settle(place, said, own)
@@ -388,7 +389,7 @@ class Student:
         Raises:
             InputError: a label is none of its question's.
         """
-        from moa.calibration.answer_rows import Answered
+        from moa.calibration.answer_rows import LargeAnswer
 
         learning = await self.ready(own)
         store = learning.store
@@ -397,10 +398,10 @@ class Student:
         side = store.coin.toss(text, case)
         if label is None:
             return False
-        drawn = people and await store.beside(lambda: store.label_drawn(side, label))
-        if not drawn and await store.beside(lambda: store.places_of(side)):
+        drawn = people and await store.run_in_thread(lambda: store.add_person_label(side, label))
+        if not drawn and await store.run_in_thread(lambda: store.places_of(side)):
             return False
-        state, _ = await store.beside(learning.now)
+        state, _ = await store.run_in_thread(learning.current)
         fits_alone, learned = people or chosen or len(named) <= len(self.others), label
         if self.others and not fits_alone:
             made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
@@ -409,8 +410,8 @@ class Student:
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
         source = "person" if people or chosen else "log"
         row = self._row(found, by_small=False)._replace(source=source)
-        place = await store.beside(lambda: store.add(row, state.epoch))
-        await self._settle(place, Answered(learned, calls=0), own)
+        place = await store.run_in_thread(lambda: store.add(row, state.epoch))
+        await self._settle(place, LargeAnswer(learned, calls=0), own)
         return True
 
     def _named(self, given: Mapping[str, object]) -> dict[str, str]:
@@ -444,22 +445,22 @@ class Student:
 
     @staticmethod
     def _rounded(read: TextRead) -> Any:
-        from moa.calibration.learning import rounded
+        from moa.calibration.learning import round_as_stored
 
-        return rounded(read.vector)
+        return round_as_stored(read.vector)
 
     def _row(self, found: Considered, *, by_small: bool) -> Any:
-        from moa.calibration.answer_rows import Row
+        from moa.calibration.answer_rows import NewRow
 
         read, judged, head = found.read, found.judged, found.head
-        return Row(
+        return NewRow(
             side=found.side,
             held=found.held,
             source="run",
             vector=None if read is None else read.vector,
             length=len(found.text),
             language=language_of(found.text) if can_detect() else None,
-            text=found.text if self.learn.keep_texts else None,
+            text=_storable(found.text) if self.learn.keep_texts else None,
             look=None if head is None or judged is None else head.state.used,
             accepts=None if judged is None else judged.passes,
             guess=None if judged is None else self._best(judged),
@@ -467,27 +468,29 @@ class Student:
             by_small=by_small,
         )
 
-    async def _settle(self, place: int, said: Answered, own: RunContext) -> None:
+    async def _settle(self, place: int, said: LargeAnswer, own: RunContext) -> None:
         learning = await self.ready(own)
-        await learning.store.beside(lambda: learning.store.settle(place, said))
+        await learning.store.run_in_thread(lambda: learning.store.settle(place, said))
         learning.wake(place)
 
     async def _again(
         self,
         ask: Callable[[RunContext], Awaitable[Result[Any]]],
         label: Callable[[Any], str | None],
-        said: Answered,
+        said: LargeAnswer,
         own: RunContext,
-    ) -> Answered:
-        """Ask once more: how far the large model differs from itself is the least that can be."""
+    ) -> LargeAnswer:
+        """Ask once more: how far the large model differs from itself is the least that can be.
+
+        Whatever becomes of it, such as a budget that is used up, the first answer stays.
+        """
+        asked = quiet(own)
         try:
-            result = await ask(quiet(own))
+            output = label((await ask(asked)).output)
         except MoaError as error:
-            if not error.recoverable:
-                raise
             own.note("failed", f"the large model was asked twice, and failed: {error}")
-            return said
-        more = _said(result, label(result.output))
+            output = None
+        more = _taken(asked.usage, output)
         cost = None if said.cost is None or more.cost is None else said.cost + more.cost
         return said._replace(
             again=more.label,
@@ -496,18 +499,23 @@ class Student:
             cost=cost,
         )
 
-    def _best(self, judged: Judged) -> str:
+    def _best(self, judged: HeadJudgement) -> str:
         place = judged.probabilities.index(max(judged.probabilities))
         return self.question.options[place].name
+
+
+def _storable(text: str) -> str:
+    """Replace what a database can't hold in a text."""
+    return paired(text).replace("\0", "\ufffd")
 
 
 def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _said(result: Result[Any], label: str | None) -> Answered:
-    from moa.calibration.answer_rows import Answered
+def _taken(usage: Usage, label: str | None) -> LargeAnswer:
+    from moa.calibration.answer_rows import LargeAnswer
 
-    total = result.usage.total
+    total = usage.total
     cost = None if total.cost is None else float(total.cost)
-    return Answered(label, calls=total.calls, tokens=total.tokens, cost=cost)
+    return LargeAnswer(label, calls=total.calls, tokens=total.tokens, cost=cost)

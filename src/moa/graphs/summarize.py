@@ -24,8 +24,8 @@ from moa._text import word_count
 from moa.agents.base import require
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
-from moa.calibration.arithmetic import numbers
-from moa.calibration.arithmetic import written as in_digits
+from moa.calibration.arithmetic import find_numbers
+from moa.calibration.arithmetic import format_number as in_digits
 from moa.context import RunContext, quiet
 from moa.documents.claims import MOST_WORDS, word_shares
 from moa.documents.retrieval import normalised, words
@@ -284,7 +284,9 @@ class Salience:
         worth = rows @ self._centroid
         for text in self._about:
             worth = worth + rows @ normalised([self._vectors[text]])[0]
-        worth = worth + [_FIGURE * min(_MOST_FIGURES, len(numbers(each.text))) for each in said]
+        worth = worth + [
+            _FIGURE * min(_MOST_FIGURES, len(find_numbers(each.text))) for each in said
+        ]
         nearest = worth * 0
         taken: list[int] = []
         while (best := int(worth.argmax())) not in taken and worth[best] > -math.inf:
@@ -303,8 +305,10 @@ class Salience:
 
 def _note_figures(written: Sequence[Sentence], original: Original, context: RunContext) -> None:
     """Note figures in a summary that the text hasn't: they may be made up."""
-    known = {*numbers(original.text), *numbers(original.title or "")}
-    strange = [figure for each in written for figure in numbers(each.text) if figure not in known]
+    known = {*find_numbers(original.text), *find_numbers(original.title or "")}
+    strange = [
+        figure for each in written for figure in find_numbers(each.text) if figure not in known
+    ]
     if strange:
         said = ", ".join(dict.fromkeys(map(in_digits, strange)))
         context.note("degraded", f"the text doesn't have these figures of the summary: {said:.200}")

@@ -22,7 +22,7 @@ from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Sentiment
-from moa.calibration.learned import Learned
+from moa.calibration.learned import LearnedGraph
 from moa.documents import Passages
 from moa.documents.index import Index, Indexed
 from moa.endpoints.encoders import encoder_for, feeds_heads, sentence_encoder
@@ -203,7 +203,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     dropped message."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
     """The intents, by name."""
-    learned: Annotated[Learned, from_file(Learned.load)] | None = None
+    learned: Annotated[LearnedGraph, from_file(LearnedGraph.load)] | None = None
     """File of `moa learn --graph support`. It has priority for the questions in it. If its intent
     has a guarantee, messages not covered by it go to the large model or to people."""
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
@@ -369,7 +369,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _by(self, agent: D, criterion: str | None = None) -> D:
         """Have an agent decide by the shipped head of its question, if that asks what ships."""
         (question,) = agent.questions
-        learned = self.learned and self.learned.of("support", question)
+        learned = self.learned and self.learned.calibration_of("support", question)
         if learned:
             return agent.with_heads().calibrated({question.name: learned})
         if not self.heads:

@@ -16,7 +16,7 @@ from moa._async import gather
 from moa.agents.base import Limits, TypedNode, ready, run_off_loop
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
-from moa.calibration.defaults import as_asked, shipped
+from moa.calibration.defaults import make_unfitted, shipped_calibration
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import reads_heads
@@ -302,11 +302,11 @@ def injection_filter(
     found = Filter(slm, criterion, action="drop", name="injection", threshold=threshold)
     (question,) = found.questions
     if ships and reads_heads(slm):
-        by = shipped(question, "injection")
+        by = shipped_calibration(question, "injection")
     else:
         given = EXAMPLES if ships else examples or ()
         shown = [Example(text, {"injection": "yes" if met else "no"}) for text, met in given]
-        by = as_asked(question, shown)
+        by = make_unfitted(question, shown)
     found.decide_by({question.name: by})
     return found
 

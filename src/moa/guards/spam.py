@@ -7,7 +7,7 @@ from typing import Unpack
 
 from moa.agents.base import Limits, ready
 from moa.agents.filter import Filter
-from moa.calibration.defaults import shipped
+from moa.calibration.defaults import shipped_calibration
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import reads_heads
 
@@ -77,4 +77,4 @@ class Spam(Filter):
         )
         if by_head:
             (question,) = self.questions
-            self.decide_by({question.name: shipped(question, "spam")})
+            self.decide_by({question.name: shipped_calibration(question, "spam")})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, PlainValidator
 
 from moa.calibration.acceptance import text_of
-from moa.calibration.reply_signs import final_answer
+from moa.calibration.reply_signs import find_final_answer
 from moa.calibration.verifiers import answer_of
 from moa.node import Reply, Text
 
@@ -44,7 +44,7 @@ def stated(reply: Any) -> Hashable | None:
 
 def last_number(reply: Any) -> Fraction | None:
     """Read the final number of a text: the one behind a mark, else the last."""
-    return final_answer(text_of(reply)).number
+    return find_final_answer(text_of(reply)).number
 
 
 def shown(answer: Hashable) -> str:

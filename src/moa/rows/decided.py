@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from moa.questions import NONE_OF_THESE
@@ -65,6 +65,16 @@ def written(value: object) -> str:
     if isinstance(value, float):
         return f"{round(value, 4)}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def describe_fields(fields: Iterable[tuple[str, object]]) -> str:
+    """Write the plain fields of a result in one line, save those that are empty."""
+    plain = [
+        (name, value)
+        for name, value in fields
+        if isinstance(value, str | int | float) and value != ""
+    ]
+    return ", ".join(f"{name} {written(value)}" for name, value in plain)
 
 
 def _decision(name: str, fields: Values) -> Decision:

@@ -21,7 +21,7 @@ from moa.agents import Agent
 from moa.agents.filter import Verdict
 from moa.agents.relay import Relay, RelayOptions, as_relayable
 from moa.chat.messages import Conversation, UserMessage
-from moa.endpoints.tools import plain
+from moa.endpoints.tools import flatten_tool_calls
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
@@ -76,7 +76,7 @@ def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
     if (chat := as_continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
-        return _turn(body, served, chat, Conversation.of(plain(messages)))
+        return _turn(body, served, chat, Conversation.of(flatten_tool_calls(messages)))
     last = next(message for message in reversed(messages) if message.role == "user")
     _refuse_files(last, served)
     return _turn(body, served, served.node, _value(last, served))

@@ -17,7 +17,7 @@ from moa.config.faults import nearest
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for
+from moa.endpoints.encoders import JointEncoder, deciding_encoder_for, encoder_for
 from moa.endpoints.wrappers import innermost
 from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.graphs.loading import endpoints_in, texts_to_encode
@@ -233,7 +233,7 @@ class Server:
             return
         try:
             await warm([small])
-            if encoder_beside(small) is not None:
+            if deciding_encoder_for(small) is not None:
                 await JointEncoder().read([_FIRST.text])
             await small.decide(_FIRST.text, [_FIRST], RunContext())
         except MoaError as error:

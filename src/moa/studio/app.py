@@ -160,7 +160,7 @@ class PageGuard:
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if self._key and not hmac.compare_digest(given.encode(), self._key.encode()):
             raise RequestRefused(
-                "the studio asks for its key, which stands where it was started",
+                "enter the key of the studio: $MOA_STUDIO_KEY, else the one that its start printed",
                 status=401,
                 code="invalid_api_key",
             )

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from moa._files import dumped
 from moa._json import is_object, object_of, objects_of
-from moa.calibration.labelled import label_of, same_text
+from moa.calibration.labelled import label_of, normalise_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.rows.decided import DEEP, Decision, Values, decisions_in, is_decision, numbers, written
@@ -117,7 +117,7 @@ class NodeTotals:
 
     def add(self, spent: Values, timed: float | None) -> None:
         """Add its time and cost in a row: by a span, else by its calls."""
-        seconds = _number(spent.get("seconds")) if timed is None else timed
+        seconds = read_number(spent.get("seconds")) if timed is None else timed
         if seconds is not None:
             self.seconds.append(seconds)
         if isinstance(cost := spent.get("cost"), int | float):
@@ -136,7 +136,7 @@ class Book:
 
     Args:
         lines: As `moa run --out` or `moa decide --out` writes them.
-        labels: Labels that people gave, by the text as `same_text` writes it and the question;
+        labels: Labels that people gave, by the text as `normalise_text` writes it and the question;
             and whether the row was chosen to be labelled.
         ran: Gives the seconds of each node that ran for the row of an id, where its run kept
             spans; else nodes that called nobody are not known.
@@ -281,7 +281,7 @@ class Book:
             cost=entry.cost,
             seconds=entry.seconds,
             nodes=entry.nodes,
-            error=entry.error if texts else entry.error.partition(":")[0],
+            error=entry.error if texts else _find_error_type(entry.error),
         )
 
     def correct(self, place: int, name: str, label: str | None) -> Entry:
@@ -346,7 +346,7 @@ class Book:
         """Return the key of people's labels, the row's own labels, and whether it was chosen."""
         given = object_of(line.get("input"))
         own = {name: given[name] for name in decided if name in given}
-        key = same_text(text_of(line)) if self._labels else ""
+        key = normalise_text(text_of(line)) if self._labels else ""
         return key, own, given.get("chosen") is True
 
     def _assign_labels(self, said: Iterable[tuple[str, dict[str, object], bool]]) -> None:
@@ -485,13 +485,13 @@ def _entry(
         queue=written(output.get("queue") or output.get("kind")),
         status="failed" if "error" in line else written(line.get("status", "answered")),
         error=written(line.get("error")),
-        cost=_number(usage.get("cost")),
-        seconds=_number(line.get("seconds")) or 0.0,
+        cost=read_number(usage.get("cost")),
+        seconds=read_number(line.get("seconds")) or 0.0,
         in_doubt=bool(doubts)
         or any(one.doubtful or one.accepted is False or not one.answered for one in said),
         nodes=nodes,
-        large_cost=_number(large.get("cost")) if tier == "large" else None,
-        alone=_number(object_of(usage.get("llm_alone_estimate")).get("cost")),
+        large_cost=read_number(large.get("cost")) if tier == "large" else None,
+        alone=read_number(object_of(usage.get("llm_alone_estimate")).get("cost")),
     )
 
 
@@ -538,7 +538,14 @@ def _label_name(question: Question, value: object) -> str | None:
         return None
 
 
-def _number(value: object) -> float | None:
+def _find_error_type(error: str) -> str:
+    """Give the type of an error, whose message may quote a text."""
+    kind, colon, _ = error.partition(":")
+    return kind if not error or (colon and kind.isidentifier()) else "failed"
+
+
+def read_number(value: object) -> float | None:
+    """Give a number of JSON; of what is none, `None`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from moa._files import LineFile, check_lines, dumped, replace_text
 from moa._json import object_of
-from moa.calibration.labelled import same_text, written_as
+from moa.calibration.labelled import normalise_text, row_value
 from moa.errors import InputError
 from moa.questions import Question
 from moa.rows.decided import Values
@@ -85,7 +85,7 @@ class Labels:
             raise InputError(f"{question.name} is never {label!r:.80}")
         given = line.get("input")
         keep = {key: value for key, value in object_of(given).items() if key not in others}
-        value = label if question.name == "label" else written_as(question, label)
+        value = label if question.name == "label" else row_value(question, label)
         made = {**keep, "text": text, question.name: value, "labelled_by": PERSON, "chosen": True}
         before = self._put(text, question.name, made)
         self._changes.append(_Change(place, id, question.name, before, was, text))
@@ -111,11 +111,11 @@ class Labels:
 
         Added lines go to the end; else the file is replaced, whole or not at all.
         """
-        key = same_text(text)
+        key = normalise_text(text)
         with LineFile(self.path, existing="resume") as file:
             lines = [values for _, _, values in file.lines()]
             is_it = [
-                same_text(str(one.get("text", ""))) == key and question in one for one in lines
+                normalise_text(str(one.get("text", ""))) == key and question in one for one in lines
             ]
             before = next((one for one, it in zip(lines, is_it, strict=True) if it), None)
             if before is None and made is not None:
@@ -149,7 +149,7 @@ class Labels:
                 chosen = values.get("chosen") is True
                 for name, value in values.items():
                     if name not in _OURS:
-                        known.setdefault((same_text(text), name), (value, chosen))
+                        known.setdefault((normalise_text(text), name), (value, chosen))
         return known
 
 

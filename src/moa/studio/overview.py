@@ -123,9 +123,9 @@ def dollars(cost: float) -> str:
 
 def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
     from moa.calibration.bounds import Outcome
-    from moa.calibration.curve import curve
+    from moa.calibration.curve import risk_curve
 
-    return curve(
+    return risk_curve(
         [
             Outcome(
                 confidence=min(1.0, max(0.0, one.decisions[name].confidence)),
@@ -185,15 +185,15 @@ def _money(rows: Sequence[Entry]) -> Figure:
         return Figure(
             title="Cost",
             value=value,
-            detail="with the large model for all rows unknown: none with a price was configured",
+            detail="large model alone: its price is unknown",
         )
     would = each * len(rows)
-    more = f", {would / sum(known):.1f} times as much," if known and sum(known) > 0 else ""
-    tone = "good" if known and sum(known) < would else "plain"
+    more = f", {would / sum(known):.1f} times as much" if known and sum(known) > 0 else ""
+    tone = "good" if len(known) == len(costs) and sum(known) < would else "plain"
     return Figure(
         title="Cost",
         value=value,
-        detail=f"about {dollars(would)}{more} with the large model for all rows",
+        detail=f"large model alone: about {dollars(would)}{more}",
         tone=tone,
     )
 
@@ -225,7 +225,7 @@ def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figu
     return Figure(
         title=title,
         value="none",
-        detail="nothing is guaranteed without a calibration: moa learn makes one",
+        detail="no calibration: moa learn makes one",
     )
 
 
@@ -271,7 +271,7 @@ def _learning(found: LearningFigures) -> tuple[Figure, ...]:
         Figure(
             title="Guarantee",
             value="in use" if in_use else "none yet",
-            detail=f"{found.promise}; {audit}",
+            detail=f"{audit}. {found.promise}",
             tone="good" if in_use else "plain",
         ),
     )

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from moa._files import dumped, jsonable, save_text
-from moa.studio.data import Query
+from moa.studio.data import Can, Query
 from moa.studio.sources import View
 
 STATIC = Path(__file__).parent / "static"
@@ -52,7 +52,7 @@ def write_report(view: View, path: Path, *, rows: int = ROWS) -> int:
     found = view.book.find(Query(limit=rows), texts=view.texts)
     sample = len(found.rows) if len(found.rows) < found.total else None
     data = {
-        "overview": view.overview(sample=sample),
+        "overview": view.overview(sample=sample).model_copy(update={"can": Can()}),
         "rows": found.rows,
         "details": {str(row.place): view.detail(row.place) for row in found.rows},
     }

@@ -161,18 +161,17 @@ def _job(given: str) -> Source:
 
 
 def _answers(given: str) -> Source:
-    from moa.calibration.answer_rows import FIGURES
     from moa.calibration.answers import AnswerStore
     from moa.calibration.figures import figures_at
 
     def lines() -> Iterator[Values]:
-        with AnswerStore(given, begun=True) as store:
-            found = store.rows()
+        with AnswerStore(given, must_exist=True) as store:
+            found = store.read_figure_rows()
         for row in found:
-            yield _line_of_answer(dict(zip(FIGURES, row, strict=True)))
+            yield _line_of_answer(row._asdict())
 
-    with AnswerStore(given, begun=True) as store:
-        options = tuple(one["name"] for one in json.loads(store.question()[0])["options"])
+    with AnswerStore(given, must_exist=True) as store:
+        options = tuple(one["name"] for one in json.loads(store.read_question()[0])["options"])
     name = "answers" if is_address(given) else Path(given).name
     about = "what a cascade that learns was asked"
     files = () if is_address(given) else (Path(given), Path(f"{given}-wal"))
@@ -263,6 +262,8 @@ class View:
         self._reloading = threading.Lock()
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
+        if self.source.demo and not self.calibrations:
+            self.calibrations = read_calibrations(EXAMPLE / "learned.json")
         self._book: Book | None = None
         self._curves: dict[str, tuple[Book, int, Curve]] = {}
         """The curve of each question, and of how many changed labels of which rows it is."""
@@ -522,7 +523,7 @@ def read_calibrations(path: Path | None) -> Calibrations:
         CalibrationError: it is neither.
     """
     from moa.calibration.file import Calibration
-    from moa.calibration.learned import Learned
+    from moa.calibration.learned import LearnedGraph
 
     if path is None:
         return {}
@@ -530,6 +531,6 @@ def read_calibrations(path: Path | None) -> Calibrations:
         return {"": Calibration.load(path)}
     except CalibrationError as error:
         try:
-            return Learned.load(path).calibrations
+            return LearnedGraph.load(path).calibrations
         except CalibrationError:
             raise error from None

@@ -12,12 +12,12 @@ from typing import IO
 
 from pydantic import JsonValue, TypeAdapter
 
-from moa._json import number_of, object_of
+from moa._json import object_of
 from moa.errors import ConfigError
 from moa.node import Frozen
 from moa.rows.decided import Values
 from moa.rows.lines import bounded
-from moa.studio.book import notes_in
+from moa.studio.book import notes_in, read_number
 from moa.studio.data import Bar
 from moa.telemetry import names
 
@@ -126,7 +126,7 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
                 node=path,
                 depth=0,
                 start=0.0,
-                seconds=number_of(spent.get("seconds") or 0.0),
+                seconds=read_number(spent.get("seconds")) or 0.0,
                 marks=tuple(kind for kind in dict.fromkeys(kinds) if kind in _MARKS_OF_NOTES),
                 detail=_amounts(spent.get("input_tokens"), spent.get("output_tokens"), None),
             )

@@ -217,14 +217,14 @@ class Page {
   }
 
   pressed(event) {
-    if (event.target.closest("input, textarea, select, button, a, .grid, .pane")) {
-      if (event.key === "Escape") this.open(null);
-      return;
-    }
-    if (event.key === "/" && this.name === "rows") {
+    if (event.defaultPrevented || !this.overview) return;
+    const isWriting = event.target.closest("input, textarea, select");
+    if (event.key === "Escape" && (isWriting || this.opened !== null)) this.open(null);
+    else if (isWriting || this.name !== "rows") return;
+    else if (event.key === "/") {
       event.preventDefault();
       this.views.rows.search.focus();
-    }
+    } else if (event.target === document.body) this.views.rows.pressed(event);
   }
 
   say(text) {

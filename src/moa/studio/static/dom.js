@@ -22,6 +22,28 @@ export function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+// Puts other children into a node; who was on a control stays on the one in its place.
+export function redraw(node, ...children) {
+  const controls = () => [...node.querySelectorAll("button, input, select, textarea, summary, [tabindex]")];
+  const at = controls().indexOf(document.activeElement);
+  node.replaceChildren(...children.flat().filter(Boolean));
+  if (at >= 0) controls()[at]?.focus();
+}
+
+// A text that may be long: where it scrolls, the keyboard can scroll it too.
+export function longText(text) {
+  const made = el("p", { class: "whole" }, text);
+  requestAnimationFrame(() => {
+    if (made.scrollHeight <= made.clientHeight) return;
+    fill(made, { tabindex: "0", role: "region", "aria-label": "Text" }, []);
+  });
+  return made;
+}
+
+export function isNarrow() {
+  return matchMedia("(max-width: 760px)").matches;
+}
+
 export function percent(share) {
   if (share === null || share === undefined) return "";
   const value = 100 * share;

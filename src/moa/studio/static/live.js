@@ -1,5 +1,5 @@
 // What goes on: an input that is tried while its nodes light up, a job, a cascade that learns.
-import { count, dollars, el, field, percent, seconds, select, svg, wait } from "./dom.js";
+import { count, dollars, el, field, isNarrow, percent, seconds, select, svg, wait } from "./dom.js";
 import { center, drawGraph } from "./graph.js";
 import { questionForm } from "./question.js";
 
@@ -163,8 +163,8 @@ export class LiveView {
     else if (event === "node_skipped") this.light(said.node, "skipped");
     else if (event === "text") this.out.textContent += said.text;
     else if (event === "result") {
-      this.out.textContent = JSON.stringify(said.output, null, 2);
-      this.state.textContent = `done in ${seconds(said.seconds)}, ${dollars(said.usage.cost)}`;
+      this.out.textContent = typeof said.output === "string" ? said.output : JSON.stringify(said.output, null, 2);
+      this.state.textContent = `done in ${seconds(said.seconds)}, cost ${dollars(said.usage.cost)}`;
     } else if (event === "error") this.state.textContent = said.error?.message || "it failed";
   }
 
@@ -196,16 +196,17 @@ export class LiveView {
   }
 }
 
-const CURVE = { wide: 720, high: 220, left: 44, top: 10, bottom: 34 };
+const CURVE = { high: 220, left: 44, top: 10, bottom: 34 };
 
 // The bill: calls of each hundred inputs, and how many there would have been without its tests.
 function learningCurve(found) {
   const { hundreds } = found;
+  const wide = isNarrow() ? 370 : 720;
   const inside = CURVE.high - CURVE.top - CURVE.bottom;
-  const step = Math.min(40, (CURVE.wide - CURVE.left) / Math.max(hundreds.length, 1));
+  const step = Math.min(40, (wide - CURVE.left) / Math.max(hundreds.length, 1));
   const y = (share) => CURVE.top + inside * (1 - Math.min(1, share));
   const rules = [0, 0.5, 1].flatMap((share) => [
-    svg("line", { class: "rule", x1: CURVE.left, x2: CURVE.wide, y1: y(share), y2: y(share) }),
+    svg("line", { class: "rule", x1: CURVE.left, x2: wide, y1: y(share), y2: y(share) }),
     svg("text", { x: CURVE.left - 8, y: y(share) + 4, "text-anchor": "end" }, percent(share)),
   ]);
   const bars = hundreds.flatMap((one, i) => {
@@ -227,8 +228,8 @@ function learningCurve(found) {
     : [];
   return [
     el("h2", {}, "Calls of the large model, of each hundred inputs"),
-    el("figure", {}, svg("svg", { viewBox: `0 0 ${CURVE.wide} ${CURVE.high}`, class: "chart", role: "img", "aria-label": last ? `Of the last hundred inputs ${last.calls} took a call of the large model` : "No input yet" }, rules, bars, axis)),
-    el("p", { class: "key-of" }, el("span", { class: "calls" }), "calls made", el("span", { class: "would" }), "calls without its tests and checks"),
+    el("figure", {}, svg("svg", { viewBox: `0 0 ${wide} ${CURVE.high}`, class: "chart", role: "img", "aria-label": last ? `Of the last hundred inputs ${last.calls} took a call of the large model` : "No input yet" }, rules, bars, axis)),
+    el("p", { class: "key-of" }, el("span", { class: "calls" }, "calls made"), el("span", { class: "would" }, "calls without its tests and checks")),
     el("p", {}, `${found.promise}. ${found.next}.`),
     el("ul", { class: "looks" }, found.looks.map(lookLine)),
   ];

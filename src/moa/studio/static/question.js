@@ -1,5 +1,5 @@
 // What a graph asks a person while it is tried: buttons, a text or JSON, by what may be answered.
-import { el } from "./dom.js";
+import { el, longText } from "./dom.js";
 
 export function questionForm(question, answer) {
   const named = `question-${question.id}`;
@@ -7,7 +7,7 @@ export function questionForm(question, answer) {
     "div",
     { class: "question", role: "group", "aria-labelledby": named, "data-id": question.id },
     el("h2", { id: named }, "You are asked"),
-    el("p", { class: "whole" }, question.asked),
+    longText(question.asked),
     control(question.answers, answer),
   );
 }

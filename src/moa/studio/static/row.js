@@ -1,5 +1,5 @@
 // One row: what went in, what was decided, what happened when, and another beside it.
-import { el, percent, seconds } from "./dom.js";
+import { el, longText, redraw, seconds } from "./dom.js";
 import { labelOf } from "./rows.js";
 
 export class RowPane {
@@ -39,7 +39,8 @@ export class RowPane {
     const both = this.pinned && this.pinned.line.place !== line.place ? [this.pinned, this.detail] : [this.detail];
     this.node.classList.toggle("two", both.length > 1);
     const isPinned = this.pinned && this.pinned.line.place === line.place;
-    this.node.replaceChildren(
+    redraw(
+      this.node,
       el(
         "div",
         { class: "tools" },
@@ -65,7 +66,7 @@ export class RowPane {
       "article",
       {},
       this.badges(line),
-      text && el("p", { class: "whole" }, text[1]),
+      text && longText(text[1]),
       line.error && el("p", { class: "error" }, line.error),
       Object.entries(detail.likely).map(([name, likely]) => this.decision(line, name, likely)),
       detail.bars.length ? waterfall(detail) : "",
@@ -132,7 +133,7 @@ function waterfall(detail) {
         el("span", { class: "track" }, el("span", { style: { left: `${left}%`, width: `${Math.min(width, 100 - left)}%` } })),
         el("span", { class: "time" }, seconds(bar.seconds)),
         bar.marks.length || bar.detail || bar.error
-          ? el("span", { class: "marks" }, bar.marks.map((mark) => el("b", {}, mark)), bar.detail, bar.error && el("em", {}, bar.error))
+          ? el("span", { class: "marks" }, bar.marks.map((mark) => el("b", {}, mark)), bar.detail, bar.error && [" ", el("em", {}, bar.error)])
           : "",
       );
       if (!bar.asked && !bar.answered) return whole;
@@ -153,7 +154,7 @@ function notesOf(detail) {
   return el(
     "details",
     { class: "notes" },
-    el("summary", {}, `${told.length} notes of the trace`),
+    el("summary", {}, `Notes of the trace (${told.length})`),
     el("ul", {}, told.map((one) => el("li", {}, el("b", {}, one.kind), ` ${one.node}${one.text ? `: ${one.text}` : ""}`))),
   );
 }

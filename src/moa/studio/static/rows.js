@@ -1,5 +1,5 @@
 // The list of rows: only those that are seen are in the page, and others are fetched as one scrolls.
-import { count, dollars, el, field, percent, seconds, select } from "./dom.js";
+import { count, dollars, el, field, isNarrow, redraw, seconds, select } from "./dom.js";
 
 const PAGE = 100;
 const TAGS = [
@@ -8,14 +8,14 @@ const TAGS = [
   ["doubt", "In doubt"],
   ["quarantine", "Quarantined"],
   ["failed", "Failed"],
-  ["large", "Asked large"],
+  ["large", "Asked the large model"],
   ["accepted", "Accepted"],
   ["slow", "Slow"],
-  ["dear", "Dear"],
+  ["dear", "Expensive"],
   ["labelled", "Labelled"],
 ];
 const MARKS = {
-  corrected: ["✕", "decided otherwise than is right"],
+  corrected: ["✕", "the decision contradicts the label"],
   doubt: ["?", "in doubt"],
   quarantine: ["!", "quarantined"],
   failed: ["✕", "failed"],
@@ -87,7 +87,8 @@ export class RowsView {
     });
     const queues = overview.queues.map((one) => [one, one]);
     const nodes = overview.nodes.map((one, place) => [String(place), one]);
-    this.bar.replaceChildren(
+    redraw(
+      this.bar,
       field("Search", this.search),
       names.length > 1 && field("Question", select(names, this.app.query.question, (name) => this.app.ask(name))),
       labels.length > 1 &&
@@ -102,15 +103,15 @@ export class RowsView {
           ),
         ),
     );
-    for (const one of [...this.bar.childNodes]) if (one.nodeType === Node.TEXT_NODE) one.remove();
     this.drawTags();
   }
 
   drawTags() {
     const { overview, query } = this.app;
     const shown = TAGS.filter(([tag]) => !tag || overview.counts[tag]);
-    this.tags.replaceChildren(
-      ...shown.map(([tag, said]) =>
+    redraw(
+      this.tags,
+      shown.map(([tag, said]) =>
         el(
           "button",
           { type: "button", "aria-pressed": String(query.tag === tag), onclick: () => this.app.filter({ tag }) },
@@ -138,7 +139,7 @@ export class RowsView {
       ? `This file has the ${count(overview.sample)} rows to look at first, of ${count(overview.total)}; figures are of all. `
       : "";
     const keys = overview.can.label
-      ? `Keys: 1–9 label ${this.question ? this.question.name : "a row"}, r right as it is, u undo, Enter opens, / searches.`
+      ? `Keys: 1–9 set ${this.question ? this.question.name : "a label"}, r confirms, u undoes, Enter opens, / searches.`
       : "Keys: arrows, Enter opens, / searches.";
     this.note.textContent = found + sample + keys;
   }
@@ -172,7 +173,7 @@ export class RowsView {
   }
 
   get high() {
-    return matchMedia("(max-width: 760px)").matches ? 74 : 33;
+    return isNarrow() ? 74 : 33;
   }
 
   drawNew() {

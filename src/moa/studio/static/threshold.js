@@ -1,5 +1,5 @@
 // The slider: coverage against error, with the exact bound of each point, which guarantees nothing.
-import { count, dollars, el, percent, svg } from "./dom.js";
+import { count, dollars, el, isNarrow, percent, redraw, svg } from "./dom.js";
 
 const PAD = { left: 48, right: 20, top: 28, bottom: 40 };
 const SCALES = [
@@ -13,6 +13,12 @@ const SCALES = [
   [0.75, 3],
   [1, 4],
 ];
+
+// The slider stands where the point does on the axis: points are not evenly apart.
+function nearest(points, share) {
+  const far = points.map((one) => Math.abs(one.share - share));
+  return far.indexOf(Math.min(...far));
+}
 
 export class ThresholdView {
   constructor(app) {
@@ -42,10 +48,7 @@ export class ThresholdView {
           {
             type: "button",
             "aria-pressed": String(one === curve),
-            onclick: () => {
-              this.app.ask(one.question);
-              this.node.querySelector("[aria-pressed=true]").focus();
-            },
+            onclick: () => this.app.ask(one.question),
           },
           one.question,
           el("span", { class: "count" }, count(one.labelled)),
@@ -53,7 +56,7 @@ export class ThresholdView {
       ),
     );
     const parts = curve.points.length ? this.drawn(curve) : [el("p", { class: "empty" }, curve.why_not)];
-    this.node.replaceChildren(picker, ...parts);
+    redraw(this.node, picker, ...parts);
   }
 
   drawn(curve) {
@@ -61,21 +64,30 @@ export class ThresholdView {
     const wanted = this.at.get(curve.question) ?? this.start(curve);
     this.read = el("dl", { class: "readout" });
     this.wish = el("code", { class: "command" });
+    const picture = this.picture(curve);
+    const [before, behind] = [PAD.left, PAD.right].map((pad) => `${(100 * pad) / this.wide}%`);
     this.slider = el("input", {
       type: "range",
       min: "0",
-      max: String(last),
-      value: String(wanted),
+      max: "1",
+      step: "any",
       "aria-label": `Threshold of ${curve.question}`,
-      oninput: (event) => this.move(curve, Number(event.target.value)),
+      style: { "margin-left": `calc(${before} - 8px)`, width: `calc(100% - ${before} - ${behind} + 16px)` },
+      oninput: (event) => this.move(curve, nearest(curve.points, Number(event.target.value))),
+      onkeydown: (event) => {
+        const at = this.at.get(curve.question);
+        const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -last, End: last };
+        if (!(event.key in steps)) return;
+        event.preventDefault();
+        this.move(curve, Math.min(last, Math.max(0, at + steps[event.key])));
+      },
     });
-    const picture = this.picture(curve);
     this.move(curve, wanted);
     const tested = curve.tested
       ? `◆ the tested threshold, ${curve.tested.threshold.toFixed(3)}: ${curve.tested.summary}`
       : "No threshold of this question was tested, so nothing is guaranteed.";
     const chosen = curve.chosen
-      ? ` ${count(curve.chosen)} more were chosen to be labelled, and say nothing of the others.`
+      ? ` ${count(curve.chosen)} more rows with labels aren't counted: somebody chose them, so they are no random sample.`
       : "";
     return [
       el(
@@ -88,10 +100,10 @@ export class ThresholdView {
       el(
         "p",
         { class: "note" },
-        `By ${count(curve.labelled)} labelled rows.${chosen} The band is the exact bound (Clopper and Pearson, 95 % on each side) of each point by itself. `,
-        "Moving the slider guarantees nothing: it sets the wish for the next calibration, on new rows that are drawn at random.",
+        `From ${count(curve.labelled)} labelled rows.${chosen} The band is the exact bound (Clopper and Pearson, 95 % on each side) of each point by itself. `,
+        "Moving the slider guarantees nothing. To guarantee such a risk, calibrate for it on new rows that are drawn at random:",
       ),
-      el("div", { class: "wish" }, el("span", {}, "To test this wish"), this.wish, this.copyButton()),
+      el("div", { class: "wish" }, this.wish, this.copyButton()),
     ];
   }
 
@@ -120,6 +132,7 @@ export class ThresholdView {
   move(curve, at) {
     this.at.set(curve.question, at);
     const point = curve.points[at];
+    this.slider.value = String(point.share);
     this.slider.setAttribute("aria-valuetext", `${point.threshold.toFixed(3)}, accepts ${percent(point.share)}`);
     const x = this.x(point.share);
     this.line.setAttribute("x1", x);
@@ -130,9 +143,9 @@ export class ThresholdView {
       ["Threshold", point.threshold.toFixed(3)],
       ["Accepts", `${percent(point.share)} of all rows`],
       ["Wrong", `${percent(point.error)} · ${count(point.errors)} of ${count(point.accepted)} labelled`],
-      ["Possible", `${percent(point.lower)} to ${percent(point.upper)}`],
+      ["Bounds", `${percent(point.lower)} to ${percent(point.upper)}`],
       ["Large model", `${count(Math.round(1000 * (1 - point.share)))} of 1,000 rows`],
-      ["It costs", point.cost === null ? "unknown: no price" : `${dollars(point.cost)} for 1,000 rows`],
+      ["Its cost", point.cost === null ? "unknown: no price" : `${dollars(point.cost)} for 1,000 rows`],
     ];
     this.read.replaceChildren(...rows.map(([name, said]) => el("div", {}, el("dt", {}, name), el("dd", {}, said))));
     this.wish.textContent = curve.next.replace("{risk}", point.wish);
@@ -148,7 +161,7 @@ export class ThresholdView {
 
   picture(curve) {
     const { points } = curve;
-    const narrow = matchMedia("(max-width: 760px)").matches;
+    const narrow = isNarrow();
     this.wide = narrow ? 370 : 720;
     this.high = narrow ? 250 : 310;
     const told = points.filter((one) => one.accepted >= 20);
