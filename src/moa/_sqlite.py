@@ -266,9 +266,9 @@ class ContentStore:
         """Return the value of a key; `None`: there is none."""
         if self._optional and self._file is None and not os.path.exists(self.path):
             return None
-        found = self._run("select answer from answers where key = ?", _digest(key))
+        rows = self._run("select answer from answers where key = ?", _digest(key))
         try:
-            return json.loads(found[0][0]) if found else None
+            return json.loads(rows[0][0]) if rows else None
         except (TypeError, ValueError) as error:
             self._warn(f"{self.path} holds an answer damaged ({error}): it counts as none")
             return None
@@ -277,10 +277,6 @@ class ContentStore:
         """Keep a value, in place of one that is there."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
-
-    def is_empty(self) -> bool:
-        """Whether it holds nothing."""
-        return not self._run("select 1 from answers limit 1")
 
     def clear(self) -> None:
         """Drop all values."""
@@ -295,7 +291,7 @@ class ContentStore:
 
     def _run(self, statement: str, *values: object) -> list[SQLRow]:
         try:
-            return self._opened().run(statement, *values)
+            return self._open().run(statement, *values)
         except (StoreError, ConfigError) as error:
             with suppress(sqlite3.Error):
                 self.close()
@@ -304,7 +300,7 @@ class ContentStore:
             self._warn(str(error))
             return []
 
-    def _opened(self) -> SQLite:
+    def _open(self) -> SQLite:
         with self._lock:
             if self._file is None:
                 file = SQLite(
@@ -333,14 +329,14 @@ def _digest(key: str) -> bytes:
 
 
 def columns_of(tables: str) -> dict[str, set[str]]:
-    """Give the columns of each table that statements of SQL make, with `;` between two."""
-    with closing(sqlite3.connect(":memory:")) as made:
-        made.executescript(tables)
+    """Return the columns of each table that statements of SQL make, with `;` between two."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(tables)
         asked = (
             "select t.name, c.name from sqlite_schema t join pragma_table_info(t.name) c "
             "where t.type = 'table'"
         )
-        found: dict[str, set[str]] = {}
-        for table, column in made.execute(asked):
-            found.setdefault(table, set()).add(column)
-    return found
+        columns: dict[str, set[str]] = {}
+        for table, column in database.execute(asked):
+            columns.setdefault(table, set()).add(column)
+    return columns

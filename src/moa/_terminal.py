@@ -55,7 +55,7 @@ class Console(console.Console):  # noqa: TID251
 
 
 @contextmanager
-def shown(total: int | None, what: str) -> Generator[Callable[[int], None]]:
+def show_progress(total: int | None, what: str) -> Generator[Callable[[int], None]]:
     """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
 
     `what` stands before the bar; a `total` of `None` is unknown. Below other bars it is a line.
@@ -112,6 +112,6 @@ class PlainStream:
         return len(text)
 
 
-def escaped(json: str) -> str:
+def escape_json(json: str) -> str:
     """Write what could steer a terminal as JSON's escapes; the values stay the same."""
-    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
+    return STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", json)

@@ -43,7 +43,7 @@ def _in(token: str) -> int:
 
 def plain(text: str) -> str:
     """Leave out what could steer a terminal."""
-    return STEERING.sub(lambda found: "�" if found[0] >= "\ud800" else "", text)
+    return STEERING.sub(lambda match: "�" if match[0] >= "\ud800" else "", text)
 
 
 Rows = Sequence[Sequence[str]]
@@ -55,8 +55,8 @@ def as_text(rows: Rows, *, right: int) -> str:
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     lines = (
         "  ".join(
-            cell.rjust(width) if place >= right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=False))
+            cell.rjust(width) if index >= right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=False))
         )
         for row in rows
     )

@@ -99,24 +99,24 @@ class Threads:
         """
         work = partial(contextvars.copy_context().run, work)
         while (call := self._begin(name, work)) is None:
-            await self._turn()
+            await self._wait_for_turn()
         try:
             return await asyncio.wrap_future(call.future)
         except asyncio.CancelledError:
             self._leave(call)
             raise
 
-    def stuck(self) -> Mapping[str, int]:
-        """Count the calls that are stuck, by name."""
+    def count_stuck(self) -> Mapping[str, int]:
+        """Count the stuck calls, by name."""
         with self._lock:
             return Counter(call.name for call in self._calls if call.is_stuck)
 
     def _begin(self, name: str, work: Callable[[], object]) -> _Call | None:
-        """Give a call a thread; `None` where none has a place for it yet."""
-        stuck = self.stuck()
+        """Start a call in a thread; return `None` if there is no place for it yet."""
+        stuck = self.count_stuck()
         own = stuck.get(name, 0)
         if own >= self.most_stuck_of_one or sum(stuck.values()) >= self.most_stuck:
-            raise self._too_many(name, stuck)
+            raise self._overload_error(name, stuck)
         with self._lock:
             if sum(not call.is_stuck for call in self._calls) >= self.most:
                 return None
@@ -142,7 +142,7 @@ class Threads:
             self._wake()
             del call, tell  # an idle thread holds nothing of the last call
 
-    async def _turn(self) -> None:
+    async def _wait_for_turn(self) -> None:
         """Wait until a place may be free."""
         turn = Future[None]()
         with self._lock:
@@ -196,7 +196,7 @@ class Threads:
                 time.monotonic() - call.began,
             )
 
-    def _too_many(self, name: str, stuck: Mapping[str, int]) -> ConfigError:
+    def _overload_error(self, name: str, stuck: Mapping[str, int]) -> ConfigError:
         who = ", ".join(f"{one} ({count})" for one, count in sorted(stuck.items()))
         return ConfigError(
             f"{name} is not called: {sum(stuck.values())} calls of this process hang in threads "
@@ -206,7 +206,7 @@ class Threads:
 
 
 USER_THREADS = Threads()
-"""Those of this process."""
+"""The threads of this process."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=USER_THREADS.reset)

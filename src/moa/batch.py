@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Union, get_args, g
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa._async import cancel, closed_after, gather
+from moa._async import cancel, closing_stream, gather
 from moa._text import as_html
 from moa.context import RunContext
 from moa.errors import (
@@ -44,10 +44,10 @@ Out = TypeVar("Out")
 Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
-"""What a failure of one input is: an item with an `error`, or the end of all."""
+"""What to do if one input fails: return an item with an `error`, or raise and end the run."""
 Progress = bool | Callable[[int, int | None], None]
-"""Whether a bar shows how far a map is; or what is called with how many are done, and of how many,
-which is `None` where nobody knows."""
+"""True to show a bar; or a function that is called with the number of finished inputs and their
+total, which may be `None`."""
 _REFUSALS = 3
 """Inputs that fail one after the other by an endpoint's refusal of its key, before a map ends."""
 Value = str | dict[str, object]
@@ -66,13 +66,13 @@ class Row:
     """The row's own, else its line number."""
     value: Value
     key: str = field(default="", compare=False)
-    """Of the row in what keeps it; see `moa.rows`."""
+    """Key of the row in its store; see `moa.rows`."""
     journal: Journal | None = field(default=None, compare=False)
-    """What is kept of its calls."""
+    """Journal of its calls."""
 
     @property
     def input(self) -> Value:
-        """What is written down of it."""
+        """The input, as result files have it."""
         return self.value
 
 
@@ -85,7 +85,7 @@ class Malformed:
     raw: str
     """The line, as far as it can be shown."""
     key: str = field(default="", compare=False)
-    """Of the row in what keeps it."""
+    """Key of the row in its store."""
 
     @property
     def id(self) -> int:
@@ -94,13 +94,13 @@ class Malformed:
 
     @property
     def input(self) -> Value:
-        """What is written down of it."""
+        """The input, as result files have it."""
         return self.raw
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item(Generic[Out_co]):
-    """What became of one input."""
+    """The result of one input."""
 
     number: int
     """Place of the input, from 1; of a row, the number of its line."""
@@ -108,11 +108,11 @@ class Item(Generic[Out_co]):
     """The row's own, else `number`."""
     input: object
     key: str = ""
-    """Of the row in what keeps it."""
+    """Key of the row in its store."""
     status: Status
     """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
     result: Result[Out_co] | None = None
-    """What the node returned; `None` where it failed."""
+    """The node's result; `None` if it failed."""
     error: MoaError | None = None
     """Why it failed."""
     seconds: float = 0.0
@@ -122,19 +122,19 @@ class Item(Generic[Out_co]):
 
     @property
     def output(self) -> Out_co | None:
-        """What came out; `None` where it failed."""
+        """The output; `None` if it failed."""
         return self.result.output if self.result else None
 
     @property
     def problem(self) -> str | None:
-        """Why it failed, in words; `None` where it didn't."""
+        """Why it failed, in words; `None` if it didn't."""
         if self.error is None or isinstance(self.error, MalformedRow):
             return self.error and str(self.error)
         return f"{type(self.error).__name__}: {self.error}"
 
     @property
     def needed_llm(self) -> bool:
-        """Whether a large model was asked, or would have been, had there been one."""
+        """True if a large model was asked, or would have been, had there been one."""
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
     def _repr_html_(self) -> str:
@@ -144,7 +144,7 @@ class Item(Generic[Out_co]):
 
 
 def row_text(value: Value) -> str:
-    """Give the text of a row.
+    """Return the text of a row.
 
     Raises:
         InputError: it has none.
@@ -248,7 +248,7 @@ async def map_rows(
             their turn wait in memory.
         progress: `True` shows a bar on standard error, where that is a terminal, or in the cell of
             a notebook; a function is called with how many are finished, and of how many, which is
-            `None` where `inputs` has no length.
+            `None` if `inputs` has no length.
 
     Raises:
         ConfigError: `max_concurrency` is not positive, or `inputs` is a single text.
@@ -259,52 +259,52 @@ async def map_rows(
         wrong = "one text, not many" if isinstance(inputs, str) else f"{max_concurrency=}"
         raise ConfigError(f"{node.name}: maps many inputs, at least one at once, and got {wrong}")
     total = len(inputs) if isinstance(inputs, Sized) else None
-    told = _told(progress, total, node.name)
+    bar = _open_progress(progress, total, node.name)
     context = context or RunContext(keep_notes=False)
-    batch = _Batch(node, enumerate_inputs(inputs), context, on_error, told)
+    batch = _Batch(node, enumerate_inputs(inputs), context, on_error, bar)
     working = asyncio.ensure_future(batch.run(max_concurrency))
     waiting, following = dict[int, Item[Out]](), 1
     try:
         while (finished := await batch.done.get()) is not None:
-            place, waiting[finished[0]], taken = finished
-            while (item := waiting.pop(following if ordered else place, None)) is not None:
+            index, waiting[finished[0]], taken = finished
+            while (item := waiting.pop(following if ordered else index, None)) is not None:
                 following += 1
                 yield item
             taken.set()
-        for place in sorted(waiting):  # the one whose turn it is won't come
-            yield waiting.pop(place)
+        for index in sorted(waiting):  # the one whose turn it is won't come
+            yield waiting.pop(index)
         await working
     except asyncio.CancelledError:
         await cancel([working])
-        waiting |= batch.left()
-        for place in sorted(waiting):
-            yield waiting[place]
+        waiting |= batch.take_finished()
+        for index in sorted(waiting):
+            yield waiting[index]
         raise
     finally:
         await cancel([working])
         await batch.inputs.aclose()
 
 
-def _told(
+def _open_progress(
     progress: Progress, total: int | None, what: str
 ) -> AbstractContextManager[Callable[[int], None]]:
     if progress is True:
-        from moa._terminal import shown
+        from moa._terminal import show_progress
 
-        return shown(total, what)
+        return show_progress(total, what)
     return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
 
 
 @dataclass
 class _Batch(Generic[In, Out]):
-    """What the workers of one run share."""
+    """State that the workers of one run share."""
 
     node: Node[In, Out]
     inputs: AsyncGenerator[tuple[int, In | Row | Malformed]]
     context: RunContext
     on_error: OnError
-    told: AbstractContextManager[Callable[[int], None]]
-    """Gives what is told how many are finished."""
+    bar: AbstractContextManager[Callable[[int], None]]
+    """Opens the bar: called with the number of finished inputs."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     done: asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None] = field(
         default_factory=asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None]
@@ -319,7 +319,7 @@ class _Batch(Generic[In, Out]):
     async def run(self, max_concurrency: int) -> None:
         """Work on all inputs; `None` is the last of `done`."""
         try:
-            with self.told as tell:
+            with self.bar as tell:
                 await gather(self._work(tell) for _ in range(max_concurrency))
         finally:
             self.done.put_nowait(None)
@@ -340,22 +340,22 @@ class _Batch(Generic[In, Out]):
             self.done.put_nowait((given[0], item, taken))
             await taken.wait()
 
-    async def _item(self, place: int, given: In | Row | Malformed) -> Item[Out]:
+    async def _item(self, number: int, given: In | Row | Malformed) -> Item[Out]:
         """Run the node on one input, unless the run has ended."""
         if (ended_by := self.context.ended_by) is not None:
-            return Item(**_origin_of(given, place), status="failed", error=ended_by)
-        item = await run_one(self.node, given, place, self.read, self.context.nested())
+            return Item(**_origin_of(given, number), status="failed", error=ended_by)
+        item = await run_one(self.node, given, number, self.read, self.context.nested())
         if self.context.ended_by is None:
             self.context.ended_by = self.refusals.add(item)
         return item
 
-    def left(self) -> dict[int, Item[Out]]:
-        """Give what was finished, and not yet taken."""
-        found: dict[int, Item[Out]] = {}
+    def take_finished(self) -> dict[int, Item[Out]]:
+        """Return what was finished, and not yet taken."""
+        items: dict[int, Item[Out]] = {}
         while not self.done.empty():
             if (finished := self.done.get_nowait()) is not None:
-                found[finished[0]] = finished[1]
-        return found
+                items[finished[0]] = finished[1]
+        return items
 
 
 class _Refusals:
@@ -381,8 +381,8 @@ class _Refusals:
         self._count[refused] = self._count.get(refused, 0) + 1
         if self._count[refused] < _REFUSALS:
             return None
-        said = f"the run has ended, as {_REFUSALS} inputs in a row were refused: {error.message}"
-        return type(error)(said, endpoint=error.endpoint, status=error.status)
+        message = f"the run has ended, as {_REFUSALS} inputs in a row were refused: {error.message}"
+        return type(error)(message, endpoint=error.endpoint, status=error.status)
 
 
 def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
@@ -395,7 +395,7 @@ def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
     causes: Sequence[BaseException | None] = [error.__cause__]
     if isinstance(error, QuorumNotMet):
         causes = [*causes, *error.causes.values()]
-    return next((found for cause in causes if (found := refusal_of(cause))), None)
+    return next((refusal for cause in causes if (refusal := refusal_of(cause))), None)
 
 
 async def enumerate_inputs(
@@ -404,7 +404,7 @@ async def enumerate_inputs(
     """Number inputs from 1. Closing it closes them, if they are a generator."""
     numbers = count(1)
     if isinstance(inputs, AsyncIterable):
-        async with closed_after(aiter(inputs)) as items:
+        async with closing_stream(aiter(inputs)) as items:
             async for item in items:
                 yield next(numbers), item
         return
@@ -426,16 +426,16 @@ class _Origin(TypedDict):
     key: str
 
 
-def _origin_of(given: object, place: int) -> _Origin:
+def _origin_of(given: object, number: int) -> _Origin:
     if isinstance(given, Row | Malformed):
         return _Origin(number=given.number, id=given.id, input=given.input, key=given.key)
-    return _Origin(number=place, id=place, input=given, key="")
+    return _Origin(number=number, id=number, input=given, key="")
 
 
 async def run_one(
     node: Node[Any, Out],
     given: object,
-    place: int,
+    number: int,
     read: Reader,
     context: RunContext,
 ) -> Item[Out]:
@@ -444,12 +444,12 @@ async def run_one(
     Args:
         node: What runs.
         given: What it takes; or a row, which is read by `read`.
-        place: Number of the item, and its id where it is no row.
+        number: Number of the item, and its id if it is no row.
         read: See `reader_of`.
         context: Of this run alone.
     """
     row = given if isinstance(given, Row | Malformed) else None
-    origin = _origin_of(given, place)
+    origin = _origin_of(given, number)
     if isinstance(row, Malformed):
         error = MalformedRow(f"line {row.number} is malformed: {row.error}")
         return Item(**origin, status="failed", error=error)

@@ -76,8 +76,8 @@ class Budget:
         """The limits that are set, by name."""
         return {name: limit for name, _, limit in self._checks(NOTHING, {})}
 
-    def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
-        """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
+    def name_exceeded(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
+        """Name the first exceeded limit, such as `calls=9 of 8`; `None`: none is."""
         over = self._over(used, calls_by_tier)
         return next((f"{name}={value} of {limit}" for name, value, limit in over), None)
 
@@ -133,7 +133,7 @@ class Shortfall(NamedTuple):
     limits: Budget
     """By how much it would pass each limit that it would pass."""
     may_settle: bool
-    """Whether a call in flight may settle before it, for less than it set aside."""
+    """True if a call in flight may settle before it, for less than it set aside."""
 
 
 Look = Callable[[], Shortfall | None]
@@ -164,12 +164,12 @@ class Account:
         "calls",
         "flights",
         "held",
+        "is_used_up",
         "node",
         "share",
         "spent",
         "total",
         "unpriced",
-        "used_up",
         "waiters",
     )
 
@@ -187,20 +187,20 @@ class Account:
         self.share: Share | None = None
         self.unpriced: set[str] = set()
         """Endpoints of which it was told that no limit on the cost holds for them."""
-        self.used_up = False
-        """Whether it has refused a call."""
+        self.is_used_up = False
+        """True if it has refused a call."""
 
-    def passed(self, planned: Planned, *, when_settled: bool = False) -> str | None:
+    def name_exceeded(self, planned: Planned, *, when_settled: bool = False) -> str | None:
         """Name the first limit that calls would pass.
 
         `when_settled`, calls in flight count as calls alone: they may take nothing.
         """
-        return self.budget.limit_passed(*self._with(planned, when_settled=when_settled))
+        return self.budget.name_exceeded(*self._with(planned, when_settled=when_settled))
 
-    def passed_at_most(self, planned: Planned) -> str | None:
+    def name_exceeded_at_most(self, planned: Planned) -> str | None:
         """Name the first limit that calls would exceed even if a share grew to its maximum."""
         most = self.share.most if self.share else self.budget
-        return None if most is None else most.limit_passed(*self._with(planned))
+        return None if most is None else most.name_exceeded(*self._with(planned))
 
     def lacking(self, planned: Planned) -> Shortfall | None:
         """Return the part of the calls' need that isn't covered."""
@@ -240,14 +240,14 @@ class Account:
         self.flights.discard(call)
         self.wake_first()
 
-    def usual(self, part: Part, estimate: Amount) -> int:
+    def least_output(self, part: Part, estimate: Amount) -> int:
         """Return the fewest output tokens for which a call is worth sending."""
         before = self.spent.get(part, NOTHING)
         if not before.output_tokens:
             return estimate.output_tokens
         return min(estimate.output_tokens, _USUAL * -(-before.output_tokens // (before.calls or 1)))
 
-    def queued(self, waiter: _Waiter) -> bool:
+    def queue(self, waiter: _Waiter) -> bool:
         """Let a call wait for calls in flight; return False if none can settle before it."""
         if self._is_stuck:
             return False
@@ -262,9 +262,9 @@ class Account:
         for waiter in islice(self.waiters, 1):
             waiter.loop.call_soon_threadsafe(waiter.turn.set)
 
-    def exceeded(self, part: Part, passed: str) -> BudgetExceeded:
-        """Make the error of a call that is refused."""
-        self.used_up = True
+    def refuse(self, part: Part, passed: str) -> BudgetExceeded:
+        """Return the error of a refused call."""
+        self.is_used_up = True
         _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
         spent = Usage(dict(self.spent))
         if self.share and self.share.refused:
@@ -277,7 +277,7 @@ class Account:
 
 
 class Purse:
-    """What the calls of a run are paid from: its own budget, and those of the runs around it."""
+    """The budgets that pay for the calls of a run: its own, and those of the runs around it."""
 
     __slots__ = ("accounts", "lock", "own", "spent")
 
@@ -287,7 +287,7 @@ class Purse:
         """The account of its budget, where there is one."""
         self.lock = around.lock if around else threading.Lock()
         self.spent: tuple[dict[Part, Amount], ...] = (own, *(around.spent if around else ()))
-        """What was used in it, and in each run around it."""
+        """Usage of this run, and of each run around it."""
         accounts = around.accounts if around else ()
         self.accounts: tuple[Account, ...] = (self.own, *accounts) if self.own else accounts
 
@@ -296,12 +296,12 @@ class Purse:
     ) -> tuple[Account, str] | None:
         """Find the first account whose limit calls would exceed, and that limit."""
         for account in self.accounts:
-            passed = account.passed(planned, when_settled=when_settled)
+            passed = account.name_exceeded(planned, when_settled=when_settled)
             if passed is not None:
                 return account, passed
         return None
 
-    def check_priced(self, endpoint: str) -> None:
+    def check_price_known(self, endpoint: str) -> None:
         """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
 
         Where a budget is strict it is a `PriceUnknown`.
@@ -311,9 +311,9 @@ class Purse:
                 f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
                 "Give input_price and output_price in moa.toml, or a `price` where it is made"
             )
-        told = self.accounts[-1].unpriced
-        if endpoint not in told and any(one.budget.cost is not None for one in self.accounts):
-            told.add(endpoint)
+        warned = self.accounts[-1].unpriced
+        if endpoint not in warned and any(one.budget.cost is not None for one in self.accounts):
+            warned.add(endpoint)
             _logger.warning(
                 "No price of %s is known: calls to it don't count against Budget(cost=…). Give it "
                 "a `price`, or limit its calls or tokens instead",
@@ -321,13 +321,13 @@ class Purse:
             )
 
     def set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
-        """Set aside what fits."""
+        """Reserve a call that fits."""
         call = Reservation(self, part, estimate, price)
         for account in self.accounts:
             account.hold(call)
         return call
 
-    async def awaited(
+    async def wait_and_reserve(
         self,
         part: Part,
         estimate: Amount,
@@ -336,7 +336,7 @@ class Purse:
         cuttable: bool,
         remaining_s: Callable[[], float | None],
     ) -> Reservation:
-        """Set aside what doesn't fit now once it does; see `RunContext.reserve`."""
+        """Wait until a call fits, and reserve it; see `RunContext.reserve`."""
         waiter = _Waiter()
         with self.lock:
             for call in waiter.around:
@@ -344,11 +344,13 @@ class Purse:
         try:
             while True:
                 left_s = remaining_s()
-                if await self._given_more([(part.tier, estimate)]):
+                if await self._request_more([(part.tier, estimate)]):
                     continue
                 waiter.turn.clear()
                 with self.lock:
-                    reservation = self._tried(waiter, part, estimate, price, cuttable=cuttable)
+                    reservation = self._try_reserve(
+                        waiter, part, estimate, price, cuttable=cuttable
+                    )
                 if reservation is not None:
                     return reservation
                 with suppress(TimeoutError):
@@ -360,15 +362,15 @@ class Purse:
                 for call in waiter.around:
                     call.waits -= 1
 
-    async def _given_more(self, planned: Planned) -> bool:
+    async def _request_more(self, planned: Planned) -> bool:
         """Request more from the larger budget. Return True if the limits may have changed."""
-        found = self._short_share(planned)
-        return found is not None and await found[0].more(found[1])
+        short = self._short_share(planned)
+        return short is not None and await short[0].more(short[1])
 
-    def given_more_now(self, planned: Planned) -> bool:
-        """Do the same as `_given_more` in synchronous code."""
-        found = self._short_share(planned)
-        return found is not None and bool(found[0].more_now and found[0].more_now(found[1]))
+    def request_more_now(self, planned: Planned) -> bool:
+        """Do the same as `_request_more` in synchronous code."""
+        short = self._short_share(planned)
+        return short is not None and bool(short[0].more_now and short[0].more_now(short[1]))
 
     def _short_share(self, planned: Planned) -> tuple[Share, Look] | None:
         """Find the first share that can't cover the calls."""
@@ -382,7 +384,7 @@ class Purse:
                 return account.share, look
         return None
 
-    def _tried(
+    def _try_reserve(
         self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
     ) -> Reservation | None:
         """Reserve what fits; `None`: wait for calls in flight."""
@@ -390,7 +392,7 @@ class Purse:
         if refused is None:
             return self.set_aside(part, estimate, price)
         account, passed = refused
-        least = account.usual(part, estimate) if cuttable else estimate.output_tokens
+        least = account.least_output(part, estimate) if cuttable else estimate.output_tokens
 
         def shorter(tokens: int) -> Amount:
             return price.charge(replace(estimate, output_tokens=tokens))
@@ -400,23 +402,23 @@ class Purse:
 
         smallest = shorter(least) if cuttable else estimate
         if self.refusal([(part.tier, smallest)], when_settled=True) is None:
-            if account.queued(waiter):
+            if account.queue(waiter):
                 return None
             fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
             if fitting:
                 return self.set_aside(part, shorter(least + fitting - 1), price)
             above = self.refusal([(part.tier, smallest)])
-            if above is not None and above[0].queued(waiter):
+            if above is not None and above[0].queue(waiter):
                 return None
-        raise account.exceeded(part, passed)
+        raise account.refuse(part, passed)
 
     def settle(self, call: Reservation, actual: Amount) -> None:
         """Charge a call's usage."""
         part = call.part
         if _logger.isEnabledFor(logging.DEBUG):
             read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
-            said = "%s: %s took %d tokens in, %d out, %.2f s"
-            _logger.debug(said, part.node or "run", part.endpoint, read, written, seconds)
+            message = "%s: %s took %d tokens in, %d out, %.2f s"
+            _logger.debug(message, part.node or "run", part.endpoint, read, written, seconds)
         with self.lock:
             for spent in self.spent:
                 before = spent.get(part)
@@ -473,7 +475,7 @@ class Reservation:
     def __init__(self, purse: Purse, part: Part, estimate: Amount, price: Price) -> None:
         self.part = part
         self.estimate = estimate
-        """What is set aside."""
+        """The amount that is reserved."""
         self.waits = 0
         """How many calls that are made within this one wait, so that it can't settle."""
         self.payment: Payment | None = None
@@ -481,9 +483,9 @@ class Reservation:
         self._purse = purse
         self._price = price
         self.settled = False
-        """Whether it has been charged, or released."""
+        """True if it has been charged, or released."""
         self._start = time.perf_counter()
-        _within.set((*_open_around(), self))
+        _enclosing_calls.set((*_list_open_calls(), self))
 
     def settle(self, actual: Amount) -> None:
         """Charge the actual usage, once; a zero `seconds` is filled in."""
@@ -522,27 +524,27 @@ class Reservation:
         self.settle(self._price.charge(taken) if self._price.known else taken)
 
 
-_within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
+_enclosing_calls: ContextVar[tuple[Reservation, ...]] = ContextVar("_enclosing_calls", default=())
 """The calls that the running code is within: none of them settles before it goes on."""
 
 
 def open_call() -> Part | None:
     """Return the node and endpoint of the call that the running code is in; `None`: no call."""
-    around = _open_around()
+    around = _list_open_calls()
     return around[-1].part if around else None
 
 
-def _open_around() -> tuple[Reservation, ...]:
-    return tuple(call for call in _within.get() if not call.settled)
+def _list_open_calls() -> tuple[Reservation, ...]:
+    return tuple(call for call in _enclosing_calls.get() if not call.settled)
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
     """A call that doesn't fit into a budget before others have settled. Used under its lock."""
 
-    around: tuple[Reservation, ...] = field(default_factory=_open_around)
+    around: tuple[Reservation, ...] = field(default_factory=_list_open_calls)
     account: Account | None = None
-    """Where it queues: whose limit it would pass."""
+    """The account it waits for: the one whose limit it would exceed."""
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 

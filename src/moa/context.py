@@ -90,13 +90,13 @@ class RunContext:
         self.watcher = watcher
         self.keep_notes = keep_notes
         self.tracer: Tracer | Span | None = tracer_for(tracer)
-        """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
+        """Parent of new spans: the innermost open span, or the tracer; `None`:
         nobody hears of them."""
         self.owner = ""
         """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
         cache, is kept for that one alone. Empty: for anybody."""
         self.journal: Place | None = None
-        """Where finished calls are kept, of a run that can be resumed."""
+        """Place in the journal of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
 
     def _begin(
@@ -172,7 +172,7 @@ class RunContext:
         self.tracer = opened = start(self.tracer, kind, name, self.node)
         return opened
 
-    def within(self, span: Span) -> RunContext:
+    def in_span(self, span: Span) -> RunContext:
         """Return a copy with the same budget, ledger and notes, inside a span."""
         inner = RunContext.__new__(RunContext)
         for slot in RunContext.__slots__:
@@ -181,7 +181,7 @@ class RunContext:
         return inner
 
     @property
-    def limited(self) -> bool:
+    def has_budget(self) -> bool:
         """True if this run or a parent has a budget."""
         return bool(self._purse.accounts)
 
@@ -260,10 +260,10 @@ class RunContext:
         if self.ended_by is not None:
             return True
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or any(account.used_up for account in self._purse.accounts)
+        return late or any(account.is_used_up for account in self._purse.accounts)
 
     def remaining_s(self) -> float | None:
-        """Seconds until the deadline, or `None` where there is none.
+        """Seconds until the deadline, or `None` if there is none.
 
         Raises:
             DeadlineExceeded: it has passed.
@@ -307,22 +307,22 @@ class RunContext:
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.check_priced(endpoint)
+            self._purse.check_price_known(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
             reserved = None
             if self._purse.refusal([(tier, estimate)]) is None:
                 reserved = self._purse.set_aside(part, estimate, price)
         if reserved is None:
-            reserved = await self._purse.awaited(
+            reserved = await self._purse.wait_and_reserve(
                 part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
             )
-        return self._heard(reserved)
+        return self._report_to_span(reserved)
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
     ) -> Reservation:
-        """As `reserve`, where nothing can be awaited: what doesn't fit now is refused.
+        """Reserve in synchronous code: what doesn't fit now is refused; see `reserve`.
 
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
@@ -332,7 +332,7 @@ class RunContext:
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.check_priced(endpoint)
+            self._purse.check_price_known(endpoint)
         part = Part(tier, self.node, endpoint)
         planned: Planned = [(tier, estimate)]
         while True:
@@ -340,13 +340,13 @@ class RunContext:
                 refused = self._purse.refusal(planned)
                 reserved = None if refused else self._purse.set_aside(part, estimate, price)
             if reserved is not None:
-                return self._heard(reserved)
-            if refused and not self._purse.given_more_now(planned):
+                return self._report_to_span(reserved)
+            if refused and not self._purse.request_more_now(planned):
                 account, passed = refused
                 with self._purse.lock:
-                    raise account.exceeded(part, passed)
+                    raise account.refuse(part, passed)
 
-    def _heard(self, reserved: Reservation) -> Reservation:
+    def _report_to_span(self, reserved: Reservation) -> Reservation:
         """Report a call's usage to its span."""
         if self.tracer is not None:
             reserved.payment = self.tracer.payment_for(reserved.part, reserved.estimate)
@@ -365,8 +365,8 @@ class RunContext:
         """
         planned = list(calls)
         with self._purse.lock:
-            found = (account.passed_at_most(planned) for account in self._purse.accounts)
-            return next((passed for passed in found if passed is not None), None)
+            exceeded = (account.name_exceeded_at_most(planned) for account in self._purse.accounts)
+            return next((passed for passed in exceeded if passed is not None), None)
 
     def _lineage(self) -> Iterator[RunContext]:
         level: RunContext | None = self
@@ -376,7 +376,7 @@ class RunContext:
 
 
 def run_context(given: RunContext | None, node: str = "") -> RunContext:
-    """Give the context that a node is run with, or begin one; with `node`, open one in it for it.
+    """Return the context that a node is run with, or begin one; with `node`, open one in it for it.
 
     Raises:
         ConfigError: something else is given, such as a budget.

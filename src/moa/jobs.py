@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa._sqlite import SQLite, SQLRow
 from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
@@ -73,11 +73,11 @@ create index if not exists moa_rows_failed on moa_rows (job, until)
     where state = 'failed' and gone = 0
 """
 _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
-"""What is leased: the latter where there is none of the former. With an `or` no index is used."""
+"""Rows to lease: the second kind if there is none of the first. An `or` would use no index."""
 
 
-_ended: set[str] = set()
-"""Who was at work in this process, and is no longer; where the disk was full none could say so."""
+_ended_workers: set[str] = set()
+"""Workers of this process that have ended; with a full disk they could not record it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +150,14 @@ class Job:
         self._tries = tries
         self._lease_s = lease_s
         self.worker = f"{_machine()}|{os.getpid()}|{secrets.token_hex(4)}"
-        """Who this is: its machine, its process, and which of its uses."""
+        """Identifies this worker: its machine, its process, and a random part."""
         self.not_given = 0
         """Rows that the job holds and the last `add` lacked, where other processes work on it."""
         self._failures: dict[str, int] = {}
         """How often each row in the hands of this process has failed."""
         self._turn = threading.Lock()
-        """Of the threads in which the database is asked: what is in hand is the same in both."""
-        self._staying: threading.Thread | None = None
+        """Held while a thread uses the database, so that state in memory and on disk agree."""
+        self._renewing: threading.Thread | None = None
         """Says again and again that this process is at work."""
         self._over = threading.Event()
 
@@ -200,24 +200,24 @@ class Job:
     ) -> None:
         """Release unfinished rows, and close the database."""
         self._over.set()
-        _ended.add(self.worker)
+        _ended_workers.add(self.worker)
         try:
-            if self._staying is not None:
-                self._staying.join()
+            if self._renewing is not None:
+                self._renewing.join()
                 self._calls.close()
                 self._give_back()
                 self._rows("delete from moa_workers where job = ? and worker = ?", self.worker)
         finally:
             self._store.close()
 
-    def add(self, found: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
+    def add(self, inputs: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
 
         Where another process works on the job, rows that are not among these stay in it, whatever
         `all_rows`: they may be the input of that one.
 
         Args:
-            found: The rows. Of rows that are copies each counts.
+            inputs: The rows. Of rows that are copies each counts.
             all_rows: Whether they are all that there are: others that the job holds are left out of
                 it and of its export, until they are added again.
 
@@ -234,8 +234,8 @@ class Job:
             "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
             "or moa_rows.given <> excluded.given"  # that is so where it was damaged
         )
-        self._be_at_work()
-        given, count = iter(found), 0
+        self._start_renewing()
+        given, count = iter(inputs), 0
         with closing(RowIndex()) as seen:
             while batch := list(islice(given, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
@@ -257,7 +257,7 @@ class Job:
         )
         out = "update moa_rows set gone = 1 where job = ? and key = ?"
         last, self.not_given = "", 0
-        others = self._others()
+        others = self._list_others()
         while keys := [key for (key,) in self._rows(held, last, _BATCH)]:
             last = keys[-1]
             lacking = [(key,) for key in keys if key not in seen]
@@ -296,7 +296,7 @@ class Job:
     async def left(
         self, context: RunContext, *, at_once: int = 8
     ) -> AsyncGenerator[Row | Malformed]:
-        """Give the rows that are to be done, leased to this process, until none is left.
+        """Yield the rows that are to be done, leased to this process, until none is left.
 
         Rows that others work on are waited for: those that fail, or that a process had which died,
         are given here. What a row has paid for before is in its `journal`.
@@ -306,13 +306,13 @@ class Job:
             at_once: Rows that are leased together.
         """
         self._failures.clear()
-        await self._beside(self._begin)
+        await self._run_locked(self._begin)
         while not context.is_used_up:
-            leased = await self._beside(lambda: self._leased(at_once))
+            leased = await self._run_locked(lambda: self._lease(at_once))
             for row in leased:
                 yield row
             if not leased:
-                if not await self._beside(self._unfinished):
+                if not await self._run_locked(self._has_unfinished):
                     return
                 await asyncio.sleep(_WAIT_S)
 
@@ -323,7 +323,7 @@ class Job:
         the whole run ended it, it is due.
         """
         fate = fate_of(item, context)
-        await self._beside(lambda: self._settle(item, fate))
+        await self._run_locked(lambda: self._settle(item, fate))
 
     def _settle(self, item: Item[object], fate: Fate) -> None:
         failures = self._failures.pop(item.key, 0)
@@ -341,7 +341,7 @@ class Job:
                 "cause = ?, calls = ?, cost = ?, llm = ? where job = ? and key = ? "
                 "and (worker = ? or (cast(? as text) = 'done' and state <> 'done'))",
                 *(fate, failures, self._store.now() + wait_s if fate == "failed" else 0.0),
-                *(dumped(line(item)), item.error and type(item.error).__name__),
+                *(dump_json(line(item)), item.error and type(item.error).__name__),
                 *(item.usage.total.calls, float(item.usage.cost or 0), int(item.needed_llm)),
                 *(self._store.job, item.key, self.worker, fate),
             )
@@ -389,7 +389,7 @@ class Job:
         return len(self._rows(again))
 
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
-        """Give the lines of rows as `moa run --out` writes them, in the order of the rows.
+        """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
 
         Where the store holds a line damaged, a line says so, by an `error`.
 
@@ -424,7 +424,7 @@ class Job:
         chosen = Where.of(where)
         return exported(lambda: filter(chosen.matches, self.lines()), path)
 
-    async def _beside(self, work: Callable[[], T]) -> T:
+    async def _run_locked(self, work: Callable[[], T]) -> T:
         def in_turn() -> T:
             with self._turn:
                 return work()
@@ -435,7 +435,7 @@ class Job:
         """Run a statement whose first value is the job."""
         return self._store.run(sql, self._store.job, *values)
 
-    def _leased(self, most: int) -> list[Row | Malformed]:
+    def _lease(self, most: int) -> list[Row | Malformed]:
         """Lease rows: those that are due, or else those whose wait has run out."""
         now = self._store.now()
         longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait
@@ -452,14 +452,14 @@ class Job:
             return []
         journals = self._calls.journals([key for key, *_ in leased])
         self._failures |= {key: failures for key, _, failures, _ in leased}
-        found = [
+        rows = [
             read_row(given, place, journal)
             for (_, given, _, place), journal in zip(leased, journals, strict=True)
         ]
-        return sorted(found, key=lambda row: row.number)
+        return sorted(rows, key=lambda row: row.number)
 
     def _begin(self) -> None:
-        self._be_at_work()
+        self._start_renewing()
         self._calls.close()
         self._give_back()  # what an earlier run of this job had in hand
         self._rows(  # a process may have been killed when a row was done, and its calls still there
@@ -468,24 +468,26 @@ class Job:
         )
         self._free_the_dead()
 
-    def _unfinished(self) -> bool:
+    def _has_unfinished(self) -> bool:
         # Those whose lease was told to nobody, since the connection was lost then.
         held = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
         for (key,) in self._rows(held, self.worker):
             if key not in self._failures:
                 self._give_back(key)
         self._free_the_dead()
-        left = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
-        return any(self._rows(left, state) for state in ("due", "leased", "failed"))
+        unfinished = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
+        return any(self._rows(unfinished, state) for state in ("due", "leased", "failed"))
 
-    def _be_at_work(self) -> None:
+    def _start_renewing(self) -> None:
         """Record that this process is at work, now and while the job is open."""
         self._renew()
-        if self._staying is None:
-            self._staying = threading.Thread(target=self._stay, daemon=True, name="moa-job")
-            self._staying.start()
+        if self._renewing is None:
+            self._renewing = threading.Thread(
+                target=self._keep_renewing, daemon=True, name="moa-job"
+            )
+            self._renewing.start()
 
-    def _stay(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._over.wait(self._lease_s / 3):
             with suppress(StoreError):  # what is done next says so too, unless it has passed
                 self._renew()
@@ -498,18 +500,18 @@ class Job:
             *(self.worker, self._store.now() + self._lease_s, time.monotonic() + self._lease_s),
         )
 
-    def _others(self) -> list[tuple[str, float, float]]:
+    def _list_others(self) -> list[tuple[str, float, float]]:
         others = "select worker, until, steady from moa_workers where job = ? and worker <> ?"
         return [(who, until, steady) for who, until, steady in self._rows(others, self.worker)]
 
     def _free_the_dead(self) -> None:
         """Free the rows of processes that are gone; one that kills too many of them is dead."""
         now = self._store.now()
-        for worker, until, steady in self._others():
+        for worker, until, steady in self._list_others():
             machine, pid, _ = worker.split("|")
             here = machine == _machine()  # where clocks may be set, and processes be looked up
             late = steady < time.monotonic() if here else until < now
-            if late or worker in _ended or (here and not _lives(int(pid))):
+            if late or worker in _ended_workers or (here and not _is_alive(int(pid))):
                 self._rows("delete from moa_workers where job = ? and worker = ?", worker)
         self._rows(
             "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
@@ -529,7 +531,7 @@ class Job:
             self._store.run(
                 "update moa_rows set state = 'dead', cause = ?, line = ? where job = ? "
                 "and key = ? and state = 'due'",
-                *(type(error).__name__, dumped(line(died)), self._store.job, key),
+                *(type(error).__name__, dump_json(line(died)), self._store.job, key),
             )
 
 
@@ -543,7 +545,7 @@ def _machine() -> str:
     return "/".join(parts)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Key:
-    """Of a call. It is worked out once it is needed: in a new run of one call it never is."""
+    """The key of a call, computed when it is first needed: a new run of one call needs none."""
 
     __slots__ = ("_journal", "what", "written")
 
@@ -42,7 +42,7 @@ class Key:
 
 
 class Journal:
-    """What one run keeps, and what it finds of the run before. Its state belongs to one event loop.
+    """The records of one run, and of the run before it. Its state belongs to one event loop.
 
     Args:
         name: Tells the run from any other.
@@ -53,7 +53,7 @@ class Journal:
     """
 
     charges_all = True
-    """Whether a call that is found is charged to all contexts, or up to `context` alone."""
+    """True if a call that is found is charged to all contexts, or up to `context` alone."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Journal:
         self._write = write
         failures = [key for key in self.kept if key.startswith(_FAILURE)] if kept else []
         self._failures = len(failures)
-        self._failed_before = Counter(call for key in failures for call in self._blamed(key))
+        self._failed_before = Counter(call for key in failures for call in self._read_blamed(key))
         self._seen: Counter[str] = Counter()
         self._unwritten: list[Key] = []
 
-    def _blamed(self, key: str) -> Sequence[str]:
+    def _read_blamed(self, key: str) -> Sequence[str]:
         """Read which calls a run has failed by."""
         try:
             calls: object = from_json(self.kept[key])
@@ -100,21 +100,21 @@ class Journal:
         raise StoreError(f"what the thread keeps can't be read{again}: {fault}") from fault
 
     def number(self, *what: object) -> str:
-        """Tell something apart from all else in the run, and from what is equal to it."""
-        found = digest(*what)
-        self._seen[found] += 1
-        return f"{found}.{self._seen[found]}"
+        """Return an id that tells a call from all others in the run, and from equal ones."""
+        key = digest(*what)
+        self._seen[key] += 1
+        return f"{key}.{self._seen[key]}"
 
     def key(self, *what: object) -> Key:
-        """Give the key of a call; one that a run has failed by has another."""
+        """Return a call's key. One that is blamed for an earlier failure gets a new one."""
         self._unwritten.append(key := Key(self, what))
         return key
 
     def write_keys(self) -> None:
         """Work out the keys of calls, in the order in which they were made: equal ones count."""
         for key in self._unwritten:
-            found = self.number(*key.what)
-            key.written = f"{found}.{self._failed_before[found]}"
+            number = self.number(*key.what)
+            key.written = f"{number}.{self._failed_before[number]}"
         self._unwritten.clear()
 
     async def keep(self, key: str, record: str) -> None:
@@ -135,7 +135,7 @@ class Journal:
 
         What ended well stays, and so does what failed where something else stood in.
         """
-        if blamed := self.root.to_blame(error):
+        if blamed := self.root.find_blamed(error):
             calls = sorted(str(key).rpartition(".")[0] for key in blamed)
             await self.keep(f"{_FAILURE}{self._failures}", to_json(calls).decode())
 
@@ -144,7 +144,7 @@ _FAILURE = "failure/"
 
 
 class Place:
-    """Where in a run something is done: a node, and what it is given. Equal ones are counted.
+    """A place in a run: a node and its input. Equal ones are numbered.
 
     `RunContext.journal` is the place that a node runs in.
     """
@@ -181,11 +181,11 @@ class Place:
             with inside(self.journal.number(digest(path, request))) if inside else nullcontext():
                 yield place
         except Exception as error:
-            self._failed.append((error, place.to_blame(error)))
+            self._failed.append((error, place.find_blamed(error)))
             raise
 
-    def to_blame(self, error: Exception) -> Set[Key]:
-        """Give the keys of the calls whose answers may be why it ended with an error.
+    def find_blamed(self, error: Exception) -> Set[Key]:
+        """Return the keys of the calls whose answers may have caused an error.
 
         Where the error came from one of its own calls, that is it alone: what was answered before
         stays, above all what tools did. Else they are all that it made itself, and those to blame
@@ -208,7 +208,7 @@ class Place:
 
 
 def digest(*what: object) -> str:
-    """Tell apart what is asked, in every process alike."""
+    """Return a digest of a request, which is the same in every process."""
     try:
         written = to_json(
             _order(what), fallback=lambda one: type(one).__qualname__, bytes_mode="base64"
@@ -219,7 +219,7 @@ def digest(*what: object) -> str:
 
 
 def _order(value: object) -> object:
-    """Put sets in an order, since each process has its own."""
+    """Order sets, since each process orders them differently."""
     if is_set(value):
         return sorted(digest(one) for one in value)
     if isinstance(value, BaseModel):
@@ -234,31 +234,31 @@ def _order(value: object) -> object:
 
 
 def list_causes(error: BaseException) -> Sequence[BaseException]:
-    """Give an error, and all that it was raised from, or put together of."""
-    found = [error]
-    for one in found:
+    """Return an error, and all that it was raised from, or put together of."""
+    causes = [error]
+    for one in causes:
         around = [each for each in (one.__cause__, one.__context__) if each is not None]
         if isinstance(one, QuorumNotMet):
             around += one.causes.values()
         elif is_group(one):
             around += one.exceptions
-        found += [each for each in around if each not in found]
-    return found
+        causes += [each for each in around if each not in causes]
+    return causes
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:
-    """Give what a node asks people, if that is why it stopped; LangGraph raises it so."""
+    """Return a node's questions to people, if it stopped for them; LangGraph raises them."""
     errors = sys.modules.get("langgraph.errors")  # not imported: then nobody asks people
     return error.args[0] if errors and isinstance(error, errors.GraphInterrupt) else ()
 
 
 def join_interrupts(errors: Sequence[Exception]) -> Exception:
-    """Make one of several errors by which nodes ask people."""
+    """Join several errors by which nodes ask people."""
     return type(errors[0])(tuple(asked for error in errors for asked in interrupts_of(error)))
 
 
 def explain(error: Exception, node: str) -> Exception:
-    """Say what to do if a node asks people in a run that can't be resumed, or give it back.
+    """Replace the error of a node that asks people in a run that can't be resumed.
 
     LangGraph's `interrupt` finds nobody to stop for there, and fails by whatever it misses first.
     """
@@ -267,11 +267,11 @@ def explain(error: Exception, node: str) -> Exception:
         return error
     ask = types.interrupt.__code__
     asked = any(frame.f_code is ask for frame, _ in walk_tb(error.__traceback__))
-    return not_resumable(node) if asked else error
+    return not_resumable_error(node) if asked else error
 
 
-def not_resumable(who: str) -> NotResumable:
-    """Say what to do where somebody asks people in a run of which nothing is kept."""
+def not_resumable_error(who: str) -> NotResumable:
+    """Return the error of a run that asks people and can't be resumed."""
     return NotResumable(
         f"{who}: people may be asked, and nothing of this run is kept until they answer. "
         "Run it as graph.compile(checkpointer=…).ainvoke(request, "

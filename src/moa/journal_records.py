@@ -43,7 +43,7 @@ def form_of(kind: type[T]) -> Form[T]:
 
 
 PLAIN = Form[JSONValue](lambda value: value, lambda value: value)
-"""Of what is JSON already."""
+"""The form of a value that is JSON already."""
 _Error = tuple[str, str, JSON]
 """Class, text and attributes."""
 
@@ -98,7 +98,7 @@ class Call:
         if not of_calls:
             self.place.own_calls.append(self.key)
         self.inner = context.nested()
-        """What it is made in, so that all of it is counted, and nothing in it kept once more."""
+        """Context of the call: it counts all usage, and keeps nothing a second time."""
         self.inner.journal = None
 
     def find(self, form: Form[T], *, may_repeat: bool = True) -> _FinishedCall[T] | None:
@@ -124,7 +124,7 @@ class Call:
             key: (record if key == own else _records().validate_json(kept[key])).spent
             for key in record.calls
         }
-        outcome = _error_of(*record.error) if record.error else form.load(record.value)
+        outcome = _rebuild_error(*record.error) if record.error else form.load(record.value)
         return _FinishedCall(record, outcome, paid)
 
     @property
@@ -188,7 +188,7 @@ class Call:
             calls = [self.key]
         if journal.charges_all and self._is_counted:
             journal.counted.add(str(self.key))
-        await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
+        await journal.keep_call(self.key, partial(_write_record, value, error, usage, notes, calls))
         if own and self._is_counted:  # the places around it may name only what is kept
             self.place.count(calls)
 
@@ -232,7 +232,7 @@ async def run_once(
     return output
 
 
-def _written(
+def _write_record(
     value: JSONValue,
     error: _Error | None,
     usage: Usage,
@@ -247,7 +247,7 @@ def _is_known(error: MoaError) -> bool:
     return getattr(moa.errors, type(error).__name__, None) is type(error)
 
 
-def _error_of(kind: str, text: str, attributes: JSON) -> MoaError:
+def _rebuild_error(kind: str, text: str, attributes: JSON) -> MoaError:
     error: MoaError = getattr(moa.errors, kind).__new__(getattr(moa.errors, kind), text)
     vars(error).update(attributes)
     return error

@@ -115,7 +115,7 @@ def _data_url(data: bytes, name: str) -> str:
 
 
 def files_of(value: object) -> Iterator[File]:
-    """Give the files in an input: itself, or in its fields and in lists there."""
+    """Yield the files in an input: itself, or in its fields and in lists there."""
     if isinstance(value, File):
         yield value
     elif isinstance(value, BaseModel):
@@ -126,14 +126,14 @@ def files_of(value: object) -> Iterator[File]:
             yield from files_of(item)
 
 
-def files_needed(kind: object) -> Iterator[Literal["images", "files"]]:
-    """Give the kinds of files without which no value of a type can be made."""
+def required_file_kinds(kind: object) -> Iterator[Literal["images", "files"]]:
+    """Yield the kinds of files without which no value of a type can be made."""
     if isinstance(kind, type) and issubclass(kind, File):
         yield kind.kind
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
         for field in kind.model_fields.values():
             if field.is_required():
-                yield from files_needed(field.annotation)
+                yield from required_file_kinds(field.annotation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ _TRACE = "traceparent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[Out_co]):
-    """What a node returns. It prints as its output, its usage and its notes, in tables.
+    """The result of a node. It prints as its output, its usage and its notes, in tables.
 
     Examples:
         >>> result = Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
@@ -75,7 +75,7 @@ class Result(Generic[Out_co]):
 
 
 def output_rows(output: object) -> list[tuple[str, str]]:
-    """Give what came out in rows of a table: a text, or the fields of a model."""
+    """Return what came out in rows of a table: a text, or the fields of a model."""
     if not isinstance(output, BaseModel):
         return [("output", str(output))]
     name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
@@ -84,7 +84,7 @@ def output_rows(output: object) -> list[tuple[str, str]]:
 
 
 def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
-    """Give what is worth knowing beside who answered, in rows of a table."""
+    """Return what is worth knowing beside who answered, in rows of a table."""
     notes = (note for note in trace if note.kind != "answered")
     return [(note.kind, f"{note.node}: {note.text}") for note in notes]
 
@@ -147,7 +147,7 @@ class Outcome(Protocol):
 
     @property
     def became(self) -> Became:
-        """What became of the input."""
+        """The fate of the input."""
         ...
 
 
@@ -168,7 +168,7 @@ class Text(Frozen):
 
     text: str
     language: str | None = None
-    """ISO 639-1 code, such as `en`; `None` where it was not looked for or not recognised."""
+    """ISO 639-1 code, such as `en`; `None` if it was not looked for or not recognised."""
 
     def __str__(self) -> str:
         return self.text
@@ -188,7 +188,7 @@ class Reply(Frozen):
         return self.text
 
 
-class Consulted(Frozen):
+class Consultation(Frozen):
     """A request, and what others answered to it, without a word of whose it is."""
 
     request: str
@@ -196,7 +196,7 @@ class Consulted(Frozen):
 
 
 class Dropped(Frozen):
-    """What comes out where something is set aside instead of being answered.
+    """The output for an input that is set aside instead of being answered.
 
     Examples:
         >>> print(Dropped(reason="it is spam"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, Never, TypeVar, cast
 
 from pydantic import BaseModel
 
-from moa._async import beside, iterated
+from moa._async import iterate_sync, run_sync
 from moa.batch import Item, Malformed, OnError, Progress, Row, Value, map_rows
 from moa.context import RunContext
 from moa.node import Node, Result, stream_run
@@ -33,7 +33,7 @@ Out = TypeVar("Out")
 
 
 class NodeBase(Generic[In_contra, Out_co]):
-    """What every node of `moa` can do beside `run`."""
+    """Methods that every node of `moa` has beside `run`."""
 
     def stream(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
@@ -69,13 +69,13 @@ class NodeBase(Generic[In_contra, Out_co]):
             ConfigError: it is called by what such a run awaits, which would wait for itself.
             MoaError: as `run`.
         """
-        return beside(lambda: self.run(request, context))
+        return run_sync(lambda: self.run(request, context))
 
     def stream_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Generator[Event | Result[Out_co]]:
-        """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
-        return iterated(stream_run(self.run, request, context))
+        """Stream in synchronous code, also in a notebook; see `stream` and `run_sync`."""
+        return iterate_sync(stream_run(self.run, request, context))
 
     def map(
         self: Node[In_contra, Out_co],
@@ -131,7 +131,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             ordered=True,
             progress=progress,
         )
-        return beside(lambda: _listed(mapped))
+        return run_sync(lambda: _collect(mapped))
 
     def map_frame(
         self: Node[In_contra, Out_co],
@@ -176,7 +176,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             ordered=True,
             progress=progress,
         )
-        return widened(beside(lambda: _listed(mapped)))
+        return widened(run_sync(lambda: _collect(mapped)))
 
     async def run_job(
         self: Node[In_contra, Out_co],
@@ -219,7 +219,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
 
 
-async def _listed(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
+async def _collect(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
     async with aclosing(mapped) as items:
         return [item async for item in items]
 

@@ -1,4 +1,4 @@
-"""What can be asked of an endpoint that decides, and the typed answers.
+"""Questions for an endpoint that decides, and the typed answers.
 
 Questions are written once, as a pydantic model, and the model comes back filled in:
 
@@ -46,9 +46,9 @@ Source = Literal["native", "logprob", "encoder", "text"]
 encoder with a head, or a written label, which has no probabilities."""
 
 NONE_OF_THESE = "none of these"
-"""What the model reads, and what `probabilities` calls it; the label itself is `None`."""
+"""Its name in prompts and in `probabilities`; the label itself is `None`."""
 UNTOLD = "can't be told from the text"
-"""What `said` calls it where the text doesn't tell."""
+"""The value of `said` if the text doesn't tell."""
 
 L = TypeVar("L", covariant=True)
 B = TypeVar("B", bound=bool | None, default=bool, covariant=True)
@@ -62,9 +62,9 @@ class Option:
     """One allowed answer."""
 
     name: str
-    """What the model reads, and the key in `probabilities`."""
+    """Its text in prompts, and its key in `probabilities`."""
     value: object
-    """What the caller gets: the label, a bool, a level; `None` is "none of these"."""
+    """Its value for the caller: the label, a bool, a level; `None` is "none of these"."""
     description: str | None = None
 
 
@@ -78,13 +78,13 @@ class Question:
     options: tuple[Option, ...]
     """Yes and no, in this order; the choices; or the levels, lowest first."""
     layout: Layout | None = None
-    """Where label log-probabilities are read; `None` is what is known to suit the model."""
+    """Layout of the prompt for log-probabilities of labels; `None`: as suits the model."""
     unknown: bool = False
-    """Whether it may be answered that the text doesn't tell."""
+    """True if it may be answered that the text doesn't tell."""
 
     @property
-    def whether_told(self) -> Question:
-        """Ask whether the text tells the answer; no question of a model has its name."""
+    def told_question(self) -> Question:
+        """The question whether the text tells the answer. Its name is no field's."""
         asked = f'Does the text answer the question "{self.text}"?'
         yes_or_no = Option("yes", value=True), Option("no", value=False)
         return Question(f"{self.name} told", "predicate", asked, yes_or_no, self.layout)
@@ -107,7 +107,7 @@ class Answer:
     question: Question
     status: Status = "answered"
     probabilities: tuple[float, ...] | None = None
-    """One for each option, in order, adding up to 1; `None` where there are none."""
+    """One for each option, in order, adding up to 1; `None` if there are none."""
     written: int | None = None
     """Index of the option that the model wrote, where it has no probabilities."""
     label_mass: float | None = None
@@ -141,8 +141,8 @@ class Answer:
             raise Unanswered(self.question.name, status=self.status)
         return self.written
 
-    def named(self) -> dict[str, float]:
-        """Probabilities by the name of the option; empty where there are none."""
+    def by_name(self) -> dict[str, float]:
+        """Probabilities by the name of the option; empty if there are none."""
         if self.probabilities is None:
             return {}
         names = (option.name for option in self.question.options)
@@ -154,7 +154,7 @@ def _is_none(value: object) -> bool:
 
 
 class _Typed(BaseModel):
-    """What the three kinds of typed answers share."""
+    """The base of the three kinds of typed answers."""
 
     model_config = ConfigDict(
         frozen=True, defer_build=True, serialize_by_alias=True, validate_by_name=True
@@ -162,7 +162,7 @@ class _Typed(BaseModel):
 
     status: Status = "answered"
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])
-    """By the name of the option; empty where the model wrote its answer."""
+    """By the name of the option; empty if the model wrote its answer."""
     source: Source = "native"
     accepted: bool | None = None
     """True if a calibration's guarantee covers the answer; `None` without a calibration."""
@@ -186,7 +186,7 @@ class _Typed(BaseModel):
     @computed_field
     @property
     def confidence(self) -> float | None:
-        """Probability of the answer given; `None` where the model wrote it, or the text doesn't
+        """Probability of the answer given; `None` if the model wrote it, or the text doesn't
         tell.
         """
         return None if self.untold else max(self.probabilities.values(), default=None)
@@ -197,7 +197,7 @@ class _Typed(BaseModel):
         return self.probabilities
 
     def _read(self, picked: object, *, empty: bool) -> Any:
-        """Give what was answered; `empty` says whether that may be nothing."""
+        """Return what was answered; `empty` says whether that may be nothing."""
         if self.status != "answered" or (picked is None and not empty):
             why = "not told by the text" if self.untold else self.status
             raise Unanswered(self.question or type(self).__name__, status=why)
@@ -206,7 +206,7 @@ class _Typed(BaseModel):
     @classmethod
     def of(cls, answer: Answer) -> Self:
         """Read an endpoint's answer."""
-        taken = (
+        copied = (
             "status",
             "source",
             "accepted",
@@ -214,20 +214,20 @@ class _Typed(BaseModel):
             "label_mass",
             "doubtful",
         )
-        fields: JSON = {name: getattr(answer, name) for name in taken}
-        fields["probabilities"] = answer.named()
+        fields: JSON = {name: getattr(answer, name) for name in copied}
+        fields["probabilities"] = answer.by_name()
         if answer.untold:
             fields["untold"] = True
         elif answer.status == "answered":
-            fields |= cls._said_in(answer)
+            fields |= cls._fields_of(answer)
         typed = cls.model_validate(fields)
         # No field, so that what comes back from JSON equals what was written.
         object.__setattr__(typed, "question", answer.question.name)
         return typed
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
-        """Give the fields of what was answered."""
+    def _fields_of(cls, answer: Answer) -> JSON:
+        """Return the fields of what was answered."""
         raise NotImplementedError
 
 
@@ -247,7 +247,7 @@ class Predicate(_Typed, Generic[B]):
 
     @property
     def value(self) -> B:
-        """Yes or no; `None` where the text doesn't tell, and that may be an answer.
+        """Yes or no; `None` if the text doesn't tell, and that may be an answer.
 
         Raises:
             Unanswered: the question was refused or left out.
@@ -262,11 +262,11 @@ class Predicate(_Typed, Generic[B]):
 
     @property
     def probability(self) -> float | None:
-        """Probability of yes; `None` where the model wrote its answer."""
+        """Probability of yes; `None` if the model wrote its answer."""
         return self.probabilities.get("yes")
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         return {"value": answer.best == 0}
 
 
@@ -286,7 +286,7 @@ class Choice(_Typed, Generic[L]):
 
     @property
     def label(self) -> L:
-        """The label; `None` where none of them fits or the text doesn't tell, and that may be an
+        """The label; `None` if none of them fits or the text doesn't tell, and that may be an
         answer.
 
         Raises:
@@ -305,7 +305,7 @@ class Choice(_Typed, Generic[L]):
         return NONE_OF_THESE if label is None else _name(label)
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         return {"label": answer.question.options[answer.best].value}
 
 
@@ -335,7 +335,7 @@ class Score(_Typed, Generic[S]):
 
     @property
     def level(self) -> S:
-        """The most probable level; `None` where the text doesn't tell, and that may be an answer.
+        """The most probable level; `None` if the text doesn't tell, and that may be an answer.
 
         Raises:
             Unanswered: the question was refused or left out.
@@ -348,7 +348,7 @@ class Score(_Typed, Generic[S]):
         return self.level or UNTOLD
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         expected = float(answer.best)
         if answer.probabilities is not None:
             expected = sum(level * p for level, p in enumerate(answer.probabilities))
@@ -360,7 +360,7 @@ TypedAnswer = Predicate | Choice[object] | Score
 
 
 class _Extra(TypedDict, total=False):
-    """What a field of a question says beside its type."""
+    """Settings of a question, beside the type of its field."""
 
     yes: str | None
     no: str | None
@@ -496,8 +496,8 @@ def answers_of(output: object, questions: Sequence[Question]) -> tuple[Answer, .
         output: An answer, to the one question that was asked, or a model made of answers.
         questions: Those whose answers are wanted, in their order.
     """
-    found = answers_in(output)
-    return tuple(_answer_to(one, found.get(one.name) or found[""]) for one in questions)
+    answers = answers_in(output)
+    return tuple(_answer_to(one, answers.get(one.name) or answers[""]) for one in questions)
 
 
 def _answer_to(question: Question, typed: TypedAnswer) -> Answer:
@@ -519,7 +519,7 @@ def _answer_to(question: Question, typed: TypedAnswer) -> Answer:
 
 
 def gives_answers(kind: object) -> bool:
-    """Whether values of a type are an answer, or a model that is made of answers alone."""
+    """Return True if values of a type are an answer, or a model that is made of answers alone."""
     if not isinstance(kind, type) or not issubclass(kind, BaseModel):
         return False
     fields = [field.annotation for field in kind.model_fields.values()]
@@ -533,10 +533,10 @@ def questions_in(output: object) -> tuple[str, ...]:
     return names if made_of else ()
 
 
-def accepted_in(output: object) -> bool | None:
-    """Whether an answer is accepted, as it says itself; of several questions all must be.
+def is_accepted(output: object) -> bool | None:
+    """Return True if an answer is accepted, as it says itself; of several questions all must be.
 
-    `None` where it doesn't say, since nothing calibrated gave it.
+    `None` if it doesn't say, since nothing calibrated gave it.
     """
     names = questions_in(output)
     answers = [getattr(output, name) for name in names] if names else [output]
@@ -547,8 +547,8 @@ def accepted_in(output: object) -> bool | None:
     return all(accepted)
 
 
-def can_be_accepted(kind: object) -> bool:
-    """Whether values of a type may say if they are accepted; where it is no model: perhaps."""
+def may_be_accepted(kind: object) -> bool:
+    """Return True if values of a type may say that they are accepted, or if it is no model."""
     if not isinstance(kind, type):
         return True
     fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
@@ -556,19 +556,19 @@ def can_be_accepted(kind: object) -> bool:
     return "accepted" in fields or (bool(asks) and all("accepted" in one for one in asks))
 
 
-def can_be_sure(kind: object, within: tuple[type, ...] = ()) -> bool:
-    """Whether values of a type may have a confidence: of their own, or in answers that they hold.
+def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
+    """Return True if values of a type, or answers in them, may have a confidence.
 
     `within` are the models that it is a field of; outside of them, what is no model may have one.
     """
     if get_origin(kind) in (Union, UnionType):
-        return any(can_be_sure(part, within) for part in get_args(kind))
+        return any(may_have_confidence(part, within) for part in get_args(kind))
     if not isinstance(kind, type) or not issubclass(kind, BaseModel):
         return not within and kind is not str
     if "confidence" in kind.model_fields or hasattr(kind, "confidence"):
         return True
     inner = [field.annotation for field in kind.model_fields.values()]
-    return kind not in within and any(can_be_sure(one, (*within, kind)) for one in inner)
+    return kind not in within and any(may_have_confidence(one, (*within, kind)) for one in inner)
 
 
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
@@ -603,7 +603,7 @@ def _may_be_none(kind: type[BaseModel]) -> bool:
 
 def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
     described = extra.get("describe") or {}
-    values, none = labels_typed(kind)
+    values, none = labels_of_type(kind)
     if values is None:
         values = tuple(extra.get("labels") or ())
     options = (Option(_name(value), value, described.get(_name(value))) for value in values)
@@ -611,20 +611,20 @@ def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
     return (*options, *([Option(NONE_OF_THESE, None)] if none else []))
 
 
-def labels_typed(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
-    """Give the labels that a type of `Choice` tells, and whether "none of these" is one more.
+def labels_of_type(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
+    """Return the labels that a type of `Choice` tells, and whether "none of these" is one more.
 
     Labels that are words are `None`.
     """
     args = kind.__pydantic_generic_metadata__["args"]
     parts = _parts_of(args[0]) if args else ()
-    told = [part for part in parts if part is not None]
-    known = [part for part in told if isinstance(part, str | bytes | int | Enum)]
-    return (tuple(known) if len(known) == len(told) > 0 else None), len(told) < len(parts)
+    labels = [part for part in parts if part is not None]
+    known = [part for part in labels if isinstance(part, str | bytes | int | Enum)]
+    return (tuple(known) if len(known) == len(labels) > 0 else None), len(labels) < len(parts)
 
 
 def _parts_of(labels: object) -> tuple[object, ...]:
-    """Give the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
+    """Return the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
     if get_origin(labels) in (Union, UnionType):
         return tuple(part for member in get_args(labels) for part in _parts_of(member))
     if _is_enum(labels):

@@ -21,7 +21,7 @@ from uuid import uuid4
 from weakref import ref
 
 from moa._async import cancel
-from moa._files import dumped, jsonable
+from moa._files import dump_json, to_jsonable
 from moa._json import JSON
 from moa.batch import Item, Row, map_rows
 from moa.budget import Budget, Look, Quantity, Share
@@ -29,7 +29,7 @@ from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.context import Reference, RunContext
-from moa.errors import ConfigError, MoaError, NodeError, needed
+from moa.errors import ConfigError, MoaError, NodeError, require_package
 from moa.graphs.loading import load_graph
 from moa.node import Node, Result
 from moa.node_base import NodeBase
@@ -69,7 +69,7 @@ def map_dataset(
     batch_size: int = 64,
     budget: Budget | None = None,
     num_cpus: float = 0.5,
-) -> Mapped:
+) -> MappedDataset:
     """Run a graph on each row of a Ray Dataset.
 
         mapped = map_dataset(ray.data.read_json("mails/"), "support", workers=8)
@@ -109,11 +109,11 @@ def map_dataset(
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
         num_cpus=num_cpus,
     )
-    return Mapped(rows, ledger)
+    return MappedDataset(rows, ledger)
 
 
-class Mapped:
-    """What comes out of `map_dataset`."""
+class MappedDataset:
+    """The result of `map_dataset`."""
 
     def __init__(self, rows: Dataset, ledger: _LedgerHandle) -> None:
         self.rows = rows
@@ -280,7 +280,7 @@ class Ledger:
         `wait`: others may give back what they don't need. `None`: too little is left, and none can.
         """
         now = self._clock()
-        if any(self._left[name] < needed for name, needed in lacking.items()):
+        if any(self._left[name] < require_package for name, require_package in lacking.items()):
             self._waiting[worker] = now
             others = [one for one, seen in self._holders.items() if now - seen < _LEASE_S]
             # Who waits as well gives nothing back before it has got something.
@@ -466,7 +466,7 @@ def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Bu
         graph = f"{Path(file).absolute()}:{name}" if colon and file.endswith(".py") else graph
         loaded = config if isinstance(config, Config) else load(config)
     try:
-        said = ray.get(ray.remote(_try_build).options(num_cpus=0).remote(graph, loaded))
+        problem = ray.get(ray.remote(_try_build).options(num_cpus=0).remote(graph, loaded))
     except (TypeError, ray.exceptions.RayError) as error:
         cause = getattr(error, "cause", None) or error
         (last, *_) = str(cause).strip().splitlines()[-1:] or [""]
@@ -475,15 +475,15 @@ def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Bu
             f"{last}. Each machine needs the same packages and modules; give what makes the graph "
             "as 'file.py:object', or as a function that holds no connections and no locks"
         ) from error
-    if said is not None:
-        raise ConfigError(f"the graph can't be built on a worker: {said}")
+    if problem is not None:
+        raise ConfigError(f"the graph can't be built on a worker: {problem}")
     return graph, loaded
 
 
 def _row(number: int, value: JSON) -> Row:
     if set(value) == {"item"}:  # so Ray calls the column where it is given texts alone
         return Row(number=number, id="", value=str(value["item"]))
-    value = {name: jsonable(cell) for name, cell in value.items()}
+    value = {name: to_jsonable(cell) for name, cell in value.items()}
     given = value.get("id")
     own = given if isinstance(given, str | int) and not isinstance(given, bool) else ""
     return Row(number=number, id=own, value=value)
@@ -492,10 +492,12 @@ def _row(number: int, value: JSON) -> Row:
 def _cells(item: Item[object]) -> JSON:
     values = line(item)
     values["id"] = None if item.id == "" else str(item.id)
-    return {name: dumped(values[name]) if name in _JSON else values.get(name) for name in COLUMNS}
+    return {
+        name: dump_json(values[name]) if name in _JSON else values.get(name) for name in COLUMNS
+    }
 
 
 def _import_ray() -> ModuleType:
-    with needed("ray", extra="ray", purpose="to run on a cluster"):
+    with require_package("ray", extra="ray", purpose="to run on a cluster"):
         import_module("ray.data")
         return import_module("ray")

@@ -37,18 +37,18 @@ or an error."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What an endpoint was asked, as a rule sees it."""
+    """A request to an endpoint, as a rule sees it."""
 
     text: str
     """The last user message, or the text of a decision."""
     prompt: Prompt | None = None
     """The whole prompt; `None` of a decision."""
     questions: tuple[Question, ...] = ()
-    """Of a decision."""
+    """The questions of a decision."""
 
     @property
     def instructions(self) -> str:
-        """The system messages; empty where there are none."""
+        """The system messages; empty if there are none."""
         messages = self.prompt.messages if self.prompt else ()
         return "\n".join(one.content for one in messages if one.role == "system")
 
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True, repr=False)
 class _Double(EndpointBase):
-    """What the doubles share: reserve, wait, answer, settle."""
+    """The base of the doubles: reserve, wait, answer, settle."""
 
     name: str = "scripted"
     tier: Tier = "slm"
@@ -82,7 +82,7 @@ class _Double(EndpointBase):
     piece_s: float = 0.0
     """Seconds between the pieces of a text that is streamed, which come after `latency_s`."""
     encoder: Endpoint | None = None
-    """What agents take for the encoder beside it; none, so that decisions are those it gives."""
+    """The encoder of agents that use it; none, so that decisions are its own."""
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every prompt it was given."""
     states: list[str] = field(default_factory=list[str])
@@ -127,7 +127,7 @@ class _Double(EndpointBase):
         self.states.append(text)
         step, amount = await self._answer(Asked(text=text, questions=tuple(questions)), context)
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
-        answers = tuple(_decided(question, step.get(question.name)) for question in questions)
+        answers = tuple(_build_answer(question, step.get(question.name)) for question in questions)
         context.note("answered", self.model, endpoint=self.name)
         return Decision(answers=answers, endpoint=self.name, model=self.model, amount=amount)
 
@@ -229,7 +229,7 @@ def _takes_two(rule: Callable[..., Step]) -> bool:
     return len(needed) > 1
 
 
-def _decided(question: Question, given: Probabilities | None) -> Answer:
+def _build_answer(question: Question, given: Probabilities | None) -> Answer:
     if given is None:
         return Answer(question=question, status="missing")
     names = [option.name for option in question.options]

@@ -1,4 +1,4 @@
-"""What happened in a run: notes kept in the result, and events seen while it goes on."""
+"""Trace: the notes in a result, and the events of a run while it goes on."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Note:
     node: str
     """Path of the node, such as `support/sentiment`."""
     text: str
-    """What happened, in words."""
+    """The event, in words."""
     endpoint: str | None = None
-    """Who answered, where it was an endpoint."""
+    """The endpoint that answered, if one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +156,4 @@ class ToolFinished:
 
 
 Event = NodeStarted | TextDelta | NodeFinished | NodeSkipped | ToolStarted | ToolFinished
-"""What `stream` yields before the result."""
+"""The events that `stream` yields before the result."""

@@ -40,11 +40,11 @@ class Amount:
     tool_calls: int = 0
     """Tools that models had used."""
     encodings: int = 0
-    """Those of the calls that turned texts into vectors."""
+    """Calls among them that turned texts into vectors."""
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars, or `None` where the price of at least one call is unknown."""
+        """US dollars, or `None` if the price of at least one call is unknown."""
         return None if self.unpriced_calls else self.priced_cost
 
     @property
@@ -81,7 +81,7 @@ class Amount:
 
 NOTHING = Amount()
 COLUMNS = ("node", "tier", "endpoint", "calls", "tokens in", "out", "seconds", "cost")
-"""What `Usage.rows` gives."""
+"""The columns of `Usage.rows`."""
 
 
 def dollars(cost: Decimal | None) -> str:
@@ -102,7 +102,7 @@ def _figures(amount: Amount) -> tuple[str, ...]:
 
 
 class Part(NamedTuple):
-    """Who consumed it."""
+    """The tier, node and endpoint that consumed it."""
 
     tier: Tier
     node: str
@@ -134,14 +134,14 @@ class Usage:
         return f"{calls} {many}, {read} tokens in, {written} out, {seconds} s, cost {cost}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Give what each node used of each endpoint, in words; see `COLUMNS`."""
+        """Return what each node used of each endpoint, in words; see `COLUMNS`."""
         return [
             (part.node or "-", part.tier, part.endpoint, *_figures(amount))
             for part, amount in sorted(self.parts.items(), key=lambda entry: entry[0].node)
         ]
 
     def table(self) -> list[tuple[str, ...]]:
-        """Give `rows` between a head and their sum."""
+        """Return `rows` between a head and their sum."""
         return [COLUMNS, *self.rows(), ("total", "", "", *_figures(self.total))]
 
     @property
@@ -171,7 +171,7 @@ class Usage:
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars, or `None` where the price of at least one call is unknown."""
+        """US dollars, or `None` if the price of at least one call is unknown."""
         return self.total.cost
 
     def by_tier(self) -> dict[Tier, Usage]:
@@ -223,7 +223,7 @@ class CostEstimate:
     """A cost that was not paid, and how it was worked out."""
 
     cost: Decimal | None
-    """US dollars; `None` where the price is unknown."""
+    """US dollars; `None` if the price is unknown."""
     how: str
 
 
@@ -258,8 +258,8 @@ class Price:
         output: Decimal | float | None = None,
         hour: Decimal | float | None = None,
     ) -> None:
-        given = {"input": input, "cached_input": cached_input, "output": output, "hour": hour}
-        for name, value in given.items():
+        prices = {"input": input, "cached_input": cached_input, "output": output, "hour": hour}
+        for name, value in prices.items():
             exact = Decimal(repr(value)) if isinstance(value, float) else value
             object.__setattr__(self, name, None if exact is None else Decimal(exact))
 
@@ -269,7 +269,7 @@ class Price:
         return (self.input is not None and self.output is not None) or self.hour is not None
 
     def of(self, amount: Amount) -> Decimal | None:
-        """US dollars for `amount`, or `None` where the price is unknown."""
+        """US dollars for `amount`, or `None` if the price is unknown."""
         if not self.known:
             return None
         cost = ZERO
@@ -295,4 +295,4 @@ class Price:
 
 UNKNOWN_PRICE = Price()
 FREE = Price(input=ZERO, output=ZERO)
-"""Of a model that `moa` runs itself, which costs no more than the machine it runs on."""
+"""The price of a model that `moa` runs itself: it costs no more than its machine."""

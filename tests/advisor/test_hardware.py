@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from moa.advisor.hardware import CARDS, Machine, card, described, machine
+from moa.advisor.hardware import CARDS, Machine, card, describe_machine, machine
 from moa.errors import ConfigError
 
 GIB = 2**30
@@ -122,7 +122,7 @@ HERE = Machine(cores=2, ram=8 * GIB, ram_free=6 * GIB)
 
 
 def test_another_machine_is_described_in_words() -> None:
-    other = described(HERE, gpus=["L4:2", "Foo:1:10GB"], ram="64GB", cores=16)
+    other = describe_machine(HERE, gpus=["L4:2", "Foo:1:10GB"], ram="64GB", cores=16)
     assert [gpu.name for gpu in other.gpus] == ["L4", "L4", "Foo"]
     assert (other.cores, other.ram, other.gpus[2].memory) == (16, 64 * GIB, 10 * GIB)
 
@@ -137,4 +137,4 @@ def test_another_machine_is_described_in_words() -> None:
 )
 def test_a_gpu_that_cannot_be_read_is_told(wrong: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        described(HERE, gpus=[wrong])
+        describe_machine(HERE, gpus=[wrong])

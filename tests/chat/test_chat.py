@@ -16,7 +16,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa.agents.filter import Verdict
 from moa.budget import Budget
 from moa.calibration.verifiers import Length
@@ -93,7 +93,7 @@ class Hanging(SimulatedEndpoint):
 @asynccontextmanager
 async def half_written(talk: Chat, text: str) -> AsyncGenerator[None]:
     """In the middle of an answer, which is stopped at the end of the block."""
-    async with closed_after(talk.stream(UserMessage(text=text))) as events:
+    async with closing_stream(talk.stream(UserMessage(text=text))) as events:
         async for event in events:
             if isinstance(event, TextDelta) and event.text == " words":
                 break

@@ -58,9 +58,9 @@ def test_a_small_model_stands_in_where_there_is_no_large_one(
 ) -> None:
     one = endpoints(Tiers.model_validate(tiers), **configured)
     assert one.slm.name == slm
-    assert not one.stood_in  # before a large one is asked for
+    assert not one.used_slm_as_llm  # before a large one is asked for
     assert one.llm.name == llm
-    assert one.has_llm == (llm == "large") == (one.llm.tier == "llm") != one.stood_in
+    assert one.has_llm == (llm == "large") == (one.llm.tier == "llm") != one.used_slm_as_llm
     assert (one.reference.endpoint if one.reference else None) == (llm if one.has_llm else None)
 
 
@@ -325,7 +325,7 @@ def test_without_a_large_endpoint_the_small_one_given_stands_in() -> None:
     small = ScriptedEndpoint()
     held = Endpoints.of(small=small)
     assert held.llm is small
-    assert held.stood_in
+    assert held.used_slm_as_llm
     assert not held.has_llm
 
 

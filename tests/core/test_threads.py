@@ -89,14 +89,14 @@ async def test_a_call_that_somebody_still_waits_for_leaves_its_place_when_it_is_
         slow = group.create_task(threads.run(lambda: end.wait() and "slow", "slow"))
         await asyncio.sleep(0)
         assert await threads.run(lambda: "healthy", "healthy") == "healthy"
-        assert threads.stuck() == {"slow": 1}
+        assert threads.count_stuck() == {"slow": 1}
         end.set()
         assert await slow == "slow"
 
 
 async def test_who_hangs_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with hanging(threads := Threads(), 3):
-        assert threads.stuck() == {"ask_the_printer": 3}
+        assert threads.count_stuck() == {"ask_the_printer": 3}
     assert len(caplog.messages) == 1
     assert "ask_the_printer" in caplog.messages[0]
 
@@ -107,7 +107,7 @@ async def test_too_many_hung_calls_are_an_error_that_names_them_until_they_end()
         with pytest.raises(ConfigError, match=r"3 calls .*ask_the_printer \(3\)"):
             await threads.run(lambda: 1, "healthy")
     for _ in range(500):
-        if not threads.stuck():
+        if not threads.count_stuck():
             break
         await asyncio.sleep(0.01)
     assert await threads.run(lambda: 1, "healthy") == 1

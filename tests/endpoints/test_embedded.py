@@ -102,7 +102,7 @@ async def test_it_writes_json_that_follows_a_schema(slm: EmbeddedEndpoint) -> No
 async def test_it_decides_by_the_words_of_the_labels(slm: EmbeddedEndpoint) -> None:
     texts = ("An awful, stupid, ugly mess.", "I love it, a wonderful and joyful film!")
     decisions = [await slm.decide(t, [MOOD], RunContext(), examples=EXAMPLES) for t in texts]
-    negative = [d.answers[0].named()["negative"] for d in decisions]
+    negative = [d.answers[0].by_name()["negative"] for d in decisions]
     assert negative[0] > negative[1]
     assert decisions[0].answers[0].source == "logprob"
     assert 0 < (decisions[0].answers[0].label_mass or 0) <= 1

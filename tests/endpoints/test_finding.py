@@ -156,9 +156,9 @@ def test_what_is_said_of_a_server_is_no_more_than_is_known(
 
 async def test_a_run_waits_for_another_that_finds_the_backend_no_longer_than_it_has_time() -> None:
     lock = Lock()
-    async with lock.held(None):
+    async with lock.hold(None):
         with pytest.raises(DeadlineExceeded):
-            async with lock.held(0.05):
+            async with lock.hold(0.05):
                 raise AssertionError("it is held already")
-    async with lock.held(0.05):
+    async with lock.hold(0.05):
         pass

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tenacity import stop_after_attempt, wait_none
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
@@ -183,7 +183,7 @@ async def test_a_stream_that_is_left_is_closed_at_once(
     wrap: Callable[[Endpoint], Endpoint],
 ) -> None:
     endless = Endless(ScriptedEndpoint())
-    async with closed_after(wrap(endless).stream(PROMPT, RunContext())) as pieces:
+    async with closing_stream(wrap(endless).stream(PROMPT, RunContext())) as pieces:
         assert await anext(pieces) == "on and "
     assert endless.closed
 

@@ -12,7 +12,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.errors import EndpointUnavailable
 from moa.graphs import BuiltGraph, Graph
-from moa.node import Consulted, Reply, Result, Text, finish
+from moa.node import Consultation, Reply, Result, Text, finish
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 
@@ -45,7 +45,7 @@ class Asker:
 class BreaksOff:
     """Shows the start of its answer, and fails."""
 
-    input_type = Text | str | Consulted
+    input_type = Text | str | Consultation
     output_type = Reply
 
     def __init__(self, name: str) -> None:

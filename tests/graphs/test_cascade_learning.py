@@ -61,9 +61,11 @@ class Stream:
         self._draw = random.Random(0)
         self._count = 0
 
-    def cascade(self, price: Price = UNKNOWN_PRICE) -> Topic:
+    def cascade(self, price: Price = UNKNOWN_PRICE, model: str = "large-1") -> Topic:
         small = SimulatedEndpoint(name="small", rule=self._small)
-        large = SimulatedEndpoint(name="large", tier="llm", rule=self._large, price=price)
+        large = SimulatedEndpoint(
+            name="large", tier="llm", model=model, rule=self._large, price=price
+        )
         first, last = (Classifier(one, LABELS) for one in (small, large))
         return Cascade(small=first, large=last, learn=self._learn)  # type: ignore[arg-type]
 
@@ -241,6 +243,36 @@ async def test_figures_are_those_of_the_results(stream: Stream) -> None:
     assert now.by_small == small > 0
     assert now.saved == pytest.approx(0.002 * small)
     assert all(hundred.would == hundred.calls for hundred in now.hundreds)
+
+
+async def test_what_was_tested_with_another_large_model_holds_no_longer(stream: Stream) -> None:
+    await learned(stream)
+    (same,) = await go(stream.cascade(), stream.texts(1))
+    assert same.tier == 0
+    cascade = stream.cascade(model="large-2")
+    (other,) = await go(cascade, stream.texts(1))
+    assert other.tier == 1
+    assert (await figures(cascade)).epochs[1].why == "another large model: was large-1, is large-2"
+    (again,) = await go(stream.cascade(model="large-2"), stream.texts(1))
+    assert again.tier == 1
+    assert len((await figures(cascade)).epochs) == 2
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyError])
+async def test_a_call_that_is_cancelled_or_breaks_is_missing_at_once(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    async def run(*_: object) -> None:
+        raise error
+
+    cascade = stream.cascade()
+    monkeypatch.setattr(cascade.large, "run", run)
+    for text in stream.texts(4):
+        with pytest.raises(error):
+            await cascade.run(text)
+    assert cascade.learner is not None
+    store = (await cascade.learner.student.ready()).store
+    assert store.last_answered_place() == store.last_place() == 4
 
 
 async def test_a_call_that_a_budget_refuses_is_none(stream: Stream) -> None:

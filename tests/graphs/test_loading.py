@@ -326,7 +326,7 @@ def test_a_table_says_who_judges(by: str, judge: type) -> None:
 def test_sums_are_recomputed_without_a_large_model() -> None:
     endpoints = Doubles({"small": says("7")}, best_of_n={"by": "arithmetic"})
     load_graph("best_of_n", endpoints)
-    assert not endpoints.stood_in
+    assert not endpoints.used_slm_as_llm
 
 
 def test_one_model_debates_with_itself_and_several_with_each_other() -> None:

@@ -155,7 +155,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     def stay(job: Job) -> None:
         """Say nothing."""
 
-    monkeypatch.setattr(Job, "_stay", stay)
+    monkeypatch.setattr(Job, "_keep_renewing", stay)
 
 
 @pytest.mark.usefixtures("stopped")

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from moa.errors import InputError
 from moa.mixing.packing import CUT, Packed, pack
-from moa.node import Consulted
+from moa.node import Consultation
 
 _TOKEN = re.compile(r"\S+")
 SAME = "It rains a lot in spring because warm air meets the cold sea, so take a coat with you."
 
 
-def write(consulted: Consulted) -> str:
+def write(consulted: Consultation) -> str:
     return "\n".join((consulted.request, *consulted.answers))
 
 
@@ -121,7 +121,7 @@ def test_it_never_passes_the_room_and_loses_no_answer_in_silence(
     try:
         found = asyncio.run(pack("Why?", answers, write=write, count=count, room=room, seed=seed))
     except InputError:
-        assert asyncio.run(count(write(Consulted(request="Why?", answers=())))) > room
+        assert asyncio.run(count(write(Consultation(request="Why?", answers=())))) > room
         return
     assert asyncio.run(count(write(found.consulted))) == found.tokens <= room
     fates = [*found.order, *found.merged, *found.left_out]

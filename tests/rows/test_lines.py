@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import rows
-from moa._files import Existing, dumped
+from moa._files import Existing, dump_json
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
 from moa.rows import RowFile
@@ -331,7 +331,7 @@ def test_wherever_a_run_is_killed_resuming_does_the_rest_and_no_row_twice(
         out.write_bytes(data[: max(len(whole), len(data) - torn)])
         kept = whole.count(b"\n") + (torn <= 1)
     assert len(go(out, given, "resume")) == len(given) - kept
-    expected = [(row.id, json.loads(dumped(row.input))) for row in given]
+    expected = [(row.id, json.loads(dump_json(row.input))) for row in given]
     assert sorted((line["id"], line["input"]) for line in written(out)) == sorted(expected)
 
 

@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointRejected
-from moa.vllm.servers import reports
+from moa.vllm.servers import report_servers
 from moa.vllm.state import ServerFolder
 
 from .fakes import Fake, trusted, wait_until
@@ -69,7 +69,7 @@ async def test_a_server_is_ready_though_its_figures_cannot_be_read(
 ) -> None:
     assert moa("up").returncode == 0
     monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
-    (report,) = await reports([])
+    (report,) = await report_servers([])
     assert (report.phase, report.metrics) == ("ready", None)
     assert "pip install prometheus-client" in (report.cause or "")
 

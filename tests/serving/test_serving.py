@@ -19,7 +19,7 @@ from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
 from moa.vllm.command import ServerSpec
-from moa.vllm.servers import Launched, launch, stop, until_ready
+from moa.vllm.servers import LaunchedServer, launch, stop, wait_until_ready
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder
 
@@ -28,10 +28,10 @@ from .fakes import Fake, wait_until
 pytestmark = pytest.mark.timeout(180)  # real processes, on machines that may be busy
 
 
-async def up(spec: ServerSpec) -> Launched:
+async def up(spec: ServerSpec) -> LaunchedServer:
     """Start a server, and wait until it is ready."""
     launched = launch(spec)
-    await until_ready(launched, timeout_s=60)
+    await wait_until_ready(launched, timeout_s=60)
     return launched
 
 
@@ -52,7 +52,7 @@ async def test_a_server_is_ready_inside_the_with_and_gone_after_it(fake: Fake, c
 
 async def test_a_server_stays_up_until_it_is_stopped_and_takes_its_engine_along(fake: Fake) -> None:
     launched = launch(fake.spec())
-    state = await until_ready(launched, timeout_s=60)
+    state = await wait_until_ready(launched, timeout_s=60)
     assert (state.phase, state.restarts, state.port) == ("ready", 0, launched.spec.port)
     assert len(fake.left()) == 2
     assert await stop(launched.folder)
@@ -123,7 +123,7 @@ async def test_restarts_are_bounded(fake: Fake) -> None:
     wait_until(lambda: not launched.folder.is_running)
     assert fake.starts == 3
     with pytest.raises(EndpointUnavailable, match="not enough GPU memory for"):
-        await until_ready(launched)
+        await wait_until_ready(launched)
     assert fake.left() == []
 
 

@@ -29,8 +29,8 @@ async def test_a_qwen3_decides_by_itself(tiny: OpenAIEndpoint, question: Questio
     context = RunContext()
     (answer,) = (await tiny.decide(TEXT, [question], context)).answers
     assert (answer.status, answer.source) == ("answered", "native")
-    assert sum(answer.named().values()) == pytest.approx(1.0)
-    assert set(answer.named()) == {option.name for option in question.options}
+    assert sum(answer.by_name().values()) == pytest.approx(1.0)
+    assert set(answer.by_name()) == {option.name for option in question.options}
     assert 0 < (answer.label_mass or 0) <= 1
     assert [note.kind for note in context.trace] == ["answered"]
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa._async import first_in, in_time
+from moa._async import first_error, time_limit
 from moa._json import JSON, is_sequence, is_table
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in
 from moa.budget import UNLIMITED, Reservation
@@ -53,21 +53,21 @@ _UNUSABLE = {
     "UnexpectedModelBehavior",
     "UsageLimitExceeded",
 }
-"""What frameworks raise where a model gave no usable answer."""
+"""Errors of frameworks that mean that a model gave no usable answer."""
 
 
 class Settings(Limits, total=False):
     """The keywords that every adapter takes."""
 
     tier: Tier
-    """Of the models behind it: `llm`, unless it is `slm`."""
+    """Tier of its models: `llm`, unless it is `slm`."""
     price: Price
-    """What they charge. Where it isn't known, dollars are charged that an answer itself names."""
+    """Price of its models. If it isn't known, the cost that an answer states is charged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignModels:
-    """Who a foreign node asks, for drawings and the order of a graph. It can do nothing itself."""
+    """The models behind a foreign node, for drawings and scheduling. It can do nothing itself."""
 
     name: str
     tier: Tier
@@ -76,7 +76,7 @@ class ForeignModels:
 
     @property
     def model(self) -> str:
-        """As the name."""
+        """The same as the name."""
         return self.name
 
 
@@ -89,7 +89,7 @@ class Call:
     price: Price
 
     def used(self, usage: object, *written: str) -> None:
-        """Charge what it took, once; where that can't be read, an estimate.
+        """Charge its usage, once; an estimate if the usage can't be read.
 
         Args:
             usage: As a client gives it: an object or a mapping with the words of OpenAI,
@@ -109,8 +109,8 @@ class Call:
         self.reservation.settle(amount)
         self.context.note("answered", name, endpoint=name)
 
-    def failed(self, error: BaseException | None) -> None:
-        """Charge the estimate; where it was refused or nobody was reached, the call alone."""
+    def fail(self, error: BaseException | None) -> None:
+        """Charge the estimate; if it was refused or nobody was reached, the call alone."""
         meant = error
         if isinstance(error, Exception) and not isinstance(error, MoaError):
             name = self.reservation.part.endpoint
@@ -129,10 +129,10 @@ def _cost(usage: JSON) -> Decimal | None:
 
 def _fields_of(usage: object) -> JSON:
     if is_table(usage):
-        found = {**usage}
+        fields = {**usage}
     else:
-        found = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
-    return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in found.items()}
+        fields = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
+    return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in fields.items()}
 
 
 @dataclass(eq=False)
@@ -140,12 +140,12 @@ class Calls:
     """The calls of one run of foreign code: each is set aside, and charged when it is answered."""
 
     context: RunContext
-    """Of the run."""
+    """Context of the run."""
     asked: ForeignModels
     open: dict[object, Call] = field(default_factory=dict[object, Call], init=False)
     """Calls under way that a framework tells of, by its own key."""
     answered: Amount = field(default=NOTHING, init=False)
-    """What calls took that ended well."""
+    """Usage of the calls that ended well."""
     ended: bool = field(default=False, init=False)
     loop: asyncio.AbstractEventLoop = field(
         default_factory=asyncio.get_running_loop, init=False, repr=False
@@ -153,7 +153,7 @@ class Calls:
 
     @asynccontextmanager
     async def one(self, *texts: str, model: str | None = None) -> AsyncGenerator[Call]:
-        """Set a call aside, make it in the block, and say what it took by its `used`.
+        """Reserve a call, make it in the block, and report its usage by its `used`.
 
             async with calls.one(question, model="gpt-5-mini") as call:
                 answer = await client.chat.completions.create(model="gpt-5-mini", messages=…)
@@ -168,22 +168,22 @@ class Calls:
             DeadlineExceeded: the run's time is up.
         """
         price = self.asked.price
-        reserved = await self.context.reserve(*self._planned(texts, model), price=price)
+        reserved = await self.context.reserve(*self._plan(texts, model), price=price)
         call = Call(reserved, self.context, price)
         try:
             yield call
         except BaseException as error:
-            call.failed(error)
+            call.fail(error)
             raise
         if not reserved.settled:
             call.used(None)
 
     def begin(self, key: object, *texts: str, model: str | None = None) -> None:
-        """Set a call aside where nothing can be awaited: what doesn't fit now is refused."""
+        """Reserve a call in synchronous code: what doesn't fit now is refused."""
         if self.ended:
             raise DeadlineExceeded(f"{self.context.node}: the run has ended")
         price = self.asked.price
-        reserved = self.context.reserve_now(*self._planned(texts, model), price=price)
+        reserved = self.context.reserve_now(*self._plan(texts, model), price=price)
         self.open[key] = Call(reserved, self.context, price)
 
     def answer(self, key: object, usage: object, *written: str) -> None:
@@ -194,9 +194,9 @@ class Calls:
     def fail(self, key: object, error: BaseException | None) -> None:
         """Charge a call that failed; see `Call.failed`."""
         if call := self.open.pop(key, None):
-            call.failed(error)
+            call.fail(error)
 
-    def cached(self, key: object) -> None:
+    def release(self, key: object) -> None:
         """Charge nothing: the framework had the answer."""
         if call := self.open.pop(key, None):
             call.reservation.release()
@@ -204,13 +204,13 @@ class Calls:
             self.context.note("cached", f"{name} was not asked", endpoint=name)
 
     def end(self) -> None:
-        """Charge the estimate of what nobody said the end of."""
+        """Charge the estimate of each call that is still open."""
         self.ended = True
         for key in [*self.open]:
             self.fail(key, None)
 
     def show(self, text: str) -> None:
-        """Give whoever listens to the run the next piece of the answer, from any thread."""
+        """Emit the next piece of the answer to the run's listener, from any thread."""
         if not text:
             return
         event = TextDelta(self.context.node, text)
@@ -219,13 +219,13 @@ class Calls:
         else:
             self.loop.call_soon_threadsafe(self.context.emit, event)
 
-    def _planned(self, texts: Sequence[str], model: str | None) -> tuple[str, Tier, Amount]:
+    def _plan(self, texts: Sequence[str], model: str | None) -> tuple[str, Tier, Amount]:
         estimate = estimate_of(*texts, max_tokens=0, price=self.asked.price)
         return model or self.asked.name, self.asked.tier, estimate
 
 
 class Adapter(TypedNode[In, Out]):
-    """What the adapters share: what goes in and out is checked, errors are named, time is held.
+    """The base of the adapters: it checks input and output, translates errors, and limits time.
 
     Raises:
         OutputError: what came out is no `output`, or the framework got no usable answer.
@@ -271,8 +271,8 @@ class Adapter(TypedNode[In, Out]):
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Show the framework's input; the prompts that it makes of it are its own."""
         del context
-        given = (("given", str(self._read(request))),)
-        return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", given)]
+        parts = (("given", str(self._read(request))),)
+        return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", parts)]
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Have the framework work within the budget and the time of the run."""
@@ -281,7 +281,7 @@ class Adapter(TypedNode[In, Out]):
         calls = Calls(context, self.endpoint)
         late = f"{context.node}: the time given to the run is up"
         try:
-            async with in_time(context.remaining_s(), late):
+            async with time_limit(context.remaining_s(), late):
                 answer = await self.ask(self._read(request), calls)
             return self._check_output(answer)
         except Exception as error:
@@ -312,7 +312,7 @@ class Adapter(TypedNode[In, Out]):
 
     def _translate(self, error: Exception, context: RunContext) -> Exception:
         """Return the error of moa for one of the framework's; moa's own and signals stay."""
-        first = first_in(error)
+        first = first_error(error)
         error = first if isinstance(first, Exception) else error
         if {kind.__name__ for kind in type(error).__mro__} & _UNUSABLE:
             return OutputError(
@@ -367,16 +367,16 @@ class FunctionNode(Adapter[In, Out]):
     ) -> None:
         signature, name = signature_of(ask), getattr(ask, "__name__", "function")
         gives = Reply if signature.output is str else signature.output
-        taken = signature.input(0)
+        input_type = signature.input(0)
         if not (signature.waits and isinstance(gives, type) and issubclass(gives, BaseModel)):
             raise ConfigError(
                 f"{name!r} is to be asynchronous, and its annotations are to name what it takes, "
                 f"and a str or a pydantic model that it gives: async def {name}(text: str, calls: "
                 "Calls) -> str"
             )
-        taken = object if taken is UNKNOWN else taken
+        input_type = object if input_type is UNKNOWN else input_type
         super().__init__(
-            input=taken, output=gives, read=None, write=None, default_name=name, **settings
+            input=input_type, output=gives, read=None, write=None, default_name=name, **settings
         )
         self._ask = ask
 

@@ -63,16 +63,16 @@ class DSPyNode(Adapter[In, Out]):
 
     def read_input(self, request: object) -> JSON:
         """Name the fields of the input."""
-        given = super().read_input(request)
-        if is_object(given):
-            return given
+        value = super().read_input(request)
+        if is_object(value):
+            return value
         fields = [*self.module.predictors()[0].signature.input_fields]
         if len(fields) != 1:
             raise ConfigError(
                 f"{self.name}: takes the fields {', '.join(fields)}: say read=, a function that "
                 "gives them by name, or input=, a pydantic model that has them"
             )
-        return {fields[0]: given}
+        return {fields[0]: value}
 
     async def ask(self, value: Mapping[str, object], calls: Calls) -> object:
         """Run the module, and count each model that it asks in the ledger."""
@@ -81,12 +81,12 @@ class DSPyNode(Adapter[In, Out]):
         try:
             with dspy.context(callbacks=callbacks, usage_tracker=meter):
                 if callable(getattr(self.module.__class__, "aforward", None)):
-                    found = await self.module.acall(**value)
+                    prediction = await self.module.acall(**value)
                 else:
-                    found = await USER_THREADS.run(partial(self.module, **value), self.name)
+                    prediction = await USER_THREADS.run(partial(self.module, **value), self.name)
         except _Stop as stop:
             raise stop.error from None
-        return dict(found.items()) if hasattr(found, "items") else found
+        return dict(prediction.items()) if hasattr(prediction, "items") else prediction
 
 
 class _Stop(BaseException):
@@ -110,7 +110,7 @@ class _Meter:
         self._active = import_module("dspy.utils.callback").ACTIVE_CALL_ID
         self._usage: dict[str, object] = {}
         self.usage_data = defaultdict[str, list[object]](list)
-        """Where trackers within this one leave theirs."""
+        """Usage that trackers inside this one leave here."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not name.startswith("on_"):
@@ -141,4 +141,4 @@ class _Meter:
         elif usage is not None or self._settings.usage_tracker is not self:
             self._calls.answer(call_id, usage)
         else:
-            self._calls.cached(call_id)
+            self._calls.release(call_id)

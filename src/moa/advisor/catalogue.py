@@ -40,13 +40,13 @@ class Weights(NamedTuple):
 
     bytes: int
     published: bool
-    """Whether the size is that of published files; else it is computed from the parameters."""
+    """True if the size is that of published files; else it is computed from the parameters."""
     repository: str | None
-    """Where they lie on the hub; `None`: no such files are known."""
+    """Repository on the hub; `None`: no such files are known."""
 
 
 class Attention(BaseModel):
-    """What decides the size of the KV cache: keys and values of every attending layer."""
+    """The figures that decide the size of the KV cache."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -88,17 +88,17 @@ class Model(BaseModel):
     parameters: PositiveInt | None = None
     """All of them, embeddings included; `None`: its maker does not say."""
     active_parameters: PositiveInt | None = None
-    """Those that one token goes through, in a mixture of experts; `None`: all."""
+    """Parameters that one token goes through, in a mixture of experts; `None`: all."""
     embeddings: Annotated[int, Field(ge=0)] = 0
-    """Those of `parameters` that vLLM's quantisations leave in `bf16`: embeddings and output."""
+    """Parameters that vLLM's quantisations leave in `bf16`: embeddings and output."""
     context: PositiveInt | None = None
     """Maximum tokens of a prompt and its answer together; `None`: not known."""
     licence: str
     licence_url: HttpUrl | None = None
     gated: bool = False
-    """Whether its licence has to be accepted on the hub first."""
+    """True if its licence has to be accepted on the hub first."""
     no_float16: bool = False
-    """Whether it goes wrong in `float16`, which cards before Ampere compute in."""
+    """True if it goes wrong in `float16`, which cards before Ampere compute in."""
     attention: Attention | None = None
     cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Bytes of cache per token at two bytes a value, where `attention` can't tell: 0 for an
@@ -106,29 +106,29 @@ class Model(BaseModel):
     published: dict[Quantisation, PositiveInt] = Field(default_factory=dict[Quantisation, int])
     """Bytes of published weights."""
     repositories: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
-    """Where quantised weights lie on the hub."""
+    """Repositories of quantised weights on the hub."""
     files: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
     """GGUF files of those repositories, each in one piece, which `moa models fetch` fetches."""
     sha256: dict[Quantisation, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         default_factory=dict[Quantisation, str]
     )
-    """What those files have to have; where it is not given, the hub is asked."""
+    """SHA-256 of those files; if it is not given, the hub is asked."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes that its makers name, or `100+`; empty: they name none."""
     good_for: tuple[Skill, ...]
     quality: dict[Skill, Annotated[int, Field(ge=1, le=5)]]
     """A coarse hint, 1 (poor) to 5 (as good as the best of its year): always an estimate."""
     quality_basis: str = "estimate from its size and generation; measure on your own data"
-    """What the hints are taken from."""
+    """The source of the hints."""
     decides: Literal["systemone", "decisions"] | None = None
     """The route by which it decides natively; `None`: by its label scores, or in text."""
     start: str | None = None
     """The command that serves it, where that is not vLLM."""
     base_url: HttpUrl | None = None
-    """Where it is then served."""
+    """Its address then."""
     released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
     retired: bool = False
-    """Whether its vendor has switched it off, or said when."""
+    """True if its vendor has switched it off, or said when."""
     sources: tuple[HttpUrl, ...] = Field(min_length=1)
     verified: date
     """When the entry was last compared with its sources."""
@@ -137,17 +137,17 @@ class Model(BaseModel):
 
     @cached_property
     def weights(self) -> Mapping[Quantisation, Weights]:
-        """Size of the weights by how they are kept; empty where the parameters are not known."""
-        found: dict[Quantisation, Weights] = {}
+        """Size of the weights by how they are kept; empty if the parameters are not known."""
+        weights: dict[Quantisation, Weights] = {}
         for kind, bits in BITS.items():
             where = self.repositories.get(kind, self.hub if kind == "bf16" else None)
             if kind in self.published:
-                found[kind] = Weights(self.published[kind], True, where)
+                weights[kind] = Weights(self.published[kind], True, where)
             elif self.parameters is not None:
-                kept = 0 if kind in GGUF else self.embeddings
-                size = int((self.parameters - kept) * bits / 8) + kept * 2
-                found[kind] = Weights(size, False, where)
-        return MappingProxyType(found)
+                unquantised = 0 if kind in GGUF else self.embeddings
+                size = int((self.parameters - unquantised) * bits / 8) + unquantised * 2
+                weights[kind] = Weights(size, False, where)
+        return MappingProxyType(weights)
 
     @property
     def gguf(self) -> HubFile | None:
@@ -180,12 +180,12 @@ class Model(BaseModel):
 
     @cached_property
     def price(self) -> Price:
-        """What its vendor is known to charge; unknown where nobody sells it by the token."""
+        """Its vendor's price; unknown if nobody sells it by the token."""
         return self._sold.price() if self._sold else Price()
 
     @property
     def vendor(self) -> Dialect | None:
-        """Who sells it by the token; `None`: nobody."""
+        """The vendor that sells it by the token; `None`: nobody does."""
         return self._sold.vendor if self._sold else None
 
     @cached_property
@@ -194,7 +194,7 @@ class Model(BaseModel):
         return AddressConfig(tier=self.tier, model=name) if name is not None else None
 
     def values(self) -> dict[str, object]:
-        """Give all that is known, computed figures included, as JSON can write it."""
+        """Return all that is known, computed figures included, as JSON can write it."""
         price = self.price
         weights = {
             name: kept._asdict() | {"file": self.files.get(name)}
@@ -213,11 +213,11 @@ class Local(NamedTuple):
     """Weights that an engine of moa's own runs."""
 
     path: Path
-    """Where they are, or will be once they are fetched."""
+    """Path of the weights, there or not fetched yet."""
     hub: HubFile | None = None
-    """Where they can be fetched; `None`: they are a file of the user's, or built in."""
+    """Their file on the hub; `None`: they are a file of the user's, or built in."""
     built_in: bool = False
-    """Whether they are those of the built-in model, which is fetched at first use."""
+    """True if they are those of the built-in model, which is fetched at first use."""
 
 
 @cache
@@ -229,7 +229,7 @@ def models() -> Mapping[str, Model]:
 
 
 def model(name: str) -> Model:
-    """Give a model by its name.
+    """Return a model by its name.
 
     Raises:
         ConfigError: the catalogue doesn't have it; the nearest name is suggested.

@@ -61,7 +61,7 @@ class VendorModel:
 
     @property
     def weight(self) -> float:
-        """What tokens cost: US dollars for a million in and a million out."""
+        """Price of tokens: US dollars for a million in and a million out."""
         return float(self.model.price.of(Amount(input_tokens=10**6, output_tokens=10**6)) or 0)
 
     def seconds(self, reads: int, writes: int) -> float:
@@ -87,11 +87,11 @@ class Plan:
     quality: float
     """1 (poor) to 5 (as good as the best), for this task: a hint, to be measured."""
     hourly_usd: Decimal | None = None
-    """What the machine costs an hour; `None`: not known."""
+    """US dollars an hour for the machine; `None`: not known."""
 
     @property
     def good_enough(self) -> bool:
-        """Whether it is as good as the task's complexity asks for."""
+        """True if it is as good as the task's complexity asks for."""
         return self.quality >= self.task.needed_quality
 
     @property
@@ -134,28 +134,28 @@ class Plan:
 
     @property
     def exists(self) -> bool:
-        """Whether `--write` can write it; a cascade takes a calibration besides."""
+        """True if `--write` can write it; a cascade takes a calibration besides."""
         return self.pattern != "cascade"
 
     @property
     def needs_network(self) -> bool:
-        """Whether it asks a vendor while it runs."""
+        """True if it asks a vendor while it runs."""
         return any(member.place is None for member in self.members)
 
     def busy(self, member: LocalModel) -> float:
         """Estimate how many servers of a member a day's items keep busy; 0: not known."""
-        if member.place.reached is None or not self.task.per_day:
+        if member.place.throughput is None or not self.task.per_day:
             return 0.0
         each = member.busy_s(self.task.reads, self.task.writes)
         return self.task.per_day * dict(self.shares)[member] * each / _DAY_S
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What it takes and gives, in sentences with numbers."""
+        """Its merits and costs, in sentences with numbers."""
         return tuple(_reasons(self))
 
     def values(self) -> dict[str, object]:
-        """Give it as JSON can write it; `null` is unknown."""
+        """Return it as JSON can write it; `null` is unknown."""
         usd = self.usd_per_thousand
         return {
             "pattern": self.pattern,
@@ -181,7 +181,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejection:
     """A plan, or a model, that breaks a limit of the task."""
 
     what: str
@@ -197,15 +197,15 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Plans for a task on a machine, best first; empty where nothing fits."""
+    """Plans for a task on a machine, best first; empty if nothing fits."""
 
     task: Task
     machine: Machine
     plans: tuple[Plan, ...]
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[Rejection, ...]
     """One for each cause, the nearest miss."""
     suggestions: tuple[str, ...] = ()
-    """Where nothing is good enough: what would be; each was tried."""
+    """Changes that would help if nothing is good enough; each was tried."""
 
     @property
     def best(self) -> Plan | None:
@@ -213,7 +213,7 @@ class Ranking:
         return self.plans[0] if self.plans else None
 
     def values(self) -> dict[str, object]:
-        """Give plans and what was rejected as JSON can write them."""
+        """Return plans and what was rejected as JSON can write them."""
         return {
             "machine": str(self.machine),
             "plans": [plan.values() for plan in self.plans],
@@ -222,7 +222,7 @@ class Ranking:
         }
 
     def __str__(self) -> str:
-        lines = [f"{place}. {plan}" for place, plan in enumerate(self.plans, 1)]
+        lines = [f"{rank}. {plan}" for rank, plan in enumerate(self.plans, 1)]
         return "\n".join(lines or ["Nothing fits.", *self.suggestions])
 
 
@@ -245,15 +245,15 @@ def choose(
         >>> ranking.plans[0].pattern
         'slm'
     """
-    there = on_machine or machine()
-    ranking = _rank(task, there, hourly_usd)
+    here = on_machine or machine()
+    ranking = _rank(task, here, hourly_usd)
     if ranking.best is not None and ranking.best.good_enough:
         return ranking
-    return replace(ranking, suggestions=tuple(_suggestions(task, there, hourly_usd)))
+    return replace(ranking, suggestions=tuple(_suggestions(task, here, hourly_usd)))
 
 
-def _rank(task: Task, there: Machine, hourly_usd: Decimal | None) -> Ranking:
-    members, rejected = _members(task, there)
+def _rank(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Ranking:
+    members, rejected = _members(task, machine)
     plans: list[Plan] = []
     for plan in _plans(task, members, hourly_usd):
         if broken := next(_broken_limits(plan), None):
@@ -261,11 +261,11 @@ def _rank(task: Task, there: Machine, hourly_usd: Decimal | None) -> Ranking:
         else:
             plans.append(plan)
     plans.sort(key=_order)
-    nearest: dict[Cause, Rejected] = {}
+    nearest: dict[Cause, Rejection] = {}
     for one in sorted(rejected, key=lambda it: it.miss):
         nearest.setdefault(one.cause, one)
     misses = tuple(nearest.values())
-    return Ranking(task=task, machine=there, plans=_varied(plans), rejected=misses)
+    return Ranking(task=task, machine=machine, plans=_keep_varied(plans), rejected=misses)
 
 
 def _order(plan: Plan) -> tuple[object, ...]:
@@ -286,31 +286,31 @@ def _order(plan: Plan) -> tuple[object, ...]:
     return short, *ways[plan.task.prefer], str(plan)
 
 
-def _varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
+def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     """Keep the best few: of a pattern at most two, and of the same models one."""
-    kept: dict[tuple[str, ...], Plan] = {}
+    plans_by_models: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
         names = plan.pattern, *(it.model.name for it in plan.members)
-        if sum(it.pattern == plan.pattern for it in kept.values()) < 2:
-            kept.setdefault(names, plan)
-    return tuple(kept.values())
+        if sum(it.pattern == plan.pattern for it in plans_by_models.values()) < 2:
+            plans_by_models.setdefault(names, plan)
+    return tuple(plans_by_models.values())
 
 
-def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
+def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection]]:
     """List the models that may be asked, and those that can't be, with the reason."""
     members: list[Member] = []
-    rejected: list[Rejected] = []
-    where = places(there)
+    rejected: list[Rejection] = []
+    where = places(machine)
     for model in models().values():
         if model.retired:
             continue
         if foreign := _not_spoken(model, task):
             why = f"its makers don't name {', '.join(foreign)}"
-            rejected.append(Rejected(model.name, "other language", why))
+            rejected.append(Rejection(model.name, "other language", why))
             continue
         if model.vendor and model.vendor.name.lower() in task.vendors and model.price.known:
             members.append(VendorModel(model, model.vendor))
-        found = [
+        candidates = [
             LocalModel(
                 model=model, place=place, quantisation=kind, tokens=task.prompt + task.writes
             )
@@ -318,14 +318,14 @@ def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
             for kind in quantisations(model, place)
         ]
         fitting: dict[object, Member] = {}
-        for one in found:  # few GPUs first: on more of them it would run as well
+        for one in candidates:  # few GPUs first: on more of them it would run as well
             if one.fits:
                 fitting.setdefault((one.quantisation, one.place.gpu and one.place.gpu.name), one)
         members += fitting.values()
-        if found and not fitting:
-            rejected.append(_too_big(min(found, key=LocalModel.lacking)))
+        if candidates and not fitting:
+            rejected.append(_too_big(min(candidates, key=LocalModel.missing_bytes)))
     if not task.vendors:
-        rejected.append(Rejected("models of vendors", "no vendor", "none may be asked"))
+        rejected.append(Rejection("models of vendors", "no vendor", "none may be asked"))
     return members, rejected
 
 
@@ -354,7 +354,7 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
     large = [it for it in members if it.model.tier == "llm"]
     for one, low in _lightest(small, asked):
         for other, high in _lightest(large, task):
-            beside = _beside(other, one)
+            beside = _share_machine(other, one)
             if high > low and (beside.place is None or beside.fits):
                 yield Plan(
                     task=task,
@@ -367,19 +367,19 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
 
 def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float]]:
     """Judge those that are better than every lighter one, here and at vendors: few are left."""
-    kept: list[tuple[Member, float]] = []
+    lightest: list[tuple[Member, float]] = []
     best = {True: 0.0, False: 0.0}
     judged = [(member, _quality(member, task)) for member in members]
     for member, value in sorted(judged, key=lambda it: (it[0].weight, -it[1])):
         sold = member.place is None
         if value > best[sold]:
             best[sold] = value
-            kept.append((member, value))
-    return kept
+            lightest.append((member, value))
+    return lightest
 
 
-def _beside(member: Member, other: Member) -> Member:
-    """Give what is left for a member where another one has some of its place's memory."""
+def _share_machine(member: Member, other: Member) -> Member:
+    """Return what is left for a member where another one has some of its place's memory."""
     if member.place is None or other.place is None:
         return member
     here, there = (it.gpu.name if it.gpu else "" for it in (member.place, other.place))
@@ -403,52 +403,52 @@ def _quality(member: Member, task: Task) -> float:
     return value
 
 
-def _too_big(wanted: LocalModel) -> Rejected:
+def _too_big(wanted: LocalModel) -> Rejection:
     why = (
         f"in {wanted.quantisation} it takes {wanted.needed / 1e9:.1f} GB for {wanted.tokens} "
         f"tokens, and {wanted.place} has {wanted.budget / 1e9:.1f} GB left"
     )
-    return Rejected(wanted.model.name, "too big", why, wanted.needed / max(wanted.budget, 1))
+    return Rejection(wanted.model.name, "too big", why, wanted.needed / max(wanted.budget, 1))
 
 
-def _broken_limits(plan: Plan) -> Iterator[Rejected]:
+def _broken_limits(plan: Plan) -> Iterator[Rejection]:
     """Check a plan against the task's limits."""
     task, tokens = plan.task, plan.task.prompt + plan.task.writes
     if plan.quality < task.needed_quality - _SLACK:
         why = f"about {plan.quality:.1f} of 5, where {task.needed_quality:g} are asked for"
         miss = task.needed_quality / plan.quality if plan.quality else inf
-        yield Rejected(str(plan), "too weak", why, miss)
+        yield Rejection(str(plan), "too weak", why, miss)
     for member in plan.members:
         most = member.model.context
         if most is not None and tokens > most:
             why = f"{tokens} tokens, and {member} takes {most}"
-            yield Rejected(str(plan), "too long", why, tokens / most)
+            yield Rejection(str(plan), "too long", why, tokens / most)
         if member.place is None:
             continue
         busy = plan.busy(member) / member.place.replicas
         if busy > 1:
             why = f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day"
-            yield Rejected(str(plan), "too slow", why, busy)
+            yield Rejection(str(plan), "too slow", why, busy)
     if task.latency_s and plan.seconds is not None and plan.seconds > task.latency_s:
         why = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
-        yield Rejected(str(plan), "too slow", why, plan.seconds / task.latency_s)
+        yield Rejection(str(plan), "too slow", why, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
         why = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
-        yield Rejected(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
+        yield Rejection(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
 
 
-def _suggestions(task: Task, there: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
+def _suggestions(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
     """Change one thing at a time, and say which change makes a good enough plan possible."""
 
-    def best(on: Machine = there, **changes: object) -> Plan | None:
+    def best(on: Machine = machine, **changes: object) -> Plan | None:
         plan = _rank(task.model_copy(update=changes), on, hourly_usd).best
         return plan if plan is not None and plan.good_enough else None
 
     if not task.vendors and (plan := best(vendors=VENDOR_NAMES)):
         yield f"if a vendor may be asked: {plan}"
     for name in _LADDER:
-        if plan := best(replace(there, gpus=(GPU.named(name),))):
+        if plan := best(replace(machine, gpus=(GPU.named(name),))):
             yield f"with a GPU such as {name}: {plan}"
             break
     if task.latency_s and (plan := best(latency_s=None)) and plan.seconds is not None:
@@ -493,7 +493,7 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
         f"{member.budget / 1e9:.1f} GB on {member.place}; at most {member.max_sequences} items at "
         "once"
     )
-    if member.place.reached is None:
+    if member.place.throughput is None:
         yield f"how fast {member.place} is isn't known to moa"
         return
     yield (

@@ -32,11 +32,11 @@ class Setup:
     """The endpoint that a model becomes, and what to say of it."""
 
     table: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Of the endpoint; empty: it needs none."""
+    """Table of the endpoint; empty: it needs none."""
     notes: tuple[str, ...]
-    """What its user should know."""
+    """Notes for the user."""
     steps: tuple[str, ...] = ()
-    """What its user does next, commands among them."""
+    """Next steps of the user, commands among them."""
     tiers: Mapping[Tier, str] = field(default_factory=dict[Tier, str])
     """Defaults to be written with it: which endpoint its tier had so far, where none was named."""
 
@@ -67,8 +67,8 @@ def setup(
         )
     tier = tier or model.tier
     if "vllm" not in model.servers:
-        made = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
-        return _with_default(made, name, tier, config)
+        result = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
+        return _with_default(result, name, tier, config)
     others = _without(config, name)
     room = {"tokens": tokens, "concurrency": concurrency}
     served = vllm_fit(model, machine, **room, quantisation=quantisation, config=others)
@@ -81,12 +81,12 @@ def setup(
         )
     page = f"https://huggingface.co/{model.hub}"
     licence = (f"accept the licence at {page}, and: export HF_TOKEN=…",) if model.gated else ()
-    made = Setup(
+    result = Setup(
         table=vllm_table(served, tier=tier, port=_free_port(others), replicas=replicas),
         notes=(*(() if served.fits else (lacking,)), *_sizes(served), *_cautions(model)),
         steps=(*licence, f"moa up {name}"),
     )
-    return _with_default(made, name, tier, config)
+    return _with_default(result, name, tier, config)
 
 
 def vllm_table(
@@ -152,24 +152,24 @@ def _started_by_its_user(model: Model, tier: Tier) -> Setup:
     )
 
 
-def _with_default(made: Setup, name: str, tier: Tier, config: Config) -> Setup:
+def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
     """Keep the default that a tier had, which two endpoints would leave open."""
     stated = config.tiers.slm if tier == "slm" else config.tiers.llm
     others = [other for other, it in _without(config, name).endpoints.items() if it.tier == tier]
     before = stated or (others[0] if len(others) == 1 else None)
     if before is None or before == name:
-        return made
-    said = f'[endpoints.{before}] stays the default of its tier, by [tiers] {tier} = "{before}"'
-    return replace(made, tiers={} if stated else {tier: before}, notes=(*made.notes, said))
+        return setup
+    note = f'[endpoints.{before}] stays the default of its tier, by [tiers] {tier} = "{before}"'
+    return replace(setup, tiers={} if stated else {tier: before}, notes=(*setup.notes, note))
 
 
 def _without(config: Config, *names: str) -> Config:
-    kept = {other: it for other, it in config.endpoints.items() if other not in names}
-    return config.model_copy(update={"endpoints": kept})
+    others = {other: it for other, it in config.endpoints.items() if other not in names}
+    return config.model_copy(update={"endpoints": others})
 
 
 def _free_port(config: Config) -> int:
-    """Give the first port, from vLLM's own on, that no endpoint is served at."""
+    """Return the first port, from vLLM's own on, that no endpoint is served at."""
     used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
     used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
     port = VLLMConfig().port
@@ -206,24 +206,24 @@ def write_plan(
     config = load(path) if file.exists() else Config()
     tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
     beside = _without(config, *(_NAMES[tier] for tier in tiers))
-    made: dict[str, Setup] = {}
+    setups: dict[str, Setup] = {}
     for member, tier in zip(plan.members, tiers, strict=True):
         name = _NAMES[tier]
-        made[name] = found = _setup_in(plan, member, tier, machine, beside)
-        if found.table:
-            others = beside.endpoints | {name: endpoint_of(found.table)}
+        setups[name] = setup = _setup_in(plan, member, tier, machine, beside)
+        if setup.table:
+            others = beside.endpoints | {name: endpoint_of(setup.table)}
             beside = beside.model_copy(update={"endpoints": others})
-    taken = [name for name, it in made.items() if it.table and name in config.endpoints]
-    if taken and not overwrite:
-        there = " and ".join(f"[endpoints.{name}]" for name in taken)
+    existing = [name for name, it in setups.items() if it.table and name in config.endpoints]
+    if existing and not overwrite:
+        tables = " and ".join(f"[endpoints.{name}]" for name in existing)
         raise ConfigError(
-            f"{file} has {there} already, so nothing was written. --overwrite replaces it; "
+            f"{file} has {tables} already, so nothing was written. --overwrite replaces it; "
             "--config names another file"
         )
-    for name, it in made.items():
+    for name, it in setups.items():
         if it.table:
             write_endpoint(file, name, it.table, tiers=it.tiers, overwrite=overwrite)
-    return file, made
+    return file, setups
 
 
 def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: Config) -> Setup:
@@ -244,8 +244,8 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
         )
     if model.name == BUILT_IN:
         return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))
-    made = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
-    return _with_default(made, name, tier, config)
+    result = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
+    return _with_default(result, name, tier, config)
 
 
 def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:

@@ -64,7 +64,7 @@ class LocalModel:
     place: Placement
     quantisation: Quantisation
     tokens: int
-    """Of one sequence, prompt and answer."""
+    """Tokens of one sequence, prompt and answer."""
     concurrency: int = 1
     """Sequences in flight that there has to be room for."""
     taken: int = 0
@@ -86,7 +86,7 @@ class LocalModel:
 
     @property
     def weight(self) -> float:
-        """What a token takes: bytes that are read."""
+        """Bytes that are read for a token."""
         return self.weights * self.active
 
     @property
@@ -120,14 +120,14 @@ class LocalModel:
         """Bytes of all parts together."""
         return self.weights + self.kv + self.overhead
 
-    def lacking(self) -> int:
+    def missing_bytes(self) -> int:
         """Bytes that are needed and not there; below 0, those that are left."""
         return self.needed - self.budget
 
     @property
     def fits(self) -> bool:
-        """Whether all that was asked for fits."""
-        return self.lacking() <= 0
+        """True if all that was asked for fits."""
+        return self.missing_bytes() <= 0
 
     @property
     def max_sequences(self) -> int:
@@ -139,19 +139,19 @@ class LocalModel:
 
     def seconds(self, reads: int, writes: int) -> float | None:
         """Seconds of one item alone, of which `reads` tokens aren't cached; `None`: not known."""
-        if self.place.reached is None:
+        if self.place.throughput is None:
             return None
         return self.read_s(reads) + writes * self.write_s(1)
 
     def read_s(self, tokens: int) -> float:
         """Seconds to read a prompt of `tokens` that are not cached; not of an unknown GPU."""
-        assert self.place.reached, "asked only of a GPU that is known"
-        return tokens * self._flops_a_token / self.place.reached[1]
+        assert self.place.throughput, "asked only of a GPU that is known"
+        return tokens * self._flops_a_token / self.place.throughput[1]
 
     def write_s(self, batch: float) -> float:
         """Seconds of one decoding step, in which each of `batch` sequences gets a token."""
-        assert self.place.reached, "asked only of a GPU that is known"
-        bandwidth, flops = self.place.reached
+        assert self.place.throughput, "asked only of a GPU that is known"
+        bandwidth, flops = self.place.throughput
         touched = 1 - (1 - self.active) ** max(1.0, batch)  # experts that any of them needs
         moved = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
         return max(moved, batch * self._flops_a_token / flops) + _STEP_S
@@ -220,7 +220,7 @@ def vllm_fit(
             quantisation=kind,
             tokens=tokens or min(length, model.context or length),
             concurrency=concurrency or (many if place.gpu else min(many, CPU_CONCURRENCY)),
-            taken=_taken(place, machine, config),
+            taken=_taken_bytes(place, machine, config),
         )
 
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
@@ -228,7 +228,7 @@ def vllm_fit(
     orders = (product(STEPS[:_GOOD], exact), product(STEPS, coarse), product(STEPS[_GOOD:], exact))
     tried = (at(*one) for one in chain.from_iterable(orders))
     least = (at(STEPS[-1], way) for way in ways)
-    return next((it for it in tried if it.fits), None) or min(least, key=LocalModel.lacking)
+    return next((it for it in tried if it.fits), None) or min(least, key=LocalModel.missing_bytes)
 
 
 def _ways(
@@ -247,7 +247,7 @@ def _ways(
     ]
 
 
-def _taken(place: Placement, machine: Machine, config: Config | None) -> int:
+def _taken_bytes(place: Placement, machine: Machine, config: Config | None) -> int:
     """Bytes of a place that the configuration gives to others, be they up already or not."""
     if config is None:
         return 0
@@ -257,8 +257,8 @@ def _taken(place: Placement, machine: Machine, config: Config | None) -> int:
         }
         weights = sum(sizes.get(it.model, 0) for it in config.served.values())
         caches = (it.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0") for it in config.served.values())
-        left = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
+        free = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
     else:
         shares = (it.vllm.gpu_memory_utilization or UTILISATION for it in config.served.values())
-        left = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
-    return max(0, place.memory - left)
+        free = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
+    return max(0, place.memory - free)

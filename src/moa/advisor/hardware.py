@@ -42,7 +42,7 @@ _AMPERE = (8, 0)
 _BANDWIDTH_SHARE, _FLOPS_SHARE = 0.7, 0.4
 """Parts of a memory's peak that decoding reaches, and of a GPU's arithmetic that reading does."""
 _FLOPS_A_BYTE = 75
-"""Of a GPU that isn't known: an RTX 3090 does 76 for each byte, and newer cards do more."""
+"""Assumed of an unknown GPU: an RTX 3090 does 76 for each byte, and newer cards do more."""
 _CORE_BANDWIDTH, _SOCKET_BANDWIDTH, _SERVER_CORE_BANDWIDTH = 10e9, 50e9, 3e9
 """Bytes a second of RAM: a core takes about 10 GB/s, two channels of DDR4 or DDR5 give about 50
 GB/s together; a processor with more than 16 cores has more channels, about 3 GB/s a core."""
@@ -64,7 +64,7 @@ class Card(NamedTuple):
     capability: tuple[int, int] | None
     """CUDA compute capability; `None`: no CUDA."""
     shared: bool = False
-    """Whether its memory is the machine's RAM."""
+    """True if its memory is the machine's RAM."""
 
 
 CARDS = (
@@ -102,14 +102,14 @@ CARDS = (
 
 
 def card(name: str) -> Card | None:
-    """Find the card that a driver or a user means; `None` where it is none of the known ones.
+    """Find the card that a driver or a user means; `None` if it is none of the known ones.
 
     Every word of the card's name has to stand in `name`; of several, the one with most words is
     meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
     """
-    given = _words(name)
-    found = [known for known in CARDS if _words(known.name) <= given]
-    return max(found, key=lambda known: len(_words(known.name)), default=None)
+    words = _words(name)
+    matches = [known for known in CARDS if _words(known.name) <= words]
+    return max(matches, key=lambda known: len(_words(known.name)), default=None)
 
 
 def _words(name: str) -> set[str]:
@@ -129,7 +129,7 @@ class GPU:
     bandwidth: float | None = None
     """Bytes a second of its memory, as the driver's bus width and clock say; `None`: not known."""
     shared: bool = False
-    """Whether its memory is the machine's RAM."""
+    """True if its memory is the machine's RAM."""
 
     @property
     def usable(self) -> int:
@@ -195,7 +195,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where on a machine a model runs: so many of its GPUs, or its processor."""
+    """A place for a model on a machine: a number of its GPUs, or its processor."""
 
     engine: Literal["vllm", "llama.cpp"]
     gpu: GPU | None = None
@@ -210,12 +210,12 @@ class Placement:
 
     @property
     def only_float16(self) -> bool:
-        """Whether its GPU doesn't compute in `bfloat16`."""
+        """True if its GPU doesn't compute in `bfloat16`."""
         able = self.gpu.capability if self.gpu else None
         return able is not None and able < _AMPERE
 
     @cached_property
-    def reached(self) -> tuple[float, float] | None:
+    def throughput(self) -> tuple[float, float] | None:
         """Bytes and operations a second that it reaches; `None`: its GPU isn't known."""
         if self.gpu is None:
             many = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
@@ -257,21 +257,21 @@ def places(machine: Machine) -> list[Placement]:
     """
     ram = int(machine.ram_free * RAM_SHARE)
     place = partial(Placement, cores=machine.cores)
-    found = [place(engine="llama.cpp", memory=ram)]
+    placements = [place(engine="llama.cpp", memory=ram)]
     for same in machine.kinds_of_gpu.values():
         gpu = min(same, key=lambda it: it.usable)
         if gpu.shared:
-            found.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
+            placements.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
             continue
         for count in (2**power for power in range(len(same).bit_length())):
             servers, memory = len(same) // count, gpu.usable * count
-            found.append(
+            placements.append(
                 place(engine="vllm", gpu=gpu, count=count, replicas=servers, memory=memory)
             )
-    return found
+    return placements
 
 
-def described(
+def describe_machine(
     here: Machine,
     *,
     gpus: Sequence[str] = (),
@@ -288,16 +288,16 @@ def described(
     if not (gpus or no_gpu or ram or cores):
         return here
     size = _size(ram) if ram else here.ram
-    given = tuple(gpu for text in gpus for gpu in _described_gpus(text))
+    describe_machine = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
     return Machine(
         cores=cores or here.cores,
         ram=size,
         ram_free=int(size * _FREE),
-        gpus=() if no_gpu else given or here.gpus,
+        gpus=() if no_gpu else describe_machine or here.gpus,
     )
 
 
-def _described_gpus(text: str) -> tuple[GPU, ...]:
+def _parse_gpus(text: str) -> tuple[GPU, ...]:
     name, _, rest = text.partition(":")
     count, _, memory = rest.partition(":")
     if not name or (count and not count.isdigit()) or count == "0":
@@ -354,7 +354,7 @@ def _read(nvml: ModuleType, handle: object) -> GPU | None:
 
 
 def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
-    """Give the GPU that shares the machine's memory, where the board has one that is known."""
+    """Return the GPU that shares the machine's memory, where the board has one that is known."""
     known = card(_chip())
     if known is None or not known.shared:
         return ()

@@ -16,7 +16,7 @@ _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4
 
 
 class Profile(NamedTuple):
-    """What a job takes, where its task says nothing else."""
+    """The needs of a job, unless its task states others."""
 
     skills: tuple[Skill, ...]
     """All that a model has to be good for."""
@@ -66,7 +66,7 @@ class Task(BaseModel):
     complexity: Complexity = "moderate"
     """How hard it is, and so how good a model has to be."""
     prefer: Prefer = "balance"
-    """What decides among the models that are good enough."""
+    """The criterion among the models that are good enough."""
     languages: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = ("en",)
     """ISO 639-1 codes of the items' languages, such as `de` for German."""
     labels: int = Field(default=0, ge=0)
@@ -86,7 +86,7 @@ class Task(BaseModel):
 
     @property
     def profile(self) -> Profile:
-        """What its job takes."""
+        """The needs of its job."""
         return _PROFILES[self.job]
 
     @property
@@ -111,5 +111,5 @@ class Task(BaseModel):
 
     @property
     def decides(self) -> bool:
-        """Whether an answer is a label or a score, and no text."""
+        """True if an answer is a label or a score, and no text."""
         return self.job in ("classify", "recommend")

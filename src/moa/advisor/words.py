@@ -9,7 +9,7 @@ Kind = Literal["open", "api", "decision"]
 Skill = Literal[
     "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
 ]
-"""What a model can be good for."""
+"""The skills of a model."""
 Job = Literal[
     "classify",
     "extract",
@@ -20,13 +20,13 @@ Job = Literal[
     "recommend",
     "answer-from-documents",
 ]
-"""What is done with an item. `recommend`: candidates that you have are scored for somebody."""
+"""The work on an item. `recommend`: score given candidates for somebody."""
 Complexity = Literal["simple", "moderate", "complex"]
 """How hard the task is, and so how good a model has to be: 2, 3 or 4 of 5."""
 Prefer = Literal["speed", "balance", "depth"]
-"""What decides among models that are good enough: the shortest time, the best of time and price
+"""The criterion among models that are good enough: the shortest time, the best of time and price
 together, or the highest quality."""
 Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
 """How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
 Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
-"""What can serve a model; `own`: a server that its makers publish with it."""
+"""Servers of a model; `own`: a server that its makers publish with it."""

@@ -18,7 +18,7 @@ from pydantic import (
     create_model,
 )
 
-from moa._async import beside, closed_after, iterated
+from moa._async import closing_stream, iterate_sync, run_sync
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
@@ -41,7 +41,7 @@ from moa.endpoints.known import can_write
 from moa.endpoints.sent import SentPrompt, preview_prompt
 from moa.endpoints.tools import WithTools, flatten_tool_calls
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
-from moa.messages import Message, files_needed, files_of
+from moa.messages import Message, files_of, required_file_kinds
 from moa.node import Reply, Result, stream_run
 from moa.trace import Event, TextDelta
 
@@ -190,12 +190,12 @@ class Agent(TypedNode[In, Out]):
         self.endpoint = require(endpoint, "complete", agent=self.name)
         self._model = _model_of(self.output_type)
         """The pydantic model that validates the JSON."""
-        if next(iter(files_needed(self._model)), None):
+        if next(iter(required_file_kinds(self._model)), None):
             raise ConfigError(
                 f"output={self._model.__name__}: an agent's model writes text, and no images "
                 "or files. Give a pydantic model with fields of text, numbers and the like"
             )
-        for kind in files_needed(self.input_type):
+        for kind in required_file_kinds(self.input_type):
             require(self.endpoint, kind, agent=self.name)
         if type(self) is Agent and not self.instructions.strip():
             raise ConfigError(f'agent {self.name!r}: say what to do: Agent(endpoint, "…")')
@@ -250,13 +250,13 @@ class Agent(TypedNode[In, Out]):
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[Out]:
         """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
-        return beside(lambda: self.run(request, context, history=history))
+        return run_sync(lambda: self.run(request, context, history=history))
 
     def stream_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
         """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
-        return iterated(stream_run(partial(self.run, history=history), request, context))
+        return iterate_sync(stream_run(partial(self.run, history=history), request, context))
 
     @property
     def _writes_model(self) -> bool:
@@ -446,7 +446,7 @@ class Agent(TypedNode[In, Out]):
         if not self._streams(context):
             return await self.endpoint.complete(prompt, context)
         completion = None
-        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+        async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion):
                     completion = piece

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, get_args, ge
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeIs, TypeVar
 
-from moa._async import beside, in_time
+from moa._async import run_sync, time_limit
 from moa._json import is_mapping, is_sequence
 from moa.batch import faults_of
 from moa.budget import UNLIMITED, Budget
@@ -190,8 +190,8 @@ class TypedNode(ABC, NodeBase[In, Out]):
         """
         if self._shows_prompts:
             context = RunContext().nested(self.name)
-            return tuple(beside(lambda: self.prompts(self._check_input(request), context)))
-        return beside(lambda: rehearse(partial(self.run, request)))
+            return tuple(run_sync(lambda: self.prompts(self._check_input(request), context)))
+        return run_sync(lambda: rehearse(partial(self.run, request)))
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write what `prompt` gives; an agent that asks a model overrides it."""
@@ -279,7 +279,7 @@ async def run_off_loop(work: Callable[[], T], context: RunContext, *, characters
         f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
         "give it more time or a shorter text"
     )
-    async with in_time(context.remaining_s(), late):
+    async with time_limit(context.remaining_s(), late):
         return await asyncio.to_thread(work)
 
 

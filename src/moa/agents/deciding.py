@@ -242,7 +242,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         # A question that a text may leave open is asked twice: what the answer is, and whether the
         # text tells it. `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
-        whether = [question.whether_told for question in self.questions if question.unknown]
+        whether = [question.told_question for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
         made |= {question.name: make_unfitted(question) for question in whether}
         self._scorers = {
@@ -464,7 +464,7 @@ def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    told = answers[question.whether_told.name]
+    told = answers[question.told_question.name]
     if told.status != "answered" or told.best == 0:
         return answer
     # What a calibration guarantees or expects is of the option, which isn't given.
@@ -523,7 +523,7 @@ class _FirstFit:
     ) -> Mapping[str, CalibratedDecider]:
         """Return the fitted scorers; callers wait while they are being fitted."""
         if any(question.name not in self._found for question in questions):
-            async with self._lock.held(context.remaining_s()):
+            async with self._lock.hold(context.remaining_s()):
                 await self._fit(questions, examples, sources, context)
         return {question.name: self._found[question.name] for question in questions}
 

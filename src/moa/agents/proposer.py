@@ -13,7 +13,7 @@ from moa.calibration.arithmetic import find_numbers
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.messages import Message
-from moa.node import Consulted, Node, Reply
+from moa.node import Consultation, Node, Reply
 
 ANSWER = "Answer the request, in its language. Work problems out step by step."
 """How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
@@ -81,7 +81,7 @@ class Proposer(Answerer):
 
     def user_prompt(self, request: str | BaseModel) -> str:
         """Write the answers of others as data, and then the request."""
-        if not isinstance(request, Consulted):
+        if not isinstance(request, Consultation):
             return write_input(request)
         drafts = (block(text, "Draft") for text in request.answers)
         return "\n\n".join((_READ, *drafts, f"Request: {escape_tags(request.request)}"))

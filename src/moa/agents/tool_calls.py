@@ -182,7 +182,7 @@ class ToolCalls:
         if isinstance(error, TimeoutError) and limit.expired():
             context.remaining_s()
             late = f"{tool.timeout_s:g} s are over"
-            if stuck := USER_THREADS.stuck().get(tool.name):
+            if stuck := USER_THREADS.count_stuck().get(tool.name):
                 late += f"; nothing can stop its thread ({stuck} of it hang)"
             return late, "no result in time"
         return _quote(error) or "it says no more", type(error).__name__

@@ -157,6 +157,20 @@ class AnswerStore:
                     f"{_difference(was, here)}. Give another file, or what it was begun with"
                 )
 
+    def bind_large(self, model: str) -> None:
+        """Begin an epoch if another large model answered before: what was tested is about that."""
+        found = self._run("select made_of from moa_learn where job = ?")[0][0]
+        made_of, _, before = found.partition("\n")
+        if before == model:
+            return
+        if before:
+            self.withdraw(self.read_state(), f"another large model: was {before}, is {model}")
+        self._run(
+            "update moa_learn set made_of = ? where job = ?",
+            *(f"{made_of}\n{model}", self._store.job),
+            job_first=False,
+        )
+
     def read_question(self) -> tuple[str, str]:
         """Return the question and the models that it was created with, both as JSON.
 
@@ -168,7 +182,7 @@ class AnswerStore:
             raise ConfigError(f"there are no answers in {self.where}")
         secret, question, made_of = found[0]
         self.coin = Coin(bytes.fromhex(secret))
-        return question, made_of
+        return question, made_of.partition("\n")[0]
 
     def read_state(self) -> LearningState:
         """Return the state of the learning."""

@@ -28,11 +28,11 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 
-from moa._async import in_time
+from moa._async import time_limit
 from moa._files import make_private
 from moa.chat.messages import is_file
 from moa.context import RunContext
-from moa.errors import ConfigError, MoaError, StoreError, needed
+from moa.errors import ConfigError, MoaError, StoreError, require_package
 
 _POLL_S = 0.02
 Saver = BaseCheckpointSaver[str]
@@ -118,7 +118,7 @@ class Store:
                 if self._locks is None:
                     async with self.connect() as saver:
                         self._locks = await _locks_of(saver)
-                async with in_time(context.remaining_s(), late):
+                async with time_limit(context.remaining_s(), late):
                     await stack.enter_async_context(self._locks(thread))
             yield
 
@@ -160,7 +160,7 @@ def _saver_store(saver: Saver) -> Store:
 
 def _sqlite_store(file: Path) -> Store:
     package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
-    with needed(package, extra="local", purpose=why):
+    with require_package(package, extra="local", purpose=why):
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
     @asynccontextmanager
@@ -179,7 +179,7 @@ def _postgres_store(url: SecretStr) -> Store:
     """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
     shown = _describe_url(url)
     package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
-    with needed(package, extra="postgres", purpose=why):
+    with require_package(package, extra="postgres", purpose=why):
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
     def connect() -> AbstractAsyncContextManager[Saver]:

@@ -18,7 +18,7 @@ from langgraph.checkpoint.base import (
 )
 from pydantic import BaseModel, ValidationError, field_validator
 
-from moa._async import Lock, closed_after, in_time
+from moa._async import Lock, closing_stream, time_limit
 from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, late_message
@@ -126,8 +126,8 @@ class Threads:
         lock = self._locks.setdefault(name, Lock())
         late = late_message(name, "another turn, which this process answers,", context)
         async with AsyncExitStack() as stack:
-            async with in_time(context.remaining_s(), late):
-                await stack.enter_async_context(lock.held(None))
+            async with time_limit(context.remaining_s(), late):
+                await stack.enter_async_context(lock.hold(None))
             await stack.enter_async_context(self.store.lock(name, context))
             async with self.store.open() as saver:
                 tip = await saver.aget_tuple(_config(name))
@@ -158,7 +158,7 @@ class Threads:
         last: Conversation | None = None
         async with (
             self.store.open() as saver,
-            closed_after(saver.alist(_config(name))) as checkpoints,
+            closing_stream(saver.alist(_config(name))) as checkpoints,
         ):
             async for checkpoint in checkpoints:  # the newest first
                 conversation = _conversation(checkpoint, self.store)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa._terminal import escaped
+from moa._terminal import escape_json
 from moa.cli import options, screen
 from moa.cli.screen import by_node, cost_of, listed
 from moa.context import RunContext
@@ -96,7 +96,7 @@ def chat(
             node = load_graph("chat", endpoints, given=settings)
             assert isinstance(node, Chat), "its name is built in"
             talk = Talk(node, runner, thread=thread)
-            if endpoints.stood_in:
+            if endpoints.used_slm_as_llm:
                 talk.tell(_NO_LARGE_MODEL)
                 runner.run(endpoints.warm())
             raise typer.Exit(talk.hold())
@@ -199,7 +199,7 @@ class Talk:
                     self._usage()
                 case "export":
                     whole = self.run(self.chat.threads.transcript(self.thread))
-                    self.show(f"{escaped(whole.model_dump_json(indent=2))}\n")
+                    self.show(f"{escape_json(whole.model_dump_json(indent=2))}\n")
                 case _:
                     self._wrong(
                         f"There is no command /{name}. /help lists them; // begins a message with /"

@@ -103,7 +103,7 @@ def compare(
         del context  # each design has a context of its own, with a part of the budget
         nodes = _nodes(names, endpoints, settings)
         judge = endpoints.llm if metric == "judge" else None
-        if endpoints.stood_in:
+        if endpoints.used_slm_as_llm:
             screen.notes().print(NO_LLM)
         await endpoints.warm()
         with screen.progress() as progress:

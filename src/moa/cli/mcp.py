@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from moa.cli import options, screen
-from moa.errors import needed
+from moa.errors import require_package
 
 if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
@@ -37,7 +37,7 @@ def mcp(
 
         moa mcp sentiment mine.py:graph --config shop/moa.toml --budget-usd 2
     """
-    with needed("mcp", extra="mcp", purpose="to speak MCP"):
+    with require_package("mcp", extra="mcp", purpose="to speak MCP"):
         from moa.serving.mcp import pipes, serve_pipes
         from moa.serving.mcp_tools import Owner
     from moa.serving.app import server_of

@@ -55,7 +55,7 @@ def models(
         return
     columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
     rows = [
-        (e.name, e.tier, ", ".join(e.default_of), e.model, _priced(e.price), e.able, e.state)
+        (e.name, e.tier, ", ".join(e.default_of), e.model, _priced(e.price), e.abilities, e.state)
         for e in found
     ]
     screen.out().print(screen.listed(columns, rows))
@@ -216,10 +216,10 @@ def fetch_model(
         moa models fetch qwen3-4b             a model of: moa models list
         moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
     """
-    from moa.config.endpoints import weights_named
+    from moa.config.endpoints import locate_weights
     from moa.endpoints.weights import fetch, find_weights
 
-    weights, console = weights_named(options.configured(config), name), screen.out()
+    weights, console = locate_weights(options.configured(config), name), screen.out()
     there = weights.path.is_file()
     try:
         done = fetch(weights.hub) if weights.hub else None
@@ -370,7 +370,7 @@ def choose(
     from pydantic import ValidationError
 
     from moa.advisor import choice
-    from moa.advisor.hardware import described, machine
+    from moa.advisor.hardware import describe_machine, machine
     from moa.advisor.task import Task, vendors_with_keys
     from moa.config.faults import explain
 
@@ -394,7 +394,7 @@ def choose(
         raise ConfigError(explain(error, Task, where="the task")) from error
     ranking = choice.choose(
         task,
-        described(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),
+        describe_machine(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),
         hourly_usd=None if hourly_usd is None else Decimal(repr(hourly_usd)),
     )
     if as_json:

@@ -197,13 +197,13 @@ def _write(template: str, folder: Path, files: Sequence[Path]) -> None:
 
 def _write_messages(source: str, target: Path, reading: options.Reading) -> None:
     """Write some of the messages of an inbox as those that its project is tried on."""
-    from moa._files import dumped
+    from moa._files import dump_json
     from moa.graphs.learning import rows_of
 
     rows = rows_of(
         source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
     )
-    shown = "".join(f"{dumped(fields)}\n" for _, fields in islice(rows, _SHOWN))
+    shown = "".join(f"{dump_json(fields)}\n" for _, fields in islice(rows, _SHOWN))
     screen.write_text("DIR", target, shown)
 
 

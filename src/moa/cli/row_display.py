@@ -122,7 +122,7 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
         ("cost", cost_of(tally.spent)),
         ("LLM alone, estimated", alone),
         (
-            "seconds of work an item",
+            "call seconds of an item",
             (
                 f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
                 f"{tally.percentile(0.95):.2f} at the 95th percentile"

@@ -144,7 +144,7 @@ class RowRunner:
 
             self._job = opened.enter_context(Job(self._store, graph=self._node.name))
             due = self._due(self._job, left, context)
-        if endpoints.stood_in:
+        if endpoints.used_slm_as_llm:
             screen.notes().print(NO_LLM)
         await endpoints.warm(asked, texts=texts_to_encode(self._node))
         display.start(context)

@@ -17,8 +17,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from moa._files import dumped, replace_text
-from moa._terminal import Console, PlainStream, escaped
+from moa._files import dump_json, replace_text
+from moa._terminal import Console, PlainStream, escape_json
 from moa.errors import ConfigError
 from moa.usage import COLUMNS, dollars
 
@@ -97,7 +97,7 @@ def plain_streams() -> Generator[None, None, None]:
 def json_line(values: Mapping[str, object]) -> None:
     """Write one line of JSON to standard output; it has left this process when this returns."""
     try:
-        sys.stdout.write(f"{escaped(dumped(values))}\n")
+        sys.stdout.write(f"{escape_json(dump_json(values))}\n")
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads it any more
         raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError, needed
+from moa.errors import ConfigError, require_package
 
 if TYPE_CHECKING:
     import socket
@@ -97,7 +97,7 @@ def serve(
             f"--host {host} lets other machines ask, and so needs --keys FILE: moa keys new makes "
             "a key. Without --host it listens on 127.0.0.1 alone"
         )
-    with needed("uvicorn", extra="serve", purpose="to serve"):
+    with require_package("uvicorn", extra="serve", purpose="to serve"):
         from moa.serving.server import Settings
     from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
@@ -125,7 +125,7 @@ def _server_of(
 
     keep_vectors()
     server = server_of(names, endpoints, keys=keys, settings=settings)
-    if endpoints.stood_in:
+    if endpoints.used_slm_as_llm:
         screen.notes().print(NO_LLM)
     return server
 

@@ -16,7 +16,7 @@ from moa.errors import ConfigError
 if TYPE_CHECKING:
     from moa.config.tables import Config
     from moa.vllm.command import ServerSpec
-    from moa.vllm.servers import Report
+    from moa.vllm.servers import ServerReport
     from moa.vllm.state import ServerFolder
 
 
@@ -101,14 +101,14 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         moa status
         moa status --json | jq .state
     """
-    from moa.vllm.servers import Report, reports
+    from moa.vllm.servers import ServerReport, report_servers
 
     wanted = [
-        Report(name=name, model=entry.model, port=port)
+        ServerReport(name=name, model=entry.model, port=port)
         for name, entry in options.configured(config).served.items()
         for port in entry.vllm.ports
     ]
-    found = asyncio.run(reports(wanted))
+    found = asyncio.run(report_servers(wanted))
     if as_json:
         for report in found:
             screen.json_line(report.line())
@@ -146,7 +146,7 @@ def doctor(*, config: options.ConfigFile = None) -> None:
     raise typer.Exit(1 if missing else 0)
 
 
-def _row(report: Report) -> tuple[str, ...]:
+def _row(report: ServerReport) -> tuple[str, ...]:
     up = "-" if report.up_s is None else str(timedelta(seconds=int(report.up_s)))
     pid = "-" if report.pid is None else str(report.pid)
     known = (report.name, report.model, report.phase, str(report.port), pid, up)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError, MoaError, needed
+from moa.errors import ConfigError, MoaError, require_package
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -93,7 +93,7 @@ def studio(
 
         moa studio done.jsonl --of support
     """
-    with needed("uvicorn", extra="serve", purpose="to show the page"):
+    with require_package("uvicorn", extra="serve", purpose="to show the page"):
         from moa.serving.listening import address_of, listen_on, uvicorn_for
     from moa.config.tables import Config
     from moa.studio.sources import find_source

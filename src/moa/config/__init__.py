@@ -26,7 +26,7 @@ VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_KEYS", "MOA_MODEL", "MOA_VECTORS")
 """All that are read, beside those of `Config`."""
 _PREFIX = "MOA_"
 _MOST_BYTES = 2 << 20
-"""Of a configuration: each text in it is looked at before anything runs, which has to be quick."""
+"""Maximum size of a configuration: each text in it is checked before anything runs."""
 
 
 def find(path: str | Path | None = None) -> Path | None:
@@ -35,11 +35,11 @@ def find(path: str | Path | None = None) -> Path | None:
     Raises:
         ConfigError: the file that `path` or the variable names is not there.
     """
-    given, source = (path, "--config") if path else (os.environ.get(VARIABLE), f"${VARIABLE}")
-    if given:
-        if not Path(given).is_file():
-            raise ConfigError(f"{source} names {str(given)!r}, and there is no such file")
-        return Path(given)
+    name, source = (path, "--config") if path else (os.environ.get(VARIABLE), f"${VARIABLE}")
+    if name:
+        if not Path(name).is_file():
+            raise ConfigError(f"{source} names {str(name)!r}, and there is no such file")
+        return Path(name)
     return Path(FILE) if Path(FILE).is_file() else None
 
 
@@ -118,13 +118,13 @@ def misspelt_variables() -> dict[str, str]:
     """Find variables that nothing reads and that are nearly one that is, which is named."""
     known = [name.removeprefix(_PREFIX) for name in VARIABLES]
     known += [field.upper() for field in Config.model_fields]
-    found: dict[str, str] = {}
+    corrections: dict[str, str] = {}
     for name in sorted(os.environ):
         head, *rest = name.upper().removeprefix(_PREFIX).split("__")
         if name.upper().startswith(_PREFIX) and head not in known:
             for right in get_close_matches(head, known, n=1, cutoff=0.75):
-                found[name] = _PREFIX + "__".join([right, *rest])
-    return found
+                corrections[name] = _PREFIX + "__".join([right, *rest])
+    return corrections
 
 
 def _variables() -> Toml:

@@ -56,7 +56,7 @@ people. To have a large model write, put three lines into moa.toml:
 
 
 TO_WRITE = "A large model writes better: name one in moa.toml, as [endpoints.large]"
-"""What to do about drafts that are bad."""
+"""The advice about bad drafts."""
 
 
 class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
@@ -82,10 +82,10 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         self, config: Config | str | Path | None = None, *, read_keys: bool = True
     ) -> None:
         self.config = config if isinstance(config, Config) else load(config)
-        self.to_be_asked = read_keys
-        """Whether they can be asked; without keys they are only there to be drawn."""
-        self.stood_in = False
-        """Whether a large model has been asked for, and a small one given."""
+        self.can_be_asked = read_keys
+        """True if they can be asked; without keys they are only there to be drawn."""
+        self.used_slm_as_llm = False
+        """True if a large model has been asked for, and a small one given."""
         self._built: dict[str, Endpoint] = {}
 
     @classmethod
@@ -106,9 +106,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         first = {one.tier: name for name, one in reversed(known.items())}
         tiers = Tiers(slm=first.get("slm"), llm=first.get("llm"))
         # Not checked: an endpoint in Python may have the name of the built-in model.
-        found = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
-        found._built.update(named)
-        return found
+        endpoints = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
+        endpoints._built.update(named)
+        return endpoints
 
     def __repr__(self) -> str:
         known = (f"{name}={one.model!r}" for name, one in self.config.endpoints.items())
@@ -130,7 +130,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
         """
-        self.stood_in = self.stood_in or not self.has_llm
+        self.used_slm_as_llm = self.used_slm_as_llm or not self.has_llm
         return self.named(self.config.default("llm"))
 
     @property
@@ -157,11 +157,11 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     @property
     def used(self) -> tuple[Endpoint, ...]:
-        """Those built so far."""
+        """The endpoints that were built so far."""
         return tuple(self._built.values())
 
     def named(self, name: str) -> Endpoint:
-        """Give an endpoint of the configuration.
+        """Return an endpoint of the configuration.
 
         Args:
             name: Its name, or `embedded`: the model that runs in this machine.
@@ -221,24 +221,24 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
                 f"[endpoints.{name}] has no address: its model runs in an engine of moa's own"
             )
         vllm = self.config.vllm_of(name)
-        found: list[tuple[str, str, SecretStr | None]]
+        servers: list[tuple[str, str, SecretStr | None]]
         if vllm is not None:
             several = vllm.replicas > 1
             keys = self._keys(name, vllm).items()
-            found = [(str(port), local_url(port), key) for port, key in keys]
+            servers = [(str(port), local_url(port), key) for port, key in keys]
         else:
             assert isinstance(config, AddressConfig), "any other has a server of moa up"
             several = len(config.urls) > 1
-            key = config.key(name) if self.to_be_asked else _UNREAD
-            found = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
+            key = config.key(name) if self.can_be_asked else _UNREAD
+            servers = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
         return [
-            _build_server(f"{name}@{place}" if several else name, config, vllm, url, key)
-            for place, url, key in found
+            _build_server(f"{name}@{suffix}" if several else name, config, vllm, url, key)
+            for suffix, url, key in servers
         ]
 
     def _keys(self, name: str, vllm: VLLMConfig) -> dict[int, SecretStr]:
         """The keys of the servers that `moa up` started for an endpoint, by their ports."""
-        if not self.to_be_asked:
+        if not self.can_be_asked:
             return dict.fromkeys(vllm.ports, _UNREAD)
         return keys_of_running(self.config.server_of(name), vllm.ports)
 
@@ -250,7 +250,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             return self._build_embedded(name)
         first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
-        vllm = self.config.vllm_of(name) if self.to_be_asked else None
+        vllm = self.config.vllm_of(name) if self.can_be_asked else None
         return Retried(self._add_waits(name, vllm, servers) if vllm else servers)
 
     def _wrap(self, name: str, endpoint: Endpoint) -> Endpoint:
@@ -274,8 +274,8 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         if name == EMBEDDED:
             return EmbeddedEndpoint(EMBEDDED)
         config, weights = self._config_of(name), weights_of(self.config, name)
-        if self.to_be_asked:
-            _check_there(self.config, name, weights)
+        if self.can_be_asked:
+            _check_weights(self.config, name, weights)
         window, slots = config.context_window, config.concurrency
         settings = EngineSettings(slots=slots if "concurrency" in config.model_fields_set else 0)
         return EmbeddedEndpoint(
@@ -360,7 +360,7 @@ def weights_of(config: Config, name: str) -> Local:
         raise ConfigError(f"[endpoints.{name}] model: {error}") from error
 
 
-def weights_named(config: Config, name: str) -> Local:
+def locate_weights(config: Config, name: str) -> Local:
     """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
     from moa.advisor.catalogue import BUILT_IN, local, models
 
@@ -382,7 +382,7 @@ def weights_named(config: Config, name: str) -> Local:
     )
 
 
-def _check_there(config: Config, name: str, weights: Local) -> None:
+def _check_weights(config: Config, name: str, weights: Local) -> None:
     """Refuse what has to be fetched first: some gigabytes are never fetched unasked."""
     if weights.built_in or weights.path.is_file():
         return

@@ -39,7 +39,7 @@ _TAKES = {
     "path_type": "a path",
     "string_type": "a text",
 }
-"""What a key takes that was given something else, in words of TOML."""
+"""The expected kind of value, in words of TOML, by pydantic's type of error."""
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ class _Fault(NamedTuple):
     """A sentence about a key, or about a table as a whole."""
 
     start: str
-    """Where it is: the file, the table and the key."""
+    """Its place: the file, the table and the key."""
     said: str
     is_choice: bool
     """True if another member of a union may have taken the value."""
@@ -93,16 +93,17 @@ def explain(error: ValidationError, kind: object, *, where: str, table: str | No
     """
     sentences: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors(include_url=False):
-        for start, said, is_choice in _faults(problem, kind, where, table):
+        for start, sentence, is_choice in _faults(problem, kind, where, table):
             # The members of a union refuse one value, each in its own words.
-            sentences.setdefault((start, "" if is_choice else said), []).append(said)
+            sentences.setdefault((start, "" if is_choice else sentence), []).append(sentence)
     return "\n".join(
-        f"{start} {', or '.join(dict.fromkeys(said))}" for (start, _), said in sentences.items()
+        f"{start} {', or '.join(dict.fromkeys(choices))}"
+        for (start, _), choices in sentences.items()
     )
 
 
 def fields_of(kind: object) -> Mapping[str, FieldInfo]:
-    """Give the keys of the table that an annotation, or a field, reads; none for other values.
+    """Return the keys of the table that an annotation, or a field, reads; none for other values.
 
     Metadata of an annotation may say them by `table_fields`; else models and dataclasses do.
     """
@@ -118,8 +119,8 @@ def fields_of(kind: object) -> Mapping[str, FieldInfo]:
 
 def _faults(problem: ErrorDetails, kind: object, where: str, outer: str | None) -> list[_Fault]:
     location, fault, context = problem["loc"], problem["type"], problem.get("ctx", {})
-    found = _table_at(kind, location)
-    place = (*found.place, "") if fault == "union_tag_invalid" else found.place
+    table_at = _table_at(kind, location)
+    place = (*table_at.place, "") if fault == "union_tag_invalid" else table_at.place
     names = [] if outer is None else [outer]
     for part in place:
         if isinstance(part, int) and names:
@@ -133,18 +134,18 @@ def _faults(problem: ErrorDetails, kind: object, where: str, outer: str | None) 
         return [_Fault(where, _unknown(key, _table_at(kind, location[:-1])), False)]
     if fault.startswith("missing"):
         return [_Fault(where, f"needs {key!r}, and it is not there", False)]
-    said = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
-    said = said[:1].lower() + said[1:].replace(" after validation", "")
+    sentence = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
+    sentence = sentence[:1].lower() + sentence[1:].replace(" after validation", "")
     if fault == "union_tag_invalid":
         tag = str(context["tag"])
-        said = f"{tag} is unknown{nearest(tag, [*found.kinds])}"
+        sentence = f"{tag} is unknown{nearest(tag, [*table_at.kinds])}"
     elif fault == "is_instance_of" and context.get("class") == "Sequence":
         fault = "list_type"
     if fault in _TAKES:
-        said = f"takes {_TAKES[fault]}, not {problem['input']!r:.80}"
+        sentence = f"takes {_TAKES[fault]}, not {problem['input']!r:.80}"
     start = f"{where} {key}:" if key else f"{where.removesuffix(':')}:"
-    is_choice = len(found.place) < len(location)
-    return [_Fault(start, line, is_choice) for line in said.splitlines() or [said]]
+    is_choice = len(table_at.place) < len(location)
+    return [_Fault(start, line, is_choice) for line in sentence.splitlines() or [sentence]]
 
 
 def _unknown(key: str, table: _Table) -> str:
@@ -159,22 +160,22 @@ def _unknown(key: str, table: _Table) -> str:
 
 
 def _table_at(kind: object, location: Location) -> _Table:
-    place, found = list[int | str](), _Table((), [])
+    place, table = list[int | str](), _Table((), [])
     for part in location:
         members = _members(kind)
         # Pydantic puts the member of a union that it read into the location.
         if str(part) in members or (members and "[" in str(part)):
             kinds = {tag: [*fields_of(member)] for tag, member in members.items()}
-            kind, found = members.get(str(part)), _Table((), [], str(part), kinds)
+            kind, table = members.get(str(part)), _Table((), [], str(part), kinds)
         else:
             place.append(part)
-            kind, found = _inner(kind, part), _Table((), [])
-    kinds = found.kinds or {tag: list[str]() for tag in _members(kind)}
-    return found._replace(place=tuple(place), keys=[*fields_of(kind)], kinds=kinds)
+            kind, table = _inner(kind, part), _Table((), [])
+    kinds = table.kinds or {tag: list[str]() for tag in _members(kind)}
+    return table._replace(place=tuple(place), keys=[*fields_of(kind)], kinds=kinds)
 
 
 def _inner(kind: object, part: int | str) -> object:
-    """Give what reads the value at a key, or at an index."""
+    """Return what reads the value at a key, or at an index."""
     fields, bare = fields_of(kind), _bare(kind)
     if str(part) in fields:
         return fields[str(part)]
@@ -198,7 +199,7 @@ def _tag(member: object) -> str:
 
 
 def _metadata(kind: object) -> Sequence[object]:
-    """Give what stands beside a type; in `X | None` that of X."""
+    """Return what stands beside a type; in `X | None` that of X."""
     if isinstance(kind, FieldInfo):
         return (*kind.metadata, *_metadata(kind.annotation))
     own = getattr(kind, "__metadata__", ())
@@ -207,7 +208,7 @@ def _metadata(kind: object) -> Sequence[object]:
 
 
 def _bare(kind: object) -> object:
-    """Give the type of a field, of `Annotated[X, …]`, and of `X | None`, which is X."""
+    """Return the type of a field, of `Annotated[X, …]`, and of `X | None`, which is X."""
     if isinstance(kind, FieldInfo):
         return _bare(kind.annotation)
     if get_origin(kind) is Annotated:

@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def target(path: str | Path | None = None) -> Path:
-    """Give the file to write, there or not: `path`, else `$MOA_CONFIG`, else `./moa.toml`."""
+    """Return the file to write, there or not: `path`, else `$MOA_CONFIG`, else `./moa.toml`."""
     return Path(path or os.environ.get(VARIABLE) or FILE)
 
 
@@ -50,14 +50,14 @@ def write_endpoint(
         )
     before, known = _read(file)
     endpoints, defaults = object_of(known.get("endpoints")), object_of(known.get("tiers"))
-    there = name in endpoints
-    if there and not overwrite:
+    exists = name in endpoints
+    if exists and not overwrite:
         raise ConfigError(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
             "replace it with --overwrite"
         )
     whole = _plain(table)
-    if there:
+    if exists:
         after = _with_table(before, "endpoints", name, whole)
     else:
         after = _join(before, {"endpoints": {name: whole}})
@@ -91,17 +91,17 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     file = target(path)
     before, known = _read(file)
     graphs = object_of(known.get("graphs"))
-    there, given = object_of(graphs.get(name)), _plain(keys)
-    whole = {**there, **given}
+    old, new = object_of(graphs.get(name)), _plain(keys)
+    whole = {**old, **new}
     if name in graphs:
-        after = _with_keys(before, ["graphs", name], given)
+        after = _with_keys(before, ["graphs", name], new)
     else:
-        after = _join(before, {"graphs": {name: given}})
+        after = _join(before, {"graphs": {name: new}})
     wanted = {**known, "graphs": {**graphs, name: whole}}
     own = [("graphs", name, key) for key in keys]
     _replace(file, after, wanted, added={"graphs": {name: whole}}, own=own)
-    changed = {key: there[key] for key in keys if key in there and there[key] != whole[key]}
-    return SetKeys(file, changed, tuple(key for key in there if key not in keys))
+    changed = {key: old[key] for key in keys if key in old and old[key] != whole[key]}
+    return SetKeys(file, changed, tuple(key for key in old if key not in keys))
 
 
 def add_block(
@@ -173,9 +173,9 @@ def _join(before: str, tables: Mapping[str, object]) -> str:
 def _with_table(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
     """Put a table in the place of another; where it stands in one line, nothing is changed."""
     document = _document(before)
-    made = _document(_join("", {section: {name: table}}) + "\n")
+    addition = _document(_join("", {section: {name: table}}) + "\n")
     with suppress(ValueError):
-        _at(document, [section])[name] = _at(made, [section])[name]
+        _at(document, [section])[name] = _at(addition, [section])[name]
     return f"{document.as_string().rstrip()}\n"
 
 
@@ -232,7 +232,7 @@ def _replace(
 
 
 def _to_trust(file: Path, wanted: Toml, own: Sequence[trust.Place]) -> Config | None:
-    """Give the configuration that is to be trusted once it is written; `None`: none is."""
+    """Return the configuration that is to be trusted once it is written; `None`: none is."""
     try:
         config = config_of(wanted, file, variables=False)
     except ConfigError:  # variables complete it, so that nobody knows what they hide

@@ -98,16 +98,16 @@ class EndpointConfig(BaseModel):
 
     @property
     def vendor(self) -> Dialect | None:
-        """Who serves the model, where its name or its address says so."""
+        """The vendor that serves the model, if its name or its address tells."""
         return None
 
     @property
     def key_variable(self) -> str | None:
-        """Environment variable that holds the key; `None` where none is needed."""
+        """Environment variable that holds the key; `None` if none is needed."""
         return None
 
     def key(self, name: str) -> SecretStr | None:
-        """Read the key; `None` where none is needed.
+        """Read the key; `None` if none is needed.
 
         Raises:
             ConfigError: the variable is not set.
@@ -124,15 +124,15 @@ class EndpointConfig(BaseModel):
         return SecretStr(value)
 
     def price(self) -> Price:
-        """What it charges: as configured, else as published, else unknown."""
-        given = {
+        """Return its price: as configured, else as published, else unknown."""
+        configured = {
             "input": self.input_price,
             "cached_input": self.cached_input_price,
             "output": self.output_price,
         }
         stated = self.input_price is not None and self.output_price is not None
         published = Price() if stated else published_price(self.model, self.vendor)
-        return replace(published, **{key: it for key, it in given.items() if it is not None})
+        return replace(published, **{key: it for key, it in configured.items() if it is not None})
 
 
 class RemoteConfig(EndpointConfig):
@@ -149,7 +149,7 @@ class AddressConfig(RemoteConfig):
     """An endpoint that others serve: a vendor, or a server with an address."""
 
     base_url: str | tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Where it is served, `/v1` included, or the addresses of several servers of the same model;
+    """Its address, `/v1` included, or the addresses of several servers of the same model;
     `None`: the address of the model's vendor."""
     api_key_env: str | None = None
     """Environment variable that holds the key; `None`: the vendor's usual one, or no key where
@@ -158,12 +158,12 @@ class AddressConfig(RemoteConfig):
     @property
     def urls(self) -> tuple[str, ...]:
         """The addresses that `base_url` gives."""
-        given = self.base_url or ()
-        return (given,) if isinstance(given, str) else given
+        addresses = self.base_url or ()
+        return (addresses,) if isinstance(addresses, str) else addresses
 
     @property
     def vendor(self) -> Dialect | None:
-        """Who serves the model, where its name or its address says so."""
+        """The vendor that serves the model, if its name or its address tells."""
         address = self.urls[0].rstrip("/") if self.urls else None
         for vendor in VENDORS:
             named = self.model.startswith(vendor.prefixes)
@@ -173,7 +173,7 @@ class AddressConfig(RemoteConfig):
 
     @property
     def key_variable(self) -> str | None:
-        """Environment variable that holds the key; `None` where none is needed."""
+        """Environment variable that holds the key; `None` if none is needed."""
         if self.api_key_env is not None:
             return self.api_key_env
         return self.vendor.api_key_env if self.vendor else None
@@ -226,7 +226,7 @@ class EngineConfig(EndpointConfig):
         return PurePath(self.model).name.removesuffix(".gguf")
 
     def price(self) -> Price:
-        """What it charges: nothing, unless it is configured."""
+        """Return its price: free, unless one is configured."""
         price = super().price()
         return price if price.known else FREE
 
@@ -294,7 +294,7 @@ class Config(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where relative paths in it start: the folder of its file, else the working directory."""
+        """The start of relative paths in it: the folder of its file, else the working directory."""
         return (self._file.parent if self._file else Path()).absolute()
 
     def server_of(self, name: str) -> str:
@@ -308,7 +308,7 @@ class Config(BaseModel):
         return server.vllm if isinstance(server, ServerConfig) else None
 
     def embeds(self, name: str) -> bool:
-        """Whether it runs in an engine of moa's own, as the built-in model does."""
+        """Return True if it runs in an engine of moa's own, as the built-in model does."""
         return name == EMBEDDED or isinstance(self.endpoints[name], EngineConfig)
 
     @property
@@ -327,7 +327,7 @@ class Config(BaseModel):
         return chosen or (self.default("slm") if tier == "llm" else EMBEDDED)
 
     def of_tier(self, tier: Tier) -> str | None:
-        """Name of the endpoint that is the default of `tier`; `None` where there is none.
+        """Name of the endpoint that is the default of `tier`; `None` if there is none.
 
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.
@@ -360,9 +360,11 @@ class Config(BaseModel):
         if EMBEDDED in self.endpoints:
             yield f"[endpoints.{EMBEDDED}] is the name of the model that is built in"
         known = [*self.endpoints, EMBEDDED]
-        said = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
-        said |= {f"[endpoints.{name}] fallback": it.fallback for name, it in self.endpoints.items()}
-        for place, name in said.items():
+        named = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
+        named |= {
+            f"[endpoints.{name}] fallback": it.fallback for name, it in self.endpoints.items()
+        }
+        for place, name in named.items():
             if name is not None and name not in known:
                 yield f"{place} = {name!r} is no endpoint{nearest(name, known)}"
         for name in self.endpoints:
@@ -406,10 +408,10 @@ class Config(BaseModel):
         yield from _find_unused_priority(entry, entry.served_by, server, table)
 
     def _find_shared_ports(self) -> Iterator[str]:
-        taken: dict[int, str] = {}
+        names: dict[int, str] = {}
         for name, endpoint in self.served.items():
             for port in endpoint.vllm.ports:
-                other = taken.setdefault(port, name)
+                other = names.setdefault(port, name)
                 if other != name:
                     yield (
                         f"[endpoints.{name}.vllm] and [endpoints.{other}.vllm] both take port "

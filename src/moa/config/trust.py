@@ -47,7 +47,7 @@ _PLAIN = re.compile(r"[!-\[\]-~]+")
 _ONE_NAME = re.compile(r"[^/\\:~\0]*")
 """A text without what divides a path, or begins one elsewhere."""
 _NUMBERS = ("VLLM_CPU_KVCACHE_SPACE", "--tensor-parallel-size")
-"""What `moa models add` writes into `env` and `args`, so that its file may be edited by hand."""
+"""`env` and `args` that `moa models add` writes: its file may be edited by hand."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -83,7 +83,7 @@ class Entry(BaseModel):
         return "trusted" if self.holds(data) else "changed since it was trusted"
 
     def holds(self, data: bytes) -> bool:
-        """Whether the file, which holds `data` now, and its programs are what they were."""
+        """Return True if the file, which holds `data` now, and its programs are what they were."""
         programs = {path: _digest(_bytes(path)) for path in self.programs}
         return (_digest(data), programs) == (self.sha256, self.programs)
 
@@ -99,14 +99,14 @@ def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> No
     Raises:
         ConfigError: each key that needs trust is named, with the command that gives it.
     """
-    file, found = config.file, needs(config, overrides=overrides)
-    if file is None or not found:
+    file, needed = config.file, needs(config, overrides=overrides)
+    if file is None or not needed:
         return
     entry = _entry(file)
     if entry is not None and entry.holds(data):
         return
     changed = " It, or a program that it names, has changed since you trusted it." if entry else ""
-    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in found)
+    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in needed)
     raise ConfigError(
         f"{file} was found here and not named, and does what needs your trust.{changed}{lines}\n"
         f"If you trust it, run: moa trust {name}\nOr name it: by --config {name}, by "
@@ -121,14 +121,14 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
         config: What was read of it.
         overrides: What in it is the user's own, as `MOA_…` variables are.
     """
-    found = list(_in_graphs(config))
+    needed = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
-        found += _in_endpoint(config.folder, ("endpoints", name), entry)
-    return [need for need in found if not _is_in(overrides, need.place)]
+        needed += _in_endpoint(config.folder, ("endpoints", name), entry)
+    return [need for need in needed if not _is_in(overrides, need.place)]
 
 
 def is_trusted(file: Path) -> bool:
-    """Whether a file is trusted as it stands."""
+    """Return True if a file is trusted as it stands."""
     entry, data = _entry(file), _bytes(file)
     return entry is not None and data is not None and entry.holds(data)
 
@@ -148,27 +148,27 @@ def trust(config: Config, data: bytes) -> None:
         sha256=_digest(data),
         programs={path: _digest(_bytes(path)) for path in sorted(filter(None, programs))},
     )
-    kept = _kept_in(config.file)
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_text(kept, entry.model_dump_json())
+    entry_file = _entry_path(config.file)
+    entry_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_text(entry_file, entry.model_dump_json())
 
 
 def revoke(file: Path) -> bool:
-    """Trust a file no longer; `False` where it was not trusted."""
-    kept = _kept_in(file)
-    there = kept.exists()
-    kept.unlink(missing_ok=True)
-    return there
+    """Trust a file no longer; `False` if it was not trusted."""
+    path = _entry_path(file)
+    existed = path.exists()
+    path.unlink(missing_ok=True)
+    return existed
 
 
 def entries() -> list[Entry]:
     """List the files that were trusted, by their paths."""
-    found = [_read(path) for path in _folder().glob("*.json")]
-    return sorted((one for one in found if one is not None), key=lambda one: one.file)
+    known = [_read(path) for path in _folder().glob("*.json")]
+    return sorted((one for one in known if one is not None), key=lambda one: one.file)
 
 
 def object_in(text: str) -> tuple[Path, str] | None:
-    """Read `FILE.py:OBJECT`; `None` where a text isn't written so."""
+    """Read `FILE.py:OBJECT`; `None` if a text isn't written so."""
     file, colon, attribute = text.rpartition(":")
     return (Path(file), attribute) if colon and file.endswith(".py") else None
 
@@ -232,7 +232,7 @@ def _unknown(place: Place, table: BaseModel, known: frozenset[str]) -> Iterator[
 
 
 def _is_number(name: str, *values: str) -> bool:
-    """Whether it is a number that moa itself gives vLLM, so that it only takes memory or GPUs."""
+    """Return True if it is a number that moa gives vLLM itself: it takes memory or GPUs alone."""
     return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
 
 
@@ -278,13 +278,13 @@ def _in_text(config: Config, place: Place, text: str) -> Iterator[Need]:
 
 
 def _is_database(text: str) -> bool:
-    """Whether it is a URL that a graph may connect to: links of the web are texts to it."""
+    """Return True if it is a URL that a graph may connect to: links of the web are texts to it."""
     scheme = _URL.match(text)
     return scheme is not None and scheme[0].lower() not in ("http://", "https://")
 
 
 def _is_local_database(url: str) -> bool:
-    """Whether it is on this machine; what stands behind `?` could name another host."""
+    """Return True if it is on this machine; what stands behind `?` could name another host."""
     try:
         here = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
     except ValueError:
@@ -293,7 +293,7 @@ def _is_local_database(url: str) -> bool:
 
 
 def _is_near(url: str) -> bool:
-    """Whether an address is that of this machine, or of a known vendor."""
+    """Return True if an address is that of this machine, or of a known vendor."""
     origin = _origin(url)
     return origin is not None and (
         is_loopback(url) or origin in {_origin(vendor.base_url) for vendor in VENDORS}
@@ -301,9 +301,9 @@ def _is_near(url: str) -> bool:
 
 
 def _origin(url: str) -> str | None:
-    """Give scheme, host and port of an address, with whatever else stands between the slashes.
+    """Return scheme, host and port of an address, with whatever else stands between the slashes.
 
-    It is `None` where libraries could read it in several ways.
+    It is `None` if libraries could read it in several ways.
     """
     try:
         parts = urlsplit(url)
@@ -327,7 +327,7 @@ def _server(url: str) -> str:
 
 
 def _leads_out(folder: Path, text: str) -> bool:
-    """Whether a text, read as a path, leads out of a folder: also by a link, or one in it.
+    """Return True if a text, read as a path, leads out of a folder: also by a link, or one in it.
 
     A `~` and `..` are read in each way in which some code may read them.
     """
@@ -354,7 +354,7 @@ def _links_in(folder: str) -> list[str]:
 
 
 def _is_in(tables: object, place: Place) -> bool:
-    """Whether tables say what stands at a place, be it as a part of a list."""
+    """Return True if tables say what stands at a place, be it as a part of a list."""
     for part in place:
         if not is_mapping(tables):
             return True
@@ -373,7 +373,7 @@ def _folder() -> Path:
     return platformdirs.user_data_path("moa", appauthor=False) / "trusted"
 
 
-def _kept_in(file: Path) -> Path:
+def _entry_path(file: Path) -> Path:
     name = hashlib.sha256(os.fsencode(_path_of(file))).hexdigest()
     return _folder() / f"{name}.json"
 
@@ -384,7 +384,7 @@ def _path_of(file: Path) -> Path:
 
 
 def _entry(file: Path) -> Entry | None:
-    entry = _read(_kept_in(file))
+    entry = _read(_entry_path(file))
     return entry if entry is not None and entry.file == _path_of(file) else None
 
 

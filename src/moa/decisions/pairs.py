@@ -351,7 +351,7 @@ async def pair_head(
     key = encoder.model, options, shown
     if (head := _heads.get(key)) is not None:
         return head
-    async with _encoding.held(context.remaining_s()):  # those who come meanwhile wait for it
+    async with _encoding.hold(context.remaining_s()):  # those who come meanwhile wait for it
         if (head := _heads.get(key)) is None:
             head = await _encode_labels(question, examples, encoder, context)
             while len(_heads) >= _MOST_HEADS:

@@ -15,7 +15,7 @@ from typing import Protocol
 from moa._machine import one_blas_thread
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
 from moa.decisions.heads import Blend, Head
-from moa.errors import needed
+from moa.errors import require_package
 
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """L2 penalties of a head, tried in order until the held-out loss rises; for vectors with a mean
@@ -195,7 +195,7 @@ def check_installed() -> None:
 
 
 def _load_minimize() -> _Minimize:
-    with needed("scipy", extra="calibration", purpose="to fit to labelled texts"):
+    with require_package("scipy", extra="calibration", purpose="to fit to labelled texts"):
         return import_module("scipy.optimize").minimize
 
 

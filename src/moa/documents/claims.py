@@ -127,7 +127,7 @@ class Grader(DecidingAgent[Grade]):
         answer = answers[0]
         if answer.status != "answered":
             return Grade(met=None, accepted=answer.accepted)
-        p = answer.named().get("yes")
+        p = answer.by_name().get("yes")
         met = answer.question.options[answer.best].name == "yes"
         if p is not None and answer.accepted is None:
             met = p >= self.threshold

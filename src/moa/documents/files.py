@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from moa.agents.preprocessor import html_to_text, tidy
 from moa.documents import Document
-from moa.errors import ConfigError, InputError, needed
+from moa.errors import ConfigError, InputError, require_package
 
 KINDS = {
     ".txt": "text",
@@ -218,7 +218,7 @@ def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
 
     Words that are split at the end of a line are joined, and so are lines within a sentence.
     """
-    with needed("pypdf", extra="local", purpose="to read PDF files"):
+    with require_package("pypdf", extra="local", purpose="to read PDF files"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, PyPdfError
     # What pypdf logs of a broken file would go to the terminal; the errors here say it.
@@ -279,7 +279,7 @@ def _written(name: str, data: bytes, kind: str) -> Document:
     title = PurePosixPath(name).stem
     if kind == "HTML":
         found = _TITLE.search(text)
-        with needed("lxml", extra="local", purpose="to read HTML"):
+        with require_package("lxml", extra="local", purpose="to read HTML"):
             title = (found and tidy(html_to_text(found[1]))) or title
             text = tidy(html_to_text(text))
     elif kind == "Markdown":
@@ -298,7 +298,7 @@ def _decoded(name: str, data: bytes, kind: str) -> str:
         text = _decode(data, declared[1].decode("ascii", "replace"))
     if text is None:
         why = "to read a text that is not UTF-8"
-        with needed("charset-normalizer", extra="local", purpose=why):
+        with require_package("charset-normalizer", extra="local", purpose=why):
             from charset_normalizer import from_bytes
         guess = from_bytes(data).best()
         text = None if guess is None else str(guess)

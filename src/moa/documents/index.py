@@ -15,7 +15,7 @@ from threading import Lock as ThreadLock
 from threading import Thread
 from typing import Unpack
 
-from moa._async import Lock, in_time
+from moa._async import Lock, time_limit
 from moa._files import make_private
 from moa.agents.base import Limits, fault_in, require
 from moa.agents.splitting import chunks
@@ -375,9 +375,9 @@ class Indexed(Retriever):
 
     async def _prepared(self, context: RunContext) -> tuple[Changes, Retriever]:
         late = f"{self.name}: the time given to the run was up before its documents were read"
-        async with in_time(context.remaining_s(), late):
+        async with time_limit(context.remaining_s(), late):
             changes, by_words = await asyncio.wrap_future(self._read())
-            async with self._lock.held(None):
+            async with self._lock.hold(None):
                 return self._ready or (changes, await self._over(changes, by_words, context))
 
     def _read(self) -> Future[tuple[Changes, BM25]]:

@@ -17,7 +17,7 @@ from moa.agents.base import Limits, TypedNode, require
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MoaError, needed
+from moa.errors import ConfigError, MoaError, require_package
 from moa.node import Node, Text
 
 TOP_K = 5
@@ -101,7 +101,7 @@ class BM25(Retriever):
             return known, None
         # In a notebook without widgets it warns of a progress bar, which is never shown here.
         with (
-            needed("bm25s", extra="local", purpose="to search by words"),
+            require_package("bm25s", extra="local", purpose="to search by words"),
             warnings.catch_warnings(action="ignore"),
         ):
             bm25s: Any = import_module("bm25s")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa.context import RunContext
 from moa.endpoints import (
     Completion,
@@ -42,7 +42,7 @@ async def ask_in_span(
     if span is None:
         return await ask(endpoint, *asked, context, **named)
     with span:
-        inner = context.within(span)
+        inner = context.in_span(span)
         if span.content:
             await _record_request(span, asked[0])
         answer = await ask(endpoint, *asked, inner, **named)
@@ -61,18 +61,18 @@ async def stream_in_span(
     """Stream in the span of a call, which ends with the stream."""
     span = _start_span(endpoint, prompt, context)
     if span is None:
-        async with closed_after(ask(endpoint, prompt, context)) as pieces:
+        async with closing_stream(ask(endpoint, prompt, context)) as pieces:
             async for piece in pieces:
                 yield piece
         return
     with span:
-        inner = context.within(span)
+        inner = context.in_span(span)
         span.set(names.STREAM, True)
         if span.content:
             await _record_request(span, prompt)
         start = time.perf_counter()
         first_s: float | None = None
-        async with closed_after(ask(endpoint, prompt, inner)) as pieces:
+        async with closing_stream(ask(endpoint, prompt, inner)) as pieces:
             async for piece in pieces:
                 if first_s is None:
                     span.set(names.FIRST_CHUNK_S, first_s := time.perf_counter() - start)

@@ -112,7 +112,7 @@ class DecisionClient:
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
-        async with self._search_lock.held(context.remaining_s()):
+        async with self._search_lock.hold(context.remaining_s()):
             known = self._backend is not None
             first = None if known else await self._try(request, context)
         if first is not None:

@@ -31,7 +31,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Examples, Prompt, Questions, close_all
@@ -213,7 +213,7 @@ class EmbeddedEndpoint(ScopedSender):
         """See `Endpoint.complete`; it streams if somebody watches the progress."""
         if context.watcher is None:
             return await super().complete(prompt, context)
-        async with closed_after(self.stream(prompt, context)) as pieces:
+        async with closing_stream(self.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion):
                     return piece

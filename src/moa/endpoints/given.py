@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
-from moa._files import paired
+from moa._files import join_surrogates
 from moa.endpoints.pacing import Slots
 from moa.endpoints.pool import is_openai
 from moa.endpoints.transport import cause_of, error_of_client
@@ -58,7 +58,7 @@ class ClientWire(Wire):
             try:
                 response = await self._response(target, body, also)
             except UnicodeEncodeError:  # half of a surrogate pair; it was not sent
-                whole = json.loads(paired(json.dumps(body, ensure_ascii=False)))
+                whole = json.loads(join_surrogates(json.dumps(body, ensure_ascii=False)))
                 response = await self._response(target, whole, also)
         except APIStatusError as error:
             response = error.response

@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa.context import RunContext
 from moa.journal_records import Call, Form, call_once
 
@@ -84,7 +84,7 @@ async def _replay_or_stream(
             yield whole.text
         yield whole
         return
-    async with call, closed_after(stream()) as pieces:
+    async with call, closing_stream(stream()) as pieces:
         async for piece in pieces:
             if not isinstance(piece, str):
                 await call.keep(form.dump(piece))

@@ -14,7 +14,7 @@ from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
-from moa._async import closed_after, in_time
+from moa._async import closing_stream, time_limit
 from moa._json import object_of
 from moa.budget import Reservation
 from moa.context import RunContext
@@ -84,7 +84,7 @@ class LangChainEndpoint(EndpointBase):
             OutputError: the model stopped before it wrote an answer.
         """
         with await self._reserve(prompt, context) as call, self._map_errors():
-            async with in_time(context.remaining_s()):
+            async with time_limit(context.remaining_s()):
                 message, parsed = await self._ask(prompt, context)
             return self._completion(prompt, message, parsed, call, context)
 
@@ -99,9 +99,9 @@ class LangChainEndpoint(EndpointBase):
             whole: AIMessageChunk | None = None
             model = self._with_tools(prompt, context)
             asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
-            async with closed_after(asked) as pieces:
+            async with closing_stream(asked) as pieces:
                 while True:
-                    async with in_time(context.remaining_s()):
+                    async with time_limit(context.remaining_s()):
                         piece = cast("AIMessageChunk | None", await anext(pieces, None))
                     if piece is None:
                         break

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pydantic import ConfigDict, SecretStr, TypeAdapter
 
-from moa._files import paired
+from moa._files import join_surrogates
 from moa._json import JSON, is_list, is_object, number_of, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import (
@@ -409,7 +409,7 @@ class OpenAIEndpoint(EndpointBase):
 
 
 def _text(value: object) -> str:
-    return paired(value) if isinstance(value, str) else ""
+    return join_surrogates(value) if isinstance(value, str) else ""
 
 
 def _content(message: Mapping[str, object]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -127,7 +127,7 @@ class Replicas(Wrapping):
         while True:
             async with (
                 self._attempt(tried, context, begun) as one,
-                closed_after(one.stream(prompt, context)) as pieces,
+                closing_stream(one.stream(prompt, context)) as pieces,
             ):
                 async for piece in pieces:
                     begun.set()

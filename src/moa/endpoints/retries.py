@@ -201,7 +201,7 @@ class Retried(Wrapping):
         if call.tries > 1 and isinstance(error, EndpointError):
             took_s = self._timeout_s - call.left_s
             said = f"{error.message} (gave up after {call.tries} tries in {took_s:.3g} s)"
-            raise error.again(said) from error
+            raise error.with_message(said) from error
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa._json import JSON, is_object, object_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema
@@ -101,7 +101,7 @@ class WithTools(Wrapping):
         if self._natively and prompt.tools:
             held, begun = "", False
             try:
-                async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+                async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Completion):
                             piece = self._find_call(piece, prompt, context)

@@ -24,7 +24,7 @@ from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.wrappers import ScopedSender, Wrapping
-from moa.errors import EndpointUnavailable, InvalidResponse, needed
+from moa.errors import EndpointUnavailable, InvalidResponse, require_package
 from moa.usage import NOTHING, Tier
 
 LOOPBACK = "127.0.0.1"
@@ -145,7 +145,7 @@ class VLLMServer:
         # vLLM may stand in an environment of its own, so this is not told to install vLLM here.
         command = "pip install prometheus-client"
         purpose = "to read the figures of a vLLM server"
-        with needed("prometheus-client", extra="vllm", purpose=purpose, command=command):
+        with require_package("prometheus-client", extra="vllm", purpose=purpose, command=command):
             from prometheus_client.parser import text_string_to_metric_families
 
         sums: defaultdict[str, float] = defaultdict(float)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from moa.endpoints.transport import KEY, mask
-from moa.errors import ConfigError, MissingDependency, ModelNotFound, needed
+from moa.errors import ConfigError, MissingDependency, ModelNotFound, require_package
 
 _HUB = "https://huggingface.co"
 _NAMES_THE_CACHE = ("MOA_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
@@ -324,7 +324,7 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
 @contextmanager
 def _map_errors(file: HubFile) -> Generator[None, None, None]:
     """Map the errors of the hub, and silence its library, whose warnings may quote the token."""
-    with needed("huggingface-hub", extra="local", purpose="to fetch weights from the hub"):
+    with require_package("huggingface-hub", extra="local", purpose="to fetch weights from the hub"):
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
         from huggingface_hub.utils import logging

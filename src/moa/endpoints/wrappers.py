@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
-from moa._async import closed_after
+from moa._async import closing_stream
 from moa._sqlite import ContentStore
 from moa.context import RunContext
 from moa.endpoints import (
@@ -117,7 +117,10 @@ class ScopedSender(Sender):
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`."""
-        async with self.scope(context) as one, closed_after(one.stream(prompt, context)) as pieces:
+        async with (
+            self.scope(context) as one,
+            closing_stream(one.stream(prompt, context)) as pieces,
+        ):
             async for piece in pieces:
                 yield piece
 
@@ -191,7 +194,7 @@ class Wrapping(Sender):
             return pieces, await anext(pieces)
 
         pieces, first = await self.ask(start, context)
-        async with closed_after(pieces):
+        async with closing_stream(pieces):
             yield first
             async for piece in pieces:
                 yield piece
@@ -305,7 +308,7 @@ class Cached(Wrapping):
             yield completion.text
             yield completion
             return
-        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+        async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 whole = isinstance(piece, Completion)
                 if whole and not prompt.temperature and _is_whole(piece, prompt):

@@ -216,7 +216,7 @@ class Cache:
             try:
                 self._known[str(values["key"])] = DesignAnswer.model_validate(values)
             except (KeyError, TypeError, ValidationError) as error:
-                raise self._file.unreadable(number) from error
+                raise self._file.line_error(number) from error
 
     def get(self, design: str, request: str) -> DesignAnswer | None:
         """Give an answer that was given already."""

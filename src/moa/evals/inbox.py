@@ -24,7 +24,7 @@ from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import InputError, needed
+from moa.errors import InputError, require_package
 from moa.node import Frozen
 
 T = TypeVar("T")
@@ -259,7 +259,7 @@ def _beside_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
 
 def _cut(vectors: Floats) -> Ints:
     """Give the number of each vector's group, where the groups are told apart best."""
-    with needed("scipy", extra="calibration", purpose="to put messages into groups"):
+    with require_package("scipy", extra="calibration", purpose="to put messages into groups"):
         hierarchy: Any = import_module("scipy.cluster.hierarchy")
     tree = hierarchy.linkage(vectors, "ward")
     apart = np.maximum(0.0, 1 - vectors @ vectors.T)

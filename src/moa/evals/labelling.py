@@ -129,7 +129,7 @@ class LabelFile(LineFile):
         super().__enter__()
         for number, _, values in self.lines():
             if not isinstance(text := values.get("text"), str):
-                raise self.unreadable(number)
+                raise self.line_error(number)
             self.texts.append(text)
             self.drawn += not values.get("chosen")
         return self
@@ -143,7 +143,7 @@ class LabelFile(LineFile):
         try:
             os.fsync(self._file)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._write_error(error) from error
         self.texts.append(row.text)
         self.drawn += not chosen
 

@@ -19,7 +19,7 @@ from moa.decisions.arrays import (
     macro_f1,
     np,
 )
-from moa.errors import needed
+from moa.errors import require_package
 from moa.evals.cases import DesignAnswer
 from moa.node import Frozen
 
@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 def stats() -> Any:
     """Give `scipy.stats`, which is imported at first use."""
-    with needed("scipy", extra="calibration", purpose="to measure"):
+    with require_package("scipy", extra="calibration", purpose="to measure"):
         return import_module("scipy.stats")
 
 

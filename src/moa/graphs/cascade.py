@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, cast
 
 from pydantic import BeforeValidator, Field
 
-from moa._async import beside
+from moa._async import run_sync
 from moa.agents.base import In, Out
 from moa.agents.deciding import DecidingAgent
 from moa.calibration.acceptance import Confident, Judgement, Policy
@@ -29,7 +29,7 @@ from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.graphs.student import Learn, Student, read_learn
 from moa.node import Node, Result, finish, unique_names
-from moa.questions import accepted_in, can_be_accepted, can_be_sure, questions_in
+from moa.questions import is_accepted, may_be_accepted, may_have_confidence, questions_in
 from moa.telemetry import Span, names
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Accepted(Policy):
             ConfigError: the answer has none, since nothing calibrated gave it.
         """
         del request, context
-        accepted = accepted_in(reply)
+        accepted = is_accepted(reply)
         if accepted is None:
             raise ConfigError(_SAYS_NOTHING.format("the small one's answers"))
         reason = "accepted by its calibration" if accepted else "not accepted by its calibration"
@@ -148,7 +148,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         """Say what is accepted, where it is only drawn."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}
-        if not says and endpoints.to_be_asked:
+        if not says and endpoints.can_be_asked:
             raise ConfigError(
                 f"[graphs.{cls.name}] needs calibration = the file that moa learn wrote. Or "
                 "give labels and learn = a file, which learns from the large model while it is "
@@ -160,13 +160,13 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     def _learner(self) -> Learner[In, Out] | None:
         if not isinstance(self.learn, Learn):
             return None
-        beside: dict[str, object] = {
+        run_sync: dict[str, object] = {
             "accept": self.accept,
             "between": self.between or None,
             "calibration": self.calibration,
             "confidence": self.confidence,
         }
-        given = [name for name, value in beside.items() if value is not None]
+        given = [name for name, value in run_sync.items() if value is not None]
         if given:
             raise ConfigError(
                 f"cascade {self.name!r}: learn finds out by itself what is accepted, between two "
@@ -178,7 +178,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         if self.confidence is not None and self.accept is not None:
             raise ConfigError(f"cascade {self.name!r}: give accept or confidence, not both")
         accept = self.accept if self.confidence is None else Confident(self.confidence)
-        if accept is None and not can_be_accepted(signature_of(self.small).output):
+        if accept is None and not may_be_accepted(signature_of(self.small).output):
             answers = f"the answers of {self.small.name!r}"
             raise ConfigError(f"cascade {self.name!r}: {_SAYS_NOTHING.format(answers)}")
         single = isinstance(accept, Policy | None)
@@ -189,7 +189,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 "give one policy, or one for each tier but the last"
             )
         for tier, policy in zip(self.tiers, policies, strict=False):
-            if isinstance(policy, Confident) and not can_be_sure(signature_of(tier).output):
+            if isinstance(policy, Confident) and not may_have_confidence(signature_of(tier).output):
                 raise ConfigError(
                     f"cascade {self.name!r}: {tier.name!r} writes, so that its answers have no "
                     "confidence, and each would be paid for twice. Judge what it writes by a "
@@ -243,7 +243,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
         """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
-        return beside(lambda: self.run(request, context))
+        return run_sync(lambda: self.run(request, context))
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask the first tier, and the next ones while the answer is not accepted."""

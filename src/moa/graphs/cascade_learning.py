@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, Generic, NamedTuple
 
@@ -84,6 +85,9 @@ class Learner(Generic[In, Out]):
                 raise
             own.note("failed", f"{self.large.name!r} gave no answer: {error}")
             return self._given(found, accepted=False)
+        except (Exception, asyncio.CancelledError):  # while a row waits, no look goes past it
+            await student.record_failure(place, own)
+            raise
         return Answering(result.output, False, True)
 
     def _label(self, output: Any) -> str | None:

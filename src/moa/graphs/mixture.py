@@ -33,10 +33,10 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of
 from moa.mixing.voting import agree, most_agreed
-from moa.node import Consulted, Node, Reply
+from moa.node import Consultation, Node, Reply
 
 Member = Endpoint | Node[Any, Any]
-"""An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
+"""An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consultation`."""
 
 MAX_TOKENS = 1024
 """Of an answer, unless a table says otherwise."""
@@ -107,7 +107,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                     f"{self.name}: {what}={number}, but the smallest layer has {smallest} proposers"
                 )
         for depth, layer in enumerate((*layers, [aggregator])):
-            given = Consulted if depth else self.input_type
+            given = Consultation if depth else self.input_type
             for node in layer:
                 if not fits(given, wanted := signature_of(node).input(0)):
                     raise WiringError(
@@ -390,7 +390,7 @@ class _Run:
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
         """Say how many of a layer the budget pays for, all that follows included."""
-        if not self.context.limited:
+        if not self.context.has_budget:
             return len(members)
         read, further = self.asked.answers, 0
         calls: list[list[Call]] = []

@@ -211,7 +211,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the default small model; documents are needed to run."""
-        if not {"documents", "index"} & {*table} and endpoints.to_be_asked:
+        if not {"documents", "index"} & {*table} and endpoints.can_be_asked:
             raise ConfigError(
                 'there is nothing to search in: name files or folders by documents = ["docs"], or '
                 "what moa index made by index, in the graph's table of moa.toml, such as "

@@ -147,7 +147,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Complete a table by what it may leave out, before it is read; by default nothing.
 
-        Where the endpoints are not `to_be_asked`, the recipe is only drawn.
+        Where the endpoints are not `can_be_asked`, the recipe is only drawn.
 
         Raises:
             ConfigError: something is missing without which it can't run.

@@ -128,7 +128,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the built-in encoder; a catalogue is needed to run."""
-        if "catalogue" not in table and endpoints.to_be_asked:
+        if "catalogue" not in table and endpoints.can_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs catalogue = "ITEMS.jsonl", a file of items with id '
                 "and text"
@@ -224,7 +224,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """Return what searches by meaning; vectors stay once made, whatever fails later."""
         if self.encoder is None:
             return None
-        async with self._lock.held(context.remaining_s()):
+        async with self._lock.hold(context.remaining_s()):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]

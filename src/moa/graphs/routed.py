@@ -112,7 +112,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Let it pass without a router where it is only drawn."""
-        if not table.get("router") and endpoints.to_be_asked:
+        if not table.get("router") and endpoints.can_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '
                 "wrote"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from pydantic import ValidationInfo
 
 from moa._async import Lock
-from moa._files import paired
+from moa._files import join_surrogates
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
@@ -165,6 +165,8 @@ class Student:
         """What is learned."""
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
+        self._large = ""
+        """Name of the large model; empty where it isn't known."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """By the owner of the runs: nobody's texts teach what answers another."""
@@ -175,12 +177,14 @@ class Student:
         Raises:
             ConfigError: it is the small one.
         """
-        if getattr(large, "endpoint", None) is self.small.endpoint:
+        endpoint = getattr(large, "endpoint", None)
+        if endpoint is self.small.endpoint:
             name = getattr(large, "name", "")
             raise ConfigError(
                 f"{name!r} asks the endpoint of the small node, from which nothing can be "
                 "learned. Configure a large model: moa models add --help"
             )
+        self._large = str(getattr(endpoint, "model", ""))
 
     async def ready(self, context: RunContext | None = None) -> Learning:
         """Open the answers, once; those of each owner of runs, such as a key, are kept apart.
@@ -191,7 +195,7 @@ class Student:
         """
         context = context or RunContext(keep_notes=False)
         if context.owner not in self._learning:
-            async with self._lock.held(context.remaining_s()):
+            async with self._lock.hold(context.remaining_s()):
                 if context.owner not in self._learning:
                     self._learning[context.owner] = await self._open(context)
         return self._learning[context.owner]
@@ -209,6 +213,8 @@ class Student:
         def begin() -> None:
             store.open()
             store.bind(asked, made_of)
+            if self._large:
+                store.bind_large(self._large)
 
         await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
@@ -362,6 +368,12 @@ class Student:
         await self._settle(place, said, own)
         return result
 
+    async def record_failure(self, place: int, own: RunContext) -> None:
+        """Store that the large model gave no answer, which counts as a difference."""
+        from moa.calibration.answer_rows import LargeAnswer
+
+        await self._settle(place, LargeAnswer(None), own)
+
     async def take(
         self,
         text: str,
@@ -506,7 +518,7 @@ class Student:
 
 def _storable(text: str) -> str:
     """Replace what a database can't hold in a text."""
-    return paired(text).replace("\0", "\ufffd")
+    return join_surrogates(text).replace("\0", "\ufffd")
 
 
 def _with_otherwise(asked: Question) -> Question:

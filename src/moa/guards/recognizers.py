@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moa.errors import ConfigError, GuardFailed, needed
+from moa.errors import ConfigError, GuardFailed, require_package
 from moa.guards.texts import views
 
 if TYPE_CHECKING:
@@ -509,7 +509,7 @@ def _with_context(words: re.Pattern[str] | None, text: str, finding: Finding) ->
 def presidio_recognizers() -> Sequence[Recognizer]:
     """Make recognisers of numbers and addresses that name a person, with presidio's patterns."""
     why = "to recognise numbers by their checksums"
-    with needed("presidio-analyzer", extra="guards", purpose=why):
+    with require_package("presidio-analyzer", extra="guards", purpose=why):
         import presidio_analyzer
         import presidio_analyzer.predefined_recognizers as ready
     logging.getLogger("presidio-analyzer").addFilter(_Silence())

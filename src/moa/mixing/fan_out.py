@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from moa._async import cancel, gather, in_time
+from moa._async import cancel, gather, time_limit
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import concurrency_of, innermost
@@ -198,7 +198,7 @@ class _Fan(Generic[Out]):
             self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
         late = "" if left is None else f"{name}: no answer within {left:.2f} s"
-        async with in_time(left, late):
+        async with time_limit(left, late):
             alone = own.journal is None
             run = member.run(request, own) if alone else run_in_place(member, request, own)
             result = await run

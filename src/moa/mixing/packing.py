@@ -23,7 +23,7 @@ from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import InputError, OutputError
 from moa.mixing.answer_extraction import stated
 from moa.mixing.voting import likeness
-from moa.node import Consulted, Node, Result, unique_names
+from moa.node import Consultation, Node, Result, unique_names
 from moa.usage import Amount, Tier
 
 Call = tuple[Tier, Amount]
@@ -50,7 +50,7 @@ _SLACK = 0.95
 class Packed:
     """What is read, and what became of each answer. Places are those of the answers given."""
 
-    consulted: Consulted
+    consulted: Consultation
     order: tuple[int, ...]
     """The answers that stand there, as they stand there."""
     tokens: int
@@ -67,7 +67,7 @@ async def pack(
     request: str,
     answers: Sequence[str],
     *,
-    write: Callable[[Consulted], str],
+    write: Callable[[Consultation], str],
     count: Count,
     room: int | None,
     seed: int | str = 0,
@@ -87,8 +87,8 @@ async def pack(
         lot.update(place.to_bytes(4))
         return lot.digest()
 
-    async def written() -> tuple[Consulted, int]:
-        consulted = Consulted(request=request, answers=tuple(shown[place] for place in order))
+    async def written() -> tuple[Consultation, int]:
+        consulted = Consultation(request=request, answers=tuple(shown[place] for place in order))
         return consulted, await count(write(consulted))
 
     shown = list(answers)
@@ -199,7 +199,7 @@ class Asked:
 class Reader:
     """A proposer or an aggregator: gives the request to a node, with what others answered.
 
-    The node takes a text, or a `Consulted` with the answers of others, in an order that the seed
+    The node takes a text, or a `Consultation` with the answers of others, in an order that the seed
     and the request decide; its output is taken as text.
     """
 
@@ -252,7 +252,7 @@ class Reader:
         packed = await pack(
             text_of(asked.request),
             asked.answers,
-            write=cast("Any", getattr(self.node, "user_prompt", Consulted.model_dump_json)),
+            write=cast("Any", getattr(self.node, "user_prompt", Consultation.model_dump_json)),
             count=count,
             room=room,
             seed=f"{self.seed}/{self.name}",

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.errors import ConfigError, InputError, needed
+from moa.errors import ConfigError, InputError, require_package
 from moa.routing import (
     Grams,
     Groups,
@@ -360,7 +360,7 @@ def _origin(
 
 def _sklearn(module: str) -> Any:
     """Give a module of scikit-learn, which is imported at first use."""
-    with needed("scikit-learn", extra="routing", purpose="to fit a router"):
+    with require_package("scikit-learn", extra="routing", purpose="to fit a router"):
         return import_module(f"sklearn.{module}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar, cast
 
-from moa.errors import ConfigError, StoreError, needed
+from moa.errors import ConfigError, StoreError, require_package
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Postgres:
 
     def open(self) -> None:
         purpose = f"to keep its {self._what} in Postgres"
-        with needed("psycopg", extra="postgres", purpose=purpose):
+        with require_package("psycopg", extra="postgres", purpose=purpose):
             import psycopg
         try:
             self._connect()

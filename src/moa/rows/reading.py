@@ -24,9 +24,9 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from moa._files import dumped, jsonable
+from moa._files import dump_json, to_jsonable
 from moa.batch import Malformed, Row, faults_of, in_words
-from moa.errors import ConfigError, MissingDependency, needed
+from moa.errors import ConfigError, MissingDependency, require_package
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
 from moa.rows.lines import (
     Line,
@@ -249,7 +249,7 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 if first:
                     hint = "Name the column that holds the text by --text-column"
                     raise ConfigError(f"line {row.number}: {problem}. {hint}")
-                row = replace(malformed(row.number, problem, dumped(row.value)), key=row.key)
+                row = replace(malformed(row.number, problem, dump_json(row.value)), key=row.key)
             first = False
         yield row
 
@@ -294,7 +294,7 @@ def _of_table(cells: Iterator[tuple[int, list[object]]], what: str) -> Iterator[
             header = header_of([str(cell) for cell in row], what)
             continue
         if len(row) > len(header):
-            shown = dumped(row)
+            shown = dump_json(row)
             error = f"{len(row)} cells under a header of {len(header)}"
             yield malformed(number, error, shown)
             continue
@@ -347,7 +347,7 @@ def _zstd(file: Any) -> BinaryIO:
 
 def arrow(purpose: str) -> Any:
     """Import Arrow."""
-    with needed("pyarrow", extra="files", purpose=purpose):
+    with require_package("pyarrow", extra="files", purpose=purpose):
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
 
@@ -360,7 +360,7 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
             for value in batch.to_pylist():
                 number += 1
                 try:
-                    row = row_of(number, {name: jsonable(cell) for name, cell in value.items()})
+                    row = row_of(number, {name: to_jsonable(cell) for name, cell in value.items()})
                 except ValueError as error:  # such as the bytes of a picture
                     yield malformed(number, f"a column holds bytes that are no text: {error}", "")
                 else:

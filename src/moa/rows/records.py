@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, cast
 
-from moa._files import dumped, jsonable
+from moa._files import dump_json, to_jsonable
 from moa.batch import Item, Malformed, Row
 from moa.rows.loop import RowJournal
 from moa.usage import Amount, Usage
@@ -18,8 +18,8 @@ def line(item: Item[object]) -> dict[str, object]:
     """Write an item as what `json` can write."""
     written: dict[str, object] = {
         "id": item.id,
-        "input": jsonable(item.input),
-        "output": jsonable(item.output),
+        "input": to_jsonable(item.input),
+        "output": to_jsonable(item.output),
         "status": item.status,
     }
     if item.problem is not None:
@@ -35,7 +35,7 @@ def taken(item: Item[object]) -> dict[str, object]:
     return {
         "seconds": round(item.seconds, 4),
         "usage": usage_of(item),
-        "trace": [jsonable(note) for note in item.trace],
+        "trace": [to_jsonable(note) for note in item.trace],
     }
 
 
@@ -80,14 +80,14 @@ def _digest(value: object) -> str:
     """Tell an input from others, whatever the order of its fields."""
     if isinstance(value, dict):
         value = sorted(cast("dict[str, object]", value).items())
-    return hashlib.sha256(dumped(value).encode()).hexdigest()[:32]
+    return hashlib.sha256(dump_json(value).encode()).hexdigest()[:32]
 
 
 def written_row(row: Row | Malformed) -> str:
     """Write a row."""
     if isinstance(row, Malformed):
-        return dumped({"number": row.number, "error": row.error, "raw": row.raw})
-    return dumped({"number": row.number, "id": row.id, "value": row.value})
+        return dump_json({"number": row.number, "error": row.error, "raw": row.raw})
+    return dump_json({"number": row.number, "id": row.id, "value": row.value})
 
 
 def read_row(given: str, place: int, journal: RowJournal) -> Row | Malformed:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
-from moa.errors import ConfigError, needed
+from moa.errors import ConfigError, require_package
 
 _LONGEST = 1_048_576
 """Rows of a sheet, the header counted; Excel has no more."""
@@ -82,7 +82,7 @@ def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], fil
 
 def openpyxl(purpose: str) -> Any:
     """Import the library of Excel files."""
-    with needed("openpyxl", extra="files", purpose=purpose):
+    with require_package("openpyxl", extra="files", purpose=purpose):
         return import_module("openpyxl")
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from moa._files import dumped, replacing
+from moa._files import dump_json, replacing
 from moa.errors import ConfigError
 from moa.rows.delimited import csv_line
 from moa.rows.reading import PARQUET_ROWS, Format, arrow, format_of
@@ -110,7 +110,9 @@ def _type(value: object) -> type:
 
 
 def _cell(value: object) -> object:
-    return value if value is None or isinstance(value, str | bool | int | float) else dumped(value)
+    return (
+        value if value is None or isinstance(value, str | bool | int | float) else dump_json(value)
+    )
 
 
 def check_writer(kind: Format | None) -> None:
@@ -142,7 +144,7 @@ def write_lines(lines: Lines, path: Path, kind: Format | None, columns: Columns 
             if path.suffix == ".gz":
                 file = cast("BinaryIO", stack.enter_context(gzip.open(file, "wb")))
             if columns is None:
-                return sum(bool(file.write(f"{dumped(line)}\n".encode())) for line in lines())
+                return sum(bool(file.write(f"{dump_json(line)}\n".encode())) for line in lines())
             cells = map(columns.cells, lines())
             if kind == "parquet":
                 return _write_parquet(cells, columns, file)
@@ -192,4 +194,4 @@ def _kind(types: set[type]) -> str:
 
 
 def _text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else dumped(value)
+    return value if value is None or isinstance(value, str) else dump_json(value)

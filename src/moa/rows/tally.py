@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from moa.batch import Item
 from moa.node import Outcome
-from moa.questions import accepted_in, answers_in
+from moa.questions import answers_in, is_accepted
 from moa.usage import Usage
 
 _KEPT = 10_000
@@ -102,11 +102,11 @@ class Tally:
 
     @property
     def mean(self) -> float:
-        """Mean of the seconds of work that an item took."""
+        """Mean of the seconds that the calls of an item took together."""
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Seconds of work that did for `share` of the items, from 0 to 1 (nearest rank)."""
+        """Call seconds that did for `share` of the items, from 0 to 1 (nearest rank)."""
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
@@ -122,7 +122,7 @@ class Tally:
         if said:
             self.calibrated = True
             # An outcome holds decisions that nothing is guaranteed of: those that say it count.
-            covered = all(said) if isinstance(output, Outcome) else accepted_in(output)
+            covered = all(said) if isinstance(output, Outcome) else is_accepted(output)
             self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
         marked = set(_marked("", item.output))

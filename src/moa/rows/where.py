@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa.errors import ConfigError
 
 Line = Mapping[str, Any]
@@ -103,6 +103,6 @@ def _is(value: object, given: str) -> bool:
     if isinstance(value, str):
         return value == given
     try:
-        return dumped(json.loads(given)) == dumped(value)
+        return dump_json(json.loads(given)) == dump_json(value)
     except (ValueError, RecursionError):
         return False

@@ -82,7 +82,7 @@ class RowFile(LineFile):
         try:
             for number, start, values in self.lines():
                 if not isinstance(values.get("id"), str | int) or "input" not in values:
-                    raise self.unreadable(number)
+                    raise self.line_error(number)
                 name = name_of(values["id"], values["input"])
                 self._index.add_line(name, start, failed="error" in values)
             if self._existing != "overwrite":
@@ -111,7 +111,7 @@ class RowFile(LineFile):
                 self._kept.drop_others(self._index.is_unfinished)
                 self._remove_replaced()
         except OSError as problem:
-            raise self._unwritable(problem) from problem
+            raise self._write_error(problem) from problem
         finally:
             self.close()
 

@@ -18,8 +18,8 @@ Who looks for something finds it here:
 
 from importlib import import_module
 
-from moa.errors import needed
+from moa.errors import require_package
 
-with needed("starlette", extra="serve", purpose="to serve"):
+with require_package("starlette", extra="serve", purpose="to serve"):
     for _name in ("prometheus_client", "sse_starlette", "starlette", "uvicorn"):
         import_module(_name)

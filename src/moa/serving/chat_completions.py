@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa._json import at, object_of, objects_of
 from moa.agents.relay import Relay, ToolRequest, as_relayable
 from moa.guards import Blocked
@@ -233,7 +233,7 @@ class Chunks:
             output = finished.output
             rest = self._rest(output)
         except Exception as error:  # noqa: BLE001  the status is sent: what is wrong comes here
-            yield ServerSentEvent(dumped(fault_of(error).body))
+            yield ServerSentEvent(dump_json(fault_of(error).body))
             yield DONE
             return
         yield from self._begin()
@@ -277,4 +277,4 @@ class Chunks:
         }
         if self._includes_usage:
             chunk["usage"] = used
-        return ServerSentEvent(dumped(chunk))
+        return ServerSentEvent(dump_json(chunk))

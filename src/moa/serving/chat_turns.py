@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 from typing_extensions import TypeIs
 
-from moa._files import dumped, jsonable
+from moa._files import dump_json, to_jsonable
 from moa._json import is_object, list_of, object_of
 from moa.agents import Agent
 from moa.agents.filter import Verdict
@@ -208,7 +208,7 @@ def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
             except ValueError as error:
                 fault = fault or error
             else:
-                return dumped(part)
+                return dump_json(part)
         said = f"what came out doesn't follow the schema of the request: {fault}"
         raise OutputError(said, node=served.name, text=content_of(output))
 
@@ -254,10 +254,10 @@ def content_of(output: object) -> str:
         return output
     if names := questions_in(output):
         said = {name: getattr(output, name).said for name in names}
-        return said[names[0]] if len(names) == 1 else dumped(said)
+        return said[names[0]] if len(names) == 1 else dump_json(said)
     if isinstance(output, BaseModel) and type(output).__str__ is not BaseModel.__str__:
         return str(output)
-    return dumped(jsonable(output))
+    return dump_json(to_jsonable(output))
 
 
 def shown_path(node: AnyNode) -> str | None:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa._files import encoded
+from moa._files import encode_json
 from moa._json import is_object, list_of
 from moa.errors import RequestRefused
 from moa.serving.faults import fault_of
@@ -190,7 +190,7 @@ def json_response(
     value: object, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
     """Answer with JSON; what is no number is null there."""
-    return Response(encoded(value), status, headers, "application/json")
+    return Response(encode_json(value), status, headers, "application/json")
 
 
 class TimeLimit:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from moa._async import first_in
+from moa._async import first_error
 from moa.errors import MissingDependency, RequestRefused
 from moa.serving.http import read_json
 from moa.serving.server import Server
@@ -120,7 +120,7 @@ async def pipes() -> AsyncGenerator[Pipes]:
             with redirect_stdout(sys.stderr):
                 yield read, write
     except BaseExceptionGroup as group:  # the SDK's tasks put whatever is raised here into one
-        error = first_in(group)
+        error = first_error(group)
         if not isinstance(error, BrokenPipeError):  # with that nobody reads any longer
             raise error from None
 

@@ -28,7 +28,7 @@ from mcp_types import Tool as ListedTool
 from starlette.requests import Request
 
 from moa._async import cancel
-from moa._files import dumped
+from moa._files import dump_json
 from moa._json import object_of, objects_of
 from moa.agents.tools import name_for_models
 from moa.config.faults import nearest
@@ -121,7 +121,7 @@ class ServedTool:
         beside = {"moa/trace": finished.id, "moa/usage": finished.usage}
         value = self.served.dump(finished.output)
         return CallToolResult(
-            content=[TextContent(text=value if isinstance(value, str) else dumped(value))],
+            content=[TextContent(text=value if isinstance(value, str) else dump_json(value))],
             structured_content=self.output.wrap(value),
             _meta=beside,
         )

@@ -22,12 +22,12 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from moa._async import cancel, in_time
+from moa._async import cancel, time_limit
 from moa.batch import Item, run_one
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
-from moa.questions import accepted_in, answers_in, questions_in
+from moa.questions import answers_in, is_accepted, questions_in
 from moa.rows import taken
 from moa.rows.records import usage_of
 from moa.serving.http import caller_of
@@ -103,7 +103,7 @@ class FinishedRun:
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
     """Write headers: who decided, the confidence, whether it is accepted, and the cost."""
     decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
-    accepted, cost = accepted_in(item.output), item.usage.cost
+    accepted, cost = is_accepted(item.output), item.usage.cost
     said = {
         "trace": id,
         "decided-by": next(filter(None, reversed(decided)), None),
@@ -320,7 +320,7 @@ class _Run:
         why: MoaError = _client_gone_error()
         try:
             late = "the run did not end in time, and was cut off"
-            async with in_time(self.timeout_s + _LATE_S, late):
+            async with time_limit(self.timeout_s + _LATE_S, late):
                 node = self.served.node_of(self.caller)
                 item = await run_one(node, self.value, 1, _identity, self.context)
         except DeadlineExceeded as error:

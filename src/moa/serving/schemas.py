@@ -13,9 +13,11 @@ from typing import Any, Protocol
 import regex
 
 from moa._json import is_list, is_object
-from moa.errors import needed
+from moa.errors import require_package
 
-with needed("jsonschema", extra="serve", purpose="to hold answers to the schema of a client"):
+with require_package(
+    "jsonschema", extra="serve", purpose="to hold answers to the schema of a client"
+):
     from jsonschema import Draft202012Validator, validators
     from jsonschema.exceptions import SchemaError, ValidationError
     from referencing import Registry

@@ -13,7 +13,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
-from moa._files import dumped, jsonable
+from moa._files import dump_json, to_jsonable
 from moa._json import JSON, object_of, objects_of
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter
@@ -88,7 +88,7 @@ class ServedNode:
 
     def dump(self, output: object) -> object:
         """Write an output as JSON, as `moa run --json` does."""
-        return jsonable(output)
+        return to_jsonable(output)
 
     @cached_property
     def takes_text(self) -> bool:
@@ -175,7 +175,7 @@ class _OwnThreadsNode:
         self, request: UserMessage, context: RunContext | None = None, /
     ) -> Result[object]:
         """Answer in the caller's own thread of that name."""
-        own = request.model_copy(update={"thread": dumped([self._owner, request.thread])})
+        own = request.model_copy(update={"thread": dump_json([self._owner, request.thread])})
         result: Result[object] = await self._node.run(own, context)
         output = result.output
         if isinstance(output, ChatReply):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from moa._files import dumped, jsonable
+from moa._files import dump_json, to_jsonable
 from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
 from moa.graphs.engine.drawing import Drawable, Drawing
@@ -143,12 +143,12 @@ def outcome(finished: FinishedRun) -> dict[str, object]:
 def write_event(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
     """Write an event, or what became of the run, as it is sent."""
     if not isinstance(event, FinishedRun):
-        said = {one.name: jsonable(getattr(event, one.name)) for one in fields(event)}
-        yield ServerSentEvent(dumped(said), event=EVENTS[type(event)])
+        said = {one.name: to_jsonable(getattr(event, one.name)) for one in fields(event)}
+        yield ServerSentEvent(dump_json(said), event=EVENTS[type(event)])
     elif event.item.error is not None:
-        yield ServerSentEvent(dumped(fault_of(event.item.error).body), event="error")
+        yield ServerSentEvent(dump_json(fault_of(event.item.error).body), event="error")
     else:
-        yield ServerSentEvent(dumped(outcome(event)), event="result")
+        yield ServerSentEvent(dump_json(outcome(event)), event="result")
 
 
 def _drawing(served: ServedNode) -> Drawing:
@@ -165,7 +165,7 @@ async def _read_in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
     """Read lines some at a time, in threads, so that the event loop goes on."""
 
     def read_some() -> bytes:
-        read = (dumped(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
+        read = (dump_json(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
         return "".join(f"{line}\n" for line in read).encode()
 
     try:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa._json import is_object, object_of, objects_of
 from moa.calibration.labelled import label_of, normalise_text
 from moa.errors import InputError
@@ -409,7 +409,7 @@ def _encode(line: Values) -> bytes:
     try:
         return to_json(line) + b"\n"
     except ValueError:  # half a character, which stands for itself in no file
-        return f"{dumped(line)}\n".encode()
+        return f"{dump_json(line)}\n".encode()
 
 
 def _verdict(one: Decision) -> Verdict:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from moa._files import LineFile, check_lines, dumped, replace_text
+from moa._files import LineFile, check_lines, dump_json, replace_text
 from moa._json import object_of
 from moa.calibration.labelled import normalise_text, row_value
 from moa.errors import InputError
@@ -128,7 +128,7 @@ class Labels:
                 else:
                     left.append(one)
             if left:
-                replace_text(self.path, "".join(f"{dumped(one)}\n" for one in left))
+                replace_text(self.path, "".join(f"{dump_json(one)}\n" for one in left))
             else:
                 file.cut(0)
         return before
@@ -145,7 +145,7 @@ class Labels:
         with LineFile(self.path, existing="resume") as file:
             for number, _, values in file.lines():
                 if not isinstance(text := values.get("text"), str):
-                    raise file.unreadable(number)
+                    raise file.line_error(number)
                 chosen = values.get("chosen") is True
                 for name, value in values.items():
                     if name not in _OURS:

@@ -12,7 +12,7 @@ import html
 import re
 from pathlib import Path
 
-from moa._files import dumped, jsonable, save_text
+from moa._files import dump_json, save_text, to_jsonable
 from moa.studio.data import Can, Query
 from moa.studio.sources import View
 
@@ -81,7 +81,7 @@ def page(data: object, *, title: str) -> str:
 
 def escape_json(data: object) -> str:
     """Write JSON that can stand in a page: no tag begins or ends in it."""
-    written = dumped(jsonable(data))
+    written = dump_json(to_jsonable(data))
     for sign in "<>&\u2028\u2029":
         written = written.replace(sign, f"\\u{ord(sign):04x}")
     return written

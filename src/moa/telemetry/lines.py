@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from moa._files import Existing, LineFile, encoded
+from moa._files import Existing, LineFile, encode_json
 from moa.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class SpanFile:
         self._file.__enter__()
         for number, _, values in self._file.lines():
             if not {"trace", "span", "name"} <= values.keys():
-                raise self._file.unreadable(number)
+                raise self._file.line_error(number)
         self._is_open = True
         return self
 
@@ -79,7 +79,7 @@ class SpanFile:
             line: See docs/tracing.md.
             last: Whether it is that of the whole trace.
         """
-        written = encoded(line)
+        written = encode_json(line)
         with self._turn:
             if not self._is_open:
                 return

@@ -57,7 +57,7 @@ async def serve(
     from moa.endpoints.vllm import VLLMEndpoint, free_port
     from moa.errors import ConfigError
     from moa.vllm.command import specs_of
-    from moa.vllm.servers import launch, until_ready
+    from moa.vllm.servers import launch, wait_until_ready
     from moa.vllm.settings import VLLMConfig, local_url
 
     try:
@@ -69,7 +69,7 @@ async def serve(
     spec = spec.model_copy(update={"tethered": True})
     launched = await asyncio.to_thread(launch, spec)
     try:
-        await until_ready(launched, timeout_s=start_timeout_s)
+        await wait_until_ready(launched, timeout_s=start_timeout_s)
         endpoint = VLLMEndpoint(
             name,
             model=model,
@@ -83,4 +83,4 @@ async def serve(
         async with endpoint:
             yield endpoint
     finally:
-        await asyncio.shield(asyncio.to_thread(launched.let_go))
+        await asyncio.shield(asyncio.to_thread(launched.release))

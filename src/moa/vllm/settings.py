@@ -30,7 +30,7 @@ class VLLMConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     port: int = Field(default=8000, ge=1, le=_LAST_PORT)
-    """Where it listens on 127.0.0.1; further replicas on the ports after it."""
+    """Its port on 127.0.0.1; further replicas have the ports after it."""
     replicas: int = Field(default=1, ge=1)
     """Servers of the same model, behind one name."""
     dtype: Word = "auto"
@@ -51,7 +51,7 @@ class VLLMConfig(BaseModel):
     max_num_seqs: int | None = Field(default=None, gt=0)
     """Maximum requests worked on at once; `None`: vLLM's default."""
     priority: bool = False
-    """Whether requests are served by priority: see `priority` of an endpoint."""
+    """True if requests are served by priority: see `priority` of an endpoint."""
     python: str | None = None
     """Interpreter, or virtual environment, that has vLLM; `None`: this one, else the one that
     `moa doctor` tells how to make."""
@@ -70,12 +70,12 @@ class VLLMConfig(BaseModel):
     def gpus_each(self) -> int:
         """GPUs that one server spreads over, as its arguments say."""
         words = [part for word in self.args for part in word.split("=", 1)]
-        said = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
-        return max(1, int(said[-1])) if said and said[-1].isdecimal() else 1
+        sizes = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
+        return max(1, int(sizes[-1])) if sizes and sizes[-1].isdecimal() else 1
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Where its replicas listen."""
+        """The ports of its replicas."""
         return tuple(range(self.port, self.port + self.replicas))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _STATE_BYTES = 4096
-"""What a state is filled up to."""
+"""Bytes that a written state is padded to."""
 
 Phase = Literal["starting", "ready", "restarting", "failed", "stopped"]
 Holder = Literal["supervisor", "keeper"]
@@ -34,7 +34,7 @@ class Server(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """Of its endpoint."""
+    """Name of its endpoint."""
     model: str
     port: int
     settings: str
@@ -47,10 +47,10 @@ class Server(BaseModel):
 
 
 class ServerState(Server):
-    """What is known of a server, written by its supervisor."""
+    """The state of a server, written by its supervisor."""
 
     pid: int
-    """Of its supervisor."""
+    """Process id of its supervisor."""
     phase: Phase
     ready: float | None = None
     """When it last became ready, in seconds since 1970."""
@@ -61,7 +61,7 @@ class ServerState(Server):
 
     @property
     def is_supervised(self) -> bool:
-        """Whether its supervisor lives: one that was killed leaves its last state behind."""
+        """True if its supervisor lives: one that was killed leaves its last state behind."""
         import psutil
 
         return psutil.pid_exists(self.pid)
@@ -77,7 +77,7 @@ def state_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ServerFolder:
-    """Where all that is kept of the server on one port is kept."""
+    """The folder of the server on one port."""
 
     path: Path
 
@@ -89,12 +89,12 @@ class ServerFolder:
     @classmethod
     def all(cls) -> Iterator[ServerFolder]:
         """List those that there are, by port."""
-        found = state_folder().glob("[0-9]*")
-        yield from map(cls, sorted(found, key=lambda path: path.name.zfill(5)))
+        folders = state_folder().glob("[0-9]*")
+        yield from map(cls, sorted(folders, key=lambda path: path.name.zfill(5)))
 
     @property
     def log(self) -> Path:
-        """What the server says; older parts are beside it."""
+        """The server's log; older parts are beside it."""
         return self.path / "log"
 
     def make(self) -> None:
@@ -114,7 +114,7 @@ class ServerFolder:
         )
 
     def lock(self, holder: Holder) -> BaseFileLock:
-        """Give the lock that a process of the server holds for as long as it lives."""
+        """Return the lock that a process of the server holds for as long as it lives."""
         from filelock import FileLock
 
         return FileLock(self.path / f"{holder}.lock", mode=0o600)
@@ -135,18 +135,18 @@ class ServerFolder:
 
     @property
     def is_running(self) -> bool:
-        """Whether a server runs on this port, or comes up, or goes down."""
+        """True if a server runs on this port, or comes up, or goes down."""
         return self.is_held("supervisor") or self.is_held("keeper")
 
     @property
     def is_watched(self) -> bool:
-        """Whether a server is up, or is being brought up, and will be again after a crash."""
+        """True if a server is up, or is being brought up, and will be again after a crash."""
         state = self.read()
         given_up = state is not None and state.phase in ("failed", "stopped")
         return self.is_running and not given_up
 
     def read(self) -> ServerState | None:
-        """Read the state that was last written; `None` where there is none."""
+        """Read the state that was last written; `None` if there is none."""
         try:
             return ServerState.model_validate_json((self.path / "state.json").read_bytes())
         except (OSError, ValidationError):
@@ -168,7 +168,7 @@ class ServerFolder:
                 old.truncate()
 
     def key(self) -> SecretStr | None:
-        """Read the key of the server; `None` where there never was one."""
+        """Read the key of the server; `None` if there never was one."""
         try:
             written = (self.path / "key").read_text(encoding="ascii").strip()
         except OSError:
@@ -185,7 +185,7 @@ class ServerFolder:
 
 
 def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
-    """Give the keys of the servers that `moa up` started for an endpoint on some ports.
+    """Return the keys of the servers that `moa up` started for an endpoint on some ports.
 
     A replica that is down has its key as well: it may come back.
     """

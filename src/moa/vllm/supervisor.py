@@ -32,12 +32,12 @@ from pydantic import SecretStr
 
 from moa.endpoints.vllm import VLLMServer, is_free
 from moa.errors import ConfigError
-from moa.vllm.causes import explain, port_taken
+from moa.vllm.causes import describe_taken_port, explain
 from moa.vllm.command import ServerSpec
 from moa.vllm.state import Phase, Server, ServerFolder, ServerState
 
 STARTED, JOINED = "started", "joined"
-"""What a supervisor answers; anything else is why it does not start."""
+"""Answers of a supervisor; any other one is the reason why it does not start."""
 _POLL_S = 0.25
 _LONGEST_WAIT_S = 60.0
 _LOCK_S = 1.0
@@ -89,7 +89,7 @@ class Supervisor:
     def _run_once(self) -> tuple[float, str]:
         """Run the server until it ends; give the seconds that it was ready, and why it ended."""
         if not is_free(self._spec.port):
-            return 0.0, port_taken(self._spec)
+            return 0.0, describe_taken_port(self._spec)
         fork = get_context("fork")
         here, there = fork.Pipe()
         keeper = fork.Process(target=_keep, args=(self._spec, self._folder, self._key, there, here))
@@ -143,9 +143,9 @@ class _Log(logging.handlers.RotatingFileHandler):
 
     def add(self, lines: IO[str]) -> None:
         for line in lines:
-            if kept := line.rstrip()[:_LONGEST_LINE]:
-                self.tail.append(kept)
-                self.emit(logging.makeLogRecord({"msg": kept}))
+            if text := line.rstrip()[:_LONGEST_LINE]:
+                self.tail.append(text)
+                self.emit(logging.makeLogRecord({"msg": text}))
 
     def handleError(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
@@ -158,7 +158,7 @@ def _keep(
     """Run a server until it ends, or until the supervisor says so or is gone; say how it ended."""
     here.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _unheard)
+    signal.signal(signal.SIGTERM, _ignore_signal)
     _adopt_orphans()
     log = _Log(spec, folder)
     with folder.lock("keeper"):
@@ -180,7 +180,7 @@ def _keep(
             reader = threading.Thread(target=log.add, args=(server.stdout,), daemon=True)
             reader.start()
             ending = (server, there, spec.grace_s)
-            threading.Thread(target=_end_when_told, args=ending, daemon=True).start()
+            threading.Thread(target=_await_end, args=ending, daemon=True).start()
             code = server.wait()
             _sweep(server.pid)
             reader.join(timeout=5.0)
@@ -189,11 +189,11 @@ def _keep(
             there.send(end)
 
 
-def _unheard(number: int, frame: FrameType | None) -> None:
-    """Do nothing; a signal that is ignored would be ignored by the server as well."""
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
+    """Do nothing: a signal set to be ignored would be ignored by the server as well."""
 
 
-def _end_when_told(server: subprocess.Popen[str], there: Connection, grace_s: float) -> None:
+def _await_end(server: subprocess.Popen[str], there: Connection, grace_s: float) -> None:
     with suppress(EOFError, ConnectionResetError):
         there.recv()
     server.terminate()
@@ -239,7 +239,7 @@ def _supervise(spec: ServerSpec) -> None:
         with folder.lock("keeper"):  # one whose supervisor was killed is done
             pass
         if not is_free(spec.port):
-            raise ConfigError(port_taken(spec))
+            raise ConfigError(describe_taken_port(spec))
         supervisor = Supervisor(spec, folder, key=folder.make_key(), stops=stops)
     except Timeout:
         return _answer(JOINED)

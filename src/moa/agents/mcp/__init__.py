@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from moa._async import gather
 from moa.agents.base import fault_in
 from moa.agents.tools import RemoteTool
-from moa.errors import ConfigError, needed
+from moa.errors import ConfigError, require_package
 
 if TYPE_CHECKING:
     from moa.agents.mcp.connection import Connection
@@ -74,7 +74,7 @@ async def mcp_tools(
         ...         print((await agent.run("Which are there?")).output)
         >>> asyncio.run(main())  # doctest: +SKIP
     """
-    with needed("mcp", extra="mcp", purpose="to use tools of MCP servers"):
+    with require_package("mcp", extra="mcp", purpose="to use tools of MCP servers"):
         from moa.agents.mcp.connection import Connection
     if connect_timeout_s <= 0:
         raise ConfigError(f"connect_timeout_s={connect_timeout_s} must be positive")

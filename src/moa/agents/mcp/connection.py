@@ -27,9 +27,9 @@ from mcp_types import (
 from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
-from moa._async import first_in
+from moa._async import first_error
 from moa._json import JSON, object_of
-from moa._terminal import escaped
+from moa._terminal import escape_json
 from moa.agents.base import fault_in
 from moa.agents.mcp import Address, Command
 from moa.agents.mcp.http import NOT_MCP, STATUS, UNREACHABLE, HttpTransport
@@ -163,7 +163,7 @@ class Connection:
 
     async def _map_error(self, error: BaseException) -> MoaError:
         """Map an error of the SDK to one of moa."""
-        error = first_in(error)
+        error = first_error(error)
         if isinstance(error, MoaError):
             return error
         if isinstance(error, MCPError):
@@ -235,4 +235,4 @@ def _text(part: ContentBlock) -> str:
 
 
 def _quote(text: str) -> str:
-    return escaped(" ".join(text[: 10 * _LONGEST_QUOTE].split())[:_LONGEST_QUOTE])
+    return escape_json(" ".join(text[: 10 * _LONGEST_QUOTE].split())[:_LONGEST_QUOTE])

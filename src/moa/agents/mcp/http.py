@@ -12,7 +12,7 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic_core import from_json
 
 from moa._json import at, number_of, object_of
-from moa._terminal import escaped
+from moa._terminal import escape_json
 from moa.agents.mcp import Address
 from moa.agents.mcp.stdio import LARGEST_MESSAGE, Streams
 from moa.errors import EndpointError, EndpointUnavailable
@@ -34,7 +34,7 @@ class _Warnings(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep warnings alone, and let nothing in them steer a terminal."""
-        record.msg, record.args = escaped(record.getMessage()), ()
+        record.msg, record.args = escape_json(record.getMessage()), ()
         return record.levelno >= logging.WARNING
 
 

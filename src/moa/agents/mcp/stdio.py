@@ -35,7 +35,7 @@ from mcp_types import (
 from pydantic_core import from_json, to_json
 
 from moa._json import is_object
-from moa._terminal import escaped
+from moa._terminal import escape_json
 from moa.agents.mcp import Command
 from moa.errors import ConfigError, EndpointError, EndpointUnavailable, InvalidResponse
 
@@ -298,4 +298,4 @@ def _message(line: bytes) -> JSONRPCMessage:
 
 def _quote(line: bytes) -> str:
     text = line[: 4 * _LONGEST_LINE].decode(errors="replace")
-    return escaped(" ".join(text.split())[:_LONGEST_LINE])
+    return escape_json(" ".join(text.split())[:_LONGEST_LINE])

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from moa._async import beside as run_beside
+from moa._async import run_sync
 from moa.context import RunContext
 from moa.errors import MoaError
 from moa.graphs.engine.drawing import Drawable
@@ -138,7 +138,7 @@ def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
         return (await node.run(request)).output
 
     def run_now(request: In) -> Out:
-        return run_beside(lambda: run(request))
+        return run_sync(lambda: run(request))
 
     return RunnableLambda(run_now, afunc=run, name=node.name)
 

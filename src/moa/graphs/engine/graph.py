@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
-from moa._async import beside
+from moa._async import run_sync
 from moa.context import RunContext, run_context
 from moa.endpoints import Endpoint
 from moa.endpoints.rehearsal import rehearse
@@ -38,7 +38,7 @@ from moa.graphs.engine.types import (
     signature_of,
     union,
 )
-from moa.journal import not_resumable
+from moa.journal import not_resumable_error
 from moa.node import Node, Result, finish
 from moa.node_base import NodeBase
 from moa.questions import Choice
@@ -566,7 +566,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         with own.span("workflow", self.name):
             self._admit(request)
             if self.plan.asks is not None and not is_kept(own):
-                raise not_resumable(f"{own.node}/{self.plan.asks}")
+                raise not_resumable_error(f"{own.node}/{self.plan.asks}")
             output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 
@@ -579,7 +579,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
             InputError: `request` is not of the graph's input type; nothing ran.
             MoaError: it failed before it came to a call.
         """
-        return beside(lambda: rehearse(partial(self.run, request)))
+        return run_sync(lambda: rehearse(partial(self.run, request)))
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw its nodes, and what passes between them."""

@@ -18,7 +18,7 @@ from moa.graphs.engine.steps import (
     label_name,
 )
 from moa.graphs.engine.types import UNKNOWN, check_arity, describe_type, fits, is_node, name_of
-from moa.questions import Choice, can_be_accepted
+from moa.questions import Choice, may_be_accepted
 
 
 def _nothing() -> None:
@@ -327,7 +327,7 @@ def _says(step: Step) -> bool:
         return all(map(_says, step.cases.values()))
     if isinstance(step, NodeStep) and step.signature.settles:
         return step.otherwise is None or _says(step.otherwise)
-    return can_be_accepted(step.type)
+    return may_be_accepted(step.type)
 
 
 def _match_problems(step: MatchStep) -> Iterator[str]:

@@ -19,7 +19,7 @@ from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import Skipped
 from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import Form, run_once
-from moa.questions import accepted_in
+from moa.questions import is_accepted
 from moa.telemetry.spans import UNTRACED
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
@@ -258,7 +258,7 @@ class Run:
     def _is_accepted(self, source: int) -> bool:
         accepted = self._accepted.get(source)
         if accepted is None:
-            accepted = accepted_in(self._values[source])
+            accepted = is_accepted(self._values[source])
         if accepted is None:
             raise ConfigError(
                 f"{self._tasks[source].name!r} doesn't say whether its answer is accepted: give "

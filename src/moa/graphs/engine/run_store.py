@@ -21,7 +21,7 @@ from langgraph.runtime import ExecutionInfo
 from moa.context import RunContext
 from moa.errors import NotResumable
 from moa.graphs.engine.internals import FORGOTTEN, Task, pending_questions
-from moa.journal import Journal, interrupts_of, not_resumable
+from moa.journal import Journal, interrupts_of, not_resumable_error
 
 _CHANNEL = "__moa__"
 _ANSWER, _FAILED = "answer/", "/failed"
@@ -159,7 +159,7 @@ async def open_journal(
             yield None
         except Exception as error:
             if asked := interrupts_of(error):
-                raise not_resumable(repr(asked[0].value)) from error
+                raise not_resumable_error(repr(asked[0].value)) from error
             raise
         return
     writes = _Writes(task.saver, info, blocking=blocking)

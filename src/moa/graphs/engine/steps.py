@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from moa.errors import WiringError
 from moa.graphs.engine.types import Signature, name_of, signature_of
-from moa.questions import Choice, Question, labels_typed
+from moa.questions import Choice, Question, labels_of_type
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
@@ -268,7 +268,7 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     labels: tuple[object, ...] | None = None
     none, kind = False, choice.type
     if isinstance(kind, type) and issubclass(kind, Choice):
-        labels, none = labels_typed(cast("type[Choice[Any]]", kind))
+        labels, none = labels_of_type(cast("type[Choice[Any]]", kind))
     if given is not None:
         labels = tuple(given)
     if labels is None and isinstance(choice, NodeStep):
