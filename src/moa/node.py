@@ -9,7 +9,16 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 from pydantic import BaseModel, ConfigDict
 
@@ -80,7 +89,21 @@ def output_rows(output: object) -> list[tuple[str, str]]:
         return [("output", str(output))]
     name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
     fields = output.model_dump().items()
-    return [("output", name), *((name, str(one)) for name, one in fields)]
+    shown = ((name, _describe(one)) for name, one in fields if one is not None)
+    return [("output", name), *shown]
+
+
+def _describe(value: object) -> str:
+    """Write a value of a field: of figures by name, such as probabilities, the highest first."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, dict):
+        return str(value)
+    found = cast("dict[str, object]", value)
+    figures = [(name, one) for name, one in found.items() if isinstance(one, float)]
+    if not figures or len(figures) < len(found):
+        return str(found)
+    return ", ".join(f"{name} {one:.3f}" for name, one in sorted(figures, key=lambda p: -p[1]))
 
 
 def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ def test_a_head_that_leaves_a_feature_out_judges_rows_that_have_both(
     learning = Learning(AnswerStore(tmp_path / "answers.db"), QUESTION, (OWN, ENCODED))
     fitted = learning.fit(rows, epoch=1)
     assert fitted is not None
-    given = probabilities_of(fitted.made, rows.vectors)[0].argmax(1)
+    given = probabilities_of(fitted.calibration, rows.vectors)[0].argmax(1)
     assert (given == right).mean() > 0.95
 
 
@@ -72,7 +72,7 @@ def test_a_head_learns_where_another_decision_differs_and_accepts_nothing_there(
     store = AnswerStore(tmp_path / "answers.db")
     fitted = Learning(store, asked, (OWN, ENCODED)).fit(rows, epoch=1)
     assert fitted is not None
-    p, sure = probabilities_of(fitted.made, rows.vectors)
+    p, sure = probabilities_of(fitted.calibration, rows.vectors)
     differs = p.argmax(1) == 2
     assert (differs == (right == 2)).mean() > 0.95
     assert np.isneginf(sure[differs]).all()

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from moa import Classifier
 from moa.agents.sentiment import Mood, Sentiment
 from moa.batch import Item
 from moa.budget import Budget
@@ -126,6 +127,13 @@ def test_an_item_shows_its_input_its_output_and_what_it_took_or_why_it_failed() 
     assert "<td>Hello</td>" in in_a_notebook(shown("Hello")["item"])
     assert "2 calls" not in in_a_notebook(shown("Hello")["failed item"])
     assert "<td>InputError: Hello</td>" in in_a_notebook(shown("Hello")["failed item"])
+
+
+def test_probabilities_are_shown_with_the_highest_first_and_what_is_unknown_is_not() -> None:
+    small = SimulatedEndpoint(rule=lambda text: {"team": {"repairs": 0.99998, "billing": 0.00002}})
+    html = in_a_notebook(Classifier(small, ["billing", "repairs"], name="team").run_sync("Torn."))
+    assert "<td>repairs 1.000, billing 0.000</td>" in html
+    assert "None" not in html
 
 
 def test_a_calibration_shows_what_it_promises() -> None:

@@ -13,7 +13,7 @@ from moa import Decider, Filter, Predicate, predicate
 from moa.calibration.defaults import make_calibration
 from moa.calibration.features import LabelFeature
 from moa.calibration.file import FitRecord
-from moa.decisions.figures import compares_figures
+from moa.decisions.doubt import compares_figures
 from moa.endpoints import Decision
 from moa.endpoints.known import ModelFacts, save_facts
 from moa.testing import SimulatedEndpoint

@@ -64,7 +64,10 @@ def test_the_order_of_labels_and_examples_changes_no_answer(
     random.shuffle(mixed)
     place = np.argsort(turned)
     other = Labels(
-        plain.meanings[turned], plain.examples[mixed], place[plain.of[mixed]], plain.background
+        plain.meanings[turned],
+        plain.examples[mixed],
+        place[plain.label_indices[mixed]],
+        plain.background,
     )
     found = scorer().logs(texts, other)
     expected = scorer().logs(texts, plain)
@@ -90,12 +93,12 @@ def test_probabilities_add_up_to_one(count: int, each: int, none: bool) -> None:
 
 def test_a_label_without_an_example_stands_for_its_meaning() -> None:
     known = labels(3, 2)
-    two = known.of < 2
-    bare = Labels(known.meanings, known.examples[two], known.of[two], known.background)
+    two = known.label_indices < 2
+    bare = Labels(known.meanings, known.examples[two], known.label_indices[two], known.background)
     meant = Labels(
         known.meanings,
         np.vstack([known.examples[two], known.meanings[2:]]),
-        np.r_[known.of[two], 2],
+        np.r_[known.label_indices[two], 2],
         known.background,
     )
     texts = vectors(2, 7)

@@ -217,7 +217,7 @@ def test_a_chat_turn_names_the_labels_after_the_text_and_shows_examples_as_earli
     assert prompt.layout == "chat"
     assert prompt.text.startswith("Text: Help me\n\nWhat is it about? Answer with one of these")
     assert prompt.text.endswith("- change pin: about cards\n- card: about cards")
-    assert prompt.before == (prompt.text.replace("Help me", "My PIN!"), "change pin")
+    assert prompt.earlier_turns == (prompt.text.replace("Help me", "My PIN!"), "change pin")
     assert prompt.labels == ("change pin\n", "card\n")
 
 
@@ -229,7 +229,7 @@ def test_levels_have_numbers_in_a_chat() -> None:
         "How urgent is it?\n0: can wait\n1: to-day\n2: now\nAnswer with the number."
     )
     assert prompt.labels == ("0\n", "1\n", "2\n")
-    assert prompt.before[1] == "2"
+    assert prompt.earlier_turns[1] == "2"
     assert label_prompt(asked, "Help", ()).labels[1] == " to-day\n\n"
 
 

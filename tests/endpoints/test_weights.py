@@ -242,7 +242,7 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path) -> None:
 RACER = """
 import moa.endpoints.weights as weights
 file = weights.HubFile("owner/name", "small-q4.gguf")
-print(weights.fetch(file).already, flush=True)
+print(weights.fetch(file).was_there, flush=True)
 """
 
 
@@ -324,7 +324,7 @@ def test_a_file_of_the_hub_is_fetched_and_checked(hub: Hub, cache: Path) -> None
     assert found.path.read_bytes() == CONTENT
     assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/small-q4.gguf"]
     assert not part().exists()
-    assert fetch(FILE).already
+    assert fetch(FILE).was_there
     assert len(hub.asked) == 1
 
 
@@ -536,7 +536,7 @@ def test_a_second_fetch_waits_for_the_first_and_asks_for_nothing(
 
         until(waits)
         hub.go_on.set()
-        assert (first.result().already, second.result().already) == (False, True)
+        assert (first.result().was_there, second.result().was_there) == (False, True)
     assert len(hub.asked) == 1
 
 

@@ -16,6 +16,7 @@ from moa.documents import Passage, Passages
 from moa.documents.claims import RELEVANT, SUPPORTED, Grader
 from moa.documents.retrieval import BM25
 from moa.endpoints import Endpoint
+from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -25,7 +26,7 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.graphs.loading import load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.graphs.rag import (
     ABSENT,
     Answerer,
@@ -267,6 +268,14 @@ async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word(
     assert output.citations[0].passage == TOWER
     assert output.supported
     assert len(notes(result, "degraded")) == (failure is not None)
+
+
+def test_a_model_in_whose_place_sentences_are_quoted_is_never_started() -> None:
+    small, large = EmbeddedEndpoint("embedded"), ScriptedEndpoint(["Paris."], tier="llm")
+    assert "embedded" not in (
+        endpoint_names(Rag(retriever=BM25(PASSAGES), writer=small)) or {"embedded"}
+    )
+    assert endpoint_names(Rag(retriever=BM25(PASSAGES), writer=large)) == {large.name}
 
 
 async def test_an_extract_that_is_near_to_nothing_is_none() -> None:

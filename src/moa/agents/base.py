@@ -129,9 +129,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
 
-    def members(self) -> Iterable[AnyNode]:
-        """Return the nodes that it runs: those among its attributes, and in their lists."""
-        return {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}.values()
+    def members(self) -> Iterator[object]:
+        """Yield the nodes that it runs: those among its attributes, and in their lists."""
+        found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
+        yield from found.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
         """List the endpoints that it may ask itself, beside those of its members.

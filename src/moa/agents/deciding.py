@@ -149,7 +149,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not (self._plan.encodings and isinstance(self.encoder, JointEncoder)):
             return []
         found = [""]
-        for question, features in self._plan.asks:
+        for question, features in self._plan.questions:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":
                     from moa.decisions.pairs import label_meanings
@@ -250,7 +250,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         }
         scorers = self._scorers.values()
         self._features = [one for scorer in scorers for one in scorer.calibration.features]
-        self._plan = Plan.of(scorer.ask for scorer in scorers)
+        self._plan = Plan.of(scorer.question_features for scorer in scorers)
         self._doubts = {
             q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, shown)) for q in asked
         }
@@ -324,9 +324,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         for asked in self._plan.requests:
             endpoint = self._sources[asked.source]
             found += await preview_questions(
-                endpoint, text, asked.questions, context, examples=asked.shown
+                endpoint, text, asked.questions, context, examples=asked.examples
             )
-        for question, features in self._plan.asks:
+        for question, features in self._plan.questions:
             for feature in features:
                 if not isinstance(feature, LabelFeature):
                     source = self._sources[feature.source]
@@ -368,12 +368,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if self._to_fit:
             fitted = await self._first_fit.get(self._to_fit, self.examples, self._sources, context)
             scorers = {**scorers, **fitted}
-            plan = Plan.of(scorer.ask for scorer in scorers.values())
+            plan = Plan.of(scorer.question_features for scorer in scorers.values())
         for scorer in scorers.values():
             for warning in await scorer.check_identities(context):
                 context.note("degraded", warning)
         if also:
-            plan = Plan.of([*plan.asks, QuestionFeatures(self.questions[0], also)])
+            plan = Plan.of([*plan.questions, QuestionFeatures(self.questions[0], also)])
         reads = await plan.read(text, self._sources, context)
         further = reads.pop() if also else []
         pairs = zip(scorers.values(), reads, strict=True)

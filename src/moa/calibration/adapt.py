@@ -183,7 +183,9 @@ class _QuestionFit:
             words = await reader.read(feature)
             if words is not None:
                 # The scorer of pairs knows ordinary texts: only one's own tell it of a bias.
-                found.add(feature, words.values, 1.0, biased=many or self.question.kind != "choice")
+                found.add(
+                    feature, words.values, 1.0, has_bias=many or self.question.kind != "choice"
+                )
         weight = self._weigh_model(beside_words=bool(found.features))
         why = await self._add_model(reader, rows, found, weight, many=many) if weight else ""
         if not found.features:
@@ -237,9 +239,9 @@ class _QuestionFit:
         behind = None if more is None else _centre(more.values)
         if blind and behind is not None:  # they count for as much as they agree
             weight *= agreement(np.stack([own, behind], 1))
-        found.add(labels, own, weight, whole=blind)
+        found.add(labels, own, weight, whole_mean=blind)
         if behind is not None:
-            found.add(after, behind, weight, whole=True)
+            found.add(after, behind, weight, whole_mean=True)
         if not blind:
             return ""
         label = self.question.options[int(own.mean(0).argmax())].name
@@ -267,14 +269,16 @@ class _PriorBlend:
         logs: Floats,
         weight: float,
         *,
-        whole: bool = False,
-        biased: bool = True,
+        whole_mean: bool = False,
+        has_bias: bool = True,
     ) -> None:
         """Add a feature and remove its bias: the `whole` mean, or a shrunk one."""
         self.features.append(feature)
         self.weights.append(weight)
-        if biased:
-            self.bias = self.bias - weight * (centred_mean(logs) if whole else shrunk_mean(logs))
+        if has_bias:
+            self.bias = self.bias - weight * (
+                centred_mean(logs) if whole_mean else shrunk_mean(logs)
+            )
 
     @property
     def fit(self) -> FitRecord:

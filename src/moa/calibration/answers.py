@@ -201,7 +201,13 @@ class AnswerStore:
         vector = None if row.vector is None else np.asarray(row.vector, "<f2").tobytes()
         values = (
             *(epoch, row.side.key, int(row.held), row.source, self._store.now(), vector),
-            *(int(row.by_small), int(row.by_small), row.look, _int(row.accepts), row.guess),
+            *(
+                int(row.by_small),
+                int(row.by_small),
+                row.look,
+                None if row.accepts is None else int(row.accepts),
+                row.guess,
+            ),
             *(row.sure, row.length, row.language, row.text),
         )
         while True:  # two processes that take the same place: the second takes the next
@@ -602,7 +608,3 @@ def _describe_parts(record: object) -> Iterator[tuple[str, str]]:
     for name, value in record.items():
         if name != "options":
             yield f"its {name}", json.dumps(value, ensure_ascii=False)
-
-
-def _int(value: bool | None) -> int | None:
-    return None if value is None else int(value)

@@ -58,7 +58,7 @@ class CalibratedDecider:
         return {role: await identity_of(self.sources[role], context) for role in roles}
 
     @property
-    def ask(self) -> QuestionFeatures:
+    def question_features(self) -> QuestionFeatures:
         """The question with the features to read."""
         return QuestionFeatures(self.question, self.calibration.features)
 
@@ -66,7 +66,7 @@ class CalibratedDecider:
         """Read the text with all features concurrently, and decide."""
         for warning in await self.check_identities(context):
             context.note("degraded", warning)
-        (reads,) = await Plan.of([self.ask]).read(text, self.sources, context)
+        (reads,) = await Plan.of([self.question_features]).read(text, self.sources, context)
         return self.conclude(reads, text)
 
     def conclude(self, reads: Sequence[TextReading], text: str) -> Answer:

@@ -192,9 +192,9 @@ class LabelRequest:
     """Questions asked in one request, since they show the same examples."""
 
     source: str
-    shown: PromptVariant
+    examples: PromptVariant
     questions: tuple[Question, ...]
-    places: tuple[_FeatureIndex, ...]
+    indices: tuple[_FeatureIndex, ...]
 
     async def ask(self, text: str, sources: Sources, context: RunContext) -> tuple[Answer, ...]:
         """Ask about a text.
@@ -204,7 +204,7 @@ class LabelRequest:
             EndpointError: the request failed.
         """
         decision = await sources[self.source].decide(
-            text, self.questions, context, examples=self.shown
+            text, self.questions, context, examples=self.examples
         )
         asked = [question.name for question in self.questions]
         answered = [answer.question.name for answer in decision.answers]
@@ -235,9 +235,9 @@ def plan_requests(asks: Sequence[QuestionFeatures]) -> list[LabelRequest]:
     return [
         LabelRequest(
             source=asks[same[0][2][0]].features[same[0][2][1]].source,
-            shown=_merge_examples(same),
+            examples=_merge_examples(same),
             questions=tuple(question for question, _, _ in same),
-            places=tuple(place for _, _, place in same),
+            indices=tuple(place for _, _, place in same),
         )
         for same in found.values()
     ]
@@ -318,7 +318,7 @@ async def _apply_head(
 class Plan:
     """The requests and encodings of one text for several questions, each made once."""
 
-    asks: tuple[QuestionFeatures, ...]
+    questions: tuple[QuestionFeatures, ...]
     requests: tuple[LabelRequest, ...]
     encodings: tuple[_Encoding, ...]
 
@@ -339,14 +339,14 @@ class Plan:
 
         async def ask(request: LabelRequest) -> None:
             answered = await request.ask(text, sources, context)
-            answers.update(zip(request.places, answered, strict=True))
+            answers.update(zip(request.indices, answered, strict=True))
 
         async def vector(encoding: _Encoding) -> None:
             vectors[encoding] = await encode(encoding, text, sources, context)
 
         await gather([*map(ask, self.requests), *map(vector, self.encodings)])
         found: list[list[TextReading]] = []
-        for place, (question, features) in enumerate(self.asks):
+        for place, (question, features) in enumerate(self.questions):
             reads: list[TextReading] = []
             for at, feature in enumerate(features):
                 if isinstance(feature, LabelFeature):

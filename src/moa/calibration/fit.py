@@ -65,7 +65,7 @@ from moa.decisions.regression import PENALTIES, fit_head, folds, split
 from moa.decisions.relevance import has_words
 from moa.decisions.variants import choose_confident, choose_halves
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import Identity, identity_of
+from moa.endpoints.known import identity_of
 from moa.errors import CalibrationError, InputError
 from moa.questions import Question
 
@@ -149,8 +149,7 @@ async def calibrate(
         fitted = await fit_all(reader, data.rows, own, latency_penalty)
     else:
         made = await _choose_scorer(_Search(reader, task, latency_penalty, own))
-        models = {} if made is None else await _identify_models(made, reader)
-        fitted = None if made is None else _make_calibration(task, made, reader, models, language)
+        fitted = None if made is None else await _make_calibration(task, made, reader, language)
     if fitted is None:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
@@ -182,21 +181,13 @@ async def fit_all(
     if made is None:
         return None
     by = ", ".join(feature.name for feature in made.best.features)
-    everything = np.ones(len(task.labels), bool)
-    parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
-    return Calibration(
-        made=current_time(),
-        question=QuestionRecord.model_validate(reader.question),
-        models=await _identify_models(made, reader),
-        features=made.best.features,
-        full=FitRecord.of(blend_parts(parts, task.labels)),
-        data=task.record({}),
-        reached=_measure_reached(task, made.best, parts, None),
-        expected=_precision_curve(made.best.probabilities, task.labels),
-        origin=f"fitted to {len(data.rows)} labelled texts by {by}",
-        candidates=tuple(one.candidate for one in made.tried),
-        notes=(*data.notes, *reader.dropped),
-    ).with_seal()
+    origin = f"fitted to {len(data.rows)} labelled texts by {by}"
+    calibration, parts = await _fit_to_all(task, made, reader, origin)
+    found = {
+        "reached": _measure_reached(task, made.best, parts, None),
+        "expected": _precision_curve(made.best.probabilities, task.labels),
+    }
+    return calibration.model_copy(update=found).with_seal()
 
 
 def _precision_curve(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
@@ -208,38 +199,43 @@ def option_names(question: Question) -> list[str]:
     return [option.name for option in question.options]
 
 
-async def _identify_models(made: _Scorer, reader: FeatureReader) -> dict[str, Identity]:
-    roles = sorted({feature.source for feature in made.best.features})
-    return {role: await identity_of(reader.sources[role], reader.context) for role in roles}
-
-
-def _make_calibration(
-    task: _Task,
-    made: _Scorer,
-    reader: FeatureReader,
-    models: dict[str, Identity],
-    language: Detect | None,
-) -> Calibration:
-    """Test the guarantee on the held-out texts, and build the calibration."""
+async def _fit_to_all(
+    task: _Task, made: _Scorer, reader: FeatureReader, origin: str
+) -> tuple[Calibration, list[FittedFeature]]:
+    """Fit the chosen features to all texts; the calibration has no bound yet."""
     everything = np.ones(len(task.labels), bool)
     parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
+    roles = sorted({feature.source for feature in made.best.features})
+    calibration = Calibration(
+        made=current_time(),
+        question=QuestionRecord.model_validate(reader.question),
+        models={role: await identity_of(reader.sources[role], reader.context) for role in roles},
+        features=made.best.features,
+        full=FitRecord.of(blend_parts(parts, task.labels)),
+        data=task.record({}),
+        origin=origin,
+        candidates=tuple(one.candidate for one in made.candidates),
+        notes=(*task.data.notes, *reader.dropped),
+    )
+    return calibration, parts
+
+
+async def _make_calibration(
+    task: _Task, made: _Scorer, reader: FeatureReader, language: Detect | None
+) -> Calibration:
+    """Test the guarantee on the held-out texts, and build the calibration."""
+    fitted, parts = await _fit_to_all(task, made, reader, made.why)
     drawn = [row.text for row in task.data.rows if not row.chosen]
     spoken = [] if language is None else [language(text) for text in drawn]
     notes = (*task.data.notes, *warn_of_near_copies(task.data.rows), *reader.dropped)
-    unbound = Calibration(
-        made=current_time(),
-        question=QuestionRecord.model_validate(reader.question),
-        models=models,
-        features=made.best.features,
+    more = {
         # Through the record, since what is applied has the weights as they are written.
-        accepting=FitRecord.of(made.blend),
-        uncertainty=made.uncertainty,
-        full=FitRecord.of(blend_parts(parts, task.labels)),
-        data=task.record(language_shares(spoken)),
-        origin=made.why,
-        candidates=tuple(one.candidate for one in made.tried),
-        notes=(*notes, *_describe_signs(made.uncertainty)),
-    )
+        "accepting": FitRecord.of(made.blend),
+        "uncertainty": made.uncertainty,
+        "data": task.record(language_shares(spoken)),
+        "notes": (*notes, *_describe_signs(made.uncertainty)),
+    }
+    unbound = fitted.model_copy(update=more)
     said, fitting = _judge_tested_rows(task, made, unbound)
     tested = task.outcomes(said, task.tested_rows)
     bound, bounds = task.find_bounds(task.guarantee, fitting, tested)
@@ -505,11 +501,11 @@ def _show_sure_texts(
 class _Scorer(NamedTuple):
     """A scorer, as chosen on the fitting part."""
 
-    tried: Sequence[FeatureSet]
+    candidates: Sequence[FeatureSet]
     best: FeatureSet
     why: str
     blend: Blend
-    rehearsed: Judgements
+    fitting_judgements: Judgements
     """Judgements of the fitting part, by fits without its own labels."""
     uncertainty: Uncertainty | None = None
 
@@ -545,14 +541,14 @@ def _judge_tested_rows(
 ) -> tuple[Judgements, list[Outcome]]:
     """Judge the texts for the guarantee; return outcomes of the fitting part, too."""
     if task.learn == "approximate":
-        p, sure, mass = made.rehearsed
+        p, sure, mass = made.fitting_judgements
         rows = task.tested_rows
         return Judgements(p[rows], sure[rows], None if mass is None else mass[rows]), []
     read = [part.reading.values[task.tested_rows] for part in made.best.parts]
     found = judge_readings(fitted, read)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
         return found, []
-    return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+    return found, task.outcomes(made.fitting_judgements, np.flatnonzero(~task.held))
 
 
 def _describe_signs(uncertainty: Uncertainty | None) -> Iterator[str]:

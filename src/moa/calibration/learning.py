@@ -71,13 +71,20 @@ class HeadJudgement(NamedTuple):
 class Head:
     """A head in use, with the texts that it doesn't answer."""
 
-    def __init__(self, made: Calibration, state: LearningState, exceptions: frozenset[str]) -> None:
-        assert made.bound is not None, "a head in use has passed a look"
-        self.made, self.bound, self.state, self.exceptions = made, made.bound, state, exceptions
+    def __init__(
+        self, calibration: Calibration, state: LearningState, exceptions: frozenset[str]
+    ) -> None:
+        assert calibration.bound is not None, "a head in use has passed a look"
+        self.calibration, self.bound, self.state, self.exceptions = (
+            calibration,
+            calibration.bound,
+            state,
+            exceptions,
+        )
 
     def judge(self, vector: Floats, key: str) -> HeadJudgement:
         """Judge one text by its vector."""
-        p, sure = probabilities_of(self.made, vector[None])
+        p, sure = probabilities_of(self.calibration, vector[None])
         passes = self.bound.accepts(float(sure[0]))
         accepted = passes and key not in self.exceptions
         return HeadJudgement(tuple(p[0].tolist()), float(sure[0]), accepted, passes)
@@ -122,7 +129,7 @@ def _split(features: Sequence[Feature], options: int, vectors: Floats) -> list[F
 class FittedSteps:
     """A head, with cross-validated decisions on the rows that it was fitted to."""
 
-    made: Calibration
+    calibration: Calibration
     sure: Floats
     right: Bools
 
@@ -265,7 +272,7 @@ class Learning:
         if made is None:
             return
         spent = SpentLook(
-            state.epoch, state.looks, cut, fitted.made.model_dump_json(), made.thresholds
+            state.epoch, state.looks, cut, fitted.calibration.model_dump_json(), made.thresholds
         )
         if self.store.claim(spent):
             self._finish(state, spent)
@@ -298,7 +305,7 @@ class Learning:
         _, head = self.current()
         accepts = 0.0
         if head is not None and len(tests):
-            accepts = float(_find_accepted(head.made, tests).mean())
+            accepts = float(_find_accepted(head.calibration, tests).mean())
         return made if made.is_worth_it(accepts) else None
 
     def _finish(self, state: LearningState, spent: SpentLook) -> None:
@@ -316,7 +323,7 @@ class Learning:
         )
         verdict = judge_head(spent.thresholds, rows, level_of(spent.look))
         _, head = self.current()
-        before = 0 if head is None else int(_find_accepted(head.made, tests).sum())
+        before = 0 if head is None else int(_find_accepted(head.calibration, tests).sum())
         takes = sure >= (np.inf if verdict.threshold is None else verdict.threshold)
         used = verdict.threshold is not None and int(takes.sum()) >= before
         made = made.model_copy(update={"bound": _make_bound(verdict)})
@@ -358,7 +365,7 @@ class Learning:
             return ""
         audit = Audit.model_validate_json(found)
         rows, end = self.store.read_audit_rows(state, audited)
-        p, sure = _judge_held_out(head.made, rows)
+        p, sure = _judge_held_out(head.calibration, rows)
         for same, how in zip(self._equals_large(p, rows).tolist(), sure.tolist(), strict=True):
             if head.bound.accepts(how):
                 audit = audit.record(correct=same)

@@ -227,7 +227,7 @@ def fetch_model(
     except KeyboardInterrupt:
         screen.err().print("stopped: the same command goes on from there")
         raise
-    if done.already if done else there:
+    if done.was_there if done else there:
         console.print(f"already there: {path}")
     elif done is None:
         console.print(f"fetched and checked: {path}")

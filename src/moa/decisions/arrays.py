@@ -20,6 +20,11 @@ _FEWEST, _POINTS = 20, 100
 _ENDS = 1e-6
 
 
+def unit(vectors: Floats) -> Floats:
+    """Scale vectors to length 1; zeros stay."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
 def log_softmax(scores: Floats) -> Floats:
     """Return logarithms of probabilities that sum to 1 along the last axis."""
     moved = scores - scores.max(-1, keepdims=True)

@@ -27,7 +27,7 @@ from moa._async import Lock
 from moa._machine import one_blas_thread
 from moa.context import RunContext
 from moa.decisions import PromptVariant
-from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np
+from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np, unit
 from moa.decisions.heads import encode
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import E5_PARTS, USE_PARTS
@@ -47,11 +47,6 @@ _CONTRAST = 0.15
 """Spread of a similarity to what distinguishes a label from the others."""
 _NEAR_MEANING = 0.5
 """Weight of a label's meaning relative to the centroid of its examples."""
-
-
-def unit(vectors: Floats) -> Floats:
-    """Scale vectors to length 1; zeros stay."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
 def split_by_encoder(vectors: Floats) -> list[tuple[Floats, Floats]]:
@@ -93,14 +88,14 @@ class Labels:
     """Labels, parts of the vector."""
     examples: Floats
     """Examples, parts of the vector."""
-    of: Ints
+    label_indices: Ints
     """The label of each example."""
     background: Background
 
     @cached_property
     def counts(self) -> Ints:
         """Number of examples of each label."""
-        return np.bincount(self.of, minlength=len(self.meanings))
+        return np.bincount(self.label_indices, minlength=len(self.meanings))
 
     @cached_property
     def prototypes(self) -> list[tuple[Floats, Floats, Floats]]:
@@ -121,7 +116,7 @@ class Labels:
     @cached_property
     def _places(self) -> Ints:
         """The label of each example, and of each meaning used as one."""
-        return np.r_[self.of, np.flatnonzero(self.counts == 0)]
+        return np.r_[self.label_indices, np.flatnonzero(self.counts == 0)]
 
     @cached_property
     def _order(self) -> tuple[Ints, Ints]:
@@ -310,7 +305,7 @@ class PairHead:
         known = np.array([one.text != without for one in self.examples], bool)
         labels = self.labels
         if not known.all():
-            of = labels.of[known]
+            of = labels.label_indices[known]
             labels = Labels(labels.meanings, labels.examples[known], of, labels.background)
         none = len(self.order) > len(labels.meanings)
         found = shipped_pairs().logs(np.asarray(vector)[None], labels, none=none)
@@ -385,7 +380,7 @@ async def _encode_labels(
     labels = Labels(
         meanings=vectors[: len(names)],
         examples=vectors[len(names) :],
-        of=np.array([place for _, place in used], np.intp),
+        label_indices=np.array([place for _, place in used], np.intp),
         background=shipped_pairs().background,
     )
     places = {name: place for place, name in enumerate(names)}

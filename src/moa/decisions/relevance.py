@@ -19,7 +19,7 @@ from functools import cache
 from typing import NamedTuple
 
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, np
+from moa.decisions.arrays import Floats, np, unit
 from moa.decisions.heads import FOLDER, Head
 from moa.endpoints.encoders import E5_PARTS, MultilingualEncoder, UniversalEncoder
 from moa.errors import CapabilityError
@@ -64,7 +64,7 @@ class Directions:
         found: list[Floats] = []
         for part in BOTH:
             among = self.languages[:, part]
-            found.append(_unit(far[:, part] - far[:, part] @ among.T @ among))
+            found.append(unit(far[:, part] - far[:, part] @ among.T @ among))
         return np.hstack(found) / np.sqrt(2)
 
 
@@ -111,10 +111,6 @@ class _Scores(NamedTuple):
     """Standard deviation of ordinary texts."""
     expected: Floats
     """Expected balanced accuracy."""
-
-
-def _unit(vectors: Floats) -> Floats:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 @cache

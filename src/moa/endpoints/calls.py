@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
 
 left_of_call_s: ContextVar[float] = ContextVar("left_of_call_s", default=math.inf)
 """Maximum seconds of a request: the time left after earlier tries of its call."""
@@ -14,20 +17,19 @@ has_other: ContextVar[bool] = ContextVar("has_other", default=False)
 
 
 @contextmanager
-def limit_time(left_s: float) -> Generator[None]:
+def _set(variable: ContextVar[T], value: T) -> Generator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def limit_time(left_s: float) -> AbstractContextManager[None]:
     """Limit each request to the time left of its call."""
-    token = left_of_call_s.set(min(left_s, left_of_call_s.get()))
-    try:
-        yield
-    finally:
-        left_of_call_s.reset(token)
+    return _set(left_of_call_s, min(left_s, left_of_call_s.get()))
 
 
-@contextmanager
-def mark_replaceable(by_another: bool = True) -> Generator[None]:
+def mark_replaceable(by_another: bool = True) -> AbstractContextManager[None]:
     """State that another endpoint is asked if this one fails."""
-    token = has_other.set(by_another or has_other.get())
-    try:
-        yield
-    finally:
-        has_other.reset(token)
+    return _set(has_other, by_another or has_other.get())

@@ -291,12 +291,12 @@ class Client:
             url = wire.url(path, at_root=at_root)
             async with self._limit_wait(start + self._request_timeout_s(), wire, url, context):
                 also = context.tracer and context.tracer.headers
-                reply = await wire.send(path, body, at_root=at_root, also=also)
+                reply = await wire.send(path, body, at_root=at_root, headers=also)
                 content = await reply.read()
             seconds = time.monotonic() - start
             self._check_status(reply, content, wire)
             if body is not None:  # a GET says nothing of how busy the model is
-                kind = (url, reply.sent.bit_length(), len(content).bit_length())
+                kind = (url, reply.sent_bytes.bit_length(), len(content).bit_length())
                 self._pacing.learn_answer(start, kind, wire.slots.in_flight, reply.headers)
         return self._read_json(reply, content, wire), seconds
 
@@ -323,13 +323,13 @@ class Client:
         until = start + self._request_timeout_s()
         async with self._limit_wait(until, wire, url, context):
             also = context.tracer and context.tracer.headers
-            reply = await wire.send(path, body, also=also)
+            reply = await wire.send(path, body, headers=also)
             content = b"" if reply.streams else await reply.read()
         self._check_status(reply, content, wire)
         if not reply.streams:
             self._read_json(reply, content, wire)  # raises the error that it may state
             raise self._invalid(reply, content, wire)
-        self._pacing.learn_headers(start, reply.sent, reply.headers)
+        self._pacing.learn_headers(start, reply.sent_bytes, reply.headers)
         try:
             while True:
                 # Around each wait and not around the `yield`, where it would cancel the reader.

@@ -240,11 +240,11 @@ class WrittenLabels:
         named = number_duplicates(questions)
         return Prompt(
             messages=(
-                Message("system", "\n\n".join((_INSTRUCTIONS, *map(_list_options, named)))),
+                Message("system", "\n\n".join((_INSTRUCTIONS, *map(_format_options, named)))),
                 *_write_examples(named, examples),
-                Message("user", _text(text)),
+                Message("user", _quote_text(text)),
             ),
-            json_schema=_schema(named),
+            json_schema=_labels_schema(named),
             max_tokens=_TOKENS_A_LABEL * (len(named) + 1),
             temperature=0.0,
         )
@@ -254,7 +254,7 @@ class WrittenLabels:
         questions = request.questions
         named = number_duplicates(questions)
         completion = await self._asker.complete(self._prompt(request), context)
-        labels = _labels(completion.text, context.node or completion.endpoint)
+        labels = _parse_labels(completion.text, context.node or completion.endpoint)
         pairs = zip(questions, named, strict=True)
         return Decision(
             answers=tuple(
@@ -266,7 +266,7 @@ class WrittenLabels:
         )
 
 
-def _labels(text: str, node: str) -> JSON:
+def _parse_labels(text: str, node: str) -> JSON:
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         labels: object = json.loads(bare)
@@ -277,12 +277,12 @@ def _labels(text: str, node: str) -> JSON:
     return labels
 
 
-def _list_options(question: Question) -> str:
-    options = (f"- {_describe(option)}" for option in question.options)
+def _format_options(question: Question) -> str:
+    options = (f"- {_format_option(option)}" for option in question.options)
     return "\n".join((f"{question.name}: {question.text}", *options))
 
 
-def _text(text: str) -> str:
+def _quote_text(text: str) -> str:
     return f"Text: {json.dumps(text, ensure_ascii=False)}"
 
 
@@ -291,12 +291,12 @@ def _write_examples(questions: Sequence[Question], examples: Sequence[Example]) 
     for example in examples:
         labels = {q.name: example.labels[q.name] for q in questions if q.name in example.labels}
         if len(labels) == len(questions):
-            shown.append(Message("user", _text(example.text)))
+            shown.append(Message("user", _quote_text(example.text)))
             shown.append(Message("assistant", json.dumps(labels, ensure_ascii=False)))
     return shown
 
 
-def _schema(questions: Sequence[Question]) -> JSON:
+def _labels_schema(questions: Sequence[Question]) -> JSON:
     return {
         "type": "object",
         "properties": {
@@ -319,7 +319,7 @@ class Native(ABC):
     title: ClassVar[str]
     path: ClassVar[str]
     """The route, such as `/systemone`."""
-    unable: ClassVar[tuple[tuple[int, ...], str]]
+    refusal_signs: ClassVar[tuple[tuple[int, ...], str]]
     """Statuses, and words of the message, by which servers say that their model can't decide."""
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
@@ -360,7 +360,7 @@ class Native(ABC):
         try:
             reply, amount = await client.post(self.path, body, context, estimate=estimate)
         except EndpointRejected as error:
-            statuses, words = self.unable
+            statuses, words = self.refusal_signs
             if error.status not in statuses or words not in error.message.lower():
                 raise
             raise _make_unsupported(error) from error
@@ -415,7 +415,7 @@ class Native(ABC):
         Probabilities of a score are given by the number of the level, from "0" on.
         """
         levels = list(map(str, range(len(question.options))))
-        names = levels if question.kind == "score" else _names(question)
+        names = levels if question.kind == "score" else _option_names(question)
         exact = {name: index for index, name in enumerate(names)}
         alike: dict[str, int] = {}
         for index, name in enumerate(names):
@@ -448,7 +448,7 @@ class SystemOne(Native):
 
     title = "System One"
     path = "/systemone"
-    unable = (400,), "does not support"  # Ollama's
+    refusal_signs = (400,), "does not support"  # Ollama's
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
         """Return the body of a request."""
@@ -469,7 +469,7 @@ class SystemOne(Native):
         elif is_object(likely := given.get("probabilities")):
             probabilities = self.order(question, likely)
         else:
-            name, names = given.get("choice"), _names(question)
+            name, names = given.get("choice"), _option_names(question)
             if not isinstance(name, str) or name not in names:
                 return answer_of_label(question, None)
             return answer_of_label(question, question.options[names.index(name)].name)
@@ -481,14 +481,14 @@ class SystemOne(Native):
     def _write_question(self, question: Question) -> JSON:
         text = neutralise(question.text)
         if question.kind == "score":
-            levels = [neutralise(_describe(option)) for option in question.options]
+            levels = [neutralise(_format_option(option)) for option in question.options]
             return {"type": "score", "instructions": text, "criteria": levels}
         meanings = [
             None if option.description is None else neutralise(option.description)
             for option in question.options
         ]
         if question.kind == "choice":
-            criteria = dict(zip(_names(question), meanings, strict=True))
+            criteria = dict(zip(_option_names(question), meanings, strict=True))
             return {"type": "choice", "instructions": text, "criteria": criteria}
         given = zip(("true", "false"), meanings, strict=True)
         told = {name: meaning for name, meaning in given if meaning is not None}
@@ -501,7 +501,7 @@ class Decisions(Native):
 
     title = "OpenAI Decisions"
     path = "/decisions"
-    unable = (400, 404), "model"  # OpenAI names those that decide
+    refusal_signs = (400, 404), "model"  # OpenAI names those that decide
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
         """Return the body of a request."""
@@ -537,7 +537,7 @@ class Decisions(Native):
         asked: JSON = {"type": question.kind, "name": question.name, "instructions": text}
         if question.kind == "predicate":
             # A predicate has no place for what yes and no mean, so its text says it.
-            meanings = [_describe(o) for o in question.options if o.description]
+            meanings = [_format_option(o) for o in question.options if o.description]
             told = [text, *map(neutralise, meanings)]
             return {**asked, "instructions": "\n".join(told)}
         if question.kind == "choice":
@@ -564,11 +564,11 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _names(question: Question) -> list[str]:
+def _option_names(question: Question) -> list[str]:
     return [neutralise(option.name) for option in question.options]
 
 
-def _describe(option: Option) -> str:
+def _format_option(option: Option) -> str:
     return f"{option.name}: {option.description}" if option.description else option.name
 
 

@@ -440,7 +440,9 @@ class EngineHost:
         """Return the engine; start it first if it doesn't run. The loop isn't blocked."""
         with self._lock:
             starting = self._starting
-            if starting is None or (starting.done() and not _is_alive(starting)):
+            if starting is None or (
+                starting.done() and (starting.exception() or not starting.result().is_alive)
+            ):
                 if starting is not None:
                     self._check_restart(starting)
                 worker = ThreadPoolExecutor(1, thread_name_prefix="moa-engine")
@@ -476,10 +478,6 @@ class EngineHost:
             )
         self._restarts.append(now)
         _stop_engine(last.result())
-
-
-def _is_alive(started: Future[Engine]) -> bool:
-    return started.exception() is None and started.result().is_alive
 
 
 def _stop_engine(engine: Engine) -> None:

@@ -99,7 +99,7 @@ class EncodingQueue:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[EncoderText, _Job] = OrderedDict()
         self._short, self._long = deque[_Job](), deque[_Job]()
-        self._came = self._at_work = self._at_long = 0
+        self._arrived = self._busy = self._busy_with_long = 0
 
     def clear(self) -> None:
         """Forget the cached vectors."""
@@ -133,8 +133,8 @@ class EncodingQueue:
             jobs, new = dict[EncoderText, _Job](), list[_Job]()
             for text in texts:
                 if text not in self._jobs:
-                    self._came += 1
-                    self._jobs[text] = job = _Job(text, self._came)
+                    self._arrived += 1
+                    self._jobs[text] = job = _Job(text, self._arrived)
                     (self._long if job.is_long else self._short).append(job)
                     new.append(job)
                 jobs[text] = self._jobs[text]
@@ -143,8 +143,8 @@ class EncodingQueue:
             while len(self._jobs) > max(_KEPT, len(jobs)):
                 self._jobs.popitem(last=False)
             wait = len(self._short) + len(self._long)
-            idle = min(self._threads - self._at_work, -(-wait // self._batch))
-            self._at_work += idle
+            idle = min(self._threads - self._busy, -(-wait // self._batch))
+            self._busy += idle
         for _ in range(idle):
             threading.Thread(target=self._work, name="moa encoding").start()
         return jobs, new
@@ -174,7 +174,7 @@ class EncodingQueue:
                     job.seconds = (time.thread_time() - began) / len(jobs)
                     job.future.set_result(encoded)
             with self._lock:
-                self._at_long -= any(job.is_long for job in jobs)
+                self._busy_with_long -= any(job.is_long for job in jobs)
 
     def _encode(self, texts: Sequence[EncoderText]) -> list[EncodedText]:
         """Look texts up in the store, and encode the missing ones.
@@ -194,7 +194,7 @@ class EncodingQueue:
         """Take the oldest texts still wanted; an empty list ends the thread."""
         jobs = list[_Job]()
         with self._lock:
-            may_be_long = self._at_long < max(1, self._threads - 1)
+            may_be_long = self._busy_with_long < max(1, self._threads - 1)
             while len(jobs) < self._batch:
                 heads = [q for q in (self._short, self._long if may_be_long else ()) if q]
                 if not heads:
@@ -202,8 +202,8 @@ class EncodingQueue:
                 job = min(heads, key=lambda queue: queue[0].number).popleft()
                 if job.future.set_running_or_notify_cancel():
                     jobs.append(job)
-            self._at_long += any(job.is_long for job in jobs)
-            self._at_work -= not jobs
+            self._busy_with_long += any(job.is_long for job in jobs)
+            self._busy -= not jobs
         return jobs
 
 

@@ -47,7 +47,7 @@ class ClientWire(Wire):
         body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
-        also: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """See `Wire.send`."""
         from openai import APIStatusError
@@ -56,10 +56,10 @@ class ClientWire(Wire):
         try:
             target = url if at_root else path
             try:
-                response = await self._response(target, body, also)
+                response = await self._response(target, body, headers)
             except UnicodeEncodeError:  # half of a surrogate pair; it was not sent
                 whole = json.loads(join_surrogates(json.dumps(body, ensure_ascii=False)))
-                response = await self._response(target, whole, also)
+                response = await self._response(target, whole, headers)
         except APIStatusError as error:
             response = error.response
         except (MoaError, AssertionError):
@@ -79,15 +79,15 @@ class ClientWire(Wire):
         return error_of_client(error, endpoint=self._name, url=url, secret=self.secret)
 
     async def _response(
-        self, url: str, body: Mapping[str, object] | None, also: Mapping[str, str] | None
+        self, url: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None
     ) -> httpx2.Response:
         """Send once; the body isn't read or parsed."""
         import httpx2
         from openai import AsyncStream
 
         options: RequestOptions = {"max_retries": 0, "follow_redirects": False}
-        if also:
-            options["headers"] = also
+        if headers:
+            options["headers"] = headers
         send = self._client.get if body is None else partial(self._client.post, body=body)
         found: object = await send(
             url,

@@ -23,7 +23,7 @@ class LabelPrompt:
     """Continuations. Each also ends with the end of a label if it is the start of another one."""
     layout: Layout = "completion"
     """`completion` to continue `text`; `chat` to send it as the user's last turn."""
-    before: tuple[str, ...] = ()
+    earlier_turns: tuple[str, ...] = ()
     """Earlier turns of a chat: user and assistant alternate."""
 
     @property

@@ -219,7 +219,7 @@ class LabelReader(ABC):
 
     def _preview_prompt(self, prompt: LabelPrompt) -> SentPrompt:
         text = neutralise(prompt.text)
-        turns = _messages([*map(neutralise, prompt.before), text])
+        turns = _messages([*map(neutralise, prompt.earlier_turns), text])
         return SentPrompt(
             self._client.name,
             self._client.model,
@@ -273,7 +273,7 @@ class VLLMLabelReader(LabelReader):
         spellings = [[found[way] for way in ways] for ways in prompt.spellings]
         prompt_tokens: list[int] = []
         if chat:
-            turns = [*map(neutralise, prompt.before), text]
+            turns = [*map(neutralise, prompt.earlier_turns), text]
             prompt_tokens += await self._tokenize_turns(turns, context)
             text = "\n".join(turns)
 
@@ -371,7 +371,7 @@ class LlamaCppReader(LabelReader):
             [await self._spelling(way, context) for way in ways] for ways in prompt.spellings
         ]
         if prompt.layout == "chat":
-            start = await self._tokenize_turns([*prompt.before, prompt.text], context)
+            start = await self._tokenize_turns([*prompt.earlier_turns, prompt.text], context)
         else:
             start = await self.tokenize(prompt.text, context, whole=True)
 

@@ -35,6 +35,7 @@ from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
 from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, may_fit, neutralise
+from moa.endpoints.wrappers import is_json
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
@@ -239,7 +240,7 @@ class OpenAIEndpoint(EndpointBase):
                 f"{len(vectors)} vectors came back for {len(texts)} texts", endpoint=self.name
             )
         context.note("answered", self.model, endpoint=self.name)
-        model = _text(answer.get("model")) or self.model
+        model = _as_text(answer.get("model")) or self.model
         return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
 
     async def identity(self, context: RunContext, /) -> Identity:
@@ -248,7 +249,7 @@ class OpenAIEndpoint(EndpointBase):
             answer = await self.client.get("/version", context, at_root=True)
         except EndpointError:
             answer = {}
-        version = _text(answer.get("version")) or None
+        version = _as_text(answer.get("version")) or None
         return Identity(model=self.model, server="OpenAI-compatible", version=version)
 
     async def close(self) -> None:
@@ -278,7 +279,8 @@ class OpenAIEndpoint(EndpointBase):
             self.model,
             "chat",
             tuple(
-                (_text(one["role"]), _format_message(one)) for one in objects_of(body["messages"])
+                (_as_text(one["role"]), _format_message(one))
+                for one in objects_of(body["messages"])
             ),
             schema=prompt.json_schema,
             settings={key: value for key, value in body.items() if key not in shown},
@@ -378,7 +380,9 @@ class OpenAIEndpoint(EndpointBase):
         finish_reason = written.finish_reason or "stop"
         if not (text.strip() or tool_calls) or finish_reason == "content_filter":
             wrote = "thoughts and no answer" if reasoning else "nothing"
-            raise self._no_answer(text, written.refusal, finish_reason, context, wrote=wrote)
+            raise self._make_no_answer_error(
+                text, written.refusal, finish_reason, context, wrote=wrote
+            )
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
         context.note("answered", written.model, endpoint=self.name)
@@ -392,7 +396,7 @@ class OpenAIEndpoint(EndpointBase):
             amount=amount,
         )
 
-    def _no_answer(
+    def _make_no_answer_error(
         self, text: str, refusal: str, finish_reason: str, context: RunContext, *, wrote: str
     ) -> InvalidResponse | OutputError:
         node = context.node or self.name
@@ -408,20 +412,20 @@ class OpenAIEndpoint(EndpointBase):
         return InvalidResponse(message, endpoint=self.name)
 
 
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     return join_surrogates(value) if isinstance(value, str) else ""
 
 
-def _content(message: Mapping[str, object]) -> tuple[str, str]:
+def _read_content(message: Mapping[str, object]) -> tuple[str, str]:
     """Return the text of a message, and the reasoning before it; Mistral sends both in parts."""
     content = message.get("content")
-    thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    thought = _as_text(message.get("reasoning_content")) or _as_text(message.get("reasoning"))
     if not is_list(content):
-        return _text(content), thought
+        return _as_text(content), thought
     parts = objects_of(content)
     inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
-    text = "".join(_text(part.get("text")) for part in parts)
-    return text, thought + "".join(_text(part.get("text")) for part in inner)
+    text = "".join(_as_text(part.get("text")) for part in parts)
+    return text, thought + "".join(_as_text(part.get("text")) for part in inner)
 
 
 def _neutral_request(text: str, questions: Questions, examples: Examples) -> DecisionRequest:
@@ -468,8 +472,8 @@ class _ToolCallPart:
         arguments = function.get("arguments")
         if is_object(arguments):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        id, name = _text(written.get("id")), _text(function.get("name"))
-        return cls(written.get("index"), id, name, _text(arguments))
+        id, name = _as_text(written.get("id")), _as_text(function.get("name"))
+        return cls(written.get("index"), id, name, _as_text(arguments))
 
     def goes_on_with(self, part: _ToolCallPart) -> bool:
         """Return True if a later part of a stream continues this call.
@@ -479,15 +483,7 @@ class _ToolCallPart:
         """
         if self.index != part.index:
             return False
-        return self.id == part.id if part.id else not (part.name and _is_json(self.arguments))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+        return self.id == part.id if part.id else not (part.name and is_json(self.arguments))
 
 
 @dataclass(slots=True)
@@ -584,14 +580,14 @@ class _Transcript:
 
     def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
         """Read an answer, or an event of a stream; return its text."""
-        self.model = _text(body.get("model")) or self.model
+        self.model = _as_text(body.get("model")) or self.model
         answered = ""
         for choice in objects_of(body.get("choices"))[:1]:
             message = object_of(choice.get(key))
-            content, thought = _content(message)
+            content, thought = _read_content(message)
             self.thought += thought
-            self.refusal += _text(message.get("refusal"))
-            self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
+            self.refusal += _as_text(message.get("refusal"))
+            self.finish_reason = _as_text(choice.get("finish_reason")) or self.finish_reason
             for part in map(_ToolCallPart.of, objects_of(message.get("tool_calls"))):
                 same = (one for one in self.calls if key == "delta" and one.goes_on_with(part))
                 if (call := next(same, None)) is None:

@@ -57,11 +57,11 @@ class Pacing:
         """On the monotonic clock; nothing is sent before."""
         self.strikes = 0
         """Refusals in a row of requests that were sent after the last fall."""
-        self.tried_until = 0.0
+        self.probing_until = 0.0
         """On the monotonic clock; before it a single request tests whether more are accepted."""
         self._most = most
         self._fell_at = self._struck_at = self._ceiling = 0.0
-        self._taken = 0
+        self._accepted_of_burst = 0
         """Requests in flight at the last fall that weren't refused."""
         self._answered_since = True
         """True if a request sent after the last fall was answered."""
@@ -108,8 +108,8 @@ class Pacing:
         if asked_s is not None and asked_s <= _LONGEST_HOLD_S:
             self.paused_until = max(self.paused_until, now + asked_s)
         if start < self._fell_at:  # of the same burst: the server took those that it didn't refuse
-            self._taken -= 1
-            self.limit = max(1.0, min(self.limit, float(self._taken)))
+            self._accepted_of_burst -= 1
+            self.limit = max(1.0, min(self.limit, float(self._accepted_of_burst)))
             self._ceiling = self.limit + 1.0
             return
         if self._answered_since:
@@ -124,7 +124,7 @@ class Pacing:
         # With few in flight one refusal says little of how many there may be.
         self._ceiling = min(self.limit, max(in_flight + 1.0, self.limit / 2))
         self.limit = max(1.0, self._ceiling * _FALL)
-        self._fell_at, self._taken, self._answered_since = now, in_flight, False
+        self._fell_at, self._accepted_of_burst, self._answered_since = now, in_flight, False
         self._round = self._queued = 0
 
     def _end_round(self) -> None:
@@ -187,7 +187,7 @@ class Slots:
     def free(self) -> None:
         """Give a slot back."""
         self.in_flight -= 1
-        self._pacing.tried_until = 0.0
+        self._pacing.probing_until = 0.0
         if self._waiting:
             self._wake()
 
@@ -197,12 +197,12 @@ class Slots:
             return False
         if pacing.paused_until and self.is_paused:
             return False
-        return not (pacing.strikes and pacing.tried_until > time.monotonic())
+        return not (pacing.strikes and pacing.probing_until > time.monotonic())
 
     def _count(self) -> None:
         self.in_flight += 1
         if self._pacing.strikes:
-            self._pacing.tried_until = time.monotonic() + _LONGEST_HOLD_S
+            self._pacing.probing_until = time.monotonic() + _LONGEST_HOLD_S
 
     def _wake(self) -> None:
         """Wake waiters while there is room, and schedule a check for the end of a pause."""

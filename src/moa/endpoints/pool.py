@@ -99,16 +99,16 @@ class Pool(Wire):
         body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
-        also: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """See `Wire.send`."""
         url, data = self.url(path, at_root=at_root), b""
         if body is not None:
             data = json.dumps(body).encode()
         try:
-            response = await self._send(url, None if body is None else data, also)
+            response = await self._send(url, None if body is None else data, headers)
         except foreign_errors() as error:
-            raise self._map_error(error, url) from cause_of(error, self.secret)
+            raise self.map_error(error, url) from cause_of(error, self.secret)
         return _PooledReply(self, response, url, len(data))
 
     async def close(self) -> None:
@@ -116,7 +116,7 @@ class Pool(Wire):
         await self._closing.aclose()
 
     async def _send(
-        self, url: str, data: bytes | None, also: Mapping[str, str] | None
+        self, url: str, data: bytes | None, headers: Mapping[str, str] | None
     ) -> aiohttp.ClientResponse:
         """Send a request, and again if the server had closed a kept connection.
 
@@ -128,7 +128,9 @@ class Pool(Wire):
         method = "GET" if data is None else "POST"
 
         def send() -> Awaitable[aiohttp.ClientResponse]:
-            return self._http.request(method, url, data=data, headers=also, allow_redirects=False)
+            return self._http.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            )
 
         for _ in range(self._most):
             try:
@@ -142,19 +144,12 @@ class Pool(Wire):
                 lost = True
         return await send()
 
-    async def next_piece(self, response: aiohttp.ClientResponse, url: str) -> bytes:
-        """Read the next bytes of an answer; see `Reply.next_piece`."""
-        try:
-            return await response.content.readany()
-        except foreign_errors() as error:
-            raise self._map_error(error, url) from cause_of(error, self.secret)
-
-    def free(self, response: aiohttp.ClientResponse) -> None:
-        """Release an answer."""
-        response.close()
+    def keep_idle(self) -> None:
+        """Expect the connection of a finished answer to be reusable for some seconds."""
         self._kept_until = time.monotonic() + _KEEP_IDLE_S
 
-    def _map_error(self, error: BaseException, url: str) -> Exception:
+    def map_error(self, error: BaseException, url: str) -> Exception:
+        """Map one of `foreign_errors` to an error of `moa`."""
         return error_of_exception(error, endpoint=self.name, url=url, secret=self.secret)
 
 
@@ -165,10 +160,15 @@ class _PooledReply(Reply):
         self._response = response
 
     async def next_piece(self) -> bytes:
-        return await self._pool.next_piece(self._response, self.url)
+        try:
+            return await self._response.content.readany()
+        except foreign_errors() as error:
+            pool = self._pool
+            raise pool.map_error(error, self.url) from cause_of(error, pool.secret)
 
     async def close(self) -> None:
-        self._pool.free(self._response)
+        self._response.close()
+        self._pool.keep_idle()
 
 
 def is_openai(url: str) -> bool:

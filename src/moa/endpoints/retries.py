@@ -174,8 +174,8 @@ class Retried(Wrapping):
 
     def _may_wait(self, call: _Call) -> bool:
         """Return True to wait for a server that is down; see the class."""
-        call.opened = call.opened or self._breaker.times_opened
-        is_first_wait = self._breaker.times_opened == call.opened <= _LOOKS_FOR_A_STRANGER
+        call.times_opened = call.times_opened or self._breaker.times_opened
+        is_first_wait = self._breaker.times_opened == call.times_opened <= _LOOKS_FOR_A_STRANGER
         return (self._breaker.has_answered or is_first_wait) and not has_other.get()
 
     async def _wait_for_server(self, call: _Call, context: RunContext) -> None:
@@ -214,7 +214,7 @@ class _Call:
     tries: int = 0
     probes: int = 0
     """Tries that only probed the server: no strategy counts them."""
-    opened: int = 0
+    times_opened: int = 0
     """Number of times the breaker had opened when the call first met it."""
 
 

@@ -60,7 +60,7 @@ class WithTools(Wrapping):
     def __init__(self, endpoint: Endpoint, *, must_call: bool = False) -> None:
         super().__init__(endpoint)
         able = "tools" in endpoint.capabilities and not _is_schema_enforced(endpoint)
-        self._natively = able and not must_call
+        self._uses_native_tools = able and not must_call
         self._must_call = must_call
 
     @property
@@ -71,7 +71,7 @@ class WithTools(Wrapping):
     def outgoing(self, prompt: Prompt) -> Prompt:
         """Rewrite the prompt without tools if they are chosen by a schema."""
         # Some servers take no results of tools without tools.
-        if self._natively and prompt.tools:
+        if self._uses_native_tools and prompt.tools:
             return prompt
         return choose_by_schema(prompt, must_call=self._must_call)
 
@@ -98,7 +98,7 @@ class WithTools(Wrapping):
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; text that may be a call is held back until it is complete."""
-        if self._natively and prompt.tools:
+        if self._uses_native_tools and prompt.tools:
             held, begun = "", False
             try:
                 async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
@@ -129,7 +129,7 @@ class WithTools(Wrapping):
         alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
         if unknown and not alone:  # it may be the answer, or stand in one
             return completion
-        self._natively = False
+        self._uses_native_tools = False
         context.note(
             "fell back",
             f"to JSON by a schema, for tools: {completion.model} wrote a call as text",
@@ -146,7 +146,7 @@ class WithTools(Wrapping):
             or error.begun
         ):
             raise error
-        self._natively = False
+        self._uses_native_tools = False
         context.note("fell back", f"to JSON by a schema, for tools: {error}", endpoint=self.name)
 
 

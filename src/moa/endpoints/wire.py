@@ -40,7 +40,7 @@ class Reply(ABC):
         self.url = url
         self.status = status
         self.headers = headers
-        self.sent = sent
+        self.sent_bytes = sent
         self._name = name
         self._size = 0
         self._rest = bytearray()
@@ -129,7 +129,7 @@ class Wire(ABC):
         body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
-        also: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Post a body, or get a path without one; redirects aren't followed.
 

@@ -499,10 +499,13 @@ def _is_whole(completion: Completion, prompt: Prompt) -> bool:
     """Return True if a completion is whole, so that it may be cached."""
     if completion.finish_reason == "length":
         return False
-    if prompt.json_schema is None or completion.tool_calls:
-        return True
+    return prompt.json_schema is None or bool(completion.tool_calls) or is_json(completion.text)
+
+
+def is_json(text: str) -> bool:
+    """Return True if a text is JSON."""
     try:
-        json.loads(completion.text)
+        json.loads(text)
     except ValueError:
         return False
     return True

@@ -12,7 +12,7 @@ from moa.studio.book import Book, Entry, Verdict
 from moa.studio.data import Curve, Figure, Point, TestedThreshold, Tone
 
 if TYPE_CHECKING:
-    from moa.calibration.curve import CurvePoint
+    from moa.calibration.bounds import CurvePoint
     from moa.calibration.figures import LearningFigures
     from moa.calibration.file import Calibration
 
@@ -122,8 +122,7 @@ def dollars(cost: float) -> str:
 
 
 def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
-    from moa.calibration.bounds import Outcome
-    from moa.calibration.curve import risk_curve
+    from moa.calibration.bounds import Outcome, risk_curve
 
     return risk_curve(
         [
