@@ -25,6 +25,7 @@ from moa.endpoints.tools import flatten_tool_calls
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
+from moa.graphs.engine.types import is_node
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
@@ -267,11 +268,13 @@ def shown_path(node: AnyNode) -> str | None:
     """
     if isinstance(node, BuiltGraph | WiredRecipe):
         last = node.plan.steps[node.plan.output]
-        inner = shown_path(last.node) if isinstance(last, NodeStep) else None
+        inner = None
+        if isinstance(last, NodeStep) and is_node(last.node):
+            inner = shown_path(last.node)
         task = node.plan.tasks[node.plan.output]
         between = f"{task.name}/" if task.renamed else ""
         return None if inner is None else f"{node.name}/{between}{inner}"
     if isinstance(node, Guarded):
         inner = shown_path(node.node)
         return None if inner is None else f"{node.name}/{inner}"
-    return getattr(node, "name", None)  # a step may be a function, which has none
+    return node.name
