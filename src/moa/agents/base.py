@@ -23,7 +23,7 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.node import Node, Reply, Result, finish
+from moa.node import Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
 from moa.usage import Tier
@@ -128,10 +128,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[object]:
         """Give the nodes that it runs: those among its attributes, and in their lists."""
         found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
-        yield from cast("Iterable[Node[Any, Any]]", found.values())
+        yield from found.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
         """List the endpoints that it may ask itself, beside those of its members.

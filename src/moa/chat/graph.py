@@ -26,7 +26,7 @@ from moa.endpoints.known import can_write
 from moa.endpoints.rehearsal import rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import InputError, MoaError
-from moa.graphs.fields import Large, PythonNode, Small, beside_config
+from moa.graphs.fields import Large, PythonNode, Small, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 from moa.node import Node, Reply
 from moa.trace import Event, TextDelta
@@ -43,7 +43,7 @@ def beside_config_file(store: object, info: ValidationInfo) -> object:
     if not isinstance(store, str | SecretStr):
         return store
     text = store.get_secret_value() if isinstance(store, SecretStr) else store
-    return beside_config(text, info) if is_file(text) else SecretStr(text)
+    return resolve_path(text, info) if is_file(text) else SecretStr(text)
 
 
 class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):

@@ -129,7 +129,7 @@ class Comparer(Agent[Findings, Conflicts]):
 
     def user_prompt(self, request: Findings) -> str:
         """List the findings by number."""
-        return block(_numbered(request))
+        return block(_number(request))
 
     def check(self, request: Findings, output: Conflicts) -> None:
         """Refuse numbers that no finding has, and those without an answer."""
@@ -150,7 +150,7 @@ class Synthesis(Agent[Findings, Reply]):
 
     def user_prompt(self, request: Findings) -> str:
         """Show the findings, where they disagree, what is open, and the question last."""
-        parts = [block(_numbered(request), "Findings")]
+        parts = [block(_number(request), "Findings")]
         if request.disagreements:
             about = "\n".join(each.about for each in request.disagreements)
             parts.append(block(about, "They disagree about"))
@@ -425,7 +425,7 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
     )
 
 
-def _numbered(findings: Findings) -> str:
+def _number(findings: Findings) -> str:
     return "\n\n".join(
         f"Finding {n}: {each.question}\n{each.answer}"
         for n, each in enumerate(findings.findings, 1)
