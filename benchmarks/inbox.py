@@ -21,7 +21,7 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.evals.labelling import Unlabelled, picked
 from moa.evals.learning import Lesson, Terms, learn_from
-from moa.graphs.learning import Learner, Message, agents_of, said
+from moa.graphs.learning import Learner, Message, agents_of, decide_option
 from report import table, write
 
 DATA = Path(__file__).parent / "data" / "businesses"
@@ -82,7 +82,7 @@ async def learned(
     terms = Terms(guarantee=Guarantee(0.1))
     found: dict[str, Lesson] = {}
     for name, question in learner.questions.items():
-        labelled = learner.labelled(name, given)
+        labelled = learner.collect_labelled(name, given)
         made = await learn_from(learner.agents[name], question, labelled, terms, context=context)
         if isinstance(made, Lesson):
             found[name] = made
@@ -106,12 +106,13 @@ async def business(data: Path, name: str, sizes: list[int], folder: Path) -> dic
                 continue
             lessons = await learned(learner, pool, size, context)
             taken = {key: one.taken for key, one in lessons.items()}
-            node = learner.built({key: it for key, it in taken.items() if it is not None})
+            node = learner.build({key: it for key, it in taken.items() if it is not None})
             agent = agents_of(node)["intent"]
             right = [
-                await said(agent, m.texts["intent"], context) == m.labels["intent"] for m in genuine
+                await decide_option(agent, m.texts["intent"], context) == m.labels["intent"]
+                for m in genuine
             ]
-            settled = await learner.settled(node, genuine, context)
+            settled = await learner.count_settled(node, genuine, context)
             found[size] = Found(len(genuine), sum(right), settled.settled, settled.right)
             print(
                 name, size, found[size], sorted(key for key, it in taken.items() if it), flush=True

@@ -23,7 +23,7 @@ from moa.graphs.best_of_n import BestOfN
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.answer_extraction import shown
+from moa.mixing.answer_extraction import format_answer
 from moa.mixing.judges import Listwise
 from moa.node import Node, Result
 from report import table, write
@@ -65,7 +65,7 @@ class Named:
         result = await self.node.run(request, context)
         label = label_of(LABELS)(result.output)
         return Result(
-            output=Reply(text="none" if label is None else shown(label)),
+            output=Reply(text="none" if label is None else format_answer(label)),
             usage=result.usage,
             trace=result.trace,
             seconds=result.seconds,

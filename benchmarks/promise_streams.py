@@ -29,7 +29,7 @@ from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.layouts import label_prompt
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError
-from moa.graphs.student import Learn, Student, TextRead
+from moa.graphs.student import Learn, Student, TextReading
 from moa.questions import Answer, Question
 from moa.testing import SimulatedEndpoint
 from promise_inbox import NAMES, inbox, meanings
@@ -131,11 +131,11 @@ class Replayed(Student):
         self.stream = stream
         self.places = {text: place for place, text in enumerate(stream.texts)}
 
-    async def _read(self, text: str, own: RunContext) -> TextRead:
+    async def _read(self, text: str, own: RunContext) -> TextReading:
         stream, place = self.stream, self.places[text]
         logs = stream.own[place]
         answer = Answer(question=stream.question, probabilities=tuple(np.exp(logs).tolist()))
-        return TextRead(answer, (*logs.tolist(), *stream.vectors[place].tolist()))
+        return TextReading(answer, (*logs.tolist(), *stream.vectors[place].tolist()))
 
     async def _names(self, context: RunContext) -> Any:
         return self.stream.names

@@ -13,7 +13,7 @@ from moa.context import RunContext
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import JointEncoder
 from moa.graphs.engine.graph import Graph
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
@@ -29,34 +29,34 @@ needs_encoder = pytest.mark.skipif(
 
 
 def test_a_graph_asks_what_its_agents_ask() -> None:
-    assert asked_by(Support(slm=SMALL, llm=LARGE)) == {"small", "large"}
+    assert endpoint_names(Support(slm=SMALL, llm=LARGE)) == {"small", "large"}
 
 
 @needs_encoder
 def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
-    assert asked_by(load_graph("support", Endpoints())) == frozenset()
+    assert endpoint_names(load_graph("support", Endpoints())) == frozenset()
 
 
 @needs_encoder
 def test_an_agent_whose_head_decides_asks_nobody() -> None:
     beside = SimulatedEndpoint(name="small", encoder=JointEncoder())
-    assert asked_by(Spam(beside)) == frozenset()
+    assert endpoint_names(Spam(beside)) == frozenset()
 
 
 def test_an_agent_without_a_calibration_counts_as_asking() -> None:
-    assert asked_by(Filter(SMALL, "spam", action="drop")) == {"small"}
+    assert endpoint_names(Filter(SMALL, "spam", action="drop")) == {"small"}
 
 
 def test_what_stands_around_a_decision_is_looked_into() -> None:
-    assert asked_by(Injection(SMALL)) == {"small"}
-    assert asked_by(Preprocessor()) == frozenset()
-    assert asked_by(Preprocessor(rewrite=LARGE)) == {"large"}
+    assert endpoint_names(Injection(SMALL)) == {"small"}
+    assert endpoint_names(Preprocessor()) == frozenset()
+    assert endpoint_names(Preprocessor(rewrite=LARGE)) == {"large"}
 
 
 def test_guards_and_what_they_stand_around_are_looked_into() -> None:
     inner = Filter(SMALL, "spam", action="drop")
-    assert asked_by(Guarded(node=inner, before=[Pii(), InjectionRules()])) == {"small"}
-    assert asked_by(Guarded(node=Preprocessor(), beside=[Injection(LARGE)])) == {"large"}
+    assert endpoint_names(Guarded(node=inner, before=[Pii(), InjectionRules()])) == {"small"}
+    assert endpoint_names(Guarded(node=Preprocessor(), beside=[Injection(LARGE)])) == {"large"}
 
 
 def test_nodes_that_a_node_holds_in_a_list_are_looked_into() -> None:
@@ -68,7 +68,7 @@ def test_nodes_that_a_node_holds_in_a_list_are_looked_into() -> None:
         async def answer(self, request: Text, context: RunContext) -> Text:
             return request
 
-    assert asked_by(Both()) == {"small", "large"}
+    assert endpoint_names(Both()) == {"small", "large"}
 
 
 def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:
@@ -80,10 +80,10 @@ def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:
 
     slow, fast = Graph("slow", Text), Graph("fast", Text)
     slowly = slow.build(slow.add(waits, slow.add(Filter(SMALL, "spam", action="drop"), slow.input)))
-    assert asked_by(slowly) is None
+    assert endpoint_names(slowly) is None
     inner = fast.build(fast.add(quick, fast.add(Filter(SMALL, "spam", action="drop"), fast.input)))
     outer = Graph("outer", Text)
-    assert asked_by(outer.build(outer.add(inner, outer.input))) == {"small"}
+    assert endpoint_names(outer.build(outer.add(inner, outer.input))) == {"small"}
 
 
 @needs_encoder

@@ -22,7 +22,7 @@ from moa.cli import screen
 from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import JointEncoder, SentenceEncoder
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.testing import SimulatedEndpoint
 
 LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
@@ -364,7 +364,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     monkeypatch.chdir(tmp_path)
     words = {"embedded"} if JointEncoder.missing() else set[str]()
     for name, names in (("slm", set[str]()), ("cascade", {"large"}), ("filter", words)):
-        assert asked_by(load_graph(name, Endpoints())) == names
+        assert endpoint_names(load_graph(name, Endpoints())) == names
 
     async def complete(*_: object) -> None:
         raise AssertionError("the engine was started")

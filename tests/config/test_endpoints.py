@@ -22,7 +22,7 @@ from moa.endpoints.retries import Retried
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.endpoints.wrappers import Cached, Fallback
 from moa.errors import ConfigError, ModelNotFound
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.testing import ScriptedEndpoint
 from moa.usage import Price
 
@@ -313,7 +313,7 @@ def test_endpoints_that_exist_are_held_by_name_without_a_file_and_closed(
     assert (held.slm, held.llm, held.named("other")) == (small, large, other)
     assert held.has_llm
     assert held.reference == Reference(endpoint="large", price=large.price)
-    assert asked_by(load_graph("generator", held)) == {"writer"}
+    assert endpoint_names(load_graph("generator", held)) == {"writer"}
     with pytest.raises(ConfigError, match="Did you mean 'small'"):
         held.named("smal")
     asyncio.run(held.close())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import sqlite3
@@ -142,6 +143,16 @@ def test_an_index_in_memory_is_brought_up_to_date_too(folder: Path) -> None:
     assert index.update(folder).added == ("a.txt", "b.txt")
     assert index.update(folder).kept == ("a.txt", "b.txt")
     assert len(index.passages()) == 2
+
+
+def test_an_index_in_memory_is_closed_with_its_last_user(folder: Path) -> None:
+    index = Index()
+    index.update(folder)
+    memory = vars(index)["_memory"]
+    del index
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        memory.execute("select 1")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from moa.config import Config
 from moa.config.endpoints import Endpoints
 from moa.errors import BudgetExceeded, EndpointUnavailable, NodeError, WiringError
 from moa.graphs import BuiltGraph, as_langgraph
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.testing import ScriptedEndpoint, Step
 
 LONG, SHORT = "We posted it on Monday, as we said.", "Posted on Monday."
@@ -108,7 +108,7 @@ async def test_one_in_a_file_is_run_by_its_name(tmp_path: Path) -> None:
     )
     node = load_graph(f"{file}:shout", Endpoints(Config()))
     assert (await node.run("hello")).output == "HELLO"
-    assert asked_by(node) is None, "nobody sees whom it asks"
+    assert endpoint_names(node) is None, "nobody sees whom it asks"
 
 
 async def test_it_stands_in_a_state_graph_of_one_s_own() -> None:

@@ -13,7 +13,7 @@ from moa.context import RunContext
 from moa.errors import BudgetExceeded, NodeError, WiringError
 from moa.graphs import BuiltGraph, Graph, Skipped
 from moa.graphs.engine.drawing import Diagram, diagram_of
-from moa.graphs.loading import asked_by
+from moa.graphs.loading import endpoint_names
 from moa.node import Reply, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import NodeStarted, TextDelta
@@ -222,6 +222,6 @@ def test_who_may_be_asked_is_known_of_loops_and_people_and_not_of_what_blocks() 
     writer = Agent(SimulatedEndpoint(name="small"), "Mend it.", output=Reply)
     better = g.loop(writer, g.input, until=lambda reply: True)
     graph = g.build(g.join(lambda a, b: a, better, g.ask_human("?", g.input, answer=bool)))
-    assert asked_by(graph) == {"small"}
+    assert endpoint_names(graph) == {"small"}
     blocks = Graph("g", str)
-    assert asked_by(blocks.build(blocks.add(same, blocks.input, thread=True))) is None
+    assert endpoint_names(blocks.build(blocks.add(same, blocks.input, thread=True))) is None

@@ -22,7 +22,7 @@ from moa.calibration.drift import find_label_shifts, fisher_p_value
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
+from moa.graphs.monitor import Item, Monitor, Observation, Report, read_labels
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -289,8 +289,8 @@ def test_labels_are_read_from_any_decision() -> None:
         urgency=Score(value=1.2, level="today"),
         missing=Predicate(status="missing"),
     )
-    assert labels_in(triage) == {"refund": "yes", "topic": "none of these", "urgency": "today"}
-    assert labels_in(Verdict(kept=False, reason="", confidence=None, met=True)) == {
+    assert read_labels(triage) == {"refund": "yes", "topic": "none of these", "urgency": "today"}
+    assert read_labels(Verdict(kept=False, reason="", confidence=None, met=True)) == {
         "filter": "dropped"
     }
 
@@ -306,8 +306,8 @@ def test_labels_are_read_from_the_models_in_a_decision() -> None:
 
     spam = Verdict(kept=True, reason="", confidence=None, met=False)
     read = Read(text="x", decisions=Reading(spam=spam, topic=Choice[str](label="app")))
-    assert labels_in(read) == {"decisions.spam": "kept", "decisions.topic": "app"}
-    assert labels_in(Read(text="x", decisions=None)) == {}
+    assert read_labels(read) == {"decisions.spam": "kept", "decisions.topic": "app"}
+    assert read_labels(Read(text="x", decisions=None)) == {}
 
 
 async def test_a_node_that_decides_nothing_is_refused() -> None:

@@ -26,7 +26,7 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.graphs.rag import (
     ABSENT,
     Answerer,
@@ -272,8 +272,10 @@ async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word(
 
 def test_a_model_in_whose_place_sentences_are_quoted_is_never_started() -> None:
     small, large = EmbeddedEndpoint("embedded"), ScriptedEndpoint(["Paris."], tier="llm")
-    assert "embedded" not in (asked_by(Rag(retriever=BM25(PASSAGES), writer=small)) or {"embedded"})
-    assert asked_by(Rag(retriever=BM25(PASSAGES), writer=large)) == {large.name}
+    assert "embedded" not in (
+        endpoint_names(Rag(retriever=BM25(PASSAGES), writer=small)) or {"embedded"}
+    )
+    assert endpoint_names(Rag(retriever=BM25(PASSAGES), writer=large)) == {large.name}
 
 
 async def test_an_extract_that_is_near_to_nothing_is_none() -> None:

@@ -37,13 +37,12 @@ def model(name: str, *, tier: Tier = "slm", down: bool = False) -> Node[Any, Any
     return Agent(SimulatedEndpoint(name=name, tier=tier, rule=rule), "Solve it.", name=name)
 
 
-def two(**more: Any) -> Any:
+def two(**more: Any) -> Routed[Any, Any]:
     return Routed(models=[model("small"), model("large", tier="llm")], **more)
 
 
 async def test_an_easy_request_goes_to_the_small_model_and_a_hard_one_to_the_large() -> None:
     graph = two(router=router())
-    assert isinstance(graph, Routed)
     for text, name in ((EASY, "small"), (HARD, "large")):
         result = await graph.run(text)
         assert result.output.text.startswith(name)

@@ -175,13 +175,13 @@ def test_a_plan_is_accepted_if_it_can_be_carried_out(
         done |= {one.id for one in steps if set(one.needs) <= done}
     can_be = len(set(names)) == len(names) and done == set(names)
     try:
-        ordered = Steps(steps=tuple(steps)).ordered
+        in_order = Steps(steps=tuple(steps)).in_order
     except ValidationError:
         assert not can_be
     else:
         assert can_be
-        places = {one.id: place for place, one in enumerate(ordered)}
-        assert all(places[need] < places[one.id] for one in ordered for need in one.needs)
+        places = {one.id: place for place, one in enumerate(in_order)}
+        assert all(places[need] < places[one.id] for one in in_order for need in one.needs)
 
 
 CIRCLE = json.dumps({"steps": [{"id": "a", "question": "?", "needs": ["b"]},

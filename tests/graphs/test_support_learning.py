@@ -28,7 +28,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnauthorized, EndpointUnavailable
 from moa.graphs.learning import Learner, agents_of
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.graphs.support import Answered, Intent, Routed, Support, SupportOutcome, Ticket
 from moa.graphs.support_learning import LearningWriter
 from moa.graphs.support_reading import intent_of
@@ -476,5 +476,5 @@ def test_a_table_names_the_file_beside_it(tmp_path: Path) -> None:
 
 
 def test_who_may_be_asked_is_known(inbox: Inbox) -> None:
-    assert asked_by(inbox.support()) == {"small", "large"}
-    assert asked_by(inbox.support(learn=None)) == {"small", "large"}
+    assert endpoint_names(inbox.support()) == {"small", "large"}
+    assert endpoint_names(inbox.support(learn=None)) == {"small", "large"}

@@ -17,7 +17,7 @@ from moa.graphs.best_of_n import BestOf, BestOfN
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
 from moa.guards.guarded import Guarded
-from moa.mixing.judges import Candidates, Picked
+from moa.mixing.judges import Candidates, Pick
 from moa.mixing.voting import Voted
 from moa.node import Node, Reply, Result, Text
 from moa.questions import Choice
@@ -170,7 +170,7 @@ async def a_guarded_node(node: Node[Text, Reply], check: Filter) -> None:
     Guarded(node=node, beside=[node])  # pyright: ignore[reportArgumentType]
 
 
-async def choosing_among_answers(node: Node[Text, Reply], judge: Node[Candidates, Picked]) -> None:
+async def choosing_among_answers(node: Node[Text, Reply], judge: Node[Candidates, Pick]) -> None:
     assert_type(await SelfConsistency(node=node).run(Text(text="")), Result[Voted])
     assert_type(await BestOfN(node=node, judge=judge).run(Text(text="")), Result[BestOf])
     await SelfConsistency(node=node).run("no text")  # pyright: ignore[reportArgumentType]

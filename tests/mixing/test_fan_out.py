@@ -28,7 +28,7 @@ from moa.errors import (
     EndpointUnavailable,
     QuorumNotMet,
 )
-from moa.mixing.fan_out import Drawn, fan_out
+from moa.mixing.fan_out import MemberResult, fan_out
 from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted, TextDelta
@@ -69,7 +69,7 @@ def six(last: Member) -> list[Member]:
     return [*(Member(name) for name in "abcde"), last]
 
 
-def names(drawn: Sequence[Drawn[str]]) -> str:
+def names(drawn: Sequence[MemberResult[str]]) -> str:
     return "".join(one.name for one in drawn)
 
 
@@ -78,11 +78,11 @@ def asked(
     *,
     context: RunContext | None = None,
     **options: Unpack[Options],
-) -> tuple[list[Drawn[str]], float, RunContext]:
+) -> tuple[list[MemberResult[str]], float, RunContext]:
     """Fan out on a clock that jumps; gives what came, when, and the run."""
     run = context or RunContext(node="mixture")
 
-    async def main() -> tuple[list[Drawn[str]], float]:
+    async def main() -> tuple[list[MemberResult[str]], float]:
         drawn = await fan_out(members, "hello", run, **options)
         return drawn, clock.now()
 
@@ -321,7 +321,7 @@ def test_no_interleaving_passes_a_limit(
         for delay in delays
     ]
     run = RunContext(budget=Budget(calls=calls))
-    drawn: list[Drawn[Reply]] = []
+    drawn: list[MemberResult[Reply]] = []
 
     async def main() -> None:
         with suppress(BudgetExceeded):

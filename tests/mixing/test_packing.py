@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.errors import InputError
-from moa.mixing.packing import CUT, Packed, pack
+from moa.mixing.packing import CUT, Packing, pack
 from moa.node import Consultation
 
 _TOKEN = re.compile(r"\S+")
@@ -25,7 +25,7 @@ async def words(text: str) -> int:
     return len(_TOKEN.findall(text))
 
 
-def packed(*answers: str, request: str = "Why?", room: int | None = None, seed: int = 0) -> Packed:
+def packed(*answers: str, request: str = "Why?", room: int | None = None, seed: int = 0) -> Packing:
     return asyncio.run(pack(request, answers, write=write, count=words, room=room, seed=seed))
 
 

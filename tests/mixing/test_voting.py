@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
-from moa.mixing.answer_extraction import last_number, shown, stated, written
-from moa.mixing.voting import Tally, agree, likeness, most_agreed
+from moa.mixing.answer_extraction import format_answer, last_number, stated, write_answer
+from moa.mixing.voting import Tally, agreement_test, find_most_agreed, likeness
 from moa.node import Reply
 from moa.questions import Choice
 
@@ -53,7 +53,7 @@ def test_stopping_early_never_changes_the_winner(
     order: list[int] = random.sample(range(len(given_answers)), len(given_answers))
     tally = Tally(left=len(given_answers))
     for place in order:
-        if tally.settled:
+        if tally.is_settled:
             break
         tally = tally.with_vote(place, given_answers[place])
     assert tally.leaders[:1] == counted(given_answers).leaders[:1]
@@ -70,27 +70,27 @@ def test_no_fewer_samples_than_wanted_could_settle_it(
         tally = tally.with_vote(place, answer)
     best = tally.leaders[0] if tally.leaders else "a"
     after = tally
-    for further in range(tally.wanted):
-        assert not after.settled
+    for further in range(tally.needed):
+        assert not after.is_settled
         after = after.with_vote(len(given_answers) + further, best)
-    assert after.settled
+    assert after.is_settled
 
 
 def test_a_sample_that_fails_is_not_waited_for() -> None:
     tally = Tally(left=5).with_vote(0, "a").with_vote(1, "a")
-    assert not tally.settled
-    assert tally.without(2).settled
+    assert not tally.is_settled
+    assert tally.without(2).is_settled
 
 
 def test_unreadable_samples_count_against_the_confidence() -> None:
-    voted = counted(["a", None, "a", "b"]).voted("It is a.", "a")
+    voted = counted(["a", None, "a", "b"]).record_vote("It is a.", "a")
     assert (voted.confidence, voted.unreadable, voted.votes) == (0.5, 1, {"a": 2, "b": 1})
 
 
 def test_a_tie_is_said_and_the_first_sample_counts() -> None:
     tally = counted(["b", "a", "a", "b"])
     assert tally.leaders == ("b", "a")
-    assert tally.voted("b", "b").tied == ("a",)
+    assert tally.record_vote("b", "b").tied == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,12 @@ def test_the_last_number_counts_where_none_is_marked() -> None:
     [(Fraction(1200), "1200"), (Fraction(5, 2), "2.5"), (Fraction(1, 3), "1/3"), ("no", "no")],
 )
 def test_answers_are_shown_as_one_writes_them(answer: Any, text: str) -> None:
-    assert shown(answer) == text
+    assert format_answer(answer) == text
 
 
 def test_of_a_typed_output_the_answer_is_its_text() -> None:
-    assert written(Reasoned[int](reasons="3 + 4", answer=7), Fraction(7)) == "7"
-    assert written(Reply(text="It is 7."), Fraction(7)) == "It is 7."
+    assert write_answer(Reasoned[int](reasons="3 + 4", answer=7), Fraction(7)) == "7"
+    assert write_answer(Reply(text="It is 7."), Fraction(7)) == "It is 7."
 
 
 @pytest.mark.parametrize(
@@ -160,26 +160,26 @@ def test_of_a_typed_output_the_answer_is_its_text() -> None:
     ],
 )
 def test_answers_agree(answers: list[str], *, enough: bool) -> None:
-    assert agree(2)(answers) is enough
+    assert agreement_test(2)(answers) is enough
 
 
 def test_what_is_compared_can_be_chosen() -> None:
-    assert agree(2, key=last_number)(["so 3 apples", "it must be 3 then"])
+    assert agreement_test(2, key=last_number)(["so 3 apples", "it must be 3 then"])
 
 
 def test_one_answer_agrees_with_nobody() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
-        agree(1)
+        agreement_test(1)
 
 
 def test_the_largest_group_has_the_answer() -> None:
-    assert most_agreed(["The answer is 5", "The answer is 7", "The answer is 7"]) == 1
+    assert find_most_agreed(["The answer is 5", "The answer is 7", "The answer is 7"]) == 1
 
 
 def test_where_all_differ_the_most_usual_words_have_it() -> None:
     odd = "bananas are yellow and sweet and long"
     answers = [odd, "the sea is cold in spring and calm", "the sea is cold in spring and rough"]
-    assert most_agreed(answers) in (1, 2)
+    assert find_most_agreed(answers) in (1, 2)
 
 
 def test_likeness_is_between_nothing_and_the_same() -> None:

@@ -415,6 +415,13 @@ def test_with_a_key_the_page_asks_for_it_and_it_stands_in_no_address(
     page.driver.get_log("browser")  # which tells of the answer 401
 
 
+def test_a_view_that_scrolls_is_reached_by_the_keyboard(page: Page, address: str) -> None:
+    page.size((390, 300))
+    page.open(address, "#threshold")
+    page.run("document.querySelector('#view-threshold').replaceChildren('words '.repeat(2000))")
+    assert page.faults() == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
 def test_axe_finds_no_fault(page: Page, address: str, size: tuple[int, int], dark: bool) -> None:

@@ -368,7 +368,7 @@ class FunctionNode(Adapter[In, Out]):
         signature, name = signature_of(ask), getattr(ask, "__name__", "function")
         gives = Reply if signature.output is str else signature.output
         input_type = signature.input(0)
-        if not (signature.waits and isinstance(gives, type) and issubclass(gives, BaseModel)):
+        if not (signature.is_async and isinstance(gives, type) and issubclass(gives, BaseModel)):
             raise ConfigError(
                 f"{name!r} is to be asynchronous, and its annotations are to name what it takes, "
                 f"and a str or a pydantic model that it gives: async def {name}(text: str, calls: "

@@ -52,7 +52,7 @@ async def _texts(
     from moa._async import map_async
     from moa.evals.inbox import MOST_GROUPED, spread
     from moa.evals.labelling import MAX_CONCURRENCY
-    from moa.graphs.learning import Learner, rows_of, said
+    from moa.graphs.learning import Learner, decide_option, rows_of
 
     learner = Learner(GRAPH, endpoints)
     rows = list(
@@ -71,7 +71,9 @@ async def _texts(
 
         async def is_wanted(message: Message) -> bool:
             nonlocal looked_at
-            found = [await said(agents[it], message.texts[it], context) for it in _UNWANTED]
+            found = [
+                await decide_option(agents[it], message.texts[it], context) for it in _UNWANTED
+            ]
             looked_at += 1
             progress("messages that are wanted", looked_at, len(messages))
             return "yes" not in found

@@ -204,7 +204,7 @@ async def _find_of_graph(
     return _Task(
         rows,
         agents_of(learner.current),
-        lambda: agents_of(learner.built(slm=endpoints.llm.name, heads=False)),
+        lambda: agents_of(learner.build(slm=endpoints.llm.name, heads=False)),
     )
 
 

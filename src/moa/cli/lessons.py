@@ -117,10 +117,10 @@ async def _lesson(
     return await learn_from(
         agent,
         question,
-        learner.labelled(name, messages),
+        learner.collect_labelled(name, messages),
         terms,
         context=context,
-        more=learner.labelled(name, more),
+        more=learner.collect_labelled(name, more),
         progress=tell,
     )
 
@@ -289,7 +289,7 @@ async def _show_settled(
 ) -> None:
     """Say how many messages the graph settles before, and with what was learned from a half."""
     from moa.evals.learning import HALVES, half_of
-    from moa.graphs.learning import Settled
+    from moa.graphs.learning import SettledCount
 
     name = learner.node.settles_by
     known = [message for message in messages if name in message.labels]
@@ -298,15 +298,17 @@ async def _show_settled(
     if name not in found or not found[name].halves:
         return
     with screen.progress() as progress:
-        before = await learner.settled(learner.node, drawn, context, progress)
-        parts: list[Settled] = []
+        before = await learner.count_settled(learner.node, drawn, context, progress)
+        parts: list[SettledCount] = []
         for half in HALVES:
             made = {
                 name: one.halves[half] for name, one in found.items() if one.halves and one.taken
             }
             others = [it for it in drawn if half_of(it.texts[name]) != half]
-            parts.append(await learner.settled(learner.built(made), others, context, progress))
-    now = Settled(*map(sum, zip(*parts, strict=True)))
+            parts.append(
+                await learner.count_settled(learner.build(made), others, context, progress)
+            )
+    now = SettledCount(*map(sum, zip(*parts, strict=True)))
     console = screen.details()
     console.print(
         f"Handled without an LLM: {_shares(before)} before; {_shares(now)} with half of the labels"
@@ -364,7 +366,7 @@ async def recheck_graph(
         with screen.progress("reading") as progress:
             tested[name], notes = await recheck(
                 CalibratedDecider(made, question, sources),
-                learner.labelled(name, messages),
+                learner.collect_labelled(name, messages),
                 context=context,
                 language=detector(),
                 progress=partial(progress),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.graphs.engine.drawing import Drawing
-    from moa.graphs.loading import AnyNode
+    from moa.node import AnyNode
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -112,8 +112,8 @@ def run(
     from moa import rows
     from moa.cli.row_display import RowDisplay
     from moa.cli.row_runner import Input, RowRunner, file_of
-    from moa.graphs.learning import learned_in
-    from moa.graphs.loading import asked_by, load_graph
+    from moa.graphs.learning import find_learned
+    from moa.graphs.loading import endpoint_names, load_graph
 
     source = _source(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"
@@ -137,10 +137,10 @@ def run(
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
         node = load_graph(graph, endpoints)
-        if learned := learned_in(node):
+        if learned := find_learned(node):
             screen.notes().print(f"learned: {learned.summary}")
         if ray is None:
-            return node, asked_by(node)
+            return node, endpoint_names(node)
         from moa.ray import RayNode
 
         budget, most = context.budget, given.concurrency

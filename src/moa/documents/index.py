@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock as ThreadLock
 from threading import Thread
 from typing import Unpack
+from weakref import finalize
 
 from moa._async import Lock, time_limit
 from moa._files import make_private
@@ -256,7 +257,9 @@ class Index:
         try:
             if self.path is None:
                 with self._lock:
-                    self._memory = self._memory or self._connected(":memory:")
+                    if self._memory is None:
+                        self._memory = self._connected(":memory:")
+                        finalize(self, self._memory.close).atexit = False
                     with self._memory:
                         yield self._memory
                 return

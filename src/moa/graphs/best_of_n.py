@@ -18,9 +18,9 @@ from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.graphs.fields import FromEndpoint, Table, only_in_tables
 from moa.graphs.self_consistency import Sampling
-from moa.mixing.answer_extraction import written
+from moa.mixing.answer_extraction import write_answer
 from moa.mixing.fan_out import fan_out
-from moa.mixing.judges import ByPolicy, Candidates, Picked, distinct, judge_of, picked_by
+from moa.mixing.judges import ByPolicy, Candidates, Pick, ask_judge, distinct, judge_of
 from moa.node import Node, Reply
 
 _FOR_SAMPLES = 0.7
@@ -41,7 +41,7 @@ class BestOf(Reply):
     texts: int = Field(ge=1)
     """Different texts among them, which is what is judged."""
     partial: bool = False
-    """Whether samples failed, or were too many for the budget or the time."""
+    """True if samples failed, or were too many for the budget or the time."""
 
 
 def _arithmetic(value: object, table: Table) -> object:
@@ -66,7 +66,7 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
         3 * 4 = 12, so $12.
     """
 
-    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), only_in_tables(_arithmetic)]
+    judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of), only_in_tables(_arithmetic)]
     """Picks: `Listwise(endpoint)` or `ByPolicy(policy)` of `moa.mixing.judges`, or a node of one's
     own. In a table, `by = "list"` or `"arithmetic"` says which."""
     samples: int = Field(default=4, ge=1)
@@ -84,14 +84,14 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
         drawn = await fan_out(members, request, context, straggler_timeout_s=None, hurry_s=hurry_s)
         outputs = [one.output for one in drawn]
         answers = [self.key(output) for output in outputs]
-        texts = [written(*each) for each in zip(outputs, answers, strict=True)]
+        texts = [write_answer(*each) for each in zip(outputs, answers, strict=True)]
         counts = Counter(answer for answer in answers if answer is not None)
         votes = [counts[answer] for answer in answers]
         places = distinct(texts)
         picked = None
         if len(places) > 1:
             replies = [texts[p] for p in places]
-            picked = await picked_by(self.judge, text_of(request), replies, context)
+            picked = await ask_judge(self.judge, text_of(request), replies, context)
         place, verdict, reason = self._read(picked, places, votes)
         if len(drawn) < self.samples:
             context.note("degraded", f"picked from {len(drawn)} of {self.samples} samples")
@@ -105,7 +105,7 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
         )
 
     def _read(
-        self, picked: Picked | None, places: Sequence[int], votes: Sequence[int]
+        self, picked: Pick | None, places: Sequence[int], votes: Sequence[int]
     ) -> tuple[int, Literal["won", "tied", "unreadable", "unopposed", "unjudged"], str]:
         """Give the place of the best sample, the verdict on it and the reason."""
         if picked is not None and picked.verdict == "won":

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, cast
+from typing import TYPE_CHECKING, Annotated, Generic
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from moa._async import run_sync
 from moa.agents.base import In, Out
@@ -35,7 +35,7 @@ from moa.telemetry import Span, names
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
-    Calibration = Any  # numpy is imported where one is read
+    Calibration = object  # numpy is imported where one is read
 
 _LARGE = FromEndpoint(LARGE, given=("calibration",))
 _SAYS_NOTHING = (
@@ -61,7 +61,7 @@ class Settled(Result[Out]):
 class Accepted(Policy):
     """Accepts what says of itself that it is accepted, as calibrated agents' answers do."""
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Read `.accepted`; of several questions all must be.
 
         Raises:
@@ -76,7 +76,7 @@ class Accepted(Policy):
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing(Generic[Out]):
+class _TierAnswer(Generic[Out]):
     """The answer so far."""
 
     output: Out
@@ -141,7 +141,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         outputs = [signature.output for signature in signatures]
         self.input_type = signatures[0].input(0)
         self.output_type = outputs[0] if outputs.count(outputs[0]) == len(outputs) else UNKNOWN
-        self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
+        self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Out]] = {}
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
@@ -230,15 +230,15 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
         with own.span(self.span_kind, self.name) as span:
-            standing = await self._standing(self._check_input(request), own)
+            found = await self._find_answer(self._check_input(request), own)
             if span is not None:
-                self._tell(standing, span)
-        result = finish(standing.output, own, seconds=time.perf_counter() - start)
+                self._annotate(found, span)
+        result = finish(found.output, own, seconds=time.perf_counter() - start)
         return Settled(
             **{each.name: getattr(result, each.name) for each in fields(result)},
-            accepted=standing.accepted,
-            by=self.tiers[standing.place].name,
-            tier=standing.place,
+            accepted=found.accepted,
+            by=self.tiers[found.place].name,
+            tier=found.place,
         )
 
     def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
@@ -247,7 +247,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask the first tier, and the next ones while the answer is not accepted."""
-        return (await self._standing(request, context)).output
+        return (await self._find_answer(request, context)).output
 
     def sketch(self, sketch: Sketch) -> None:
         """The tiers, one after another."""
@@ -260,43 +260,43 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 sketch.arrow(before, box, label="if doubtful", decides=True)
             before = box
 
-    def _tell(self, standing: _Standing[Out], span: Span) -> None:
-        """Say on the span of the cascade what it decided, and who did."""
-        span.set(names.DECISION_ACCEPTED, standing.accepted)
-        span.set(names.DECISION_ESCALATED, standing.place > 0)
+    def _annotate(self, found: _TierAnswer[Out], span: Span) -> None:
+        """Write to the span of the cascade which tier decided, and what."""
+        span.set(names.DECISION_ACCEPTED, found.accepted)
+        span.set(names.DECISION_ESCALATED, found.place > 0)
         first = self.tiers[0]
         calibrations = first.calibrations.values() if isinstance(first, DecidingAgent) else ()
         for bound in (one.bound for one in calibrations if one.bound is not None):
             span.set(names.DECISION_BOUND, bound.guarantee.risk)
-        found: object = standing.output
-        label, sure = getattr(found, "said", None), getattr(found, "confidence", None)
+        output: object = found.output
+        label, sure = getattr(output, "said", None), getattr(output, "confidence", None)
         span.set(names.DECISION_LABEL, label if isinstance(label, str) else None)
         span.set(names.DECISION_PROBABILITY, sure if isinstance(sure, float) else None)
 
-    async def _standing(self, request: In, own: RunContext) -> _Standing[Out]:
+    async def _find_answer(self, request: In, own: RunContext) -> _TierAnswer[Out]:
         if self.learner is not None:
             shown, heard = count_text_deltas(own)
             found = await self.learner.answer(request, heard)
             show(found.output, own, shown())
-            return _Standing(found.output, int(not found.by_small), accepted=found.accepted)
+            return _TierAnswer(found.output, int(not found.by_small), accepted=found.accepted)
         shown, heard = count_text_deltas(own)
-        standing = await self._settle(request, heard, shown)
-        show(standing.output, own, shown())
-        return standing
+        found = await self._settle(request, heard, shown)
+        show(found.output, own, shown())
+        return found
 
     async def _settle(
         self, request: In, own: RunContext, shown: Callable[[], int]
-    ) -> _Standing[Out]:
+    ) -> _TierAnswer[Out]:
         """Ask tier after tier until an answer is accepted; else give the best there is."""
         last = len(self.tiers) - 1
-        best: _Standing[Out] | None = None
+        best: _TierAnswer[Out] | None = None
         failed: MoaError | None = None
         for place in range(last + 1):
             try:
                 with mark_replaceable(place < last):
                     best = await self._ask(place, request, best, own)
             except MoaError as error:
-                if shown() or not self._goes_on(place, error):
+                if shown() or not self._can_go_on(place, error):
                     raise
                 if place == last or failed is None:
                     failed = error
@@ -310,50 +310,50 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             raise failed
         name = self.tiers[best.place].name
         own.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")
-        return _Standing(best.output, best.place)
+        return _TierAnswer(best.output, best.place)
 
-    def _goes_on(self, place: int, error: MoaError) -> bool:
-        """Whether another tier may answer; one that all could rest on has to be set up right."""
+    def _can_go_on(self, place: int, error: MoaError) -> bool:
+        """Return True if an earlier answer or another tier may stand in for a failed tier."""
         return error.recoverable if place == len(self.tiers) - 1 else error.escalates
 
     async def _ask(
         self,
         place: int,
         request: In,
-        before: _Standing[Out] | None,
+        before: _TierAnswer[Out] | None,
         own: RunContext,
-    ) -> _Standing[Out]:
-        """Ask one tier: all there is to answer, or the questions that are still in doubt."""
+    ) -> _TierAnswer[Out]:
+        """Ask one tier everything, or only the questions that are still in doubt."""
         names = () if before is None else before.doubtful
         part = self._part(place, names)
         if part is None:
             names, part = (), self.tiers[place]
         last = place == len(self.tiers) - 1
         own = own if last else quiet(own)  # nobody could take back what is rejected
-        output: Any = (await part.run(request, own)).output
-        if names and before is not None:
+        output = (await part.run(request, own)).output
+        if names and before is not None and isinstance(before.output, BaseModel):
             answers = {name: getattr(output, name) for name in names}
-            output = cast("Any", before.output).model_copy(update=answers)
+            output = before.output.model_copy(update=answers)
         if last:
-            return _Standing(output, place, accepted=True)
-        return await self._judged(place, request, output, names, own)
+            return _TierAnswer(output, place, accepted=True)
+        return await self._judge_output(place, request, output, names, own)
 
-    async def _judged(
+    async def _judge_output(
         self, place: int, request: In, output: Out, names: tuple[str, ...], own: RunContext
-    ) -> _Standing[Out]:
+    ) -> _TierAnswer[Out]:
         policy = self.policies[place]
         names = names or questions_in(output)
         if len(names) > 1 and all(isinstance(p, Confident | Accepted) for p in policy.parts):
             found = {n: await _judge(policy, request, getattr(output, n), own) for n in names}
             doubtful = tuple(name for name, said in found.items() if not said.accepted)
             reasons = [f"{name}: {', '.join(found[name].reasons)}" for name in doubtful]
-            return _Standing(output, place, not doubtful, doubtful, "; ".join(reasons))
+            return _TierAnswer(output, place, not doubtful, doubtful, "; ".join(reasons))
         said = await _judge(policy, request, output, own)
-        return _Standing(output, place, said.accepted, (), ", ".join(said.reasons))
+        return _TierAnswer(output, place, said.accepted, (), ", ".join(said.reasons))
 
-    def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Any] | None:
-        """A tier that is asked some of its questions; `None` where it can't be, or all are."""
-        only: Any = getattr(self.tiers[place], "only", None)
+    def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Out] | None:
+        """Return a tier that asks only these questions; `None` if it can't, or there are none."""
+        only = getattr(self.tiers[place], "only", None)
         if not names or only is None:
             return None
         if (place, names) not in self._parts:
@@ -366,14 +366,14 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
 
 
-def _labels(tier: Node[Any, Any]) -> dict[str, set[str]]:
-    """Give the labels of each question of a tier; of a single one by no name, as names may vary."""
+def _labels(tier: object) -> dict[str, set[str]]:
+    """Return the labels of a tier by question; a single question has no name, as names may vary."""
     asked = tier.questions if isinstance(tier, DecidingAgent) else ()
     single = len(asked) == 1
     return {"" if single else one.name: {o.name for o in one.options} for one in asked}
 
 
-async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:
+async def _judge(policy: Policy, request: object, output: object, own: RunContext) -> Judgement:
     try:
         return await policy.judge(request, output, own)
     except MoaError as error:

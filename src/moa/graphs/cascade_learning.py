@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Generic, NamedTuple
 
 from moa.agents.base import In, Out
 from moa.agents.filter import Verdict
@@ -12,12 +12,12 @@ from moa.calibration.labelled import label_of
 from moa.calibration.verifiers import answer_of
 from moa.context import RunContext
 from moa.errors import InputError, MoaError
-from moa.graphs.student import SET_UP_WRONG, Considered, Learn, Student
+from moa.graphs.student import SET_UP_WRONG, Consideration, Learn, Student
 from moa.node import Node
 from moa.telemetry import Span, names
 
 
-class Answering(NamedTuple, Generic[Out]):
+class LearnedAnswer(NamedTuple, Generic[Out]):
     """An answer, and who gave it."""
 
     output: Out
@@ -48,7 +48,7 @@ class Learner(Generic[In, Out]):
         self.student = Student(name, small, learn)
         self.large = large
 
-    async def answer(self, request: In, own: RunContext) -> Answering[Out]:
+    async def answer(self, request: In, own: RunContext) -> LearnedAnswer[Out]:
         """Answer an input, and keep what there is to be learned from it.
 
         Raises:
@@ -67,8 +67,8 @@ class Learner(Generic[In, Out]):
             own.tracer.set(names.DECISION_BOUND, found.head.bound.guarantee.risk)
         place = await student.add(found, own, by_small=small)
         if small:
-            return self._given(found, accepted=True)
-        own.note("escalated", f"to {self.large.name!r}: {_why(found)}")
+            return self._answer_small(found, accepted=True)
+        own.note("escalated", f"to {self.large.name!r}: {_explain_escalation(found)}")
         ask = partial(self.large.run, request)
         try:
             result = await student.teach(
@@ -84,13 +84,13 @@ class Learner(Generic[In, Out]):
             if not error.recoverable or found.read is None:
                 raise
             own.note("failed", f"{self.large.name!r} gave no answer: {error}")
-            return self._given(found, accepted=False)
+            return self._answer_small(found, accepted=False)
         except (Exception, asyncio.CancelledError):  # while a row waits, no look goes past it
             await student.record_failure(place, own)
             raise
-        return Answering(result.output, False, True)
+        return LearnedAnswer(result.output, False, True)
 
-    def _label(self, output: Any) -> str | None:
+    def _label(self, output: object) -> str | None:
         """Name the option that the large model gave; `None`: it gave none."""
         if getattr(output, "status", "answered") != "answered":
             return None
@@ -100,13 +100,13 @@ class Learner(Generic[In, Out]):
         except InputError:
             return None
 
-    def _given(self, found: Considered, *, accepted: bool) -> Answering[Out]:
+    def _answer_small(self, found: Consideration, *, accepted: bool) -> LearnedAnswer[Out]:
         answer = self.student.answer(found, accepted=accepted)
         assert answer is not None, "it was read"
-        return Answering(self.student.small.read([answer]), True, accepted)
+        return LearnedAnswer(self.student.small.read([answer]), True, accepted)
 
 
-def _why(found: Considered) -> str:
+def _explain_escalation(found: Consideration) -> str:
     head, judged = found.head, found.judged
     if found.held:
         return "held out, to test what is learned"

@@ -7,7 +7,7 @@ arXiv:2510.05077: small models that read each other get worse, and choosing amon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Generic
+from typing import Annotated, Generic
 
 from pydantic import Field
 
@@ -18,9 +18,9 @@ from moa.errors import ConfigError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated, written
+from moa.mixing.answer_extraction import Key, stated, write_answer
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted, unreadable
+from moa.mixing.voting import Tally, Voted, unreadable_error
 from moa.node import Node
 
 
@@ -35,11 +35,11 @@ class Chosen(Voted):
     """Others that agree with themselves as much, and that nothing told apart from it."""
 
 
-def _small_in(given: list[Any] | None, table: Table) -> list[Any]:
+def _complete_models(given: list[object] | None, table: Table) -> list[object]:
     """Give the models of a table: every small one that is configured where there are none."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
-    return given or small or [{}]
+    return given or [*small] or [{}]
 
 
 class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
@@ -64,7 +64,8 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
     """
 
     nodes: Annotated[
-        Sequence[Annotated[Node[In, Any], FromEndpoint(sampler, "slm")]], lists_in_tables(_small_in)
+        Sequence[Annotated[Node[In, object], FromEndpoint(sampler, "slm")]],
+        lists_in_tables(_complete_models),
     ]
     """The models, each a node that answers the request, with a name of its own and a temperature
     above 0. In a table: endpoints; missing: every small one that is configured."""
@@ -99,7 +100,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
         drawn = await fan_out(members, request, context, straggler_timeout_s=None)
-        outputs: list[dict[int, Any]] = [{} for _ in self.nodes]
+        outputs: list[dict[int, object]] = [{} for _ in self.nodes]
         for one in drawn:
             model, place = divmod(one.place, self.samples)
             outputs[model][place] = one.output
@@ -118,7 +119,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         answers = sketch.side_by_side(sketch.input, asked)
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
-    def _chosen(self, outputs: Sequence[Mapping[int, Any]], came: int) -> Chosen:
+    def _chosen(self, outputs: Sequence[Mapping[int, object]], came: int) -> Chosen:
         """Give the answer of the best model, and name those that nothing tells from it."""
         tallies = [
             Tally.of({place: self.key(output) for place, output in given.items()}, self.samples)
@@ -130,7 +131,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         read = [place for place, tally in enumerate(tallies) if tally.leaders]
         if not read:
             output = next(output for given in outputs for output in given.values())
-            raise unreadable(came, self.name, written(output, None))
+            raise unreadable_error(came, self.name, write_answer(output, None))
         ranks = {place: (shares[place], self.accuracy.get(names[place], 0.0)) for place in read}
         best = max(read, key=ranks.__getitem__)  # the first of those that rank alike
         voted = tallies[best].majority(outputs[best], self.name)

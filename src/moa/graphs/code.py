@@ -118,7 +118,7 @@ class Program(Reply):
     faults: tuple[str, ...] = ()
     """What the reviewer and the sandbox still find wrong."""
     reviewed: bool = False
-    """Whether a reviewer read it; if not, nothing is known of its faults."""
+    """True if a reviewer read it; if not, nothing is known of its faults."""
     sandboxed: SandboxResult | None = None
     """What came of the first test that it failed, or that it passed all; `None`: nothing was
     executed."""
@@ -149,7 +149,7 @@ class Coder(Agent[str, Reply]):
 
     tag = ""
     is_limited = False
-    """Whether it may be asked again with more tokens, so that one that is cut isn't repaired."""
+    """True if it may be asked again with more tokens, so that one that is cut isn't repaired."""
 
     def with_limit(self, max_tokens: int) -> Self:
         """Return one that writes no more than so many tokens."""
@@ -244,7 +244,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Make the agents."""
         repairs, most = self.repairs, self.max_tokens
         self.thinks = False
-        """Whether the writer was seen to think at length before it writes."""
+        """True if the writer was seen to think at length before it writes."""
         self.coder = Coder(self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=most)
         self.tester = self.critic = None
         if self.sandbox is not None:  # else nobody would run the tests
@@ -388,7 +388,7 @@ def source_of(text: str) -> Source:
 
 
 def _is_open(text: str) -> bool:
-    """Whether a text ends within a fenced block."""
+    """Return True if a text ends within a fenced block."""
     return len(_ANY_FENCE.findall(text)) % 2 == 1
 
 
@@ -437,7 +437,7 @@ def _fence(opened: str, lines: Sequence[str]) -> str:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether the last lines of a text are one again and again, but for figures and strings."""
+    """Return True if a text ends in one repeated line, apart from its figures and strings."""
     *lines, _ = (_VALUES.sub("", line.strip()) for line in text.split("\n") if line.strip())
     last = lines[-_LAST:]
     return len(last) == _LAST and len(set(last)) <= _LAST * _NEW
@@ -479,7 +479,7 @@ def _parse(source: str, parser: Parser) -> None:
 
 
 def _is_value(program: ast.Module) -> bool:
-    """Whether a program is only a value that is written out, such as a plan in JSON."""
+    """Return True if a program is only a value that is written out, such as a plan in JSON."""
     match program.body:
         case [ast.Expr(value=ast.Dict() | ast.List() | ast.Constant())]:
             return True

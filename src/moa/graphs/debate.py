@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 from pydantic import BaseModel, Field
 
@@ -23,8 +23,8 @@ from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
-from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
-from moa.mixing.voting import Tally, Voted, unreadable
+from moa.mixing.judges import Candidates, Pick, ask_judge, distinct, judge_of
+from moa.mixing.voting import Tally, Voted, unreadable_error
 from moa.node import Frozen, Node, Reply, Result, unique_names
 
 _DEBATERS = 3
@@ -97,7 +97,7 @@ def debater_of(
     )
 
 
-def _enough_of(given: list[Any] | None, table: Table) -> list[Any]:
+def _complete_debaters(given: list[object] | None, table: Table) -> list[object]:
     """Give the debaters of a table: where one model debates with itself, three of it."""
     del table
     named = given or [{}]
@@ -129,14 +129,14 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
 
     debaters: Annotated[
         Sequence[Annotated[Node[Exchange, Reply], FromEndpoint(debater_of)]],
-        lists_in_tables(_enough_of),
+        lists_in_tables(_complete_debaters),
     ]
     """Two or more, such as `Debater(endpoint)`; they read answers without a name. In a table:
     endpoints, of which one alone debates with itself; missing: the default large one."""
     rounds: int = Field(default=2, ge=0)
     """Maximum number of times that answers are read and written anew; 0 is a vote. The calls are as
     many as debaters, times `rounds` and one."""
-    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of)] | None = None
+    judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of)] | None = None
     """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
     key: Key = stated
     """Function that turns an answer, which is a `Reply`, into what is compared; see
@@ -167,7 +167,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
                 context.note("degraded", f"the debate ends after {taken} rounds: {error}")
                 break
             taken += 1
-        return await self._decided(text, replies, taken, context)
+        return await self._decide(text, replies, taken, context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The debaters, one round of theirs, and what decides."""
@@ -193,25 +193,25 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     def _agree(self, replies: Mapping[int, str]) -> bool:
         return len(replies) < 2 or self._tally(replies).share == 1.0
 
-    async def _decided(
+    async def _decide(
         self, request: str, replies: Mapping[int, str], rounds: int, context: RunContext
     ) -> Debated:
         tally = self._tally(replies)
         chosen, by = None, "agreement" if tally.share == 1.0 else "majority"
         if by == "majority":
-            chosen = await self._judged(request, replies, context)
+            chosen = await self._ask_judge(request, replies, context)
         if chosen is not None:
             by = "judge"
         elif tally.leaders:
             chosen = tally.place_of(tally.leaders[0])
         else:
             text, judge = replies[min(replies)], ", or give a judge"
-            raise unreadable(len(replies), self.name, text, else_do=judge)
+            raise unreadable_error(len(replies), self.name, text, else_do=judge)
         answer = self.key(Reply(text=replies[chosen]))
-        voted = tally.voted(replies[chosen], answer)
+        voted = tally.record_vote(replies[chosen], answer)
         return Debated(**voted.model_dump(), by=by, rounds=rounds)
 
-    async def _judged(
+    async def _ask_judge(
         self, request: str, replies: Mapping[int, str], context: RunContext
     ) -> int | None:
         """Give the place that the judge prefers; `None` without one, or where it prefers none."""
@@ -219,7 +219,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
             return None
         places = sorted(replies)
         places = [places[p] for p in distinct([replies[p] for p in places])]
-        picked = await picked_by(self.judge, request, [replies[p] for p in places], context)
+        picked = await ask_judge(self.judge, request, [replies[p] for p in places], context)
         if picked is None:
             return None
         if picked.verdict == "won":

@@ -15,10 +15,8 @@ from types import SimpleNamespace
 from typing import (
     Annotated,
     Any,
-    TypeGuard,
     TypeVar,
     Unpack,
-    cast,
     get_args,
     get_origin,
     get_overloads,
@@ -32,20 +30,22 @@ from pydantic import (
     Field,
     PlainValidator,
     PydanticSchemaGenerationError,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     create_model,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
+from typing_extensions import TypeIs
 
+from moa._json import is_list, is_table
 from moa.agents.base import no_endpoint
 from moa.config.endpoints import Endpoints
 from moa.config.faults import explain, fields_of
 from moa.config.tables import FILE
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
+from moa.graphs.engine.forms import adapter_of
 from moa.graphs.engine.types import is_node
 from moa.node import Node
 from moa.usage import Tier
@@ -62,14 +62,14 @@ class Table:
     name: str
     """It is `[graphs.NAME]`."""
     endpoints: Endpoints
-    graph: Callable[[str], Node[Any, Any]]
+    graph: Callable[[str], object]
     """Builds another graph by its name."""
     shared: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Settings in it that are no fields of the recipe: those of its nodes."""
+    """Settings that are no fields of the recipe, but of its nodes."""
 
     @property
     def file(self) -> str:
-        """Where it stands, for errors."""
+        """Path of its file, for errors."""
         return str(self.endpoints.config.file or FILE)
 
     def explain(self, error: ValidationError, kind: object) -> str:
@@ -77,8 +77,8 @@ class Table:
         return explain(error, kind, where=self.file, table=f"graphs.{self.name}")
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
-        """Give an endpoint, or the one of a name; without a name the default one of the tier."""
-        if _is_endpoint(name):
+        """Return the endpoint of a name, or the default of the tier if there is no name."""
+        if is_endpoint(name):
             return name
         if name is None or name == "":
             return self.endpoints.slm if tier == "slm" else self.endpoints.llm
@@ -91,7 +91,7 @@ class Table:
 class FromEndpoint:
     """Marks a field that in a table is an endpoint's name, or a table that names one.
 
-        node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
+        node: Annotated[Node[In, object], FromEndpoint(sampler, tier="slm")]
 
     `node = "small"` and `node = { endpoint = "small", temperature = 0.9 }` are then read as
     `sampler(endpoint, temperature=0.9)`; a table that names no endpoint, and a missing field, take
@@ -105,7 +105,7 @@ class FromEndpoint:
         given: Fields that stand before it in the recipe, and that the node is given too.
     """
 
-    make: Callable[..., Node[Any, Any]] | None = None
+    make: Callable[..., object] | None = None
     tier: Tier | None = "llm"
     given: tuple[str, ...] = ()
 
@@ -116,17 +116,17 @@ class FromEndpoint:
 
     @property
     def table_fields(self) -> Mapping[str, FieldInfo]:
-        """What its table can say, by key."""
+        """The fields that its table can set, by key."""
         own = settings_of(self.make) if self.make else dict[str, FieldInfo]()
         return own if self.tier is None else {"endpoint": FieldInfo(annotation=str), **own}
 
     def read(self, value: object, info: ValidationInfo) -> object:
-        """Give the node or endpoint, or make it of what names it."""
+        """Return the node or endpoint, or make it from a name or a table."""
         wanted = "an endpoint" if self.make is None else "a node"
         if self.make is not None and is_node(value):
             return value
-        if self.tier and (_is_endpoint(value) or (info.context is None and value.__class__ is str)):
-            endpoint = as_endpoint(cast("Endpoint | str", value), self.tier)
+        if self.tier and (is_endpoint(value) or (info.context is None and type(value) is str)):
+            endpoint = as_endpoint(value, self.tier)
             return endpoint if self.make is None else self.make(endpoint)
         if not isinstance(info.context, Table):
             raise ValueError(f"takes {wanted}, {no_endpoint(value)}")
@@ -135,23 +135,23 @@ class FromEndpoint:
         said: object = dict[str, object]() if value is None else value
         if isinstance(said, str) and self.tier:
             said = {"endpoint": said}
-        if not isinstance(said, Mapping):
+        if not is_table(said):
             names = "takes the name of an endpoint, or " if self.tier else "takes "
             raise ValueError(f"{names}a table, not {value!r}")
-        return self._make_node(self.make, cast("Mapping[str, object]", said), info.context, info)
+        return self._make_node(self.make, said, info.context, info)
 
     def _make_node(
         self,
-        make: Callable[..., Node[Any, Any]],
+        make: Callable[..., object],
         said: Mapping[str, object],
         table: Table,
         info: ValidationInfo,
-    ) -> Node[Any, Any]:
+    ) -> object:
         settings = {key: it for key, it in table.shared.items() if key in settings_of(make)}
         settings |= {name: info.data[name] for name in self.given if name in info.data}
         settings |= said
-        if hasattr(make, "from_table"):
-            return cast("Any", make).from_table(settings, table)
+        if (from_table := getattr(make, "from_table", None)) is not None:
+            return from_table(settings, table)
         named = settings.pop("endpoint", None) if self.tier else None
         read = _model_of(make).model_validate(settings, context=table)
         endpoints = [table.endpoint(named, self.tier)] if self.tier else []
@@ -165,7 +165,7 @@ Large = Annotated[Endpoint, FromEndpoint(tier="llm")]
 
 
 def markers_in(kind: object) -> Iterator[FromEndpoint]:
-    """Find what reads endpoints, however deep in a field or in an annotation."""
+    """Yield the `FromEndpoint` markers of a field or an annotation, however deep."""
     if isinstance(kind, FromEndpoint):
         yield kind
     elif isinstance(kind, FieldInfo):
@@ -176,8 +176,8 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
             yield from markers_in(part)
 
 
-def only_in_tables(read: Callable[[Any, Table], Any]) -> BeforeValidator:
-    """Have what stands in a table, or `None` for what is missing, replaced before it is read."""
+def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
+    """Replace the value of a table, or `None` if it is missing, before it is read."""
 
     def read_first(value: object, info: ValidationInfo) -> object:
         return read(value, info.context) if isinstance(info.context, Table) else value
@@ -185,13 +185,13 @@ def only_in_tables(read: Callable[[Any, Table], Any]) -> BeforeValidator:
     return BeforeValidator(read_first)
 
 
-def lists_in_tables(complete: Callable[[list[Any] | None, Table], list[Any]]) -> BeforeValidator:
-    """Have a list in a table, or `None` for a missing one, completed before its items are read."""
+def lists_in_tables(
+    complete: Callable[[list[object] | None, Table], list[object]],
+) -> BeforeValidator:
+    """Complete the list of a table, or `None` if it is missing, before its items are read."""
 
     def complete_list(value: object, table: Table) -> object:
-        if value is not None and not isinstance(value, list):
-            return value
-        return complete(cast("list[Any] | None", value), table)
+        return complete(value, table) if value is None or is_list(value) else value
 
     return only_in_tables(complete_list)
 
@@ -223,8 +223,8 @@ FROM_GRAPH = PlainValidator(_graph)
 """Reads a node: in a table the name of a graph, or `file.py:object`."""
 
 
-def beside_config(path: str | Path, info: ValidationInfo) -> Path:
-    """Find a path that a table names beside its moa.toml; use it as an `AfterValidator`."""
+def resolve_path(path: str | Path, info: ValidationInfo) -> Path:
+    """Resolve a path of a table from the folder of its moa.toml; used as an `AfterValidator`."""
     file = info.context.endpoints.config.file if isinstance(info.context, Table) else None
     return Path(path) if file is None else file.parent / path
 
@@ -232,21 +232,21 @@ def beside_config(path: str | Path, info: ValidationInfo) -> Path:
 def _path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path):
         raise ValueError(f"takes a path, but was given {value!r}")
-    return beside_config(value, info)
+    return resolve_path(value, info)
 
 
 File = Annotated[str | Path, PlainValidator(_path)]
 """A path; one in a table starts at the folder of its moa.toml."""
 
 
-def from_file(load: Callable[[Path], Any]) -> PlainValidator:
+def from_file(load: Callable[[Path], object]) -> PlainValidator:
     """Read a field from a file, or from several; what was read of one is taken as it is."""
 
     def read(value: object, info: ValidationInfo) -> object:
         if isinstance(value, str | Path):
-            return load(beside_config(value, info))
-        if isinstance(value, list):
-            return [read(one, info) for one in cast("list[object]", value)]
+            return load(resolve_path(value, info))
+        if is_list(value):
+            return [read(one, info) for one in value]
         if isinstance(value, bool | int | float | dict):
             raise ValueError(f"takes a path, but was given {value!r}")
         return value
@@ -254,14 +254,14 @@ def from_file(load: Callable[[Path], Any]) -> PlainValidator:
     return PlainValidator(read)
 
 
-def settings_of(make: Callable[..., Any]) -> Mapping[str, FieldInfo]:
-    """List what a table can say: the fields of a recipe, or the keywords of what makes a node."""
+def settings_of(make: Callable[..., object]) -> Mapping[str, FieldInfo]:
+    """Return the keys of a table: the fields of a recipe, or the keywords of a node's maker."""
     fields = fields_of(make) or _model_of(make).model_fields
     return {name: it for name, it in fields.items() if it.exclude is None}
 
 
-def settings_below(make: Callable[..., Any]) -> dict[str, FieldInfo]:
-    """List what a table can say, with what it can say of the nodes in it; see `settings_of`."""
+def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
+    """Return the keys of a table, with those of the nodes in it; see `settings_of`."""
     own, found = settings_of(make), dict[str, FieldInfo]()
     for marker in (it for one in own.values() for it in markers_in(one)):
         found |= settings_below(marker.make) if marker.make else {}
@@ -269,7 +269,7 @@ def settings_below(make: Callable[..., Any]) -> dict[str, FieldInfo]:
 
 
 @cache
-def _model_of(make: Callable[..., Any]) -> type[BaseModel]:
+def _model_of(make: Callable[..., object]) -> type[BaseModel]:
     """Make the model of a maker's keywords. Of a class with overloads the first one counts.
 
     Those whose types no table can say are excluded, and refused where they are said or needed.
@@ -292,7 +292,7 @@ def _model_of(make: Callable[..., Any]) -> type[BaseModel]:
 
 
 def _field(hint: object, *, is_needed: bool) -> tuple[object, object]:
-    """Say how a keyword is read out of a table."""
+    """Return the pydantic field of a keyword."""
     if _is_read(hint):
         return hint, ... if is_needed else None
     return _ONLY_IN_PYTHON, Field(default=None, exclude=True, validate_default=is_needed)
@@ -306,7 +306,7 @@ def _refuse(value: object) -> object:
 _ONLY_IN_PYTHON = Annotated[object, PlainValidator(_refuse)]
 
 
-def _hint_of(annotation: object, names: dict[str, Any]) -> object:
+def _hint_of(annotation: object, names: dict[str, object]) -> object:
     """Evaluate an annotation; `None` for one that is imported for type checkers alone."""
     try:
         one = SimpleNamespace(__annotations__={"it": annotation})
@@ -315,15 +315,16 @@ def _hint_of(annotation: object, names: dict[str, Any]) -> object:
         return None
 
 
-def _is_read(hint: Any) -> bool:
-    """Say if pydantic can read a type out of a table; an endpoint is given apart."""
+def _is_read(hint: object) -> bool:
+    """Return True if pydantic can read a type from a table; endpoints are passed separately."""
     if hint is None or hint is inspect.Parameter.empty:
         return False
     try:
-        return TypeAdapter(hint).pydantic_complete
+        return adapter_of(hint).pydantic_complete
     except PydanticSchemaGenerationError:
         return False
 
 
-def _is_endpoint(value: object) -> TypeGuard[Endpoint]:
+def is_endpoint(value: object) -> TypeIs[Endpoint]:
+    """Return True if a value is an endpoint, not a node or a name."""
     return hasattr(value, "capabilities") and not isinstance(value, type)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from moa._json import is_object
 from moa.agents.deciding import DecidingAgent
 from moa.batch import map_rows, reader_of
 from moa.calibration.features import Progress
@@ -27,11 +28,14 @@ from moa.errors import ConfigError, InputError
 from moa.graphs.engine.plan import plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import NodeStep, Step
-from moa.graphs.loading import READY, AnyNode, load_graph
+from moa.graphs.loading import READY, load_graph
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
-from moa.node import Outcome
+from moa.node import AnyNode, Outcome
 from moa.questions import Question
+
+if TYPE_CHECKING:
+    from moa.rows import Format
 
 LEARNED = "learned"
 """The setting of a graph that learns."""
@@ -44,18 +48,18 @@ class Message(NamedTuple):
 
     fields: dict[str, object]
     """All that stands in the row."""
-    request: Any
-    """What the graph takes."""
+    request: object
+    """The input of the graph."""
     texts: Mapping[str, str]
-    """What each question is decided on, by its name."""
+    """The text that each question is decided on, by its name."""
     labels: Mapping[str, str]
     """Names of the right options, by name of the question."""
-    marks: Mapping[str, Any]
-    """Whether it was chosen, its case, and by whom it was labelled, where the row says so."""
+    marks: Mapping[str, object]
+    """`chosen`, `case` and `labelled_by` of the row, as far as it has them."""
 
 
-class Settled(NamedTuple):
-    """How many messages are settled without a large model, and how many of those are right."""
+class SettledCount(NamedTuple):
+    """Numbers of messages, of those settled without a large model, and of the right ones."""
 
     messages: int
     settled: int
@@ -86,39 +90,37 @@ class Learner:
             )
 
     @cached_property
-    def current(self) -> WiredRecipe[Any, Any]:
+    def current(self) -> WiredRecipe[object, object]:
         """The graph as its table says, with what was learned before."""
-        return self._wired({"llm": EMBEDDED})
+        return self._load({"llm": EMBEDDED})
 
-    def built(
+    def build(
         self, made: Mapping[str, Calibration] | None = None, /, **given: object
-    ) -> WiredRecipe[Any, Any]:
+    ) -> WiredRecipe[object, object]:
         """Build the graph with what was learned, or without; no large model writes in it."""
         learned = None if made is None else LearnedGraph(graph=self.name, calibrations=dict(made))
-        return self._wired({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
+        return self._load({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
-    def _wired(self, given: Mapping[str, object]) -> WiredRecipe[Any, Any]:
+    def _load(self, given: Mapping[str, object]) -> WiredRecipe[object, object]:
         # What is learned here is fitted to labels that are given, and to no large model's.
-        node: AnyNode = load_graph(self.name, self.endpoints, {"learn": None, **given})
-        if isinstance(node, Guarded):
-            node = cast("Guarded[Any, Any]", node).node
+        node = _without_guards(load_graph(self.name, self.endpoints, {"learn": None, **given}))
         assert isinstance(node, WiredRecipe), "what learns is wired"
         return node
 
     @cached_property
-    def node(self) -> WiredRecipe[Any, Any]:
+    def node(self) -> WiredRecipe[object, object]:
         """The graph, as it decides where nothing was learned."""
-        return self.built()
+        return self.build()
 
     @cached_property
     def agents(self) -> dict[str, DecidingAgent[Any]]:
-        """Who decides each question, by its name."""
+        """The deciding agents, by the name of the question."""
         return agents_of(self.node)
 
     @property
     def questions(self) -> dict[str, Question]:
-        """What is asked, by name."""
-        return {name: one for a in self.agents.values() for name, one in _named(a).items()}
+        """The questions, by name."""
+        return {one.name: one for agent in self.agents.values() for one in agent.questions}
 
     async def messages(
         self,
@@ -148,7 +150,7 @@ class Learner:
                 request = take(fields)
             except InputError as error:
                 raise ConfigError(f"{where}: {error}") from error
-            texts = await self._texts(request, context)
+            texts = await self._read_texts(request, context)
             if any(text.strip() for text in texts.values()):
                 given = [name for name in texts if labels and name in fields]
                 read = {name: self._label(where, name, fields) for name in given}
@@ -166,7 +168,7 @@ class Learner:
         except InputError as error:
             raise ConfigError(f"{where}: {error}") from error
 
-    async def _texts(self, request: Any, context: RunContext) -> dict[str, str]:
+    async def _read_texts(self, request: object, context: RunContext) -> dict[str, str]:
         texts: dict[Step, str] = {}
         for source in {*self._sources.values()}:
             plan = plan_of(self.name, self.node.plan.steps[0], source)
@@ -175,7 +177,7 @@ class Learner:
 
     @cached_property
     def _sources(self) -> dict[str, Step]:
-        """What each question is decided on."""
+        """The step whose output each question is decided on."""
         steps = [step for step in self.node.plan.steps if isinstance(step, NodeStep)]
         return {
             name: step.sources[0]
@@ -184,7 +186,7 @@ class Learner:
             if step.node is agent
         }
 
-    def labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
+    def collect_labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
         """Give the texts that have a label of a question, as it is decided on them."""
         return [
             Labelled.model_validate(
@@ -194,13 +196,13 @@ class Learner:
             if name in one.labels and one.texts[name].strip()
         ]
 
-    async def settled(
+    async def count_settled(
         self,
-        node: WiredRecipe[Any, Any],
+        node: WiredRecipe[object, object],
         messages: Sequence[Message],
         context: RunContext,
         progress: Progress | None = None,
-    ) -> Settled:
+    ) -> SettledCount:
         """Run the graph on messages with labels, and count what it settles, and settles rightly."""
         name = self.node.settles_by
         agent = agents_of(node)[name]
@@ -211,25 +213,30 @@ class Learner:
             message = messages[item.number - 1]
             if isinstance(item.output, Outcome) and item.output.became in SETTLED:
                 settled += 1
-                right += await said(agent, message.texts[name], context) == message.labels[name]
+                right += (
+                    await decide_option(agent, message.texts[name], context) == message.labels[name]
+                )
             if progress is not None:
                 progress("messages through the graph", number, len(messages))
-        return Settled(len(messages), settled, right)
+        return SettledCount(len(messages), settled, right)
 
 
 def learns(name: str) -> bool:
-    """Whether a name is that of a ready graph that learns."""
+    """Return True if the ready graph of this name learns."""
     return name in READY and LEARNED in READY[name].settings
 
 
-def learned_in(node: object) -> LearnedGraph | None:
-    """Give what a graph has learned; `None` where that is nothing."""
-    inner = cast("Guarded[Any, Any]", node).node if isinstance(node, Guarded) else node
-    learned = getattr(inner, LEARNED, None)
+def find_learned(node: AnyNode) -> LearnedGraph | None:
+    """Return what a graph has learned; `None` if it has learned nothing."""
+    learned = getattr(_without_guards(node), LEARNED, None)
     return learned if isinstance(learned, LearnedGraph) else None
 
 
-def agents_of(node: WiredRecipe[Any, Any]) -> dict[str, DecidingAgent[Any]]:
+def _without_guards(node: AnyNode) -> AnyNode:
+    return getattr(node, "node", node) if isinstance(node, Guarded) else node
+
+
+def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
     """Give the agents of a graph that decide, by the name of each question."""
     found: dict[str, DecidingAgent[Any]] = {}
     for one in node.members():
@@ -238,7 +245,7 @@ def agents_of(node: WiredRecipe[Any, Any]) -> dict[str, DecidingAgent[Any]]:
     return found
 
 
-async def said(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
+async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
     """Give the name of the option that an agent of one question decides on."""
     (answer,) = await agent.answers(text, context)
     if answer.status != "answered":
@@ -246,21 +253,21 @@ async def said(agent: DecidingAgent[Any], text: str, context: RunContext) -> str
     return answer.question.options[answer.best].name
 
 
-def _named(agent: DecidingAgent[Any]) -> dict[str, Question]:
-    return {question.name: question for question in agent.questions}
-
-
 def _input_of(line: dict[str, object]) -> dict[str, object]:
     """Give the input of a line that `moa run` wrote, with its id; any other line is one itself."""
     inside = line.get("input")
     if not {"output", "status"} <= line.keys() or inside is None:
         return line
-    fields = cast("dict[str, object]", inside) if isinstance(inside, dict) else {"text": inside}
+    fields = inside if is_object(inside) else {"text": inside}
     return {"id": line.get("id"), **fields}
 
 
 def rows_of(
-    source: str, *, format: Any = None, text_column: str | None = None, encoding: str | None = None
+    source: str,
+    *,
+    format: Format | None = None,
+    text_column: str | None = None,
+    encoding: str | None = None,
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Read the rows of a file: where each stands, and its fields.
 

@@ -9,18 +9,19 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from moa import agents, graphs, guards
+from moa._json import is_list, is_object, is_sequence, is_table
 from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
@@ -33,9 +34,8 @@ from moa.graphs.engine.nodes import as_node
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, Table, settings_below
 from moa.guards.guarded import Guarded
-from moa.node import Node
+from moa.node import AnyNode
 
-AnyNode = Node[Any, Any]
 _GUARDS = "guards"
 """The key of any graph's table that names what stands before it, beside it and after it."""
 
@@ -82,7 +82,7 @@ class Ready(NamedTuple):
 
     @property
     def settings(self) -> Mapping[str, FieldInfo]:
-        """What its table in moa.toml may say, by key."""
+        """The fields that its table in moa.toml can set, by key."""
         below = settings_below(self.made_by.make) if self.made_by.make else {}
         return below | dict(self.made_by.table_fields)
 
@@ -96,7 +96,7 @@ class Ready(NamedTuple):
         try:
             return reader.validate_python(table, context=context)
         except ValidationError as error:
-            raise ConfigError(context.explain(error, Annotated[Any, self.made_by])) from None
+            raise ConfigError(context.explain(error, Annotated[object, self.made_by])) from None
 
 
 class _Ready(Mapping[str, Ready]):
@@ -187,8 +187,7 @@ def load_graph(
     if guards is None:
         return node
     context = Table(f"{name}.{_GUARDS}", endpoints, other)
-    guarded: type[Guarded[Any, Any]] = Guarded
-    return guarded.from_table({**guards, "node": node, "name": node.name}, context)
+    return Guarded[object, object].from_table({**guards, "node": node, "name": node.name}, context)
 
 
 def _find_ready(
@@ -213,29 +212,28 @@ def _find_ready(
     settings = ready.settings.keys() if given else ()
     known = {key: value for key, value in (given or {}).items() if key in settings}
     whole = {**tables.get(name, {}), **known}
-    around: Any = whole.pop(_GUARDS, None)
+    around: object = whole.pop(_GUARDS, None)
     if isinstance(around, str | int | float):
         raise ConfigError(
             f'[graphs.{name}] guards: takes a list of names, such as ["pii"], not {around!r}'
         )
-    if isinstance(around, list):  # what masks stands before the node, whatever else beside it
-        names = cast("list[object]", around)
+    if is_list(around):  # what masks stands before the node, whatever else beside it
         known = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
-        masks = [guard for guard in names if isinstance(guard, str) and known.get(guard)]
-        around = {"before": masks, "beside": [guard for guard in names if guard not in masks]}
-    return ready, whole, around
+        masks = [guard for guard in around if isinstance(guard, str) and known.get(guard)]
+        around = {"before": masks, "beside": [guard for guard in around if guard not in masks]}
+    return ready, whole, around if is_object(around) else None
 
 
-def asked_by(node: object) -> frozenset[str] | None:
+def endpoint_names(node: object) -> frozenset[str] | None:
     """Name the endpoints that a node may ask; see `endpoints_in`."""
     found = endpoints_in(node)
     return None if found is None else frozenset(one.name for one in found)
 
 
 def endpoints_in(node: object) -> list[Endpoint] | None:
-    """Give the endpoints that a node may ask, but for those that a calibration reads beside.
+    """Return the endpoints that a node may ask, without those that only a calibration reads.
 
-    It is `None` where a node in it, however deep, is of a kind that may ask any.
+    `None`: a node in it, however deep, may ask any endpoint.
     """
     found: list[Endpoint] = []
     for one in nodes_in(node):
@@ -247,7 +245,7 @@ def endpoints_in(node: object) -> list[Endpoint] | None:
 
 
 def texts_to_encode(node: object) -> list[str]:
-    """Give what encoders will be asked for, whatever the inputs are; empty where they aren't."""
+    """Return the texts that encoders will read whatever the inputs are; empty without encoders."""
     found: list[str] = []
     for one in nodes_in(node):
         if isinstance(one, DecidingAgent):
@@ -256,7 +254,7 @@ def texts_to_encode(node: object) -> list[str]:
 
 
 def nodes_in(node: object) -> Iterator[object]:
-    """Give a node and those that it runs, however deep, as each names them; no functions."""
+    """Yield a node and the nodes that it runs, however deep, without functions."""
     if is_node(node):
         yield node
         members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
@@ -267,7 +265,7 @@ def nodes_in(node: object) -> Iterator[object]:
 def fingerprints(
     names: Iterable[str], endpoints: Endpoints, *, given: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """Say what the answers of each of some nodes depend on, so that another setup is told apart.
+    """Return a fingerprint for each node of everything that its answers depend on.
 
     That is the endpoints and graphs of the configuration, the settings given, and whatever stands
     in the files that these name, and in the file of a node of one's own; what that imports is not.
@@ -292,17 +290,17 @@ def fingerprints(
 
 
 _WRITTEN = ("index", "learn", "state", "store")
-"""Keys of what a graph writes itself, so that it is another after each run."""
+"""Keys of files that a graph writes itself, so that they change with each run."""
 
 
 def files_in(said: object, folder: Path) -> Iterator[Path]:
     """Find the files and folders that tables name, but for those that their graphs write."""
-    if isinstance(said, Mapping):
-        for key, value in cast("Mapping[str, object]", said).items():
+    if is_table(said):
+        for key, value in said.items():
             if key not in _WRITTEN:
                 yield from files_in(value, folder)
-    elif isinstance(said, list | tuple):
-        for value in cast("Sequence[object]", said):
+    elif is_sequence(said):
+        for value in said:
             yield from files_in(value, folder)
     elif isinstance(said, str | Path) and str(said):
         own = object_in(str(said))
@@ -312,7 +310,7 @@ def files_in(said: object, folder: Path) -> Iterator[Path]:
 
 
 def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Tell what stands in files, and in all files of folders."""
+    """Return the SHA-256 of files, and of all files of folders."""
     files = [
         file
         for path in paths
@@ -330,7 +328,7 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     where = f"{file}:{attribute}"
     module = _module(file)
     if not hasattr(module, attribute):
-        names = [name for name, value in vars(module).items() if _isobject_in(name, value, module)]
+        names = [name for name, value in vars(module).items() if _is_runnable(name, value, module)]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
     found: object = getattr(module, attribute)
     if isinstance(found, type):
@@ -362,7 +360,7 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
             f"{where} is {type(found).__name__}, and no node: a node has a name and an "
             "asynchronous run. Give an agent, or what Graph.build returns"
         )
-    return cast("AnyNode", found)
+    return found
 
 
 def _explain_unnamed(file: Path) -> str:
@@ -401,13 +399,13 @@ def _explain_error(what: str, error: Exception) -> ConfigError:
     return ConfigError(f"{said} ({last.filename}, line {last.lineno})")
 
 
-def _isobject_in(name: str, value: object, module: ModuleType) -> bool:
-    """Whether a file may have it to be run: a node, or a function that was not imported."""
+def _is_runnable(name: str, value: object, module: ModuleType) -> bool:
+    """Return True for a public node of a file, or a function that it defines."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))
 
 
-def _is_node(value: object) -> bool:
+def _is_node(value: object) -> TypeGuard[AnyNode]:
     return (
         not isinstance(value, type)
         and isinstance(getattr(value, "name", None), str)

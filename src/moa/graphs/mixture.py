@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Annotated, Any, cast
+from typing import Annotated, Never, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from moa._json import is_object, is_sequence
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, count_text_deltas
@@ -27,15 +28,15 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
-from moa.graphs.engine.types import describe_type, fits, signature_of
+from moa.graphs.engine.types import describe_type, fits, is_node, signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
-from moa.mixing.packing import Asked, Call, Reader, readers_of
-from moa.mixing.voting import agree, most_agreed
+from moa.mixing.packing import Call, LayerRequest, Reader, readers_of
+from moa.mixing.voting import agreement_test, find_most_agreed
 from moa.node import Consultation, Node, Reply
 
-Member = Endpoint | Node[Any, Any]
+Member = Endpoint | Node[Never, object]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consultation`."""
 
 MAX_TOKENS = 1024
@@ -82,8 +83,8 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
 
     def arrange(
         self,
-        layers: Sequence[Sequence[Node[Any, Any]]],
-        aggregator: Node[Any, Any],
+        layers: Sequence[Sequence[Node[Never, object]]],
+        aggregator: Node[Never, object],
         *,
         aggregations: int = 1,
     ) -> None:
@@ -115,7 +116,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                         f"{describe_type(given)}"
                     )
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[Node[Never, object]]:
         """Give the proposers, and the aggregator."""
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
@@ -142,20 +143,26 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
             if pieces() or not run.asked.answers or not error.recoverable:
                 raise
             context.note("failed", f"{self.top.name!r} gave no answer: {error}")
-            best = most_agreed(run.asked.answers)
+            best = find_most_agreed(run.asked.answers)
             said = f"a proposal stands in for what {self.top.name!r} would have written"
             context.note("degraded", said)
             return self._chosen(run, best, "it is the one most alike to the others")
-        return run.mixed(text, self.top.name)
+        return run.finish(text, self.top.name)
 
-    async def aggregate(self, asked: Asked, context: RunContext) -> str:
+    async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
         """Have one answer made of several."""
         return (await self.top.run(asked, context)).output
 
     def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
         by, text = run.asked.names[place], run.asked.answers[place]
         run.context.note("answered", f"the answer is that of {by!r}: {why}")
-        return run.mixed(text, by)
+        return run.finish(text, by)
+
+
+def node_of(member: Member) -> Node[Never, object]:
+    """Return a member that was read, so that it is a node."""
+    assert is_node(member), "a proposer is made of an endpoint"
+    return member
 
 
 def proposer_of(
@@ -179,22 +186,22 @@ def aggregator_of(
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
-def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
+def _complete_proposers(given: list[object] | None, table: Table) -> list[object]:
     """Give the proposers of a table: the default models where there are none."""
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
         able = [one.name for one in both if can_write(one.model)]
-        given = able if len(able) > 1 else [[]]
+        given = [*able] if len(able) > 1 else [[]]
     if "temperature" in table.shared:
         return given
     if _is_nested(given):
-        return [_sampled_apart(layer) for layer in given]
-    return _sampled_apart(given)
+        return [_vary_temperatures(layer) for layer in given]
+    return _vary_temperatures(given)
 
 
-def _sampled_apart(layer: list[Any]) -> list[Any]:
-    """Have an endpoint that is asked more than once in a layer give different answers."""
-    tables: list[Any] = [one if isinstance(one, dict) else {"endpoint": one} for one in layer]
+def _vary_temperatures(layer: Sequence[object]) -> list[object]:
+    """Set a temperature for endpoints that a layer names more than once."""
+    tables = [one if is_object(one) else {"endpoint": one} for one in layer]
     names = [table.get("endpoint") for table in tables]
     return [
         {"temperature": _REPEATED, **table} if names.count(name) > 1 else table
@@ -204,21 +211,19 @@ def _sampled_apart(layer: list[Any]) -> list[Any]:
 
 def _shape_of(given: object) -> str:
     """Tell one list of proposers from a list for each layer."""
-    if isinstance(given, Sequence) and _is_nested(cast("Sequence[object]", given)):
-        return "layers"
-    return "one layer"
+    return "layers" if is_sequence(given) and _is_nested(given) else "one layer"
 
 
 def _refuse_mixed(given: object) -> object:
-    if isinstance(given, list | tuple):
-        nested = [isinstance(one, list | tuple) for one in cast("Sequence[object]", given)]
+    if is_sequence(given):
+        nested = [isinstance(one, list | tuple) for one in given]
         if any(nested) and not all(nested):
             raise ValueError("give one list of proposers, or one list for each layer")
-    return cast("object", given)
+    return given
 
 
-def _is_nested(given: Sequence[object]) -> bool:
-    return len(given) > 0 and all(isinstance(one, list | tuple) for one in given)
+def _is_nested(given: Sequence[object]) -> TypeGuard[Sequence[Sequence[object]]]:
+    return len(given) > 0 and all(map(is_sequence, given))
 
 
 _Proposer = Annotated[Member, FromEndpoint(proposer_of)]
@@ -252,7 +257,7 @@ class Mixture(BaseMixture, recipe="mixture"):
         Annotated[Sequence[_Proposer], Tag("one layer")]
         | Annotated[Sequence[Sequence[_Proposer]], Tag("layers")],
         Discriminator(_shape_of),
-        lists_in_tables(_named_in),
+        lists_in_tables(_complete_proposers),
         BeforeValidator(_refuse_mixed),
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
@@ -267,17 +272,17 @@ class Mixture(BaseMixture, recipe="mixture"):
 
     def prepare(self) -> None:
         """Lay out the layers."""
-        self.arrange([*self._layers()], cast("Any", self.aggregator))
+        self.arrange([*self._layers()], node_of(self.aggregator))
 
-    def _layers(self) -> Iterator[Sequence[Node[Any, Any]]]:
-        proposers = cast("list[Any]", self.proposers)
-        if proposers == [[]]:  # what a table says that names none, where one model alone can write
+    def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
+        given: Sequence[object] = self.proposers
+        if given == [[]]:  # what a table says that names none, where one model alone can write
             return
-        nested = [isinstance(one, Sequence) for one in proposers]
-        if not any(nested):
-            yield from [proposers] * self.layers
-        elif all(nested) and self.layers in (1, len(proposers)):
-            yield from proposers
+        layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, given)]
+        if not layers:
+            yield from [[*filter(is_node, given)]] * self.layers
+        elif len(layers) == len(given) and self.layers in (1, len(layers)):
+            yield from layers
         else:
             raise ConfigError(
                 f"{self.name}: give one list of proposers and the number of layers, or one list "
@@ -301,17 +306,17 @@ class _Run:
     mixture: BaseMixture
     request: str | BaseModel
     context: RunContext
-    asked: Asked = field(init=False)
-    """What the next layer, or the aggregator, is given."""
+    asked: LayerRequest = field(init=False)
+    """Input of the next layer, or of the aggregator."""
     missing: list[str] = field(default_factory=list[str])
-    """Who gave no answer in a layer."""
+    """Names of the proposers that gave no answer in a layer."""
     agreed: int | None = None
     """Place of the answer that enough of the last layer agree on."""
     _affordable: tuple[int, ...] = ()
-    """How many of each layer to come the budget paid for when it was last seen."""
+    """Number of proposers of each further layer that the budget allowed at the last look."""
 
     def __post_init__(self) -> None:
-        self.asked = Asked(self.request)
+        self.asked = LayerRequest(self.request)
         self._affordable = tuple(len(layer) for layer in self.mixture.readers)
 
     async def propose(self) -> None:
@@ -340,13 +345,13 @@ class _Run:
             if self.agreed is not None:
                 return
 
-    def mixed(self, text: str, by: str) -> Mixed:
-        """Write down what came out."""
+    def finish(self, text: str, by: str) -> Mixed:
+        """Return the output of the run."""
         proposals = dict(zip(self.asked.names, self.asked.answers, strict=True))
         return Mixed(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
 
     def _members(self, depth: int) -> list[Reader]:
-        """Those of a layer, without who gave no answer in one before, if others are left."""
+        """Return the proposers of a layer, without those that failed before, if others are left."""
         layer = self.mixture.readers[depth]
         members = [member for member in layer if member.name not in self.missing]
         if not members:
@@ -364,7 +369,7 @@ class _Run:
         hurry_s, timeout_s = self._part_of_the_time(depth), mixture.proposer_timeout_s
         if depth and hurry_s is not None:  # what is there can wait for no answer that is late
             timeout_s = min(hurry_s, timeout_s or hurry_s)
-        enough = None if mixture.agree is None else agree(mixture.agree)
+        enough = None if mixture.agree is None else agreement_test(mixture.agree)
         drawn = await fan_out(
             members,
             self.asked,
@@ -377,9 +382,9 @@ class _Run:
         )
         answers = tuple(one.output for one in drawn)
         names = tuple(one.name for one in drawn)
-        self.asked = Asked(self.request, answers, names)
+        self.asked = LayerRequest(self.request, answers, names)
         if enough is not None and enough(answers):
-            self.agreed = most_agreed(answers)
+            self.agreed = find_most_agreed(answers)
         else:
             self.missing += [member.name for member in members if member.name not in names]
 
@@ -389,15 +394,15 @@ class _Run:
         return None if left is None else left / (len(self.mixture.readers) - depth + 1)
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
-        """Say how many of a layer the budget pays for, all that follows included."""
+        """Return how many of a layer the budget allows, with all calls that follow."""
         if not self.context.has_budget:
             return len(members)
         read, further = self.asked.answers, 0
         calls: list[list[Call]] = []
         for layer in (members, *self.mixture.readers[depth + 1 :]):
-            calls.append([member.expected(self.request, read, further) for member in layer])
+            calls.append([member.estimate_call(self.request, read, further) for member in layer])
             read, further = (), sum(member.max_tokens for member in layer)
-        ending = self.mixture.top.expected(self.request, read, further)
+        ending = self.mixture.top.estimate_call(self.request, read, further)
         layers, limit = affordable(calls, [ending] * self.mixture.aggregations, self.context)
         if limit and layers != self._affordable:
             whole = tuple(len(layer) for layer in calls)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -22,14 +22,14 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MoaError
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
-from moa.graphs.fields import FromEndpoint, Large, beside_config
+from moa.graphs.fields import FromEndpoint, Large, resolve_path
 from moa.graphs.monitor_windows import Change, Windows
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.node import Dropped, Frozen, Node, Reply
-from moa.questions import Choice, Predicate, Question, Score
+from moa.questions import Question, TypedAnswer, answers_in
 
-Seen = Callable[[Any], Mapping[str, str]]
+LabelReader = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
 
 _REPORT = (
@@ -75,7 +75,7 @@ class Report(Reply):
     """The first few texts of that window with labels that are more frequent now, cut. Data: they
     may say anything."""
     written: bool
-    """Whether the large model wrote `text`; otherwise it holds the figures alone."""
+    """True if the large model wrote `text`; otherwise it holds the figures alone."""
 
 
 class _Read(BaseModel):
@@ -102,10 +102,10 @@ class Findings(BaseModel):
     examples: dict[str, tuple[str, ...]]
 
 
-def labels_in(decision: object) -> dict[str, str]:
+def read_labels(decision: object) -> dict[str, str]:
     """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
     found: dict[str, str] = {}
-    for question, answer in watched_in(decision):
+    for question, answer in find_answers(decision):
         if isinstance(answer, Verdict):
             found[question] = "kept" if answer.kept else "dropped"
         elif answer.status == "answered":
@@ -113,21 +113,18 @@ def labels_in(decision: object) -> dict[str, str]:
     return found
 
 
-def watched_in(
-    decision: object, name: str = ""
-) -> Iterator[tuple[str, Verdict | Predicate | Choice[Any] | Score]]:
+def find_answers(decision: object, name: str = "") -> Iterator[tuple[str, Verdict | TypedAnswer]]:
     """Find the answers in a decision, and in the models in it, by the name of the question.
 
     What is in a model of a field has its name in front, such as `decisions.spam`.
     """
     if isinstance(decision, Verdict):
         yield name or "filter", decision
-    elif isinstance(decision, Predicate | Choice | Score):
-        answer = cast("Predicate | Choice[Any] | Score", decision)
+    elif (answer := answers_in(decision).get("")) is not None:
         yield name or answer.question or "label", answer
     elif isinstance(decision, BaseModel):
         for field in type(decision).model_fields:
-            yield from watched_in(getattr(decision, field), f"{name}.{field}" if name else field)
+            yield from find_answers(getattr(decision, field), f"{name}.{field}" if name else field)
 
 
 def decider(
@@ -136,7 +133,7 @@ def decider(
     labels: Labels = None,
     task: str = "What is this text about?",
     criterion: Annotated[str | None, Field(min_length=1)] = None,
-) -> Node[Any, BaseModel]:
+) -> Node[str, BaseModel]:
     """Build what decides on a text: by labels, by a criterion, or else by what its writer feels.
 
     Args:
@@ -188,7 +185,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         [5]
     """
 
-    decider: Annotated[Node[Any, BaseModel], FromEndpoint(decider, "slm")]
+    decider: Annotated[Node[str, BaseModel], FromEndpoint(decider, "slm")]
     """Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph. In a table
     by labels, by a criterion, or else it is sentiment."""
     writer: Large | None = None
@@ -202,10 +199,10 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """Windows that make up a reference, and the maximum that are looked at together."""
     alpha: float = Field(default=0.001, gt=0, lt=1)
     """Maximum rate of false reports: 0.001 is one in 1,000 windows."""
-    seen: Seen = labels_in
+    seen: LabelReader = read_labels
     """Reads the labels to watch out of a decision; by default all of its labels, `yes` and `no`,
     levels, and whether a filter kept it, also of the models in it."""
-    state: Annotated[Path, AfterValidator(beside_config)] | None = None
+    state: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """File that keeps the windows from one process to the next, with the texts of the examples;
     `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
     the trace says so."""
@@ -232,21 +229,21 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             reference=self.reference,
             alpha=self.alpha,
             file=self.state,
-            counts=counted_by(self.decider),
+            counts=identify_decider(self.decider),
         )
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
         """Decide on an item, and report where a window has ended with a change."""
-        if self.windows.anew:
-            self.windows.anew = False
+        if self.windows.is_reset:
+            self.windows.is_reset = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
         # Before anything is awaited, so in the order of the runs.
-        with self.windows.entered(request.text, request.at) as place:
+        with self.windows.enter(request.text, request.at) as place:
             decision = (await self.decider.run(request.text, context)).output
             place.labels = self.seen(decision)
-            if not place.labels and self.seen is labels_in:
+            if not place.labels and self.seen is read_labels:
                 self._look(decision)
-        with self.windows.untold() as change:
+        with self.windows.claim_change() as change:
             report = None if change is None else await self._report(change, context)
         return Observation(decision=decision, report=report)
 
@@ -254,7 +251,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         """Refuse a decision that never has labels: nothing was counted before, or set aside."""
         state = self.windows.state
         counted = state.learned or state.window.counts
-        if not counted and not isinstance(decision, Dropped) and not dict(watched_in(decision)):
+        if not counted and not isinstance(decision, Dropped) and not dict(find_answers(decision)):
             raise ConfigError(
                 f"{self.name}: a {type(decision).__name__} of {self.decider.name!r} holds no "
                 "labels to watch. Take a node that decides, or give seen="
@@ -263,7 +260,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     async def _report(self, change: Change, context: RunContext) -> Report:
         """Gather the figures, and have the text written; where nobody can, it holds them alone."""
         findings = Findings(
-            changes=tuple(map(_said, change.moved)),
+            changes=tuple(map(_describe_move, change.moved)),
             figures=tuple(_figures(change)),
             examples=_examples(change),
         )
@@ -298,27 +295,27 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         return sketch.arrow(report, sketch.output)
 
 
-def counted_by(decider: Node[Any, BaseModel]) -> str:
-    """Tell what a node decides from what any other does: its questions, or those in its graph."""
+def identify_decider(decider: object) -> str:
+    """Return a text that differs between deciders: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
     plan = getattr(decider, "plan", None)
     steps = plan.steps if isinstance(plan, Plan) else ()
     nodes = [step.node for step in steps if isinstance(step, NodeStep)]
     nodes = nodes or [*getattr(decider, "members", tuple)()]
-    inner = [counted_by(node) for node in nodes]
+    inner = [identify_decider(node) for node in nodes]
     return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
 
 
-def _said(moved: LabelShift) -> str:
+def _describe_move(moved: LabelShift) -> str:
     where = "in the latest window" if moved.windows == 1 else f"in the latest {moved.windows}"
     return (
-        f"{moved.question}: {moved.label!r} is {'more' if _more(moved) else 'less'} frequent, "
+        f"{moved.question}: {moved.label!r} is {'more' if _has_grown(moved) else 'less'} frequent, "
         f"{percent(moved.now)} {where} and {percent(moved.reference)} in the reference"
     )
 
 
-def _more(moved: LabelShift) -> bool:
+def _has_grown(moved: LabelShift) -> bool:
     return moved.now > moved.reference
 
 
@@ -341,6 +338,6 @@ def _examples(change: Change) -> dict[str, tuple[str, ...]]:
     kept = change.window.examples
     return {
         f"{one.question}: {one.label}": kept[one.question][one.label]
-        for one in [one for one in change.moved if _more(one)] or change.moved
+        for one in [one for one in change.moved if _has_grown(one)] or change.moved
         if one.label in kept.get(one.question, {})
     }

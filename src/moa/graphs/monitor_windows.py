@@ -73,13 +73,13 @@ class State(BaseModel):
 
 
 @dataclass(slots=True)
-class Entered:
+class Entry:
     """An item's place in the stream."""
 
     text: str
     at: datetime
     labels: Mapping[str, str] | None = None
-    """What it was found to be; `None`: it could not be decided."""
+    """Its labels by question; `None`: it could not be decided."""
     decided: bool = False
 
 
@@ -102,53 +102,53 @@ class Windows:
     def __post_init__(self, counts: str) -> None:
         kept = read_state(self.file, State, what="the windows of a monitor") or State()
         counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
-        self.anew = kept.counts not in ("", counts)
-        """Whether the file held counts of something else."""
-        self.state = State() if self.anew else kept
+        self.is_reset = kept.counts not in ("", counts)
+        """True if the file held counts of something else."""
+        self.state = State() if self.is_reset else kept
         self.state.counts = counts
-        self._line: deque[Entered] = deque()
+        self._queue: deque[Entry] = deque()
         """The items that are not counted yet, in the order in which they came."""
-        self._telling: set[int] = set()
-        """Windows whose change is being told."""
+        self._claimed: set[int] = set()
+        """Numbers of the windows whose change is being reported."""
 
     @contextmanager
-    def entered(self, text: str, at: datetime | None) -> Generator[Entered]:
-        """Give an item its place, in the order of these calls; inside, it is given its labels.
+    def enter(self, text: str, at: datetime | None) -> Generator[Entry]:
+        """Queue an item, in the order of these calls; set its labels inside the block.
 
         It is counted once all before it are.
         """
         at = at or datetime.now(UTC)
-        place = Entered(text, at if at.tzinfo else at.replace(tzinfo=UTC))
-        self._line.append(place)
+        place = Entry(text, at if at.tzinfo else at.replace(tzinfo=UTC))
+        self._queue.append(place)
         try:
             yield place
         finally:  # an item that fails, or is given up, has its place in the window all the same
             place.decided = True
-            if place is self._line[0]:
-                while self._line and self._line[0].decided:
-                    self._count(self._line.popleft())
+            if place is self._queue[0]:
+                while self._queue and self._queue[0].decided:
+                    self._count(self._queue.popleft())
                 write_state(self.file, self.state)
 
     @contextmanager
-    def untold(self) -> Generator[Change | None]:
-        """Give a change of which nobody tells yet, if there is one.
+    def claim_change(self) -> Generator[Change | None]:
+        """Claim a change that nobody reports yet, if there is one.
 
-        It is told where nothing is raised; else who asks next is given it.
+        It counts as reported if nothing is raised; else the next call claims it again.
         """
-        free = (one for one in self.state.untold if one.window.number not in self._telling)
+        free = (one for one in self.state.untold if one.window.number not in self._claimed)
         change = next(free, None)
         if change is None:
             yield None
             return
-        self._telling.add(change.window.number)
+        self._claimed.add(change.window.number)
         try:
             yield change
             self.state.untold = tuple(one for one in self.state.untold if one is not change)
             write_state(self.file, self.state)
         finally:
-            self._telling.discard(change.window.number)
+            self._claimed.discard(change.window.number)
 
-    def _count(self, place: Entered) -> None:
+    def _count(self, place: Entry) -> None:
         if isinstance(self.size, timedelta):
             ends = self.state.ends or place.at + self.size
             if place.at >= ends:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Unpack, cast
+from typing import Annotated, Literal, Unpack
 
 from pydantic import AfterValidator, Field
 
@@ -52,8 +52,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError
-from moa.graphs.engine.types import is_node
-from moa.graphs.fields import File, Large, PythonNode, Small, beside_config
+from moa.graphs.fields import File, Large, PythonNode, Small, is_endpoint, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import load_calibration
 from moa.graphs.writing import attempt
@@ -115,7 +114,7 @@ class SourcedAnswer(Reply):
 
     @property
     def supported(self) -> bool:
-        """Whether a check found every sentence of the text in the passages that it cites."""
+        """Return True if a check found every sentence of the text in the passages that it cites."""
         return all(claim.verdict in ("supported", "unsupported") for claim in self.claims)
 
     def __str__(self) -> str:
@@ -167,7 +166,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     documents: File | Sequence[File] | None = None
     """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
     those in the index."""
-    index: Annotated[Path, AfterValidator(beside_config)] | None = None
+    index: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """Folder of the stored index; `None`: each process reads the files again."""
     search: Literal["words", "meaning", "both"] = "both"
     """Search by words, by meaning or by both. Without an endpoint that embeds: by words."""
@@ -230,8 +229,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             top_k=self.top_k,
             name="passages",
         )
-        large = cast("Any", self.writer)
-        if is_node(large):
+        large = self.writer
+        if not is_endpoint(large):
             self.answerer: Node[Sheet, Reply] = large
         elif can_write(large.model):
             self.answerer = Answerer(large, max_tokens=self.max_tokens)
@@ -502,5 +501,5 @@ def question_of(request: Text | str, graph: str) -> str:
 
 
 def is_absent(text: str) -> bool:
-    """Whether an answer says that the passages don't hold it."""
+    """Return True if an answer says that the passages don't hold it."""
     return _LEADING.sub("", text[:_BEGINNING]).upper().startswith(ABSENT)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
+from typing import ClassVar, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import (
     BaseModel,
@@ -34,8 +34,9 @@ from moa.graphs.engine.drawing import Sketch as Sketch
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
+from moa.graphs.engine.types import Work
 from moa.graphs.fields import Table, markers_in, settings_of
-from moa.node import Node, Reply, Result
+from moa.node import Reply, Result
 from moa.telemetry.names import Kind
 from moa.trace import TextDelta
 
@@ -53,7 +54,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
-            node: Annotated[Node[In, Any], FromEndpoint(sampler, "slm")]
+            node: Annotated[Node[In, object], FromEndpoint(sampler, "slm")]
             samples: int = Field(default=5, ge=1)
 
     It is a dataclass of pydantic: its fields are its keywords in Python and its table in moa.toml,
@@ -236,7 +237,7 @@ class WiredRecipe(Recipe[In, Out]):
         """Its wiring."""
         self.graph.sketch(sketch)
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[Work]:
         """Give the nodes that are wired."""
         return self.graph.members()
 

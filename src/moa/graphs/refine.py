@@ -6,7 +6,7 @@ which keeps the last draft. A revision can be worse, so here the one with the be
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic
+from typing import Annotated, Generic
 
 from pydantic import BaseModel, Field
 
@@ -87,9 +87,9 @@ class Refined(Reply):
     faults: tuple[str, ...] = ()
     """What the critic still finds in it."""
     content: bool = False
-    """Whether the critic is content: it finds no fault, or its score is high enough."""
+    """True if the critic is content: it finds no fault, or its score is high enough."""
     partial: bool = False
-    """Whether a failure, the budget or the time ended it before that, and before the rounds."""
+    """True if a failure, the budget or the time ended it before that, and before the rounds."""
 
 
 MAX_TOKENS = 512
@@ -151,14 +151,14 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
         """Take the writer's endpoint for revisions, where no other is given."""
         self.input_type = signature_of(self.writer).input(0)
         if self.reviser is None:
-            writer: Any = self.writer
-            if getattr(writer, "endpoint", None) is None:
+            endpoint = getattr(self.writer, "endpoint", None)
+            if endpoint is None:
                 raise ConfigError(
-                    f"{self.name}: {writer.name!r} has no endpoint that could revise its draft: "
-                    "give a reviser"
+                    f"{self.name}: {self.writer.name!r} has no endpoint that could revise its "
+                    "draft: give a reviser"
                 )
-            max_tokens = getattr(writer, "max_tokens", MAX_TOKENS)
-            self.reviser = reviser_of(writer.endpoint, max_tokens=max_tokens)
+            max_tokens = getattr(self.writer, "max_tokens", MAX_TOKENS)
+            self.reviser = reviser_of(endpoint, max_tokens=max_tokens)
 
     async def answer(self, request: In, context: RunContext) -> Refined:
         """Write, criticise and revise.

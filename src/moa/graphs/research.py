@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent
-from moa.agents.prompts import Words, at_most, block, escape_tags
+from moa.agents.prompts import Words, block, escape_tags, limit_items
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.documents import Passage, Passages
 from moa.documents.claims import (
@@ -129,7 +129,7 @@ class Comparer(Agent[Findings, Conflicts]):
 
     def user_prompt(self, request: Findings) -> str:
         """List the findings by number."""
-        return block(_numbered(request))
+        return block(_number(request))
 
     def check(self, request: Findings, output: Conflicts) -> None:
         """Refuse numbers that no finding has, and those without an answer."""
@@ -150,7 +150,7 @@ class Synthesis(Agent[Findings, Reply]):
 
     def user_prompt(self, request: Findings) -> str:
         """Show the findings, where they disagree, what is open, and the question last."""
-        parts = [block(_numbered(request), "Findings")]
+        parts = [block(_number(request), "Findings")]
         if request.disagreements:
             about = "\n".join(each.about for each in request.disagreements)
             parts.append(block(about, "They disagree about"))
@@ -230,7 +230,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             "looked up one by one and together answer it. Whoever looks one up doesn't see the "
             "others: repeat in each the persons, things, times and conditions that it is about. If "
             "the question is simple, give it as it is. Use its language.",
-            output=at_most(SubQuestions, "questions", self.max_parts),
+            output=limit_items(SubQuestions, "questions", self.max_parts),
             name="divide",
             max_tokens=1024,
             tag="",
@@ -425,7 +425,7 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
     )
 
 
-def _numbered(findings: Findings) -> str:
+def _number(findings: Findings) -> str:
     return "\n\n".join(
         f"Finding {n}: {each.question}\n{each.answer}"
         for n, each in enumerate(findings.findings, 1)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic
 
+from moa._json import is_object
+from moa.agents.base import In, Out
 from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from moa.routing import Router
     from moa.routing.recorded import Case
 else:
-    Router = Any  # numpy is imported where one is read
+    Router = object  # numpy is imported where one is read
 
 _NO_ROUTER = (
     "{} has no router: give what moa route fit wrote, in Python by router=, in moa.toml by "
@@ -47,14 +49,14 @@ def load_router(file: Path) -> Router:
     return Router.load(file)
 
 
-def _first_calibrated(given: list[Any] | None, table: Table) -> list[Any]:
+def _complete_models(given: list[object] | None, table: Table) -> list[object]:
     """Take the small model and the large one by default; a calibration is of the first."""
     first, *others = given or [{"endpoint": table.endpoints.slm}, {"endpoint": table.endpoints.llm}]
-    tables: list[Any] = [{"endpoint": one} if isinstance(one, str) else one for one in others]
+    tables = [one if is_object(one) else {"endpoint": one} for one in others]
     return [first, *({"calibrated": False, **one} for one in tables)]
 
 
-class Routed(Recipe[Any, Any], recipe="routed"):
+class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
     """The small model or the large one, chosen before.
 
     A fitted router chooses the model that answers, before any has. Where the chosen model can't
@@ -73,8 +75,8 @@ class Routed(Recipe[Any, Any], recipe="routed"):
     """
 
     models: Annotated[
-        Sequence[Annotated[Node[Any, Any], FromEndpoint(single_model)]],
-        lists_in_tables(_first_calibrated),
+        Sequence[Annotated[Node[In, Out], FromEndpoint(single_model)]],
+        lists_in_tables(_complete_models),
     ]
     """The cheapest first, the best last; in a table without any, the default small model and the
     large one."""
@@ -105,7 +107,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         self.input_type, self.output_type = signature.input(0), signature.output
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[Node[In, Out]]:
         """Give the models; routers read encoders alone, or the answers of these."""
         return iter(self.models)
 
@@ -119,7 +121,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
             )
         return table
 
-    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Any]:
+    async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request; as a cascade, the result says who settled it.
 
         Raises:
@@ -129,7 +131,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
             return await self.cascade.run(request, context)
         return await super().run(request, context)
 
-    def _cascade(self) -> Cascade[Any, Any]:
+    def _cascade(self) -> Cascade[In, Out]:
         small, *between, large = self.models
         return Cascade(
             small=small,
@@ -141,7 +143,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
             timeout_s=self.timeout_s,
         )
 
-    async def answer(self, request: Any, context: RunContext) -> Any:
+    async def answer(self, request: In, context: RunContext) -> Out:
         """Choose a model and let it answer; where it can't, the others are asked, the last first.
 
         Raises:
@@ -178,7 +180,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
             sketch.arrow(router, box, label=name, decides=True)
         return None
 
-    def _choose(self, request: Any, context: RunContext) -> int:
+    def _choose(self, request: object, context: RunContext) -> int:
         """Give the place of the model that gains most over the first, beyond its threshold."""
         if not self.routers:
             raise ConfigError(_NO_ROUTER.format(repr(self.name), self.name))
@@ -201,7 +203,7 @@ class LittleGain(Policy):
 
     router: Router
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Predict the gain from request and answer; no model is asked."""
         del context
         gain = float(self.router.gains([_case(self.router, request, text_of(reply))])[0])
@@ -210,7 +212,7 @@ class LittleGain(Policy):
         return Judgement(min(1.0, max(0.0, (1.0 - gain) / 2)), gain < limit, (reason,))
 
 
-def _case(router: Router, request: Any, reply: str | None = None) -> Case:
+def _case(router: Router, request: object, reply: str | None = None) -> Case:
     """Give a router what it looks at: the text, and what the request has of fields and features."""
     from moa.routing.recorded import Case
 

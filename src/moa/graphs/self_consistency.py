@@ -7,7 +7,7 @@ arXiv:2203.11171.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic
+from typing import Annotated, Generic
 
 from pydantic import Field
 
@@ -32,7 +32,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
         ConfigError: the samples would all be the same.
     """
 
-    node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
+    node: Annotated[Node[In, object], FromEndpoint(sampler, tier="slm")]
     """Answers the request: a writer, an agent with a typed output, a graph. It must give different
     answers to one request, so its temperature is above 0."""
     samples: int = Field(default=5, ge=1)
@@ -78,11 +78,11 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             QuorumNotMet: none of the first samples came; with the cause of each.
             OutputError: no sample holds an answer that could be read.
         """
-        tally, outputs = Tally(left=self.samples), dict[int, Any]()
-        while not tally.settled:
-            size = min(self.max_concurrency or tally.wanted, tally.left)
+        tally, outputs = Tally(left=self.samples), dict[int, object]()
+        while not tally.is_settled:
+            size = min(self.max_concurrency or tally.needed, tally.left)
             try:
-                drawn = await self._sampled(size, request, tally, context)
+                drawn = await self._sample(size, request, tally, context)
             except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
                 if not outputs:
                     raise
@@ -93,7 +93,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             for place, output in drawn.items():
                 outputs[start + place] = output
                 tally = tally.with_vote(start + place, self.key(output))
-            if not tally.settled:
+            if not tally.is_settled:
                 tally = tally.without(size - len(drawn))
         voted = tally.majority(outputs, self.name)
         if voted.partial:
@@ -104,14 +104,14 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             )
         return voted
 
-    async def _sampled(
+    async def _sample(
         self, size: int, request: In, tally: Tally, context: RunContext
-    ) -> dict[int, Any]:
-        def enough(outputs: Sequence[Any]) -> bool:
+    ) -> dict[int, object]:
+        def enough(outputs: Sequence[object]) -> bool:
             seen = tally
             for place, output in enumerate(outputs, start=self.samples):
                 seen = seen.with_vote(place, self.key(output))
-            return seen.settled
+            return seen.is_settled
 
         drawn = await fan_out(
             [self.node] * size, request, context, straggler_timeout_s=None, enough=enough

@@ -7,7 +7,7 @@ several places of the window, here in one.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Never
 
 from pydantic import Field
 
@@ -22,9 +22,11 @@ from moa.graphs.mixture import (
     BaseMixture,
     Member,
     aggregator_of,
+    node_of,
 )
 from moa.graphs.recipe import Sketch
-from moa.mixing.packing import Asked
+from moa.mixing.packing import LayerRequest
+from moa.node import Node
 
 
 def sample_of(
@@ -72,32 +74,31 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
 
     def prepare(self) -> None:
         """Take the model itself as its aggregator, where there is no other."""
-        node, windows = cast("Any", self.node), 1
+        node, windows = node_of(self.node), 1
         if self.window is not None:
             windows = max(1, -(-(self.samples - 1) // (self.window - 1)))
         if self.aggregator is None:
             self.aggregator = self._itself(node)
-        self.arrange([[node] * self.samples], cast("Any", self.aggregator), aggregations=windows)
+        self.arrange([[node] * self.samples], node_of(self.aggregator), aggregations=windows)
 
-    async def aggregate(self, asked: Asked, context: RunContext) -> str:
+    async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
         """Have one answer made of all, or of a window of them and then of it and the next ones."""
         if self.window is None or len(asked.answers) <= self.window:
             return await super().aggregate(asked, context)
         hidden = quiet(context)  # only the last window's text is the answer
         answers, names = asked.answers, asked.names
         while len(answers) > self.window:
-            first = Asked(asked.request, answers[: self.window], names[: self.window])
+            first = LayerRequest(asked.request, answers[: self.window], names[: self.window])
             standing = await super().aggregate(first, hidden)
             answers = (standing, *answers[self.window :])
             names = ("the answer so far", *names[self.window :])
-        return await super().aggregate(Asked(asked.request, answers, names), context)
+        return await super().aggregate(LayerRequest(asked.request, answers, names), context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The model, and what makes one answer of its samples."""
-        name = cast("Any", self.node).name
-        sketch.chain((self.node, f"{name} x {self.samples}"), self.top.node)
+        sketch.chain((self.node, f"{self.node.name} x {self.samples}"), self.top.node)
 
-    def _itself(self, node: Any) -> Proposer:
+    def _itself(self, node: Node[Never, object]) -> Proposer:
         endpoint = getattr(node, "endpoint", None)
         if endpoint is None:
             raise ConfigError(

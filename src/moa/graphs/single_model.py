@@ -20,7 +20,7 @@ from moa.questions import NONE_OF_THESE
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
-    Calibration = Any  # numpy is imported where one is read
+    Calibration = object  # numpy is imported where one is read
 
 Labels = Annotated[dict[str, str] | list[str] | None, Field(min_length=2)]
 """Labels, or what each means, by label."""

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moa._async import gather
 from moa.agents import Agent
 from moa.agents.deciding import Decider
-from moa.agents.prompts import at_most
+from moa.agents.prompts import limit_items
 from moa.agents.proposer import Answerer
 from moa.calibration.acceptance import Policy, text_of
 from moa.calibration.arithmetic import (
@@ -109,19 +109,19 @@ class Steps(Frozen):
             if used:
                 raise ValueError(f"step {step.id!r} computes with {used}, which it does not need")
         try:
-            self._sorted()
+            self._sort()
         except CycleError as error:
             circle = " needs ".join(reversed(error.args[1]))
             raise ValueError(f"steps must not wait for each other: {circle}") from error
         return self
 
     @property
-    def ordered(self) -> tuple[Step, ...]:
+    def in_order(self) -> tuple[Step, ...]:
         """The steps, each after those that it needs."""
         by_id = {step.id: step for step in self.steps}
-        return tuple(by_id[name] for name in self._sorted())
+        return tuple(by_id[name] for name in self._sort())
 
-    def _sorted(self) -> list[str]:
+    def _sort(self) -> list[str]:
         needs = {step.id: step.needs for step in self.steps}
         return list(TopologicalSorter(needs).static_order())
 
@@ -157,7 +157,7 @@ class Solution(Reply):
     steps: tuple[StepResult, ...]
     """Of its plan; none where the first try stands."""
     verified: bool
-    """Whether every step has an answer, all sums hold, and the answer is accepted by another model
+    """True if every step has an answer, all sums hold, and the answer is accepted by another model
     than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
     """What speaks for it where nothing was found wrong, else what is wrong with it."""
@@ -224,7 +224,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             self.llm,
             _PLAN,
             input=str,
-            output=at_most(Steps, "steps", self.max_steps),
+            output=limit_items(Steps, "steps", self.max_steps),
             max_tokens=most,
         )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
@@ -362,7 +362,7 @@ class PlanRun:
     context: RunContext
     """Its listener hears of the steps, and of nothing that a model writes."""
     uses_wrong: bool
-    """Whether a step goes on from a result that is known to be wrong."""
+    """True if a step goes on from a result that is known to be wrong."""
     done: dict[str, asyncio.Future[StepResult]] = field(
         default_factory=dict[str, asyncio.Future[StepResult]]
     )
@@ -374,7 +374,7 @@ class PlanRun:
         """Run every step, but those that need one that failed; where all failed it is an error."""
         loop = asyncio.get_running_loop()
         self.done = {step.id: loop.create_future() for step in plan.steps}
-        results = await gather(map(self._run, plan.ordered))
+        results = await gather(map(self._run, plan.in_order))
         if self.failures and not any(result.answer for result in results):
             raise self.failures[0]
         return tuple(results)

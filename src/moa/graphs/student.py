@@ -12,9 +12,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Never
 
 from pydantic import ValidationInfo
+from typing_extensions import TypeVar
 
 from moa._async import Lock
 from moa._files import join_surrogates
@@ -33,17 +34,19 @@ from moa.errors import (
     EndpointUnsupported,
     MoaError,
 )
-from moa.graphs.fields import beside_config
+from moa.graphs.fields import resolve_path
 from moa.node import Frozen, Node, Result
 from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
 from moa.usage import Usage
 
 if TYPE_CHECKING:
-    from moa.calibration.answer_rows import LargeAnswer
+    from moa.calibration.answer_rows import LargeAnswer, NewRow
     from moa.calibration.epochs import Side
     from moa.calibration.learning import Head, HeadJudgement, Learning
+    from moa.decisions.arrays import Floats, Ints
 
+Out_co = TypeVar("Out_co", covariant=True, default=object)
 T = TypeVar("T")
 _OWN = LabelFeature(name="small")
 """What the small node says by itself is read like the label probabilities of a model."""
@@ -78,10 +81,10 @@ def read_learn(given: object, info: ValidationInfo) -> object:
         learn = Learn.model_validate(learn)
     if not isinstance(learn, Learn) or is_address(learn.where):
         return learn
-    return learn.model_copy(update={"where": beside_config(learn.where, info)})
+    return learn.model_copy(update={"where": resolve_path(learn.where, info)})
 
 
-def where_of(where: str | Path, owner: str) -> str | Path:
+def store_of_owner(where: str | Path, owner: str) -> str | Path:
     """Say where the answers of an owner of runs are: in `answers.db` those of nobody.
 
     Those of `team` are in `answers.team.db`, or in Postgres under the name with `.team` behind it.
@@ -95,21 +98,21 @@ def where_of(where: str | Path, owner: str) -> str | Path:
     return path.with_name(f"{path.stem}.{owner}{path.suffix}")
 
 
-class TextRead(NamedTuple):
-    """What was read of a text before anybody else was asked."""
+class TextReading(NamedTuple):
+    """The small node's own reading of a text."""
 
     own: Answer
     vector: Sequence[float]
 
 
-class Considered(NamedTuple):
+class Consideration(NamedTuple):
     """A text before the large model is asked: its side, and what is said of it so far."""
 
     text: str
     side: Side
     held: bool
     epoch: int
-    read: TextRead | None
+    read: TextReading | None
     """`None` where it couldn't be read."""
     judged: HeadJudgement | None
     """`None` where no head is in use, or nothing was read."""
@@ -135,7 +138,7 @@ class Decision(NamedTuple):
         return self.agent.questions[0].name
 
 
-class Student:
+class Student(Generic[Out_co]):
     """A node that learns from what a large model says to the same texts.
 
     Args:
@@ -149,20 +152,20 @@ class Student:
     """
 
     def __init__(
-        self, name: str, small: Node[Any, Any], learn: Learn, others: Sequence[Decision] = ()
+        self, name: str, small: Node[Never, Out_co], learn: Learn, others: Sequence[Decision] = ()
     ) -> None:
         if not isinstance(small, DecidingAgent) or len(small.questions) != 1:
             raise ConfigError(
                 f"{name!r}: learn takes a small node that asks one question, such as a "
                 f"Classifier, and {small.name!r} is none"
             )
-        self.small: DecidingAgent[Any] = cast("Any", small)
+        self.small: DecidingAgent[Out_co] = small
         self.learn = learn
         self.others = others
         self.asked: Question = self.small.questions[0]
-        """What the small node asks."""
+        """The question of the small node."""
         self.question = _with_otherwise(self.asked) if others else self.asked
-        """What is learned."""
+        """The question that is learned."""
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
         self._large = ""
@@ -206,9 +209,9 @@ class Student:
         from moa.decisions.regression import check_installed
 
         check_installed()
-        store = AnswerStore(where_of(self.learn.where, context.owner))
+        store = AnswerStore(store_of_owner(self.learn.where, context.owner))
         asked = QuestionRecord.model_validate(self.question).model_dump_json()
-        made_of = await self._made_of(context)
+        made_of = await self._identify_readers(context)
 
         def begin() -> None:
             store.open()
@@ -218,10 +221,10 @@ class Student:
 
         await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
-        return Learning(store, self.question, features, await self._names(context))
+        return Learning(store, self.question, features, await self._read_option_names(context))
 
-    async def _made_of(self, context: RunContext) -> str:
-        """Say what reads texts: a head says nothing of what others read."""
+    async def _identify_readers(self, context: RunContext) -> str:
+        """Identify the models and calibrations that read texts: a head fits no others."""
         small, agents = self.small, (self.small, *(other.agent for other in self.others))
         asked = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
         if small.encoder is not None and self._encodes:
@@ -235,8 +238,8 @@ class Student:
             {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
         )
 
-    async def _names(self, context: RunContext) -> Any:
-        """Read the names of the options like texts: nobody had to label them."""
+    async def _read_option_names(self, context: RunContext) -> tuple[Floats, Ints] | None:
+        """Compute vectors of the option names, which need no labels."""
         asked = self.asked
         if not self._encodes or asked.kind != "choice":
             return None
@@ -248,7 +251,9 @@ class Student:
         read = [await read_vector(_ENCODED, word, asked, sources, context) for word in words]
         return np.array(read), np.array([place for place, _ in named])
 
-    async def consider(self, text: str, own: RunContext, *, case: str | None = None) -> Considered:
+    async def consider(
+        self, text: str, own: RunContext, *, case: str | None = None
+    ) -> Consideration:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
             shown = await self.small.prompts(text, own)
@@ -261,16 +266,16 @@ class Student:
         read = await self._read(text, own)
         judged = None
         if head is not None and read is not None:
-            judged = head.judge(self._rounded(read), side.key)
+            judged = head.judge(self._round(read), side.key)
         held = side.is_held_out(state.looks)
-        return Considered(text, side, held, state.epoch, read, judged, head)
+        return Consideration(text, side, held, state.epoch, read, judged, head)
 
-    def may_answer(self, found: Considered) -> bool:
-        """Whether its own answer may be given; it may be held out all the same."""
+    def may_answer(self, found: Consideration) -> bool:
+        """Return True if its own answer may be given; the text may still be held out."""
         accepted = found.judged is not None and found.judged.accepted
         return accepted and self.learn.answer == "small"
 
-    def answer(self, found: Considered, *, accepted: bool) -> Answer | None:
+    def answer(self, found: Consideration, *, accepted: bool) -> Answer | None:
         """Give its own answer, by the head if one is in use; `None` where nothing was read."""
         if found.read is None:
             return None
@@ -303,7 +308,7 @@ class Student:
         )
         return given[self.asked.name] if alike else OTHERWISE
 
-    async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
+    async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
         learning = await self.ready(own)
         place = await learning.store.run_in_thread(
@@ -332,7 +337,7 @@ class Student:
         label: Callable[[T], str | None],
         own: RunContext,
         *,
-        again: Callable[[RunContext], Awaitable[Result[Any]]] | None = None,
+        again: Callable[[RunContext], Awaitable[Result[T]]] | None = None,
         moot: bool = False,
     ) -> Result[T]:
         """Ask the large model, which must see nothing of the small answer, and keep its label.
@@ -358,13 +363,15 @@ class Student:
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
                 await store.run_in_thread(lambda: store.drop(place))
             else:
-                said = _taken(asked.usage, None)._replace(moot=moot)
+                said = _record_answer(asked.usage, None)._replace(moot=moot)
                 await self._settle(place, said, own)
             raise
         seconds = time.perf_counter() - start
-        said = _taken(result.usage, label(result.output))._replace(seconds=seconds, moot=moot)
+        said = _record_answer(result.usage, label(result.output))._replace(
+            seconds=seconds, moot=moot
+        )
         if again is not None:
-            said = await self._again(again, label, said, own)
+            said = await self._ask_again(again, label, said, own)
         await self._settle(place, said, own)
         return result
 
@@ -405,7 +412,7 @@ class Student:
 
         learning = await self.ready(own)
         store = learning.store
-        named = self._named(given)
+        named = self._name_options(given)
         label = named.get(self.asked.name)
         side = store.coin.toss(text, case)
         if label is None:
@@ -419,20 +426,22 @@ class Student:
             made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
             learned = self.label(named, made)
         held = side.is_held_out(state.looks) and not fits_alone
-        found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
+        found = Consideration(
+            text, side, held, state.epoch, await self._read(text, own), None, None
+        )
         source = "person" if people or chosen else "log"
         row = self._row(found, by_small=False)._replace(source=source)
         place = await store.run_in_thread(lambda: store.add(row, state.epoch))
         await self._settle(place, LargeAnswer(learned, calls=0), own)
         return True
 
-    def _named(self, given: Mapping[str, object]) -> dict[str, str]:
+    def _name_options(self, given: Mapping[str, object]) -> dict[str, str]:
         """Name the options that were given, of the questions that matter here."""
         asked = (self.asked, *(other.agent.questions[0] for other in self.others))
         found = {one.name: label_of(one, given[one.name]) for one in asked if one.name in given}
         return {name: label for name, label in found.items() if label is not None}
 
-    async def _read(self, text: str, own: RunContext) -> TextRead | None:
+    async def _read(self, text: str, own: RunContext) -> TextReading | None:
         """Read a text; `None` where it can't be, and the large model answers."""
         from moa.calibration.reader import logs_of
 
@@ -453,15 +462,15 @@ class Student:
         logs = logs_of(answer).tolist()
         if self.others:
             logs.append(-math.log(len(self.question.options)))  # it says nothing of OTHERWISE
-        return TextRead(answer, (*logs, *(further[0].vector if further else ())))
+        return TextReading(answer, (*logs, *(further[0].vector if further else ())))
 
     @staticmethod
-    def _rounded(read: TextRead) -> Any:
+    def _round(read: TextReading) -> Floats:
         from moa.calibration.learning import round_as_stored
 
         return round_as_stored(read.vector)
 
-    def _row(self, found: Considered, *, by_small: bool) -> Any:
+    def _row(self, found: Consideration, *, by_small: bool) -> NewRow:
         from moa.calibration.answer_rows import NewRow
 
         read, judged, head = found.read, found.judged, found.head
@@ -485,14 +494,14 @@ class Student:
         await learning.store.run_in_thread(lambda: learning.store.settle(place, said))
         learning.wake(place)
 
-    async def _again(
+    async def _ask_again(
         self,
-        ask: Callable[[RunContext], Awaitable[Result[Any]]],
-        label: Callable[[Any], str | None],
+        ask: Callable[[RunContext], Awaitable[Result[T]]],
+        label: Callable[[T], str | None],
         said: LargeAnswer,
         own: RunContext,
     ) -> LargeAnswer:
-        """Ask once more: how far the large model differs from itself is the least that can be.
+        """Ask the large model twice: its disagreement with itself bounds what can be learned.
 
         Whatever becomes of it, such as a budget that is used up, the first answer stays.
         """
@@ -502,7 +511,7 @@ class Student:
         except MoaError as error:
             own.note("failed", f"the large model was asked twice, and failed: {error}")
             output = None
-        more = _taken(asked.usage, output)
+        more = _record_answer(asked.usage, output)
         cost = None if said.cost is None or more.cost is None else said.cost + more.cost
         return said._replace(
             again=more.label,
@@ -525,7 +534,7 @@ def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _taken(usage: Usage, label: str | None) -> LargeAnswer:
+def _record_answer(usage: Usage, label: str | None) -> LargeAnswer:
     from moa.calibration.answer_rows import LargeAnswer
 
     total = usage.total

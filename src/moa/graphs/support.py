@@ -29,7 +29,7 @@ from moa.endpoints.encoders import encoder_for, feeds_heads, sentence_encoder
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import File, Large, Small, beside_config, from_file
+from moa.graphs.fields import File, Large, Small, from_file, resolve_path
 from moa.graphs.recipe import WiredRecipe
 from moa.graphs.student import Learn, Student, read_learn
 from moa.graphs.support_learning import Label, Lesson, Lessons, Opened, intent_in
@@ -102,7 +102,7 @@ class Answered(Reply):
 
     @property
     def became(self) -> Became:
-        """Whether it is a template, a draft, or a reply that a model wrote."""
+        """The kind of reply: a template, a draft, or a text that a model wrote."""
         if self.kind == "draft":
             return "drafted"
         return "replied" if self.written_by == "template" else "written"
@@ -121,7 +121,7 @@ class Routed(Frozen):
 
     @property
     def became(self) -> Became:
-        """Whether it comes first, waits for a reply, is set aside, or is with people of a queue."""
+        """How it is handled: first, waiting, set aside, or by the people of a queue."""
         return _BECAME.get(self.queue, "routed")
 
     def __str__(self) -> str:
@@ -180,7 +180,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Facts for replies, such as prices and hours, one per text; the writer reads all of them."""
     documents: File | Sequence[File] | None = None
     """Files and folders with more facts, searched for each reply as in `rag`."""
-    index: Annotated[Path, AfterValidator(beside_config)] | None = None
+    index: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """Folder of the stored index of documents; `None`: each process reads them again."""
     company: str = "a company"
     """The company, as the writer of replies is told."""
@@ -212,7 +212,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     model writes all replies, and labels each message's intent, mood, urgency and spam. Once a test
     has passed, messages above a threshold are handled without it. A guarantee in `learned` is then
     ignored."""
-    labelled: Annotated[Path, AfterValidator(beside_config)] | None = None
+    labelled: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
     them, in a table beside its `moa.toml`. More are better."""
     heads: bool = True
@@ -247,22 +247,24 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         unwanted = Spam(slm, criterion=self.spam, threshold=self.threshold)
         orders = injection_filter(slm, self.injection, threshold=self.threshold)
         spams, moods, urgencies = (
-            self._by(unwanted, SPAM),
-            self._by(Sentiment(slm)),
-            self._by(urgency_of(slm)),
+            self._with_head(unwanted, SPAM),
+            self._with_head(Sentiment(slm)),
+            self._with_head(urgency_of(slm)),
         )
         spam = g.add(spams, extract, when=there)
-        injection = g.add(self._by(orders, CRITERION), extract, when=there)
+        injection = g.add(self._with_head(orders, CRITERION), extract, when=there)
         rules = g.add(InjectionRules(name="rules"), text, when=there)
         mood = g.add(moods, extract, when=there)
-        decides = self._by(intent_of(slm, self.intents, self.labelled))
+        decides = self._with_head(intent_of(slm, self.intents, self.labelled))
         lessons = self._lessons(decides, spams, moods, urgencies)
         opened = lessons and g.add(lessons.intent, extract, when=there)
         intent = g.add(decides, extract, when=there) if opened is None else opened.map(intent_in)
         urgency = g.add(urgencies, extract, when=there)
 
         danger = g.add(
-            self._by(DangerFinder(slm, self.danger)), extract, when=urgency.map(may_be_urgent)
+            self._with_head(DangerFinder(slm, self.danger)),
+            extract,
+            when=urgency.map(may_be_urgent),
         )
 
         unwanted_too = g.join(worse, rules, injection)
@@ -320,11 +322,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return Lesson(letter=letter, opened=opened, moot=len(either) == 1, reading=reading)
 
     def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
-        """Whether the large model reads it, to write or to label it."""
+        """Return True if the large model reads the message, to answer or to label it."""
         return self.needs_llm(reading) or (isinstance(opened, Opened) and opened.held)
 
     def is_unwritten(self, reading: Reading | None) -> bool:
-        """Whether there is a message, and no model writes to it."""
+        """Return True if there is a message, and no model writes to it."""
         return reading is not None and not self.needs_llm(reading)
 
     def _settle_taught(
@@ -361,13 +363,13 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return letter_of(text, reading, found, self.intents if self._is_clear(reading) else {})
 
     def _is_clear(self, reading: Reading | None) -> bool:
-        """Whether it is sure enough what a message wants to be told to whoever writes."""
+        """Return True if the intent is sure enough to be shown to the writer."""
         if reading is None or reading.intent.status != "answered" or reading.intent.doubtful:
             return False
         return self._unclear(reading.intent) is None
 
-    def _by(self, agent: D, criterion: str | None = None) -> D:
-        """Have an agent decide by the shipped head of its question, if that asks what ships."""
+    def _with_head(self, agent: D, criterion: str | None = None) -> D:
+        """Let an agent decide by the shipped head, if its question is the shipped one."""
         (question,) = agent.questions
         learned = self.learned and self.learned.calibration_of("support", question)
         if learned:
@@ -382,12 +384,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
 
     def needs_llm(self, reading: Reading | None) -> bool:
-        """Whether a model has to write, since no routine settles it."""
+        """Return True if a model has to write, since no routine settles it."""
         return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
         """Say why a large model has to write; `None` where it hasn't."""
-        if reading is None or self._unwanted(reading):
+        if reading is None or self._find_unwanted(reading):
             return None
         answers = {name: getattr(reading, name) for name in ("intent", "sentiment", "urgency")}
         if any(answer.status != "answered" for answer in answers.values()):
@@ -435,9 +437,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Give the outcome: to people, dropped, in quarantine, written, or by routine."""
         if reading is None:
             return Rejected(reason="the message is empty")
-        if danger := self._danger(reading):
+        if danger := self._explain_danger(reading):
             return Routed(queue=IN_DANGER, reason=danger, decisions=reading)
-        if unwanted := self._unwanted(reading):
+        if unwanted := self._find_unwanted(reading):
             kind, reason = unwanted
             if kind in self.drop:
                 return Rejected(reason=reason, decisions=reading)
@@ -446,16 +448,16 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if isinstance(reply, Dropped) or self._for_people(reading):
             return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
         if isinstance(reply, Reply):
-            return self._answered(reply, letter, reading, why)
+            return self._check_reply(reply, letter, reading, why)
         outcome = self._routine(reading)
         assert outcome is not None, "what no routine settles was written"
         return outcome
 
-    def _answered(
+    def _check_reply(
         self, reply: Reply, letter: Letter, reading: Reading, why: str
     ) -> Answered | Routed:
-        """Look at what was written: a reply, a draft, or nothing that helps whoever answers."""
-        sent = self._trusted if self.replies is None else self.replies == "send"
+        """Check a written text: it becomes a reply, a draft, or is of no use."""
+        sent = self._may_send if self.replies is None else self.replies == "send"
         given = [text for text in (self.policy, *self.facts) if text.strip()]
         doubts, useless = doubts_about(reply, letter, given, sent=sent, model=self.llm.model)
         if useless:
@@ -471,12 +473,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         )
 
     @property
-    def _trusted(self) -> bool:
-        """Whether what the model writes may go out unread, by what is known of it."""
+    def _may_send(self) -> bool:
+        """Return True if what the model writes may go out unread, by what is known of it."""
         return is_sent(self.llm)
 
-    def _danger(self, reading: Reading) -> str | None:
-        """Say why people look at it first; `None` where nothing tells of danger."""
+    def _explain_danger(self, reading: Reading) -> str | None:
+        """Explain why people read it first; `None` if there is no sign of danger."""
         danger = reading.danger
         if danger is None:
             return None
@@ -484,16 +486,16 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "it is urgent, and nobody could say whether people are in danger"
         p = danger.probability
         sure = "" if p is None else f" (probability {p:.2f})"
-        also = self._unwanted(reading)
+        also = self._find_unwanted(reading)
         said = f"; also {also[1]}" if also else ""
         return f"it may be {self.danger}{sure}{said}" if danger.value else None
 
     def _for_people(self, reading: Reading | None) -> bool:
-        """Whether no model may answer it: people are in danger, or a small one is too small."""
-        if reading is None or self._danger(reading):
+        """Return True if only people may answer: danger, or urgent and too hard for the model."""
+        if reading is None or self._explain_danger(reading):
             return reading is not None
         urgent = reading.urgency.status == "answered" and is_urgent(reading.urgency)
-        return urgent and not self._trusted and self._unwanted(reading) is None
+        return urgent and not self._may_send and self._find_unwanted(reading) is None
 
     def _routine(self, reading: Reading) -> Answered | Routed | None:
         label = reading.intent.label
@@ -506,7 +508,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return Routed(queue=intent.queue, reason=reason, decisions=reading)
         return None
 
-    def _unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
+    def _find_unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
         """Say what looks unwanted about it, and why; `None` where nothing does."""
         kinds: tuple[Unwanted, ...] = ("injection", "spam")
         for kind in kinds:

@@ -35,9 +35,9 @@ class Opened(Frozen):
     place: int
     """Where its answer is kept."""
     held: bool
-    """Whether the large model has to label it, whatever becomes of it."""
+    """True if the large model has to label it, whatever becomes of it."""
     twice: bool
-    """Whether the large model is asked twice."""
+    """True if the large model is asked twice."""
 
 
 class Lesson(Frozen):
@@ -47,7 +47,7 @@ class Lesson(Frozen):
     opened: Opened | None
     """`None` where there was nothing to read."""
     moot: bool
-    """Whether the large model writes, or doesn't, whatever the intent is."""
+    """True if the intent doesn't change whether the large model writes."""
     reading: Reading | None = None
     """What was decided."""
 
@@ -62,7 +62,7 @@ class Label(Frozen):
 class LearningIntent(TypedNode[Text, Opened]):
     """Decides the intent, by what was learned where a guarantee holds, and tosses the coin."""
 
-    def __init__(self, student: Student, labeller: ReplyWriter) -> None:
+    def __init__(self, student: Student[Choice[str | None]], labeller: ReplyWriter) -> None:
         super().__init__(name="intent")
         self.student, self.agent, self.labeller = student, student.small, labeller
 
@@ -78,9 +78,7 @@ class LearningIntent(TypedNode[Text, Opened]):
         found = await student.consider(request.text, context)
         accepted = student.may_answer(found)
         answer = student.answer(found, accepted=accepted)
-        intent: Choice[str | None] = student.small.read(
-            [answer or Answer(question=student.question, status="missing")]
-        )
+        intent = student.small.read([answer or Answer(question=student.question, status="missing")])
         place = await student.add(found, context)
         twice = found.held and found.side.is_asked_twice
         return Opened(intent=intent, place=place, held=found.held, twice=twice)
@@ -105,14 +103,15 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 
     async def answer(self, request: Lesson, context: RunContext) -> Reply:
         """Write, and keep the label."""
-        opened = _opened(request)
+        opened = _require_opened(request)
+        ask_again = partial(_ask_for_labels, self.labeller, request.letter)
         try:
             result = await self.student.teach(
                 opened.place,
                 partial(self.writer.run, request.letter),
                 partial(_label_in, self.student, request),
                 context,
-                again=partial(_labelled, self.labeller, request.letter) if opened.twice else None,
+                again=ask_again if opened.twice else None,
                 moot=request.moot,
             )
         except OutputError as error:
@@ -134,12 +133,12 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
 
     async def answer(self, request: Lesson, context: RunContext) -> Label:
         """Ask for the label of what is held out; keep of the others that nobody was asked."""
-        opened = _opened(request)
+        opened = _require_opened(request)
         if not opened.held:
             await self.student.spare(opened.place, context, moot=request.moot)
             return Label()
         context.note("audited", "it is held out, so that the large model labels it too")
-        ask = partial(_labelled, self.labeller, request.letter)
+        ask = partial(_ask_for_labels, self.labeller, request.letter)
         label = partial(_label_in, self.student, request)
         try:
             result = await self.student.teach(
@@ -222,7 +221,7 @@ def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
     return opened if isinstance(opened, Skipped) else opened.intent
 
 
-async def _labelled(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
+async def _ask_for_labels(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
     return await labeller.run(letter, quiet(own))  # that it breaks off is meant
 
 
@@ -239,6 +238,6 @@ def _label_in(student: Student, request: Lesson, said: object) -> str | None:
     return student.label(said.labels, made)
 
 
-def _opened(request: Lesson) -> Opened:
+def _require_opened(request: Lesson) -> Opened:
     assert request.opened is not None, "an empty message is asked of nobody"
     return request.opened

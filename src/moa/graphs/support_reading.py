@@ -63,7 +63,7 @@ class Reading(Frozen):
     spam: Verdict
     injection: Verdict
     danger: Predicate | None = None
-    """Whether people are in danger; `None` where it surely isn't urgent, and nobody was asked."""
+    """True if people are in danger; `None` where it surely isn't urgent, and nobody was asked."""
 
 
 class DangerFinder(DecidingAgent[Predicate]):
@@ -180,12 +180,12 @@ def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | N
 
 
 def is_there(text: Text) -> bool:
-    """Whether anything is left to read."""
+    """Return True if anything is left to read."""
     return bool(text.text)
 
 
 def may_be_urgent(urgency: Urgency | Skipped) -> bool:
-    """Whether it isn't sure that a message can wait until today."""
+    """Return True if a message may be urgent."""
     if isinstance(urgency, Skipped):
         return False
     answer = urgency.urgency
@@ -195,7 +195,7 @@ def may_be_urgent(urgency: Urgency | Skipped) -> bool:
 
 
 def is_urgent(urgency: Score) -> bool:
-    """Whether a message is urgent, or nobody could say."""
+    """Return True if a message is urgent, or nobody could say."""
     return urgency.status != "answered" or urgency.level == URGENT
 
 

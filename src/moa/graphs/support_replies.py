@@ -22,7 +22,7 @@ from moa.documents.claims import without_brackets
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_reply
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import beside_config
+from moa.graphs.fields import resolve_path
 from moa.graphs.support_reading import Intent, Reading
 from moa.messages import Message
 from moa.node import Dropped, Frozen, Reply, Text
@@ -70,7 +70,7 @@ class Written(Reply):
     """A reply as the model wrote it."""
 
     cut: bool = False
-    """Whether it breaks off at the limit of tokens."""
+    """True if it breaks off at the limit of tokens."""
 
 
 class Labelled(Written):
@@ -118,7 +118,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         )
         output: Any = Reply
         if labels:
-            instructions += _LABELLED.format(questions="\n".join(map(_listed, labels)))
+            instructions += _LABELLED.format(questions="\n".join(map(_list_options, labels)))
             output = _labelled_model(labels)
             max_tokens += LABEL_TOKENS
         super().__init__(
@@ -196,7 +196,7 @@ def text_or_file(value: object, info: ValidationInfo) -> str:
         return value
     if not isinstance(value, str | Path):
         raise ValueError(f"takes a text, or the path of a file, but was given {value!r}")
-    path = beside_config(value.strip() if isinstance(value, str) else value, info)
+    path = resolve_path(value.strip() if isinstance(value, str) else value, info)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -204,7 +204,7 @@ def text_or_file(value: object, info: ValidationInfo) -> str:
         raise ValueError(f"{path} can't be read as a text: {why}") from error
 
 
-def _listed(question: Question) -> str:
+def _list_options(question: Question) -> str:
     """List what can be answered, and what it means where its name doesn't say that."""
     lines = [f"{question.name}: {question.text}"]
     for option in question.options:
@@ -256,7 +256,7 @@ def letter_of(
 
 
 def is_sent(llm: Endpoint) -> bool:
-    """Whether what an endpoint writes may go out unread, by what is known of its model.
+    """Return True if what an endpoint writes may go out unread, by what is known of its model.
 
     Where nothing is, its tier says what somebody takes it for.
     """

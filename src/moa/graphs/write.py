@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from moa._text import word_count, words_in
-from moa.agents.prompts import Words, at_most, block, escape_tags
+from moa.agents.prompts import Words, block, escape_tags, limit_items
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
@@ -87,7 +87,7 @@ class Assignment(Frozen):
         return self.text
 
     @property
-    def shown(self) -> str:
+    def as_prompt(self) -> str:
         """The task, and the material as data."""
         parts = [f"Task: {escape_tags(self.text)}"]
         if self.material:
@@ -187,7 +187,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             self.llm,
             _OUTLINE,
             input=str,
-            output=at_most(Outline, "sections", self.sections or _MAX_SECTIONS),
+            output=limit_items(Outline, "sections", self.sections or _MAX_SECTIONS),
             name="outline",
             max_tokens=2048,
         )
@@ -228,7 +228,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         """
         length = form.length
         wanted = f"Write it in {length}: a title, then {form}."
-        text = (await self.whole.run(f"{request.shown}\n\n{wanted}", context)).output.text
+        text = (await self.whole.run(f"{request.as_prompt}\n\n{wanted}", context)).output.text
         article = _tidy(article_of(text, request.text), length, context)
         if (fault := length.shortfall(_prose(article.sections))) is not None:
             context.note("repaired", f"asked again, section by section: {fault}")
@@ -255,7 +255,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     async def _outline(self, request: Assignment, form: Form, context: RunContext) -> Outline:
         """Plan the sections; of those with the same heading the first stays."""
         wanted = f"Outline a text of {form.length} in {form.sections} sections."
-        outline = (await self.outliner.run(f"{request.shown}\n\n{wanted}", context)).output
+        outline = (await self.outliner.run(f"{request.as_prompt}\n\n{wanted}", context)).output
         parts: dict[str, Part] = {}
         for part in outline.sections:
             parts.setdefault(part.heading.casefold(), part)
@@ -278,7 +278,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         async def write(section: tuple[int, Part]) -> Section:
             number, part = section
             wanted = f"Write section {number} in {share}: {escape_tags(part.heading)}"
-            prompt = "\n\n".join([request.shown, plan, wanted])
+            prompt = "\n\n".join([request.as_prompt, plan, wanted])
             what = f"section {number}"
             text = await write_to_length(self.section_writer, prompt, share, context, what=what)
             return Section(heading=part.heading, text=text)

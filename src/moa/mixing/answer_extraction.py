@@ -14,7 +14,7 @@ from moa.calibration.verifiers import answer_of
 from moa.node import Reply, Text
 
 
-def as_key(value: object) -> Callable[[Any], Hashable | None]:
+def read_key(value: object) -> Callable[..., object]:
     """Read a key: a function, or the name of one of this module as a table of moa.toml has it."""
     known = {key.__name__: key for key in (stated, last_number)}
     found = known.get(value, value) if isinstance(value, str) else value
@@ -23,31 +23,31 @@ def as_key(value: object) -> Callable[[Any], Hashable | None]:
     return found
 
 
-Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(as_key)]
+Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(read_key)]
 """Turns what a node gave into what it answers: equal where the answers are, and `None` where it
 answers nothing that could be read."""
 
 _ANSWER = "answer"
 
 
-def stated(reply: Any) -> Hashable | None:
+def stated(reply: object) -> Hashable | None:
     """Read what a reply answers: its field `answer` where it has one, else as `answer_of` does.
 
     That is the label of a decision; the number where the answer is hardly more, as in "The answer
     is 12 days, since …" or "12 days"; else the words.
     """
     if isinstance(reply, BaseModel) and (field := type(reply).model_fields.get(_ANSWER)):
-        value: Any = getattr(reply, _ANSWER)
+        value = getattr(reply, _ANSWER)
         return value if value is None or get_origin(field.annotation) is Literal else _read(value)
     return _read(reply)
 
 
-def last_number(reply: Any) -> Fraction | None:
+def last_number(reply: object) -> Fraction | None:
     """Read the final number of a text: the one behind a mark, else the last."""
     return find_final_answer(text_of(reply)).number
 
 
-def shown(answer: Hashable) -> str:
+def format_answer(answer: Hashable) -> str:
     """Write an answer: a whole number without a fraction."""
     if isinstance(answer, Fraction) and answer.denominator > 1:
         exact = float(answer)
@@ -55,15 +55,15 @@ def shown(answer: Hashable) -> str:
     return str(getattr(answer, "value", answer))
 
 
-def written(output: Any, answer: Hashable | None) -> str:
+def write_answer(output: object, answer: Hashable | None) -> str:
     """Write what a node gave as text: a text as it is, of any other output what it answers."""
     if isinstance(output, str | Text | Reply) or answer is None:
         return text_of(output)
-    return shown(answer)
+    return format_answer(answer)
 
 
-def _read(value: Any) -> Hashable | None:
-    found: Any = answer_of(value)
+def _read(value: object) -> Hashable | None:
+    found = answer_of(value)
     if isinstance(value, float) and not isinstance(found, Fraction):
         return value
-    return None if found == "" else found
+    return found if found != "" and isinstance(found, Hashable) else None

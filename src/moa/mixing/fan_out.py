@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from moa._async import cancel, gather, time_limit
 from moa.context import RunContext
@@ -32,8 +32,8 @@ Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn(Generic[Out]):
-    """What one member of a fan-out gave."""
+class MemberResult(Generic[Out]):
+    """The result of one member of a fan-out."""
 
     place: int
     """Its place among the members that were asked, from 0."""
@@ -45,7 +45,7 @@ class Drawn(Generic[Out]):
 
     @property
     def output(self) -> Out:
-        """What it answered."""
+        """The answer."""
         return self.result.output
 
 
@@ -59,7 +59,7 @@ async def fan_out(
     straggler_timeout_s: float | None = 0.2,
     hurry_s: float | None = None,
     enough: Callable[[Sequence[Out]], bool] | None = None,
-) -> list[Drawn[Out]]:
+) -> list[MemberResult[Out]]:
     """Ask all members at once; give what came, in the order of the members.
 
     A member that fails, whatever it raises, or is late is left out, and named in the trace with the
@@ -116,12 +116,12 @@ async def fan_out(
         await fan.stop()
     answers = fan.answers()
     if call:  # who was late is not asked when the run goes on, or others would read other answers
-        await call.keep([sorted(fan.there), fan.told], calls=())
+        await call.keep([sorted(fan.results), fan.notes], calls=())
     return answers
 
 
-def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
-    """Whether an endpoint is asked by more members than it works on at once."""
+def _take_turns(members: Sequence[object]) -> bool:
+    """Return True if an endpoint is asked by more members than it works on at once."""
     asked = (getattr(each, "endpoint", None) for each in members)
     endpoints: list[Endpoint] = [innermost(each) for each in asked if each is not None]
     return any(
@@ -131,8 +131,8 @@ def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     )
 
 
-_Kept = tuple[list[int], list[tuple[int, NoteKind, str]]]
-"""Who had answered, and what was told of the others."""
+_FanRecord = tuple[list[int], list[tuple[int, NoteKind, str]]]
+"""Places of those that answered, and the notes on the others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -145,18 +145,20 @@ class _Fan(Generic[Out]):
     straggler_timeout_s: float
     quorum: int | None
     enough: Callable[[Sequence[Out]], bool] | None
-    running: dict[asyncio.Task[Drawn[Any]], int] = field(
-        default_factory=dict[asyncio.Task[Drawn[Any]], int]
+    running: dict[asyncio.Task[MemberResult[Out]], int] = field(
+        default_factory=dict[asyncio.Task[MemberResult[Out]], int]
     )
-    ended: list[asyncio.Task[Drawn[Any]]] = field(default_factory=list[asyncio.Task[Drawn[Any]]])
-    turn: asyncio.Future[None] | None = None
+    ended: list[asyncio.Task[MemberResult[Out]]] = field(
+        default_factory=list[asyncio.Task[MemberResult[Out]]]
+    )
+    change: asyncio.Future[None] | None = None
     """Done once a member has ended."""
     contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
-    there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
+    results: dict[int, MemberResult[Out]] = field(default_factory=dict[int, MemberResult[Out]])
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
-    told: list[tuple[int, NoteKind, str]] = field(default_factory=list[tuple[int, NoteKind, str]])
-    asking: list[Exception] = field(default_factory=list[Exception])
-    """Of members that ask people, so that the run stops once the others have ended."""
+    notes: list[tuple[int, NoteKind, str]] = field(default_factory=list[tuple[int, NoteKind, str]])
+    interrupts: list[Exception] = field(default_factory=list[Exception])
+    """Interrupts of members that ask people: the run stops once the others have ended."""
 
     @property
     def minimum(self) -> int:
@@ -165,8 +167,8 @@ class _Fan(Generic[Out]):
 
     @property
     def _waits_no_more(self) -> bool:
-        """Whether who still runs gets no more than the straggler timeout."""
-        here = len(self.there)
+        """Return True if the others get no more than the straggler timeout."""
+        here = len(self.results)
         if self.quorum is not None:
             return here >= self.quorum
         return here > 1 and len(self.running) < 2
@@ -178,16 +180,18 @@ class _Fan(Generic[Out]):
             task.add_done_callback(self._end)
             self.running[task] = place
 
-    async def ask_again(self, before: _Kept, members: Sequence[Node[In, Out]], request: In) -> None:
+    async def ask_again(
+        self, before: _FanRecord, members: Sequence[Node[In, Out]], request: In
+    ) -> None:
         """Ask those that had answered before, and say again why the others had not."""
-        there, told = before
-        calls = [self._ask(place, members[place], request) for place in there]
-        for place, one in zip(there, await gather(calls), strict=True):
-            self.there[place] = one
-        for place, kind, what in told:
+        places, notes = before
+        calls = [self._ask(place, members[place], request) for place in places]
+        for place, one in zip(places, await gather(calls), strict=True):
+            self.results[place] = one
+        for place, kind, what in notes:
             self._tell(place, kind, what)
 
-    async def _ask(self, place: int, member: Node[In, Out], request: In) -> Drawn[Out]:
+    async def _ask(self, place: int, member: Node[In, Out], request: In) -> MemberResult[Out]:
         name, start = self.names[place], time.perf_counter()
         step = "" if name == member.name else name
         own = self.context.nested(step, timeout_s=self.timeout_s)
@@ -205,20 +209,20 @@ class _Fan(Generic[Out]):
         seconds = time.perf_counter() - start
         if heard:
             self.context.emit(NodeFinished(self._path(place), result.output, seconds))
-        return Drawn(place=place, name=name, result=result, seconds=seconds)
+        return MemberResult(place=place, name=name, result=result, seconds=seconds)
 
     async def wait(self, hurry_s: float | None) -> None:
-        """Wait until enough is there, and say of whoever still runs then why it is left out."""
+        """Wait until there are enough answers, and note why each other member is left out."""
         now = asyncio.get_running_loop().time
         hurry_at = math.inf if hurry_s is None else now() + hurry_s
         cut_at = math.inf
         while self.running:
-            here = len(self.there)
-            if self.asking:
+            here = len(self.results)
+            if self.interrupts:
                 cut_at = hurry_at = math.inf
             elif self._waits_no_more:
                 cut_at = min(cut_at, now() + self.straggler_timeout_s)
-            if here and not self.asking and self.enough and self.enough(self._outputs()):
+            if here and not self.interrupts and self.enough and self.enough(self._outputs()):
                 return self._leave_out("skipped", f"is not needed: {here} answers are enough")
             if now() >= cut_at:
                 waited = f"{here} others had answered {self.straggler_timeout_s:g} s before"
@@ -230,47 +234,47 @@ class _Fan(Generic[Out]):
                 self._take(task)
         return None
 
-    async def _until_some_end(self, time: float) -> list[asyncio.Task[Drawn[Out]]]:
+    async def _until_some_end(self, time: float) -> list[asyncio.Task[MemberResult[Out]]]:
         """Wait until members have ended, and no longer than until a time of the event loop."""
         if not self.ended:
             loop = asyncio.get_running_loop()
-            self.turn = loop.create_future()
+            self.change = loop.create_future()
             alarm = None if time == math.inf else loop.call_at(time, self._wake)
             try:
-                await self.turn
+                await self.change
             finally:
                 if alarm:
                     alarm.cancel()
         ended, self.ended = self.ended, []
         return ended
 
-    def _end(self, task: asyncio.Task[Drawn[Out]]) -> None:
+    def _end(self, task: asyncio.Task[MemberResult[Out]]) -> None:
         self.ended.append(task)
         self._wake()
 
     def _wake(self) -> None:
-        if self.turn and not self.turn.done():
-            self.turn.set_result(None)
+        if self.change and not self.change.done():
+            self.change.set_result(None)
 
     async def stop(self) -> None:
         """Cancel who still runs, and wait until it has ended."""
         await cancel([*self.running])
 
-    def answers(self) -> list[Drawn[Out]]:
-        """What is there, in the order of the members, if it is enough; see `fan_out`."""
-        if self.asking:
-            raise join_interrupts(self.asking)
-        if len(self.there) < self.minimum:
+    def answers(self) -> list[MemberResult[Out]]:
+        """Return the results, in the order of the members, if there are enough; see `fan_out`."""
+        if self.interrupts:
+            raise join_interrupts(self.interrupts)
+        if len(self.results) < self.minimum:
             raise self._too_few()
-        return [self.there[place] for place in sorted(self.there)]
+        return [self.results[place] for place in sorted(self.results)]
 
     def _outputs(self) -> list[Out]:
-        return [self.there[place].output for place in sorted(self.there)]
+        return [self.results[place].output for place in sorted(self.results)]
 
-    def _take(self, task: asyncio.Task[Drawn[Out]]) -> None:
+    def _take(self, task: asyncio.Task[MemberResult[Out]]) -> None:
         place = self.running.pop(task)
         try:
-            self.there[place] = task.result()
+            self.results[place] = task.result()
         except NotResumable:
             raise
         except MoaError as error:
@@ -279,7 +283,7 @@ class _Fan(Generic[Out]):
             self._miss(place, NodeError(self.names[place], error))
         except Exception as error:
             if interrupts_of(error):
-                self.asking.append(error)
+                self.interrupts.append(error)
                 return
             error = explain(error, self._path(place))
             if isinstance(error, NotResumable):
@@ -300,7 +304,7 @@ class _Fan(Generic[Out]):
             self._tell(place, kind, why + again)
 
     def _tell(self, place: int, kind: NoteKind, what: str) -> None:
-        self.told.append((place, kind, what))
+        self.notes.append((place, kind, what))
         self.context.note(kind, f"{self.names[place]!r} {what}")
         self.context.emit(NodeSkipped(self._path(place), what))
 
@@ -311,7 +315,7 @@ class _Fan(Generic[Out]):
         causes = {self.names[place]: error for place, error in sorted(self.failed.items())}
         listed = "".join(f"\n  - {name}: {error}" for name, error in causes.items())
         message = (
-            f"{self.context.node or 'fan-out'}: {len(self.there)} of {len(self.names)} answered, "
+            f"{self.context.node or 'fan-out'}: {len(self.results)} of {len(self.names)} answered, "
             f"and {self.minimum} must:{listed}"
         )
         if all(isinstance(error, BudgetExceeded) for error in causes.values()):

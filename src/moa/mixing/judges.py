@@ -31,7 +31,7 @@ class Candidates(Frozen):
     replies: tuple[str, ...] = Field(min_length=1)
 
 
-class Picked(Frozen):
+class Pick(Frozen):
     """Which reply is the best."""
 
     place: int = Field(ge=0)
@@ -69,7 +69,7 @@ class ListJudge(Agent[Candidates, Best]):
             raise ValueError(f"best={output.best}, but there are {len(request.replies)} replies")
 
 
-class Listwise(TypedNode[Candidates, Picked]):
+class Listwise(TypedNode[Candidates, Pick]):
     """Shows a judge all replies at once, twice, the second time in reverse.
 
     The same pick in both orders wins; two different ones are tied. It takes 2 calls.
@@ -79,18 +79,18 @@ class Listwise(TypedNode[Candidates, Picked]):
         super().__init__(name=name)
         self.judge = ListJudge(endpoint, max_tokens=256)
 
-    async def answer(self, request: Candidates, context: RunContext) -> Picked:
+    async def answer(self, request: Candidates, context: RunContext) -> Pick:
         """Ask in both orders; a verdict that can't be read is no error."""
         last = len(request.replies) - 1
         turned = request.model_copy(update={"replies": request.replies[::-1]})
         there, back = await gather(self._best(r, context) for r in (request, turned))
         if there is None or back is None:
-            return Picked(place=0, verdict="unreadable", reason="the judge gave no verdict")
+            return Pick(place=0, verdict="unreadable", reason="the judge gave no verdict")
         if there == last - back:
-            return Picked(place=there, verdict="won", reason="the best in both orders")
+            return Pick(place=there, verdict="won", reason="the best in both orders")
         first, second = sorted((there, last - back))
         reason = "each of the two is the best in one order"
-        return Picked(place=first, verdict="tied", tied=(second,), reason=reason)
+        return Pick(place=first, verdict="tied", tied=(second,), reason=reason)
 
     async def _best(self, request: Candidates, context: RunContext) -> int | None:
         try:
@@ -99,7 +99,7 @@ class Listwise(TypedNode[Candidates, Picked]):
             return None
 
 
-class ByPolicy(TypedNode[Candidates, Picked]):
+class ByPolicy(TypedNode[Candidates, Pick]):
     """Lets an acceptance policy score each reply; the highest of those it accepts wins.
 
     Where it accepts none, the highest of all does. A reply that it fails on comes last.
@@ -113,9 +113,9 @@ class ByPolicy(TypedNode[Candidates, Picked]):
         super().__init__(name=name)
         self.policy = policy
 
-    async def answer(self, request: Candidates, context: RunContext) -> Picked:
+    async def answer(self, request: Candidates, context: RunContext) -> Pick:
         """Score all replies side by side; where that fails on each, the first failure is raised."""
-        found = await gather(self._judged(request.request, r, context) for r in request.replies)
+        found = await gather(self._judge(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:
             context.note("failed", f"a reply could not be judged: {error}")
@@ -128,23 +128,23 @@ class ByPolicy(TypedNode[Candidates, Picked]):
         places = [place for place, rank in enumerate(ranks) if rank == max(ranks)]
         best = found[places[0]]
         assert isinstance(best, Judgement), "a judged reply comes before one that could not be"
-        return Picked(
+        return Pick(
             place=places[0],
             verdict="won" if len(places) == 1 else "tied",
             tied=tuple(places[1:]),
             reason=f"score {best.score:.3f}: {'; '.join(best.reasons)}",
         )
 
-    async def _judged(self, request: str, reply: str, context: RunContext) -> Judgement | MoaError:
+    async def _judge(self, request: str, reply: str, context: RunContext) -> Judgement | MoaError:
         try:
             return await self.policy.judge(request, reply, context)
         except MoaError as error:
             return error
 
 
-async def picked_by(
-    judge: Node[Candidates, Picked], request: str, replies: Sequence[str], context: RunContext
-) -> Picked | None:
+async def ask_judge(
+    judge: Node[Candidates, Pick], request: str, replies: Sequence[str], context: RunContext
+) -> Pick | None:
     """Ask a judge; `None` where it fails or can't be afforded, which the trace says.
 
     Raises:
@@ -167,6 +167,6 @@ def distinct(texts: Sequence[str]) -> list[int]:
 
 def judge_of(
     endpoint: Endpoint, *, by: Literal["list", "arithmetic"] = "list"
-) -> Node[Candidates, Picked]:
+) -> Node[Candidates, Pick]:
     """Make the judge that a table names: it reads all replies, or re-computes the sums in them."""
     return ByPolicy(Arithmetic()) if by == "arithmetic" else Listwise(endpoint)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any, Never
 
 from pydantic import BaseModel
 
@@ -47,8 +47,8 @@ _SLACK = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
-    """What is read, and what became of each answer. Places are those of the answers given."""
+class Packing:
+    """The text to be read, and what became of each answer, by its place."""
 
     consulted: Consultation
     order: tuple[int, ...]
@@ -60,7 +60,7 @@ class Packed:
     merged: dict[int, int] = field(default_factory=dict[int, int])
     """Near duplicates, and the answer that stands for each of them."""
     left_out: tuple[int, ...] = ()
-    """Those for which there was no room at all."""
+    """Places of answers for which there was no room at all."""
 
 
 async def pack(
@@ -71,7 +71,7 @@ async def pack(
     count: Count,
     room: int | None,
     seed: int | str = 0,
-) -> Packed:
+) -> Packing:
     """Bring a request, which is never cut, and answers into what one request to a model holds.
 
     There is `room` for so many tokens of what `write` writes, which is all that the model will
@@ -82,29 +82,29 @@ async def pack(
     """
     decides = blake2b(f"{seed}\n{request}".encode("utf-8", "surrogatepass"))
 
-    def drawn(place: int) -> bytes:
+    def lot(place: int) -> bytes:
         lot = decides.copy()
         lot.update(place.to_bytes(4))
         return lot.digest()
 
-    async def written() -> tuple[Consultation, int]:
+    async def consult() -> tuple[Consultation, int]:
         consulted = Consultation(request=request, answers=tuple(shown[place] for place in order))
         return consulted, await count(write(consulted))
 
     shown = list(answers)
-    order = sorted(range(len(answers)), key=drawn)
-    consulted, tokens = await written()
+    order = sorted(range(len(answers)), key=lot)
+    consulted, tokens = await consult()
     if room is None or tokens <= room:
-        return Packed(consulted=consulted, order=tuple(order), tokens=tokens)
+        return Packing(consulted=consulted, order=tuple(order), tokens=tokens)
     merged = _twins(answers)
-    behind = {place: _said_by(times) for place, times in Counter(merged.values()).items()}
+    behind = {place: _note_repeats(times) for place, times in Counter(merged.values()).items()}
     shown = [text + behind.get(place, "") for place, text in enumerate(answers)]
     order = [place for place in order if place not in merged]
     said = [stated(answer) for answer in answers]
     alone = {p for p in order if said.count(said[p]) == 1 and p not in behind}
     cut, left_out = dict[int, int](), list[int]()
     sizes = {place: await count(shown[place]) for place in order}
-    consulted, tokens = await written()
+    consulted, tokens = await consult()
     while tokens > room:
         if not order:
             raise InputError(
@@ -124,8 +124,8 @@ async def pack(
             del sizes[out]
             cut.pop(out, None)
             left_out.append(out)
-        consulted, tokens = await written()
-    return Packed(
+        consulted, tokens = await consult()
+    return Packing(
         consulted=consulted,
         order=tuple(order),
         tokens=tokens,
@@ -146,8 +146,8 @@ def _twins(answers: Sequence[str]) -> dict[int, int]:
     return merged
 
 
-def _said_by(others: int) -> str:
-    """What stands behind an answer that others are nearly the same as."""
+def _note_repeats(others: int) -> str:
+    """Return the remark behind an answer for which near duplicates were left out."""
     say = "another answer says" if others == 1 else f"{others} other answers say"
     return f"\n[{say} nearly the same]"
 
@@ -166,7 +166,7 @@ async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
-    """Say how long each answer may be: those that stand alone whole, as far as that goes.
+    """Return the length of each answer: answers that stand alone stay whole, if possible.
 
     What is shared is shared so that the shorter ones stay whole and the longer ones get equally
     much (max-min fairness).
@@ -174,11 +174,11 @@ def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]
     agreed = {place: size for place, size in sizes.items() if place not in alone}
     left = room - sum(sizes[place] for place in alone)
     if agreed and left >= _SHORTEST * len(agreed):
-        return {place: sizes[place] for place in alone} | _shared(agreed, left)
-    return _shared(sizes, room)
+        return {place: sizes[place] for place in alone} | _share(agreed, left)
+    return _share(sizes, room)
 
 
-def _shared(sizes: dict[int, int], room: int) -> dict[int, int]:
+def _share(sizes: dict[int, int], room: int) -> dict[int, int]:
     levels: dict[int, int] = {}
     for done, place in enumerate(sorted(sizes, key=lambda place: sizes[place])):
         levels[place] = max(0, min(sizes[place], room // (len(sizes) - done)))
@@ -187,13 +187,13 @@ def _shared(sizes: dict[int, int], room: int) -> dict[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a layer is given: the request, and what the layer before answered."""
+class LayerRequest:
+    """Input of a layer: the request, and the answers of the layer before."""
 
     request: str | BaseModel
     answers: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    """Who gave each answer; shown to nobody but the trace."""
+    """Author of each answer, for the trace alone."""
 
 
 class Reader:
@@ -203,8 +203,10 @@ class Reader:
     and the request decide; its output is taken as text.
     """
 
-    def __init__(self, node: Node[Any, Any], *, name: str | None = None, seed: int = 0) -> None:
-        self.node = node
+    def __init__(
+        self, node: Node[Never, object], *, name: str | None = None, seed: int = 0
+    ) -> None:
+        self.node: Node[Any, Any] = node
         self.name = name or node.name
         self.seed = seed
         self.endpoint: Endpoint | None = getattr(node, "endpoint", None)
@@ -214,21 +216,21 @@ class Reader:
 
     @property
     def is_small(self) -> bool:
-        """Whether a small model writes."""
+        """Return True if a small model writes."""
         return self.endpoint is not None and self.endpoint.tier == "slm"
 
-    async def run(self, request: Asked, context: RunContext | None = None, /) -> Result[str]:
+    async def run(self, request: LayerRequest, context: RunContext | None = None, /) -> Result[str]:
         """Answer, and give the answer as text."""
         context = context or RunContext()
         if self.name != self.node.name:
             context = context.nested(self.name)
-        result = await self.node.run(await self._given(request, context), context)
+        result = await self.node.run(await self._prepare_request(request, context), context)
         text = text_of(result.output)
         if not text.strip():
             raise OutputError("its answer is empty", node=self.name, text=text)
         return replace(result, output=text)
 
-    def expected(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
+    def estimate_call(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
         """Estimate its call from above; `further` tokens of answers are read besides `answers`."""
         if self.endpoint is None:
             return "llm", Amount(calls=1)
@@ -237,7 +239,7 @@ class Reader:
         amount = Amount(calls=1, input_tokens=read, output_tokens=self.max_tokens)
         return self.endpoint.tier, self.endpoint.price.charge(amount)
 
-    async def _given(self, asked: Asked, context: RunContext) -> str | BaseModel:
+    async def _prepare_request(self, asked: LayerRequest, context: RunContext) -> str | BaseModel:
         if not asked.answers:
             return asked.request
         own = context.nested(self.node.name)
@@ -252,12 +254,12 @@ class Reader:
         packed = await pack(
             text_of(asked.request),
             asked.answers,
-            write=cast("Any", getattr(self.node, "user_prompt", Consultation.model_dump_json)),
+            write=getattr(self.node, "user_prompt", Consultation.model_dump_json),
             count=count,
             room=room,
             seed=f"{self.seed}/{self.name}",
         )
-        _tell(packed, asked.names, room, own)
+        _note_packing(packed, asked.names, room, own)
         return packed.consulted
 
     def _room(self) -> int | None:
@@ -269,13 +271,15 @@ class Reader:
         return max(0, window - self.max_tokens - around)
 
 
-def readers_of(nodes: Sequence[Node[Any, Any]], *, seed: int = 0) -> list[Reader]:
+def readers_of(nodes: Sequence[Node[Never, object]], *, seed: int = 0) -> list[Reader]:
     """Make a reader of each node, with unique names."""
     names = unique_names([node.name for node in nodes])
     return [Reader(node, name=name, seed=seed) for node, name in zip(nodes, names, strict=True)]
 
 
-def _tell(packed: Packed, names: Sequence[str], room: int | None, context: RunContext) -> None:
+def _note_packing(
+    packed: Packing, names: Sequence[str], room: int | None, context: RunContext
+) -> None:
     """Say in the trace what is read: whose answers, in which order, and what was cut."""
     order = ", ".join(repr(names[place]) for place in packed.order)
     of = "" if room is None else f" of {room}"

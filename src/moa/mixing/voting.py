@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from pydantic import Field
 
 from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
-from moa.mixing.answer_extraction import Key, shown, stated, written
+from moa.mixing.answer_extraction import Key, format_answer, stated, write_answer
 from moa.node import Reply
 
 _RUN = 3
@@ -39,7 +38,7 @@ class Voted(Reply):
     tied: tuple[str, ...] = ()
     """Other answers that as many samples gave."""
     partial: bool = False
-    """Whether samples that failed, or were too many for the budget or the time, could have changed
+    """True if samples that failed, or were too many for the budget or the time, could have changed
     it."""
 
 
@@ -61,12 +60,12 @@ class Tally:
         return cls(left=0, ballots=ballots, lost=samples - len(ballots))
 
     def with_vote(self, place: int, answer: Hashable | None) -> Tally:
-        """Count a sample that came."""
+        """Return the tally with one more sample."""
         ballots = tuple(sorted((*self.ballots, (place, answer)), key=lambda ballot: ballot[0]))
         return replace(self, left=self.left - 1, ballots=ballots)
 
     def without(self, samples: int) -> Tally:
-        """Don't wait for some samples any more."""
+        """Return the tally without some outstanding samples, which count as lost."""
         return replace(self, left=self.left - samples, lost=self.lost + samples)
 
     @cached_property
@@ -86,19 +85,19 @@ class Tally:
         return self._top / len(self.ballots) if self.ballots else 0.0
 
     @property
-    def settled(self) -> bool:
-        """Whether no samples that may still come can change or tie the majority."""
+    def is_settled(self) -> bool:
+        """True if no outstanding sample can change or tie the majority."""
         return not self.left or self._lead > self.left
 
     @property
-    def partial(self) -> bool:
-        """Whether samples that will not come could have changed or tied the majority."""
+    def is_partial(self) -> bool:
+        """True if the lost samples could have changed or tied the majority."""
         return bool(self.lost) and self._lead <= self.lost + self.left
 
     @property
-    def wanted(self) -> int:
+    def needed(self) -> int:
         """Minimum number of further samples that could settle it, if all agree with the leader."""
-        if self.settled:
+        if self.is_settled:
             return 0
         return min(self.left, (self.left - self._lead) // 2 + 1)
 
@@ -106,28 +105,30 @@ class Tally:
         """Place of the first sample that answers so."""
         return next(place for place, given in self.ballots if given == answer)
 
-    def majority(self, outputs: Mapping[int, Any], node: str) -> Voted:
+    def majority(self, outputs: Mapping[int, object], node: str) -> Voted:
         """Give the leading answer, as the first sample that gives it says it.
 
         Raises:
             OutputError: no sample holds an answer that could be read.
         """
         if not self.leaders:
-            raise unreadable(len(outputs), node, written(next(iter(outputs.values())), None))
+            raise unreadable_error(
+                len(outputs), node, write_answer(next(iter(outputs.values())), None)
+            )
         winner = self.leaders[0]
-        return self.voted(written(outputs[self.place_of(winner)], winner), winner)
+        return self.record_vote(write_answer(outputs[self.place_of(winner)], winner), winner)
 
-    def voted(self, text: str, answer: Hashable | None) -> Voted:
-        """Write down the vote, for the answer that was chosen."""
+    def record_vote(self, text: str, answer: Hashable | None) -> Voted:
+        """Return the vote, for the answer that was chosen."""
         votes = 0 if answer is None else self.counts[answer]
         return Voted(
             text=text,
-            answer="" if answer is None else shown(answer),
+            answer="" if answer is None else format_answer(answer),
             confidence=votes / len(self.ballots),
-            votes={shown(a): votes for a, votes in self.counts.items()},
+            votes={format_answer(a): votes for a, votes in self.counts.items()},
             unreadable=sum(given is None for _, given in self.ballots),
-            tied=tuple(shown(a) for a in self.leaders if a != answer),
-            partial=self.partial,
+            tied=tuple(format_answer(a) for a in self.leaders if a != answer),
+            partial=self.is_partial,
         )
 
     @property
@@ -140,8 +141,8 @@ class Tally:
         return self._top - next(iter(list(self.counts.values())[1:]), 0)
 
 
-def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
-    """Say that nothing in several answers, of which `text` is one, could be compared."""
+def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
+    """Return the error for several answers, `text` among them, that can't be compared."""
     return OutputError(
         f"in none of {count} answers something was found that could be compared. Ask for a form "
         f"that the key reads{else_do}",
@@ -150,8 +151,8 @@ def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> Output
     )
 
 
-def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:
-    """Give the test that ends a fan-out once enough answers are the same.
+def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
+    """Return a test that ends a fan-out once enough answers agree.
 
     Args:
         least: How many must be.
@@ -164,7 +165,7 @@ def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:
     if least < 2:
         raise ConfigError(f"{least} answers can't agree: it takes at least 2")
 
-    def enough(answers: Sequence[Any]) -> bool:
+    def enough(answers: Sequence[object]) -> bool:
         found = Counter(key(answer) for answer in answers)
         found.pop(None, None)
         return max(found.values(), default=0) >= least
@@ -172,7 +173,7 @@ def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:
     return enough
 
 
-def most_agreed(answers: Sequence[Any], *, key: Key = stated) -> int:
+def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
     """Give the place of the first answer of the largest group that says the same.
 
     Where all differ, it is the one whose words the others use most.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from uuid import uuid4
 
+from moa._json import is_sequence, is_table
 from moa.context import RunContext
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.plan import Plan
@@ -14,9 +16,12 @@ from moa.node import Node, Result, finish
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+    from pydantic import JsonValue
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+_FIELDS = attrgetter("id", "value", "response_schema")
+"""Reads what is needed of LangGraph's `Interrupt`."""
 
 
 class Inquiry(NamedTuple):
@@ -25,7 +30,7 @@ class Inquiry(NamedTuple):
     id: str
     value: object
     """The question: a text, or a mapping."""
-    answers: dict[str, Any]
+    answers: Mapping[str, JsonValue]
     """JSON schema of what may be answered."""
 
 
@@ -69,7 +74,6 @@ def attend(node: Node[In, Out], answers: Answers) -> Node[In, Out]:
 
 
 def _inquiries(found: object) -> Sequence[Inquiry]:
-    if not isinstance(found, Mapping):
-        return ()
-    asked: Sequence[Any] = cast("Mapping[str, Any]", found).get("__interrupt__", ())
-    return [Inquiry(one.id, one.value, one.response_schema or {}) for one in asked]
+    asked = found.get("__interrupt__") if is_table(found) else ()
+    interrupts = map(_FIELDS, asked if is_sequence(asked) else ())
+    return [Inquiry(id, value, schema or {}) for id, value, schema in interrupts]

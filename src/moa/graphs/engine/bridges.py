@@ -144,7 +144,7 @@ def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
 
 
 def retry_on(error: Exception) -> bool:
-    """Whether to run a graph again: for LangGraph's `RetryPolicy(retry_on=retry_on)`.
+    """Return True if a graph should run again: for LangGraph's `RetryPolicy(retry_on=retry_on)`.
 
     LangGraph's default goes by Python's error classes; errors of `moa` say it themselves.
     """

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from moa._json import is_sequence
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs.engine.nodes import Human, Loop
 from moa.graphs.engine.plan import Plan
@@ -36,8 +37,8 @@ Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
 class Drawable(ABC):
     """A node of nodes, which says what is to be drawn of it."""
 
-    input_type: Any
-    output_type: Any
+    input_type: object
+    output_type: object
 
     @abstractmethod
     def sketch(self, sketch: Sketch) -> None:
@@ -132,7 +133,7 @@ class Drawing:
         return self.mermaid
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """What a notebook shows: a picture where one can be drawn, else Mermaid's text."""
+        """Return a picture for a notebook if one can be drawn, else Mermaid's text."""
         shown = {"text/plain": self.mermaid, "text/markdown": f"```mermaid\n{self.mermaid}```"}
         try:
             return {**shown, "image/svg+xml": self.svg}
@@ -155,7 +156,7 @@ class Box:
     detail: str = ""
     """A second, smaller line; may be empty."""
     waits: bool = False
-    """Whether it starts only when it is certain that something needs it; drawn dashed."""
+    """True if it starts only when it is certain that something needs it; drawn dashed."""
 
     @property
     def looks(self) -> Box:
@@ -166,7 +167,7 @@ class Box:
 
 
 class Sketch:
-    """What is drawn of a node of nodes: boxes and arrows. It can't be run, so it can't pretend to.
+    """The drawing of a node of nodes: boxes and arrows.
 
     Its test compares the nodes that are drawn with those that ran.
     """
@@ -208,11 +209,10 @@ class Sketch:
     def _step(self, step: object) -> str:
         if isinstance(step, str):
             return self.box(label=step)
-        return (
-            self.box(*cast("tuple[object, str]", step))
-            if isinstance(step, tuple)
-            else self.box(step)
-        )
+        if is_sequence(step):
+            node, label = step
+            return self.box(node, str(label))
+        return self.box(step)
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
         """Draw nodes that are asked at once, each with its label; give the key of their answers."""
@@ -318,7 +318,7 @@ def _joins(plan: Plan) -> set[Step]:
 
 
 def _follows(step: Step, branch: Branch) -> bool:
-    """Whether something else in the branch comes before a step."""
+    """Return True if something else in the branch comes before a step."""
     return any(
         branch in source.branches if isinstance(source, NodeStep) else _follows(source, branch)
         for source in step.needs
@@ -333,7 +333,7 @@ class Arrow:
     end: str
     labels: list[str] = field(default_factory=list[str])
     decides_only: bool = True
-    """Whether nothing but a decision passes; drawn dashed."""
+    """True if nothing but a decision passes; drawn dashed."""
 
 
 @dataclass(slots=True)
@@ -391,7 +391,7 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
 
 
 def _look(node: object) -> tuple[Look, str]:
-    """How a node looks, and what the second line of its box says."""
+    """Return the look of a node, and the second line of its box."""
     if isinstance(node, Human):
         return "person", f"a person · {describe_type(node.output_type)}"
     endpoint: object = getattr(node, "endpoint", None)
@@ -450,19 +450,19 @@ def _body(diagram: Diagram, depth: int, *, styled: bool) -> Iterator[str]:
 
 
 def _box_line(key: str, box: Box, *, styled: bool) -> str:
-    label = _escaped(box.label)
+    label = _escape(box.label)
     if styled and box.detail:
-        label += f"<br/><small>{_escaped(box.detail)}</small>"
+        label += f"<br/><small>{_escape(box.detail)}</small>"
     opening, closing = _SHAPES.get(box.look or "", ("[", "]"))
     return f'{key}{opening}"{label}"{closing}' + (f":::{box.look}" if styled else "")
 
 
 def _arrow_line(arrow: Arrow) -> str:
     line = "-.->" if arrow.decides_only else "-->"
-    label = _escaped(", ".join(arrow.labels))
+    label = _escape(", ".join(arrow.labels))
     return f"{arrow.start} {line}" + (f'|"{label}"|' if label else "") + f" {arrow.end}"
 
 
-def _escaped(text: str) -> str:
-    """What means something to Mermaid, HTML or Markdown becomes an entity of Mermaid's."""
+def _escape(text: str) -> str:
+    """Write characters that Mermaid, HTML or Markdown would interpret as entities."""
     return re.sub(r"[^\w ·.,:|/()…-]", lambda found: f"#{ord(found[0])};", text)

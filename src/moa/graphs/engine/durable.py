@@ -7,9 +7,9 @@ kept there (`run_store.py`). What LangGraph's public interface lacks is in `inte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Never, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 from langchain_core.callbacks.manager import CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -25,6 +25,7 @@ from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, RetryPolicy, StateSnapshot
 
+from moa._json import is_table
 from moa.context import RunContext
 from moa.errors import NotResumable
 from moa.graphs.engine.bridges import Compilable
@@ -41,45 +42,49 @@ from moa.trace import Event, NodeFinished, TextDelta
 In = TypeVar("In")
 Out = TypeVar("Out")
 _IS_READ = "__moa_is_read__"
-"""Where a configuration says whether somebody reads the custom stream of the graph."""
+"""Key of a configuration: True if the caller reads the custom stream of the graph."""
 
 
 class CompiledGraph(Pregel[Any, Any, Any, Any]):
     """LangGraph's own kind of graph, made of a node. Its `context=` is a `RunContext`."""
 
-    def __init__(self, *, node: Drawable, **settings: Any) -> None:
-        pregel: Any = super()
-        pregel.__init__(**settings)
+    checkpointer: BaseCheckpointSaver[str] | bool | None
+
+    def __init__(self, *, node: Drawable, **settings: object) -> None:
+        self._pregel.__init__(**settings)
         self.node = node
 
-    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+    @property
+    def _pregel(self) -> Any:
+        """The methods of LangGraph's class, whose types a strict checker knows in part only."""
+        return super()
+
+    def stream(
+        self, input: object, config: RunnableConfig | None = None, **options: object
+    ) -> Iterator[Any]:
         """Run it; `invoke` does it by this.
 
         Raises:
             NotResumable: there is no run to go on with, or it is finished.
         """
-        graph: Any = self
-        pregel: Any = super()
-        if _goes_on(input):
-            _check(input, config, graph.get_state(config or {}) if graph.checkpointer else None)
-        called = _with_reading(config, options)
-        yield from pregel.stream(input, called, **options)
+        if _resumes(input):
+            _check(input, config, self.get_state(config or {}) if self.checkpointer else None)
+        called = _mark_reading(config, options)
+        yield from self._pregel.stream(input, called, **options)
 
     async def astream(
-        self, input: Any, config: RunnableConfig | None = None, **options: Any
+        self, input: object, config: RunnableConfig | None = None, **options: object
     ) -> AsyncIterator[Any]:
         """Run it; `ainvoke` does it by this.
 
         Raises:
             NotResumable: there is no run to go on with, or it is finished.
         """
-        graph: Any = self
-        pregel: Any = super()
-        if _goes_on(input):
-            state = await graph.aget_state(config or {}) if graph.checkpointer else None
+        if _resumes(input):
+            state = await self.aget_state(config or {}) if self.checkpointer else None
             _check(input, config, state)
-        called = _with_reading(config, options)
-        async for piece in pregel.astream(input, called, **options):
+        called = _mark_reading(config, options)
+        async for piece in self._pregel.astream(input, called, **options):
             yield piece
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
@@ -95,29 +100,31 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
     def get_context_jsonschema(self) -> None:
         """Return no schema: a `RunContext` comes from Python alone."""
 
-    if TYPE_CHECKING:  # a strict checker knows LangGraph's own types in part only
+    if TYPE_CHECKING:
 
-        def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+        def invoke(
+            self, input: object, config: RunnableConfig | None = None, **options: object
+        ) -> Any:
             """Run it where no event loop runs, and return its output."""
 
         async def ainvoke(
-            self, input: Any, config: RunnableConfig | None = None, **options: Any
+            self, input: object, config: RunnableConfig | None = None, **options: object
         ) -> Any:
             """Run it, and return its output."""
 
 
-def _goes_on(given: object) -> bool:
+def _resumes(given: object) -> bool:
     return given is None or _is_answer(given)
 
 
 def _is_answer(given: object) -> bool:
-    return isinstance(given, Command) and cast("Command[Any]", given).resume is not None
+    return getattr(given, "resume", None) is not None and isinstance(given, Command)
 
 
 def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
-    """See that there is a run to go on with; LangGraph would take what is given for a request.
+    """Check that there is a run to resume; LangGraph would take the input for a request.
 
-    One that is finished has an output, which would look like that of an answer.
+    The output of a finished run would look like the result of this answer.
     """
     thread = ((config or {}).get("configurable") or {}).get("thread_id")
     if state is None or state.created_at is None:
@@ -132,7 +139,7 @@ def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | 
         )
 
 
-def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
+def _mark_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
     is_read = any("custom" in str(options.get(mode)) for mode in ("stream_mode", "print_mode"))
     settings = (config or {}).get("configurable") or {}
     if not settings and not is_read:
@@ -142,7 +149,7 @@ def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) 
 
 def compile_node(
     node: Compilable[Never, object],
-    checkpointer: BaseCheckpointSaver[Any] | None,
+    checkpointer: BaseCheckpointSaver[str] | None,
     retry: RetryPolicy | Sequence[RetryPolicy],
 ) -> CompiledGraph:
     """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
@@ -165,7 +172,7 @@ def compile_node(
     return CompiledGraph(
         node=node,
         nodes={node.name: builder.subscribe_only(START).do(entry).write_to(END)},
-        channels={START: _Request(request_form), END: _Output(output_form, END)},
+        channels={START: _RequestChannel(request_form), END: _OutputChannel(output_form, END)},
         input_channels=START,
         output_channels=END,
         stream_channels=END,
@@ -206,7 +213,7 @@ async def run_in_task(
 
 
 def _source_of_output(node: Compilable[Never, object]) -> str:
-    """Name the node; of a graph the step that gives its output, if the type isn't known."""
+    """Return the node's name, or of a graph with an unknown output type that of its last step."""
     plan: object = getattr(node, "plan", None)
     if not isinstance(plan, Plan) or is_known(plan.steps[plan.output].type):
         return node.name
@@ -228,7 +235,7 @@ def _draw(node: Drawable) -> Graph:
 
 
 def _check_outputs(node: object) -> None:
-    """See that a checkpoint can keep what the nodes of a graph give."""
+    """Check that a checkpoint can keep the outputs of all nodes."""
     plan: object = getattr(node, "plan", None)
     for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
@@ -239,8 +246,8 @@ def _check_outputs(node: object) -> None:
 def context_in(given: object) -> RunContext | None:
     """Find the context of the run in what a state graph was run with."""
     held: list[object] = [given]
-    if isinstance(given, Mapping):
-        held += cast("Mapping[str, object]", given).values()
+    if is_table(given):
+        held += given.values()
     elif is_dataclass(given):
         held += [getattr(given, field.name) for field in fields(given)]
     else:
@@ -259,7 +266,7 @@ class Listener:
 
     @property
     def is_needed(self) -> bool:
-        """Whether anybody listens."""
+        """Return True if anybody listens."""
         return bool(self._others or self._messages)
 
     def __call__(self, event: Event) -> None:
@@ -296,7 +303,7 @@ class Listener:
             run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
 
 
-class _Typed:
+class _TypedChannel:
     """A channel of LangGraph that holds JSON, and shows a value of a type."""
 
     typ: JsonForm
@@ -308,18 +315,19 @@ class _Typed:
 
     UpdateType = ValueType
 
-    def get(self) -> Any:
+    def get(self) -> object:
         """Read the value."""
-        return self.typ.load(cast("Any", super()).get())
+        channel: Any = super()
+        return self.typ.load(channel.get())
 
 
-class _Request(_Typed, EphemeralValue[Any]):
+class _RequestChannel(_TypedChannel, EphemeralValue[object]):
     typ: JsonForm
 
-    def update(self, values: Sequence[Any]) -> bool:
+    def update(self, values: Sequence[object]) -> bool:
         """Hold a request, which may be given as JSON."""
         return super().update([self.typ.admit(value) for value in values])
 
 
-class _Output(_Typed, LastValue[Any]):
+class _OutputChannel(_TypedChannel, LastValue[object]):
     typ: JsonForm

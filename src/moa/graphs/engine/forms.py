@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from moa._json import at, list_of
 from moa.agents.base import fault_in
 from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.graphs.engine.types import UNKNOWN, Skipped, describe_type, is_union
@@ -25,8 +25,8 @@ class JsonForm:
         self._type = describe_type(kind)
         self._owner = owner
         members = [one for one in _members(kind) if one is not BaseModel]
-        self._adapters = [_adapter(member) for member in (*members, Skipped)]
-        self._whole = _adapter(kind)
+        self._adapters = [adapter_of(member) for member in (*members, Skipped)]
+        self._whole = adapter_of(kind)
 
     def dump(self, value: object) -> list[object]:
         """Write a value as JSON, with its place among the members.
@@ -52,14 +52,14 @@ class JsonForm:
             text=repr(value),
         )
 
-    def load(self, written: Sequence[object]) -> object:
+    def load(self, written: object) -> object:
         """Read a value back.
 
         Raises:
             StoreError: a checkpoint holds something else.
         """
         try:
-            place, value = written
+            place, value = list_of(written)
             return self._adapters[_number(place)].validate_python(value)
         except (TypeError, ValueError, IndexError) as error:
             raise StoreError(
@@ -87,27 +87,32 @@ class AsItIs(JsonForm):
         """Pass a value on."""
         return [0, value]
 
-    def load(self, written: Sequence[object]) -> object:
+    def load(self, written: object) -> object:
         """Pass a value on."""
-        return written[1]
+        return at(written, 1)
 
 
 def is_known(kind: object) -> bool:
-    """Whether values of a type can be told from their JSON."""
+    """Return True if values of a type can be read back from JSON."""
     return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
 
 
+def adapter_of(kind: Any) -> TypeAdapter[object]:
+    """Return pydantic's reader and writer of a type that is known at run time alone."""
+    return TypeAdapter[object](kind)
+
+
 @cache
-def kept_form(kind: object, owner: str) -> JsonForm | None:
-    """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
+def json_form(kind: object, owner: str) -> JsonForm | None:
+    """Return the form of values in a journal; `None` if their type is unknown, so none is kept."""
     return JsonForm(kind, owner=owner) if is_known(kind) else None
 
 
 def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
-    """Say how LangGraph passes values of a type on, and whether a checkpoint keeps them.
+    """Return the form in which LangGraph passes values on, and a checkpoint keeps them.
 
     Raises:
-        WiringError: it does, and their type is not known, so their JSON could not be turned back.
+        WiringError: they are kept, and their type is unknown, so they could not be read back.
     """
     if is_known(kind) and (kept or BaseModel not in get_args(kind)):
         return JsonForm(kind, owner=owner)
@@ -117,10 +122,6 @@ def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
             "annotate what its function returns"
         )
     return AsItIs(Any, owner=owner)
-
-
-def _adapter(kind: Any) -> TypeAdapter[object]:
-    return TypeAdapter[object](kind)
 
 
 def _number(place: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast, overload
 
 from moa._async import run_sync
 from moa.context import RunContext, run_context
@@ -31,6 +31,7 @@ from moa.graphs.engine.steps import (
 )
 from moa.graphs.engine.types import (
     Skipped,
+    Work,
     check_work,
     describe_type,
     is_node,
@@ -64,7 +65,7 @@ H = TypeVar("H")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
-Work = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
+NodeLike = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
 """A node, or an asynchronous function that stands for one: of its input, and of the run's context
 where it asks agents."""
 Condition = Handle[bool] | Handle[bool | Skipped]
@@ -95,8 +96,7 @@ class Graph(Generic[In]):
     """
 
     def __init__(self, name: str, input_type: type[In]) -> None:
-        if not isinstance(cast("object", name), str):
-            raise WiringError(f'a graph takes its name first: Graph("…", {name_of(name)})')
+        _check_name(name)
         self.name = name
         self.input: Handle[In] = Handle(Step(graph=self, name="input", type=input_type))
         self._nodes: list[NodeStep] = []
@@ -106,7 +106,7 @@ class Graph(Generic[In]):
     @overload
     def add(
         self,
-        node: Work[T, U],
+        node: NodeLike[T, U],
         source: Handle[T],
         *,
         eager: bool | None = None,
@@ -115,7 +115,7 @@ class Graph(Generic[In]):
     @overload
     def add(
         self,
-        node: Work[T, U],
+        node: NodeLike[T, U],
         source: Handle[T | Skipped],
         *,
         when: Condition | None = None,
@@ -125,7 +125,7 @@ class Graph(Generic[In]):
     @overload
     def add(
         self,
-        node: Work[T, U],
+        node: NodeLike[T, U],
         source: Handle[T | Skipped],
         *,
         when: Condition | None = None,
@@ -133,7 +133,7 @@ class Graph(Generic[In]):
         eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | V]: ...
-    # In a union with Work, mypy would not tell an asynchronous function from one that is not.
+    # In a union with NodeLike, mypy would not tell an asynchronous function from one that is not.
     @overload
     def add(
         self,
@@ -177,7 +177,7 @@ class Graph(Generic[In]):
         eager: bool | None = None,
         thread: bool = False,
         name: str | None = None,
-    ) -> Handle[Any]:
+    ) -> Handle[object]:
         """Declare a node.
 
         It is skipped if its condition is false, or if its source was skipped and it doesn't accept
@@ -199,10 +199,9 @@ class Graph(Generic[In]):
         Raises:
             WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
         """
-        check_work(node)
-        node = as_node(node)
+        node = as_node(check_work(node))
         signature = signature_of(node)
-        if thread and (is_node(node) or signature.waits):
+        if thread and (is_node(node) or signature.is_async):
             raise WiringError(
                 f"{name_of(node)!r} is asynchronous: thread=True is for a function that blocks"
             )
@@ -233,7 +232,7 @@ class Graph(Generic[In]):
     @overload
     def loop(
         self,
-        body: Work[T, T] | Callable[[T], T],
+        body: NodeLike[T, T] | Callable[[T], T],
         source: Handle[T],
         *,
         until: Callable[[T], bool],
@@ -243,7 +242,7 @@ class Graph(Generic[In]):
     @overload
     def loop(
         self,
-        body: Work[T, T] | Callable[[T], T],
+        body: NodeLike[T, T] | Callable[[T], T],
         source: Handle[T | Skipped],
         *,
         until: Callable[[T], bool],
@@ -258,7 +257,7 @@ class Graph(Generic[In]):
         until: Callable[..., bool],
         at_most: int = 3,
         name: str | None = None,
-    ) -> Handle[Any]:
+    ) -> Handle[object]:
         """Declare a node that runs again on its own output until that is good enough.
 
         It runs once at least. After `at_most` passes it gives the last output, with the note
@@ -275,8 +274,7 @@ class Graph(Generic[In]):
         Raises:
             WiringError: what is given is no node or no handle.
         """
-        check_work(body)
-        body = as_node(body)
+        body = as_node(check_work(body))
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
         self._problems += loop.problems()
         return self.add(loop, source)
@@ -317,10 +315,10 @@ class Graph(Generic[In]):
         source: Handle[object],
         *,
         answer: object,
-        when: Handle[object] | None = None,
+        when: Condition | None = None,
         otherwise: Handle[object] | None = None,
         name: str = "human",
-    ) -> Handle[Any]:
+    ) -> Handle[object]:
         """Declare a node that asks a person, by LangGraph's `interrupt`, and gives their answer.
 
         The graph runs as `graph.compile(checkpointer=…)`: it stops with the question in
@@ -343,8 +341,9 @@ class Graph(Generic[In]):
         """
         human = Human(question, answer, name=name)
         self._problems += human.problems()
-        add: Any = self.add
-        return add(human, source, when=when, otherwise=otherwise)
+        if otherwise is None:
+            return self.add(human, source, when=when)
+        return self.add(human, source, when=when, otherwise=otherwise)
 
     @overload
     def join(self, function: Callable[[A], U], a: Handle[A], /) -> Handle[U]: ...
@@ -414,7 +413,7 @@ class Graph(Generic[In]):
         h: Handle[H],
         /,
     ) -> Handle[U]: ...
-    def join(self, function: Callable[..., Any], /, *handles: Handle[object]) -> Handle[Any]:
+    def join(self, function: Callable[..., object], /, *handles: Handle[object]) -> Handle[object]:
         """Bring several handles together with a quick, synchronous function.
 
         It is given what the handles hold, `Skipped` included where a node can be skipped.
@@ -462,7 +461,8 @@ class Graph(Generic[In]):
                 f"the labels of {source.name!r} are not known: annotate it with a Choice of an "
                 "Enum or a Literal, which a lambda can't be, or say match(…, labels=[…])"
             )
-        outer, ways = self._branch, cast("Callable[[Any], Handle[Any]]", branch)
+        ways: Callable[..., Handle[U]] = branch
+        outer = self._branch
         for label in known or (None,):
             self._branch = Branch(step, label, outer)
             try:
@@ -499,27 +499,32 @@ class Graph(Generic[In]):
                 f"graph = g.build(output), and then graph.{name}"
             )
 
-    def _declare(self, step: NodeStep) -> Handle[Any]:
-        twin = self._named(step.name)
+    def _declare(self, step: NodeStep) -> Handle[object]:
+        twin = self._find_node(step.name)
         if twin is not None and all(
             exclude_each_other(other, self._branch) for other in twin.branches
         ):
-            if _same(twin, step):
+            if _is_same(twin, step):
                 twin.branches.append(self._branch)
                 return Handle(twin)
             step.name = f"{step.name}[{path(self._branch)}]"
-            twin = self._named(step.name)
+            twin = self._find_node(step.name)
         if twin is not None:
             self._problems.append(f"two nodes are called {step.name!r}: give one another name=")
         self._nodes.append(step)
         return Handle(step)
 
-    def _named(self, name: str) -> NodeStep | None:
+    def _find_node(self, name: str) -> NodeStep | None:
         return next((step for step in self._nodes if step.name == name), None)
 
 
-def _same(one: NodeStep, other: NodeStep) -> bool:
-    """Whether two labels of a `match` ask for the same node on the same source."""
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise WiringError(f'a graph takes its name first: Graph("…", {name_of(name)})')
+
+
+def _is_same(one: NodeStep, other: NodeStep) -> bool:
+    """Return True if two labels of a `match` ask for the same node on the same source."""
     first, second = (
         (step.node, step.sources, step.when, step.otherwise, step.eager, step.thread)
         for step in (one, other)
@@ -544,8 +549,8 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.name = plan.name
-        self.input_type: Any = plan.steps[0].type
-        self.output_type: Any = plan.steps[plan.output].type
+        self.input_type = plan.steps[0].type
+        self.output_type = plan.steps[plan.output].type
 
     async def run(self, request: In_contra, /, context: RunContext | None = None) -> Result[Out_co]:
         """Run every node that the answer to `request` needs.
@@ -585,7 +590,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         """Draw its nodes, and what passes between them."""
         sketch_plan(self.plan, sketch)
 
-    def members(self) -> Iterator[Any]:
+    def members(self) -> Iterator[Work]:
         """Give the nodes in it, and the functions that stand for one."""
         return self.plan.members()
 

@@ -30,6 +30,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.types import Interrupt
 
+from moa._json import is_sequence
+
 FORGOTTEN = (NULL_TASK_ID, RESUME, None)
 """Task, channel and value of a write that takes back an answer given for no task in particular.
 
@@ -51,12 +53,12 @@ class Task:
 
     @property
     def scratchpad(self) -> PregelScratchpad | None:
-        """What `interrupt` reads and writes. Each run of a task has its own."""
+        """The state of `interrupt`. Each run of a task has its own."""
         return self._settings.get(CONFIG_KEY_SCRATCHPAD)
 
     @property
     def is_streamed(self) -> bool:
-        """Whether a graph around this one streams what is written inside."""
+        """Return True if a graph around this one streams what is written inside."""
         return CONFIG_KEY_STREAM in self._settings
 
     @property
@@ -112,16 +114,15 @@ def question_id(namespace: str, number: int) -> str:
     return Interrupt.from_ns(None, f"{namespace}|{number}" if number else namespace).id
 
 
-def pending_questions(writes: Sequence[tuple[str, str, Any]], task: str) -> frozenset[str]:
+def pending_questions(writes: Sequence[tuple[str, str, object]], task: str) -> frozenset[str]:
     """Find the ids of the questions that a task has stopped at."""
-    asked: Sequence[Interrupt[Any]] = next(
-        (value for at, channel, value in writes if (at, channel) == (task, INTERRUPT)), ()
-    )
-    return frozenset(question.id for question in asked)
+    asked = next((value for at, channel, value in writes if (at, channel) == (task, INTERRUPT)), ())
+    questions = asked if is_sequence(asked) else ()
+    return frozenset(question.id for question in questions if isinstance(question, Interrupt))
 
 
 def can_ask() -> bool:
-    """Whether LangGraph runs this code, so that `interrupt` works."""
+    """Return True if LangGraph runs this code, so that `interrupt` works."""
     try:
         return Task().scratchpad is not None
     except RuntimeError:  # outside of LangGraph, as in a job

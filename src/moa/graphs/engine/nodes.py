@@ -5,20 +5,22 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from moa.agents.base import TypedNode, fault_in
 from moa.context import RunContext, run_context
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, WiringError
+from moa.graphs.engine.forms import adapter_of
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, call_quick, failure_of
 from moa.graphs.engine.steps import NodeStep, Step
 from moa.graphs.engine.types import (
     UNKNOWN,
     Skipped,
+    Work,
     check_arity,
     describe_type,
     fits,
@@ -27,8 +29,12 @@ from moa.graphs.engine.types import (
     takes_context,
     union,
 )
-from moa.node import Result, finish
+from moa.node import Node, Result, finish
 from moa.telemetry.names import Kind
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+T = TypeVar("T")
 
 HumanQuestion = str | Mapping[str, object]
 """What a person is shown."""
@@ -45,9 +51,9 @@ class FunctionNode(TypedNode[object, object]):
 
     span_kind: ClassVar[Kind] = "function"
     may_be_dear = True
-    """Nobody sees whom it asks, so it isn't started in vain."""
+    """It may call any model, so it starts only once it is needed."""
 
-    def __init__(self, function: Callable[[Any, RunContext], Awaitable[object]]) -> None:
+    def __init__(self, function: Callable[..., Awaitable[object]]) -> None:
         if not inspect.iscoroutinefunction(function):
             raise WiringError(f"{name_of(function)} takes a context: write it as async def")
         signature = signature_of(function)
@@ -74,7 +80,11 @@ class FunctionNode(TypedNode[object, object]):
             raise failure from error
 
 
-def as_node(work: Any) -> Any:
+@overload
+def as_node(work: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]]) -> Node[In, Out]: ...
+@overload
+def as_node(work: T) -> T | FunctionNode: ...
+def as_node(work: object) -> object:
     """Make a node of a function that takes a context; give anything else back as it is."""
     return FunctionNode(work) if takes_context(work) else work
 
@@ -83,7 +93,7 @@ class Loop:
     """Runs a node or a function again on its own output; see `Graph.loop`."""
 
     def __init__(
-        self, body: object, *, until: Callable[..., object], at_most: int, name: str
+        self, body: Work, *, until: Callable[..., object], at_most: int, name: str
     ) -> None:
         self.name = name
         self.body = body
@@ -108,7 +118,7 @@ class Loop:
 
     @property
     def goal(self) -> str:
-        """What it runs until, as far as a name says it; may be empty."""
+        """Name of the function that ends it; empty for a lambda."""
         called = name_of(self.until)
         return "" if called == "<lambda>" else called
 
@@ -143,7 +153,7 @@ class Loop:
         yield from check_arity(until, self.until, 1)
         if not fits(self.output_type, goes.input(0)):
             yield f"{until} takes {describe_type(goes.input(0))}, but {self.name!r} gives {gives}"
-        if goes.waits:
+        if goes.is_async:
             yield f"{until} is asynchronous: let the body ask, and give the answer in its output"
         elif not fits(goes.output, bool):
             yield f"{until} gives {describe_type(goes.output)}, and not a bool"
@@ -157,13 +167,13 @@ class Human:
     asks_people = True
 
     def __init__(
-        self, question: HumanQuestion | Callable[..., HumanQuestion], answer: Any, *, name: str
+        self, question: HumanQuestion | Callable[..., HumanQuestion], answer: object, *, name: str
     ) -> None:
         self.name = name
         self.question = question
         self.input_type = signature_of(question).input(0) if callable(question) else UNKNOWN
         self.output_type = answer
-        self._answer: TypeAdapter[object] = TypeAdapter(answer)
+        self._answer = adapter_of(answer)
 
     def list_endpoints(self) -> list[Endpoint]:
         """List none: a person is asked."""
@@ -203,12 +213,12 @@ class Human:
         """Say what is wrong with it, a sentence each."""
         if callable(self.question):
             yield from check_arity(f"the question of {self.name!r}", self.question, 1)
-            if signature_of(self.question).waits:
+            if signature_of(self.question).is_async:
                 yield f"the question of {self.name!r} is asynchronous: work it out in a node before"
 
 
 def is_kept(context: RunContext) -> bool:
-    """Whether a run is kept until people answer: by LangGraph, with a checkpointer."""
+    """Return True if LangGraph keeps the run in a checkpointer until people answer."""
     if context.journal is None:
         return False
     from moa.graphs.engine.internals import can_ask

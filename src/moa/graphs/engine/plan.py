@@ -1,4 +1,4 @@
-"""Plan: a graph is checked, and everything worked out that is the same in every run."""
+"""Plan: checks a graph, and prepares everything that is the same in every run."""
 
 from __future__ import annotations
 
@@ -17,31 +17,39 @@ from moa.graphs.engine.steps import (
     Step,
     label_name,
 )
-from moa.graphs.engine.types import UNKNOWN, check_arity, describe_type, fits, is_node, name_of
+from moa.graphs.engine.types import (
+    UNKNOWN,
+    Work,
+    check_arity,
+    describe_type,
+    fits,
+    is_node,
+    name_of,
+)
 from moa.questions import Choice, may_be_accepted
 
 
 def _nothing() -> None:
-    """Stands for what is never called."""
+    """Do nothing: the work of steps that are never called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A step, with the steps it has to do with as positions in the plan."""
+    """A step, which names its related steps by their positions in the plan."""
 
     name: str
     kind: Literal["input", "node", "function", "match", "accepted"]
     sources: tuple[int, ...]
     work: Callable[..., Any] = _nothing
-    """What is called: the `run` of a node, or a function."""
+    """The callable: the `run` of a node, or a function."""
     is_node: bool = False
-    """Whether `work` is given a context and gives a `Result`."""
+    """True if `work` is given a context and gives a `Result`."""
     renamed: bool = False
-    """Whether the graph knows the node under another name than its own."""
+    """True if the node has another name in the graph than its own."""
     quick: bool = True
-    """Whether nobody has to wait for it."""
+    """True if nobody has to wait for it."""
     thread: bool = False
-    """Whether it blocks, and runs in a thread."""
+    """True if it blocks, and runs in a thread."""
     takes_skipped: bool = True
     output: object = UNKNOWN
     """Type of what a node gives, without `Skipped`."""
@@ -49,14 +57,14 @@ class Task:
     otherwise: int | None = None
     cases: dict[object, int] = field(default_factory=dict[object, int])
     eager: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
-    """What starts as soon as a label is chosen."""
+    """The steps that start as soon as a label is chosen."""
     idle_reason: str = ""
     """Why a node did not run, if nothing asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run goes by. Never changed; shared by all runs."""
+    """The compiled form of a graph. It never changes, and all runs share it."""
 
     name: str
     steps: tuple[Step, ...]
@@ -65,17 +73,18 @@ class Plan:
     """One for each step."""
     output: int
     eager: tuple[int, ...]
-    """What starts with the run."""
+    """The steps that start with the run."""
     tentative: frozenset[int]
-    """What can run before it is known to be needed; its failure matters only where it is."""
+    """The steps that may run before they are known to be needed. A failure of one counts only if it
+    is needed."""
     waits: frozenset[int]
     """The nodes that start only when it is certain that something needs them."""
     nodes: tuple[int, ...]
-    """Where the nodes are: what can be skipped, and is told about."""
+    """The steps that are nodes. They can be skipped, and events report them."""
     asks: str | None
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
-    def members(self) -> Iterator[Any]:
+    def members(self) -> Iterator[Work]:
         """Give the nodes in it, and the functions that stand for one."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 
@@ -127,7 +136,7 @@ def _regions(step: NodeStep, end: Step) -> list[Branch | None]:
 
 
 def _straight(branch: Branch | None, end: Step) -> set[Step]:
-    """What a branch, or the graph, needs without what stands in for a skipped node."""
+    """Return the steps that a branch, or the graph, needs if no node is skipped."""
     start = end if branch is None else branch.match.cases[branch.label]
     return _closure(
         start,
@@ -147,14 +156,14 @@ def _closure(start: Step, needs: Callable[[Step], tuple[Step, ...]]) -> set[Step
 
 
 def _surely_needs(step: Step) -> tuple[Step, ...]:
-    """What runs whenever the step is reached."""
+    """Return the steps that run whenever this step is reached."""
     if isinstance(step, NodeStep) and step.when is not None:
         return (step.when,)
     return step.needs
 
 
 def _is_expensive(node: object) -> bool:
-    """Whether a node asks a large model or a person."""
+    """Return True if a node asks a large model or a person."""
     tier = getattr(getattr(node, "endpoint", None), "tier", None)
     return _is_person(node) or getattr(node, "may_be_dear", False) is True or tier == "llm"
 
@@ -215,7 +224,7 @@ def _task(
 
 
 def _idle_reason(step: Step, steps: Sequence[Step]) -> str:
-    """Say why nothing asked for a node, by its branch, or by the first that may need it."""
+    """Explain why a node did not run: by its branch, or by the first step that may need it."""
     if step.branch is not None:
         (choice,) = step.branch.match.sources
         return f"{choice.name!r} did not choose {label_name(step.branch.label)!r}"
@@ -296,7 +305,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 
 
 def _function_problems(step: FunctionStep) -> Iterator[str]:
-    if step.signature.waits:
+    if step.signature.is_async:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
     yield from check_arity(f"the function of {step.name!r}", step.function, len(step.sources))
     for index, source in enumerate(step.sources):
@@ -322,7 +331,7 @@ def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
 
 
 def _says(step: Step) -> bool:
-    """Whether what a step holds may say if it is accepted, or its result does, as a cascade's."""
+    """Return True if the output of a step, or its result as a cascade's does, has `accepted`."""
     if isinstance(step, MatchStep):
         return all(map(_says, step.cases.values()))
     if isinstance(step, NodeStep) and step.signature.settles:

@@ -9,12 +9,13 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from moa._json import is_sequence
 from moa._threads import USER_THREADS
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
-from moa.graphs.engine.forms import JsonForm, kept_form
+from moa.graphs.engine.forms import JsonForm, json_form
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import Skipped
 from moa.journal import explain, interrupts_of, join_interrupts
@@ -25,12 +26,12 @@ from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 T = TypeVar("T")
 PENDING: object = object()
-"""Stands where nothing has been worked out yet."""
+"""The value of a step that has no result yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Stands where a node failed of which it is not known yet whether anything needs it."""
+    """The value of a failed node while it isn't known whether anything needs it."""
 
     error: MoaError
 
@@ -52,7 +53,7 @@ class Run:
         self._plan = plan
         self._tasks = plan.tasks
         self._context = context
-        self._asking: list[Exception] = []
+        self._interrupts: list[Exception] = []
         self._values: list[object] = [PENDING] * size
         self._stages = [IDLE] * size
         self._missing = [0] * size
@@ -105,8 +106,8 @@ class Run:
         if failure is not None:
             raise failure
         output = self._values[self._plan.output]
-        if output is PENDING and self._asking:
-            raise join_interrupts(self._asking)
+        if output is PENDING and self._interrupts:
+            raise join_interrupts(self._interrupts)
         if output is PENDING:  # a node cancelled itself, which a task group passes over
             raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
         self._tell_idle()
@@ -161,7 +162,7 @@ class Run:
         except Exception as error:
             if not interrupts_of(error):
                 raise
-            self._asking.append(error)  # what doesn't wait for it goes on before the run stops
+            self._interrupts.append(error)  # what doesn't wait for it goes on before the run stops
             return
         self._resolve(index, value)
         self._drain()
@@ -174,14 +175,14 @@ class Run:
             self._todo.append(index)
 
     def _drain(self) -> None:
-        """Bring everything as far as it gets without waiting for a node."""
+        """Advance every step as far as possible without waiting for a node."""
         while self._todo:
             index = self._todo.popleft()
             if self._values[index] is PENDING and not self._missing[index]:
                 self._advance(index)
 
     def _advance(self, index: int) -> None:
-        """Take a step on, as far as what it waited for lets it."""
+        """Advance one step, now that what it waited for is there."""
         task, stage = self._tasks[index], self._stages[index]
         if stage == ALTERNATIVE:
             self._follow(index, self._chosen[index])
@@ -195,7 +196,7 @@ class Run:
         self._start(index, task)
 
     def _holds(self, index: int, task: Task, when: int) -> bool:
-        """Say whether the condition holds; if it is there and doesn't, the step is skipped."""
+        """Return True if the condition holds; skip the step if it is known not to."""
         if not self._all_there(index, (when,)):
             return False
         holds = self._values[when]
@@ -210,7 +211,7 @@ class Run:
         return False
 
     def _all_there(self, index: int, wanted: tuple[int, ...]) -> bool:
-        """Demand what is wanted, and come back when it is there."""
+        """Return True if all of these steps have values; else demand them, and come back then."""
         missing = 0
         for source in wanted:
             if self._values[source] is PENDING:
@@ -345,12 +346,12 @@ def _first_failed(values: Iterable[object]) -> Failure | None:
 
 
 NodeOutput = tuple[object, bool | None]
-"""What a node gave, and whether its result says that it is accepted."""
+"""The output of a node, and `accepted` of its result."""
 
 
 async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutput:
-    """Run a node or a function in a run that can be resumed, or give what it gave before."""
-    form = kept_form(task.output, task.name)
+    """Run a node or a function of a resumable run, or return its recorded output."""
+    form = json_form(task.output, task.name)
     return await run_once(
         context,
         f"{context.node}/{task.name}",
@@ -361,21 +362,18 @@ async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutp
 
 
 def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
-    """Keep beside an output whether it is accepted, where that is said."""
+    """Return the form of an output, with `accepted` if the result has it."""
 
     def dump(given: NodeOutput) -> list[object]:
         output, accepted = given
         written = form.dump(output)
         return written if accepted is None else [*written, accepted]
 
-    def load(written: Any) -> NodeOutput:
-        try:
+    def load(written: object) -> NodeOutput:
+        if is_sequence(written) and len(written) == 3:
             *value, accepted = written
-        except TypeError:
-            return form.load(written), None  # which says what is wrong with it
-        if len(value) == 2:
-            return form.load(value), accepted
-        return form.load(written), None
+            return form.load(value), bool(accepted)
+        return form.load(written), None  # it explains what is wrong with anything else
 
     return Form(dump, load)
 
@@ -427,7 +425,7 @@ def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
 
 
 def failure_of(name: str, error: Exception) -> Exception:
-    """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
+    """Wrap an error of a function as `NodeError`; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
     found = explain(error, name)

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from operator import itemgetter
-from typing import Any
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import ExecutionInfo
 
+from moa._json import list_of
 from moa.context import RunContext
 from moa.errors import NotResumable
 from moa.graphs.engine.internals import FORGOTTEN, Task, pending_questions
@@ -56,7 +56,7 @@ class _Writes:
             }
         }
 
-    async def read(self) -> Sequence[tuple[str, str, Any]]:
+    async def read(self) -> Sequence[tuple[str, str, object]]:
         """Read all, ordered by key: each with its key, its channel and its value."""
         if self._blocking:
             found = await asyncio.to_thread(self._saver.get_tuple, self._at)
@@ -92,19 +92,19 @@ class _Answers:
         """By the id of the question."""
         self._writes = writes
         self._counts: Counter[str] = Counter()
-        """How many were given: more than one where a run has failed by an earlier one."""
+        """Number of answers to each question: several if the run failed by an earlier one."""
         self._standing: set[str] = set()
-        """Questions whose last answer no run has failed by: one may act on it at this moment."""
+        """Questions whose last answer no run failed by: a run may be using it now."""
         self._new: list[str] = []
         """Keys of the answers that are given now."""
 
-    def load(self, key: str, value: Sequence[Any]) -> None:
+    def load(self, key: str, value: object) -> None:
         """Take over what an earlier run kept; keys come in order."""
         question = key.split("/")[1]
         if key.endswith(_FAILED):
             self._standing.discard(question)
             return
-        _, self.values[question] = value
+        _, self.values[question] = list_of(value)
         self._counts[question] += 1
         self._standing.add(question)
 
@@ -127,7 +127,7 @@ class _Answers:
         self._new.append(key)
 
     async def fail(self) -> None:
-        """Keep that a run has failed by the new answers, so that others may be given."""
+        """Record that the run failed by the new answers, so that others may be given."""
         for key in self._new:
             await self._writes.write(f"{key}{_FAILED}", None)
 
@@ -186,7 +186,7 @@ async def _load(writes: _Writes, task: Task, context: RunContext) -> tuple[_Answ
         if channel == _CHANNEL and key.startswith(_ANSWER):
             answers.load(key, value)
         elif channel == _CHANNEL and key.startswith(f"{writes.task}/"):
-            records[key.partition("/")[2]] = value
+            records[key.partition("/")[2]] = str(value)
     given = {**task.answers}
     asked = pending_questions(found, writes.task)
     if len(asked) == 1 and not given and (answer := task.take_answer()) is not None:

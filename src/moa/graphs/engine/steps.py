@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeGuard, TypeVar
 
 from moa.errors import WiringError
-from moa.graphs.engine.types import Signature, name_of, signature_of
+from moa.graphs.engine.types import Signature, Work, name_of, signature_of
 from moa.questions import Choice, Question, labels_of_type
 
 T_co = TypeVar("T_co", covariant=True)
@@ -32,7 +32,7 @@ def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
 
 
 def exclude_each_other(one: Branch | None, other: Branch | None) -> bool:
-    """Whether two branches are never taken together."""
+    """Return True if two branches are never taken together."""
     labels = {branch.match: branch.label for branch in _lineage(one)}
     return any(b.match in labels and labels[b.match] != b.label for b in _lineage(other))
 
@@ -62,19 +62,19 @@ def _lineage(branch: Branch | None) -> tuple[Branch, ...]:
 
 @dataclass(eq=False, kw_only=True)
 class Step:
-    """One thing that a graph works out, such as its input. Shared by all runs."""
+    """A value that a graph computes, or its input. All runs share it."""
 
     graph: object
     """The builder it belongs to."""
     name: str
     type: object
-    """What it holds, as far as annotations say; `Skipped` is kept apart."""
+    """Type of its value, without `Skipped`, as far as annotations say."""
     may_skip: bool = False
-    """Whether it can hold `Skipped`."""
+    """True if it can hold `Skipped`."""
     branches: list[Branch | None] = field(default_factory=lambda: [None])
     """The innermost branch that it was declared in; several where labels share it."""
     sources: tuple[Step, ...] = ()
-    """What it is worked out of."""
+    """The steps that it is computed from."""
 
     @property
     def branch(self) -> Branch | None:
@@ -88,7 +88,7 @@ class Step:
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """The steps that it may turn to, once what it needs is there."""
+        """The steps that it may demand once those it needs have values."""
         return ()
 
 
@@ -96,13 +96,13 @@ class Step:
 class NodeStep(Step):
     """A node, or a function that stands for one."""
 
-    node: Any
+    node: Work
     signature: Signature
     when: Step | None = None
     otherwise: Step | None = None
     eager: bool | None = None
     thread: bool = False
-    """Whether it is a function that blocks, and runs in a thread."""
+    """True if it is a function that blocks, and runs in a thread."""
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -111,7 +111,7 @@ class NodeStep(Step):
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """What stands in where it is skipped."""
+        """The step that replaces it if it is skipped."""
         return () if self.otherwise is None else (self.otherwise,)
 
 
@@ -173,7 +173,7 @@ class Handle(Generic[T_co]):
 
     @property
     def accepted(self) -> Handle[bool]:
-        """Whether the answer is accepted, for `when=`.
+        """Return True if the answer is accepted, for `when=`.
 
         The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
         Of several questions all must be accepted. Where nobody says it, the run ends with a
@@ -236,7 +236,7 @@ def step_of(handle: object) -> Step:
         WiringError: it is none.
     """
     if isinstance(handle, Handle):
-        return cast("Handle[object]", handle)._step  # pyright: ignore[reportPrivateUsage]
+        return handle._step  # pyright: ignore[reportPrivateUsage]
     given = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
     raise WiringError(f"{given} is no handle: give g.input, or what add, map, join or match gave")
 
@@ -258,17 +258,20 @@ def function_step(function: Callable[..., object], sources: tuple[Step, ...]) ->
     )
 
 
+def _is_choice(kind: object) -> TypeGuard[type[Choice[object]]]:
+    return isinstance(kind, type) and issubclass(kind, Choice)
+
+
 def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...] | None:
-    """All labels: as given, else of the choice's type, else of the one question that its node asks.
+    """Return all labels: those given, else of the type, else of the one question of the node.
 
     Returns:
-        `None`, "none of these", is among them where the type or the question has it; instead of
-        labels it says that nobody tells them.
+        The labels; "none of these" is the label `None`. `None` instead of them: they are unknown.
     """
     labels: tuple[object, ...] | None = None
     none, kind = False, choice.type
-    if isinstance(kind, type) and issubclass(kind, Choice):
-        labels, none = labels_of_type(cast("type[Choice[Any]]", kind))
+    if _is_choice(kind):
+        labels, none = labels_of_type(kind)
     if given is not None:
         labels = tuple(given)
     if labels is None and isinstance(choice, NodeStep):

@@ -13,9 +13,10 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    Never,
+    TypeGuard,
     TypeVar,
     Union,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -28,10 +29,13 @@ from moa.node import Node, Result
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+Work = Node[Never, object] | Callable[..., object]
+"""A node, or a function that stands for one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Stands in the place of an output where a node did not run.
+    """Replaces the output of a node that did not run.
 
     Examples:
         >>> g = Graph("maybe", Text)
@@ -48,7 +52,7 @@ class Skipped:
 
 
 class _Unknown:
-    """A type that no annotation tells. It fits everywhere, and everything fits it."""
+    """The type of what has no annotation. It fits everywhere, and everything fits it."""
 
     def __repr__(self) -> str:
         return "unknown"
@@ -58,7 +62,7 @@ UNKNOWN: object = _Unknown()
 
 
 def fits(given: object, expected: object) -> bool:
-    """Whether a value of type `given` can go where `expected` stands.
+    """Return True if a value of type `given` can go where `expected` stands.
 
     What can't be told at run time fits: type variables, protocols, callables and unknown types
     are a type checker's to judge.
@@ -78,7 +82,7 @@ def fits(given: object, expected: object) -> bool:
 
 
 def split_skipped(annotation: object) -> tuple[object, bool]:
-    """Take `Skipped` out of a type, and say whether it was in it."""
+    """Return a type without `Skipped`, and True if it had it."""
     annotation = _bare(annotation)
     if annotation is Skipped:
         return UNKNOWN, True
@@ -89,10 +93,10 @@ def split_skipped(annotation: object) -> tuple[object, bool]:
 
 
 def union(members: tuple[object, ...]) -> object:
-    """The union of several types; `UNKNOWN` where one of them is."""
+    """Return the union of several types; `UNKNOWN` if one of them is unknown."""
     if any(member is UNKNOWN for member in members):
         return UNKNOWN
-    joined: Any = Union[members]  # noqa: UP007 - the members are known only at run time
+    joined: object = Union[members]  # noqa: UP007 - the members are known only at run time
     return joined
 
 
@@ -105,10 +109,11 @@ def describe_type(annotation: object) -> str:
         return "None"
     if get_origin(annotation) is None and isinstance(annotation, type):
         return annotation.__name__
+    origin: object = get_origin(annotation)
     arguments = get_args(annotation)
-    if isinstance(get_origin(annotation), type) and arguments:
+    if isinstance(origin, type) and arguments:
         inner = ", ".join("…" if a is Ellipsis else describe_type(a) for a in arguments)
-        return f"{cast('type', get_origin(annotation)).__name__}[{inner}]"
+        return f"{origin.__name__}[{inner}]"
     return str(annotation).replace("typing.", "")
 
 
@@ -121,7 +126,7 @@ def _bare(annotation: object) -> object:
 
 
 def is_union(annotation: object) -> bool:
-    """Whether a type is a union."""
+    """Return True if a type is a union."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
@@ -155,11 +160,13 @@ def _class_fits(given: object, expected: object) -> bool:
 
 
 def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
-    """A class and its arguments; pydantic keeps those of its generic models apart."""
+    """Return a class and its type arguments; pydantic keeps those of its generic models itself."""
     generic: Mapping[str, Any] | None = getattr(annotation, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
         return generic["origin"], generic["args"]
-    return cast("type", get_origin(annotation) or annotation), get_args(annotation)
+    kind: object = get_origin(annotation) or annotation
+    assert isinstance(kind, type), "what is none is undecidable"
+    return kind, get_args(annotation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,32 +176,32 @@ class Signature:
     inputs: tuple[object, ...]
     """One for each positional parameter."""
     output: object
-    """What is given, `Skipped` left out."""
+    """Type of the output, without `Skipped`."""
     may_skip: bool
-    """Whether `Skipped` can be given."""
+    """True if `Skipped` can be given."""
     quick: bool = False
-    """Whether it is an ordinary function, which nobody has to wait for."""
-    waits: bool = False
-    """Whether it is an asynchronous function."""
+    """True if it is an ordinary function, which nobody has to wait for."""
+    is_async: bool = False
+    """True if it is an asynchronous function."""
     settles: bool = False
-    """Whether its result says if the output is accepted, as a cascade's does."""
+    """True if its result says if the output is accepted, as a cascade's does."""
 
     def input(self, index: int) -> object:
         """Type of a parameter."""
         return self.inputs[index] if index < len(self.inputs) else UNKNOWN
 
     def takes_skipped(self, index: int = 0) -> bool:
-        """Whether a parameter accepts `Skipped`."""
+        """Return True if a parameter accepts `Skipped`."""
         return split_skipped(self.input(index))[1]
 
 
-def is_node(work: object) -> TypeIs[Node[Any, Any]]:
-    """Whether `work` has the shape of a node; else it is a function."""
+def is_node(work: object) -> TypeIs[Node[Never, object]]:
+    """Return True if `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
 
 
-def takes_context(work: object) -> bool:
-    """Whether `work` is a function of a request and of a context: a node written as a function."""
+def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
+    """Return True if `work` is a function of a request and a context, so a node written as one."""
     if is_node(work) or isinstance(work, type) or not callable(work):
         return False
     try:
@@ -208,7 +215,7 @@ def takes_context(work: object) -> bool:
 
 
 def check_arity(what: str, function: Callable[..., object], given: int) -> Iterator[str]:
-    """Say that a function can't be called with so many values, as far as its signature tells."""
+    """Yield a fault if the signature of a function doesn't take this number of values."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # a builtin without a signature
@@ -228,8 +235,8 @@ def name_of(work: object) -> str:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
-def check_work(work: object) -> None:
-    """See that something can stand in a graph.
+def check_work(work: object) -> Work:
+    """Return what can stand in a graph.
 
     Raises:
         WiringError: it is neither a node nor a function; what to give instead.
@@ -243,7 +250,7 @@ def check_work(work: object) -> None:
     if name == "run" and is_node(getattr(work, "__self__", None)):
         raise WiringError("the run of a node was given: give the node itself")
     if is_node(work) or callable(work):
-        return
+        return work
     if hasattr(work, "build"):
         raise WiringError(f"graph {getattr(work, 'name', '')!r} is not built: give g.build(output)")
     if hasattr(work, "capabilities"):
@@ -268,10 +275,10 @@ def _node_signature(node: object) -> Signature:
     hints = _hints(getattr(type(node), "run", None))
     variables = _bound_variables(node)
     parameters = [name for name in hints if name not in ("return", "context")]
-    taken = _declared(node, "input_type")
+    taken = _declared_type(node, "input_type")
     if taken is UNKNOWN and parameters:
         taken = _resolve(hints[parameters[0]], variables)
-    given, result = _declared(node, "output_type"), hints.get("return", UNKNOWN)
+    given, result = _declared_type(node, "output_type"), hints.get("return", UNKNOWN)
     if given is UNKNOWN and get_origin(result) is Result:
         given = _resolve(get_args(result)[0], variables)
     output, may_skip = split_skipped(given)
@@ -279,15 +286,15 @@ def _node_signature(node: object) -> Signature:
     return Signature(inputs=(taken,), output=output, may_skip=may_skip, settles=settles)
 
 
-def _declared(node: object, name: str) -> object:
+def _declared_type(node: object, name: str) -> object:
     found = getattr(node, name, None)
     return UNKNOWN if found is None or isinstance(found, property | TypeVar) else found
 
 
 def _function_signature(function: object) -> Signature:
     inner: object = function
-    while isinstance(inner, functools.partial):
-        inner = cast("functools.partial[object]", inner).func
+    while (wrapped := getattr(inner, "func", None)) and isinstance(inner, functools.partial):
+        inner = wrapped
     plain = isinstance(function, type) or inspect.isroutine(inner)
     called: object = inner if plain else getattr(type(inner), "__call__", None)  # noqa: B004
     if isinstance(function, type):
@@ -295,17 +302,17 @@ def _function_signature(function: object) -> Signature:
     else:
         hints = _hints(called)
     given = hints.get("return", UNKNOWN)
-    waits = inspect.iscoroutinefunction(called)
+    is_async = inspect.iscoroutinefunction(called)
     if get_origin(given) in (Awaitable, Coroutine):
-        given, waits = get_args(given)[-1], True
+        given, is_async = get_args(given)[-1], True
     known = isinstance(function, type) or given is not UNKNOWN
     output, may_skip = split_skipped(UNKNOWN if _has_type_variables(given) else given)
     return Signature(
         inputs=tuple(hints.get(name, UNKNOWN) for name in _positional(function)),
         output=output,
         may_skip=may_skip,
-        quick=known and not waits,
-        waits=waits,
+        quick=known and not is_async,
+        is_async=is_async,
     )
 
 
@@ -328,7 +335,7 @@ def _hints(annotated: object) -> dict[str, object]:
 
 
 def _bound_variables(node: object) -> dict[object, object]:
-    """What a class and its bases put in the place of type variables."""
+    """Return the types that a class and its bases bind to type variables."""
     bound: dict[object, object] = {}
     bases: list[object] = [getattr(node, "__orig_class__", None)]
     for kind in type(node).__mro__:

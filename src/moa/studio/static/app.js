@@ -27,7 +27,7 @@ class Page {
     this.holders = {};
     for (const [name] of VIEWS) {
       const parts = name === "rows" ? [this.views.rows.node, this.pane.node] : [this.views[name].node];
-      this.holders[name] = el("div", { class: `view ${name}`, id: `view-${name}`, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true }, parts);
+      this.holders[name] = el("div", { class: `view ${name}`, id: `view-${name}`, role: "tabpanel", tabindex: name === "rows" ? null : "0", "aria-labelledby": `tab-${name}`, hidden: true }, parts);
     }
     addEventListener("hashchange", () => this.turn());
     addEventListener("keydown", (event) => this.pressed(event));
