@@ -29,7 +29,7 @@ import psutil
 import moa
 from moa import Agent, Graph, OpenAIEndpoint
 from moa.graphs import BuiltGraph
-from moa.serving.listening import listening, uvicorn_for
+from moa.serving.listening import listen_on, uvicorn_for
 from report import table, verdict, write
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def agent_on(port: int) -> Agent[Any, Any]:
 async def serve(port: int) -> None:
     """Serve both, and tell what there is of this process whenever a line comes in."""
     app = moa.serve(graph_on(port), agent_on(port))
-    listener = listening("127.0.0.1", 0)
+    listener = listen_on("127.0.0.1", 0)
     running = asyncio.ensure_future(uvicorn_for(app, drain_s=5).serve(sockets=[listener]))
     print(listener.getsockname()[1], flush=True)
     own = psutil.Process()

@@ -24,7 +24,7 @@ from typing import Any
 
 from messages import DATA, Row, read
 from moa._files import dump_json
-from moa.calibration.labelled import same_text
+from moa.calibration.labelled import normalise_text
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.endpoints.dialects import OPENAI, published_price
@@ -35,7 +35,6 @@ from moa.usage import Amount
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "src/moa/studio/example"
-LEARNED = EXAMPLE / "learned.json"
 MESSAGES = "support_guarantee"
 """Labelled messages that no head was fitted to: one half is learned from and tested on, the other
 half is shown."""
@@ -63,7 +62,7 @@ def drawn(rows: list[Row]) -> list[Row]:
     """Put rows into an order that only a keyed hash of their texts decides."""
 
     def place(row: Row) -> bytes:
-        return hmac.digest(MESSAGES.encode(), same_text(row["text"]).encode(), hashlib.sha256)
+        return hmac.digest(MESSAGES.encode(), normalise_text(row["text"]).encode(), hashlib.sha256)
 
     return sorted(rows, key=place)
 
@@ -73,16 +72,19 @@ def learn() -> None:
 
     Each run is one more look at the same messages, which moa learn counts, and makes stricter.
     """
-    name, most = BESIDE
-    beside = [{**row, "chosen": True} for row in drawn(read(DATA / f"{name}.jsonl"))[:most]]
+    source, most = BESIDE
+    beside = [{**row, "chosen": True} for row in drawn(read(DATA / f"{source}.jsonl"))[:most]]
     asked = ("id", "subject", "text", "intent", "chosen")
     rows = [{key: row[key] for key in asked if key in row} for row in (*parted()[0], *beside)]
-    EXAMPLE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        labelled = Path(folder) / "labelled.jsonl"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        labelled, learned = folder / "labelled.jsonl", folder / "learned.json"
         write_lines(labelled, rows)
+        if (EXAMPLE / f"{learned.name}.gz").exists():
+            unpack(learned)
         options = ("--minutes", "60", "--no-write")
-        run_moa("learn", labelled, "--graph", "support", "--out", LEARNED, *options)
+        run_moa("learn", labelled, "--graph", "support", "--out", learned, *options)
+        pack(learned, learned.read_text("utf-8"))
 
 
 def record() -> None:
@@ -91,14 +93,25 @@ def record() -> None:
         folder = Path(name)
         messages, run, spans = (folder / f"{one}.jsonl" for one in ("in", "run", "spans"))
         write_lines(messages, parted()[1])
+        unpack(folder / "learned.json")
         config = folder / "moa.toml"
-        config.write_text(f"[graphs.support]\nlearned = {json.dumps(str(LEARNED))}\n", "utf-8")
+        config.write_text('[graphs.support]\nlearned = "learned.json"\n', "utf-8")
         options = ("--trace-texts", "whole", "--concurrency", "1", "--config", config)
         run_moa("run", "support", messages, "--out", run, "--trace", spans, *options)
-        found = priced(run.read_text("utf-8")), spans.read_text("utf-8")
-        for path, content in zip((run, spans), found, strict=True):
-            with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
-                packed.write(content.encode())
+        pack(run, priced(run.read_text("utf-8")))
+        pack(spans, spans.read_text("utf-8"))
+
+
+def pack(path: Path, content: str) -> None:
+    """Keep what a file says as a part of the example."""
+    EXAMPLE.mkdir(exist_ok=True)
+    with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
+        packed.write(content.encode())
+
+
+def unpack(path: Path) -> None:
+    """Write the part of the example that has the name of a file."""
+    path.write_bytes(gzip.decompress((EXAMPLE / f"{path.name}.gz").read_bytes()))
 
 
 def write_lines(path: Path, rows: Iterable[Row]) -> None:

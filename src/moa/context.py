@@ -167,7 +167,7 @@ class RunContext:
             kind: Kind of the span.
             name: Its name.
         """
-        if self.tracer is None or not self.tracer.recorded:
+        if self.tracer is None or not self.tracer.is_recorded:
             return UNTRACED
         self.tracer = opened = start(self.tracer, kind, name, self.node)
         return opened
@@ -349,7 +349,7 @@ class RunContext:
     def _report_to_span(self, reserved: Reservation) -> Reservation:
         """Report a call's usage to its span."""
         if self.tracer is not None:
-            reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
+            reserved.payment = self.tracer.payment_for(reserved.part, reserved.estimate)
         return reserved
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:

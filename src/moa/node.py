@@ -9,7 +9,16 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 from pydantic import BaseModel, ConfigDict
 
@@ -134,6 +143,9 @@ class Node(Protocol[In_contra, Out_co]):
         """
         ...
 
+
+AnyNode = Node[Any, Any]
+"""A node whose types are known at run time only, such as one that is loaded by its name."""
 
 Became = Literal[
     "in danger",

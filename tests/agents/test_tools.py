@@ -569,6 +569,7 @@ UNNAMED: Any = lambda: None  # noqa: E731
         ([silent], "doesn't say what it does"),
         ([odd], "the signature of tool 'odd' can't be told"),
         ([nameless], "has no name"),
+        (["add"], "'add' is no tool"),
     ],
 )
 def test_a_tool_that_cannot_be_told_is_refused_when_built(tools: Sequence[Any], fault: str) -> None:

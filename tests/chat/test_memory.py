@@ -103,7 +103,7 @@ async def test_user_and_assistant_take_turns_whatever_became_of_the_turns(
 ) -> None:
     speaker = Speaker(SimulatedEndpoint(name="large"))
     memory = Memory(Extract(), history_tokens=10_000, keep_turns=0)
-    chat = memory.to_read(Conversation(recent=said), RunContext())
+    chat = memory.select_context(Conversation(recent=said), RunContext())
     roles = [message.role for message in speaker.messages(chat)]
     assert roles[0] == "system"
     assert roles[1:] == ["user", "assistant"] * (len(roles) // 2 - 1) + ["user"]

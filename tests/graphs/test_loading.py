@@ -28,7 +28,7 @@ from moa.graphs.choose_best import ChooseBest
 from moa.graphs.debate import Debate
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Table
-from moa.graphs.loading import READY, AnyNode, load_graph
+from moa.graphs.loading import READY, load_graph
 from moa.graphs.monitor import Monitor
 from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
@@ -36,7 +36,7 @@ from moa.guards.injection import Injection
 from moa.guards.pii import Pii
 from moa.mixing.answer_extraction import last_number, stated
 from moa.mixing.judges import ByPolicy, Listwise
-from moa.node import Node, Reply
+from moa.node import AnyNode, Node, Reply
 from moa.testing import SimulatedEndpoint, Step
 
 from .nodes import Timed

@@ -18,8 +18,8 @@ from moa.errors import RequestRefused
 from moa.serving.app import app_of
 from moa.serving.keys import Caller, Key, Keys, digest, key_store, new_secret
 from moa.serving.listening import address_of, uvicorn_for
-from moa.serving.listening import listening as bound
-from moa.serving.served import Served
+from moa.serving.listening import listen_on as bound
+from moa.serving.served import ServedNode
 from moa.serving.server import Server, Settings
 from moa.testing import ScriptedEndpoint
 from moa.usage import FREE, Amount, Usage
@@ -61,7 +61,7 @@ class SomeKeys(Keys):
             raise RequestRefused("give a key", status=401, code="invalid_api_key")
         return found
 
-    def named(self, name: str) -> Caller | None:
+    def caller_by_name(self, name: str) -> Caller | None:
         return self._callers.get(name)
 
 
@@ -109,7 +109,7 @@ def server_with(
     **settings: Any,
 ) -> tuple[Server, Starlette]:
     """Serve nodes, on endpoints of their own."""
-    served = [Served(node) for node in nodes]
+    served = [ServedNode(node) for node in nodes]
     endpoints = Endpoints.of(small=small or ScriptedEndpoint())
     server = Server(served, endpoints, Settings(**settings), keys or Keys())
     return server, app_of(server)
@@ -130,7 +130,7 @@ async def listening(app: Starlette, *, drain_s: float = 4) -> AsyncGenerator[str
     """Run it as `moa serve` does, and give its address."""
     listener = bound("127.0.0.1", 0)
     address = address_of(listener)
-    serving = uvicorn_for(app, drain_s=drain_s, end=app.state.server.runs.end)
+    serving = uvicorn_for(app, drain_s=drain_s, end=app.state.server.runs.stop_all)
     running = asyncio.ensure_future(serving.serve(sockets=[listener]))
     await until(lambda: serving.started)
     try:

@@ -140,10 +140,10 @@ def test_the_demo_names_three_commands_that_ask_what_is_served() -> None:
 
 def test_what_no_path_can_name_is_not_served() -> None:
     from moa.errors import ConfigError
-    from moa.serving.served import Served
+    from moa.serving.served import ServedNode
     from moa.serving.server import Server, Settings
 
     node = greeter()
     server, _ = server_with(node)
     with pytest.raises(ConfigError):
-        Server([Served(node, name="a/b")], server.endpoints, Settings(), server.keys)
+        Server([ServedNode(node, name="a/b")], server.endpoints, Settings(), server.keys)

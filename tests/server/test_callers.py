@@ -92,7 +92,7 @@ async def test_a_revoked_key_is_refused_at_once_and_its_run_makes_no_further_cal
                 await node.run("Hi", context)
         with pytest.raises(RequestRefused):
             await keys.caller(secret)
-        assert keys.named("alice") is None
+        assert keys.caller_by_name("alice") is None
 
 
 async def test_a_key_that_is_added_and_limits_that_change_are_known_at_once(address: str) -> None:
@@ -123,7 +123,7 @@ async def test_parallel_runs_do_not_pass_a_limit_and_use_it_up(address: str) -> 
         came = await asyncio.gather(*(run(keys) for keys in [one, other] * 20))
         assert len(sent) == 30
         assert "spent" in came
-        standing = one.ledger.standing("alice")
+        standing = one.ledger.usage_of("alice")
         assert (standing.day.calls, standing.held.calls, standing.runs) == (30, 0, 0)
 
 
@@ -140,7 +140,7 @@ async def test_dollars_are_set_aside_and_what_was_not_used_is_given_back(tmp_pat
     async with opened(address) as keys:
         with pytest.raises(KeySpent) as refused:
             await work(await keys.caller(secret))
-        standing = keys.ledger.standing("alice")
+        standing = keys.ledger.usage_of("alice")
         assert len(done) > 1
         assert standing.held.nano == 0
         assert 0 < standing.day.usd <= Decimal("0.02")
@@ -156,7 +156,7 @@ async def test_a_key_with_dollars_asks_no_endpoint_without_a_price(tmp_path: Pat
                 await agent(price=Price()).run("Hi", context)
         async with (await keys.caller(calls)).admit("agent") as context:
             await agent(price=Price()).run("Hi", context)
-        assert keys.ledger.standing("bob").day.unpriced == 1
+        assert keys.ledger.usage_of("bob").day.unpriced == 1
 
 
 async def test_what_a_cancelled_run_has_paid_is_in_the_ledger(address: str) -> None:
@@ -179,7 +179,7 @@ async def test_what_a_cancelled_run_has_paid_is_in_the_ledger(address: str) -> N
         with pytest.raises(asyncio.CancelledError):
             await working
         await keys.ledger.finish()
-        standing = keys.ledger.standing("alice")
+        standing = keys.ledger.usage_of("alice")
         assert (standing.day.calls, standing.held.calls, standing.runs) == (2, 0, 0)
 
 
@@ -247,7 +247,7 @@ async def test_a_killed_server_leaves_known_what_a_key_without_limits_has_spent(
             await agent(price=PRICE).run("Hi", context)
         keys.ledger.store.run("delete from moa_key_workers")
         keys.ledger.charge_the_dead()
-        day = keys.ledger.standing("alice").day
+        day = keys.ledger.usage_of("alice").day
     assert day.calls == 3
     assert day.usd > 0
 
@@ -331,4 +331,4 @@ async def test_a_run_whose_process_was_taken_to_be_dead_makes_no_further_call(
             keys.ledger.charge_the_dead()
             with pytest.raises(StoreError, match="away"):
                 await agent().run("Hi", context)
-        assert keys.ledger.standing("alice").day.calls == 1
+        assert keys.ledger.usage_of("alice").day.calls == 1

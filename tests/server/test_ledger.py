@@ -133,7 +133,7 @@ def test_asking_twice_for_the_same_takes_it_once(ledger: Ledger) -> None:
     ledger.begin("alice", LIMITS, "one")
     for _ in range(3):
         assert ask(ledger, "one", calls=4, usd="0.3").answer == "granted"
-    assert ledger.standing("alice").held[:2] == (4, 300_000_000)
+    assert ledger.usage_of("alice").held[:2] == (4, 300_000_000)
 
 
 def test_what_a_spent_key_has_left_is_said_and_when_it_renews(ledger: Ledger, clock: Clock) -> None:
@@ -221,11 +221,11 @@ def test_a_dead_process_is_charged_what_it_had_set_aside(where: str, clock: Cloc
         assert ask(second, "two", calls=3).answer == "spent"
         clock.now += 2
         assert ask(second, "two", calls=3, usd="0.3").short == {"usd_per_day", "calls_per_day"}
-        standing = second.standing("alice")
+        standing = second.usage_of("alice")
         assert (standing.day.calls, standing.day.usd, standing.runs) == (4, Decimal("0.3"), 1)
         assert ask(first, "one", calls=5).answer == "gone", "it was only slow: it learns so"
         first.settle("one", Amount(calls=4))
-        assert second.standing("alice").day.calls == 4
+        assert second.usage_of("alice").day.calls == 4
 
 
 def test_a_run_that_the_store_could_not_be_told_the_end_of_is_settled_later(
@@ -236,9 +236,9 @@ def test_a_run_that_the_store_could_not_be_told_the_end_of_is_settled_later(
         with monkeypatch.context() as broken:
             broken.setattr(ledger, "_settle", full_disk)
             ledger.settle("one", Amount(calls=2))
-        assert ledger.standing("alice").runs == 1
+        assert ledger.usage_of("alice").runs == 1
         ledger.renew()
-        assert (ledger.standing("alice").runs, ledger.standing("alice").day.calls) == (0, 2)
+        assert (ledger.usage_of("alice").runs, ledger.usage_of("alice").day.calls) == (0, 2)
 
 
 def full_disk(*_: object) -> None:
@@ -330,7 +330,7 @@ class Processes(RuleBasedStateMachine):
             assert run.was_cut_off
             self.over(run)
             return
-        run.granted = grant.granted.within(run.granted)
+        run.granted = grant.granted.as_budget(run.granted)
         if grant.answer == "granted":
             run.calls += calls
             run.set_aside += usd
@@ -376,7 +376,7 @@ class Processes(RuleBasedStateMachine):
         for (_, period), calls in self.sent.items():
             assert calls <= (6 if len(period) == 10 else 9), period
         for name in ("alice", "bob"):
-            standing = self.ledgers[0].standing(name)
+            standing = self.ledgers[0].usage_of(name)
             assert standing.day.calls + standing.held.calls <= 6
             assert standing.month.calls + standing.held.calls <= 9
             assert standing.day.usd + standing.held.usd <= Decimal("0.5")
@@ -392,7 +392,7 @@ class Processes(RuleBasedStateMachine):
         with Ledger(self.path, clock=self.clock) as after:
             after.charge_the_dead()
             for name in ("alice", "bob"):
-                standing = after.standing(name)
+                standing = after.usage_of(name)
                 assert (standing.held.calls, standing.held.nano, standing.runs) == (0, 0, 0)
                 rows = after.store.run(
                     "select coalesce(sum(calls), 0), coalesce(sum(nano), 0) from moa_key_sums "

@@ -15,8 +15,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from moa import Agent, errors
+from moa._json import at
 from moa.serving.faults import fault_of
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 from moa.serving.server import Settings
 from moa.testing import ScriptedEndpoint
 from moa.usage import Usage
@@ -253,6 +254,6 @@ def test_a_schema_says_that_a_number_is_taken_for_a_text_where_it_is() -> None:
         id: str
 
     asked = Agent(ScriptedEndpoint(), "Answer.", input=Ticket)
-    schema = Served(asked).input_schema
-    assert schema["properties"]["id"]["type"] == ["string", "number"]
-    assert Served(asked).parse({"id": 7}) == Ticket(id="7")
+    schema = ServedNode(asked).input_schema
+    assert at(schema, "properties", "id", "type") == ["string", "number"]
+    assert ServedNode(asked).parse({"id": 7}) == Ticket(id="7")

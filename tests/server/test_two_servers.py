@@ -127,7 +127,7 @@ def charged(address: str) -> int:
     where = address if "://" in address else KeyFile(Path(address)).ledger
     with Ledger(where, clock=lambda: time.time() + 2 * LEASE_S) as ledger:
         ledger.charge_the_dead()
-        standing = ledger.standing("alice")
+        standing = ledger.usage_of("alice")
     assert (standing.held.calls, standing.runs) == (0, 0)
     return standing.day.calls
 

@@ -29,7 +29,7 @@ from moa.messages import ToolCall
 from moa.serving.app import app_of, serve
 from moa.serving.keys import Caller, Keys
 from moa.serving.mcp_tools import Shape
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 from moa.serving.server import Server, Settings
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -279,7 +279,7 @@ class HalfKeys(Keys):
 
 
 async def test_a_key_sees_the_tools_that_it_may_run() -> None:
-    served = [Served(shop.price), Served(shop.loud)]
+    served = [ServedNode(shop.price), ServedNode(shop.loud)]
     app = app_of(Server(served, Endpoints.of(), Settings(), HalfKeys()))
     async with listening(app) as url, Client(url) as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["loud"]
@@ -344,4 +344,4 @@ def test_what_is_no_object_is_put_into_one(schema: dict[str, Any], wraps: bool) 
     shape = Shape.of(schema, "output", "What came out.")
     assert shape.schema["type"] == "object"
     assert (shape.key == "output") == wraps
-    assert shape.put([1]) == ({"output": [1]} if wraps else [1])
+    assert shape.wrap([1]) == ({"output": [1]} if wraps else [1])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from moa.calibration import upper_bound
+from moa.calibration.features import WordsFeature
 from moa.calibration.labelled import Labelled
 from moa.errors import ConfigError, InputError
 from moa.jobs import Job
@@ -271,6 +272,24 @@ def test_the_example_that_ships_opens_without_a_file() -> None:
     overview = view.overview()
     assert overview.demo
     assert overview.total > 200
+    guarantee = overview.figures[3]
+    assert guarantee.value == "≤ 10 % wrong"
+    assert guarantee.detail.startswith("holds: ")
     assert next(one for one in overview.curves if one.question == "intent").points
     assert view.detail(0).timed
+    view.close()
+
+
+def test_the_example_shows_no_message_that_its_intents_were_learned_from() -> None:
+    view = View(find_source(None))
+    (words,) = (f for f in view.calibrations["intent"].features if isinstance(f, WordsFeature))
+    learned = {example.text for example in words.examples}
+    fields = [dict(view.detail(entry.place).fields) for entry in view.book.entries]
+    shown = {
+        "\n\n".join(one[key] for key in ("input.subject", "input.text") if key in one)
+        for one in fields
+    }
+    assert len(shown) > 200
+    assert len(learned) > 200
+    assert not shown & learned
     view.close()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequenc
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Unpack, cast, overload
+from typing import TYPE_CHECKING, Annotated, TypeGuard, Unpack, cast, overload
 
 from pydantic import (
     BaseModel,
@@ -23,14 +23,14 @@ from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
     Template,
-    again,
     data,
+    describe_fault,
     fit_to_schema,
+    retry_messages,
     schema_of,
     system,
     without_tags,
     write_input,
-    wrong_with,
 )
 from moa.agents.tool_calls import ToolCalls
 from moa.agents.tools import AnyTool, Tool
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 REPLY = "Answer the message, in its language."
-"""What to do, where nothing else is said."""
+"""The default instructions."""
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\s*```", re.DOTALL | re.IGNORECASE)
 
 Instructions = Annotated[str, Field(min_length=1)]
@@ -85,7 +85,7 @@ History = Iterable[Message | Mapping[str, object]] | Result[object]
 
 @dataclass
 class _Talk:
-    """What a run is given of a conversation, and what it adds."""
+    """The conversation before a run, and the messages that the run adds."""
 
     history: tuple[Message, ...]
     said: tuple[Message, ...] = ()
@@ -189,7 +189,7 @@ class Agent(TypedNode[In, Out]):
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
         self._model = _model_of(self.output_type)
-        """What the model's JSON is read as."""
+        """The pydantic model that validates the JSON."""
         if next(iter(required_file_kinds(self._model)), None):
             raise ConfigError(
                 f"output={self._model.__name__}: an agent's model writes text, and no images "
@@ -280,7 +280,7 @@ class Agent(TypedNode[In, Out]):
         `tag` where the agent has one of its own.
         """
         if self._template is not None:
-            return self._template.filled(request, tag=self.tag)
+            return self._template.fill(request, tag=self.tag)
         return data(request, tag=self.tag) if self.tag else write_input(request)
 
     def messages(self, request: In) -> tuple[Message, ...]:
@@ -289,8 +289,10 @@ class Agent(TypedNode[In, Out]):
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
         return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
 
-    def _before(self, told: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
-        """Write what stands before the request: instructions, examples, and what was said."""
+    def _opening_messages(
+        self, told: Sequence[Message], history: Sequence[Message]
+    ) -> tuple[Message, ...]:
+        """Write the messages before the request: instructions, examples, and history."""
         also = [one.content for one in history if one.role == "system"]
         rules = [one.content for one in told if one.role == "system"]
         before = [Message("system", "\n\n".join((*rules, *also)))] if rules or also else []
@@ -302,7 +304,7 @@ class Agent(TypedNode[In, Out]):
         return tuple(before)
 
     def _tag_in(self, prompt: str) -> str:
-        """Give the tag where a prompt holds it, or the result of a tool may; else nothing."""
+        """Return the tag if the prompt or a tool's result may hold it; else an empty text."""
         tag = self.tag or TAG
         return tag if self.tools or (self.tag and f"</{tag}>" in prompt) else ""
 
@@ -324,7 +326,7 @@ class Agent(TypedNode[In, Out]):
         return cast("Out", found) if self._writes_model else getattr(found, _VALUE)
 
     def check(self, request: In, output: Out) -> None:
-        """Say what the schema can't: whether the output fits this request.
+        """Check what the schema can't: that the output fits this request.
 
         Raises:
             ValueError: it does not; the message is shown to the model.
@@ -363,8 +365,8 @@ class Agent(TypedNode[In, Out]):
                         text=completion.text,
                     ) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
-                wrong = "it was too long, be brief" if cut else wrong_with(error)
-                messages = again((*before, *turns), wrong, tag=self.tag or TAG)
+                wrong = "it was too long, be brief" if cut else describe_fault(error)
+                messages = retry_messages((*before, *turns), wrong, tag=self.tag or TAG)
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
@@ -382,7 +384,7 @@ class Agent(TypedNode[In, Out]):
         """Write all messages of the first call, and those of them that the request makes."""
         told = self.messages(request)
         asked = tuple(one for one in told if one.role != "system")
-        before = (*self._before(told, history), *asked)
+        before = (*self._opening_messages(told, history), *asked)
         return (flatten_tool_calls(before) if history and not self.tools else before), asked
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
@@ -469,8 +471,8 @@ def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _model_of(output: object) -> type[BaseModel]:
-    """Give what a model is asked to write: servers take the schema of an object alone.
+def _model_of(output: TypeForm[object]) -> type[BaseModel]:
+    """Return a pydantic model for any output type: servers take only schemas of objects.
 
     Raises:
         ConfigError: JSON can't hold it, or it is a text, which is what an agent gives anyway.
@@ -479,9 +481,8 @@ def _model_of(output: object) -> type[BaseModel]:
         raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
     if _is_model(output):
         return output
-    fields: dict[str, Any] = {_VALUE: (output, ...)}
     try:
-        model = create_model(getattr(output, "__name__", "Answer"), **fields)
+        model = create_model(getattr(output, "__name__", "Answer"), value=(output, ...))
         model.model_json_schema()
     except PydanticUserError:
         raise ConfigError(

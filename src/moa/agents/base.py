@@ -6,15 +6,16 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, cast, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import TypeVar
+from typing_extensions import TypeIs, TypeVar
 
 from moa._async import run_sync, time_limit
+from moa._json import is_mapping, is_sequence
 from moa.batch import faults_of
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
@@ -23,7 +24,7 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.node import Reply, Result, finish
+from moa.node import AnyNode, Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
 from moa.usage import Tier
@@ -31,7 +32,7 @@ from moa.usage import Tier
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)
 Out = TypeVar("Out", default=Reply)
-Make = TypeVar("Make", bound=Callable[..., object])
+Make = TypeVar("Make", bound=Callable[..., AnyNode])
 
 _WHO_CAN: dict[Capability, str] = {
     "complete": "any OpenAI-compatible server, and the embedded model",
@@ -48,7 +49,7 @@ _WHO_CAN: dict[Capability, str] = {
 class NamedAgent(NamedTuple):
     """An agent that can be run, drawn and configured by its name."""
 
-    make: Callable[..., Any]
+    make: Callable[..., AnyNode]
     """Its class, or a function that makes it; its keywords are its table in moa.toml."""
     does: str
     """In words, for whoever looks for one."""
@@ -98,11 +99,11 @@ class TypedNode(ABC, NodeBase[In, Out]):
     """
 
     span_kind: ClassVar[Kind] = "agent"
-    """What its runs are in a trace."""
+    """The kind of its spans."""
     input_type: Any
-    """What it takes: a class, or a union of classes."""
+    """The input type: a class, or a union of classes."""
     output_type: Any
-    """What it gives: a pydantic model, or another type that JSON can hold."""
+    """The output type: a pydantic model, or another type that JSON can hold."""
 
     def __init__(
         self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
@@ -129,7 +130,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
                     setattr(cls, which, given)
 
     def members(self) -> Iterator[object]:
-        """Give the nodes that it runs: those among its attributes, and in their lists."""
+        """Yield the nodes that it runs: those among its attributes, and in their lists."""
         found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
         yield from found.values()
 
@@ -139,11 +140,11 @@ class TypedNode(ABC, NodeBase[In, Out]):
         Calibrations may read others. `None`: nobody knows whom it asks.
         """
         found = {id(one): one for one in _parts_in(vars(self).values()) if _is_endpoint(one)}
-        return cast("list[Endpoint]", [*found.values()])
+        return [*found.values()]
 
     @classmethod
     def _default_name(cls) -> str:
-        """Give the class's name in snake case."""
+        """Return the class's name in snake case."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
@@ -174,7 +175,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
-        """Give what the first model calls of a request are sent as, without making them.
+        """Return the first model calls of a request as they would be sent, without making them.
 
         What comes before them is done: texts are cleaned, passages are found, and encoders in this
         process decide. A server may be asked what it is, and to count tokens; that is no call of
@@ -242,27 +243,25 @@ class TypedNode(ABC, NodeBase[In, Out]):
 
 
 def _parts_in(values: Iterable[object]) -> Iterator[object]:
-    """Give values, and what stands in lists and mappings among them."""
+    """Yield the values, and the items of lists and mappings among them."""
     for value in values:
-        if isinstance(value, Mapping):
-            yield from _parts_in(cast("Mapping[object, object]", value).values())
-        elif isinstance(value, list | tuple):
-            yield from _parts_in(cast("Sequence[object]", value))
+        if is_mapping(value):
+            yield from _parts_in(value.values())
+        elif is_sequence(value):
+            yield from _parts_in(value)
         else:
             yield value
 
 
-def _is_node(value: object) -> bool:
+def _is_node(value: object) -> TypeIs[AnyNode]:
     return hasattr(value, "run") and isinstance(getattr(value, "name", None), str)
 
 
-def _is_endpoint(value: object) -> bool:
+def _is_endpoint(value: object) -> TypeIs[Endpoint]:
     return hasattr(value, "capabilities") and not isinstance(value, type)
 
 
-async def beside_the_loop(
-    work: Callable[[], T], context: RunContext, *, characters: int | None
-) -> T:
+async def run_off_loop(work: Callable[[], T], context: RunContext, *, characters: int | None) -> T:
     """Read a text of so many characters, a long one in a thread and until the run's deadline.
 
     In that thread no single call of `re` may take long: it lets no other thread run meanwhile.
@@ -308,12 +307,12 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
 
 
 def no_endpoint(given: object) -> str:
-    """Say, as the end of a sentence, that something is no endpoint, and what to give instead."""
+    """Write the end of a sentence: this is no endpoint, and what to give instead."""
     if isinstance(given, type):
         return f"but was given the class {given.__name__}: give an object of it"
     return f"but was given {given!r}"
 
 
 def fault_in(error: Exception) -> str:
-    """What was wrong, in one line: of pydantic's errors, each field and its fault."""
+    """Describe an error in one line; of a pydantic error, each field and its fault."""
     return faults_of(error) if isinstance(error, ValidationError) else str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
             describe = {**means, **(describe or {})}
             labels = Literal[tuple(means)] if means else str
         elif isinstance(labels, Sequence):
-            words, labels = list(cast("Iterable[str]", labels)), str
+            words, labels = [*cast("Sequence[str]", labels)], str
         elif isinstance(labels, Set | Iterator):
             raise ConfigError(f"labels={labels!r:.80} is no list: give a list of labels")
         self.output_type = Choice[labels | None] if none else Choice[labels]
@@ -137,20 +137,20 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
         (asked_as,) = questions_of(model)
         asked_as = replace(asked_as, name=question or limits.get("name") or "classifier")
-        given = examples_of(asked_as, examples)
+        shown = examples_of(asked_as, examples)
         if labelled is not None:
-            given += labelled_examples(labelled, asked_as)
+            shown += labelled_examples(labelled, asked_as)
         super().__init__(
             endpoint,
             [asked_as],
-            examples=given,
+            examples=shown,
             calibration=calibration,
             **limits,
         )
 
     def read(self, answers: Sequence[Answer]) -> Choice[L]:
-        """Give the one answer as a choice of the labels."""
+        """Return the one answer as a choice of the labels."""
         return self.output_type.of(answers[0])
 
 
-ready("classifier", "One of your labels", "slm")(partial(Classifier[Any], none=True))
+ready("classifier", "One of your labels", "slm")(partial(Classifier[str | None], none=True))

@@ -117,7 +117,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def scorers(self) -> tuple[CalibratedDecider, ...]:
-        """What decides each question, but for what is fitted to examples at the first text."""
+        """The scorer of each question, except those fitted to examples at the first text."""
         return tuple(self._scorers.values())
 
     @property
@@ -127,13 +127,13 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def by_words(self) -> bool:
-        """Whether the words of the questions decide alone."""
+        """True if the words of the questions decide alone."""
         alone = all(isinstance(feature, WordsFeature) for feature in self._features)
         return bool(self._features) and alone and not self._to_fit
 
     @property
     def asks_endpoint(self) -> bool:
-        """Whether the endpoint itself is asked, and not only what stands beside it."""
+        """True if the endpoint itself is asked, and not only the encoder beside it."""
         return any(feature.source == DECIDES for feature in self._features)
 
     def list_endpoints(self) -> list[Endpoint]:
@@ -142,9 +142,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def texts_to_encode(self) -> list[str]:
-        """What both encoders are asked for, whatever the text is; empty where neither is.
+        """The texts that both encoders read whatever the request is; empty if neither is used.
 
-        Those are labels and their examples, and an empty text, which has the encoders loaded.
+        They are labels and their examples, and an empty text, which loads the encoders.
         """
         if not (self._plan.encodings and isinstance(self.encoder, JointEncoder)):
             return []
@@ -190,7 +190,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied.decide_by(self.calibrations)
         return copied
 
-    def asking(self, questions: Sequence[Question]) -> Self:
+    def with_questions(self, questions: Sequence[Question]) -> Self:
         """Copy the agent so that it asks other questions, in its way; ask the copy for `answers`.
 
         Those that are its own keep their calibration and their examples.
@@ -231,14 +231,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def decide_by(self, given: Mapping[str, Calibration]) -> None:
         """Set what decides each question, by its name; the others are decided as ever."""
         self.calibrations = given
-        """What was given or ships, by name of the question."""
+        """The given and the shipped calibrations, by name of the question."""
         heads = feeds_heads(self.encoder)
         left = [question for question in self.questions if question.name not in given]
-        self._to_fit = tuple(q for q in left if heads and _enough(q, self.examples))
+        self._to_fit = tuple(q for q in left if heads and _has_enough_examples(q, self.examples))
         asked = [question for question in left if question not in self._to_fit]
         names = {question.name for question in asked}
         shown = [example for example in self.examples if names & set(example.labels)]
         made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
+        # A question that a text may leave open is asked twice: what the answer is, and whether the
+        # text tells it. `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
         whether = [question.told_question for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
@@ -265,7 +267,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return make_unfitted(question, shown)
 
     def _may_choose(self, question: Question) -> bool:
-        """Whether the endpoint may choose among bare labels, of which an encoder knows little.
+        """Return True if the endpoint may choose among bare labels, which tell an encoder little.
 
         Not of very many, and not if it is known to guess.
         """
@@ -379,15 +381,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        told = [_or_untold(question, answers) for question in self.questions]
-        if context.tracer is not None and context.tracer.recorded:
+        told = [_mark_untold(question, answers) for question in self.questions]
+        if context.tracer is not None and context.tracer.is_recorded:
             bounds = {name: scorer.calibration.bound for name, scorer in scorers.items()}
             for answer in told:
                 _trace(answer, bounds[answer.question.name], start_ns, context)
         return told, further
 
     def _with_doubt(self, answer: Answer) -> Answer:
-        """Say what speaks against an answer that nothing was fitted to."""
+        """Add to an answer without a fitted scorer the reason to doubt it."""
         doubts = self._doubts.get(answer.question.name)
         return replace(answer, doubt=doubts.find(answer)) if doubts and not answer.doubt else answer
 
@@ -447,7 +449,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             context.note("refused", f"question {name!r} is decided without an answer: {refused}")
 
     def _describe_scorer(self, calibration: Calibration) -> str:
-        """Say who decided, where that isn't the endpoint as it is; a bound says for itself."""
+        """Describe the scorer, unless the endpoint decided as it is or there is a bound."""
         if calibration.bound is not None:
             return ""
         if _reads_vectors(calibration):
@@ -457,8 +459,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return f"probabilities corrected: {calibration.origin}" if calibration.full else ""
 
 
-def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
-    """Give the answer to a question, or that the text doesn't tell it, if that was asked too."""
+def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
+    """Return a question's answer, marked if the text doesn't tell it and that was asked too."""
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
@@ -471,7 +473,7 @@ def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
 
 
 def _trace(answer: Answer, bound: Bound | None, start_ns: int, context: RunContext) -> None:
-    """Give a decision its span, which lasts from the reading of the text to the answer."""
+    """Record the span of a decision, from the reading of the text to the answer."""
     assert context.tracer is not None, "somebody hears of it"
     span = start(context.tracer, "decision", answer.question.name, context.node, start_ns=start_ns)
     if answer.status == "answered" and not answer.untold:
@@ -490,14 +492,14 @@ def _reads_vectors(calibration: Calibration) -> bool:
 
 
 def _is_bare(question: Question, shown: Sequence[Example]) -> bool:
-    """Whether a question has labels alone, and nothing says what they mean."""
+    """Return True if a question has labels without descriptions or examples."""
     return not (
         any(option.description for option in question.options)
         or any(question.name in example.labels for example in shown)
     )
 
 
-def _enough(question: Question, examples: Sequence[Example]) -> bool:
+def _has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
     from moa.calibration.adapt import has_enough_labels, labels_of
 
     return len(examples) >= ENOUGH and has_enough_labels(
@@ -506,7 +508,7 @@ def _enough(question: Question, examples: Sequence[Example]) -> bool:
 
 
 class _FirstFit:
-    """What an agent fits to its own examples at its first call, once for all its copies."""
+    """Fits scorers to an agent's own examples at its first call, once for all its copies."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -519,7 +521,7 @@ class _FirstFit:
         sources: Sources,
         context: RunContext,
     ) -> Mapping[str, CalibratedDecider]:
-        """Give it; those who ask while it is being fitted wait."""
+        """Return the fitted scorers; callers wait while they are being fitted."""
         if any(question.name not in self._found for question in questions):
             async with self._lock.hold(context.remaining_s()):
                 await self._fit(questions, examples, sources, context)

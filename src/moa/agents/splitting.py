@@ -37,17 +37,17 @@ def split(
 
 
 def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
-    """Give the opening and the end of a text that is too long; another one comes back as it is."""
+    """Return the opening and the end of a text that is too long; any other as it is."""
     if approximate_tokens(text) <= max_tokens:
         return text
     half = max(1, max_tokens * BYTES_A_TOKEN // 2)
     # The word at the cut goes; a language that writes no blanks keeps all of it.
-    opening = _within(text[:half].encode("utf-8", "replace")[:half]).rsplit(maxsplit=1)
-    end = _within(text[-half:].encode("utf-8", "replace")[-half:]).split(maxsplit=1)
+    opening = _decode_part(text[:half].encode("utf-8", "replace")[:half]).rsplit(maxsplit=1)
+    end = _decode_part(text[-half:].encode("utf-8", "replace")[-half:]).split(maxsplit=1)
     return "\n".join((*opening[:1], left_out, *end[-1:]))
 
 
-def _within(data: bytes) -> str:
+def _decode_part(data: bytes) -> str:
     """Decode what was cut out of a text, without the halves of characters at its ends."""
     return data.decode("utf-8", "ignore")
 

@@ -31,7 +31,7 @@ _LONGEST_QUOTE = 300
 _NO_TIME = 1e-12
 """Seconds of a charge for a tool: those of a usage are spent with endpoints."""
 _ENDS_A_RUN = (ConfigError, BudgetExceeded, EndpointUnauthorized)
-"""What no model can do anything about."""
+"""Errors that no model can do anything about."""
 
 
 @dataclass
@@ -42,10 +42,11 @@ class ToolCalls:
     most: int
     """Calls that the run may make."""
     endpoint: Endpoint
-    """Whose model asks for them; they count as its own."""
+    """The endpoint whose model asks for them; they count as its own."""
     tag: str
     """Name of the tags around results, which are data."""
-    made: int = field(default=0, init=False)
+    count: int = field(default=0, init=False)
+    """Calls that were made so far."""
 
     async def results(self, calls: Sequence[ToolCall], context: RunContext) -> tuple[Message, ...]:
         """Make the calls of one turn side by side, and give what the model reads of each.
@@ -54,15 +55,15 @@ class ToolCalls:
             BudgetExceeded: it would be more than the run may make; none is made.
             MoaError: a tool raised what no model can do anything about.
         """
-        self.made += len(calls)
-        if self.made > self.most:
+        self.count += len(calls)
+        if self.count > self.most:
             asked = ", ".join(call.name for call in calls)
             raise BudgetExceeded(
                 f"{context.node}: the model asks for {asked}, and max_tool_calls={self.most}. "
                 "Raise it, or say in the instructions when to stop",
                 spent=context.usage,
             )
-        found = await gather(self._one(call, context) for call in calls)
+        found = await gather(self._run_call(call, context) for call in calls)
         waiting = [one for one in found if isinstance(one, Exception)]
         if waiting:
             raise join_interrupts(waiting)
@@ -71,8 +72,8 @@ class ToolCalls:
             for call, text in zip(calls, found, strict=True)
         )
 
-    async def _one(self, call: ToolCall, context: RunContext) -> str | Exception:
-        """Give what the model reads; or what people are asked, where the run waits for them."""
+    async def _run_call(self, call: ToolCall, context: RunContext) -> str | Exception:
+        """Return the text that the model reads, or the interrupt if the run waits for a person."""
         own = context.nested()
         place: AbstractContextManager[Place | None] = nullcontext()
         if context.journal is not None:
@@ -112,16 +113,16 @@ class ToolCalls:
     ) -> str:
         with context.span("tool", tool.name) as span:
             if span is None:
-                return await self._if_allowed(tool, call, values, context)
+                return await self._call_if_allowed(tool, call, values, context)
             span.set(names.TOOL_CALL_ID, call.id or None)
             if span.content:
                 await content.record(span, content.of_arguments(call.arguments))
-            text = await self._if_allowed(tool, call, values, context)
+            text = await self._call_if_allowed(tool, call, values, context)
             if span.content:
                 await content.record(span, content.of_result(text))
             return text
 
-    async def _if_allowed(
+    async def _call_if_allowed(
         self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         allowed: object = True
@@ -129,14 +130,14 @@ class ToolCalls:
             asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
             allowed = await in_thread(partial(tool.approve, asked), f"approve of {tool.name}")
         if allowed is True:
-            return await self._make(tool, call, values, context)
+            return await self._call_tool(tool, call, values, context)
         if not isinstance(allowed, str | bool):
             raise ConfigError(f"approve of tool {tool.name!r} gave {allowed!r}, not a bool or why")
         return _write_failure(
             call, "not allowed", str(allowed or "a person said no"), context, "refused"
         )
 
-    async def _make(
+    async def _call_tool(
         self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         one = Amount(tool_calls=1, seconds=_NO_TIME)
@@ -156,7 +157,7 @@ class ToolCalls:
             raise
         except Exception as error:  # noqa: BLE001  a model can do without one tool
             text, failure = self._failure(error, tool, limit, context)
-        text, stopped = await tool.guarded(text, context)
+        text, stopped = await tool.guard(text, context)
         seconds = time.perf_counter() - begun
         if stopped is not None:
             text = _write_failure(call, stopped, text, context, "dropped")
@@ -172,7 +173,7 @@ class ToolCalls:
     def _failure(
         error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
     ) -> tuple[str, str]:
-        """Say why a tool failed, and of what kind that is; what ends the run is raised."""
+        """Return why a tool failed, and the kind of its error; raise what ends the run."""
         found = explain(error, context.node)
         if found is not error:
             raise found from error

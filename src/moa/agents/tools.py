@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -49,7 +49,7 @@ class LangChainTool(Protocol):
     name: str
     description: str
 
-    async def ainvoke(self, input: Any, /) -> object:
+    async def ainvoke(self, input: str, /) -> object:
         """Run it."""
 
 
@@ -68,7 +68,7 @@ class RemoteTool:
 
     @property
     def description(self) -> str:
-        """What it does, as the server says."""
+        """The server's description of it."""
         return self.schema.description
 
 
@@ -123,8 +123,10 @@ class Tool:
             parts = _of_remote(function)
         elif _is_langchains(function):
             parts = _of_langchain(function)
+        elif callable(function):
+            parts = _of_function(function, name)
         else:
-            parts = _of_function(cast("Callable[..., object]", function), name)
+            raise ConfigError(f"{function!r:.100} is no tool: give a function, or a `Tool`")
         found, self._read, self._invoke = parts
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
@@ -160,7 +162,7 @@ class Tool:
 
     @classmethod
     def of(cls, given: AnyTool) -> Tool:
-        """Give a tool; one that is a `Tool` is given back."""
+        """Return a `Tool` of what is given; a `Tool` as it is."""
         return given if isinstance(given, Tool) else cls(given)
 
     async def run(self, values: Mapping[str, object], context: RunContext) -> str:
@@ -174,10 +176,10 @@ class Tool:
         context.note("truncated", f"{self.name}: the model reads {cut}")
         return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
-    async def guarded(self, text: str, context: RunContext) -> tuple[str, str | None]:
-        """Have the guards read what it says, its errors among it.
+    async def guard(self, text: str, context: RunContext) -> tuple[str, str | None]:
+        """Have the guards check the tool's text or error.
 
-        Give the text, or why it is stopped; and by whom, `None` where it isn't.
+        Return the text and `None`, or the reason why it is stopped, and by which guard.
         """
         for guard in self.guards if text.strip() else ():
             own = context if context.tracer is None else context.nested()
@@ -200,9 +202,9 @@ class Tool:
 
 AnyTool = Tool | Callable[..., object] | LangChainTool | RemoteTool
 
-Reads = Callable[[str], Mapping[str, object]]
-Invokes = Callable[[Mapping[str, object], RunContext], Awaitable[object]]
-_Parts = tuple[ToolSchema, Reads, Invokes]
+ReadArguments = Callable[[str], Mapping[str, object]]
+InvokeTool = Callable[[Mapping[str, object], RunContext], Awaitable[object]]
+_Parts = tuple[ToolSchema, ReadArguments, InvokeTool]
 
 
 def _write_result(result: object) -> str:
@@ -240,8 +242,8 @@ def _of_function(function: Callable[..., object], name: str | None) -> _Parts:
     doc, meanings = _docstring(inspect.getdoc(inner) or "")
     try:
         hints = get_type_hints(called, include_extras=True)
-        given: Any = _arguments_of(function, hints)
-        adapter = TypeAdapter[JSON](given)
+        read: Any = _arguments_of(function, hints)
+        adapter = TypeAdapter[JSON](read)
         parameters = adapter.json_schema(schema_generator=Untitled)
     except (NameError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
         raise ConfigError(
@@ -272,7 +274,7 @@ async def in_thread(work: partial[object], name: str) -> object:
 def _arguments_of(
     function: Callable[..., object], hints: Mapping[str, object]
 ) -> Callable[..., JSON]:
-    """Make a function of the same parameters that gives what it is called with, by name."""
+    """Make a function of the same parameters that returns its arguments by name."""
 
     @wraps(function, updated=())
     def given(**values: object) -> JSON:
@@ -330,7 +332,7 @@ def _of_langchain(tool: BaseTool) -> _Parts:
     async def invoke(values: Mapping[str, object], context: RunContext) -> object:
         del context
         call = {"type": "tool_call", "id": "call", "name": tool.name, "args": dict(values)}
-        if _blocks(tool):
+        if _is_blocking(tool):
             answer = await USER_THREADS.run(partial(tool.invoke, call), tool.name)
         else:
             answer = await tool.ainvoke(call)
@@ -343,8 +345,8 @@ def _of_langchain(tool: BaseTool) -> _Parts:
     return schema, _read_json, invoke
 
 
-def _blocks(tool: object) -> bool:
-    """Tell whether a tool of LangChain is not asynchronous: it would run in asyncio's own pool."""
+def _is_blocking(tool: object) -> bool:
+    """Return True if a tool of LangChain isn't asynchronous: it would block asyncio's own pool."""
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_core.tools import Tool as OfOneText
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
@@ -28,17 +28,17 @@ from moa.endpoints.sent import SentPrompt
 from moa.errors import InputError, MoaError
 from moa.graphs.fields import Large, PythonNode, Small, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
-from moa.node import Node, Reply
+from moa.node import AnyNode, Reply
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.chat.stores import Saver
     from moa.chat.threads import ThreadWriter
 else:
-    Saver = Any  # LangGraph is imported where a chat is made
+    Saver = object  # LangGraph is imported where a chat is made
 
 
-def beside_config_file(store: object, info: ValidationInfo) -> object:
+def resolve_store(store: object, info: ValidationInfo) -> object:
     """Find a file beside moa.toml, and keep what may hold a password from being shown."""
     if not isinstance(store, str | SecretStr):
         return store
@@ -73,7 +73,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     answers only if there is no large one."""
     llm: Large
     """Answers the rest, given the summary and the last turns."""
-    store: Annotated[str | Path | SecretStr | Saver, BeforeValidator(beside_config_file)] = FILE
+    store: Annotated[str | Path | SecretStr | Saver, BeforeValidator(resolve_store)] = FILE
     """Storage of the threads: a SQLite file, `:memory:`, the URL of a Postgres database, or a
     LangGraph saver. In a table, a file's path is relative to moa.toml."""
     persona: str = Field(default=PERSONA, min_length=1)
@@ -108,7 +108,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return {"store": FILE, **table}
 
     def prepare(self) -> None:
-        """Make who answers, who sums up, and what keeps the threads."""
+        """Build the router, the memory and the store of the threads."""
         from moa.chat.stores import store_of
         from moa.chat.threads import Threads
 
@@ -121,7 +121,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         self.router = ChatRouter(
             large=self._speaker(self.llm, "reply"),
             small=None if alone else self._speaker(self.slm, "small_reply"),
-            alone=alone,
+            why_alone=alone,
             keeps=keeps,
             accept=self.accept,
         )
@@ -130,19 +130,19 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             self.sums_up or Extract(max_tokens=self.summary_tokens),
             history_tokens=self.history_tokens,
             keep_turns=self.keep_turns,
-            instead=Extract(max_tokens=self.summary_tokens),
+            fallback=Extract(max_tokens=self.summary_tokens),
         )
 
-    def members(self) -> Iterator[Node[Any, Any]]:
-        """Give who takes part."""
+    def members(self) -> Iterator[AnyNode]:
+        """Yield the nodes that take part."""
         router = self.router
-        found = (self.memory.sums_up, router.keeps, router.small, router.large)
+        found = (self.memory.summariser, router.keeps, router.small, router.large)
         yield from (node for node in found if node is not None)
 
     def sketch(self, sketch: Sketch) -> None:
-        """Who reads what, and who answers."""
+        """Draw who reads what, and who answers."""
         router = self.router
-        recall, summary = sketch.box(label="recall"), sketch.box(self.memory.sums_up)
+        recall, summary = sketch.box(label="recall"), sketch.box(self.memory.summariser)
         read = sketch.box(label="read")
         sketch.arrow(sketch.input, recall, read)
         sketch.arrow(recall, summary, label="if too_long")
@@ -171,7 +171,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         )
 
     async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
-        """Give the last message of a thread if its answer was cut off or failed.
+        """Return the last message of a thread if its answer was cut off or failed.
 
         Run it to have the answer written anew; the message is not said twice by that.
 
@@ -196,7 +196,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         if not request.text.strip():
             raise InputError(f"{self.name}: the message is empty")
         async with self.threads.writer(request.thread, context) as thread:
-            turn = await self._earlier(request)
+            turn = await self._find_answered(request)
             if turn is not None:
                 return _reply(thread, turn, kept=True)
             last = thread.conversation.last
@@ -204,7 +204,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             await thread.save(_with_message(request, thread.conversation, context))
             return _reply(thread, await self._answer(thread, context), unfinished_before=again)
 
-    async def _earlier(self, request: UserMessage) -> Turn | None:
+    async def _find_answered(self, request: UserMessage) -> Turn | None:
         """Find the answered turn of a message that was sent before, with the same id."""
         if request.id is None:
             return None
@@ -219,20 +219,22 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
         """Have the last turn answered, and save whatever becomes of it."""
         own = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
-        text = _record(own)
+        text = _record_text(own)
         try:
             shorter = await self.memory.shorten(thread.conversation, own)
             if shorter is not None:
                 await thread.save(shorter)
-            spoken = await self.router.reply(self.memory.to_read(thread.conversation, own), own)
+            spoken = await self.router.reply(
+                self.memory.select_context(thread.conversation, own), own
+            )
         except asyncio.CancelledError:
-            await _close(thread, own, status="stopped", reply=text())
+            await _save_turn(thread, own, status="stopped", reply=text())
             raise
         except MoaError as error:
             status = "rejected" if is_refusal(error) else "failed"
-            await _close(thread, own, status=status, reply=text(), reason=str(error))
+            await _save_turn(thread, own, status=status, reply=text(), reason=str(error))
             raise
-        return await _close(
+        return await _save_turn(
             thread,
             own,
             status="answered",
@@ -262,7 +264,7 @@ class Continuation(TypedNode[Conversation, Reply]):
             raise InputError(f"{self.name}: the message is empty")
         memory = self.chat.memory
         shorter = await memory.shorten(request, context)
-        read = memory.to_read(shorter or request, context)
+        read = memory.select_context(shorter or request, context)
         read = read.model_copy(update={"rules": self.rules})
         return Reply(text=(await self.chat.router.reply(read, context)).text)
 
@@ -293,7 +295,7 @@ def _with_message(
     return longer.with_last(turn)
 
 
-def _record(context: RunContext) -> Callable[[], str]:
+def _record_text(context: RunContext) -> Callable[[], str]:
     """Record the text that a context shows, if somebody listens."""
     pieces: list[str] = []
     listener = context.listener
@@ -308,7 +310,7 @@ def _record(context: RunContext) -> Callable[[], str]:
     return lambda: "".join(pieces)
 
 
-async def _close(thread: ThreadWriter, context: RunContext, **facts: str) -> Turn:
+async def _save_turn(thread: ThreadWriter, context: RunContext, **facts: str) -> Turn:
     """Save what became of the last turn, and its usage."""
     last = thread.conversation.last
     assert last is not None, "a turn was opened"

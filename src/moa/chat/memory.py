@@ -140,7 +140,7 @@ def _tail(line: str, tokens: int) -> str:
 class Memory:
     """Keeps what is read of a conversation within a limit."""
 
-    sums_up: Node[Passage, Reply]
+    summariser: Node[Passage, Reply]
     """Makes the summary. It reads about `history_tokens` at once, and the summary so far: what is
     more comes in batches, and of a message or reply that is longer than half of that, it reads the
     opening and the end."""
@@ -148,15 +148,15 @@ class Memory:
     """From how many tokens on the oldest turns are summed up."""
     keep_turns: int
     """The last turns before the message, which never are."""
-    instead: Node[Passage, Reply] = field(default_factory=lambda: Extract())
-    """Makes the summary of what `sums_up` refuses."""
+    fallback: Node[Passage, Reply] = field(default_factory=lambda: Extract())
+    """Makes the summary of what `summariser` refuses."""
 
     async def shorten(self, conversation: Conversation, context: RunContext) -> Conversation | None:
-        """Sum up the oldest turns where the conversation is over its limit; else give `None`.
+        """Sum up the oldest turns if the conversation is over its limit; else return `None`.
 
         A summary that fails is noted, and the turns stay as they are.
         """
-        old = self._too_old(conversation)
+        old = self._select_old_turns(conversation)
         if not old:
             return None
         shorter = None
@@ -181,14 +181,14 @@ class Memory:
         passage = Passage(
             turns=tuple(self._cut(turn) for turn in turns), before=before and before.text
         )
-        node = self.sums_up
+        node = self.summariser
         try:
             try:
                 text = (await node.run(passage, quiet(context))).output.text
             except EndpointRejected as error:
                 if not is_refusal(error):
                     raise
-                node = self.instead
+                node = self.fallback
                 context.note("degraded", f"{node.name!r} makes the summary: {error}")
                 text = (await node.run(passage, quiet(context))).output.text
         except MoaError as error:
@@ -217,7 +217,7 @@ class Memory:
         )
         return turn.model_copy(update={"text": text, "reply": reply})
 
-    def _too_old(self, conversation: Conversation) -> tuple[Turn, ...]:
+    def _select_old_turns(self, conversation: Conversation) -> tuple[Turn, ...]:
         """Pick what is to be summed up: down to half of the limit, so that it is done seldom."""
         left = conversation.tokens
         old: list[Turn] = []
@@ -229,8 +229,8 @@ class Memory:
                 old.append(turn)
         return tuple(old)
 
-    def to_read(self, conversation: Conversation, context: RunContext) -> ChatContext:
-        """Give what is read, and say in the trace what isn't.
+    def select_context(self, conversation: Conversation, context: RunContext) -> ChatContext:
+        """Return what the model reads, and note in the trace what is left out.
 
         Where no summary could be made, the oldest turns over twice the limit are left out; so are
         messages that a server rejected, since it would reject those after them too.

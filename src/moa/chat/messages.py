@@ -18,17 +18,17 @@ from moa.usage import Amount, Part, Tier, Usage
 
 THREAD = "default"
 FILE = "chat.sqlite"
-"""Where threads are kept unless it is said otherwise."""
+"""The default file of the threads."""
 MEMORY = ":memory:"
-"""In place of a file: what is kept is gone with the chat."""
+"""Instead of a file: the threads are gone with the chat."""
 _POSTGRES = ("postgres", "postgresql")
-"""How the address of a database begins."""
+"""Schemes of the address of a database."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 """Of a URL; one letter alone is a drive of Windows."""
 
 
 def is_file(store: str) -> bool:
-    """Whether a store is a file, and not `:memory:` or the URL of a Postgres database.
+    """Return True if a store is a file, and not `:memory:` or the URL of a Postgres database.
 
     Raises:
         ConfigError: it is a URL of something else. The message doesn't quote it: it may hold a

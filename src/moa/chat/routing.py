@@ -48,7 +48,7 @@ _EXAMPLES = (
     ("Why is that, and what would you do instead?", "no"),
 )
 _PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
-"""What one model can fail with, and another may not."""
+"""Errors of one model that another may not have."""
 
 
 def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
@@ -119,7 +119,7 @@ class Speaker(Agent[ChatContext, Reply]):
 
 
 def _earlier_messages(turns: Sequence[Turn]) -> Iterator[Message]:
-    """Give what was answered; a message without an answer goes with the next one that has one."""
+    """Yield the answered messages; one without an answer joins the next that has one."""
     waiting: list[str] = []
     for turn in turns[:-1]:
         waiting.append(turn.text)
@@ -131,7 +131,7 @@ def _earlier_messages(turns: Sequence[Turn]) -> Iterator[Message]:
 
 
 def shown_reply(turn: Turn) -> str:
-    """Give what was replied, marked where it was stopped."""
+    """Return the reply of a turn, marked if it was stopped."""
     return turn.reply if turn.status == "answered" else f"{turn.reply} {LEFT_OUT}".strip()
 
 
@@ -148,14 +148,14 @@ class SpokenReply:
 class ChatRouter:
     """Lets the small model reply where it can, and the large one elsewhere.
 
-    Where it can't be told, or the small model fails, the large one is asked. A
-    message that the large one refuses is answered by nobody: all later prompts would hold it.
+    If the filter or the small model fails, the large one is asked. A message that the large one
+    refuses is answered by nobody: all later prompts would hold it.
     """
 
     large: Speaker
     small: Speaker | None
     """`None`: the large one replies to everything."""
-    alone: str = ""
+    why_alone: str = ""
     """Why there is no small one."""
     keeps: Node[str, Verdict] | None = None
     """Tells which messages the small model is let to reply to; `None`: it tries all."""
@@ -165,7 +165,7 @@ class ChatRouter:
     async def reply(self, chat: ChatContext, context: RunContext) -> SpokenReply:
         """Have the last message answered; see `is_refusal` for one that is not taken."""
         if self.small is None:
-            return await self._speak(self.large, chat, self.alone, context)
+            return await self._speak(self.large, chat, self.why_alone, context)
         kept, reason = await self._is_for_small(chat, context)
         if kept:
             spoken, reason = await self._try_small(self.small, chat, reason, context)
@@ -232,6 +232,6 @@ class ChatRouter:
 
 
 def is_refusal(error: MoaError) -> bool:
-    """Whether it is the message that a server would not take; a wrong key can be mended."""
+    """Return True if a server rejected the message itself; a wrong key can be mended."""
     mendable = (EndpointUnauthorized, EndpointUnsupported)
     return isinstance(error, EndpointRejected) and not isinstance(error, mendable)

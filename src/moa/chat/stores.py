@@ -35,7 +35,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, StoreError, require_package
 
 _POLL_S = 0.02
-Saver = BaseCheckpointSaver[Any]
+Saver = BaseCheckpointSaver[str]
 
 
 class PlainJson:
@@ -71,12 +71,12 @@ class Store:
     """
 
     shown: str
-    """What it is, in words without a secret."""
+    """Its name in messages, without a secret."""
     advice: str
-    """What to look at if it can't be read or written."""
+    """Advice for when it can't be read or written."""
     connect: Callable[[], AbstractAsyncContextManager[Saver]]
     is_set_up: bool = False
-    """Whether its tables are there, as for a saver that is given."""
+    """True once its tables exist, as for a saver that is given."""
     file: Path | None = None
     _locks: Locks | None = field(default=None, init=False, repr=False)
 
@@ -112,7 +112,7 @@ class Store:
         Raises:
             DeadlineExceeded: the thread isn't free in time.
         """
-        late = late_for(thread, "another process", context)
+        late = late_message(thread, "another process", context)
         async with AsyncExitStack() as stack:
             with self._errors():
                 if self._locks is None:
@@ -123,8 +123,8 @@ class Store:
             yield
 
 
-def late_for(thread: str, writer: str, context: RunContext) -> str:
-    """Say why a turn was not begun in time."""
+def late_message(thread: str, writer: str, context: RunContext) -> str:
+    """Write why a turn was not begun in time."""
     return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 
 
@@ -137,20 +137,19 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
         MissingDependency: the package for it is not installed.
     """
     if isinstance(given, BaseCheckpointSaver):
-        return _given(given)
+        return _saver_store(given)
     text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
     if is_file(text):
-        return _sqlite(Path(text))
+        return _sqlite_store(Path(text))
     if "://" not in text:
-        return _given(InMemorySaver(serde=PlainJson()))
+        return _saver_store(InMemorySaver(serde=PlainJson()))
     scheme, rest = text.split("://", 1)
-    return _postgres(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
+    return _postgres_store(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
 
 
-def _given(saver: Saver) -> Store:
-    base = BaseCheckpointSaver[Any]  # whose own methods raise
+def _saver_store(saver: Saver) -> Store:
     for name in ("aput", "aget_tuple", "alist", "adelete_thread"):
-        if getattr(type(saver), name) is getattr(base, name):
+        if getattr(type(saver), name) is getattr(BaseCheckpointSaver, name):  # which raises
             raise ConfigError(
                 f"a {type(saver).__name__} has no {name}, and a chat keeps its conversations "
                 "with asynchronous methods. Take the asynchronous saver of that package"
@@ -159,7 +158,7 @@ def _given(saver: Saver) -> Store:
     return Store(f"the {type(saver).__name__}", advice, lambda: nullcontext(saver), is_set_up=True)
 
 
-def _sqlite(file: Path) -> Store:
+def _sqlite_store(file: Path) -> Store:
     package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
     with require_package(package, extra="local", purpose=why):
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -176,9 +175,9 @@ def _sqlite(file: Path) -> Store:
     return Store(str(file), advice, connect, file=file)
 
 
-def _postgres(url: SecretStr) -> Store:
+def _postgres_store(url: SecretStr) -> Store:
     """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
-    shown = _without_secrets(url)
+    shown = _describe_url(url)
     package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
     with require_package(package, extra="postgres", purpose=why):
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -190,8 +189,8 @@ def _postgres(url: SecretStr) -> Store:
     return Store(shown, advice, connect)
 
 
-def _without_secrets(url: SecretStr) -> str:
-    """Say where a database is, or that its URL can't be read."""
+def _describe_url(url: SecretStr) -> str:
+    """Return where a database is, without the password, or raise if its URL can't be read."""
     try:
         parts = urlsplit(url.get_secret_value())
     except ValueError:
@@ -205,7 +204,7 @@ def _without_secrets(url: SecretStr) -> str:
 
 
 async def _locks_of(saver: Saver) -> Locks:
-    """Find out how threads are locked; savers of other kinds are of one process."""
+    """Choose the locks of the threads; other kinds of savers belong to one process."""
     connection: Any = getattr(saver, "conn", None)
     if hasattr(connection, "execute_fetchall"):  # of aiosqlite
         files = await connection.execute_fetchall("pragma database_list")

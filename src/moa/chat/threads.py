@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from moa._async import Lock, closing_stream, time_limit
 from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
-from moa.chat.stores import Store, late_for
+from moa.chat.stores import Store, late_message
 from moa.context import RunContext
 from moa.errors import StoreError
 from moa.node import Frozen
@@ -32,7 +32,7 @@ _OPENING = 60
 
 
 class _Metadata(CheckpointMetadata, total=False):
-    """What checkpoints are found by: the first of each thread, and the id of the message."""
+    """The keys by which checkpoints are found."""
 
     moa_first: bool
     moa_said: str
@@ -124,7 +124,7 @@ class Threads:
     async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:
         """Wait for a thread, first come first served, and keep all others out of it."""
         lock = self._locks.setdefault(name, Lock())
-        late = late_for(name, "another turn, which this process answers,", context)
+        late = late_message(name, "another turn, which this process answers,", context)
         async with AsyncExitStack() as stack:
             async with time_limit(context.remaining_s(), late):
                 await stack.enter_async_context(lock.hold(None))
@@ -255,7 +255,7 @@ def _thread(name: str, conversation: Conversation, opening: str) -> Thread:
 
 
 def _after(parent: str | None, new: str) -> str:
-    """Give an id that sorts after its parent's."""
+    """Return an id that sorts after its parent's."""
     if parent is None or new > parent:
         return new
     return str(UUID(int=UUID(parent).int + 1))

@@ -12,7 +12,7 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.serving.keys import Key
-    from moa.serving.limits import Standing
+    from moa.serving.limits import KeyUsage
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the key: letters, digits, - and _.")
@@ -136,18 +136,18 @@ def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson
     store, ledger = keys_and_ledger(keys)
     with ledger:
         ledger.charge_the_dead()
-        found = [(key, ledger.standing(key.name)) for key in store.all().values()]
+        found = [(key, ledger.usage_of(key.name)) for key in store.all().values()]
     if as_json:
-        for key, standing in found:
-            screen.json_line(_line(key, standing))
+        for key, usage in found:
+            screen.json_line(_line(key, usage))
         return
     head = ("name", "runs", "today", "this month", "a minute", "at once")
-    rows = [_row(key, standing) for key, standing in found]
+    rows = [_row(key, usage) for key, usage in found]
     screen.out().print(screen.listed(head, rows) if rows else "there are no keys")
 
 
-def _line(key: Key, standing: Standing) -> dict[str, object]:
-    sums = {"today": standing.day, "month": standing.month, "in_flight": standing.held}
+def _line(key: Key, usage: KeyUsage) -> dict[str, object]:
+    sums = {"today": usage.day, "month": usage.month, "in_flight": usage.held}
     return {
         "name": key.name,
         "graphs": key.graphs,
@@ -156,18 +156,18 @@ def _line(key: Key, standing: Standing) -> dict[str, object]:
             name: {"calls": one.calls, "usd": float(one.usd), "unpriced_calls": one.unpriced}
             for name, one in sums.items()
         },
-        "runs": standing.runs,
-        "left": standing.left(key),
+        "runs": usage.runs,
+        "left": usage.remaining(key),
     }
 
 
-def _row(key: Key, standing: Standing) -> tuple[str, ...]:
-    day = _spent(standing.day.calls, key.calls_per_day, standing.day.usd, key.usd_per_day)
-    month = _spent(standing.month.calls, key.calls_per_month, standing.month.usd, key.usd_per_month)
+def _row(key: Key, usage: KeyUsage) -> tuple[str, ...]:
+    day = _spent(usage.day.calls, key.calls_per_day, usage.day.usd, key.usd_per_day)
+    month = _spent(usage.month.calls, key.calls_per_month, usage.month.usd, key.usd_per_month)
     most = "" if key.parallel is None else f" of {key.parallel}"
     rate = "" if key.requests_per_minute is None else f"{key.requests_per_minute}"
     graphs = "all" if key.graphs is None else ", ".join(key.graphs)
-    return key.name, graphs, day, month, rate, f"{standing.runs}{most}"
+    return key.name, graphs, day, month, rate, f"{usage.runs}{most}"
 
 
 def _spent(calls: int, most: int | None, usd: object, dollars: object) -> str:

@@ -38,7 +38,7 @@ def mcp(
         moa mcp sentiment mine.py:graph --config shop/moa.toml --budget-usd 2
     """
     with require_package("mcp", extra="mcp", purpose="to speak MCP"):
-        from moa.serving.mcp import pipes, speak
+        from moa.serving.mcp import pipes, serve_pipes
         from moa.serving.mcp_tools import Owner
     from moa.serving.app import server_of
     from moa.serving.server import Settings
@@ -50,8 +50,8 @@ def mcp(
             server = server_of(names, endpoints, settings=settings)
             tools = ", ".join(server.served)
             screen.notes().print(f"MCP over standard input and output, with the tools {tools}")
-            async with server.opened():
-                await speak(server, Owner(context), streams)
+            async with server.lifespan():
+                await serve_pipes(server, Owner(context), streams)
         return options.ANSWERED
 
     raise typer.Exit(asking.run(body, stopped=""))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moa.agents.base import TypedNode
     from moa.batch import Value
     from moa.endpoints.sent import SentPrompt
-    from moa.graphs.loading import AnyNode
+    from moa.node import AnyNode
 
 
 def prompt(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.graphs.engine.drawing import Drawing
-    from moa.graphs.loading import AnyNode
+    from moa.node import AnyNode
 
 _PACKAGE = Path(__file__).parents[1]
 

@@ -133,15 +133,15 @@ def _server_of(
 def _listen(server: Server, host: str, port: int, *, demo: bool, studio: bool) -> None:
     """Print the address, and serve until a signal."""
     from moa.serving.app import app_of
-    from moa.serving.listening import address_of, listening, uvicorn_for
+    from moa.serving.listening import address_of, listen_on, uvicorn_for
 
-    with listening(host, port) as listener:
+    with listen_on(host, port) as listener:
         address = address_of(listener)
         _say(server, address, demo=demo)
         app = app_of(server, closes=True)
         if studio:
             app = _with_page(server, app, address)
-        serving = uvicorn_for(app, drain_s=server.settings.drain_s, end=server.runs.end)
+        serving = uvicorn_for(app, drain_s=server.settings.drain_s, end=server.runs.stop_all)
         asyncio.run(_serve(serving, server, listener))
 
 

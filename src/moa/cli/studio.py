@@ -94,7 +94,7 @@ def studio(
         moa studio done.jsonl --of support
     """
     with require_package("uvicorn", extra="serve", purpose="to show the page"):
-        from moa.serving.listening import address_of, listening, uvicorn_for
+        from moa.serving.listening import address_of, listen_on, uvicorn_for
     from moa.config.tables import Config
     from moa.studio.sources import find_source
 
@@ -104,7 +104,7 @@ def studio(
     _correct(view, labels, config)
     app = _page(view, graph or (found.graph if found.demo else None), settled)
     view.start()
-    with listening("127.0.0.1", port) as listener:
+    with listen_on("127.0.0.1", port) as listener:
         address = f"{address_of(listener)}/studio/"
         screen.details().print(
             f"{view.source.name} on {address}", markup=False, highlight=False, soft_wrap=True

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from moa._async import gather
-from moa.agents.base import Limits, beside_the_loop
+from moa.agents.base import Limits, run_off_loop
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.agents.prompts import block
@@ -168,7 +168,7 @@ async def cite(
     Returns:
         The answer, and each passage that it cites, once, in the order of their numbers.
     """
-    text, numbered, unknown, added = await beside_the_loop(
+    text, numbered, unknown, added = await run_off_loop(
         lambda: _cite(answer, passages), context, characters=len(answer)
     )
     if unknown:
@@ -290,14 +290,14 @@ async def check_claims(
     don't count where there are enough others. Sentences after the first 500 are not checked; the
     trace says so.
     """
-    split = await beside_the_loop(
+    split = await run_off_loop(
         lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
     )
     said, rest = split[:_MOST_CHECKED], split[_MOST_CHECKED:]
     if rest:
         context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
     if support is None:
-        found = await beside_the_loop(
+        found = await run_off_loop(
             lambda: list(_by_words(said, passages, question)), context, characters=len(answer)
         )
         return (*found, *rest)

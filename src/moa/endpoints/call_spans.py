@@ -90,7 +90,7 @@ def _start_span(
     around = context.tracer
     assert around is not None, "somebody hears of it"
     several = isinstance(endpoint, EndpointBase) and endpoint.asks_several
-    if around.is_call or not around.recorded or several:
+    if around.is_call or not around.is_recorded or several:
         return None
     operation = names.EMBEDDINGS if embeds else names.CHAT
     model, name = endpoint.model, endpoint.name

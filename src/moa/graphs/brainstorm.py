@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.agents.base import require
 from moa.agents.deciding import Decider
-from moa.agents.prompts import Words, at_most
+from moa.agents.prompts import Words, limit_items
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.documents.retrieval import normalised, similarities, words
@@ -123,7 +123,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
                 asked[n % len(asked)],
                 f"{view}\nPropose {self.ideas} ideas, as different from each other as possible, "
                 "each in one complete sentence. Use the language of the request.",
-                output=at_most(Proposal, "ideas", self.ideas),
+                output=limit_items(Proposal, "ideas", self.ideas),
                 name=persona,
                 temperature=self.temperature,
                 max_tokens=1024,

@@ -28,10 +28,10 @@ from moa.errors import ConfigError, InputError
 from moa.graphs.engine.plan import plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import NodeStep, Step
-from moa.graphs.loading import READY, AnyNode, load_graph
+from moa.graphs.loading import READY, load_graph
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
-from moa.node import Outcome
+from moa.node import AnyNode, Outcome
 from moa.questions import Question
 
 if TYPE_CHECKING:

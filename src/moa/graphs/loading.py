@@ -34,9 +34,8 @@ from moa.graphs.engine.nodes import as_node
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, Table, settings_below
 from moa.guards.guarded import Guarded
-from moa.node import Node
+from moa.node import AnyNode
 
-AnyNode = Node[Any, Any]
 _GUARDS = "guards"
 """The key of any graph's table that names what stands before it, beside it and after it."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent
-from moa.agents.prompts import Words, at_most, block, escape_tags
+from moa.agents.prompts import Words, block, escape_tags, limit_items
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.documents import Passage, Passages
 from moa.documents.claims import (
@@ -230,7 +230,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             "looked up one by one and together answer it. Whoever looks one up doesn't see the "
             "others: repeat in each the persons, things, times and conditions that it is about. If "
             "the question is simple, give it as it is. Use its language.",
-            output=at_most(SubQuestions, "questions", self.max_parts),
+            output=limit_items(SubQuestions, "questions", self.max_parts),
             name="divide",
             max_tokens=1024,
             tag="",

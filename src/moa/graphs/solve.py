@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moa._async import gather
 from moa.agents import Agent
 from moa.agents.deciding import Decider
-from moa.agents.prompts import at_most
+from moa.agents.prompts import limit_items
 from moa.agents.proposer import Answerer
 from moa.calibration.acceptance import Policy, text_of
 from moa.calibration.arithmetic import (
@@ -224,7 +224,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             self.llm,
             _PLAN,
             input=str,
-            output=at_most(Steps, "steps", self.max_steps),
+            output=limit_items(Steps, "steps", self.max_steps),
             max_tokens=most,
         )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from moa._text import word_count, words_in
-from moa.agents.prompts import Words, at_most, block, escape_tags
+from moa.agents.prompts import Words, block, escape_tags, limit_items
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
@@ -187,7 +187,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             self.llm,
             _OUTLINE,
             input=str,
-            output=at_most(Outline, "sections", self.sections or _MAX_SECTIONS),
+            output=limit_items(Outline, "sections", self.sections or _MAX_SECTIONS),
             name="outline",
             max_tokens=2048,
         )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Generic, TypeVar, cast
 
 from moa._async import cancel
-from moa.agents.base import In, Out, beside_the_loop
+from moa.agents.base import In, Out, run_off_loop
 from moa.agents.filter import Verdict
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -164,7 +164,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                 with guard.session(sessions) as session:
                     output = await _mask(session, exchange.output, "after", context)
                     exchange = Exchange(request=exchange.request, output=output)
-                    await beside_the_loop(
+                    await run_off_loop(
                         partial(events.change, session.mask), context, characters=None
                     )
                     session.note_found(context, by=f"{guard.name!r} ")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Unpack
 
 from moa._async import gather
-from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, ready, run_off_loop
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
 from moa.calibration.defaults import make_unfitted, shipped_calibration
@@ -158,7 +158,7 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules; no model is asked."""
         text = str(request)
-        found = await beside_the_loop(
+        found = await run_off_loop(
             lambda: next(_matches(text), None), context, characters=len(text)
         )
         if found is None:
@@ -223,7 +223,7 @@ class Injection(TypedNode[Text | str, Verdict]):
                 return verdict
         if approximate_tokens(text) <= _READ_TOKENS:
             return (await self.filter.run(text, context)).output
-        read = await beside_the_loop(lambda: _read(bare), context, characters=len(bare))
+        read = await run_off_loop(lambda: _read(bare), context, characters=len(bare))
         if read.left_out:
             context.note(
                 "truncated",

@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar, Unpack
 
 from pydantic import Field, SecretStr
 
-from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, ready, run_off_loop
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.recognizers import (
@@ -186,7 +186,7 @@ class PiiSession:
             InputError: something in it can't be looked into, or is a number to be masked.
         """
         before = self.unchecked
-        masked = await beside_the_loop(
+        masked = await run_off_loop(
             lambda: change_texts(value, self.mask, strict=True),
             context,
             characters=None if self.pii.is_own else sum(map(len, texts_of(value))),

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,23 +15,32 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
 from moa.config.endpoints import Endpoints
 from moa.config.trust import object_in
 from moa.errors import MoaError
-from moa.graphs.loading import READY, AnyNode, load_graph
+from moa.graphs.loading import READY, load_graph
+from moa.node import AnyNode
 from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import RequestChecks, caller_of, json_response
 from moa.serving.idempotency import Idempotent
 from moa.serving.keys import keys_in
 from moa.serving.openapi import Schemas, document
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 from moa.serving.server import Server, Settings
 
-_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, mcp, metrics)
-"""Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
-them, are described in `/openapi.json`."""
+_ROUTES = (
+    typed.routes,
+    chat_completions.routes,
+    systemone.routes,
+    models.routes,
+    mcp.routes,
+    metrics.routes,
+)
+_PATHS = (typed.paths, chat_completions.paths, systemone.paths, models.paths)
+"""Describe those routes in `/openapi.json` that a client calls by it."""
 
 
 def serve(
@@ -88,22 +96,29 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        async with server.endpoints if closes else nullcontext(), server.opened():
+        async with server.endpoints if closes else nullcontext(), server.lifespan():
             yield
 
-    async def failed(request: Request, error: Exception) -> Response:
+    async def answer_error(request: Request, error: Exception) -> Response:
         finished = getattr(request.state, "finished", None)
         return fault_of(error).response(finished and finished.headers)
 
-    routes = _about(server)
-    for module in _MODULES:
-        routes += module.routes(server)
+    routes = _server_routes(server)
+    for routes_of in _ROUTES:
+        routes += routes_of(server)
     middleware = [Middleware(RequestChecks, server=server), Middleware(Idempotent, server=server)]
     if server.settings.origins:
-        cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
-        cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}
-        middleware.insert(0, Middleware(CORSMiddleware, **cors))
-    handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=server.settings.origins,
+            allow_headers=["*"],
+            allow_methods=["GET", "POST"],
+            expose_headers=["*"],
+        )
+        middleware.insert(0, cors)
+    handlers: dict[type[Exception], ExceptionHandler] = dict.fromkeys(
+        (MoaError, HTTPException, Exception), answer_error
+    )
     app = Starlette(
         routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan
     )
@@ -112,8 +127,8 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
     return app
 
 
-def _about(server: Server) -> list[Route]:
-    """Give what tells of the server itself."""
+def _server_routes(server: Server) -> list[Route]:
+    """Make the routes about the server itself."""
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
@@ -127,9 +142,8 @@ def _about(server: Server) -> list[Route]:
     async def openapi(request: Request) -> Response:
         caller, schemas = caller_of(request), Schemas()
         paths: dict[str, object] = {}
-        for module in _MODULES:
-            if describe := getattr(module, "paths", None):
-                paths |= describe(server, caller, schemas)
+        for describe in _PATHS:
+            paths |= describe(server, caller, schemas)
         return json_response(document(server, caller, paths, schemas))
 
     return [
@@ -139,8 +153,8 @@ def _about(server: Server) -> list[Route]:
     ]
 
 
-def served_of(given: AnyNode | str, endpoints: Endpoints) -> Served:
-    """Give what is served of a node, or of a name that `load_graph` takes.
+def served_of(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
+    """Serve a node, or the one of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.
     What it does is said by the docstring of its class, or of its file.
@@ -148,12 +162,12 @@ def served_of(given: AnyNode | str, endpoints: Endpoints) -> Served:
     if not isinstance(given, str):
         kind = type(given)
         own = not kind.__module__.startswith("moa.")  # what ours say is for programmers
-        return Served(given, description=_first(inspect.getdoc(kind)) if own else "")
+        return ServedNode(given, description=_first(inspect.getdoc(kind)) if own else "")
     node = load_graph(given, endpoints)
     if given in READY:
-        return Served(node, name=given, description=READY[given].does)
+        return ServedNode(node, name=given, description=READY[given].does)
     found = object_in(given)
-    return Served(node, description=_first(_docstring(found[0])) if found else "")
+    return ServedNode(node, description=_first(_docstring(found[0])) if found else "")
 
 
 def _docstring(file: Path) -> str | None:
@@ -161,5 +175,5 @@ def _docstring(file: Path) -> str | None:
 
 
 def _first(docstring: str | None) -> str:
-    """Give the first paragraph."""
+    """Return the first paragraph."""
     return " ".join((docstring or "").partition("\n\n")[0].split())

@@ -1,13 +1,14 @@
-"""Asking: requests in the words of other APIs: what they may hold, and what is said of the rest."""
+"""Asking: the bodies of requests of other APIs, and the errors of those that don't fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from moa._json import at, is_object, object_of
 from moa.errors import RequestRefused
 from moa.serving.openapi import Schemas
 from moa.serving.served import Schema
@@ -67,13 +68,13 @@ def body_of(
     """
     place = schemas.place(kind.__name__, way)
     schema = kind.model_json_schema(ref_template=place)
-    schema["properties"]["model"] = {"enum": [*models]}
+    object_of(schema["properties"])["model"] = {"enum": [*models]}
     change(schema)
     return schemas.add(schema, place)
 
 
 def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> RequestRefused:
-    """Say what is wrong with a request, as OpenAI does, and each fault in a list.
+    """Make the error of a request that doesn't fit: as OpenAI's, with a list of all faults.
 
     The one that lies deepest is what is at fault: of a choice, the form that fits best.
     """
@@ -108,12 +109,11 @@ def _find_place(location: tuple[str | int, ...], given: object) -> list[str | in
     """Find where in a request a fault is; pydantic's location also names the types it tried."""
     place: list[str | int] = []
     for number, part in enumerate(location, start=1):
-        if isinstance(given, dict) and part in given:
-            given = cast("dict[str | int, object]", given)[part]
-        elif isinstance(given, list) and isinstance(part, int):
-            given = cast("list[object]", given)[part]
-        elif number < len(location) or not isinstance(given, dict):
-            continue
+        try:
+            given = at(given, part)
+        except (KeyError, IndexError, TypeError):  # a type that was tried, or a missing field
+            if number < len(location) or not is_object(given):
+                continue
         place.append(part)
     return place
 

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moa._files import dump_json
-from moa.agents.relay import Called, Relay, as_relayed
+from moa._json import at, object_of, objects_of
+from moa.agents.relay import Relay, ToolRequest, as_relayable
 from moa.guards import Blocked
 from moa.node import Reply
 from moa.serving.asking import body_of, read_as
@@ -29,7 +30,7 @@ from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import FinishedRun, Stream
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
 from moa.trace import Event, TextDelta
 from moa.usage import Amount
@@ -39,14 +40,14 @@ DONE = ServerSentEvent("[DONE]")
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/v1/chat/completions`."""
+    """Make the route `/v1/chat/completions`."""
 
     async def completions(request: Request) -> Response | Stream:
         body = read_as(ChatRequest, await read_json(request, server.settings))
-        turn = turn_of(body, server.named(body.model, caller_of(request)))
+        turn = turn_of(body, server.find(body.model, caller_of(request)))
         if body.stream:
-            written = Chunks(body, turn).written
-            return server.runs.stream(request, turn.served, turn.value, written)
+            write = Chunks(body, turn).write
+            return server.runs.stream(request, turn.served, turn.value, write)
         finished = await server.runs.finish(request, turn.served, turn.value)
         return json_response(completion(body, turn, finished), finished.headers)
 
@@ -67,67 +68,75 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    asked = _bodies(server.known(caller), schemas)
+    asked = _bodies(server.visible_to(caller), schemas)
     if not asked:
         return {}
-    body = asked[0] if len(asked) == 1 else {"anyOf": asked}
+    body: Schema = asked[0] if len(asked) == 1 else {"anyOf": asked}
     answer = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
     return {"/v1/chat/completions": {"post": answer}}
 
 
-class _Takes(NamedTuple):
-    """What a model takes in a request, beside texts."""
+class _Abilities(NamedTuple):
+    """The parts of a request that a model supports, besides texts."""
 
-    wishes: bool
-    """Whether its one model can be told how to write."""
+    settings: bool
+    """True if sampling settings reach its one model."""
     tools: bool
     most_tokens: bool
     objects: bool
-    """Whether its answers can be objects."""
+    """True if its answers can be objects."""
     files: tuple[str, ...]
     """The kinds of files that it reads."""
 
 
-def _takes(served: Served) -> _Takes:
-    agent = as_relayed(served.node)
+def _abilities_of(served: ServedNode) -> _Abilities:
+    agent = as_relayable(served.node)
     if agent is None:
-        return _Takes(False, False, served.decides, served.fields is not None, ())
+        return _Abilities(False, False, served.decides, served.fields is not None, ())
     files = tuple(sorted({"images", "files"} & agent.endpoint.capabilities))
     writes = agent.output_type is Reply
-    return _Takes(True, writes and not agent.tools, True, True, files)
+    return _Abilities(True, writes and not agent.tools, True, True, files)
 
 
-def _bodies(known: Sequence[Served], schemas: Schemas) -> list[Schema]:
+def _bodies(known: Sequence[ServedNode], schemas: Schemas) -> list[Schema]:
     """Write what may be sent to each kind of model; what takes no text is asked by `/run`."""
-    kinds: dict[_Takes, list[str]] = {}
+    kinds: dict[_Abilities, list[str]] = {}
     for one in known:
         if one.takes_text:
-            kinds.setdefault(_takes(one), []).append(one.name)
+            kinds.setdefault(_abilities_of(one), []).append(one.name)
     return [
-        body_of(ChatRequest, schemas, models=names, way=f"body.{place}", change=partial(_cut, kind))
+        body_of(
+            ChatRequest,
+            schemas,
+            models=names,
+            way=f"body.{place}",
+            change=partial(_drop_unsupported, kind),
+        )
         for place, (kind, names) in enumerate(kinds.items(), start=1)
     ]
 
 
-def _cut(takes: _Takes, schema: Schema) -> None:
-    """Take out of the schema of a request what a kind of model doesn't take."""
-    fields, parts = schema["properties"], schema["$defs"]
+def _drop_unsupported(abilities: _Abilities, schema: Schema) -> None:
+    """Remove from the schema of a request what a kind of model doesn't support."""
+    fields, parts = object_of(schema["properties"]), object_of(schema["$defs"])
     nothing = {"type": "null"}
-    if not takes.wishes:
+    if not abilities.settings:
         fields["temperature"] = {"enum": [None, 0, 1]}
         fields["stop"] = {"anyOf": [nothing, {"type": "array", "maxItems": 0}]}
-    if not takes.tools:
+    if not abilities.tools:
         fields["tools"] = {"anyOf": [nothing, {"type": "array", "maxItems": 0}]}
-    if not takes.most_tokens:
+    if not abilities.most_tokens:
         fields["max_tokens"] = fields["max_completion_tokens"] = nothing
-    if not takes.objects:
+    if not abilities.objects:
         fields["response_format"] = {"anyOf": [nothing, {"const": {"type": "text"}}]}
     kept = {"_ImagePart": "images", "_FilePart": "files"}
-    said = parts["FromUser"]["properties"]["content"]["anyOf"][1]["items"]
-    if not takes.files:
-        parts["_TextPart"]["properties"]["text"]["pattern"] = r"\S"
-    left_out = tuple(name for name, kind in kept.items() if kind not in takes.files)
-    said["oneOf"] = [one for one in said["oneOf"] if not one["$ref"].endswith(left_out)]
+    said = object_of(at(parts, "FromUser", "properties", "content", "anyOf", 1, "items"))
+    if not abilities.files:
+        object_of(at(parts, "_TextPart", "properties", "text"))["pattern"] = r"\S"
+    left_out = tuple(name for name, kind in kept.items() if kind not in abilities.files)
+    said["oneOf"] = [
+        one for one in objects_of(said["oneOf"]) if not str(one["$ref"]).endswith(left_out)
+    ]
     said.pop("discriminator", None)
 
 
@@ -135,7 +144,7 @@ def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str
     """Write a whole answer."""
     output = finished.output
     message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
-    if isinstance(output, Called):
+    if isinstance(output, ToolRequest):
         message |= {"content": output.text or None, "tool_calls": _calls(output)}
     else:
         message["content"] = turn.content(output)
@@ -155,7 +164,7 @@ def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str
     }
 
 
-def _calls(output: Called) -> list[dict[str, object]]:
+def _calls(output: ToolRequest) -> list[dict[str, object]]:
     return [
         {
             "id": call.id,
@@ -168,7 +177,7 @@ def _calls(output: Called) -> list[dict[str, object]]:
 
 def _reason(turn: Turn, output: object) -> str:
     """Return the finish reason."""
-    if isinstance(output, Called):
+    if isinstance(output, ToolRequest):
         return "tool_calls"
     if isinstance(output, Blocked):
         return "content_filter"
@@ -197,26 +206,26 @@ class Chunks:
     turn: Turn
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
     created: int = field(default_factory=lambda: int(time.time()))
-    sent: str = field(default="", init=False)
+    sent_text: str = field(default="", init=False)
     """The text that was sent so far."""
-    begun: bool = field(default=False, init=False)
+    has_begun: bool = field(default=False, init=False)
 
-    def written(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
+    def write(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
         """Write an event, or what became of the run."""
         if isinstance(event, FinishedRun):
             yield from self._end(event)
         elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:
             yield from self._begin()
             yield self._delta({"content": event.text})
-            self.sent += event.text
+            self.sent_text += event.text
 
     def _is_shown(self, event: TextDelta) -> bool:
         shown = self.turn.shown
         return shown is not None and (event.node == shown or event.node.startswith(f"{shown}/"))
 
     def _begin(self) -> Iterator[ServerSentEvent]:
-        if not self.begun:
-            self.begun = True
+        if not self.has_begun:
+            self.has_begun = True
             yield self._delta({"role": "assistant", "content": ""})
 
     def _end(self, finished: FinishedRun) -> Iterator[ServerSentEvent]:
@@ -230,25 +239,25 @@ class Chunks:
         yield from self._begin()
         if rest:
             yield self._delta({"content": rest})
-        if isinstance(output, Called):
+        if isinstance(output, ToolRequest):
             calls = [{"index": place, **call} for place, call in enumerate(_calls(output))]
             yield self._delta({"tool_calls": calls})
         yield self._delta({}, _reason(self.turn, output))
-        if self._tells_usage:
+        if self._includes_usage:
             yield self._chunk([], usage(finished.item.usage.total))
         yield DONE
 
     def _rest(self, output: object) -> str:
         """Return the part of the answer that wasn't sent yet."""
-        whole = output.text if isinstance(output, Called) else self.turn.content(output)
-        if whole.startswith(self.sent):
-            return whole[len(self.sent) :]
-        if whole.strip() == self.sent.strip():
+        whole = output.text if isinstance(output, ToolRequest) else self.turn.content(output)
+        if whole.startswith(self.sent_text):
+            return whole[len(self.sent_text) :]
+        if whole.strip() == self.sent_text.strip():
             return ""
         return f"\n\n{whole}"  # what was sent can't be taken back
 
     @property
-    def _tells_usage(self) -> bool:
+    def _includes_usage(self) -> bool:
         options = self.body.stream_options
         return options is not None and bool(options.include_usage)
 
@@ -266,6 +275,6 @@ class Chunks:
             "model": self.body.model,
             "choices": choices,
         }
-        if self._tells_usage:
+        if self._includes_usage:
             chunk["usage"] = used
         return ServerSentEvent(dump_json(chunk))

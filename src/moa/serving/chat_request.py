@@ -21,7 +21,7 @@ MOST_TOOLS = 128
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
-def _no(wanted: bool) -> bool:
+def _refuse_true(wanted: bool) -> bool:
     if wanted:
         raise ValueError("there are none to be had: leave it out")
     return wanted
@@ -206,7 +206,8 @@ class ChatRequest(Body):
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logprobs: (
-        Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_no)] | None
+        Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_refuse_true)]
+        | None
     ) = None
     top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
     logit_bias: Annotated[dict[str, object], Field(max_length=0)] | None = None
@@ -262,11 +263,11 @@ class ChatRequest(Body):
         given = [tool.tool_schema for tool in self.tools or ()]
         told = {tool.name: tool for tool in given}
         if any(tool != told[tool.name] for tool in given):
-            raise refused("two tools have the same name: give them others", "tools")
+            raise request_error("two tools have the same name: give them others", "tools")
         if told and isinstance(self.tool_choice, NamedTool):
             wanted = self.tool_choice.function.name
             if wanted not in told:
-                raise refused(f"there is no tool {wanted!r} among `tools`", "tool_choice")
+                raise request_error(f"there is no tool {wanted!r} among `tools`", "tool_choice")
             return (told[wanted],)
         return () if self.tool_choice == "none" else tuple(told.values())
 
@@ -277,14 +278,14 @@ class ChatRequest(Body):
         return asked and bool(self.tools)
 
 
-def refused(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
-    """Say why a request isn't answered, as 400."""
+def request_error(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
+    """Make the error of a request that isn't answered (400)."""
     return RequestRefused(said, status=400, code=code, param=param)
 
 
 def unsupported_error(said: str, param: str) -> RequestRefused:
     """Refuse a parameter that would change an answer, which nothing here can do."""
-    return refused(said, param, code="unsupported_parameter")
+    return request_error(said, param, code="unsupported_parameter")
 
 
 def messages_of(request: ChatRequest) -> tuple[Message, ...]:
@@ -298,13 +299,15 @@ def messages_of(request: ChatRequest) -> tuple[Message, ...]:
         try:
             message = Message.of(one.model_dump())
         except InputError as error:
-            raise refused(str(error), f"messages[{place}]") from error
+            raise request_error(str(error), f"messages[{place}]") from error
         if not all(file.url.startswith("data:") for file in message.files):
-            raise refused(
+            raise request_error(
                 "this server has nobody fetch an address: send the file itself, as a data: URL",
                 f"messages[{place}]",
             )
         found.append(message)
     if not any(message.role == "user" for message in found):
-        raise refused("there is no message of the user: nothing is to be answered", "messages")
+        raise request_error(
+            "there is no message of the user: nothing is to be answered", "messages"
+        )
     return tuple(found)

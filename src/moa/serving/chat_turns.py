@@ -10,41 +10,48 @@ import copy
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json
+from typing_extensions import TypeIs
 
 from moa._files import dump_json, to_jsonable
+from moa._json import is_object, list_of, object_of
 from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.agents.relay import Relay, Wishes, as_relayed
+from moa.agents.relay import Relay, RelayOptions, as_relayable
 from moa.chat.messages import Conversation, UserMessage
 from moa.endpoints.tools import flatten_tool_calls
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
-from moa.graphs.loading import AnyNode
+from moa.graphs.engine.types import is_node
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
-from moa.node import Node, Reply
+from moa.node import AnyNode, Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
-from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported_error
+from moa.serving.chat_request import (
+    ChatRequest,
+    FromUser,
+    messages_of,
+    request_error,
+    unsupported_error,
+)
 from moa.serving.schemas import checker
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 
-_Answer = Choice[Any] | Predicate[Any] | Score[Any]
+_Answer = Choice[object] | Predicate[bool | None] | Score[str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The node to run for a request, and the way to write its output."""
 
-    served: Served
+    served: ServedNode
     """The node, under the name of what was asked."""
     value: object
-    """What it takes."""
+    """The input of the node."""
     content: Callable[[object], str]
     """Writes an output."""
     shown: str | None
@@ -52,7 +59,7 @@ class Turn:
     knows before the end."""
 
 
-def turn_of(body: ChatRequest, served: Served) -> Turn:
+def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
     """Choose the node and input for a request.
 
     Raises:
@@ -61,13 +68,13 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
         InputError: the last message isn't what the node takes.
     """
     messages = messages_of(body)
-    if (agent := as_relayed(served.node)) is not None:
+    if (agent := as_relayable(served.node)) is not None:
         return _relay_turn(body, served, agent, messages)
-    _refuse_what_agents_take(body, served)
+    _refuse_agent_settings(body, served)
     if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
-        raise refused("a text of the user is empty: leave it out", "messages")
+        raise request_error("a text of the user is empty: leave it out", "messages")
     rules = "\n\n".join(one.content for one in messages if one.role == "system")
-    if (chat := continuation(served.node, rules)) is not None:
+    if (chat := as_continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
         return _turn(body, served, chat, Conversation.of(flatten_tool_calls(messages)))
@@ -77,7 +84,10 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
 
 
 def _relay_turn(
-    body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
+    body: ChatRequest,
+    served: ServedNode,
+    agent: Agent[object, object],
+    messages: tuple[Message, ...],
 ) -> Turn:
     """Have an agent that writes answer as the client wants it."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
@@ -86,7 +96,7 @@ def _relay_turn(
     tools = body.tool_schemas
     if tools and not writes:
         raise unsupported_error(f"{served.name} gives an object, and calls no tools", "tools")
-    wishes = Wishes(
+    options = RelayOptions(
         history=messages[:last],
         since=messages[last + 1 :],
         files=messages[last].files,
@@ -99,39 +109,37 @@ def _relay_turn(
         temperature=body.temperature,
         stop=body.stops,
     )
-    relay = Relay(agent, wishes)
+    relay = Relay(agent, options)
     value = _value(messages[last], served)
     if schema is not None:
-        return Turn(served.of(relay), value, content_of, None)
+        return Turn(served.with_node(relay), value, content_of, None)
     return _turn(body, served, relay, value)
 
 
-def continuation(node: object, rules: str) -> Node[Conversation, Any] | None:
-    """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
+def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
+    """Return a chat that answers a client's own conversation; `None`: the node is no chat."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):
         return Continuation(node, rules=rules)
-    if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        if (inner := continuation(guarded.node, rules)) is not None:
-            made = copy.copy(guarded)
-            made.node, made.input_type = inner, Conversation
-            return made
+    if isinstance(node, Guarded) and (inner := as_continuation(node.node, rules)) is not None:
+        guarded = copy.copy(node)
+        guarded.node, guarded.input_type = inner, Conversation
+        return guarded
     return None
 
 
-def _turn(body: ChatRequest, served: Served, node: AnyNode, value: object) -> Turn:
+def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -> Turn:
     schema = body.json_schema
     if schema is None:
-        return Turn(served.of(node), value, content_of, shown_by(node))
+        return Turn(served.with_node(node), value, content_of, shown_path(node))
     if served.fields is None:
         said = f"{served.name} gives a text, and no object: leave `response_format` out"
         raise unsupported_error(said, "response_format")
-    return Turn(served.of(node), value, _as_json(served, schema), None)
+    return Turn(served.with_node(node), value, _as_json(served, schema), None)
 
 
-def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
+def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
     """Refuse what reaches the one model of an agent, and in a graph none.
 
     Temperatures are taken that change nothing: what nodes write at, and what clients send where
@@ -149,7 +157,7 @@ def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
         raise unsupported_error(f"`{name}`: {tells} out", name)
 
 
-def _value(message: Message, served: Served) -> object:
+def _value(message: Message, served: ServedNode) -> object:
     """Make the input of a message: its text, or its JSON where no text is taken."""
     if served.takes_text:
         value: object = served.parse(message.content)
@@ -160,35 +168,35 @@ def _value(message: Message, served: Served) -> object:
         given: object = from_json(message.content, allow_inf_nan=False)
     except ValueError as error:
         said = f"{served.name} takes JSON, by the schema of GET /schema/{served.name}: {error}"
-        raise refused(said, "messages") from error
+        raise request_error(said, "messages") from error
     return served.parse(given)
 
 
-def _refuse_files(message: Message, served: Served) -> None:
+def _refuse_files(message: Message, served: ServedNode) -> None:
     if message.files:
-        raise refused(f"{served.name} reads texts: leave images and files out", "messages")
+        raise request_error(f"{served.name} reads texts: leave images and files out", "messages")
 
 
 def _make_check(schema: Schema) -> Callable[[object], None]:
     try:
         return checker(schema)
     except ValueError as error:
-        raise refused(f"the schema of the answer: {error}", "response_format") from error
+        raise request_error(f"the schema of the answer: {error}", "response_format") from error
 
 
-def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
-    """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
+def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
+    """Return a function that writes an output as JSON by the client's schema.
 
     Raises:
-        RequestRefused: it doesn't, as far as the node says what it gives.
+        RequestRefused: the node's output type doesn't have the fields of the schema.
     """
     check = _make_check(schema)
-    wanted: list[str] = [*schema.get("required", ())] or [*schema.get("properties", ())][:1]
+    wanted = list_of(schema.get("required")) or [*object_of(schema.get("properties"))][:1]
     given = served.fields or frozenset()
     if missing := [name for name in wanted if name not in given]:
         raise unsupported_error(
             f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
-            f"{', '.join(missing)}: GET /schema/{served.name} shows it",
+            f"{', '.join(map(str, missing))}: GET /schema/{served.name} shows it",
             "response_format",
         )
 
@@ -208,15 +216,19 @@ def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
     return write
 
 
-def _forms(output: object, served: Served) -> Iterator[object]:
-    """Give the ways in which an output is an object: whole, or what was decided, by question."""
+def _forms(output: object, served: ServedNode) -> Iterator[object]:
+    """Yield the forms of an output as an object: whole, or its decisions by question."""
     yield served.dump(output)
     names = questions_in(output)
     answers = {name: getattr(output, name) for name in names}
-    if isinstance(output, Choice | Predicate | Score):
-        answers = {(output.question or "answer"): cast("_Answer", output)}
+    if _is_answer(output):
+        answers = {(output.question or "answer"): output}
     yield {name: _plain(answer) for name, answer in answers.items()}
     yield {name: answer.said for name, answer in answers.items()}
+
+
+def _is_answer(output: object) -> TypeIs[_Answer]:
+    return isinstance(output, Choice | Predicate | Score)
 
 
 def _plain(answer: _Answer) -> object:
@@ -227,19 +239,16 @@ def _plain(answer: _Answer) -> object:
 
 def _project(value: object, schema: Schema) -> object:
     """Leave out the fields that a schema doesn't name."""
-    named: object = schema.get("properties")
-    if not isinstance(value, dict):
+    named = schema.get("properties")
+    if not is_object(value) or not is_object(named):
         return value
-    fields = cast("dict[str, object]", value)
-    if not isinstance(named, dict):
-        return fields
-    return {key: one for key, one in fields.items() if key in named}
+    return {key: one for key, one in value.items() if key in named}
 
 
 def content_of(output: object) -> str:
-    """Say what came out in words: the text, or what was decided; anything else is JSON."""
-    if isinstance(output, Choice | Predicate | Score):
-        return cast("Choice[object] | Predicate | Score", output).said
+    """Write an output as text: its text, or its decision; anything else as JSON."""
+    if _is_answer(output):
+        return output.said
     if isinstance(output, Verdict):
         return "kept" if output.kept else "dropped"
     if isinstance(output, str):
@@ -252,20 +261,20 @@ def content_of(output: object) -> str:
     return dump_json(to_jsonable(output))
 
 
-def shown_by(node: object) -> str | None:
+def shown_path(node: AnyNode) -> str | None:
     """Find the path of the node whose text is the output; `None`: that can't be told before.
 
     What other nodes of a graph write on the way is no part of the answer.
     """
     if isinstance(node, BuiltGraph | WiredRecipe):
-        graph = cast("BuiltGraph[Any, Any]", node)
-        last = graph.plan.steps[graph.plan.output]
-        inner = shown_by(last.node) if isinstance(last, NodeStep) else None
-        task = graph.plan.tasks[graph.plan.output]
+        last = node.plan.steps[node.plan.output]
+        inner = None
+        if isinstance(last, NodeStep) and is_node(last.node):
+            inner = shown_path(last.node)
+        task = node.plan.tasks[node.plan.output]
         between = f"{task.name}/" if task.renamed else ""
-        return None if inner is None else f"{graph.name}/{between}{inner}"
+        return None if inner is None else f"{node.name}/{between}{inner}"
     if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        inner = shown_by(guarded.node)
-        return None if inner is None else f"{guarded.name}/{inner}"
-    return getattr(node, "name", None)
+        inner = shown_path(node.node)
+        return None if inner is None else f"{node.name}/{inner}"
+    return node.name

@@ -58,17 +58,17 @@ class Fault:
     code: str
     param: str | None = None
     retry: bool = False
-    """Whether the same request may succeed when it is sent again, and nothing is paid twice."""
+    """True if sending the same request again may succeed, and pays nothing twice."""
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     more: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What else is said of it."""
+    """Further fields of the error."""
     faults: Sequence[Mapping[str, object]] = ()
     """Each fault of a request that doesn't fit."""
 
     @property
     def body(self) -> dict[str, object]:
-        """It in OpenAI's shape, and as `detail` in that of System One."""
+        """The error in OpenAI's shape, and as `detail` in that of System One."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
         said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         detail = list(self.faults) or {"error_type": kind, "message": self.message}
@@ -123,7 +123,7 @@ _OF_INPUT = (400, 413, 422)
 
 
 def fault_of(error: Exception) -> Fault:
-    """Say how an error is answered; the words of one that is the server's go to the log."""
+    """Map an error to its answer; the message of a server's own error goes to the log only."""
     if isinstance(error, RequestRefused):
         return Fault(
             status=error.status,
@@ -143,7 +143,7 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, QuorumNotMet):  # each node of several was refused by the key
         error = next((one for one in error.causes.values() if isinstance(one, KeySpent)), error)
     if isinstance(error, KeySpent):
-        return _of_key(error)
+        return _key_fault(error)
     for kind, status, code, said in _TABLE:
         if isinstance(error, kind):
             if said is not None:
@@ -151,7 +151,7 @@ def fault_of(error: Exception) -> Fault:
             return Fault(status=status, message=said or str(error), code=code)
     _logger.error("a run failed: %s: %s", type(error).__name__, error)
     if isinstance(error, EndpointError):
-        return _of_endpoint(error)
+        return _endpoint_fault(error)
     kind = "store_error" if isinstance(error, StoreError) else "server_error"
     return Fault(
         status=500,
@@ -160,8 +160,8 @@ def fault_of(error: Exception) -> Fault:
     )
 
 
-def _of_key(error: KeySpent) -> Fault:
-    """Say what is left of a key; asking again helps nobody before it renews."""
+def _key_fault(error: KeySpent) -> Fault:
+    """Return the fault of a spent key, with what is left; retrying is useless before it renews."""
     wait_s = (error.renews_at - datetime.now(UTC)).total_seconds()
     return Fault(
         status=402,
@@ -172,7 +172,7 @@ def _of_key(error: KeySpent) -> Fault:
     )
 
 
-def _of_endpoint(error: EndpointError) -> Fault:
+def _endpoint_fault(error: EndpointError) -> Fault:
     who = f"the model {error.endpoint!r}"
     if isinstance(error, EndpointUnauthorized):
         said = f"{who} refuses the key of this server: whoever runs it has to look to that"

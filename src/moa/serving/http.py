@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json
@@ -20,6 +20,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moa._files import encode_json
+from moa._json import is_object, list_of
 from moa.errors import RequestRefused
 from moa.serving.faults import fault_of
 from moa.serving.keys import Caller
@@ -86,14 +87,14 @@ class RequestChecks:
         try:
             check_format(scope["method"], headers)
         except RequestRefused:
-            if _is_routed(scope):  # else it is 404 or 405, whatever its format
+            if _has_route(scope):  # else it is 404 or 405, whatever its format
                 raise
         check_length(headers.get("content-length"), settings)
         caller = await self._server.keys.caller(headers.get("authorization"))
         scope.setdefault("state", {})["caller"] = caller
 
 
-def _is_routed(scope: Scope) -> bool:
+def _has_route(scope: Scope) -> bool:
     """Return True if a route matches a request."""
     return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].router.routes)
 
@@ -240,10 +241,8 @@ def _is_deeper(value: object, most: int) -> bool:
 
 
 def _parts(value: object) -> Iterable[object]:
-    """Give what an array or an object holds of these, or would if it weren't empty."""
-    if isinstance(value, dict):
-        return cast("dict[str, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
+    """Return the items of an array or an object; none for anything else."""
+    return value.values() if is_object(value) else list_of(value)
 
 
 def _is_address(name: str) -> bool:

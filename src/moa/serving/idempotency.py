@@ -46,10 +46,10 @@ class StoredAnswer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     body: bytes
     is_whole: bool
-    """Whether it is all here; one that was too large is not."""
+    """False if it was too large, so that its body isn't stored."""
 
 
-Found = StoredAnswer | Literal["begun", "running", "other"]
+Lookup = StoredAnswer | Literal["begun", "running", "other"]
 """What is known of a request: nothing, so that it has begun now; that another one like it is worked
 on; or that the key was used for another request."""
 
@@ -64,7 +64,7 @@ class Answers:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def begin(self, name: str, caller: str, request: str) -> Found:
+    async def begin(self, name: str, caller: str, request: str) -> Lookup:
         """Begin to work on a request, unless it is known.
 
         Args:
@@ -72,9 +72,9 @@ class Answers:
             caller: Name of the caller.
             request: What tells it from another one.
         """
-        return await self._ledger.beside(lambda: self._begin(name, caller, request))
+        return await self._ledger.run_off_loop(lambda: self._begin(name, caller, request))
 
-    def _begin(self, name: str, caller: str, request: str) -> Found:
+    def _begin(self, name: str, caller: str, request: str) -> Lookup:
         store, worker = self._ledger.store, self._ledger.worker
         now = self._ledger.now()
         store.run("delete from moa_key_answers where job = ? and until < ?", store.job, now)
@@ -99,8 +99,10 @@ class Answers:
         if status is not None:
             pairs = [(a.encode("latin-1"), b.encode("latin-1")) for a, b in json.loads(headers)]
             return StoredAnswer(status, pairs, bytes(body or b""), body is not None)
-        if self._ledger.lives(other):
+        if self._ledger.is_alive(other):
             return "running"
+        # Its process has died. Of those that wait, the one whose update finds that process still in
+        # the row takes it over.
         taken = store.run(
             "update moa_key_answers set worker = ?, until = ? where job = ? and name = ? "
             "and worker = ? and status is null returning name",
@@ -108,30 +110,30 @@ class Answers:
         )
         return "begun" if taken else "running"
 
-    async def keep(self, name: str, caller: str, kept: StoredAnswer) -> None:
+    async def keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
         """Keep the answer to a request that was begun here."""
-        await self._ledger.beside(lambda: self._keep(name, caller, kept))
+        await self._ledger.run_off_loop(lambda: self._keep(name, caller, stored))
 
-    def _keep(self, name: str, caller: str, kept: StoredAnswer) -> None:
+    def _keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
         store = self._ledger.store
         before = store.run(
             "select coalesce(sum(size), 0) from moa_key_answers where job = ? and caller = ?",
             *(store.job, caller),
         )
-        fits = kept.is_whole and int(before[0][0]) + len(kept.body) <= _MOST
-        headers = [(a.decode("latin-1"), b.decode("latin-1")) for a, b in kept.headers]
+        fits = stored.is_whole and int(before[0][0]) + len(stored.body) <= _MOST
+        headers = [(a.decode("latin-1"), b.decode("latin-1")) for a, b in stored.headers]
         store.run(
             "update moa_key_answers set status = ?, headers = ?, body = ?, size = ?, until = ? "
             "where job = ? and name = ? and worker = ?",
-            *(kept.status, json.dumps(headers), kept.body if fits else None),
-            *(len(kept.body) if fits else 0, self._ledger.now() + KEPT_S),
+            *(stored.status, json.dumps(headers), stored.body if fits else None),
+            *(len(stored.body) if fits else 0, self._ledger.now() + KEPT_S),
             *(store.job, name, self._ledger.worker),
         )
 
     async def drop(self, name: str) -> None:
         """Forget a request that had no answer to keep: it may be sent again."""
         store, worker = self._ledger.store, self._ledger.worker
-        await self._ledger.beside(
+        await self._ledger.run_off_loop(
             lambda: store.run(
                 "delete from moa_key_answers where job = ? and name = ? and worker = ? "
                 "and status is null",
@@ -158,11 +160,11 @@ class Idempotent:
             await self._app(scope, receive, send)
             return
         try:
-            await self._once(key, scope, receive, send)
+            await self._answer_once(key, scope, receive, send)
         except RequestRefused as refused:
             await fault_of(refused).response()(scope, receive, send)
 
-    async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         _check(key)
         request = Request(scope, receive)
         body, caller = await read_body(request), caller_of(request)
@@ -172,22 +174,22 @@ class Idempotent:
         answers = Answers(self._server.keys.ledger)
         found = await self._await_answer(answers, name, caller.name, sent, receive)
         if isinstance(found, StoredAnswer):
-            await _again(found)(scope, receive, send)
+            await _replay(found)(scope, receive, send)
             return
         copy = _Copy(send)
-        kept: StoredAnswer | None = None
+        stored: StoredAnswer | None = None
         try:
-            await self._app(scope, _body(body), copy.send)
-            kept = copy.kept if self._is_success(copy, request) else None
+            await self._app(scope, _receiver_of(body), copy.send)
+            stored = copy.stored if self._is_success(copy, request) else None
         finally:
             try:
-                await (answers.keep(name, caller.name, kept) if kept else answers.drop(name))
+                await (answers.keep(name, caller.name, stored) if stored else answers.drop(name))
             except MoaError as error:  # it was sent, all the same
                 _logger.warning("the answer to an Idempotency-Key can't be kept: %s", error)
 
     async def _await_answer(
         self, answers: Answers, name: str, caller: str, sent: str, receive: Receive
-    ) -> Found:
+    ) -> Lookup:
         """Look for an answer, and wait for it a while, unless the client goes away."""
         gone = asyncio.ensure_future(receive())
         poll_s, waited_s = _FIRST_POLL_S, 0.0
@@ -213,7 +215,7 @@ class Idempotent:
         return found
 
     def _is_success(self, copy: _Copy, request: Request) -> bool:
-        """Whether an answer is whole and no error; a stream that fails begins with 200, too."""
+        """Return True if an answer is whole and no error; a failing stream begins with 200, too."""
         if not copy.is_whole or not 200 <= copy.status < 300:
             return False
         run = Headers(raw=copy.headers).get("x-moa-trace")
@@ -250,27 +252,27 @@ class _Copy:
         await self._send(message)
 
     @property
-    def kept(self) -> StoredAnswer:
+    def stored(self) -> StoredAnswer:
         headers = [one for one in self.headers if one[0].lower() not in _DROPPED]
         return StoredAnswer(self.status, headers, b"".join(self._parts), self._size <= _LARGEST)
 
 
-def _again(kept: StoredAnswer) -> Response:
-    if not kept.is_whole:
+def _replay(stored: StoredAnswer) -> Response:
+    if not stored.is_whole:
         raise RequestRefused(
             "this request was answered, by more than is kept for an Idempotency-Key. Give another "
             "key to have it worked on, and paid for, again",
             status=409,
             code="idempotency_answer_too_large",
         )
-    response = Response(kept.body, kept.status)
+    response = Response(stored.body, stored.status)
     length = [one for one in response.raw_headers if one[0] == b"content-length"]
-    response.raw_headers = [*kept.headers, *length, (b"idempotent-replayed", b"true")]
+    response.raw_headers = [*stored.headers, *length, (b"idempotent-replayed", b"true")]
     return response
 
 
-def _body(body: bytes) -> Receive:
-    """Give a body, and then no end of the connection: what was begun is finished."""
+def _receiver_of(body: bytes) -> Receive:
+    """Make a `receive` that gives the body, and then never a disconnect: the run is finished."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

@@ -14,19 +14,20 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel
 
 from moa._async import cancel
 from moa._files import load_model, save_text
+from moa._json import JSON, is_object
 from moa.batch import Row
 from moa.config.endpoints import Endpoints
 from moa.errors import InputError, RequestRefused
 from moa.jobs import Job, State
 from moa.rows.lines import row_of
 from moa.serving.keys import Caller, Keys
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 
 _logger = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -34,6 +35,7 @@ _AT_ONCE = 4
 """Jobs that are worked on at once; others wait."""
 _ROWS_AT_ONCE = 8
 """Rows of a job that are."""
+_STATES: tuple[State, ...] = get_args(State)
 Phase = Literal["running", "stopped", "cancelled", "done"]
 """A job that is `stopped` has rows left and nobody works on it, such as for a spent budget."""
 
@@ -49,14 +51,14 @@ class Owner(BaseModel):
 
 
 class _Preparation(NamedTuple):
-    """What is done before a job is begun, and who waits for that."""
+    """Work before a job begins, and the future of who waits for it."""
 
     prepare: Callable[[], None]
     """Called in a thread: many rows take seconds to be kept."""
     begun: asyncio.Future[None]
 
     async def pass_on(self) -> None:
-        """Do it, and say so."""
+        """Do the work, and resolve the future."""
         await asyncio.to_thread(self.prepare)
         self.begun.set_result(None)
 
@@ -74,7 +76,7 @@ class Jobs:
     def __init__(
         self,
         folder: Path | None,
-        served: Mapping[str, Served],
+        served: Mapping[str, ServedNode],
         keys: Keys,
         endpoints: Endpoints,
     ) -> None:
@@ -86,12 +88,12 @@ class Jobs:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[None]:
+    async def lifespan(self) -> AsyncGenerator[None]:
         """Go on with the jobs that were cut short; at the end, stop all that run."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             for id, owner in await asyncio.to_thread(lambda: list(self._owners())):
-                caller = self._keys.named(owner.caller)
+                caller = self._keys.caller_by_name(owner.caller)
                 if owner.phase == "running" and caller and owner.model in self._served:
                     self._start(id, owner, caller)
         try:
@@ -99,24 +101,24 @@ class Jobs:
         finally:
             await cancel(list(self._working.values()))
 
-    async def begin(self, served: Served, rows: list[object], caller: Caller) -> str:
-        """Keep rows, and begin to work on them; give the id of the job.
+    async def begin(self, served: ServedNode, rows: list[object], caller: Caller) -> str:
+        """Store rows, and begin to work on them; return the id of the job.
 
         Raises:
             InputError: a row is neither a text nor an object, or there is none.
             RequestRefused: there is no folder for jobs (501), or the caller may not begin one now.
         """
-        self._where()
+        self._folder_of()
         id = secrets.token_hex(16)
         owner = Owner(caller=caller.name, model=served.name, created=time.time())
 
         def keep() -> None:
             found = list(_rows(rows))
-            with Job(self._where(id), graph=served.node.name) as job:
+            with Job(self._folder_of(id), graph=served.node.name) as job:
                 job.add(found)
             self._save(id, owner)
 
-        await self._begun(id, owner, caller, keep)
+        await self._begin_work(id, owner, caller, keep)
         return id
 
     async def cancel(self, id: str, caller: Caller) -> None:
@@ -149,14 +151,14 @@ class Jobs:
         owner = owner.model_copy(update={"phase": "running"})
 
         def retry() -> None:
-            with Job(self._where(id)) as job:
+            with Job(self._folder_of(id)) as job:
                 job.retry()
             self._save(id, owner)
 
-        await self._begun(id, owner, caller, retry)
+        await self._begin_work(id, owner, caller, retry)
 
     async def status(self, id: str, caller: Caller) -> dict[str, object]:
-        """Say how far a job is, what it cost, and why rows failed.
+        """Return the progress of a job, its cost, and why rows failed.
 
         Raises:
             RequestRefused: there is no such job of the caller (404).
@@ -164,7 +166,7 @@ class Jobs:
         owner = self._owner(id, caller)
 
         def look() -> dict[str, object]:
-            with Job(self._where(id)) as job:
+            with Job(self._folder_of(id)) as job:
                 found = job.status()
             return {
                 "total": found.total,
@@ -178,38 +180,37 @@ class Jobs:
 
         return _summary(id, owner) | await asyncio.to_thread(look)
 
-    async def of(self, caller: Caller) -> list[dict[str, object]]:
+    async def list_for(self, caller: Caller) -> list[dict[str, object]]:
         """List the jobs of a caller, the newest first."""
-        self._where()
+        self._folder_of()
         found = await asyncio.to_thread(lambda: list(self._owners()))
         own = [(id, owner) for id, owner in found if owner.caller == caller.name]
         own.sort(key=lambda one: -one[1].created)
         return [_summary(id, owner) for id, owner in own]
 
-    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[dict[str, Any]]:
-        """Give the lines of rows that were worked on, as `moa run --out` writes them.
+    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[JSON]:
+        """Yield the lines of rows that were worked on, as `moa run --out` writes them.
 
         Raises:
             RequestRefused: there is no such job of the caller (404), or no such state (400).
         """
         self._owner(id, caller)
         wanted = list(states)
-        if unknown := [state for state in wanted if state not in get_args(State)]:
+        if unknown := [state for state in wanted if state not in _STATES]:
             raise RequestRefused(
-                f"rows are never {unknown[0]!r:.40}. Their state is one of "
-                f"{', '.join(get_args(State))}",
+                f"rows are never {unknown[0]!r:.40}. Their state is one of {', '.join(_STATES)}",
                 status=400,
                 code="no_state",
                 param="state",
             )
 
-        def read() -> Generator[dict[str, Any]]:
-            with Job(self._where(id)) as job:
-                yield from job.lines(*cast("list[State]", wanted))
+        def read() -> Generator[JSON]:
+            with Job(self._folder_of(id)) as job:
+                yield from job.lines(*filter(wanted.__contains__, _STATES))
 
         return read()
 
-    async def _begun(
+    async def _begin_work(
         self, id: str, owner: Owner, caller: Caller, prepare: Callable[[], None]
     ) -> None:
         """Begin to work once the caller's budget lets it, and wait until rows are prepared."""
@@ -242,7 +243,7 @@ class Jobs:
                 if beginning is not None:
                     await beginning.pass_on()
                 async with self._turn:
-                    with Job(self._where(id), graph=served.node.name) as job:
+                    with Job(self._folder_of(id), graph=served.node.name) as job:
                         node = served.node_of(caller)
                         status = await job.run(node, context, max_concurrency=_ROWS_AT_ONCE)
             phase = "stopped" if status.left else "done"
@@ -252,7 +253,7 @@ class Jobs:
             _logger.warning("job %s was stopped: %s: %s", id, type(error).__name__, error)
         self._save(id, owner.model_copy(update={"phase": phase}))
 
-    def _where(self, id: str = "") -> Path:
+    def _folder_of(self, id: str = "") -> Path:
         if self._folder is None:
             raise RequestRefused(
                 "this server keeps no jobs: start it with --jobs DIR, or send rows one by one to "
@@ -263,7 +264,7 @@ class Jobs:
         return self._folder / id
 
     def _owner(self, id: str, caller: Caller) -> Owner:
-        where = self._where(id)
+        where = self._folder_of(id)
         if _ID.fullmatch(id) and (where / "owner.json").is_file():
             owner = _load(where)
             if owner.caller == caller.name and caller.may_run(owner.model):
@@ -271,12 +272,12 @@ class Jobs:
         raise RequestRefused(f"there is no job {id!r:.40}", status=404, code="job_not_found")
 
     def _owners(self) -> Iterator[tuple[str, Owner]]:
-        for where in self._where().iterdir():
+        for where in self._folder_of().iterdir():
             if _ID.fullmatch(where.name) and (where / "owner.json").is_file():
                 yield where.name, _load(where)
 
     def _save(self, id: str, owner: Owner) -> None:
-        save_text(self._where(id) / "owner.json", owner.model_dump_json(), private=True)
+        save_text(self._folder_of(id) / "owner.json", owner.model_dump_json(), private=True)
 
 
 def _load(where: Path) -> Owner:
@@ -291,8 +292,8 @@ def _rows(given: list[object]) -> Iterator[Row]:
     if not given:
         raise InputError("rows: there is none")
     for number, value in enumerate(given, start=1):
-        if isinstance(value, dict):
-            yield row_of(number, cast("dict[str, object]", value))
+        if is_object(value):
+            yield row_of(number, value)
         elif isinstance(value, str):
             yield Row(number=number, id=number, value=value)
         else:

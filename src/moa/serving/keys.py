@@ -13,18 +13,19 @@ import logging
 import secrets
 import threading
 import tomllib
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import tomlkit
 from filelock import FileLock
 from pydantic import StringConstraints, ValidationError
 
 from moa._files import save_text
+from moa._json import JSON, is_object, object_of
 from moa.budget import Budget, Look, Share
 from moa.context import Reference, RunContext
 from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreError
@@ -82,10 +83,10 @@ class Caller:
     """Who asks. This one is anyone: it may run all that is served, without a limit."""
 
     name = ""
-    """What is kept of its runs, jobs and threads is kept under this name."""
+    """Its runs, jobs and threads are stored under this name."""
 
     def may_run(self, name: str) -> bool:
-        """Whether it may know of, and run, what is served under a name."""
+        """Return True if it may see and run what is served under a name."""
         del name
         return True
 
@@ -119,10 +120,10 @@ class Keys:
     """The keys of a server. This one has none: whoever asks is `ANYONE`."""
 
     ledger: Ledger
-    """What callers have spent, and the answers that are kept for them; open while this is."""
+    """Stores what callers have spent, and their answers; open while this is."""
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Say who sends a request, by its `Authorization` header.
+        """Return the caller of a request by its `Authorization` header.
 
         Raises:
             RequestRefused: the key is missing, unknown or revoked (401).
@@ -130,8 +131,8 @@ class Keys:
         del authorization
         return ANYONE
 
-    def named(self, name: str) -> Caller | None:
-        """Give a caller by its name, to go on with its jobs; `None`: there is none any longer."""
+    def caller_by_name(self, name: str) -> Caller | None:
+        """Return the caller of a name, to go on with its jobs; `None`: there is none any longer."""
         return ANYONE if name == ANYONE.name else None
 
     async def open(self) -> None:
@@ -147,7 +148,7 @@ class Keys:
 
 
 def keys_in(address: str | None) -> Keys:
-    """Give the keys in a file, or in a table of Postgres; `None`: none are needed.
+    """Return the keys in a file, or in a table of Postgres; `None`: none are needed.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
@@ -163,7 +164,7 @@ class KeyStore(Protocol):
     """A store of keys."""
 
     def all(self) -> Mapping[str, Key]:
-        """Give the keys by name, as they are at this moment.
+        """Return the current keys by name.
 
         Raises:
             ConfigError: they can't be read.
@@ -207,7 +208,7 @@ class KeyFile:
 
     @property
     def ledger(self) -> str | Path:
-        """Where the ledger is: as the file says by `ledger = …`, or a file of SQLite beside it."""
+        """The address of the ledger: `ledger = …` in the file, or a file of SQLite beside it."""
         self.all()
         if is_address(self._ledger):
             return self._ledger
@@ -220,7 +221,7 @@ class KeyFile:
                 found = self._path.stat()
                 changed = (found.st_mtime_ns, found.st_size, found.st_ino)
                 if changed != self._read_at:
-                    self._take(self._path.read_bytes())
+                    self._parse(self._path.read_bytes())
                     self._read_at = changed
             except FileNotFoundError as error:
                 raise ConfigError(
@@ -239,7 +240,7 @@ class KeyFile:
     def add(self, key: Key) -> None:
         """See `KeyStore`."""
 
-        def write(tables: Any) -> None:
+        def write(tables: JSON) -> None:
             if key.name in tables:
                 raise ConfigError(
                     f"there is a key {key.name!r} already: revoke it, or name another"
@@ -251,7 +252,7 @@ class KeyFile:
     def remove(self, name: str) -> None:
         """See `KeyStore`."""
 
-        def write(tables: Any) -> None:
+        def write(tables: JSON) -> None:
             if name not in tables:
                 raise ConfigError(f"there is no key {name!r} in {self._path}")
             del tables[name]
@@ -259,22 +260,20 @@ class KeyFile:
         self.all()
         self._change(write)
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         """Read what stands in the file."""
         try:
             whole = tomllib.loads(data.decode())
         except ValueError as error:
             raise ConfigError(f"{self._path} is no TOML: {error}") from error
         ledger, tables = whole.pop("ledger", ""), whole.pop("keys", {})
-        if whole or not isinstance(ledger, str) or not isinstance(tables, dict):
+        if whole or not isinstance(ledger, str) or not is_object(tables):
             other = next(iter(whole), "keys")
             raise ConfigError(
                 f"{self._path} has {other!r}, and takes a table [keys.NAME] for each key, and "
                 'ledger = "…" above them'
             )
-        found = [
-            self._key(name, table) for name, table in cast("dict[str, object]", tables).items()
-        ]
+        found = [self._key(name, table) for name, table in tables.items()]
         self._keys = {key.name: key for key in found}
         self._by_digest = {key.sha256: key for key in found}
         self._ledger = ledger
@@ -283,14 +282,13 @@ class KeyFile:
 
     def _key(self, name: str, table: object) -> Key:
         try:
-            values = cast("dict[str, object]", table) if isinstance(table, dict) else {}
-            return Key.model_validate({**values, "name": name})
+            return Key.model_validate({**object_of(table), "name": name})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise ConfigError(f"{self._path}: [keys.{name}] {where}: {first['msg']}") from error
 
-    def _change(self, write: Callable[[Any], None]) -> None:
+    def _change(self, write: Callable[[JSON], None]) -> None:
         """Write the file anew, while no other process does."""
         path = self._path
         try:
@@ -304,7 +302,7 @@ class KeyFile:
                     whole.add(tomlkit.comment(_HEAD))
                 if "keys" not in whole:
                     whole["keys"] = tomlkit.table(is_super_table=True)
-                write(whole["keys"])
+                write(object_of(whole["keys"]))
                 save_text(path, tomlkit.dumps(whole), private=True)
         except OSError as error:
             raise ConfigError(f"{path} can't be written: {error.strerror}") from error
@@ -343,21 +341,21 @@ class KeyTable:
         if not self._rows("delete from moa_keys where job = ? and name = ? returning name", name):
             raise ConfigError(f"there is no key {name!r} in {self._store.where}")
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str, *values: object) -> Sequence[tuple[object, ...]]:
         return self._store.run(sql, self._store.job, *values)
 
 
-def _row(found: tuple[Any, ...]) -> Key:
+def _row(found: tuple[object, ...]) -> Key:
     name, settings = found
     try:
-        return Key.model_validate_json(settings)
+        return Key.model_validate_json(str(settings))
     except ValidationError as error:
         raise ConfigError(f"the key {name!r} in the database is none of this version") from error
 
 
 @contextmanager
 def key_store(address: str) -> Generator[KeyStore]:
-    """Give where keys are kept, to change them.
+    """Open a store of keys, to change them.
 
     Raises:
         ConfigError: it can't be used.
@@ -371,7 +369,7 @@ def key_store(address: str) -> Generator[KeyStore]:
 
 
 def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
-    """Give where keys are kept, and their ledger, which is to be opened first.
+    """Return a store of keys and its ledger, which is to be opened first.
 
     Raises:
         ConfigError: there is no file of keys, or it holds something else.
@@ -394,7 +392,7 @@ class StoredKeys(Keys):
         """See `Keys`."""
         self.store, self.ledger = keys_and_ledger(self._address)
         await asyncio.to_thread(self.ledger.open)
-        await asyncio.to_thread(self.ledger.speak)
+        await asyncio.to_thread(self.ledger.start_heartbeat)
 
     async def close(self) -> None:
         """See `Keys`."""
@@ -407,20 +405,22 @@ class StoredKeys(Keys):
         if kind.lower() != "bearer" or not secret.strip():
             raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         given = digest(secret.strip())
-        found = await self.ledger.beside(lambda: self._read(lambda: self.store.by_digest(given)))
+        found = await self.ledger.run_off_loop(
+            lambda: self._read(lambda: self.store.by_digest(given))
+        )
         # That a hash was found says nothing of the secret to who sends others. It is compared in
         # constant time nevertheless, whatever a store looks it up by.
         if not hmac.compare_digest(found.sha256 if found else _NOBODY, given) or found is None:
             raise _key_error("this key is unknown here, or was revoked")
         return KeyCaller(self, found)
 
-    def named(self, name: str) -> Caller | None:
+    def caller_by_name(self, name: str) -> Caller | None:
         """See `Keys`."""
         key = self._read(self.store.all).get(name)
         return KeyCaller(self, key) if key else None
 
     def current(self, name: str) -> Key:
-        """Give a key as it is at this moment.
+        """Return the current state of a key.
 
         Raises:
             RequestRefused: it was revoked (401).
@@ -431,7 +431,7 @@ class StoredKeys(Keys):
         return key
 
     def _read(self, read: Callable[[], T]) -> T:
-        """Read keys; where they can't be read nobody is let in, since any may be revoked."""
+        """Read keys; if they can't be read nobody is let in, since any may be revoked."""
         try:
             return read()
         except (ConfigError, StoreError) as error:
@@ -475,12 +475,12 @@ class KeyCaller(Caller):
         context.owner = self.name
         ledger, run = self._keys.ledger, secrets.token_hex(16)
         try:
-            standing = await ledger.beside(lambda: ledger.begin(self.name, self._key, run))
-            most = standing.free(self._key).within(context.budget)
+            usage = await ledger.run_off_loop(lambda: ledger.begin(self.name, self._key, run))
+            most = usage.free(self._key).as_budget(context.budget)
             _Purchase(self._keys, self._key, run, context, most)
             yield context
         finally:
-            await ledger.beside(lambda: ledger.settle(run, context.usage.total))
+            await ledger.run_off_loop(lambda: ledger.settle(run, context.usage.total))
 
 
 class _Purchase:
@@ -496,20 +496,21 @@ class _Purchase:
         self._lock = threading.Lock()
         self._waits = 0
         self._refusal: Grant | None = None
-        self._share = Share(self._more, self._more_now, most, self._refusal_error)
+        self._share = Share(self._request_more, self._request_more_now, most, self._refusal_error)
         self._grow = context.share_budget(self._share)
 
-    async def _more(self, look: Look) -> bool:
-        answer = await self._keys.ledger.beside(lambda: self._ask(look))
+    async def _request_more(self, look: Look) -> bool:
+        answer = await self._keys.ledger.run_off_loop(lambda: self._ask(look))
         if answer == "wait":
             await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
         self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
         return answer != "spent"
 
-    def _more_now(self, look: Look) -> bool:
+    def _request_more_now(self, look: Look) -> bool:
         return self._ask(look) == "granted"
 
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
+        # Calls of one run ask from several threads: each looks again at what the last one got.
         with self._lock:
             lacking, held = look(), self._context.budget
             if lacking is None:
@@ -529,8 +530,8 @@ class _Purchase:
                     "this server was away from the ledger of its keys for so long that the run "
                     "was taken to be dead, and charged"
                 )
-            self._grow(grant.granted.within(held))
-            self._share.most = grant.most.within(held)
+            self._grow(grant.granted.as_budget(held))
+            self._share.most = grant.most.as_budget(held)
             self._refusal = None if grant.answer == "granted" else grant
             return grant.answer
 
@@ -538,4 +539,4 @@ class _Purchase:
         refusal = self._refusal
         if refusal is None:
             return BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)
-        return spent_error(self._key.name, self._key, refusal.standing, refusal.short, spent)
+        return spent_error(self._key.name, self._key, refusal.usage, refusal.short, spent)

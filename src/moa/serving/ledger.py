@@ -22,7 +22,7 @@ from moa._sqlite import SQLite
 from moa.budget import Budget
 from moa.errors import KeySpent, MoaError, RequestRefused
 from moa.rows._stores import Postgres, Store, is_address
-from moa.serving.limits import Limits, Name, Standing, Sums, spent_error
+from moa.serving.limits import KeyUsage, Limits, Name, Sums, spent_error
 from moa.usage import Amount
 
 T = TypeVar("T")
@@ -66,17 +66,17 @@ class Grant(NamedTuple):
     """`wait`: runs in flight may give back what it needs. `spent`: there won't be enough; what is
     left is the run's. `gone`: this process was taken to be dead, and the run was charged."""
     granted: Sums
-    """What the run may have taken when it ends, what it took included."""
+    """Total that the run may use, including what it has used so far."""
     most: Sums
-    """What it might be granted by asking further."""
-    standing: Standing
-    """How the key stands, without what the run itself has set aside."""
+    """Total that further requests could be granted."""
+    usage: KeyUsage
+    """Usage of the key, without what the run itself has reserved."""
     short: frozenset[Name] = frozenset()
     """The limits that leave too little."""
 
 
 class Ledger:
-    """What keys have spent and set aside, in a SQLite file or in Postgres.
+    """Spending and reservations of keys, in a SQLite file or in Postgres.
 
     A process says again and again that it is alive, from a thread of its own. What a dead one had
     set aside is charged: nobody knows what of it was billed.
@@ -110,27 +110,27 @@ class Ledger:
         """Which process this is."""
         self._alive_at = 0.0
         self._unsettled: dict[str, Amount] = {}
-        """What runs have used that have ended, and that the store could not be told."""
+        """Usage of ended runs that could not be written to the store yet."""
         self._turn = asyncio.Lock()
-        self._doing = set[asyncio.Future[Any]]()
+        self._pending = set[asyncio.Task[object]]()
         self._over = threading.Event()
-        self._speaking: threading.Thread | None = None
+        self._heartbeat: threading.Thread | None = None
 
     def open(self) -> None:
         """Open the store."""
         self.store.open()
 
-    def speak(self) -> None:
-        """Say from now on that this process is alive, and charge what dead ones had set aside."""
+    def start_heartbeat(self) -> None:
+        """Start to renew the lease of this process, and charge what dead processes had reserved."""
         self.renew()
-        self._speaking = threading.Thread(target=self._speak, name="moa-ledger", daemon=True)
-        self._speaking.start()
+        self._heartbeat = threading.Thread(target=self._beat, name="moa-ledger", daemon=True)
+        self._heartbeat.start()
 
     def close(self) -> None:
-        """Charge what is still set aside here, and close the store."""
+        """Charge what is still reserved here, and close the store."""
         self._over.set()
-        if self._speaking is not None:
-            self._speaking.join()
+        if self._heartbeat is not None:
+            self._heartbeat.join()
             try:
                 self._settle_late()
                 self._run("delete from moa_key_workers where job = ? and worker = ?", self.worker)
@@ -146,37 +146,37 @@ class Ledger:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    async def beside(self, work: Callable[[], T]) -> T:
-        """Do something with it without holding up the event loop for long.
+    async def run_off_loop(self, work: Callable[[], T]) -> T:
+        """Call a function without blocking the event loop for long.
 
-        It is done to its end also where who waits for it is cancelled, and in the order of asking.
+        Calls are made in order, and finish even if the waiting task is cancelled.
         """
         if isinstance(self.store, SQLite):
             return work()  # it takes less than a thread would
-        doing = asyncio.ensure_future(self._in_turn(work))
-        self._doing.add(doing)
-        doing.add_done_callback(self._done)
+        doing = asyncio.ensure_future(self._run_in_turn(work))
+        self._pending.add(doing)
+        doing.add_done_callback(self._discard)
         return await asyncio.shield(doing)
 
-    async def _in_turn(self, work: Callable[[], T]) -> T:
+    async def _run_in_turn(self, work: Callable[[], T]) -> T:
         async with self._turn:
             return await self.store.beside(work)
 
-    def _done(self, doing: asyncio.Future[Any]) -> None:
-        self._doing.discard(doing)
+    def _discard(self, doing: asyncio.Task[object]) -> None:
+        self._pending.discard(doing)
         if not doing.cancelled():
             doing.exception()  # whoever waits for it is told; asyncio isn't to, where nobody does
 
     async def finish(self) -> None:
         """Wait for what is being done."""
-        await asyncio.gather(*self._doing, return_exceptions=True)
+        await asyncio.gather(*self._pending, return_exceptions=True)
 
-    def lives(self, worker: str) -> bool:
+    def is_alive(self, worker: str) -> bool:
         """Return True if a process has recently reported that it is alive."""
         alive = "select 1 from moa_key_workers where job = ? and worker = ? and until > ?"
         return worker == self.worker or bool(self._run(alive, worker, self.now()))
 
-    def begin(self, name: str, limits: Limits, run: str) -> Standing:
+    def begin(self, name: str, limits: Limits, run: str) -> KeyUsage:
         """Begin a run, if the key may.
 
         Raises:
@@ -232,12 +232,12 @@ class Ledger:
             self._unsettled[run] = spent
             _logger.warning("a run is settled later: %s", error)
 
-    def standing(self, name: str) -> Standing:
-        """Say how a key stands."""
-        return self.store.atomically(lambda: self._standing(name))
+    def usage_of(self, name: str) -> KeyUsage:
+        """Return the usage of a key."""
+        return self.store.atomically(lambda: self._usage_of(name))
 
     def charge_the_dead(self, name: str | None = None) -> int:
-        """Charge what runs of dead processes had set aside, of a key or of all; count them."""
+        """Charge the reservations of dead processes, of a key or of all; count their runs."""
         of_key, value = ("", ()) if name is None else (" and one.name = ?", (name,))
         dead = self._run(
             "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
@@ -257,31 +257,31 @@ class Ledger:
 
     # What follows is done within a transaction.
 
-    def _begin(self, name: str, limits: Limits, run: str) -> Standing:
+    def _begin(self, name: str, limits: Limits, run: str) -> KeyUsage:
         self._lock(name)
         if self._run("select 1 from moa_key_runs where job = ? and run = ?", run):
-            return self._standing(name)  # the connection was lost once it had been written
-        standing = self._standing(name)
+            return self._usage_of(name)  # the connection was lost once it had been written
+        usage = self._usage_of(name)
         # Calls that are set aside are made; dollars may come back.
-        used_up = standing.short(limits, Sums(1, 1), Sums(standing.held.calls))
+        used_up = usage.short_limits(limits, Sums(1, 1), Sums(usage.held.calls))
         if used_up:
-            raise spent_error(name, limits, standing, used_up)
-        now = standing.at.timestamp()
+            raise spent_error(name, limits, usage, used_up)
+        now = usage.at.timestamp()
         if limits.requests_per_minute is not None:
             self._count_request(name, limits.requests_per_minute, now)
-        if limits.parallel is not None and standing.runs >= limits.parallel:
+        if limits.parallel is not None and usage.runs >= limits.parallel:
             raise RequestRefused(
-                f"the key {name!r} has {standing.runs} runs in flight, and may have "
+                f"the key {name!r} has {usage.runs} runs in flight, and may have "
                 f"{limits.parallel}: wait until one has ended",
                 status=429,
                 code="too_many_parallel",
                 retry_after_s=1,
             )
         if now > self._alive_at + self._lease_s / 2:
-            self._say_alive(now)
+            self._renew_lease(now)
         add = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
         self._run(add, run, name, self.worker)
-        return standing
+        return usage
 
     def _count_request(self, name: str, most: int, now: float) -> None:
         """Count a request, unless the one that is `most` before it was within the last minute."""
@@ -318,16 +318,16 @@ class Ledger:
         used = Sums.of(spent)
         if known:
             self._book(name, used.minus(Sums(*known[0])))
-        standing = self._standing(name, but=run)
+        usage = self._usage_of(name, but=run)
         if not known:
-            return Grant("gone", Sums(), Sums(), standing)
-        want, had = Sums.within_limits(needed).minus(used), Sums.within_limits(granted).minus(used)
-        short, free = standing.short(limits, want, standing.held), standing.free(limits)
+            return Grant("gone", Sums(), Sums(), usage)
+        want, had = Sums.of_budget(needed).minus(used), Sums.of_budget(granted).minus(used)
+        short, free = usage.short_limits(limits, want, usage.held), usage.free(limits)
         answer, hold = "granted", want
         if short:
             # Calls that are set aside are made; dollars may come back, but not of runs that wait.
-            stays = Sums(standing.held.calls, standing.waiting.nano)
-            comes = standing.working and not standing.short(limits, want, stays)
+            stays = Sums(usage.held.calls, usage.waiting.nano)
+            comes = usage.working and not usage.short_limits(limits, want, stays)
             answer = "wait" if comes else "spent"
             rest = free if answer == "spent" else Sums()
             hold = Sums(
@@ -342,10 +342,10 @@ class Ledger:
             *(self.store.job, run),
             job_first=False,
         )
-        return Grant(answer, used.plus(hold), used.plus(free), standing, frozenset(short))
+        return Grant(answer, used.plus(hold), used.plus(free), usage, frozenset(short))
 
     def _settle(self, run: str, used: Sums | None) -> None:
-        """End a run; with `None` all that it has set aside is taken to be used."""
+        """End a run; with `None` all that it has reserved counts as used."""
         begun = self._run("select name from moa_key_runs where job = ? and run = ?", run)
         if not begun:
             return
@@ -361,7 +361,7 @@ class Ledger:
             self._book(name, Sums(held_calls, held_nano) if used is None else used.minus(said))
 
     def _lock(self, name: str) -> None:
-        """Let nobody else change what is known of a key; in SQLite nobody does anyway."""
+        """Lock a key for this transaction; SQLite locks the whole file anyway."""
         if not isinstance(self.store, SQLite):
             of_key = f"moa.keys/{self.store.job}/{name}"
             self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", of_key)
@@ -381,8 +381,8 @@ class Ledger:
             *(name, day, *more, self.store.job, name, month, *more),
         )
 
-    def _standing(self, name: str, *, but: str = "") -> Standing:
-        """Say how a key stands, without what one run holds."""
+    def _usage_of(self, name: str, *, but: str = "") -> KeyUsage:
+        """Return the usage of a key, without what one run holds."""
         now = self.now()
         day, month = _periods(now)
         sums = {
@@ -406,9 +406,9 @@ class Ledger:
         held, of_waiting = Sums(calls, nano), Sums(0, waiting)
         day_sums, month_sums = sums.get(day, Sums()), sums.get(month, Sums())
         at = datetime.fromtimestamp(now, UTC)
-        return Standing(at, day_sums, month_sums, held, of_waiting, runs, working)
+        return KeyUsage(at, day_sums, month_sums, held, of_waiting, runs, working)
 
-    def _say_alive(self, now: float) -> None:
+    def _renew_lease(self, now: float) -> None:
         self._run(
             "insert into moa_key_workers (job, worker, until) values (?, ?, ?) "
             "on conflict (job, worker) do update set until = excluded.until",
@@ -422,7 +422,7 @@ class Ledger:
 
     # What the thread does.
 
-    def _speak(self) -> None:
+    def _beat(self) -> None:
         while not self._over.wait(self._lease_s / 3):
             try:
                 self.renew()
@@ -430,8 +430,8 @@ class Ledger:
                 _logger.warning("the ledger of the keys: %s", error)
 
     def renew(self) -> None:
-        """Say that this process is alive, settle what could not be, and charge the dead."""
-        self._say_alive(self.now())
+        """Renew the lease of this process, settle what is left, and charge dead processes."""
+        self._renew_lease(self.now())
         self._settle_late()
         self.charge_the_dead()
         self._run(

@@ -57,12 +57,12 @@ class Sums(NamedTuple):
 
     @classmethod
     def of(cls, amount: Amount) -> Sums:
-        """Give what was used."""
+        """Convert an amount."""
         return cls(amount.calls, _nano(amount.priced_cost), amount.unpriced_calls)
 
     @classmethod
-    def within_limits(cls, budget: Budget) -> Sums:
-        """Give what a budget lets through; of what it doesn't limit, nothing."""
+    def of_budget(cls, budget: Budget) -> Sums:
+        """Convert the limits of a budget; what it doesn't limit is 0."""
         return cls(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
 
     @property
@@ -75,11 +75,11 @@ class Sums(NamedTuple):
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
     def minus(self, other: Sums) -> Sums:
-        """Give what is more in this one."""
+        """Subtract another one."""
         return Sums(*(a - b for a, b in zip(self, other, strict=True)))
 
-    def within(self, budget: Budget) -> Budget:
-        """Give a budget with the same limits, of this height."""
+    def as_budget(self, budget: Budget) -> Budget:
+        """Return a budget that limits the same, at these sums."""
         return replace(
             budget,
             calls=None if budget.calls is None else self.calls,
@@ -88,7 +88,7 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KeyUsage:
     """Usage and reservations of a key at a moment."""
 
     at: datetime
@@ -98,33 +98,33 @@ class Standing:
     held: Sums
     """Set aside for runs in flight, of this process or others."""
     waiting: Sums
-    """What of it those runs hold that can give nothing back before they get more."""
+    """Part of `held` by runs that can give nothing back before they get more."""
     runs: int
     """In flight."""
     working: int
     """Those that may give dollars back."""
 
-    def left(self, limits: Limits) -> dict[Name, int | float]:
-        """Give what is left of each limit on calls and dollars; never below 0."""
+    def remaining(self, limits: Limits) -> dict[Name, int | float]:
+        """Return what is left of each limit on calls and dollars; never below 0."""
         return {
             name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
-            for name, left in self._left(limits, self.held)
+            for name, left in self._remaining(limits, self.held)
         }
 
     def free(self, limits: Limits) -> Sums:
-        """Give the calls and the dollars that no limit keeps from a run; never below 0."""
-        left = [*self._left(limits, self.held)]
+        """Return the calls and dollars that a run may still use; never below 0."""
+        left = [*self._remaining(limits, self.held)]
         calls, nano = (
             min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
             for kind in ("calls", "usd")
         )
         return Sums(calls, nano)
 
-    def short(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
-        """Name the limits that leave less than `want`, if this is `held` by others."""
+    def short_limits(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
+        """Return the limits that leave less than `want`, if others hold `held`."""
         return {
             name
-            for name, left in self._left(limits, held)
+            for name, left in self._remaining(limits, held)
             if left < (want.calls if name.startswith("calls") else want.nano)
         }
 
@@ -135,8 +135,8 @@ class Standing:
             return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
         return today + timedelta(days=1)
 
-    def _left(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
-        """Give what is left of each limit: calls, or billionths of dollars; it may be below 0."""
+    def _remaining(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
+        """Yield what is left of each limit: calls, or billionths of dollars; it may be below 0."""
         for name in _NAMES:
             limit = getattr(limits, name)
             spent = self.day if name.endswith("day") else self.month
@@ -151,7 +151,7 @@ class Standing:
 def spent_error(
     name: str,
     limits: Limits,
-    standing: Standing,
+    usage: KeyUsage,
     names: Collection[Name],
     spent: Usage | None = None,
 ) -> KeySpent:
@@ -160,11 +160,11 @@ def spent_error(
     Args:
         name: Of the key.
         limits: Its limits.
-        standing: How it stands.
+        usage: Its usage.
         names: Those of its limits that are used up, or leave too little.
         spent: What the run has used that was refused.
     """
-    left, renews_at = standing.left(limits), standing.renews_at(names)
+    left, renews_at = usage.remaining(limits), usage.renews_at(names)
     shown = ", ".join(
         f"{left[key]:g} of {getattr(limits, key)} {_WORDS[key]}" for key in sorted(names)
     )

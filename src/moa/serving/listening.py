@@ -29,7 +29,7 @@ _TOO_LARGE = (
 )
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listen_on(host: str, port: int) -> socket.socket:
     """Listen on an address, or raise a `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -42,7 +42,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Give the address of what listens, as a browser takes it."""
+    """Return the address of a listening socket as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -68,10 +68,10 @@ def uvicorn_for(
         proxy_headers=False,
         timeout_graceful_shutdown=ceil(drain_s) + _LAST_S,
     )
-    return _Draining(config, drain_s, end)
+    return _DrainingServer(config, drain_s, end)
 
 
-class _Draining(uvicorn.Server):
+class _DrainingServer(uvicorn.Server):
     """Ends what still runs once its seconds are over, so that its clients are told."""
 
     def __init__(self, config: uvicorn.Config, drain_s: float, end: Callable[[], None]) -> None:
@@ -93,8 +93,8 @@ class _Connection(asyncio.Protocol):
     uvicorn waits for it for ever, and keeps, with one of its two parsers, all that comes of it.
     """
 
-    def __init__(self, **about: Any) -> None:
-        self._inner: Any = AutoHTTPProtocol(**about)
+    def __init__(self, **settings: Any) -> None:
+        self._inner: Any = AutoHTTPProtocol(**settings)
         self._transport: asyncio.Transport
         self._size = 0
         self._late: asyncio.TimerHandle | None = None
@@ -105,6 +105,8 @@ class _Connection(asyncio.Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        # A new cycle means that a head is complete. Until then, and after an answer is sent, all
+        # bytes belong to a head, and count.
         before = self._inner.cycle
         self._inner.data_received(data)
         if self._inner.cycle is not before:

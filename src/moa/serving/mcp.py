@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _LATE_S = 10.0
 """Seconds beyond the deadline of its run after which an exchange is cut off."""
-_WAITING = 64
+_READ_AHEAD = 64
 """Lines of standard input that are read ahead."""
 _LONGEST = 16 * 2**20
 """Bytes of one; behind a longer one nothing is read."""
 _END = b"\n"
 """Stands for the end of the lines, as no line holds it."""
 Pipes = tuple[Any, Any]
-"""What is read from, and what is written to."""
-_TALKATIVE = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http")
+"""The streams to read from and to write to; the SDK names their types privately."""
+_NOISY_LOGGERS = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http")
 """Loggers of the SDK that tell of each request when it begins and ends."""
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/mcp`, which says what to install where the SDK isn't there."""
+    """Make the route `/mcp`; without the SDK it answers what to install."""
     if find_spec("mcp") is None:
         return [Route("/mcp", _refuse, methods=["POST"])]
     from moa.serving.mcp_tools import Tools
 
-    for name in _TALKATIVE:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     protocol = Tools(server).protocol()
 
@@ -80,7 +80,7 @@ class Exchange:
         limit_s: Seconds after which it is cut off, whatever its client reads or doesn't.
     """
 
-    def __init__(self, protocol: Protocol[Any], body: bytes, limit_s: float) -> None:
+    def __init__(self, protocol: Protocol, body: bytes, limit_s: float) -> None:
         self._protocol = protocol
         self._body = body
         self._limit_s = limit_s
@@ -114,7 +114,7 @@ async def pipes() -> AsyncGenerator[Pipes]:
     """
     from mcp.server.stdio import stdio_server
 
-    lines: Any = _Lines()
+    lines: Any = _StdinLines()
     try:
         async with stdio_server(stdin=lines) as (read, write), read, write:
             with redirect_stdout(sys.stderr):
@@ -125,7 +125,7 @@ async def pipes() -> AsyncGenerator[Pipes]:
             raise error from None
 
 
-async def speak(server: Server, owner: Caller, pipes: Pipes) -> None:
+async def serve_pipes(server: Server, owner: Caller, pipes: Pipes) -> None:
     """Speak over pipes until there is no more to read; then all runs are cancelled.
 
     Args:
@@ -139,7 +139,7 @@ async def speak(server: Server, owner: Caller, pipes: Pipes) -> None:
     await protocol.run(*pipes, protocol.create_initialization_options())
 
 
-class _Lines:
+class _StdinLines:
     """The lines of standard input. The wait for one can be cancelled, as by Ctrl-C.
 
     The SDK waits for them in a thread that is joined at the end of the process, and that nothing
@@ -147,7 +147,7 @@ class _Lines:
     """
 
     def __init__(self) -> None:
-        self._lines = asyncio.Queue[bytes](_WAITING)
+        self._lines = asyncio.Queue[bytes](_READ_AHEAD)
         self._input = os.dup(0)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -168,7 +168,7 @@ class _Lines:
         return self
 
     async def __anext__(self) -> str:
-        """Give the next one."""
+        """Return the next line."""
         line = await self._lines.get()
         if line is _END:
             raise StopAsyncIteration

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import anyio
 from mcp.server import Server as Protocol
@@ -25,11 +24,12 @@ from mcp_types import (
     PaginatedRequestParams,
     TextContent,
 )
-from mcp_types import Tool as Listed
+from mcp_types import Tool as ListedTool
 from starlette.requests import Request
 
 from moa._async import cancel
 from moa._files import dump_json
+from moa._json import object_of, objects_of
 from moa.agents.tools import name_for_models
 from moa.config.faults import nearest
 from moa.context import Reference, RunContext
@@ -38,11 +38,11 @@ from moa.serving.faults import fault_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
 from moa.serving.runs import FinishedRun
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
 from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
 
-Context = ServerRequestContext[Any, Request]
+Context = ServerRequestContext[dict[str, object], Request]
 
 _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
 """Events that are a step done."""
@@ -50,7 +50,7 @@ _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a value is an object of JSON, as arguments and structured results of MCP have to be.
+    """Wraps a value into an object of JSON, as arguments and results of MCP have to be.
 
     Args:
         schema: Of the object.
@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
-        """Give the shape of a value with this schema, which is put under `key` if it has to be."""
+        """Return the shape of values with this schema; what is no object goes under `key`."""
         if _is_object(schema, schema):
             return cls({"type": "object", **schema}, None)
         inner = {name: part for name, part in schema.items() if name != "$defs"}
@@ -71,8 +71,8 @@ class Shape:
         definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
         return cls({**outer, "additionalProperties": False, **definitions}, key)
 
-    def take(self, given: Mapping[str, object]) -> object:
-        """Take the value out of an object.
+    def unwrap(self, given: Mapping[str, object]) -> object:
+        """Return the value in an object.
 
         Raises:
             InputError: it isn't there, or something else is.
@@ -84,18 +84,18 @@ class Shape:
             raise InputError(f"give one argument, {self.key!r}; there is {has}")
         return given[self.key]
 
-    def put(self, value: Any) -> Any:
-        """Put a value into an object."""
+    def wrap(self, value: object) -> object:
+        """Return an object that holds a value."""
         return value if self.key is None else {self.key: value}
 
 
 class ServedTool:
     """A served graph or agent, as an MCP tool."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: ServedNode) -> None:
         self.served = served
         self.name = name_for_models(served.name)
-        text = {"type": "string"}
+        text: Schema = {"type": "string"}
         takes = _object_in(served.input_schema) or (text if served.takes_text else {})
         takes = takes or served.input_schema
         key = "text" if takes == text else "input"
@@ -103,9 +103,9 @@ class ServedTool:
         self.output = Shape.of(served.output_schema, "output", "What came out.")
 
     @property
-    def listed(self) -> Listed:
-        """It as it is listed."""
-        return Listed(
+    def listing(self) -> ListedTool:
+        """The tool as it is listed."""
+        return ListedTool(
             name=self.name,
             description=self.served.description or f"Runs {self.served.name}.",
             input_schema=self.input.schema,
@@ -113,7 +113,7 @@ class ServedTool:
         )
 
     def result(self, finished: FinishedRun) -> CallToolResult:
-        """Give what came out, structured and as a text; beside it the bill.
+        """Return the output, structured and as a text, with its usage as metadata.
 
         Raises:
             MoaError: why nothing did.
@@ -122,13 +122,13 @@ class ServedTool:
         value = self.served.dump(finished.output)
         return CallToolResult(
             content=[TextContent(text=value if isinstance(value, str) else dump_json(value))],
-            structured_content=self.output.put(value),
+            structured_content=self.output.wrap(value),
             _meta=beside,
         )
 
 
 class Tools:
-    """What a server serves, as the tools of an MCP server.
+    """Serves the nodes of a server as tools of MCP.
 
     Args:
         server: What is served, and its runs.
@@ -148,7 +148,7 @@ class Tools:
                 raise ConfigError(f"{names} would be one tool, {one.name!r}: name one otherwise")
             self._tools[one.name] = one
 
-    def protocol(self) -> Protocol[Any]:
+    def protocol(self) -> Protocol:
         """Make what speaks the protocol."""
         return Protocol(
             "moa",
@@ -159,7 +159,7 @@ class Tools:
         )
 
     def _tools_of(self, context: Context) -> tuple[Caller, dict[str, ServedTool]]:
-        """Say who asks, and what it may know of."""
+        """Return the caller, and the tools that it may see."""
         request = context.request
         caller = self._owner if request is None else caller_of(request)
         assert caller is not None, "whoever speaks over pipes is the owner"
@@ -171,7 +171,7 @@ class Tools:
     ) -> ListToolsResult:
         del params
         _, tools = self._tools_of(context)
-        return ListToolsResult(tools=[one.listed for one in tools.values()])
+        return ListToolsResult(tools=[one.listing for one in tools.values()])
 
     async def _call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Run a tool; what goes wrong is said in its result, for the model that had it called."""
@@ -182,9 +182,9 @@ class Tools:
         tool = tools[params.name]
         steps = Steps(context)
         try:
-            value = tool.served.parse(tool.input.take(params.arguments or {}))
+            value = tool.served.parse(tool.input.unwrap(params.arguments or {}))
             running = self._runs.run(caller, tool.served, value, steps.add)
-            return tool.result(await steps.told(running))
+            return tool.result(await steps.report_until_done(running))
         except MoaError as error:
             is_own = caller is self._owner and isinstance(error, ConfigError)
             message = str(error) if is_own else fault_of(error).message
@@ -211,7 +211,7 @@ class Owner(Caller):
 
 
 class Steps:
-    """Tells a client how far a run is; the SDK tells those alone that have asked for it.
+    """Reports the progress of a run; the SDK sends it only to clients that asked for it.
 
     What goes on while the client takes one notification is told in the next: whoever reads slowly
     holds up no run, and nothing piles up.
@@ -231,9 +231,9 @@ class Steps:
             self._last = event.node
             self._news.set()
 
-    async def told(self, running: Awaitable[FinishedRun]) -> FinishedRun:
-        """Wait for a run, and tell of it meanwhile; where the wait is cancelled, so is the run."""
-        run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._tell())
+    async def report_until_done(self, running: Awaitable[FinishedRun]) -> FinishedRun:
+        """Wait for a run, and report its steps meanwhile; cancelling the wait cancels the run."""
+        run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._report_steps())
         try:
             finished = await asyncio.shield(run)
             self._ended = True
@@ -245,36 +245,36 @@ class Steps:
             with anyio.CancelScope(shield=True):
                 await cancel([run, telling])
 
-    async def _tell(self) -> None:
-        told = 0
-        while told < self._done or not self._ended:
+    async def _report_steps(self) -> None:
+        reported = 0
+        while reported < self._done or not self._ended:
             await self._news.wait()
             self._news.clear()
-            if told < self._done:
-                told = self._done
-                await self._report(told, message=f"done: {self._last}")
+            if reported < self._done:
+                reported = self._done
+                await self._report(reported, message=f"done: {self._last}")
 
 
-def _is_object(schema: Mapping[str, Any], root: Schema, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether all that a schema lets through are objects."""
+def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset()) -> bool:
+    """Return True if a schema accepts objects only."""
     if schema.get("type") == "object":
         return True
     reference = schema.get("$ref")
     if isinstance(reference, str):
         found = _definition(reference, root)
         return reference not in seen and _is_object(found, root, seen | {reference})
-    branches: list[Mapping[str, Any]] = schema.get("anyOf") or schema.get("oneOf") or []
+    branches = objects_of(schema.get("anyOf") or schema.get("oneOf"))
     return bool(branches) and all(_is_object(one, root, seen) for one in branches)
 
 
 def _object_in(schema: Schema) -> Schema | None:
-    """Give the part of a choice that lets objects through, such as of a text or an object."""
-    parts = [part for part in schema.get("anyOf", ()) if _is_object(part, schema)]
+    """Return the one part of an `anyOf` that accepts objects; `None`: not exactly one does."""
+    parts = [part for part in objects_of(schema.get("anyOf")) if _is_object(part, schema)]
     if len(parts) != 1:
         return None
     definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
     return {**parts[0], **definitions}
 
 
-def _definition(reference: str, root: Schema) -> Mapping[str, Any]:
-    return root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
+def _definition(reference: str, root: Schema) -> Schema:
+    return object_of(object_of(root.get("$defs")).get(reference.removeprefix("#/$defs/")))

@@ -75,7 +75,7 @@ class Metrics:
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/metrics`."""
+    """Make the route `/metrics`."""
     metrics = Metrics(server)
 
     async def read(_: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from struct import pack
 from typing import Annotated, Literal
@@ -19,11 +20,11 @@ from moa.endpoints import Endpoint
 from moa.errors import RequestRefused
 from moa.node import Result, finish
 from moa.serving.asking import Body, body_of, read_as
-from moa.serving.chat_request import refused
+from moa.serving.chat_request import request_error
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation, parameter
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import ENCODER, Server
 
 OWNER = "moa"
@@ -53,7 +54,14 @@ class EmbeddingsRequest(Body):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class Encoding:
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of texts, in their order."""
+
+    vectors: Sequence[tuple[float, ...]]
+
+
+class EncodingNode:
     """A node that turns texts into vectors.
 
     Args:
@@ -67,7 +75,7 @@ class Encoding:
 
     async def run(
         self, request: Sequence[str], /, context: RunContext | None = None
-    ) -> Result[list[tuple[float, ...]]]:
+    ) -> Result[Vectors]:
         """Encode texts, some at once so that a run can be ended; raises as `Endpoint.embed`."""
         started = time.perf_counter()
         own = run_context(context).nested(self.name)
@@ -75,15 +83,15 @@ class Encoding:
         for start in range(0, len(request), _AT_ONCE):
             found = await self.encoder.embed(request[start : start + _AT_ONCE], own)
             vectors += found.vectors
-        return finish(vectors, own, seconds=time.perf_counter() - started)
+        return finish(Vectors(vectors), own, seconds=time.perf_counter() - started)
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/v1/models` and `/v1/embeddings`."""
+    """Make the routes `/v1/models` and `/v1/embeddings`."""
     started = datetime.now(UTC)
 
     async def models(request: Request) -> Response:
-        known = dict(known_to(server, caller_of(request)))
+        known = dict(models_for(server, caller_of(request)))
         day = started.date().isoformat()
         listed = [
             {"name": name, "description": does, "release_date": day} for name, does in known.items()
@@ -93,16 +101,17 @@ def routes(server: Server) -> list[Route]:
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in dict(known_to(server, caller_of(request))):
-            server.named(name, caller_of(request))  # says which there are
+        if name not in dict(models_for(server, caller_of(request))):
+            server.find(name, caller_of(request))  # says which there are
         return json_response(_model(name, started))
 
     async def embeddings(request: Request) -> Response:
         body = read_as(EmbeddingsRequest, await read_json(request, server.settings))
-        node = Encoding(_encoder(server, body.model, caller_of(request)))
-        finished = await server.runs.finish(request, Served(node), body.texts)
-        tokens = finished.item.usage.total.input_tokens
-        return json_response(_vectors(body, finished.output, tokens), finished.headers)
+        node = EncodingNode(_encoder(server, body.model, caller_of(request)))
+        finished = await server.runs.finish(request, ServedNode(node), body.texts)
+        output, tokens = finished.output, finished.item.usage.total.input_tokens
+        assert isinstance(output, Vectors), "so does an encoding"
+        return json_response(_vectors(body, output.vectors, tokens), finished.headers)
 
     return [
         Route("/v1/models", models),
@@ -120,7 +129,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
         "required": ["object", "data", "model", "usage"],
         "properties": {"data": {"type": "array", "minItems": 1}},
     }
-    names = [name for name, _ in known_to(server, caller)]
+    names = [name for name, _ in models_for(server, caller)]
     found: dict[str, object] = {
         "/v1/models": {"get": operation("List the models, as OpenAI does", listed)},
         "/v1/models/{name}": {
@@ -134,8 +143,8 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
     return found
 
 
-def known_to(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
-    """Name what a caller may ask, and say what each does."""
+def models_for(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
+    """Yield the models that a caller may use, each with what it does."""
     for name, served in server.served.items():
         if caller.may_run(name):
             yield name, served.description or f"{type(served.node).__name__} of this server"
@@ -149,8 +158,8 @@ def _model(name: str, started: datetime) -> dict[str, object]:
 
 def _encoder(server: Server, name: str, caller: Caller) -> Endpoint:
     if name != ENCODER or not caller.may_run(name):
-        server.named(name, caller)
-        raise refused(f"{name} gives no vectors: ask {ENCODER!r}", "model")
+        server.find(name, caller)
+        raise request_error(f"{name} gives no vectors: ask {ENCODER!r}", "model")
     if server.encoder is None:
         raise RequestRefused(
             "this server has no encoder: its extra `local` brings one",

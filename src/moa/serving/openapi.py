@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TypedDict
 
+from moa._json import object_of
 from moa.serving.keys import Caller
 from moa.serving.served import Schema
 from moa.serving.server import Server
 
 Operation = dict[str, object]
-"""What one method of a path does."""
+"""One method of a path."""
 Parameter = TypedDict("Parameter", {"name": str, "in": str, "required": bool, "schema": Schema})
-"""What a path or a query holds."""
+"""A parameter of a path or a query."""
 _ERRORS = {
     400: "The request is wrong: the message says what to change.",
     401: "The key is missing, unknown or revoked.",
@@ -33,7 +34,7 @@ _ERRORS = {
     503: "A model or the server has too much to do.",
     504: "The time was up.",
 }
-"""What each status means; `faults.py` says which error has which."""
+"""Meaning of each status; `faults.py` maps errors to them."""
 _ERROR: Schema = {
     "type": "object",
     "required": ["error"],
@@ -63,7 +64,7 @@ def operation(
     status: int = 200,
     streams: bool = False,
 ) -> Operation:
-    """Say what one method of a path does; each may fail in the ways of `faults.py`.
+    """Describe one method of a path; each may fail in the ways of `faults.py`.
 
     Args:
         summary: What it does, in a line.
@@ -92,9 +93,9 @@ def operation(
     return found
 
 
-def parameter(name: str, schema: Schema, *, within: str = "path") -> Parameter:
+def parameter(name: str, schema: Schema, *, location: str = "path") -> Parameter:
     """Describe a parameter of a path, or of a query."""
-    return {"name": name, "in": within, "required": within == "path", "schema": schema}
+    return {"name": name, "in": location, "required": location == "path", "schema": schema}
 
 
 class Schemas:
@@ -104,14 +105,14 @@ class Schemas:
         self.found: dict[str, Schema] = {"Error": _ERROR}
 
     def place(self, name: str, way: str) -> str:
-        """Say where the models of what is served stand, on the way `in` or `out`."""
+        """Return the reference template for the models of a node, on the way `in` or `out`."""
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         return f"#/components/schemas/{safe}.{way}.{{model}}"
 
     def add(self, schema: Schema, place: str) -> Schema:
         """Take the models out of a schema, and give what is left."""
-        for name, model in schema.pop("$defs", {}).items():
-            self.found[place.rpartition("/")[2].format(model=name)] = model
+        for name, model in object_of(schema.pop("$defs", None)).items():
+            self.found[place.rpartition("/")[2].format(model=name)] = object_of(model)
         return schema
 
 
@@ -119,7 +120,7 @@ def document(
     server: Server, caller: Caller, paths: Mapping[str, object], schemas: Schemas
 ) -> dict[str, object]:
     """Write the document for a caller, who is told only of what it may run."""
-    names = ", ".join(one.name for one in server.known(caller))
+    names = ", ".join(one.name for one in server.visible_to(caller))
     return {
         "openapi": "3.1.0",
         "info": {

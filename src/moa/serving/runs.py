@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
@@ -24,7 +24,6 @@ from starlette.types import Receive, Scope, Send
 
 from moa._async import cancel, time_limit
 from moa.batch import Item, run_one
-from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
@@ -33,7 +32,7 @@ from moa.rows import taken
 from moa.rows.records import usage_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 from moa.telemetry import tracer_of
 from moa.trace import Event, TextDelta
 
@@ -58,7 +57,7 @@ class FinishedRun:
     """The result of a run."""
 
     id: str
-    served: Served
+    served: ServedNode
     caller: str
     """Name of who asked."""
     item: Item[object]
@@ -70,8 +69,8 @@ class FinishedRun:
     at: float = field(default_factory=time.monotonic)
 
     @property
-    def output(self) -> Any:
-        """What came out.
+    def output(self) -> object:
+        """The output of the run.
 
         Raises:
             MoaError: why the run failed.
@@ -82,27 +81,27 @@ class FinishedRun:
 
     @property
     def usage(self) -> dict[str, object]:
-        """What it used, as JSON: calls, tokens and cost, also by tier, node and endpoint."""
+        """Its usage as JSON: calls, tokens and cost, also by tier, node and endpoint."""
         return usage_of(self.item)
 
     @property
     def record(self) -> dict[str, object]:
-        """All that is kept of it, as JSON; its input and output are not."""
+        """Its stored record as JSON, without input and output."""
         item = self.item
         what: dict[str, object] = {"id": self.id, "model": self.served.name, "status": item.status}
         if self.failure is not None:
             what["error"] = self.failure
         return what | taken(item)
 
-    def to_keep(self) -> FinishedRun:
-        """Leave out its input, its output and its error, which may hold much."""
+    def without_content(self) -> FinishedRun:
+        """Return it without its input, output and error, which may be large."""
         result = self.item.result
         bare = result and replace(result, output=None, trace=(), messages=())
         return replace(self, item=replace(self.item, input=None, result=bare, error=None))
 
 
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
-    """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
+    """Write headers: who decided, the confidence, whether it is accepted, and the cost."""
     decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
     accepted, cost = is_accepted(item.output), item.usage.cost
     said = {
@@ -116,7 +115,7 @@ def headers_of(id: str, item: Item[object]) -> dict[str, str]:
 
 
 def _confidence_in(output: object) -> str | None:
-    """Give the lowest confidence of an output that is an answer, or is made of answers alone."""
+    """Return the lowest confidence of an output that is an answer, or consists of answers."""
     answers = answers_in(output)
     if not answers or ("" not in answers and not questions_in(output)):
         return None
@@ -139,33 +138,30 @@ class Runs:
         self._notes = 0
         """Notes of the runs that are kept."""
         self._active: dict[str, _Run] = {}
-        self._none = asyncio.Event()
-        self._none.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.listeners: list[Callable[[FinishedRun], None]] = []
         """Called with each run that has ended, however it did."""
 
-    async def finish(
-        self, request: Request, served: Served, value: object, *, budget: Budget = UNLIMITED
-    ) -> FinishedRun:
+    async def finish(self, request: Request, served: ServedNode, value: object) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
             request: Who asks. If its client goes away, the run is cancelled.
             served: What runs.
-            value: What it takes; see `Served.parse`.
-            budget: Tighter limits than the caller's own, such as those that the request names.
+            value: What it takes; see `ServedNode.parse`.
 
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
         caller, headers = caller_of(request), request.headers
-        async with self.begun(caller, served, value, budget, headers=headers) as run:
+        async with self.admit(caller, served, value, headers) as run:
             working = run.begin()
-            gone = asyncio.ensure_future(_gone(request.receive))
+            gone = asyncio.ensure_future(_wait_for_disconnect(request.receive))
             try:
                 await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
                 if not working.done():
-                    raise _client_gone()
+                    raise _client_gone_error()
                 finished = working.result()
             finally:
                 await cancel([working, gone])
@@ -177,11 +173,9 @@ class Runs:
     async def run(
         self,
         caller: Caller,
-        served: Served,
+        served: ServedNode,
         value: object,
         listener: Callable[[Event], None] | None = None,
-        *,
-        budget: Budget = UNLIMITED,
     ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
@@ -190,21 +184,18 @@ class Runs:
         Args:
             caller: Who asks.
             served: What runs.
-            value: What it takes; see `Served.parse`.
+            value: What it takes; see `ServedNode.parse`.
             listener: Called with each event while it goes on.
-            budget: See `finish`.
         """
-        async with self.begun(caller, served, value, budget) as run:
+        async with self.admit(caller, served, value) as run:
             return await run.begin(listener)
 
     def stream(
         self,
         request: Request,
-        served: Served,
+        served: ServedNode,
         value: object,
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
-        *,
-        budget: Budget = UNLIMITED,
     ) -> Stream:
         """Make the response that tells of a run while it goes on, for a body that has been read.
 
@@ -212,13 +203,12 @@ class Runs:
         status is 200: a run that fails is the last thing told.
 
         Args:
-            request, served, value, budget: See `finish`.
+            request, served, value: See `finish`.
             write: Says what is sent of an event, and at last of what became of the run: its
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
-        caller, headers = caller_of(request), request.headers
-        begun = partial(self.begun, caller, served, value, budget, headers=headers)
-        return Stream(begun, write, self._settings)
+        admit = partial(self.admit, caller_of(request), served, value, request.headers)
+        return Stream(admit, write, self._settings)
 
     @cached_property
     def _reference(self) -> Reference | None:
@@ -229,19 +219,19 @@ class Runs:
         """Number of runs in progress."""
         return len(self._active)
 
-    def end(self) -> None:
-        """End those that go on: their clients are told that the server ends."""
+    def stop_all(self) -> None:
+        """Stop all active runs; their clients are told that the server ends."""
         for run in [*self._active.values()]:
-            run.stop(_server_ends())
+            run.stop(_server_ends_error())
 
-    async def ended(self) -> None:
-        """Wait until those that go on have ended; not for long, as they are cancelled by then."""
+    async def wait_until_idle(self) -> None:
+        """Wait a moment until the active runs have ended; they are cancelled by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LATE_S):
-                await self._none.wait()
+                await self._idle.wait()
 
     def trace(self, id: str, caller: Caller) -> FinishedRun:
-        """Give a run by its id.
+        """Return a run by its id.
 
         Raises:
             RequestRefused: it isn't kept, any longer, or is another's (404).
@@ -260,7 +250,7 @@ class Runs:
     def _keep(self, finished: FinishedRun) -> None:
         for listener in self.listeners:
             listener(finished)
-        self._kept[finished.id] = finished.to_keep()
+        self._kept[finished.id] = finished.without_content()
         self._notes += len(finished.item.trace)
         self._forget()
 
@@ -275,35 +265,33 @@ class Runs:
             self._notes -= len(first.item.trace)
 
     @asynccontextmanager
-    async def begun(
+    async def admit(
         self,
         caller: Caller,
-        served: Served,
+        served: ServedNode,
         value: object,
-        budget: Budget,
-        *,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[_Run]:
         """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
         timeout_s = self._settings.timeout_s
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admitted as outer:
-            context = outer.nested(budget=budget)
+            context = outer.nested()
             context.tracer = tracer_of(headers or {}) or context.tracer
             run = _Run(served, value, caller, context, timeout_s, self._keep)
             self._active[run.id] = run
-            self._none.clear()
+            self._idle.clear()
             try:
                 yield run
             finally:
                 del self._active[run.id]
                 if not self._active:
-                    self._none.set()
+                    self._idle.set()
 
 
 @dataclass(slots=True)
 class _Run:
-    served: Served
+    served: ServedNode
     value: object
     caller: Caller
     context: RunContext
@@ -329,25 +317,25 @@ class _Run:
     async def _work(self) -> FinishedRun:
         start = time.perf_counter()
         item: Item[object] | None = None
-        why: MoaError = _client_gone()
+        why: MoaError = _client_gone_error()
         try:
             late = "the run did not end in time, and was cut off"
             async with time_limit(self.timeout_s + _LATE_S, late):
                 node = self.served.node_of(self.caller)
-                item = await run_one(node, self.value, 1, _as_it_is, self.context)
+                item = await run_one(node, self.value, 1, _identity, self.context)
         except DeadlineExceeded as error:
             why = error
         except asyncio.CancelledError:
             if self._why is None:
                 raise
             why = self._why
-        finally:
+        finally:  # also on cancellation: a cancelled run has been paid for, and has a trace
             finished = self._result(item or self._failure(why, start))
             self.keep(finished)
         return finished
 
     def _result(self, item: Item[object]) -> FinishedRun:
-        """Say what became of it."""
+        """Return its result."""
         return FinishedRun(
             id=self.id,
             served=self.served,
@@ -358,7 +346,7 @@ class _Run:
         )
 
     def _failure(self, error: MoaError, start: float) -> Item[object]:
-        """Say why it has no output."""
+        """Return an item without output, with the reason."""
         return Item(
             number=1,
             id=1,
@@ -376,18 +364,18 @@ class Stream:
 
     def __init__(
         self,
-        begun: Callable[[], AbstractAsyncContextManager[_Run]],
+        admit: Callable[[], AbstractAsyncContextManager[_Run]],
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         settings: Settings,
     ) -> None:
-        self._begun = begun
+        self._admit = admit
         self._write = write
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        async with self._begun() as run:
-            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_too_slow()))
+        async with self._admit() as run:
+            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
             working = run.begin(waiting.add)
             working.add_done_callback(lambda _: waiting.end())
             response = EventSourceResponse(
@@ -450,12 +438,12 @@ class _EventQueue:
             self._stop()
 
     def end(self) -> None:
-        """Say that no more come."""
+        """Mark the end: no more events come."""
         self._ended = True
         self._there.set()
 
     async def next(self) -> Event | None:
-        """Give the next one, once it is there; `None`: no more come."""
+        """Wait for the next event; `None`: no more come."""
         while not self._events:
             if self._ended:
                 return None
@@ -464,11 +452,11 @@ class _EventQueue:
         return self._events.popleft()
 
 
-def _client_gone() -> RequestRefused:
+def _client_gone_error() -> RequestRefused:
     return RequestRefused("the client has gone away", status=499, code="client_gone")
 
 
-def _server_ends() -> RequestRefused:
+def _server_ends_error() -> RequestRefused:
     return RequestRefused(
         "the server was told to end, and the run had not ended by then: ask again",
         status=503,
@@ -476,7 +464,7 @@ def _server_ends() -> RequestRefused:
     )
 
 
-def _too_slow() -> RequestRefused:
+def _slow_reader_error() -> RequestRefused:
     return RequestRefused(
         "the stream was read too slowly, and its run was ended: read it as it comes, or ask "
         "without streaming",
@@ -485,11 +473,11 @@ def _too_slow() -> RequestRefused:
     )
 
 
-def _as_it_is(value: object) -> object:
+def _identity(value: object) -> object:
     return value
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from typing import Any, cast
+from typing import Any, Protocol
 
 import regex
 
+from moa._json import is_list, is_object
 from moa.errors import require_package
 
 with require_package(
@@ -34,7 +35,7 @@ _REFUSED = {
 
 
 def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
-    """Give what raises `ValueError` where a value doesn't follow a schema.
+    """Return a function that raises `ValueError` if a value doesn't follow a schema.
 
     Raises:
         ValueError: it is no JSON schema.
@@ -49,8 +50,8 @@ def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
         raise ValueError("it is no JSON schema: it is nested too deeply") from None
 
     def check(value: object) -> None:
-        nothing = cast("Any", Registry)()  # no other schema is known, nor looked for
-        validator = _make_validator()(schema, registry=nothing)
+        nothing: Registry[object] = Registry()  # no other schema is known, nor looked for
+        validator = _validator_class()(schema, registry=nothing)
         try:
             fault = next(validator.iter_errors(value), None)
         except Unresolvable as error:
@@ -69,32 +70,39 @@ def _keys(value: object) -> set[str]:
     left, found = [value], set[str]()
     while left:
         one = left.pop()
-        if isinstance(one, Mapping):
-            inner = cast("Mapping[str, object]", one)
-            found.update(inner)
-            left += inner.values()
-        elif isinstance(one, list):
-            left += cast("list[object]", one)
+        if is_object(one):
+            found.update(one)
+            left += one.values()
+        elif is_list(one):
+            left += one
     return found
 
 
-def _make_validator() -> Any:
-    """Make the class of validators of one value."""
-    steps = count()
-    follow: Any = Draft202012Validator.VALIDATORS["$ref"]
+class _Validator(Protocol):
+    def iter_errors(self, instance: object) -> Iterator[ValidationError]: ...
 
-    def ref(validator: Any, given: Any, instance: Any, schema: Any) -> Iterator[Any]:
+
+def _validator_class() -> Callable[..., _Validator]:
+    """Make the class that validates one value; its steps are counted."""
+    steps = count()
+    follow = Draft202012Validator.VALIDATORS["$ref"]
+
+    def ref(
+        validator: object, reference: object, instance: object, schema: object
+    ) -> Iterator[ValidationError]:
         if next(steps) > _MOST_STEPS:
             raise ValueError("the schema is too large to be looked through")
-        yield from follow(validator, given, instance, schema)
+        yield from follow(validator, reference, instance, schema)
 
-    def pattern(validator: Any, given: str, instance: Any, schema: Any) -> Iterator[Any]:
+    def pattern(
+        validator: object, wanted: str, instance: object, schema: object
+    ) -> Iterator[ValidationError]:
         del validator, schema
-        if isinstance(instance, str) and not _matches(given, instance):
-            yield ValidationError(f"{instance[:100]!r} doesn't match {given[:100]!r}")
+        if isinstance(instance, str) and not _matches(wanted, instance):
+            yield ValidationError(f"{instance[:100]!r} doesn't match {wanted[:100]!r}")
 
-    extend: Any = validators
-    return extend.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})
+    untyped: Any = validators
+    return untyped.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 from moa._files import dump_json, to_jsonable
-from moa._json import JSONValue
+from moa._json import JSON, object_of, objects_of
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter
 from moa.agents.prompts import WithoutExamples
@@ -23,14 +23,13 @@ from moa.chat.messages import ChatReply, UserMessage
 from moa.context import RunContext
 from moa.errors import InputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.graphs.loading import AnyNode
-from moa.node import Result
+from moa.node import AnyNode, Result
 from moa.serving.keys import Caller
 
-Schema = dict[str, Any]
+Schema = JSON
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
-"""Where a schema that stands alone has those of the models in it."""
+"""The reference template of a schema that stands alone."""
 _WORDS: Schema = {"type": "string", "pattern": r"\S"}
 _SOME_TEXT: Schema = {
     "anyOf": [
@@ -41,7 +40,7 @@ _SOME_TEXT: Schema = {
 """Of what decides about a text, which is not to be empty."""
 
 
-class Served:
+class ServedNode:
     """A node under the name by which clients know it.
 
     Args:
@@ -62,17 +61,17 @@ class Served:
         self.description = description
         signature = signature_of(node)
         kind = signature.input(0)
-        self._input: Any = object if kind is UNKNOWN else kind
-        self._output: Any = object if signature.output is UNKNOWN else signature.output
+        self._input = object if kind is UNKNOWN else kind
+        self._output = object if signature.output is UNKNOWN else signature.output
         self._read = reader_for(self._input)
 
-    def of(self, node: AnyNode) -> Served:
-        """Serve another node under this name, for one request; its schemas stay."""
+    def with_node(self, node: AnyNode) -> ServedNode:
+        """Copy it with another node under this name, for one request; its schemas stay."""
         made = copy.copy(self)
         made.node, made._input = node, object
         return made
 
-    def parse(self, given: object) -> Any:
+    def parse(self, given: object) -> object:
         """Make the node's input of JSON: a text of a string, anything else by its schema.
 
         Raises:
@@ -83,17 +82,17 @@ class Served:
         return self._read(given)  # pyright: ignore[reportArgumentType]
 
     def node_of(self, caller: Caller) -> AnyNode:
-        """Give what runs for a caller: one with a name has conversations of its own."""
+        """Return the node for a caller: a chat keeps separate threads for each named caller."""
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
-        return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
+        return _OwnThreadsNode(self.node, caller.name) if of_a_chat and caller.name else self.node
 
-    def dump(self, output: object) -> JSONValue:
+    def dump(self, output: object) -> object:
         """Write an output as JSON, as `moa run --json` does."""
         return to_jsonable(output)
 
     @cached_property
     def takes_text(self) -> bool:
-        """Whether a JSON string is an input of it."""
+        """True if it takes a JSON string."""
         try:
             self._read("")
         except InputError:
@@ -102,16 +101,16 @@ class Served:
 
     @property
     def decides(self) -> bool:
-        """Whether it is an agent that decides, whose answer is a label."""
+        """True if it is an agent that decides, whose answer is a label."""
         return isinstance(self.node, DecidingAgent)
 
     @cached_property
     def fields(self) -> frozenset[str] | None:
         """Names of the fields that an output may have; `None`: nobody knows."""
         known = self.output_schema
-        parts = [known, *known.get("anyOf", ()), *known.get("$defs", {}).values()]
-        named = [part.get("properties") for part in parts]
-        found = {name for part in named if part for name in part}
+        models = [object_of(model) for model in object_of(known.get("$defs")).values()]
+        parts = [known, *objects_of(known.get("anyOf")), *models]
+        found = {name for part in parts for name in object_of(part.get("properties"))}
         questions = self.node.questions if isinstance(self.node, DecidingAgent) else ()
         return frozenset(found | {one.name for one in questions}) or None
 
@@ -143,7 +142,7 @@ class Served:
         return _schema(self._output, "serialization", place)
 
     def schemas(self) -> Mapping[str, object]:
-        """Say what goes in and what comes out."""
+        """Return the schemas of input and output, with name and description."""
         return {
             "name": self.name,
             "description": self.description,
@@ -152,7 +151,7 @@ class Served:
         }
 
 
-class _AsTaken(WithoutExamples):
+class _InputSchema(WithoutExamples):
     """Says that a text may come as a number where the model takes one."""
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
@@ -163,7 +162,7 @@ class _AsTaken(WithoutExamples):
         return made
 
 
-class _OwnThreads:
+class _OwnThreadsNode:
     """A chat in whose threads nobody else writes or reads."""
 
     def __init__(self, node: AnyNode, owner: str) -> None:
@@ -189,6 +188,6 @@ def _schema(kind: Any, mode: JsonSchemaMode, place: str) -> Schema:
         return {}
     try:
         adapter = TypeAdapter[object](kind)
-        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=_AsTaken)
+        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=_InputSchema)
     except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
         return {}

@@ -25,7 +25,7 @@ from moa.questions import Option, Question
 from moa.serving.jobs import Jobs
 from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 
 DECIDE = "decide"
 """The name by which the server's small model is asked."""
@@ -89,7 +89,7 @@ class Settings:
 
 
 class Server:
-    """What all routes share: what is served, to whom, and the runs.
+    """The state that all routes share: the nodes, the keys, and the runs.
 
     Args:
         served: What is served, each under another name.
@@ -102,9 +102,9 @@ class Server:
     """
 
     def __init__(
-        self, served: Iterable[Served], endpoints: Endpoints, settings: Settings, keys: Keys
+        self, served: Iterable[ServedNode], endpoints: Endpoints, settings: Settings, keys: Keys
     ) -> None:
-        self.served: dict[str, Served] = {}
+        self.served: dict[str, ServedNode] = {}
         """By name, in the order in which they were given."""
         for one in served:
             if not one.name or "/" in one.name:
@@ -120,7 +120,7 @@ class Server:
         self.runs = Runs(settings, endpoints)
         self.jobs = Jobs(settings.jobs, self.served, keys, endpoints)
         self.is_open = False
-        """Whether it has been started, and not ended."""
+        """True between its start and its end."""
         self.warming: asyncio.Future[None] | None = None
         """Done once models are loaded; it has the error where they can't be."""
 
@@ -137,12 +137,12 @@ class Server:
         ended = warming is not None and warming.done() and not warming.cancelled()
         return warming.exception() if warming is not None and ended else None
 
-    def known(self, caller: Caller) -> list[Served]:
+    def visible_to(self, caller: Caller) -> list[ServedNode]:
         """List what a caller may run."""
         return [one for name, one in self.served.items() if caller.may_run(name)]
 
     @cached_property
-    def decides(self) -> Endpoint | None:
+    def decider(self) -> Endpoint | None:
         """The server's small model, if it can decide."""
         try:
             small = self.endpoints.slm
@@ -154,12 +154,12 @@ class Server:
     @cached_property
     def encoder(self) -> Endpoint | None:
         """The encoder that can be read beside the server's small model."""
-        return None if self.decides is None else encoder_for(self.decides)
+        return None if self.decider is None else encoder_for(self.decider)
 
     def own_models(self, caller: Caller) -> dict[str, str]:
-        """Name the models that a caller may ask beside what is served, and say what each gives."""
+        """Return the server's own models that a caller may use, and what each gives."""
         own = (
-            (DECIDE, self.decides, "answers to any questions, by /v1/systemone"),
+            (DECIDE, self.decider, "answers to any questions, by /v1/systemone"),
             (ENCODER, self.encoder, "vectors of texts, by /v1/embeddings"),
         )
         return {
@@ -168,13 +168,13 @@ class Server:
             if model is not None and name not in self.served and caller.may_run(name)
         }
 
-    def named(self, name: str, caller: Caller) -> Served:
-        """Give what is served under a name, as far as the caller may know of it.
+    def find(self, name: str, caller: Caller) -> ServedNode:
+        """Return the node of a name, if the caller may see it.
 
         Raises:
             RequestRefused: there is nothing of that name (404).
         """
-        known = {one.name: one for one in self.known(caller)}
+        known = {one.name: one for one in self.visible_to(caller)}
         if name not in known:
             said = f"there is no model {name!r:.100} here{nearest(name, list(known))}"
             if does := self.own_models(caller).get(name):
@@ -188,11 +188,11 @@ class Server:
         return known[name]
 
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[None]:
+    async def lifespan(self) -> AsyncGenerator[None]:
         """Take requests, load models beside them, and go on with jobs; at the end, end all runs."""
         await self.keys.open()
         try:
-            async with self.jobs.opened():
+            async with self.jobs.lifespan():
                 self.warming = asyncio.ensure_future(self._warm())
                 self.is_open = True
                 try:
@@ -200,12 +200,12 @@ class Server:
                 finally:
                     self.is_open = False
                     await cancel([self.warming])
-                    await self.runs.ended()
+                    await self.runs.wait_until_idle()
         finally:
             await self.keys.close()
 
     async def _warm(self) -> None:
-        """Load and start what will be asked, so that no request waits for it."""
+        """Load and start the models, so that no request waits for it."""
         try:
             nodes = [one.node for one in self.served.values()]
             found = [endpoints_in(node) for node in nodes]
@@ -226,7 +226,7 @@ class Server:
 
         Where nothing that is served is built on it, or that fails, the first question does that.
         """
-        built, small = self.endpoints.used, self.decides
+        built, small = self.endpoints.used, self.decider
         if small is None or small not in built:
             return
         if not isinstance(innermost(small), EmbeddedEndpoint):

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
@@ -25,16 +25,15 @@ from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
-from moa.graphs.loading import AnyNode
 from moa.guards.guarded import Guarded
-from moa.node import Result, finish
+from moa.node import AnyNode, Result, finish
 from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import FinishedRun
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import DECIDE, Server
 
 _ALIASES = (DECIDE, "jev-latest")
@@ -61,7 +60,7 @@ _ALL_GIVEN: JsonDict = {
     "required": ["type", "instructions", "criteria"],
     "properties": {"instructions": _IS_GIVEN, "criteria": _IS_GIVEN},
 }
-"""What is to be said of a question that isn't an agent's own; those may be asked by their names."""
+"""Required fields of a question that isn't an agent's own; those may be asked by name alone."""
 
 
 class _Sides(Body):
@@ -139,7 +138,7 @@ class Answers:
 
     @property
     def accepted(self) -> bool | None:
-        """Whether guarantees cover all of them; `None` where nothing is guaranteed of one."""
+        """True if guarantees cover all of them; `None` if nothing is guaranteed of one."""
         said = [answer.accepted for answer in self.answers]
         return None if None in said else all(said)
 
@@ -189,31 +188,31 @@ class WholeNode:
         return Result(output=Answers(answers), usage=result.usage, trace=result.trace)
 
 
-class AnyQuestions(DecidingAgent[Any]):
+class AnyQuestions(DecidingAgent[Answers]):
     """Asks an endpoint any questions; what comes of them is `answers`."""
 
-    output_type: Any = object
+    output_type = object
 
     def read(self, answers: Sequence[Answer]) -> Answers:
-        """Give them as they are."""
+        """Return them as they are."""
         return Answers(tuple(answers))
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/v1/systemone`."""
+    """Make the route `/v1/systemone`."""
 
     async def systemone(request: Request) -> Response:
         body = await _body(request, server)
         text = text_of(body.state)
         served, agent = decider(server, body.model, request)
-        questions = own_or_new(agent, body.questions)
+        questions = resolve_questions(agent, body.questions)
         node: AgentNode | WholeNode
         if served.node is agent:
-            node = AgentNode(agent.asking(questions), served.name)
+            node = AgentNode(agent.with_questions(questions), served.name)
         else:
-            node = WholeNode(served.node, _own(served, agent, questions))
+            node = WholeNode(served.node, _check_own(served, agent, questions))
         try:
-            finished = await server.runs.finish(request, served.of(node), text)
+            finished = await server.runs.finish(request, served.with_node(node), text)
         except ConfigError as error:
             if type(error) is not ConfigError:
                 raise
@@ -236,8 +235,8 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    names = [one.name for one in server.known(caller) if decider_in(one.node)]
-    if server.decides and DECIDE not in names and caller.may_run(DECIDE):
+    names = [one.name for one in server.visible_to(caller) if decider_in(one.node)]
+    if server.decider and DECIDE not in names and caller.may_run(DECIDE):
         names.append(DECIDE)
     body = body_of(SystemOneRequest, schemas, models=names)
     asked = operation("Decide questions about a text, as System One does", answer, body=body)
@@ -251,11 +250,11 @@ async def _body(request: Request, server: Server) -> SystemOneRequest:
     except RequestRefused as error:
         if error.status != 400:
             raise
-        raise _wrong(str(error), None) from error
+        raise _misfit(str(error), None) from error
     return read_as(SystemOneRequest, given, status=422)
 
 
-def _wrong(said: str, param: str | None) -> RequestRefused:
+def _misfit(said: str, param: str | None) -> RequestRefused:
     place = ["body", *([param] if param else [])]
     return RequestRefused(
         said,
@@ -266,20 +265,20 @@ def _wrong(said: str, param: str | None) -> RequestRefused:
     )
 
 
-def decider(server: Server, name: str, request: Request) -> tuple[Served, _Decider]:
-    """Give who is asked by a name.
+def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _Decider]:
+    """Return the node and agent of a name.
 
     Raises:
         RequestRefused: there is nobody of that name (404), or none that decides (422).
     """
     caller = caller_of(request)
-    small = server.decides
+    small = server.decider
     if small and name in _ALIASES and name not in server.served and caller.may_run(DECIDE):
         agent = AnyQuestions(small, (), name=DECIDE)
-        return Served(agent, name=DECIDE), agent
-    served = server.named(name, caller)
+        return ServedNode(agent, name=DECIDE), agent
+    served = server.find(name, caller)
     if (agent := decider_in(served.node)) is None:
-        raise _wrong(
+        raise _misfit(
             f"{name} decides no questions: ask it by /v1/chat/completions or /run/{name}, and "
             f"questions of {DECIDE!r}",
             "model",
@@ -287,18 +286,18 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, _Decid
     return served, agent
 
 
-def decider_in(node: object) -> _Decider | None:
-    """Give the agent whose questions a node answers, where it decides.
+def decider_in(node: AnyNode) -> _Decider | None:
+    """Return the agent whose questions a node answers; `None`: it doesn't decide.
 
     Of a cascade it is the first, whose questions all of them are asked; what guards stand around
     is asked through them.
     """
     if isinstance(node, DecidingAgent):
-        return cast("_Decider", node)
+        return node
     if isinstance(node, Guarded):
-        parts: Sequence[AnyNode] = (cast("Guarded[Any, Any]", node).node,)
+        parts: Sequence[AnyNode] = (node.node,)
     elif isinstance(node, Cascade):
-        parts = cast("Cascade[Any, Any]", node).tiers
+        parts = node.tiers
     else:
         return None
     return decider_in(parts[0]) if all(map(_gives_answers, parts)) else None
@@ -309,18 +308,17 @@ def _gives_answers(node: AnyNode) -> bool:
     return within is not None or gives_answers(signature_of(node).output)
 
 
-def _calibrations_in(node: object) -> dict[str, Calibration]:
-    """Give the calibrations with a guarantee by question; not where two tiers have one each."""
+def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
+    """Return the calibrations with a guarantee, by question; none if two tiers have one each."""
     if isinstance(node, Guarded):
-        return _calibrations_in(cast("Guarded[Any, Any]", node).node)
-    tiers = cast("Cascade[Any, Any]", node).tiers if isinstance(node, Cascade) else (node,)
+        return _calibrations_in(node.node)
+    tiers = node.tiers if isinstance(node, Cascade) else (node,)
     found: dict[str, Calibration] = {}
     several: set[str] = set()
     for tier in tiers:
         if not isinstance(tier, DecidingAgent):
             continue
-        known: Mapping[str, Calibration] = tier.calibrations
-        for name, calibration in known.items():
+        for name, calibration in tier.calibrations.items():
             if calibration.bound is not None:
                 several |= {name} & found.keys()
                 found[name] = calibration
@@ -332,8 +330,8 @@ def text_of(told: TextOrJson) -> str:
     return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
-def own_or_new(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
-    """Give the questions that a request asks, in its order.
+def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
+    """Return the questions of a request, in its order.
 
     One that is the agent's own is given as the agent has it, to be decided with its calibration and
     its examples; so is one of its name and kind that says no more. Any other has a name that no
@@ -357,12 +355,14 @@ def own_or_new(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Questi
     return questions
 
 
-def _own(served: Served, agent: _Decider, questions: Sequence[Question]) -> Sequence[Question]:
+def _check_own(
+    served: ServedNode, agent: _Decider, questions: Sequence[Question]
+) -> Sequence[Question]:
     """Refuse questions that a node would have to be taken apart for."""
     for one in questions:
         if one not in agent.questions:
             names = ", ".join(repr(own.name) for own in agent.questions)
-            raise _wrong(
+            raise _misfit(
                 f"{served.name} answers its own questions alone, {names}: ask others of {DECIDE!r}",
                 "questions",
             )
@@ -370,7 +370,7 @@ def _own(served: Served, agent: _Decider, questions: Sequence[Question]) -> Sequ
 
 
 def _key(question: Question) -> object:
-    """Tell a question from others, by all but its name."""
+    """Return a key of all parts of a question but its name."""
     options = tuple((option.name, option.description) for option in question.options)
     return question.kind, question.text, options
 
@@ -393,7 +393,7 @@ def _question(id: str, asked: AnyQuestion) -> Question:
     try:
         return Question(id, _KINDS[asked.type], text, options)
     except ConfigError as error:
-        raise _wrong(str(error), "questions") from error
+        raise _misfit(str(error), "questions") from error
 
 
 def _options(id: str, asked: AnyQuestion) -> tuple[Option, ...]:
@@ -405,7 +405,7 @@ def _options(id: str, asked: AnyQuestion) -> tuple[Option, ...]:
         )
     if asked.criteria is None:
         what = "options" if asked.type == "choice" else "levels"
-        raise _wrong(f"question {id!r} has no criteria: give its {what}", "questions")
+        raise _misfit(f"question {id!r} has no criteria: give its {what}", "questions")
     if isinstance(asked, ScoreQuestion):
         levels = map(text_of, asked.criteria)
         return tuple(Option(level, place) for place, level in enumerate(levels))
@@ -421,7 +421,8 @@ def reply(
     body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: FinishedRun
 ) -> object:
     """Write the answers to a request."""
-    output: Answers = finished.output
+    output = finished.output
+    assert isinstance(output, Answers), "so do both nodes that are asked here"
     given = zip(body.questions.items(), output.answers, strict=True)
     answers = {
         id: _answer(id, asked, answer, calibrations.get(answer.question.name))
@@ -490,7 +491,7 @@ _SAID = {"noul": _noul, "choice": _choice, "score": _score}
 
 
 def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
-    """Say whether a guarantee covers it, and which; nothing where none is made."""
+    """Write whether a guarantee covers an answer, and which; nothing without a guarantee."""
     if answer.accepted is None or calibration is None or calibration.bound is None:
         return {}
     label = answer.question.options[answer.best].name
@@ -505,7 +506,7 @@ def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, 
 
 
 def _extras(answer: Answer) -> dict[str, object]:
-    """Say what else is known of it, under names that the specification leaves to servers."""
+    """Write what else is known of it, under names that the specification leaves to servers."""
     said = {
         "x_expected_precision": answer.expected_precision,
         "x_label_mass": answer.label_mass,

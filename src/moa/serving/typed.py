@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterable
 from dataclasses import fields
-from typing import Any, cast
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -13,13 +12,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from moa._files import dump_json, to_jsonable
+from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
+from moa.graphs.engine.drawing import Drawable, Drawing
 from moa.serving.faults import fault_of
 from moa.serving.http import TimeLimit, caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Operation, Schemas, operation, parameter
 from moa.serving.runs import FinishedRun, Stream
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
 from moa.trace import (
     Event,
@@ -46,26 +47,26 @@ _ID = parameter("id", {"type": "string"})
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
+    """Make the routes `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
 
     async def run(request: Request) -> Response | Stream:
-        served = server.named(request.path_params["name"], caller_of(request))
+        served = server.find(request.path_params["name"], caller_of(request))
         value = served.parse(await read_json(request, server.settings))
         if "text/event-stream" in request.headers.get("accept", ""):
-            return server.runs.stream(request, served, value, written)
+            return server.runs.stream(request, served, value, write_event)
         finished = await server.runs.finish(request, served, value)
         return json_response(outcome(finished), finished.headers)
 
     async def schema(request: Request) -> Response:
-        served = server.named(request.path_params["name"], caller_of(request))
+        served = server.find(request.path_params["name"], caller_of(request))
         return json_response(served.schemas())
 
     async def drawing(request: Request) -> Response:
-        served = server.named(request.path_params["name"], caller_of(request))
+        served = server.find(request.path_params["name"], caller_of(request))
         if "image/svg+xml" in request.headers.get("accept", ""):
-            svg = await asyncio.to_thread(lambda: _drawn(served).svg)
+            svg = await asyncio.to_thread(lambda: _drawing(served).svg)
             return Response(svg, media_type="image/svg+xml")
-        return Response(_drawn(served).mermaid, media_type="text/plain")
+        return Response(_drawing(served).mermaid, media_type="text/plain")
 
     async def trace(request: Request) -> Response:
         found = server.runs.trace(request.path_params["id"], caller_of(request))
@@ -86,21 +87,20 @@ def _job_routes(server: Server) -> list[Route]:
     async def begin(request: Request) -> Response:
         caller = caller_of(request)
         given = await read_json(request, server.settings)
-        if not isinstance(given, dict):
+        if not is_object(given):
             raise InputError('a job is {"model": NAME, "rows": [a text or an object, …]}')
-        asked = cast("dict[str, object]", given)
-        name, rows = asked.get("model"), asked.get("rows")
-        if not isinstance(name, str) or not isinstance(rows, list):
+        name, rows = given.get("model"), given.get("rows")
+        if not isinstance(name, str) or not is_list(rows):
             raise InputError("a job takes model, the name of what is run, and rows, a list")
-        id = await jobs.begin(server.named(name, caller), cast("list[object]", rows), caller)
+        id = await jobs.begin(server.find(name, caller), rows, caller)
         where = {"location": f"{request.url.path}/{id}"}
         return json_response(await jobs.status(id, caller), where, status=202)
 
-    async def listed(request: Request) -> Response:
-        return json_response({"jobs": await jobs.of(caller_of(request))})
+    async def list_jobs(request: Request) -> Response:
+        return json_response({"jobs": await jobs.list_for(caller_of(request))})
 
     async def all_jobs(request: Request) -> Response:
-        return await (begin if request.method == "POST" else listed)(request)
+        return await (begin if request.method == "POST" else list_jobs)(request)
 
     async def status(request: Request) -> Response:
         found = await jobs.status(request.path_params["id"], caller_of(request))
@@ -109,7 +109,7 @@ def _job_routes(server: Server) -> list[Route]:
     async def lines(request: Request) -> TimeLimit:
         states = request.query_params.getlist("state")
         found = jobs.lines(request.path_params["id"], caller_of(request), states)
-        response = StreamingResponse(_in_threads(found), media_type=_LINES)
+        response = StreamingResponse(_read_in_threads(found), media_type=_LINES)
         return TimeLimit(response, server.settings.timeout_s)
 
     async def cancel(request: Request) -> Response:
@@ -140,7 +140,7 @@ def outcome(finished: FinishedRun) -> dict[str, object]:
     }
 
 
-def written(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
+def write_event(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
     """Write an event, or what became of the run, as it is sent."""
     if not isinstance(event, FinishedRun):
         said = {one.name: to_jsonable(getattr(event, one.name)) for one in fields(event)}
@@ -151,26 +151,25 @@ def written(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
         yield ServerSentEvent(dump_json(outcome(event)), event="result")
 
 
-def _drawn(served: Served) -> Any:
-    draw: Any = getattr(served.node, "draw", None)
-    if draw is None:
+def _drawing(served: ServedNode) -> Drawing:
+    if not isinstance(served.node, Drawable):
         raise RequestRefused(
             f"{served.name!r} is a single agent, and there is nothing in it to draw",
             status=404,
             code="nothing_to_draw",
         )
-    return draw()
+    return served.node.draw()
 
 
-async def _in_threads(lines: Generator[dict[str, Any]]) -> AsyncGenerator[bytes]:
+async def _read_in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
     """Read lines some at a time, in threads, so that the event loop goes on."""
 
-    def some() -> bytes:
+    def read_some() -> bytes:
         read = (dump_json(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
         return "".join(f"{line}\n" for line in read).encode()
 
     try:
-        while chunk := await asyncio.to_thread(some):
+        while chunk := await asyncio.to_thread(read_some):
             yield chunk
     finally:
         lines.close()
@@ -183,9 +182,9 @@ _AT_ONCE = 100
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe these routes for OpenAPI, `/run` once for each graph that a caller may run."""
     found: dict[str, object] = {}
-    for one in server.known(caller):
+    for one in server.visible_to(caller):
         found[f"/run/{one.name}"] = {"post": _run(one, schemas)}
-    name = parameter("name", {"enum": [one.name for one in server.known(caller)]})
+    name = parameter("name", {"enum": [one.name for one in server.visible_to(caller)]})
     text: Schema = {"type": "string"}
     found |= {
         "/schema/{name}": {"get": operation("Its schemas", _ANYTHING, parameters=[name])},
@@ -199,7 +198,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 def _jobs_paths(models: Schema) -> dict[str, object]:
     """Describe the routes of jobs, where the server keeps some."""
-    state = parameter("state", {"type": "string"}, within="query")
+    state = parameter("state", {"type": "string"}, location="query")
     asked: Schema = {
         "type": "object",
         "required": ["model", "rows"],
@@ -223,7 +222,7 @@ def _jobs_paths(models: Schema) -> dict[str, object]:
     }
 
 
-def _run(served: Served, schemas: Schemas) -> Operation:
+def _run(served: ServedNode, schemas: Schemas) -> Operation:
     into, out = (schemas.place(served.name, way) for way in ("in", "out"))
     answer: Schema = {
         "type": "object",

@@ -84,14 +84,14 @@ def studio_app(
     own = settings or Settings()
     view.can_run = trials.names if trials else ()
 
-    async def failed(request: Request, error: Exception) -> Response:
+    async def answer_error(request: Request, error: Exception) -> Response:
         del request
         if isinstance(error, ConfigError):  # whoever looks has started it, and can mend that
             error = RequestRefused(str(error), status=409, code="not_possible")
         return fault_of(error).response(None)
 
     handlers: dict[type[Exception], ExceptionHandler] = dict.fromkeys(
-        (MoaError, HTTPException, Exception), failed
+        (MoaError, HTTPException, Exception), answer_error
     )
     return Starlette(
         routes=[*_pages(), *_api(view, own), *(_live(trials) if trials else ())],
@@ -168,7 +168,7 @@ class PageGuard:
 
 @cache
 def static_file(name: str) -> tuple[bytes, str]:
-    """Give a file of the page, and its media type.
+    """Return a file of the page, and its media type.
 
     Raises:
         RequestRefused: there is none of that name (404).
@@ -224,7 +224,7 @@ def _api(view: View, settings: Settings) -> list[Route]:
     async def learn(request: Request) -> Response:
         if view.learning is None:
             raise RequestRefused("nothing learns here", status=404, code="no_learning")
-        does = view.learning.start if request.method == "POST" else view.learning.now
+        does = view.learning.start if request.method == "POST" else view.learning.progress
         return json_response(await asyncio.to_thread(does))
 
     return [

@@ -15,11 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from pydantic_core import to_json
 
 from moa._files import dump_json
+from moa._json import is_object, object_of, objects_of
 from moa.calibration.labelled import label_of, normalise_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -44,7 +45,7 @@ _ANSWERED = ("answered", "cached", "drafted")
 
 
 class Verdict(NamedTuple):
-    """What the list knows of a decision: all but its probabilities, which stand in the line."""
+    """A decision in the list, without its probabilities, which stand in the line."""
 
     said: str
     p: float | None
@@ -61,7 +62,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """What the list knows of a row."""
+    """A row in the list."""
 
     place: int
     id: str
@@ -88,34 +89,34 @@ class Entry:
     tags: frozenset[Tag] = frozenset()
     why: Why = "rest"
 
-    def is_said(self, label: str, question: str) -> bool:
-        """Whether a label was decided: of a question, or of any where that is empty."""
+    def has_label(self, label: str, question: str) -> bool:
+        """Return True if a label was decided: of a question, or of any if that is empty."""
         return any(
             one.said == label
             for name, one in self.decisions.items()
             if not question or name == question
         )
 
-    def wrong(self) -> list[str]:
+    def wrong_questions(self) -> list[str]:
         """Name the questions that were decided otherwise than is right."""
         return [name for name in self.right if self.is_wrong(name)]
 
     def is_wrong(self, name: str) -> bool:
-        """Whether a question was decided otherwise than is right, as far as that is known."""
+        """Return True if a question is known to be decided wrongly."""
         one = self.decisions.get(name)
         return one is not None and one.answered and self.right.get(name, one.said) != one.said
 
 
 @dataclass(slots=True)
-class NodeSpent:
-    """What a node took, over all rows."""
+class NodeTotals:
+    """Time and cost of a node, over all rows."""
 
     rows: int = 0
     seconds: list[float] = field(default_factory=list[float])
     cost: float | None = None
 
     def add(self, spent: Values, timed: float | None) -> None:
-        """Add what it took in a row: by a span, else by its calls."""
+        """Add its time and cost in a row: by a span, else by its calls."""
         seconds = read_number(spent.get("seconds")) if timed is None else timed
         if seconds is not None:
             self.seconds.append(seconds)
@@ -124,7 +125,7 @@ class NodeSpent:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Give the value that does for `share` of them (nearest rank); `None`: there are none."""
+    """Return the value that `share` of them don't exceed (nearest rank); `None`: there are none."""
     if not values:
         return None
     return sorted(values)[max(1, ceil(share * len(values))) - 1]
@@ -146,10 +147,10 @@ class Book:
         self,
         lines: Iterable[Values],
         labels: Mapping[tuple[str, str], tuple[object, bool]] | None = None,
-        ran: Callable[[str], Mapping[str, float]] | None = None,
+        seconds_by_node: Callable[[str], Mapping[str, float]] | None = None,
         options: Iterable[str] = (),
     ) -> None:
-        self._ran: Callable[[str], Mapping[str, float]] = ran or _no_seconds
+        self._seconds_by_node: Callable[[str], Mapping[str, float]] = seconds_by_node or _no_seconds
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self.close = weakref.finalize(self, self._file.close)
         """Drops the lines, at the latest when nobody has this any more."""
@@ -158,7 +159,7 @@ class Book:
         self.entries: list[Entry] = []
         self.nodes: dict[str, int] = {}
         """Paths of nodes that did something, and the place of each."""
-        self.spent: dict[str, NodeSpent] = {}
+        self.spent: dict[str, NodeTotals] = {}
         self._names: dict[str, dict[str, None]] = {}
         """Options of each question, as seen."""
         if known := dict.fromkeys(options):
@@ -170,7 +171,7 @@ class Book:
         self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
         self.changes: Counter[str] = Counter()
         """Labels of each question that were given, or taken back, since the rows were read."""
-        self._give_rights([self._add(line) for line in lines])
+        self._assign_labels([self._add(line) for line in lines])
         self._tag()
         self._sort()
         self._last: tuple[Query, list[int]] | None = None
@@ -180,7 +181,7 @@ class Book:
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
     def line(self, place: int) -> Values:
-        """Give the whole line of a row.
+        """Return the whole line of a row.
 
         Raises:
             InputError: there is no such row.
@@ -204,7 +205,7 @@ class Book:
         return found
 
     def question(self, name: str) -> Question:
-        """Give a question by the options that were seen.
+        """Return a question with the options that were seen.
 
         Raises:
             InputError: nothing in the rows has that name.
@@ -228,10 +229,10 @@ class Book:
         )
 
     def question_figures(self) -> tuple[QuestionFigures, ...]:
-        """Say what was decided, and how often rightly as far as labels tell."""
+        """Count the decisions of each question, and the known mistakes."""
         found: list[QuestionFigures] = []
         for name in self.question_names:
-            known = self.labelled(name)
+            known = self.labelled_entries(name)
             found.append(
                 QuestionFigures(
                     name=name,
@@ -243,12 +244,12 @@ class Book:
             )
         return tuple(found)
 
-    def labelled(self, name: str) -> list[Entry]:
+    def labelled_entries(self, name: str) -> list[Entry]:
         """List the rows in which a question was decided, and whose right label is known."""
         return [one for one in self.entries if name in one.right and name in one.decisions]
 
     def confidences(self, name: str) -> Sequence[float]:
-        """Give the confidence of each decision of a question, in ascending order."""
+        """Return the confidences of a question's decisions, in ascending order."""
         return self._confidences[name]
 
     def counts(self) -> dict[str, int]:
@@ -308,7 +309,7 @@ class Book:
         return [one for one in places if _matches(self.entries[one], query)]
 
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
-        """Take a row in; give what is said of its right labels."""
+        """Add a row; return what is known of its right labels."""
         place = len(self.entries)
         self._starts.append(self._end)
         self._end += self._file.write(_encode(line))
@@ -326,27 +327,29 @@ class Book:
             if verdict.p is not None:
                 self._confidences[name].append(verdict.p)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
-        return self._own(line, decisions)
+        return self._own_labels(line, decisions)
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
-        by_node = as_values(as_values(line.get("usage")).get("by_node"))
-        timed = self._ran(written(line.get("id")))
+        by_node = object_of(object_of(line.get("usage")).get("by_node"))
+        timed = self._seconds_by_node(written(line.get("id")))
         for path in (did := dict.fromkeys([*map(str, by_node), *timed])):
             self.nodes.setdefault(path, len(self.nodes))
-            spent = self.spent.setdefault(path, NodeSpent())
+            spent = self.spent.setdefault(path, NodeTotals())
             spent.rows += 1
-            spent.add(as_values(by_node.get(path)), timed.get(path))
+            spent.add(object_of(by_node.get(path)), timed.get(path))
         found = tuple(sorted(self.nodes[path] for path in did))
         return self._node_sets.setdefault(found, found)
 
-    def _own(self, line: Values, decided: Iterable[str]) -> tuple[str, dict[str, object], bool]:
-        """Give what a row says of the right labels itself, and how people's are found."""
-        given = as_values(line.get("input"))
+    def _own_labels(
+        self, line: Values, decided: Iterable[str]
+    ) -> tuple[str, dict[str, object], bool]:
+        """Return the key of people's labels, the row's own labels, and whether it was chosen."""
+        given = object_of(line.get("input"))
         own = {name: given[name] for name in decided if name in given}
         key = normalise_text(text_of(line)) if self._labels else ""
         return key, own, given.get("chosen") is True
 
-    def _give_rights(self, said: Iterable[tuple[str, dict[str, object], bool]]) -> None:
+    def _assign_labels(self, said: Iterable[tuple[str, dict[str, object], bool]]) -> None:
         """Find the right labels: people's in the file of labels, then the row's own."""
         questions = {name: self.question(name) for name in self.question_names}
         for entry, (key, own, chosen) in zip(self.entries, said, strict=True):
@@ -383,7 +386,7 @@ class Book:
 
     def _urgency(self, place: int) -> tuple[int, float, int]:
         one = self.entries[place]
-        wrong = [one.decisions[name].confidence for name in one.wrong()]
+        wrong = [one.decisions[name].confidence for name in one.wrong_questions()]
         main = [d.confidence for d in one.decisions.values() if d.answered and not d.filters]
         sure = -max(wrong) if one.why == "corrected" and wrong else min(main, default=1.0)
         return WHYS.index(one.why), sure, place
@@ -397,7 +400,7 @@ def _matches(entry: Entry, query: Query) -> bool:
     return (
         (not query.tag or query.tag in entry.tags)
         and (not query.queue or query.queue == entry.queue)
-        and (not query.label or entry.is_said(query.label, query.question))
+        and (not query.label or entry.has_label(query.label, query.question))
         and (query.node is None or query.node in entry.nodes)
     )
 
@@ -420,39 +423,29 @@ def _no_seconds(id: str) -> Mapping[str, float]:
     return {}
 
 
-_NOTHING: Values = {}
-
-
-def as_values(value: object) -> Values:
-    """Give an object of JSON; of what is none, an empty one."""
-    return cast("Values", value) if isinstance(value, dict) else _NOTHING
-
-
 def notes_in(line: Values) -> list[Values]:
-    """Give the notes of a line's trace."""
-    trace = line.get("trace")
-    found = cast("list[object]", trace) if isinstance(trace, list) else []
-    return [values for one in found if (values := as_values(one))]
+    """Return the notes of a line's trace."""
+    return [note for note in objects_of(line.get("trace")) if note]
 
 
 def text_of(line: Values) -> str:
-    """Give the text of a row: what it is, or its field `text`."""
+    """Return the text of a row: the row itself, or its field `text`."""
     given = line.get("input", line.get("text"))
-    text = given if isinstance(given, str) else as_values(given).get("text")
+    text = given if isinstance(given, str) else object_of(given).get("text")
     return text if isinstance(text, str) else ""
 
 
 def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
-    """Give the fields of a value, save decisions, under their path."""
-    if not isinstance(value, Mapping) or deep == DEEP:
-        yield name, written(cast("object", value))
-    elif not is_decision(found := cast("Values", value)):
-        for key, inner in found.items():
+    """Yield the fields of a value under their paths, without decisions."""
+    if not is_object(value) or deep == DEEP:
+        yield name, written(value)
+    elif not is_decision(value):
+        for key, inner in value.items():
             yield from fields_of(f"{name}.{key}", inner, deep + 1)
 
 
 def decisions_of(line: Values) -> Iterator[Decision]:
-    """Give what was decided in a line."""
+    """Yield the decisions of a line."""
     if isinstance(scores := line.get("scores"), Mapping):  # of moa decide
         label, accepted = line.get("label"), line.get("accepted")
         yield Decision(
@@ -470,9 +463,9 @@ def decisions_of(line: Values) -> Iterator[Decision]:
 def _entry(
     place: int, line: Values, decisions: dict[str, Verdict], nodes: tuple[int, ...]
 ) -> Entry:
-    usage, output, given = (as_values(line.get(key)) for key in ("usage", "output", "input"))
-    by_tier = as_values(usage.get("by_tier"))
-    large = as_values(by_tier.get("llm"))
+    usage, output, given = (object_of(line.get(key)) for key in ("usage", "output", "input"))
+    by_tier = object_of(usage.get("by_tier"))
+    large = object_of(by_tier.get("llm"))
     tier: Tier = "large" if large.get("calls") else "small" if usage.get("calls") else "none"
     answered = [note for note in notes_in(line) if note.get("kind") in _ANSWERED]
     by = next((str(note["endpoint"]) for note in reversed(answered) if note.get("endpoint")), "")
@@ -498,12 +491,12 @@ def _entry(
         or any(one.doubtful or one.accepted is False or not one.answered for one in said),
         nodes=nodes,
         large_cost=read_number(large.get("cost")) if tier == "large" else None,
-        alone=read_number(as_values(usage.get("llm_alone_estimate")).get("cost")),
+        alone=read_number(object_of(usage.get("llm_alone_estimate")).get("cost")),
     )
 
 
 def _excerpt(line: Values) -> str:
-    given = as_values(line.get("input"))
+    given = object_of(line.get("input"))
     subject, text = given.get("subject"), text_of(line)
     both = f"{subject} — {text}" if isinstance(subject, str) and subject else text
     return " ".join(both.split())[:_BEGINS]
@@ -511,7 +504,7 @@ def _excerpt(line: Values) -> str:
 
 def _by_labels(entry: Entry) -> frozenset[Tag]:
     found: dict[Tag, bool] = {
-        "corrected": bool(entry.wrong()),
+        "corrected": bool(entry.wrong_questions()),
         "labelled": bool(entry.chosen),
     }
     return _keep_true(found)

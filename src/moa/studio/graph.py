@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TypedDict
 
 from moa.graphs.engine.drawing import Box, Drawable, diagram_of
-from moa.studio.book import Book, NodeSpent, percentile
+from moa.studio.book import Book, NodeTotals, percentile
 from moa.studio.data import Drawing, Line, Place
 
 _WIDE, _HIGH, _SMALL = 148.0, 46.0, 84.0
@@ -35,7 +35,7 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawing:
     diagram = diagram_of(graph, opened=False)
     arrows = {pair: one for pair, one in diagram.arrows.items() if pair[0] != pair[1]}
     layers = _assign_layers([*diagram.boxes], [*arrows])
-    ways = {pair: _way(pair, layers) for pair in arrows}
+    ways = {pair: _stops_of(pair, layers) for pair in arrows}
     rows = _order_layers(layers, ways)
     widths = {key: _SMALL if box.look in _SLIM else _WIDE for key, box in diagram.boxes.items()}
     middles, wide = _place_stops(rows, widths)
@@ -75,7 +75,7 @@ def place(
 
 
 def stats(book: Book) -> tuple[Place, ...]:
-    """Give the figures of each node that did something, the dearest of time first."""
+    """Return the figures of each node that did something, the slowest first."""
     found = sorted(book.spent.items(), key=lambda one: -sum(one[1].seconds))
     return tuple(
         Place(
@@ -100,7 +100,7 @@ class NodeFigures(TypedDict, total=False):
     cost: float | None
 
 
-def figures(spent: NodeSpent | None, rows: int) -> NodeFigures:
+def figures(spent: NodeTotals | None, rows: int) -> NodeFigures:
     """Sum up what a node took."""
     if spent is None:
         return {}
@@ -114,7 +114,7 @@ def figures(spent: NodeSpent | None, rows: int) -> NodeFigures:
 
 
 def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
-    """Give each box a layer below all that it waits for."""
+    """Assign each box a layer below all that it waits for."""
     layers = dict.fromkeys(boxes, 0)
     for _ in boxes:  # no way is longer
         moved = False
@@ -127,8 +127,8 @@ def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, 
     return layers
 
 
-def _way(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
-    """Give the stops of an arrow: its ends, and one in each layer that it passes."""
+def _stops_of(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
+    """Return the stops of an arrow: its ends, and one in each layer that it passes."""
     start, end = pair
     between = range(layers[start] + 1, layers[end])
     return [start, *(f"{start}>{end}@{layer}" for layer in between), end]
@@ -166,7 +166,7 @@ def _order_layers(
 def _place_stops(
     rows: list[list[str]], widths: Mapping[str, float]
 ) -> tuple[dict[str, float], float]:
-    """Give the middle of each stop, and the width of the widest layer."""
+    """Return the middle of each stop, and the width of the widest layer."""
     totals = [sum(widths.get(key, _THIN) + _BESIDE for key in row) - _BESIDE for row in rows]
     wide = max(totals, default=0.0)
     middles: dict[str, float] = {}
@@ -182,7 +182,7 @@ def _place_stops(
 def _points_of(
     way: list[str], middles: Mapping[str, float], layers: Mapping[str, int]
 ) -> list[tuple[float, float]]:
-    """Give the points of an arrow, from below its start to above its end."""
+    """Return the points of an arrow, from below its start to above its end."""
     found: list[tuple[float, float]] = []
     for stop in way:
         top = layers[stop] * (_HIGH + _BELOW)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moa._files import LineFile, check_lines, dump_json, replace_text
+from moa._json import object_of
 from moa.calibration.labelled import normalise_text, row_value
 from moa.errors import InputError
 from moa.questions import Question
 from moa.rows.decided import Values
-from moa.studio.book import as_values, text_of
+from moa.studio.book import text_of
 
 PERSON = "person"
 Known = dict[tuple[str, str], tuple[object, bool]]
@@ -83,7 +84,7 @@ class Labels:
         if label not in [option.name for option in question.options]:
             raise InputError(f"{question.name} is never {label!r:.80}")
         given = line.get("input")
-        keep = {key: value for key, value in as_values(given).items() if key not in others}
+        keep = {key: value for key, value in object_of(given).items() if key not in others}
         value = label if question.name == "label" else row_value(question, label)
         made = {**keep, "text": text, question.name: value, "labelled_by": PERSON, "chosen": True}
         before = self._put(text, question.name, made)
@@ -104,11 +105,6 @@ class Labels:
         self._put(change.text, change.question, change.before)
         self._changes.pop()
         return change.place, change.id, change.question, change.was
-
-    @property
-    def count(self) -> int:
-        """Changes of this session that were not undone."""
-        return len(self._changes)
 
     def _put(self, text: str, question: str, made: Values | None) -> Values | None:
         """Put a line in the place of the one about a text and a question; give that one.

@@ -61,10 +61,10 @@ class Learning:
                 stdout=said,
                 stderr=said,
             )
-        return self.now()
+        return self.progress()
 
-    def now(self) -> Progress:
-        """Say how far it is."""
+    def progress(self) -> Progress:
+        """Return the progress."""
         command = " ".join(["moa", *self._words])
         if self._process is None:
             return Progress(command=command)

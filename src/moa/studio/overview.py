@@ -24,14 +24,14 @@ Calibrations = Mapping[str, "Calibration"]
 
 
 def no_calibrations() -> Calibrations:
-    """Give none."""
+    """Return none."""
     return {}
 
 
 def figures(
     book: Book, calibrations: Calibrations, learning: LearningFigures | None = None
 ) -> tuple[Figure, ...]:
-    """Give the four numbers on top."""
+    """Return the four numbers on top."""
     if learning is not None:
         return _learning(learning)
     rows = book.entries
@@ -57,7 +57,7 @@ def figures(
 def curve_of(
     name: str, book: Book, calibrations: Calibrations, next_step: str, cost: float | None
 ) -> Curve:
-    """Give coverage against error of a question.
+    """Return the curve of coverage against error of a question.
 
     Args:
         name: The question.
@@ -67,7 +67,7 @@ def curve_of(
         cost: US dollars that the large model costs for a row, by `cost_of_large`.
     """
     tested = _tested_threshold(name, book, calibrations)
-    known = [one for one in book.labelled(name) if _is_measured(one.decisions[name])]
+    known = [one for one in book.labelled_entries(name) if _is_measured(one.decisions[name])]
     drawn = [one for one in known if name not in one.chosen]
     if not drawn:
         also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""
@@ -99,7 +99,7 @@ def _is_measured(one: Verdict) -> bool:
 
 
 def cost_of_large(rows: Iterable[Entry]) -> float | None:
-    """Give the mean of what the large model costs for a row that it is asked about, in US dollars.
+    """Return the mean cost of the large model for a row that it is asked about, in US dollars.
 
     By the rows where it was, else by the estimates of what it would have cost; `None`: neither
     says anything.
@@ -153,7 +153,7 @@ def _point(one: CurvePoint, sure: Sequence[float], rows: int, cost: float | None
 
 
 def _share_from(threshold: float, sure: Sequence[float], rows: int) -> float:
-    """Give the share of all rows whose confidence is at least a threshold."""
+    """Return the share of all rows whose confidence is at least a threshold."""
     return (len(sure) - bisect_left(sure, threshold)) / max(1, rows)
 
 
@@ -229,7 +229,7 @@ def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figu
 
 
 def _audit(checked: Sequence[bool], risk: float) -> tuple[str, Tone]:
-    """Say whether labels drawn at random still agree with what was guaranteed."""
+    """Compare labels drawn at random with the guarantee."""
     if not checked:
         return "no accepted row that was drawn at random has a label to check it by", "plain"
     wrong, count = sum(checked), len(checked)

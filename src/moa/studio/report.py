@@ -88,7 +88,7 @@ def escape_json(data: object) -> str:
 
 
 def _inline(name: str) -> str:
-    """Give a module as a part of one script: what it imports stands before it."""
+    """Return a module as a part of one script, after those that it imports."""
     source = (STATIC / name).read_text("utf-8")
     return _EXPORT.sub("", _IMPORT.sub("", source))
 

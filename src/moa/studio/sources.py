@@ -8,17 +8,19 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moa._json import object_of
 from moa.errors import CalibrationError, ConfigError, MoaError
 from moa.rows._stores import is_address
 from moa.rows.decided import Values
 from moa.studio import graph as graphs
-from moa.studio.book import Book, as_values, decisions_of, fields_of, notes_in
+from moa.studio.book import Book, decisions_of, fields_of, notes_in
 from moa.studio.data import Can, Curve, JobFigures, Note, Overview, RowDetail, RowLine, State
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
@@ -48,7 +50,7 @@ _EVERY = 500
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows come from.
+    """A source of rows.
 
     Args:
         name: What the page calls it.
@@ -79,7 +81,7 @@ class Source:
     def guess(self) -> str:
         """Name what ran by the nodes of the first rows; empty where they say nothing of any."""
         for line in islice(self.lines(), _FIRST):
-            for path in as_values(as_values(line.get("usage")).get("by_node")):
+            for path in object_of(object_of(line.get("usage")).get("by_node")):
                 return str(path).partition("/")[0]
         return ""
 
@@ -131,7 +133,7 @@ def _file(path: Path) -> Source:
 
 
 def _stamp(*files: Path) -> tuple[object, ...]:
-    """Tell apart what stands in files by when, and with how many bytes, they were written last."""
+    """Return times and sizes of files, which differ once they are written again."""
     found = [path.stat() if path.exists() else None for path in files]
     return tuple(one and (one.st_mtime_ns, one.st_size) for one in found)
 
@@ -232,7 +234,7 @@ def _read_gzip(path: Path) -> Iterator[Values]:
 
 @dataclass
 class View:
-    """What the page shows of a source: it is read when it is asked for first, or by `start`.
+    """The page's view of a source, which is read at first use, or by `start`.
 
     Args:
         source: The rows.
@@ -262,13 +264,14 @@ class View:
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
         if self.source.demo and not self.calibrations:
-            self.calibrations = read_calibrations(EXAMPLE / "learned.json")
+            with _unpacked("learned.json") as learned:
+                self.calibrations = read_calibrations(learned)
         self._book: Book | None = None
         self._curves: dict[str, tuple[Book, int, Curve]] = {}
         """The curve of each question, and of how many changed labels of which rows it is."""
         self._mark: object = None
         self._count: tuple[int, int | None] = 0, None
-        self._failed: MoaError | None = None
+        self._failure: MoaError | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -288,11 +291,11 @@ class View:
         Raises:
             ConfigError: they can't be read, as far as that is known by then.
         """
-        self._thread = threading.Thread(target=self._read_aside, daemon=True, name="moa-studio")
+        self._thread = threading.Thread(target=self._read_in_thread, daemon=True, name="moa-studio")
         self._thread.start()
         self._thread.join(within_s)
-        if self._failed is not None:
-            raise self._failed
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Drop what was read."""
@@ -312,7 +315,7 @@ class View:
                     old.close()
 
     def state(self) -> State:
-        """Say how far the rows are read, and whether there are others by now; nobody waits."""
+        """Return how far the rows are read, and whether there are newer ones; it never waits."""
         if self._book is None and self._thread is None:
             self.start(within_s=0)
         ready = self._book is not None
@@ -322,12 +325,12 @@ class View:
             rows=rows,
             total=total,
             changed=ready and self.source.mark() != self._mark,
-            failed=str(self._failed or ""),
+            failed=str(self._failure or ""),
             job=self._job(),
         )
 
     def overview(self, *, sample: int | None = None) -> Overview:
-        """Give all but the rows.
+        """Return all but the rows.
 
         Args:
             sample: Rows that the page has, where it has not all of them.
@@ -363,7 +366,7 @@ class View:
         )
 
     def _curves_of(self, book: Book) -> tuple[Curve, ...]:
-        """Give the curve of each question, made anew only where its labels have changed."""
+        """Return the curve of each question, made anew only if its labels have changed."""
         cost = cost_of_large(book.entries)
         for name in book.question_names:
             known, changes = self._curves.get(name), book.changes[name]
@@ -373,7 +376,7 @@ class View:
         return tuple(self._curves[name][2] for name in book.question_names)
 
     def detail(self, place: int) -> RowDetail:
-        """Give one row whole.
+        """Return one whole row.
 
         Raises:
             InputError: there is no such row.
@@ -449,15 +452,17 @@ class View:
     def _read(self) -> Book:
         mark, total = self.source.mark(), self.source.count()
         known = self.labels.read() if self.labels else None
-        made = Book(self._count_lines(total), known, self._spans.ran, self.source.options)
+        made = Book(
+            self._count_lines(total), known, self._spans.seconds_by_node, self.source.options
+        )
         self._mark = mark
         return made
 
-    def _read_aside(self) -> None:
+    def _read_in_thread(self) -> None:
         try:
             _ = self.book
         except MoaError as error:
-            self._failed = error
+            self._failure = error
 
     def _count_lines(self, total: int | None) -> Iterator[Values]:
         number = 0
@@ -506,11 +511,18 @@ _NO_TEXTS = {"asked": "", "answered": "", "error": "", "detail": ""}
 
 
 def _example_spans() -> Spans:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "spans.jsonl"
-        with gzip.open(EXAMPLE / "spans.jsonl.gz") as packed, path.open("wb") as out:
-            shutil.copyfileobj(packed, out)
+    with _unpacked("spans.jsonl") as path:
         return Spans(path)
+
+
+@contextmanager
+def _unpacked(name: str) -> Generator[Path]:
+    """Give a file of the example, until it is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        with gzip.open(EXAMPLE / f"{name}.gz") as packed, path.open("wb") as out:
+            shutil.copyfileobj(packed, out)
+        yield path
 
 
 def read_calibrations(path: Path | None) -> Calibrations:

@@ -8,15 +8,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from pydantic import JsonValue, TypeAdapter
 
+from moa._json import object_of
 from moa.errors import ConfigError
 from moa.node import Frozen
 from moa.rows.decided import Values
 from moa.rows.lines import bounded
-from moa.studio.book import as_values, notes_in, read_number
+from moa.studio.book import notes_in, read_number
 from moa.studio.data import Bar
 from moa.telemetry import names
 
@@ -50,10 +51,10 @@ class Spans:
     def __init__(self, path: Path | None) -> None:
         self._file: IO[bytes] | None = None
         self._starts: dict[str, list[int]] = defaultdict(list)
-        """Where the lines of each trace start."""
+        """Offsets of the lines of each trace."""
         self._traces: dict[str, str] = {}
         """The trace of each row; of several runs of it, the last."""
-        self._ran: dict[str, dict[str, float]] = defaultdict(dict)
+        self._seconds_by_node: dict[str, dict[str, float]] = defaultdict(dict)
         """Seconds of each node of a graph, by trace."""
         if path is not None:
             self._open(path)
@@ -63,12 +64,12 @@ class Spans:
         if self._file is not None:
             self._file.close()
 
-    def ran(self, id: str) -> Mapping[str, float]:
-        """Give the seconds of each node that ran for a row; empty where nothing is known."""
-        return self._ran.get(self._traces.get(id, ""), {})
+    def seconds_by_node(self, id: str) -> Mapping[str, float]:
+        """Return the seconds of each node that ran for a row; empty if nothing is known."""
+        return self._seconds_by_node.get(self._traces.get(id, ""), {})
 
     def bars(self, id: str) -> tuple[Bar, ...]:
-        """Give the waterfall of a row, the outermost span first; empty where there is none."""
+        """Return the waterfall of a row, the outermost span first; empty if there is none."""
         if self._file is None or id not in self._traces:
             return ()
         found: list[Values] = []
@@ -102,19 +103,21 @@ class Spans:
             ) from error
         self._starts[trace].append(start)
         if (node := _node_of(span)) is not None:
-            ran = self._ran[trace]
-            ran[node] = ran.get(node, 0.0) + float(span["end"]) - float(span["start"])
+            seconds_by_node = self._seconds_by_node[trace]
+            seconds_by_node[node] = (
+                seconds_by_node.get(node, 0.0) + float(span["end"]) - float(span["start"])
+            )
         if (row := attributes.get(names.ROW)) is not None:
             self._traces[str(row)] = trace
 
 
 def bars_of_line(line: Values) -> tuple[Bar, ...]:
-    """Give the seconds of each node as bars, of a row whose run kept no spans."""
-    by_node = as_values(as_values(line.get("usage")).get("by_node"))
+    """Return the seconds of each node as bars, for a row whose run kept no spans."""
+    by_node = object_of(object_of(line.get("usage")).get("by_node"))
     notes = notes_in(line)
     found: list[Bar] = []
     for path, given in by_node.items():
-        spent = as_values(given)
+        spent = object_of(given)
         kinds = [str(note.get("kind")) for note in notes if note.get("node") == path]
         found.append(
             Bar(
@@ -132,14 +135,14 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
 
 
 def _node_of(span: Values) -> str | None:
-    """Give the path of the node within a graph that a span is of; `None`: it is none of one."""
+    """Return the path of the node in a graph that a span belongs to; `None`: there is none."""
     node = str(span["attributes"].get(names.NODE, ""))
     is_node = str(span.get("name", "")).startswith(_NODES)
     return node if is_node and "/" in node else None
 
 
 def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
-    """Give spans with those within each behind it, by when they began."""
+    """Yield each span followed by those within it, by their start."""
     known = {span["span"] for span in spans}
     inside: dict[str | None, list[Values]] = defaultdict(list)
     for span in spans:
@@ -156,7 +159,7 @@ def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
 
 
 def _bar(span: Values, depth: int, first: float) -> Bar:
-    attributes = cast("Values", span["attributes"])
+    attributes: Values = span["attributes"]
     events = [str(one["name"]) for one in span.get("events", ())]
     marks = [name.removeprefix("moa.") for name in dict.fromkeys(events) if name in _MARKS]
     if attributes.get("moa.escalated") or attributes.get(names.DECISION_ESCALATED):

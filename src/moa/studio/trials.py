@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import cast
 from uuid import uuid4
 
 from starlette.requests import Request
 
+from moa._json import is_mapping
 from moa.errors import RequestRefused
 from moa.graphs.engine.attended import Inquiry, attend
 from moa.rows.decided import written
 from moa.serving.http import read_json
 from moa.serving.runs import Stream
 from moa.serving.server import Server
-from moa.serving.typed import written as sent
+from moa.serving.typed import write_event
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"
@@ -40,7 +40,7 @@ class Trials:
 
     @property
     def questions(self) -> Sequence[Question]:
-        """What people are asked now."""
+        """The open questions to people."""
         return [question for question, _ in self._asked.values()]
 
     async def run(self, request: Request) -> Stream:
@@ -53,11 +53,11 @@ class Trials:
         key = request.headers.get(KEY)
         caller = await self.server.keys.caller(key and f"Bearer {key}")
         request.state.caller = caller
-        served = self.server.named(request.path_params["name"], caller)
+        served = self.server.find(request.path_params["name"], caller)
         value = served.parse(await read_json(request, self.server.settings))
         node = attend(served.node, self.ask)
-        served = served if node is served.node else served.of(node)
-        return self.server.runs.stream(request, served, value, sent)
+        served = served if node is served.node else served.with_node(node)
+        return self.server.runs.stream(request, served, value, write_event)
 
     def answer(self, id: str, answer: object) -> None:
         """Answer what a person is asked.
@@ -86,9 +86,8 @@ class Trials:
 def _question(asked: Inquiry) -> Question:
     """Write what is asked; by an id of its own, since runs may ask the same."""
     value = asked.value
-    if isinstance(value, Mapping):
-        lines = cast("Mapping[object, object]", value).items()
-        said = "\n".join(f"{name}: {written(one)}" for name, one in lines)
+    if is_mapping(value):
+        said = "\n".join(f"{name}: {written(one)}" for name, one in value.items())
     else:
         said = written(value)
     return Question(id=uuid4().hex, asked=said, answers=asked.answers)

@@ -11,7 +11,7 @@ __all__ = ["Span", "Tracer", "tracer_of"]
 
 
 def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
-    """Give the tracer of a run that is asked for over HTTP: its trace goes on from the caller's.
+    """Return the tracer of a run requested over HTTP: its trace continues the caller's.
 
     Where the server has a span of its own for the request, it goes on from that one.
 

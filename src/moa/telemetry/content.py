@@ -9,8 +9,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+from moa._json import JSON, is_list, is_object
 from moa.telemetry import names
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ _logger = logging.getLogger(__name__)
 _LONG = 4000
 """Characters from which on texts are masked beside the event loop."""
 Clean = Callable[[str], str]
-"""What every text goes through."""
+"""Masks a text, or returns it as it is."""
 Writes = Mapping[str, Callable[[Clean], object]]
-"""What writes the value of each attribute, by its name."""
+"""Functions that write the values of attributes, by name."""
 
 
 def mask(text: str, pii: Masks | None) -> str | None:
@@ -32,7 +33,7 @@ def mask(text: str, pii: Masks | None) -> str | None:
         return text
     try:
         with pii.session() as session:
-            return cast("str", session.mask(text))
+            return session.mask(text)
     except Exception as error:  # noqa: BLE001 recognisers may be the user's, and runs go on
         _leave_out(error)
         return None
@@ -42,19 +43,19 @@ async def record(span: Span, writes: Writes) -> None:
     """Set attributes to texts, masked where that is asked for; where that fails, none is set."""
     pii = span.tracer.pii
 
-    def written(clean: Clean) -> dict[str, str]:
-        return {name: _dumped(write(clean)) for name, write in writes.items()}
+    def write_all(clean: Clean) -> dict[str, str]:
+        return {name: _dump(write(clean)) for name, write in writes.items()}
 
-    def masked() -> dict[str, str]:
+    def write_masked() -> dict[str, str]:
         assert pii is not None, "there is something that masks"
         with pii.session() as session:
-            return written(session.mask)
+            return write_all(session.mask)
 
-    found = written(str)
+    found = write_all(str)
     if pii is not None:
         try:
             beside = sum(map(len, found.values())) > _LONG
-            found = await asyncio.to_thread(masked) if beside else masked()
+            found = await asyncio.to_thread(write_masked) if beside else write_masked()
         except Exception as error:  # noqa: BLE001 recognisers may be the user's, and runs go on
             _leave_out(error)
             return
@@ -85,9 +86,13 @@ def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Wr
     """Write a model's answer."""
 
     def write(clean: Clean) -> object:
-        parts = [{"type": "reasoning", "content": clean(reasoning)}] if reasoning else []
-        parts += [_text(text, clean)] if text else []
-        return [{"role": "assistant", "parts": [*parts, *(_call(one, clean) for one in calls)]}]
+        parts: list[JSON] = []
+        if reasoning:
+            parts.append({"type": "reasoning", "content": clean(reasoning)})
+        if text:
+            parts.append(_text(text, clean))
+        parts += [_call(one, clean) for one in calls]
+        return [{"role": "assistant", "parts": parts}]
 
     return {names.OUTPUT_MESSAGES: write}
 
@@ -102,7 +107,7 @@ def of_result(result: str) -> Writes:
     return {names.RESULT: lambda clean: clean(result)}
 
 
-def _message(message: Message, clean: Clean) -> dict[str, Any]:
+def _message(message: Message, clean: Clean) -> JSON:
     if message.role == "tool":
         part = {
             "type": "tool_call_response",
@@ -110,17 +115,17 @@ def _message(message: Message, clean: Clean) -> dict[str, Any]:
             "response": clean(message.content),
         }
         return {"role": "tool", "parts": [part]}
-    parts: list[dict[str, Any]] = [_text(message.content, clean)] if message.content else []
+    parts = [_text(message.content, clean)] if message.content else []
     parts += [_call(one, clean) for one in message.tool_calls]
     parts += [{"type": one.kind, "name": clean(one.name)} for one in message.files]
     return {"role": message.role, "parts": parts}
 
 
-def _text(text: str, clean: Clean) -> dict[str, str]:
+def _text(text: str, clean: Clean) -> JSON:
     return {"type": "text", "content": clean(text)}
 
 
-def _call(call: ToolCall, clean: Clean) -> dict[str, Any]:
+def _call(call: ToolCall, clean: Clean) -> JSON:
     arguments = _values(call.arguments, clean)
     return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments}
 
@@ -128,23 +133,22 @@ def _call(call: ToolCall, clean: Clean) -> dict[str, Any]:
 def _values(arguments: str, clean: Clean) -> object:
     """Read arguments, so that each text in them is masked as it is meant, or give their text."""
     try:
-        return _cleaned(json.loads(arguments), clean)
+        return _clean(json.loads(arguments), clean)
     except (ValueError, RecursionError):
         return clean(arguments)
 
 
-def _cleaned(value: object, clean: Clean) -> object:
+def _clean(value: object, clean: Clean) -> object:
     if isinstance(value, str):
         return clean(value)
-    if isinstance(value, list):
-        return [_cleaned(one, clean) for one in cast("list[object]", value)]
-    if isinstance(value, dict):
-        items = cast("dict[str, object]", value).items()
-        return {clean(name): _cleaned(one, clean) for name, one in items}
+    if is_list(value):
+        return [_clean(one, clean) for one in value]
+    if is_object(value):
+        return {clean(name): _clean(one, clean) for name, one in value.items()}
     return value
 
 
-def _dumped(value: object) -> str:
+def _dump(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

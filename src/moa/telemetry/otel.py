@@ -76,7 +76,7 @@ class Sink:
             _logger.warning("a span can't be ended", exc_info=True)
 
     @staticmethod
-    def within(span: trace.Span, around: Context | None) -> Context:
+    def child_context(span: trace.Span, around: Context | None) -> Context:
         """Return the context for children of a span."""
         return trace.set_span_in_context(span, _NONE if around is None else around)
 
@@ -87,14 +87,14 @@ class Sink:
 
     @staticmethod
     def remote(trace_id: int, span_id: int, around: Context) -> Context:
-        """Give the context of what goes on from a span of an earlier process, or of this one."""
+        """Return the context that continues a span of an earlier process, or of this one."""
         flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
         before = trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
         return trace.set_span_in_context(trace.NonRecordingSpan(before), around)
 
     @staticmethod
     def id_in(context: Context | None) -> int:
-        """Give the id of the span that a context is in; 0: in none."""
+        """Return the id of the span of a context; 0: there is none."""
         return 0 if context is None else trace.get_current_span(context).get_span_context().span_id
 
 

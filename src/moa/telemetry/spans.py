@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from moa.budget import Payment
 from moa.telemetry import names
@@ -32,18 +32,26 @@ if TYPE_CHECKING:
 Value = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Value]
 Side = Literal["internal", "client"]
-"""Whether something happens here, or is asked of somebody else."""
+"""`internal`: the work happens here. `client`: it is requested from somebody else."""
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The environment variable by which OpenTelemetry's own instrumentations are asked for texts."""
 _CAPTURES = ("true", "1", "span_only", "span_and_event")
 UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
+class MaskSession(Protocol):
+    """Masks the texts of one span."""
+
+    def mask(self, text: str, /) -> str:
+        """Return a text without personal data."""
+        ...
+
+
 class Masks(Protocol):
     """Masks personal data in texts, as `moa.guards.pii.Pii` does."""
 
-    def session(self) -> AbstractContextManager[Any]:
-        """Open what masks the texts of one span, by a method `mask`."""
+    def session(self) -> AbstractContextManager[MaskSession]:
+        """Open a session for the texts of one span."""
         ...
 
 
@@ -71,7 +79,7 @@ class Tracer:
     """
 
     is_call = False
-    recorded = True
+    is_recorded = True
     headers: ClassVar[Mapping[str, str] | None] = None
     """There is no span to go on from."""
 
@@ -87,11 +95,11 @@ class Tracer:
         self.pii = pii
         self._content = content
         self.context = parent
-        """What the trace goes on from."""
+        """The context that the trace continues."""
 
     @property
     def content(self) -> bool:
-        """Whether texts are recorded."""
+        """True if texts are recorded."""
         if self._content is None:
             return os.environ.get(CAPTURE, "").lower() in _CAPTURES
         return self._content
@@ -132,11 +140,11 @@ class Tracer:
     def note(self, note: Note, error: BaseException | None) -> None:
         """Ignore a note that belongs to no span."""
 
-    def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
-        """Begin the span of a call that no endpoint has begun one for; see `Span.paying`."""
+    def payment_for(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
+        """Begin the span of a call that no endpoint has begun one for; see `Span.payment_for`."""
         if not (amount.calls or amount.tokens):
             return None
-        return _alone(self, part)
+        return _start_call_span(self, part)
 
 
 class Span:
@@ -158,28 +166,6 @@ class Span:
         is_call: Whether it is that of a call, which alone holds tokens and costs.
     """
 
-    __slots__ = (
-        "_around",
-        "_context",
-        "_ended",
-        "_error",
-        "_events",
-        "_given",
-        "_ids",
-        "_later",
-        "_paid",
-        "_side",
-        "_span",
-        "_start_ns",
-        "content",
-        "is_call",
-        "name",
-        "parent",
-        "recorded",
-        "sink",
-        "tracer",
-    )
-
     def __init__(
         self,
         tracer: Tracer,
@@ -198,27 +184,27 @@ class Span:
         self.parent = parent
         self.name = name
         self.is_call = is_call
-        self._given = attributes
-        self._later: dict[str, Value] = {}
+        self._attributes = attributes
+        self._late_attributes: dict[str, Value] = {}
         self._events: Sequence[tuple[str, int, Attributes]] = ()
         self._side: Side = side
         self._start_ns = start_ns = start_ns or time.time_ns()
         self._error: str | None = None
-        self._paid: list[Amount] = []
-        """What calls have taken: its own where it is that of a call, else those of all below it."""
+        self._amounts: list[Amount] = []
+        """Amounts of its own call, or of all calls below it."""
         self._ended = False
         self.sink, self._around, self._context = sink, around, None
-        self.recorded = True
-        """Whether anybody hears of it."""
+        self.is_recorded = True
+        """False if it is dropped, such as by a sampler."""
         self._span: OTelSpan | None = None
         self._ids: tuple[int, int, int] | None = None
         if sink is None:
             self._ids = _new_ids(before if parent is None else parent.ids[:2])
         else:
             self._span = sink.start(name, attributes, side, around, start_ns)
-            self.recorded = tracer.file is not None or self._span.is_recording()
-        self.content: bool = self.recorded and (parent or tracer).content
-        """Whether texts are recorded."""
+            self.is_recorded = tracer.file is not None or self._span.is_recording()
+        self.content: bool = self.is_recorded and (parent or tracer).content
+        """True if texts are recorded."""
 
     @property
     def ids(self) -> tuple[int, int, int]:
@@ -262,7 +248,7 @@ class Span:
     def context(self) -> Context | None:
         """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
         if self._context is None and self.sink is not None and self._span is not None:
-            self._context = self.sink.within(self._span, self._around)
+            self._context = self.sink.child_context(self._span, self._around)
         return self._context
 
     @property
@@ -275,7 +261,7 @@ class Span:
 
     @property
     def traceparent(self) -> str:
-        """Where it is, as the header of that name says it."""
+        """Its position in the trace, as the header `traceparent`."""
         if self._span is None:
             (trace_id, span_id, _), flags = self.ids, 1
         else:
@@ -286,7 +272,7 @@ class Span:
     def set(self, name: str, value: Value | None) -> None:
         """Set an attribute; `None` sets none."""
         if value is not None:
-            self._later[name] = value
+            self._late_attributes[name] = value
 
     def note(self, note: Note, error: BaseException | None) -> None:
         """Keep a note as an event; one on a span that has ended belongs to the one around it."""
@@ -294,15 +280,15 @@ class Span:
             if self.parent is not None:
                 self.parent.note(note, error)
             return
-        if note.kind == "answered" or not self.recorded:
+        if note.kind == "answered" or not self.is_recorded:
             return
         if note.kind == "escalated":
-            self._later[names.DECISION_ESCALATED] = True
+            self._late_attributes[names.DECISION_ESCALATED] = True
         said: dict[str, Value] = {names.NODE: note.node}
         if note.endpoint is not None:
             said[names.ENDPOINT] = note.endpoint
         if error is not None:
-            said |= _said_of(error)
+            said |= _error_attributes(error)
         if self.content:
             from moa.telemetry.content import mask
 
@@ -310,26 +296,30 @@ class Span:
                 said[names.TEXT] = text
         self._events = (*self._events, (names.event(note.kind), time.time_ns(), said))
 
-    def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
-        """Give what hears what a call takes: the call's span, or one for it alone."""
+    def payment_for(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
+        """Return the receiver of a call's amount: the call's span, or a new one."""
         if self.is_call:
             return self
-        return _alone(self, part) if self.recorded and (amount.calls or amount.tokens) else None
+        return (
+            _start_call_span(self, part)
+            if self.is_recorded and (amount.calls or amount.tokens)
+            else None
+        )
 
     def settle(self, amount: Amount) -> None:
         """Count what the call has taken, here and in the sums of all spans around it."""
         around: Span | None = self
         while around is not None:
-            around._paid.append(amount)  # in one step, as threads pay too
+            around._amounts.append(amount)  # in one step, as threads pay too
             around = around.parent
 
     def fail(self, error: BaseException) -> None:
         """Record the error that ended it."""
-        ended = _ended_by(error)
+        ended = _ending_of(error)
         if ended is not None:
-            self._later[names.ENDED] = ended
+            self._late_attributes[names.ENDED] = ended
             return
-        self._later |= _said_of(error)
+        self._late_attributes |= _error_attributes(error)
         self._error = ""
         if self.content:
             from moa.telemetry.content import mask
@@ -341,16 +331,16 @@ class Span:
         if self._ended:
             return
         self._ended, end_ns = True, time.time_ns()
-        if self.recorded:
+        if self.is_recorded:
             self._add_usage()
         if self.sink is not None and self._span is not None:
-            self.sink.end(self._span, self._later, self._events, self._error, end_ns)
+            self.sink.end(self._span, self._late_attributes, self._events, self._error, end_ns)
         if self.tracer.file is not None:
             self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
         """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
-        paid, later = self._paid, self._later
+        paid, later = self._amounts, self._late_attributes
         requests = sum([one.calls for one in paid])
         if not paid or not (self.is_call or self.parent is None or requests > 1):
             return
@@ -384,7 +374,7 @@ class Span:
             "kind": self._side,
             "start": _seconds(self._start_ns),
             "end": _seconds(end_ns),
-            "attributes": {**self._given, **self._later},
+            "attributes": {**self._attributes, **self._late_attributes},
         }
         if self._events:
             line["events"] = [
@@ -392,7 +382,7 @@ class Span:
                 for name, at, said in self._events
             ]
         if self._error is not None:
-            line["error"] = self._error or self._later.get(names.ERROR)
+            line["error"] = self._error or self._late_attributes.get(names.ERROR)
         return line
 
     def __enter__(self) -> Self:
@@ -409,10 +399,8 @@ class Span:
         self.end()
 
 
-class _Alone:
+class _CallSpan:
     """The span of a call that is paid outside of any endpoint's, as those of other frameworks."""
-
-    __slots__ = ("_span",)
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -423,7 +411,7 @@ class _Alone:
         self._span.end()
 
 
-def _alone(around: Tracer | Span, part: tuple[str, str, str]) -> Payment:
+def _start_call_span(around: Tracer | Span, part: tuple[str, str, str]) -> Payment:
     tier, _, endpoint = part
     attributes: Attributes = {
         names.OPERATION: names.CHAT,
@@ -432,7 +420,7 @@ def _alone(around: Tracer | Span, part: tuple[str, str, str]) -> Payment:
         names.TIER: tier,
     }
     name = f"{names.CHAT} {endpoint}"
-    return _Alone(around.start(name, attributes, side="client", is_call=True))
+    return _CallSpan(around.start(name, attributes, side="client", is_call=True))
 
 
 def start(
@@ -497,8 +485,8 @@ def _seconds(ns: int) -> float:
     return ns // 1000 / 1e6
 
 
-def _said_of(error: BaseException) -> dict[str, Value]:
-    """Say of which class an error is, and no word of its text."""
+def _error_attributes(error: BaseException) -> dict[str, Value]:
+    """Return the class of an error, and no word of its text."""
     said: dict[str, Value] = {names.ERROR: type(error).__name__}
     status: object = getattr(error, "status", None)
     if isinstance(status, int):
@@ -506,7 +494,7 @@ def _said_of(error: BaseException) -> dict[str, Value]:
     return said
 
 
-def _ended_by(error: BaseException) -> str | None:
+def _ending_of(error: BaseException) -> str | None:
     """Return how a span ended without a failure."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return "cancelled"
@@ -516,7 +504,7 @@ def _ended_by(error: BaseException) -> str | None:
 
 
 def sink_of_process() -> Sink | None:
-    """Give what OpenTelemetry hears by; `None` where no provider is set, or it isn't loaded."""
+    """Return the sink to OpenTelemetry; `None`: no provider is set, or it isn't loaded."""
     if "opentelemetry.trace" not in sys.modules:  # who sets a provider has imported it
         return None
     return _finder()()
@@ -534,7 +522,7 @@ _DEFAULT = Tracer()
 
 
 def tracer_for(given: Tracer | None) -> Tracer | None:
-    """Give what begins the spans of a context; `None`: nobody would hear of them."""
+    """Return the tracer of a context; `None`: nobody would hear of its spans."""
     if given is not None and given.file is not None:
         return given
     return (given or _DEFAULT) if sink_of_process() is not None else None

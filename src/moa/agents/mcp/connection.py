@@ -87,7 +87,7 @@ class Connection:
         if not listed.done():
             raise EndpointTimeout(
                 f"the MCP server hasn't listed its tools in {limit_s:g} s "
-                f"(connect_timeout_s){self._transport.last_words()}",
+                f"(connect_timeout_s){self._transport.last_output()}",
                 endpoint=self.name,
             )
         if isinstance(found := listed.result(), MoaError):
@@ -144,7 +144,7 @@ class Connection:
                 "`await agent.run(…)` inside the block of mcp_tools, and not run_sync"
             )
         if self._session is None or self._owner is None or self._owner.done():
-            raise await self._transport.lost()
+            raise await self._transport.lost_error()
         params = CallToolRequestParams(name=tool, arguments=dict(arguments))
         try:
             # Not `call_tool`: it checks the result by a schema of the server's, in this loop.
@@ -162,13 +162,13 @@ class Connection:
         return text if text or result.structured_content is None else result.structured_content
 
     async def _map_error(self, error: BaseException) -> MoaError:
-        """Say what an error of the SDK means."""
+        """Map an error of the SDK to one of moa."""
         error = first_error(error)
         if isinstance(error, MoaError):
             return error
         if isinstance(error, MCPError):
             if error.code == CONNECTION_CLOSED:
-                return await self._transport.lost(_quote(error.message))
+                return await self._transport.lost_error(_quote(error.message))
             return self._map_refusal(error)
         if isinstance(error, ValidationError | RuntimeError):
             return self._error(
@@ -200,7 +200,7 @@ class Connection:
     def _error(
         self, kind: type[EndpointError], message: str, status: int | None = None
     ) -> EndpointError:
-        return kind(f"{message}{self._transport.last_words()}", endpoint=self.name, status=status)
+        return kind(f"{message}{self._transport.last_output()}", endpoint=self.name, status=status)
 
     async def close(self) -> None:
         """End the connection, and what was started for it."""

@@ -18,7 +18,7 @@ from moa.agents.mcp.stdio import LARGEST_MESSAGE, Streams
 from moa.errors import EndpointError, EndpointUnavailable
 
 STATUS = "moa.status"
-"""Where in an error's data its HTTP status stands."""
+"""The key of the HTTP status in an error's data."""
 UNREACHABLE = 0
 """Stands for the status where there was no answer."""
 NOT_MCP = 200
@@ -69,13 +69,13 @@ class HttpTransport:
         ):
             yield streams  # pyright: ignore[reportReturnType]
 
-    async def lost(self, said: str = "") -> EndpointError:
-        """Say why there is no connection any more; `said` is what the SDK says of it."""
+    async def lost_error(self, said: str = "") -> EndpointError:
+        """Return the error of a lost connection; `said` is the SDK's description."""
         why = f"the connection is lost: {said}" if said else "the connection is lost"
         return EndpointUnavailable(why, endpoint=self.name)
 
-    def last_words(self) -> str:
-        """Give what it said beside the protocol: nothing."""
+    def last_output(self) -> str:
+        """Return its last output outside of the protocol: nothing."""
         return ""
 
     def kill(self) -> None:
@@ -115,7 +115,7 @@ def _is_answer(response: httpx2.Response) -> bool:
 
 
 async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
-    """Say with which status a server refuses, and what it says of it."""
+    """Turn a refusal into an error with its status and the server's words."""
     try:
         body = await response.aread()
     except (httpx2.TransportError, httpx2.StreamError):
@@ -165,7 +165,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give its pieces.
+        """Yield its pieces.
 
         Raises:
             StreamError: it is longer.

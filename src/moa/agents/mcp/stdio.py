@@ -133,7 +133,7 @@ class StdioTransport:
             async with incoming:
                 try:
                     await self._pass_on(stdout, incoming)
-                except _TooMuch as error:
+                except _UnreadableOutput as error:
                     self._fault = self._invalid(str(error))
         while self._fault is None and await stdout.read(2**16):
             pass  # it can only end by itself when somebody takes what it writes
@@ -142,7 +142,7 @@ class StdioTransport:
         self, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]
     ) -> None:
         garbage = 0
-        while line := await _line(stdout):
+        while line := await _read_line(stdout):
             try:
                 message = _message(line)
             except ValueError:
@@ -151,7 +151,7 @@ class StdioTransport:
             else:
                 await incoming.send(SessionMessage(message))
             if garbage >= _MOST_GARBAGE:
-                raise _TooMuch("it writes what is no message of MCP")
+                raise _UnreadableOutput("it writes what is no message of MCP")
 
     async def _write(
         self,
@@ -174,16 +174,16 @@ class StdioTransport:
             *lines, rest = (rest + chunk).split(b"\n")
             rest = rest[:_LONGEST_LINE]
             for line in lines[-_LAST_LINES:]:
-                self._hear(line)
-        self._hear(rest)
+                self._keep_line(line)
+        self._keep_line(rest)
 
-    def _hear(self, line: bytes) -> None:
+    def _keep_line(self, line: bytes) -> None:
         if line.strip():
             self._errors.append(_quote(line))
             _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
 
-    async def lost(self, said: str = "") -> EndpointError:
-        """Say why there is no connection any more; the SDK, which `said` it, knows less."""
+    async def lost_error(self, said: str = "") -> EndpointError:
+        """Return the error of a lost connection; the SDK's description, `said`, knows less."""
         del said
         if self._fault is not None:
             return self._fault
@@ -193,17 +193,17 @@ class StdioTransport:
         how = f"its process ended with code {self._code}" if ended else "it closed its output"
         if self._garbage:
             return self._invalid(f"{how}, and wrote what is no message of MCP")
-        return EndpointUnavailable(f"{how}{self.last_words()}", endpoint=self.name)
+        return EndpointUnavailable(f"{how}{self.last_output()}", endpoint=self.name)
 
-    def last_words(self) -> str:
-        """Give what it said beside the protocol, as the end of a sentence."""
+    def last_output(self) -> str:
+        """Return its last output outside of the protocol, as the end of a sentence."""
         words = f". It wrote {self._garbage!r}, which is no message" if self._garbage else ""
         if self._errors:
             words += f". Its standard error ends with: {' | '.join(self._errors)}"
         return words
 
     def _invalid(self, what: str) -> InvalidResponse:
-        return InvalidResponse(f"{what}{self.last_words()}", endpoint=self.name)
+        return InvalidResponse(f"{what}{self.last_output()}", endpoint=self.name)
 
     async def _end(self, process: Process) -> None:
         """Let it end by itself, else tell it to."""
@@ -244,12 +244,12 @@ async def _wait_exit(process: Process, within_s: float) -> bool:
     return process.returncode is not None
 
 
-class _TooMuch(Exception):
-    """A server says what nobody can take."""
+class _UnreadableOutput(Exception):
+    """The output of a server can't be read any further."""
 
 
-async def _line(stdout: asyncio.StreamReader) -> bytes:
-    """Give the next line that isn't blank; an empty one where there is no other.
+async def _read_line(stdout: asyncio.StreamReader) -> bytes:
+    """Return the next line that isn't blank; an empty one at the end.
 
     Raises:
         _TooMuch: it has no end, or is too long and nobody knows what it answers.
@@ -260,12 +260,12 @@ async def _line(stdout: asyncio.StreamReader) -> bytes:
         except asyncio.IncompleteReadError as end:
             return end.partial
         except asyncio.LimitOverrunError:
-            return await _too_long(stdout)
+            return await _skip_long_line(stdout)
         if line.strip():
             return line
 
 
-async def _too_long(stdout: asyncio.StreamReader) -> bytes:
+async def _skip_long_line(stdout: asyncio.StreamReader) -> bytes:
     """Read past a line that is too long, and give an error that answers the same request."""
     fault = f"a message is longer than {LARGEST_MESSAGE:,} bytes"
     start, end, size, is_over = b"", b"", 0, False
@@ -280,7 +280,7 @@ async def _too_long(stdout: asyncio.StreamReader) -> bytes:
         size += len(piece)
     found = _FIRST_ID.match(start) or _LAST_ID.search(end)
     if not is_over or found is None:
-        raise _TooMuch(fault)
+        raise _UnreadableOutput(fault)
     error = {"code": PARSE_ERROR, "message": fault}
     return to_json({"jsonrpc": "2.0", "id": from_json(found["id"]), "error": error})
 
