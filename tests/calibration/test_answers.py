@@ -142,6 +142,12 @@ def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+def test_where_there_are_answers_of_keys_alone_these_are_named(tmp_path: Path) -> None:
+    (tmp_path / "answers.alice.db").touch()
+    with pytest.raises(ConfigError, match=r"no answers .*; those of keys .*answers\.alice\.db"):
+        AnswerStore(tmp_path / "answers.db", must_exist=True).open()
+
+
 def test_two_processes_toss_the_same_coin(store: AnswerStore, where: str) -> None:
     with AnswerStore(where) as other:
         other.bind("q", "m")

@@ -11,6 +11,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -84,7 +85,9 @@ class AnswerStore:
             if self._is_open:
                 return self
             if self._must_exist and self._file is not None and not self._file.is_file():
-                raise ConfigError(f"there are no answers in {self._file}")
+                raise ConfigError(
+                    f"there are no answers in {self._file}{_name_of_keys(self._file)}"
+                )
             self._store.open()
             try:
                 self._check_tables()
@@ -583,6 +586,12 @@ _EMPTY = "vector = null, given = null, guess = null, language = null, length = 0
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""
+
+
+def _name_of_keys(file: Path) -> str:
+    """Name the files beside one in which keys of a server learn."""
+    found = sorted(file.parent.glob(f"{escape(file.stem)}.*{escape(file.suffix)}"))
+    return f"; those of keys are in {', '.join(map(str, found))}" if found else ""
 
 
 def _difference(was: str, here: str) -> str:

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 _UNREAD = SecretStr("unread")
 NO_LLM = """\
-No LLM is configured. A small model stands in. It is there to decide: what
-it writes is a draft, and where its drafts would be too bad, messages go to
-people. To have a large model write, put three lines into moa.toml:
+No LLM is configured. Small models decide; they write badly, so what they
+write is a draft, documents are quoted, and other messages go to people.
+To have a large model write, put three lines into moa.toml:
 
   for OpenAI             for Gemini                   for a server of your own
   [endpoints.large]      [endpoints.large]            [endpoints.large]
