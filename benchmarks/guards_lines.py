@@ -79,12 +79,12 @@ class Kind:
 @contextmanager
 def as_it_stands() -> Generator[None]:
     """Lay texts out with their line breaks, which `moa` does not."""
-    isolated = logprobs.one_line
-    logprobs.one_line = lambda text: text
+    isolated = layouts.one_line
+    layouts.one_line = lambda text: text
     try:
         yield
     finally:
-        logprobs.one_line = isolated
+        layouts.one_line = isolated
 
 
 def kinds_of(slm: Endpoint) -> list[Kind]:

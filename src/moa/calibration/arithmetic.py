@@ -76,7 +76,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _ONE_NUMBER = re.compile(rf"[-+]?\s*[{_MONEY}]?\s*-?{_NUMBER}\s*%?")
 _FRACTION = re.compile(r"-?\d+\s*/\s*\d+")
 _SIGNED = re.compile(
-    rf"((?<![\w)])[-\N{{MINUS SIGN}}])?[{_MONEY}]?"
+    rf"((?<![\w)])[-\u2212])?[{_MONEY}]?"
     rf"(?:(?<![/\d])({_NUMBER})\s?/\s?(\d{{1,20}})(?![\d/])|({_NUMBER}))"
 )
 """A number with its sign, or a fraction of two; of `3-5` and of dates each number is one alone."""
