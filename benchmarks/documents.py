@@ -25,7 +25,7 @@ from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.claims import claims_in
 from moa.documents.index import Indexed
-from moa.documents.retrieval import BM25, Dense, Hybrid, searched
+from moa.documents.retrieval import BM25, Dense, Hybrid, searched_text
 from moa.endpoints import Completion, Embeddings, Endpoint, Pieces, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
@@ -93,7 +93,7 @@ def read(folder: Path) -> tuple[list[Passage], list[Question]]:
 
 
 async def finders(passages: list[Passage], encoder: SentenceEncoder) -> dict[str, Finder]:
-    embedded = await encoder.embed([searched(each) for each in passages], RunContext())
+    embedded = await encoder.embed([searched_text(each) for each in passages], RunContext())
     vectors = embedded.vectors
 
     def both(top_k: int) -> list[Finder]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from moa.calibration import Guarantee
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.evals.labelling import Unlabelled, picked
+from moa.evals.labelling import Unlabelled, pick_texts
 from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.learning import Learner, Message, agents_of, decide_option
 from report import table, write
@@ -77,7 +77,7 @@ async def learned(
     if not size:
         return {}
     rows = [Unlabelled(str(m.fields["text"]), m.fields, m.texts) for m in messages]
-    picks = await picked(learner.agents, rows, most=size, context=context)
+    picks = await pick_texts(learner.agents, rows, most=size, context=context)
     given = [messages[pick.place]._replace(marks={"chosen": pick.chosen}) for pick in picks]
     terms = Terms(guarantee=Guarantee(0.1))
     found: dict[str, Lesson] = {}
@@ -105,7 +105,7 @@ async def business(data: Path, name: str, sizes: list[int], folder: Path) -> dic
             if size > len(pool):
                 continue
             lessons = await learned(learner, pool, size, context)
-            taken = {key: one.taken for key, one in lessons.items()}
+            taken = {key: one.new_calibration for key, one in lessons.items()}
             node = learner.build({key: it for key, it in taken.items() if it is not None})
             agent = agents_of(node)["intent"]
             right = [

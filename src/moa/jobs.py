@@ -32,9 +32,9 @@ from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
 from moa.rows._stores import Postgres, Store, is_address
 from moa.rows.index import RowIndex
-from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
+from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, work_through
 from moa.rows.records import damaged_line, line, name_of, read_line, read_row, written_row
-from moa.rows.tables import exported
+from moa.rows.tables import export_lines
 from moa.rows.where import Where
 
 T = TypeVar("T")
@@ -287,7 +287,9 @@ class Job:
         """
         context = context or RunContext(keep_notes=False)
         left = self.left(context, at_once=max_concurrency)
-        work = worked(self, node, left, context, max_concurrency=max_concurrency, progress=progress)
+        work = work_through(
+            self, node, left, context, max_concurrency=max_concurrency, progress=progress
+        )
         async with aclosing(work) as items:
             async for _ in items:
                 pass
@@ -422,7 +424,7 @@ class Job:
             MissingDependency: it is Parquet or Excel, and its package isn't installed.
         """
         chosen = Where.of(where)
-        return exported(lambda: filter(chosen.matches, self.lines()), path)
+        return export_lines(lambda: filter(chosen.matches, self.lines()), path)
 
     async def _run_locked(self, work: Callable[[], T]) -> T:
         def in_turn() -> T:

@@ -163,10 +163,10 @@ class NodeBase(Generic[In_contra, Out_co]):
             ConfigError: it is no DataFrame, or has no such column.
             MoaError: as `on_error` says.
         """
-        from moa.rows.frames import framed
+        from moa.rows.frames import open_frame
 
         node = cast("Node[object, Out_co]", self)
-        rows, widened = framed(frame, node, column)
+        rows, widened = open_frame(frame, node, column)
         mapped = map_rows(
             node,
             rows,

@@ -31,7 +31,7 @@ from typing import (
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 from pydantic.fields import FieldInfo
-from typing_extensions import TypeVar
+from typing_extensions import TypeIs, TypeVar
 
 from moa._json import JSON
 from moa.errors import ConfigError, Unanswered
@@ -471,13 +471,18 @@ def fill(model: type[M], answers: Sequence[Answer]) -> M:
     return model(**typed)
 
 
+def is_answer(value: object) -> TypeIs[TypedAnswer]:
+    """Return True for the answer to one question."""
+    return isinstance(value, Predicate | Choice | Score)
+
+
 def answers_in(output: object, path: str = "") -> dict[str, TypedAnswer]:
     """Find the typed answers in an output, however deep, by the path of their field.
 
     What is in a model of a field has its name in front, such as `decisions.spam`; an output that is
     an answer itself has the path that is given.
     """
-    if isinstance(output, Predicate | Choice | Score):
+    if is_answer(output):
         return {path: output}
     names = type(output).model_fields if isinstance(output, BaseModel) else ()
     return {

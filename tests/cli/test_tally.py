@@ -18,12 +18,12 @@ from moa.usage import Amount, Part, Usage
 
 BLIND = """
 from moa.agents.filter import Filter
-from moa.calibration.defaults import as_asked
+from moa.calibration.defaults import make_unfitted
 from moa.testing import SimulatedEndpoint
 
 asked = SimulatedEndpoint(rule=lambda _: {"spam": {"yes": 0.3}})
 sure = Filter(asked, "advertising", action="drop", name="spam")
-made = as_asked(sure.questions[0], origin="a test")
+made = make_unfitted(sure.questions[0], origin="a test")
 why = made.model_copy(update={"doubtful": "the model says 'no' whatever the text is"})
 blind = Filter(asked, "advertising", action="drop", name="spam", calibration=why)
 """
@@ -98,7 +98,7 @@ def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
 def test_what_a_guard_stopped_is_counted_as_dropped_beside_what_the_graph_dropped() -> None:
     tally = tally_of(TEMPLATE, DROPPED, Dropped(reason="it is spam"))
     assert dict(tally.rows())["settled without an LLM"].startswith("1 of 3 (33%)")
-    assert tally.became["dropped"] == 2
+    assert tally.outcomes["dropped"] == 2
     assert rows_of(Dropped(reason="it is spam")) == {}
 
 

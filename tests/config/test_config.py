@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.cli.options import configured
+from moa.cli.options import load_config
 from moa.config import find, load, misspelt_variables
 from moa.config.endpoints import Endpoints
 from moa.config.tables import AddressConfig, EngineConfig
@@ -189,7 +189,7 @@ def test_a_command_warns_of_a_misspelt_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MOA_CONFG", "other.toml")
-    configured(None)
+    load_config(None)
     assert "MOA_CONFG. Did you mean MOA_CONFIG?" in capsys.readouterr().err
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from documents.files import FOX, PNG, closed, pdf, pictures
-from moa.documents.files import Loaded, load
+from moa.documents.files import LoadedDocuments, load
 from moa.errors import ConfigError
 
 
-def only(loaded: Loaded) -> str:
+def only(loaded: LoadedDocuments) -> str:
     """The text of the one document."""
     assert not loaded.unread
     (document,) = loaded.documents
     return document.text
 
 
-def why(loaded: Loaded) -> str:
+def why(loaded: LoadedDocuments) -> str:
     """Why the one file was not read."""
     assert not loaded.documents
     (unread,) = loaded.unread

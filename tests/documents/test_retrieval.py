@@ -7,7 +7,7 @@ import pytest
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.retrieval import BM25, Dense, Hybrid, fused, words
+from moa.documents.retrieval import BM25, Dense, Hybrid, fuse, words
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError
 from moa.testing import ScriptedEndpoint
 
@@ -79,7 +79,7 @@ async def test_dense_retrieval_needs_a_vector_for_each_and_an_endpoint_that_embe
 
 def test_what_two_rankings_agree_on_comes_first() -> None:
     a, b, c = FOXES
-    both = fused([Passages(passages=(a, b)), Passages(passages=(c, b))], top_k=2)
+    both = fuse([Passages(passages=(a, b)), Passages(passages=(c, b))], top_k=2)
     assert both.passages == (b, a)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moa.decisions.arrays import coverage_at_risk
 from moa.errors import InputError, Unanswered
 from moa.evals.cases import DesignAnswer, answer_text, cases_of
-from moa.evals.comparison import MARGIN, DesignReport, cost_ratio, ruled, ruling
+from moa.evals.comparison import MARGIN, DesignReport, cost_ratio, judge_design, judge_designs
 from moa.evals.metrics import (
     Interval,
     difference,
@@ -204,7 +204,7 @@ def test_a_design_pays_where_it_is_better_or_cheaper(
     cost: float, lead: Interval, pays: bool | None, said: str
 ) -> None:
     llm = design("llm", 0.9, 1.0)
-    found = ruling(design("mine", 0.9 + lead.value, cost), [llm], llm, {"llm": lead})
+    found = judge_design(design("mine", 0.9 + lead.value, cost), [llm], llm, {"llm": lead})
     assert found[0] is pays
     assert re.search(said, found[1]), found[1]
 
@@ -224,7 +224,7 @@ def share_that_pays(n: int, *, worse: float, either: float, runs: int = 2000) ->
     for row in chance:
         first, second = row > worse + either, (row < worse + either) | (row > worse + 2 * either)
         lead = difference(first, second)
-        pays += ruling(design("mine", 0.9, 0.5), [llm], llm, {"llm": lead})[0] is True
+        pays += judge_design(design("mine", 0.9, 0.5), [llm], llm, {"llm": lead})[0] is True
     return pays / runs
 
 
@@ -253,7 +253,7 @@ def told_of(worse: Mapping[str, float], costs: Mapping[str, float]) -> list[dict
             for (name, less), row in zip(worse.items(), chances, strict=True)
         }
         designs = [design(name, float(scores[name].mean()), costs[name]) for name in worse]
-        verdicts = ruled(designs, scores, "llm", binary=True)
+        verdicts = judge_designs(designs, scores, "llm", binary=True)
         found.append({one.name: one.verdict for one in verdicts})
     return found
 
@@ -280,7 +280,7 @@ def test_without_a_verdict_in_common_every_difference_is_possible() -> None:
 def test_a_cascade_that_the_small_model_alone_beats_does_not_pay() -> None:
     llm, slm = design("llm", 0.9, 1.0), design("slm", 0.9, 0.01)
     leads = {"llm": Interval(0.0, -0.01, 0.01), "slm": Interval(0.0, -0.01, 0.01)}
-    found = ruling(design("cascade", 0.9, 0.4), [llm, slm], llm, leads)
+    found = judge_design(design("cascade", 0.9, 0.4), [llm, slm], llm, leads)
     assert found[0] is False
     assert "Use slm" in found[1]
 
@@ -289,5 +289,5 @@ def test_without_prices_calls_to_large_models_are_the_cost() -> None:
     slm, llm = design("slm", 0.8, None, 0.0), design("llm", 0.9, None, 1.0)
     assert cost_ratio(slm, llm) == 0.0
     assert cost_ratio(llm, slm) is None
-    found = ruling(slm, [llm], llm, {"llm": Interval(0.0, -0.01, 0.01)})
+    found = judge_design(slm, [llm], llm, {"llm": Interval(0.0, -0.01, 0.01)})
     assert "calls to large models (prices are not known)" in found[1]

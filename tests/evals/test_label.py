@@ -21,7 +21,7 @@ from moa.calibration.labelled import Labelled
 from moa.cli.label import Form
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError
-from moa.evals.labelling import LABEL, Agents, Unlabelled, helpful, picked
+from moa.evals.labelling import LABEL, Agents, Unlabelled, find_helpful, pick_texts
 from moa.graphs.single_model import single_model
 from moa.questions import Answer, Option, Question
 from moa.usage import Price
@@ -65,43 +65,43 @@ def unlabelled(texts: Iterable[str]) -> list[Unlabelled]:
 
 async def test_half_is_drawn_and_half_chosen_in_turn(made: Calibration) -> None:
     texts = unlabelled(row.text for row in rows(80, seed=3))
-    picks = await picked(ready(made), texts, most=20)
+    picks = await pick_texts(ready(made), texts, most=20)
     assert [pick.chosen for pick in picks] == [True, False] * 10
     assert len({pick.place for pick in picks}) == 20
 
 
 async def test_doubtful_texts_are_chosen_first(made: Calibration) -> None:
     texts = unlabelled(row.text for row in rows(200, seed=3))
-    picks = await picked(ready(made), texts, most=12)
+    picks = await pick_texts(ready(made), texts, most=12)
     chosen = [float(texts[p.place].text.split()[-1]) for p in picks if p.chosen]
     assert np.mean([abs(p - 0.5) for p in chosen]) < 0.2
 
 
 async def test_what_is_drawn_does_not_depend_on_what_was_labelled(made: Calibration) -> None:
     texts = unlabelled(row.text for row in rows(80, seed=3))
-    at_once = [p.place for p in await picked(ready(made), texts, most=40) if not p.chosen]
-    first = await picked(ready(made), texts, most=20)
+    at_once = [p.place for p in await pick_texts(ready(made), texts, most=40) if not p.chosen]
+    first = await pick_texts(ready(made), texts, most=20)
     known = [texts[p.place].text for p in first]
-    then = await picked(ready(made), texts, most=20, known=known)
+    then = await pick_texts(ready(made), texts, most=20, known=known)
     drawn = [p.place for p in (*first, *then) if not p.chosen]
     assert drawn == at_once
 
 
 async def test_a_copy_of_a_text_is_chosen_once(made: Calibration) -> None:
     texts = unlabelled(["one 0.5", "ONE  0.5", "two 0.5"] * 3)
-    assert len(await picked(ready(made), texts, most=20)) == 2
+    assert len(await pick_texts(ready(made), texts, most=20)) == 2
 
 
 def test_a_text_like_one_that_was_chosen_waits() -> None:
     said = [Answer(question=QUESTION, probabilities=(p, 1 - p)) for p in (0.52, 0.521, 0.45)]
     vectors = np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])
-    assert helpful([{LABEL: one} for one in said], vectors, most=3) == [0, 2, 1]
+    assert find_helpful([{LABEL: one} for one in said], vectors, most=3) == [0, 2, 1]
 
 
 async def test_texts_for_a_promise_are_all_drawn_at_random(made: Calibration) -> None:
     texts = unlabelled(row.text for row in rows(80, seed=3))
-    picks = await picked(ready(made), texts, most=20, at_random=True)
-    mixed = await picked(ready(made), texts, most=20)
+    picks = await pick_texts(ready(made), texts, most=20, at_random=True)
+    mixed = await pick_texts(ready(made), texts, most=20)
     assert [pick.chosen for pick in picks] == [False] * 20
     drawn = [pick.place for pick in mixed if not pick.chosen]
     assert [pick.place for pick in picks][: len(drawn)] == drawn

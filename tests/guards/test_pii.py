@@ -64,9 +64,9 @@ def test_placeholders_in_pieces_of_every_length_are_put_back(pii: Pii) -> None:
         with pii.session() as session:
             masked = session.mask(message.text)
             for length in range(1, len(masked) + 1):
-                restoring = session.restoring()
-                shown = [restoring.feed(piece) for piece in pieces(masked, length)]
-                assert "".join((*shown, restoring.close())) == message.text
+                restorer = session.restorer()
+                shown = [restorer.feed(piece) for piece in pieces(masked, length)]
+                assert "".join((*shown, restorer.close())) == message.text
 
 
 ORDERS = Pii(recognizers=[], patterns={"ORDER": r"A-[0-9]{6}"})
@@ -94,9 +94,9 @@ def test_however_a_model_writes_a_placeholder_pieces_are_restored_like_the_whole
     text = "".join(words)
     with MAILS.session() as session:
         assert session.mask("jane@example.org") == "[EMAIL_1]"
-        restoring = session.restoring()
-        shown = [restoring.feed(piece) for piece in pieces(text, length)]
-        assert "".join((*shown, restoring.close())) == session.restore(text)
+        restorer = session.restorer()
+        shown = [restorer.feed(piece) for piece in pieces(text, length)]
+        assert "".join((*shown, restorer.close())) == session.restore(text)
 
 
 @pytest.mark.parametrize("written", ALTERED[:-1])
@@ -193,8 +193,8 @@ def test_a_placeholder_that_comes_later_in_a_stream_is_not_taken_for_ours(pii: P
 def test_placeholders_that_are_nobodys_stay() -> None:
     with Pii(recognizers=[]).session() as session:
         assert session.restore("[EMAIL_7] and [1]") == "[EMAIL_7] and [1]"
-        restoring = session.restoring()
-        assert restoring.feed("[EMAIL") + restoring.feed("_7") + restoring.close() == "[EMAIL_7"
+        restorer = session.restorer()
+        assert restorer.feed("[EMAIL") + restorer.feed("_7") + restorer.close() == "[EMAIL_7"
 
 
 def test_own_patterns_and_a_deny_list_are_masked() -> None:

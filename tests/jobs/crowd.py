@@ -17,7 +17,7 @@ from contextlib import aclosing
 from moa import Agent, RunContext
 from moa.batch import Row
 from moa.jobs import Job
-from moa.rows import RowFile, worked
+from moa.rows import RowFile, work_through
 from moa.testing import SimulatedEndpoint
 
 
@@ -38,7 +38,9 @@ async def main(store: str, rows: int) -> None:
         with RowFile(store, existing="resume") as file:
             left = file.left(given(rows))
             began = time.process_time()
-            async with aclosing(worked(file, agent, left, context, progress=progress)) as items:
+            async with aclosing(
+                work_through(file, agent, left, context, progress=progress)
+            ) as items:
                 async for _ in items:
                     pass
             spent = time.process_time() - began

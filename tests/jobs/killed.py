@@ -13,7 +13,7 @@ from contextlib import aclosing
 from moa import Agent, Graph, OpenAIEndpoint, Reply, RunContext
 from moa.batch import Row
 from moa.jobs import Job
-from moa.rows import RowFile, worked
+from moa.rows import RowFile, work_through
 
 
 async def main(store: str, url: str, rows: int, concurrency: int) -> None:
@@ -32,7 +32,9 @@ async def main(store: str, url: str, rows: int, concurrency: int) -> None:
         if store.endswith(".jsonl"):
             context = RunContext(keep_notes=False)
             with RowFile(store, existing="resume") as file:
-                work = worked(file, graph, file.left(given), context, max_concurrency=concurrency)
+                work = work_through(
+                    file, graph, file.left(given), context, max_concurrency=concurrency
+                )
                 async with aclosing(work) as items:
                     async for _ in items:
                         pass

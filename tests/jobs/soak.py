@@ -25,7 +25,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 from moa.errors import EndpointTimeout, EndpointUnavailable, InvalidResponse
-from moa.rows import RowFile, worked
+from moa.rows import RowFile, work_through
 from moa.testing import Asked, SimulatedEndpoint, Step
 
 EVERY = 20
@@ -74,7 +74,7 @@ async def main(path: str, rows: int, url: str | None = None) -> None:
     process = psutil.Process()
     with RowFile(path, existing="resume") as file:
         left = file.left(given(rows))
-        async with aclosing(worked(file, agent, left, context, max_concurrency=16)) as items:
+        async with aclosing(work_through(file, agent, left, context, max_concurrency=16)) as items:
             async for item in items:
                 came[item.status] += 1
                 seconds.append(item.seconds)

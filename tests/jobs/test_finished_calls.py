@@ -17,7 +17,7 @@ from moa._files import Existing
 from moa.batch import Item, Row
 from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, NodeError, StoreError
 from moa.graphs import Graph
-from moa.rows import RowFile, worked
+from moa.rows import RowFile, work_through
 from moa.rows.loop import RowJournal, fate_of
 from moa.rows.records import name_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -54,7 +54,7 @@ async def go(
 ) -> list[Item[Any]]:
     context = context or RunContext()
     with RowFile(out, existing=existing) as file:
-        async with aclosing(worked(file, node, file.left(rows), context)) as items:
+        async with aclosing(work_through(file, node, file.left(rows), context)) as items:
             return [item async for item in items]
 
 

@@ -30,7 +30,7 @@ from moa.errors import (
 from moa.graphs import Graph
 from moa.jobs import Job, JobStatus
 from moa.journal import Journal
-from moa.rows import worked as rows_worked
+from moa.rows import work_through as rows_worked
 from moa.testing import ScriptedEndpoint
 
 REFUSED = EndpointUnavailable("refused", endpoint="model")
@@ -63,7 +63,7 @@ def damage(job: Job, sql: str) -> None:
     job._rows(sql)  # pyright: ignore[reportPrivateUsage]
 
 
-async def worked(store: str, rows: Sequence[Row | Malformed], node: Any) -> JobStatus:
+async def work_through(store: str, rows: Sequence[Row | Malformed], node: Any) -> JobStatus:
     with Job(store, graph="g") as job:
         job.add(rows)
         return await job.run(node)
@@ -103,7 +103,7 @@ async def test_a_row_that_fails_is_tried_again_until_it_is_dead(store: str) -> N
         raise REFUSED
 
     g = Graph("g", str)
-    status = await worked(store, texts("a"), g.build(g.add(fail, g.input)))
+    status = await work_through(store, texts("a"), g.build(g.add(fail, g.input)))
     assert (tried, status.rows) == (["a"] * 3, {"dead": 1})
     assert status.causes == {"EndpointUnavailable": 1}
     with Job(store) as job:
@@ -120,7 +120,7 @@ async def test_a_row_that_is_malformed_or_asks_people_is_dead_at_once(tmp_path: 
 
     g = Graph("g", str)
     bad = Malformed(number=1, error="no JSON object", raw="{")
-    status = await worked(str(tmp_path), [bad, *texts("a")], g.build(g.add(ask, g.input)))
+    status = await work_through(str(tmp_path), [bad, *texts("a")], g.build(g.add(ask, g.input)))
     assert status.rows == {"dead": 2}
     assert status.causes == {"MalformedRow": 1, "NotResumable": 1}
 
@@ -264,7 +264,7 @@ def die(job: Job) -> None:
 async def test_any_id_may_name_a_row_and_one_of_another_type_is_another(store: str) -> None:
     odd = ["a\0b", "x" * 100_000, "\ud800", "/", "😀", 1, "1"]
     rows = [Row(number=n, id=one, value="a") for n, one in enumerate(odd)]
-    assert (await worked(store, rows, shouting())).rows == {"done": len(odd)}
+    assert (await work_through(store, rows, shouting())).rows == {"done": len(odd)}
 
 
 async def test_a_connection_that_is_lost_is_made_again(postgres: str) -> None:
@@ -339,7 +339,7 @@ def test_a_job_whose_file_is_empty_is_not_begun_anew(
 async def test_a_line_that_is_damaged_is_told_and_the_others_are_exported(
     store: str, tmp_path: Path
 ) -> None:
-    await worked(store, texts("a", "b"), shouting())
+    await work_through(store, texts("a", "b"), shouting())
     with Job(store) as job:
         damage(job, 'update moa_rows set line = \'{"id": 1, "inp\' where job = ? and place = 1')
         assert job.export(tmp_path / "done.jsonl") == 2
@@ -347,7 +347,7 @@ async def test_a_line_that_is_damaged_is_told_and_the_others_are_exported(
         assert (damaged["id"], damaged["input"], whole["output"]) == (1, "a", "B")
         assert "damaged" in damaged["error"]
         assert job.retry() == 1
-    assert (await worked(store, texts("a", "b"), shouting())).rows == {"done": 2}
+    assert (await work_through(store, texts("a", "b"), shouting())).rows == {"done": 2}
 
 
 async def test_a_row_that_is_damaged_fails_by_itself_until_it_is_given_again(store: str) -> None:
@@ -382,7 +382,7 @@ async def test_a_call_that_is_kept_damaged_is_made_again_and_kept_anew(store: st
 async def test_a_job_that_can_only_be_read_is_looked_at_and_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await worked(str(tmp_path), texts("a"), shouting())
+    await work_through(str(tmp_path), texts("a"), shouting())
 
     def refused(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from moa.routing import Origin, Router, Tree, Trees, Weighted
+from moa.routing import Origin, Router, Tree, Trees, WeightedPart
 
 _EASY = "Add {a} and {b}. What is the sum?"
 _HARD = (
@@ -63,5 +63,5 @@ def router(*, replied: bool = False) -> Router:
             apgr=0.9,
             why="",
         ),
-        parts=(Weighted(name="trees", weight=1.0, part=part),),
+        parts=(WeightedPart(name="trees", weight=1.0, part=part),),
     )

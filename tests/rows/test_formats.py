@@ -56,7 +56,7 @@ def test_a_file_that_is_no_parquet_and_a_name_that_says_no_format_are_refused(
     with pytest.raises(ConfigError, match="is no Parquet"):
         found(path)
     with pytest.raises(ConfigError, match="give a name that ends in"):
-        rows.exported(list, tmp_path / "out.txt")
+        rows.export_lines(list, tmp_path / "out.txt")
 
 
 def test_rows_of_many_files_tell_which_file_they_are_of(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_file_elsewhere_is_read_by_its_address() -> None:
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 def test_what_came_out_is_written_as_the_name_says(name: str, tmp_path: Path) -> None:
     lines = [{"id": 1, "input": "a", "output": {"label": "x"}, "status": "answered"}]
-    assert rows.exported(lambda: lines, tmp_path / name) == 1
+    assert rows.export_lines(lambda: lines, tmp_path / name) == 1
     ((_, values),) = found(tmp_path / name)
     fields = cast("dict[str, Any]", values)
     output = fields["output"]

@@ -29,7 +29,7 @@ def shouting() -> Agent[str | BaseModel, Reply]:
     return Agent(SimulatedEndpoint(rule=lambda _: "As always."), "Answer.")
 
 
-@pytest.mark.parametrize("part", ["_cells_in", "_widened"])
+@pytest.mark.parametrize("part", ["_cells_in", "_add_columns"])
 def test_a_frame_is_read_and_widened_in_the_thread_that_asks(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -335,6 +335,13 @@ def test_wherever_a_run_is_killed_resuming_does_the_rest_and_no_row_twice(
     assert sorted((line["id"], line["input"]) for line in written(out)) == sorted(expected)
 
 
+def test_a_file_that_is_refused_opens_no_index(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out.write_text('{"id": 1, "input": ""}\n')
+    monkeypatch.setattr("moa.rows.writing.RowIndex", None)  # which would stay open
+    with pytest.raises(ConfigError), RowFile(out):
+        raise AssertionError("it is there already")
+
+
 def test_a_second_process_is_refused_while_one_writes(out: Path) -> None:
     with RowFile(out) as file:
         with pytest.raises(ConfigError, match="is written by another process"):

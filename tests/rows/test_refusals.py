@@ -15,7 +15,7 @@ from moa.endpoints.wrappers import Fallback
 from moa.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
 from moa.jobs import Job
 from moa.node import Reply
-from moa.rows import RowFile, worked
+from moa.rows import RowFile, work_through
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 WRONG_KEY = EndpointUnauthorized("HTTP 401", endpoint="large", status=401)
@@ -74,7 +74,9 @@ async def test_a_file_of_rows_is_gone_on_with_where_the_key_was_refused(tmp_path
         agent, context = Agent(endpoint, "Answer."), RunContext()
         with RowFile(tmp_path / "out.jsonl", existing="resume") as file:
             due = file.left(iter(found))
-            async with aclosing(worked(file, agent, due, context, max_concurrency=1)) as items:
+            async with aclosing(
+                work_through(file, agent, due, context, max_concurrency=1)
+            ) as items:
                 return len([item async for item in items])
 
     assert await work(large("yes", *[WRONG_KEY] * 8)) == 4

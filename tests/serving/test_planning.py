@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moa._machine import Memory
-from moa.cli.servers import planned
+from moa.cli.servers import plan_servers
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
 from moa.vllm.command import Environment, command, find_environment, variables
@@ -159,7 +159,7 @@ def plan(fake: Fake, tables: str, *names: str) -> list[tuple[str, int]]:
     env = ", ".join(f'{name} = "{value}"' for name, value in fake.env.items())
     how = f'[endpoints.small.vllm]\nport = 8300\npython = "{sys.executable}"\nenv = {{ {env} }}\n'
     Path("moa.toml").write_text(tables.replace(SMALL, SMALL + how))
-    return [(spec.name, spec.port) for spec in planned(load("moa.toml"), names)]
+    return [(spec.name, spec.port) for spec in plan_servers(load("moa.toml"), names)]
 
 
 def test_replicas_are_servers_on_ports_side_by_side_and_an_adapter_means_its_base(

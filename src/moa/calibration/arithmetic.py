@@ -75,6 +75,11 @@ _SHOWN = re.compile(r"-?[\d.]+")
 _WORD = re.compile(r"[^\W\d_]+")
 _ONE_NUMBER = re.compile(rf"[-+]?\s*[{_MONEY}]?\s*-?{_NUMBER}\s*%?")
 _FRACTION = re.compile(r"-?\d+\s*/\s*\d+")
+_SIGNED = re.compile(
+    rf"((?<![\w)])[-\N{{MINUS SIGN}}])?[{_MONEY}]?"
+    rf"(?:(?<![/\d])({_NUMBER})\s?/\s?(\d{{1,20}})(?![\d/])|({_NUMBER}))"
+)
+"""A number with its sign, or a fraction of two; of `3-5` and of dates each number is one alone."""
 _PLACES = 12
 _NAMED = re.compile(r"\{([^{}]{1,60})\}")
 
@@ -146,6 +151,17 @@ def find_numbers(text: str) -> list[Fraction]:
         for shown in NUMBER.findall(text)
         if len(shown) <= _LONGEST_NUMBER
     ]
+
+
+def find_signed_numbers(text: str) -> list[Fraction]:
+    r"""Return all numbers in order, with their signs; `3/4` and `\frac{3}{4}` are one number."""
+    found: list[Fraction] = []
+    for minus, over, under, alone in _SIGNED.findall(_without_latex(text)):
+        shown, divisor = over or alone, int(under or 1) or 1
+        if len(shown) <= _LONGEST_NUMBER:
+            value = Fraction(shown.replace(",", "")) / divisor
+            found.append(-value if minus else value)
+    return found
 
 
 def read_only_number(text: str) -> Fraction:

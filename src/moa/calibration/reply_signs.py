@@ -14,7 +14,13 @@ from fractions import Fraction
 from itertools import islice
 from math import log1p
 
-from moa.calibration.arithmetic import NUMBER, Equation, find_equations, find_numbers
+from moa.calibration.arithmetic import (
+    NUMBER,
+    Equation,
+    find_equations,
+    find_numbers,
+    find_signed_numbers,
+)
 
 _N = NUMBER.pattern
 _TOLD = re.compile(
@@ -136,7 +142,7 @@ def find_final_answer(reply: str) -> FinalAnswer:
     marks = list(_MARK.finditer(reply))
     mark = marks[-1] if marks else None
     before, after = (reply[: mark.start()], reply[mark.end() :]) if mark else (reply, "")
-    found = find_numbers(after)[:1] or find_numbers(before)[-1:]
+    found = find_signed_numbers(after)[:1] or find_signed_numbers(before)[-1:]
     return FinalAnswer(mark is not None, found[0] if found else None, before, after)
 
 

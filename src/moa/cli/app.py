@@ -15,13 +15,11 @@ from moa.cli import (
     compare,
     decide,
     docs,
-    evaluate,
     index,
     keys,
     label,
     learn,
     learning,
-    mcp,
     models,
     new,
     options,
@@ -36,7 +34,7 @@ from moa.cli import (
 )
 
 
-class Headed(TyperGroup):
+class HeadedGroup(TyperGroup):
     """Lists its commands under their headings."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -52,8 +50,8 @@ class Headed(TyperGroup):
                 formatter.write_dl(rows)
 
 
-class Worded(TyperCommand):
-    """A command that says of a wrong value what is wrong with it, and no word of Pydantic's."""
+class PlainCommand(TyperCommand):
+    """A command whose errors about wrong values drop Pydantic's prefix."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words of the command line."""
@@ -64,7 +62,7 @@ class Worded(TyperCommand):
             raise
 
 
-class RayAlone(Worded):
+class RayCommand(PlainCommand):
     """A command whose `--ray` may stand without an address, before another option or at the end."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -77,8 +75,8 @@ class RayAlone(Worded):
         return super().parse_args(ctx, whole)
 
 
-class Lessons(Worded):
-    """A command of which some words begin commands of their own: `moa learn status answers.db`."""
+class LearnCommand(PlainCommand):
+    """`moa learn`, whose subcommands are groups of their own: `moa learn status answers.db`."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
@@ -92,7 +90,7 @@ class Lessons(Worded):
 
 def _typer(**further: Any) -> typer.Typer:
     return typer.Typer(
-        cls=Headed,
+        cls=HeadedGroup,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -133,15 +131,15 @@ def _add(
     name: str | None = None,
     heading: str | None = None,
 ) -> None:
-    kind = {run.run: RayAlone, learn.learn: Lessons}.get(command, Worded)
+    kind = {run.run: RayCommand, learn.learn: LearnCommand}.get(command, PlainCommand)
     added = to.command(
-        name or command.__name__, cls=kind, rich_help_panel=heading, **_taught(command)
+        name or command.__name__, cls=kind, rich_help_panel=heading, **_split_docstring(command)
     )
     added(options.flat(command))
 
 
-def _taught(command: Callable[..., None]) -> dict[str, Any]:
-    """Split a docstring: what a command does, and what its options are followed by.
+def _split_docstring(command: Callable[..., None]) -> dict[str, Any]:
+    """Split a docstring into the help above the options, and the epilog below.
 
     Indented examples stay as they are written; prose is wrapped.
     """
@@ -172,15 +170,15 @@ for heading, commands in {
         label.label,
         learn.learn,
         decide.decide,
-        evaluate.evaluate,
+        learn.evaluate,
         compare.compare,
     ),
-    "Serve graphs": (serve.serve, mcp.mcp),
+    "Serve graphs": (serve.serve, serve.mcp),
     "Choose and serve models": (models.choose, servers.up, servers.down, servers.status),
     "Set up": (new.new, docs.docs, servers.doctor, trust.trust),
 }.items():
     for command in commands:
-        _add(app, command, "eval" if command is evaluate.evaluate else "", heading)
+        _add(app, command, "eval" if command is learn.evaluate else "", heading)
 
 jobs = _typer(
     no_args_is_help=True,
@@ -203,7 +201,7 @@ _add(callers, keys.revoke)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")
-catalogue.callback(invoke_without_command=True, **_taught(models.models))(models.models)
+catalogue.callback(invoke_without_command=True, **_split_docstring(models.models))(models.models)
 _add(catalogue, models.list_models, "list")
 _add(catalogue, models.add)
 _add(catalogue, models.fetch_model, "fetch")

@@ -17,7 +17,7 @@ import typer
 
 from moa._terminal import escape_json
 from moa.cli import options, screen
-from moa.cli.screen import by_node, cost_of, listed
+from moa.cli.screen import by_node, cost_of, make_table
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
 from moa.trace import Event, TextDelta
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moa.node import Result
 
 _NOTE_KINDS = ("truncated", "degraded", "failed", "retried")
-"""Kinds of notes that whoever talks should know of."""
+"""Kinds of notes that the user sees."""
 _NO_LARGE_MODEL = (
     "No large model is configured, so a small one answers everything. Take what it says for a "
     "draft: small models are there to decide, and the built-in one writes badly. "
@@ -91,7 +91,7 @@ def chat(
     given = {"store": store, "persona": persona}
     settings = {name: value for name, value in given.items() if value is not None}
     with asyncio.Runner() as runner:
-        endpoints = Endpoints(options.configured(config))
+        endpoints = Endpoints(options.load_config(config))
         try:
             node = load_graph("chat", endpoints, given=settings)
             assert isinstance(node, Chat), "its name is built in"
@@ -107,7 +107,7 @@ def chat(
 
 
 class Talk:
-    """A conversation with whoever sits at the terminal, or with a pipe.
+    """A conversation at the terminal, or through a pipe.
 
     Each answer is run by the runner, where Ctrl-C cancels it.
     """
@@ -120,10 +120,10 @@ class Talk:
         self._failed = False
         self._shown = False
         self._why = ""
-        """Why the last reply is of its model, as it was said: what goes on being so isn't."""
+        """Reason for the model of the last reply; only a change is shown."""
 
     def hold(self) -> int:
-        """Talk until the end of the lines; give the exit code."""
+        """Talk until the end of the lines; return the exit code."""
         lines = self._lines()
         first = None if self._live else next(lines, None)
         self.enter(said=first)
@@ -134,9 +134,9 @@ class Talk:
         return int(self._failed)
 
     def enter(self, *, said: str | None = None) -> None:
-        """Go on with the thread: tell what was said last, and finish what was cut off.
+        """Continue the thread: show its last turn, and finish an unfinished answer.
 
-        That is not done where the same is said next, as far as that is known.
+        An answer isn't finished if the same message comes next.
         """
         last = self.run(self.chat.threads.load(self.thread)).last
         if self._live:
@@ -155,7 +155,7 @@ class Talk:
             self._say(last.text, id=last.id)
 
     def tell(self, text: str) -> None:
-        """Say something beside the conversation, on standard error."""
+        """Print a remark on standard error."""
         screen.err().print(text, style="dim")
 
     def show(self, text: str) -> None:
@@ -181,7 +181,7 @@ class Talk:
                 yield line
 
     def _take(self, line: str) -> None:
-        """Obey a command, or say a message; `//` at its beginning stands for `/`."""
+        """Run a command, or send a message; a leading `//` stands for `/`."""
         if not line.startswith("/") or line.startswith("//"):
             self._say(line.removeprefix("/"))
             return
@@ -222,7 +222,7 @@ class Talk:
             )
             for thread in self.run(self.chat.threads.list())
         ]
-        screen.out().print(listed(["thread", "last", "turns", "cost", "begins"], rows))
+        screen.out().print(make_table(["thread", "last", "turns", "cost", "begins"], rows))
 
     def _usage(self) -> None:
         kept = self.run(self.chat.threads.load(self.thread))
@@ -232,7 +232,7 @@ class Talk:
             self.tell(f"{turns}:\n{kept.summary.text}")
 
     def _say(self, text: str, *, id: str | None = None) -> None:
-        """Have a message answered, and show the answer while it is written."""
+        """Send a message, and show the answer as it is written."""
         from moa.chat.messages import UserMessage
 
         said = UserMessage(text=text, thread=self.thread, id=id)

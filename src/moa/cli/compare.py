@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.evals.cases import Data
     from moa.evals.comparison import Comparison
-    from moa.node import Node
+    from moa.graphs.loading import AnyNode
 
 
 def compare(
@@ -49,7 +49,7 @@ def compare(
         Path | None,
         typer.Option("--out", help="Write every answer as a line of JSON.", metavar="FILE.jsonl"),
     ] = None,
-    given: options.Working,
+    given: options.RunOptions,
 ) -> None:
     r"""Compare designs on labelled rows, and say which pays.
 
@@ -84,13 +84,7 @@ def compare(
         check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
-    data = read_cases(
-        source,
-        format=given.format,
-        text_column=given.text_column,
-        encoding=given.encoding,
-        limit=given.limit,
-    )
+    data = read_cases(source, limit=given.limit, **given.row_format)
     named = None if labels is None else options.label_names(labels)
     settings = _settings(source, data, task=task, labels=named, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]
@@ -122,7 +116,7 @@ def compare(
                 concurrency=given.concurrency,
                 progress=progress,
             )
-        screen.out(as_json=as_json).print(_shown(found))
+        screen.out(as_json=as_json).print(_comparison_table(found))
         if as_json:
             screen.json_line(found.model_dump(mode="json"))
         _write(found, report, plot)
@@ -176,7 +170,7 @@ def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated:
 
 def _nodes(
     names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
-) -> dict[str, Node[Any, Any]]:
+) -> dict[str, AnyNode]:
     from moa.config.faults import nearest
     from moa.graphs.loading import READY, load_graph
 
@@ -191,7 +185,7 @@ def _nodes(
     return {name: load_graph(name, endpoints, given=given) for name in names}
 
 
-def _shown(found: Comparison) -> Group:
+def _comparison_table(found: Comparison) -> Group:
     """Show a comparison: its table, its verdicts, and why cases have no answer."""
     from rich import box
     from rich.console import Group

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -53,8 +53,8 @@ def decide(
             "eight --examples or more.",
         ),
     ] = None,
-    writing: options.Writing,
-    given: options.Working,
+    writing: options.WritingOptions,
+    given: options.RunOptions,
 ) -> None:
     r"""Decide on a label for every text of a file.
 
@@ -97,14 +97,14 @@ def decide(
     from moa.cli.row_runner import Input, RowRunner, file_of
 
     if calibration is None:
-        way = _adapted(task, labels, examples, unlabelled, none=none)
+        way = _adapt_options(task, labels, examples, unlabelled, none=none)
     elif examples or unlabelled or none:
         raise ConfigError(
             "--examples, --unlabelled and --none don't go with --calibration, which was "
             "made with its own"
         )
     else:
-        way = _Calibrated(Calibration.load(calibration), task, labels)
+        way = _CalibratedDecider(Calibration.load(calibration), task, labels)
     live = source == rows.STDIN
     column = given.text_column
     if column is None and rows.format_of(source, given.format) in ("csv", "xlsx"):
@@ -118,10 +118,12 @@ def decide(
     )
     texts, found = way.look(islice(found, given.limit), live=live)
 
-    async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
+    async def prepare(
+        endpoints: Endpoints, context: RunContext
+    ) -> tuple[Classifier[str | None], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    bounded = isinstance(way, _Calibrated) and way.made.bound is not None
+    bounded = isinstance(way, _CalibratedDecider) and way.made.bound is not None
     write = partial(line, calibrated=bounded)
     total = rows.count(source, given.limit, given.format)
     runner = RowRunner(
@@ -135,36 +137,35 @@ def decide(
 
 def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     """Write a decision as a line of JSON; if `calibrated`, with `accepted`."""
-    from moa.questions import Choice
-    from moa.rows import taken
+    from moa.questions import Choice, is_answer
+    from moa.rows import resources_of
 
     output = item.output
     written: dict[str, object] = {"id": item.id, "input": item.input}
     written |= {"label": None, "confidence": None, "scores": {}}
     if calibrated:
         written["accepted"] = False
-    if isinstance(output, Choice):
-        decided = cast("Choice[str | None]", output)
+    if is_answer(output) and isinstance(output, Choice):
         written |= {
-            "label": decided.label,
-            "confidence": decided.confidence,
-            "scores": decided.probabilities,
+            "label": output.label,
+            "confidence": output.confidence,
+            "scores": output.probabilities,
         }
         if calibrated:
-            written["accepted"] = bool(decided.accepted)
+            written["accepted"] = bool(output.accepted)
     if item.problem is not None:
         written["error"] = item.problem
-    return written | taken(item)
+    return written | resources_of(item)
 
 
-def _adapted(
+def _adapt_options(
     task: str | None,
     labels: str | None,
     examples: Path | None,
     unlabelled: Path | None,
     *,
     none: bool,
-) -> _Adapted:
+) -> _AdaptedDecider:
     if not task or not labels:
         missing = (
             "--labels, the answers to choose from, such as --labels billing,delivery"
@@ -173,12 +174,12 @@ def _adapted(
         )
         raise ConfigError(f"moa decide needs {missing}. Or give a --calibration, which has both")
     names = options.label_names(labels)
-    shown = tuple(_labelled(examples, names, none=none)) if examples else ()
-    return _Adapted(task, names, none, shown, unlabelled)
+    shown = tuple(_read_examples(examples, names, none=none)) if examples else ()
+    return _AdaptedDecider(task, names, none, shown, unlabelled)
 
 
 @dataclass(frozen=True, slots=True)
-class _Calibrated:
+class _CalibratedDecider:
     """Decide by a calibration, which must be for the given task and labels, if any."""
 
     made: Calibration
@@ -195,19 +196,19 @@ class _Calibrated:
         return str(replace(self.made.bound.guarantee, look=None))
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take the first texts for their language, or hear it as they pass; all rows come back."""
-        return ((), self._heard(found)) if live else _first(found)
+        """Take the first texts to check their language, or check it as they pass; keep all rows."""
+        return ((), self._check_languages(found)) if live else _take_first(found)
 
     @property
     def _languages(self) -> dict[str, float]:
         return {} if self.made.data is None else self.made.data.languages
 
-    def _heard(self, found: Rows) -> Rows:
+    def _check_languages(self, found: Rows) -> Rows:
         from moa.evals.calibrations import other_language
 
         texts: list[str] = []
 
-        def said() -> bool:
+        def warn_of_language() -> bool:
             other = other_language(self._languages, texts)
             screen.warn([other] if other else [])
             return other is not None
@@ -218,17 +219,17 @@ class _Calibrated:
             if looking:
                 texts += _texts(iter((row,)))
                 if len(texts) in _HEARD:
-                    looking = not said() and len(texts) < SAMPLE
+                    looking = not warn_of_language() and len(texts) < SAMPLE
         if looking:
-            said()
+            warn_of_language()
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
-    ) -> Classifier[Any]:
-        """Build it, and warn before the first decision of what the guarantee doesn't cover."""
+    ) -> Classifier[str | None]:
+        """Build the classifier, and warn of texts that the guarantee doesn't cover."""
         from moa.agents.classifier import Classifier
         from moa.context import RunContext
-        from moa.evals.calibrations import connected, other_language
+        from moa.evals.calibrations import connect, other_language
         from moa.questions import NONE_OF_THESE
 
         made = self.made
@@ -245,20 +246,20 @@ class _Calibrated:
             name="label",
             calibration=made,
         )
-        ready = connected(made, endpoints.slm)
+        ready = connect(made, endpoints.slm)
         warnings = await ready.check_identities(context)
         await ready.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(self._languages, texts)
         screen.warn([*warnings, *([other] if other else [])])
-        said = (
+        origin = (
             f"fitted: {made.origin}" if made.bound is None else f"guarantee: {made.bound.summary}"
         )
-        screen.notes().print(said)
+        screen.notes().print(origin)
         return agent
 
 
 @dataclass(frozen=True, slots=True)
-class _Adapted:
+class _AdaptedDecider:
     """Decide with few labels or none."""
 
     task: str
@@ -269,7 +270,7 @@ class _Adapted:
     guarantee: str = ""
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take the texts to remove bias on, of a file or of the input; all rows come back."""
+        """Take texts of a file or of the input to remove bias on; keep all rows."""
         from moa import rows
         from moa.decisions import ENOUGH
 
@@ -283,11 +284,11 @@ class _Adapted:
                 "--unlabelled FILE takes them from a file, and then each text is decided as it "
                 "comes"
             )
-        return _first(found)
+        return _take_first(found)
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
-    ) -> Classifier[Any]:
+    ) -> Classifier[str | None]:
         """Fit it before the first decision, and show the progress."""
         from moa.agents.classifier import Classifier
 
@@ -303,7 +304,7 @@ class _Adapted:
         return fitted
 
 
-def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
+def _read_examples(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
     from moa.calibration.labelled import Labelled
     from moa.config.faults import nearest
@@ -320,7 +321,7 @@ def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]
         yield Example(found.text, {"label": found.label})
 
 
-def _first(found: Rows) -> tuple[Sequence[str], Rows]:
+def _take_first(found: Rows) -> tuple[Sequence[str], Rows]:
     first = list(islice(found, SAMPLE))
     return tuple(_texts(iter(first))), chain(first, found)
 

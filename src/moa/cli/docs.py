@@ -11,7 +11,7 @@ import typer
 from moa.errors import ConfigError
 
 SKILL = Path(__file__).parents[1] / ".agents" / "skills" / "moa" / "SKILL.md"
-"""Where tools look for the skills of a package that is installed."""
+"""The file in which tools look for the skills of an installed package."""
 
 
 def docs(

@@ -83,7 +83,7 @@ async def _embed(
     from moa.config.endpoints import Endpoints
     from moa.endpoints.encoders import sentence_encoder
 
-    async with Endpoints(options.configured(config)) as endpoints:
+    async with Endpoints(options.load_config(config)) as endpoints:
         endpoint = endpoints.named(embedder) if embedder else sentence_encoder()
         if endpoint is not None:
             await index.vectors(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moa.cli import options, screen
-from moa.cli.paying import agree_to_pay
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ async def draft(
     endpoints: Endpoints,
     context: RunContext,
     *,
-    reading: options.Reading,
+    reading: options.ReadingOptions,
     by_groups: bool,
     yes: bool,
 ) -> list[Proposal]:
@@ -46,7 +45,7 @@ async def draft(
 
 
 async def _texts(
-    source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+    source: str, reading: options.ReadingOptions, endpoints: Endpoints, context: RunContext
 ) -> list[str]:
     """Read some messages as the graph does, but for what it takes for unwanted."""
     from moa._async import map_async
@@ -55,14 +54,7 @@ async def _texts(
     from moa.graphs.learning import Learner, decide_option, rows_of
 
     learner = Learner(GRAPH, endpoints)
-    rows = list(
-        rows_of(
-            source,
-            format=reading.format,
-            text_column=reading.text_column,
-            encoding=reading.encoding,
-        )
-    )
+    rows = list(rows_of(source, **reading.row_format))
     agents, texts = learner.agents, dict[str, None]()
     with screen.progress("reading") as progress:
         some = spread(rows, MOST_GROUPED)
@@ -95,7 +87,7 @@ async def _by_llm(
 
     sample = shown_to_model(texts)
     read, written = tokens_of_proposing(sample)
-    agree_to_pay(
+    screen.agree_to_pay(
         endpoints.llm, "to propose intents", requests=1, read=read, written=written, yes=yes
     )
     with screen.waiting() as tell:
@@ -123,7 +115,7 @@ async def _by_groups(
 
 
 def _harmless(out: Path) -> Callable[[str], bool]:
-    """Give what says whether a message may stand in a configuration: it is no path, and no code."""
+    """Return what tells if a message can stand in a configuration: as neither path nor code."""
     from moa.config import config_of
     from moa.config.trust import needs
 

@@ -21,7 +21,7 @@ Name = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class KeyOptions:
-    """What a key may run, and how much of it; see `moa.serving.limits.Limits`."""
+    """The graphs and limits of a key; see `moa.serving.limits.Limits`."""
 
     graphs: Annotated[
         str | None,
@@ -143,7 +143,7 @@ def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson
         return
     head = ("name", "runs", "today", "this month", "a minute", "at once")
     rows = [_row(key, usage) for key, usage in found]
-    screen.out().print(screen.listed(head, rows) if rows else "there are no keys")
+    screen.out().print(screen.make_table(head, rows) if rows else "there are no keys")
 
 
 def _line(key: Key, usage: KeyUsage) -> dict[str, object]:
@@ -162,15 +162,17 @@ def _line(key: Key, usage: KeyUsage) -> dict[str, object]:
 
 
 def _row(key: Key, usage: KeyUsage) -> tuple[str, ...]:
-    day = _spent(usage.day.calls, key.calls_per_day, usage.day.usd, key.usd_per_day)
-    month = _spent(usage.month.calls, key.calls_per_month, usage.month.usd, key.usd_per_month)
+    day = _format_spending(usage.day.calls, key.calls_per_day, usage.day.usd, key.usd_per_day)
+    month = _format_spending(
+        usage.month.calls, key.calls_per_month, usage.month.usd, key.usd_per_month
+    )
     most = "" if key.parallel is None else f" of {key.parallel}"
     rate = "" if key.requests_per_minute is None else f"{key.requests_per_minute}"
     graphs = "all" if key.graphs is None else ", ".join(key.graphs)
     return key.name, graphs, day, month, rate, f"{usage.runs}{most}"
 
 
-def _spent(calls: int, most: int | None, usd: object, dollars: object) -> str:
+def _format_spending(calls: int, most: int | None, usd: object, dollars: object) -> str:
     of_calls = "" if most is None else f" of {most}"
     of_usd = "" if dollars is None else f" of {dollars:g}"
     return f"{calls}{of_calls} calls, US$ {usd:g}{of_usd}"

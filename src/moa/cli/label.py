@@ -56,8 +56,8 @@ def label(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line.")
     ] = Path("labelled.jsonl"),
-    kept: options.Keeping,
-    reading: options.Reading,
+    kept: options.ExistingOptions,
+    reading: options.ReadingOptions,
     at_random: Annotated[
         bool,
         typer.Option("--random", help="Draw all texts at random, as a guarantee needs."),
@@ -69,7 +69,7 @@ def label(
     read: Annotated[
         int, typer.Option("--read", min=2, help="Number of texts to choose from.")
     ] = 300,
-    asking: options.Asking,
+    asking: options.AskingOptions,
 ) -> None:
     """Label the messages that teach most.
 
@@ -118,7 +118,7 @@ def label(
         async def body(endpoints: Endpoints, context: RunContext) -> int:
             if by_llm and not endpoints.has_llm:
                 raise ConfigError(_NO_LLM)
-            find = _find_of_file if what.endswith(".json") else _find_of_graph
+            find = _find_file_task if what.endswith(".json") else _find_graph_task
             task = await find(what, source, reading, endpoints, context)
             await session.pick(task, limit, read, context, at_random=at_random)
             if by_llm:
@@ -141,7 +141,7 @@ _NO_LLM = (
 
 
 def _say_next(what: str, file: LabelFile) -> None:
-    """Say what to do with the labels."""
+    """Print the command that uses the labels."""
     is_file = what.endswith(".json")
     learns = f'--task "…" --out {what}' if is_file else f"--graph {what} --out learned.json"
     screen.notes().print(
@@ -151,17 +151,21 @@ def _say_next(what: str, file: LabelFile) -> None:
 
 
 class _Task(NamedTuple):
-    """What is asked about some rows, and who decides it."""
+    """Rows to label, and the agents that answer the questions about them."""
 
     rows: Sequence[Unlabelled]
     agents: Agents
-    """As things are."""
+    """The current agents."""
     by_llm: Callable[[], Agents]
-    """Gives those who ask the large model."""
+    """Returns agents that ask the large model."""
 
 
-async def _find_of_file(
-    what: str, source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+async def _find_file_task(
+    what: str,
+    source: str,
+    reading: options.ReadingOptions,
+    endpoints: Endpoints,
+    context: RunContext,
 ) -> _Task:
     """Ask the one question of a calibration."""
     from moa.calibration.file import Calibration
@@ -170,9 +174,7 @@ async def _find_of_file(
 
     del context
     made = Calibration.load(what)
-    rows = read_unlabelled(
-        source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
-    )
+    rows = read_unlabelled(source, **reading.row_format)
 
     def agents(endpoint: Endpoint, *, calibrated: bool) -> Agents:
         agent = single_model(endpoint, calibration=made, calibrated=calibrated)
@@ -185,17 +187,19 @@ async def _find_of_file(
     )
 
 
-async def _find_of_graph(
-    what: str, source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+async def _find_graph_task(
+    what: str,
+    source: str,
+    reading: options.ReadingOptions,
+    endpoints: Endpoints,
+    context: RunContext,
 ) -> _Task:
     """Ask all questions of a graph."""
     from moa.evals.labelling import Unlabelled
     from moa.graphs.learning import Learner, agents_of, rows_of
 
     learner = Learner(what, endpoints)
-    found = rows_of(
-        source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
-    )
+    found = rows_of(source, **reading.row_format)
     with screen.progress("reading") as progress:
         messages = await learner.messages(found, context, progress, labels=False)
     rows = [Unlabelled(str(one.fields.get("text")), one.fields, one.texts) for one in messages]
@@ -221,13 +225,13 @@ class _Session:
         self, task: _Task, most: int, read: int, context: RunContext, *, at_random: bool
     ) -> None:
         """Choose what is to be labelled."""
-        from moa.evals.labelling import picked
+        from moa.evals.labelling import pick_texts
 
         self.rows = task.rows
         asks = [question for agent in task.agents.values() for question in agent.questions]
         self.questions = [question for question in asks if question.name in task.agents]
         with screen.progress("reading") as progress:
-            self.picks = await picked(
+            self.picks = await pick_texts(
                 task.agents,
                 task.rows,
                 most=most,
@@ -239,7 +243,7 @@ class _Session:
             )
 
     async def ask_llm(self, llm: Endpoint, agents: Agents, context: RunContext) -> int:
-        """Let the large model label each text; the exit code."""
+        """Let the large model label each text; return the exit code."""
         from moa.evals.labelling import label_by_model
 
         write = partial(self.write, by=f"{llm.name}: {llm.model}")
@@ -260,7 +264,7 @@ class _Session:
         return DONE if self.file.added or not self.picks else NOTHING
 
     def ask_person(self) -> int:
-        """Ask whoever is there about one text after another; the exit code."""
+        """Ask the user about one text after another; return the exit code."""
         console = screen.err()
         if not self.picks:
             console.print("all texts are labelled already")
@@ -307,7 +311,7 @@ class _Session:
     def _understand(
         console: Console, form: Form, line: str, pick: Pick
     ) -> Mapping[str, str] | None:
-        """Read the labels of a line; `None` where it says none, and somebody can say it again."""
+        """Read the labels of a line; return `None` if it is invalid and the user can repeat it."""
         try:
             return form.read(line, pick.guess)
         except ConfigError as error:
@@ -361,7 +365,7 @@ class Form:
         self._meant |= {number: answer for answer, number in self._numbers.items()}
 
     def lines(self, guess: Mapping[str, str]) -> Iterator[Text]:
-        """Show the answers to each question, with what is decided now in brackets."""
+        """Show the options of each question, the current answer in brackets."""
         wide = max(len(question.name) for question in self._questions)
         for question in self._questions:
             line = Text(f"{question.name:<{wide}}  ", "bold")
@@ -375,10 +379,10 @@ class Form:
             yield line
 
     def read(self, line: str, guess: Mapping[str, str]) -> dict[str, str]:
-        """Read what is right: what is decided now, but for what the line says.
+        """Read the right answers: the current ones, corrected by the line.
 
         Raises:
-            ConfigError: it says something else, two answers to a question, or a question is open.
+            ConfigError: a word is no answer, a question has two answers, or is open.
         """
         from moa.config.faults import nearest
 
@@ -410,6 +414,6 @@ def _short(option: str) -> str:
 
 
 def _read_line() -> str:
-    """Wait for one line; where no more will come, it is `QUIT`."""
+    """Read one line; at the end of the input return `QUIT`."""
     line = sys.stdin.readline()
     return line.strip() if line else QUIT

@@ -1,4 +1,4 @@
-"""moa learn: better decisions from labelled rows, with a guarantee if there are enough."""
+"""moa learn and eval: decisions learned from labelled rows, with a guarantee, and measured."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
+    from moa.calibration.measuring import Evaluation
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
 
@@ -23,7 +24,7 @@ L = TypeVar("L", bound="Labelled")
 RISK, RISK_OF_GRAPH = 0.05, 0.1
 Using = Literal["split", "nothing", "approximate"]
 _OF_ITS_OWN = "task labels risk confidence per_class learn latency_penalty minutes"
-"""What a calibration that is tested again brings along."""
+"""Options that `--recheck` takes from the calibration."""
 
 
 def learn(
@@ -96,7 +97,7 @@ def learn(
     ] = False,
     yes: options.Agree = False,
     write: options.Write = True,
-    given: options.ReadingAndAsking,
+    given: options.ReadingAskingOptions,
 ) -> None:
     r"""Learn from labelled rows, with a guarantee if they suffice.
 
@@ -157,7 +158,7 @@ def learn(
         minutes=minutes,
     )
     if recheck is not None:
-        _refuse(said)
+        _refuse_options(said)
         if graph is not None:
             raise typer.Exit(given.run(partial(recheck_graph, graph, recheck, source, given, out)))
         rows = labelled_rows(source, Labelled, given)
@@ -167,7 +168,7 @@ def learn(
             "--graph learns the questions of a graph, and --task one of your own: give one of them"
         )
     if out is None or not (graph or task):
-        raise ConfigError(f"moa learn needs {_missing(task=task, graph=graph)}")
+        raise ConfigError(f"moa learn needs {_missing_option(task=task, graph=graph)}")
     if graph is not None:
         written = write_examples and (out.with_suffix(".written.jsonl"), yes)
         body = partial(learn_graph, graph, source, wishes, given, out, written or None, write)
@@ -179,10 +180,10 @@ def learn(
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What is wanted of a guarantee, as options say it."""
+    """Options about the guarantee."""
 
     risk: float | None
-    """`None`: as is usual."""
+    """`None`: the default."""
     confidence: float
     per_class: bool
     learn: Using
@@ -195,7 +196,7 @@ class Wishes:
         return None if self.minutes is None else 60 * self.minutes
 
 
-def _missing(*, task: str | None, graph: str | None) -> str:
+def _missing_option(*, task: str | None, graph: str | None) -> str:
     if task or graph:
         return "--out, the file that it writes, such as --out inbox.json"
     return (
@@ -210,7 +211,7 @@ def _learn_task(
     labels: str | None,
     wishes: Wishes,
     out: Path,
-    given: options.ReadingAndAsking,
+    given: options.ReadingAskingOptions,
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
     from moa.calibration import Guarantee, explain_too_few_rows
@@ -253,7 +254,7 @@ def _learn_task(
     return given.run(body)
 
 
-def _refuse(said: typer.Context) -> None:
+def _refuse_options(said: typer.Context) -> None:
     origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
     given = [
         f"--{name.replace('_', '-')}"
@@ -266,29 +267,22 @@ def _refuse(said: typer.Context) -> None:
         )
 
 
-def labelled_rows(source: str, model: type[L], given: options.Reading) -> list[L]:
+def labelled_rows(source: str, model: type[L], given: options.ReadingOptions) -> list[L]:
     """Read rows with text and label."""
     from moa import rows
 
-    found = rows.typed(
-        source,
-        model,
-        format=given.format,
-        text_column=given.text_column,
-        encoding=given.encoding,
-    )
-    return [row for _, row in found]
+    return [row for _, row in rows.typed(source, model, **given.row_format)]
 
 
 async def _recheck(
     file: Path, rows: list[Labelled], out: Path | None, endpoints: Endpoints, context: RunContext
 ) -> int:
-    """Test it, say what was found, and write it down where `out` says."""
+    """Test a calibration, print the result, and write it to `out`."""
     from moa.calibration.file import Calibration
     from moa.calibration.measuring import recheck
-    from moa.evals.calibrations import connected, detector
+    from moa.evals.calibrations import connect, detector
 
-    ready = connected(Calibration.load(file), endpoints.slm)
+    ready = connect(Calibration.load(file), endpoints.slm)
     screen.warn(await ready.check_identities(context))
     with screen.progress("reading") as progress:
         made, notes = await recheck(
@@ -305,7 +299,7 @@ async def _recheck(
 
 
 def show(made: Calibration) -> None:
-    """Print what was tried, what was chosen, and what is guaranteed."""
+    """Print the candidates, the chosen one, and the guarantee."""
     from rich.table import Table
 
     from moa.calibration import percent
@@ -367,3 +361,63 @@ def _show_guarantee(console: Console, made: Calibration) -> None:
             f"for what was asked, label about {made.more_rows} more rows, drawn at random"
             + (parts if data.learn == "split" else "")
         )
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="A calibration.")],
+    source: options.LabelledRows,
+    *,
+    as_json: options.AsJson = False,
+    report: options.Report = None,
+    given: options.ReadingAskingOptions,
+) -> None:
+    """Measure the decisions of a calibration on labelled rows.
+
+    FILE is the output of moa learn --task. The rows have text and label; use none that it learned
+    from. Coverage is the share of decisions that are accepted; risk is the share of wrong ones
+    among the accepted, null if there are none.
+
+    Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
+
+        moa eval intents.json labelled.jsonl
+        moa eval intents.json labelled.jsonl --report report.json
+    """
+    from moa.calibration.labelled import Labelled
+
+    screen.check_target("--report", report)
+    rows = labelled_rows(source, Labelled, given)
+
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
+        from moa.calibration.file import Calibration
+        from moa.calibration.measuring import evaluate as measured
+        from moa.evals.calibrations import connect, odd_rows
+
+        calibration = Calibration.load(file)
+        ready = connect(calibration, endpoints.slm)
+        warnings = await ready.check_identities(context)
+        screen.warn([*warnings, *odd_rows(calibration, rows)])
+        with screen.progress("reading") as progress:
+            found = await measured(ready, rows, context=context, progress=progress)
+        console = screen.out(as_json=as_json)
+        _show_evaluation(console, found)
+        if calibration.bound is not None:
+            console.print(f"guarantee: {calibration.bound.summary}")
+        screen.report(found, report, as_json=as_json)
+        return 0
+
+    raise typer.Exit(given.run(body))
+
+
+def _show_evaluation(console: Console, found: Evaluation) -> None:
+    from moa.evals.comparison import figure
+
+    console.print(
+        f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
+        f"calibration error {found.ece:.3f} (by chance {figure(found.ece_by_chance)})"
+    )
+    wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
+    console.print(
+        f"accepted {found.coverage:.1%}{wrong}; "
+        f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
+        "a decision"
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _BARS, _WIDE = 20, 40
 ROWS_FOR_PEOPLE = 151
-"""Of so many in a first draw two may be wrong; it takes 79 where none is."""
+"""With so many in a first draw, two wrong ones are allowed; with none wrong, 79 suffice."""
 Answers = Annotated[
     str, typer.Argument(metavar="ANSWERS", help="The file, or postgresql://…#NAME, of learn =.")
 ]
@@ -53,11 +53,11 @@ def status(
     if as_json:
         screen.json_line(found.model_dump(mode="json"))
     else:
-        _show(found)
+        _show_figures(found)
     raise typer.Exit(0)
 
 
-def _show(found: LearningFigures) -> None:
+def _show_figures(found: LearningFigures) -> None:
     from moa.calibration import percent
 
     console, result = screen.details(), screen.out()
@@ -125,7 +125,7 @@ def from_log(
         ),
     ] = False,
     as_json: options.AsJson = False,
-    given: options.ReadingAndAsking,
+    given: options.ReadingAskingOptions,
 ) -> None:
     """Fill the answers of a cascade that learns from a log of its large model.
 
@@ -177,7 +177,7 @@ def from_log(
         if as_json:
             screen.json_line(figures.model_dump(mode="json"))
         else:
-            _show(figures)
+            _show_figures(figures)
         return 0
 
     raise typer.Exit(given.run(body, stopped="stopped; what was taken is kept"))

@@ -31,20 +31,20 @@ async def learn_graph(
     graph: str,
     source: str,
     wishes: Wishes,
-    given: options.ReadingAndAsking,
+    given: options.ReadingAskingOptions,
     out: Path,
     written: tuple[Path, bool] | None,
     write: bool,
     endpoints: Endpoints,
     context: RunContext,
 ) -> int:
-    """Learn all questions of a graph, say what that gains, and write it down; the exit code."""
+    """Learn all questions of a graph, print the gain, and write the result."""
     from moa.calibration.learned import LearnedGraph
     from moa.evals.learning import Lesson
 
     learner, messages = await read_messages(graph, source, given, endpoints, context)
-    looks = _looks(out, graph)
-    terms = _terms(wishes, looks + 1)
+    looks = _count_looks(out, graph)
+    terms = _make_terms(wishes, looks + 1)
     more: list[Message] = []
     if written is not None:
         path, yes = written
@@ -63,21 +63,21 @@ async def learn_graph(
         raise ConfigError(f"nothing can be learned from {source}: {why}. Label more: moa label")
     _show(found, left, terms)
     await _show_settled(learner, found, messages, context)
-    taken = {name: one.taken for name, one in found.items()}
+    taken = {name: one.new_calibration for name, one in found.items()}
     kept = {name: made for name, made in taken.items() if made is not None}
     looked = looks + any(lesson.tested for lesson in found.values())
     learned = LearnedGraph(graph=graph, looks=looked, calibrations=kept)
     learned.save(out)
     screen.out().print(learned.summary)
     screen.details().print(f"written to {out}")
-    _name_it(graph, out, given.config, write=write)
+    _name_file(graph, out, given.config, write=write)
     return 0
 
 
 async def read_messages(
     graph: str,
     source: str,
-    given: options.ReadingAndAsking,
+    given: options.ReadingAskingOptions,
     endpoints: Endpoints,
     context: RunContext,
 ) -> tuple[Learner, list[Message]]:
@@ -85,9 +85,7 @@ async def read_messages(
     from moa.graphs.learning import Learner, rows_of
 
     learner = Learner(graph, endpoints)
-    rows = rows_of(
-        source, format=given.format, text_column=given.text_column, encoding=given.encoding
-    )
+    rows = rows_of(source, **given.row_format)
     with screen.progress("reading") as progress:
         messages = await learner.messages(rows, context, progress)
     if not any(message.labels for message in messages):
@@ -134,12 +132,11 @@ async def written_messages(
     *,
     yes: bool,
 ) -> list[Message]:
-    """Have the large model write messages for each label, but for those that it has written for.
+    """Have the large model write messages for each label that has none in the file yet.
 
-    What it wrote is in a file, which says so of each, and is added to as soon as it is there.
+    Each message is added to the file at once, marked as written by the model.
     """
     from moa._files import LineFile
-    from moa.cli.paying import agree_to_pay
     from moa.evals.inbox import tokens_of_writing, write_messages
 
     name = learner.node.settles_by
@@ -156,7 +153,9 @@ async def written_messages(
         if wishes:
             read, written = tokens_of_writing(wishes)
             purpose = f"to write messages, into {path}"
-            agree_to_pay(llm, purpose, requests=len(wishes), read=read, written=written, yes=yes)
+            screen.agree_to_pay(
+                llm, purpose, requests=len(wishes), read=read, written=written, yes=yes
+            )
         with screen.progress() as progress:
             for number, wish in enumerate(wishes, start=1):
                 by = f"{llm.name}: {llm.model}"
@@ -171,7 +170,7 @@ async def written_messages(
 
 
 def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
-    """Say what is to be written for each label of the question that settles."""
+    """Build a request for messages for each label of the question that settles."""
     from moa.evals.inbox import EXAMPLES, Wish, languages_of
     from moa.questions import NONE_OF_THESE
 
@@ -197,7 +196,7 @@ def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
     return wishes
 
 
-def _terms(wishes: Wishes, look: int) -> Terms:
+def _make_terms(wishes: Wishes, look: int) -> Terms:
     from moa.calibration import Guarantee
     from moa.cli.learn import RISK_OF_GRAPH
     from moa.evals.learning import Terms
@@ -213,7 +212,7 @@ def _terms(wishes: Wishes, look: int) -> Terms:
     )
 
 
-def _looks(out: Path, graph: str) -> int:
+def _count_looks(out: Path, graph: str) -> int:
     """Count the looks of the file that is to be replaced.
 
     Raises:
@@ -252,23 +251,23 @@ def _show(found: Mapping[str, Lesson], left: Mapping[str, str], terms: Terms) ->
         )
         for name, one in found.items()
     ]
-    console.print(screen.listed(columns, rows, words=1))
+    console.print(screen.make_table(columns, rows, words=1))
     console.print(
         "Right now: by cross-validation, on the labels that were drawn at random; with half: "
         "learned from one half, and looked at on the other; 50 more: points that as many labels "
         "would add"
     )
     for name, one in found.items():
-        if one.taken is None:
+        if one.new_calibration is None:
             console.print(f"{name}: stays as it is, since what was learned is no better")
-        for line in _on_guarantee(one, terms):
+        for line in _describe_guarantee(one, terms):
             console.print(f"{name}: {line}")
     for name, why in left.items():
         console.print(f"{name}: stays as it is: {why}")
 
 
-def _on_guarantee(one: Lesson, terms: Terms) -> list[str]:
-    """Say what came of the guarantee, or what it takes."""
+def _describe_guarantee(one: Lesson, terms: Terms) -> list[str]:
+    """Describe the tested guarantee, or the labels that are missing for a test."""
     guarantee = replace(terms.guarantee, look=None)
     if one.tested is not None:
         bound = one.tested.proof.bound
@@ -287,7 +286,7 @@ async def _show_settled(
     messages: Sequence[Message],
     context: RunContext,
 ) -> None:
-    """Say how many messages the graph settles before, and with what was learned from a half."""
+    """Print how many messages the graph settles, before and after learning from half of them."""
     from moa.evals.learning import HALVES, half_of
     from moa.graphs.learning import SettledCount
 
@@ -302,7 +301,9 @@ async def _show_settled(
         parts: list[SettledCount] = []
         for half in HALVES:
             made = {
-                name: one.halves[half] for name, one in found.items() if one.halves and one.taken
+                name: one.halves[half]
+                for name, one in found.items()
+                if one.halves and one.new_calibration
             }
             others = [it for it in drawn if half_of(it.texts[name]) != half]
             parts.append(
@@ -310,19 +311,18 @@ async def _show_settled(
             )
     now = SettledCount(*map(sum, zip(*parts, strict=True)))
     console = screen.details()
-    console.print(
-        f"Handled without an LLM: {_shares(before)} before; {_shares(now)} with half of the labels"
-    )
+    shares = f"{_format_shares(before)} before; {_format_shares(now)} with half of the labels"
+    console.print(f"Handled without an LLM: {shares}")
 
 
-def _shares(found: tuple[int, int, int]) -> str:
+def _format_shares(found: tuple[int, int, int]) -> str:
     messages, settled, right = found
     of_those = f", of which {right / settled:.0%} are right" if settled else ""
     return f"{settled} of {messages} ({settled / max(1, messages):.0%}){of_those}"
 
 
-def _name_it(graph: str, out: Path, config: Path | None, *, write: bool) -> None:
-    """Have the table of the graph name the file, or say how that is done."""
+def _name_file(graph: str, out: Path, config: Path | None, *, write: bool) -> None:
+    """Name the file in the graph's table, or print how to do it."""
     from moa.config.file import set_in_graph, target
     from moa.graphs.learning import LEARNED
 
@@ -340,7 +340,7 @@ async def recheck_graph(
     graph: str,
     file: Path,
     source: str,
-    given: options.ReadingAndAsking,
+    given: options.ReadingAskingOptions,
     out: Path | None,
     endpoints: Endpoints,
     context: RunContext,

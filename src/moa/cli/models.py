@@ -48,21 +48,29 @@ def models(
 
     from moa.doctor import survey
 
-    found = asyncio.run(survey(options.configured(config)))
+    found = asyncio.run(survey(options.load_config(config)))
     if as_json:
         for endpoint in found:
             screen.json_line(endpoint.line())
         return
     columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
     rows = [
-        (e.name, e.tier, ", ".join(e.default_of), e.model, _priced(e.price), e.abilities, e.state)
+        (
+            e.name,
+            e.tier,
+            ", ".join(e.default_of),
+            e.model,
+            _format_price(e.price),
+            e.abilities,
+            e.state,
+        )
         for e in found
     ]
-    screen.out().print(screen.listed(columns, rows))
+    screen.out().print(screen.make_table(columns, rows))
 
 
-def _priced(price: Price) -> str:
-    """Say a price per million tokens."""
+def _format_price(price: Price) -> str:
+    """Format a price per million tokens."""
     if not price.known:
         return "unknown"
     return f"{screen.dollars(price.input)} in, {screen.dollars(price.output)} out"
@@ -108,7 +116,7 @@ def list_models(
         return
     columns = ("name", "tier", "parameters", "context", "licence", "bf16", "int4", "KV")
     rows = [_row(known) for known in found]
-    screen.out().print(screen.listed((*columns, "price in, out", "good for"), rows))
+    screen.out().print(screen.make_table((*columns, "price in, out", "good for"), rows))
 
 
 def _row(model: Model) -> tuple[str, ...]:
@@ -176,7 +184,7 @@ def add(
         known,
         endpoint,
         machine=machine(),
-        config=options.configured(config) if file.exists() else Config(),
+        config=options.load_config(config) if file.exists() else Config(),
         tier=tier,
         tokens=context,
         concurrency=concurrency,
@@ -219,7 +227,7 @@ def fetch_model(
     from moa.config.endpoints import locate_weights
     from moa.endpoints.weights import fetch, find_weights
 
-    weights, console = locate_weights(options.configured(config), name), screen.out()
+    weights, console = locate_weights(options.load_config(config), name), screen.out()
     there = weights.path.is_file()
     try:
         done = fetch(weights.hub) if weights.hub else None
@@ -241,7 +249,7 @@ def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
     yes: options.Agree = False,
-    asking: options.Asking,
+    asking: options.AskingOptions,
 ) -> None:
     """Find the prompt layout with which a model decides best.
 
@@ -258,7 +266,7 @@ def probe_model(
     from moa.endpoints.known import save_facts
 
     context = RunContext(budget=asking.budget, keep_notes=False)
-    made = asyncio.run(_probed(options.configured(asking.config), name, context, may_cost=yes))
+    made = asyncio.run(_probe(options.load_config(asking.config), name, context, may_cost=yes))
     rows = [
         (
             kind,
@@ -270,7 +278,7 @@ def probe_model(
     ]
     columns = ("question", *(f"log loss, {it}" for it in LAYOUTS), "kept", "weight")
     console = screen.out()
-    console.print(screen.listed(columns, rows))
+    console.print(screen.make_table(columns, rows))
     used = context.usage.total
     console.print(
         f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
@@ -278,8 +286,8 @@ def probe_model(
     console.print(f"stored in {save_facts(made.facts)}")
 
 
-async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
-    """Probe an endpoint, unless it may cost money and nobody agreed."""
+async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
+    """Probe an endpoint; one that may cost money needs consent."""
     from moa.config.endpoints import Endpoints
     from moa.decisions.probe import costs_nothing, probe, shipped_trials
     from moa.endpoints.encoders import deciding_encoder_for
@@ -408,7 +416,7 @@ def choose(
 
 
 def _write_plan(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: bool) -> None:
-    """Write the best plan that can be written, and say so where that is not the best."""
+    """Write the best plan that consists of endpoints, and print which one."""
     from moa.advisor.config import write_plan
 
     plan = next((plan for plan in ranking.plans if plan.exists), None)
@@ -433,7 +441,7 @@ def _write_plan(ranking: Ranking, config: Path | None, *, overwrite: bool, as_js
 
 
 def _show_ranking(console: Console, ranking: Ranking) -> None:
-    def listed(things: Iterable[object]) -> None:
+    def print_list(things: Iterable[object]) -> None:
         for thing in things:
             console.print(f"  - {thing}")
 
@@ -445,20 +453,22 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
     if best is None:
         console.print("Nothing fits. What would:", style="bold red")
     else:
-        rows = [_ranked(place, plan) for place, plan in enumerate(ranking.plans, 1)]
-        console.print(screen.listed(_RANKED, rows))
+        rows = [_plan_row(place, plan) for place, plan in enumerate(ranking.plans, 1)]
+        console.print(screen.make_table(_RANKED, rows))
         console.print(f"Why {best}", style="bold")
-        listed(best.reasons)
+        print_list(best.reasons)
         if not best.good_enough:
             weak = "It is weaker than wanted. What would be good enough:"
             console.print(weak, style="bold yellow")
-    listed(ranking.suggestions or (("a larger machine, or a simpler task",) if not best else ()))
+    print_list(
+        ranking.suggestions or (("a larger machine, or a simpler task",) if not best else ())
+    )
     if ranking.rejected:
         console.print("Not taken", style="bold")
-    listed(ranking.rejected)
+    print_list(ranking.rejected)
 
 
-def _ranked(place: int, plan: Plan) -> tuple[str, ...]:
+def _plan_row(place: int, plan: Plan) -> tuple[str, ...]:
     from moa.advisor.choice import shown_seconds, shown_usd
 
     short = "" if plan.good_enough else " (weak)"

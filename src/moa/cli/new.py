@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moa.evals.inbox import Proposal
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-"""A folder for each; what stands in it is what a project begins with."""
+"""A folder of files for each template."""
 Template = Literal["inbox", "moderation", "extraction", "cascade", "rag"]
 _CONFIG, _MESSAGES = "moa.toml", "messages.jsonl"
 _SHOWN = 10
@@ -48,8 +48,8 @@ def new(
     ] = False,
     overwrite: options.Overwrite = False,
     yes: options.Agree = False,
-    reading: options.Reading,
-    asking: options.Asking,
+    reading: options.ReadingOptions,
+    asking: options.AskingOptions,
 ) -> None:
     """Make a small project that runs at once, with no key.
 
@@ -113,7 +113,7 @@ class _Drafts:
     """
 
     def __init__(
-        self, messages: str, folder: Path, reading: options.Reading, *, overwrite: bool
+        self, messages: str, folder: Path, reading: options.ReadingOptions, *, overwrite: bool
     ) -> None:
         from moa.cli.intents import PLACE
         from moa.config.file import check_block
@@ -163,7 +163,7 @@ def _files(template: str) -> list[Path]:
 def _plan_files(
     template: str, folder: Path, *, overwrite: bool, given: Sequence[Path] = ()
 ) -> Sequence[Path]:
-    """List the files that are to be written: those of the template, but for those `given`.
+    """List the files to write: those of the template, without those `given`.
 
     Raises:
         ConfigError: one is there already, or the folder is a file.
@@ -195,14 +195,12 @@ def _write(template: str, folder: Path, files: Sequence[Path]) -> None:
         screen.write_text("DIR", target, (TEMPLATES / template / path).read_text("utf-8"))
 
 
-def _write_messages(source: str, target: Path, reading: options.Reading) -> None:
-    """Write some of the messages of an inbox as those that its project is tried on."""
+def _write_messages(source: str, target: Path, reading: options.ReadingOptions) -> None:
+    """Write some messages of an inbox as the example rows of its project."""
     from moa._files import dump_json
     from moa.graphs.learning import rows_of
 
-    rows = rows_of(
-        source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
-    )
+    rows = rows_of(source, **reading.row_format)
     shown = "".join(f"{dump_json(fields)}\n" for _, fields in islice(rows, _SHOWN))
     screen.write_text("DIR", target, shown)
 
@@ -221,9 +219,9 @@ def _say_what_is_next(template: str, folder: Path) -> None:
 
 
 def _say_intents(found: Sequence[Proposal], source: str, config: Path) -> None:
-    """Say which intents were drafted, and what is next."""
+    """Print the drafted intents, and the next steps."""
     rows = [(one.name, str(one.messages or ""), one.means) for one in found]
-    screen.out().print(screen.listed(("intent", "messages", "means"), rows))
+    screen.out().print(screen.make_table(("intent", "messages", "means"), rows))
     named = "" if config == Path(_CONFIG) else f" --config {config}"
     screen.details().print(
         f"{len(found)} intents in {config}, as a draft.\n"

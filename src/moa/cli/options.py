@@ -9,10 +9,10 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
@@ -33,12 +33,12 @@ ANSWERED, FAILED, STOPPED = 0, 1, 130
 """Exit codes: all answered or dropped; some failed; Ctrl-C."""
 
 
-def _hushed(quiet: bool) -> bool:
+def _set_quiet(quiet: bool) -> bool:
     screen.quiet.set(quiet)
     return quiet
 
 
-def _named(labels: str | None) -> str | None:
+def _check_label_names(labels: str | None) -> str | None:
     """Check `--labels` first: of `a, b` the shell makes `b` an argument of its own."""
     if labels:
         label_names(labels)
@@ -52,7 +52,7 @@ Source = Annotated[
         help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
     ),
 ]
-Served = Annotated[
+GraphNames = Annotated[
     list[str],
     typer.Argument(
         metavar="NAME…",
@@ -161,7 +161,7 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="A,B,C",
-        callback=_named,
+        callback=_check_label_names,
         help="Names of the labels; default: those of the labelled rows.",
     ),
 ]
@@ -240,21 +240,21 @@ Quiet = Annotated[
     typer.Option(
         "--quiet",
         "-q",
-        callback=_hushed,
+        callback=_set_quiet,
         help="Print only results and errors: no progress, no remarks, no closing tables.",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
-    """What becomes of a file that is there."""
+class ExistingOptions:
+    """Options about an existing file."""
 
     resume: Resume = False
     overwrite: Overwrite = False
 
     def existing(self, out: Path | None) -> Existing:
-        """Say it in a word; both flags, or one without a file, are wrong."""
+        """Return it as one word; refuse both flags together, or one without a file."""
         if self.resume and self.overwrite:
             raise ConfigError("--resume keeps what is there, and --overwrite drops it: give one")
         given = "resume" if self.resume else "overwrite" if self.overwrite else None
@@ -263,18 +263,31 @@ class Keeping:
         return given or "refuse"
 
 
+class RowFormat(TypedDict):
+    """Arguments of the functions that read rows."""
+
+    format: Literal["jsonl", "csv", "txt", "parquet", "xlsx"] | None
+    text_column: str | None
+    encoding: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How rows are read."""
+class ReadingOptions:
+    """Options about reading rows."""
 
     format: Format = None
     text_column: TextColumn = None
     encoding: Encoding = None
 
+    @property
+    def row_format(self) -> RowFormat:
+        """The same as arguments."""
+        return RowFormat(format=self.format, text_column=self.text_column, encoding=self.encoding)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Writing:
-    """Where what becomes of rows goes."""
+class WritingOptions:
+    """Options about the output."""
 
     out: OutTable = None
     where: Where = None
@@ -282,14 +295,14 @@ class Writing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracing:
-    """Where the spans of a run are written."""
+class TracingOptions:
+    """Options about the spans of a run."""
 
     trace: Trace = None
     trace_texts: TraceTexts = None
 
     def tracer(self, opened: ExitStack, existing: Existing, source: str | None) -> Tracer | None:
-        """Open the file of spans until the end of a run, and give what writes into it.
+        """Open the file of spans until the end of a run, and return its tracer.
 
         `source` is the file that is read meanwhile. Texts without a file of spans are wrong.
         """
@@ -308,8 +321,8 @@ class Tracing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """Which models are asked, and what that may cost."""
+class AskingOptions:
+    """Options about models and their cost."""
 
     budget_usd: BudgetUsd = None
     strict: Strict = False
@@ -318,7 +331,7 @@ class Asking:
 
     @property
     def budget(self) -> Budget:
-        """The limits on all that the command asks."""
+        """The limits of the whole command."""
         from moa.budget import Budget
 
         return Budget(cost=self.budget_usd, strict=self.strict)
@@ -330,16 +343,15 @@ class Asking:
         stopped: str = "stopped; nothing was written",
         tracer: Tracer | None = None,
     ) -> int:
-        """Run the body of a command with the configured endpoints, and give its exit code.
+        """Run the body of a command with the configured endpoints, and return its exit code.
 
-        After Ctrl-C it says `stopped`, or nothing where that is empty. `tracer` is that of its
-        context.
+        After Ctrl-C it prints `stopped`, unless that is empty. `tracer` goes into the context.
         """
         from moa.config.endpoints import Endpoints
         from moa.context import RunContext
 
         async def work() -> int:
-            async with Endpoints(configured(self.config)) as endpoints:
+            async with Endpoints(load_config(self.config)) as endpoints:
                 reference = endpoints.reference
                 context = RunContext(
                     budget=self.budget, reference=reference, keep_notes=False, tracer=tracer
@@ -355,36 +367,37 @@ class Asking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingAndAsking(Asking, Reading):
-    """Of a command that asks models about labelled rows."""
+class ReadingAskingOptions(AskingOptions, ReadingOptions):
+    """Options of a command that asks models about labelled rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pace:
+class _PaceOptions:
     limit: Limit = None
     concurrency: DefaultConcurrency = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Working(Asking, _Pace, Reading, Keeping):
-    """Of a command that works through rows."""
+class RunOptions(AskingOptions, _PaceOptions, ReadingOptions, ExistingOptions):
+    """Options of a command that works through rows."""
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:
     """Spell out the groups that a command takes, as Typer reads options, `--quiet` last."""
-    groups: dict[str, type[Any]] = {}
+    groups: dict[str, tuple[Callable[..., object], list[str]]] = {}
     options: list[inspect.Parameter] = []
     for one in inspect.signature(command, eval_str=True).parameters.values():
         if isinstance(one.annotation, type) and is_dataclass(one.annotation):
-            groups[one.name] = one.annotation
-            options += inspect.signature(one.annotation, eval_str=True).parameters.values()
+            taken = inspect.signature(one.annotation, eval_str=True).parameters
+            groups[one.name] = one.annotation, [*taken]
+            options += taken.values()
         else:
             options.append(one)
 
     @wraps(command)
-    def spelt_out(**given: Any) -> None:
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+    def spelt_out(**given: object) -> None:
+        for name, (group, taken) in groups.items():
+            given[name] = group(**{each: given.pop(each) for each in taken})
         command(**given)
 
     options.sort(key=lambda one: one.name == "quiet")
@@ -392,7 +405,7 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     return spelt_out
 
 
-def configured(path: Path | None) -> Config:
+def load_config(path: Path | None) -> Config:
     """Read the configuration, and warn on standard error of variables that nothing reads."""
     from moa.config import load, misspelt_variables
 
@@ -403,7 +416,7 @@ def configured(path: Path | None) -> Config:
 
 
 def how_to_go_on(out: Path | None) -> str:
-    """Say how a run that was stopped goes on."""
+    """Describe how to continue a stopped run."""
     return "the same command with --resume goes on" if out else "--out FILE keeps them"
 
 

@@ -46,11 +46,11 @@ def prompt(
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import load_graph
 
-    node = load_graph(name, Endpoints(options.configured(config), read_keys=False))
+    node = load_graph(name, Endpoints(options.load_config(config), read_keys=False))
     shows = getattr(node, "prompt", None)
     if shows is None:
         raise ConfigError(f"{name!r} doesn't say what it asks: it is no agent and no graph of moa")
-    value = source if text else _first(source)
+    value = source if text else _first_value(source)
     found: Sequence[SentPrompt] = shows(reader_of(node)(value))
     first: dict[str, list[SentPrompt]] = {}
     for sent in found:
@@ -64,11 +64,11 @@ def prompt(
     heard = {path.rpartition("/")[2] for path in first}
     for path, agent, is_wired in _agents(node):
         if agent.name not in heard:
-            _show(path, "later", _alone(agent, value) if is_wired else (), as_json)
+            _show(path, "later", _prompts_of_input(agent, value) if is_wired else (), as_json)
 
 
 def _show(path: str, asked: str, prompts: Sequence[SentPrompt], as_json: bool) -> None:
-    """Print what an agent sends, or of one that is asked later what the input alone makes of it."""
+    """Print the prompts of an agent; for one that is asked later, those of the input alone."""
     if as_json:
         screen.json_line({"agent": path, "asked": asked, "prompts": [*map(_as_json, prompts)]})
         return
@@ -86,7 +86,7 @@ def _show(path: str, asked: str, prompts: Sequence[SentPrompt], as_json: bool) -
 def _agents(
     node: AnyNode, path: str = "", *, is_wired: bool = False
 ) -> Iterator[tuple[str, TypedNode[Any, Any], bool]]:
-    """Find the agents in a node that ask a model: where, and whether a graph is wired of them."""
+    """Find the agents in a node that ask a model: path, agent, and True if a graph wires them."""
     from moa.agents.agent import Agent
     from moa.agents.deciding import DecidingAgent
     from moa.graphs.engine.graph import BuiltGraph
@@ -105,8 +105,8 @@ def _agents(
             yield from _agents(part, here, is_wired=is_wired)
 
 
-def _alone(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
-    """Give what an agent would send of the input alone; nothing where it doesn't take that."""
+def _prompts_of_input(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
+    """Return the prompts of an agent for the input alone; none if it doesn't take that type."""
     from moa.batch import reader_of
 
     try:
@@ -115,8 +115,8 @@ def _alone(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
         return ()
 
 
-def _first(source: str) -> Value:
-    """Give what stands in the first row of a file."""
+def _first_value(source: str) -> Value:
+    """Return the value of the first row of a file."""
     from moa import rows
     from moa.batch import Row
 
@@ -126,7 +126,7 @@ def _first(source: str) -> Value:
     return first.value
 
 
-def _as_json(sent: SentPrompt) -> dict[str, Any]:
+def _as_json(sent: SentPrompt) -> dict[str, object]:
     return {
         "endpoint": sent.endpoint,
         "model": sent.model,

@@ -83,7 +83,7 @@ def score(
     out: Annotated[
         Path, typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row.")
     ],
-    kept: options.Keeping,
+    kept: options.ExistingOptions,
     format: options.Format = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -183,7 +183,7 @@ def _show_router(router: Router) -> None:
     rows = [
         (c.name, f"{c.apgr:.3f}", f"{c.weight:.2f}" if c.weight else "-") for c in router.candidates
     ]
-    console.print(screen.listed(("candidate", "APGR, held out", "weight"), rows))
+    console.print(screen.make_table(("candidate", "APGR, held out", "weight"), rows))
     console.print(f"{origin.why}. Chance is 0.500.")
     screen.out().print(f"threshold: {router.target}")
 
@@ -200,7 +200,7 @@ def _show_report(console: Console, router: Router, found: RoutingReport) -> None
         (name, figure(figures.apgr), figure(figures.cpt50), figure(figures.cpt80))
         for name, figures in measured.items()
     ]
-    console.print(screen.listed(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
+    console.print(screen.make_table(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
     console.print(found.verdict)
     if found.at_threshold is not None:
         console.print(

@@ -1,11 +1,11 @@
-"""Row display: what becomes of rows, on the screen: a bar, lines of JSON, closing tables."""
+"""Row display: progress bar, JSON lines and closing tables of a run."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 from rich.console import Group
@@ -19,16 +19,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from moa._json import is_object
 from moa.batch import Item
 from moa.cli import screen
 from moa.cli.screen import OUTCOME, STATUS, by_node, cost_of, dollars
 from moa.config.endpoints import TO_WRITE
 from moa.context import Reference, RunContext
 from moa.node import Outcome
-from moa.questions import Choice, Predicate, Score
+from moa.questions import is_answer
 from moa.rows import line
 from moa.rows.decided import describe_fields
-from moa.rows.tally import WAITING, Tally, became
+from moa.rows.tally import WAITING, Tally, outcome_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,56 +51,53 @@ def cells(item: Item[object]) -> dict[str, str]:
     """Name the cells of an item's row, left to right; `status` and `outcome` are the last."""
     if item.error is not None:
         return {"id": str(item.id), STATUS: item.status, OUTCOME: f"failed: {item.problem}"}
-    shown = dict(_decided("", item.output))
+    shown = dict(_decision_cells("", item.output))
     if isinstance(item.output, Outcome):  # whose end says more than its kind
         shown.pop("kind", None)
-    outcome = _said(item.output, but=shown) or _input(item)
-    return {"id": str(item.id), **shown, STATUS: became(item), OUTCOME: outcome}
+    outcome = _output_text(item.output, but=shown) or _input_text(item)
+    return {"id": str(item.id), **shown, STATUS: outcome_of(item), OUTCOME: outcome}
 
 
 def answer(item: Item[object]) -> str:
-    """Say what came out in words alone: the text, or what was decided."""
-    decided = (value for name, value in _decided("", item.output) if name not in _BESIDE)
-    return _said(item.output) or ", ".join(decided)
+    """Return the output in words: the text, or the decisions."""
+    decided = (value for name, value in _decision_cells("", item.output) if name not in _BESIDE)
+    return _output_text(item.output) or ", ".join(decided)
 
 
-def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Find the decisions in an output, however deep, and the language."""
-    if isinstance(value, Choice | Score | Predicate):
-        typed = cast("Choice[object] | Score | Predicate", value)
-        yield name or "decision", typed.said if typed.status == "answered" else typed.status
-        if not name and typed.confidence is not None:
-            yield "confidence", f"{typed.confidence:.2f}"
-        if not name and typed.accepted is not None:
-            yield "accepted", "yes" if typed.accepted else "no"
+def _decision_cells(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Find the decisions in an output, at any depth, and the language."""
+    if is_answer(value):
+        yield name or "decision", value.said if value.status == "answered" else value.status
+        if not name and value.confidence is not None:
+            yield "confidence", f"{value.confidence:.2f}"
+        if not name and value.accepted is not None:
+            yield "accepted", "yes" if value.accepted else "no"
     elif isinstance(value, BaseModel):
         for key in type(value).model_fields:
             inner = getattr(value, key)
             if isinstance(inner, BaseModel):
-                yield from _decided(key, inner)
+                yield from _decision_cells(key, inner)
             elif isinstance(inner, bool) and not name:
                 yield key, "yes" if inner else "no"
             elif key in _SHOWN and isinstance(inner, str):
                 yield key, inner
 
 
-def _said(output: object, *, but: Container[str] = ()) -> str:
-    """Give the text of an output, else its plain fields, save those that are shown elsewhere."""
-    if isinstance(output, Choice | Score | Predicate):
+def _output_text(output: object, *, but: Container[str] = ()) -> str:
+    """Return the text of an output, else its plain fields without those shown elsewhere."""
+    if is_answer(output):
         return ""
     if isinstance(output, BaseModel) and type(output).__str__ is BaseModel.__str__:
         words = str(getattr(output, "reason", "") or getattr(output, "answer", ""))
-        has_decisions = any(isinstance(one, Choice | Score | Predicate) for _, one in output)
+        has_decisions = any(is_answer(one) for _, one in output)
         rest = (one for one in output if one[0] not in but)
         return words or ("" if has_decisions else describe_fields(rest))
     return str(output)
 
 
-def _input(item: Item[object]) -> str:
+def _input_text(item: Item[object]) -> str:
     given = item.input
-    if isinstance(given, dict):
-        given = cast("dict[str, object]", given).get("text", cast("object", given))
-    return str(given)
+    return str(given.get("text", given) if is_object(given) else given)
 
 
 def results(items: Sequence[Item[object]], *, full: bool = False) -> Table:
@@ -108,18 +106,18 @@ def results(items: Sequence[Item[object]], *, full: bool = False) -> Table:
 
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
-    """Show what all items came to, and by node."""
+    """Show the totals of all items, and the usage by node."""
     alone = "unknown: no LLM is configured to compare with"
     if reference is not None:
         estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
         alone = f"{dollars(estimate.cost)} ({estimate.how})"
-    counts = ", ".join(f"{n} {end}" for end, n in sorted(tally.became.items()))
-    table = screen.named()
+    counts = ", ".join(f"{n} {end}" for end, n in sorted(tally.outcomes.items()))
+    table = screen.make_facts_table()
     for name, words in (
         ("items", f"{tally.items}: {counts}" if counts else "none"),
-        *_needed(tally, reference),
+        *_llm_rows(tally, reference),
         *tally.rows(),
-        ("cost", cost_of(tally.spent)),
+        ("cost", cost_of(tally.total_usage)),
         ("LLM alone, estimated", alone),
         (
             "call seconds of an item",
@@ -131,25 +129,25 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
         ("speed", f"{tally.items_per_second:.1f} items/s"),
     ):
         table.add_row(name, Text(words))
-    return Group(table, by_node(tally.spent)) if tally.spent.parts else Group(table)
+    return Group(table, by_node(tally.total_usage)) if tally.total_usage.parts else Group(table)
 
 
-def _needed(tally: Tally, reference: Reference | None) -> Iterator[tuple[str, str]]:
+def _llm_rows(tally: Tally, reference: Reference | None) -> Iterator[tuple[str, str]]:
     """Count the items that a large model was asked for, or would have been."""
     share = f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"
-    if reference is not None or "llm" in tally.spent.by_tier():
+    if reference is not None or "llm" in tally.total_usage.by_tier():
         yield "needed the LLM", share
-    elif tally.needed_llm and not tally.tells:  # which say it themselves
+    elif tally.needed_llm and not tally.has_outcomes:  # which say it themselves
         yield WAITING, share
 
 
 class RowDisplay:
-    """Shows each item as it is done, how far the run is, and at the end what all came to.
+    """Shows each finished item, the progress, and the totals at the end.
 
     Args:
         as_json: Whether each item is printed as a line of JSON.
         full: Whether the table cuts no outcome.
-        total: Items that there are; `None`: nobody knows.
+        total: Number of items; `None`: unknown.
         line: Writes an item, for `as_json`.
         guarantee: What holds of the answers that are accepted, in words.
     """
@@ -167,15 +165,15 @@ class RowDisplay:
         self.tally = Tally(labels=_labels, guarantee=guarantee)
         self.errors = screen.err()
         self.counts_dollars = False
-        """Whether a budget counts them, so that endpoints without a price are to be told."""
+        """True if a budget counts dollars: then endpoints without a price get a warning."""
         self.prints_answers = True
-        """Whether answers are printed where it is quiet, since no file has them."""
+        """True if `--quiet` prints answers, because no file has them."""
         self._as_json = as_json
         self._full = full
         self._first: list[Item[object]] = []
         self._reference: Reference | None = None
         self._done_before = 0
-        self._said = time.monotonic()
+        self._output_text = time.monotonic()
         self._told_of_drafts = False
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -192,13 +190,13 @@ class RowDisplay:
         self._task = self._progress.add_task("moa", total=total, state="")
 
     def expect(self, total: int, done_before: int) -> None:
-        """Say how many items there are, and how many of them are done already."""
+        """Set the number of items, and of those already done."""
         self._done_before = done_before
         self._progress.update(self._task, total=total, completed=done_before)
 
     def start(self, context: RunContext) -> None:
         """Start the clock and the bar."""
-        self._said = time.monotonic()
+        self._output_text = time.monotonic()
         self._reference, self.tally.before = context.reference, context.usage
         context.watcher = self._watch
         self.tally.start()
@@ -220,15 +218,15 @@ class RowDisplay:
         self._say_now_and_then(f"{done} items, {self._state()}")
 
     def fail(self, item: Item[object]) -> None:
-        """Say why an item failed."""
+        """Print why an item failed."""
         self.errors.print(Text("failed", "red"), Text(f"{item.id}: {item.problem}"))
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def close(self, facts: Iterable[str], *, kept_in: str) -> None:
-        """Print the tables of results and of what they came to, and then what else is so."""
+        """Print the tables of results and totals, then the facts."""
         self.stop()
         if not self._as_json and self._first:
             shown = sorted(self._first, key=lambda item: item.number)
@@ -240,31 +238,31 @@ class RowDisplay:
             self.say(fact)
 
     def say(self, what: RenderableType) -> None:
-        """Print what is no result, unless it is quiet."""
+        """Print details, unless `--quiet` is given."""
         screen.details(as_json=self._as_json).print(what)
 
     def _watch(self, node: str, tokens: int) -> None:
-        """Show how much of an answer is written: at a few tokens a second one takes minutes."""
+        """Show the tokens written so far: a slow answer takes minutes."""
         written = f"{node} writes: {tokens} tokens"
         self._progress.update(self._task, state=written)
         self._say_now_and_then(written)
 
     def _say_now_and_then(self, line: str) -> None:
-        """Print how far it is where no bar shows it."""
-        if self._progress.disable and time.monotonic() > self._said + _SAID_EVERY_S:
-            self._said = time.monotonic()
+        """Print the progress from time to time if there is no bar."""
+        if self._progress.disable and time.monotonic() > self._output_text + _SAID_EVERY_S:
+            self._output_text = time.monotonic()
             screen.notes().print(line)
 
     def _state(self) -> str:
         tally = self.tally
-        llm = "LLM" if self._reference or "llm" in tally.spent.by_tier() else "waiting"
+        llm = "LLM" if self._reference or "llm" in tally.total_usage.by_tier() else "waiting"
         return (
-            f"{tally.items_per_second:.1f} items/s · {cost_of(tally.spent)} · "
+            f"{tally.items_per_second:.1f} items/s · {cost_of(tally.total_usage)} · "
             f"{llm} {tally.llm_share:.0%}"
         )
 
     def _warn_of_drafts(self, item: Item[object]) -> None:
-        """Say once who wrote badly, also where nothing but results is printed."""
+        """Warn once that a model writes badly, also with `--quiet`."""
         found = next((note.text for note in item.trace if note.kind == "drafted"), None)
         if found is None or self._told_of_drafts:
             return
@@ -284,7 +282,7 @@ class RowDisplay:
 
 
 def _labels() -> str:
-    """Say how many labels a calibration takes, by what it guarantees where nothing else is said."""
+    """Describe how many labels a calibration needs for the default guarantee."""
     from moa.calibration import Guarantee, min_rows, percent
 
     asked = Guarantee(look=1)

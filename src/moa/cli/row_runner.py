@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Never, Protocol, runtime_checkable
 
 from rich.text import Text
 
@@ -19,26 +19,26 @@ from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnauthorized, QuotaExceeded
 from moa.node import Node
-from moa.rows import RowFile, aside, result_file, with_text, worked
+from moa.rows import RowFile, aside, result_file, with_text, work_through
 
 if TYPE_CHECKING:
     from moa.config.tables import Config
     from moa.jobs import Job
 
 Rows = Iterator[Row | Malformed]
-Prepare = Callable[[Endpoints, RunContext], Awaitable[tuple[Node[Any, object], "Asked"]]]
-"""Builds what is run, and says which endpoints are to be started first; it may ask some already."""
+Prepare = Callable[[Endpoints, RunContext], Awaitable[tuple[Node[Never, object], "Asked"]]]
+"""Builds the node, and names the endpoints to start first; it may already ask some."""
 Asked = frozenset[str] | None
 """Names of endpoints; `None`: it may be all."""
 
 
 @runtime_checkable
-class Watching(Protocol):
-    """A node that has something to say once all rows are through."""
+class Summarizing(Protocol):
+    """A node with a summary of all rows."""
 
     @property
     def summary(self) -> str:
-        """What it saw, in words."""
+        """The summary."""
         ...
 
 
@@ -48,11 +48,11 @@ class Input:
 
     rows: Rows
     live: bool = False
-    """Whether they come from standard input, at a pace of their own."""
+    """True if they come from standard input, at their own pace."""
     source: str | None = None
     """The file that they are read from."""
     tabular: bool = False
-    """Whether the first must have a text, where the node takes texts, or all are refused."""
+    """True if all rows are refused when the first lacks the text that the node takes."""
 
 
 class RowRunner:
@@ -69,31 +69,31 @@ class RowRunner:
 
     def __init__(
         self,
-        given: options.Working,
+        given: options.RunOptions,
         input: Input,
         display: RowDisplay,
         *,
         file: RowFile | None = None,
         job: str | None = None,
-        tracing: options.Tracing | None = None,
+        tracing: options.TracingOptions | None = None,
     ) -> None:
-        self._tracing = tracing or options.Tracing()
+        self._tracing = tracing or options.TracingOptions()
         self._given = given
         self._input = input
         self._display = display
         self._file = file
         self._store = job
         self._job: Job | None = None
-        self._node: Node[Any, object] | None = None
+        self._node: Node[Never, object] | None = None
         self._refusal: EndpointUnauthorized | None = None
-        """Why the run has ended before its rows."""
+        """The refusal that ended the run early."""
         self._key = ""
-        """Which key was refused, in words."""
+        """The refused key, in words."""
         display.counts_dollars = given.budget_usd is not None
         display.prints_answers = file is None
 
     def run(self, prepare: Prepare) -> int:
-        """Run the rows that are not done yet, and give the exit code."""
+        """Run the rows that are due, and return the exit code."""
         display, file = self._display, self._file
         with ExitStack() as opened:
             opened.callback(display.stop)
@@ -118,19 +118,19 @@ class RowRunner:
             renamed = ", ".join(f"{name} is {now}" for name, now in table.renamed.items())
             why = f"; as the input has such columns, {renamed}" if renamed else ""
             display.say(f"{table.rows} rows in {table.path}, made of {file.path}{why}")
-        if isinstance(self._node, Watching):
+        if isinstance(self._node, Summarizing):
             screen.notes().print(self._node.summary)
         return code
 
     async def _work(
         self, prepare: Prepare, opened: ExitStack, endpoints: Endpoints, context: RunContext
     ) -> int:
-        """Work through the rows that are left, or are due in the job; give the exit code."""
+        """Work through the rows that are due; return the exit code."""
         display, file, live = self._display, self._file, self._input.live
         left = self._input.rows
         if file:
             left = file.left(left, all_rows=self._given.limit is None)
-        if not live and (left := _begun(left)) is None:  # nothing is left to be resumed
+        if not live and (left := _with_first_row(left)) is None:  # nothing is left to be resumed
             return options.ANSWERED
         from moa.endpoints.encoders import keep_vectors
         from moa.graphs.loading import texts_to_encode
@@ -149,7 +149,7 @@ class RowRunner:
         await endpoints.warm(asked, texts=texts_to_encode(self._node))
         display.start(context)
         most = self._given.concurrency
-        work = worked(file or self._job, self._node, due, context, max_concurrency=most)
+        work = work_through(file or self._job, self._node, due, context, max_concurrency=most)
         async with aclosing(work) as items:
             async for item in items:
                 self._refusal = refusal_of(context.ended_by)
@@ -158,7 +158,7 @@ class RowRunner:
                 display.add(item, file.there if file else None)
         if self._refusal is not None:
             self._key = _key_in_words(self._refusal.endpoint, endpoints.config)
-        failed = display.tally.failed
+        failed = display.tally.has_failed
         if self._job:  # what failed here may have been done since, and others work on it too
             status = self._job.status()
             failed = bool(status.left or status.causes)
@@ -177,7 +177,7 @@ class RowRunner:
         return job.left(context, at_once=self._given.concurrency)
 
     def _facts(self) -> Iterator[str]:
-        """Say what is kept."""
+        """List what is stored."""
         if file := self._file:
             yield f"{self._display.tally.items + file.there} lines in {file.path}"
             if file.there or file.failed or file.changed:
@@ -202,7 +202,7 @@ class RowRunner:
             return "the same command goes on"
         return options.how_to_go_on(self._file and self._file.path)
 
-    def _with_text(self, rows: Rows, node: Node[Any, object]) -> Rows:
+    def _with_text(self, rows: Rows, node: Node[Never, object]) -> Rows:
         """Refuse all rows of a table if the first has no text, and the node takes texts."""
         if not (self._input.tabular and reader_of(node) is row_text):
             return rows
@@ -210,21 +210,21 @@ class RowRunner:
         return rows if self._input.live else chain((next(rows),), rows)
 
     def _how_to_mend(self, refusal: EndpointUnauthorized) -> str:
-        """Say why the run has ended, and what to do before it goes on."""
+        """Describe why the run ended, and how to continue."""
         do = "Add credit to the account of" if isinstance(refusal, QuotaExceeded) else "Correct"
         return f"{refusal}. {do} {self._key}; then {self._to_go_on}"
 
 
 def file_of(
-    given: options.Working,
-    writing: options.Writing,
+    given: options.RunOptions,
+    writing: options.WritingOptions,
     *,
     source: str | None,
     line: Line,
     job: str | None = None,
     trace: Path | None = None,
 ) -> RowFile | None:
-    """Give the file that options name; `source` is the one that rows are read from.
+    """Return the file that options name; `source` is the one that rows are read from.
 
     `trace` is another file that `--resume` and `--overwrite` may be about.
 
@@ -264,7 +264,7 @@ def _key_in_words(endpoint: str, config: Config) -> str:
     return f"${variable}, the key of [endpoints.{name}]" if variable else f"[endpoints.{name}]"
 
 
-def _begun(rows: Rows) -> Rows | None:
-    """Read the first row, so that what is wrong with it is said early; `None`: there is none."""
+def _with_first_row(rows: Rows) -> Rows | None:
+    """Read the first row, so that its faults show early; return None if there is none."""
     first = next(rows, None)
     return None if first is None else chain((first,), rows)

@@ -57,11 +57,11 @@ def run(
             help="Print the prompts on standard error, texts of the rows included.",
         ),
     ] = False,
-    writing: options.Writing,
+    writing: options.WritingOptions,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
-    tracing: options.Tracing,
-    given: options.Working,
+    tracing: options.TracingOptions,
+    given: options.RunOptions,
 ) -> None:
     """Run a graph or an agent on every item of a file.
 
@@ -115,25 +115,18 @@ def run(
     from moa.graphs.learning import find_learned
     from moa.graphs.loading import endpoint_names, load_graph
 
-    source = _source(graph, source, text=text, demo=demo)
+    source = _input_of(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"
     found = (
         rows.literal(source)
         if text
-        else rows.read(
-            source,
-            format=given.format,
-            text_column=given.text_column,
-            encoding=given.encoding,
-            else_do=hint,
-            say=screen.notes().print,
-        )
+        else rows.read(source, else_do=hint, say=screen.notes().print, **given.row_format)
     )
     if show_prompts:
         screen.show_prompts()
     piped = source == rows.STDIN and not text
     if ray is not None:
-        _join(ray, job, tracing)
+        _join_ray(ray, job, tracing)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
         node = load_graph(graph, endpoints)
@@ -163,8 +156,8 @@ def run(
     raise typer.Exit(runner.run(prepare))
 
 
-def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
-    """Give INPUT, or the file of the demo."""
+def _input_of(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
+    """Return INPUT, or the file of the demo."""
     if demo and (text or source is not None):
         raise ConfigError("--demo brings its own INPUT: give one of the two")
     if demo and graph != "support":
@@ -179,7 +172,7 @@ def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
     return source
 
 
-def _join(address: str, job: str | None, tracing: options.Tracing) -> None:
+def _join_ray(address: str, job: str | None, tracing: options.TracingOptions) -> None:
     from moa.ray import connect
 
     if tracing.trace is not None:
@@ -197,7 +190,7 @@ def _join(address: str, job: str | None, tracing: options.Tracing) -> None:
 
 
 def demo_file() -> Path:
-    """Give the inputs that ship with the support graph: in the package, or beside its sources."""
+    """Return the shipped inputs of the support graph: in the package, or beside its sources."""
     shipped = _PACKAGE / "data" / "inbox.jsonl"
     return shipped if shipped.is_file() else _PACKAGE.parents[1] / "examples/support/inbox.jsonl"
 
@@ -315,7 +308,7 @@ def draw(
     from moa.graphs.loading import load_graph
 
     screen.check_target("--out", out)
-    node = load_graph(graph, Endpoints(options.configured(config), read_keys=False))
+    node = load_graph(graph, Endpoints(options.load_config(config), read_keys=False))
     draw: Callable[[], Drawing] | None = getattr(node, "draw", None)  # a node of one's own may too
     if draw is None:
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
@@ -349,4 +342,6 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         return
     model = ", ".join(sorted({one.model for one in worth.values()}))
     rows = [(name, ready.does, str(worth.get(name, ""))) for name, ready in found]
-    screen.out().print(screen.listed(("name", "what it does", f"beside one call ({model})"), rows))
+    screen.out().print(
+        screen.make_table(("name", "what it does", f"beside one call ({model})"), rows)
+    )

@@ -1,4 +1,4 @@
-"""Screen: the consoles that commands print on, their tables, and the files that they write."""
+"""Screen: consoles, tables, and questions of the commands, and the files that they write."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -26,39 +27,40 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import TaskID
 
+    from moa.endpoints import Endpoint
     from moa.usage import Usage
 
 Progress = Callable[[str, int, int], None]
-"""Told how far things are: a name, how much is done, and of how much."""
+"""Is called with a name, the number done, and the total."""
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
 STATUS, OUTCOME = "status", "outcome"
 """The last two columns of a table of rows."""
 _STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}
 _SAID_EVERY_S = 10.0
-"""After how many seconds it is said again, where there is no terminal, how far things are."""
+"""Seconds between two lines of progress if there is no terminal."""
 
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)
-"""Whether only results and errors are printed, as `--quiet` says."""
+"""True with `--quiet`: only results and errors are printed."""
 
 
 def out(*, as_json: bool = False) -> Console:
-    """For results: standard output, where JSON doesn't take it for them."""
+    """Return the console for results: standard output, or standard error if JSON is printed."""
     return notes() if as_json else _console(sys.stdout)
 
 
 def details(*, as_json: bool = False) -> Console:
-    """For what explains results, beside them."""
+    """Return the console for explanations of results."""
     return _console(sys.stderr if as_json else sys.stdout, silent=quiet.get())
 
 
 def notes() -> Console:
-    """For progress and remarks: standard error."""
+    """Return the console for progress and remarks: standard error."""
     return _console(sys.stderr, silent=quiet.get())
 
 
 def show_prompts() -> None:
-    """Print what models are sent, from now on, on standard error."""
+    """Print all prompts on standard error from now on."""
     logger = logging.getLogger("moa.prompts")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -71,7 +73,7 @@ class _Prompts(logging.Handler):
 
 
 def err() -> Console:
-    """For errors and warnings: standard error."""
+    """Return the console for errors and warnings: standard error."""
     return _console(sys.stderr)
 
 
@@ -81,9 +83,9 @@ def _console(stream: TextIO, *, silent: bool = False) -> Console:
 
 @contextmanager
 def plain_streams() -> Generator[None, None, None]:
-    """Let nothing that is printed steer the terminal, whoever prints it.
+    """Keep all printed text from steering the terminal.
 
-    After an error that nobody expected they stay so: its traceback is still to be written.
+    After an unexpected error the streams stay plain, for its traceback.
     """
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast("TextIO", PlainStream(stream)) for stream in streams)
@@ -95,11 +97,11 @@ def plain_streams() -> Generator[None, None, None]:
 
 
 def json_line(values: Mapping[str, object]) -> None:
-    """Write one line of JSON to standard output; it has left this process when this returns."""
+    """Write one line of JSON to standard output, and flush it."""
     try:
         sys.stdout.write(f"{escape_json(dump_json(values))}\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads it any more
+    except BrokenPipeError:  # the reader has gone
         raise
     except OSError as error:
         raise ConfigError(f"standard output can't be written: {error.strerror}") from error
@@ -118,9 +120,9 @@ def waiting() -> Generator[Callable[[str], None], None, None]:
 
 @contextmanager
 def progress(verb: str = "") -> Generator[Progress, None, None]:
-    """Show how far things are: a bar for each on a terminal, else a line now and then.
+    """Show progress: a bar for each thing on a terminal, else a line now and then.
 
-    It is given a name, how much is done, and of how much.
+    It is called with a name, the number done, and the total.
     """
     console = notes()
     if not console.is_terminal:
@@ -151,12 +153,12 @@ def warn(warnings: Iterable[str]) -> None:
         err().print(f"warning: {warning}", style="yellow")
 
 
-def listed(
+def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: int | None = None
 ) -> Table:
-    """Make a table; the first of a row, its name, stays on one line.
+    """Make a table; the first cell of a row, its name, stays on one line.
 
-    The first columns, as many as `words`, are of words, and the others of numbers.
+    The first `words` columns hold words, the others numbers.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
@@ -167,8 +169,8 @@ def listed(
     return table
 
 
-def named() -> Table:
-    """Make a table of things and what is said of them, to which rows are added."""
+def make_facts_table() -> Table:
+    """Make an empty table of names and facts."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -176,9 +178,9 @@ def named() -> Table:
 
 
 def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
-    """Make a table of what became of rows, whose cells are named.
+    """Make a table of outcomes from named cells.
 
-    A row stands on one line, unless outcomes are shown in `full`.
+    A row stands on one line, except with `full`.
     """
     names = dict.fromkeys(name for row in rows for name, said in row.items() if said)
     columns = [name for name in names if name not in (STATUS, OUTCOME)]
@@ -196,7 +198,7 @@ def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
 
 
 def cost_of(usage: Usage) -> str:
-    """Say a cost in words: what is known, and how much is not; never 0 for unknown."""
+    """Format a cost; an unknown part is named, and never counts as 0."""
     total = usage.total
     if total.cost is not None:
         return dollars(total.cost)
@@ -206,16 +208,16 @@ def cost_of(usage: Usage) -> str:
 
 
 def by_node(usage: Usage) -> Table:
-    """Show what each node used."""
-    return listed(COLUMNS, usage.rows(), words=3)
+    """Make a table of the usage by node."""
+    return make_table(COLUMNS, usage.rows(), words=3)
 
 
 def check_target(option: str, path: Path | None) -> None:
-    """Make sure that the file that an option names can be written, and leave it as it is."""
+    """Check that the file of an option can be written, without changing it."""
     if path is None:
         return
     try:
-        why = _hindered(path.resolve() if path.is_symlink() else path)
+        why = _obstacle(path.resolve() if path.is_symlink() else path)
     except OSError as error:  # such as a name that is too long
         why = error.strerror
     if why is not None:
@@ -239,7 +241,44 @@ def report(found: BaseModel, path: Path | None, *, as_json: bool) -> None:
         json_line(figures)
 
 
-def _hindered(path: Path) -> str | None:
+def agree_to_pay(
+    endpoint: Endpoint, purpose: str, *, requests: int, read: int, written: int, yes: bool
+) -> None:
+    """Print the cost of asking an endpoint, and return only if the user agrees.
+
+    If it is free, or with `yes`, the user isn't asked.
+
+    Args:
+        endpoint: Who is to be asked.
+        purpose: What for, as in "to propose intents".
+        requests: Number of requests.
+        read: Tokens that it reads in all, as estimated.
+        written: Tokens that it writes in all, as estimated.
+        yes: Whether it was agreed to beforehand.
+
+    Raises:
+        ConfigError: it isn't agreed to; nothing was sent.
+    """
+    from moa.decisions.probe import costs_nothing
+    from moa.usage import Amount
+
+    amount = Amount(calls=requests, input_tokens=read, output_tokens=written)
+    cost = endpoint.price.of(amount)
+    priced = f"about {dollars(cost)}" if cost is not None else "its price isn't known"
+    times = "one request" if requests == 1 else f"{requests} requests"
+    said = (
+        f"{endpoint.name} ({endpoint.model}) is asked {purpose}: {times}, about {read:,} tokens "
+        f"read and {written:,} written; {priced}"
+    )
+    if yes or costs_nothing(endpoint):
+        notes().print(said)
+    elif not sys.stdin.isatty():
+        raise ConfigError(f"{said}. Nothing was sent: run it again with --yes to go on")
+    elif not typer.confirm(f"{said}. Go on?", err=True):
+        raise ConfigError("nothing was sent")
+
+
+def _obstacle(path: Path) -> str | None:
     folder, there = path.parent, path.exists()
     if path.is_dir():
         return "it is a folder"

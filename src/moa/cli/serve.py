@@ -1,4 +1,4 @@
-"""moa serve: graphs and agents over HTTP."""
+"""moa serve and mcp: graphs and agents over HTTP, and as tools of an MCP server."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
     from moa.serving.server import Server, Settings
 
 Host = Annotated[
@@ -59,7 +60,7 @@ Studio = Annotated[
 
 
 def serve(
-    names: options.Served,
+    names: options.GraphNames,
     *,
     host: Host = "127.0.0.1",
     port: Port = 8080,
@@ -111,7 +112,7 @@ def serve(
         jobs=jobs,
         starts_decide=True,
     )
-    endpoints = Endpoints(Config() if demo else options.configured(config))
+    endpoints = Endpoints(Config() if demo else options.load_config(config))
     server = _server_of(names, endpoints, keys, settings)
     _listen(server, host, port, demo=demo, studio=studio)
 
@@ -211,3 +212,46 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         said = f"{record.levelname.lower()}: {record.getMessage()}"
         screen.err().print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def mcp(
+    names: options.GraphNames,
+    *,
+    timeout_s: options.RunTimeout = 300.0,
+    asking: options.AskingOptions,
+) -> None:
+    """Give graphs and agents to an MCP client as tools.
+
+    A client such as an editor starts the command, and talks to it over standard input and output.
+    Each graph is a tool: its input is the tool's arguments, its output the structured result. The
+    client gets progress and errors; remarks go to standard error. The budget covers all calls until
+    the client disconnects, which ends its runs. moa serve has the same tools at /mcp.
+
+    Exit codes: 0 the client disconnected, 2 usage or configuration, 130 stopped.
+
+    In the client's settings:
+
+        {"mcpServers": {"moa": {"command": "moa", "args": ["mcp", "support"]}}}
+
+    Several, one of them your own; name moa.toml, since clients start in another folder:
+
+        moa mcp sentiment mine.py:graph --config shop/moa.toml --budget-usd 2
+    """
+    with require_package("mcp", extra="mcp", purpose="to speak MCP"):
+        from moa.serving.mcp import pipes, serve_pipes
+        from moa.serving.mcp_tools import Owner
+    from moa.serving.app import server_of
+    from moa.serving.server import Settings
+
+    settings = Settings(timeout_s=timeout_s)
+
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
+        async with pipes() as streams:  # first, as what is loaded may print
+            server = server_of(names, endpoints, settings=settings)
+            tools = ", ".join(server.served)
+            screen.notes().print(f"MCP over standard input and output, with the tools {tools}")
+            async with server.lifespan():
+                await serve_pipes(server, Owner(context), streams)
+        return options.ANSWERED
+
+    raise typer.Exit(asking.run(body, stopped=""))

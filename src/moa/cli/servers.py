@@ -57,7 +57,7 @@ def up(
     """
     from moa.vllm.servers import bring_up
 
-    specs = planned(options.configured(config), names or ())
+    specs = plan_servers(options.load_config(config), names or ())
     say, limit = screen.details().print, None if detach else timeout_s
     with screen.waiting() as show:
         asyncio.run(bring_up(specs, timeout_s=limit, tell=show, say=say))
@@ -81,7 +81,7 @@ def down(
     from moa.vllm.servers import stop
 
     console = screen.details()
-    meant = running(options.configured(config), names or (), everything=everything)
+    meant = find_running(options.load_config(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
         return await asyncio.gather(*map(stop, meant.values()))
@@ -105,7 +105,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
 
     wanted = [
         ServerReport(name=name, model=entry.model, port=port)
-        for name, entry in options.configured(config).served.items()
+        for name, entry in options.load_config(config).served.items()
         for port in entry.vllm.ports
     ]
     found = asyncio.run(report_servers(wanted))
@@ -119,7 +119,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         return
     columns = ("name", "model", "state", "port", "pid", "up", "restarts")
     figures = ("running", "waiting", "KV cache", "prefix hits", "tokens/s")
-    console.print(screen.listed((*columns, *figures), [_row(report) for report in found]))
+    console.print(screen.make_table((*columns, *figures), [_row(report) for report in found]))
     for report in found:
         if report.cause:
             console.print(f"{report.name} on port {report.port}: {report.cause}")
@@ -137,7 +137,7 @@ def doctor(*, config: options.ConfigFile = None) -> None:
 
     console = screen.out()
     missing = 0
-    for check in asyncio.run(checks(options.configured(config))):
+    for check in asyncio.run(checks(options.load_config(config))):
         missing += not check.passed
         mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
         console.print(mark, Text(f"{check.name}: {check.found}"))
@@ -165,11 +165,11 @@ def _row(report: ServerReport) -> tuple[str, ...]:
     )
 
 
-def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
-    """Say how the servers of endpoints are started; without a name, of all that are served here."""
+def plan_servers(config: Config, names: Iterable[str]) -> list[ServerSpec]:
+    """Plan the servers of endpoints; without names, of all that are served here."""
     from moa.vllm.command import specs_of
 
-    entries = {name: config.served[name] for name in _chosen(config, names)}
+    entries = {name: config.served[name] for name in _choose_endpoints(config, names)}
     return [
         spec
         for name, entry in entries.items()
@@ -177,8 +177,8 @@ def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
     ]
 
 
-def _chosen(config: Config, names: Iterable[str]) -> list[str]:
-    """Name the endpoints that are meant: those named, or all that vLLM serves here."""
+def _choose_endpoints(config: Config, names: Iterable[str]) -> list[str]:
+    """Return the named endpoints, or all that vLLM serves here."""
     from moa.config.faults import nearest
 
     served = config.served
@@ -209,10 +209,10 @@ def _chosen(config: Config, names: Iterable[str]) -> list[str]:
     return found
 
 
-def running(
+def find_running(
     config: Config, names: Sequence[str], *, everything: bool = False
 ) -> dict[str, ServerFolder]:
-    """Give the folders of servers by their labels, also of ones that are no longer configured.
+    """Return the folders of servers by label, also of servers that are no longer configured.
 
     Without a name, of all that vLLM serves here; `everything` means every server of this machine.
     """
@@ -232,7 +232,7 @@ def running(
         if state.name in gone or (not config.served and not names)
     }
     still = [name for name in names if name not in gone]
-    for name in _chosen(config, still) if still or (not names and config.served) else ():
+    for name in _choose_endpoints(config, still) if still or (not names and config.served) else ():
         for port in config.served[name].vllm.ports:
             folder = ServerFolder.of(port)
             state = folder.read()

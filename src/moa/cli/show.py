@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from moa._json import JSON, is_object, object_of, objects_of
 from moa.cli import options, screen
 from moa.errors import ConfigError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MOST = 100
 """Rows in a table."""
-Values = Mapping[str, Any]
 _COLUMNS = ("label", "confidence", "language", "kind", "queue")
 """Fields that have a column of their own."""
 
@@ -64,15 +64,15 @@ def show(
         moa show done.jsonl --where queue=sales --json | jq -r .input.text
     """
     from moa import rows
-    from moa.rows.results import lines_beside
+    from moa.rows.writing import lines_path
 
     del quiet
-    if (lines := lines_beside(Path(source))).is_file():  # a table has neither scores nor traces
+    if (lines := lines_path(Path(source))).is_file():  # a table has neither scores nor traces
         source = str(lines)
     chosen = rows.Where.of(where or ())
     found = (row for row in _lines(rows.read(source)) if chosen.matches(row[1]))
     if id is not None:
-        found = iter(_named(id, [*found], source))
+        found = iter(_find_by_id(id, [*found], source))
     if as_json:
         for _, line in found:
             screen.json_line(line)
@@ -83,7 +83,7 @@ def show(
         _show_table(found, full=full)
 
 
-def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, Values]]:
+def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, JSON]]:
     """Yield each line with its number; report invalid ones."""
     from moa.batch import Malformed
 
@@ -94,7 +94,7 @@ def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, Values]]:
             yield row.number, {"input": row.value} if isinstance(row.value, str) else row.value
 
 
-def _named(id: str, lines: Sequence[tuple[int, Values]], source: str) -> list[tuple[int, Values]]:
+def _find_by_id(id: str, lines: Sequence[tuple[int, JSON]], source: str) -> list[tuple[int, JSON]]:
     """Find lines by the id of their row, else by their number."""
     by_id = [one for one in lines if str(one[1].get("id", "")) == id]
     found = by_id or [one for one in lines if str(one[0]) == id]
@@ -105,7 +105,7 @@ def _named(id: str, lines: Sequence[tuple[int, Values]], source: str) -> list[tu
     return found
 
 
-def _show_table(found: Iterator[tuple[int, Values]], *, full: bool) -> None:
+def _show_table(found: Iterator[tuple[int, JSON]], *, full: bool) -> None:
     first = [cells(number, line) for number, line in islice(found, MOST)]
     out = screen.out()
     if first:
@@ -115,21 +115,21 @@ def _show_table(found: Iterator[tuple[int, Values]], *, full: bool) -> None:
     screen.notes().print(f"{len(first) + hidden} rows")
 
 
-def cells(number: int, line: Values) -> dict[str, str]:
+def cells(number: int, line: JSON) -> dict[str, str]:
     """Name the cells of a line's row, left to right; `outcome` is the last."""
     given = line.get("id", number)
     told = {"id": str(given)}
     output = line.get("output")
     told |= {one.name: one.said for one in _decisions(output)}
     for name in _COLUMNS:
-        for part in (line, _as_mapping(output)):
+        for part in (line, object_of(output)):
             if isinstance(value := part.get(name), str | float):
                 told.setdefault(name, f"{value:.2f}" if isinstance(value, float) else value)
     told[screen.STATUS] = "failed" if "error" in line else str(line.get("status", ""))
     return told | {screen.OUTCOME: _outcome(line)}
 
 
-def _outcome(line: Values) -> str:
+def _outcome(line: JSON) -> str:
     from moa.rows.decided import describe_fields
 
     if "error" in line:
@@ -137,44 +137,44 @@ def _outcome(line: Values) -> str:
     output, given = line.get("output"), line.get("input")
     if isinstance(output, str):
         return output
-    fields = _as_mapping(output)
+    fields = object_of(output)
     words = [fields.get(name) for name in ("text", "answer", "reason")]
     if not _decisions(output):
         words.append(describe_fields(one for one in fields.items() if one[0] not in _COLUMNS))
-    texts = (given, _as_mapping(given).get("text"), line.get("text"))
+    texts = (given, object_of(given).get("text"), line.get("text"))
     found = (one for one in (*words, *texts) if isinstance(one, str) and one)
     return next(found, "")
 
 
 def _decisions(output: object) -> list[Decision]:
-    """Find the decisions that have probabilities; filters say their reason in words."""
+    """Find the decisions that have probabilities; filters are left out."""
     from moa.rows.decided import decisions_in
 
     return [one for one in decisions_in(output) if not one.filters]
 
 
-def whole(number: int, line: Values) -> Table:
+def whole(number: int, line: JSON) -> Table:
     """Show all parts of a line, one per table row."""
     from moa.rows.decided import written
 
-    table = screen.named()
+    table = screen.make_facts_table()
     status = "failed" if "error" in line else line.get("status", "")
     given, output = line.get("input", line.get("text", "")), line.get("output")
-    decisions = [(one.name, one.said, one.probabilities) for one in _decisions(output)]
+    decisions: list[tuple[str, str, object]] = [
+        (one.name, one.said, one.probabilities) for one in _decisions(output)
+    ]
     if "scores" in line:  # of moa decide
         decisions.insert(0, ("decision", written(line.get("label")), line["scores"]))
-    trace: object = line.get("trace")
-    found = cast("list[object]", trace) if isinstance(trace, list) else []
-    notes = [note for one in found if (note := _as_mapping(one)).get("kind") != "answered"]
+    notes = [one for one in objects_of(line.get("trace")) if one.get("kind") != "answered"]
     parts = [
         ("id", f"{line.get('id', number)} (line {number})"),
         ("status", str(status)),
         ("error", str(line.get("error", ""))),
         *_fields("input", given),
-        *((name, f"{said}: {_ranked(likely)}") for name, said, likely in decisions),
+        *((name, f"{said}: {_rank(likely)}") for name, said, likely in decisions),
         *_fields("output", output),
-        ("took", _took(line)),
-        *(("trace", _noted(note)) for note in notes if note),
+        ("took", _format_usage(line)),
+        *(("trace", _format_note(note)) for note in notes if note),
     ]
     for name, words in parts:
         if words:
@@ -183,28 +183,28 @@ def whole(number: int, line: Values) -> Table:
 
 
 def _fields(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
-    """Give the fields of a value, save decisions, under their path."""
+    """Yield the fields of a value by path, without decisions."""
     from moa.rows.decided import DEEP, is_decision, written
 
-    if not isinstance(value, Mapping) or deep == DEEP:
-        yield name, written(cast("object", value))
-    elif not is_decision(fields := cast("Values", value)):
-        for key, inner in fields.items():
+    if not is_object(value) or deep == DEEP:
+        yield name, written(value)
+    elif not is_decision(value):
+        for key, inner in value.items():
             yield from _fields(f"{name}.{key}", inner, deep + 1)
 
 
-def _ranked(probabilities: object) -> str:
-    """Give probabilities, the highest first."""
+def _rank(probabilities: object) -> str:
+    """Format probabilities, the highest first."""
     found = [
         (float(p), name)
-        for name, p in _as_mapping(probabilities).items()
+        for name, p in object_of(probabilities).items()
         if isinstance(p, int | float)
     ]
     return ", ".join(f"{name} {p:.3f}" for p, name in sorted(found, reverse=True))
 
 
-def _took(line: Values) -> str:
-    usage = _as_mapping(line.get("usage"))
+def _format_usage(line: JSON) -> str:
+    usage = object_of(line.get("usage"))
     if not usage:
         return ""
     cost = usage.get("cost")
@@ -213,9 +213,5 @@ def _took(line: Values) -> str:
     return f"{line.get('seconds', 0)} s, {usage.get('calls', 0)} calls, {dollars}"
 
 
-def _noted(note: Values) -> str:
+def _format_note(note: JSON) -> str:
     return f"{note.get('kind', '')} {note.get('node', '')}: {note.get('text', '')}"
-
-
-def _as_mapping(value: object) -> Values:
-    return cast("Values", value) if isinstance(value, Mapping) else {}

@@ -99,9 +99,9 @@ def studio(
     from moa.studio.sources import find_source
 
     found = find_source(source)
-    settled = Config() if found.demo else options.configured(config)
+    settled = Config() if found.demo else options.load_config(config)
     view = _open_view(found, trace, calibration, graph, settled)
-    _correct(view, labels, config)
+    _enable_labels(view, labels, config)
     app = _page(view, graph or (found.graph if found.demo else None), settled)
     view.start()
     with listen_on("127.0.0.1", port) as listener:
@@ -118,8 +118,8 @@ def studio(
             view.close()
 
 
-def _correct(view: View, labels: Path | None, config: Path | None) -> None:
-    """Let rows be corrected on the page, and learnt from where what ran can learn."""
+def _enable_labels(view: View, labels: Path | None, config: Path | None) -> None:
+    """Enable corrections on the page, and learning from them if the graph learns."""
     from moa.graphs.learning import learns
     from moa.studio.labels import Labels
     from moa.studio.learning import Learning
@@ -131,7 +131,7 @@ def _correct(view: View, labels: Path | None, config: Path | None) -> None:
 
 
 def _page(view: View, tried: str | None, config: Config) -> Starlette:
-    """Make the page, and what runs the inputs that are tried on it, where a graph is named."""
+    """Make the page; if a graph is named, inputs can be tried on it."""
     from moa.config.endpoints import Endpoints
     from moa.serving.app import app_of, server_of
     from moa.studio.app import mount, studio_app
@@ -173,7 +173,7 @@ def report(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
-    view = _open_view(find_source(source), trace, calibration, graph, options.configured(config))
+    view = _open_view(find_source(source), trace, calibration, graph, options.load_config(config))
     view.texts = texts
     with screen.waiting() as say:
         view.on_read = lambda read, total: say(_describe_progress(read, total))
@@ -187,12 +187,12 @@ def _describe_progress(read: int, total: int | None) -> str:
 
 
 def key_of_page() -> str:
-    """Give the key of a page that a server shows: that of the environment, else a new one."""
+    """Return the key of a server's page: from the environment, else a new one."""
     return os.environ.get(KEY) or secrets.token_urlsafe(24)
 
 
 def add_page(server: Server, app: Starlette, key: str) -> Starlette:
-    """Put the page of a server's last runs beside it."""
+    """Add the page of a server's last runs to its app."""
     from moa.studio.app import mount, recent_runs, studio_app
     from moa.studio.sources import View
     from moa.studio.trials import Trials
@@ -220,7 +220,7 @@ def _open_view(
 
 
 def _load_drawing(name: str, config: Config, *, asked_for: bool) -> tuple[str, Drawable] | None:
-    """Load what ran, to draw it; what was only guessed and can't be loaded isn't drawn."""
+    """Load the graph that ran, to draw it; a guessed one that can't be loaded isn't drawn."""
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import READY, load_graph
 

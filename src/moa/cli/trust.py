@@ -99,7 +99,7 @@ def _list() -> None:
 
     rows = [(str(one.file), one.state) for one in entries()]
     console = screen.out()
-    console.print(screen.listed(("file", "state"), rows) if rows else "no file is trusted")
+    console.print(screen.make_table(("file", "state"), rows) if rows else "no file is trusted")
 
 
 def _quote(file: Path) -> str:

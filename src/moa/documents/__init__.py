@@ -1,4 +1,4 @@
-"""Documents: what is read, the passages that it is split into, and what is found in them."""
+"""Documents, the passages that they are split into, and the results of a search."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ class Document(Frozen):
     """A file that was read, as text."""
 
     id: str
-    """Its path within the folder that was read, with `/` between the parts."""
+    """Path within the folder that was read, with `/` between the parts."""
     title: str
-    """As the file says it; else its name without the ending."""
+    """Title in the file; else its name without the ending."""
     text: str
     pages: tuple[int, ...] = ()
-    """Where in `text` each page begins; none where the file has no pages."""
+    """Offset of each page in `text`; empty if the file has no pages."""
     markdown: bool = False
-    """Whether `text` is Markdown, whose headings tell where it is best split."""
+    """True if `text` is Markdown, which is split at its headings."""
     digest: str = ""
     """SHA-256 of the file, in hexadecimal."""
     notes: tuple[str, ...] = ()
-    """What is missing of it, such as pages that are pictures, in words."""
+    """Descriptions of missing parts, such as pages that are pictures."""
 
     def page_at(self, offset: int) -> int | None:
         """Number of the page on which a character stands, from 1; `None` without pages."""
@@ -31,15 +31,15 @@ class Document(Frozen):
 
 
 class Passage(Frozen):
-    """A piece of a document, and where it stands in it."""
+    """A piece of a document, with its position."""
 
     document: str
     """Id of its document."""
     title: str
-    """That of its document."""
+    """Title of its document."""
     text: str
     start: int = 0
-    """Its first character within the document's text."""
+    """Offset of its first character in the document's text."""
     page: int | None = None
     """Number of the page on which it begins; `None` where the document has no pages."""
 
@@ -48,17 +48,17 @@ class Passage(Frozen):
 
     @property
     def end(self) -> int:
-        """The end of its last character within the document's text."""
+        """Offset behind its last character in the document's text."""
         return self.start + len(self.text)
 
     @property
     def id(self) -> str:
-        """Tells it from all others."""
+        """Unique name of the passage."""
         return f"{self.document}#{self.start}"
 
     @property
     def source(self) -> str:
-        """Where it stands, for people: the title, or the file where that says more, and page."""
+        """Source for people: the title, with the page if there is one."""
         return self.title if self.page is None else f"{self.title}, page {self.page}"
 
     def sentences(self) -> list[Passage]:
@@ -70,7 +70,7 @@ class Passage(Frozen):
 
 
 class Passages(Frozen):
-    """What was found."""
+    """Passages found by a search."""
 
     passages: tuple[Passage, ...] = ()
     """The best first."""

@@ -59,14 +59,14 @@ _OPENING = 3
 """Sentences of a text that may begin with a yes: a greeting stands before it."""
 _WEEK = 7
 _PLACEHOLDER = re.compile(r"\[[^\W\d][\w' ]{2,40}\]|\{[^\W\d][\w' ]{2,40}\}|<[^\W\d][\w' ]{2,40}>")
-"""Something that whoever sends a text is to fill in."""
+"""A placeholder that somebody has to fill in."""
 _APOSTROPHES = {0x2019: "'", 0x02BC: "'"}
 _SMALLEST = 2
 """The first of the numbers that are listed in words; one is also an article."""
 
 
 class Fault(NamedTuple):
-    """What is wrong with a text."""
+    """A fault of a text."""
 
     kind: Kind
     said: str
@@ -74,7 +74,7 @@ class Fault(NamedTuple):
 
 
 class Checks:
-    """What is looked for in texts of one language.
+    """Patterns to look for in texts of one language.
 
     Args:
         language: ISO 639-1 code, one of those in `checks.toml`.
@@ -84,53 +84,53 @@ class Checks:
         table = _lists()[language]
         self.language = language
         self._yes = re.compile(rf"(?:{'|'.join(table['yes'])})(?!\w)")
-        self._refuses, self._empty = _any_of(table["refuses"]), _any_of(table["empty"])
-        self._promises = {name: _any_of(table[name]) for name in _PROMISES}
-        self._done = _any_of(table["done"])
+        self._refuses, self._empty = _match_any(table["refuses"]), _match_any(table["empty"])
+        self._promises = {name: _match_any(table[name]) for name in _PROMISES}
+        self._done = _match_any(table["done"])
         self._numbers = [re.compile(rf"\b(?:{each})\b") for each in table["numbers"]]
         self._days = [re.compile(rf"\b(?:{each})") for each in table["days"]]
 
     @classmethod
     def of(cls, language: str | None) -> Checks | None:
-        """Give those of a language; `None` where there is none for it."""
+        """Return the checks of a language; `None` if there are none."""
         return _checks(language) if language in _lists() else None
 
     def refuses(self, text: str) -> bool:
-        """Whether it says that the writer can't help."""
+        """Return True if it says that the writer can't help."""
         return self._refuses.search(_plain(text)) is not None
 
     def says_nothing(self, text: str) -> bool:
-        """Whether it hardly does more than ask what is wanted."""
+        """Return True if it hardly does more than ask for the request."""
         return len(sentences(text)) <= _GREETING and self._empty.search(_plain(text)) is not None
 
     def says_yes(self, sentence: str) -> bool:
-        """Whether it begins with a yes."""
+        """Return True if it begins with a yes."""
         return self._yes.match(_plain(sentence).lstrip("¡¿ \"'")) is not None
 
     def promises(self, sentence: str) -> list[str]:
-        """Name what it promises: to send, refund, replace, or cancel and move."""
+        """List its promises: to send, refund, replace, or cancel and move."""
         plain = _plain(sentence)
         return [name for name, said in self._promises.items() if said.search(plain)]
 
     def says_done(self, sentence: str) -> bool:
-        """Whether it says that the writer has done something."""
+        """Return True if it says that the writer has done something."""
         return self._done.search(_plain(sentence)) is not None
 
     def figures(self, text: str) -> list[Fraction]:
-        """Give all numbers of a text, of words those from two to ten."""
+        """Return all numbers of a text; in words those from two to ten."""
         plain = _plain(text)
         named = enumerate(self._numbers, _SMALLEST)
         return [*find_numbers(text), *(Fraction(n) for n, one in named if one.search(plain))]
 
     def days(self, text: str) -> dict[int, str]:
-        """Give the days that it names: 0 is Monday, 7 today and 8 tomorrow; and how it does."""
+        """Return the named days with their wording: 0 is Monday, 7 today, 8 tomorrow."""
         plain = _plain(text)
         found = ((day, one.search(plain)) for day, one in enumerate(self._days))
         return {day: match[0] for day, match in found if match}
 
 
 class Ground:
-    """What a text may rest on.
+    """The ground that a text may rest on.
 
     Args:
         given: What the writer was given to say, such as rules and facts.
@@ -158,28 +158,28 @@ class Ground:
         return frozenset(_figures(self._asked))
 
     def lacks(self, figures: Iterable[Fraction]) -> list[Fraction]:
-        """Give the numbers that stand nowhere in it, each once."""
+        """Return the numbers that aren't in it, each once."""
         known = self._given_figures | self._asked_figures
         return [figure for figure in dict.fromkeys(figures) if figure not in known]
 
     def speaks_of(self, promise: str) -> bool:
-        """Whether what was given speaks of such a promise."""
+        """Return True if the given texts speak of such a promise."""
         return promise in self._spoken
 
     def names(self, day: int, *, promised: bool) -> bool:
-        """Whether it names a day; where that is `promised`, whether what was given does."""
+        """Return True if it names a day; if `promised`, only the given texts count."""
         texts = self._given if promised else (*self._given, self._asked)
         return any(day in _days(text) for text in texts)
 
     def holds(self, sentence: str, figures: Iterable[Fraction]) -> bool:
-        """Whether what was given has most words of a sentence, or a number of it."""
+        """Return True if the given texts have most words of a sentence, or one of its numbers."""
         if self._given_figures & {*figures}:
             return True
         return max(word_shares(sentence, self._sentences), default=0.0) >= _RESTS
 
 
 def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) -> list[Fault]:
-    """Say what is wrong with an answer, the worst first; nothing where words tell nothing bad.
+    """List the faults of an answer, the worst first, as far as words show them.
 
     Args:
         text: What a model wrote.
@@ -200,19 +200,19 @@ def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) ->
     checks = Checks.of(spoken or language)
     if checks is None:
         said = f"words tell nothing about a text in {spoken or language or 'its language'}"
-        return [*found, Fault("language", said), *_strange(find_numbers(text), ground)]
+        return [*found, Fault("language", said), *_find_strange(find_numbers(text), ground)]
     if checks.refuses(text):
         found.insert(0, Fault("refusal", "it says that it can't help"))
     elif checks.says_nothing(text):
         found.insert(0, Fault("empty", "it only asks what is wanted"))
-    return [*found, *_unheld(text, checks, ground)]
+    return [*found, *_find_unsupported(text, checks, ground)]
 
 
 def _repetitions(text: str, asked: str) -> Iterator[Fault]:
-    """Find a sentence that is said twice, or as the question says it."""
+    """Find a repeated sentence, or one that repeats the question."""
     said = [(one, {*words(one)}) for _, one in sentences(text)]
     long = [(one, own) for one, own in said if len(own) >= _FEWEST]
-    twice = next((two for (_, a), (two, b) in combinations(long, 2) if _alike(a, b)), None)
+    twice = next((two for (_, a), (two, b) in combinations(long, 2) if _are_alike(a, b)), None)
     often = Counter(one.casefold() for one, own in said if len(own) > 1)
     if twice is None:
         twice = next((one for one, count in often.items() if count >= _TIMES), None)
@@ -220,29 +220,29 @@ def _repetitions(text: str, asked: str) -> Iterator[Fault]:
         yield Fault("repetition", f"it says twice: {twice:.80}")
     heard = [own for _, one in sentences(asked) if len(own := {*words(one)}) >= _FEWEST]
     for one, own in long:
-        if any(_alike(own, each) or _holds(own, each) for each in heard):
+        if any(_are_alike(own, each) or _holds(own, each) for each in heard):
             yield Fault("echo", f"it repeats what was asked: {one:.80}")
             return
 
 
-def _alike(one: set[str], other: set[str]) -> bool:
+def _are_alike(one: set[str], other: set[str]) -> bool:
     return len(one & other) >= _ALIKE * len(one | other)
 
 
 def _holds(one: set[str], other: set[str]) -> bool:
-    """Whether a sentence has nearly all words of a long one."""
+    """Return True if a sentence has nearly all words of a long one."""
     return len(other) >= _LONG and len(one & other) >= _NEARLY * len(other)
 
 
-def _strange(figures: Iterable[Fraction], ground: Ground) -> Iterator[Fault]:
+def _find_strange(figures: Iterable[Fraction], ground: Ground) -> Iterator[Fault]:
     if strange := ground.lacks(figures):
         said = ", ".join(map(format_number, strange))
         yield Fault("figure", f"nothing given holds these figures: {said:.80}")
 
 
-def _unheld(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
-    """Find what the ground doesn't hold: figures, days, a yes and promises."""
-    yield from _strange(checks.figures(text), ground)
+def _find_unsupported(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
+    """Find figures, days, a yes and promises without ground."""
+    yield from _find_strange(checks.figures(text), ground)
     said = [one for _, one in sentences(text)]
     for place, one in enumerate(said):
         yes = place < _OPENING and checks.says_yes(one)
@@ -282,20 +282,20 @@ def _checks(language: str) -> Checks:
 
 @cache
 def _lists() -> Mapping[str, dict[str, list[str]]]:
-    """Read what is looked for, by language."""
+    """Read the patterns by language."""
     text = files("moa.documents").joinpath("checks.toml").read_text("utf-8")
     return {name: table for name, table in tomllib.loads(text).items() if name != "spoken"}
 
 
 @cache
 def _spoken() -> Mapping[str, re.Pattern[str]]:
-    """Give what tells, in any language, that a text speaks of a promise."""
+    """Return, for each promise, the pattern of texts in any language that speak of it."""
     text = files("moa.documents").joinpath("checks.toml").read_text("utf-8")
     found = tomllib.loads(text)["spoken"]
     return {name: re.compile(rf"\b(?:{'|'.join(found[name])})") for name in _PROMISES}
 
 
-def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+def _match_any(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(rf"\b(?:{each})" for each in patterns))
 
 

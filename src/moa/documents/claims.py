@@ -14,7 +14,7 @@ from moa.agents.language import can_detect, language_of
 from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.retrieval import searched, words
+from moa.documents.retrieval import searched_text, words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError, ConfigError, MoaError, check_recoverable
@@ -37,8 +37,8 @@ _BETTER = 0.3
 instead."""
 _BRACKETS = re.compile(r"\[(\d[\d\s,;\u2013-]*)\]")
 _FEW_WORDS = 0.55
-"""Share of the words of a sentence, rare ones counting more, of which some passage must hold more,
-or nothing in the passages says it. Of 40 answers about XQuAD that a 1.5B model wrote it told 7 of
+"""If no passage holds a larger share of a sentence's words, rare ones counting more, the passages
+don't say it. Of 40 answers about XQuAD that a 1.5B model wrote it told 7 of
 the 9 to questions that the passages don't answer, and none of the 22 that were right."""
 _MOST_CHECKED = 500
 """Sentences of an answer that are checked: what a model wrote may ask another for so much."""
@@ -64,20 +64,20 @@ class Claim(Frozen):
     """The passages that it cites."""
     verdict: Verdict
     """`uncited` where it cites none, `unsupported` where a model says that the passages don't say
-    it, or none has its words, `unchecked` where nobody could say."""
+    it, or none has its words, `unchecked` if that could not be told."""
     probability: float | None = None
-    """That the passages say it; `None` where no model gave one."""
+    """Probability that the passages say it; `None` if no model gave one."""
 
 
 class Grade(Frozen):
-    """Whether a pair of texts meets a criterion."""
+    """Grade of a pair of texts under a criterion."""
 
     met: bool | None
     """`None` where the model didn't say."""
     probability: float | None = None
-    """That it is met; `None` where the model wrote its answer, or gave none."""
+    """Probability that it is met; `None` if the model wrote its answer, or gave none."""
     accepted: bool | None = None
-    """Whether a calibration's guarantee covers it; `None` without a calibration."""
+    """True if a calibration's guarantee covers it; `None` without a calibration."""
 
 
 class Grader(DecidingAgent[Grade]):
@@ -145,7 +145,7 @@ def number_passages(passages: Sequence[Passage]) -> str:
 
 
 def _heading(passage: Passage) -> str:
-    """Give the line that says where a passage stands; none where it begins with that itself."""
+    """Return the heading with a passage's source; empty if the passage begins with it."""
     first, _, _ = passage.text.lstrip().partition("\n")
     return "" if first.strip("#*= ") == passage.source else f"{passage.source}\n"
 
@@ -181,17 +181,17 @@ async def cite(
 
 
 def _cite(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], set[int], int]:
-    """Give the answer, what it cites, what it cited that is unknown, and how much was added."""
+    """Return the answer, its citations, the unknown ones, and the number of added ones."""
     unknown: set[int] = set()
 
-    def kept(match: re.Match[str]) -> str:
+    def keep_known(match: re.Match[str]) -> str:
         numbers = _numbers(match[1])
         known = [number for number in numbers if 0 < number <= len(passages)]
         unknown.update({*numbers} - {*known})
         blank = " " if match[0][0].isspace() else ""
         return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
 
-    text, added = _cite_by_words(_CITATION.sub(kept, answer), passages)
+    text, added = _cite_by_words(_CITATION.sub(keep_known, answer), passages)
     return text, sorted(_numbers_in(text)), unknown, added
 
 
@@ -213,7 +213,7 @@ def _cite_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
 
 
 def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> list[float]:
-    """Give the share of a sentence's words that each of several texts holds; rare ones count more.
+    """Return the share of a sentence's words in each of several texts; rare words count more.
 
     What holds `more` is measured too, and doesn't make words less rare.
 
@@ -243,9 +243,9 @@ def _numbers(inside: str) -> list[int]:
 
 
 def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
-    """Split an answer into its sentences, each with the numbers that it cites; nobody checks them.
+    """Split an answer into its sentences, each with the numbers that it cites, unchecked.
 
-    What holds no letter and no digit beside its citations, such as a rule, is none. Those after
+    A line without letters and digits beside its citations, such as a rule, is none. Those after
     the first `checked` are `unchecked` too where they cite nothing.
     """
     found: list[Claim] = []
@@ -260,18 +260,18 @@ def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
 
 
 def has_words(answer: str) -> bool:
-    """Whether there is a letter or a digit beside the citations."""
+    """Return True if there is a letter or a digit beside the citations."""
     return any(map(str.isalnum, _CITATION.sub("", answer)))
 
 
 def filter_text(question: str, passage: Passage) -> str:
     """Write a question and a passage as the text that a filter decides on."""
-    return f"Question: {question}\n\nPassage: {searched(passage)}"
+    return f"Question: {question}\n\nPassage: {searched_text(passage)}"
 
 
 def claim_text(claim: str, passages: Sequence[Passage]) -> str:
     """Write a claim and the passages it cites as the text that a check decides on."""
-    given = "\n\n".join(map(searched, passages))
+    given = "\n\n".join(map(searched_text, passages))
     return f"Passage: {given}\n\nClaim: {claim}"
 
 
@@ -285,8 +285,8 @@ async def check_claims(
 ) -> tuple[Claim, ...]:
     """Ask of each sentence whether the passages that it cites, which exist, say so.
 
-    Where there is nobody to ask, a sentence of whose words the passages don't hold enough is
-    unsupported, unless it is in another language or hardly has words. Words of the `question`
+    Without `support`, a sentence is unsupported if the passages hold too few of its words,
+    unless it is in another language or hardly has words. Words of the `question`
     don't count where there are enough others. Sentences after the first 500 are not checked; the
     trace says so.
     """
@@ -298,7 +298,7 @@ async def check_claims(
         context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
     if support is None:
         found = await run_off_loop(
-            lambda: list(_by_words(said, passages, question)), context, characters=len(answer)
+            lambda: list(_judge_by_words(said, passages, question)), context, characters=len(answer)
         )
         return (*found, *rest)
     texts = [
@@ -326,7 +326,7 @@ async def check_answer(
         support: Who says if a sentence's passages say it; `None`: words alone tell.
         context: The context of the run.
         question: What it answers.
-        near: Passages of which it must cite one, or all of it is unsupported; none: it need not.
+        near: Passages; an answer that cites none of them is unsupported. Empty: any will do.
 
     Returns:
         What is left of the answer, which may be nothing; the passages that this cites; and all
@@ -336,19 +336,21 @@ async def check_answer(
     claims = await check_claims(text, passages, support, context, question=question)
     if near and citations and not any(each.passage in near for each in citations):
         claims = tuple(one.model_copy(update={"verdict": "unsupported"}) for one in claims)
-    return (*_without_unsupported(text, citations, claims, context), claims)
+    return (*_drop_unsupported(text, citations, claims, context), claims)
 
 
 def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
-    """Whether a text is known to be in another language than passages."""
+    """Return True if a text is known to be in another language than the passages."""
     if not can_detect():
         return False
     spoken = language_of(" ".join(passage.text for passage in passages))
     return spoken is not None and language_of(text) not in (None, spoken)
 
 
-def _by_words(said: Sequence[Claim], passages: Sequence[Passage], question: str) -> Iterator[Claim]:
-    """Tell sentences that no passage has the words of; whether the others hold nobody says."""
+def _judge_by_words(
+    said: Sequence[Claim], passages: Sequence[Passage], question: str
+) -> Iterator[Claim]:
+    """Mark sentences whose words no passage has; the others stay unchecked."""
     repeated = set(words(question))
     held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
     for claim in said:
@@ -369,10 +371,10 @@ def _judge(claim: Claim, grade: Grade) -> Claim:
     return claim.model_copy(update={"verdict": verdict, "probability": grade.probability})
 
 
-def _without_unsupported(
+def _drop_unsupported(
     text: str, citations: Sequence[Citation], claims: Sequence[Claim], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
-    """Leave out sentences that are unsupported, and citations that only these had; note them."""
+    """Leave out unsupported sentences, and their own citations, with a note."""
     kept = [claim for claim in claims if claim.verdict != "unsupported"]
     if len(kept) == len(claims):
         return text, tuple(citations)
@@ -388,7 +390,7 @@ def join_claims(claims: Sequence[Claim]) -> str:
 
 
 def quote_claims(extract: str) -> tuple[Claim, ...]:
-    """Give the sentences of an extract, which its passage says word for word."""
+    """Return the sentences of an extract, which its passage has word for word."""
     said = claims_in(extract)
     return tuple(claim.model_copy(update={"verdict": "supported"}) for claim in said)
 

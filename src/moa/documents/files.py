@@ -1,4 +1,4 @@
-"""Files: files and folders as documents. What can't be read is named, and the others go on."""
+"""Files and folders as documents. Unreadable files are named, and the others are read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = {
     ".xhtml": "HTML",
     ".pdf": "PDF",
 }
-"""What is read, by the ending of a file's name."""
+"""Kinds of files, by the ending of the name."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.-]+)", re.I)
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,500}?)</title", re.IGNORECASE | re.DOTALL)
@@ -58,18 +58,18 @@ Sources = Path | str | Sequence[Path | str]
 
 
 class File(NamedTuple):
-    """A file that is to be read."""
+    """A file to read."""
 
     id: str
-    """Its path within the folder that was named; of several folders, after the folder's name."""
+    """Path within the named folder; with several folders, after the folder's name."""
     path: Path
 
 
-class Unread(NamedTuple):
+class UnreadFile(NamedTuple):
     """A file or folder that could not be read."""
 
     file: str
-    """Its id; that of a folder ends with a slash, or is empty, and all ids below begin with it."""
+    """Id of the file. That of a folder ends with a slash, or is empty: ids in it begin with it."""
     reason: str
     """A sentence that names it."""
 
@@ -78,21 +78,21 @@ class Unread(NamedTuple):
 
 
 Progress = Callable[[str], None]
-"""Told in words how far reading is."""
+"""Is called with the progress, in words."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """What loading gave."""
+class LoadedDocuments:
+    """Result of `load`."""
 
     documents: tuple[Document, ...]
-    unread: tuple[Unread, ...] = ()
+    unread: tuple[UnreadFile, ...] = ()
     """Files and folders that could not be read, and why."""
     ignored: tuple[str, ...] = ()
     """Files of other kinds in the folders."""
 
 
-def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
+def load(sources: Sources, *, progress: Progress | None = None) -> LoadedDocuments:
     """Read files, and all text, Markdown, HTML and PDF files in folders.
 
     It blocks; where an event loop runs, call it by `asyncio.to_thread`.
@@ -109,8 +109,8 @@ def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
     files, ignored, folders = files_under(sources)
     read = [found for _, found in read_each(files, progress=progress)]
     documents = tuple(each for each in read if isinstance(each, Document))
-    unread = tuple(each for each in read if isinstance(each, Unread))
-    return Loaded(documents, (*folders, *unread), ignored)
+    unread = tuple(each for each in read if isinstance(each, UnreadFile))
+    return LoadedDocuments(documents, (*folders, *unread), ignored)
 
 
 def read_each(
@@ -118,7 +118,7 @@ def read_each(
     known: Mapping[str, str] = MappingProxyType({}),
     *,
     progress: Progress | None = None,
-) -> Iterator[tuple[File, Document | Unread | None]]:
+) -> Iterator[tuple[File, Document | UnreadFile | None]]:
     """Read files, one after another; `None` stands for one that has the SHA-256 that is known."""
     for number, file in enumerate(files, 1):
         if progress is not None:
@@ -128,32 +128,32 @@ def read_each(
             digest = hashlib.sha256(data).hexdigest()
             yield file, None if known.get(file.id) == digest else _document(file.id, data, digest)
         except OSError as error:
-            yield file, Unread(file.id, f"{file.id} can't be read: {error.strerror or error}")
+            yield file, UnreadFile(file.id, f"{file.id} can't be read: {error.strerror or error}")
         except InputError as error:
-            yield file, Unread(file.id, str(error))
+            yield file, UnreadFile(file.id, str(error))
 
 
-def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unread]]:
-    """Find the files to read, the ids of those of other kinds, and what can't be looked into.
+def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[UnreadFile]]:
+    """Find the files to read, the ids of files of other kinds, and unreadable folders.
 
     One that isn't there, or an id twice, is a `ConfigError`.
     """
     paths = [Path(each) for each in ([sources] if isinstance(sources, Path | str) else sources)]
-    files, ignored, unread = list[File](), list[str](), list[Unread]()
+    files, ignored, unread = list[File](), list[str](), list[UnreadFile]()
     for path in paths:
         if path.is_file():
-            files.append(File(_named(path.name), path))
+            files.append(File(_printable(path.name), path))
         elif path.is_dir():
-            before = f"{_named(path.resolve().name)}/" if len(paths) > 1 else ""
+            before = f"{_printable(path.resolve().name)}/" if len(paths) > 1 else ""
             broken: list[OSError] = []
-            for inside, out in _inside(path, broken.append):
-                file = File(before + _named(inside.relative_to(path).as_posix()), inside)
+            for inside, out in _walk(path, broken.append):
+                file = File(before + _printable(inside.relative_to(path).as_posix()), inside)
                 known = inside.suffix.lower() in KINDS
                 if out and (known or inside.is_dir()):
-                    unread.append(Unread(file.id, f"{file.id} {_LEADS_OUT}"))
+                    unread.append(UnreadFile(file.id, f"{file.id} {_LEADS_OUT}"))
                 else:
                     files.append(file) if known else ignored.append(file.id)
-            unread += [_unlisted(error, path, before) for error in broken]
+            unread += [_unread_folder(error, path, before) for error in broken]
         else:
             raise ConfigError(f"there is no file or folder {str(path)!r} to read documents from")
     seen: dict[str, Path] = {}
@@ -166,7 +166,7 @@ def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unr
     return files, tuple(ignored), unread
 
 
-def _inside(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[Path, bool]]:
+def _walk(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[Path, bool]]:
     """Files of a folder in the order of their names, without what is hidden.
 
     With each, whether it is a link that leads out of the folder; then it may be one to a folder.
@@ -190,26 +190,26 @@ def _may_be_file(path: Path) -> bool:
         return True  # in a folder that gives names alone; reading it says what is wrong
 
 
-def _named(name: str) -> str:
+def _printable(name: str) -> str:
     r"""Write a name so that every name is text: bytes of it that aren't UTF-8 stand as `\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _unlisted(error: OSError, source: Path, before: str) -> Unread:
+def _unread_folder(error: OSError, source: Path, before: str) -> UnreadFile:
     folder = Path(os.fsdecode(error.filename))
-    inside = "" if folder == source else f"{_named(folder.relative_to(source).as_posix())}/"
-    reason = f"the folder {_named(str(folder))} can't be read: {error.strerror or error}"
-    return Unread(before + inside, reason)
+    inside = "" if folder == source else f"{_printable(folder.relative_to(source).as_posix())}/"
+    reason = f"the folder {_printable(str(folder))} can't be read: {error.strerror or error}"
+    return UnreadFile(before + inside, reason)
 
 
 def _document(name: str, data: bytes, digest: str) -> Document:
-    """Read the bytes of a file, of which the ending of the name says what it is."""
+    """Read the bytes of a file, whose kind is the ending of its name."""
     kind = KINDS.get(PurePosixPath(name).suffix.lower())
     if kind is None:
         raise InputError(f"{name} is of no kind that is read: {', '.join(KINDS)}")
     if not data.strip():
         raise InputError(f"{name} is empty")
-    document = _pdf(name, data) if kind == "PDF" else _written(name, data, kind)
+    document = _pdf_document(name, data) if kind == "PDF" else _text_document(name, data, kind)
     return document.model_copy(update={"digest": digest})
 
 
@@ -226,11 +226,11 @@ def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
     try:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise _locked(name)
+            raise _locked_error(name)
         title = _clean(reader.metadata.title or "").strip() if reader.metadata else ""
         pages = [_clean(page.extract_text()) for page in reader.pages]
     except DependencyError as error:
-        raise _locked(name) from error
+        raise _locked_error(name) from error
     except (PyPdfError, *_TRIPS) as error:
         why = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise InputError(
@@ -254,17 +254,17 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
-def _locked(name: str) -> InputError:
+def _locked_error(name: str) -> InputError:
     return InputError(f"{name} is encrypted, and can't be read: save it without a password")
 
 
-def _pdf(name: str, data: bytes) -> Document:
+def _pdf_document(name: str, data: bytes) -> Document:
     if b"%PDF-" not in data[:1024]:
         raise InputError(f"{name} is no PDF, as its name says")
     title, pages = _pages_of(name, data)
     starts = accumulate((len(page) + 2 for page in pages[:-1]), initial=0)
     empty = [number for number, page in enumerate(pages, 1) if not page]
-    note = f"{_numbered(empty)} of {len(pages)} hold no text, as pictures do" if empty else ""
+    note = f"{_format_pages(empty)} of {len(pages)} hold no text, as pictures do" if empty else ""
     return Document(
         id=name,
         title=title or PurePosixPath(name).stem,
@@ -274,8 +274,8 @@ def _pdf(name: str, data: bytes) -> Document:
     )
 
 
-def _written(name: str, data: bytes, kind: str) -> Document:
-    text = _decoded(name, data, kind).replace("\r\n", "\n").replace("\r", "\n")
+def _text_document(name: str, data: bytes, kind: str) -> Document:
+    text = _decode_text(name, data, kind).replace("\r\n", "\n").replace("\r", "\n")
     title = PurePosixPath(name).stem
     if kind == "HTML":
         found = _TITLE.search(text)
@@ -290,7 +290,7 @@ def _written(name: str, data: bytes, kind: str) -> Document:
     return Document(id=name, title=title, text=text, markdown=kind == "Markdown")
 
 
-def _decoded(name: str, data: bytes, kind: str) -> str:
+def _decode_text(name: str, data: bytes, kind: str) -> str:
     """Decode as UTF-8, as HTML declares it, or by a guess, which knows the marks of UTF-16."""
     text = _decode(data, "utf-8-sig")
     # Of Japanese pages a guess alone reads a third wrong.
@@ -314,6 +314,6 @@ def _decode(data: bytes, encoding: str) -> str | None:
         return None
 
 
-def _numbered(numbers: list[int]) -> str:
+def _format_pages(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:8])) + (" and more" if len(numbers) > 8 else "")
     return f"page {shown}" if len(numbers) == 1 else f"{len(numbers)} pages ({shown})"

@@ -22,16 +22,16 @@ from moa.agents.base import Limits, fault_in, require
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages
-from moa.documents.files import Progress, Sources, Unread, files_under, read_each
-from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
+from moa.documents.files import Progress, Sources, UnreadFile, files_under, read_each
+from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched_text
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.node import Text
 
 MAX_TOKENS = 200
-"""Of a passage: what a sentence encoder reads as a whole, and a small model decides on well."""
+"""Tokens of a passage: a sentence encoder reads so many, and a small model decides well on them."""
 _FORM = 1
-"""Counts up when files are read or split otherwise than before, so that all are read again."""
+"""Increase it when files are read or split in another way: then all are read again."""
 BATCH = 16
 """Passages that are embedded in one call, and kept at once."""
 _WRITE_EVERY_S = 2.0
@@ -61,23 +61,23 @@ create table if not exists vectors (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What an update found."""
+    """Result of an update."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    """Files that are as they were, and were not read."""
-    unread: tuple[Unread, ...] = ()
-    """Files and folders that could not be read, and why. What was known of them before stays."""
+    """Unchanged files, which were not read."""
+    unread: tuple[UnreadFile, ...] = ()
+    """Files and folders that could not be read, and why. Their old passages stay."""
     ignored: tuple[str, ...] = ()
     """Files of other kinds in the folders."""
     notes: tuple[str, ...] = ()
-    """What is missing of those that were read, such as pages that are pictures."""
+    """Descriptions of missing parts of read files, such as pages that are pictures."""
 
     @property
     def summary(self) -> str:
-        """How many there are of each, in words."""
+        """The number of files of each kind, in words."""
         counts = {
             "added": self.added,
             "changed": self.changed,
@@ -135,7 +135,7 @@ class Index:
         waiting: list[tuple[Document, list[Passage]]] = []
         written = time.monotonic()
         for file, read in read_each(files, before, progress=progress):
-            if isinstance(read, Unread):
+            if isinstance(read, UnreadFile):
                 unread.append(read)
             elif read is None:
                 found["kept"].append(file.id)
@@ -161,7 +161,7 @@ class Index:
         )
 
     def passages(self) -> tuple[Passage, ...]:
-        """Give all passages, in the order of files and within them. It blocks."""
+        """Return all passages, in the order of files and within them. It blocks."""
         with self._open() as database:
             rows = database.execute(
                 "select document, title, start, page, text from passages "
@@ -180,7 +180,7 @@ class Index:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Sequence[float]]:
-        """Give the vector of each passage; those that the index has not yet are made and kept.
+        """Return the vector of each passage; missing ones are computed and stored.
 
         Args:
             passages: Of this index.
@@ -200,20 +200,20 @@ class Index:
             batch = lacking[begin : begin + BATCH]
             if progress is not None:
                 progress(len(passages) - len(lacking) + begin, len(passages))
-            made = (await endpoint.embed([searched(each) for each in batch], context)).vectors
+            made = (await endpoint.embed([searched_text(each) for each in batch], context)).vectors
             pairs = [(each, array("f", v)) for each, v in zip(batch, made, strict=True)]
             await asyncio.to_thread(self._keep_vectors, endpoint.model, pairs)
             known |= {passage.id: vector for passage, vector in pairs}
         return [known[passage.id] for passage in passages]
 
     def _known(self, form: str) -> dict[str, str]:
-        """Give the SHA-256 of each file, by its id; none of those that were split otherwise."""
+        """Return the SHA-256 of each file by id; empty for files that were split in another way."""
         with self._open() as database:
             select = "select id, case form when ? then digest else '' end from files"
             return {_text(file): digest for file, digest in database.execute(select, (form,))}
 
     def _replace(self, read: Iterable[tuple[Document, Sequence[Passage]]], form: str) -> None:
-        """Write files in the place of what was there of them."""
+        """Replace the stored passages of files."""
         with self._open() as database:
             for document, passages in read:
                 _remove(database, [document.id])
@@ -227,7 +227,7 @@ class Index:
                 )
 
     def _kept_vectors(self, model: str) -> dict[str, array[float]]:
-        """Give the vectors that a model made, by the id of their passage."""
+        """Return a model's vectors, by id of the passage."""
         with self._open() as database:
             select = "select document, start, vector from vectors where model = ?"
             rows = database.execute(select, (model,))
@@ -237,7 +237,7 @@ class Index:
             return found
 
     def _keep_vectors(self, model: str, vectors: Sequence[tuple[Passage, array[float]]]) -> None:
-        """Write vectors of passages; of a passage that has changed since then, none."""
+        """Store vectors of passages; skip passages that have changed since."""
         with self._open() as database:
             database.executemany(
                 "insert or replace into vectors select ?, document, start, ? from passages "
@@ -250,7 +250,7 @@ class Index:
 
     @contextmanager
     def _open(self) -> Generator[sqlite3.Connection]:
-        """Open the file for one transaction; what is read is checked in it.
+        """Open the file for one transaction, in which rows are checked.
 
         SQLite keeps any type in any column: rows that hold what no index does are refused.
         """
@@ -258,23 +258,23 @@ class Index:
             if self.path is None:
                 with self._lock:
                     if self._memory is None:
-                        self._memory = self._connected(":memory:")
+                        self._memory = self._connect(":memory:")
                         finalize(self, self._memory.close).atexit = False
                     with self._memory:
                         yield self._memory
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             make_private(self.path)
-            connection = self._connected(str(self.path))
+            connection = self._connect(str(self.path))
             try:
                 with connection:
                     yield connection
             finally:
                 connection.close()
         except (sqlite3.Error, OSError, TypeError, ValueError) as error:
-            raise ConfigError(f"the index {self.path} {_fault(error)}") from error
+            raise ConfigError(f"the index {self.path} {_explain(error)}") from error
 
-    def _connected(self, path: str) -> sqlite3.Connection:
+    def _connect(self, path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=False)
         try:
             self._check_version(connection)
@@ -308,7 +308,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _fault(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"can't be kept there: {error.strerror or error}"
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it is no index
@@ -365,28 +365,31 @@ class Indexed(Retriever):
         return (await (await self._retriever(context)).run(request, context)).output
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
-        """Give all passages of an index that is up to date."""
+        """Return all passages of an index that is up to date."""
         return await (await self._retriever(context)).all(context)
 
     async def _retriever(self, context: RunContext) -> Retriever:
-        changes, retriever = self._ready or await self._prepared(context)
+        changes, retriever = self._ready or await self._prepare(context)
         for unread in changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")
         if (more := len(changes.unread) - _SHOWN) > 0:
             context.note("failed", f"not read: {more} more files")
         return retriever
 
-    async def _prepared(self, context: RunContext) -> tuple[Changes, Retriever]:
+    async def _prepare(self, context: RunContext) -> tuple[Changes, Retriever]:
         late = f"{self.name}: the time given to the run was up before its documents were read"
         async with time_limit(context.remaining_s(), late):
-            changes, by_words = await asyncio.wrap_future(self._read())
+            changes, by_words = await asyncio.wrap_future(self._start_reading())
             async with self._lock.hold(None):
-                return self._ready or (changes, await self._over(changes, by_words, context))
+                return self._ready or (
+                    changes,
+                    await self._build_retriever(changes, by_words, context),
+                )
 
-    def _read(self) -> Future[tuple[Changes, BM25]]:
-        """Give the reading that goes on or is over, or begin one; it is no run's own.
+    def _start_reading(self) -> Future[tuple[Changes, BM25]]:
+        """Return the current reading, or start one; runs share it.
 
-        One that failed is begun anew.
+        A failed one is started again.
         """
         reading = self._reading
         if reading is None or (reading.done() and reading.exception() is not None):
@@ -400,20 +403,22 @@ class Indexed(Retriever):
             changes = Changes() if self.sources is None else self.index.update(self.sources)
             passages = self.index.passages()
             if not passages:
-                raise ConfigError(self._nothing(changes))
+                raise ConfigError(self._nothing_found(changes))
             reading.set_result((changes, BM25(passages, top_k=self.top_k)))
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
             reading.set_exception(error)
 
-    def _nothing(self, changes: Changes) -> str:
+    def _nothing_found(self, changes: Changes) -> str:
         given = self.sources if self.sources is not None else self.index.path or ()
         paths = [given] if isinstance(given, str | Path) else given
         where = ", ".join(map(str, paths)) or "no documents: name the files or folders to read"
         reasons = "; ".join(map(str, changes.unread[:_SHOWN]))
         return f"{self.name}: there is nothing to search in {where}" + (reasons and f": {reasons}")
 
-    async def _over(self, changes: Changes, by_words: BM25, context: RunContext) -> Retriever:
-        """Make what searches in what was read, and keep it; without vectors it is for this run."""
+    async def _build_retriever(
+        self, changes: Changes, by_words: BM25, context: RunContext
+    ) -> Retriever:
+        """Build the retriever, and keep it; without vectors it serves this run alone."""
         found, passages = by_words, by_words.passages
         if self.endpoint is not None:
             try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from moa._json import object_of
 from moa.agents.base import Limits
 from moa.context import RunContext
 from moa.documents import Passage, Passages
@@ -24,7 +25,7 @@ class FromLangChain(Retriever):
     `start_index` are read, where they are there.
 
     Args:
-        retriever: Any `BaseRetriever`.
+        retriever: A `BaseRetriever`.
         top_k: Maximum number of passages to give; the rest of what it finds is left.
         limits: See `Limits`.
 
@@ -55,7 +56,7 @@ class FromLangChain(Retriever):
 
 
 def _passage(document: LangChainDocument) -> Passage:
-    metadata: dict[str, Any] = dict(document.metadata)
+    metadata = object_of(document.metadata)
     source = str(metadata.get("source") or document.id or "")
     page, start = metadata.get("page"), metadata.get("start_index")
     return Passage(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from operator import itemgetter
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from moa._async import gather
 from moa._text import UNSPACED, words_in
@@ -19,6 +19,12 @@ from moa.documents import Passage, Passages
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, require_package
 from moa.node import Node, Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from moa.decisions.arrays import Floats
 
 TOP_K = 5
 _RANK = 60
@@ -43,7 +49,7 @@ class Retriever(TypedNode[Text | str, Passages]):
         self.top_k = top_k
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
-        """Give all passages that it searches; `None` where it can't say."""
+        """Return all passages that it searches; `None` where it can't say."""
         del context
         return None
 
@@ -73,7 +79,7 @@ class BM25(Retriever):
         self.passages = tuple(passages)
 
     async def all(self, context: RunContext) -> tuple[Passage, ...]:
-        """Give all passages."""
+        """Return all passages."""
         del context
         return self.passages
 
@@ -83,18 +89,19 @@ class BM25(Retriever):
         return await asyncio.to_thread(self.best, str(request), top_k=self.top_k)
 
     def best(self, query: str, *, top_k: int) -> Passages:
-        """Give the best passages. It blocks."""
-        known, model = self._index
+        """Return the best passages. It blocks."""
+        known, score = self._index
         ids = [known[word] for word in words(query) if word in known]
-        scores: list[float] = model.get_scores_from_ids(ids).tolist() if ids else []
+        scores: list[float] = score(ids).tolist() if ids and score else []
         found = by_score(self.passages, scores)[:top_k]
         return Passages(passages=tuple(passage for passage, score in found if score > 0))
 
     @cached_property
-    def _index(self) -> tuple[Mapping[str, int], Any]:
+    def _index(self) -> tuple[Mapping[str, int], Callable[[list[int]], Floats] | None]:
+        """Number the words, and return the function that scores all passages by such numbers."""
         known: dict[str, int] = {}
         ids = [
-            [known.setdefault(word, len(known)) for word in words(searched(passage))]
+            [known.setdefault(word, len(known)) for word in words(searched_text(passage))]
             for passage in self.passages
         ]
         if not known:
@@ -104,10 +111,10 @@ class BM25(Retriever):
             require_package("bm25s", extra="local", purpose="to search by words"),
             warnings.catch_warnings(action="ignore"),
         ):
-            bm25s: Any = import_module("bm25s")
+            bm25s = import_module("bm25s")
         model = bm25s.BM25()
         model.index((ids, known), show_progress=False)
-        return known, model
+        return known, model.get_scores_from_ids
 
 
 class Dense(Retriever):
@@ -145,7 +152,7 @@ class Dense(Retriever):
         self._vectors = vectors
 
     async def all(self, context: RunContext) -> tuple[Passage, ...]:
-        """Give all passages."""
+        """Return all passages."""
         del context
         return self.passages
 
@@ -165,8 +172,8 @@ class Dense(Retriever):
         return Passages(passages=tuple(passage for passage, _ in found))
 
     @cached_property
-    def _matrix(self) -> Any:
-        return normalised(self._vectors)
+    def _matrix(self) -> NDArray[np.float32]:
+        return normalise(self._vectors)
 
 
 class Hybrid(Retriever):
@@ -197,7 +204,7 @@ class Hybrid(Retriever):
             raise ConfigError(f"{self.name} has no retriever to ask")
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
-        """Give the passages of all, each once; `None` where one of them can't say."""
+        """Return the passages of all, each once; `None` where one of them can't say."""
         found: dict[Passage, None] = {}
         for retriever in self.retrievers:
             given = await retriever.all(context) if isinstance(retriever, Retriever) else None
@@ -221,19 +228,19 @@ class Hybrid(Retriever):
         failures = [each for each in found if isinstance(each, MoaError)]
         if not rankings:
             raise failures[0]
-        return fused(rankings, top_k=self.top_k)
+        return fuse(rankings, top_k=self.top_k)
 
 
-def fused(rankings: Sequence[Passages], *, top_k: int) -> Passages:
+def fuse(rankings: Sequence[Passages], *, top_k: int) -> Passages:
     """Fuse rankings: each passage has the sum of 1 / (60 + its rank) over them."""
     ranks = [
         {passage: rank for rank, passage in enumerate(ranking.passages, 1)} for ranking in rankings
     ]
-    return Passages(passages=fused_ranks(ranks)[:top_k])
+    return Passages(passages=fuse_ranks(ranks)[:top_k])
 
 
-def fused_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...]:
-    """Fuse rankings, ranks from 1 by passage, of which several may share one; the best first."""
+def fuse_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...]:
+    """Fuse rankings (ranks from 1 by passage, ties allowed); the best first."""
     scores: dict[Passage, float] = {}
     for ranking in rankings:
         for passage, rank in ranking.items():
@@ -242,12 +249,12 @@ def fused_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...
 
 
 def by_score(passages: Sequence[Passage], scores: Sequence[float]) -> list[tuple[Passage, float]]:
-    """Give passages with their scores, the best first; without scores there are none."""
+    """Return passages with their scores, the best first; without scores none."""
     return sorted(zip(passages, scores, strict=False), key=itemgetter(1), reverse=True)
 
 
-def searched(passage: Passage) -> str:
-    """Give what a passage is found by: its text, under the title of its document."""
+def searched_text(passage: Passage) -> str:
+    """Return the searched text of a passage: its text under the title of its document."""
     return f"{passage.title}\n{passage.text}"
 
 
@@ -264,7 +271,7 @@ def words(text: str) -> list[str]:
     return found
 
 
-def normalised(vectors: Sequence[Sequence[float]]) -> Any:
+def normalise(vectors: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     """Put vectors into an array of rows of length 1."""
     from moa.decisions.arrays import np  # which says what is missing
 
@@ -272,6 +279,6 @@ def normalised(vectors: Sequence[Sequence[float]]) -> Any:
     return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
 
 
-def similarities(matrix: Any, vector: Sequence[float]) -> list[float]:
-    """Cosine of a vector with each row of an array that `normalised` made."""
-    return (matrix @ normalised([vector])[0]).tolist()
+def similarities(matrix: NDArray[np.float32], vector: Sequence[float]) -> list[float]:
+    """Cosine of a vector with each row of an array that `normalise` made."""
+    return (matrix @ normalise([vector])[0]).tolist()

@@ -1,4 +1,4 @@
-"""Sentences: where each sentence of a text begins, and how long a text is to be."""
+"""Sentences of a text, and the length that is asked for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ORDINAL = re.compile(
 _MOST, _LEAST = 1.15, 0.6
 """Shares of the words asked for between which a text is as long as was asked."""
 _LONGEST = 12
-"""Characters of an abbreviation, and what stands before it."""
+"""Characters of an abbreviation with the text before it."""
 
 
 def sentences(text: str) -> list[tuple[int, str]]:
@@ -46,9 +46,9 @@ def sentences(text: str) -> list[tuple[int, str]]:
     begin = 0
     for end in _END.finditer(text):
         if end.end() > begin and _ends(text, end):
-            found += _stripped(text, begin, end.end())
+            found += _strip(text, begin, end.end())
             begin = end.end()
-    return found + _stripped(text, begin, len(text))
+    return found + _strip(text, begin, len(text))
 
 
 def _ends(text: str, end: re.Match[str]) -> bool:
@@ -62,14 +62,14 @@ def _ends(text: str, end: re.Match[str]) -> bool:
     )
 
 
-def _stripped(text: str, begin: int, end: int) -> list[tuple[int, str]]:
+def _strip(text: str, begin: int, end: int) -> list[tuple[int, str]]:
     piece = text[begin:end]
     start = begin + len(piece) - len(piece.lstrip())
     return [(start, piece.strip())] if piece.strip() else []
 
 
 class Length(Frozen):
-    """How long a text is to be. Without a number, any length will do."""
+    """The length asked of a text. Without a number, any length will do."""
 
     words: int | None = Field(default=None, gt=0)
     """About so many words: from 60 % to 115 % of them are. Of writing without spaces, as Chinese
@@ -80,25 +80,24 @@ class Length(Frozen):
     def __str__(self) -> str:
         parts: list[str] = []
         if self.sentences is not None:
-            parts.append(_counted(self.sentences, "sentence"))
+            parts.append(_format_count(self.sentences, "sentence"))
         if self.words is not None:
-            parts.append(f"about {_counted(self.words, 'word')}")
+            parts.append(f"about {_format_count(self.words, 'word')}")
         return " and ".join(parts)
 
     def fault(self, text: str) -> str | None:
-        """Say in words how a text misses the length; `None` where it keeps to it."""
+        """Describe how a text misses the length; return `None` if it fits."""
         count = word_count(text)
         if self.words is not None and not _LEAST <= count / self.words <= _MOST:
-            return f"it has {_counted(count, 'word')}, and about {self.words} are asked for"
+            return f"it has {_format_count(count, 'word')}, and about {self.words} are asked for"
         there = len(sentences(text)) if self.sentences is not None else 0
         if self.sentences is not None and there > self.sentences:
-            return (
-                f"it has {_counted(there, 'sentence')}, and at most {self.sentences} are asked for"
-            )
+            has = _format_count(there, "sentence")
+            return f"it has {has}, and at most {self.sentences} are asked for"
         return None
 
     def shortfall(self, text: str) -> str | None:
-        """Say in words that a text is too short; `None` where it isn't."""
+        """Describe that a text is too short; return `None` if it isn't."""
         return None if self.too_long(text) else self.fault(text)
 
     def miss(self, text: str) -> int:
@@ -106,13 +105,13 @@ class Length(Frozen):
         return abs(word_count(text) - (self.words or 0))
 
     def too_long(self, text: str) -> bool:
-        """Whether a text is longer than was asked, shorter ones being no fault."""
+        """Return True if a text is too long; a short one is not."""
         if self.words is not None and word_count(text) > self.words * _MOST:
             return True
         return self.sentences is not None and len(sentences(text)) > self.sentences
 
     def cut(self, text: str) -> str:
-        """Cut a text that is too long at the end of a sentence; its first sentence always stays."""
+        """Cut a long text at the end of a sentence; the first sentence always stays."""
         ends = [start + len(sentence) for start, sentence in sentences(text)]
         if not ends:
             return text
@@ -128,5 +127,5 @@ class Length(Frozen):
         return text[: ends[bisect_left(several, True, key=exceeds)]]
 
 
-def _counted(number: int, unit: str) -> str:
+def _format_count(number: int, unit: str) -> str:
     return f"{number} {unit}" if number == 1 else f"{number} {unit}s"

@@ -1,4 +1,4 @@
-"""Calibrations in use: with the endpoints of here, and on rows that may be odd."""
+"""Calibrations in use: connected to endpoints, and checked against odd rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _RARE = 0.05
 """A smaller share of a language may be the detector's error."""
 
 
-def connected(calibration: Calibration, endpoint: Endpoint) -> CalibratedDecider:
-    """Give a calibration what it reads from here: an endpoint, and what this machine has."""
+def connect(calibration: Calibration, endpoint: Endpoint) -> CalibratedDecider:
+    """Connect a calibration to an endpoint, and to the sources of this machine."""
     return CalibratedDecider(calibration, calibration.question.question(), sources_of(endpoint))
 
 
 def next_look(file: Path, task: str) -> int:
-    """Tell which look at growing rows a calibration is, from 1 on.
+    """Return the number of the next look at growing rows, from 1 on.
 
     The file that it replaces counts the looks before, where it is one for the same task.
     """
@@ -40,12 +40,12 @@ def next_look(file: Path, task: str) -> int:
 
 
 def detector() -> Detect | None:
-    """Give what tells the language of a text; `None` where it is not installed."""
+    """Return the language detector; `None` if it is not installed."""
     return language_of if can_detect() else None
 
 
 def languages(texts: Sequence[str]) -> dict[str, float]:
-    """Give the share of each language in some of the texts; empty where none can be told."""
+    """Return the share of each language in some of the texts; empty without a detector."""
     detect = detector()
     if detect is None:
         return {}
@@ -54,7 +54,7 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
 
 
 def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
-    """Say in a sentence that texts are in another language than those of a calibration."""
+    """Return a warning if texts are in another language than those of a calibration."""
     here = languages(texts)
     known = {name for name, share in was.items() if share >= _RARE}
     new = {name: share for name, share in here.items() if name not in known and share >= _RARE}
@@ -69,7 +69,7 @@ def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
 
 
 def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str]:
-    """Say in sentences why figures of a calibration on such rows say little of others."""
+    """Yield reasons why figures on such rows say little of other rows."""
     made_from = calibration.data
     if made_from is None:
         return

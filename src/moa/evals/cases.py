@@ -1,4 +1,4 @@
-"""Cases: rows of data as requests with what is expected, and what designs answer to them."""
+"""Cases: requests with the expected answers, and the answers of designs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
 from moa._files import Existing, LineFile
+from moa._json import is_mapping
 from moa.batch import Item, faults_of, map_rows
 from moa.calibration.acceptance import confidence_of, text_of
 from moa.calibration.features import Progress
@@ -24,11 +25,11 @@ from moa.rows import Format, typed
 from moa.usage import Usage
 
 DataKind = Literal["labels", "texts"]
-"""Whether designs are measured by the label they give, or by the text they write."""
+"""Designs are measured by their labels, or by their texts."""
 
 
 class Case(Frozen):
-    """A request, and what is expected as its answer: a label, or a text that would be a good reply.
+    """A request with its expected answer: a label, or a good reply.
 
     Of a row it reads `text`, `prompt` or `question`, and `label`, `reference` or `answer`.
     """
@@ -43,18 +44,18 @@ class Case(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, row: Mapping[str, object]) -> Mapping[str, object]:
+    def _drop_empty(cls, row: Mapping[str, object]) -> Mapping[str, object]:
         return {name: value for name, value in row.items() if value not in (None, "")}
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_complete(self) -> Self:
         if self.label is None and self.reference is None:
             raise ValueError("a row to compare on needs a 'label' or a 'reference'")
         return self
 
     @property
     def kind(self) -> DataKind:
-        """What designs are measured by."""
+        """Kind of answer that designs are measured by."""
         return "texts" if self.label is None else "labels"
 
     @property
@@ -122,7 +123,7 @@ def _of_one_kind(cases: Sequence[Case]) -> Data:
 
 
 class DesignAnswer(Frozen):
-    """One answer of a design, as it is kept in a cache of answers."""
+    """One answer of a design, as a cache of answers stores it."""
 
     text: str | None
     """The label it gave, or the text it wrote; `None` where it failed."""
@@ -140,32 +141,43 @@ class DesignAnswer(Frozen):
 
     @classmethod
     def of(cls, item: Item[object]) -> DesignAnswer:
-        """Read what a design made of a case."""
+        """Read the answer of a design to a case."""
         error, output, text = item.error, item.output, None
         if error is None:
             try:
                 text = answer_text(output)
             except MoaError as problem:
                 error = problem
-        spent = taken(item.usage, item.seconds)
+        spent = _spent(item.usage, item.seconds)
         if error is not None:
             return cls(text=None, error=f"{type(error).__name__}: {error}", **spent)
         accepted = getattr(item.result, "accepted", getattr(output, "accepted", None))
-        probabilities = getattr(output, "probabilities", None)
-        if not isinstance(probabilities, Mapping):
+        probabilities: object = getattr(output, "probabilities", None)
+        if not is_mapping(probabilities):
             answers = list(answers_in(output).values())
             probabilities = answers[0].probabilities if len(answers) == 1 else {}
         return cls(
             text=text,
-            probabilities=dict(cast("Mapping[str, float]", probabilities)),
+            probabilities={
+                str(name): p for name, p in probabilities.items() if isinstance(p, int | float)
+            },
             confidence=confidence_of(output),
             accepted=accepted if isinstance(accepted, bool) else None,
             **spent,
         )
 
 
-def taken(usage: Usage, seconds: float) -> dict[str, Any]:
-    """Give what an answer took, as the fields of `DesignAnswer`."""
+class _Spent(TypedDict):
+    """The fields of `DesignAnswer` that say what it took."""
+
+    seconds: float
+    calls: int
+    llm_calls: int
+    tokens: int
+    cost: float | None
+
+
+def _spent(usage: Usage, seconds: float) -> _Spent:
     total, by_tier = usage.total, usage.by_tier()
     return {
         "seconds": seconds,
@@ -190,13 +202,13 @@ def answer_text(output: object) -> str:
 
 
 class Cache:
-    """Answers that were given already, in a file of JSON lines; only good ones are kept.
+    """Good answers of earlier runs, in a file of JSON lines.
 
     Args:
         path: The file, see `LineFile`; `None` keeps nothing.
         existing: What is done with answers that the file has.
-        setup: Whatever the answers of each design depend on beside its name and the request, such
-            as the configuration: answers of another setup are not taken up.
+        setup: Settings of each design that change its answers, such as the configuration:
+            answers of another setup are ignored.
     """
 
     def __init__(
@@ -219,11 +231,11 @@ class Cache:
                 raise self._file.line_error(number) from error
 
     def get(self, design: str, request: str) -> DesignAnswer | None:
-        """Give an answer that was given already."""
+        """Return the answer of an earlier run."""
         return self._known.get(self._key(design, request))
 
     def put(self, design: str, request: str, answer: DesignAnswer) -> None:
-        """Keep an answer: it is on disk when this returns."""
+        """Store an answer: it is on disk when this returns."""
         key = self._key(design, request)
         self._known[key] = answer
         if self._file is not None:
@@ -249,7 +261,7 @@ async def answers_of(
     concurrency: int,
     progress: Progress | None = None,
 ) -> list[DesignAnswer]:
-    """Give the answers of a design to all cases, in their order.
+    """Return the answers of a design to all cases, in their order.
 
     A case that fails has an answer without a text, which says why. It is asked again next time. A
     design that can't work at all, such as with a calibration of another model, is an error.

@@ -30,7 +30,7 @@ from moa.evals.metrics import (
     mcnemar,
     mean_of,
     metric_for,
-    ranked,
+    rank_answers,
     stats,
 )
 from moa.mixing.judges import Candidates, Listwise
@@ -46,19 +46,19 @@ _POINTS = 101
 _JUDGED_AT_ONCE = 8
 
 
-class Against(Frozen):
-    """A design beside the reference, on the same cases."""
+class DifferenceToReference(Frozen):
+    """The difference of a design to the reference, on the same cases."""
 
     reference: str
     difference: Interval
-    """How much better it is; with 95 % confidence this holds of all designs together."""
+    """Lead over the reference, at 95 % confidence for all designs together."""
     p: float | None
     """McNemar's exact test, of this design by itself; `None` where answers are not just right or
     wrong."""
 
 
 class DesignReport(Frozen):
-    """What one design reached, and what it took."""
+    """Quality and cost of one design."""
 
     name: str
     answered: int
@@ -76,17 +76,17 @@ class DesignReport(Frozen):
     llm_calls: float
     """A case, on average."""
     seconds_mean: float
-    """Of the cases with an answer, as the next."""
+    """Mean over the cases with an answer; the next figure too."""
     seconds_p95: float
     """95th percentile, by nearest rank."""
-    against: Against | None = None
+    against: DifferenceToReference | None = None
     """`None` for the reference itself."""
     pays: bool | None = None
-    """Whether it is worth having; `None` where only a user can weigh loss against cost, or where
-    the cases are too few to tell."""
+    """True if it is worth its cost; `None` if only the user can weigh loss against cost, or if
+    the cases are too few."""
     verdict: str = ""
     error: str | None = None
-    """Of the first case without an answer."""
+    """Error of the first case without an answer."""
 
 
 class Point(Frozen):
@@ -104,7 +104,7 @@ class Comparison(Frozen):
 
     kind: DataKind
     metric: str
-    """What quality is: `accuracy`, or the text metric."""
+    """The metric of `quality`: `accuracy`, or the text metric."""
     n: int
     reference: str
     budget: float | None
@@ -121,7 +121,7 @@ class Comparison(Frozen):
     accepts comes first, then the surest first."""
 
     def design(self, name: str) -> DesignReport:
-        """Give what one design reached."""
+        """Return the report of one design."""
         return {design.name: design for design in self.designs}[name]
 
     @property
@@ -147,7 +147,7 @@ class Comparison(Frozen):
         return [
             design.name,
             f"{quality.value:.3f} ({quality.low:.3f}-{quality.high:.3f})",
-            "-" if design.against is None else _apart(design.against),
+            "-" if design.against is None else _format_difference(design.against),
             *labels,
             "unknown" if design.cost is None else f"{design.cost:.4f}",
             f"{design.llm_calls:.2f}",
@@ -163,11 +163,11 @@ class Comparison(Frozen):
         lines = [
             f"{self.n} cases{budget}. Intervals are at 95 % confidence.",
             "",
-            _row(self.columns),
-            _row(["---"] * len(self.columns)),
-            *(_row(self.cells(design)) for design in self.designs),
+            _markdown_row(self.columns),
+            _markdown_row(["---"] * len(self.columns)),
+            *(_markdown_row(self.cells(design)) for design in self.designs),
             "",
-            *(f"* **{_escaped(design.name)}**: {design.verdict}." for design in self.designs),
+            *(f"* **{_escape(design.name)}**: {design.verdict}." for design in self.designs),
         ]
         return "\n".join(lines) + "\n"
 
@@ -181,24 +181,24 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _apart(against: Against) -> str:
+def _format_difference(against: DifferenceToReference) -> str:
     apart, p = against.difference.value, against.p
     if p is None:
         return f"{apart:+.3f}"
     return f"{apart:+.3f} ({'p<0.001' if p < 0.001 else f'p={p:.3f}'})"
 
 
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(map(_escaped, cells))} |"
+def _markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(map(_escape, cells))} |"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
 async def compare(
     rows: Iterable[Mapping[str, object]] | Data,
-    designs: Mapping[str, Node[Any, Any]],
+    designs: Mapping[str, Node[Any, object]],
     *,
     metric: str | None = None,
     judge: Endpoint | None = None,
@@ -212,7 +212,7 @@ async def compare(
     concurrency: int = 8,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Let designs answer the same rows, and say what each reaches, what it takes, and if it pays.
+    """Let designs answer the same rows; report the quality and cost of each, and whether it pays.
 
     Args:
         rows: With `text` or `prompt`, and `label` or `reference`; or what
@@ -229,8 +229,7 @@ async def compare(
         strict: Whether a call without a price is an error, before it is made.
         cache: File of answers; `None` keeps none.
         existing: What is done with answers that it has.
-        setup: What the answers of each design depend on beside its name and the rows; see
-            `moa.evals.cases.Cache`.
+        setup: Settings of each design that change its answers; see `moa.evals.cases.Cache`.
         concurrency: Maximum number of cases that a design works on at once.
         progress: Told how far each design is.
 
@@ -242,11 +241,11 @@ async def compare(
     """
     stats()  # before anything is asked, so that nothing is paid for in vain
     data = rows if isinstance(rows, Data) else cases_of(rows)
-    main = _reference(designs, reference)
+    main = _choose_reference(designs, reference)
     parts = len(designs) + (metric == "judge")
-    metric = _metric(data, metric, judge)
+    metric = _choose_metric(data, metric, judge)
     each = None if budget_usd is None else budget_usd / parts
-    judging = _context(each, strict)
+    judging = _new_context(each, strict)
     answers: dict[str, list[DesignAnswer]] = {}
     scores: dict[str, Floats] = {}
     with closing(Cache(cache, existing=existing, setup=setup)) as kept:
@@ -256,15 +255,15 @@ async def compare(
                 node,
                 data.cases,
                 cache=kept,
-                context=_context(each, strict),
+                context=_new_context(each, strict),
                 concurrency=concurrency,
                 progress=progress,
             )
-            scores[name] = await _scored(metric, data.cases, given, judge, judging)
-    return _compared(data, metric, answers, scores, reference=main, risk=risk, budget=each)
+            scores[name] = await _score_answers(metric, data.cases, given, judge, judging)
+    return _build_comparison(data, metric, answers, scores, reference=main, risk=risk, budget=each)
 
 
-def _compared(
+def _build_comparison(
     data: Data,
     metric: str,
     answers: Mapping[str, Sequence[DesignAnswer]],
@@ -274,12 +273,12 @@ def _compared(
     risk: float,
     budget: float | None,
 ) -> Comparison:
-    found = [_design(name, answers[name], scores[name], data, risk) for name in answers]
+    found = [_report_on(name, answers[name], scores[name], data, risk) for name in answers]
     binary = metric in ("accuracy", "exact", "numeric")
     reliability: dict[str, list[tuple[float, float, int]]] = {}
     coverage: dict[str, list[tuple[float, float]]] = {}
     for name, given in answers.items():
-        sure, order, correct = confidences(given), ranked(given), scores[name] == 1.0
+        sure, order, correct = confidences(given), rank_answers(given), scores[name] == 1.0
         if sure is None or order is None:
             continue
         bins = bins_of(sure)
@@ -295,18 +294,18 @@ def _compared(
         n=len(data.cases),
         reference=reference,
         budget=budget,
-        designs=ruled(found, scores, reference, binary=binary),
-        curve=_curve(answers, scores),
+        designs=judge_designs(found, scores, reference, binary=binary),
+        curve=_trace_curve(answers, scores),
         reliability=reliability,
         coverage=coverage,
     )
 
 
-def _context(cost: float | None, strict: bool) -> RunContext:
+def _new_context(cost: float | None, strict: bool) -> RunContext:
     return RunContext(budget=Budget(cost=cost, strict=strict), keep_notes=False)
 
 
-def _reference(designs: Mapping[str, object], wanted: str | None) -> str:
+def _choose_reference(designs: Mapping[str, object], wanted: str | None) -> str:
     if not designs:
         raise ConfigError("there is no design to compare")
     if wanted is not None and wanted not in designs:
@@ -314,7 +313,7 @@ def _reference(designs: Mapping[str, object], wanted: str | None) -> str:
     return wanted or (REFERENCE if REFERENCE in designs else next(iter(designs)))
 
 
-def _metric(data: Data, wanted: str | None, judge: Endpoint | None) -> str:
+def _choose_metric(data: Data, wanted: str | None, judge: Endpoint | None) -> str:
     if data.kind == "labels":
         if wanted not in (None, "accuracy"):
             raise ConfigError(f"rows with labels are compared by accuracy, not by {wanted!r}")
@@ -328,16 +327,16 @@ def _metric(data: Data, wanted: str | None, judge: Endpoint | None) -> str:
     return metric
 
 
-async def _scored(
+async def _score_answers(
     metric: str,
     cases: Sequence[Case],
     answers: Sequence[DesignAnswer],
     judge: Endpoint | None,
     context: RunContext,
 ) -> Floats:
-    """Score each answer from 0 to 1, by its case's reference or, where a judge does, beside it.
+    """Score each answer from 0 to 1, by the reference, or by a judge who sees both.
 
-    A missing one has 0; one that the judge gives no verdict on is not a number.
+    A missing answer scores 0; one without the judge's verdict NaN.
     """
     score = TEXT_METRICS.get(metric, lambda text, expected: float(text == expected))
     picks = Listwise(judge) if metric == "judge" and judge is not None else None
@@ -362,7 +361,7 @@ async def _scored(
     return np.array(await map_async(one, pairs, max_concurrency=_JUDGED_AT_ONCE))
 
 
-def _design(
+def _report_on(
     name: str, answers: Sequence[DesignAnswer], scores: Floats, data: Data, risk: float
 ) -> DesignReport:
     expected = [case.expected for case in data.cases]
@@ -384,13 +383,13 @@ def _design(
     )
 
 
-def ruled(
+def judge_designs(
     designs: Sequence[DesignReport], scores: Mapping[str, Floats], main: str, *, binary: bool
 ) -> tuple[DesignReport, ...]:
-    """Say of each design how far it is from the reference, and whether it pays.
+    """Compare each design with the reference, and judge whether it pays.
 
-    By the scores of each on the same cases, not a number where there is none; `binary` are those
-    of which a case is right or wrong, and nothing between.
+    Scores are of the same cases, NaN if missing; `binary` ones are right or wrong, and nothing
+    between.
     """
     reference = next(design for design in designs if design.name == main)
     found: list[DesignReport] = []
@@ -402,25 +401,25 @@ def ruled(
             theirs = scores[other.name]
             both = ~np.isnan(mine) & ~np.isnan(theirs)
             lead[other.name] = difference(mine[both], theirs[both], together=len(others))
-        pays, sentence = ruling(design, others, reference, lead)
+        pays, sentence = judge_design(design, others, reference, lead)
         against = None
         if design is not reference:
             p = mcnemar(mine == 1.0, scores[main] == 1.0) if binary else None
-            against = Against(reference=main, difference=lead[main], p=p)
+            against = DifferenceToReference(reference=main, difference=lead[main], p=p)
         update = {"against": against, "pays": pays, "verdict": sentence}
         found.append(design.model_copy(update=update))
     return tuple(found)
 
 
-def ruling(
+def judge_design(
     design: DesignReport,
     others: Sequence[DesignReport],
     reference: DesignReport,
     lead: Mapping[str, Interval],
 ) -> tuple[bool | None, str]:
-    """Say whether a design pays, and why, by how much better it is than each of the others.
+    """Judge whether a design pays, and why, by its lead over each of the others.
 
-    `None`: that is for the user to weigh, or the cases are too few to tell.
+    `None`: the user has to weigh it, or the cases are too few.
     """
     if design.name == reference.name:
         return None, "what the others are compared with"
@@ -432,12 +431,12 @@ def ruling(
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
         said = f"doesn't pay: {best.name} is cheaper, and {how} ({lead[best.name].signed}"
         return False, f"{said} against it). Use {best.name}"
-    return _beside(lead[reference.name], design, reference)
+    return _judge_against(lead[reference.name], design, reference)
 
 
 def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
-    """Give what a design costs as a multiple of another; `None` where neither prices nor calls
-    to large models tell.
+    """Return the cost of a design as a multiple of another's; `None` if neither prices nor calls
+    to large models are known.
     """
     if design.cost is not None and other.cost:
         return design.cost / other.cost
@@ -448,10 +447,10 @@ def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
 
 
 def pays(lead: Interval, ratio: float | None) -> bool | None:
-    """Say whether a design pays beside another one: what costs more has to be shown to be better.
+    """Judge whether a design pays against another one: a dearer one has to be shown to be better.
 
-    By how much better it is, and its cost as a multiple of the other's, if that is known. `None`
-    where it rests on what a loss is worth, or can't be told yet.
+    Takes its lead, and its cost as a multiple of the other's, if known. `None` if that depends
+    on the worth of a loss, or can't be told yet.
     """
     saves = ratio is not None and ratio < 1.0
     if lead.low > 0.0 or (saves and lead.low > -MARGIN and lead.high >= 0.0):
@@ -459,10 +458,10 @@ def pays(lead: Interval, ratio: float | None) -> bool | None:
     return None if saves else False
 
 
-def _beside(
+def _judge_against(
     lead: Interval, design: DesignReport, reference: DesignReport
 ) -> tuple[bool | None, str]:
-    name, apart, cost = reference.name, lead.signed, _cost(design, reference)
+    name, apart, cost = reference.name, lead.signed, _format_cost(design, reference)
     found = pays(lead, cost_ratio(design, reference))
     if lead.low > 0.0:
         said = f"pays: better than {name} by {apart}, {cost}"
@@ -482,7 +481,7 @@ def _beside(
     return found, said
 
 
-def _cost(design: DesignReport, reference: DesignReport) -> str:
+def _format_cost(design: DesignReport, reference: DesignReport) -> str:
     ratio = cost_ratio(design, reference)
     if ratio is None:
         return "at a cost that is not known"
@@ -492,12 +491,12 @@ def _cost(design: DesignReport, reference: DesignReport) -> str:
     return f"at {share} the {what}"
 
 
-def _curve(
+def _trace_curve(
     answers: Mapping[str, Sequence[DesignAnswer]], scores: Mapping[str, Floats]
 ) -> tuple[Point, ...]:
-    """Let the small model alone be believed on none to all cases, the surest first."""
+    """Trace quality and cost while the small model answers ever more cases, the surest first."""
     small, large = answers.get("slm"), answers.get(REFERENCE)
-    sure = None if small is None else ranked(small)
+    sure = None if small is None else rank_answers(small)
     if small is None or large is None or sure is None:
         return ()
     order = np.argsort(sure, kind="stable")

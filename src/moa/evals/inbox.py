@@ -1,4 +1,4 @@
-"""Inbox: the intents of one that nobody here has seen, as a draft for somebody to edit.
+"""Inbox: the intents of an unknown inbox, as a draft to edit.
 
 A large model proposes them from a sample, or the messages are put into groups by their vectors:
 Ward's linkage, cut where the groups are told apart best (silhouettes: Rousseeuw 1987).
@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -35,7 +35,7 @@ EXAMPLES = 4
 WRITTEN = 20
 """Messages that a large model writes for an intent."""
 MOST_GROUPED, MOST_SHOWN = 400, 120
-"""Messages that are put into groups, and that a large model is shown; evenly spread."""
+"""Maximum messages to group, and to show to a large model; evenly spread."""
 _TOKENS, _LONGEST = 80, 240
 """Tokens of a message that a large model is shown; characters of an example."""
 _ANSWER = 3000
@@ -57,7 +57,7 @@ class Proposal(Frozen):
     examples: tuple[str, ...]
     """Messages of the inbox."""
     messages: int | None = None
-    """How many are in its group; `None`: nobody counted."""
+    """Messages in its group; `None`: not counted."""
 
 
 class Sample(BaseModel):
@@ -97,7 +97,7 @@ class Proposer(Agent[Sample, Intents]):
         return super().user_prompt(Sample(messages=list(numbered)))
 
     def check(self, request: Sample, output: Intents) -> None:
-        """Look whether names differ, and examples are messages."""
+        """Check that names differ, and that examples are messages."""
         names = [_slug(one.name) for one in output.intents]
         if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"the names of the intents must be different words, not {names}")
@@ -108,7 +108,7 @@ class Proposer(Agent[Sample, Intents]):
 
 
 def shown_to_model(texts: Sequence[str]) -> Sample:
-    """Give the messages that a model is shown."""
+    """Return the messages that a model is shown."""
     return Sample(
         messages=[excerpt(text, max_tokens=_TOKENS) for text in spread(texts, MOST_SHOWN)]
     )
@@ -215,15 +215,15 @@ def group(
             "least, and some hundred are better"
         )
     spoken = languages_of(texts)
-    vectors = _beside_language(vectors, spoken)
-    groups = _cut(vectors)
-    names = _names(texts, groups, spoken)
+    vectors = _remove_language(vectors, spoken)
+    groups = _cut_into_groups(vectors)
+    names = _typical_words(texts, groups, spoken)
     found: list[Proposal] = []
     for number, words in enumerate(names):
         members = np.flatnonzero(groups == number)
         middle = vectors[members].mean(0)
         near = members[np.argsort(-(vectors[members] @ middle), kind="stable")]
-        typical = _unlike(vectors, near[:_NEAREST].tolist())
+        typical = _order_by_difference(vectors, near[:_NEAREST].tolist())
         found.append(
             Proposal(
                 name=_slug("_".join(words[:2])) or f"group_{number + 1}",
@@ -232,7 +232,7 @@ def group(
                 messages=len(members),
             )
         )
-    return _distinct(sorted(found, key=lambda one: -(one.messages or 0)))
+    return _make_names_distinct(sorted(found, key=lambda one: -(one.messages or 0)))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -242,14 +242,14 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def languages_of(texts: Sequence[str]) -> list[str]:
-    """Tell the language of each; those of which there are too few are one, with an empty name."""
+    """Detect the language of each text; rare languages get an empty name."""
     spoken = [language_of(text) or "" for text in texts] if can_detect() else [""] * len(texts)
     often = Counter(spoken)
     return [name if often[name] >= _OFTEN else "" for name in spoken]
 
 
-def _beside_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
-    """Take out what a vector tells of its language, so that groups are of what is said in it."""
+def _remove_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
+    """Remove the language from vectors, so that groups are of the content."""
     found = vectors.copy()
     for name in set(spoken):
         own = np.array([one == name for one in spoken])
@@ -257,10 +257,10 @@ def _beside_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
-def _cut(vectors: Floats) -> Ints:
-    """Give the number of each vector's group, where the groups are told apart best."""
+def _cut_into_groups(vectors: Floats) -> Ints:
+    """Return the group of each vector, for the number of groups that are told apart best."""
     with require_package("scipy", extra="calibration", purpose="to put messages into groups"):
-        hierarchy: Any = import_module("scipy.cluster.hierarchy")
+        hierarchy = import_module("scipy.cluster.hierarchy")
     tree = hierarchy.linkage(vectors, "ward")
     apart = np.maximum(0.0, 1 - vectors @ vectors.T)
     cuts = [hierarchy.fcluster(tree, n, "maxclust") - 1 for n in range(FEWEST, MOST + 1)]
@@ -269,7 +269,7 @@ def _cut(vectors: Floats) -> Ints:
 
 
 def _silhouette(apart: Floats, groups: Ints) -> float:
-    """Say how much nearer each is to its own group than to the next one, on average, up to 1."""
+    """Return the mean silhouette: how much nearer each is to its own group than to the next."""
     inside = np.eye(int(groups.max()) + 1)[groups]
     sizes = inside.sum(0)
     total = apart @ inside
@@ -279,8 +279,8 @@ def _silhouette(apart: Floats, groups: Ints) -> float:
     return float(np.where(sizes[groups] > 1, values, 0.0).mean())
 
 
-def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[list[str]]:
-    """Give the words that are most typical of each group: more frequent in it than elsewhere.
+def _typical_words(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[list[str]]:
+    """Return the words that are most typical of each group: more frequent in it than elsewhere.
 
     They are of the language that is written most. Of a word that is in `a` of the `n` messages of
     a group, and in `b` of all `m`, what is above chance counts: `(a - n b / m) / sqrt(b)`.
@@ -306,7 +306,7 @@ def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[li
     return found
 
 
-def _unlike(vectors: Floats, near: Sequence[int]) -> list[int]:
+def _order_by_difference(vectors: Floats, near: Sequence[int]) -> list[int]:
     """Order messages of a group so that each is as unlike those before it as can be."""
     taken, left = [near[0]], list(near[1:])
     while left:
@@ -327,7 +327,7 @@ def _slug(name: str) -> str:
     return _NAME.sub("_", plain).strip("_")
 
 
-def _distinct(found: Sequence[Proposal]) -> list[Proposal]:
+def _make_names_distinct(found: Sequence[Proposal]) -> list[Proposal]:
     """Number names that come twice."""
     seen: Counter[str] = Counter()
     named: list[Proposal] = []

@@ -32,11 +32,11 @@ from moa.questions import Answer, Option, Question
 from moa.rows import Format, typed
 
 MOST_READ = 300
-"""Texts that are read to choose among, unless told otherwise."""
+"""Default number of texts to choose from."""
 MAX_CONCURRENCY = 8
 """Texts that are read side by side."""
 Agents = Mapping[str, DecidingAgent[Any]]
-"""Who decides, by the name of the question."""
+"""Deciding agents, by the name of the question."""
 
 
 LABEL = "label"
@@ -44,7 +44,7 @@ LABEL = "label"
 
 
 def question_of(task: str, labels: Sequence[str]) -> Question:
-    """Give the question that labels answer, by the name `label`."""
+    """Build the question that labels answer, named `label`."""
     return Question(LABEL, "choice", task, tuple(Option(name, name) for name in labels))
 
 
@@ -53,9 +53,9 @@ class Unlabelled(NamedTuple):
 
     text: str
     fields: dict[str, object]
-    """All that stands in it."""
+    """All fields of the row."""
     texts: Mapping[str, str]
-    """What each question is decided on, by its name."""
+    """The text that each question is about, by its name."""
 
 
 class _Row(Frozen):
@@ -94,15 +94,15 @@ class Pick:
     """A text to be labelled."""
 
     place: int
-    """Of the text."""
+    """Index of the text."""
     chosen: bool
-    """Whether it was chosen since it teaches most; otherwise it was drawn at random."""
+    """True if it was chosen because it teaches most, False if it was drawn at random."""
     answers: Mapping[str, Answer]
-    """What is decided about it as things are, by name of the question."""
+    """The current answers, by name of the question."""
 
     @property
     def guess(self) -> dict[str, str]:
-        """Names of the options that are decided on; a question without an answer has none."""
+        """Names of the decided options; a question without an answer has none."""
         answered = {n: one for n, one in self.answers.items() if one.status == "answered"}
         return {name: one.question.options[one.best].name for name, one in answered.items()}
 
@@ -113,11 +113,11 @@ class LabelFile(LineFile):
     def __init__(self, path: Path, *, existing: Existing, source: str | None) -> None:
         super().__init__(path, existing=existing, source=source)
         self.texts: list[str] = []
-        """Those labelled so far, those of earlier sessions included."""
+        """Labelled texts, those of earlier sessions included."""
         self.drawn = 0
-        """How many of them were drawn at random."""
+        """Number of them that were drawn at random."""
         self._lines: list[tuple[int, bool]] = []
-        """Where each line of this session starts, and whether it was drawn at random."""
+        """The offset of each line of this session, with True if its text was drawn at random."""
 
     @property
     def added(self) -> int:
@@ -157,18 +157,18 @@ class LabelFile(LineFile):
 
 
 @dataclass(slots=True)
-class Labelling:
-    """What came of labelling texts by a model."""
+class LabellingReport:
+    """The result of labelling texts by a model."""
 
     spent: BudgetExceeded | None = None
-    """Why it stopped before the last text."""
+    """The error that ended it before the last text."""
     failed: list[MoaError] = field(default_factory=list[MoaError])
     unlabelled: int = 0
     """Texts with a question that the model left open."""
 
     @property
     def problems(self) -> list[str]:
-        """Say what went wrong, in sentences."""
+        """Problems, in sentences."""
         lines: list[str] = []
         if self.spent is not None:
             lines.append(f"the budget is spent: {self.spent}")
@@ -187,7 +187,7 @@ async def label_by_model(
     *,
     context: RunContext,
     progress: Callable[[int, int], None] | None = None,
-) -> Labelling:
+) -> LabellingReport:
     """Ask a model for the labels of each text that was picked, and write them as they come.
 
     It stops where the budget is spent.
@@ -203,7 +203,7 @@ async def label_by_model(
     Raises:
         MoaError: it is set up wrong, such as without a key.
     """
-    found = Labelling()
+    found = LabellingReport()
     done = 0
 
     async def one(pick: Pick) -> None:
@@ -211,7 +211,9 @@ async def label_by_model(
         if found.spent is not None:
             return
         try:
-            asked = Pick(pick.place, pick.chosen, await _read(agents, rows[pick.place], context))
+            asked = Pick(
+                pick.place, pick.chosen, await _decide_row(agents, rows[pick.place], context)
+            )
         except BudgetExceeded as error:
             found.spent = error
             return
@@ -231,7 +233,7 @@ async def label_by_model(
     return found
 
 
-async def picked(
+async def pick_texts(
     agents: Agents,
     rows: Sequence[Unlabelled],
     *,
@@ -270,7 +272,7 @@ async def picked(
     read: dict[int, Mapping[str, Answer]] = {}
 
     async def one(place: int) -> None:
-        read[place] = await _read(agents, rows[place], context)
+        read[place] = await _decide_row(agents, rows[place], context)
         if progress is not None:
             progress("texts", len(read), len(others) + len(drawn))
 
@@ -279,14 +281,14 @@ async def picked(
     found: list[int] = []
     if others:
         vectors = await _vectors(agents, [rows[place] for place in others], told, context)
-        found = helpful(told, vectors, most=most)
+        found = find_helpful(told, vectors, most=most)
     chosen = [Pick(others[place], chosen=True, answers=told[place]) for place in found]
     random = [Pick(place, chosen=False, answers=read[place]) for place in drawn]
     mixed = chain.from_iterable(zip_longest(chosen, random))
     return [pick for pick in mixed if pick is not None][:most]
 
 
-async def _read(agents: Agents, row: Unlabelled, context: RunContext) -> dict[str, Answer]:
+async def _decide_row(agents: Agents, row: Unlabelled, context: RunContext) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
     for name, agent in agents.items():
         if name not in found:  # an agent may ask several
@@ -295,8 +297,8 @@ async def _read(agents: Agents, row: Unlabelled, context: RunContext) -> dict[st
     return {name: found[name] for name in agents}
 
 
-def helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most: int) -> list[int]:
-    """Give the places of the texts whose labels teach most, by what was decided about each.
+def find_helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most: int) -> list[int]:
+    """Return the indices of the texts whose labels teach most, by the answers about each.
 
     Questions count alike: the text that each is least sure of has the same worth.
     """
@@ -305,11 +307,11 @@ def helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most: int)
         p = np.array([_probabilities(answers[name]) for answers in read])
         error = p - np.eye(p.shape[1])[p.argmax(1)]
         slopes.append(error / max(float(np.linalg.norm(error, axis=1).max()), 1e-12))
-    return _farthest(np.concatenate(slopes, 1), vectors, most)
+    return _pick_farthest(np.concatenate(slopes, 1), vectors, most)
 
 
 def _probabilities(answer: Answer) -> Sequence[float]:
-    """Give those of the options; all alike where nobody knows."""
+    """Return the probabilities of the options; equal ones if unknown."""
     options = len(answer.question.options)
     return answer.probabilities or (1 / options,) * options
 
@@ -320,7 +322,7 @@ async def _vectors(
     read: Sequence[Mapping[str, Answer]],
     context: RunContext,
 ) -> Floats:
-    """Give what tells texts apart: vectors, where an encoder decides, else what was decided."""
+    """Return vectors that tell texts apart: of the encoder if there is one, else of the answers."""
     encoder = next((agent.encoder for agent in agents.values()), None)
     if feeds_heads(encoder):
         name = next(iter(agents))
@@ -331,7 +333,7 @@ async def _vectors(
     return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
-def _farthest(slopes: Floats, vectors: Floats, most: int) -> list[int]:
+def _pick_farthest(slopes: Floats, vectors: Floats, most: int) -> list[int]:
     """Take the largest gradient, then always the one that is farthest from all that were taken.
 
     A gradient is the outer product of a slope and a vector; it is never written out.

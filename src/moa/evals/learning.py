@@ -1,4 +1,4 @@
-"""Learning: what the labels of a question gain, what more would, and what can be guaranteed.
+"""Learning: the gain of a question's labels, that of more labels, and the guarantee.
 
 Of a question with labels the scorer is fitted to all of them, and, to see how much labels gain, to
 each half, which is looked at on the other one. From these two points on the curve of learning,
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import TypeVar
 
 from moa._async import map_async
 from moa.agents.deciding import DecidingAgent
@@ -35,8 +35,9 @@ from moa.evals.calibrations import detector
 from moa.evals.labelling import MAX_CONCURRENCY
 from moa.questions import Question
 
+Out = TypeVar("Out")
 LABELS_MORE = 50
-"""Labels of which it is estimated what they would gain."""
+"""Number of further labels whose gain is estimated."""
 _OFTEN_ENOUGH = 20
 """Over the risk, how many labels drawn at random it takes before a guarantee is worth a look: each
 look takes half of them away from learning, and spends a part of the confidence."""
@@ -46,7 +47,7 @@ _FOLDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What is to be guaranteed, and how it is tested."""
+    """The wanted guarantee, and how it is tested."""
 
     guarantee: Guarantee
     by_label: bool = False
@@ -54,10 +55,10 @@ class Terms:
     latency_penalty: float | None = None
     limit_s: float | None = None
     insists: bool = False
-    """Whether a guarantee is tested as soon as that is possible, though it hardly can hold."""
+    """True if a guarantee is tested as soon as possible, even if it can hardly hold."""
 
-    def wanted(self, question: Question, rows: Sequence[Labelled]) -> int:
-        """Say how many more labels drawn at random it takes before a guarantee is tested.
+    def count_missing(self, question: Question, rows: Sequence[Labelled]) -> int:
+        """Return how many more randomly drawn labels a test of the guarantee needs.
 
         Of a yes-or-no question a guarantee over both answers says little where one of them is rare,
         so it takes `by_label`.
@@ -76,7 +77,7 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What the labels of one question gain."""
+    """The gain of the labels of one question."""
 
     question: Question
     labels: int
@@ -87,15 +88,15 @@ class Lesson:
     half: float | None
     """Share that is right where half of the labels were learned from; `None`: too few for that."""
     gained: int
-    """How many more of all labels, those of chosen texts too, are right with half of them."""
+    """Additional right answers with half of the labels, on all texts, chosen ones too."""
     made: Calibration
-    """What was learned from all of them."""
+    """The calibration from all labels."""
     as_before: bool = False
-    """Whether labels are read as the agent's own examples were before: more of them seldom hurt."""
+    """True if labels serve as examples, as before: more of them seldom hurt."""
     halves: tuple[Calibration, ...]
-    """What was learned from each half."""
+    """The calibrations from each half."""
     tested: Calibration | None = None
-    """What a guarantee was tested with, if one was."""
+    """The calibration with a tested guarantee, if any."""
     more: int = 0
     """Labels drawn at random that are missing before a guarantee is tested; -1: none is."""
 
@@ -107,7 +108,7 @@ class Lesson:
 
     @property
     def gain_of_more(self) -> float | None:
-        """What the next labels would add to the share that is right."""
+        """Estimated gain in accuracy from the next labels."""
         if self.half is None:
             return None
         by_doubling = max(0.0, self.after - self.half)
@@ -115,16 +116,16 @@ class Lesson:
 
     @property
     def guarantees(self) -> bool:
-        """Whether a guarantee holds."""
+        """True if a guarantee holds."""
         bound = None if self.tested is None else self.tested.bound
         return bound is not None and bound.threshold is not None
 
     @property
-    def taken(self) -> Calibration | None:
-        """What is to decide from now on; `None`: what decided before, which is no worse.
+    def new_calibration(self) -> Calibration | None:
+        """The calibration to use from now on; `None`: the old one, which is no worse.
 
-        It counts how many are right of the texts drawn at random with all labels, and of all texts
-        with half of them: of the first there are often too few to tell by them alone.
+        It adds up right answers on random texts with all labels, and on all texts with half of
+        them: random texts alone are often too few.
         """
         if self.guarantees:
             return self.tested
@@ -133,7 +134,7 @@ class Lesson:
 
 
 async def learn_from(
-    agent: DecidingAgent[Any],
+    agent: DecidingAgent[Out],
     question: Question,
     rows: Sequence[Labelled],
     terms: Terms,
@@ -142,7 +143,7 @@ async def learn_from(
     more: Sequence[Labelled] = (),
     progress: Progress | None = None,
 ) -> Lesson | str:
-    """Learn one question of an agent, and find out what that gains.
+    """Learn one question of an agent, and measure the gain.
 
     Args:
         agent: Who decides it as things are. It has seen none of the labels.
@@ -157,31 +158,31 @@ async def learn_from(
         Why nothing can be learned, in words, where the labels are too few or all the same.
     """
     rows = list({normalise_text(row.text): row for row in reversed(rows)}.values())[::-1]
-    if not _enough(question, rows):
-        return _why_not(rows)
-    beside = _beside(rows, [*labels_of(question, agent.examples), *more])
-    fit = partial(_fit, agent, question, terms, context, beside)
-    by_examples = _by_examples_alone(agent, question, [*rows, *beside])
+    if not _has_enough(question, rows):
+        return _why_too_few(rows)
+    extra = _for_training_only(rows, [*labels_of(question, agent.examples), *more])
+    fit = partial(_fit, agent, question, terms, context, extra)
+    by_examples = _are_examples_only(agent, question, [*rows, *extra])
     if by_examples:
-        made = await _from_examples(agent, question, rows, beside, context)
+        made = await _fit_by_examples(agent, question, rows, extra, context)
     else:
         made = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
-    halves = [await fit(part, learn="all") for part in parts if _enough(question, part)]
-    before = await _right(question, [(agent, row) for row in rows], context)
+    halves = [await fit(part, learn="all") for part in parts if _has_enough(question, part)]
+    before = await _check_answers(question, [(agent, row) for row in rows], context)
     after = before
     if len(halves) == len(HALVES):
         learned = [agent.calibrated({**agent.calibrations, question.name: it}) for it in halves]
         others = [(learned[1 - half_of(row.text)], row) for row in rows]
-        after = await _right(question, others, context)
-    missing = terms.wanted(question, rows)
+        after = await _check_answers(question, others, context)
+    missing = terms.count_missing(question, rows)
     tested = None if missing else await fit(rows, learn=terms.learn, progress=progress)
     return Lesson(
         question=question,
         labels=len(rows),
         drawn=sum(not row.chosen for row in rows),
-        before=_share(before, rows),
-        half=_share(after, rows) if len(halves) == len(HALVES) else None,
+        before=_share_right(before, rows),
+        half=_share_right(after, rows) if len(halves) == len(HALVES) else None,
         gained=sum(after) - sum(before),
         made=made,
         as_before=by_examples and question.name not in agent.calibrations,
@@ -191,12 +192,12 @@ async def learn_from(
     )
 
 
-def _enough(question: Question, rows: Sequence[Labelled]) -> bool:
+def _has_enough(question: Question, rows: Sequence[Labelled]) -> bool:
     return has_enough_labels(question, rows, pairs=False)
 
 
 def half_of(text: str) -> int:
-    """Say in which half of the labels a text is: by its words alone, for all questions alike."""
+    """Return the half that a text is in: by its words alone, the same for all questions."""
     return _part_of(text, len(HALVES))
 
 
@@ -205,25 +206,25 @@ def _part_of(text: str, parts: int) -> int:
 
 
 async def _fit(
-    agent: DecidingAgent[Any],
+    agent: DecidingAgent[Out],
     question: Question,
     terms: Terms,
     context: RunContext,
-    beside: Sequence[Labelled],
+    extra: Sequence[Labelled],
     rows: Sequence[Labelled],
     *,
     learn: Learn,
     progress: Progress | None = None,
 ) -> Calibration:
-    if learn == "all" and _by_examples_alone(agent, question, [*rows, *beside]):
-        return _told_by(agent, question, [*rows, *beside])
+    if learn == "all" and _are_examples_only(agent, question, [*rows, *extra]):
+        return _decide_by_words(agent, question, [*rows, *extra])
     encoder = agent.encoder
     heads = {ENCODER: encoder} if feeds_heads(encoder) else {}
     further = {} if terms.latency_penalty is None else {"latency_penalty": terms.latency_penalty}
     return await calibrate(
         agent.endpoint,
         question,
-        [*rows, *beside],
+        [*rows, *extra],
         guarantee=terms.guarantee,
         by_label=terms.by_label,
         learn=learn,
@@ -237,37 +238,37 @@ async def _fit(
     )
 
 
-def _by_examples_alone(
-    agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
+def _are_examples_only(
+    agent: DecidingAgent[Out], question: Question, rows: Sequence[Labelled]
 ) -> bool:
-    """Whether labels serve as examples of a choice, since they are too few to fit a head to."""
+    """Return True if labels are too few for a head, and serve as examples of a choice."""
     reads = feeds_heads(agent.encoder)
     scored = reads and question.kind == "choice" and has_words(question)
     return scored and not has_enough_labels(question, rows, pairs=True)
 
 
-def _told_by(
-    agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
+def _decide_by_words(
+    agent: DecidingAgent[Out], question: Question, rows: Sequence[Labelled]
 ) -> Calibration:
     """Decide by the words of a question, with labelled texts as its examples."""
     examples = [Example(row.text, {question.name: row.label}) for row in rows]
     return calibrate_by_words(question, agent.endpoint, examples).with_seal()
 
 
-async def _from_examples(
-    agent: DecidingAgent[Any],
+async def _fit_by_examples(
+    agent: DecidingAgent[Out],
     question: Question,
     rows: Sequence[Labelled],
-    beside: Sequence[Labelled],
+    extra: Sequence[Labelled],
     context: RunContext,
 ) -> Calibration:
-    """Decide by examples, and find out by cross-validation how often that is right."""
+    """Decide by examples, and measure the accuracy by cross-validation."""
     names = [option.name for option in question.options]
     drawn = [row for row in rows if not row.chosen] or rows
-    readers: list[DecidingAgent[Any]] = []
+    readers: list[DecidingAgent[Out]] = []
     for fold in range(_FOLDS):
         others = [row for row in rows if _part_of(row.text, _FOLDS) != fold]
-        made = _told_by(agent, question, [*others, *beside])
+        made = _decide_by_words(agent, question, [*others, *extra])
         readers.append(agent.calibrated({**agent.calibrations, question.name: made}))
 
     async def read(row: Labelled) -> Sequence[float]:
@@ -284,23 +285,23 @@ async def _from_examples(
         seconds=0.0,
         tokens=0.0,
     )
-    whole = _told_by(agent, question, [*rows, *beside])
+    whole = _decide_by_words(agent, question, [*rows, *extra])
     return whole.model_copy(update={"reached": reached}).with_seal()
 
 
-def _beside(rows: Sequence[Labelled], others: Sequence[Labelled]) -> list[Labelled]:
-    """Give what is fitted to beside the rows: somebody chose it, so nothing is measured on it."""
+def _for_training_only(rows: Sequence[Labelled], others: Sequence[Labelled]) -> list[Labelled]:
+    """Return rows that only train, marked as chosen, so that nothing is measured on them."""
     known = {normalise_text(row.text) for row in rows}
     fresh = [row for row in others if normalise_text(row.text) not in known]
     return [row.model_copy(update={"chosen": True}) for row in fresh]
 
 
-async def _right(
+async def _check_answers(
     question: Question,
-    decided: Iterable[tuple[DecidingAgent[Any], Labelled]],
+    decided: Iterable[tuple[DecidingAgent[Out], Labelled]],
     context: RunContext,
 ) -> list[bool]:
-    async def is_right(one: tuple[DecidingAgent[Any], Labelled]) -> bool:
+    async def is_right(one: tuple[DecidingAgent[Out], Labelled]) -> bool:
         agent, row = one
         found = {one.question.name: one for one in await agent.answers(row.text, context)}
         answer = found[question.name]
@@ -310,13 +311,13 @@ async def _right(
     return await map_async(is_right, list(decided), max_concurrency=MAX_CONCURRENCY)
 
 
-def _share(right: Sequence[bool], rows: Sequence[Labelled]) -> float:
-    """Give the share that is right of the texts drawn at random, or of all where there are none."""
+def _share_right(right: Sequence[bool], rows: Sequence[Labelled]) -> float:
+    """Return the accuracy on texts drawn at random, or on all if there are none."""
     drawn = [one for one, row in zip(right, rows, strict=True) if not row.chosen] or right
     return sum(drawn) / len(drawn)
 
 
-def _why_not(rows: Sequence[Labelled]) -> str:
+def _why_too_few(rows: Sequence[Labelled]) -> str:
     labels = {row.label for row in rows}
     if not rows:
         return "no labels"

@@ -1,4 +1,4 @@
-"""Metrics: how good labels and texts are, and how far a mean may be from what was seen."""
+"""Metrics of labels and texts, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from math import sqrt
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 from moa._text import words_in
 from moa.calibration.reply_signs import find_final_answer
@@ -25,7 +26,7 @@ from moa.node import Frozen
 
 
 class Interval(NamedTuple):
-    """A figure, and where it lies with 95 % confidence."""
+    """A figure with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -37,14 +38,14 @@ class Interval(NamedTuple):
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
-def stats() -> Any:
-    """Give `scipy.stats`, which is imported at first use."""
+def stats() -> ModuleType:
+    """Import `scipy.stats`, at first use."""
     with require_package("scipy", extra="calibration", purpose="to measure"):
         return import_module("scipy.stats")
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Interval:
-    """Give the mean of scores from 0 to 1, of independent cases; none leave every mean possible.
+    """Return the mean of scores from 0 to 1, of independent cases; none leave every mean possible.
 
     Where each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
     has a width at 0 and 1 too. Scores between are adjusted as in `difference`.
@@ -53,7 +54,7 @@ def mean_of(scores: Sequence[float] | Floats) -> Interval:
     if not values.size:
         return Interval(0.0, 0.0, 1.0)
     if not np.isin(values, (0.0, 1.0)).all():
-        return _adjusted(values, (0.0, 1.0))
+        return _adjusted_interval(values, (0.0, 1.0))
     test = stats().binomtest(int(values.sum()), len(values))
     low, high = test.proportion_ci(method="wilson")
     return Interval(float(values.mean()), float(low), float(high))
@@ -62,7 +63,7 @@ def mean_of(scores: Sequence[float] | Floats) -> Interval:
 def difference(
     first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, together: int = 1
 ) -> Interval:
-    """Give how much better the first is on average than the second, on the same cases.
+    """Return how much better the first is on average than the second, on the same cases.
 
     The interval is the adjusted Wald interval for paired proportions (Bonett and Price 2012,
     Journal of Educational and Behavioral Statistics 37): one case more that only the first gets
@@ -71,10 +72,10 @@ def difference(
     So many differences `together` all lie in their intervals with 95 % confidence (Bonferroni).
     """
     apart = np.asarray(first, float) - np.asarray(second, float)
-    return _adjusted(apart, (-1.0, 1.0), together)
+    return _adjusted_interval(apart, (-1.0, 1.0), together)
 
 
-def _adjusted(values: Floats, ends: tuple[float, float], together: int = 1) -> Interval:
+def _adjusted_interval(values: Floats, ends: tuple[float, float], together: int = 1) -> Interval:
     """Take a Wald interval of values and, once more each, of the ends of their range."""
     known = np.append(values, ends)
     middle = float(known.mean())
@@ -84,7 +85,7 @@ def _adjusted(values: Floats, ends: tuple[float, float], together: int = 1) -> I
 
 
 def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
-    """Give the probability of a difference as large where both are as good: McNemar's exact test.
+    """Return the probability of a difference as large where both are as good: McNemar's exact test.
 
     By whether the first, and the second, was right on each case.
     """
@@ -94,7 +95,7 @@ def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> fl
 
 
 class LabelMetrics(Frozen):
-    """How good the labels of a design are. A case without an answer counts as wrong."""
+    """Metrics of a design's labels. A case without an answer counts as wrong."""
 
     accuracy: float
     macro_f1: float
@@ -102,12 +103,12 @@ class LabelMetrics(Frozen):
     ece: float | None
     """Expected calibration error, in 10 bins; `None`, as the four below, without confidences."""
     ece_by_chance: float | None
-    """What perfectly calibrated confidences would show on so few cases; see `Measures`."""
+    """The error that perfectly calibrated confidences would show by chance; see `Measures`."""
     brier: float | None
     """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
     coverage_at_risk: float | None
-    """Largest share of these cases, in the order of `ranked`, among which at most `risk` are wrong.
-    What was seen here, and no guarantee: a guarantee takes `moa learn`."""
+    """Largest share of these cases, by `rank_answers`, of which at most `risk` are wrong. It is
+    no guarantee: that takes `moa learn`."""
     risk: float
     """The risk of `coverage_at_risk`."""
     coverage: float | None
@@ -127,7 +128,7 @@ def label_metrics(
     correct = given == labels
     says = any(a.accepted is not None for a in answers)
     taken = np.array([a.accepted is True for a in answers])
-    sure, ranks = confidences(answers), ranked(answers)
+    sure, ranks = confidences(answers), rank_answers(answers)
     return LabelMetrics(
         accuracy=float(correct.mean()),
         macro_f1=macro_f1(given, labels),
@@ -142,17 +143,17 @@ def label_metrics(
 
 
 def confidences(answers: Sequence[DesignAnswer]) -> Floats | None:
-    """Give the confidences, 0 for a case without an answer; `None` where an answer has none."""
+    """Return the confidences, 0 for a case without an answer; `None` if an answer has none."""
     if any(a.text is not None and a.confidence is None for a in answers):
         return None
     return np.array([a.confidence or 0.0 for a in answers])
 
 
-def ranked(answers: Sequence[DesignAnswer]) -> Floats | None:
-    """Give numbers that order the answers: what a design accepts first, then the surest first.
+def rank_answers(answers: Sequence[DesignAnswer]) -> Floats | None:
+    """Return sort keys of the answers: accepted ones first, then the surest first.
 
-    What a calibration does not accept has the confidence of another fit, so the two can't be
-    compared. `None` where an answer has no confidence.
+    Answers that aren't accepted have confidences of another fit, so the two can't be compared.
+    `None` if an answer has no confidence.
     """
     sure = confidences(answers)
     return None if sure is None else sure + np.array([a.accepted is True for a in answers])
@@ -175,12 +176,12 @@ def _brier(answers: Sequence[DesignAnswer], expected: Sequence[str]) -> float | 
 
 
 def exact_match(reply: str, reference: str) -> float:
-    """Whether both have the same words, in small letters and without punctuation."""
+    """Return 1 if both have the same words, in small letters and without punctuation."""
     return float(words_in(reply) == words_in(reference))
 
 
 def numeric_match(reply: str, reference: str) -> float:
-    """Whether the final number of both is the same: the one behind a mark, else the last."""
+    """Return 1 if both have the same final number: the one behind a mark, else the last."""
     wanted = find_final_answer(reference).number
     return float(wanted is not None and find_final_answer(reply).number == wanted)
 
@@ -212,7 +213,7 @@ TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
 
 
 def metric_for(references: Sequence[str]) -> str:
-    """Choose a metric by what is expected: a few words with a number, a few words, or texts."""
+    """Choose a metric by the references: a few words with a number, a few words, or texts."""
     if any(len(words_in(reference)) > 4 for reference in references):
         return "rouge-l"
     numbers = all(find_final_answer(reference).number is not None for reference in references)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from moa.calibration.figures import LearningFigures
 from moa.errors import ConfigError, MissingDependency
 from moa.evals.comparison import Comparison
 
 FORMATS = (".png", ".svg")
+
+
+class Axes(Protocol):
+    """The axes of a picture; matplotlib types few of its parameters."""
+
+    def __getattr__(self, name: str, /) -> Callable[..., Any]: ...
 
 
 def check_picture(path: Path) -> None:
@@ -29,13 +36,13 @@ def check_picture(path: Path) -> None:
 
 
 def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
-    """Draw what there is to draw of a comparison.
+    """Draw the pictures of a comparison.
 
     Returns:
         The files, named after a `path` that ends in `.png` or `.svg`: `NAME-cost`, and where
         designs have confidences `NAME-reliability` and `NAME-coverage`.
     """
-    kinds: dict[str, Callable[[Comparison, Any], None]] = {"cost": _cost}
+    kinds: dict[str, Callable[[Comparison, Axes], None]] = {"cost": _cost}
     if found.coverage:
         kinds |= {"reliability": _reliability, "coverage": _coverage}
     files: list[Path] = []
@@ -48,7 +55,7 @@ def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
 def plot_learning(found: LearningFigures, path: Path) -> None:
     """Draw the calls of the large model a hundred inputs, over the inputs."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         at = [one.last for one in found.hundreds]
         sizes = [one.last - one.first + 1 for one in found.hundreds]
         calls = [100 * one.calls / size for one, size in zip(found.hundreds, sizes, strict=True)]
@@ -64,13 +71,10 @@ def plot_learning(found: LearningFigures, path: Path) -> None:
     save_picture(path, draw)
 
 
-def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
+def save_picture(path: Path, draw: Callable[[Axes], None]) -> None:
     """Draw on the axes of a picture, and save it as `.png` or `.svg`."""
     check_picture(path)
-    from matplotlib import figure
-
-    make: Any = figure.Figure
-    drawn = make(figsize=(6, 4), layout="constrained")
+    drawn = import_module("matplotlib.figure").Figure(figsize=(6, 4), layout="constrained")
     draw(drawn.add_subplot())
     try:
         drawn.savefig(path, dpi=150)
@@ -78,7 +82,7 @@ def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
         raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
 
 
-def _reliability(found: Comparison, axes: Any) -> None:
+def _reliability(found: Comparison, axes: Axes) -> None:
     axes.plot((0, 1), (0, 1), linestyle="--", color="grey", label="as sure as right")
     for name, bins in found.reliability.items():
         sizes = [20 + 200 * count / found.n for _, _, count in bins]
@@ -91,7 +95,7 @@ def _reliability(found: Comparison, axes: Any) -> None:
     axes.legend()
 
 
-def _coverage(found: Comparison, axes: Any) -> None:
+def _coverage(found: Comparison, axes: Axes) -> None:
     for name, line in found.coverage.items():
         axes.plot([share for share, _ in line], [wrong for _, wrong in line], label=name)
     for design in found.designs:
@@ -105,7 +109,7 @@ def _coverage(found: Comparison, axes: Any) -> None:
     axes.legend()
 
 
-def _cost(found: Comparison, axes: Any) -> None:
+def _cost(found: Comparison, axes: Axes) -> None:
     priced = all(design.cost is not None for design in found.designs)
     for design in found.designs:
         cost = design.cost if priced else design.llm_calls

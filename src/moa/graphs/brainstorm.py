@@ -17,7 +17,7 @@ from moa.agents.deciding import Decider
 from moa.agents.prompts import Words, limit_items
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
-from moa.documents.retrieval import normalised, similarities, words
+from moa.documents.retrieval import normalise, similarities, words
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.graphs.fields import Large, Small
@@ -169,11 +169,12 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             without = "ideas are compared by their words alone"
             embedding = self.likeness.embed([idea.text for idea in ideas], context)
             found = await attempt(embedding, context, without, kind="degraded")
-        rows = None if found is None else normalised(found.vectors)
+        vectors = () if found is None else found.vectors
+        rows = normalise(vectors) if vectors else None
         said = [words(idea.text) for idea in ideas]
         names: dict[int, list[str]] = {}  # of personas, by the place of the idea that stays
         for place, idea in enumerate(ideas):
-            near = [0.0] * place if found is None else similarities(rows, found.vectors[place])
+            near = [0.0] * place if rows is None else similarities(rows, vectors[place])
             alike = (k for k in names if said[k] == said[place] or near[k] >= self.alike)
             names.setdefault(next(alike, place), []).extend(idea.proposed_by)
         if gone := len(ideas) - len(names):

@@ -42,9 +42,9 @@ from moa.documents.index import MAX_TOKENS, Index, Indexed
 from moa.documents.retrieval import (
     BM25,
     by_score,
-    fused,
-    fused_ranks,
-    normalised,
+    fuse,
+    fuse_ranks,
+    normalise,
     similarities,
     words,
 )
@@ -294,7 +294,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         queries = [question, *await self._rewrite(question, context)]
         found = [(await self.finder.run(query, context)).output for query in queries]
         several = sum(len(each.passages) for each in found)
-        return fused(found, top_k=several).passages if len(found) > 1 else found[0].passages
+        return fuse(found, top_k=several).passages if len(found) > 1 else found[0].passages
 
     async def _rewrite(self, question: str, context: RunContext) -> list[str]:
         if self.rewriter is None:
@@ -459,7 +459,7 @@ class Extractive(TypedNode[Sheet, Quote]):
                 level = by_meaning[1]
         near = set(rankings[-1].passages)
         ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
-        best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)
+        best = next((each for each in fuse_ranks([*ranks, numbers]) if each in near), None)
         if best is None:
             return Quote(text="", near=level)
         return Quote(text=f"{without_brackets(best.text)} [{numbers[best]}]", near=level)
@@ -475,7 +475,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors
-        found = by_score(sentences, similarities(normalised(vectors[1:]), vectors[0]))
+        found = by_score(sentences, similarities(normalise(vectors[1:]), vectors[0]))
         shares = word_shares(question, [set(words(sentence.text)) for sentence in sentences])
         sharing = [each for each, share in zip(sentences, shares, strict=True) if share >= _SHARED]
         near = (each for each, cosine in found if cosine >= self.least or each in sharing)

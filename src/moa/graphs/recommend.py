@@ -19,7 +19,7 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.index import BATCH
-from moa.documents.retrieval import BM25, Dense, fused, searched
+from moa.documents.retrieval import BM25, Dense, fuse, searched_text
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError
@@ -188,7 +188,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             depth = _DEPTH * self.shown + len(had)
             near = await self._searcher(context)
             ranked = [await self._search(query, near, depth, context) for query in queries]
-            found = fused(ranked, top_k=depth).passages
+            found = fuse(ranked, top_k=depth).passages
         known = {item.id for item in had}
         items = [self.items[each.document] for each in found if each.document not in known]
         if not items:
@@ -218,7 +218,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             nearest = near.nearest(query, context, top_k=depth)
             by_meaning = await attempt(nearest, context, _BY_WORDS, kind="degraded")
             found += [] if by_meaning is None else [by_meaning]
-        return fused(found, top_k=depth)
+        return fuse(found, top_k=depth)
 
     async def _searcher(self, context: RunContext) -> Dense | None:
         """Return what searches by meaning; vectors stay once made, whatever fails later."""
@@ -228,7 +228,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]
-                embedding = self.encoder.embed([searched(each) for each in batch], context)
+                embedding = self.encoder.embed([searched_text(each) for each in batch], context)
                 made = await attempt(embedding, context, _BY_WORDS, kind="degraded")
                 if made is None:
                     return None

@@ -28,7 +28,7 @@ from moa.calibration.arithmetic import find_numbers
 from moa.calibration.arithmetic import format_number as in_digits
 from moa.context import RunContext, quiet
 from moa.documents.claims import MOST_WORDS, word_shares
-from moa.documents.retrieval import normalised, words
+from moa.documents.retrieval import normalise, words
 from moa.documents.sentences import Length, sentences
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
@@ -262,8 +262,8 @@ class Salience:
         self._about = tuple(about)
         if vectors is not None:
             said = [vector for text, vector in vectors.items() if text not in about]
-            centroid = normalised(said or [*vectors.values()] or [()]).mean(axis=0)
-            self._centroid = normalised([centroid])[0]
+            centroid = normalise(said or [*vectors.values()] or [()]).mean(axis=0)
+            self._centroid = normalise([centroid])[0]
 
     def pick(
         self, said: Sequence[Sentence], *, full: Callable[[list[Sentence]], bool]
@@ -280,10 +280,10 @@ class Salience:
             return [*said[: next(ends, len(said) + 1) - 1]]
         if not said:
             return []
-        rows = normalised([self._vectors[each.text] for each in said])
+        rows = normalise([self._vectors[each.text] for each in said])
         worth = rows @ self._centroid
         for text in self._about:
-            worth = worth + rows @ normalised([self._vectors[text]])[0]
+            worth = worth + rows @ normalise([self._vectors[text]])[0]
         worth = worth + [
             _FIGURE * min(_MOST_FIGURES, len(find_numbers(each.text))) for each in said
         ]

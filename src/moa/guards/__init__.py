@@ -1,4 +1,4 @@
-"""Guards: what stands between a text and a node. Each is a file: `spam.py`, `pii.py` …
+"""Guards stand between a text and a node. Each is a file: `spam.py`, `pii.py` …
 
 To add one, such as for profanity, write `profanity.py`:
 
@@ -19,11 +19,11 @@ from typing import Any, Literal
 from moa.node import Dropped, Frozen
 
 Position = Literal["before", "beside", "after"]
-"""Where a guard stands: before the node, beside it while it runs, or after it, on its output."""
+"""Position of a guard: before the node, beside it while it runs, or after it, on its output."""
 
 
 class Blocked(Dropped):
-    """What comes out where a guard stopped a request, or an answer.
+    """The output if a guard stopped a request, or an answer.
 
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda text: {"spam": {"yes": 0.9 * ("WIN" in text)}})
@@ -39,9 +39,9 @@ class Blocked(Dropped):
 
 
 class Exchange(Frozen):
-    """A request and its answer, for a check of the answer that has to see both."""
+    """A request and its answer, for checks that need both."""
 
     request: Any
-    """What the node was given."""
+    """Input of the node."""
     output: Any
-    """What it gave."""
+    """Output of the node."""

@@ -20,12 +20,12 @@ from moa.guards.texts import texts_of
 
 
 class GroundedVerdict(Verdict):
-    """Whether an answer rests on its passages."""
+    """Verdict on an answer: True if it rests on its passages."""
 
     ungrounded: tuple[int, ...] = Field(default=())
-    """Numbers of the sentences that don't, from 0."""
+    """Indices of the sentences without ground."""
     sentences: int = 0
-    """Of how many."""
+    """Number of sentences."""
 
 
 class Groundedness(TypedNode[Exchange, GroundedVerdict]):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar
 
 from moa._async import cancel
 from moa.agents.base import In, Out, run_off_loop
@@ -19,7 +19,7 @@ from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
 from moa.graphs.fields import FROM_GRAPH
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
-from moa.guards.pii import Pii, PiiSession, Restoring
+from moa.guards.pii import Pii, PiiSession, Restorer
 from moa.guards.texts import change_texts, texts_of
 from moa.node import Node, Text, unique_names
 from moa.telemetry import names
@@ -70,7 +70,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         return {"node": "generator", **table}
 
     def prepare(self) -> None:
-        """Check that guards stand where they can."""
+        """Check the positions of the guards."""
         signature = signature_of(self.node)
         self.input_type = object if signature.input(0) is UNKNOWN else signature.input(0)
         self.output_type = union((signature.output, Blocked))
@@ -95,7 +95,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         guards = (*self.before, *self.beside, self.node, *self.after)
         names = dict(zip(map(id, guards), unique_names([g.name for g in guards]), strict=True))
 
-        def box(node: Node[Any, Any]) -> str:
+        def box(node: object) -> str:
             return sketch.box(node, names[id(node)])
 
         *_, place = first = [sketch.input, *map(box, self.before)]
@@ -109,7 +109,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         sketch.arrow(last, *map(box, self.after), sketch.output)
 
     async def answer(self, request: In, context: RunContext) -> Out | Blocked:
-        """Let the guards before it look, run the node, and let those after it look."""
+        """Run the guards before the node, the node, and the guards after it."""
         with ExitStack() as open_sessions:
             sessions: list[PiiSession] = []
             for guard in self.before:
@@ -121,10 +121,10 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                 elif blocked := await _check(guard, request, "before", context):
                     return blocked
             events = _Events(context, sessions[::-1])
-            output = await self._beside(request, context, events)
+            output = await self._run_beside_guards(request, context, events)
             if not isinstance(output, Blocked):
                 exchange = Exchange(request=request, output=output)
-                output = await self._after(exchange, context, sessions, events)
+                output = await self._run_guards_after(exchange, context, sessions, events)
             if isinstance(output, Blocked):
                 return output
             for session in reversed(sessions):
@@ -135,15 +135,17 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
             events.end()
             return output
 
-    async def _beside(self, request: In, context: RunContext, events: _Events) -> Out | Blocked:
-        """Start the node at once, and cancel it where a guard beside it says no.
+    async def _run_beside_guards(
+        self, request: In, context: RunContext, events: _Events
+    ) -> Out | Blocked:
+        """Start the node at once, and cancel it if a guard beside it stops the text.
 
-        What the guards say is waited for, also where the node fails before.
+        All guards are awaited, even if the node fails first.
         """
         running = asyncio.ensure_future(self.node.run(request, events.context))
         try:
             calls = [_check(guard, request, "beside", context) for guard in self.beside]
-            blocked = await _first(calls)
+            blocked = await _first_blocked(calls)
             if blocked:
                 return blocked
             if not self.after:
@@ -152,7 +154,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         finally:
             await cancel([running])
 
-    async def _after(
+    async def _run_guards_after(
         self,
         exchange: Exchange,
         context: RunContext,
@@ -171,10 +173,12 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
             elif blocked := await _check(guard, exchange, "after", context):
                 return blocked
         events.release()
-        return cast("Out", exchange.output)
+        return exchange.output
 
 
-async def _check(guard: Check, value: Any, place: Position, context: RunContext) -> Blocked | None:
+async def _check(
+    guard: Check, value: object, place: Position, context: RunContext
+) -> Blocked | None:
     own = context if context.tracer is None else context.nested()
     with own.span("guard", guard.name) as span:
         result = await guard.run(_adapt(guard, value), own)
@@ -201,10 +205,10 @@ async def _mask(session: PiiSession, value: T, place: Position, context: RunCont
     return masked
 
 
-def _adapt(guard: Check, value: Any) -> Any:
-    """Give a guard the texts of a value, unless it says that it takes something else."""
+def _adapt(guard: Check, value: object) -> object:
+    """Adapt a value to a guard: its texts, unless the guard declares another input."""
     wanted = signature_of(guard).input(0)
-    if fits(cast("object", type(value)), wanted) and wanted is not UNKNOWN:
+    if fits(type(value), wanted) and wanted is not UNKNOWN:
         return value
     if isinstance(value, Exchange):
         return _adapt(guard, value.output)
@@ -212,8 +216,8 @@ def _adapt(guard: Check, value: Any) -> Any:
     return text if fits(str, wanted) else Text(text=text)
 
 
-async def _first(calls: Sequence[Coroutine[Any, Any, Blocked | None]]) -> Blocked | None:
-    """Give the first that says no; the others are cancelled then."""
+async def _first_blocked(calls: Sequence[Awaitable[Blocked | None]]) -> Blocked | None:
+    """Return the first block, and cancel the other checks."""
     running = [asyncio.ensure_future(call) for call in calls]
     try:
         for done in asyncio.as_completed(running):
@@ -228,17 +232,17 @@ async def _first(calls: Sequence[Coroutine[Any, Any, Blocked | None]]) -> Blocke
 class _Events:
     """Holds the node's events back until they are released, and puts secrets back into them.
 
-    Where nobody listens, nothing is held. The sessions are applied one after another.
+    Without a listener nothing is held. Sessions are applied one after another.
     """
 
     def __init__(self, outer: RunContext, sessions: Sequence[PiiSession]) -> None:
         self._outer = outer
         self._sessions = sessions
-        self._streams: dict[str, list[Restoring]] = {}
+        self._streams: dict[str, list[Restorer]] = {}
         self._held: list[Event] = []
         self._released = False
         self.context = outer.nested()
-        """What the node runs in."""
+        """The context that the node runs in."""
         self.context.listener = self._take if outer.listener is not None else None
 
     def change(self, change: Callable[[str], str]) -> None:
@@ -256,14 +260,14 @@ class _Events:
         self._held = held
 
     def release(self) -> None:
-        """Tell what was held, and from now on everything at once."""
+        """Emit the held events, and from now on each event at once."""
         self._released = True
         held, self._held = self._held, []
         for event in held:
             self._tell(event)
 
     def end(self) -> None:
-        """Tell what is left of each text: what began like a placeholder, and was none."""
+        """Emit the rest of each text: beginnings of placeholders that were none."""
         for node in list(self._streams):
             self._end(node)
 
@@ -287,7 +291,7 @@ class _Events:
             self._outer.emit(_change_output(event, self._restore))
             return
         if event.node not in self._streams:
-            self._streams[event.node] = [session.restoring() for session in self._sessions]
+            self._streams[event.node] = [session.restorer() for session in self._sessions]
         text = event.text
         for stage in self._streams[event.node]:
             text = stage.feed(text)
@@ -296,7 +300,7 @@ class _Events:
 
     def _restore(self, text: str) -> str:
         for session in self._sessions:
-            stage = session.restoring()
+            stage = session.restorer()
             text = stage.feed(text) + stage.close()
         return text
 
@@ -304,5 +308,4 @@ class _Events:
 def _change_output(event: Event, change: Callable[[str], str]) -> Event:
     if not isinstance(event, NodeFinished):
         return event
-    output: Any = change_texts(event.output, change, strict=False)
-    return replace(event, output=output)
+    return replace(event, output=change_texts(event.output, change, strict=False))

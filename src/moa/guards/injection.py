@@ -49,7 +49,7 @@ _BETWEEN = (
 _THINGS = (
     r"(?:reply|response|answer|help|attention|action|delivery|service|support|assistance|feedback)"
 )
-"""What is prompt where the word is no noun."""
+"""Words that follow `prompt` as an adjective."""
 _ACTS = r"(?:act|answer|respond|reply|behave|speak|obey|pretend|play|be)"
 _TOLD = (
     r"(?:(?:please|now|always|never|don.?t|do\s+not)\s+)*"
@@ -60,7 +60,7 @@ _TOLD = (
 )
 
 
-def _to(verbs: str, *, negated: str = "", without: str = "", most: int = 60) -> str:
+def _verb_then(verbs: str, *, negated: str = "", without: str = "", most: int = 60) -> str:
     """Match a verb that isn't `negated`, and up to `most` characters behind it, in one sentence.
 
     No other such verb may follow in them, since it is nearer to the object: so no stretch is read
@@ -74,28 +74,28 @@ def _to(verbs: str, *, negated: str = "", without: str = "", most: int = 60) -> 
 _RULES = {
     "it says to ignore instructions": (
         # Customers forget rules, and ignore orders of theirs: it has to be all, or the model's.
-        _to(
+        _verb_then(
             "ignore|disregard|forget|override|bypass",
             negated="(?<!n.t )(?<!not )(?<!never )",
         )
         + rf"(?:(?<!my )(?<!our ){_EARLIER}\s+{_BETWEEN}"
         rf"{_ORDERS}\b|{_ORDERS}\s+(?:given\s+|you\s+\w+\s+)?(?:above|before)\b)"
         r"|"
-        + _to(r"(?:ignore|disregard|forget)\s+(?:everything|all)", without="i|we", most=30)
+        + _verb_then(r"(?:ignore|disregard|forget)\s+(?:everything|all)", without="i|we", most=30)
         + r"(?:above|before)\b|"
-        + _to("vergiss|vergesst|ignoriere?|missachte", without="nicht")
+        + _verb_then("vergiss|vergesst|ignoriere?|missachte", without="nicht")
         + r"(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?|befehle?)\b|"
-        + _to(r"(?:ignorieren|vergessen|missachten)\s+sie", without="nicht")
+        + _verb_then(r"(?:ignorieren|vergessen|missachten)\s+sie", without="nicht")
         + r"(?:alle[rn]?|deine|eure|ihre|bisherige[nr]?|vorherige[nr]?"
         r"|vorige[nr]?|obige[nr]?|frühere[nr]?)\s+(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?"
         r"|befehle?)\b|"
-        + _to("(?:ignor|olvid)(?:a|ad|e|en)|omit(?:e|a|an)", negated="(?<!no )")
+        + _verb_then("(?:ignor|olvid)(?:a|ad|e|en)|omit(?:e|a|an)", negated="(?<!no )")
         + r"(?:(?:todas|tus|sus)\s+(?:las\s+)?(?:instrucciones|reglas|órdenes)"
         r"|(?:instrucciones|reglas|órdenes)\s+(?:anteriores|previas|de\s+arriba))\b|"
-        + _to("(?:ignore|oublie)[sz]?", without="pas")
+        + _verb_then("(?:ignore|oublie)[sz]?", without="pas")
         + r"(?:(?:toutes|tes|vos)\s+(?:les\s+)?(?:instructions|consignes|règles)"
         r"|(?:instructions|consignes|règles)\s+(?:précédentes|antérieures|ci-dessus))\b|"
-        + _to("ignor(?:a|i|ate)|dimentic(?:a|hi|ate)", negated="(?<!non )")
+        + _verb_then("ignor(?:a|i|ate)|dimentic(?:a|hi|ate)", negated="(?<!non )")
         + r"(?:(?:tutte|tue|sue|vostre)\s+(?:le\s+)?(?:istruzioni|regole)"
         r"|(?:istruzioni|regole)\s+(?:precedenti|sopra|qui\s+sopra))\b"
     ),
@@ -132,7 +132,7 @@ _RULES = {
 }
 _COMPILED = {says: re.compile(rule, re.IGNORECASE) for says, rule in _RULES.items()}
 _SMUGGLED = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007e]{4,}")
-"""Letters of the block of tags, which nobody sees, but in the flags of parts of a country."""
+"""Invisible letters of the tag block, except in flags of regions."""
 _PIECE, _ACROSS = 20_000, 1_000
 """Characters that a rule reads at once, since `re` lets no other thread run meanwhile; and those
 behind them that are read with them, which no match is longer than."""
@@ -146,7 +146,7 @@ _SUSPICIOUS = re.compile(
     r"|regla|oubli|consigne|règle|dimentic|istruzion|regol)\w*|\b(?:AI|LLM|GPT|KI|IA|rules?|role)\b",
     re.IGNORECASE,
 )
-"""Words that texts which give orders to a model have more of than others."""
+"""Words that are frequent in orders to a model."""
 
 
 class InjectionRules(TypedNode[Text | str, Verdict]):
@@ -223,7 +223,7 @@ class Injection(TypedNode[Text | str, Verdict]):
                 return verdict
         if approximate_tokens(text) <= _READ_TOKENS:
             return (await self.filter.run(text, context)).output
-        read = await run_off_loop(lambda: _read(bare), context, characters=len(bare))
+        read = await run_off_loop(lambda: _select(bare), context, characters=len(bare))
         if read.left_out:
             context.note(
                 "truncated",
@@ -231,10 +231,10 @@ class Injection(TypedNode[Text | str, Verdict]):
                 f"{read.left_out} of {len(text)} characters"
                 + ("; the rules read all of it" if self._rules else ""),
             )
-        return await self._surest(read.parts, context)
+        return await self._find_surest(read.parts, context)
 
-    async def _surest(self, parts: Sequence[str], context: RunContext) -> Verdict:
-        """Ask of some parts at once, until one is met; else give the least sure verdict."""
+    async def _find_surest(self, parts: Sequence[str], context: RunContext) -> Verdict:
+        """Ask about a few parts at once until one is met; else return the least sure verdict."""
         verdicts = list[Verdict]()
         for begin in range(0, len(parts), _AT_ONCE):
             some = parts[begin : begin + _AT_ONCE]
@@ -245,15 +245,15 @@ class Injection(TypedNode[Text | str, Verdict]):
         return min(verdicts, key=lambda v: v.confidence or 0.0)
 
 
-class _Read(NamedTuple):
-    """What a model reads of a text."""
+class _Selection(NamedTuple):
+    """The parts of a text that a model reads."""
 
     parts: list[str]
     left_out: int
     """Characters that are in none of them."""
 
 
-def _read(text: str) -> _Read:
+def _select(text: str) -> _Selection:
     """Cut a text into parts that a model reads, the first ones first; of a long one, choose some.
 
     It is cut before it is split at its sentences, so that what isn't read takes no time.
@@ -261,19 +261,19 @@ def _read(text: str) -> _Read:
     tokens = approximate_tokens(text)
     places = -(-tokens // _READ_TOKENS)
     if places <= _MOST_PARTS // 2:  # split at its sentences, it has up to twice as many parts
-        return _Read([part.text for part in split(text, max_tokens=_READ_TOKENS)], 0)
+        return _Selection([part.text for part in split(text, max_tokens=_READ_TOKENS)], 0)
     width = -(-len(text) // places)
     parts, read = list[str](), 0
-    for place in _chosen(text, width, -(-len(text) // width)):
+    for place in _choose_places(text, width, -(-len(text) // width)):
         piece = text[place * width : (place + 1) * width]
         found = [part.text for part in split(piece, max_tokens=_READ_TOKENS)]
         found = found[: _MOST_PARTS - len(parts)]
         parts += found
         read += len(piece) if found else 0
-    return _Read(parts, len(text) - read)
+    return _Selection(parts, len(text) - read)
 
 
-def _chosen(text: str, width: int, places: int) -> list[int]:
+def _choose_places(text: str, width: int, places: int) -> list[int]:
     """Choose places of a text, `width` characters each, in the order in which they are read."""
     words = {
         (found.start() // width, found[0].lower())
@@ -318,11 +318,11 @@ def _matches(text: str) -> Iterator[str]:
         if neutralise(view.text) != view.text:
             yield "it has control tokens of a chat template in it"
         for says, rule in _COMPILED.items():
-            if _is_met(rule, view.text):
+            if _has_match(rule, view.text):
                 yield says
 
 
-def _is_met(rule: re.Pattern[str], text: str) -> bool:
+def _has_match(rule: re.Pattern[str], text: str) -> bool:
     for begin in range(0, len(text), _PIECE):
         end = begin + _PIECE + _ACROSS
         found = rule.search(text, begin, end)

@@ -1,4 +1,4 @@
-"""Pii: takes personal data out of a text, and puts it back into what is made of it."""
+"""Pii: masks personal data in a text, and restores it in the output."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from moa.node import Text
 T = TypeVar("T")
 
 _PLACEHOLDER = re.compile(r"\\?\[ ?([A-Za-z](?:[A-Za-z0-9]|\\?_)*\\?_[0-9]+) ?\\?\]")
-"""What a placeholder looks like. In square brackets: HTML, XML and JSON leave them alone. Models
-write some in small letters, or escape them for Markdown."""
+"""Pattern of placeholders. Square brackets survive HTML, XML and JSON. Models write some in
+small letters, or escape them for Markdown."""
 _OPENED = re.compile(r"\\?\[[^\[]*\Z")
 _QUOTED = "QUOTED"
-"""The kind of a text that looked like a placeholder before any was made."""
+"""Kind of texts that look like a placeholder in the input."""
 
 
 class Redacted(Text):
-    """A text with placeholders in the place of personal data; nothing leads back."""
+    """A text with placeholders for personal data, which can't be restored."""
 
     found: dict[str, int] = Field(default_factory=dict[str, int])
-    """How often each kind was found."""
+    """Number of findings, by kind."""
 
 
 @ready("pii", "Masks personal data in a text")
@@ -62,7 +62,7 @@ class Pii(TypedNode[Text | str, Redacted]):
             takes more than 2 s for a text stops the request; see `Pattern`.
         deny: Phrases that are masked wherever they stand, in any case.
         ignore: Kinds to leave alone, such as `URL`.
-        recognizers: Who looks, beside `patterns` and `deny`; `None`: presidio's.
+        recognizers: Recognisers besides `patterns` and `deny`; `None`: presidio's.
         threshold: Score from which on a finding counts, 0 to 1. Lower finds more, and more
             order numbers among them.
         limits: See `Limits`.
@@ -79,7 +79,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     """
 
     masks = True
-    """It stands before a node, and not beside it."""
+    """True: it can't stand beside a node."""
 
     def __init__(
         self,
@@ -106,15 +106,15 @@ class Pii(TypedNode[Text | str, Redacted]):
             *([deny_list(phrases)] if phrases else ()),
         )
         self.is_own = bool(patterns or recognizers)
-        """Whether some of them aren't ours, and may take long for a short text."""
+        """True if some recognisers are the user's, and may take long for a short text."""
 
     def find(self, text: str) -> list[Finding]:
-        """Find what would be masked, in order and without overlaps."""
+        """Find the texts to mask, in order and without overlaps."""
         return find(self.recognizers, text, least=self.threshold, ignore=self.ignore)
 
     @contextmanager
     def session(self, within: Sequence[PiiSession] = ()) -> Generator[PiiSession]:
-        """Open what masks and restores the texts of one request; at its end all is forgotten.
+        """Open a session that masks and restores the texts of one request, and then forgets them.
 
         Placeholders of the sessions `within` which it is are left alone.
         """
@@ -137,16 +137,16 @@ class Pii(TypedNode[Text | str, Redacted]):
 class PiiSession:
     """Masks and restores the texts of one request; `Pii.session` opens it.
 
-    Nothing shows what it has taken out, and it can't be copied. The same secret has the same
-    placeholder. What masks raises `GuardFailed` where a recogniser raised, and all raise
-    `ConfigError` once the session is over.
+    It shows no secret, and can't be copied. The same secret has the same placeholder. Masking
+    raises `GuardFailed` if a recogniser raised; after the session all methods raise
+    `ConfigError`.
     """
 
     def __init__(self, pii: Pii, within: Sequence[PiiSession] = ()) -> None:
         self.pii = pii
         self._within = within
         self._secrets: dict[str, SecretStr] = {}
-        """What was taken out, by placeholder."""
+        """Secrets, by placeholder."""
         self._placeholders: dict[SecretStr, str] = {}
         self._made: Counter[str] = Counter()
         """Placeholders of each kind, with those of the sessions around."""
@@ -154,11 +154,11 @@ class PiiSession:
             self._made |= other._made
         self._is_open = True
         self.found: Counter[str] = Counter()
-        """How often each kind was masked."""
+        """Number of masked texts, by kind."""
         self.unchecked = 0
-        """How many of them by their shape alone: the text has too many numbers to check each."""
+        """Number of them masked by shape alone, in a text with too many numbers to check."""
         self.altered: set[str] = set()
-        """Placeholders that came back so that they could not be put back."""
+        """Placeholders that came back altered, and could not be restored."""
 
     def __repr__(self) -> str:
         return f"PiiSession({f'{len(self._secrets)} kept' if self._is_open else 'closed'})"
@@ -167,19 +167,19 @@ class PiiSession:
         raise TypeError("a session can't be copied or pickled: it ends with its request")
 
     def mask(self, text: str) -> str:
-        """Put placeholders in the place of everything that is found."""
+        """Replace all findings by placeholders."""
         return self.mask_findings(text, self.pii.find(text))
 
     def restore(self, text: str) -> str:
-        """Put back what was masked; placeholders of nobody's stay, and such as a model altered.
+        """Restore the secrets; unknown and altered placeholders stay.
 
-        One in small letters, or escaped for Markdown, is put back all the same.
+        Small letters, and escapes for Markdown, are accepted.
         """
         self._note_altered(text)
         return self.put_back(text)
 
     async def mask_all(self, value: T, context: RunContext) -> T:
-        """Mask every text in a value; a long one is read beside the event loop.
+        """Mask every text in a value; a long one in a thread.
 
         Raises:
             DeadlineExceeded: the time given to the run is up.
@@ -200,18 +200,18 @@ class PiiSession:
         return masked
 
     def note_found(self, context: RunContext, *, by: str = "") -> None:
-        """Note how much was masked, without saying what."""
+        """Note how much was masked, without the texts."""
         if self.found:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.found.items()))
             context.note("changed", f"{by}masked {counts}")
 
     def restore_all(self, value: T) -> T:
-        """Put back what was masked in every text of a value."""
+        """Restore the secrets in every text of a value."""
         return change_texts(value, self.restore, strict=False)
 
-    def restoring(self) -> Restoring:
-        """Restore a text that comes in pieces."""
-        return Restoring(self)
+    def restorer(self) -> Restorer:
+        """Return a restorer of a text that comes in pieces."""
+        return Restorer(self)
 
     def close(self) -> None:
         """Forget everything."""
@@ -220,7 +220,7 @@ class PiiSession:
         self._is_open = False
 
     def mask_findings(self, text: str, found: Iterable[Finding]) -> str:
-        """Put placeholders in the place of what was found in a text."""
+        """Replace findings in a text by placeholders."""
         pieces: list[str] = []
         end = 0
         for finding in found:
@@ -234,7 +234,7 @@ class PiiSession:
         return "".join((*pieces, text[end:]))
 
     def _placeholder(self, kind: str, secret: str) -> str:
-        """Keep a secret, and give what stands for it."""
+        """Store a secret, and return its placeholder."""
         self._check()
         kept = SecretStr(secret)
         if kept not in self._placeholders:
@@ -244,7 +244,7 @@ class PiiSession:
         return self._placeholders[kept]
 
     def put_back(self, text: str) -> str:
-        """Restore a text, whatever else in it is like a placeholder."""
+        """Restore a text; lookalikes of placeholders stay."""
         self._check()
         return _PLACEHOLDER.sub(self._secret, text)
 
@@ -253,7 +253,7 @@ class PiiSession:
         return found[0] if kept is None else kept.get_secret_value()
 
     def _note_altered(self, text: str) -> None:
-        """Find placeholders that can't be put back; what looks like one by chance is among them."""
+        """Record placeholders that can't be restored, lookalikes included."""
         if not self._secrets:
             return
         kinds = "|".join(re.escape(kind).replace("_", r"[\W_]{1,3}") for kind in self._made)
@@ -262,8 +262,8 @@ class PiiSession:
         made = {"[" + re.sub(r"[\W_]+", "_", one).upper() + "]" for one in found}
         self.altered |= made & self._secrets.keys()
 
-    def is_begun(self, tail: str) -> bool:
-        """Whether what a text ends in may go on as one of its placeholders."""
+    def may_continue(self, tail: str) -> bool:
+        """Return True if the end of a text may continue as one of its placeholders."""
         begun = _normal_form(tail)
         return any(made.startswith(begun) and len(tail) <= 2 * len(made) for made in self._secrets)
 
@@ -275,11 +275,11 @@ class PiiSession:
 
 
 def _normal_form(placeholder: str) -> str:
-    """Write a placeholder, or the start of one, as it was made."""
+    """Return the original form of a placeholder, or of its start."""
     return placeholder.replace("\\", "").replace(" ", "").upper()
 
 
-class Restoring:
+class Restorer:
     """Restores a text that comes in pieces: a placeholder may come in several."""
 
     def __init__(self, session: PiiSession) -> None:
@@ -290,16 +290,16 @@ class Restoring:
         return f"Restoring({len(self._pending)} characters held back)"
 
     def feed(self, piece: str) -> str:
-        """Take a piece, and give the restored text that is there."""
+        """Take a piece, and return the text that is complete."""
         self._pending += piece
         opened = _OPENED.search(self._pending)
-        begun = opened is not None and self._session.is_begun(opened[0])
+        begun = opened is not None and self._session.may_continue(opened[0])
         escapes = self._pending.endswith("\\")
         held = opened.start() if opened and begun else len(self._pending) - escapes
         whole, self._pending = self._pending[:held], self._pending[held:]
         return self._session.put_back(whole)
 
     def close(self) -> str:
-        """Give the rest: what began like a placeholder, and was none."""
+        """Return the rest: a beginning of a placeholder that was none."""
         rest, self._pending = self._pending, ""
         return self._session.put_back(rest)

@@ -1,4 +1,4 @@
-"""Recognizers: what finds secrets in a text, and where: presidio's, and one's own.
+"""Recognizers find secrets in a text: presidio's, and the user's own.
 
 Presidio's come with their checksums, without a language model and without a network. What takes a
 language model is not there: names of people, places and organisations. Put those that you know on a
@@ -12,11 +12,11 @@ import logging
 import re
 import time
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from moa.errors import ConfigError, GuardFailed, require_package
 from moa.guards.texts import views
@@ -37,17 +37,17 @@ class Finding:
     """A part of a text that is to be kept from a model. It doesn't hold the part itself."""
 
     kind: str
-    """What it is, in capitals: `EMAIL`."""
+    """Kind, in capitals: `EMAIL`."""
     start: int
     end: int
-    """Where it stands: `text[start:end]`."""
+    """Position: `text[start:end]`."""
     score: float
-    """How sure the recogniser is, from 0 to 1; 1 where a checksum holds."""
+    """Confidence of the recogniser, from 0 to 1; 1 if a checksum holds."""
     checked: bool = True
-    """Whether it was looked at; where a text has too many numbers, their shape is enough."""
+    """False if only its shape counts, in a text with too many numbers to check."""
 
     def shift(self, by: int) -> Finding:
-        """Say where it is in a text that begins so many characters earlier."""
+        """Return it for a text that begins so many characters earlier."""
         return Finding(self.kind, self.start + by, self.end + by, self.score, self.checked)
 
 
@@ -73,10 +73,10 @@ def find(
         GuardFailed: a recogniser raised. What it said isn't told, since the text may be in it.
     """
     found: list[Finding] = []
-    asked = [one.reading() if isinstance(one, PresidioNumbers) else one for one in recognizers]
+    asked = [one.reader() if isinstance(one, PresidioNumbers) else one for one in recognizers]
     for view in views(text):
         for recognizer in asked:
-            for finding in _ask(recognizer, view.text):
+            for finding in _ask_recognizer(recognizer, view.text):
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
                     if view.written is not None:
@@ -86,7 +86,7 @@ def find(
     return merge(found)
 
 
-def _ask(recognizer: Recognizer, text: str) -> list[Finding]:
+def _ask_recognizer(recognizer: Recognizer, text: str) -> list[Finding]:
     try:
         return list(recognizer.find(text))
     except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
@@ -169,10 +169,10 @@ class Pattern:
         return self.kind
 
     @functools.cached_property
-    def _compiled(self) -> Any:
+    def _find_matches(self) -> Callable[..., Iterator[re.Match[str]]]:
         # `re` can't be stopped, and lets no other thread run meanwhile.
         plain = _BRACE.sub(lambda f: r"\{" if f[0] == "{" else f[0], self.expression)
-        return import_module("regex").compile(plain)
+        return import_module("regex").compile(plain).finditer
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find all matches that aren't empty.
@@ -180,7 +180,7 @@ class Pattern:
         Raises:
             TimeoutError: it took more time than it is given.
         """
-        for match in self._compiled.finditer(text, timeout=self.seconds, concurrent=True):
+        for match in self._find_matches(text, timeout=self.seconds, concurrent=True):
             if match.end() > match.start():
                 yield Finding(self.kind, match.start(), match.end(), self.score)
 
@@ -287,18 +287,18 @@ _PHONE_REGIONS = (
     "US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "AT", "CH", "SE", "IN", "BR", "MX", "AU", "JP",
     "IL",
 )  # fmt: skip
-"""Where a number without a country code may be from; one with a code is found from anywhere."""
+"""Countries of phone numbers without a country code; with one, all countries are found."""
 _NEAR = 60
 """Characters before a finding in which a word that speaks for it is looked for."""
 _MORE, _SURE_ENOUGH = 0.35, 0.4
-"""What such a word adds, and what it makes of a finding at least; presidio's own numbers."""
+"""Score that such a word adds, and the minimum score with it; presidio's own numbers."""
 _PHONE_WORDS = ("phone", "number", "telephone", "cell", "cellphone", "mobile", "call")
 _FEW_DIGITS = 4
 """Fewer digits than that are in no number that is looked for here."""
 _WITHOUT_DIGITS = frozenset(("WALLET", "IP", "MAC"))
 _CLUSTER = r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
-"""Where a number may be: digits, and what may stand between them. One may be as long as the text,
-so the `regex` module looks, which lets other threads run meanwhile."""
+"""Places of numbers: digits, and characters between them. One may be as long as the text, so
+the `regex` module searches, which lets other threads run meanwhile."""
 _AROUND_CLUSTER = 64
 """Characters around a cluster that are read with it: letters of the number, and words before it."""
 _PART, _AROUND = 2000, 300
@@ -309,7 +309,7 @@ _BETWEEN = (
     r"\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e"
 )
 _PHONE = re.compile(rf"[+\uff0b(\uff08\[\uff3b{_BETWEEN}]{{0,8}}\d(?:[{_BETWEEN}]{{0,4}}\d)*+")
-"""What may be a phone number: digits, and the marks that people write between them."""
+"""Candidates for phone numbers: digits, and the marks between them."""
 _BLANKS_AND_DASHES = " -./~x\u00a0\u3000"
 _AROUND_PHONE = 32
 """Characters behind one that are read with it: an extension."""
@@ -319,20 +319,20 @@ _PHONES = 3_000
 """Characters of different phone numbers that are looked up in one text."""
 _TOKEN = r"[+(]{0,2}\w*[\d:][\w.:/()+-]*"
 _SHAPE = re.compile(rf"{_TOKEN}(?: {_TOKEN}){{0,15}}")
-"""What counts as a number unchecked: words with digits, one after the other."""
+"""Numbers by shape: words with digits, one after the other."""
 _UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
 
 _PHONE_SCORE = 0.4
 
 
-_reading: ContextVar[bool] = ContextVar("moa.guards.recognizers.reading", default=False)
+_is_reading: ContextVar[bool] = ContextVar("moa.guards.recognizers.reading", default=False)
 
 
 class _Silence(logging.Filter):
     """While a text is read here, keeps presidio from logging numbers that it can't check."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not _reading.get()
+        return not _is_reading.get()
 
 
 @dataclass(frozen=True)
@@ -384,14 +384,14 @@ class PresidioNumbers:
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find them in one text."""
-        return self.reading().find(text)
+        return self.reader().find(text)
 
-    def reading(self) -> Reading:
-        """Find them in several views of one text, of which each place is read once."""
-        return Reading(self._kinds)
+    def reader(self) -> NumberReader:
+        """Return a reader for several views of one text, which reads each place once."""
+        return NumberReader(self._kinds)
 
 
-class Reading:
+class NumberReader:
     """Reads the views of one text for numbers; the same place once, however often it comes."""
 
     name = PresidioNumbers.name
@@ -415,14 +415,14 @@ class Reading:
                 continue
             if found is None:
                 self._read += len(written)
-                found = self._stretches[written] = tuple(self._within(written))
+                found = self._stretches[written] = tuple(self._read_stretch(written))
             for one in (each.shift(start) for each in found):
                 if one.start < ends and (one.end if first else one.start + 1) > begins:
                     yield one
 
-    def _within(self, text: str) -> Iterator[Finding]:
+    def _read_stretch(self, text: str) -> Iterator[Finding]:
         few = sum(map(str.isdigit, text)) < _FEW_DIGITS
-        token = _reading.set(True)
+        token = _is_reading.set(True)
         try:
             found = [
                 finding
@@ -431,7 +431,7 @@ class Reading:
                 for finding in kind.find(text)
             ]
         finally:
-            _reading.reset(token)
+            _is_reading.reset(token)
         yield from found
         if not few:
             yield from self._phone_numbers(text)
@@ -457,10 +457,10 @@ class Reading:
 
 
 def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
-    """Give the parts of a text that numbers may stand in, each to be read at once.
+    """Yield the parts of a text that may hold numbers, each to be read at once.
 
-    First what is read of each, then where what is found there begins, or is: what is found
-    elsewhere belongs to others; and whether it may begin before.
+    Each has the range to read, the range in which findings count, and True if a finding may
+    begin before that range.
     """
     for cluster in import_module("regex").finditer(_CLUSTER, text, concurrent=True):
         first, last = cluster.span()
@@ -474,7 +474,7 @@ def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
 
 
 def _cut(text: str, begins: int, last: int) -> int:
-    """Say where a part ends: behind a line or a word, so that lines that come again are known."""
+    """Return the end of a part: behind a line or a word, so that repeated lines are recognised."""
     if last - begins <= _PART:
         return last
     behind = max(

@@ -1,7 +1,7 @@
 """Texts: every text inside a typed value, read or changed; and the ways in which one may be read.
 
 A text is read folded too, as it is meant: digits of other scripts and full-width forms become
-ASCII, odd blanks and dashes plain ones, and characters that nobody sees go (Unicode Technical
+ASCII, odd blanks and dashes plain ones, and invisible characters go (Unicode Technical
 Report 36, "Unicode Security Considerations"). Where each character came from is kept, so that what
 is found there can be taken out of the text as it was written.
 """
@@ -18,12 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from moa._json import is_mapping
 from moa.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from typing_extensions import TypeIs
+
+T = TypeVar("T")
+Collection = list[object] | tuple[object, ...] | set[object] | frozenset[object]
 Change = Callable[[str], str]
 _OPAQUE = (
     bool,
@@ -36,7 +43,7 @@ _OPAQUE = (
     SecretBytes,
     type,
 )
-"""What holds no text that a user wrote, or shows it to nobody."""
+"""Types that hold no text of a user, or hide it."""
 _NUMBERS = (int, float, decimal.Decimal, uuid.UUID)
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Characters that show nothing and are not of the category of formats."""
@@ -45,7 +52,7 @@ _LONGEST = 4
 times over would be a long text to read."""
 
 
-def change_texts(value: Any, change: Change, *, strict: bool) -> Any:
+def change_texts(value: T, change: Change, *, strict: bool) -> T:
     """Change every text in a value: in models, data classes, mappings and sequences.
 
     What doesn't change comes back as the same object. Models and data classes are copied without
@@ -53,11 +60,11 @@ def change_texts(value: Any, change: Change, *, strict: bool) -> Any:
     for. Private attributes and keys count too; what a cached property holds is computed anew. Where
     it is `strict`, what can't be looked into, and a number that would change, is an `InputError`.
     """
-    return _Walk(change, strict=strict).walk(value)
+    return cast("T", _Walk(change, strict=strict).walk(value))
 
 
-def texts_of(value: Any) -> list[str]:
-    """Give every text in a value, in order; what can't be looked into has none."""
+def texts_of(value: object) -> list[str]:
+    """Return every text in a value, in order; opaque values have none."""
     found: list[str] = []
 
     def keep(text: str) -> str:
@@ -73,20 +80,20 @@ class _Walk:
         self._change = change
         self._strict = strict
 
-    def walk(self, value: Any) -> Any:
+    def walk(self, value: object) -> object:
         if isinstance(value, _OPAQUE):
             return value
         if isinstance(value, str):
             return self._change(value)
         if isinstance(value, BaseModel):
             return self._model(value)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return self._data_class(value)
-        if isinstance(value, Mapping):
-            return self._mapping(cast("Mapping[Any, Any]", value))
-        if isinstance(value, list | tuple | set | frozenset):
-            return self._sequence(cast("Any", value))
-        return self._other(value)
+        if is_mapping(value):
+            return self._mapping(value)
+        if _is_collection(value):
+            return self._collection(value)
+        return self._keep_or_refuse(value)
 
     def _model(self, value: BaseModel) -> BaseModel:
         fields = {name: getattr(value, name) for name in type(value).model_fields}
@@ -103,9 +110,9 @@ class _Walk:
             object.__setattr__(made, "__pydantic_private__", {**private, **hidden})
         return made
 
-    def _data_class(self, value: Any) -> Any:
+    def _data_class(self, value: DataclassInstance) -> DataclassInstance:
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        own: Mapping[str, Any] = getattr(value, "__dict__", {})
+        own: Mapping[str, object] = getattr(value, "__dict__", {})
         cached = [name for name in own if _is_cached(value, name)]
         others = [name for name in own if name not in names and name not in cached]
         update = self._differences({name: getattr(value, name) for name in (*names, *others)})
@@ -118,23 +125,23 @@ class _Walk:
             object.__setattr__(made, name, inner)  # also where it is frozen
         return made
 
-    def _differences(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _differences(self, fields: Mapping[str, object]) -> dict[str, object]:
         made = {name: self.walk(inner) for name, inner in fields.items()}
         return {name: inner for name, inner in made.items() if inner is not fields[name]}
 
-    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+    def _mapping(self, value: Mapping[object, object]) -> Mapping[object, object]:
         made = {self.walk(key): self.walk(inner) for key, inner in value.items()}
         same = all(key in made and made[key] is inner for key, inner in value.items())
         return value if same else made
 
-    def _sequence(self, value: Any) -> Any:
+    def _collection(self, value: Collection) -> object:
         made = [self.walk(inner) for inner in value]
         if all(one is other for one, other in zip(made, value, strict=True)):
             return value
-        kind: Any = cast("Any", type(value))
-        return kind(*made) if hasattr(kind, "_fields") else kind(made)
+        build: Callable[[list[object]], object] = getattr(type(value), "_make", type(value))
+        return build(made)  # `_make` is that of a named tuple
 
-    def _other(self, value: Any) -> Any:
+    def _keep_or_refuse(self, value: object) -> object:
         if not self._strict:
             return value
         if not isinstance(value, _NUMBERS):
@@ -150,9 +157,12 @@ class _Walk:
         return value
 
 
-def _is_cached(value: Any, name: str) -> bool:
-    kind = cast("type[object]", type(value))
-    return isinstance(getattr(kind, name, None), cached_property)
+def _is_collection(value: object) -> TypeIs[Collection]:
+    return isinstance(value, list | tuple | set | frozenset)
+
+
+def _is_cached(value: object, name: str) -> bool:
+    return isinstance(getattr(type(value), name, None), cached_property)
 
 
 @dataclass(frozen=True)
@@ -160,15 +170,15 @@ class View:
     """A way to read a text."""
 
     text: str
-    """As it is read."""
+    """The text to read."""
     written: str | None = None
-    """As it was written; `None`: the same."""
+    """The original text; `None`: the same."""
     meant: Mapping[int, str] = field(default_factory=dict[int, str])
-    """What is read for a character of what was written, where it is another."""
+    """The replacement of each changed character, by its code."""
 
     @cached_property
     def _origins(self) -> Sequence[int] | None:
-        """For each character its place in what was written; `None` where it is the same."""
+        """The original index of each character; `None` if it is the same."""
         if self.written is None or all(len(meant) == 1 for meant in self.meant.values()):
             return None
         lengths = {chr(code): len(meant) for code, meant in self.meant.items()}
@@ -176,14 +186,14 @@ class View:
         return [place for place, length in each for _ in range(length)]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Say where a part of it stands in what was written."""
+        """Return the position of a part in the original text."""
         if self._origins is None:
             return start, end
         return self._origins[start], self._origins[end - 1] + 1
 
 
 def views(text: str) -> list[View]:
-    """Give the ways to read a text in which a secret could show; the first is as it was written.
+    """Return the views of a text in which a secret could show; the first is the original.
 
     A plain text has one. Letters of scripts that put no blanks between words are blanked in one
     of the others, since the end of a word is where many patterns begin.
@@ -192,22 +202,22 @@ def views(text: str) -> list[View]:
     if text.isascii():
         return found
     unusual = [character for character in set(text) if not character.isascii()]
-    # What nobody sees may stand inside a number, or between a word and one.
+    # An invisible character may be inside a number, or between a word and one.
     for unseen, letter in (("", None), (" ", None), ("", " ")):
-        meant = {ord(character): _meant(character, unseen, letter) for character in unusual}
+        meant = {ord(character): _fold(character, unseen, letter) for character in unusual}
         view = View(text.translate(meant), text, meant)
         if all(view.text != other.text for other in found):
             found.append(view)
     return found
 
 
-def _meant(character: str, unseen: str, letter: str | None) -> str:
-    """Read a character that nobody sees, or a letter of a script without blanks, as is said."""
+def _fold(character: str, unseen: str, letter: str | None) -> str:
+    """Replace an invisible character by `unseen`, and a letter without case by `letter`."""
     if _is_unseen(character):
         return unseen
     if letter is not None and unicodedata.category(character) == "Lo":
         return letter
-    return _plain(character)
+    return _fold_visible(character)
 
 
 def _is_unseen(character: str) -> bool:
@@ -218,7 +228,7 @@ def _is_unseen(character: str) -> bool:
     )
 
 
-def _plain(character: str) -> str:
+def _fold_visible(character: str) -> str:
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)

@@ -1,4 +1,4 @@
-"""Routers: fitted functions that say, for a request, how much the strong model would gain.
+"""Routers: fitted functions that predict the gain of the strong model on a request.
 
 A router looks at the prompt alone, before any answer; a cascade looks at the weak model's answer
 too. Both are one JSON file, and are applied with numpy alone.
@@ -13,11 +13,12 @@ from dataclasses import replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from moa._files import load_model, save_text
+from moa._json import JSON, list_of
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
 from moa.errors import InputError
@@ -28,16 +29,16 @@ RouterKind = Literal["router", "cascade"]
 Strength = Literal["weak", "strong"]
 
 
-class _Written(Frozen):
+class _FileModel(Frozen):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def _need(holds: bool, what: str) -> None:
+def _require(holds: bool, what: str) -> None:
     if not holds:
         raise ValueError(f"there must be {what}")
 
 
-class Tree(_Written):
+class Tree(_FileModel):
     """A binary tree: node 0 is the root, and a leaf has feature -1."""
 
     features: tuple[int, ...]
@@ -50,7 +51,7 @@ class Tree(_Written):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         n = len(self.features)
-        _need(n == len(self.thresholds) == len(self.values) > 0, "one of each a node")
+        _require(n == len(self.thresholds) == len(self.values) > 0, "one of each a node")
         # Children come after their parents, so that following them ends.
         ends = all(
             feature < 0 or (place < left < n and place < right < n)
@@ -58,7 +59,7 @@ class Tree(_Written):
                 zip(self.features, self.left, self.right, strict=True)
             )
         )
-        _need(ends, "children after their parents")
+        _require(ends, "children after their parents")
         return self
 
     @cached_property
@@ -76,7 +77,7 @@ class Tree(_Written):
         return leaves[here]
 
 
-class Trees(_Written):
+class Trees(_FileModel):
     """The sum of many trees, boosted (Friedman 2001) or grown at random (Geurts et al. 2006)."""
 
     kind: Literal["trees"] = "trees"
@@ -88,7 +89,7 @@ class Trees(_Written):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         used = max((feature for tree in self.trees for feature in tree.features), default=-1)
-        _need(used < len(self.names), "a name for each feature")
+        _require(used < len(self.names), "a name for each feature")
         return self
 
     def predict(self, table: Table) -> Floats:
@@ -98,7 +99,7 @@ class Trees(_Written):
         return total * self.rate + self.constant
 
 
-class Grams(_Written):
+class Grams(_FileModel):
     """A weighted sum of the short runs of characters of the prompt."""
 
     kind: Literal["grams"] = "grams"
@@ -109,7 +110,7 @@ class Grams(_Written):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _need(set(self.rarity) == set(self.weights), "the same buckets in both")
+        _require(set(self.rarity) == set(self.weights), "the same buckets in both")
         return self
 
     def predict(self, table: Table) -> Floats:
@@ -122,14 +123,14 @@ class Grams(_Written):
         return self.constant + sum(found[b] * self.weights[b] for b in found) / length
 
 
-class Groups(_Written):
+class Groups(_FileModel):
     """The mean gain of cases with the same value in a field, drawn towards the mean of all."""
 
     kind: Literal["groups"] = "groups"
     field: str
     gains: Mapping[str, float]
     constant: float
-    """Of a value that was not seen, and where the field is missing."""
+    """Gain of an unknown value, and of a missing field."""
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
@@ -140,7 +141,7 @@ class Groups(_Written):
 RouterPart = Annotated[Trees | Grams | Groups, Field(discriminator="kind")]
 
 
-class Weighted(_Written):
+class WeightedPart(_FileModel):
     """A part, and its share in the predicted gain."""
 
     name: str
@@ -148,23 +149,23 @@ class Weighted(_Written):
     part: RouterPart
 
 
-class PartReport(_Written):
-    """What a candidate reached by cross-validation."""
+class PartReport(_FileModel):
+    """Result of a candidate by cross-validation."""
 
     name: str
     apgr: float
     weight: float
-    """Its share in what was chosen; 0 where it was left out."""
+    """Its share in the router; 0 if it was left out."""
 
 
-class Origin(_Written):
-    """Where a router comes from."""
+class Origin(_FileModel):
+    """Origin of a router."""
 
     moa: str
     """Version that fitted it."""
     date: str
     rows: int
-    """That it was fitted on."""
+    """Number of rows that it was fitted on."""
     left_out: int
     """Rows that stood in the data twice."""
     fingerprint: str
@@ -176,8 +177,8 @@ class Origin(_Written):
     why: str
 
 
-class Router(_Written):
-    """Says which of two models a request goes to, by the gain it predicts.
+class Router(_FileModel):
+    """Chooses one of two models for a request, by the predicted gain.
 
     It is a node: `run` takes a `Case`, or the prompt alone, and gives `"weak"` or `"strong"`.
     """
@@ -191,18 +192,18 @@ class Router(_Written):
     features: tuple[str, ...] = ()
     """Numbers that each request brings; see `moa.routing.recorded.Request`."""
     target: str
-    """What the threshold was chosen for, in words."""
+    """Goal of the threshold, in words."""
     threshold: float
     """A request goes to the strong model where the predicted gain is at least this."""
     candidates: tuple[PartReport, ...]
     origin: Origin
-    parts: tuple[Weighted, ...]
+    parts: tuple[WeightedPart, ...]
 
     @model_validator(mode="after")
     def _reads(self) -> Self:
         names = {name for part in self.parts for name in getattr(part.part, "names", ())}
         unknown = sorted(names - KNOWN.union(self.features))
-        _need(not unknown, f"no feature that this version doesn't know, such as {unknown[:1]}")
+        _require(not unknown, f"no feature that this version doesn't know, such as {unknown[:1]}")
         return self
 
     @classmethod
@@ -221,7 +222,7 @@ class Router(_Written):
         Raises:
             ConfigError: it can't be written there.
         """
-        save_text(path, _lines(self.model_dump(mode="json")))
+        save_text(path, _dump(self.model_dump(mode="json")))
 
     def gains(self, cases: Sequence[Case]) -> Floats:
         """Predict how much likelier the strong model is to be right: from about -1 to 1.
@@ -290,7 +291,7 @@ class Router(_Written):
         return finish(chosen, inside, seconds=time.perf_counter() - start)
 
     def missing_fields(self, cases: Sequence[Case]) -> str | None:
-        """Say which of the fields that it uses are missing in how many cases; else `None`."""
+        """Describe which used fields are missing in how many cases; return `None` if none."""
         counts = {name: sum(name not in case.fields for case in cases) for name in self.fields}
         told = ", ".join(f"{name!r} in {n} of {len(cases)}" for name, n in counts.items() if n)
         return f"missing, so done without: {told}" if told else None
@@ -305,12 +306,12 @@ class Router(_Written):
         return self.model_copy(update={"threshold": gain, "target": target})
 
 
-def _lines(written: Mapping[str, Any]) -> str:
+def _dump(written: JSON) -> str:
     """Write JSON that a person can read: a line for each member, and for each item of a list."""
     members: list[str] = []
     for name, value in written.items():
         if name in ("candidates", "parts"):
-            inner = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
+            inner = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in list_of(value))
             members.append(f"{json.dumps(name)}: [\n  {inner}\n ]")
         else:
             members.append(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")

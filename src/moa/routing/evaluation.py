@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import computed_field
 
 from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
-from moa.evals.plots import save_picture
+from moa.evals.plots import Axes, save_picture
 from moa.node import Frozen
 from moa.routing import Router, RouterKind
 from moa.routing.recorded import Recorded
@@ -41,7 +40,7 @@ class Figures(Frozen):
 
 
 RANDOM = Figures(apgr=CHANCE, cpt50=0.5, cpt80=0.8)
-"""What asking the strong model by chance recovers, on average."""
+"""Figures of asking the strong model by chance, on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Recovery:
         return (area - self.weak) / gap
 
     def share_for(self, recovered: float) -> float | None:
-        """Give the smallest share of strong calls that recovers a part of the gap, from 0 to 1.
+        """Return the smallest share of strong calls that recovers a part of the gap, from 0 to 1.
 
         `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` where the strong model
         is no better than the weak one.
@@ -105,7 +104,7 @@ class Recovery:
         return Figures(apgr=self.apgr, cpt50=self.share_for(0.5), cpt80=self.share_for(0.8))
 
     def quality_at(self, share: float) -> float:
-        """Give the quality at a share of strong calls."""
+        """Return the quality at a share of strong calls."""
         return float(np.interp(share, self.shares, self.qualities))
 
 
@@ -138,8 +137,8 @@ def recovery(
     return Recovery(shares, qualities)
 
 
-class AtThreshold(Frozen):
-    """What a router does at its threshold."""
+class ThresholdResult(Frozen):
+    """Result of a router at its threshold."""
 
     threshold: float
     strong_share: float
@@ -149,7 +148,7 @@ class AtThreshold(Frozen):
 
 
 class RoutingReport(Figures):
-    """What a ranking recovers on requests that both models have answered."""
+    """Result of a ranking on requests that both models have answered."""
 
     kind: RouterKind | None = None
     """`None` where it is no router's ranking."""
@@ -157,14 +156,14 @@ class RoutingReport(Figures):
     weak_quality: float
     strong_quality: float
     gap: Interval
-    """How much better the strong model is, on the same requests."""
+    """Lead of the strong model, on the same requests."""
     apgr_interval: tuple[float, float] | None
-    """Where APGR lies with 95 % confidence, by bootstrap over the requests; `None` where the gap is
-    not shown to be above 0, since APGR is a part of it."""
+    """95 % confidence interval of APGR, by bootstrap over the requests; `None` if the gap is not
+    shown to be above 0."""
     random: Figures = RANDOM
     oracle: Figures
-    """Of a ranking that knows both answers: no router can do better."""
-    at_threshold: AtThreshold | None = None
+    """Figures of a ranking that knows both answers: no router can do better."""
+    at_threshold: ThresholdResult | None = None
     """`None` where it is no router's ranking."""
     curve: tuple[tuple[float, float], ...]
     """Pairs of the share of strong calls, from 0 to 1, and quality."""
@@ -172,7 +171,7 @@ class RoutingReport(Figures):
     @computed_field
     @property
     def verdict(self) -> str:
-        """Say in a sentence whether routing by this ranking pays."""
+        """The verdict on routing by this ranking, in a sentence."""
         gap = self.gap.signed
         if self.gap.high < 0.0:
             return (
@@ -213,7 +212,7 @@ def evaluate_routing(
     gap, at_threshold = difference(strong, weak), None
     if router is not None:
         share = float((np.asarray(scores) >= router.threshold).mean())
-        at_threshold = AtThreshold(
+        at_threshold = ThresholdResult(
             threshold=router.threshold, strong_share=share, quality=line.quality_at(share)
         )
     return RoutingReport(
@@ -273,7 +272,7 @@ def plot_routing(report: RoutingReport, path: Path, *, title: str = "") -> None:
     save_picture(path, partial(_draw, report, title))
 
 
-def _draw(report: RoutingReport, title: str, axes: Any) -> None:
+def _draw(report: RoutingReport, title: str, axes: Axes) -> None:
     ends = (report.weak_quality, report.strong_quality)
     axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
     name = "router" if report.apgr is None else f"router: APGR {report.apgr:.3f}"

@@ -17,7 +17,8 @@ from importlib import import_module
 from importlib.metadata import version
 from math import sqrt
 from statistics import NormalDist, fmean
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, Protocol
 
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
@@ -32,7 +33,7 @@ from moa.routing import (
     RouterPart,
     Tree,
     Trees,
-    Weighted,
+    WeightedPart,
 )
 from moa.routing.evaluation import recovery
 from moa.routing.recorded import BUCKETS, Recorded, Table, describe, grams
@@ -40,12 +41,12 @@ from moa.routing.recorded import BUCKETS, Recorded, Table, describe, grams
 LEAST_ROWS = 40
 """Fewer rows than these say too little."""
 LEAST_GAINS = 8
-"""As many rows must have the strong model alone right, and as many must not."""
+"""Minimum number of rows on which only the strong model is right, and of other rows."""
 RECOVERED = 0.8
 """Part of the quality gap that the threshold is chosen for where nothing else is said."""
 _FOLDS, _REPEATS = 5, 2
 _EQUAL, _LEAST_WEIGHT = 0.3, 0.02
-"""How hard weights are drawn towards equal ones; share of the sum below which one is none."""
+"""Strength of the pull towards equal weights; minimum share of a weight in the sum."""
 _SHARES = 100
 """Shares of strong calls that are looked at for a part of the quality gap."""
 _Z = NormalDist().inv_cdf(0.95)
@@ -57,14 +58,14 @@ GROUPS = "groups of "
 """The name of a candidate that groups by a field begins so."""
 _DIGITS = 6
 """Significant digits that a file keeps of a number."""
-_DOUBT: Mapping[str, Any] = {
+_DOUBT: Mapping[str, float] = {
     "n_estimators": 80,
     "max_features": 0.6,
     "min_samples_leaf": 6,
     "random_state": 0,
 }
 _GRAMS_PENALTY, _LEAST_TEXTS = 3.0, 2
-_TREES: Mapping[str, Any] = {
+_TREES: Mapping[str, float] = {
     "n_estimators": 300,
     "learning_rate": 0.05,
     "max_depth": 4,
@@ -76,7 +77,7 @@ _LEAST_FOR_TREES = 100
 _GROVES = 2
 """Times that trees are grown, from other random samples: their mean is steadier."""
 _GROUP_WEIGHT = 5.0
-"""How many cases of the mean of all are added to every group."""
+"""Number of cases with the mean gain that are added to every group."""
 
 Weights = Mapping[str, float]
 """By candidate; their sum is 1."""
@@ -85,14 +86,14 @@ Progress = Callable[[int, int], None]
 
 
 class Truth(NamedTuple):
-    """Whether the models were right on cases: 1 or 0 each."""
+    """Correctness of the models on cases: 1 or 0 each."""
 
     weak: Floats
     strong: Floats
 
     @property
     def gains(self) -> Floats:
-        """What the strong model gains: 1, 0 or -1."""
+        """Gain of the strong model: 1, 0 or -1."""
         return self.strong - self.weak
 
     def of(self, places: Ints) -> Truth:
@@ -137,8 +138,8 @@ def fit_router(
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
     kind: RouterKind = "router" if rows[0].case.reply is None else "cascade"
-    trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
-    weights = _stacked(trial)
+    trial = _run_trials(rows, _grouping(rows) if fields is None else fields, progress)
+    weights = _stack(trial)
     alone = {name: round(trial.apgr({name: 1.0}), 4) for name in trial.fitters}
     compared = [
         PartReport(name=name, apgr=apgr, weight=weights.get(name, 0.0))
@@ -156,7 +157,7 @@ def fit_router(
         candidates=tuple(compared),
         origin=_origin(rows, trial, weights, compared[0], left_out=len(recorded) - len(rows)),
         parts=tuple(
-            Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
+            WeightedPart(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
             for name, w in weights.items()
         ),
     )
@@ -192,7 +193,7 @@ class _Trials:
         return fmean(recovery(told, *self.truth).apgr or 0.0 for told in self.blend(weights))
 
 
-def _tried(
+def _run_trials(
     rows: Sequence[Recorded], fields: Sequence[str], progress: Progress | None = None
 ) -> _Trials:
     """Fit every candidate to all folds but one, and predict that one."""
@@ -217,7 +218,7 @@ def _tried(
 
 
 def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
-    """Tell rows apart; their features follow from the rest."""
+    """Return the key of a row; its features follow from the rest."""
     return row.case.prompt, row.case.reply, row.weak_correct, row.strong_correct
 
 
@@ -255,7 +256,7 @@ def _grouping(rows: Sequence[Recorded]) -> list[str]:
     return [n for n, values in different.items() if 2 <= values <= len(rows) / LEAST_IN_GROUP]
 
 
-def _stacked(trial: _Trials) -> Weights:
+def _stack(trial: _Trials) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
     told = np.array([trial.held_out[name].mean(0) for name in names]).T
@@ -264,7 +265,7 @@ def _stacked(trial: _Trials) -> Weights:
     left = np.vstack([told, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
     found: list[float] = import_module("scipy.optimize").nnls(left, right)[0].tolist()
-    if not any(found) or not _tells(told, gains):
+    if not any(found) or not _beats_chance(told, gains):
         raise InputError(
             f"nothing in the prompts of {len(gains)} rows is shown to tell where the strong "
             "model gains: held-out rows are predicted no better than chance does in 1 of 20 runs, "
@@ -276,8 +277,8 @@ def _stacked(trial: _Trials) -> Weights:
     return {name: round(kept[name] / sum(kept.values()), 4) for name in heaviest}
 
 
-def _tells(told: Floats, gains: Floats) -> bool:
-    """Whether held-out predictions (rows, candidates) go with the gains, and not by chance.
+def _beats_chance(told: Floats, gains: Floats) -> bool:
+    """Return True if held-out predictions (rows, candidates) beat chance on the gains.
 
     Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
     Where a row teaches about another, that one teaches about it too, so what cross-validation finds
@@ -305,20 +306,20 @@ def threshold_for(
     if not 0 <= (wanted if share is None else share) <= 1:
         raise ConfigError(f"a share is from 0 to 1, not {wanted if share is None else share}")
     if share is not None:
-        return _from(scores, share), f"{share:.0%} of requests to the strong model"
-    fewest = _shown_share(scores, truth, wanted)
+        return _threshold_at(scores, share), f"{share:.0%} of requests to the strong model"
+    fewest = _fewest_calls(scores, truth, wanted)
     told = f"{wanted:.0%} of the quality gap recovered, by {fewest:.0%} strong calls"
-    return _from(scores, fewest), told
+    return _threshold_at(scores, fewest), told
 
 
-def _from(scores: Floats, share: float) -> float:
+def _threshold_at(scores: Floats, share: float) -> float:
     if share in (0, 1):
         return -NEVER if share else NEVER
     return round(float(np.quantile(scores, 1 - share)), _DIGITS)
 
 
-def _shown_share(scores: Floats, truth: Truth, recovered: float) -> float:
-    """Give the fewest strong calls that are shown to recover a part of the gap, as a share."""
+def _fewest_calls(scores: Floats, truth: Truth, recovered: float) -> float:
+    """Return the smallest share of strong calls that is shown to recover a part of the gap."""
     if not recovered:
         return 0.0
     found, gains = 1.0, truth.gains
@@ -358,8 +359,8 @@ def _origin(
     )
 
 
-def _sklearn(module: str) -> Any:
-    """Give a module of scikit-learn, which is imported at first use."""
+def _sklearn(module: str) -> ModuleType:
+    """Import a module of scikit-learn, at first use."""
     with require_package("scikit-learn", extra="routing", purpose="to fit a router"):
         return import_module(f"sklearn.{module}")
 
@@ -379,7 +380,7 @@ def _trees(table: Table, truth: Truth) -> Trees:
 
 
 def _doubt(table: Table, truth: Truth) -> Trees:
-    """How likely the weak model is wrong, from its reply alone, moved to the mean of the gains.
+    """Fit the probability that the weak model is wrong, from its reply, moved to the mean gain.
 
     Failure is a worse guide than gain, but is learnt from more rows, and so adds to the others.
     """
@@ -393,14 +394,24 @@ def _doubt(table: Table, truth: Truth) -> Trees:
     )
 
 
-def _tree(fitted: Any) -> Tree:
+class _FittedTree(Protocol):
+    """A tree as scikit-learn keeps it: arrays with a value for each node."""
+
+    feature: Ints
+    threshold: Floats
+    children_left: Ints
+    children_right: Ints
+    value: Floats
+
+
+def _tree(fitted: _FittedTree) -> Tree:
     inner = fitted.children_left >= 0
     return Tree(
         features=tuple(np.where(inner, fitted.feature, -1).tolist()),
         thresholds=tuple(float(f"{t:.9g}") for t in np.where(inner, fitted.threshold, 0.0)),
         left=tuple(np.maximum(fitted.children_left, 0).tolist()),
         right=tuple(np.maximum(fitted.children_right, 0).tolist()),
-        values=_kept(fitted.value[:, 0, 0]),
+        values=_rounded(fitted.value[:, 0, 0]),
     )
 
 
@@ -416,8 +427,8 @@ def _grams(table: Table, truth: Truth) -> Grams:
     model = _sklearn("linear_model").Ridge(alpha=_GRAMS_PENALTY)
     model.fit(weighted.transform(matrix), truth.gains)
     return Grams(
-        rarity=dict(zip(used.tolist(), _kept(weighted.idf_), strict=True)),
-        weights=dict(zip(used.tolist(), _kept(model.coef_, 4), strict=True)),
+        rarity=dict(zip(used.tolist(), _rounded(weighted.idf_), strict=True)),
+        weights=dict(zip(used.tolist(), _rounded(model.coef_, 4), strict=True)),
         constant=float(model.intercept_),
     )
 
@@ -438,5 +449,5 @@ def _groups(field: str, table: Table, truth: Truth) -> Groups:
     )
 
 
-def _kept(values: Any, digits: int = _DIGITS) -> tuple[float, ...]:
-    return tuple(float(f"{value:.{digits}g}") for value in np.asarray(values).tolist())
+def _rounded(values: Floats, digits: int = _DIGITS) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{digits}g}") for value in values.tolist())

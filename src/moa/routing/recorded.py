@@ -42,7 +42,7 @@ class Case:
 
     prompt: str
     reply: str | None = None
-    """What the weak model answered; `None` where it wasn't asked yet."""
+    """Answer of the weak model; `None` if it wasn't asked yet."""
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
     """Whatever else is known of it, such as its subject."""
     features: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -50,20 +50,20 @@ class Case:
 
 
 class Request(Frozen):
-    """A row to be routed: `prompt`, and whatever else is known, of which short texts are used."""
+    """A row to be routed: `prompt`, and other fields, of which the short texts are used."""
 
     model_config = ConfigDict(extra="allow")
 
     prompt: str
     weak_response: str | None = None
-    """What the weak model answered."""
+    """Answer of the weak model."""
     features: dict[str, FiniteFloat] = Field(default_factory=dict[str, float])
     """Numbers that you compute of a request, by name, beside those that are computed anyway. Every
     row that a router is fitted on has the same ones, and so has what it routes."""
 
     @cached_property
     def case(self) -> Case:
-        """What a router looks at."""
+        """The case as a router sees it."""
         fields = {
             name: value
             for name, value in (self.model_extra or {}).items()
@@ -82,7 +82,7 @@ class Recorded(Request):
 
     @property
     def gain(self) -> int:
-        """What the strong model gains: 1, 0 or -1."""
+        """Gain of the strong model: 1, 0 or -1."""
         return int(self.strong_correct) - int(self.weak_correct)
 
 

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
+from moa._sqlite import SQLRow
 from moa.errors import ConfigError, StoreError, require_package
 
 T = TypeVar("T")
@@ -20,10 +21,10 @@ class Store(Protocol):
 
     job: str
     where: str
-    """Where it is, in words."""
+    """Its place, in words."""
     skip_locked: str
     is_new: bool
-    """Whether there is nothing in it of an earlier run."""
+    """True if it holds nothing of an earlier run."""
 
     def open(self) -> None: ...
     def close(self) -> None: ...
@@ -31,7 +32,7 @@ class Store(Protocol):
         """Return the database's own time, in seconds, which all processes share."""
         ...
 
-    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]: ...
+    def run(self, sql: str, *values: object) -> list[SQLRow]: ...
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of some values, which follow `job`; all of them or none."""
         ...
@@ -39,17 +40,17 @@ class Store(Protocol):
     def atomically(self, work: Callable[[], T]) -> T:
         """Run a function in one transaction, which is stored whole or not at all.
 
-        It may be done again, where the connection is lost. In SQLite nobody else writes meanwhile;
-        in Postgres others may, except in the rows that it has written.
+        It may be called again if the connection is lost. SQLite locks out all other writers;
+        Postgres locks only the rows that the function has written.
         """
         ...
 
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Run a statement, and give its rows one by one."""
+    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
+        """Run a statement, and yield its rows."""
         ...
 
     async def beside(self, work: Callable[[], T]) -> T:
-        """Do something with it without holding up the event loop for long."""
+        """Call a function without blocking the event loop for long."""
         ...
 
 
@@ -73,7 +74,7 @@ class Postgres:
         self.where = f"the database, called {self.job!r}"  # an address may hold a password
         self._lock = threading.RLock()
         self._is_within = False
-        """Whether the thread that has the lock is in a transaction."""
+        """True if the thread with the lock is in a transaction."""
 
     def open(self) -> None:
         purpose = f"to keep its {self._what} in Postgres"
@@ -85,14 +86,14 @@ class Postgres:
                 # Two that make the tables at the same moment would fail by each other.
                 self._file.execute("select pg_advisory_xact_lock(7012023)")
                 for table in self._tables.split(";"):
-                    self._file.execute(cast("Any", table))
+                    self._file.execute(table.encode())
         except psycopg.Error as error:
             raise ConfigError(f"the database of the {self._what} can't be used: {error}") from error
 
     def _connect(self) -> None:
         import psycopg
 
-        self._file: psycopg.Connection[Any]
+        self._file: psycopg.Connection[SQLRow]
         self._file = psycopg.connect(self._address, autocommit=True, connect_timeout=10)
 
     def close(self) -> None:
@@ -101,12 +102,12 @@ class Postgres:
     def now(self) -> float:
         return float(self.run("select extract(epoch from clock_timestamp())")[0][0])
 
-    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        def work() -> list[tuple[Any, ...]]:
+    def run(self, sql: str, *values: object) -> list[SQLRow]:
+        def work() -> list[SQLRow]:
             cursor = self._file.execute(_query(sql), values)
             return cursor.fetchall() if cursor.description else []
 
-        return self._again(work)
+        return self._with_retries(work)
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         rows = [(self.job, *one) for one in values]
@@ -126,12 +127,12 @@ class Postgres:
                 finally:
                     self._is_within = False
 
-        return self._again(whole)
+        return self._with_retries(whole)
 
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
         with (
             self._lock,
-            self._told(),
+            self._map_errors(),
             self._file.transaction(),
             self._file.cursor(name=f"moa_{secrets.token_hex(4)}") as cursor,
         ):
@@ -141,15 +142,15 @@ class Postgres:
     async def beside(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
 
-    def _again(self, work: Callable[[], T]) -> T:
-        """Do it, and again where the connection was lost: what is written is so by its key."""
+    def _with_retries(self, work: Callable[[], T]) -> T:
+        """Call it, and again if the connection is lost: writes are idempotent by their key."""
         with self._lock:
             if self._is_within:  # a transaction is done again as a whole
                 return work()
-            with self._told():
-                return self._tried(work)
+            with self._map_errors():
+                return self._retry(work)
 
-    def _tried(self, work: Callable[[], T]) -> T:
+    def _retry(self, work: Callable[[], T]) -> T:
         import psycopg
 
         for wait_s in (1.0, 2.0, 4.0, 8.0, 10.0):
@@ -165,7 +166,7 @@ class Postgres:
             raise StoreError(f"the database of the {self._what} is away: {error}") from error
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _map_errors(self) -> Generator[None]:
         import psycopg
 
         try:
@@ -179,5 +180,5 @@ def is_address(store: object) -> bool:
     return str(store).startswith(("postgresql://", "postgres://"))
 
 
-def _query(sql: str) -> Any:
-    return sql.replace("?", "%s")
+def _query(sql: str) -> bytes:
+    return sql.replace("?", "%s").encode()

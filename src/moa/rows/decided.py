@@ -1,35 +1,36 @@
-"""Decided: the decisions in a line that a run wrote, however deep in its output."""
+"""Decided: the decisions in a line of a run, at any depth of its output."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from moa._json import is_object, object_of
 from moa.questions import NONE_OF_THESE
 
 Values = Mapping[str, Any]
 DEEP = 20
-"""Levels of a value that are looked into."""
+"""Maximum depth of a value that is searched."""
 _LABELS = ("label", "level", "value")
-"""Fields of a decision that say it, the first that is there."""
+"""Fields with the decision; the first present one counts."""
 
 
 class Decision(NamedTuple):
     """The decision about one question."""
 
     name: str
-    """Of the question, or the field that it stands in."""
+    """Name of the question, or of its field."""
     said: str
-    """Name of the option; else why there is none: `refused` or `missing`."""
+    """Name of the option; else the reason for none: `refused` or `missing`."""
     probabilities: Mapping[str, float]
     """By name of the option; empty where there are none."""
     answered: bool = True
     accepted: bool | None = None
-    """Whether a guarantee covers it; `None`: nothing says so."""
+    """True if a guarantee covers it; `None`: unknown."""
     doubtful: bool = False
     filters: bool = False
-    """Whether it comes from a filter or a guard, which says if a text meets its criterion."""
+    """True if it comes from a filter or a guard, about its criterion."""
 
     @property
     def confidence(self) -> float:
@@ -39,25 +40,24 @@ class Decision(NamedTuple):
 
 def decisions_in(value: object, name: str = "", deep: int = 0) -> Iterator[Decision]:
     """Find the decisions in an output; one that is the output itself is called `decision`."""
-    if not isinstance(value, Mapping) or deep == DEEP:
+    if not is_object(value) or deep == DEEP:
         return
-    fields = cast("Values", value)
-    if is_decision(fields):
-        yield _decision(name or "decision", fields)
-    elif isinstance(fields.get("met"), bool):
-        yield _filtered(name or "decision", fields)
+    if is_decision(value):
+        yield _decision(name or "decision", value)
+    elif isinstance(value.get("met"), bool):
+        yield _filter_decision(name or "decision", value)
     else:
-        for key, inner in fields.items():
+        for key, inner in value.items():
             yield from decisions_in(inner, key, deep + 1)
 
 
-def is_decision(fields: Values) -> bool:
+def is_decision(fields: Mapping[str, object]) -> bool:
     """Return True for the fields of a decision with probabilities."""
-    return isinstance(fields.get("probabilities"), Mapping)
+    return is_object(fields.get("probabilities"))
 
 
 def written(value: object) -> str:
-    """Write a value in a line as people read it."""
+    """Format a value of a line for people."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -68,7 +68,7 @@ def written(value: object) -> str:
 
 
 def describe_fields(fields: Iterable[tuple[str, object]]) -> str:
-    """Write the plain fields of a result in one line, save those that are empty."""
+    """Format the plain fields of a result in one line, without empty ones."""
     plain = [
         (name, value)
         for name, value in fields
@@ -77,7 +77,7 @@ def describe_fields(fields: Iterable[tuple[str, object]]) -> str:
     return ", ".join(f"{name} {written(value)}" for name, value in plain)
 
 
-def _decision(name: str, fields: Values) -> Decision:
+def _decision(name: str, fields: Mapping[str, object]) -> Decision:
     label = next((fields[field] for field in _LABELS if fields.get(field) is not None), None)
     status = fields.get("status", "answered")
     said = NONE_OF_THESE if label is None else written(label)
@@ -86,12 +86,12 @@ def _decision(name: str, fields: Values) -> Decision:
         said=said if status == "answered" else str(status),
         probabilities=numbers(fields["probabilities"]),
         answered=status == "answered",
-        accepted=_truth(fields.get("accepted")),
+        accepted=_bool_or_none(fields.get("accepted")),
         doubtful=fields.get("doubtful") is True,
     )
 
 
-def _filtered(name: str, fields: Values) -> Decision:
+def _filter_decision(name: str, fields: Mapping[str, object]) -> Decision:
     said = "yes" if fields["met"] else "no"
     sure = fields.get("confidence")
     p = float(sure) if isinstance(sure, int | float) else None
@@ -100,20 +100,20 @@ def _filtered(name: str, fields: Values) -> Decision:
         name=name,
         said=said,
         probabilities={} if p is None else {said: p, other: 1.0 - p},
-        accepted=_truth(fields.get("accepted")),
+        accepted=_bool_or_none(fields.get("accepted")),
         doubtful=fields.get("doubtful") is True,
         filters=True,
     )
 
 
-def numbers(found: Any) -> dict[str, float]:
-    """Return the numeric values of a mapping."""
+def numbers(found: object) -> dict[str, float]:
+    """Return the numeric values of a JSON object."""
     return {
-        str(name): float(p)
-        for name, p in found.items()
+        name: float(p)
+        for name, p in object_of(found).items()
         if isinstance(p, int | float) and not isinstance(p, bool)
     }
 
 
-def _truth(value: object) -> bool | None:
+def _bool_or_none(value: object) -> bool | None:
     return value if isinstance(value, bool) else None

@@ -11,19 +11,19 @@ from itertools import chain
 
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
-from moa.rows.lines import IN_WHICH, Line, encodable, malformed, row_of
+from moa.rows.lines import IN_WHICH, Line, encodable, malformed_row, row_of
 
 Say = Callable[[str], object]
-"""Is told what was found out about a file, in words."""
+"""Is called with findings about a file, in words."""
 _SEPARATORS = ",;\t|"
-"""Of columns; of those that a header has equally often, the first counts."""
+"""Separators of columns; of equally frequent ones the first counts."""
 _SEP = re.compile(rb"sep=([,;\t|])", re.IGNORECASE)
 _LONGEST_CELL = 2**24
 """Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
 
 
 class _Feed:
-    """Lines for a `csv.reader`, which can be given back where they turn out to be no record."""
+    """Lines for a `csv.reader`; lines of an invalid record can be given back."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
@@ -51,20 +51,20 @@ def separator_of(header: str) -> str:
     return max(_SEPARATORS, key=bare.count)
 
 
-def _begun(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
+def _find_header(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
     """Find the header of a table behind blank lines and Excel's `sep=;`, and its separator."""
     for line in lines:
         if (said := _SEP.fullmatch(line.raw)) is not None:
             return said[1].decode(), lines
         if line.raw.strip():
-            return separator_of(line.shown), chain([line], lines)
+            return separator_of(line.legible), chain([line], lines)
     return ",", lines
 
 
 def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]:
     """Read a table; an invalid record is malformed, and reading continues at the next line."""
     csv.field_size_limit(_LONGEST_CELL)
-    separator, lines = _begun(lines)
+    separator, lines = _find_header(lines)
     if separator != ",":
         say(f"columns are separated by {'tabs' if separator == chr(9) else repr(separator)}")
     feed = _Feed(lines)
@@ -78,7 +78,7 @@ def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]
             return
         except csv.Error as error:
             line = feed.give_back()
-            yield malformed(line.number, f"no CSV: {error}", line.shown)
+            yield malformed_row(line.number, f"no CSV: {error}", line.legible)
             continue
         if header is None:
             header = header_of(cells, "CSV file")
@@ -99,9 +99,9 @@ def header_of(cells: list[str], what: str) -> list[str]:
 def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
     raw = csv_line(cells)
     if len(cells) != len(header):
-        return malformed(number, f"{len(cells)} cells under a header of {len(header)}", raw)
+        return malformed_row(number, f"{len(cells)} cells under a header of {len(header)}", raw)
     if not encodable(raw):
-        return malformed(number, f"not UTF-8. {IN_WHICH}", repr(raw))
+        return malformed_row(number, f"not UTF-8. {IN_WHICH}", repr(raw))
     return row_of(number, dict(zip(header, cells, strict=True)))
 
 

@@ -7,10 +7,11 @@ from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, TypeGuard, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Never, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from moa._json import is_mapping, is_object
 from moa.batch import Item, Malformed, Row
 from moa.errors import ConfigError
 from moa.node import Node
@@ -21,44 +22,43 @@ _WITH_GAPS = {frozenset((bool, NoneType)): "boolean", frozenset((int, NoneType))
 """Types of pandas that keep such cells as they are; by itself it takes objects, or fractions."""
 
 
-def framed(
-    frame: Frame, node: Node[Any, Any], column: str | None
+def open_frame(
+    frame: Frame, node: Node[Never, object], column: str | None
 ) -> tuple[list[Row | Malformed], Callable[[Sequence[Item[object]]], Frame]]:
     """Return the rows of a frame, and a function that copies it with a node's outputs."""
-    rows = [_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
-    names = _names(getattr(node, "output_type", None))
+    rows = [_read_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
+    names = _name_cells(getattr(node, "output_type", None))
 
-    def widened(items: Sequence[Item[object]]) -> Frame:
+    def widen(items: Sequence[Item[object]]) -> Frame:
         cells = [_cells(item) for item in items]
-        return _widened(frame, cells, prefix=node.name, names=[*names, "error"])
+        return _add_columns(frame, cells, prefix=node.name, names=[*names, "error"])
 
-    return rows, widened
+    return rows, widen
 
 
-def _cells_in(frame: object, column: str | None) -> list[Any]:
+def _cells_in(frame: Any, column: str | None) -> list[object]:
     """Read the cells of a column, or each row as a dictionary."""
-    known: Any = frame
     if not hasattr(frame, "columns") or not (_is_polars(frame) or hasattr(frame, "assign")):
         raise ConfigError(f"takes a DataFrame of pandas or polars, not {type(frame).__name__}")
     if column is None:
-        return known.to_dicts() if _is_polars(frame) else known.to_dict("records")
-    names = [str(name) for name in known.columns]
+        return frame.to_dicts() if _is_polars(frame) else frame.to_dict("records")
+    names = [str(name) for name in frame.columns]
     if column not in names:
         near = get_close_matches(column, names, n=1, cutoff=0.5) or names
         raise ConfigError(f"the frame has no column {column!r}: say column={near[0]!r}, or another")
-    return known[column].to_list()
+    return frame[column].to_list()
 
 
-def _row(cell: Any, column: str | None, number: int) -> Row | Malformed:
-    if column is None or isinstance(cell, str):
+def _read_row(cell: object, column: str | None, number: int) -> Row | Malformed:
+    if isinstance(cell, str) or (column is None and is_object(cell)):
         return Row(number=number, id=number, value=cell)
     return Malformed(number=number, error=f"{column!r} is no text: {cell!r}", raw=repr(cell))
 
 
-def _names(kind: object) -> list[str]:
+def _name_cells(kind: object) -> list[str]:
     """Name what the cells of outputs of a type are called; nothing where it doesn't tell."""
     if get_origin(kind) in (Union, UnionType):
-        members = [_names(member) for member in get_args(kind)]
+        members = [_name_cells(member) for member in get_args(kind)]
         return [*dict.fromkeys(name for one in members for name in one)] if all(members) else []
     if _is_model(kind):
         aliased = kind.model_config.get("serialize_by_alias")
@@ -78,14 +78,14 @@ def _cells(item: Item[object]) -> dict[str, object]:
         fields = output.model_dump()
     elif is_dataclass(output) and not isinstance(output, type):
         fields = asdict(output)
-    elif isinstance(output, Mapping):
-        fields = {str(name): value for name, value in cast("Mapping[Any, Any]", output).items()}
+    elif is_mapping(output):
+        fields = {str(name): value for name, value in output.items()}
     elif item.error is None:
         fields = {"output": output}
     return {**fields, "error": item.problem}
 
 
-def _widened(
+def _add_columns(
     frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str, names: Sequence[str]
 ) -> Frame:
     """Copy a frame with more columns: `names`, then what else the rows have.
@@ -96,22 +96,22 @@ def _widened(
     there: Collection[object] = set(known.columns)
     found = [*names, *(name for row in rows for name in row)]
     columns = {
-        _free(name, there, prefix): [_plain(row.get(name)) for row in rows]
+        _free_name(name, there, prefix): [_plain_value(row.get(name)) for row in rows]
         for name in dict.fromkeys(found)
     }
     if _is_polars(frame):
-        return cast("Frame", known.hstack(type(known)(columns, strict=False)))
+        return known.hstack(type(known)(columns, strict=False))
     kinds = {name: _WITH_GAPS.get(frozenset(map(type, cells))) for name, cells in columns.items()}
     gaps = {name: kind for name, kind in kinds.items() if kind}
-    return cast("Frame", known.assign(**columns).astype(gaps))
+    return known.assign(**columns).astype(gaps)
 
 
-def _plain(cell: object) -> object:
-    """Give the value of a member of an Enum, as it stands in a file."""
+def _plain_value(cell: object) -> object:
+    """Return the value of a member of an Enum, as it stands in a file."""
     return cell.value if isinstance(cell, Enum) else cell
 
 
-def _free(name: str, there: Collection[object], prefix: str) -> str:
+def _free_name(name: str, there: Collection[object], prefix: str) -> str:
     while name in there:
         name = f"{prefix}_{name}"
     return name

@@ -1,4 +1,4 @@
-"""Row index: which rows a run has read, in which order, and where the line of each starts."""
+"""Row index: the rows that a run has read, their order, and the offsets of their lines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RowIndex(Scratch):
         self.run(add, *_parts(name), copy, start, failed)
 
     def old_lines(self, name: str) -> tuple[bool, bool]:
-        """Say whether the id of a row has lines that no row has claimed: failed, and good ones."""
+        """Return whether the id of a row has failed, and good, lines that no row has claimed."""
         if not self._has_lines:
             return False, False
         asked = "select max(failed), min(failed) from row where given = ? and place is null"
@@ -104,12 +104,12 @@ class RowIndex(Scratch):
         return self.run(asked, *_parts(key)) == [(1,)]
 
     def __contains__(self, key: object) -> bool:
-        """Whether a row was read."""
+        """Return True if a row was read."""
         asked = "select 1 from row where given = ? and input = ? and copy = ?"
         return bool(self.run(asked, *_parts(str(key))))
 
     def starts(self, order: Literal["place", "start"]) -> Iterator[int]:
-        """Give where the lines that count start, in the order of the input or of the file.
+        """Yield the offsets of the lines that count, in the order of the input or of the file.
 
         Lines of rows that were not read come last. They count until a row with their id has a line:
         then its input has changed.

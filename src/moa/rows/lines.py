@@ -1,4 +1,4 @@
-"""Lines: of a file or a pipe, in whatever encoding, and the rows and malformed rows they make."""
+"""Lines of a file or a pipe, in any encoding, and the rows made of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, AnyStr, BinaryIO, cast
+from typing import IO, AnyStr, BinaryIO
 
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
@@ -28,8 +28,8 @@ class Line:
     raw: bytes
 
     @property
-    def shown(self) -> str:
-        """It as far as it is UTF-8."""
+    def legible(self) -> str:
+        """The line as text, with replacements for bytes that aren't UTF-8."""
         return self.raw.decode("utf-8", errors="replace")
 
     def text(self) -> str:
@@ -57,8 +57,8 @@ def encoding_of(encoding: str | None) -> str | None:
 
 
 def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
-    """Give the lines of a file, without a byte order mark; `None` is UTF-8."""
-    found = bounded(file) if encoding is None else _recoded(file, encoding)
+    """Yield the lines of a file, without a byte order mark; `None` is UTF-8."""
+    found = iter_lines(file) if encoding is None else _recode(file, encoding)
     for number, raw in enumerate(found, start=1):
         if number == 1:
             raw = raw.removeprefix(_BOM)
@@ -67,19 +67,19 @@ def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
         yield Line(number, raw.rstrip(b"\r\n"))
 
 
-def bounded(file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """Give the lines of a file; a small packed one may hold a line of gigabytes, which ends it."""
+def iter_lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """Yield the lines of a file; a line of gigabytes, as in a zip bomb, is an error."""
     while line := file.readline(_LONGEST_LINE + 1):
         if len(line) > _LONGEST_LINE:
             raise OSError(errno.EFBIG, f"a line has more than {_LONGEST_LINE >> 20} MiB")
         yield line
 
 
-def _recoded(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """Give lines in UTF-8; of one that can't be decoded, the bytes that can't stay as they are."""
+def _recode(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """Yield lines in UTF-8; bytes that can't be decoded stay as they are."""
     text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="\n")
     try:
-        for line in bounded(text):
+        for line in iter_lines(text):
             yield line.encode("utf-8", "surrogateescape")
     except UnicodeError as error:
         raise ConfigError(f"this can't be read as {encoding}: {error}") from error
@@ -88,7 +88,7 @@ def _recoded(file: BinaryIO, encoding: str) -> Iterator[bytes]:
             text.detach()
 
 
-def malformed(number: int, error: str, raw: str) -> Malformed:
+def malformed_row(number: int, error: str, raw: str) -> Malformed:
     """Make a malformed row of an invalid line."""
     return Malformed(number=number, error=error, raw=raw)
 
@@ -102,12 +102,13 @@ def row_of(number: int, value: dict[str, object]) -> Row:
 def own_id(value: Mapping[str, object]) -> str | int | None:
     """Return a row's own id."""
     given = value.get("id")
-    usable = isinstance(given, str | int) and given != "" and not isinstance(given, bool)
-    return cast("str | int", given) if usable else None
+    if isinstance(given, bool) or given == "":
+        return None
+    return given if isinstance(given, str | int) else None
 
 
 def encodable(text: str) -> bool:
-    """Whether a text holds no half of a character, and so no byte that was no UTF-8."""
+    """Return True if a text has no surrogates, and so came from valid UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

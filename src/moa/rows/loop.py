@@ -1,4 +1,4 @@
-"""Loop: works through the rows that are due, and keeps their finished calls: none is paid twice.
+"""Loop: works through the due rows, and stores their finished calls, so that none is paid twice.
 
 `RowFile` keeps lines in a file, `moa.jobs.Job` rows in a database. Either gives the rows that are
 due, each with the finished calls of an earlier try, and takes what became of them.
@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Never, Protocol, TypeVar
 
 from moa.batch import Item, Malformed, Progress, Row, enumerate_inputs, map_rows, refusal_of
 from moa.context import RunContext
@@ -22,7 +22,7 @@ from moa.rows._stores import Store
 
 Out = TypeVar("Out")
 Fate = Literal["done", "due", "failed", "dead"]
-"""What became of a row. One that is `dead` fails however often it is tried."""
+"""State of a row after a try. A `dead` row fails at every try."""
 CALLS = """
 create table if not exists moa_calls (
     job text not null, key text not null, call text not null, record text not null,
@@ -31,39 +31,38 @@ create table if not exists moa_calls (
 """The table that `Calls` needs."""
 _logger = logging.getLogger(__name__)
 _LATE_S = 0.05
-"""Seconds after which a finished call is on disk, where its row makes no other before."""
+"""Flush interval: a finished call is written after this delay, or before the row's next call."""
 
 
 class Ledger(Protocol):
     """Stores the results of rows."""
 
-    async def take(self, item: Item[Any], context: RunContext, /) -> None:
-        """Keep it: it is on disk when this returns."""
+    async def take(self, item: Item[object], context: RunContext, /) -> None:
+        """Store the result: it is on disk when this returns."""
         ...
 
 
-async def worked(
+async def work_through(
     ledger: Ledger | None,
-    node: Node[Any, Out],
+    node: Node[Never, Out],
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed],
     context: RunContext,
     *,
     max_concurrency: int = 8,
     progress: Progress = False,
 ) -> AsyncGenerator[Item[Out]]:
-    """Work on the rows that are due, and give what became of each once it is kept.
+    """Work on the due rows, and yield the result of each once it is stored.
 
-    Where `context.ended_by` says so no more rows are taken; those that nobody was asked for stay
-    as they are.
+    Once `context.ended_by` is set no more rows are taken; rows that made no call stay due.
 
     Args:
-        ledger: The file or the job that gave the rows; `None`: nothing is kept.
+        ledger: The file or the job that gave the rows; `None`: nothing is stored.
         node, rows, context, max_concurrency, progress: See `moa.batch.map_rows`.
 
     Raises:
-        MoaError: what becomes of rows can't be kept; what was kept before stays.
+        MoaError: results can't be stored; earlier ones stay.
     """
-    due = _until_ended(rows, context)
+    due = _take_until_end(rows, context)
     mapped = map_rows(node, due, context, max_concurrency=max_concurrency, progress=progress)
     async with aclosing(mapped) as items:
         async for item in items:
@@ -74,7 +73,7 @@ async def worked(
             yield item
 
 
-async def _until_ended(
+async def _take_until_end(
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed], context: RunContext
 ) -> AsyncGenerator[Row | Malformed]:
     """Yield rows until the run ends."""
@@ -85,7 +84,7 @@ async def _until_ended(
                 return
 
 
-def fate_of(item: Item[Any], context: RunContext) -> Fate:
+def fate_of(item: Item[object], context: RunContext) -> Fate:
     """Return a row's state: due if the limit of the whole run ended it."""
     error = item.error
     if error is None:
@@ -98,7 +97,7 @@ def fate_of(item: Item[Any], context: RunContext) -> Fate:
 
 
 class RowJournal(Journal):
-    """What is kept of the calls of one row. They are charged to a run only as they are made."""
+    """Stored calls of one row. A run is charged for them only when they are made."""
 
     charges_all = False
 
@@ -107,7 +106,7 @@ class RowJournal(Journal):
         super().__init__(name, kept)
         self.unwritten: dict[Key | str, Callable[[], str]] = {}
         self.is_written = bool(kept)
-        """Whether some of them may be on disk."""
+        """True if some of them may be on disk."""
 
     def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
         """Drop an unreadable record, so that the call is made again."""
@@ -117,17 +116,17 @@ class RowJournal(Journal):
         self._calls.lose(self.name, key, fault)
 
     async def keep(self, key: str, record: str) -> None:
-        """Keep a record: it is on disk before the next call is made, or a little later."""
+        """Store a record: it is on disk before the next call is made, or a little later."""
         self.unwritten[key] = lambda: record
         self._calls.write_later(self)
 
     async def keep_call(self, key: Key, record: Callable[[], str]) -> None:
-        """Keep a finished call, as `keep` does."""
+        """Store a finished call, as `keep` does."""
         self.unwritten[key] = record
         self._calls.write_later(self)
 
     async def flush(self) -> None:
-        """Write what isn't written yet."""
+        """Write the unwritten records."""
         if self.unwritten:
             await self._calls.write([self])
 
@@ -135,7 +134,7 @@ class RowJournal(Journal):
 class Calls:
     """The finished calls of rows that aren't done, in the table `CALLS` of a store.
 
-    What a row of one call did is in its line before it would be written, and costs nothing.
+    A row of one call is done before the call would be written, so it costs nothing.
     """
 
     def __init__(self, store: Store) -> None:
@@ -143,15 +142,15 @@ class Calls:
         self._in_hand: dict[str, RowJournal] = {}
         self._late: dict[str, RowJournal] = {}
         self._later: dict[str, RowJournal] = {}
-        """Rows whose calls aren't written at the next ring of the timer, and at the one after."""
+        """Rows to write at the next tick of the timer, and at the one after it."""
         self._turn = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self.lost = 0
-        """Finished calls so far that could not be read, and are made again."""
+        """Number of unreadable calls so far, which are made again."""
 
     def journals(self, keys: Sequence[str]) -> list[RowJournal]:
-        """Give the journals of rows that are worked on next."""
+        """Return the journals of the next rows."""
         kept = {key: dict[str, str]() for key in keys}
         if not self._store.is_new:
             places = ", ".join("?" * len(keys))
@@ -163,7 +162,7 @@ class Calls:
         return found
 
     def settle(self, key: str, fate: Fate) -> None:
-        """Drop the calls of a row that is worked on no more, or keep them for its next try."""
+        """Drop the calls of a finished row, or keep them for its next try."""
         journal = self._in_hand.pop(key, None)
         self._forget(key)
         if fate in ("due", "failed"):
@@ -178,7 +177,7 @@ class Calls:
                 self._store.run(drop, self._store.job, key)
 
     def lose(self, key: str, call: str, fault: Exception) -> None:
-        """Drop what is kept of a call, and say so, once."""
+        """Drop a stored call; the first time, log a warning."""
         self.lost += 1
         if self.lost == 1:
             _logger.warning(
@@ -190,7 +189,7 @@ class Calls:
             self._store.run(drop, self._store.job, key, call)
 
     def write_later(self, journal: RowJournal) -> None:
-        """Write what a row has finished within `_LATE_S`, unless it is done by then."""
+        """Write a row's finished calls within `_LATE_S`, unless the row is done by then."""
         self._check()
         if journal.name not in self._late:
             self._later[journal.name] = journal
@@ -198,12 +197,12 @@ class Calls:
             self._timer = asyncio.get_running_loop().call_later(_LATE_S, self._write_late)
 
     async def write(self, journals: Sequence[RowJournal]) -> None:
-        """Write what rows have finished; a `StoreError` where it can't be."""
+        """Write the finished calls of rows; raise a `StoreError` if that fails."""
         self._check()
         await self._store.beside(lambda: self._write(journals))
 
     def close(self) -> None:
-        """Write what rows in hand have finished, as `write` does: another run goes on with them."""
+        """Write the finished calls of unfinished rows, for the next run."""
         if self._timer is not None:
             self._timer.cancel()
         late, self._timer, self._writing = [*(self._late | self._later).values()], None, None
@@ -225,7 +224,7 @@ class Calls:
         self._later.pop(name, None)
 
     def _check(self) -> None:
-        """Raise the error of what was written meanwhile."""
+        """Raise the error of a write in the background."""
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()

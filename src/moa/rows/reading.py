@@ -20,38 +20,40 @@ from glob import glob
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, cast
+from types import ModuleType
+from typing import BinaryIO, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from moa._files import dump_json, to_jsonable
+from moa._json import JSON, is_object
 from moa.batch import Malformed, Row, faults_of, in_words
 from moa.errors import ConfigError, MissingDependency, require_package
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
 from moa.rows.lines import (
     Line,
-    bounded,
     encodable,
     encoding_of,
+    iter_lines,
     lines_of,
-    malformed,
+    malformed_row,
     own_id,
     row_of,
 )
-from moa.rows.sheets import sheet
+from moa.rows.sheets import read_sheet
 
 Format = Literal["jsonl", "csv", "txt", "parquet", "xlsx"]
-"""How rows stand in a file: an object a line, a table with a header, a text a line, or a table of
+"""Format of rows in a file: an object a line, a table with a header, a text a line, or a table of
 Parquet or of Excel."""
 STDIN = "-"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
-"""How a file is compressed, by the end of its name."""
+"""Compression of a file, by the end of its name."""
 _BROKEN = (OSError, EOFError, zlib.error)
-"""What reading raises where the disk fails, or a compressed file is cut off or damaged."""
+"""Errors of reading if the disk fails, or a compressed file is cut off or damaged."""
 PARQUET_ROWS = 1024
 """Rows of Parquet that are read or written together."""
 _NAMES = {"id", "text"}
-"""One of them, in its first line, tells a table on standard input from texts."""
+"""Column names, one of which marks standard input as a table."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """Half of a surrogate pair, escaped."""
 _NAME = re.compile(r"[\w.-]+( [\w.-]+)*")
@@ -104,11 +106,11 @@ def read(
         MissingDependency: Parquet, `.xlsx`, `.zst` or an address needs a package that isn't
             installed.
     """
-    way = _Way(format, encoding_of(encoding), text_column, say)
-    found = _found(str(source), way, else_do)
+    options = _ReadOptions(format, encoding_of(encoding), text_column, say)
+    found = _read_source(str(source), options, else_do)
     if text_column is not None:
         found = with_text(found, text_column)
-    return _some(found, "standard input" if source == STDIN else str(source))
+    return _require_rows(found, "standard input" if source == STDIN else str(source))
 
 
 def typed(
@@ -142,7 +144,7 @@ def typed(
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _ReadOptions:
     """Options for reading a file."""
 
     format: Format | None
@@ -151,37 +153,37 @@ class _Way:
     say: Say
 
 
-def _found(source: str, way: _Way, else_do: str) -> Iterator[Row | Malformed]:
+def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[Row | Malformed]:
     if source == STDIN:
         stdin: BinaryIO | None = getattr(sys.stdin, "buffer", None)
         if stdin is None:
             raise ConfigError("there is no standard input to read from: it is closed")
-        return _until_it_breaks(_stdin(stdin, way))
+        return _end_at_break(_read_stdin(stdin, options))
     if any(mark in source for mark in "*?[") and not Path(source).exists():
         files = sorted(glob(source, recursive=True))
         if not files:
             raise ConfigError(f"no file is called like {source!r}")
-        return _of_several([(file, _found(file, way, else_do)) for file in files])
+        return _read_files([(file, _read_source(file, options, else_do)) for file in files])
     if os.path.isdir(source):  # which is false of a name that is too long, too
         raise ConfigError(f"{source!r} is a folder: name its files, as in '{source}/*.jsonl'")
-    path, kind = Path(source), format_of(source, way.format)
+    path, kind = Path(source), format_of(source, options.format)
     if kind is None:
         raise ConfigError(
             f"{source!r} is no .jsonl, .csv, .txt, .parquet or .xlsx file, nor - for standard input"
             + (f". {else_do}" if else_do else "")
         )
     if "://" in source:
-        return _of_file(source, kind, way)
+        return _read_file(source, kind, options)
     try:
         there = path.exists()
     except OSError as error:
         raise ConfigError(f"{source!r} can't be read: {error.strerror}") from error
     if not there:
         raise ConfigError(f"there is no file {source!r}")
-    return _of_file(source, kind, way)
+    return _read_file(source, kind, options)
 
 
-def _of_several(
+def _read_files(
     files: Iterable[tuple[str, Iterator[Row | Malformed]]],
 ) -> Iterator[Row | Malformed]:
     for file, found in files:
@@ -195,9 +197,9 @@ def _of_several(
 
 
 async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malformed]:
-    """Read rows that somebody may be waited for, as on a pipe, in a thread.
+    """Read rows in a thread, since a pipe may block.
 
-    Nobody waits for the thread when the reading is given up.
+    The thread isn't awaited when reading is given up.
     """
     loop = asyncio.get_running_loop()
     read: asyncio.Queue[Row | Malformed | Exception | None] = asyncio.Queue(maxsize=64)
@@ -221,7 +223,7 @@ async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malform
 
 
 def format_of(source: str, format: Format | None = None) -> Format | None:
-    """Say how rows stand in a file: as `format` says, else by its name; `None`: it doesn't tell."""
+    """Return the format of a file: `format`, else by its name; `None` if unknown."""
     path = Path(source)
     path = path.with_suffix("") if path.suffix.lower() in _PACKED else path
     kind = path.suffix.lower().removeprefix(".")
@@ -249,25 +251,25 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 if first:
                     hint = "Name the column that holds the text by --text-column"
                     raise ConfigError(f"line {row.number}: {problem}. {hint}")
-                row = replace(malformed(row.number, problem, dump_json(row.value)), key=row.key)
+                row = replace(malformed_row(row.number, problem, dump_json(row.value)), key=row.key)
             first = False
         yield row
 
 
 def count(source: str, limit: int | None, format: Format | None = None) -> int | None:
-    """Count the rows; `None` if only reading them would tell."""
+    """Count the rows; return `None` if that takes reading them."""
     path, kind = Path(source), format_of(source, format)
     if source == STDIN or kind not in ("jsonl", "txt") or not path.is_file():
         return None
     try:
-        with _opened(source) as file:
-            items = sum(1 for line in bounded(file) if kind == "txt" or line.strip())
+        with _open(source) as file:
+            items = sum(1 for line in iter_lines(file) if kind == "txt" or line.strip())
     except _BROKEN:  # reported when reading gets there
         return None
     return items if limit is None else min(items, limit)
 
 
-def _some(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malformed]:
+def _require_rows(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malformed]:
     first = next(found, None)
     if first is None:
         raise ConfigError(f"{source}: there are no rows in it")
@@ -275,18 +277,18 @@ def _some(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malfo
     yield from found
 
 
-def _of_file(source: str, kind: Format, way: _Way) -> Iterator[Row | Malformed]:
-    with _opened(source) as file:
+def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row | Malformed]:
+    with _open(source) as file:
         if kind == "parquet":
-            reader = _parquet(file, source)
+            reader = _read_parquet(file, source)
         elif kind == "xlsx":
-            reader = _of_table(sheet(file, source), f"Excel file {source!r}")
+            reader = _read_table(read_sheet(file, source), f"Excel file {source!r}")
         else:
-            reader = _reader(kind, way)(lines_of(file, way.encoding))
-        yield from _until_it_breaks(reader)
+            reader = _reader(kind, options)(lines_of(file, options.encoding))
+        yield from _end_at_break(reader)
 
 
-def _of_table(cells: Iterator[tuple[int, list[object]]], what: str) -> Iterator[Row | Malformed]:
+def _read_table(cells: Iterator[tuple[int, list[object]]], what: str) -> Iterator[Row | Malformed]:
     """Read the rows of a table, whose first one is the header."""
     header: list[str] | None = None
     for number, row in cells:
@@ -296,14 +298,14 @@ def _of_table(cells: Iterator[tuple[int, list[object]]], what: str) -> Iterator[
         if len(row) > len(header):
             shown = dump_json(row)
             error = f"{len(row)} cells under a header of {len(header)}"
-            yield malformed(number, error, shown)
+            yield malformed_row(number, error, shown)
             continue
         row += [None] * (len(header) - len(row))
         yield row_of(number, dict(zip(header, row, strict=True)))
 
 
-def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
-    """End where the file breaks off with one item that says so: what was read before is kept."""
+def _end_at_break(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
+    """Yield rows up to a break in the file, then a malformed row that names the fault."""
     number = 0
     try:
         for row in found:
@@ -311,49 +313,47 @@ def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malform
             yield row
     except _BROKEN as error:
         said = getattr(error, "strerror", None) or error
-        yield malformed(number + 1, f"it and all that follows can't be read: {said}", "")
+        yield malformed_row(number + 1, f"it and all that follows can't be read: {said}", "")
 
 
-def _opened(source: str) -> BinaryIO:
+def _open(source: str) -> BinaryIO:
     packed = _PACKED.get(Path(source).suffix.lower())
     try:
         if "://" in source:
-            return _remote(source, packed)
+            return _open_remote(source, packed)
         if packed == "gzip":
             return cast("BinaryIO", gzip.open(source, "rb"))
-        return _zstd(source) if packed == "zstd" else Path(source).open("rb")
+        return _open_zstd(source) if packed == "zstd" else Path(source).open("rb")
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ConfigError(f"{source!r} can't be read: {said}") from error
 
 
-def _remote(source: str, packed: str | None) -> BinaryIO:
+def _open_remote(source: str, packed: str | None) -> BinaryIO:
     try:
-        import fsspec
-
         unpacked = None if packed == "zstd" else packed
-        file = cast("Any", fsspec).open(source, "rb", compression=unpacked).open()
+        file = import_module("fsspec").open(source, "rb", compression=unpacked).open()
     except ImportError as error:  # of it, or of what it needs for such an address
         name = error.name or "fsspec"
         raise MissingDependency(name, extra="files", purpose=f"to read {source}") from error
-    return _zstd(file) if packed == "zstd" else cast("BinaryIO", file)
+    return _open_zstd(file) if packed == "zstd" else file
 
 
-def _zstd(file: Any) -> BinaryIO:
+def _open_zstd(file: str | BinaryIO) -> BinaryIO:
     """Unpack by Arrow: `zstandard` ends without a word where a file is cut off."""
-    pyarrow = arrow("to read .zst")
-    return cast("BinaryIO", io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd")))
+    pyarrow = import_arrow("to read .zst")
+    return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"))
 
 
-def arrow(purpose: str) -> Any:
+def import_arrow(purpose: str) -> ModuleType:
     """Import Arrow."""
     with require_package("pyarrow", extra="files", purpose=purpose):
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
 
 
-def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
-    pyarrow, number = arrow("to read Parquet"), 0
+def _read_parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
+    pyarrow, number = import_arrow("to read Parquet"), 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
         for batch in table.iter_batches(batch_size=PARQUET_ROWS):
@@ -362,33 +362,35 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
                 try:
                     row = row_of(number, {name: to_jsonable(cell) for name, cell in value.items()})
                 except ValueError as error:  # such as the bytes of a picture
-                    yield malformed(number, f"a column holds bytes that are no text: {error}", "")
+                    yield malformed_row(
+                        number, f"a column holds bytes that are no text: {error}", ""
+                    )
                 else:
                     yield row
     except pyarrow.ArrowInvalid as error:
         raise ConfigError(f"{source!r} is no Parquet: {error}") from error
 
 
-def _stdin(file: BinaryIO, way: _Way) -> Iterator[Row | Malformed]:
-    if way.format in ("parquet", "xlsx"):
-        raise ConfigError(f"--format {way.format} needs a file: it is not read front to back")
-    lines = lines_of(file, way.encoding)
-    if way.format is not None:
-        yield from _reader(way.format, way)(lines)
+def _read_stdin(file: BinaryIO, options: _ReadOptions) -> Iterator[Row | Malformed]:
+    if options.format in ("parquet", "xlsx"):
+        raise ConfigError(f"--format {options.format} needs a file: it is not read front to back")
+    lines = lines_of(file, options.encoding)
+    if options.format is not None:
+        yield from _reader(options.format, options)(lines)
         return
     seen: list[Line] = []
     for line in lines:
         seen.append(line)
         if line.raw.strip():
             break
-    kind = _kind_of(seen[-1].raw, way.text_column) if seen else "txt"
+    kind = _guess_format(seen[-1].raw, options.text_column) if seen else "txt"
     if kind == "csv":
-        way.say("standard input is read as CSV; --format txt takes each line as a text")
-    yield from _reader(kind, way)(chain(seen, lines))
+        options.say("standard input is read as CSV; --format txt takes each line as a text")
+    yield from _reader(kind, options)(chain(seen, lines))
 
 
-def _kind_of(first: bytes, text_column: str | None) -> Format:
-    """Tell by its first line how rows stand on standard input."""
+def _guess_format(first: bytes, text_column: str | None) -> Format:
+    """Guess the format of standard input by its first line."""
     if first.lstrip().startswith(b"{"):
         return "jsonl"
     header = first.decode("utf-8", errors="replace")
@@ -397,16 +399,16 @@ def _kind_of(first: bytes, text_column: str | None) -> Format:
     return "csv" if is_header and {*names} & {*_NAMES, text_column} else "txt"
 
 
-def _reader(kind: Format, way: _Way) -> Reader:
-    return partial(csv_rows, say=way.say) if kind == "csv" else _READERS[kind]
+def _reader(kind: Format, options: _ReadOptions) -> Reader:
+    return partial(csv_rows, say=options.say) if kind == "csv" else _READERS[kind]
 
 
-def _txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+def _read_txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
     for line in lines:
         try:
             yield Row(number=line.number, id=line.number, value=line.text())
         except ValueError as error:
-            yield malformed(line.number, str(error), repr(line.raw))
+            yield malformed_row(line.number, str(error), repr(line.raw))
 
 
 def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
@@ -415,25 +417,25 @@ def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
         if not line.raw.strip():
             continue
         try:
-            yield row_of(line.number, _object(line.text()))
+            yield row_of(line.number, _parse_object(line.text()))
         except (ValueError, RecursionError) as error:
-            yield malformed(line.number, f"no JSON object: {error}", line.shown)
+            yield malformed_row(line.number, f"no JSON object: {error}", line.legible)
 
 
-def _object(text: str) -> dict[str, object]:
-    value: object = json.loads(text, parse_constant=_no_number)
-    if not isinstance(value, dict):
+def _parse_object(text: str) -> JSON:
+    value: object = json.loads(text, parse_constant=_refuse_constant)
+    if not is_object(value):
         raise ValueError(f'a line is an object such as {{"text": …}}, not {text[:40]!r}')
     if _HALF.search(text) and not encodable(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half of a surrogate pair is no text")
-    return cast("dict[str, object]", value)
+    return value
 
 
-def _no_number(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
-_READERS: dict[Format, Reader] = {"jsonl": jsonl, "txt": _txt}
+_READERS: dict[Format, Reader] = {"jsonl": jsonl, "txt": _read_txt}
 _KINDS: dict[str, Format] = {
     "jsonl": "jsonl",
     "csv": "csv",

@@ -1,4 +1,4 @@
-"""Records: how a row, and what became of it, are written and read; damaged ones included."""
+"""Records: rows and results, written and read, also if damaged."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, cast
+from typing import TypeVar
 
 from moa._files import dump_json, to_jsonable
+from moa._json import JSON, is_object
 from moa.batch import Item, Malformed, Row
 from moa.rows.loop import RowJournal
 from moa.usage import Amount, Usage
+
+Name = TypeVar("Name", bound=str)
 
 
 def line(item: Item[object]) -> dict[str, object]:
@@ -24,11 +27,11 @@ def line(item: Item[object]) -> dict[str, object]:
     }
     if item.problem is not None:
         written["error"] = item.problem
-    return written | taken(item)
+    return written | resources_of(item)
 
 
-def taken(item: Item[object]) -> dict[str, object]:
-    """Write what an item took: `seconds`, `usage` and `trace`.
+def resources_of(item: Item[object]) -> dict[str, object]:
+    """Write the resources of an item: `seconds`, `usage` and `trace`.
 
     Usage is by tier, node and endpoint; a cost of `null` is unknown.
     """
@@ -40,34 +43,35 @@ def taken(item: Item[object]) -> dict[str, object]:
 
 
 def usage_of(item: Item[object]) -> dict[str, object]:
-    """Write what an item used, in all and by tier, node and endpoint."""
+    """Write the usage of an item, in all and by tier, node and endpoint."""
     usage = item.usage
     estimate = item.result.llm_alone if item.result else None
     return {
-        **_amount(usage.total),
-        "by_tier": _split(usage.by_tier()),
-        "by_node": _split(usage.by_node()),
-        "by_endpoint": _split(usage.by_endpoint()),
-        "llm_alone_estimate": estimate and {"cost": _dollars(estimate.cost), "how": estimate.how},
+        **_write_amount(usage.total),
+        "by_tier": _amounts_by(usage.by_tier()),
+        "by_node": _amounts_by(usage.by_node()),
+        "by_endpoint": _amounts_by(usage.by_endpoint()),
+        "llm_alone_estimate": estimate
+        and {"cost": _float_or_none(estimate.cost), "how": estimate.how},
     }
 
 
-def _split(parts: Mapping[Any, Usage]) -> dict[str, object]:
-    return {name: _amount(usage.total) for name, usage in parts.items()}
+def _amounts_by(parts: Mapping[Name, Usage]) -> dict[str, object]:
+    return {name: _write_amount(usage.total) for name, usage in parts.items()}
 
 
-def _amount(amount: Amount) -> dict[str, object]:
+def _write_amount(amount: Amount) -> dict[str, object]:
     return {
         "calls": amount.calls,
         "input_tokens": amount.input_tokens,
         "cached_input_tokens": amount.cached_input_tokens,
         "output_tokens": amount.output_tokens,
-        "cost": _dollars(amount.cost),
+        "cost": _float_or_none(amount.cost),
         "seconds": round(amount.seconds, 4),
     }
 
 
-def _dollars(cost: Decimal | None) -> float | None:
+def _float_or_none(cost: Decimal | None) -> float | None:
     return None if cost is None else float(cost)
 
 
@@ -77,9 +81,9 @@ def name_of(id: object, input: object) -> str:
 
 
 def _digest(value: object) -> str:
-    """Tell an input from others, whatever the order of its fields."""
-    if isinstance(value, dict):
-        value = sorted(cast("dict[str, object]", value).items())
+    """Return a digest of a value, independent of the order of its fields."""
+    if is_object(value):
+        value = sorted(value.items())
     return hashlib.sha256(dump_json(value).encode()).hexdigest()[:32]
 
 
@@ -102,17 +106,17 @@ def read_row(given: str, place: int, journal: RowJournal) -> Row | Malformed:
         return Malformed(number=place, error=error, raw=given, key=journal.name)
 
 
-def read_line(written: str) -> dict[str, Any] | None:
+def read_line(written: str) -> JSON | None:
     """Read the line of a row; `None` where it is damaged."""
     try:
-        values = json.loads(written)
+        values: object = json.loads(written)
     except ValueError:
         return None
-    return cast("dict[str, Any]", values) if isinstance(values, dict) else None
+    return values if is_object(values) else None
 
 
-def damaged_line(given: str, place: int) -> dict[str, Any]:
-    """Return a line which says that the row's output is lost."""
+def damaged_line(given: str, place: int) -> JSON:
+    """Return a failed line for a row whose output is lost."""
     row = read_line(given) or {}
     return {
         "id": row.get("id", place),

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from importlib import import_module
 from itertools import islice
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
 from moa.errors import ConfigError, require_package
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _LONGEST = 1_048_576
 """Rows of a sheet, the header counted; Excel has no more."""
@@ -25,14 +29,14 @@ _UNPACKED_REST = 2**25
 _PARTS = 10_000
 
 
-def sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
+def read_sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
     """Read the rows of the first sheet that aren't empty, each with its number.
 
     Raises:
         ConfigError: it is no Excel file, or too large to be read safely.
         MissingDependency: `openpyxl` isn't installed.
     """
-    library = openpyxl("to read Excel files")
+    library = import_openpyxl("to read Excel files")
     _check_size(file, source)
     try:
         with warnings.catch_warnings():  # such as of a style that it doesn't know
@@ -42,32 +46,34 @@ def sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
             first.reset_dimensions()  # what a file says of its own size is often wrong
             rows = islice(first.iter_rows(values_only=True), _LONGEST)
             for number, cells in enumerate(rows, start=1):
-                if row := _trimmed(cells):
+                if row := _trim(cells):
                     yield number, row
     except Exception as error:  # whatever the library raises of a file that is damaged
         said = str(error).partition("\n")[0]
         raise ConfigError(f"{source!r} can't be read as an Excel file: {said}") from error
 
 
-def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], file: BinaryIO) -> int:
+def write_sheet(
+    lines: Iterable[Mapping[str, object]], names: Sequence[str], file: SupportsWrite[bytes]
+) -> int:
     """Write a table as the one sheet of an Excel file, no text of it as a formula.
 
     Raises:
         ConfigError: it is longer or wider than Excel takes.
         MissingDependency: `openpyxl` isn't installed.
     """
-    library = openpyxl("to write Excel files")
-    cells: Any = import_module("openpyxl.cell")
+    library = import_openpyxl("to write Excel files")
+    cells = import_module("openpyxl.cell")
     if len(names) > _WIDEST:
         raise ConfigError(f"{len(names)} columns are more than Excel takes: write a .csv file")
     book = library.Workbook(write_only=True)
     made = book.create_sheet("rows")
     count = 0
 
-    def cell(value: object) -> Any:
+    def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        written = cells.WriteOnlyCell(made, _clean(value))
+        written = cells.WriteOnlyCell(made, _clean_text(value))
         written.data_type = "s"  # or "=1" would be a formula
         return written
 
@@ -80,7 +86,7 @@ def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], fil
     return count
 
 
-def openpyxl(purpose: str) -> Any:
+def import_openpyxl(purpose: str) -> ModuleType:
     """Import the library of Excel files."""
     with require_package("openpyxl", extra="files", purpose=purpose):
         return import_module("openpyxl")
@@ -108,20 +114,20 @@ def _is_streamed(name: str) -> bool:
     return name.startswith("xl/worksheets/") or name == "xl/sharedStrings.xml"
 
 
-def _trimmed(cells: Sequence[object]) -> list[object]:
-    row = [_plain(cell) for cell in cells]
+def _trim(cells: Sequence[object]) -> list[object]:
+    row = [_plain_cell(cell) for cell in cells]
     while row and row[-1] in (None, ""):
         row.pop()
     return row
 
 
-def _plain(cell: object) -> object:
+def _plain_cell(cell: object) -> object:
     if isinstance(cell, date | datetime | time):
         return cell.isoformat()
     return cell if cell is None or isinstance(cell, str | int | float | bool) else str(cell)
 
 
-def _clean(text: str) -> str:
+def _clean_text(text: str) -> str:
     """Leave out what XML can't hold, and cut off what is longer than a cell."""
     kept = "".join(c if c >= " " or c in "\t\n\r" else "\ufffd" for c in text)
     return kept[:_CELL].replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")

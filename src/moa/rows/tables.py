@@ -8,20 +8,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from moa._files import dump_json, replacing
+from moa._json import JSON, is_object
 from moa.errors import ConfigError
 from moa.rows.delimited import csv_line
-from moa.rows.reading import PARQUET_ROWS, Format, arrow, format_of
-from moa.rows.sheets import openpyxl, write_sheet
+from moa.rows.reading import PARQUET_ROWS, Format, format_of, import_arrow
+from moa.rows.sheets import import_openpyxl, write_sheet
+from moa.rows.where import Where
 
-Lines = Callable[[], Iterable[Mapping[str, Any]]]
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+Lines = Callable[[], Iterable[Mapping[str, object]]]
 """Gives the lines of a run, from the first, each time that it is called."""
 Column = tuple[str, str]
-"""Where a field stands, in the `input`, the `line` or the `output`, and its name."""
+"""Part of the line that a field is in (`input`, `line` or `output`), and its name."""
 _APART = {"input", "output", "seconds", "usage", "trace"}
-"""What a line has that is no column: the first two have fields, the others stay in the lines."""
+"""Keys of a line that are no column: the first two hold columns, the others stay in lines."""
 _ORDER = ("id", "label", "confidence", "accepted")
 _PREFIXES = {"input": "", "line": "moa_", "output": "output_"}
 _INT64 = range(-(2**63), 2**63)
@@ -36,7 +41,7 @@ class Columns:
     """
 
     names: Mapping[Column, str]
-    """What each is called, in their order."""
+    """Name of each column, in their order."""
     kinds: Mapping[str, set[type]]
     """Types of the values in each column, by its name."""
 
@@ -51,27 +56,27 @@ class Columns:
         kinds: dict[Column, set[type]] = {}
         for line in lines():
             for column, value in _fields(line).items():
-                kinds.setdefault(column, set()).add(_type(value))
+                kinds.setdefault(column, set()).add(_type_of(value))
         if ("input", "id") in kinds:
             kinds.pop(("line", "id"), None)  # it is the same
         if copy_of != "text" and ("input", copy_of) in kinds:
             kinds.pop(("input", "text"), None)
-        names = _named(kinds)
+        names = _name_columns(kinds)
         return cls(names, {name: kinds[column] for column, name in names.items()})
 
     @property
     def renamed(self) -> dict[str, str]:
-        """What is called otherwise than it was, since there is such a column already."""
+        """New names of columns whose names were taken."""
         return {name: now for (_, name), now in self.names.items() if name != now}
 
-    def cells(self, line: Mapping[str, Any]) -> dict[str, object]:
-        """Give the cells of a line: what is nested is JSON."""
+    def cells(self, line: Mapping[str, object]) -> dict[str, object]:
+        """Return the cells of a line, nested values as JSON."""
         found = _fields(line).items()
-        return {self.names[at]: _cell(value) for at, value in found if at in self.names}
+        return {self.names[at]: _flatten(value) for at, value in found if at in self.names}
 
 
-def _named(columns: Iterable[Column]) -> dict[Column, str]:
-    """Order columns, and name them so that no two are called alike."""
+def _name_columns(columns: Iterable[Column]) -> dict[Column, str]:
+    """Order columns, and give them unique names."""
     taken: dict[str, Column] = {}
     for part, prefix in _PREFIXES.items():
         for column in (one for one in columns if one[0] == part):
@@ -80,10 +85,10 @@ def _named(columns: Iterable[Column]) -> dict[Column, str]:
                 name = prefix + name
             taken[name] = column
     called = {column: name for name, column in taken.items()}
-    return {column: called[column] for column in sorted(columns, key=_place)}
+    return {column: called[column] for column in sorted(columns, key=_order_of)}
 
 
-def _place(column: Column) -> int:
+def _order_of(column: Column) -> int:
     part, name = column
     if part == "input":
         return -1
@@ -92,38 +97,38 @@ def _place(column: Column) -> int:
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
-def _fields(line: Mapping[str, Any]) -> dict[Column, Any]:
-    """Give the fields of a line, of its input and of its output."""
+def _fields(line: Mapping[str, object]) -> dict[Column, object]:
+    """Return the fields of a line, of its input and of its output."""
     given, made = line.get("input"), line.get("output")
-    parts: dict[str, Mapping[str, Any]] = {
-        "input": cast("Any", given) if isinstance(given, Mapping) else {"text": given},
+    parts: dict[str, JSON] = {
+        "input": given if is_object(given) else {"text": given},
         "line": {"error": None} | {name: line[name] for name in line if name not in _APART},
         "output": {} if made is None else {"output": made},
     }
-    if isinstance(made, Mapping):
-        parts["output"] = cast("Mapping[str, Any]", made)
+    if is_object(made):
+        parts["output"] = made
     return {(part, str(name)): value for part in parts for name, value in parts[part].items()}
 
 
-def _type(value: object) -> type:
+def _type_of(value: object) -> type:
     return str if isinstance(value, int) and value not in _INT64 else type(value)
 
 
-def _cell(value: object) -> object:
+def _flatten(value: object) -> object:
     return (
         value if value is None or isinstance(value, str | bool | int | float) else dump_json(value)
     )
 
 
 def check_writer(kind: Format | None) -> None:
-    """See that the package is there by which a kind of table is written: before a row is paid."""
+    """Check that the package for a kind of table is installed, before a row is paid."""
     if kind == "parquet":
-        arrow("to write Parquet")
+        import_arrow("to write Parquet")
     elif kind == "xlsx":
-        openpyxl("to write Excel files")
+        import_openpyxl("to write Excel files")
 
 
-def exported(lines: Lines, path: Path) -> int:
+def export_lines(lines: Lines, path: Path) -> int:
     """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
     kind = format_of(str(path))
     if kind in (None, "txt") or path.suffix == ".zst":
@@ -141,34 +146,39 @@ def write_lines(lines: Lines, path: Path, kind: Format | None, columns: Columns 
     """
     try:
         with replacing(path) as file, ExitStack() as stack:
+            target: SupportsWrite[bytes] = file
             if path.suffix == ".gz":
-                file = cast("BinaryIO", stack.enter_context(gzip.open(file, "wb")))
+                target = stack.enter_context(gzip.open(file, "wb"))
             if columns is None:
-                return sum(bool(file.write(f"{dump_json(line)}\n".encode())) for line in lines())
+                return sum(bool(target.write(f"{dump_json(line)}\n".encode())) for line in lines())
             cells = map(columns.cells, lines())
             if kind == "parquet":
-                return _write_parquet(cells, columns, file)
+                return _write_parquet(cells, columns, target)
             if kind == "xlsx":
-                return write_sheet(cells, [*columns.names.values()], file)
-            return _write_csv(cells, [*columns.names.values()], file)
+                return write_sheet(cells, [*columns.names.values()], target)
+            return _write_csv(cells, [*columns.names.values()], target)
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _write_csv(rows: Iterable[Mapping[str, object]], names: list[str], file: BinaryIO) -> int:
+def _write_csv(
+    rows: Iterable[Mapping[str, object]], names: list[str], file: SupportsWrite[bytes]
+) -> int:
     file.write(f"{csv_line(names)}\r\n".encode())
-    written = (csv_line([_text(row.get(name)) or "" for name in names]) for row in rows)
+    written = (csv_line([_to_text(row.get(name)) or "" for name in names]) for row in rows)
     return sum(bool(file.write(f"{line}\r\n".encode())) for line in written)
 
 
-def _write_parquet(rows: Iterable[Mapping[str, object]], columns: Columns, file: BinaryIO) -> int:
-    pyarrow, count = arrow("to write Parquet"), 0
-    kinds = {name: _kind(types) for name, types in columns.kinds.items()}
+def _write_parquet(
+    rows: Iterable[Mapping[str, object]], columns: Columns, file: SupportsWrite[bytes]
+) -> int:
+    pyarrow, count = import_arrow("to write Parquet"), 0
+    kinds = {name: _choose_kind(types) for name, types in columns.kinds.items()}
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in kinds.items()])
     texts = [name for name, kind in kinds.items() if kind == "string"]
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
         for some in _batches(rows):
-            table = [{**row, **{name: _text(row.get(name)) for name in texts}} for row in some]
+            table = [{**row, **{name: _to_text(row.get(name)) for name in texts}} for row in some]
             writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
             count += len(some)
     return count
@@ -180,8 +190,8 @@ def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str,
         yield some
 
 
-def _kind(types: set[type]) -> str:
-    """Choose the type of a column of Parquet: text, where its values are of several."""
+def _choose_kind(types: set[type]) -> str:
+    """Choose the Parquet type of a column: text if its values have several types."""
     match types - {type(None)}:
         case kinds if kinds == {bool}:
             return "bool_"
@@ -193,5 +203,41 @@ def _kind(types: set[type]) -> str:
             return "string"
 
 
-def _text(value: object) -> str | None:
+def _to_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else dump_json(value)
+
+
+class Table:
+    """A table of results in the order of the input, made when their file is closed.
+
+    It is replaced as a whole, even if the run was stopped.
+
+    Args:
+        path: Its name ends in `.csv`, `.parquet` or `.xlsx`.
+        where: Which lines are in it.
+        text_column: The column that the rows were given as `text` too: that is left out.
+
+    Raises:
+        MissingDependency: a package that its kind needs isn't installed.
+    """
+
+    def __init__(self, path: Path, *, where: Where, text_column: str | None = None) -> None:
+        self.path = path
+        self.rows: int | None = None
+        """Rows in it; `None` until it is written."""
+        self.renamed: Mapping[str, str] = {}
+        """New names of output columns whose names the input has already."""
+        self._kind: Format | None = format_of(path.name)
+        self._where = where
+        self._text_column = text_column
+        check_writer(self._kind)
+
+    def write(self, lines: Lines) -> None:
+        """Write it, or raise a `ConfigError`."""
+        columns = Columns.of(lines, copy_of=self._text_column)
+
+        def chosen_lines() -> Iterable[Mapping[str, object]]:
+            return filter(self._where.matches, lines())
+
+        self.rows = write_lines(chosen_lines, self.path, self._kind, columns)
+        self.renamed = columns.renamed

@@ -24,29 +24,29 @@ _TROUBLES = ("retried", "waited", "fell back")
 
 
 class Tally:
-    """Adds items up, and counts what became of them; an `Outcome` says that itself.
+    """Adds items up, and counts their outcomes.
 
-    What is `doubtful` is counted in all outputs. `labels` says how many labels mend a question.
+    Doubtful answers are counted in all outputs. `labels` returns how many labels help.
     """
 
     def __init__(self, *, labels: Callable[[], str] = lambda: "some", guarantee: str = "") -> None:
         self._labels = labels
         self.guarantee = guarantee
-        """What is guaranteed of the answers that are accepted, in words."""
+        """Guarantee of accepted answers, in words."""
         self.start()
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
         self.usage = Usage()
         self.before = Usage()
-        """What was used before the first item, such as to fit an agent to its task."""
-        self.became: Counter[str] = Counter()
-        """Items by `became`."""
-        self.tells = False
-        """Whether an output said who goes on with its input, if anybody has to."""
+        """Usage before the first item, such as fitting an agent to its task."""
+        self.outcomes: Counter[str] = Counter()
+        """Number of items by outcome."""
+        self.has_outcomes = False
+        """True if an output had an outcome that says who handles it."""
         self.accepted = 0
         """Items whose answer a calibration's guarantee covers."""
         self.calibrated = False
-        """Whether an answer said if it is accepted."""
+        """True if an answer was accepted or not by a calibration."""
         self.questions: set[str] = set()
         """Questions that are doubtful in some item, or the nodes that asked them."""
         self.doubts: Counter[str] = Counter()
@@ -61,7 +61,7 @@ class Tally:
         self.started = time.monotonic()
 
     @property
-    def spent(self) -> Usage:
+    def total_usage(self) -> Usage:
         """Total usage."""
         return self.before + self.usage
 
@@ -71,7 +71,7 @@ class Tally:
         return self.statuses.total()
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """True if an item failed."""
         return self.statuses["failed"] > 0
 
@@ -90,7 +90,7 @@ class Tally:
         self.statuses[item.status] += 1
         self.needed_llm += item.needed_llm
         self.usage += item.usage
-        self._add_worth(item)
+        self._add_outcome(item)
         # Of calls their own seconds count, and not those in which an item waited for its turn.
         seconds = item.usage.total.seconds or item.seconds
         if not seconds:
@@ -110,10 +110,12 @@ class Tally:
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
-    def _add_worth(self, item: Item[object]) -> None:
-        self.became[became(item)] += 1
+    def _add_outcome(self, item: Item[object]) -> None:
+        self.outcomes[outcome_of(item)] += 1
         output: object = item.output
-        self.tells = self.tells or (isinstance(output, Outcome) and output.became != "not found")
+        self.has_outcomes = self.has_outcomes or (
+            isinstance(output, Outcome) and output.became != "not found"
+        )
         self.troubles.update(
             {(n.endpoint, n.kind) for n in item.trace if n.endpoint and n.kind in _TROUBLES}
         )
@@ -125,15 +127,15 @@ class Tally:
             covered = all(said) if isinstance(output, Outcome) else is_accepted(output)
             self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
-        marked = set(_marked("", item.output))
+        marked = set(_doubtful_questions("", item.output))
         self.questions |= {note.node.rpartition("/")[2] for note in notes} or marked
         shown = (repr(name) if name else "its question" for name in marked)
         said = {note.text for note in notes} or {f"{name} is DOUBTFUL" for name in shown}
         self.doubts.update(said)
 
     def rows(self) -> list[tuple[str, str]]:
-        """Name what is worth a row of the closing table, and say it in words."""
-        rows = list(self._worth()) if self.tells else []
+        """Return the rows of the closing table: name and text."""
+        rows = list(self._outcome_rows()) if self.has_outcomes else []
         if self.calibrated or self.guarantee:
             said = f", {self.guarantee}" if self.guarantee else ""
             rows.append(("accepted", f"{self.accepted} of {self.items}{said}"))
@@ -141,41 +143,41 @@ class Tally:
             counts = sorted(self.doubts.items())
             said = (f"{doubt}, in {count} of {self.items}" for doubt, count in counts)
             rows.append(("doubtful", "\n".join(said)))
-        elif self.tells:
+        elif self.has_outcomes:
             rows.append(("doubtful", "none"))
         if self.troubles:
-            rows.append(("in trouble", "\n".join(self._troubles())))
-        steps = "\n".join(self._next())
+            rows.append(("in trouble", "\n".join(self._trouble_lines())))
+        steps = "\n".join(self._next_steps())
         return [*rows, ("next", steps)] if steps else rows
 
-    def _worth(self) -> Iterator[tuple[str, str]]:
-        became, total = self.became, self.items - self.statuses["failed"]
-        if became["in danger"]:
-            yield "in danger, to people first", f"{became['in danger']}"
-        settled = became["replied"] + became["routed"]
-        parts = f"{became['replied']} replies by template, {became['routed']} to people's queues"
+    def _outcome_rows(self) -> Iterator[tuple[str, str]]:
+        ends, total = self.outcomes, self.items - self.statuses["failed"]
+        if ends["in danger"]:
+            yield "in danger, to people first", f"{ends['in danger']}"
+        settled = ends["replied"] + ends["routed"]
+        parts = f"{ends['replied']} replies by template, {ends['routed']} to people's queues"
         yield "settled without an LLM", f"{settled} of {total} ({settled / total:.0%}): {parts}"
-        if became["written"]:
-            yield "written by the LLM", f"{became['written']}"
-        drafts = f", {became['drafted']} of them with a draft to read" if became["drafted"] else ""
-        yield WAITING, f"{became['waiting'] + became['drafted']}{drafts}"
+        if ends["written"]:
+            yield "written by the LLM", f"{ends['written']}"
+        drafts = f", {ends['drafted']} of them with a draft to read" if ends["drafted"] else ""
+        yield WAITING, f"{ends['waiting'] + ends['drafted']}{drafts}"
 
-    def _troubles(self) -> Iterator[str]:
+    def _trouble_lines(self) -> Iterator[str]:
         for endpoint in sorted({name for name, _ in self.troubles}):
             counts = ((kind, self.troubles[endpoint, kind]) for kind in _TROUBLES)
             said = ", ".join(f"{kind} in {count}" for kind, count in counts if count)
             yield f"{endpoint}: {said} of {self.items} items"
 
-    def _next(self) -> Iterator[str]:
-        if first := self.became["in danger"]:
+    def _next_steps(self) -> Iterator[str]:
+        if first := self.outcomes["in danger"]:
             yield f"answer the queue danger first: {first}"
-        drafted = self.became["drafted"]
+        drafted = self.outcomes["drafted"]
         if "llm" in self.usage.by_tier():
             if drafted:
                 yield f"read the drafts, and send what is right: {drafted}"
-        elif waiting := self.became["waiting"] + drafted:
+        elif waiting := self.outcomes["waiting"] + drafted:
             yield f"add an LLM in moa.toml to have {waiting} replies written"
-        if quarantined := self.became["quarantined"]:
+        if quarantined := self.outcomes["quarantined"]:
             yield f"look through quarantine: {quarantined}"
         if self.doubts:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
@@ -185,10 +187,10 @@ class Tally:
             )
 
 
-def became(item: Item[object]) -> str:
-    """Say what became of an item: what its output says, else its status.
+def outcome_of(item: Item[object]) -> str:
+    """Return the outcome of an item: of its output, else its status.
 
-    What was answered by a model that writes badly, with no large one behind it, is `drafted`.
+    An answer of a model that writes badly, without a large one, is `drafted`.
     """
     if isinstance(item.output, Outcome):
         return str(item.output.became)
@@ -198,11 +200,11 @@ def became(item: Item[object]) -> str:
     return item.status
 
 
-def _marked(name: str, value: object) -> Iterator[str]:
+def _doubtful_questions(name: str, value: object) -> Iterator[str]:
     """Name the questions with doubtful answers anywhere in an output."""
     if not isinstance(value, BaseModel):
         return
     if getattr(value, "doubtful", False) is True:
         yield str(getattr(value, "question", "") or name)
     for key in type(value).model_fields:
-        yield from _marked(key, getattr(value, key, None))
+        yield from _doubtful_questions(key, getattr(value, key, None))

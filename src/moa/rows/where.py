@@ -1,4 +1,4 @@
-"""Where: which lines of a run are meant, as `--where` says it.
+"""Where: conditions on the lines of a run, as `--where` takes them.
 
     where = Where.of(["kept", "label=spam"])
     [line for line in lines if where.matches(line)]
@@ -16,31 +16,31 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 from moa._files import dump_json
+from moa._json import is_mapping
 from moa.errors import ConfigError
 
-Line = Mapping[str, Any]
+Line = Mapping[str, object]
 _CONDITION = re.compile(r"(?P<field>[^=!]+?)\s*(?P<unlike>!)?=\s*(?P<value>.*)", re.DOTALL)
 
 
 def _has(field: str, value: object) -> Callable[[Line], bool]:
-    return lambda line: any(found == value for found in _found(line, field))
+    return lambda line: any(found == value for found in _find_values(line, field))
 
 
-def _failed(line: Line) -> bool:
+def _is_failed(line: Line) -> bool:
     return "error" in line or line.get("status") == "failed"
 
 
-def _dropped(line: Line) -> bool:
-    return not _failed(line) and (line.get("status") == "dropped" or _has("kept", False)(line))
+def _is_dropped(line: Line) -> bool:
+    return not _is_failed(line) and (line.get("status") == "dropped" or _has("kept", False)(line))
 
 
 WORDS: Mapping[str, Callable[[Line], bool]] = {
-    "kept": lambda line: not _failed(line) and not _dropped(line),
-    "dropped": _dropped,
-    "failed": _failed,
+    "kept": lambda line: not _is_failed(line) and not _is_dropped(line),
+    "dropped": _is_dropped,
+    "failed": _is_failed,
     "accepted": _has("accepted", True),
     "quarantine": _has("queue", "quarantine"),
 }
@@ -61,14 +61,14 @@ class Where:
         Raises:
             ConfigError: one is neither a word of `WORDS` nor `FIELD=VALUE`.
         """
-        return cls(tuple(map(_condition, given)))
+        return cls(tuple(map(_parse_condition, given)))
 
     def matches(self, line: Line) -> bool:
-        """Say whether a line, as `moa run --out` writes it, meets all conditions."""
+        """Return True if a line of `moa run --out` meets all conditions."""
         return all(holds(line) for holds in self.conditions)
 
 
-def _condition(given: str) -> Callable[[Line], bool]:
+def _parse_condition(given: str) -> Callable[[Line], bool]:
     if (known := WORDS.get(given.strip())) is not None:
         return known
     found = _CONDITION.fullmatch(given.strip())
@@ -80,26 +80,26 @@ def _condition(given: str) -> Callable[[Line], bool]:
     field, value, unlike = found["field"], found["value"], found["unlike"] is not None
 
     def holds(line: Line) -> bool:
-        return any(_is(one, value) for one in _found(line, field)) is not unlike
+        return any(_equals(one, value) for one in _find_values(line, field)) is not unlike
 
     return holds
 
 
-def _found(line: Line, field: str) -> list[object]:
-    """Find a field where it stands first; nothing where no part of the line has it."""
+def _find_values(line: Line, field: str) -> list[object]:
+    """Find a field in the first part of the line that has it; return [] if none has."""
     for part in (line, line.get("output"), line.get("input")):
         inner: object = part
         for name in field.split("."):
-            if not isinstance(inner, Mapping) or name not in inner:
+            if not is_mapping(inner) or name not in inner:
                 break
-            inner = cast("Line", inner)[name]
+            inner = inner[name]
         else:
             return [inner]
     return []
 
 
-def _is(value: object, given: str) -> bool:
-    """Compare a value with what somebody wrote, as text, or else as JSON."""
+def _equals(value: object, given: str) -> bool:
+    """Compare a value with a given one, as text, or else as JSON."""
     if isinstance(value, str):
         return value == given
     try:

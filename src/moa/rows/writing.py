@@ -1,4 +1,4 @@
-"""Writing: what became of rows, as lines of JSON as each is done, and gone on with."""
+"""Writing: results as lines of JSON, written as each row is done, and resumed."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
-from moa._files import Existing, LineFile, replacing
-from moa._sqlite import SQLite
+from moa._files import Existing, LineFile, check_existing, replacing
+from moa._json import JSON
+from moa._sqlite import SQLite, SQLRow
 from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
+from moa.rows.reading import Format
 from moa.rows.records import line, name_of
+from moa.rows.tables import Table
+from moa.rows.where import Where
 
-if TYPE_CHECKING:
-    from moa.rows.results import Table
+_TABLES: tuple[Format, ...] = ("csv", "parquet", "xlsx")
 
 
 class RowFile(LineFile):
-    """A file of what became of rows, in the order in which they were done, to be resumed.
+    """A file of results, in the order in which rows were done, that can be resumed.
 
     A line has `id` and `input`, and `error` where its row failed. With `resume`, `left` passes over
     the rows that have a good line. Rows that failed are due again, and so are those whose input has
@@ -54,7 +57,7 @@ class RowFile(LineFile):
         *,
         existing: Existing = "refuse",
         source: str | None = None,
-        line: Callable[[Item[Any]], Mapping[str, object]] = line,
+        line: Callable[[Item[object]], Mapping[str, object]] = line,
         table: Table | None = None,
     ) -> None:
         super().__init__(path, existing=existing, source=source)
@@ -66,7 +69,7 @@ class RowFile(LineFile):
         self.changed = 0
         """Rows so far that had another input, and are due again."""
         self._line = line
-        self._index = RowIndex(forgets=table is None)
+        self._index: RowIndex
         self._kept = _CallFile(self.path, resumes=existing == "resume")
         self._calls = Calls(self._kept)
         self._all_read = False
@@ -79,6 +82,7 @@ class RowFile(LineFile):
     def __enter__(self) -> Self:
         """Open and lock it, and read what is there."""
         super().__enter__()
+        self._index = RowIndex(forgets=self.table is None)
         try:
             for number, start, values in self.lines():
                 if not isinstance(values.get("id"), str | int) or "input" not in values:
@@ -126,12 +130,12 @@ class RowFile(LineFile):
     def left(
         self, found: Iterable[Row | Malformed], *, all_rows: bool = True
     ) -> Iterator[Row | Malformed]:
-        """Give the rows that are to be done: those without a good line for their id and input.
+        """Yield the due rows: those without a good line for their id and input.
 
         Args:
             found: The rows.
-            all_rows: Whether they are all that there are; else no line is removed, since it may
-                be that of a row with the same id which is still to come.
+            all_rows: Whether these are all rows; else no line is removed, since a row with its
+                id may still come.
         """
         for row in found:
             name = name_of(row.id, row.input)
@@ -148,10 +152,10 @@ class RowFile(LineFile):
                 yield replace(row, key=key, journal=self._calls.journals([key])[0])
         self._all_read = all_rows
 
-    async def take(self, item: Item[Any], context: RunContext, /) -> None:
+    async def take(self, item: Item[object], context: RunContext, /) -> None:
         """Write the line of a row, by `line`; see `write`.
 
-        Finished calls of one that has failed are kept, unless the row itself is at fault.
+        A failed row's finished calls are stored, unless the row itself is at fault.
 
         Raises:
             StoreError: the disk has no room for them.
@@ -182,7 +186,7 @@ class RowFile(LineFile):
         if self.table is None or not self._index.lines:
             return
 
-        def lines() -> Iterator[dict[str, Any]]:
+        def lines() -> Iterator[JSON]:
             with self.path.open("rb") as file:
                 for start in self._index.starts("place"):
                     file.seek(start)
@@ -208,7 +212,7 @@ class RowFile(LineFile):
 
 
 class _CallFile(SQLite):
-    """Finished calls beside a file of lines, made once there is one to be kept."""
+    """Finished calls in a file beside the lines, made for the first call."""
 
     def __init__(self, lines: Path, *, resumes: bool) -> None:
         path = lines.with_name(f"{lines.name}.calls")
@@ -218,7 +222,7 @@ class _CallFile(SQLite):
         self.is_new = True
 
     def begin(self) -> None:
-        """Open what an earlier run has left, or remove it where that is not gone on with."""
+        """Open the calls of an earlier run, or remove them if it isn't resumed."""
         if self._has_begun:
             return
         self._has_begun = True
@@ -229,7 +233,7 @@ class _CallFile(SQLite):
             self.is_new = False
 
     def open(self) -> None:
-        """Open it; a `ConfigError` says what is lost where it is removed."""
+        """Open it; a `ConfigError` says that removing it loses paid calls."""
         try:
             super().open()
         except ConfigError as error:
@@ -238,8 +242,8 @@ class _CallFile(SQLite):
             ) from error
         self._is_open = True
 
-    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement; before there is a file, nothing is found."""
+    def run(self, sql: str, *values: object) -> list[SQLRow]:
+        """Run a statement; without a file there are no rows."""
         return super().run(sql, *values) if self._is_open else []
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
@@ -250,13 +254,13 @@ class _CallFile(SQLite):
         super().many(sql, values)
 
     def drop_others(self, is_unfinished: Callable[[str], bool]) -> None:
-        """Drop what a killed process has left of rows that are done, or are no more."""
+        """Drop calls that a killed process has left of finished or removed rows."""
         for (key,) in self.run("select distinct key from moa_calls"):
             if not is_unfinished(key):
                 self.run("delete from moa_calls where key = ?", key)
 
     def end(self) -> None:
-        """Close it, and remove it where it keeps nothing."""
+        """Close it, and remove it if it is empty."""
         if self._is_open:
             self._is_open = False
             empty = not super().run("select 1 from moa_calls limit 1")
@@ -268,3 +272,44 @@ class _CallFile(SQLite):
         for end in ("", "-wal", "-shm", "-journal"):
             with suppress(FileNotFoundError):
                 self.path.with_name(f"{self.path.name}{end}").unlink()
+
+
+def lines_path(table: Path) -> Path:
+    """Return the path of the lines of a table."""
+    return table.with_name(f"{table.name}.jsonl")
+
+
+def result_file(
+    path: Path,
+    *,
+    existing: Existing,
+    source: str | None,
+    line: Callable[[Item[object]], Mapping[str, object]],
+    where: Iterable[str] = (),
+    text_column: str | None = None,
+) -> RowFile:
+    """Open the file of lines of a path: itself, or the one beside a table.
+
+    A table that is there counts as its lines do.
+
+    Raises:
+        ConfigError: it is of lines, and there is a `where`; or as for a `RowFile`; or the table is
+            there, and no lines beside it to go on with.
+    """
+    conditions = [*where]
+    if path.suffix.lower().removeprefix(".") not in _TABLES:
+        if conditions:
+            raise ConfigError(
+                f"--where chooses the rows of a table, and {path} keeps the lines of all: give "
+                "--out FILE.csv, .parquet or .xlsx"
+            )
+        return RowFile(path, existing=existing, source=source, line=line)
+    check_existing(path, existing=existing, source=source)
+    lines = lines_path(path)
+    if existing == "resume" and not lines.exists() and path.exists() and path.stat().st_size:
+        raise ConfigError(
+            f"{path} is there, and {lines}, which --resume goes on with, is not: give another "
+            "file, or --overwrite"
+        )
+    table = Table(path, where=Where.of(conditions), text_column=text_column)
+    return RowFile(lines, existing=existing, source=source, line=line, table=table)

@@ -28,7 +28,7 @@ from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
 from moa.questions import answers_in, is_accepted, questions_in
-from moa.rows import taken
+from moa.rows import resources_of
 from moa.rows.records import usage_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
@@ -91,7 +91,7 @@ class FinishedRun:
         what: dict[str, object] = {"id": self.id, "model": self.served.name, "status": item.status}
         if self.failure is not None:
             what["error"] = self.failure
-        return what | taken(item)
+        return what | resources_of(item)
 
     def without_content(self) -> FinishedRun:
         """Return it without its input, output and error, which may be large."""

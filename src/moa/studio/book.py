@@ -446,7 +446,7 @@ def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, st
 
 def decisions_of(line: Values) -> Iterator[Decision]:
     """Yield the decisions of a line."""
-    if isinstance(scores := line.get("scores"), Mapping):  # of moa decide
+    if is_object(scores := line.get("scores")):  # of moa decide
         label, accepted = line.get("label"), line.get("accepted")
         yield Decision(
             name=LABEL,

@@ -117,10 +117,10 @@ def find_source(given: str | None) -> Source:
 
 def _file(path: Path) -> Source:
     from moa import rows
-    from moa.rows.results import lines_beside
+    from moa.rows.writing import lines_path
 
     def where() -> Path:
-        lines = lines_beside(path)
+        lines = lines_path(path)
         return lines if lines.is_file() else path
 
     return Source(

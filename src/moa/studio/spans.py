@@ -16,7 +16,7 @@ from moa._json import object_of
 from moa.errors import ConfigError
 from moa.node import Frozen
 from moa.rows.decided import Values
-from moa.rows.lines import bounded
+from moa.rows.lines import iter_lines
 from moa.studio.book import notes_in, read_number
 from moa.studio.data import Bar
 from moa.telemetry import names
@@ -83,7 +83,7 @@ class Spans:
         try:
             self._file = path.open("rb")
             weakref.finalize(self, self._file.close)
-            for number, raw in enumerate(bounded(self._file), start=1):
+            for number, raw in enumerate(iter_lines(self._file), start=1):
                 self._take(path, number, raw, start)
                 start += len(raw)
         except OSError as error:
