@@ -16,6 +16,7 @@ import pytest
 from moa.calibration import answers as module
 from moa.calibration.answer_rows import LargeAnswer, NewRow, SpentLook
 from moa.calibration.answers import AnswerStore
+from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import figures_of
 from moa.errors import ConfigError
 
@@ -140,6 +141,18 @@ def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="no answers"):
         AnswerStore(tmp_path / "none.db", must_exist=True).open()
     assert not list(tmp_path.iterdir())
+
+
+def test_figures_say_that_a_look_waits_for_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.calibration.figures.LOOKS", (PlannedLook(0.05, held_out=1),))
+    with AnswerStore(tmp_path / "answers.db") as store:
+        store.bind("q", "m")
+        add(store, "a", held=True)
+        assert "waits for" not in figures_of(store).next
+        store.add(NewRow(store.coin.toss("b"), True, "run", (0.5, 0.25), 1), 1)
+        assert "waits for 1 held-out calls" in figures_of(store).next
 
 
 def test_where_there_are_answers_of_keys_alone_these_are_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from moa._json import object_of
 from moa.calibration import percent, tail, upper_bound
 from moa.calibration.answer_rows import DrawnRow, FigureRow, LearningState
-from moa.calibration.answers import AnswerStore
+from moa.calibration.answers import STALE_S, AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.epochs import LOOKS, RISK, level_of_draw
 from moa.node import Frozen
@@ -172,7 +172,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         differs_from_itself=sum(row.again != row.label for row in twice),
         spent=_sum_costs(asked, one_call),
         saved=_saved_cost(live, one_call),
-        next=_describe_next(store, state, used),
+        next=_describe_next(store, state, used, sum(row.held and not row.done for row in rows)),
     )
 
 
@@ -293,7 +293,13 @@ def _guarantee_text(
     return guaranteed
 
 
-def _describe_next(store: AnswerStore, state: LearningState, used: LookFigures | None) -> str:
+def _describe_next(
+    store: AnswerStore, state: LearningState, used: LookFigures | None, waiting: int
+) -> str:
+    pending = (
+        f"The next look waits for {waiting} held-out calls to end; one of a killed process counts "
+        f"as failed after {STALE_S / 60:.0f} minutes"
+    )
     if state.looks >= len(LOOKS):
         also = "" if used else ". Nothing more is learned in this epoch: begin another file"
         return f"All {len(LOOKS)} looks of the epoch are spent{also}"
@@ -303,10 +309,14 @@ def _describe_next(store: AnswerStore, state: LearningState, used: LookFigures |
         if there < planned.held_out:
             return f"The first look takes {planned.held_out} held-out texts, and {there} are there"
         return (
-            "By the labels that are fitted to, a look would not pass yet: more inputs help, or "
-            "labels of people (moa learn from ROWS --people), or fewer and clearer labels"
+            pending
+            if waiting
+            else (
+                "By the labels that are fitted to, a look would not pass yet: more inputs help, or "
+                "labels of people (moa learn from ROWS --people), or fewer and clearer labels"
+            )
         )
     there = store.last_place() - state.first + 1
     if there < planned.inputs:
         return f"The next look is possible at input {planned.inputs} of the epoch, now at {there}"
-    return "The next look waits until what it would accept is worth it"
+    return pending if waiting else "The next look waits until what it would accept is worth it"
