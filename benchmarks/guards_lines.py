@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import moa.endpoints.logprobs as logprobs
+import moa.endpoints.layouts as layouts
 from guards_injection import each
 from moa import EmbeddedEndpoint, Filter, Sentiment
 from moa.endpoints import Endpoint
