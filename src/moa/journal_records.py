@@ -42,7 +42,7 @@ def form_of(kind: type[T]) -> Form[T]:
     )
 
 
-PLAIN = Form[JSONValue](lambda value: value, lambda value: value)
+PLAIN: Form[JSONValue] = Form(lambda value: value, lambda value: value)
 """The form of a value that is JSON already."""
 _Error = tuple[str, str, JSON]
 """Class, text and attributes."""
