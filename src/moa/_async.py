@@ -1,4 +1,4 @@
-"""Calls side by side: one failure is raised, the rest is cancelled; and who waits for whom.
+"""Calls in parallel: one failure is raised, the rest is cancelled; and who waits for whom.
 
 And calls from where nothing is awaited: they share an event loop in a thread of its own.
 """
@@ -67,7 +67,7 @@ async def time_limit(
 
 
 async def gather(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Await several calls side by side; if some fail, raise the first failure alone."""
+    """Await several calls in parallel; if some fail, raise the first failure alone."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]

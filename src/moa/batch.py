@@ -446,7 +446,7 @@ async def run_one(
         given: What it takes; or a row, which is read by `read`.
         number: Number of the item, and its id if it is no row.
         read: See `reader_of`.
-        context: Of this run alone.
+        context: Context of this run alone.
     """
     row = given if isinstance(given, Row | Malformed) else None
     origin = _origin_of(given, number)

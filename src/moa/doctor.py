@@ -122,7 +122,7 @@ class EndpointStatus:
 
 
 async def survey(config: Config) -> list[EndpointStatus]:
-    """Look at every configured endpoint, side by side, and at the built-in model."""
+    """Look at every configured endpoint, in parallel, and at the built-in model."""
     statuses = await asyncio.gather(*(_survey_endpoint(config, name) for name in config.endpoints))
     return [*statuses, _survey_embedded(config, EMBEDDED)]
 

@@ -138,20 +138,20 @@ class ProcessDied(MoaError):
 
 
 class StoreError(MoaError):
-    """A conversation, or what else is kept from one run to the next, can't be read or written."""
+    """Stored data, such as a conversation, can't be read or written."""
 
 
 class RequestRefused(MoaError):
-    """A request to a server of `moa` is not answered, for what it is, or for who sent it.
+    """A server of `moa` refused a request, because of its content or its sender.
 
     Args:
         message: Why, and what to do.
         status: HTTP status.
-        code: Of OpenAI's, such as `model_not_found`, or one in that manner.
+        code: Error code of OpenAI, such as `model_not_found`, or a similar one.
         param: The field of the request that is at fault.
         retry_after_s: Seconds after which it can succeed; `None`: it can't as it is.
-        headers: More of the answer.
-        faults: Each fault of a request that doesn't fit: `loc`, `msg` and `type`.
+        headers: Further headers of the response.
+        faults: Each fault of an invalid request: `loc`, `msg` and `type`.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class EndpointUnavailable(EndpointError):
 
 
 class InvalidResponse(EndpointError):
-    """The server answered outside its own protocol: HTML, half a JSON, no choice, no text."""
+    """The response violates the protocol: HTML, incomplete JSON, no choice, no text."""
 
     retryable = True
 
@@ -262,7 +262,7 @@ class QuotaExceeded(EndpointUnauthorized):
 
 
 class EndpointUnsupported(EndpointRejected):
-    """The server, or the model it serves, has no such ability (501, or 404 on the route)."""
+    """The server or its model can't do what was asked (501, or 404 for the route)."""
 
     recoverable = False
 

@@ -304,7 +304,7 @@ class Job:
         are given here. What a row has paid for before is in its `journal`.
 
         Args:
-            context: Of the run; once its budget or its time is used up, no more rows are given.
+            context: Context of the run; once its budget or time is used up, no more rows are given.
             at_once: Rows that are leased together.
         """
         self._failures.clear()
@@ -396,7 +396,7 @@ class Job:
         Where the store holds a line damaged, a line says so, by an `error`.
 
         Args:
-            states: Of those alone; none: of all that were worked on.
+            states: States of the rows to return; none: all rows that were worked on.
         """
         some = f" and state in ({', '.join('?' * len(states))})" if states else ""
         query = (

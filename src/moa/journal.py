@@ -1,6 +1,6 @@
 """Journal: what a run keeps of its finished calls, so that one that goes on pays for none again.
 
-A call is found again by where it is made and what it asks, never by when: nodes run side by side,
+A call is found again by where it is made and what it asks, never by when: nodes run in parallel,
 and end in another order each time. LangGraph's nested tasks are found by the order of calls.
 """
 

@@ -78,15 +78,15 @@ class _FinishedCall(Generic[T]):
 
 
 class Call:
-    """A call in a run that can be resumed: it is found, or made in `inner`, and kept.
+    """A call in a run that can be resumed: found in the journal, or made in `inner` and stored.
 
-    As a context manager around the call itself, it keeps the error of an endpoint or model.
+    As a context manager around the call itself, it stores the error of an endpoint or model.
 
     Args:
-        context: Of who makes it; its `journal` is there.
-        what: Its kind, and who is asked.
+        context: Context of the caller, which has a `journal`.
+        what: Kind of the call, and who is asked.
         request: What is asked.
-        of_calls: Whether it is a node, whose calls are kept too.
+        of_calls: True for a node, whose own calls are stored too.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Call:
         if not of_calls:
             self.place.own_calls.append(self.key)
         self.inner = context.nested()
-        """Context of the call: it counts all usage, and keeps nothing a second time."""
+        """Context of the call: it counts all usage, and stores nothing a second time."""
         self.inner.journal = None
 
     def find(self, form: Form[T], *, may_repeat: bool = True) -> _FinishedCall[T] | None:

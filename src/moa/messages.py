@@ -156,7 +156,7 @@ class ToolCall:
         """Write a call with arguments of Python, as in a script for tests.
 
         Args:
-            name: Of the tool.
+            name: Name of the tool.
             arguments: By name; what JSON can hold.
         """
         return cls(name, json.dumps(arguments, ensure_ascii=False))

@@ -44,8 +44,8 @@ Build = str | Callable[[], Node[Any, object]]
 Limits = Mapping[str, Quantity]
 """Limits of a budget by name, without those that are off."""
 COLUMNS = ("id", "input", "output", "status", "error", "seconds", "usage", "trace")
-"""Of the rows that come out: the fields of a line of `moa run --out`. Those that hold more than a
-word or a number are JSON, since a column has one type."""
+"""Columns of the resulting rows: the fields of a line of `moa run --out`. Those that hold more than
+a word or a number are JSON, since a column has one type."""
 _JSON = ("input", "output", "usage", "trace")
 _REPORT_S = 1.0
 """Seconds between two reports of a worker that has rows at work."""
@@ -275,15 +275,15 @@ class Ledger:
         """When each worker that got none last asked."""
 
     def share(self, worker: str, lacking: Limits) -> Limits | Literal["wait"] | None:
-        """Take out a share that holds what a call lacks.
+        """Return a share of the budget that covers what a call lacks.
 
-        `wait`: others may give back what they don't need. `None`: too little is left, and none can.
+        `wait`: other workers may still give back a part. `None`: too little is left, and none can.
         """
         now = self._clock()
-        if any(self._left[name] < require_package for name, require_package in lacking.items()):
+        if any(self._left[name] < needed for name, needed in lacking.items()):
             self._waiting[worker] = now
             others = [one for one, seen in self._holders.items() if now - seen < _LEASE_S]
-            # Who waits as well gives nothing back before it has got something.
+            # A worker that waits itself gives nothing back before it has got something.
             idle_s = 5 * _WAIT_S
             may = any(now - self._waiting.get(one, -_LEASE_S) > idle_s for one in others)
             return "wait" if may else None

@@ -204,11 +204,11 @@ class ScriptedEndpoint(_Double):
 
 @dataclass(repr=False)
 class SimulatedEndpoint(_Double):
-    """Answers by a rule, as often as it is asked.
+    """Answers every request by a rule.
 
     Args:
-        rule: Works out the answer from the last user message, or from the text of a decision. One
-            with two parameters is also given what was asked: instructions, schema, questions.
+        rule: Returns the answer to the last user message, or to the text of a decision. A rule
+            with two parameters also gets the request: instructions, schema, questions.
     """
 
     rule: Rule = lambda text: text

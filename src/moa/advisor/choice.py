@@ -203,17 +203,17 @@ class Ranking:
     machine: Machine
     plans: tuple[Plan, ...]
     rejected: tuple[Rejection, ...]
-    """One for each cause, the nearest miss."""
+    """For each cause, what missed the limit by least."""
     suggestions: tuple[str, ...] = ()
     """Changes that would help if nothing is good enough; each was tried."""
 
     @property
     def best(self) -> Plan | None:
-        """The first; `None`: nothing fits."""
+        """The best plan; `None`: nothing fits."""
         return self.plans[0] if self.plans else None
 
     def values(self) -> dict[str, object]:
-        """Return plans and what was rejected as JSON can write them."""
+        """Return the plans and what was rejected, as values for JSON."""
         return {
             "machine": str(self.machine),
             "plans": [plan.values() for plan in self.plans],

@@ -57,7 +57,7 @@ MaxTokens = Annotated[int, Field(gt=0)]
 """Maximum number of tokens to generate, reasoning included."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
 WarmTemperature = Annotated[float, Field(gt=0, le=2)]
-"""Of what is sampled: at 0 all samples would be the same."""
+"""Temperature of samples: at 0 all would be the same."""
 
 
 class Settings(Limits, total=False):
@@ -92,7 +92,7 @@ class _Talk:
 
 
 _TALK: ContextVar[_Talk | None] = ContextVar("_TALK", default=None)
-"""Of the agent that runs: `answer`, which classes override, knows of none."""
+"""Conversation of the agent that runs: `answer`, which classes override, doesn't get it."""
 
 
 class Agent(TypedNode[In, Out]):

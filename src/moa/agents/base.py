@@ -54,7 +54,7 @@ class NamedAgent(NamedTuple):
     does: str
     """In words, for whoever looks for one."""
     tier: Tier | None
-    """Of the endpoint that it asks by default; `None`: it asks none."""
+    """Tier of the endpoint that it asks by default; `None`: it asks none."""
 
 
 _ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}

@@ -109,7 +109,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def decided_by(self) -> str:
-        """Who decides, where that is a head on an encoder's vectors; else empty."""
+        """What decides, if that is a head on an encoder's vectors; else empty."""
         if self.encoder is None or not any(_reads_vectors(c) for c in self.calibrations.values()):
             return ""
         also = f" and {self.endpoint.name}" if self.asks_endpoint else ""
@@ -127,13 +127,13 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def by_words(self) -> bool:
-        """True if the words of the questions decide alone."""
+        """True if only the words of the questions decide."""
         alone = all(isinstance(feature, WordsFeature) for feature in self._features)
         return bool(self._features) and alone and not self._to_fit
 
     @property
     def asks_endpoint(self) -> bool:
-        """True if the endpoint itself is asked, and not only the encoder beside it."""
+        """True if the endpoint itself is asked, not only the encoder."""
         return any(feature.source == DECIDES for feature in self._features)
 
     def list_endpoints(self) -> list[Endpoint]:
@@ -597,7 +597,7 @@ class Decider(DecidingAgent[M]):
         """Copy the agent so that it asks some of its questions; its output has those fields alone.
 
         Args:
-            names: Of the questions, in any order.
+            names: Names of the questions, in any order.
 
         Raises:
             ConfigError: there is none, or it has no question of one of these names.

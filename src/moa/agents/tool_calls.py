@@ -49,7 +49,7 @@ class ToolCalls:
     """Calls that were made so far."""
 
     async def results(self, calls: Sequence[ToolCall], context: RunContext) -> tuple[Message, ...]:
-        """Make the calls of one turn side by side, and give what the model reads of each.
+        """Make the calls of one turn in parallel, and give what the model reads of each.
 
         Raises:
             BudgetExceeded: it would be more than the run may make; none is made.

@@ -290,10 +290,10 @@ class Calibration(Frozen):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file.
+        """Read a calibration from a file.
 
         Raises:
-            CalibrationError: it is missing, is no calibration, or was edited.
+            CalibrationError: the file is missing, is no calibration, or was edited.
         """
         found = load_model(path, cls, what="calibration", maker="moa learn", error=CalibrationError)
         found.check_seal(path)
@@ -312,7 +312,7 @@ class Calibration(Frozen):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write it atomically, readable by its owner alone, since it contains examples.
+        """Write it atomically, readable only by its owner, since it contains examples.
 
         Raises:
             CalibrationError: the file can't be written.
@@ -368,7 +368,7 @@ class Calibration(Frozen):
 
     @property
     def more_rows(self) -> int | None:
-        """Estimate of the further labelled rows needed to accept something at the next look.
+        """Estimate how many more labelled rows are needed to accept something at the next look.
 
         `None`: something is accepted, or more labels alone won't help.
         """

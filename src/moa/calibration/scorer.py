@@ -218,7 +218,7 @@ def reads_examples(part: FittedFeature) -> bool:
 def choose_features(
     found: Sequence[FeatureSet], *, latency_penalty: float
 ) -> tuple[FeatureSet, str]:
-    """Choose the candidate of the highest utility, and explain why."""
+    """Choose the candidate with the highest utility, and explain why."""
     best = max(found, key=lambda one: one.candidate.utility)
     without = min(found, key=lambda one: one.candidate.log_loss)
     mine, other = best.candidate, without.candidate

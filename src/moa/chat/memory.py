@@ -232,8 +232,8 @@ class Memory:
     def select_context(self, conversation: Conversation, context: RunContext) -> ChatContext:
         """Return what the model reads, and note in the trace what is left out.
 
-        Where no summary could be made, the oldest turns over twice the limit are left out; so are
-        messages that a server rejected, since it would reject those after them too.
+        If no summary could be made, the oldest turns beyond twice the limit are left out. Messages
+        that a server rejected are left out too: it would reject every later request with them.
         """
         *before, last = conversation.recent
         read = [turn for turn in before if turn.status != "rejected"]

@@ -24,7 +24,7 @@ MEMORY = ":memory:"
 _POSTGRES = ("postgres", "postgresql")
 """Schemes of the address of a database."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
-"""Of a URL; one letter alone is a drive of Windows."""
+"""Scheme of a URL; a single letter is a drive of Windows."""
 
 
 def is_file(store: str) -> bool:
@@ -92,7 +92,7 @@ class Turn(Frozen):
     number: int
     """Its place in the thread; the first is 1."""
     id: str
-    """Of the message; nothing with the same id is answered twice."""
+    """Id of the message; a message with the same id isn't answered twice."""
     text: str
     at: datetime
     status: Status = "open"

@@ -118,7 +118,7 @@ class Threads:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._locks = WeakValueDictionary[str, Lock]()
-        """Of the threads that somebody here writes into or waits for."""
+        """Locks of the threads that a caller writes into or waits for."""
 
     @asynccontextmanager
     async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:

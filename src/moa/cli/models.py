@@ -163,8 +163,8 @@ def add(
 ) -> None:
     """Write a known model into moa.toml as an endpoint.
 
-    For an open model it estimates quantisation, length and share of the GPU's memory from this
-    machine's memory. Comments and order of the file stay.
+    For an open model it chooses quantisation, context length and share of the GPU's memory for
+    this machine. Comments and order of the file stay.
 
         moa models add mistral-7b --name small        served here by vLLM: moa up small
         moa models add qwen3-8b --concurrency 64 --context 2048

@@ -56,7 +56,7 @@ class Input:
 
 
 class RowRunner:
-    """Runs rows through a node, keeps what becomes of them, and shows it.
+    """Runs rows through a node, stores their results, and shows them.
 
     Args:
         given: The options on pace, budget and configuration.

@@ -125,7 +125,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     @property
     def llm(self) -> Endpoint:
-        """The default large model; where none is configured, the small one, as its `tier` says.
+        """The default large model; if none is configured, the small one, whose `tier` is `slm`.
 
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
@@ -143,7 +143,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     def reference(self) -> Reference | None:
         """The large model that the cost of a run is compared with; it needs no key and no server.
 
-        `None` without one, and where several are configured and none is the default.
+        `None` without one, and if several are configured and none is the default.
         """
         try:
             name = self.config.of_tier("llm")

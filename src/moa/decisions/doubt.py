@@ -141,7 +141,7 @@ class Doubts:
 def compares_figures(question: str) -> bool:
     """Return True if a question compares with a figure, such as "more than 10" or "by 3 May".
 
-    It takes a calculation, or at least the right figure among many, and a model whose label is
+    Such a question takes a calculation, or the right figure among many. A model whose labels are
     scored writes neither down.
     """
     return _COMPARES.search(question) is not None

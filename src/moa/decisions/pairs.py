@@ -207,7 +207,7 @@ class PairScorer:
     compatibility: Compatibility
     middle: Floats
     spread: Floats
-    """Of each likeness, the learnt one last."""
+    """Spread of each similarity, the learnt one last."""
     weights: Floats
     """For each similarity, and for each times `1 / (1 + n) - USUAL_EXAMPLES`."""
     none: Floats

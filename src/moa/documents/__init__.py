@@ -62,7 +62,7 @@ class Passage(Frozen):
         return self.title if self.page is None else f"{self.title}, page {self.page}"
 
     def sentences(self) -> list[Passage]:
-        """Split it into its sentences, each of which knows where it stands in the document."""
+        """Split it into sentences, each with its position in the document."""
         return [
             self.model_copy(update={"text": text, "start": self.start + start})
             for start, text in sentences(self.text)

@@ -108,7 +108,7 @@ class Checks:
         return self._yes.match(_plain(sentence).lstrip("¡¿ \"'")) is not None
 
     def promises(self, sentence: str) -> list[str]:
-        """List its promises: to send, refund, replace, or cancel and move."""
+        """List the promises of a sentence: to send, refund, replace, or cancel and move."""
         plain = _plain(sentence)
         return [name for name, said in self._promises.items() if said.search(plain)]
 
@@ -117,7 +117,7 @@ class Checks:
         return self._done.search(_plain(sentence)) is not None
 
     def figures(self, text: str) -> list[Fraction]:
-        """Return all numbers of a text; in words those from two to ten."""
+        """Return all numbers of a text, also those from two to ten in words."""
         plain = _plain(text)
         named = enumerate(self._numbers, _SMALLEST)
         return [*find_numbers(text), *(Fraction(n) for n, one in named if one.search(plain))]

@@ -398,7 +398,7 @@ def quote_claims(extract: str) -> tuple[Claim, ...]:
 async def grade_each(
     grader: Node[Text | str, Grade], texts: Sequence[str], context: RunContext
 ) -> list[Grade]:
-    """Grade texts side by side; one that fails has no grade, and is named in the trace.
+    """Grade texts in parallel; one that fails has no grade, and is named in the trace.
 
     What another text could not mend either is raised, such as a wrong key.
     """

@@ -183,8 +183,8 @@ class Index:
         """Return the vector of each passage; missing ones are computed and stored.
 
         Args:
-            passages: Of this index.
-            endpoint: Who makes them. Each model has its own.
+            passages: Passages of this index.
+            endpoint: The encoder that makes them. Each model has its own.
             context: Budget, deadline and ledger; `None` starts one without limits.
             progress: Told the passages that have one, and all there are.
 

@@ -183,7 +183,7 @@ class Hybrid(Retriever):
     individual Rank Learning Methods", SIGIR. One that fails is left out, and named in the trace.
 
     Args:
-        retrievers: Asked side by side; each should give more passages than are wanted in the end.
+        retrievers: Asked in parallel; each should give more passages than are wanted in the end.
         top_k: Maximum number of passages to give.
         limits: See `Limits`.
 

@@ -152,7 +152,7 @@ class Encoder(EndpointBase):
 
 
 class MultilingualEncoder(Encoder):
-    """multilingual-e5-small in 4 bits: 384 numbers a text, in about a hundred languages.
+    """multilingual-e5-small in 4 bits: vectors of 384 dimensions, about a hundred languages.
 
     Args:
         name: Shown in traces, errors and usage; `None`: `encoder`.

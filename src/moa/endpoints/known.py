@@ -55,13 +55,13 @@ class ModelFacts(BaseModel):
     """Layout of the prompt for reading label log-probabilities, by kind."""
 
     def layout_of(self, kind: Kind) -> Layout:
-        """Return the prompt layout for a kind of question; a completion unless measured."""
+        """Return the prompt layout for a kind of question; `completion` if none was measured."""
         return self.layout.get(kind, "completion")
 
     def weight_of(self, question: Question) -> float:
-        """Return the weight of its answer relative to the encoder's; 0 unless measured.
+        """Return the weight of its answer relative to the encoder's; 0 if it wasn't measured.
 
-        It is 0 for very many options, too, which a small model confuses.
+        It is 0, too, for more options than a small model can tell apart.
         """
         if len(question.options) > MOST_OPTIONS:
             return 0.0

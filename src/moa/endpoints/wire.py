@@ -29,7 +29,7 @@ class Reply(ABC):
     Args:
         name: The endpoint, for errors.
         url: What was asked.
-        status: Of HTTP.
+        status: HTTP status.
         headers: Names are case-insensitive.
         sent: Bytes of the request's body.
     """
@@ -149,6 +149,6 @@ class Wire(ABC):
         return f"{base}{path}"
 
     def without_key(self, answer: object) -> object:
-        """Remove the key from an answer; a key that may be a word stays, such as `anything`."""
+        """Remove the key from an answer, unless it may be a word, such as `anything`."""
         fewest = 16 if self.secret.isalpha() else 8
         return without_key(answer, self.secret) if len(self.secret) >= fewest else answer

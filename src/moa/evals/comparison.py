@@ -218,7 +218,7 @@ async def compare(
         rows: With `text` or `prompt`, and `label` or `reference`; or what
             `moa.evals.cases.read_cases` read of a file.
         designs: Nodes that take a text, by the name they are shown by.
-        metric: Of texts: `exact`, `numeric`, `rouge-l` or `judge`; `None` chooses by what the
+        metric: For texts: `exact`, `numeric`, `rouge-l` or `judge`; `None` chooses by what the
             references look like. Labels are compared by accuracy.
         judge: The model that judges, where the metric is `judge`.
         reference: The design that the others are compared with; `None`: `llm`, else the first.

@@ -34,7 +34,7 @@ from moa.rows import Format, typed
 MOST_READ = 300
 """Default number of texts to choose from."""
 MAX_CONCURRENCY = 8
-"""Texts that are read side by side."""
+"""Texts that are read in parallel."""
 Agents = Mapping[str, DecidingAgent[Any]]
 """Deciding agents, by the name of the question."""
 

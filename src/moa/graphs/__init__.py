@@ -1,4 +1,4 @@
-"""Graphs: nodes wired into one node, checked before it runs, drawn, and run side by side."""
+"""Graphs: nodes wired into one node, checked before it runs, drawn, and run in parallel."""
 
 from __future__ import annotations
 

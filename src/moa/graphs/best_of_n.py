@@ -73,7 +73,7 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """Times that the node is asked."""
 
     async def answer(self, request: In, context: RunContext) -> BestOf:
-        """Sample side by side, and have the best one picked.
+        """Sample in parallel, and have the best one picked.
 
         Raises:
             QuorumNotMet: no sample came; with the cause of each.

@@ -110,7 +110,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     alike: float = Field(default=0.8, gt=0, le=1)
     """Cosine of the encoder's vectors from which on two ideas are one."""
     temperature: float | None = 1.0
-    """Of the personas; `None` leaves it to the server."""
+    """Temperature of the personas; `None` leaves it to the server."""
     encoder: Large | None = None
     """Turns ideas into vectors; `None`: the built-in one."""
 
@@ -135,9 +135,9 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         self.sorter = Sorter(self.llm, name="sort", max_tokens=1024)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Ideas:
-        """Propose side by side, then merge, score and group.
+        """Propose in parallel, then merge, score and group.
 
-        A persona that fails is left out. Of what follows, what fails leaves the ideas as they are.
+        A persona that fails is left out. A later step that fails leaves the ideas as they are.
 
         Raises:
             QuorumNotMet: no persona proposed anything; with each cause.
@@ -154,7 +154,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         return _list(await report_step("group", self._group(ranked, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw the personas side by side, and what becomes of their ideas."""
+        """Draw the personas in parallel, and the steps after them."""
         merge, groups = sketch.box(label="merge"), [sketch.output]
         for view in self.views:
             sketch.arrow(sketch.input, sketch.box(view), merge)
@@ -163,7 +163,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         sketch.arrow(merge, sketch.box(self.scorer), *groups)
 
     async def _merge(self, ideas: Sequence[Idea], context: RunContext) -> list[Idea]:
-        """Keep the first of those that say the same; it names all who had it."""
+        """Keep the first of equal ideas, with the names of all its proposers."""
         found = None
         if len(ideas) > 1:
             without = "ideas are compared by their words alone"

@@ -29,7 +29,7 @@ class Learner(Generic[In, Out]):
     """Two nodes, of which the small one learns from the large one's answers.
 
     Args:
-        name: Of the cascade, for errors.
+        name: Name of the cascade, for errors.
         small: Asks one question.
         large: Gives the labels.
         learn: Where it is kept, and whose answer is given.

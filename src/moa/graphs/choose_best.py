@@ -92,7 +92,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         self.input_type = signature_of(self.nodes[0]).input(0)
 
     async def answer(self, request: In, context: RunContext) -> Chosen:
-        """Sample every model side by side, and choose.
+        """Sample every model in parallel, and choose.
 
         Raises:
             QuorumNotMet: no sample of any model came; with the cause of each.

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LEARNED = "learned"
 """The setting of a graph that learns."""
 SETTLED = ("replied", "routed")
-"""What becomes of what was settled without a large model."""
+"""What happens to what was settled without a large model."""
 
 
 class Message(NamedTuple):
@@ -71,7 +71,7 @@ class Learner:
     """A ready graph that learns, as a configuration sets it.
 
     Args:
-        name: Of the ready graph.
+        name: Name of the built-in graph.
         endpoints: Who is asked.
 
     Raises:

@@ -57,7 +57,7 @@ class Measurement(BaseModel):
     """What one call reached, from 0 to 1."""
     graph: float
     calls: float
-    """Of the graph, for an item."""
+    """Calls of the graph for an item."""
     verdict: str
 
     def __str__(self) -> str:

@@ -40,7 +40,7 @@ Member = Endpoint | Node[Never, object]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consultation`."""
 
 MAX_TOKENS = 1024
-"""Of an answer, unless a table says otherwise."""
+"""Limit of an answer, unless a table says otherwise."""
 _REPEATED = 0.7
 """Temperature of an endpoint that a table names more than once in a layer."""
 _ALONE = (

@@ -163,7 +163,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     large model is asked, and the next windows are a new reference. Where nothing changes, a window
     ends with a false report with a probability of at most `alpha`.
 
-    `map` runs the items of a stream. They can run side by side: they count in
+    `map` runs the items of a stream. They can run in parallel: they count in
     the order in which their runs began, and the report comes with the item that completes the
     window, since it is the last of it to be decided. It changes while it is used, and belongs to
     one event loop.

@@ -160,7 +160,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         self._lock = Lock()
 
     async def answer(self, request: Interests, context: RunContext) -> Recommendations:
-        """Find what is near, and write the reasons.
+        """Find matching items, and write the reasons.
 
         Raises:
             ConfigError: the catalogue is empty.
@@ -176,7 +176,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         sketch.chain("candidates", (self.writer, "reasons") if writes else None)
 
     async def _find(self, request: Interests, context: RunContext) -> Shelf:
-        """Search for what is wanted, and for each of the latest items of the history; fuse."""
+        """Search for the wish, and for each of the latest items of the history; fuse the lists."""
         had = self._history(request, context)
         queries = [request.text] if request.text.strip() else []
         queries += [str(item) for item in had[-_RECENT:]]

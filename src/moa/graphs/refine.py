@@ -93,7 +93,7 @@ class Refined(Reply):
 
 
 MAX_TOKENS = 512
-"""Of each text that is written, unless a table says otherwise."""
+"""Limit of each text that is written, unless a table says otherwise."""
 
 
 def writer_of(

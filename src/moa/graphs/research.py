@@ -1,7 +1,7 @@
 """Research: a question divided, each part answered from sources, and a report that cites them.
 
 Dividing a question is after Press et al. 2023, "Measuring and narrowing the compositionality gap in
-language models", arXiv:2210.03350, with the parts side by side.
+language models", arXiv:2210.03350, with the parts in parallel.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
     """
 
     max_concurrency: int | None = Field(default=None, ge=1)
-    """Samples that are asked side by side; `None`: as many as could settle the vote if they agreed,
+    """Samples that are asked in parallel; `None`: as many as could settle the vote if they agreed,
     which costs the fewest calls. As many as `samples` is the quickest."""
 
     async def answer(self, request: In, context: RunContext) -> Voted:

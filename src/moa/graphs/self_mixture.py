@@ -66,7 +66,7 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
     node: Annotated[Member, FromEndpoint(sample_of)]
     """Who is sampled: an endpoint, or a node that gives different answers to one request."""
     samples: int = Field(default=6, ge=1)
-    """Times that it is asked, side by side."""
+    """Times that it is asked, in parallel."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)] | None = None
     """Who makes one answer; `None`: the same model, at temperature 0."""
     window: int | None = Field(default=None, ge=2)
@@ -82,7 +82,7 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
         self.arrange([[node] * self.samples], node_of(self.aggregator), aggregations=windows)
 
     async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
-        """Have one answer made of all, or of a window of them and then of it and the next ones."""
+        """Merge all answers into one; with a `window`, a few at a time into the one so far."""
         if self.window is None or len(asked.answers) <= self.window:
             return await super().aggregate(asked, context)
         hidden = quiet(context)  # only the last window's text is the answer

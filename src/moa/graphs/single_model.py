@@ -60,7 +60,7 @@ def single_model(
         calibrated: Whether the calibration says of each answer whether it is accepted: it was made
             for this model.
         instructions: What to do with the input, where nothing is decided.
-        max_tokens: Of what is written.
+        max_tokens: Limit of a written reply.
 
     Raises:
         ConfigError: the calibration is of another kind of question.

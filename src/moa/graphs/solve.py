@@ -155,7 +155,7 @@ class Solution(Reply):
     """An answer, the steps that led to it, and whether it was verified."""
 
     steps: tuple[StepResult, ...]
-    """Of its plan; none where the first try stands."""
+    """Results of the plan's steps; empty if the first try is used."""
     verified: bool
     """True if every step has an answer, all sums hold, and the answer is accepted by another model
     than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
@@ -185,7 +185,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
 
     The first try is one call. Every sum that it states is computed again, and where there is
     another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
-    steps that don't need each other run side by side, so the time is that of the longest chain of
+    steps that don't need each other run in parallel, so the time is that of the longest chain of
     steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
     where it fails too, with `verified` as `False` and the reasons. Where one model is both, the
     answer is never called verified.
@@ -340,10 +340,10 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
 
 
 class Planner(Agent[str, Steps]):
-    """Breaks a problem into steps; those that don't need each other can run side by side.
+    """Breaks a problem into steps; independent ones can run in parallel.
 
-    A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times:
-    cut, it would lose the step that gives the answer.
+    A plan with unknown ids, a cycle or too many steps goes back to the model, `repairs` times. It
+    isn't cut: that would lose the step that gives the answer.
     """
 
     tag = ""
@@ -354,13 +354,13 @@ class Planner(Agent[str, Steps]):
 
 @dataclass(slots=True)
 class PlanRun:
-    """Carries one plan out: a step starts as soon as the steps that it needs are done."""
+    """Runs a plan: a step starts as soon as the steps that it needs are done."""
 
     problem: str
     solvers: Mapping[Tier, Node[str, StepAnswer]]
-    """Who works a step out, by the tier that the step asks for."""
+    """The node that solves a step, by the tier that the step asks for."""
     context: RunContext
-    """Its listener hears of the steps, and of nothing that a model writes."""
+    """Its listener gets the events of steps, but nothing that a model writes."""
     uses_wrong: bool
     """True if a step goes on from a result that is known to be wrong."""
     done: dict[str, asyncio.Future[StepResult]] = field(

@@ -120,17 +120,17 @@ class Consideration(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Another decision on the same texts: it isn't learned, and is to be as the large model's.
+    """Another decision on the same texts: it isn't learned, but must agree with the large model's.
 
-    All that hangs on it is whether it is one of its options, such as whether a text is spam.
+    Only one thing is compared: whether the answer is `option`, such as whether a text is spam.
     """
 
     agent: DecidingAgent[Any]
     """Asks one question."""
     option: str
-    """The name of that option."""
+    """Name of the option."""
     is_it: Callable[[Any], bool | None]
-    """Tells of what the agent gives whether it is that one; `None`: it gave no answer."""
+    """Returns True if the agent's output is the option; `None`: it gave no answer."""
 
     @property
     def name(self) -> str:
@@ -139,13 +139,13 @@ class Decision(NamedTuple):
 
 
 class Student(Generic[Out_co]):
-    """A node that learns from what a large model says to the same texts.
+    """Learns from a large model's answers to the same texts.
 
     Args:
-        name: Of the graph, for errors.
-        small: Asks one question.
-        learn: Where it is kept, and whose answer is given.
-        others: Decisions that must be the large model's too where its own answer is given.
+        name: Name of the graph, for errors.
+        small: The small node, which asks one question.
+        learn: Where rows are stored, and which model's answer is returned.
+        others: Decisions that must also agree with the large model's where the small node answers.
 
     Raises:
         ConfigError: the node asks no question, or several.
@@ -319,12 +319,12 @@ class Student(Generic[Out_co]):
         return place
 
     async def spare(self, place: int, own: RunContext, *, moot: bool) -> None:
-        """Keep that nobody asks the large model about a text.
+        """Record that the large model isn't asked about a text.
 
         Args:
-            place: Of the text.
-            own: Of the run.
-            moot: Whether nobody would have, whatever the small answer is.
+            place: Index of the text.
+            own: Context of the run.
+            moot: True if it wouldn't be asked whatever the small answer is.
         """
         learning = await self.ready(own)
         await learning.store.run_in_thread(lambda: learning.store.settle_by_small(place, moot=moot))
@@ -343,10 +343,10 @@ class Student(Generic[Out_co]):
         """Ask the large model, which must see nothing of the small answer, and keep its label.
 
         Args:
-            place: Of the text.
+            place: Index of the text.
             ask: Asks it.
             label: Names the option that it gave; `None`: it gave none.
-            own: Of the run.
+            own: Context of the run.
             again: Asks it a second time, where that is wanted.
             moot: Whether it is asked whatever the small answer is.
 
@@ -400,7 +400,7 @@ class Student(Generic[Out_co]):
             text: What was answered.
             given: The answers, by the names of the questions. Where those of others lack, the text
                 is fitted to alone.
-            own: Of the run.
+            own: Context of the run.
             case: What it belongs to.
             chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
             people: Whether people have labelled it.
@@ -503,7 +503,7 @@ class Student(Generic[Out_co]):
     ) -> LargeAnswer:
         """Ask the large model twice: its disagreement with itself bounds what can be learned.
 
-        Whatever becomes of it, such as a budget that is used up, the first answer stays.
+        Whatever happens, such as a budget that is used up, the first answer stays.
         """
         asked = quiet(own)
         try:

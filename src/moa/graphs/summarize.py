@@ -52,7 +52,7 @@ _ROOM = 1.5
 _MAX_CHUNKS = 3
 """Maximum number of chunks that a sentence rests on."""
 _MAX_TOKENS = 2048
-"""Of a summary that is written, reasoning included."""
+"""Limit of a written summary, reasoning included."""
 _REDUNDANCY = 0.3
 """How much the likeness to the nearest sentence that is taken counts against one."""
 _FIGURE, _MOST_FIGURES = 0.15, 3
@@ -268,12 +268,12 @@ class Salience:
     def pick(
         self, said: Sequence[Sentence], *, full: Callable[[list[Sentence]], bool]
     ) -> list[Sentence]:
-        """Take the sentences that say most, one after another; give them in the order of the text.
+        """Pick the most important sentences, and return them in the order of the text.
 
         Args:
-            said: Those to choose from, in the order of the text.
-            full: Given those taken, the last of them on trial; `True` leaves that one out, and a
-                shorter one may still be taken. The first is always taken.
+            said: The sentences to choose from, in the order of the text.
+            full: Called with the sentences picked so far, and one more: `True` drops that one, and
+                a shorter one may still be picked. The first is always picked.
         """
         if self._vectors is None:
             ends = (n for n in range(2, len(said) + 1) if full([*said[:n]]))

@@ -434,7 +434,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def settle(
         self, reading: Reading | None, letter: Letter, reply: Reply | Dropped | Skipped
     ) -> SupportOutcome:
-        """Give the outcome: to people, dropped, in quarantine, written, or by routine."""
+        """Return the outcome: dropped, to people or quarantine, or a written or fixed reply."""
         if reading is None:
             return Rejected(reason="the message is empty")
         if danger := self._explain_danger(reading):
@@ -456,7 +456,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _check_reply(
         self, reply: Reply, letter: Letter, reading: Reading, why: str
     ) -> Answered | Routed:
-        """Check a written text: it becomes a reply, a draft, or is of no use."""
+        """Check a written text: return it as a reply or a draft, or send the message to people."""
         sent = self._may_send if self.replies is None else self.replies == "send"
         given = [text for text in (self.policy, *self.facts) if text.strip()]
         doubts, useless = doubts_about(reply, letter, given, sent=sent, model=self.llm.model)

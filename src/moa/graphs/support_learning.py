@@ -35,7 +35,7 @@ class Opened(Frozen):
     place: int
     """Where its answer is kept."""
     held: bool
-    """True if the large model has to label it, whatever becomes of it."""
+    """True if the large model has to label it, whatever happens to it."""
     twice: bool
     """True if the large model is asked twice."""
 
@@ -178,7 +178,7 @@ class Lessons(NamedTuple):
 
         Args:
             intent: Learns.
-            others: Decide what else becomes of a message: spam, its mood and its urgency.
+            others: Decide the rest about a message: spam, its sentiment and its urgency.
             learn: Where it is kept, and whose answer is given.
             writer: Makes whoever writes, and answers questions beside.
         """

@@ -29,7 +29,7 @@ from moa.node import Dropped, Frozen, Reply, Text
 from moa.questions import NONE_OF_THESE, Question
 
 Sent = Literal["send", "draft"]
-"""What becomes of what a model writes."""
+"""What happens to what a model writes."""
 _CUT: Literal["trailing-strings"] = "trailing-strings"
 _FILE = re.compile(r"[^\n]+\.(?:md|txt)", re.IGNORECASE)
 _TO_PEOPLE = ("refusal", "empty", "repetition", "echo")
@@ -89,7 +89,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         tone: How, in words.
         policy: The rules of the house.
         facts: What else may be said.
-        max_tokens: Of a reply.
+        max_tokens: Limit of a reply.
         labels: Questions that are answered in the same call, before the reply: it then reads as
             `Labelled`, and what was decided must not be told.
 

@@ -1,4 +1,4 @@
-"""Write: a short text in one call; a long one by an outline, and its sections side by side.
+"""Write: a short text in one call; a long one by an outline, and its sections in parallel.
 
 The outline that tells each writer of the others is as in Ning et al. 2024, "Skeleton-of-thought:
 prompting LLMs for efficient parallel generation", arXiv:2307.15337, and Shao et al. 2024,
@@ -171,7 +171,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     llm: Large
     """Writes a short text; else the outline and the sections."""
     words: int = Field(default=600, ge=1)
-    """Of the whole text, about, where the task doesn't say it, as in "about 300 words"."""
+    """Approximate length of the whole text, if the task has none, such as "about 300 words"."""
     sections: int | None = Field(default=None, ge=1)
     """Maximum number of sections, each written by a call of its own; `None`: as many as the task
     says, as in "in two sections", or one for each 100 words, from 2 to 8."""
@@ -266,7 +266,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     async def _write_sections(
         self, request: Assignment, outline: Outline, length: Length, context: RunContext
     ) -> Article:
-        """Write all sections side by side, each to its share of the length.
+        """Write all sections in parallel, each to its share of the length.
 
         One that fails is left out.
         """

@@ -1,12 +1,12 @@
 """Writing: the steps that recipes share which write in several calls.
 
-Such a recipe plans, has the parts written side by side, and checks and joins what came. Any of its
+Such a recipe plans, has the parts written in parallel, and checks and joins what came. Any of its
 calls may fail, or be refused by a budget; what is there by then is paid for, and still an answer.
-So a recipe says in its `answer` what becomes of it `without` a step, and does the step by:
+So a recipe says in its `answer` what happens `without` a step, and does the step by:
 
 - `report_step`: shows to whoever listens that a step begins and ends;
 - `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
-- `attempt_each`: one step for each part, some side by side;
+- `attempt_each`: one step for each part, some in parallel;
 - `revise`: a draft is made anew, by what is wrong with it, until nothing is;
 - `write_to_length`: a text is written, once more where it is too short, and cut.
 
@@ -33,7 +33,7 @@ from moa.trace import NodeFinished, NodeStarted, NoteKind
 Item = TypeVar("Item")
 T = TypeVar("T")
 MAX_CONCURRENCY = 8
-"""Calls that a recipe makes side by side."""
+"""Calls that a recipe makes in parallel."""
 
 
 class WholePrompt(Agent[str, Out], Generic[Out]):
@@ -61,7 +61,7 @@ async def attempt(
     Args:
         work: What is done.
         context: Its trace says why it failed.
-        without: What becomes of the run then, in words.
+        without: What happens to the run then, in words.
         kind: Kind of the note.
 
     Raises:
@@ -104,13 +104,13 @@ async def attempt_each(
     *,
     needed: int = 1,
 ) -> list[T | MoaError]:
-    """Do something for each item, some side by side; where it fails, the error is in its place.
+    """Do something for each item, some in parallel; where it fails, the error is in its place.
 
     Args:
         work: What is done for one item.
         items: The items.
         context: Its trace says why an item failed.
-        without: Says what becomes of the run without an item.
+        without: Says what happens to the run without an item.
         needed: Minimum number of items that must succeed, unless there are none.
 
     Raises:

@@ -62,7 +62,7 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
         self.most = most
 
     async def answer(self, request: Exchange, context: RunContext) -> GroundedVerdict:
-        """Look up sentence by sentence, side by side; an empty answer has nothing to look up."""
+        """Look up sentence by sentence, in parallel; an empty answer has nothing to look up."""
         text = "\n".join(texts_of(request.output))
         given = texts_of(request.request)
         if self._passages is not None:

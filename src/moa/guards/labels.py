@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class LabelGuard(TypedNode[Text | str, Verdict]):
-    """Stops the texts that have some of several labels.
+    """Stops texts by their label.
 
-    A criterion in words alone is a `Filter`: `Filter(slm, "medical advice", action="drop")` stops
-    what meets it, `Filter(slm, "about banking", action="keep")` everything else. This guard
-    takes what `moa learn` made from your own labelled texts, and keeps its guarantee.
+    For a criterion in words use `Filter`: `Filter(slm, "medical advice", action="drop")` stops
+    texts that meet it, `Filter(slm, "about banking", action="keep")` all others. This guard
+    also takes a calibration that `moa learn` made from your labelled texts, with its guarantee.
 
     Args:
         endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
-        labels: All of them, or what each means, by label; `None`: those of the calibration.
-        stop: The labels that are stopped.
-        task: The question that the labels answer; that of the calibration comes before it.
+        labels: All labels, or what each means, by label; `None`: those of the calibration.
+        stop: The labels whose texts are stopped.
+        task: The question that the labels answer; a calibration has its own.
         calibration: What `moa learn` made for the endpoint's model.
-        doubtful: What becomes of a text whose label the calibration doesn't accept: `judge` goes
-            by the label all the same, `stop` and `keep` don't look at it.
+        doubtful: What happens to a text whose label the calibration doesn't accept: `judge` uses
+            the label all the same, `stop` stops the text, `keep` keeps it.
         limits: See `Limits`.
 
     Raises:
-        ConfigError: there are no labels, or one of `stop` is none of them.
+        ConfigError: there are no labels, or `stop` has one that isn't among them.
         CapabilityError: the endpoint can't decide.
         CalibrationError: the calibration belongs to another question.
     """

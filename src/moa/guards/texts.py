@@ -55,10 +55,10 @@ times over would be a long text to read."""
 def change_texts(value: T, change: Change, *, strict: bool) -> T:
     """Change every text in a value: in models, data classes, mappings and sequences.
 
-    What doesn't change comes back as the same object. Models and data classes are copied without
-    being validated or initialised again, so that a placeholder may stand where a pattern was asked
-    for. Private attributes and keys count too; what a cached property holds is computed anew. Where
-    it is `strict`, what can't be looked into, and a number that would change, is an `InputError`.
+    What doesn't change is returned as the same object. Models and data classes are copied without
+    being validated or initialised again, so that a placeholder may replace a text that must match a
+    pattern. Private attributes and keys are changed too; cached properties are computed again. If
+    `strict`, a value that can't be inspected, or a number that would change, is an `InputError`.
     """
     return cast("T", _Walk(change, strict=strict).walk(value))
 

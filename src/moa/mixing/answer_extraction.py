@@ -31,10 +31,10 @@ _ANSWER = "answer"
 
 
 def stated(reply: object) -> Hashable | None:
-    """Read what a reply answers: its field `answer` where it has one, else as `answer_of` does.
+    """Read what a reply answers: its field `answer` if it has one, else as `answer_of` does.
 
-    That is the label of a decision; the number where the answer is hardly more, as in "The answer
-    is 12 days, since …" or "12 days"; else the words.
+    For a decision that is its label. For an answer that is little more than a number, as in "The
+    answer is 12 days, since …" or "12 days", it is the number; else the words.
     """
     if isinstance(reply, BaseModel) and (field := type(reply).model_fields.get(_ANSWER)):
         value = getattr(reply, _ANSWER)

@@ -1,4 +1,4 @@
-"""Fan-out: several nodes on one request, side by side, without waiting for the last of them."""
+"""Fan-out: several nodes on one request, in parallel, without waiting for the last of them."""
 
 from __future__ import annotations
 

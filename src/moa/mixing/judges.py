@@ -114,7 +114,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
         self.policy = policy
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
-        """Score all replies side by side; where that fails on each, the first failure is raised."""
+        """Score all replies in parallel; where that fails on each, the first failure is raised."""
         found = await gather(self._judge(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:

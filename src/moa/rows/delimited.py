@@ -62,7 +62,7 @@ def _find_header(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
 
 
 def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]:
-    """Read a table; an invalid record is malformed, and reading continues at the next line."""
+    """Read the rows of a table; after an invalid record reading continues at the next line."""
     csv.field_size_limit(_LONGEST_CELL)
     separator, lines = _find_header(lines)
     if separator != ",":
@@ -87,7 +87,7 @@ def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]
 
 
 def header_of(cells: list[str], what: str) -> list[str]:
-    """Check the names of columns: no two alike, and all of them text."""
+    """Check the names of columns: all must be text, and different."""
     for place, name in enumerate(cells):
         if name in cells[:place]:
             raise ConfigError(f"two columns of the {what} are called {name!r}: rename one")

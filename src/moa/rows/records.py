@@ -95,7 +95,7 @@ def written_row(row: Row | Malformed) -> str:
 
 
 def read_row(given: str, place: int, journal: RowJournal) -> Row | Malformed:
-    """Read a row; one that is damaged is malformed, and has the number of its place."""
+    """Read a row; return a `Malformed` row with its number if it is damaged."""
     try:
         values = json.loads(given)
         if "error" in values:
@@ -107,7 +107,7 @@ def read_row(given: str, place: int, journal: RowJournal) -> Row | Malformed:
 
 
 def read_line(written: str) -> JSON | None:
-    """Read the line of a row; `None` where it is damaged."""
+    """Read the line of a row; `None` if it is damaged."""
     try:
         values: object = json.loads(written)
     except ValueError:

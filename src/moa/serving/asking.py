@@ -37,7 +37,7 @@ def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
     Args:
         kind: What it is to be.
         given: What was sent, read as JSON.
-        status: Of the answer where it is something else.
+        status: HTTP status of the refusal.
 
     Raises:
         RequestRefused: it doesn't fit; each fault is named.

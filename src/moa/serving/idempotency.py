@@ -68,7 +68,7 @@ class Answers:
         """Begin to work on a request, unless it is known.
 
         Args:
-            name: Of the caller and its key.
+            name: Name made of the caller and its key.
             caller: Name of the caller.
             request: What tells it from another one.
         """

@@ -37,7 +37,7 @@ from moa.usage import Usage
 T = TypeVar("T")
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 _PREFIX = "moa-"
-"""Of each secret, so that tools that look for secrets in files know one."""
+"""Prefix of each secret, so that secret scanners find it in files."""
 _HEAD = "Keys of moa serve: hashes of secrets, and no secrets. See moa keys --help"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 0.5
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()

@@ -206,7 +206,7 @@ class Ledger:
         Args:
             run: Begun before.
             name: Its key.
-            limits: Of the key, at this moment.
+            limits: Limits of the key at this moment.
             spent: What it has used so far.
             granted: What it was granted so far, what it used included.
             needed: What it is to have been granted.

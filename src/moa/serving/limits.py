@@ -158,7 +158,7 @@ def spent_error(
     """Make the error of a key that may spend no more.
 
     Args:
-        name: Of the key.
+        name: Name of the key.
         limits: Its limits.
         usage: Its usage.
         names: Those of its limits that are used up, or leave too little.

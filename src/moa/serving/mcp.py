@@ -76,7 +76,7 @@ class Exchange:
 
     Args:
         protocol: What answers.
-        body: Of the request.
+        body: Body of the request.
         limit_s: Seconds after which it is cut off, whatever its client reads or doesn't.
     """
 

@@ -53,7 +53,7 @@ class Shape:
     """Wraps a value into an object of JSON, as arguments and results of MCP have to be.
 
     Args:
-        schema: Of the object.
+        schema: JSON Schema of the object.
         key: Where in it the value stands; `None`: the value is an object itself.
     """
 

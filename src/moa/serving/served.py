@@ -37,7 +37,7 @@ _SOME_TEXT: Schema = {
         {"type": "object", "required": ["text"], "properties": {"text": _WORDS}},
     ]
 }
-"""Of what decides about a text, which is not to be empty."""
+"""Schema of a deciding node's text, which must not be empty."""
 
 
 class ServedNode:

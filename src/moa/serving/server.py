@@ -169,10 +169,10 @@ class Server:
         }
 
     def find(self, name: str, caller: Caller) -> ServedNode:
-        """Return the node of a name, if the caller may see it.
+        """Return the node with this name, if the caller may see it.
 
         Raises:
-            RequestRefused: there is nothing of that name (404).
+            RequestRefused: the caller sees no node with this name (404).
         """
         known = {one.name: one for one in self.visible_to(caller)}
         if name not in known:

@@ -144,11 +144,11 @@ class Answers:
 
 
 class AgentNode:
-    """A node that asks an agent's questions, and gives the answers as they are.
+    """A node that asks an agent's questions, and returns the answers unchanged.
 
     Args:
-        agent: Who decides; its `questions` are asked.
-        name: Of the node.
+        agent: The agent that decides; its `questions` are asked.
+        name: Name of the node.
     """
 
     def __init__(self, agent: _Decider, name: str) -> None:

@@ -272,7 +272,7 @@ def read_query(asked: dict[str, str]) -> Query:
 
 
 def recent_runs(server: Server) -> Source:
-    """Keep what becomes of a server's runs, without their texts, as long as it keeps traces."""
+    """Keep the results of a server's runs, without their texts, as long as it keeps traces."""
     kept: deque[Values] = deque(maxlen=server.settings.kept)
 
     def keep(finished: FinishedRun) -> None:

@@ -304,7 +304,7 @@ class Query(Frozen):
     tag: str = ""
     queue: str = ""
     question: str = ""
-    """Of `label`; empty: any."""
+    """Question of `label`; empty: any."""
     label: str = ""
     node: int | None = None
 

@@ -16,8 +16,8 @@ def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
     Where the server has a span of its own for the request, it goes on from that one.
 
     Args:
-        headers: Of the request, their names in small letters; `traceparent` and `tracestate` are
-            read.
+        headers: Headers of the request, with lower-case names; `traceparent` and `tracestate`
+            are read.
 
     Returns:
         `None` where no tracer provider is set.

@@ -28,7 +28,7 @@ class SpanFile:
     as on a full disk, that is logged once, and runs go on without it.
 
     Args:
-        path: Of the file, which ends in `.jsonl`.
+        path: Path of the file, which ends in `.jsonl`.
         existing: What is done with spans that are there: `refuse` raises, `resume` adds to them,
             and `overwrite` drops them.
         source: A file that is read meanwhile, and is not to be written.

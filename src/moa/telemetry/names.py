@@ -24,7 +24,7 @@ Kind = Literal[
 `workflow`: a graph, or a recipe. `function`: one in a graph that is waited for."""
 OPERATION = "gen_ai.operation.name"
 CHAT, EMBEDDINGS = "chat", "embeddings"
-"""Of a call. One that decides is a `chat` too: the conventions have no word for it."""
+"""Operation of a call. One that decides is a `chat` too: the conventions have no word for it."""
 OPERATIONS: Mapping[Kind, str] = {
     "agent": "invoke_agent",
     "workflow": "invoke_workflow",
@@ -104,7 +104,7 @@ NAMED_BY: Mapping[Kind, str] = {
 """The attribute that holds the name, by kind."""
 
 OWN_PROVIDER = "moa"
-"""Of a model in this process, and of one that `moa` runs itself."""
+"""Provider of a model in this process, and of one that `moa` runs itself."""
 OTHER_PROVIDER = "_OTHER"
 PROVIDERS: Mapping[str, str] = {
     "api.anthropic.com": "anthropic",

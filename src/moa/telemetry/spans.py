@@ -518,7 +518,7 @@ def _finder() -> Callable[[], Sink | None]:
 
 
 _DEFAULT = Tracer()
-"""Of contexts that are given none."""
+"""Tracer of contexts without one."""
 
 
 def tracer_for(given: Tracer | None) -> Tracer | None:

@@ -39,7 +39,7 @@ async def serve(
 
     Args:
         model: A folder, or a name on the hub.
-        name: Of the endpoint.
+        name: Name of the endpoint.
         tier: `slm` or `llm`.
         price: What it costs.
         concurrency: Maximum requests at once.

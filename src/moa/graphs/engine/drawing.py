@@ -191,7 +191,7 @@ class Sketch:
         """Draw arrows from each box to the next, by their keys.
 
         Args:
-            keys: Of boxes, `Sketch.input` and `Sketch.output`.
+            keys: Keys of boxes, `Sketch.input` and `Sketch.output`.
             label: Written at each arrow.
             decides: Whether nothing but a decision passes; drawn dashed.
         """
@@ -236,7 +236,7 @@ class _PlanSketch:
         self._plan = plan
         self._sketch = sketch
         self._keys: dict[Step, str] = {plan.steps[0]: sketch.input}
-        """Of the steps that have a box."""
+        """Keys of the steps that have a box."""
 
     def draw(self) -> None:
         """Boxes first, so that arrows find both of their ends."""

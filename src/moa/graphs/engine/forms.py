@@ -68,7 +68,7 @@ class JsonForm:
             ) from error
 
     def admit(self, value: object) -> list[object]:
-        """Take a value as it is, or as the JSON of it.
+        """Validate a value, given as it is or as JSON, and dump it.
 
         Raises:
             InputError: it is of another type.
