@@ -113,7 +113,7 @@ def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
 
 
 class Node(Protocol[In_contra, Out_co]):
-    """An agent, a graph, or anything else that can stand in a graph.
+    """An agent, a graph, or anything else that can be in a graph.
 
     Examples:
         >>> class Shout:
@@ -298,7 +298,7 @@ async def run_alone(
 
 
 async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
-    """Run a node that stands beside others in a recipe, which may be itself with other requests.
+    """Run a node that is beside others in a recipe, which may be itself with other requests.
 
     Where the run can be resumed, whom it asks is told apart from whom the others do.
     """

@@ -137,8 +137,8 @@ class Agent(TypedNode[In, Out]):
     instructions: str = ""
     """What to do, in words; the model reads it first."""
     tag: str = TAG
-    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
-    the input is no data but the request itself, which is to be followed: it stands without tags."""
+    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty if
+    the input is not data but the request to follow: then it has no tags."""
 
     @overload
     def __init__(
@@ -274,10 +274,10 @@ class Agent(TypedNode[In, Out]):
         return self._check_input(request), shown
 
     def user_prompt(self, request: In) -> str:
-        """Write the user message; by default the request alone, as data where there is a `tag`.
+        """Write the user message: by default the request, marked as data if there is a `tag`.
 
-        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
-        `tag` where the agent has one of its own.
+        An override must pass outside text through `moa.agents.prompts.block`, with `tag` if the
+        agent sets its own.
         """
         if self._template is not None:
             return self._template.fill(request, tag=self.tag)

@@ -59,7 +59,7 @@ class Settled(Result[Out]):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Policy):
-    """Accepts what says of itself that it is accepted, as calibrated agents' answers do."""
+    """Accepts an answer whose own `.accepted` is true, as of calibrated agents."""
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Read `.accepted`; of several questions all must be.

@@ -262,7 +262,7 @@ class Mixture(BaseMixture, recipe="mixture"):
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
-    "Mind the cost." }`; an endpoint that stands there twice gets a temperature of 0.7. Missing: the
+    "Mind the cost." }`; an endpoint that is there twice gets a temperature of 0.7. Missing: the
     default small one and the default large one, if both can write; else the aggregator alone is
     asked."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)]

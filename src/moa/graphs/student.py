@@ -1,6 +1,6 @@
 """Student: a node of one question that learns from a large model's answers while it is used.
 
-What is learned, and when it may be used, stands in `moa.calibration.epochs`.
+What is learned, and when it may be used, is in `moa.calibration.epochs`.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def intent_of(
     Raises:
         ConfigError: the file `labelled` can't be read, or has another intent.
     """
-    # One of each in turn: what stands together at the end weighs most.
+    # One of each in turn: the last examples weigh most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
     named = (zip(column, intents, strict=True) for column in columns)
     examples: list[tuple[str, str | None]] = [

@@ -133,9 +133,9 @@ class ReplyWriter(Agent[Letter, Reply]):
         self._label_alone = False
 
     def messages(self, request: Letter) -> tuple[Message, ...]:
-        """Put what was found and decided behind the rules, so that the message stands alone.
+        """Put what was found and decided after the rules, so that the message comes alone.
 
-        Models of 1.5 billion parameters repeated a message that orders stand behind.
+        Models of 1.5 billion parameters repeated a message that was followed by orders.
         """
         rule, *asked = super().messages(request)
         known = [f"The message is about: {request.about}." if request.about else ""]
@@ -216,7 +216,7 @@ def _list_options(question: Question) -> str:
 def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
     """Make what a large model fills in: the labels, and behind them the reply.
 
-    The labels stand first, so that they are there where the reply breaks off, or isn't wanted.
+    The labels come first, so that they exist if the reply breaks off, or isn't wanted.
     """
     fields: dict[str, Any] = {
         one.name: (

@@ -144,7 +144,7 @@ async def revise(
 ) -> list[T]:
     """Make a draft anew until nothing is wrong with it, or `tries` are used up.
 
-    Where the next draft fails, for whatever reason, those before it stand: they are paid for.
+    If the next draft fails, for whatever reason, the earlier ones are kept: they are paid for.
 
     Args:
         draft: The first draft.
@@ -182,7 +182,7 @@ async def write_to_length(
         what: The text's name in the trace, such as `section 2`.
 
     Raises:
-        MoaError: nothing was written. If only the second text fails, the first stands.
+        MoaError: nothing was written. If only the second text fails, the first is returned.
     """
     text = (await writer.run(prompt, context)).output.text
     if (fault := length.shortfall(text)) is not None:

@@ -60,7 +60,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     Args:
         patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`. One that
             takes more than 2 s for a text stops the request; see `Pattern`.
-        deny: Phrases that are masked wherever they stand, in any case.
+        deny: Phrases that are masked wherever they are, in any case.
         ignore: Kinds to leave alone, such as `URL`.
         recognizers: Recognisers besides `patterns` and `deny`; `None`: presidio's.
         threshold: Score from which on a finding counts, 0 to 1. Lower finds more, and more
@@ -79,7 +79,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     """
 
     masks = True
-    """True: it can't stand beside a node."""
+    """True: it can't be beside a node."""
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ class Listwise(TypedNode[Candidates, Pick]):
 class ByPolicy(TypedNode[Candidates, Pick]):
     """Lets an acceptance policy score each reply; the highest of those it accepts wins.
 
-    Where it accepts none, the highest of all does. A reply that it fails on comes last.
+    If it accepts none, the highest score of all wins. A reply that can't be scored comes last.
 
     Args:
         policy: Scores a reply to the request, such as `Arithmetic()` or one that was fitted.
@@ -114,7 +114,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
         self.policy = policy
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
-        """Score all replies in parallel; where that fails on each, the first failure is raised."""
+        """Score all replies in parallel; if all fail, raise the first error."""
         found = await gather(self._judge(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:

@@ -51,7 +51,7 @@ _SHARES = 100
 """Shares of strong calls that are looked at for a part of the quality gap."""
 _Z = NormalDist().inv_cdf(0.95)
 LEAST_IN_GROUP = 5
-"""A field groups rows where its values stand in at least so many of them, on average."""
+"""A field groups rows where its values are in at least so many of them, on average."""
 NEVER = 2.0
 """No gain is as large: the threshold that lets nothing through."""
 GROUPS = "groups of "

@@ -187,7 +187,7 @@ class KeyStore(Protocol):
         """Remove a key.
 
         Raises:
-            ConfigError: there is none of this name, or it can't be written.
+            ConfigError: no key has this name, or the keys can't be written.
         """
         ...
 
@@ -261,7 +261,7 @@ class KeyFile:
         self._change(write)
 
     def _parse(self, data: bytes) -> None:
-        """Read what stands in the file."""
+        """Read what is in the file."""
         try:
             whole = tomllib.loads(data.decode())
         except ValueError as error:

@@ -54,7 +54,7 @@ class Shape:
 
     Args:
         schema: JSON Schema of the object.
-        key: Where in it the value stands; `None`: the value is an object itself.
+        key: The key of the value in it; `None`: the value is an object itself.
     """
 
     schema: Schema
@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
-        """Return the shape of values with this schema; what is no object goes under `key`."""
+        """Return the shape of values with this schema; other than objects they go under `key`."""
         if _is_object(schema, schema):
             return cls({"type": "object", **schema}, None)
         inner = {name: part for name, part in schema.items() if name != "$defs"}
@@ -153,7 +153,7 @@ class Tools:
         return Protocol(
             "moa",
             version=version("mixture-of-agents"),
-            get_tool_input_schema=lambda _: None,  # no argument of a tool stands in a header
+            get_tool_input_schema=lambda _: None,  # no argument of a tool is in a header
             on_list_tools=self._list,
             on_call_tool=self._call,
         )

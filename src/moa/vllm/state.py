@@ -61,7 +61,7 @@ class ServerState(Server):
 
     @property
     def is_supervised(self) -> bool:
-        """True if its supervisor lives: one that was killed leaves its last state behind."""
+        """True if its supervisor runs; a killed one leaves its last state behind."""
         import psutil
 
         return psutil.pid_exists(self.pid)
