@@ -158,7 +158,7 @@ class LineFile:
         """Yield the number of each line that is there, where it starts, and what is in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
-        Where a line is no JSON object, or can't be read, the file is closed.
+        If a line is no JSON object, or can't be read, the file is closed.
         """
         if self._existing != "resume":
             return
@@ -184,7 +184,7 @@ class LineFile:
     def add(self, values: Mapping[str, object]) -> int:
         """Write one line, and give where it starts: it has left this process by then.
 
-        Where the disk is full, or gone, the lines before it are whole.
+        If the disk is full, or gone, the lines before it are whole.
         """
         return self.add_line(dump_json(values).encode())
 

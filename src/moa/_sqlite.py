@@ -39,7 +39,7 @@ class SQLite:
         tables: Its tables, as SQL statements separated by `;`.
         what: Its name in errors.
         alone: Whether one process uses it at a time.
-        may_only_read: Whether to open it also where it can't be written, to be looked at.
+        may_only_read: Whether to open it also if it can't be written, to be looked at.
         busy_s: Seconds to wait for others that write it.
         mend: What to do where it is damaged, or no database.
     """
@@ -236,7 +236,7 @@ class ContentStore:
     Args:
         path: Made at first use, readable by its owner alone: a disk that can't be written is known
             before something is paid for that could not be kept.
-        optional: Whether to do without it where it can't be used; a warning says so, once. Then it
+        optional: Whether to do without it if it can't be used; a warning says so, once. Then it
             is made when the first value is put, and read where it can only be read.
 
     Raises:

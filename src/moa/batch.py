@@ -226,13 +226,13 @@ async def map_rows(
             async for item in items:
                 print(item.id, item.output or item.error)
 
-    Where an endpoint refuses its key (401), or its account has no credit left, three inputs in a
+    If an endpoint refuses its key (401), or its account has no credit left, three inputs in a
     row, the run ends: all that are left fail at once with an error that says so, and nothing is
     asked for them. So it is where an endpoint forbids (403) what is asked and has answered nothing
     before. With a fallback inputs don't fail, and the run goes on. `context.ended_by` is the error.
 
     Inputs are taken in their order, each when there is room for it: the next one begins once the
-    loop has come back from an item. Where the loop is cancelled, as by Ctrl-C, it still gets what
+    loop has come back from an item. If the loop is cancelled, as by Ctrl-C, it still gets what
     was finished by then. Leaving it early cancels what runs and closes `inputs`, where that is a
     generator: at once where this one is closed, as by `aclosing`.
 

@@ -75,7 +75,7 @@ def meter(
     Args:
         on: What the model runs on. The built-in model runs on the processor.
         sysfs: Where Linux shows its devices.
-        watts_per_core: What a busy core is taken to draw, where nothing is measured.
+        watts_per_core: What a busy core is taken to draw, if nothing is measured.
     """
     processors, cards = rapl(sysfs), nvml() if on == "gpu" else []
     if processors and (cards or on == "processor"):

@@ -213,7 +213,7 @@ class Job:
     def add(self, inputs: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
 
-        Where another process works on the job, rows that are not among these stay in it, whatever
+        If another process works on the job, rows that are not among these stay in it, whatever
         `all_rows`: they may be the input of that one.
 
         Args:
@@ -321,7 +321,7 @@ class Job:
     async def take(self, item: Item[object], context: RunContext) -> None:
         """Keep what became of a row: it is on disk when this returns.
 
-        One that failed is tried again later, unless the row itself is at fault. Where the limit of
+        One that failed is tried again later, unless the row itself is at fault. If the limit of
         the whole run ended it, it is due.
         """
         fate = fate_of(item, context)
@@ -393,7 +393,7 @@ class Job:
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
 
-        Where the store holds a line damaged, a line says so, by an `error`.
+        If the store holds a line damaged, a line says so, by an `error`.
 
         Args:
             states: States of the rows to return; none: all rows that were worked on.

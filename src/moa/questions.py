@@ -234,7 +234,7 @@ class _Typed(BaseModel):
 class Predicate(_Typed, Generic[B]):
     """The answer to a yes-or-no question.
 
-    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, where the question has
+    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, if the question has
     `unknown=True` and the text doesn't tell.
 
     Examples:
@@ -312,7 +312,7 @@ class Choice(_Typed, Generic[L]):
 class Score(_Typed, Generic[S]):
     """The answer to a question with ordered levels.
 
-    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, where the
+    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, if the
     question has `unknown=True` and the text doesn't tell.
 
     Examples:

@@ -249,13 +249,13 @@ class Agent(TypedNode[In, Out]):
     def run_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[Out]:
-        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context, history=history))
 
     def stream_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
-        """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """As `stream`, from synchronous code; see `run` and `NodeBase.run_sync`."""
         return iterate_sync(stream_run(partial(self.run, history=history), request, context))
 
     @property

@@ -183,7 +183,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def with_heads(self) -> Self:
         """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
 
-        Where no encoder is installed it stays as it is.
+        If no encoder is installed it stays as it is.
         """
         copied = copy.copy(self)
         copied.encoder = self.encoder or encoder_for(self.endpoint)

@@ -143,7 +143,7 @@ class Conversation(Frozen):
 
     @property
     def last(self) -> Turn | None:
-        """The newest turn; `None` where nothing has been said."""
+        """The newest turn; `None` if nothing has been said."""
         return self.recent[-1] if self.recent else None
 
     @property

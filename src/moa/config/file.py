@@ -115,7 +115,7 @@ def add_block(
     Args:
         path: The file; see `target`.
         block: The tables, as TOML.
-        place: Keys of the table that holds them all. Where one is there already, it is replaced
+        place: Keys of the table that holds them all. If one is there already, it is replaced
             only to `overwrite` it.
         overwrite: Whether that may be.
 

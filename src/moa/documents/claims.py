@@ -73,7 +73,7 @@ class Grade(Frozen):
     """Grade of a pair of texts under a criterion."""
 
     met: bool | None
-    """`None` where the model didn't say."""
+    """`None` if the model didn't say."""
     probability: float | None = None
     """Probability that it is met; `None` if the model wrote its answer, or gave none."""
     accepted: bool | None = None
@@ -86,7 +86,7 @@ class Grader(DecidingAgent[Grade]):
     Args:
         endpoint: Who decides.
         question: A yes-or-no question.
-        threshold: Probability from which on the answer is yes, where there is no calibration.
+        threshold: Probability from which on the answer is yes, if there is no calibration.
         calibration: Made by `moa learn` from pairs as `filter_text` and `claim_text` write them,
             with the labels yes and no; its question comes before the one given.
         limits: See `Limits`.

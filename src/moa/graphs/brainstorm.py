@@ -45,7 +45,7 @@ class Idea(Frozen):
     proposed_by: tuple[str, ...]
     """Names of the personas that had it."""
     score: float | None = None
-    """How good it is, from 0 to 1; `None` where it could not be scored."""
+    """How good it is, from 0 to 1; `None` if it could not be scored."""
     group: str = ""
     """Its theme; empty where no model named the themes."""
 
@@ -208,7 +208,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         return tuple(ranked[: self.max_ideas])
 
     async def _group(self, ideas: tuple[Idea, ...], context: RunContext) -> Sequence[Idea]:
-        """Let a large model sort them by theme; without one they stay in one list."""
+        """Let a large model sort them by theme; else they stay in one list."""
         without = "no model named the themes"
         sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, without)
         if sorting is None:

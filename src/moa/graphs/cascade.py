@@ -242,7 +242,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         )
 
     def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
-        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context))
 
     async def answer(self, request: In, context: RunContext) -> Out:

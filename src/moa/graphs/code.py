@@ -94,7 +94,7 @@ class Sandbox(Protocol):
 
         Args:
             code: The program.
-            tests: To be run below the program, in the same file; empty where there are none.
+            tests: To be run below the program, in the same file; empty if there are none.
         """
         ...
 
@@ -207,7 +207,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
     executed unless a sandbox is given; then tests are written too, from the task alone, a program
-    that passed review runs there with each of them, and what fails goes back as well. Where no try
+    that passed review runs there with each of them, and what fails goes back as well. If no try
     is without fault, the first of those that pass the most tests is given, with its `faults`; a
     program is given too where the tests can't be written, or the reviewer or the sandbox itself
     fails, which the trace says.
@@ -294,7 +294,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         return tests
 
     async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
-        """Have it written in as many tokens as such a task takes, or else with all."""
+        """Write the program in as many tokens as such a task takes, or else with all."""
         tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
         first = coder if self.thinks else coder.with_limit(tokens)
         try:

@@ -160,7 +160,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     It decides on every item of a stream, and has a report written where something has changed. The
     first windows are the reference. At the end of each later one the share of each label is
     compared with it, in that window and in the latest ones together. Only where one has moved the
-    large model is asked, and the next windows are a new reference. Where nothing changes, a window
+    large model is asked, and the next windows are a new reference. If nothing changes, a window
     ends with a false report with a probability of at most `alpha`.
 
     `map` runs the items of a stream. They can run in parallel: they count in
@@ -204,7 +204,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     levels, and whether a filter kept it, also of the models in it."""
     state: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """File that keeps the windows from one process to the next, with the texts of the examples;
-    `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
+    `None` keeps nothing. If the questions or the windows are others by then, it begins anew, and
     the trace says so."""
     max_tokens: int = Field(default=512, gt=0)
     """Maximum tokens of a report."""
@@ -334,7 +334,7 @@ def _figures(change: Change) -> Iterator[Figure]:
 
 
 def _examples(change: Change) -> dict[str, tuple[str, ...]]:
-    """Texts of the labels that are more frequent now; where there are none, of all that moved."""
+    """Texts of the labels that are more frequent now; if there are none, of all that moved."""
     kept = change.window.examples
     return {
         f"{one.question}: {one.label}": kept[one.question][one.label]

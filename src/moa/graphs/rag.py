@@ -93,7 +93,7 @@ class Query(Frozen):
 
 
 class Quote(Reply):
-    """A sentence of a passage, with its citation; empty where none is near to the question."""
+    """A sentence of a passage, with its citation; empty if none is near to the question."""
 
     near: tuple[int, ...] = ()
     """Numbers of the passages that are as near to the question by meaning as the nearest, or nearly
@@ -266,7 +266,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         return self.small
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Give the endpoints that are asked: no writer where sentences are quoted instead."""
+        """Return the endpoints that are asked: no writer where sentences are quoted instead."""
         found = super().list_endpoints()
         if found is None or not isinstance(self.answerer, Extractive):
             return found
@@ -420,7 +420,7 @@ class Extractive(TypedNode[Sheet, Quote]):
     """Answers by one sentence of the passages, where no model writes well enough; or by none.
 
     Sentences are ranked by the words that they share with the question, by meaning where there is
-    an endpoint that embeds, and by the rank of their passage; the rankings are fused. Where vectors
+    an endpoint that embeds, and by the rank of their passage; the rankings are fused. If vectors
     can't be had, sentences are compared by words alone, and the trace says so.
 
     Args:
@@ -471,7 +471,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         numbers: Mapping[Passage, int],
         context: RunContext,
     ) -> tuple[Passages, tuple[int, ...]]:
-        """Give the sentences that are near, and the numbers of the passages that are nearest."""
+        """Return the sentences that are near, and the numbers of the passages that are nearest."""
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors

@@ -107,7 +107,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
 
     @classmethod
     def _default_name(cls) -> str:
-        """Give the name that it is run by, else that of the class."""
+        """Return the name that it is run by, else that of the class."""
         return cls.name or super()._default_name()
 
     def prepare(self) -> None:
@@ -148,7 +148,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Complete a table by what it may leave out, before it is read; by default nothing.
 
-        Where the endpoints are not `can_be_asked`, the recipe is only drawn.
+        If the endpoints are not `can_be_asked`, the recipe is only drawn.
 
         Raises:
             ConfigError: something is missing without which it can't run.
@@ -238,9 +238,9 @@ class WiredRecipe(Recipe[In, Out]):
         self.graph.sketch(sketch)
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes that are wired."""
+        """Return the nodes that are wired."""
         return self.graph.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them may ask any."""
+        """List none: its nodes ask; `None` if a function among them may ask any."""
         return self.graph.list_endpoints()

@@ -238,7 +238,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             return self._by_meaning
 
     async def _explain(self, shelf: Shelf, context: RunContext) -> Shelf:
-        """Have all reasons written in one call; where that fails, there are none."""
+        """Let all reasons be written in one call; if it fails, there are none."""
         if not shelf.items:
             return shelf
         without = "no reasons were written"

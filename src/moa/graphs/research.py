@@ -39,7 +39,7 @@ class Finding(Frozen):
 
     question: str
     answer: str = ""
-    """With citations that count over the whole report; empty where there is none."""
+    """With citations that count over the whole report; empty if there is none."""
     citations: tuple[int, ...] = ()
     """The numbers that it cites."""
     claims: tuple[Claim, ...] = ()
@@ -187,8 +187,8 @@ class WholeReader(Answerer):
 class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers a question part by part, from your sources, and tells what they disagree about.
 
-    Where the answerer is a `Rag` over no more passages than its parts would read, and all of them
-    fit the window of its writer, that reads them all in one call. Where only one part has an
+    If the answerer is a `Rag` over no more passages than its parts would read, and all of them
+    fit the window of its writer, that reads them all in one call. If only one part has an
     answer, that is the report, word for word.
 
     Raises:
@@ -263,7 +263,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return await self._report(await self._compare(found, silent), context)
 
     async def _reader(self, question: str, context: RunContext) -> Rag | None:
-        """Make what answers all parts in one call; `None` where there is too much to read."""
+        """Make what answers all parts in one call; `None` if there is too much to read."""
         rag = self.answerer
         if not isinstance(rag, Rag) or type(rag.answerer) is not Answerer or rag.relevance:
             return None
@@ -318,7 +318,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return found.model_copy(update={"disagreements": tuple(compared.disagreements)})
 
     async def _report(self, found: Findings, context: RunContext) -> Report | NotInDocuments:
-        """Have several findings written up, or put one after another; one is the report itself.
+        """Write several findings up, or put them in a row; a single one is the report itself.
 
         Given one finding and the parts left open, a small model writes about the open ones too.
         """

@@ -59,7 +59,7 @@ def single_model(
         calibration: Its question and labels come before those given here.
         calibrated: Whether the calibration says of each answer whether it is accepted: it was made
             for this model.
-        instructions: What to do with the input, where nothing is decided.
+        instructions: What to do with the input, if nothing is decided.
         max_tokens: Limit of a written reply.
 
     Raises:

@@ -134,7 +134,7 @@ class StepResult(Frozen):
     needs: tuple[str, ...] = ()
     by: Solver
     answer: str = ""
-    """Empty where there is none; `fault` says why."""
+    """Empty if there is none; `fault` says why."""
     reasons: str = ""
     """How it was found."""
     fault: str | None = None
@@ -181,13 +181,13 @@ class Verdict(BaseModel):
 
 
 class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
-    """Works a problem out, verifies the answer, and plans it step by step where that fails.
+    """Works a problem out, verifies the answer, and plans it step by step if that fails.
 
     The first try is one call. Every sum that it states is computed again, and where there is
     another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
     steps that don't need each other run in parallel, so the time is that of the longest chain of
     steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
-    where it fails too, with `verified` as `False` and the reasons. Where one model is both, the
+    if it fails too, with `verified` as `False` and the reasons. If one model is both, the
     answer is never called verified.
 
     Raises:
@@ -202,7 +202,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     """
 
     slm: Small
-    """Works out the steps that a plan calls easy. Where it is another model that can write, it says
+    """Works out the steps that a plan calls easy. If it is another model that can write, it says
     whether the answer is plausible."""
     llm: Large
     """Works the problem out, plans it, works out the other steps, and writes the answer."""
@@ -273,7 +273,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         number: int,
         context: RunContext,
     ) -> _Try:
-        """Check steps and sums, and ask the policy where nothing is wrong with them."""
+        """Check steps and sums, and ask the policy if nothing is wrong with them."""
         faults = [f"step {result.id!r}: {result.fault}" for result in results if result.fault]
         faults += wrong_sums(text)
         accepted, reasons = False, tuple(faults)

@@ -133,7 +133,7 @@ class Rejected(Dropped):
 
     kind: Literal["drop"] = "drop"
     decisions: Reading | None = None
-    """`None` where there was nothing to read."""
+    """`None` if there was nothing to read."""
 
     @property
     def became(self) -> Became:
@@ -336,14 +336,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         reply: Reply | Skipped,
         labels: Label | Skipped,
     ) -> SupportOutcome:
-        """Give the outcome once the label is kept, which it doesn't depend on."""
+        """Return the outcome once the label is kept, which it doesn't depend on."""
         del labels
         return self.settle(reading, letter, reply)
 
     def _search(
         self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
     ) -> list[Handle[Passages | Skipped]]:
-        """Have facts searched for in the documents, if there are any."""
+        """Search the documents for facts, if there are any."""
         if self.documents is None and self.index is None:
             return []
         finder = Indexed(
@@ -388,7 +388,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
-        """Say why a large model has to write; `None` where it hasn't."""
+        """Say why a large model has to write; `None` if it hasn't."""
         if reading is None or self._find_unwanted(reading):
             return None
         answers = {name: getattr(reading, name) for name in ("intent", "sentiment", "urgency")}
@@ -407,7 +407,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None if self._routine(reading) else self._why_not_routine(reading)
 
     def _unclear(self, intent: Choice[str | None]) -> str | None:
-        """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
+        """Say why an intent isn't expected to be right as often as asked; `None` if it is."""
         confidence, expected = intent.confidence or 0.0, intent.expected_precision
         if intent.accepted is not None:
             return None if intent.accepted else "no guarantee covers it"
@@ -509,7 +509,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
     def _find_unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
-        """Say what looks unwanted about it, and why; `None` where nothing does."""
+        """Say what looks unwanted about it, and why; `None` if nothing does."""
         kinds: tuple[Unwanted, ...] = ("injection", "spam")
         for kind in kinds:
             verdict: Verdict = getattr(reading, kind)

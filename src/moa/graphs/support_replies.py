@@ -59,7 +59,7 @@ class Letter(Frozen):
     text: str
     language: str | None = None
     about: str | None = None
-    """What it is about, in words; `None` where that isn't sure."""
+    """What it is about, in words; `None` if that isn't sure."""
     mood: str | None = None
     urgent: bool = False
     passages: tuple[Passage, ...] = ()
@@ -191,7 +191,7 @@ class Waiting(TypedNode[Letter, Dropped]):
 
 
 def text_or_file(value: object, info: ValidationInfo) -> str:
-    """Give a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+    """Return a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
     if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
         return value
     if not isinstance(value, str | Path):
@@ -239,7 +239,7 @@ def letter_of(
 
     Args:
         text: The message.
-        reading: What was decided; `None` where it is empty.
+        reading: What was decided; `None` if it is empty.
         found: Passages of documents.
         intents: What its intent means, by name; empty where the intent isn't sure.
     """
@@ -258,7 +258,7 @@ def letter_of(
 def is_sent(llm: Endpoint) -> bool:
     """Return True if what an endpoint writes may go out unread, by what is known of its model.
 
-    Where nothing is, its tier says what somebody takes it for.
+    If nothing is, its tier says what somebody takes it for.
     """
     may = can_reply(llm.model)
     return llm.tier == "llm" if may is None else may

@@ -56,7 +56,7 @@ async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
 async def attempt(
     work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
 ) -> T | None:
-    """Do what a recipe can do without; where it fails, return `None`.
+    """Do what a recipe can do without; if it fails, return `None`.
 
     Args:
         work: What is done.
@@ -84,7 +84,7 @@ def _check(error: MoaError) -> None:
 async def attempt_writing(
     writer: Agent[In, Out], request: In, context: RunContext, without: str
 ) -> Out | None:
-    """Have an agent write what a recipe can do without, unless its model is too small to write.
+    """Let an agent write what a recipe can do without, unless its model is too small to write.
 
     Returns `None` without it; see `attempt`.
     """
@@ -104,7 +104,7 @@ async def attempt_each(
     *,
     needed: int = 1,
 ) -> list[T | MoaError]:
-    """Do something for each item, some in parallel; where it fails, the error is in its place.
+    """Do something for each item, some in parallel; if it fails, the error is in its place.
 
     Args:
         work: What is done for one item.
@@ -172,7 +172,7 @@ async def revise(
 async def write_to_length(
     writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
 ) -> str:
-    """Have a text written, once more where it is too short; what is too long is cut.
+    """Write a text, once more if it is too short; cut what is too long.
 
     Args:
         writer: Who writes.

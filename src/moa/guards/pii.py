@@ -52,7 +52,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     computed. It does not find names and postal addresses: those take a list, `deny`.
 
     The same secret has the same placeholder within a request. What looked like a placeholder
-    before is masked itself, so that nothing is taken for another thing. Where a recogniser raises,
+    before is masked itself, so that nothing is taken for another thing. If a recogniser raises,
     nothing is sent. In a text with more numbers than can be checked one by one (phone numbers: from
     about 250 different ones on; others: 150,000 characters with different numbers), the rest are
     masked by their shape, as `PHONE` or `NUMBER`; the trace says so.

@@ -37,7 +37,7 @@ class Spam(Filter):
     asked; else the endpoint decides, shown examples of what is spam and what isn't.
 
     Args:
-        slm: Decides where there is no encoder.
+        slm: Decides if there is no encoder.
         criterion: What is stopped, as `Filter` takes it; with words of your own neither the head
             nor its examples count.
         threshold: Probability from which on a text is stopped.

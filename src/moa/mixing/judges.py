@@ -145,7 +145,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
 async def ask_judge(
     judge: Node[Candidates, Pick], request: str, replies: Sequence[str], context: RunContext
 ) -> Pick | None:
-    """Ask a judge; `None` where it fails or can't be afforded, which the trace says.
+    """Ask a judge; `None` if it fails or can't be afforded, which the trace says.
 
     Raises:
         MoaError: it is set up wrong, such as without its key.
@@ -161,7 +161,7 @@ async def ask_judge(
 
 
 def distinct(texts: Sequence[str]) -> list[int]:
-    """Give the places of the texts that differ, the first of each."""
+    """Return the places of the texts that differ, the first of each."""
     return [place for place, text in enumerate(texts) if text not in texts[:place]]
 
 

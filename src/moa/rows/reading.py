@@ -233,7 +233,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
     """Copy one column of each row to `text`.
 
-    Where the first row lacks it the column is wrong; a later one without it is malformed.
+    If the first row lacks it the column is wrong; a later one without it is malformed.
     """
     first = True
     for row in found:

@@ -224,7 +224,7 @@ class Ledger:
     def settle(self, run: str, spent: Amount) -> None:
         """End a run: charge what it has used, and give back the rest.
 
-        Where the store fails it is settled later, as long as this process lives.
+        If the store fails it is settled later, as long as this process lives.
         """
         try:
             self.store.atomically(lambda: self._settle(run, Sums.of(spent)))

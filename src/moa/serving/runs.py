@@ -179,7 +179,7 @@ class Runs:
     ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
-        Where the wait is cancelled, so is the run.
+        If the wait is cancelled, so is the run.
 
         Args:
             caller: Who asks.

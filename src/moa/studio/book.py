@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """Probability of what is decided; 0 where there is none."""
+        """Probability of what is decided; 0 if there is none."""
         return self.p or 0.0
 
 
@@ -539,13 +539,13 @@ def _label_name(question: Question, value: object) -> str | None:
 
 
 def _find_error_type(error: str) -> str:
-    """Give the type of an error, whose message may quote a text."""
+    """Return the type of an error, whose message may quote a text."""
     kind, colon, _ = error.partition(":")
     return kind if not error or (colon and kind.isidentifier()) else "failed"
 
 
 def read_number(value: object) -> float | None:
-    """Give a number of JSON; of what is none, `None`."""
+    """Return a number of JSON; of what is none, `None`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawable
 
 EXAMPLE = Path(__file__).parent / "example"
-"""The recorded run that is shown where none is named; `benchmarks/studio.py` makes it."""
+"""The recorded run that is shown if none is named; `benchmarks/studio.py` makes it."""
 _SQLITE = b"SQLite format 3\0"
 _FIRST = 20
 """Rows by which it is guessed what ran."""
@@ -517,7 +517,7 @@ def _example_spans() -> Spans:
 
 @contextmanager
 def _unpacked(name: str) -> Generator[Path]:
-    """Give a file of the example, until it is read."""
+    """Yield a file of the example, until it is read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         with gzip.open(EXAMPLE / f"{name}.gz") as packed, path.open("wb") as out:

@@ -40,7 +40,7 @@ def mask(text: str, pii: Masks | None) -> str | None:
 
 
 async def record(span: Span, writes: Writes) -> None:
-    """Set attributes to texts, masked where that is asked for; where that fails, none is set."""
+    """Set attributes to texts, masked where that is asked for; if that fails, none is set."""
     pii = span.tracer.pii
 
     def write_all(clean: Clean) -> dict[str, str]:

@@ -59,7 +59,7 @@ class Tracer:
     """Begins the traces of runs: `RunContext(tracer=Tracer(content=True))`.
 
     Spans go to OpenTelemetry where a tracer provider is set, and to a file where one is given.
-    Where there is neither, nothing is recorded. A context that is given no tracer has one without
+    If there is neither, nothing is recorded. A context that is given no tracer has one without
     a file; its texts are recorded where `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
     `true`.
 
@@ -67,7 +67,7 @@ class Tracer:
         file: Where each span that ends is written as a line.
         content: Whether what models and tools are sent, and what they say, is recorded too, with
             the words of notes and errors; `None`: as the environment says.
-        pii: Takes personal data out of such texts first. Where it fails they are left out.
+        pii: Takes personal data out of such texts first. If it fails they are left out.
         parent: What the trace goes on from; `None`: the span that is current where the run begins.
 
     Examples:
@@ -208,7 +208,7 @@ class Span:
 
     @property
     def ids(self) -> tuple[int, int, int]:
-        """Ids of the trace, of the span, and of the one around it, which is 0 where none is."""
+        """Ids of the trace, of the span, and of the one around it, which is 0 if none is."""
         if self._ids is None:
             assert self.sink is not None, "others have their ids from the start"
             assert self._span is not None, "OpenTelemetry has begun it"
@@ -246,7 +246,7 @@ class Span:
 
     @property
     def context(self) -> Context | None:
-        """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
+        """As OpenTelemetry's, for what begins below it; `None` if that isn't heard."""
         if self._context is None and self.sink is not None and self._span is not None:
             self._context = self.sink.child_context(self._span, self._around)
         return self._context

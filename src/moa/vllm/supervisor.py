@@ -87,7 +87,7 @@ class Supervisor:
         self._note("stopped")
 
     def _run_once(self) -> tuple[float, str]:
-        """Run the server until it ends; give the seconds that it was ready, and why it ended."""
+        """Run the server until it ends; return the seconds that it was ready, and why it ended."""
         if not is_free(self._spec.port):
             return 0.0, describe_taken_port(self._spec)
         fork = get_context("fork")
@@ -111,7 +111,7 @@ class Supervisor:
         return asyncio.run(server.is_ready())
 
     def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
-        """Have the keeper end the server, and end what is left where it was killed."""
+        """Let the keeper end the server; if the keeper was killed, end what is left."""
         end: End | None = None
         with suppress(OSError, EOFError):
             here.send("stop")
@@ -134,7 +134,7 @@ class Supervisor:
 
 
 class _Log(logging.handlers.RotatingFileHandler):
-    """A file of bounded size. Where the disk is full, lines are lost, and the server goes on."""
+    """A file of bounded size. If the disk is full, lines are lost, and the server goes on."""
 
     def __init__(self, spec: ServerSpec, folder: ServerFolder) -> None:
         size, parts = spec.log_bytes, spec.log_parts

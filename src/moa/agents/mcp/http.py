@@ -20,7 +20,7 @@ from moa.errors import EndpointError, EndpointUnavailable
 STATUS = "moa.status"
 """The key of the HTTP status in an error's data."""
 UNREACHABLE = 0
-"""Stands for the status where there was no answer."""
+"""Stands for the status if there was no answer."""
 NOT_MCP = 200
 """The status of an answer that is no message of MCP."""
 _CONNECT_S = 30.0
@@ -52,7 +52,7 @@ class HttpTransport:
 
     @asynccontextmanager
     async def streams(self) -> AsyncGenerator[Streams]:
-        """Have what is sent posted; answers come back as they arrive."""
+        """Post what is sent; answers come back as they arrive."""
         headers = {name: value.get_secret_value() for name, value in self.address.headers.items()}
         url = httpx2.URL(self.address.url)
         async with (

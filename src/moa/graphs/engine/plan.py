@@ -85,11 +85,11 @@ class Plan:
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes in it, and the functions that stand for one."""
+        """Yield the nodes in it, and the functions that stand for one."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them waits, maybe for any."""
+        """List none: its nodes ask; `None` if a function among them waits, maybe for any."""
         nodes = (step for step in self.steps if isinstance(step, NodeStep))
         functions = (step for step in nodes if not is_node(step.node))
         return None if any(one.thread or not one.signature.quick for one in functions) else []
@@ -173,7 +173,7 @@ def _is_person(node: object) -> bool:
 
 
 def _inside(node: object) -> Iterator[object]:
-    """Give a node, and what it is made of, however deep."""
+    """Yield a node, and what it is made of, however deep."""
     members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
     yield node
     for one in members():

@@ -176,7 +176,7 @@ class Handle(Generic[T_co]):
         """Return True if the answer is accepted, for `when=`.
 
         The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
-        Of several questions all must be accepted. Where nobody says it, the run ends with a
+        Of several questions all must be accepted. If nobody says it, the run ends with a
         `ConfigError`, and where the type can't, the graph doesn't build.
         """
         return Handle(
