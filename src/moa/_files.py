@@ -30,7 +30,7 @@ _ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
     """Write a file in place of the one that is there, whole or not at all.
 
-    What is there keeps its mode, and what is no plain file, such as `/dev/stdout`, is written to.
+    What is there keeps its mode, and what isn't a plain file, such as `/dev/stdout`, is written to.
     A new one that is `private` can be read by its owner alone, as what models wrote should.
     """
     target = path.resolve()
@@ -158,7 +158,7 @@ class LineFile:
         """Yield the number of each line that is there, where it starts, and what stands in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
-        Where a line is no JSON object, or can't be read, the file is closed.
+        Where a line isn't a JSON object, or can't be read, the file is closed.
         """
         if self._existing != "resume":
             return
@@ -261,13 +261,13 @@ def dump_json(value: object) -> str:
 def encode_json(value: object) -> bytes:
     """Write a value as JSON on one line, in a third of the time of `to_jsonable` and `dump_json`.
 
-    What JSON has no word for is a text, and what is no number is null.
+    What JSON has no word for is a text, and what isn't a number is null.
     """
     from pydantic_core import to_json, to_jsonable_python
 
     try:
         return to_json(value, inf_nan_mode="null", fallback=str)
-    except ValueError:  # half of a surrogate pair, which is no text
+    except ValueError:  # half of a surrogate pair, which isn't a text
         plain = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
         return dump_json(plain).encode()
 
@@ -280,7 +280,7 @@ def to_jsonable(value: object) -> object:
 
 
 def join_surrogates(text: str) -> str:
-    """Join the halves of surrogate pairs; a half alone, which is no text, becomes U+FFFD."""
+    """Join the halves of surrogate pairs; a half alone, which isn't a text, becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -188,7 +188,7 @@ class SQLite:
 
 
 def _check_header(path: Path) -> None:
-    """Raise where a file is none of SQLite's, which would take a short one to be empty."""
+    """Raise an error if it isn't a file of SQLite, which takes a short file to be empty."""
     with path.open("rb") as file:
         header = file.read(16)
     if header not in (b"", b"SQLite format 3\0"):
@@ -230,11 +230,11 @@ class ContentStore:
             if found is None:
                 store.put(question, answer)
 
-    It holds values and digests of keys, but no keys. Nothing in it goes: remove it to start anew. A
-    value that is damaged counts as none; a warning says so, once.
+    It holds values and digests of keys, but no keys. Nothing in it is deleted: remove the file to
+    start again. A damaged value counts as missing; a warning says so once.
 
     Args:
-        path: Made at first use, readable by its owner alone: a disk that can't be written is known
+        path: Made at first use, readable only by its owner: a disk that can't be written is known
             before something is paid for that could not be kept.
         optional: Whether to do without it where it can't be used; a warning says so, once. Then it
             is made when the first value is put, and read where it can only be read.

@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
-    """A line that is no item."""
+    """A line that isn't an item."""
 
     number: int
     error: str
@@ -170,7 +170,7 @@ _KINDS: dict[type[object], str] = {
 
 
 def in_words(value: object) -> str:
-    """Say what a value is that is no text, such as `a number: 5`."""
+    """Say what a value is that isn't a text, such as `a number: 5`."""
     kind = "empty" if value is None else _KINDS.get(type(value), type(value).__name__)
     return kind if value is None else f"{kind}: {value!r:.40}"
 
@@ -444,7 +444,7 @@ async def run_one(
     Args:
         node: What runs.
         given: What it takes; or a row, which is read by `read`.
-        number: Number of the item, and its id if it is no row.
+        number: Number of the item, and its id if it isn't a row.
         read: See `reader_of`.
         context: Context of this run alone.
     """

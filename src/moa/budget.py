@@ -62,7 +62,7 @@ class Budget:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value: object = getattr(self, limit.name)
-            # As a float, since a Decimal that is no number can't be compared.
+            # As a float, since a Decimal that isn't a number can't be compared.
             is_number = isinstance(value, Decimal | float | int) and float(value) >= 0
             if not is_number and value is not None:
                 raise ConfigError(f"Budget({limit.name}={value!r}): a limit is a number from 0 on")

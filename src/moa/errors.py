@@ -130,7 +130,7 @@ class InputError(MoaError):
 
 
 class MalformedRow(InputError):
-    """A line of a file or a pipe is no row: half an object, too many cells, or not UTF-8."""
+    """A line of a file or a pipe isn't a row: half an object, too many cells, or not UTF-8."""
 
 
 class ProcessDied(MoaError):
@@ -385,7 +385,7 @@ class KeySpent(BudgetExceeded):
         message: The limit, what is left of it, and when it renews.
         spent: What the run had used by then.
         left: What is left of each limit of the key, by its name.
-        renews_at: When the limit begins anew, in UTC.
+        renews_at: When the limit renews, in UTC.
     """
 
     def __init__(

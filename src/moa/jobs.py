@@ -73,7 +73,7 @@ create index if not exists moa_rows_failed on moa_rows (job, until)
     where state = 'failed' and gone = 0
 """
 _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
-"""Rows to lease: the second kind if there is none of the first. An `or` would use no index."""
+"""Rows to lease: the second kind if there isn't one of the first. An `or` would use no index."""
 
 
 _ended_workers: set[str] = set()
@@ -319,10 +319,10 @@ class Job:
                 await asyncio.sleep(_WAIT_S)
 
     async def take(self, item: Item[object], context: RunContext) -> None:
-        """Keep what became of a row: it is on disk when this returns.
+        """Store the result of a row: it is on disk when this returns.
 
-        One that failed is tried again later, unless the row itself is at fault. Where the limit of
-        the whole run ended it, it is due.
+        A row that failed is tried again later, unless the row itself is at fault. If a limit of the
+        whole run ended it, it is due.
         """
         fate = fate_of(item, context)
         await self._run_locked(lambda: self._settle(item, fate))

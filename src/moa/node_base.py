@@ -160,7 +160,7 @@ class NodeBase(Generic[In_contra, Out_co]):
                 row as a whole is what the node takes, its columns the fields.
 
         Raises:
-            ConfigError: it is no DataFrame, or has no such column.
+            ConfigError: it isn't a DataFrame, or has no such column.
             MoaError: as `on_error` says.
         """
         from moa.rows.frames import open_frame

@@ -117,7 +117,7 @@ class Answer:
     """True if a calibration's guarantee covers it; `None` without a calibration."""
     expected_precision: float | None = None
     """Expected share of right answers among decisions at least as confident as this one, from
-    other, labelled data. It is no guarantee; `None` if unknown."""
+    other, labelled data. It isn't a guarantee; `None` if unknown."""
     untold: bool = False
     """True if the text doesn't say, and the question allows that answer."""
     doubt: str = ""
@@ -168,7 +168,7 @@ class _Typed(BaseModel):
     """True if a calibration's guarantee covers the answer; `None` without a calibration."""
     expected_precision: float | None = Field(default=None, exclude_if=_is_none)
     """Expected share of right answers among decisions at least as confident as this one, from
-    other, labelled data. It is no guarantee; `None`, and not serialised, if unknown."""
+    other, labelled data. It isn't a guarantee; `None`, and not serialised, if unknown."""
     label_mass: float | None = None
     """Total probability of the options before normalisation; `None` if unknown. Compare it only
     within one prompt: a low value is an alarm there."""
@@ -449,7 +449,7 @@ def questions_of(model: type[BaseModel]) -> tuple[Question, ...]:
     """Read the questions that a pydantic model asks.
 
     Raises:
-        ConfigError: a field is no `Predicate`, `Choice` or `Score`, or lacks text or options.
+        ConfigError: a field isn't a `Predicate`, `Choice` or `Score`, or lacks text or options.
     """
     questions = tuple(_question(model, name, field) for name, field in model.model_fields.items())
     if not questions:
@@ -553,7 +553,7 @@ def is_accepted(output: object) -> bool | None:
 
 
 def may_be_accepted(kind: object) -> bool:
-    """Return True if values of a type may say that they are accepted, or if it is no model."""
+    """Return True if values of a type may say that they are accepted, or if it isn't a model."""
     if not isinstance(kind, type):
         return True
     fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
@@ -564,7 +564,7 @@ def may_be_accepted(kind: object) -> bool:
 def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
     """Return True if values of a type, or answers in them, may have a confidence.
 
-    `within` are the models that it is a field of; outside of them, what is no model may have one.
+    `within` are the models that it is a field of; outside of them, what isn't a model may have one.
     """
     if get_origin(kind) in (Union, UnionType):
         return any(may_have_confidence(part, within) for part in get_args(kind))

@@ -43,7 +43,7 @@ __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 Takes = TypeVar("Takes")
 
 TEXT: Any = str | BaseModel
-"""The default input of a node, as of an `Agent`: a union, which is no `type` to a checker."""
+"""The default input of a node, as of an `Agent`: a union, which isn't a `type` to a checker."""
 REPLY: Any = Reply
 """The default output of a node: a checker can't tell that it fits the type variable."""
 _UNUSABLE = {
@@ -228,7 +228,7 @@ class Adapter(TypedNode[In, Out]):
     """The base of the adapters: it checks input and output, translates errors, and limits time.
 
     Raises:
-        OutputError: what came out is no `output`, or the framework got no usable answer.
+        OutputError: what came out isn't an `output`, or the framework got no usable answer.
         EndpointError: it raised an error of HTTP, of the connection, or a timeout.
         NodeError: it raised something else, which is chained.
         BudgetExceeded: no call is left, so it didn't begin, or went on no further.

@@ -339,7 +339,7 @@ class Agent(TypedNode[In, Out]):
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
-        # Beside tools many servers enforce no schema, so that JSON may have to be asked for anew.
+        # Beside tools many servers enforce no schema, so that JSON may have to be asked for again.
         tries = self.repairs + 1 + (self._schema is not None and bool(self.tools))
         for left in range(tries - 1, -1, -1):
             free = self._schema is None or messages is before

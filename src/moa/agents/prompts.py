@@ -90,7 +90,7 @@ class Template:
     """A prompt with places for the fields of a model, as in `"Subject: {subject}"`.
 
     What is put there is data, whatever is written in it. A brace that is meant is written twice. A
-    place that is no field is a `ConfigError`.
+    place that isn't a field is a `ConfigError`.
     """
 
     def __init__(self, text: str, model: object) -> None:

@@ -172,7 +172,7 @@ async def fit_all(
         latency_penalty: See `calibrate`.
 
     Returns:
-        `None` where nothing could be read, and the reader says why.
+        `None` if nothing could be read, and the reader says why.
     """
     data = clean_rows(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")

@@ -72,7 +72,7 @@ class ChatReply(Reply):
     summarised: int = 0
     """Turns at the beginning of the thread that were read as a summary, not word for word."""
     unfinished_before: bool = False
-    """Whether an earlier answer to the message had been cut off, so that it was written anew."""
+    """Whether an earlier answer to the message had been cut off, so that it was rewritten."""
     kept: bool = False
     """Whether it is an earlier reply, to a message with the same id; nobody was asked."""
 
@@ -143,7 +143,7 @@ class Conversation(Frozen):
 
     @property
     def last(self) -> Turn | None:
-        """The newest turn; `None` where nothing has been said."""
+        """The newest turn; `None` if nothing has been said."""
         return self.recent[-1] if self.recent else None
 
     @property

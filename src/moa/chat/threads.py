@@ -61,7 +61,7 @@ class NodeUsage(Frozen):
     input_tokens: int
     output_tokens: int
     cost: Decimal | None
-    """US dollars; `None` where the price of a call is not known."""
+    """US dollars; `None` if the price of a call is not known."""
 
 
 class Transcript(Frozen):
@@ -184,7 +184,7 @@ class Threads:
         )
 
     async def find(self, name: str, message: str) -> Turn | None:
-        """Look for the newest turn whose message has an id; `None` where there is none."""
+        """Look for the newest turn whose message has an id; `None` if there is none."""
         async with self.store.open() as saver:
             found = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
             newest = [checkpoint async for checkpoint in found]

@@ -182,7 +182,7 @@ class AddressConfig(RemoteConfig):
         """List the addresses of its servers: those given, else its vendor's.
 
         Raises:
-            ConfigError: there is no `base_url`, and the model is none of a known vendor's.
+            ConfigError: there is no `base_url`, and the model isn't one of a known vendor's.
         """
         if self.urls:
             return self.urls

@@ -349,7 +349,7 @@ def _links_in(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return [it.path for it in entries if it.is_symlink() and not it.is_dir()]
-    except OSError:  # it is no folder, or can't be looked into
+    except OSError:  # it isn't a folder, or can't be looked into
         return []
 
 

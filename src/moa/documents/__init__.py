@@ -41,7 +41,7 @@ class Passage(Frozen):
     start: int = 0
     """Offset of its first character in the document's text."""
     page: int | None = None
-    """Number of the page on which it begins; `None` where the document has no pages."""
+    """Number of the page on which it begins; `None` if the document has no pages."""
 
     def __str__(self) -> str:
         return self.text

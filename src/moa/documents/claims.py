@@ -73,7 +73,7 @@ class Grade(Frozen):
     """Grade of a pair of texts under a criterion."""
 
     met: bool | None
-    """`None` where the model didn't say."""
+    """`None` if the model didn't say."""
     probability: float | None = None
     """Probability that it is met; `None` if the model wrote its answer, or gave none."""
     accepted: bool | None = None
@@ -84,7 +84,7 @@ class Grader(DecidingAgent[Grade]):
     """Asks a yes-or-no question about a passage and what it is held against.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         question: A yes-or-no question.
         threshold: Probability from which on the answer is yes, where there is no calibration.
         calibration: Made by `moa learn` from pairs as `filter_text` and `claim_text` write them,
@@ -323,7 +323,7 @@ async def check_answer(
     Args:
         answer: What was written.
         passages: What it was written from; `[1]` is the first.
-        support: Who says if a sentence's passages say it; `None`: words alone tell.
+        support: Node that says if passages support a sentence; `None`: words alone decide.
         context: The context of the run.
         question: What it answers.
         near: Passages; an answer that cites none of them is unsupported. Empty: any will do.

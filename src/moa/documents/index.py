@@ -311,7 +311,7 @@ def _text(value: object) -> str:
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"can't be kept there: {error.strerror or error}"
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it is no index
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it isn't an index
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return (
             f"can't be used now: {error}. Free some space, let whoever writes to it finish, or "
@@ -331,7 +331,7 @@ class Indexed(Retriever):
     Args:
         sources: Files and folders; `None`: what the index holds already, which then stays as it is.
         index: Where it is kept; `None` keeps it in memory.
-        endpoint: Who turns texts into vectors; `None`: passages are found by words alone.
+        endpoint: Encoder of the texts; `None`: passages are found by words alone.
         by_words: Whether to search by words beside an endpoint.
         top_k: Maximum number of passages to give.
         limits: See `Limits`.

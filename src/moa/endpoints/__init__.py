@@ -289,8 +289,8 @@ class EndpointBase(ABC):
     finds the answer, and the call is traced: see `moa.endpoints.journalled`. If endpoints wrap each
     other, the outermost one does both.
 
-    Methods that a subclass doesn't define raise `CapabilityError`. It is no part of the `Endpoint`
-    protocol.
+    Methods that a subclass doesn't define raise `CapabilityError`. This class isn't part of the
+    `Endpoint` protocol.
     """
 
     @property

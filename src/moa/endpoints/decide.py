@@ -552,7 +552,7 @@ class Decisions(Native):
 
 
 def answer_of_label(question: Question, name: object) -> Answer:
-    """Build the answer from a written label; an unknown label is no answer."""
+    """Build the answer from a written label; an unknown label isn't an answer."""
     names = [_fold(option.name) for option in question.options]
     label = _fold(name.strip()) if isinstance(name, str) else ""
     if names.count(label) != 1:

@@ -268,7 +268,7 @@ class OpenAIEndpoint(EndpointBase):
     ) -> Sequence[SentPrompt]:
         """Return what would be sent for typed questions, by the working backend or the first one.
 
-        A server of unknown dialect is asked for it, which is no call of its model.
+        A server of unknown dialect is asked for it, which isn't a call of its model.
         """
         return await self._decider.preview(_neutral_request(text, questions, examples), context)
 

@@ -126,12 +126,12 @@ class DesignAnswer(Frozen):
     """One answer of a design, as a cache of answers stores it."""
 
     text: str | None
-    """The label it gave, or the text it wrote; `None` where it failed."""
+    """The label it gave, or the text it wrote; `None` if it failed."""
     error: str | None = None
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])
     confidence: float | None = None
     accepted: bool | None = None
-    """`None` where the design doesn't say."""
+    """`None` if the design doesn't say."""
     seconds: float = 0.0
     calls: int = 0
     llm_calls: int = 0

@@ -53,7 +53,7 @@ class DifferenceToReference(Frozen):
     difference: Interval
     """Lead over the reference, at 95 % confidence for all designs together."""
     p: float | None
-    """McNemar's exact test, of this design by itself; `None` where answers are not just right or
+    """McNemar's exact test, of this design by itself; `None` if answers are not just right or
     wrong."""
 
 
@@ -68,9 +68,9 @@ class DesignReport(Frozen):
     quality: Interval
     """Mean over the cases; one without an answer counts 0."""
     labels: LabelMetrics | None
-    """`None` where texts are compared."""
+    """`None` if texts are compared."""
     cost: float | None
-    """US dollars for all cases; `None` where a price is unknown."""
+    """US dollars for all cases; `None` if a price is unknown."""
     tokens: float
     """A case, on average."""
     llm_calls: float
@@ -235,7 +235,7 @@ async def compare(
 
     Raises:
         InputError: rows lack what is asked or expected.
-        ConfigError: there is no design, the reference is none of them, the metric is not known
+        ConfigError: there is no design, the reference isn't one of them, the metric is not known
             or has no judge, or a design can't work at all.
         MissingDependency: numpy or scipy is not installed, which the extra `calibration` brings.
     """

@@ -125,7 +125,7 @@ async def propose(
     """Have a large model propose intents.
 
     Args:
-        llm: Who proposes.
+        llm: The endpoint that proposes.
         sample: What it is shown, as data.
         context: Budget, deadline and ledger.
         usable: Whether a message may be an example.

@@ -146,7 +146,7 @@ async def learn_from(
     """Learn one question of an agent, and measure the gain.
 
     Args:
-        agent: Who decides it as things are. It has seen none of the labels.
+        agent: The agent that decides it now. It has seen none of the labels.
         question: One of the agent's.
         rows: Texts with labels, those chosen to be labelled among them.
         terms: What is to be guaranteed.

@@ -114,7 +114,7 @@ class LabelMetrics(Frozen):
     coverage: float | None
     """Share that the design accepts; `None`, as the next, where it doesn't say."""
     accepted_error: float | None
-    """Share of wrong ones among the accepted; `None` where none is."""
+    """Share of wrong ones among the accepted; `None` if none is."""
 
 
 def label_metrics(

@@ -45,7 +45,7 @@ class Idea(Frozen):
     proposed_by: tuple[str, ...]
     """Names of the personas that had it."""
     score: float | None = None
-    """How good it is, from 0 to 1; `None` where it could not be scored."""
+    """How good it is, from 0 to 1; `None` if it could not be scored."""
     group: str = ""
     """Its theme; empty where no model named the themes."""
 

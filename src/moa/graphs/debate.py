@@ -134,8 +134,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     """Two or more, such as `Debater(endpoint)`; they read answers without a name. In a table:
     endpoints, of which one alone debates with itself; missing: the default large one."""
     rounds: int = Field(default=2, ge=0)
-    """Maximum number of times that answers are read and written anew; 0 is a vote. The calls are as
-    many as debaters, times `rounds` and one."""
+    """Maximum number of times that answers are read and rewritten; 0 is a vote. It takes a call for
+    each debater, and another in each round."""
     judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of)] | None = None
     """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
     key: Key = stated

@@ -65,7 +65,7 @@ class Table:
     graph: Callable[[str], object]
     """Builds another graph by its name."""
     shared: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Settings that are no fields of the recipe, but of its nodes."""
+    """Settings that aren't fields of the recipe, but of its nodes."""
 
     @property
     def file(self) -> str:

@@ -72,7 +72,7 @@ class Learner:
 
     Args:
         name: Name of the built-in graph.
-        endpoints: Who is asked.
+        endpoints: The endpoints to ask.
 
     Raises:
         ConfigError: it doesn't learn, or can't be built.

@@ -153,7 +153,7 @@ def load_graph(
     Args:
         name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
             these endpoints as its only argument or without any.
-        endpoints: Who is asked; their configuration has the tables.
+        endpoints: The endpoints to ask; their configuration has the tables.
         given: Settings that come before those of its table, where it has them.
         around: Names of the graphs that it stands in.
 
@@ -272,7 +272,7 @@ def fingerprints(
 
     Args:
         names: See `load_graph`, as for the others. The nodes have been built.
-        endpoints: Who is asked.
+        endpoints: The endpoints to ask.
         given: Settings that come before those of its table.
     """
     config = endpoints.config

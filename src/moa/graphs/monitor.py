@@ -137,7 +137,7 @@ def decider(
     """Build what decides on a text: by labels, by a criterion, or else by what its writer feels.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         labels: The labels, or what each means, by label.
         task: The question that the labels answer.
         criterion: Texts that meet it are counted, and no others: "a complaint".
@@ -204,8 +204,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     levels, and whether a filter kept it, also of the models in it."""
     state: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """File that keeps the windows from one process to the next, with the texts of the examples;
-    `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
-    the trace says so."""
+    `None` keeps nothing. If the questions or the windows have changed, it begins again, and the
+    trace says so."""
     max_tokens: int = Field(default=512, gt=0)
     """Maximum tokens of a report."""
 

@@ -424,7 +424,7 @@ class Extractive(TypedNode[Sheet, Quote]):
     can't be had, sentences are compared by words alone, and the trace says so.
 
     Args:
-        endpoint: Who turns texts into vectors; `None`: sentences are compared by words alone.
+        endpoint: Encoder of the texts; `None`: sentences are compared by words alone.
         least: Cosine under which a sentence that doesn't hold a third of the question's words is
             no answer. Without an endpoint, a sentence that shares no word with it is none.
         limits: See `Limits`.

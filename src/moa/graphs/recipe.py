@@ -117,7 +117,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
         """Build it from its table in moa.toml.
 
-        Fields that take a node or an endpoint may be left out. What is no field is a setting of
+        Fields that take a node or an endpoint may be left out. What isn't a field is a setting of
         those of its nodes that have it, where they don't say otherwise.
 
         Raises:
@@ -242,5 +242,5 @@ class WiredRecipe(Recipe[In, Out]):
         return self.graph.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them may ask any."""
+        """List none: its nodes ask; `None` if a function among them may ask any."""
         return self.graph.list_endpoints()

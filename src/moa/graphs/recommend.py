@@ -102,7 +102,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     Raises:
         CapabilityError: `llm` can't complete, or the encoder can't embed.
-        ConfigError: two items have the same id, or a file is no catalogue.
+        ConfigError: two items have the same id, or a file isn't a catalogue.
 
     Examples:
         >>> from moa.graphs.recommend import Interests, Item, Recommend
@@ -299,7 +299,7 @@ def items_of(file: Path) -> list[Item]:
     """Read a catalogue: JSON Lines, or CSV with a header; `id` and `text` are needed.
 
     Raises:
-        ConfigError: the file isn't there, is of another kind, or a row of it is no item.
+        ConfigError: the file isn't there, is of another kind, or a row of it isn't an item.
     """
     if file.suffix.lower() not in (".jsonl", ".csv"):
         raise ConfigError(f"{file} is no catalogue: give a .jsonl or a .csv file")

@@ -263,7 +263,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return await self._report(await self._compare(found, silent), context)
 
     async def _reader(self, question: str, context: RunContext) -> Rag | None:
-        """Make what answers all parts in one call; `None` where there is too much to read."""
+        """Make what answers all parts in one call; `None` if there is too much to read."""
         rag = self.answerer
         if not isinstance(rag, Rag) or type(rag.answerer) is not Answerer or rag.relevance:
             return None

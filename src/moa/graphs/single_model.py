@@ -52,7 +52,7 @@ def single_model(
     """Build the agent of one model.
 
     Args:
-        endpoint: Who decides or writes; its name is the agent's.
+        endpoint: The endpoint that decides or writes; its name is the agent's.
         task: The question that the labels answer.
         labels: The labels, or what each means, by label; `None`: those of the calibration.
         none: Whether "none of these" is an answer too.

@@ -421,12 +421,12 @@ class PlanRun:
     def _compute(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
     ) -> dict[str, str]:
-        """Compute exactly; what is no calculation, or needs what is no number, is an error."""
+        """Compute exactly; what isn't a calculation, or needs what isn't a number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else read_only_number(needed[name].answer)
             for name in find_names(expression)
         }
-        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
+        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed again.
         filled_in = substitute(expression, values).partition("=")[0].strip()
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))

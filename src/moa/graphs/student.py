@@ -113,9 +113,9 @@ class Consideration(NamedTuple):
     held: bool
     epoch: int
     read: TextReading | None
-    """`None` where it couldn't be read."""
+    """`None` if it couldn't be read."""
     judged: HeadJudgement | None
-    """`None` where no head is in use, or nothing was read."""
+    """`None` if no head is in use, or nothing was read."""
     head: Head | None
 
 
@@ -276,7 +276,7 @@ class Student(Generic[Out_co]):
         return accepted and self.learn.answer == "small"
 
     def answer(self, found: Consideration, *, accepted: bool) -> Answer | None:
-        """Give its own answer, by the head if one is in use; `None` where nothing was read."""
+        """Give its own answer, by the head if one is in use; `None` if nothing was read."""
         if found.read is None:
             return None
         judged = found.judged
@@ -406,7 +406,7 @@ class Student(Generic[Out_co]):
             people: Whether people have labelled it.
 
         Raises:
-            InputError: a label is none of its question's.
+            InputError: a label isn't one of its question's.
         """
         from moa.calibration.answer_rows import LargeAnswer
 
@@ -442,7 +442,7 @@ class Student(Generic[Out_co]):
         return {name: label for name, label in found.items() if label is not None}
 
     async def _read(self, text: str, own: RunContext) -> TextReading | None:
-        """Read a text; `None` where it can't be, and the large model answers."""
+        """Read a text; `None` if it can't be, and the large model answers."""
         from moa.calibration.reader import logs_of
 
         also = (_ENCODED,) if self._encodes else ()

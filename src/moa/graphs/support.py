@@ -133,7 +133,7 @@ class Rejected(Dropped):
 
     kind: Literal["drop"] = "drop"
     decisions: Reading | None = None
-    """`None` where there was nothing to read."""
+    """`None` if there was nothing to read."""
 
     @property
     def became(self) -> Became:
@@ -220,7 +220,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     `slm` decides by itself."""
     expected_precision: float = Field(default=0.9, ge=0, le=1)
     """Expected share of right intents among messages that no LLM reads; the LLM reads the others.
-    The estimate comes from other sets of intents with as many examples; it is no guarantee. A
+    The estimate comes from other sets of intents with as many examples; it isn't a guarantee. A
     calibration with a bound replaces it by a guarantee. If nothing is known, the model's own
     confidence is used."""
     reply_sure: float = Field(default=0.99, ge=0, le=1)
@@ -388,7 +388,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
-        """Say why a large model has to write; `None` where it hasn't."""
+        """Say why a large model has to write; `None` if it hasn't."""
         if reading is None or self._find_unwanted(reading):
             return None
         answers = {name: getattr(reading, name) for name in ("intent", "sentiment", "urgency")}
@@ -407,7 +407,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None if self._routine(reading) else self._why_not_routine(reading)
 
     def _unclear(self, intent: Choice[str | None]) -> str | None:
-        """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
+        """Say why an intent isn't expected to be right as often as asked; `None` if it is."""
         confidence, expected = intent.confidence or 0.0, intent.expected_precision
         if intent.accepted is not None:
             return None if intent.accepted else "no guarantee covers it"
@@ -509,7 +509,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
     def _find_unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
-        """Say what looks unwanted about it, and why; `None` where nothing does."""
+        """Say what looks unwanted about it, and why; `None` if nothing does."""
         kinds: tuple[Unwanted, ...] = ("injection", "spam")
         for kind in kinds:
             verdict: Verdict = getattr(reading, kind)

@@ -45,7 +45,7 @@ class Lesson(Frozen):
 
     letter: Letter
     opened: Opened | None
-    """`None` where there was nothing to read."""
+    """`None` if there was nothing to read."""
     moot: bool
     """True if the intent doesn't change whether the large model writes."""
     reading: Reading | None = None
@@ -226,7 +226,7 @@ async def _ask_for_labels(labeller: ReplyWriter, letter: Letter, own: RunContext
 
 
 def _label_in(student: Student, request: Lesson, said: object) -> str | None:
-    """Give the label; `None` where the large model gave none."""
+    """Give the label; `None` if the large model gave none."""
     if not isinstance(said, Labelled) or request.reading is None:
         return None
     reading = request.reading

@@ -63,14 +63,14 @@ class Reading(Frozen):
     spam: Verdict
     injection: Verdict
     danger: Predicate | None = None
-    """True if people are in danger; `None` where it surely isn't urgent, and nobody was asked."""
+    """True if people are in danger; `None` if it surely isn't urgent, and nobody was asked."""
 
 
 class DangerFinder(DecidingAgent[Predicate]):
     """Tells whether people are in danger.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         criterion: What the message is then, so that "Is this message …?" is a question.
 
     Raises:
@@ -173,7 +173,7 @@ def as_one_text(ticket: Ticket) -> str:
 
 
 def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
-    """Take what the rules say where they stop a message; `None` where the message is empty."""
+    """Take what the rules say where they stop a message; `None` if the message is empty."""
     if isinstance(rules, Skipped) or isinstance(injection, Skipped):
         return None
     return injection if rules.kept else rules
@@ -218,7 +218,7 @@ def read(
     urgency: Urgency | Skipped,
     danger: Predicate | Skipped,
 ) -> Reading | None:
-    """Gather the decisions; `None` where the message is empty."""
+    """Gather the decisions; `None` if the message is empty."""
     match spam, injection, mood, intent, urgency:
         case Verdict(), Verdict(), Mood(), Choice(), Urgency():
             return Reading(

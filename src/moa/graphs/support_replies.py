@@ -59,7 +59,7 @@ class Letter(Frozen):
     text: str
     language: str | None = None
     about: str | None = None
-    """What it is about, in words; `None` where that isn't sure."""
+    """What it is about, in words; `None` if that isn't sure."""
     mood: str | None = None
     urgent: bool = False
     passages: tuple[Passage, ...] = ()
@@ -84,8 +84,8 @@ class ReplyWriter(Agent[Letter, Reply]):
     """Writes replies from rules, facts and what was decided.
 
     Args:
-        endpoint: Who writes.
-        company: Who answers, in words.
+        endpoint: The endpoint that writes.
+        company: Description of the company that answers.
         tone: How, in words.
         policy: The rules of the house.
         facts: What else may be said.
@@ -239,7 +239,7 @@ def letter_of(
 
     Args:
         text: The message.
-        reading: What was decided; `None` where it is empty.
+        reading: What was decided; `None` if it is empty.
         found: Passages of documents.
         intents: What its intent means, by name; empty where the intent isn't sure.
     """

@@ -7,7 +7,7 @@ So a recipe says in its `answer` what happens `without` a step, and does the ste
 - `report_step`: shows to whoever listens that a step begins and ends;
 - `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
 - `attempt_each`: one step for each part, some in parallel;
-- `revise`: a draft is made anew, by what is wrong with it, until nothing is;
+- `revise`: a draft is made again, by what is wrong with it, until nothing is;
 - `write_to_length`: a text is written, once more where it is too short, and cut.
 
 That an answer is valid is no matter of these: an `Agent` checks that, and asks again.
@@ -142,7 +142,7 @@ async def revise(
     *,
     tries: int,
 ) -> list[T]:
-    """Make a draft anew until nothing is wrong with it, or `tries` are used up.
+    """Make a draft again until nothing is wrong with it, or `tries` are used up.
 
     Where the next draft fails, for whatever reason, those before it stand: they are paid for.
 
@@ -175,7 +175,7 @@ async def write_to_length(
     """Have a text written, once more where it is too short; what is too long is cut.
 
     Args:
-        writer: Who writes.
+        writer: The agent that writes.
         prompt: The whole prompt.
         length: How long the text is to be.
         context: The context of the run.

@@ -37,7 +37,7 @@ class Pick(Frozen):
     place: int = Field(ge=0)
     """Its place among the candidates, from 0; where nothing was told apart, the first of those."""
     verdict: Literal["won", "tied", "unreadable"]
-    """`tied`: others are as good. `unreadable`: the judge gave no verdict, which is no tie."""
+    """`tied`: others are as good. `unreadable`: the judge gave no verdict, which isn't a tie."""
     tied: tuple[int, ...] = ()
     """Places of the others that are as good."""
     reason: str
@@ -145,7 +145,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
 async def ask_judge(
     judge: Node[Candidates, Pick], request: str, replies: Sequence[str], context: RunContext
 ) -> Pick | None:
-    """Ask a judge; `None` where it fails or can't be afforded, which the trace says.
+    """Ask a judge; `None` if it fails or can't be afforded, which the trace says.
 
     Raises:
         MoaError: it is set up wrong, such as without its key.

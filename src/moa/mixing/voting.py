@@ -49,7 +49,7 @@ class Tally:
     left: int
     """Samples that may still come."""
     ballots: tuple[tuple[int, Hashable | None], ...] = ()
-    """The place of each sample that came, and what it answers; `None` where nothing was read."""
+    """The place of each sample that came, and what it answers; `None` if nothing was read."""
     lost: int = 0
     """Samples that will not come."""
 

@@ -95,7 +95,7 @@ def read(
             leaves rows as they are.
         encoding: What lines are written in, such as `cp1252`; `None`: UTF-8. Others are never
             guessed.
-        else_do: A sentence on what to do with what is no file.
+        else_do: A sentence on what to do with what isn't a file.
         say: Is told which separator a table has, other than a comma, and what standard input is
             taken for.
 
@@ -412,7 +412,7 @@ def _read_txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
 
 
 def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
-    """Read JSON Lines; blank lines are no items."""
+    """Read JSON Lines; blank lines aren't items."""
     for line in lines:
         if not line.raw.strip():
             continue

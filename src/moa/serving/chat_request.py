@@ -234,7 +234,7 @@ class ChatRequest(Body):
 
     @property
     def json_schema(self) -> Schema | None:
-        """The schema of the answer, `None` where it is free text."""
+        """The schema of the answer, `None` if it is free text."""
         match self.response_format:
             case _BySchema(json_schema=found):
                 return found.schema_

@@ -117,7 +117,7 @@ def _relay_turn(
 
 
 def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
-    """Return a chat that answers a client's own conversation; `None`: the node is no chat."""
+    """Return a chat that answers a client's own conversation; `None`: the node isn't a chat."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):

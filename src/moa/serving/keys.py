@@ -187,7 +187,7 @@ class KeyStore(Protocol):
         """Remove a key.
 
         Raises:
-            ConfigError: there is none of this name, or it can't be written.
+            ConfigError: there isn't one of this name, or it can't be written.
         """
         ...
 
@@ -289,7 +289,7 @@ class KeyFile:
             raise ConfigError(f"{self._path}: [keys.{name}] {where}: {first['msg']}") from error
 
     def _change(self, write: Callable[[JSON], None]) -> None:
-        """Write the file anew, while no other process does."""
+        """Write the file again, while no other process does."""
         path = self._path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

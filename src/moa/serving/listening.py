@@ -100,7 +100,7 @@ class _Connection(asyncio.Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of that class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is of another class
         self._inner.connection_made(transport)
         self._wait()
 

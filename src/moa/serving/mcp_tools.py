@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
-        """Return the shape of values with this schema; what is no object goes under `key`."""
+        """Return the shape of values with this schema; what isn't an object goes under `key`."""
         if _is_object(schema, schema):
             return cls({"type": "object", **schema}, None)
         inner = {name: part for name, part in schema.items() if name != "$defs"}

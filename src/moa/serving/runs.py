@@ -147,7 +147,7 @@ class Runs:
         """Run to the end, for a request whose body has been read.
 
         Args:
-            request: Who asks. If its client goes away, the run is cancelled.
+            request: The HTTP request. If its client goes away, the run is cancelled.
             served: What runs.
             value: What it takes; see `ServedNode.parse`.
 
@@ -182,7 +182,7 @@ class Runs:
         Where the wait is cancelled, so is the run.
 
         Args:
-            caller: Who asks.
+            caller: The caller.
             served: What runs.
             value: What it takes; see `ServedNode.parse`.
             listener: Called with each event while it goes on.

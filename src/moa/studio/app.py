@@ -171,7 +171,7 @@ def static_file(name: str) -> tuple[bytes, str]:
     """Return a file of the page, and its media type.
 
     Raises:
-        RequestRefused: there is none of that name (404).
+        RequestRefused: there isn't one of that name (404).
     """
     found = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
     if name not in found:

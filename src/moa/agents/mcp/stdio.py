@@ -52,7 +52,7 @@ _FIRST_ID = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\s*,
 _LAST_ID = re.compile(_ID + rb'\s*(,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 """Which request a message answers; SDKs write that first or last."""
 _MOST_GARBAGE = 100
-"""Lines that are no message; some servers print a greeting."""
+"""Lines that aren't messages; some servers print a greeting."""
 _LAST_LINES = 8
 _LONGEST_LINE = 300
 _GRACE_S = 2.0

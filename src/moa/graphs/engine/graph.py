@@ -197,7 +197,7 @@ class Graph(Generic[In]):
             name: `None` is the node's own name. Names differ within a graph.
 
         Raises:
-            WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
+            WiringError: what is given isn't a node or a handle, or `thread` doesn't suit it.
         """
         node = as_node(check_work(node))
         signature = signature_of(node)
@@ -272,7 +272,7 @@ class Graph(Generic[In]):
             name: `None` is the body's own name.
 
         Raises:
-            WiringError: what is given is no node or no handle.
+            WiringError: what is given isn't a node or a handle.
         """
         body = as_node(check_work(body))
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
@@ -595,7 +595,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         return self.plan.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them may ask any."""
+        """List none: its nodes ask; `None` if a function among them may ask any."""
         return self.plan.list_endpoints()
 
     def _admit(self, request: object) -> None:

@@ -89,7 +89,7 @@ class Plan:
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them waits, maybe for any."""
+        """List none: its nodes ask; `None` if a function among them waits, maybe for any."""
         nodes = (step for step in self.steps if isinstance(step, NodeStep))
         functions = (step for step in nodes if not is_node(step.node))
         return None if any(one.thread or not one.signature.quick for one in functions) else []
