@@ -64,7 +64,7 @@ def load_model(
 ) -> M:
     """Read a value that was saved as JSON: `what`, in words, that the command `maker` makes.
 
-    An `error` is raised where the file is missing, can't be read, or holds something else.
+    An `error` is raised if the file is missing, can't be read, or holds something else.
     """
     from pydantic import ValidationError
 
@@ -184,7 +184,7 @@ class LineFile:
     def add(self, values: Mapping[str, object]) -> int:
         """Write one line, and give where it starts: it has left this process by then.
 
-        Where the disk is full, or gone, the lines before it are whole.
+        If the disk is full, or gone, the lines before it are whole.
         """
         return self.add_line(dump_json(values).encode())
 
@@ -301,7 +301,7 @@ class _Lock:
         self._lock = FileLock(self._path, blocking=False, thread_local=False)
 
     def acquire(self) -> None:
-        """Take it at once, or raise `Timeout`; an `OSError` where no lock can be there."""
+        """Take it at once, or raise `Timeout`; an `OSError` if no lock can be there."""
         self._lock.acquire()
 
     def release(self) -> None:

@@ -135,7 +135,7 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
 def start_nvml() -> tuple[ModuleType, int]:
     """Start `pynvml`, for as long as the process lives, and count the GPUs that the driver knows.
 
-    The count is 0 where there is no driver, or the package is not installed.
+    The count is 0 if there is no driver, or the package is not installed.
     """
     try:
         library = import_module("pynvml")

@@ -35,13 +35,13 @@ class SQLite:
     """A file of this machine, for its owner alone. A statement takes some 50 µs: none is awaited.
 
     Args:
-        path: Made where it isn't there.
+        path: Made if it isn't there.
         tables: What stands in it, as statements of SQL with `;` between two.
         what: Its name in errors.
         alone: Whether one process uses it at a time.
-        may_only_read: Whether to open it also where it can't be written, to be looked at.
+        may_only_read: Whether to open it also if it can't be written, to be looked at.
         busy_s: Seconds to wait for others that write it.
-        mend: What to do where it is damaged, or no database.
+        mend: What to do if it is damaged, or no database.
     """
 
     job, skip_locked = "job", ""
@@ -236,8 +236,8 @@ class ContentStore:
     Args:
         path: Made at first use, readable only by its owner: a disk that can't be written is known
             before something is paid for that could not be kept.
-        optional: Whether to do without it where it can't be used; a warning says so, once. Then it
-            is made when the first value is put, and read where it can only be read.
+        optional: Whether to do without it if it can't be used; a warning says so, once. Then it
+            is made when the first value is put, and read if it can only be read.
 
     Raises:
         StoreError: at `get` and `put`, unless it is `optional`: the file can't be used, or is no
@@ -283,7 +283,7 @@ class ContentStore:
         self._run("delete from answers")
 
     def close(self) -> None:
-        """Close the file; it is opened again where it is needed."""
+        """Close the file; it is opened again if it is needed."""
         with self._lock:
             if self._file is not None:
                 self._file.close()

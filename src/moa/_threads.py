@@ -91,7 +91,7 @@ class Threads:
         """Call a function in a thread, with the context variables of the caller.
 
         Args:
-            work: Is called without arguments. Where the wait for it is cancelled, it goes on alone.
+            work: Is called without arguments. If the wait for it is cancelled, it goes on alone.
             name: Whose work it is, for the log and for errors.
 
         Raises:

@@ -284,7 +284,7 @@ class Purse:
     def __init__(self, budget: Budget, node: str, around: Purse | None = None) -> None:
         own: dict[Part, Amount] = {}
         self.own = None if budget is UNLIMITED else Account(budget, node, own)
-        """The account of its budget, where there is one."""
+        """The account of its budget, if there is one."""
         self.lock = around.lock if around else threading.Lock()
         self.spent: tuple[dict[Part, Amount], ...] = (own, *(around.spent if around else ()))
         """Usage of this run, and of each run around it."""

@@ -184,7 +184,7 @@ class EndpointError(MoaError):
     Args:
         message: What happened, and what to do.
         endpoint: Name of the endpoint that was asked.
-        status: HTTP status, where there was one.
+        status: HTTP status, if there was one.
         retry_after_s: Seconds the server asked to wait before the next try.
         begun: Whether it ended when the server had, or may have, begun to answer: the connection
             was lost, or a gateway waited no longer. See `may_be_billed`.
@@ -334,7 +334,7 @@ def _place_of(cause: BaseException) -> str:
 class QuorumNotMet(MoaError):
     """Too few of several nodes answered one request.
 
-    It is recoverable where one of them was set up right.
+    It is recoverable if one of them was set up right.
 
     Args:
         message: How many did, how many must, and each cause.

@@ -232,7 +232,7 @@ class Job:
             "on conflict (job, key) do update set "
             "place = excluded.place, given = excluded.given, gone = 0 "
             "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
-            "or moa_rows.given <> excluded.given"  # that is so where it was damaged
+            "or moa_rows.given <> excluded.given"  # that is so if it was damaged
         )
         self._start_renewing()
         given, count = iter(inputs), 0
@@ -393,7 +393,7 @@ class Job:
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
 
-        Where the store holds a line damaged, a line says so, by an `error`.
+        If the store holds a line damaged, a line says so, by an `error`.
 
         Args:
             states: States of the rows to return; none: all rows that were worked on.

@@ -187,7 +187,7 @@ class Place:
     def find_blamed(self, error: Exception) -> Set[Key]:
         """Return the keys of the calls whose answers may have caused an error.
 
-        Where the error came from one of its own calls, that is it alone: what was answered before
+        If the error came from one of its own calls, that is it alone: what was answered before
         stays, above all what tools did. Else they are all that it made itself, and those to blame
         in the places that the error came from; where it came from none of them, in all that failed.
         """

@@ -111,7 +111,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     ) -> list[Item[Out_co]]:
         """Run on many inputs where nothing is awaited, and give their items in the same order.
 
-        It works in a notebook too, whose event loop runs. Where it is interrupted, what was
+        It works in a notebook too, whose event loop runs. If it is interrupted, what was
         finished is lost: with many inputs use `map`, and keep each item.
 
         Args:
@@ -148,9 +148,9 @@ class NodeBase(Generic[In_contra, Out_co]):
 
             reviews = Sentiment(endpoint).map_frame(reviews, column="body")
 
-        The new columns are the fields of the outputs, or `output` where they have none, and
+        The new columns are the fields of the outputs, or `output` if they have none, and
         `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
-        Where the frame has a column of that name, the node's stands before it, as in
+        If the frame has a column of that name, the node's stands before it, as in
         `agent_text`. The frame that was given stays as it is.
 
         Args:

@@ -38,7 +38,7 @@ from moa.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
 Layout = Literal["completion", "chat"]
-"""How a prompt is laid out where the log-probabilities of labels are read: as a text to be
+"""How a prompt is laid out if the log-probabilities of labels are read: as a text to be
 continued after demonstrations, or as a turn of a chat."""
 Status = Literal["answered", "refused", "missing"]
 Source = Literal["native", "logprob", "encoder", "text"]
@@ -109,7 +109,7 @@ class Answer:
     probabilities: tuple[float, ...] | None = None
     """One for each option, in order, adding up to 1; `None` if there are none."""
     written: int | None = None
-    """Index of the option that the model wrote, where it has no probabilities."""
+    """Index of the option that the model wrote, if it has no probabilities."""
     label_mass: float | None = None
     """Total probability of the options before normalisation."""
     source: Source = "native"
@@ -234,7 +234,7 @@ class _Typed(BaseModel):
 class Predicate(_Typed, Generic[B]):
     """The answer to a yes-or-no question.
 
-    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, where the question has
+    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, if the question has
     `unknown=True` and the text doesn't tell.
 
     Examples:
@@ -274,7 +274,7 @@ class Choice(_Typed, Generic[L]):
     """The answer to a question with one of several labels.
 
     `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`: "none of these" or,
-    where the question has `unknown=True`, that the text doesn't tell.
+    if the question has `unknown=True`, that the text doesn't tell.
 
     Examples:
         >>> answer = Choice[str](label="card", probabilities={"card": 0.9, "app": 0.1})

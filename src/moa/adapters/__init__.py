@@ -276,7 +276,7 @@ class Adapter(TypedNode[In, Out]):
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Have the framework work within the budget and the time of the run."""
-        # What it does besides, such as a search, isn't begun either where no call is left.
+        # What it does besides, such as a search, isn't begun either if no call is left.
         (await context.reserve(self.name, self.endpoint.tier, Amount(calls=1))).release()
         calls = Calls(context, self.endpoint)
         late = f"{context.node}: the time given to the run is up"

@@ -29,7 +29,7 @@ class LangChainNode(Adapter[In, Out]):
         LangChainNode(create_agent(model, tools), read=lambda text: {"messages": [("user", text)]})
 
     Every call of a model inside is counted, by LangChain's callbacks. Its texts go to whoever
-    listens to the run, where the output is a `Reply`. A graph that asks a person by `interrupt` is
+    listens to the run, if the output is a `Reply`. A graph that asks a person by `interrupt` is
     a `ConfigError`, once it does.
 
     Args:

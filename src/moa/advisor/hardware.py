@@ -354,7 +354,7 @@ def _read(nvml: ModuleType, handle: object) -> GPU | None:
 
 
 def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
-    """Return the GPU that shares the machine's memory, where the board has one that is known."""
+    """Return the GPU that shares the machine's memory, if the board has one that is known."""
     known = card(_chip())
     if known is None or not known.shared:
         return ()

@@ -274,10 +274,10 @@ class Agent(TypedNode[In, Out]):
         return self._check_input(request), shown
 
     def user_prompt(self, request: In) -> str:
-        """Write the user message; by default the request alone, as data where there is a `tag`.
+        """Write the user message; by default the request alone, as data if there is a `tag`.
 
         Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
-        `tag` where the agent has one of its own.
+        `tag` if the agent has one of its own.
         """
         if self._template is not None:
             return self._template.fill(request, tag=self.tag)
@@ -396,7 +396,7 @@ class Agent(TypedNode[In, Out]):
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
     ) -> tuple[Completion, tuple[Message, ...]]:
-        """Ask until the model answers; where it is `free` to, have the tools used that it calls.
+        """Ask until the model answers; if it is `free` to, have the tools used that it calls.
 
         Give the answer, and the calls and results before it.
         """

@@ -179,7 +179,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
 
         What comes before them is done: texts are cleaned, passages are found, and encoders in this
         process decide. A server may be asked what it is, and to count tokens; that isn't a call of
-        its model. What depends on the answers isn't there, and where no model is asked there is
+        its model. What depends on the answers isn't there, and if no model is asked there is
         nothing, or what decides instead.
 
         Args:

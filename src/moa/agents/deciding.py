@@ -173,7 +173,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def by_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
         """Copy the agent, to decide its one question by the head that ships for `name` in a file.
 
-        Where no encoder stands beside the endpoint it stays as it is.
+        If no encoder stands beside the endpoint it stays as it is.
         """
         if not feeds_heads(self.encoder):
             return self
@@ -183,7 +183,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def with_heads(self) -> Self:
         """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
 
-        Where no encoder is installed it stays as it is.
+        If no encoder is installed it stays as it is.
         """
         copied = copy.copy(self)
         copied.encoder = self.encoder or encoder_for(self.endpoint)

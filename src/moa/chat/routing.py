@@ -32,7 +32,7 @@ from moa.trace import TextDelta
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer in {language}."
-"""Only where one is set: told to answer "the last message in its language", a model of 1.5B
+"""Only if one is set: told to answer "the last message in its language", a model of 1.5B
 repeated an introduction word for word, and models answer in the language they read anyway."""
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"

@@ -92,7 +92,7 @@ class ThreadWriter:
         turn = conversation.last
         assert turn is not None, "there is nothing to save before something is said"
         checkpoint = empty_checkpoint()
-        # `aupdate_state` of a graph gives its checkpoint the clock's id. Where the clock is behind,
+        # `aupdate_state` of a graph gives its checkpoint the clock's id. If the clock is behind,
         # the one before stays the newest, and the turn is lost.
         checkpoint["id"] = _after(self._tip, checkpoint["id"])
         checkpoint["channel_values"] = {_CHANNEL: conversation.model_dump(mode="json")}
@@ -111,8 +111,8 @@ class ThreadWriter:
 class Threads:
     """The conversations in a store.
 
-    Each method raises `StoreError` where the store can't be read or written, and those that wait
-    for a thread `DeadlineExceeded` where the time is up.
+    Each method raises `StoreError` if the store can't be read or written, and those that wait
+    for a thread `DeadlineExceeded` if the time is up.
     """
 
     def __init__(self, store: Store) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Is called with a name, the number done, and the total."""
 WIDE = 140
-"""Columns where the output isn't a terminal: a file or a pipe has no width of its own."""
+"""Columns if the output isn't a terminal: a file or a pipe has no width of its own."""
 STATUS, OUTCOME = "status", "outcome"
 """The last two columns of a table of rows."""
 _STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}

@@ -57,7 +57,7 @@ class Need(NamedTuple):
     place: Place
     does: str
     program: Path | None = None
-    """The file that it runs, where it is one."""
+    """The file that it runs, if it is one."""
 
     def __str__(self) -> str:
         *table, key = (part for part in self.place if isinstance(part, str))

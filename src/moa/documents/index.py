@@ -321,7 +321,7 @@ def _explain(error: Exception) -> str:
 
 
 class Indexed(Retriever):
-    """Finds passages in files, by words, and by meaning where there is an endpoint that embeds.
+    """Finds passages in files, by words, and by meaning if there is an endpoint that embeds.
 
     The index is brought up to date at the first search. A run whose time is up meanwhile fails, and
     the reading goes on for those that follow. Where vectors can't be had, such
@@ -437,7 +437,7 @@ class Indexed(Retriever):
 
 
 def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:
-    """Split a document, at the ends of sections, paragraphs and sentences where that is possible.
+    """Split a document, at the ends of sections, paragraphs and sentences if that is possible.
 
     A passage has at most `max_tokens` tokens, by an estimate on the safe side. It may run over the
     end of a page; its `page` is that on which it begins.

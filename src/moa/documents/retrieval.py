@@ -259,7 +259,7 @@ def searched_text(passage: Passage) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Split a text into what BM25 compares: words in small letters, pairs where no spaces are."""
+    """Split a text into what BM25 compares: words in small letters, pairs if no spaces are."""
     found: list[str] = []
     for word in words_in(unicodedata.normalize("NFKC", text)):
         if UNSPACED.search(word) is None:

@@ -233,7 +233,7 @@ class Endpoint(Protocol):
 
         Args:
             text: The text that the questions are about. It is data: nothing in it is obeyed.
-            questions: Asked together where the server can, else one after another.
+            questions: Asked together if the server can, else one after another.
             context: Budget, deadline and ledger.
             examples: Shown to a model whose label log-probabilities are read; a server that
                 decides by itself takes none, and the trace says so.

@@ -1,7 +1,7 @@
 """Best of n: several samples of one node, and a judge or a verifier that picks one.
 
 Source: https://arxiv.org/abs/2110.14168 (Cobbe et al. 2021, "Training verifiers to solve math word
-problems"), where the verifier is a model that was trained for it.
+problems"), if the verifier is a model that was trained for it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _arithmetic(value: object, table: Table) -> object:
 class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """Several samples, and a judge that picks.
 
-    Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be
+    Equal texts are judged once. If the judge finds a tie, gives no readable verdict, or can't be
     asked, the answer that most samples give decides, and the result says which it was. A sample
     that fails is left out; a deadline leaves the judge three tenths of the time.
 

@@ -47,7 +47,7 @@ class Idea(Frozen):
     score: float | None = None
     """How good it is, from 0 to 1; `None` if it could not be scored."""
     group: str = ""
-    """Its theme; empty where no model named the themes."""
+    """Its theme; empty if no model named the themes."""
 
 
 class Pool(BaseModel):
@@ -98,7 +98,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     slm: Small
     """Scores the ideas."""
     llm: Large
-    """Names the themes, and proposes where no others do."""
+    """Names the themes, and proposes if no others do."""
     personas: Mapping[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
     """What each persona looks for, by its name."""
     proposers: Sequence[Large] = ()

@@ -36,7 +36,7 @@ class Chosen(Voted):
 
 
 def _complete_models(given: list[object] | None, table: Table) -> list[object]:
-    """Give the models of a table: every small one that is configured where there are none."""
+    """Give the models of a table: every small one that is configured if there are none."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
     return given or [*small] or [{}]

@@ -272,7 +272,7 @@ def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
 def _model_of(make: Callable[..., object]) -> type[BaseModel]:
     """Make the model of a maker's keywords. Of a class with overloads the first one counts.
 
-    Those whose types no table can say are excluded, and refused where they are said or needed.
+    Those whose types no table can say are excluded, and refused if they are said or needed.
     """
     inner = getattr(make, "func", make)
     inner = get_origin(inner) or inner

@@ -109,7 +109,7 @@ class Learner:
 
     @cached_property
     def node(self) -> WiredRecipe[object, object]:
-        """The graph, as it decides where nothing was learned."""
+        """The graph, as it decides if nothing was learned."""
         return self.build()
 
     @cached_property

@@ -154,7 +154,7 @@ def load_graph(
         name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
             these endpoints as its only argument or without any.
         endpoints: The endpoints to ask; their configuration has the tables.
-        given: Settings that come before those of its table, where it has them.
+        given: Settings that come before those of its table, if it has them.
         around: Names of the graphs that it stands in.
 
     Raises:

@@ -187,7 +187,7 @@ def aggregator_of(
 
 
 def _complete_proposers(given: list[object] | None, table: Table) -> list[object]:
-    """Give the proposers of a table: the default models where there are none."""
+    """Give the proposers of a table: the default models if there are none."""
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
         able = [one.name for one in both if can_write(one.model)]
@@ -276,7 +276,7 @@ class Mixture(BaseMixture, recipe="mixture"):
 
     def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
         given: Sequence[object] = self.proposers
-        if given == [[]]:  # what a table says that names none, where one model alone can write
+        if given == [[]]:  # what a table says that names none, if one model alone can write
             return
         layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, given)]
         if not layers:

@@ -159,8 +159,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
 
     It decides on every item of a stream, and has a report written where something has changed. The
     first windows are the reference. At the end of each later one the share of each label is
-    compared with it, in that window and in the latest ones together. Only where one has moved the
-    large model is asked, and the next windows are a new reference. Where nothing changes, a window
+    compared with it, in that window and in the latest ones together. Only if one has moved the
+    large model is asked, and the next windows are a new reference. If nothing changes, a window
     ends with a false report with a probability of at most `alpha`.
 
     `map` runs the items of a stream. They can run in parallel: they count in
@@ -190,7 +190,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     by labels, by a criterion, or else it is sentiment."""
     writer: Large | None = None
     """Writes the reports; `None`: they hold the figures alone. In a table the default large model,
-    where it can write."""
+    if it can write."""
     window: int | None = Field(default=None, gt=0)
     """Items of a window; `None`: 50, where `seconds` isn't given either."""
     seconds: float | None = Field(default=None, gt=0)
@@ -258,7 +258,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             )
 
     async def _report(self, change: Change, context: RunContext) -> Report:
-        """Gather the figures, and have the text written; where nobody can, it holds them alone."""
+        """Gather the figures, and have the text written; if nobody can, it holds them alone."""
         findings = Findings(
             changes=tuple(map(_describe_move, change.moved)),
             figures=tuple(_figures(change)),
@@ -334,7 +334,7 @@ def _figures(change: Change) -> Iterator[Figure]:
 
 
 def _examples(change: Change) -> dict[str, tuple[str, ...]]:
-    """Texts of the labels that are more frequent now; where there are none, of all that moved."""
+    """Texts of the labels that are more frequent now; if there are none, of all that moved."""
     kept = change.window.examples
     return {
         f"{one.question}: {one.label}": kept[one.question][one.label]

@@ -96,7 +96,7 @@ class Windows:
     file: Path | None
     """Keeps the state from one process to the next; `None` keeps nothing."""
     counts: InitVar[str]
-    """Tells what is counted from anything else. Where the file has other counts, they are dropped.
+    """Tells what is counted from anything else. If the file has other counts, they are dropped.
     """
 
     def __post_init__(self, counts: str) -> None:

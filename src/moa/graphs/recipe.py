@@ -118,7 +118,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         """Build it from its table in moa.toml.
 
         Fields that take a node or an endpoint may be left out. What isn't a field is a setting of
-        those of its nodes that have it, where they don't say otherwise.
+        those of its nodes that have it, if they don't say otherwise.
 
         Raises:
             ConfigError: a key is unknown, or a value is wrong; each is named.
@@ -148,7 +148,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Complete a table by what it may leave out, before it is read; by default nothing.
 
-        Where the endpoints are not `can_be_asked`, the recipe is only drawn.
+        If the endpoints are not `can_be_asked`, the recipe is only drawn.
 
         Raises:
             ConfigError: something is missing without which it can't run.
@@ -213,7 +213,7 @@ class WiredRecipe(Recipe[In, Out]):
 
     settles_by: ClassVar[str] = ""
     """The question whose answer has to be right where something is settled without a large model;
-    empty where that is none."""
+    empty if that is none."""
 
     def prepare(self) -> None:
         """Wire it; what a recipe prepares itself comes before that, or after."""

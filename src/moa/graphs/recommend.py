@@ -71,7 +71,7 @@ class Recommendation(Frozen):
 
     item: Item
     reason: str = ""
-    """In words; empty where no model could write it."""
+    """In words; empty if no model could write it."""
 
 
 class Shelf(BaseModel):
@@ -121,7 +121,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     columns."""
     encoder: Large | None = None
     """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
-    words alone, in a table by the built-in one, where it is installed."""
+    words alone, in a table by the built-in one, if it is installed."""
     shown: int = Field(default=3, ge=1)
     """Maximum number of items that are given."""
 
@@ -212,7 +212,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     async def _search(
         self, query: str, near: Dense | None, depth: int, context: RunContext
     ) -> Passages:
-        """Rank the catalogue by words, and by meaning where that is possible; fuse."""
+        """Rank the catalogue by words, and by meaning if that is possible; fuse."""
         found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
         if near is not None:
             nearest = near.nearest(query, context, top_k=depth)

@@ -39,7 +39,7 @@ class Finding(Frozen):
 
     question: str
     answer: str = ""
-    """With citations that count over the whole report; empty where there is none."""
+    """With citations that count over the whole report; empty if there is none."""
     citations: tuple[int, ...] = ()
     """The numbers that it cites."""
     claims: tuple[Claim, ...] = ()
@@ -149,7 +149,7 @@ class Synthesis(Agent[Findings, Reply]):
     )
 
     def user_prompt(self, request: Findings) -> str:
-        """Show the findings, where they disagree, what is open, and the question last."""
+        """Show the findings, if they disagree, what is open, and the question last."""
         parts = [block(_number(request), "Findings")]
         if request.disagreements:
             about = "\n".join(each.about for each in request.disagreements)
@@ -187,7 +187,7 @@ class WholeReader(Answerer):
 class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers a question part by part, from your sources, and tells what they disagree about.
 
-    Where the answerer is a `Rag` over no more passages than its parts would read, and all of them
+    If the answerer is a `Rag` over no more passages than its parts would read, and all of them
     fit the window of its writer, that reads them all in one call. Where only one part has an
     answer, that is the report, word for word.
 

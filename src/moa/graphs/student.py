@@ -169,7 +169,7 @@ class Student(Generic[Out_co]):
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
         self._large = ""
-        """Name of the large model; empty where it isn't known."""
+        """Name of the large model; empty if it isn't known."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """By the owner of the runs: nobody's texts teach what answers another."""
@@ -347,7 +347,7 @@ class Student(Generic[Out_co]):
             ask: Asks it.
             label: Names the option that it gave; `None`: it gave none.
             own: Context of the run.
-            again: Asks it a second time, where that is wanted.
+            again: Asks it a second time, if that is wanted.
             moot: Whether it is asked whatever the small answer is.
 
         Raises:

@@ -184,7 +184,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         said: Sequence[Sentence],
         context: RunContext,
     ) -> tuple[Sequence[Sentence], Salience | None]:
-        """Keep the sentences of each chunk that say most, then of all where they are too many.
+        """Keep the sentences of each chunk that say most, then of all if they are too many.
 
         A text that is read at once is left whole.
         """
@@ -207,7 +207,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     async def _rank(
         self, request: Original, said: Sequence[Sentence], context: RunContext
     ) -> Salience:
-        """Rank the sentences; where the encoder fails, the first ones count as the best."""
+        """Rank the sentences; if the encoder fails, the first ones count as the best."""
         about = [text for text in request.about if text.strip()]
 
         async def embed() -> Mapping[str, Sequence[float]]:

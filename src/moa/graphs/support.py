@@ -1,8 +1,8 @@
 """Support: an inbox in; small models read each message, and a large one writes where it must.
 
-Where the encoder for many languages is installed, heads decide that were fitted beforehand to
+If the encoder for many languages is installed, heads decide that were fitted beforehand to
 labelled messages (see `moa.decisions.heads`), and the small model isn't asked: of sentiment,
-urgency, spam and injections always, of the intent where the intents are the shipped ones. Intents
+urgency, spam and injections always, of the intent if the intents are the shipped ones. Intents
 of one's own are decided by their examples and meaning. Elsewhere the small model is asked, with the
 examples of the settings.
 """
@@ -71,7 +71,7 @@ HEADS_READ = 1000
 """Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
 anywhere in a long message."""
 UNWRITTEN = "replies"
-"""The queue of the messages that people answer, where no model can."""
+"""The queue of the messages that people answer, if no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
 IN_DANGER = "danger"

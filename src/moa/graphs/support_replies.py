@@ -216,7 +216,7 @@ def _list_options(question: Question) -> str:
 def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
     """Make what a large model fills in: the labels, and behind them the reply.
 
-    The labels stand first, so that they are there where the reply breaks off, or isn't wanted.
+    The labels stand first, so that they are there if the reply breaks off, or isn't wanted.
     """
     fields: dict[str, Any] = {
         one.name: (
@@ -241,7 +241,7 @@ def letter_of(
         text: The message.
         reading: What was decided; `None` if it is empty.
         found: Passages of documents.
-        intents: What its intent means, by name; empty where the intent isn't sure.
+        intents: What its intent means, by name; empty if the intent isn't sure.
     """
     passages = found.passages if isinstance(found, Passages) else ()
     letter = Letter(text=text.text, language=text.language, passages=passages)
@@ -258,7 +258,7 @@ def letter_of(
 def is_sent(llm: Endpoint) -> bool:
     """Return True if what an endpoint writes may go out unread, by what is known of its model.
 
-    Where nothing is, its tier says what somebody takes it for.
+    If nothing is, its tier says what somebody takes it for.
     """
     may = can_reply(llm.model)
     return llm.tier == "llm" if may is None else may

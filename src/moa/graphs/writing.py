@@ -8,7 +8,7 @@ So a recipe says in its `answer` what happens `without` a step, and does the ste
 - `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
 - `attempt_each`: one step for each part, some in parallel;
 - `revise`: a draft is made again, by what is wrong with it, until nothing is;
-- `write_to_length`: a text is written, once more where it is too short, and cut.
+- `write_to_length`: a text is written, once more if it is too short, and cut.
 
 That an answer is valid is no matter of these: an `Agent` checks that, and asks again.
 """
@@ -144,7 +144,7 @@ async def revise(
 ) -> list[T]:
     """Make a draft again until nothing is wrong with it, or `tries` are used up.
 
-    Where the next draft fails, for whatever reason, those before it stand: they are paid for.
+    If the next draft fails, for whatever reason, those before it stand: they are paid for.
 
     Args:
         draft: The first draft.
@@ -172,7 +172,7 @@ async def revise(
 async def write_to_length(
     writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
 ) -> str:
-    """Have a text written, once more where it is too short; what is too long is cut.
+    """Have a text written, once more if it is too short; what is too long is cut.
 
     Args:
         writer: The agent that writes.

@@ -2,7 +2,7 @@
 
 The request comes first and the answers last, so that a server's cache of prompts holds all that
 does not change. Answers stand without names and in a random order, another for each request, since
-models prefer the first of several. Where they don't fit, near duplicates are merged, then the
+models prefer the first of several. If they don't fit, near duplicates are merged, then the
 longest of those that others agree with are cut in the middle, and one that stands alone at last.
 """
 

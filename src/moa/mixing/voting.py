@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def leaders(self) -> tuple[Hashable, ...]:
-        """The answers with most votes; several, where they are tied."""
+        """The answers with most votes; several, if they are tied."""
         return tuple(a for a, votes in self.counts.items() if votes == self._top)
 
     @property
@@ -176,7 +176,7 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
 def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
     """Give the place of the first answer of the largest group that says the same.
 
-    Where all differ, it is the one whose words the others use most.
+    If all differ, it is the one whose words the others use most.
     """
     found = [key(answer) for answer in answers]
     counts = Counter(answer for answer in found if answer is not None)

@@ -60,7 +60,7 @@ class Postgres:
     Args:
         address: `postgresql://USER@HOST/DATABASE#NAME`.
         tables: What stands in it, as statements of SQL with `;` between two.
-        what: What is kept in it, in a word, and its name where the address has none.
+        what: What is kept in it, in a word, and its name if the address has none.
     """
 
     skip_locked = " for update skip locked"

@@ -89,7 +89,7 @@ def read(
         source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
             as `s3://bucket/mails.parquet`; or `-` for standard input.
         format: How the rows stand in it; `None` goes by the name. Standard input is then JSON Lines
-            where its first line that isn't empty begins with `{`, CSV where that is a header with
+            where its first line that isn't empty begins with `{`, CSV if that is a header with
             a column `id`, `text` or `text_column`, else one text a line.
         text_column: The column, or key, that holds the text; it is given as `text` too. `None`
             leaves rows as they are.
@@ -233,7 +233,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
     """Copy one column of each row to `text`.
 
-    Where the first row lacks it the column is wrong; a later one without it is malformed.
+    If the first row lacks it the column is wrong; a later one without it is malformed.
     """
     first = True
     for row in found:

@@ -158,7 +158,7 @@ def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
 
 
 def _value(message: Message, served: ServedNode) -> object:
-    """Make the input of a message: its text, or its JSON where no text is taken."""
+    """Make the input of a message: its text, or its JSON if no text is taken."""
     if served.takes_text:
         value: object = served.parse(message.content)
         if isinstance(value, UserMessage):  # a thread of its own: nobody else is to read it

@@ -179,7 +179,7 @@ class Runs:
     ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
-        Where the wait is cancelled, so is the run.
+        If the wait is cancelled, so is the run.
 
         Args:
             caller: The caller.
@@ -303,7 +303,7 @@ class _Run:
     """Why it is ended early."""
 
     def begin(self, listener: Callable[[Event], None] | None = None) -> asyncio.Future[FinishedRun]:
-        """Begin to run; what became of it is kept, also where it is cancelled."""
+        """Begin to run; what became of it is kept, also if it is cancelled."""
         self.context.listener = listener
         self._working = asyncio.ensure_future(self._work())
         return self._working

@@ -101,7 +101,7 @@ def studio_app(
 
 
 def mount(studio: Starlette, app: Starlette | None = None, *, only_page: bool = False) -> Starlette:
-    """Put the page under `/studio/`, beside a server of graphs where there is one.
+    """Put the page under `/studio/`, beside a server of graphs if there is one.
 
     Args:
         studio: The page.

@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """Probability of what is decided; 0 where there is none."""
+        """Probability of what is decided; 0 if there is none."""
         return self.p or 0.0
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawable
 
 EXAMPLE = Path(__file__).parent / "example"
-"""The recorded run that is shown where none is named; `benchmarks/studio.py` makes it."""
+"""The recorded run that is shown if none is named; `benchmarks/studio.py` makes it."""
 _SQLITE = b"SQLite format 3\0"
 _FIRST = 20
 """Rows by which it is guessed what ran."""
@@ -59,7 +59,7 @@ class Source:
         demo: Whether it is the example that ships.
         learning: Reads the figures of a cascade that learns.
         job: The job that the rows are of.
-        graph: Name of what ran, where that is known.
+        graph: Name of what ran, if that is known.
         options: Names of what was decided between, where rows don't say it.
         count: Counts the rows, as far as that is quicker than reading them; `None`: it isn't.
         mark: Gives what is another value once there are other rows.
@@ -79,7 +79,7 @@ class Source:
     mark: Callable[[], object] = lambda: None
 
     def guess(self) -> str:
-        """Name what ran by the nodes of the first rows; empty where they say nothing of any."""
+        """Name what ran by the nodes of the first rows; empty if they say nothing of any."""
         for line in islice(self.lines(), _FIRST):
             for path in object_of(object_of(line.get("usage")).get("by_node")):
                 return str(path).partition("/")[0]
@@ -241,7 +241,7 @@ class View:
         trace: What `moa run --trace` wrote of them.
         labels: The file into which labels go; `None`: they can't be given.
         calibrations: Those whose guarantees are looked at.
-        graph: What ran, where it can be drawn, and its name.
+        graph: What ran, if it can be drawn, and its name.
         texts: Whether texts of rows are shown.
         can_run: Names that can be run from the page; `studio_app` says which.
         learning: Learns from the labels; `None`: that can't be started here.
@@ -333,7 +333,7 @@ class View:
         """Return all but the rows.
 
         Args:
-            sample: Rows that the page has, where it has not all of them.
+            sample: Rows that the page has, if it has not all of them.
         """
         if self.source.live and self.source.mark() != self._mark:
             self.reload()

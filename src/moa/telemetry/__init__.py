@@ -13,7 +13,7 @@ __all__ = ["Span", "Tracer", "tracer_of"]
 def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
     """Return the tracer of a run requested over HTTP: its trace continues the caller's.
 
-    Where the server has a span of its own for the request, it goes on from that one.
+    If the server has a span of its own for the request, it goes on from that one.
 
     Args:
         headers: Headers of the request, with lower-case names; `traceparent` and `tracestate`

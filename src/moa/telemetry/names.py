@@ -55,7 +55,7 @@ PORT = "server.port"
 ERROR = "error.type"
 HTTP_STATUS = "http.response.status_code"
 
-# Content: only where it is asked for.
+# Content: only if it is asked for.
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 SYSTEM = "gen_ai.system_instructions"

@@ -58,8 +58,8 @@ class Masks(Protocol):
 class Tracer:
     """Begins the traces of runs: `RunContext(tracer=Tracer(content=True))`.
 
-    Spans go to OpenTelemetry where a tracer provider is set, and to a file where one is given.
-    Where there is neither, nothing is recorded. A context that is given no tracer has one without
+    Spans go to OpenTelemetry where a tracer provider is set, and to a file if one is given.
+    If there is neither, nothing is recorded. A context that is given no tracer has one without
     a file; its texts are recorded where `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
     `true`.
 
@@ -67,7 +67,7 @@ class Tracer:
         file: Where each span that ends is written as a line.
         content: Whether what models and tools are sent, and what they say, is recorded too, with
             the words of notes and errors; `None`: as the environment says.
-        pii: Takes personal data out of such texts first. Where it fails they are left out.
+        pii: Takes personal data out of such texts first. If it fails they are left out.
         parent: What the trace goes on from; `None`: the span that is current where the run begins.
 
     Examples:
@@ -208,7 +208,7 @@ class Span:
 
     @property
     def ids(self) -> tuple[int, int, int]:
-        """Ids of the trace, of the span, and of the one around it, which is 0 where none is."""
+        """Ids of the trace, of the span, and of the one around it, which is 0 if none is."""
         if self._ids is None:
             assert self.sink is not None, "others have their ids from the start"
             assert self._span is not None, "OpenTelemetry has begun it"
@@ -339,7 +339,7 @@ class Span:
             self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
-        """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
+        """Set what a call has taken, and the sum of several; of a trace also if it is of one."""
         paid, later = self._amounts, self._late_attributes
         requests = sum([one.calls for one in paid])
         if not paid or not (self.is_call or self.parent is None or requests > 1):

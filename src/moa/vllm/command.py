@@ -304,7 +304,7 @@ def _lora(config: VLLMConfig, base: Path) -> list[str]:
 
 
 def _rank(adapter: Path) -> int:
-    """Read the rank of an adapter; vLLM's default where it isn't here to be read."""
+    """Read the rank of an adapter; vLLM's default if it isn't here to be read."""
     try:
         adapter_config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         return int(adapter_config["r"])

@@ -98,7 +98,7 @@ class ServerFolder:
         return self.path / "log"
 
     def make(self) -> None:
-        """Make it, for this user's eyes alone; raises `ConfigError` where it can't be made."""
+        """Make it, for this user's eyes alone; raises `ConfigError` if it can't be made."""
         try:
             for folder in (self.path.parent, self.path):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

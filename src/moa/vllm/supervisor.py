@@ -111,7 +111,7 @@ class Supervisor:
         return asyncio.run(server.is_ready())
 
     def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
-        """Have the keeper end the server, and end what is left where it was killed."""
+        """Have the keeper end the server, and end what is left if it was killed."""
         end: End | None = None
         with suppress(OSError, EOFError):
             here.send("stop")
@@ -134,7 +134,7 @@ class Supervisor:
 
 
 class _Log(logging.handlers.RotatingFileHandler):
-    """A file of bounded size. Where the disk is full, lines are lost, and the server goes on."""
+    """A file of bounded size. If the disk is full, lines are lost, and the server goes on."""
 
     def __init__(self, spec: ServerSpec, folder: ServerFolder) -> None:
         size, parts = spec.log_bytes, spec.log_parts
@@ -219,7 +219,7 @@ def _sweep(group: int | None = None) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what this process's descendants leave behind, where there is such."""
+    """Become the parent of what this process's descendants leave behind, if there is such."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

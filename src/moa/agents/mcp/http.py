@@ -20,7 +20,7 @@ from moa.errors import EndpointError, EndpointUnavailable
 STATUS = "moa.status"
 """The key of the HTTP status in an error's data."""
 UNREACHABLE = 0
-"""Stands for the status where there was no answer."""
+"""Stands for the status if there was no answer."""
 NOT_MCP = 200
 """The status of an answer that isn't a message of MCP."""
 _CONNECT_S = 30.0

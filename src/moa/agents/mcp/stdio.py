@@ -217,7 +217,7 @@ class StdioTransport:
             await _wait_exit(process, _GRACE_S)
 
     def kill(self) -> None:
-        """End it and what it has started, at once; nothing happens where they have ended."""
+        """End it and what it has started, at once; nothing happens if they have ended."""
         if self._process is None or self._pipes is None:
             return
         process, self._process = self._process, None

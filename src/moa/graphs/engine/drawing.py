@@ -306,7 +306,7 @@ def _condition(step: Step) -> str:
 
 
 def _function_name(step: Step) -> str:
-    """The name of a function of other steps; empty where it has none."""
+    """The name of a function of other steps; empty if it has none."""
     if not isinstance(step, FunctionStep):
         return ""
     name = getattr(step.function, "__name__", "<lambda>").lstrip("_")

@@ -332,7 +332,7 @@ class Graph(Generic[In]):
             answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
                 model.
             when: Decides whether the person is asked.
-            otherwise: Stands in where they are not.
+            otherwise: Stands in if they are not.
             name: Shown in traces, errors and drawings. Names differ within a graph.
 
         Raises:
