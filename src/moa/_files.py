@@ -31,7 +31,7 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
     """Write a file in place of the one that is there, whole or not at all.
 
     What is there keeps its mode, and what isn't a plain file, such as `/dev/stdout`, is written to.
-    A new one that is `private` can be read by its owner alone, as what models wrote should.
+    If `private`, only its owner can read a new file, as with what models wrote.
     """
     target = path.resolve()
     exists = target.exists()
@@ -90,7 +90,7 @@ def save_text(
 ) -> None:
     """Write a text in place of what is there, for all to read; what fails is an `error`.
 
-    One that is `private`, since it holds texts of customers, is for its owner alone.
+    If `private`, since it holds texts of customers, only its owner can read it.
     """
     try:
         replace_text(Path(path), text, private=private)
@@ -99,7 +99,7 @@ def save_text(
 
 
 def make_private(path: Path) -> None:
-    """Make a file that its owner alone can read; one that is there stays as it is."""
+    """Make a file that only its owner can read; an existing one stays as it is."""
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
@@ -107,7 +107,7 @@ class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
     It is a context manager: entered, it is locked against other processes; left empty, it is
-    removed. A new file can be read by its owner alone (mode 0600). Of the lines that are
+    removed. Only its owner can read a new file (mode 0600). Of the lines that are
     there, `refuse` raises, `resume` goes on behind them, and `overwrite` drops them when the first
     one is added. `source` is the file that is read meanwhile.
     """

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class SQLite:
-    """A file of this machine, for its owner alone. A statement takes some 50 µs: none is awaited.
+    """A file that only its owner can read. A statement takes some 50 µs: none is awaited.
 
     Args:
         path: Made if it isn't there.
@@ -274,7 +274,7 @@ class ContentStore:
             return None
 
     def put(self, key: str, value: JSONValue) -> None:
-        """Keep a value, in place of one that is there."""
+        """Store a value, in place of an existing one."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
 

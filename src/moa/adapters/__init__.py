@@ -266,7 +266,7 @@ class Adapter(TypedNode[In, Out]):
 
     @abstractmethod
     async def ask(self, value: Any, calls: Calls) -> object:
-        """Have the framework work, and return what it returns."""
+        """Run the framework, and return what it returns."""
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Show the framework's input; the prompts that it makes of it are its own."""
@@ -275,7 +275,7 @@ class Adapter(TypedNode[In, Out]):
         return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", parts)]
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Have the framework work within the budget and the time of the run."""
+        """Run the framework within the budget and the time of the run."""
         # What it does besides, such as a search, isn't begun either if no call is left.
         (await context.reserve(self.name, self.endpoint.tier, Amount(calls=1))).release()
         calls = Calls(context, self.endpoint)

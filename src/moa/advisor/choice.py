@@ -287,7 +287,7 @@ def _order(plan: Plan) -> tuple[object, ...]:
 
 
 def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
-    """Keep the best few: of a pattern at most two, and of the same models one."""
+    """Keep the best plans: at most two of a pattern, and one of the same models."""
     plans_by_models: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
         names = plan.pattern, *(it.model.name for it in plan.members)

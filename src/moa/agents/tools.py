@@ -177,7 +177,7 @@ class Tool:
         return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
     async def guard(self, text: str, context: RunContext) -> tuple[str, str | None]:
-        """Have the guards check the tool's text or error.
+        """Let the guards check the tool's text or error.
 
         Return the text and `None`, or the reason why it is stopped, and by which guard.
         """

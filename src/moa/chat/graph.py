@@ -103,7 +103,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Keep the threads beside moa.toml."""
+        """Store the threads beside moa.toml."""
         del endpoints
         return {"store": FILE, **table}
 
@@ -217,7 +217,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return turn if turn is not None and turn.status == "answered" else None
 
     async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
-        """Have the last turn answered, and save the result, whatever it is."""
+        """Answer the last turn, and save the result, whatever it is."""
         own = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
         text = _record_text(own)
         try:

@@ -163,7 +163,7 @@ class ChatRouter:
     """Judges what the small model wrote, which is shown only then; `None`: it is shown at once."""
 
     async def reply(self, chat: ChatContext, context: RunContext) -> SpokenReply:
-        """Have the last message answered; see `is_refusal` for one that is not taken."""
+        """Answer the last message; see `is_refusal` for a message that a server rejects."""
         if self.small is None:
             return await self._speak(self.large, chat, self.why_alone, context)
         kept, reason = await self._is_for_small(chat, context)

@@ -122,7 +122,7 @@ def tokens_of_proposing(sample: Sample) -> tuple[int, int]:
 async def propose(
     llm: Endpoint, sample: Sample, context: RunContext, *, usable: Callable[[str], bool] = bool
 ) -> list[Proposal]:
-    """Have a large model propose intents.
+    """Let a large model propose intents.
 
     Args:
         llm: The endpoint that proposes.
@@ -181,7 +181,7 @@ def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
 
 
 async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list[str]:
-    """Have a large model write messages that want an intent.
+    """Let a large model write messages that have an intent.
 
     Raises:
         OutputError: it writes nothing that can be used.
@@ -195,7 +195,7 @@ async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list
 def group(
     texts: Sequence[str], vectors: Floats, *, usable: Callable[[str], bool] = bool
 ) -> list[Proposal]:
-    """Put messages into groups, and name each by the words that are typical of it.
+    """Group messages, and name each group by its typical words.
 
     Args:
         texts: Messages.

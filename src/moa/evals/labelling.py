@@ -190,7 +190,7 @@ async def label_by_model(
 ) -> LabellingReport:
     """Ask a model for the labels of each text that was picked, and write them as they come.
 
-    It stops if the budget is spent.
+    It stops once the budget is spent.
 
     Args:
         agents: Agents that ask the model, by the name of the question.

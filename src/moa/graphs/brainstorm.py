@@ -208,7 +208,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         return tuple(ranked[: self.max_ideas])
 
     async def _group(self, ideas: tuple[Idea, ...], context: RunContext) -> Sequence[Idea]:
-        """Have a large model sort them by theme; else they stand in one list."""
+        """Let a large model sort them by theme; if it fails, they stay in one list."""
         without = "no model named the themes"
         sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, without)
         if sorting is None:

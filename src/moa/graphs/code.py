@@ -294,7 +294,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         return tests
 
     async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
-        """Have it written in as many tokens as such a task takes, or else with all."""
+        """Write it within the tokens that such a task takes; if that is too few, within all."""
         tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
         first = coder if self.thinks else coder.with_limit(tokens)
         try:

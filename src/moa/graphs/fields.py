@@ -110,7 +110,7 @@ class FromEndpoint:
     given: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        """Have the field read by `read`; pydantic calls it."""
+        """Read the field by `read`; pydantic calls it."""
         del source, handler
         return core_schema.with_info_plain_validator_function(self.read)
 

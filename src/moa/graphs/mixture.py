@@ -150,7 +150,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         return run.finish(text, self.top.name)
 
     async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
-        """Have one answer made of several."""
+        """Merge several answers into one."""
         return (await self.top.run(asked, context)).output
 
     def _chosen(self, run: _Run, place: int, why: str) -> Mixed:

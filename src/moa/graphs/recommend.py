@@ -197,7 +197,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         return Shelf(interests=request, had=tuple(had), items=shown)
 
     def _history(self, request: Interests, context: RunContext) -> list[Item]:
-        """Look the history up in the catalogue, by ids and by titles."""
+        """Look up the history in the catalogue, by ids and by titles."""
         had: dict[str, Item] = {}
         unknown = 0
         for name in request.history:
@@ -238,7 +238,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             return self._by_meaning
 
     async def _explain(self, shelf: Shelf, context: RunContext) -> Shelf:
-        """Have all reasons written in one call; where that fails, there are none."""
+        """Write all reasons in one call; if it fails, there are none."""
         if not shelf.items:
             return shelf
         without = "no reasons were written"

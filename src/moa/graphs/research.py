@@ -318,7 +318,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return found.model_copy(update={"disagreements": tuple(compared.disagreements)})
 
     async def _report(self, found: Findings, context: RunContext) -> Report | NotInDocuments:
-        """Have several findings written up, or put one after another; one is the report itself.
+        """Write a report of several findings, or list them; a single one is the report itself.
 
         Given one finding and the parts left open, a small model writes about the open ones too.
         """

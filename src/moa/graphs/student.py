@@ -309,7 +309,7 @@ class Student(Generic[Out_co]):
         return given[self.asked.name] if alike else OTHERWISE
 
     async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
-        """Keep a text before anybody is asked, and return its place."""
+        """Store a text before any model is asked, and return its index."""
         learning = await self.ready(own)
         place = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
@@ -391,7 +391,7 @@ class Student(Generic[Out_co]):
         chosen: bool = False,
         people: bool = False,
     ) -> bool:
-        """Keep an answer that is known, of a log or of people; `False`: the text is known.
+        """Store a known answer, from a log or from people; `False`: the text was stored before.
 
         Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
         texts that were drawn for them they count for what is guaranteed by people.

@@ -184,7 +184,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         said: Sequence[Sentence],
         context: RunContext,
     ) -> tuple[Sequence[Sentence], Salience | None]:
-        """Keep the sentences of each chunk that say most, then of all if they are too many.
+        """Keep the most important sentences of each chunk, then of all if they are too many.
 
         A text that is read at once is left whole.
         """
@@ -230,7 +230,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         kept: Sequence[Sentence],
         context: RunContext,
     ) -> list[Sentence]:
-        """Have it written from what is kept; nothing where that fails."""
+        """Write it from the kept sentences; return nothing if that fails."""
         if not can_write(self.llm.model):
             context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             return []

@@ -343,7 +343,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _search(
         self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
     ) -> list[Handle[Passages | Skipped]]:
-        """Have facts searched for in the documents, if there are any."""
+        """Search for facts in the documents, if there are any."""
         if self.documents is None and self.index is None:
             return []
         finder = Indexed(

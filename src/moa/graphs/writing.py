@@ -84,7 +84,7 @@ def _check(error: MoaError) -> None:
 async def attempt_writing(
     writer: Agent[In, Out], request: In, context: RunContext, without: str
 ) -> Out | None:
-    """Have an agent write what a recipe can do without, unless its model is too small to write.
+    """Let an agent write what a recipe can do without, unless its model is too small to write.
 
     Returns `None` without it; see `attempt`.
     """
@@ -172,7 +172,7 @@ async def revise(
 async def write_to_length(
     writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
 ) -> str:
-    """Have a text written, once more if it is too short; what is too long is cut.
+    """Write a text, once more if it is too short, and cut it if it is too long.
 
     Args:
         writer: The agent that writes.

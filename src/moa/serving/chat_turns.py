@@ -89,7 +89,7 @@ def _relay_turn(
     agent: Agent[object, object],
     messages: tuple[Message, ...],
 ) -> Turn:
-    """Have an agent that writes answer as the client wants it."""
+    """Let an agent that writes answer in the form that the client wants."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
     writes = agent.output_type is Reply
     schema = body.json_schema if writes else None

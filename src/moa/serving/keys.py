@@ -195,7 +195,7 @@ class KeyStore(Protocol):
 class KeyFile:
     """Keys in a file of TOML, a table each, which is read again as soon as it has changed.
 
-    Comments stay when it is written. A new file can be read by its owner alone.
+    Comments stay when it is written. Only its owner can read a new file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -275,7 +275,7 @@ class Span:
             self._late_attributes[name] = value
 
     def note(self, note: Note, error: BaseException | None) -> None:
-        """Keep a note as an event; one on a span that has ended belongs to the one around it."""
+        """Record a note as an event; on a span that has ended, it goes to the span around it."""
         if self._ended:
             if self.parent is not None:
                 self.parent.note(note, error)

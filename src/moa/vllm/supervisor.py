@@ -111,7 +111,7 @@ class Supervisor:
         return asyncio.run(server.is_ready())
 
     def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
-        """Have the keeper end the server, and end what is left if it was killed."""
+        """Let the keeper end the server, and end what is left if the keeper was killed."""
         end: End | None = None
         with suppress(OSError, EOFError):
             here.send("stop")

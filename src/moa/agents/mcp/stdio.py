@@ -167,7 +167,7 @@ class StdioTransport:
                     await stdin.drain()
 
     async def _listen(self, stderr: asyncio.StreamReader | None) -> None:
-        """Keep the last of what it writes for people, and let none of it steer a terminal."""
+        """Keep the last of what it writes for people, without control codes for a terminal."""
         assert stderr is not None
         rest = b""
         while chunk := await stderr.read(2**16):
