@@ -409,7 +409,7 @@ class Agent(TypedNode[In, Out]):
             turns += (asked, *await calls.results(completion.tool_calls, context))
 
     def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
-        """Take the tags of the data out of an answer."""
+        """Remove the tags of the data from an answer."""
         if not tag or f"<{tag}>" in self.instructions:
             return completion
         text = without_tags(completion.text, tag=tag)
@@ -493,7 +493,7 @@ def _model_of(output: TypeForm[object]) -> type[BaseModel]:
 
 
 def strip_fence(text: str) -> str:
-    """Take JSON out of its code fence."""
+    """Extract JSON from its code fence."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text
 

@@ -58,7 +58,7 @@ def _tag_pattern(tag: str) -> re.Pattern[str]:
 
 
 def without_tags(text: str, *, tag: str = TAG) -> str:
-    """Take the tags of the block out."""
+    """Remove the tags of the block."""
     return text.replace(f"<{tag}>", "").replace(f"</{tag}>", "").strip()
 
 

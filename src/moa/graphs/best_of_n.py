@@ -107,7 +107,7 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     def _read(
         self, picked: Pick | None, places: Sequence[int], votes: Sequence[int]
     ) -> tuple[int, Literal["won", "tied", "unreadable", "unopposed", "unjudged"], str]:
-        """Give the place of the best sample, the verdict on it and the reason."""
+        """Return the place of the best sample, the verdict on it and the reason."""
         if picked is not None and picked.verdict == "won":
             return places[picked.place], "won", picked.reason
         among = places

@@ -367,7 +367,7 @@ def parser_of(language: str) -> Parser | None:
 
 
 def source_of(text: str) -> Source:
-    """Take the program out of a reply: its first fenced block, or all of it if it is Python.
+    """Extract the program from a reply: its first fenced block, or all of it if it is Python.
 
     Raises:
         ValueError: there is none, it can't be parsed, or it is a value; the message says where.

@@ -98,7 +98,7 @@ def debater_of(
 
 
 def _complete_debaters(given: list[object] | None, table: Table) -> list[object]:
-    """Give the debaters of a table: if one model debates with itself, three of it."""
+    """Return the debaters of a table: if one model debates with itself, three of it."""
     del table
     named = given or [{}]
     return named if len(named) > 1 else named * _DEBATERS
@@ -214,7 +214,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     async def _ask_judge(
         self, request: str, replies: Mapping[int, str], context: RunContext
     ) -> int | None:
-        """Give the place that the judge prefers; `None` without one, or where it prefers none."""
+        """Return the place that the judge prefers; `None` without one, or where it prefers none."""
         if self.judge is None:
             return None
         places = sorted(replies)

@@ -187,7 +187,7 @@ class Learner:
         }
 
     def collect_labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
-        """Give the texts that have a label of a question, as it is decided on them."""
+        """Return the texts that have a label of a question, as it is decided on them."""
         return [
             Labelled.model_validate(
                 {"text": one.texts[name], "label": one.labels[name], **one.marks}
@@ -237,7 +237,7 @@ def _without_guards(node: AnyNode) -> AnyNode:
 
 
 def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
-    """Give the agents of a graph that decide, by the name of each question."""
+    """Return the agents of a graph that decide, by the name of each question."""
     found: dict[str, DecidingAgent[Any]] = {}
     for one in node.members():
         if isinstance(one, DecidingAgent):
@@ -246,7 +246,7 @@ def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]
 
 
 async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
-    """Give the name of the option that an agent of one question decides on."""
+    """Return the name of the option that an agent of one question decides on."""
     (answer,) = await agent.answers(text, context)
     if answer.status != "answered":
         return None
@@ -254,7 +254,7 @@ async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContex
 
 
 def _input_of(line: dict[str, object]) -> dict[str, object]:
-    """Give the input of a line that `moa run` wrote, with its id; any other line is one itself."""
+    """Return the input and id of a line of `moa run`; any other line is an input itself."""
     inside = line.get("input")
     if not {"output", "status"} <= line.keys() or inside is None:
         return line

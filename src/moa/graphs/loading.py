@@ -67,7 +67,7 @@ class Measurement(BaseModel):
 
 
 def read_measurements() -> dict[str, Measurement]:
-    """Give what was measured of the ready graphs, by name; others were not, or can't be."""
+    """Return what was measured of the ready graphs, by name; others were not, or can't be."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
     return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
@@ -321,7 +321,7 @@ def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
 
 
 def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
-    """Give the node that a file holds, or that a function in it makes.
+    """Return the node that a file holds, or that a function in it makes.
 
     The file is executed; a function in it may take the endpoints, or nothing.
     """

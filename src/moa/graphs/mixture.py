@@ -117,7 +117,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                     )
 
     def members(self) -> Iterator[Node[Never, object]]:
-        """Give the proposers, and the aggregator."""
+        """Return the proposers, and the aggregator."""
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
 
@@ -187,7 +187,7 @@ def aggregator_of(
 
 
 def _complete_proposers(given: list[object] | None, table: Table) -> list[object]:
-    """Give the proposers of a table: the default models if there are none."""
+    """Return the proposers of a table: the default models if there are none."""
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
         able = [one.name for one in both if can_write(one.model)]

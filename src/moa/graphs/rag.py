@@ -266,7 +266,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         return self.small
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Give the endpoints that are asked: no writer where sentences are quoted instead."""
+        """Return the endpoints that are asked: no writer where sentences are quoted instead."""
         found = super().list_endpoints()
         if found is None or not isinstance(self.answerer, Extractive):
             return found
@@ -471,7 +471,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         numbers: Mapping[Passage, int],
         context: RunContext,
     ) -> tuple[Passages, tuple[int, ...]]:
-        """Give the sentences that are near, and the numbers of the passages that are nearest."""
+        """Return the sentences that are near, and the numbers of the passages that are nearest."""
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors

@@ -107,7 +107,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
 
     @classmethod
     def _default_name(cls) -> str:
-        """Give the name that it is run by, else that of the class."""
+        """Return the name that it is run by, else that of the class."""
         return cls.name or super()._default_name()
 
     def prepare(self) -> None:
@@ -238,7 +238,7 @@ class WiredRecipe(Recipe[In, Out]):
         self.graph.sketch(sketch)
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes that are wired."""
+        """Return the nodes that are wired."""
         return self.graph.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:

@@ -187,7 +187,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     async def _drafts(
         self, request: str, text: str, context: RunContext
     ) -> tuple[list[Refined], MoaError | None]:
-        """Give all drafts, and what ended it early."""
+        """Return all drafts, and what ended it early."""
         assert self.reviser is not None, "there is one once it is prepared"
         drafts: list[Refined] = []
         try:

@@ -295,7 +295,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return [question] if divided is None else [*dict.fromkeys(divided.questions)]
 
     async def _look_up(self, question: str, parts: Sequence[str], context: RunContext) -> Findings:
-        """Look each part up, some at a time, and number all passages that are cited."""
+        """Answer each part, some in parallel, and number all passages that are cited."""
 
         async def look_up(part: str) -> RagOutcome:
             return (await run_in_place(self.answerer, part, context)).output
@@ -398,7 +398,7 @@ def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
 
 
 def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
-    """Take an answer over without what no passage says, and add what it cites to `numbers`."""
+    """Copy an answer without what no passage says, and add what it cites to `numbers`."""
     if isinstance(outcome, MoaError):
         return Finding(question=asked, missing=f"it could not be looked up: {outcome}")
     if isinstance(outcome, NotInDocuments):

@@ -108,7 +108,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
     def members(self) -> Iterator[Node[In, Out]]:
-        """Give the models; routers read encoders alone, or the answers of these."""
+        """Return the models; routers read encoders alone, or the answers of these."""
         return iter(self.models)
 
     @classmethod
@@ -181,7 +181,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         return None
 
     def _choose(self, request: object, context: RunContext) -> int:
-        """Give the place of the model that gains most over the first, beyond its threshold."""
+        """Return the place of the model that gains most over the first, beyond its threshold."""
         if not self.routers:
             raise ConfigError(_NO_ROUTER.format(repr(self.name), self.name))
         gains = [float(r.gains([_case(r, request)])[0]) for r in self.routers]

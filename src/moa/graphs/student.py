@@ -276,7 +276,7 @@ class Student(Generic[Out_co]):
         return accepted and self.learn.answer == "small"
 
     def answer(self, found: Consideration, *, accepted: bool) -> Answer | None:
-        """Give its own answer, by the head if one is in use; `None` if nothing was read."""
+        """Return its own answer, by the head if one is in use; `None` if nothing was read."""
         if found.read is None:
             return None
         judged = found.judged
@@ -293,7 +293,7 @@ class Student(Generic[Out_co]):
         )
 
     def label(self, given: Mapping[str, str], made: Mapping[str, object]) -> str | None:
-        """Give the label of a text, by what the large model says of it; `None`: it said nothing.
+        """Return the label of a text, by what the large model says of it; `None`: it said nothing.
 
         Args:
             given: Names of the options that it gave, by the names of the questions.

@@ -337,7 +337,7 @@ def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
 
 
 def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Sentence]]:
-    """Give the chunks of a text, each with its place, and the sentences of each."""
+    """Return the chunks of a text, each with its place, and the sentences of each."""
     found = list(chunks(text, max_tokens=max_tokens))
     said = [
         Sentence(text=sentence, chunks=(n,))

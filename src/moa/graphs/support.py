@@ -336,7 +336,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         reply: Reply | Skipped,
         labels: Label | Skipped,
     ) -> SupportOutcome:
-        """Give the outcome once the label is kept, which it doesn't depend on."""
+        """Return the outcome once the label is kept, which it doesn't depend on."""
         del labels
         return self.settle(reading, letter, reply)
 

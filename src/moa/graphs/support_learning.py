@@ -226,7 +226,7 @@ async def _ask_for_labels(labeller: ReplyWriter, letter: Letter, own: RunContext
 
 
 def _label_in(student: Student, request: Lesson, said: object) -> str | None:
-    """Give the label; `None` if the large model gave none."""
+    """Return the label; `None` if the large model gave none."""
     if not isinstance(said, Labelled) or request.reading is None:
         return None
     reading = request.reading

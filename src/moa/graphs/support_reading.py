@@ -83,7 +83,7 @@ class DangerFinder(DecidingAgent[Predicate]):
         super().__init__(endpoint, [question], name="danger")
 
     def read(self, answers: Sequence[Answer]) -> Predicate:
-        """Give the answer."""
+        """Return the answer."""
         return Predicate.of(answers[0])
 
 

@@ -191,7 +191,7 @@ class Waiting(TypedNode[Letter, Dropped]):
 
 
 def text_or_file(value: object, info: ValidationInfo) -> str:
-    """Give a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+    """Return a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
     if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
         return value
     if not isinstance(value, str | Path):

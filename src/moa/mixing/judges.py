@@ -161,7 +161,7 @@ async def ask_judge(
 
 
 def distinct(texts: Sequence[str]) -> list[int]:
-    """Give the places of the texts that differ, the first of each."""
+    """Return the places of the texts that differ, the first of each."""
     return [place for place, text in enumerate(texts) if text not in texts[:place]]
 
 

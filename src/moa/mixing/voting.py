@@ -106,7 +106,7 @@ class Tally:
         return next(place for place, given in self.ballots if given == answer)
 
     def majority(self, outputs: Mapping[int, object], node: str) -> Voted:
-        """Give the leading answer, as the first sample that gives it says it.
+        """Return the leading answer, as the first sample that gives it says it.
 
         Raises:
             OutputError: no sample holds an answer that could be read.
@@ -174,7 +174,7 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
 
 
 def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
-    """Give the place of the first answer of the largest group that says the same.
+    """Return the place of the first answer of the largest group that says the same.
 
     If all differ, it is the one whose words the others use most.
     """

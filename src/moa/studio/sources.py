@@ -405,7 +405,7 @@ class View:
         )
 
     def label(self, place: int, question: str, label: str, *, id: str | None = None) -> RowLine:
-        """Take in a label.
+        """Store a label.
 
         Args:
             place: The row's, as it was shown.
@@ -427,7 +427,7 @@ class View:
             return self._row_line(book.correct(place, question, label).place)
 
     def undo(self) -> RowLine:
-        """Take the last label back.
+        """Remove the last label.
 
         Raises:
             InputError: there is none.
@@ -517,7 +517,7 @@ def _example_spans() -> Spans:
 
 @contextmanager
 def _unpacked(name: str) -> Generator[Path]:
-    """Give a file of the example, until it is read."""
+    """Return a file of the example, until it is read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         with gzip.open(EXAMPLE / f"{name}.gz") as packed, path.open("wb") as out:

@@ -347,7 +347,7 @@ class Diagram:
     arrows: dict[tuple[str, str], Arrow] = field(default_factory=dict[tuple[str, str], Arrow])
 
     def walk(self) -> Iterator[Diagram]:
-        """Give it, and all that are in it."""
+        """Return it, and all that are in it."""
         yield self
         for inner in self.inner:
             yield from inner.walk()

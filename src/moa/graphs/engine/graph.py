@@ -576,7 +576,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 
     def prompt(self, request: In_contra, /) -> tuple[SentPrompt, ...]:
-        """Give the first model calls of a request without making them; see `TypedNode.prompt`.
+        """Return the first model calls of a request without making them; see `TypedNode.prompt`.
 
         Functions that stand before them are called.
 
@@ -591,7 +591,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         sketch_plan(self.plan, sketch)
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes in it, and the functions that stand for one."""
+        """Return the nodes in it, and the functions that stand for one."""
         return self.plan.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:

@@ -64,7 +64,7 @@ class FunctionNode(TypedNode[object, object]):
         super().__init__(name=name_of(function))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Give `None`: nobody sees whom the function asks."""
+        """Return `None`: nobody sees whom the function asks."""
         return None
 
     async def answer(self, request: object, context: RunContext) -> object:
