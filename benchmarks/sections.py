@@ -1,14 +1,18 @@
 """Which command writes each section, and which modules of `moa` it measures.
 
-A section of a page says which commit it measured, and a hash of these modules as they were then:
-where that is another hash today, the section is of older code, and `all.py --mark` says so in it.
+A section of a page says which commit it measured, and a hash of these modules as they were then,
+docstrings and comments aside: where that is another hash today, the section is of older code, and
+`all.py --mark` says so in it.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import re
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -182,21 +186,44 @@ def _any(path: str, patterns: tuple[str, ...]) -> bool:
 
 
 def files_here() -> dict[str, str]:
-    """Give the files of `moa` in this folder, with their hashes as git makes them."""
+    """Give the files of `moa` in this folder, with hashes of what they do."""
     source = ROOT / SOURCE
     paths = (path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {path.relative_to(source).as_posix(): _blob(path.read_bytes()) for path in paths}
+    return {
+        (name := path.relative_to(source).as_posix()): hash_of(name, path.read_bytes())
+        for path in paths
+    }
 
 
 def files_at(commit: str) -> dict[str, str]:
-    """Give the files of `moa` in a commit, with their hashes."""
-    lines = git("ls-tree", "-r", commit, f"{SOURCE}/").splitlines()
-    pairs = (line.split("\t") for line in lines)
-    return {path.removeprefix(f"{SOURCE}/"): what.split()[2] for what, path in pairs}
+    """Give the files of `moa` in a commit, with hashes of what they do."""
+    words = ["git", "archive", commit, SOURCE]
+    packed = subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        files = {one.name: archive.extractfile(one) for one in archive if one.isfile()}
+        return {
+            (name := path.removeprefix(f"{SOURCE}/")): hash_of(name, file.read())
+            for path, file in files.items()
+            if file is not None
+        }
 
 
-def _blob(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest()
+def hash_of(name: str, data: bytes) -> str:
+    """Hash a file; of Python, without docstrings, comments and empty lines."""
+    lines = data.splitlines()
+    if name.endswith(".py"):
+        said = {
+            line
+            for node in ast.walk(ast.parse(data))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+        lines = [
+            line
+            for number, line in enumerate(lines, 1)
+            if number not in said and line.strip() and not line.lstrip().startswith(b"#")
+        ]
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
 def commit_here() -> str:

@@ -80,7 +80,7 @@ _one_thread = _OneThread()
 
 @contextmanager
 def one_blas_thread() -> Generator[None]:
-    """Make numpy and SciPy compute in one thread, whoever calls them in this process meanwhile.
+    """Make numpy and SciPy compute in one thread, also for other callers in this process.
 
     For arrays as small as those that decide, a second thread gains nothing, and spins while it
     waits: on a busy machine a text took 65 ms of CPU in place of 10. Without threadpoolctl nothing

@@ -56,7 +56,7 @@ class Console(console.Console):  # noqa: TID251
 
 @contextmanager
 def show_progress(total: int | None, what: str) -> Generator[Callable[[int], None]]:
-    """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
+    """Show how many are done: on standard error, if that is a terminal, or in a notebook's cell.
 
     `what` is written before the bar; a `total` of `None` is unknown. Below other bars it is a line.
     """

@@ -64,7 +64,7 @@ def as_text(rows: Rows, *, right: int) -> str:
 
 
 def as_html(*tables: Rows) -> str:
-    """Write tables of HTML, in which every cell is text, cut where it is long.
+    """Write tables of HTML, in which every cell is text, cut if it is long.
 
     They take the colours of the page around them, so that they can be read in dark mode too.
     """

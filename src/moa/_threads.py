@@ -80,7 +80,7 @@ class Threads:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: a forked process has none of the threads, and perhaps a lock that is held."""
+        """Start again: a forked process has none of the threads, and perhaps a held lock."""
         self._lock = threading.Lock()
         self._calls = set[_Call]()
         self._idle: list[SimpleQueue[_Call]] = []

@@ -90,9 +90,9 @@ def meter(
 
 
 def rapl(sysfs: Path = SYSFS) -> list[Read]:
-    """Find the counters of processors and memory; none where they are missing, or only for root.
+    """Find the counters of processors and memory; none if they are missing, or only for root.
 
-    The whole platform's where there is one, else each package's and each memory's: the other parts
+    The whole platform's if there is one, else each package's and each memory's: the other parts
     of a package are in its own counter. Some packages have a second one, by memory-mapped
     registers, which counts the same.
     """

@@ -73,7 +73,7 @@ create index if not exists moa_rows_failed on moa_rows (job, until)
     where state = 'failed' and gone = 0
 """
 _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
-"""Rows to lease: the second kind if there is none of the first. An `or` would use no index."""
+"""Rows to lease: the second kind if there isn't one of the first. An `or` would use no index."""
 
 
 _ended_workers: set[str] = set()
@@ -232,7 +232,7 @@ class Job:
             "on conflict (job, key) do update set "
             "place = excluded.place, given = excluded.given, gone = 0 "
             "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
-            "or moa_rows.given <> excluded.given"  # that is so where it was damaged
+            "or moa_rows.given <> excluded.given"  # that is so if it was damaged
         )
         self._start_renewing()
         given, count = iter(inputs), 0
@@ -319,10 +319,10 @@ class Job:
                 await asyncio.sleep(_WAIT_S)
 
     async def take(self, item: Item[object], context: RunContext) -> None:
-        """Keep what became of a row: it is on disk when this returns.
+        """Store the result of a row: it is on disk when this returns.
 
-        One that failed is tried again later, unless the row itself is at fault. If the limit of
-        the whole run ended it, it is due.
+        A row that failed is tried again later, unless the row itself is at fault. If a limit of the
+        whole run ended it, it is due.
         """
         fate = fate_of(item, context)
         await self._run_locked(lambda: self._settle(item, fate))

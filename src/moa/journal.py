@@ -118,20 +118,20 @@ class Journal:
         self._unwritten.clear()
 
     async def keep(self, key: str, record: str) -> None:
-        """Keep a record."""
+        """Store a record."""
         self.kept[key] = record
         if self._write is not None:
             await self._write(key, record)
 
     async def keep_call(self, key: Key, record: Callable[[], str]) -> None:
-        """Keep a finished call."""
+        """Store a finished call."""
         await self.keep(str(key), record())
 
     async def flush(self) -> None:
         """Write what is kept and not written yet, where that may wait until the next call."""
 
     async def fail(self, error: Exception) -> None:
-        """Keep that the run has failed, so that what its error came from is asked anew.
+        """Record that the run has failed, so that the call that caused it is made again.
 
         What ended well stays, and so does what failed where something else stood in.
         """

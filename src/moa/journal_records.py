@@ -162,7 +162,7 @@ class Call:
             journal.counted |= {own, *paid}
 
     async def keep(self, value: JSONValue, *, calls: Sequence[Key | str] | None = None) -> None:
-        """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
+        """Store its answer; `calls` are those in it, already counted; `None`: it is one call."""
         await self._keep(value, None, calls)
 
     async def __aenter__(self) -> Call:

@@ -166,7 +166,7 @@ class ToolCall:
         """The arguments by name.
 
         Raises:
-            ValueError: they are no JSON object.
+            ValueError: they aren't a JSON object.
         """
         values: object = json.loads(self.arguments or "{}")
         if not is_object(values):

@@ -148,9 +148,9 @@ class NodeBase(Generic[In_contra, Out_co]):
 
             reviews = Sentiment(endpoint).map_frame(reviews, column="body")
 
-        The new columns are the fields of the outputs, or `output` where they have none, and
+        The new columns are the fields of the outputs, or `output` if they have none, and
         `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
-        If the frame has a column of that name, the node's name comes before it, as in
+        If the frame has a column of that name, the node's stands before it, as in
         `agent_text`. The frame that was given stays as it is.
 
         Args:
@@ -160,7 +160,7 @@ class NodeBase(Generic[In_contra, Out_co]):
                 row as a whole is what the node takes, its columns the fields.
 
         Raises:
-            ConfigError: it is no DataFrame, or has no such column.
+            ConfigError: it isn't a DataFrame, or has no such column.
             MoaError: as `on_error` says.
         """
         from moa.rows.frames import open_frame

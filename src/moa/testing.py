@@ -78,7 +78,7 @@ class _Double(EndpointBase):
     tokens: tuple[int, int] = (10, 5)
     """Input and output tokens that each call is said to take."""
     latency_s: float = 0.0
-    """Seconds that each call takes; where the run's time is up before, `DeadlineExceeded`."""
+    """Seconds that each call takes; if the run's time is up before, `DeadlineExceeded`."""
     piece_s: float = 0.0
     """Seconds between the pieces of a text that is streamed, which come after `latency_s`."""
     encoder: Endpoint | None = None

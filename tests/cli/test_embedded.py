@@ -25,7 +25,7 @@ def graph(endpoints):
 
     async def freeze(text: Text) -> Text:
         if "kill" in text.text:  # the call that follows meets a server that hangs, then dies
-            pid = next(reversed(slm._served)).process.pid
+            pid = next(reversed(slm._clients)).process.pid
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(3, os.kill, (pid, signal.SIGKILL)).start()
         return text

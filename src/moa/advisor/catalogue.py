@@ -123,7 +123,7 @@ class Model(BaseModel):
     decides: Literal["systemone", "decisions"] | None = None
     """The route by which it decides natively; `None`: by its label scores, or in text."""
     start: str | None = None
-    """The command that serves it, where that is not vLLM."""
+    """The command that serves it, if that is not vLLM."""
     base_url: HttpUrl | None = None
     """Its address then."""
     released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")

@@ -88,7 +88,7 @@ class Relay(Agent[object, object]):
     gives, a `Reply` of JSON by the client's schema, or `ToolRequest`.
 
     Args:
-        agent: Who answers; see `as_relayable`.
+        agent: The agent that answers; see `as_relayable`.
         options: The options of the client.
 
     Raises:

@@ -346,7 +346,7 @@ def choose_signs(
 
     Returns:
         What was fitted to all, and how sure each decision is by a fit without it; `None`, and the
-        confidences, where no sign helps, or all decisions are right.
+        confidences, if no sign helps, or all decisions are right.
     """
     right = (p.argmax(1) == labels).astype(np.intp)
     moving = [name for name, values in signs.items() if float(values.std()) > _ENDS]

@@ -158,7 +158,7 @@ class Grounded(Policy):
         check_share(self.least, "least")
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
-        """Look the reply's words and numbers up."""
+        """Look up the reply's words and numbers."""
         passages = self.passages(request) if self.passages else [text_of(request)]
         known = set[str | Fraction]().union(*(_content_words(passage) for passage in passages))
         found = _content_words(text_of(reply))

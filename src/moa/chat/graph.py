@@ -103,7 +103,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Keep the threads beside moa.toml."""
+        """Store the threads beside moa.toml."""
         del endpoints
         return {"store": FILE, **table}
 
@@ -173,7 +173,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
         """Return the last message of a thread if its answer was cut off or failed.
 
-        Run it to have the answer written anew; the message is not said twice by that.
+        Run it to have the answer written again; the message is not said twice by that.
 
         Raises:
             StoreError: the store can't be read.

@@ -32,7 +32,7 @@ from moa.trace import TextDelta
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer in {language}."
-"""Only where one is set: told to answer "the last message in its language", a model of 1.5B
+"""Only if one is set: told to answer "the last message in its language", a model of 1.5B
 repeated an introduction word for word, and models answer in the language they read anyway."""
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
@@ -163,7 +163,7 @@ class ChatRouter:
     """Judges the small model's reply, which is shown only if accepted; `None`: shown at once."""
 
     async def reply(self, chat: ChatContext, context: RunContext) -> SpokenReply:
-        """Answer the last message; see `is_refusal` for a message that a model refuses."""
+        """Answer the last message; see `is_refusal` for a message that a server rejects."""
         if self.small is None:
             return await self._speak(self.large, chat, self.why_alone, context)
         kept, reason = await self._is_for_small(chat, context)

@@ -111,8 +111,8 @@ class ThreadWriter:
 class Threads:
     """The conversations in a store.
 
-    Each method raises `StoreError` where the store can't be read or written, and those that wait
-    for a thread `DeadlineExceeded` where the time is up.
+    Each method raises `StoreError` if the store can't be read or written, and those that wait
+    for a thread `DeadlineExceeded` if the time is up.
     """
 
     def __init__(self, store: Store) -> None:

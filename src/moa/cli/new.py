@@ -104,7 +104,7 @@ class _Drafts:
 
     Args:
         messages: The file of its messages, or `-`.
-        folder: The project; where it has no configuration yet, the template is written too.
+        folder: The project; if it has no configuration yet, the template is written too.
         reading: How the messages are read.
         overwrite: Whether what is there is replaced.
 

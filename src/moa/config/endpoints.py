@@ -147,7 +147,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         """
         try:
             name = self.config.of_tier("llm")
-        except ConfigError:  # raised where one is asked for
+        except ConfigError:  # raised if one is asked for
             return None
         if name is None or not self.has_llm:
             return None
@@ -195,7 +195,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     async def close(self) -> None:
         """Close all endpoints that were built. A second call does nothing.
 
-        If one can't be closed, close the others, then raise its error.
+        If one can't be closed, the others are, and its error is raised at the end.
         """
         await close_all(self.used)
 

@@ -36,7 +36,7 @@ def write_endpoint(
     tiers: Mapping[Tier, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
+    """Write `[endpoints.NAME]` at the end of a configuration, which is made if it isn't there.
 
     The file is replaced in one step, by one that `moa.config.load` takes: when this raises,
     the file is as it was. An endpoint of this name that is overwritten stays where it is;
@@ -86,7 +86,7 @@ class SetKeys(NamedTuple):
 def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object]) -> SetKeys:
     """Set keys of `[graphs.NAME]`, and leave its others; the file is replaced in one step.
 
-    File and table are made where they aren't there.
+    File and table are made if they aren't there.
     """
     file = target(path)
     before, known = _read(file)
@@ -109,8 +109,8 @@ def add_block(
 ) -> Path:
     """Put tables, with the comments in them, at the end of a configuration.
 
-    The file is made where it isn't there, and replaced in one step. It becomes trusted by nothing
-    that is in the tables, since their texts may be anybody's.
+    The file is made if it isn't there, and replaced in one step. It becomes trusted by nothing
+    that stands in the tables, since their texts may be anybody's.
 
     Args:
         path: The file; see `target`.

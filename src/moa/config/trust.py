@@ -57,7 +57,7 @@ class Need(NamedTuple):
     place: Place
     does: str
     program: Path | None = None
-    """The file that it runs, where it is one."""
+    """The file that it runs, if it is one."""
 
     def __str__(self) -> str:
         *table, key = (part for part in self.place if isinstance(part, str))
@@ -349,7 +349,7 @@ def _links_in(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return [it.path for it in entries if it.is_symlink() and not it.is_dir()]
-    except OSError:  # it is no folder, or can't be looked into
+    except OSError:  # it isn't a folder, or can't be looked into
         return []
 
 

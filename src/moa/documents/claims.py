@@ -84,7 +84,7 @@ class Grader(DecidingAgent[Grade]):
     """Asks a yes-or-no question about a passage and what it is held against.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         question: A yes-or-no question.
         threshold: Probability from which on the answer is yes, if there is no calibration.
         calibration: Made by `moa learn` from pairs as `filter_text` and `claim_text` write them,
@@ -218,7 +218,7 @@ def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> lis
     What holds `more` is measured too, and doesn't make words less rare.
 
     A word weighs log((texts + 1) / (those that hold it + 0.5)). One that none holds counts as if
-    one did, or where there are few texts a word such as `it` would count more than all others.
+    one did, or if there are few texts a word such as `it` would count more than all others.
     """
     said = set(words(sentence))
     holding = {word: max(1, sum(word in one for one in held)) for word in said}
@@ -246,7 +246,7 @@ def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     """Split an answer into its sentences, each with the numbers that it cites, unchecked.
 
     A line without letters and digits beside its citations, such as a rule, is none. Those after
-    the first `checked` are `unchecked` too where they cite nothing.
+    the first `checked` are `unchecked` too if they cite nothing.
     """
     found: list[Claim] = []
     for _, sentence in sentences(answer):
@@ -287,7 +287,7 @@ async def check_claims(
 
     Without `support`, a sentence is unsupported if the passages hold too few of its words,
     unless it is in another language or hardly has words. Words of the `question`
-    don't count where there are enough others. Sentences after the first 500 are not checked; the
+    don't count if there are enough others. Sentences after the first 500 are not checked; the
     trace says so.
     """
     split = await run_off_loop(
@@ -323,7 +323,7 @@ async def check_answer(
     Args:
         answer: What was written.
         passages: What it was written from; `[1]` is the first.
-        support: Who says if a sentence's passages say it; `None`: words alone tell.
+        support: Node that says if passages support a sentence; `None`: words alone decide.
         context: The context of the run.
         question: What it answers.
         near: Passages; an answer that cites none of them is unsupported. Empty: any will do.

@@ -40,7 +40,7 @@ _HEADED = 4000
 _HEADING = re.compile(
     r"\A(?:---\n.*?\n---\s*)?\s*#[^\S\n]+([^\n]+?)[^\S\n]*#*[^\S\n]*$", re.MULTILINE | re.DOTALL
 )
-# What a parser trips over in a broken file; pypdf's own errors are added where it is imported.
+# What a parser trips over in a broken file; pypdf's own errors are added if it is imported.
 _TRIPS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError,
     RecursionError, TypeError, ValueError, struct.error, zlib.error,

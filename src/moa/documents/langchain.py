@@ -22,7 +22,7 @@ class FromLangChain(Retriever):
     """A retriever of LangChain, as a node that fits into a graph as any other.
 
     Of a document's metadata `source`, `title`, `page` (which LangChain counts from 0) and
-    `start_index` are read, where they are there.
+    `start_index` are read, if they are there.
 
     Args:
         retriever: A `BaseRetriever`.

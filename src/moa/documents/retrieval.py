@@ -123,7 +123,7 @@ class Dense(Retriever):
     Args:
         passages: What to search.
         vectors: A vector for each passage, by the endpoint: of `searched(passage)`.
-        endpoint: Who turns the query into a vector.
+        endpoint: Encoder of the query.
         top_k: As in `Retriever`.
         limits: See `Limits`.
 
@@ -259,7 +259,7 @@ def searched_text(passage: Passage) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Split a text into what BM25 compares: words in small letters, pairs where no spaces are."""
+    """Split a text into what BM25 compares: words in small letters, pairs if no spaces are."""
     found: list[str] = []
     for word in words_in(unicodedata.normalize("NFKC", text)):
         if UNSPACED.search(word) is None:

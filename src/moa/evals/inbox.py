@@ -125,7 +125,7 @@ async def propose(
     """Let a large model propose intents.
 
     Args:
-        llm: Who proposes.
+        llm: The endpoint that proposes.
         sample: What it is shown, as data.
         context: Budget, deadline and ledger.
         usable: Whether a message may be an example.
@@ -181,7 +181,7 @@ def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
 
 
 async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list[str]:
-    """Let a large model write messages that want an intent.
+    """Let a large model write messages that have an intent.
 
     Raises:
         OutputError: it writes nothing that can be used.
@@ -195,7 +195,7 @@ async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list
 def group(
     texts: Sequence[str], vectors: Floats, *, usable: Callable[[str], bool] = bool
 ) -> list[Proposal]:
-    """Put messages into groups, and name each by the words that are typical of it.
+    """Group messages, and name each group by its typical words.
 
     Args:
         texts: Messages.

@@ -85,7 +85,7 @@ def _adjusted_interval(values: Floats, ends: tuple[float, float], together: int 
 
 
 def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
-    """Return the probability of a difference as large where both are as good: McNemar's exact test.
+    """Return the probability of a difference as large if both are as good: McNemar's exact test.
 
     By whether the first, and the second, was right on each case.
     """
@@ -112,7 +112,7 @@ class LabelMetrics(Frozen):
     risk: float
     """The risk of `coverage_at_risk`."""
     coverage: float | None
-    """Share that the design accepts; `None`, as the next, where it doesn't say."""
+    """Share that the design accepts; `None`, as the next, if it doesn't say."""
     accepted_error: float | None
     """Share of wrong ones among the accepted; `None` if none is."""
 

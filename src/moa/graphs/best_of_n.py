@@ -1,7 +1,7 @@
 """Best of n: several samples of one node, and a judge or a verifier that picks one.
 
 Source: https://arxiv.org/abs/2110.14168 (Cobbe et al. 2021, "Training verifiers to solve math word
-problems"), where the verifier is a model that was trained for it.
+problems"), if the verifier is a model that was trained for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cascade: a small node first, and a larger one where the small one's answer isn't accepted.
+"""Cascade: a small node first, and a larger one if the small one's answer isn't accepted.
 
 After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
 say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a guarantee.
@@ -35,7 +35,7 @@ from moa.telemetry import Span, names
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
-    Calibration = object  # numpy is imported where one is read
+    Calibration = object  # numpy is imported if one is read
 
 _LARGE = FromEndpoint(LARGE, given=("calibration",))
 _SAYS_NOTHING = (
@@ -83,7 +83,7 @@ class _TierAnswer(Generic[Out]):
     place: int
     accepted: bool = False
     doubtful: tuple[str, ...] = ()
-    """Questions that go on; none, where the answer is judged as a whole."""
+    """Questions that go on; none, if the answer is judged as a whole."""
     reason: str = ""
 
 
@@ -145,7 +145,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Say what is accepted, where it is only drawn."""
+        """Say what is accepted, if it is only drawn."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}
         if not says and endpoints.can_be_asked:

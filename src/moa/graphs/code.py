@@ -67,7 +67,7 @@ _NOT_RUN = _MAX_TESTS + 1
 _LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
 """Tokens that a program gets at first: so many for each of its task, and as many at least."""
 _EXAMPLES, _EXAMPLE_LINES = 3, 40
-"""Calls behind functions from which on they are examples of their use, where they were cut; and
+"""Calls behind functions from which on they are examples of their use, if they were cut; and
 the most lines of the one that is cut."""
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LAST, _NEW = 12, 0.3
@@ -209,7 +209,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
     executed unless a sandbox is given; then tests are written too, from the task alone, a program
     that passed review runs there with each of them, and what fails goes back as well. If no try
     is without fault, the first of those that pass the most tests is given, with its `faults`; a
-    program is given too where the tests can't be written, or the reviewer or the sandbox itself
+    program is given too if the tests can't be written, or the reviewer or the sandbox itself
     fails, which the trace says.
 
     Raises:
@@ -294,7 +294,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         return tests
 
     async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
-        """Write the program in as many tokens as such a task takes, or else with all."""
+        """Write it within the tokens that such a task takes; if that is too few, within all."""
         tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
         first = coder if self.thinks else coder.with_limit(tokens)
         try:
@@ -367,7 +367,7 @@ def parser_of(language: str) -> Parser | None:
 
 
 def source_of(text: str) -> Source:
-    """Take the program out of a reply: its first fenced block, or all of it where it is Python.
+    """Extract the program from a reply: its first fenced block, or all of it if it is Python.
 
     Raises:
         ValueError: there is none, it can't be parsed, or it is a value; the message says where.

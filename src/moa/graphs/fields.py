@@ -65,7 +65,7 @@ class Table:
     graph: Callable[[str], object]
     """Builds another graph by its name."""
     shared: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Settings that are no fields of the recipe, but of its nodes."""
+    """Settings that aren't fields of the recipe, but of its nodes."""
 
     @property
     def file(self) -> str:
@@ -110,7 +110,7 @@ class FromEndpoint:
     given: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        """Let `read` read the field; pydantic calls this."""
+        """Read the field by `read`; pydantic calls it."""
         del source, handler
         return core_schema.with_info_plain_validator_function(self.read)
 
@@ -272,7 +272,7 @@ def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
 def _model_of(make: Callable[..., object]) -> type[BaseModel]:
     """Make the model of a maker's keywords. Of a class with overloads the first one counts.
 
-    Those whose types no table can say are excluded, and refused where they are said or needed.
+    Those whose types no table can say are excluded, and refused if they are said or needed.
     """
     inner = getattr(make, "func", make)
     inner = get_origin(inner) or inner

@@ -72,7 +72,7 @@ class Learner:
 
     Args:
         name: Name of the built-in graph.
-        endpoints: Who is asked.
+        endpoints: The endpoints to ask.
 
     Raises:
         ConfigError: it doesn't learn, or can't be built.
@@ -109,7 +109,7 @@ class Learner:
 
     @cached_property
     def node(self) -> WiredRecipe[object, object]:
-        """The graph, as it decides where nothing was learned."""
+        """The graph, as it decides if nothing was learned."""
         return self.build()
 
     @cached_property
@@ -254,7 +254,7 @@ async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContex
 
 
 def _input_of(line: dict[str, object]) -> dict[str, object]:
-    """Return the input of a line that `moa run` wrote, with its id; else the line itself."""
+    """Return the input and id of a line of `moa run`; any other line is an input itself."""
     inside = line.get("input")
     if not {"output", "status"} <= line.keys() or inside is None:
         return line

@@ -67,7 +67,7 @@ class Measurement(BaseModel):
 
 
 def read_measurements() -> dict[str, Measurement]:
-    """Return the measured figures of ready graphs, by name; others weren't measured."""
+    """Return what was measured of the ready graphs, by name; others were not, or can't be."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
     return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
@@ -153,9 +153,9 @@ def load_graph(
     Args:
         name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
             these endpoints as its only argument or without any.
-        endpoints: Who is asked; their configuration has the tables.
-        given: Settings that come before those of its table, where it has them.
-        around: Names of the graphs that it is in.
+        endpoints: The endpoints to ask; their configuration has the tables.
+        given: Settings that come before those of its table, if it has them.
+        around: Names of the graphs that it stands in.
 
     Raises:
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
@@ -272,7 +272,7 @@ def fingerprints(
 
     Args:
         names: See `load_graph`, as for the others. The nodes have been built.
-        endpoints: Who is asked.
+        endpoints: The endpoints to ask.
         given: Settings that come before those of its table.
     """
     config = endpoints.config

@@ -117,7 +117,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                     )
 
     def members(self) -> Iterator[Node[Never, object]]:
-        """Yield the proposers, and the aggregator."""
+        """Return the proposers, and the aggregator."""
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
 
@@ -276,7 +276,7 @@ class Mixture(BaseMixture, recipe="mixture"):
 
     def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
         given: Sequence[object] = self.proposers
-        if given == [[]]:  # what a table says that names none, where one model alone can write
+        if given == [[]]:  # what a table says that names none, if one model alone can write
             return
         layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, given)]
         if not layers:

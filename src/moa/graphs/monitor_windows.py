@@ -36,7 +36,7 @@ class Window(BaseModel):
     """The first few texts of each label, cut, by the name of the question."""
 
     def add(self, text: str, labels: Mapping[str, str] | None) -> None:
-        """Take in one item; `None`: it could not be decided."""
+        """Add one item; `None`: it could not be decided."""
         self.items += 1
         self.failed += labels is None
         for question, label in (labels or {}).items():

@@ -117,8 +117,8 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
         """Build it from its table in moa.toml.
 
-        Fields that take a node or an endpoint may be left out. What is no field is a setting of
-        those of its nodes that have it, where they don't say otherwise.
+        Fields that take a node or an endpoint may be left out. What isn't a field is a setting of
+        those of its nodes that have it, if they don't say otherwise.
 
         Raises:
             ConfigError: a key is unknown, or a value is wrong; each is named.
@@ -213,7 +213,7 @@ class WiredRecipe(Recipe[In, Out]):
 
     settles_by: ClassVar[str] = ""
     """The question whose answer has to be right where something is settled without a large model;
-    empty where that is none."""
+    empty if that is none."""
 
     def prepare(self) -> None:
         """Wire it; what a recipe prepares itself comes before that, or after."""

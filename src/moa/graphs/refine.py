@@ -148,7 +148,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     """Score, from 0 to 10, at which the critic counts as content with faults left."""
 
     def prepare(self) -> None:
-        """Take the writer's endpoint for revisions, where no other is given."""
+        """Take the writer's endpoint for revisions, if no other is given."""
         self.input_type = signature_of(self.writer).input(0)
         if self.reviser is None:
             endpoint = getattr(self.writer, "endpoint", None)

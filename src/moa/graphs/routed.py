@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from moa.routing import Router
     from moa.routing.recorded import Case
 else:
-    Router = object  # numpy is imported where one is read
+    Router = object  # numpy is imported if one is read
 
 _NO_ROUTER = (
     "{} has no router: give what moa route fit wrote, in Python by router=, in moa.toml by "
@@ -113,7 +113,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Let it pass without a router where it is only drawn."""
+        """Let it pass without a router if it is only drawn."""
         if not table.get("router") and endpoints.can_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '

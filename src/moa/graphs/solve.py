@@ -160,7 +160,7 @@ class Solution(Reply):
     """True if every step has an answer, all sums hold, and the answer is accepted by another model
     than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
-    """What speaks for it where nothing was found wrong, else what is wrong with it."""
+    """What speaks for it if nothing was found wrong, else what is wrong with it."""
     tries: int
     """Times it was worked out."""
 
@@ -371,7 +371,7 @@ class PlanRun:
     """A result shows a number rounded, and what is computed from it is computed from this."""
 
     async def results(self, plan: Steps) -> tuple[StepResult, ...]:
-        """Run every step, but those that need one that failed; where all failed it is an error."""
+        """Run every step, but those that need one that failed; if all failed it is an error."""
         loop = asyncio.get_running_loop()
         self.done = {step.id: loop.create_future() for step in plan.steps}
         results = await gather(map(self._run, plan.in_order))
@@ -421,12 +421,12 @@ class PlanRun:
     def _compute(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
     ) -> dict[str, str]:
-        """Compute exactly; what is no calculation, or needs what is no number, is an error."""
+        """Compute exactly; what isn't a calculation, or needs what isn't a number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else read_only_number(needed[name].answer)
             for name in find_names(expression)
         }
-        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
+        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed again.
         filled_in = substitute(expression, values).partition("=")[0].strip()
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))

@@ -169,7 +169,7 @@ class Student(Generic[Out_co]):
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
         self._large = ""
-        """Name of the large model; empty where it isn't known."""
+        """Name of the large model; empty if it isn't known."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """By the owner of the runs: nobody's texts teach what answers another."""
@@ -309,7 +309,7 @@ class Student(Generic[Out_co]):
         return given[self.asked.name] if alike else OTHERWISE
 
     async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
-        """Keep a text before anybody is asked, and return its place."""
+        """Store a text before any model is asked, and return its index."""
         learning = await self.ready(own)
         place = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
@@ -347,7 +347,7 @@ class Student(Generic[Out_co]):
             ask: Asks it.
             label: Names the option that it gave; `None`: it gave none.
             own: Context of the run.
-            again: Asks it a second time, where that is wanted.
+            again: Asks it a second time, if that is wanted.
             moot: Whether it is asked whatever the small answer is.
 
         Raises:
@@ -391,7 +391,7 @@ class Student(Generic[Out_co]):
         chosen: bool = False,
         people: bool = False,
     ) -> bool:
-        """Keep an answer that is known, of a log or of people; `False`: the text is known.
+        """Store a known answer, from a log or from people; `False`: the text was stored before.
 
         Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
         texts that were drawn for them they count for what is guaranteed by people.
@@ -406,7 +406,7 @@ class Student(Generic[Out_co]):
             people: Whether people have labelled it.
 
         Raises:
-            InputError: a label is none of its question's.
+            InputError: a label isn't one of its question's.
         """
         from moa.calibration.answer_rows import LargeAnswer
 

@@ -184,7 +184,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         said: Sequence[Sentence],
         context: RunContext,
     ) -> tuple[Sequence[Sentence], Salience | None]:
-        """Keep the sentences of each chunk that say most, then of all where they are too many.
+        """Keep the most important sentences of each chunk, then of all if they are too many.
 
         A text that is read at once is left whole.
         """
@@ -207,7 +207,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     async def _rank(
         self, request: Original, said: Sequence[Sentence], context: RunContext
     ) -> Salience:
-        """Rank the sentences; where the encoder fails, the first ones count as the best."""
+        """Rank the sentences; if the encoder fails, the first ones count as the best."""
         about = [text for text in request.about if text.strip()]
 
         async def embed() -> Mapping[str, Sequence[float]]:
@@ -230,7 +230,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         kept: Sequence[Sentence],
         context: RunContext,
     ) -> list[Sentence]:
-        """Write it from what is kept; nothing if that fails."""
+        """Write it from the kept sentences; return nothing if that fails."""
         if not can_write(self.llm.model):
             context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             return []

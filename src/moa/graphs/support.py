@@ -1,8 +1,8 @@
 """Support: an inbox in; small models read each message, and a large one writes where it must.
 
-Where the encoder for many languages is installed, heads decide that were fitted beforehand to
+If the encoder for many languages is installed, heads decide that were fitted beforehand to
 labelled messages (see `moa.decisions.heads`), and the small model isn't asked: of sentiment,
-urgency, spam and injections always, of the intent where the intents are the shipped ones. Intents
+urgency, spam and injections always, of the intent if the intents are the shipped ones. Intents
 of one's own are decided by their examples and meaning. Elsewhere the small model is asked, with the
 examples of the settings.
 """
@@ -71,7 +71,7 @@ HEADS_READ = 1000
 """Minimum tokens of a message that heads read: the encoder is fast, and a long message may state
 its wish anywhere."""
 UNWRITTEN = "replies"
-"""The queue of the messages that people answer, where no model can."""
+"""The queue of the messages that people answer, if no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
 IN_DANGER = "danger"
@@ -220,7 +220,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     `slm` decides by itself."""
     expected_precision: float = Field(default=0.9, ge=0, le=1)
     """Expected share of right intents among messages that no LLM reads; the LLM reads the others.
-    The estimate comes from other sets of intents with as many examples; it is no guarantee. A
+    The estimate comes from other sets of intents with as many examples; it isn't a guarantee. A
     calibration with a bound replaces it by a guarantee. If nothing is known, the model's own
     confidence is used."""
     reply_sure: float = Field(default=0.99, ge=0, le=1)
@@ -343,7 +343,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _search(
         self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
     ) -> list[Handle[Passages | Skipped]]:
-        """Search the documents for facts, if there are any."""
+        """Search for facts in the documents, if there are any."""
         if self.documents is None and self.index is None:
             return []
         finder = Indexed(

@@ -1,7 +1,7 @@
 """Support that learns: whoever writes says what a message wants, and the intent learns from it.
 
 Whoever writes also says how it sounds, how urgent it is, and whether it is spam. These are decided
-as ever; but where one of them is decided otherwise than the large model would, and another thing
+as ever; but if one of them is decided otherwise than the large model would, and another thing
 would become of the message, it counts as a difference.
 """
 
@@ -90,7 +90,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
     Args:
         student: What learns.
         writer: Writes both.
-        plain: Writes the reply alone, where nothing valid came of both.
+        plain: Writes the reply alone, if nothing valid came of both.
         labeller: As `writer`, but breaks off behind the labels, which it says a second time.
     """
 
@@ -121,7 +121,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 
 
 class HeldOutLabels(TypedNode[Lesson, Label]):
-    """Has a message labelled that is held out, where no reply is written to it.
+    """Has a message labelled that is held out, if no reply is written to it.
 
     It is asked as whoever writes is, and breaks off behind the labels: another prompt would be
     another large model.

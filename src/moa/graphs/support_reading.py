@@ -70,7 +70,7 @@ class DangerFinder(DecidingAgent[Predicate]):
     """Tells whether people are in danger.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         criterion: What the message is then, so that "Is this message …?" is a question.
 
     Raises:
@@ -166,14 +166,14 @@ def urgency_of(slm: Endpoint) -> Decider[Urgency]:
 
 
 def as_one_text(ticket: Ticket) -> str:
-    """Put the subject before the text; what mail programs write if there is none counts as none."""
+    """Put the subject before the text; what mail programs write if there is none is none."""
     subject = ticket.subject or ""
     parts = ("" if _NO_SUBJECT.fullmatch(subject.strip()) else subject, ticket.text)
     return "\n\n".join(part for part in parts if part.strip())
 
 
 def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
-    """Take what the rules say where they stop a message; `None` if the message is empty."""
+    """Take what the rules say if they stop a message; `None` if the message is empty."""
     if isinstance(rules, Skipped) or isinstance(injection, Skipped):
         return None
     return injection if rules.kept else rules

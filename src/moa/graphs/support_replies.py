@@ -84,8 +84,8 @@ class ReplyWriter(Agent[Letter, Reply]):
     """Writes replies from rules, facts and what was decided.
 
     Args:
-        endpoint: Who writes.
-        company: Who answers, in words.
+        endpoint: The endpoint that writes.
+        company: Description of the company that answers.
         tone: How, in words.
         policy: The rules of the house.
         facts: What else may be said.
@@ -216,7 +216,7 @@ def _list_options(question: Question) -> str:
 def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
     """Make what a large model fills in: the labels, and behind them the reply.
 
-    The labels come first, so that they exist if the reply breaks off, or isn't wanted.
+    The labels stand first, so that they are there if the reply breaks off, or isn't wanted.
     """
     fields: dict[str, Any] = {
         one.name: (
@@ -241,7 +241,7 @@ def letter_of(
         text: The message.
         reading: What was decided; `None` if it is empty.
         found: Passages of documents.
-        intents: What its intent means, by name; empty where the intent isn't sure.
+        intents: What its intent means, by name; empty if the intent isn't sure.
     """
     passages = found.passages if isinstance(found, Passages) else ()
     letter = Letter(text=text.text, language=text.language, passages=passages)

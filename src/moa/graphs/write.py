@@ -294,7 +294,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
 
 def _tidy(article: Article, length: Length, context: RunContext) -> Article:
-    """Take out what is said twice; then cut the ends of the longest sections, to the length."""
+    """Remove what is said twice; then cut the ends of the longest sections, to the length."""
     sections = _drop_repeats(article.sections, context)
     shorter = [*sections]
     while length.too_long(_prose(shorter)):
@@ -338,7 +338,7 @@ def _prose(sections: Sequence[Section]) -> str:
 
 
 def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Section]:
-    """Take out sentences that repeat an earlier one word for word: near ones may mean more."""
+    """Remove sentences that repeat an earlier one word for word: near ones may mean more."""
     seen: set[tuple[str, ...]] = set()
     left: list[Section] = []
     gone = 0

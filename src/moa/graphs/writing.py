@@ -7,8 +7,8 @@ So a recipe says in its `answer` what happens `without` a step, and does the ste
 - `report_step`: shows to whoever listens that a step begins and ends;
 - `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
 - `attempt_each`: one step for each part, some in parallel;
-- `revise`: a draft is made anew, by what is wrong with it, until nothing is;
-- `write_to_length`: a text is written, once more where it is too short, and cut.
+- `revise`: a draft is made again, by what is wrong with it, until nothing is;
+- `write_to_length`: a text is written, once more if it is too short, and cut.
 
 That an answer is valid is no matter of these: an `Agent` checks that, and asks again.
 """
@@ -142,9 +142,9 @@ async def revise(
     *,
     tries: int,
 ) -> list[T]:
-    """Make a draft anew until nothing is wrong with it, or `tries` are used up.
+    """Make a draft again until nothing is wrong with it, or `tries` are used up.
 
-    If the next draft fails, for whatever reason, the earlier ones are kept: they are paid for.
+    If the next draft fails, for whatever reason, those before it stand: they are paid for.
 
     Args:
         draft: The first draft.
@@ -172,10 +172,10 @@ async def revise(
 async def write_to_length(
     writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
 ) -> str:
-    """Write a text, once more if it is too short; cut what is too long.
+    """Write a text, once more if it is too short, and cut it if it is too long.
 
     Args:
-        writer: Who writes.
+        writer: The agent that writes.
         prompt: The whole prompt.
         length: How long the text is to be.
         context: The context of the run.

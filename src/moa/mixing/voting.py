@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def leaders(self) -> tuple[Hashable, ...]:
-        """The answers with most votes; several, where they are tied."""
+        """The answers with most votes; several, if they are tied."""
         return tuple(a for a, votes in self.counts.items() if votes == self._top)
 
     @property

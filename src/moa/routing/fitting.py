@@ -43,7 +43,7 @@ LEAST_ROWS = 40
 LEAST_GAINS = 8
 """Minimum number of rows on which only the strong model is right, and of other rows."""
 RECOVERED = 0.8
-"""Part of the quality gap that the threshold is chosen for where nothing else is said."""
+"""Part of the quality gap that the threshold is chosen for if nothing else is said."""
 _FOLDS, _REPEATS = 5, 2
 _EQUAL, _LEAST_WEIGHT = 0.3, 0.02
 """Strength of the pull towards equal weights; minimum share of a weight in the sum."""
@@ -113,7 +113,7 @@ def fit_router(
     fields: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Router:
-    """Fit a router, or a cascade where the rows have the weak model's reply.
+    """Fit a router, or a cascade if the rows have the weak model's reply.
 
     Its threshold is chosen on held-out rows; `Router.at_threshold` sets another.
 
@@ -326,7 +326,7 @@ def _fewest_calls(scores: Floats, truth: Truth, recovered: float) -> float:
     line, apart = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
     for place in reversed(range(1, _SHARES)):
         share = place / _SHARES
-        # Of each row: its gain where the strong model is asked, less that part of its gain.
+        # Of each row: its gain if the strong model is asked, less that part of its gain.
         over = line.quality_at(share) - line.weak - recovered * (line.strong - line.weak)
         here = apart.quality_at(share)
         left = apart.strong - here

@@ -56,7 +56,7 @@ def _read_row(cell: object, column: str | None, number: int) -> Row | Malformed:
 
 
 def _name_cells(kind: object) -> list[str]:
-    """Name what the cells of outputs of a type are called; nothing where it doesn't tell."""
+    """Name what the cells of outputs of a type are called; nothing if it doesn't tell."""
     if get_origin(kind) in (Union, UnionType):
         members = [_name_cells(member) for member in get_args(kind)]
         return [*dict.fromkeys(name for one in members for name in one)] if all(members) else []

@@ -55,7 +55,7 @@ class RowIndex(Scratch):
         return most == 1, least == 0
 
     def read(self, name: str) -> str | None:
-        """Take a row in, and return its key; `None`: it has a good line, which it claims."""
+        """Add a row, and return its key; `None`: it has a good line, which it claims."""
         start = None
         if self._has_lines:
             claim = (
@@ -70,7 +70,7 @@ class RowIndex(Scratch):
         return self.add(name, start)
 
     def add(self, name: str, failed_at: int | None = None) -> str:
-        """Take in a row that is due, and return its key; perhaps it has a failed line."""
+        """Add a row that is due, and return its key; perhaps it has a failed line."""
         self._read += 1
         ((copy,),) = self.run(
             "insert into row (given, input, copy, place, start, failed, due) "

@@ -39,7 +39,7 @@ class RowFile(LineFile):
     goes when all rows are done.
 
     Args:
-        path: Made where it isn't there. Its name ends in `.jsonl`.
+        path: Made if it isn't there. Its name ends in `.jsonl`.
         existing: What is done with lines that are there: `refuse` raises, `resume` goes on with
             them, `overwrite` drops them when the first line is written.
         source: The file that the rows are read from; `None`: from elsewhere.

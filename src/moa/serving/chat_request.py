@@ -273,7 +273,7 @@ class ChatRequest(Body):
 
     @property
     def must_call(self) -> bool:
-        """Whether a tool has to be called, where there is any."""
+        """Whether a tool has to be called, if there is any."""
         asked = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
         return asked and bool(self.tools)
 

@@ -165,7 +165,7 @@ class Ledger:
     def _discard(self, doing: asyncio.Task[object]) -> None:
         self._pending.discard(doing)
         if not doing.cancelled():
-            doing.exception()  # whoever waits for it is told; asyncio isn't to, where nobody does
+            doing.exception()  # whoever waits for it is told; asyncio isn't to, if nobody does
 
     async def finish(self) -> None:
         """Wait for what is being done."""

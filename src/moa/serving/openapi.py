@@ -72,8 +72,8 @@ def operation(
         body: Schema of what it takes; `None`: nothing.
         answers_with: Content type of the answer.
         parameters: Those in the path or the query; see `parameter`.
-        status: Status of a success.
-        streams: Whether it also gives server-sent events, where these are accepted.
+        status: Where it goes well.
+        streams: Whether it also gives server-sent events, if these are accepted.
     """
     content = {answers_with: {"schema": answer}}
     if streams:

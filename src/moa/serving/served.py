@@ -116,12 +116,12 @@ class ServedNode:
 
     @cached_property
     def input_schema(self) -> Schema:
-        """The JSON schema of what `parse` takes; `{}` where nothing says what that is."""
+        """The JSON schema of what `parse` takes; `{}` if nothing says what that is."""
         return self.input_in(_OWN)
 
     @cached_property
     def output_schema(self) -> Schema:
-        """The JSON schema of what `dump` gives; `{}` where nothing says what that is."""
+        """The JSON schema of what `dump` gives; `{}` if nothing says what that is."""
         return _schema(self._output, "serialization", _OWN)
 
     def input_in(self, place: str) -> Schema:
@@ -152,7 +152,7 @@ class ServedNode:
 
 
 class _InputSchema(WithoutExamples):
-    """Says that a text may come as a number where the model takes one."""
+    """Says that a text may come as a number if the model takes one."""
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         """See `GenerateJsonSchema`."""

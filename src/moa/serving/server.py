@@ -93,9 +93,9 @@ class Server:
 
     Args:
         served: What is served, each under another name.
-        endpoints: Whom it asks; `endpoints.slm` is the server's small model.
+        endpoints: The endpoints to ask; `endpoints.slm` is the server's small model.
         settings: What it takes.
-        keys: Who may ask.
+        keys: The keys that may send requests.
 
     Raises:
         ConfigError: two have the same name, or there is none.

@@ -101,7 +101,7 @@ def studio_app(
 
 
 def mount(studio: Starlette, app: Starlette | None = None, *, only_page: bool = False) -> Starlette:
-    """Put the page under `/studio/`, beside a server of graphs where there is one.
+    """Put the page under `/studio/`, beside a server of graphs if there is one.
 
     Args:
         studio: The page.
@@ -171,7 +171,7 @@ def static_file(name: str) -> tuple[bytes, str]:
     """Return a file of the page, and its media type.
 
     Raises:
-        RequestRefused: there is none of that name (404).
+        RequestRefused: there isn't one of that name (404).
     """
     found = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
     if name not in found:

@@ -285,7 +285,7 @@ class Book:
         )
 
     def correct(self, place: int, name: str, label: str | None) -> Entry:
-        """Take in, or back, the label that a person gives to a row; the order stays."""
+        """Add or remove the label that a person gives to a row; the order stays."""
         entry = self.entries[place]
         if label is None:
             entry.right.pop(name, None)

@@ -137,7 +137,7 @@ class Labels:
         """Read the labels that are there.
 
         Raises:
-            ConfigError: a line is none of a label.
+            ConfigError: a line isn't one of a label.
         """
         known = Known()
         if not self.path.exists():

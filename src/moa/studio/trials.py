@@ -19,7 +19,7 @@ from moa.serving.typed import write_event
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"
-"""Header of a key of the server, where it has keys: whose budget pays for what is tried."""
+"""Header of a key of the server, if it has keys: whose budget pays for what is tried."""
 
 
 class Trials:

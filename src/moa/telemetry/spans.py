@@ -58,7 +58,7 @@ class Masks(Protocol):
 class Tracer:
     """Begins the traces of runs: `RunContext(tracer=Tracer(content=True))`.
 
-    Spans go to OpenTelemetry where a tracer provider is set, and to a file where one is given.
+    Spans go to OpenTelemetry where a tracer provider is set, and to a file if one is given.
     If there is neither, nothing is recorded. A context that is given no tracer has one without
     a file; its texts are recorded where `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
     `true`.
@@ -275,7 +275,7 @@ class Span:
             self._late_attributes[name] = value
 
     def note(self, note: Note, error: BaseException | None) -> None:
-        """Keep a note as an event; one on a span that has ended belongs to the one around it."""
+        """Record a note as an event; on a span that has ended, it goes to the span around it."""
         if self._ended:
             if self.parent is not None:
                 self.parent.note(note, error)
@@ -339,7 +339,7 @@ class Span:
             self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
-        """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
+        """Set what a call has taken, and the sum of several; of a trace also if it is of one."""
         paid, later = self._amounts, self._late_attributes
         requests = sum([one.calls for one in paid])
         if not paid or not (self.is_call or self.parent is None or requests > 1):

@@ -53,7 +53,7 @@ class LaunchedServer:
     """True if another started it."""
 
     def release(self) -> None:
-        """Stop it where it is tethered, and wait until it has ended."""
+        """Stop it if it is tethered, and wait until it has ended."""
         if self.tether is None:
             return
         assert self.tether.stdin is not None

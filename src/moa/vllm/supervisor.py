@@ -111,7 +111,7 @@ class Supervisor:
         return asyncio.run(server.is_ready())
 
     def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
-        """Let the keeper end the server; if the keeper was killed, end what is left."""
+        """Let the keeper end the server, and end what is left if the keeper was killed."""
         end: End | None = None
         with suppress(OSError, EOFError):
             here.send("stop")
@@ -219,7 +219,7 @@ def _sweep(group: int | None = None) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what this process's descendants leave behind, where there is such."""
+    """Become the parent of what this process's descendants leave behind, if there is such."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

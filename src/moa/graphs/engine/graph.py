@@ -197,7 +197,7 @@ class Graph(Generic[In]):
             name: `None` is the node's own name. Names differ within a graph.
 
         Raises:
-            WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
+            WiringError: what is given isn't a node or a handle, or `thread` doesn't suit it.
         """
         node = as_node(check_work(node))
         signature = signature_of(node)
@@ -272,7 +272,7 @@ class Graph(Generic[In]):
             name: `None` is the body's own name.
 
         Raises:
-            WiringError: what is given is no node or no handle.
+            WiringError: what is given isn't a node or a handle.
         """
         body = as_node(check_work(body))
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
@@ -332,7 +332,7 @@ class Graph(Generic[In]):
             answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
                 model.
             when: Decides whether the person is asked.
-            otherwise: Stands in where they are not.
+            otherwise: Stands in if they are not.
             name: Shown in traces, errors and drawings. Names differ within a graph.
 
         Raises:

@@ -85,7 +85,7 @@ class Plan:
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
     def members(self) -> Iterator[Work]:
-        """Yield the nodes in it, and the functions that stand for one."""
+        """Return the nodes in it, and the functions that stand for one."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 
     def list_endpoints(self) -> list[Endpoint] | None:
@@ -173,7 +173,7 @@ def _is_person(node: object) -> bool:
 
 
 def _inside(node: object) -> Iterator[object]:
-    """Yield a node, and what it is made of, however deep."""
+    """Return a node, and what it is made of, however deep."""
     members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
     yield node
     for one in members():

@@ -382,7 +382,7 @@ async def _call(task: Task, value: object, context: RunContext) -> NodeOutput:
     """Run a node or a function.
 
     Raises:
-        NodeError: a function raised something that is no `MoaError`.
+        NodeError: a function raised something that isn't a `MoaError`.
     """
     try:
         if task.is_node:
@@ -409,7 +409,7 @@ def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
     """Call a quick function.
 
     Raises:
-        NodeError: it raised something that is no `MoaError`.
+        NodeError: it raised something that isn't a `MoaError`.
         WiringError: it gave a coroutine.
     """
     try:

@@ -164,7 +164,7 @@ class Handle(Generic[T_co]):
     def map(self, function: Callable[[T_co], U]) -> Handle[U]:
         """Apply a quick, synchronous function.
 
-        It is given what the handle holds, `Skipped` included where the node can be skipped.
+        It is given what the handle holds, `Skipped` included if the node can be skipped.
 
         Args:
             function: Anything that doesn't wait: pick a field, compare, convert.
@@ -177,7 +177,7 @@ class Handle(Generic[T_co]):
 
         The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
         Of several questions all must be accepted. If nobody says it, the run ends with a
-        `ConfigError`, and where the type can't, the graph doesn't build.
+        `ConfigError`, and if the type can't, the graph doesn't build.
         """
         return Handle(
             AcceptedStep(
