@@ -67,7 +67,7 @@ class Measurement(BaseModel):
 
 
 def read_measurements() -> dict[str, Measurement]:
-    """Return what was measured of the ready graphs, by name; others were not, or can't be."""
+    """Return the measured figures of ready graphs, by name; others weren't measured."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
     return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
