@@ -36,7 +36,7 @@ class SQLite:
 
     Args:
         path: Made if it isn't there.
-        tables: What stands in it, as statements of SQL with `;` between two.
+        tables: Its tables, as SQL statements separated by `;`.
         what: Its name in errors.
         alone: Whether one process uses it at a time.
         may_only_read: Whether to open it also if it can't be written, to be looked at.

@@ -150,7 +150,7 @@ class NodeBase(Generic[In_contra, Out_co]):
 
         The new columns are the fields of the outputs, or `output` if they have none, and
         `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
-        If the frame has a column of that name, the node's stands before it, as in
+        If the frame has a column of that name, the node's name comes before it, as in
         `agent_text`. The frame that was given stays as it is.
 
         Args:

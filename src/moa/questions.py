@@ -553,7 +553,7 @@ def is_accepted(output: object) -> bool | None:
 
 
 def may_be_accepted(kind: object) -> bool:
-    """Return True if values of a type may say that they are accepted, or if it isn't a model."""
+    """Return True if values of a type may have `accepted`, or if the type isn't a class."""
     if not isinstance(kind, type):
         return True
     fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})

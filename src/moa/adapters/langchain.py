@@ -65,7 +65,7 @@ class LangChainNode(Adapter[In, Out]):
     async def ask(self, value: object, calls: Calls) -> object:
         """Run it, and count each model that it asks in the ledger."""
         meter = (_ShowingMeter if self.shows(calls.context) else _Meter)(calls)
-        # It isn't a part of a graph of LangGraph that this node stands in: that one would be asked
+        # It isn't a part of the LangGraph graph that holds this node: that one would be asked
         # for what this one keeps, and would hear of its texts twice.
         around = var_child_runnable_config.set(None)
         try:

@@ -274,10 +274,10 @@ class Agent(TypedNode[In, Out]):
         return self._check_input(request), shown
 
     def user_prompt(self, request: In) -> str:
-        """Write the user message; by default the request alone, as data if there is a `tag`.
+        """Write the user message: by default the request, marked as data if there is a `tag`.
 
-        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
-        `tag` if the agent has one of its own.
+        An override must pass outside text through `moa.agents.prompts.block`, with `tag` if the
+        agent sets its own.
         """
         if self._template is not None:
             return self._template.fill(request, tag=self.tag)

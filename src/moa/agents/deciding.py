@@ -173,7 +173,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def by_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
         """Copy the agent, to decide its one question by the head that ships for `name` in a file.
 
-        If no encoder stands beside the endpoint it stays as it is.
+        Without an encoder beside the endpoint, the copy decides as the agent does.
         """
         if not feeds_heads(self.encoder):
             return self

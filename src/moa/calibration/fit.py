@@ -447,7 +447,7 @@ async def _read_features(search: _Search) -> None:
     if own is None:
         return
     # A server that decides by itself is shown the options in an order of which it may prefer the
-    # first; if the words of the labels are read, the order hardly stands in the prompt.
+    # first; if the words of the labels are read, the prompt hardly shows the order.
     if reader.question.kind == "choice" and reader.answers.source == "native":
         await _read_labels(search, "turned", search.own, turned=True)
     # A server that decides by itself takes no examples.

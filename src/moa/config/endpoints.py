@@ -195,7 +195,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     async def close(self) -> None:
         """Close all endpoints that were built. A second call does nothing.
 
-        If one can't be closed, the others are, and its error is raised at the end.
+        If one can't be closed, close the others, then raise its error.
         """
         await close_all(self.used)
 

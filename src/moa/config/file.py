@@ -110,7 +110,7 @@ def add_block(
     """Put tables, with the comments in them, at the end of a configuration.
 
     The file is made if it isn't there, and replaced in one step. It becomes trusted by nothing
-    that stands in the tables, since their texts may be anybody's.
+    that is in the tables, since their texts may be anybody's.
 
     Args:
         path: The file; see `target`.

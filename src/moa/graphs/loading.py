@@ -155,7 +155,7 @@ def load_graph(
             these endpoints as its only argument or without any.
         endpoints: The endpoints to ask; their configuration has the tables.
         given: Settings that come before those of its table, if it has them.
-        around: Names of the graphs that it stands in.
+        around: Names of the graphs that it is in.
 
     Raises:
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint

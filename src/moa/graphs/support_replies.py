@@ -216,7 +216,7 @@ def _list_options(question: Question) -> str:
 def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
     """Make what a large model fills in: the labels, and behind them the reply.
 
-    The labels stand first, so that they are there if the reply breaks off, or isn't wanted.
+    The labels come first, so that they exist if the reply breaks off, or isn't wanted.
     """
     fields: dict[str, Any] = {
         one.name: (

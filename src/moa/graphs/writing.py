@@ -144,7 +144,7 @@ async def revise(
 ) -> list[T]:
     """Make a draft again until nothing is wrong with it, or `tries` are used up.
 
-    If the next draft fails, for whatever reason, those before it stand: they are paid for.
+    If the next draft fails, for whatever reason, the earlier ones are kept: they are paid for.
 
     Args:
         draft: The first draft.

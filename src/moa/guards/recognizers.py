@@ -342,7 +342,7 @@ class _Numbers:
     kind: str
     recognizer: PatternRecognizer
     words: re.Pattern[str] | None
-    """Words that speak for a finding if they stand before it."""
+    """Words that speak for a finding if they are before it."""
 
     def find(self, text: str) -> Iterator[Finding]:
         """Find them.

@@ -33,7 +33,7 @@ EXAMPLES = (
 class Spam(Filter):
     """Stops unwanted mass mailings: a filter whose criterion is fitted already.
 
-    The shipped head decides, if the encoder stands beside the endpoint, and the endpoint isn't
+    The shipped head decides, if the encoder is beside the endpoint, and the endpoint isn't
     asked; else the endpoint decides, shown examples of what is spam and what isn't.
 
     Args:

@@ -114,7 +114,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
         self.policy = policy
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
-        """Score all replies in parallel; if that fails on each, the first failure is raised."""
+        """Score all replies in parallel; if all fail, raise the first error."""
         found = await gather(self._judge(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:

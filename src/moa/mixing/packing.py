@@ -1,9 +1,9 @@
 """Packing: what an aggregator reads of the answers of others, so that it fits its context.
 
 The request comes first and the answers last, so that a server's cache of prompts holds all that
-does not change. Answers stand without names and in a random order, another for each request, since
-models prefer the first of several. If they don't fit, near duplicates are merged, then the
-longest of those that others agree with are cut in the middle, and one that stands alone at last.
+does not change. Answers have no names and a new random order for each request, since models
+prefer the first of several. If they don't fit, near duplicates are merged; then the longest answers
+that others agree with are cut in the middle, and last those that no other agrees with.
 """
 
 from __future__ import annotations

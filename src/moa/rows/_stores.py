@@ -59,7 +59,7 @@ class Postgres:
 
     Args:
         address: `postgresql://USER@HOST/DATABASE#NAME`.
-        tables: What stands in it, as statements of SQL with `;` between two.
+        tables: Its tables, as SQL statements separated by `;`.
         what: What is kept in it, in a word, and its name if the address has none.
     """
 

@@ -88,7 +88,7 @@ def read(
     Args:
         source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
             as `s3://bucket/mails.parquet`; or `-` for standard input.
-        format: How the rows stand in it; `None` goes by the name. Standard input is then JSON Lines
+        format: The format of the rows; `None` goes by the name. Standard input is then JSON Lines
             where its first line that isn't empty begins with `{`, CSV if that is a header with
             a column `id`, `text` or `text_column`, else one text a line.
         text_column: The column, or key, that holds the text; it is given as `text` too. `None`

@@ -187,7 +187,7 @@ class KeyStore(Protocol):
         """Remove a key.
 
         Raises:
-            ConfigError: there isn't one of this name, or it can't be written.
+            ConfigError: no key has this name, or the keys can't be written.
         """
         ...
 

@@ -182,7 +182,7 @@ class Sketch:
         """Start, end, label, and whether it only decides."""
 
     def box(self, node: object = None, label: str | None = None) -> str:
-        """Draw a node by its name or by a label, or a step that isn't a node; give its key."""
+        """Draw a node, by its name or a label, or a step without a node; return the box's key."""
         key = str(len(self.boxes) + 1)
         self.boxes[key] = Box(label or str(getattr(node, "name", "step")), node)
         return key
@@ -200,7 +200,7 @@ class Sketch:
     def chain(self, *steps: object) -> list[str]:
         """Draw steps in a row, from the recipe's input to its output; return their keys.
 
-        A step is a node, a node and its label, or the label of something else; `None` is left out.
+        A step is a node, a node and its label, or a label alone; `None` is left out.
         """
         keys = [self._step(step) for step in steps if step is not None]
         self.arrow(self.input, *keys, self.output)
