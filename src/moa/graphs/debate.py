@@ -108,11 +108,12 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     """Models that read each other's answers, and answer again.
 
     It ends when all agree, or after the rounds: then the judge decides, or the majority where there
-    is none or it prefers nothing. Who fails in the first round is left out; who fails later stands
-    by the answer it gave. If the budget or the time ends it, the answers so far are counted.
+    is none or it prefers nothing. A debater that fails in the first round is left out; one that
+    fails later keeps its last answer. If the budget or the time ends it, the answers so far are
+    counted.
 
-    Small models that read each other tend to get worse (arXiv:2510.05077): for those `ChooseBest`
-    is made.
+    Small models that read each other tend to get worse (arXiv:2510.05077): use `ChooseBest` for
+    those.
 
     Raises:
         ConfigError: there are fewer than two debaters.
