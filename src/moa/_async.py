@@ -1,6 +1,6 @@
 """Calls in parallel: one failure is raised, the rest is cancelled; and who waits for whom.
 
-And calls from where nothing is awaited: they share an event loop in a thread of its own.
+And calls from if nothing is awaited: they share an event loop in a thread of its own.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class LineFile:
         self.close()
 
     def lines(self) -> Iterator[tuple[int, int, JSON]]:
-        """Yield the number of each line that is there, where it starts, and what stands in it.
+        """Yield the number of each line that is there, where it starts, and what is in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
         Where a line isn't a JSON object, or can't be read, the file is closed.

@@ -226,7 +226,7 @@ async def map_rows(
             async for item in items:
                 print(item.id, item.output or item.error)
 
-    Where an endpoint refuses its key (401), or its account has no credit left, three inputs in a
+    If an endpoint refuses its key (401), or its account has no credit left, three inputs in a
     row, the run ends: all that are left fail at once with an error that says so, and nothing is
     asked for them. So it is where an endpoint forbids (403) what is asked and has answered nothing
     before. With a fallback inputs don't fail, and the run goes on. `context.ended_by` is the error.

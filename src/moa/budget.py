@@ -304,7 +304,7 @@ class Purse:
     def check_price_known(self, endpoint: str) -> None:
         """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
 
-        Where a budget is strict it is a `PriceUnknown`.
+        If a budget is strict it is a `PriceUnknown`.
         """
         if any(one.budget.strict for one in self.accounts):
             raise PriceUnknown(

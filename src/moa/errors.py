@@ -306,7 +306,7 @@ class Unanswered(MoaError):
 
 
 class NodeError(MoaError):
-    """A plain function that stands in a graph raised; the cause is chained.
+    """A plain function that is in a graph raised; the cause is chained.
 
     It says in which file and line, as far as that is code of one's own.
 

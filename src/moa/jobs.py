@@ -213,7 +213,7 @@ class Job:
     def add(self, inputs: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
 
-        Where another process works on the job, rows that are not among these stay in it, whatever
+        If another process works on the job, rows that are not among these stay in it, whatever
         `all_rows`: they may be the input of that one.
 
         Args:

@@ -48,7 +48,7 @@ class Journal:
         name: Tells the run from any other.
         kept: What was kept of it before, by key.
         write: Keeps a record under a key. One that is there already may stay.
-        inside: Entered with the key of each place, while what stands there runs; `None`: nothing.
+        inside: Entered with the key of each place, while what is there runs; `None`: nothing.
         context: What is spent in it is counted; `None`: all that is kept.
     """
 

@@ -113,7 +113,7 @@ def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
 
 
 class Node(Protocol[In_contra, Out_co]):
-    """An agent, a graph, or anything else that can stand in a graph.
+    """An agent, a graph, or anything else that can be in a graph.
 
     Examples:
         >>> class Shout:

@@ -54,7 +54,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     def run_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Result[Out_co]:
-        """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
+        """Run from synchronous code: in a script, or in a notebook whose event loop runs.
 
         All such runs of a process share one event loop, in a thread of its own, so that endpoints
         keep their connections from one to the next. An endpoint has connections of its own in each
@@ -109,7 +109,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         on_error: OnError = "return",
         progress: Progress = False,
     ) -> list[Item[Out_co]]:
-        """Run on many inputs where nothing is awaited, and give their items in the same order.
+        """Run on many inputs from synchronous code, and return their items in the same order.
 
         It works in a notebook too, whose event loop runs. If it is interrupted, what was
         finished is lost: with many inputs use `map`, and keep each item.

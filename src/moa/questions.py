@@ -312,7 +312,7 @@ class Choice(_Typed, Generic[L]):
 class Score(_Typed, Generic[S]):
     """The answer to a question with ordered levels.
 
-    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, where the
+    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, if the
     question has `unknown=True` and the text doesn't tell.
 
     Examples:

@@ -1,6 +1,6 @@
 """Ray: a graph over the rows of a Dataset or of a file on many machines, with one budget.
 
-Each worker builds its graph once. What all of them may spend stands in a ledger, an actor that
+Each worker builds its graph once. What all of them may spend is in a ledger, an actor that
 hands out shares of the budget, so that no number of workers passes it, whichever of them dies.
 """
 
@@ -130,7 +130,7 @@ class MappedDataset:
 class RayNode(NodeBase[object, object]):
     """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
 
-    `node` is the same graph, built on this machine: it says which input is taken. For the rest see
+    `node` is the same graph, built on this machine: its input type is used. For the rest see
     `map_dataset`. At most `max_concurrency` runs go on at once, over all workers.
     """
 

@@ -104,7 +104,7 @@ CARDS = (
 def card(name: str) -> Card | None:
     """Find the card that a driver or a user means; `None` if it isn't one of the known ones.
 
-    Every word of the card's name has to stand in `name`; of several, the one with most words is
+    Every word of the card's name has to be in `name`; of several, the one with most words is
     meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
     """
     words = _words(name)

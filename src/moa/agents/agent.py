@@ -137,8 +137,8 @@ class Agent(TypedNode[In, Out]):
     instructions: str = ""
     """What to do, in words; the model reads it first."""
     tag: str = TAG
-    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
-    the input is no data but the request itself, which is to be followed: it stands without tags."""
+    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty if
+    the input is not data but the request to follow: then it has no tags."""
 
     @overload
     def __init__(
@@ -249,13 +249,13 @@ class Agent(TypedNode[In, Out]):
     def run_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[Out]:
-        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context, history=history))
 
     def stream_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
-        """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """As `stream`, from synchronous code; see `run` and `NodeBase.run_sync`."""
         return iterate_sync(stream_run(partial(self.run, history=history), request, context))
 
     @property

@@ -117,7 +117,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def scorers(self) -> tuple[CalibratedDecider, ...]:
-        """The scorer of each question, except those fitted to examples at the first text."""
+        """The scorer of each question, except those that the first text will fit to examples."""
         return tuple(self._scorers.values())
 
     @property
@@ -288,7 +288,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     ) -> Self:
         """Copy the agent, fitted to its task; see `moa.calibration.adapt.adapt`.
 
-        What was fitted stands in `calibrations`, and can be saved.
+        What was fitted is in `calibrations`, and can be saved.
 
         Args:
             labelled: Texts with the names of the right options, by name of the question.

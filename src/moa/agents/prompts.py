@@ -26,7 +26,7 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _DEEP = 2
 """Levels of fields within fields that are listed; a schema may hold itself."""
 TAG = "data"
-"""Name of the tags that stand around data, unless an agent has another."""
+"""Name of the tags around data, unless an agent has another."""
 
 
 def block(text: str, name: str = "", *, tag: str = TAG) -> str:

@@ -55,7 +55,7 @@ class LangChainTool(Protocol):
 
 @dataclass(frozen=True)
 class RemoteTool:
-    """A tool that stands on a server, which tells its schema and checks its arguments itself."""
+    """A tool that is on a server, which tells its schema and checks its arguments itself."""
 
     schema: ToolSchema
     call: Callable[[Mapping[str, object]], Awaitable[object]]

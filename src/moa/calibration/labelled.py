@@ -71,7 +71,7 @@ class LoggedRow(Labelled):
 
     model_config = ConfigDict(extra="allow")
     label: str = ""
-    """The answer to the learned question, which may also stand under the question's own name."""
+    """The answer to the learned question, which may also be under the question's own name."""
 
     def answers(self, name: str) -> dict[str, object]:
         """Return the answers, including that to the learned question.

@@ -69,7 +69,7 @@ class Format(Policy):
     """Accepts a reply of a given form.
 
     Args:
-        form: `"json"` for any JSON; a compiled regular expression, to be found in the reply; or a
+        form: `"json"` for any JSON; a compiled regular expression to find in the reply; or a
             type that pydantic can read from JSON, such as a model.
     """
 

@@ -180,7 +180,7 @@ def make_facts_table() -> Table:
 def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
     """Make a table of outcomes from named cells.
 
-    A row stands on one line, except with `full`.
+    A row is on one line, except with `full`.
     """
     names = dict.fromkeys(name for row in rows for name, said in row.items() if said)
     columns = [name for name in names if name not in (STATUS, OUTCOME)]

@@ -193,7 +193,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         await warm(built, texts=texts)
 
     async def close(self) -> None:
-        """Close all that was built. Closing twice does nothing.
+        """Close all endpoints that were built. A second call does nothing.
 
         If one can't be closed, the others are, and its error is raised at the end.
         """
@@ -361,7 +361,7 @@ def weights_of(config: Config, name: str) -> Local:
 
 
 def locate_weights(config: Config, name: str) -> Local:
-    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
+    """Find the weights of an endpoint, of a model of the catalogue, or of a file on the hub."""
     from moa.advisor.catalogue import BUILT_IN, local, models
 
     if name == EMBEDDED:

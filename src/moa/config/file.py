@@ -39,7 +39,7 @@ def write_endpoint(
     """Write `[endpoints.NAME]` at the end of a configuration, which is made if it isn't there.
 
     The file is replaced in one step, by one that `moa.config.load` takes: when this raises,
-    the file is as it was. An endpoint of this name that is overwritten stays where it stands;
+    the file is as it was. An endpoint of this name that is overwritten stays where it is;
     `tiers` are the endpoints that become the defaults of their tiers.
     """
     file = target(path)
@@ -171,7 +171,7 @@ def _join(before: str, tables: Mapping[str, object]) -> str:
 
 
 def _with_table(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
-    """Put a table in the place of another; where it stands in one line, nothing is changed."""
+    """Put a table in the place of another; where it is in one line, nothing is changed."""
     document = _document(before)
     addition = _document(_join("", {section: {name: table}}) + "\n")
     with suppress(ValueError):
@@ -206,13 +206,13 @@ def _replace(
 ) -> None:
     """Put a text in the place of a file, if it says what is wanted, and `load` would take it.
 
-    Where the file was trusted it stays so, and where it needs trust only by what stands at the
-    places that are moa's `own`, as a new one does. So nothing else in it becomes trusted by that.
+    A trusted file stays trusted. So does a file that, like a new one, needs trust only for the
+    places of moa's `own`. Nothing else in it becomes trusted by that.
     """
     try:
         written = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        written = None  # such as tables that stand in one line, which can't be added to
+        written = None  # such as tables that are in one line, which can't be added to
     if written != wanted:
         raise ConfigError(
             f"{file} is laid out so that moa can't add to it. Add this by hand:\n{_join('', added)}"

@@ -1,4 +1,4 @@
-"""Tables: what may stand in `moa.toml`, as models that pydantic reads and checks.
+"""Tables: what may be in `moa.toml`, as models that pydantic reads and checks.
 
     [endpoints.small]
     tier = "slm"

@@ -151,7 +151,7 @@ def _heading(passage: Passage) -> str:
 
 
 def without_brackets(text: str) -> str:
-    """Put numbers that stand in brackets, as footnotes do, in parentheses."""
+    """Replace the brackets around numbers, as of footnotes, by parentheses."""
     return _BRACKETS.sub(r"(\1)", text)
 
 

@@ -191,7 +191,7 @@ def _may_be_file(path: Path) -> bool:
 
 
 def _printable(name: str) -> str:
-    r"""Write a name so that every name is text: bytes of it that aren't UTF-8 stand as `\xff`."""
+    r"""Write a name so that every name is text: bytes that aren't UTF-8 become `\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

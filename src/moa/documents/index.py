@@ -99,7 +99,7 @@ class Index:
 
     Args:
         folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
-        max_tokens: Maximum number of tokens of a passage. Where it changes, all files are split
+        max_tokens: Maximum number of tokens of a passage. If it changes, all files are split
             again.
     """
 
@@ -324,7 +324,7 @@ class Indexed(Retriever):
     """Finds passages in files, by words, and by meaning if there is an endpoint that embeds.
 
     The index is brought up to date at the first search. A run whose time is up meanwhile fails, and
-    the reading goes on for those that follow. Where vectors can't be had, such
+    the reading goes on for those that follow. If vectors can't be had, such
     as when their endpoint is down, passages are found by words alone, the trace says so, and the
     next run asks for them again. The trace of each run names the files that could not be read.
 

@@ -265,7 +265,7 @@ class VLLMLabelReader(LabelReader):
         """Read the probability of each label after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
         chat = prompt.layout == "chat"
-        # A label stands at the start of the assistant's turn, or goes on the last line.
+        # A label is at the start of the assistant's turn, or goes on the last line.
         line = "" if chat else text.rpartition("\n")[2]
         found = await self._label_tokens(
             line, [way for ways in prompt.spellings for way in ways], context

@@ -100,7 +100,7 @@ def read_cases(
 
     Args:
         source: A `.jsonl` or `.csv` file, `-` for standard input.
-        format: How rows stand in it; `None` goes by its name.
+        format: The format of the rows; `None` goes by the name.
         text_column: The column that holds the text; `None`: the usual ones.
         encoding: What it is written in; `None`: UTF-8.
         limit: Maximum number of rows; `None` reads all.

@@ -90,13 +90,13 @@ class DesignReport(Frozen):
 
 
 class Point(Frozen):
-    """The small model with a threshold, and the large one for the rest."""
+    """Figures for one threshold: the small model answers above it, the large one below."""
 
     llm_share: float
     """Share of the cases that the large model answers."""
     quality: float
     cost: float | None
-    """US dollars for all cases, the small model asked about each."""
+    """US dollars for all cases; the small model is asked about each."""
 
 
 class Comparison(Frozen):

@@ -45,7 +45,7 @@ _NEAREST = 12
 _OFTEN = 5
 """Messages of a language from which on it is told apart."""
 _ELSEWHERE = 0.06
-"""A word that stands in a larger share of the messages of other groups is typical of none."""
+"""A word that is in a larger share of the messages of other groups is typical of none."""
 _NAME = re.compile(r"[^a-z0-9]+")
 
 

@@ -47,7 +47,7 @@ def stats() -> ModuleType:
 def mean_of(scores: Sequence[float] | Floats) -> Interval:
     """Return the mean of scores from 0 to 1, of independent cases; none leave every mean possible.
 
-    Where each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
+    If each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
     has a width at 0 and 1 too. Scores between are adjusted as in `difference`.
     """
     values = np.asarray(scores, float)

@@ -33,7 +33,7 @@ class BestOf(Reply):
     verdict: Literal["won", "tied", "unreadable", "unopposed", "unjudged"]
     """`won`: the judge prefers it. `tied`: others are as good. `unreadable`: the judge gave no
     verdict. `unopposed`: there was one text alone to pick from. `unjudged`: the judge could not be
-    asked. Where it didn't win, most samples answer as it does."""
+    asked. If it didn't win, most samples answer as it does."""
     reason: str
     """Why it was picked, in words."""
     samples: int = Field(ge=1)

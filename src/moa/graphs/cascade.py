@@ -59,7 +59,7 @@ class Settled(Result[Out]):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Policy):
-    """Accepts what says of itself that it is accepted, as calibrated agents' answers do."""
+    """Accepts an answer whose own `.accepted` is true, as of calibrated agents."""
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Read `.accepted`; of several questions all must be.
@@ -242,7 +242,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         )
 
     def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
-        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context))
 
     async def answer(self, request: In, context: RunContext) -> Out:

@@ -61,7 +61,7 @@ _REVIEW = (
     "find no bug, give an empty list."
 )
 _SHOWN = 4000
-"""Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
+"""Characters of a sandbox's output that the writer is shown: the last ones, where errors are."""
 _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
 _LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
@@ -143,23 +143,23 @@ class _Cut(OutputError):
 class Coder(Agent[str, Reply]):
     """Writes a program, or tests, in a fenced block.
 
-    What can't be parsed goes back to the model, `repairs` times: Python, JSON and TOML. Of other
-    languages only the block is looked for.
+    Python, JSON and TOML that can't be parsed go back to the model, up to `repairs` times. In other
+    languages only the block is required.
     """
 
     tag = ""
     is_limited = False
-    """True if it may be asked again with more tokens, so that one that is cut isn't repaired."""
+    """True if it may be asked again with more tokens: then a cut program isn't repaired."""
 
     def with_limit(self, max_tokens: int) -> Self:
-        """Return one that writes no more than so many tokens."""
+        """Return a copy that writes at most `max_tokens` tokens."""
         other = copy.copy(self)
         other.max_tokens = min(max_tokens, self.max_tokens)
         other.is_limited = other.max_tokens < self.max_tokens
         return other
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply; of one that was cut among examples of its use, the program.
+        """Read the reply; if it was cut in the examples after the program, keep only the program.
 
         Raises:
             _Cut: the limit cut a program that was going on.
@@ -275,7 +275,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Write the tests from the task alone, so that they can't repeat a program's faults."""
         if self.tester is None:
             return ()
-        # What is wanted stands last, or a small model does the task.
+        # The request for tests comes last, or a small model does the task.
         prompt = (
             f"A programmer was asked:\n{task}\n\nWrite three tests of what comes of it, "
             "one assert statement a line, in one fenced block. Do not write the program itself."

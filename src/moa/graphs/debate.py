@@ -48,9 +48,9 @@ class Exchange(Frozen):
 
 
 class Debater(Agent[Exchange, Reply]):
-    """Answers a request in view of what others answer.
+    """Answers a request, from the second round on after reading the others' answers.
 
-    See `Agent` for its arguments; the temperature is 0.7, so that two of one model differ.
+    See `Agent` for its arguments; the temperature is 0.7, so that two debaters of one model differ.
     """
 
     instructions = ANSWER

@@ -73,7 +73,7 @@ class Table:
         return str(self.endpoints.config.file or FILE)
 
     def explain(self, error: ValidationError, kind: object) -> str:
-        """Say in sentences what is wrong in it, with the nearest key that may stand there."""
+        """Say in sentences what is wrong in it, with the nearest key that may be there."""
         return explain(error, kind, where=self.file, table=f"graphs.{self.name}")
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
@@ -102,7 +102,7 @@ class FromEndpoint:
             the class of an agent. A recipe is read from a table of its own, and takes those
             settings around it that are its fields. `None`: the field is the endpoint itself.
         tier: Whose endpoint is the default; `None`: it takes none.
-        given: Fields that stand before it in the recipe, and that the node is given too.
+        given: Fields that are before it in the recipe, and that the node is given too.
     """
 
     make: Callable[..., object] | None = None
@@ -177,7 +177,7 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
 
 
 def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
-    """Replace the value of a table, or `None` if it is missing, before it is read."""
+    """Make a validator that applies `read` to a table's value, or to `None` if it is missing."""
 
     def read_first(value: object, info: ValidationInfo) -> object:
         return read(value, info.context) if isinstance(info.context, Table) else value

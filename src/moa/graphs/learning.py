@@ -1,8 +1,8 @@
 """Learning: a ready graph whose questions can be labelled, and what it reads of a row.
 
-What a graph asks is what its deciding agents ask; what they read of a row is what stands before
-them in its wiring. So labels are for texts as the graph decides on them: cleaned, and cut where
-they are long.
+What a graph asks is what its deciding agents ask; what they read of a row is the output of the
+nodes before them. So labels are for texts as the graph decides on them: cleaned, and cut if they
+are long.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Message(NamedTuple):
     """A row with what a graph reads of it."""
 
     fields: dict[str, object]
-    """All that stands in the row."""
+    """All that is in the row."""
     request: object
     """The input of the graph."""
     texts: Mapping[str, str]
@@ -133,8 +133,8 @@ class Learner:
         """Read rows as the graph does; those that nothing is left of are passed over.
 
         Args:
-            rows: Where each stands, in words, and its fields. One that `moa run` wrote counts as
-                its input.
+            rows: The place of each row, in words, and its fields. A row that `moa run` wrote counts
+                as its input.
             context: Budget, deadline and ledger.
             progress: Told how many are read.
             labels: Whether their labels are read.
@@ -269,7 +269,7 @@ def rows_of(
     text_column: str | None = None,
     encoding: str | None = None,
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """Read the rows of a file: where each stands, and its fields.
+    """Read the rows of a file: the place and the fields of each.
 
     Raises:
         ConfigError: a row is malformed.

@@ -262,7 +262,7 @@ class Mixture(BaseMixture, recipe="mixture"):
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
-    "Mind the cost." }`; an endpoint that stands there twice gets a temperature of 0.7. Missing: the
+    "Mind the cost." }`; an endpoint that is there twice gets a temperature of 0.7. Missing: the
     default small one and the default large one, if both can write; else the aggregator alone is
     asked."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)]
@@ -322,7 +322,7 @@ class _Run:
     async def propose(self) -> None:
         """Ask layer after layer, until all are through, enough agree, or the budget is too thin.
 
-        Where a further layer gives too few answers in its part of the time, those of the one before
+        If a further layer gives too few answers in its part of the time, those of the one before
         stand.
 
         Raises:

@@ -85,7 +85,7 @@ class _Read(BaseModel):
 
 
 class Observation(Frozen):
-    """What an item was found to be, and the report where it completed a window with a change."""
+    """The decision about an item, and a report if the item completed a window with a change."""
 
     decision: Annotated[
         SerializeAsAny[BaseModel],

@@ -420,7 +420,7 @@ class Extractive(TypedNode[Sheet, Quote]):
     """Answers by one sentence of the passages, if no model writes well enough; or by none.
 
     Sentences are ranked by the words that they share with the question, by meaning where there is
-    an endpoint that embeds, and by the rank of their passage; the rankings are fused. Where vectors
+    an endpoint that embeds, and by the rank of their passage; the rankings are fused. If vectors
     can't be had, sentences are compared by words alone, and the trace says so.
 
     Args:

@@ -144,7 +144,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         )
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Choose a model and let it answer; where it can't, the others are asked, the last first.
+        """Choose a model and let it answer; if it can't, the others are asked, the last first.
 
         Raises:
             ConfigError: there is no router.

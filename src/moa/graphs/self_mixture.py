@@ -1,7 +1,7 @@
 """Self-mixture: one model, asked several times, makes one answer of its own answers.
 
 After Li et al. 2025, "Rethinking Mixture-of-Agents: Is mixing different large language models
-beneficial?", arXiv:2502.00674, Self-MoA and Self-MoA-Seq; there the answer so far stands in
+beneficial?", arXiv:2502.00674, Self-MoA and Self-MoA-Seq; there the answer so far is in
 several places of the window, here in one.
 """
 

@@ -181,7 +181,7 @@ class Verdict(BaseModel):
 
 
 class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
-    """Works a problem out, verifies the answer, and plans it step by step where that fails.
+    """Works a problem out, verifies the answer, and plans it step by step if that fails.
 
     The first try is one call. Every sum that it states is computed again, and where there is
     another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:

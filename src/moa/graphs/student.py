@@ -1,6 +1,6 @@
 """Student: a node of one question that learns from a large model's answers while it is used.
 
-What is learned, and when it may be used, stands in `moa.calibration.epochs`.
+What is learned, and when it may be used, is in `moa.calibration.epochs`.
 """
 
 from __future__ import annotations
@@ -398,7 +398,7 @@ class Student(Generic[Out_co]):
 
         Args:
             text: What was answered.
-            given: The answers, by the names of the questions. Where those of others lack, the text
+            given: The answers, by the names of the questions. If those of others lack, the text
                 is fitted to alone.
             own: Context of the run.
             case: What it belongs to.

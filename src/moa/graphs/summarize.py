@@ -1,7 +1,7 @@
 """Summarize: the sentences that say most of each chunk are kept, and a large model writes of them.
 
 A map over chunks and one final step, as in Wu et al. 2021, "Recursively summarizing books with
-human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they stand.
+human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they are.
 
 A sentence counts by its figures, and by how near it is to the centroid of the text and to what the
 text is about (Radev et al. 2004, "Centroid-based summarization of multiple documents"; with vectors
@@ -94,7 +94,7 @@ class Summary(Reply):
 
     sentences: tuple[Sentence, ...]
     spans: tuple[tuple[int, int], ...]
-    """Where each chunk stands in the text: its first character, and the one behind its last."""
+    """Where each chunk is in the text: its first character, and the one behind its last."""
     written_by: Literal["llm", "extract"]
     """`extract`: the sentences are the text's own, since no model could write or had to."""
 

@@ -68,8 +68,8 @@ from moa.node import Became, Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Question
 
 HEADS_READ = 1000
-"""Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
-anywhere in a long message."""
+"""Minimum tokens of a message that heads read: the encoder is fast, and a long message may state
+its wish anywhere."""
 UNWRITTEN = "replies"
 """The queue of the messages that people answer, if no model can."""
 QUARANTINE = "quarantine"
@@ -83,7 +83,7 @@ _BECAME: Mapping[str, Became] = {
     QUARANTINE: "quarantined",
     IN_DANGER: "in danger",
 }
-"""What it means to stand in a queue of the graph's own."""
+"""What it means to be in a queue of the graph's own."""
 Unwanted = Literal["spam", "injection"]
 D = TypeVar("D", bound=DecidingAgent[Any])
 
@@ -121,7 +121,7 @@ class Routed(Frozen):
 
     @property
     def became(self) -> Became:
-        """How it is handled: first, waiting, set aside, or by the people of a queue."""
+        """How it is handled: as a danger, waiting, quarantined, or routed to a queue."""
         return _BECAME.get(self.queue, "routed")
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ URGENT = "now"
 MAY_BE = 0.05
 """Probability of being urgent from which on it is asked whether people are in danger."""
 SURE = 0.5
-"""Probability of danger from which on it counts in a message that isn't urgent. Where urgency is
+"""Probability of danger from which on it counts in a message that isn't urgent. If urgency is
 read by heads that were fitted without a message's writer, 164 of 188 dangers are found, with 7 % of
 all other messages called dangerous; from 0.6 on it would be 159, with 6 %."""
 
@@ -140,7 +140,7 @@ def intent_of(
     Raises:
         ConfigError: the file `labelled` can't be read, or has another intent.
     """
-    # One of each in turn: what stands together at the end weighs most.
+    # One of each in turn: the last examples weigh most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
     named = (zip(column, intents, strict=True) for column in columns)
     examples: list[tuple[str, str | None]] = [

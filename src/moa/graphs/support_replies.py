@@ -133,9 +133,9 @@ class ReplyWriter(Agent[Letter, Reply]):
         self._label_alone = False
 
     def messages(self, request: Letter) -> tuple[Message, ...]:
-        """Put what was found and decided behind the rules, so that the message stands alone.
+        """Put what was found and decided after the rules, so that the message comes alone.
 
-        Models of 1.5 billion parameters repeated a message that orders stand behind.
+        Models of 1.5 billion parameters repeated a message that was followed by orders.
         """
         rule, *asked = super().messages(request)
         known = [f"The message is about: {request.about}." if request.about else ""]

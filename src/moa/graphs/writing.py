@@ -56,7 +56,7 @@ async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
 async def attempt(
     work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
 ) -> T | None:
-    """Do what a recipe can do without; where it fails, return `None`.
+    """Do what a recipe can do without; if it fails, return `None`.
 
     Args:
         work: What is done.
@@ -104,7 +104,7 @@ async def attempt_each(
     *,
     needed: int = 1,
 ) -> list[T | MoaError]:
-    """Do something for each item, some in parallel; where it fails, the error is in its place.
+    """Do something for each item, some in parallel; if it fails, the error is in its place.
 
     Args:
         work: What is done for one item.
@@ -182,7 +182,7 @@ async def write_to_length(
         what: The text's name in the trace, such as `section 2`.
 
     Raises:
-        MoaError: nothing was written. If only the second text fails, the first stands.
+        MoaError: nothing was written. If only the second text fails, the first is returned.
     """
     text = (await writer.run(prompt, context)).output.text
     if (fault := length.shortfall(text)) is not None:

@@ -60,7 +60,7 @@ async def fan_out(
     hurry_s: float | None = None,
     enough: Callable[[Sequence[Out]], bool] | None = None,
 ) -> list[MemberResult[Out]]:
-    """Ask all members at once; give what came, in the order of the members.
+    """Ask all members in parallel; return their results, in the order of the members.
 
     A member that fails, whatever it raises, or is late is left out, and named in the trace with the
     reason; what isn't an error of `moa` becomes a `NodeError`. What is still running when enough is

@@ -102,7 +102,7 @@ class Listwise(TypedNode[Candidates, Pick]):
 class ByPolicy(TypedNode[Candidates, Pick]):
     """Lets an acceptance policy score each reply; the highest of those it accepts wins.
 
-    Where it accepts none, the highest of all does. A reply that it fails on comes last.
+    If it accepts none, the highest score of all wins. A reply that can't be scored comes last.
 
     Args:
         policy: Scores a reply to the request, such as `Arithmetic()` or one that was fitted.

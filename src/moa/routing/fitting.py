@@ -51,7 +51,7 @@ _SHARES = 100
 """Shares of strong calls that are looked at for a part of the quality gap."""
 _Z = NormalDist().inv_cdf(0.95)
 LEAST_IN_GROUP = 5
-"""A field groups rows where its values stand in at least so many of them, on average."""
+"""A field groups rows where its values are in at least so many of them, on average."""
 NEVER = 2.0
 """No gain is as large: the threshold that lets nothing through."""
 GROUPS = "groups of "
@@ -281,7 +281,7 @@ def _beats_chance(told: Floats, gains: Floats) -> bool:
     """Return True if held-out predictions (rows, candidates) beat chance on the gains.
 
     Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
-    Where a row teaches about another, that one teaches about it too, so what cross-validation finds
+    If a row teaches about another, that one teaches about it too, so what cross-validation finds
     by chance has up to twice the variance of a permutation. The mean of all is 0.
     """
     looks = np.column_stack([told, told.mean(1)])

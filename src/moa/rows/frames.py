@@ -90,7 +90,7 @@ def _add_columns(
 ) -> Frame:
     """Copy a frame with more columns: `names`, then what else the rows have.
 
-    What a row lacks is `None`. `prefix` stands before a name that the frame has, until it is free.
+    What a row lacks is `None`. `prefix` is put before a name that the frame has, until it is free.
     """
     known: Any = frame
     there: Collection[object] = set(known.columns)
@@ -107,7 +107,7 @@ def _add_columns(
 
 
 def _plain_value(cell: object) -> object:
-    """Return the value of a member of an Enum, as it stands in a file."""
+    """Return the value of a member of an Enum, as a file has it."""
     return cell.value if isinstance(cell, Enum) else cell
 
 

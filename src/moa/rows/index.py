@@ -14,7 +14,7 @@ create table row (
     primary key (given, input, copy)) without rowid;
 create index row_unread on row (given, input, copy) where place is null
 """
-# Copies are counted from 1. What lines of earlier runs say stands below: the failed line of a row
+# Copies are counted from 1. What lines of earlier runs say is below: the failed line of a row
 # is copy 0, its good ones are -1, -2 and so on. `place` is null until this run has read the row.
 
 

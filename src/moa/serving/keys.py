@@ -261,7 +261,7 @@ class KeyFile:
         self._change(write)
 
     def _parse(self, data: bytes) -> None:
-        """Read what stands in the file."""
+        """Read what is in the file."""
         try:
             whole = tomllib.loads(data.decode())
         except ValueError as error:

@@ -54,7 +54,7 @@ class Shape:
 
     Args:
         schema: JSON Schema of the object.
-        key: Where in it the value stands; `None`: the value is an object itself.
+        key: The key of the value in it; `None`: the value is an object itself.
     """
 
     schema: Schema
@@ -153,7 +153,7 @@ class Tools:
         return Protocol(
             "moa",
             version=version("mixture-of-agents"),
-            get_tool_input_schema=lambda _: None,  # no argument of a tool stands in a header
+            get_tool_input_schema=lambda _: None,  # no argument of a tool is in a header
             on_list_tools=self._list,
             on_call_tool=self._call,
         )

@@ -29,7 +29,7 @@ from moa.serving.keys import Caller
 Schema = JSON
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
-"""The reference template of a schema that stands alone."""
+"""The reference template of a single schema."""
 _WORDS: Schema = {"type": "string", "pattern": r"\S"}
 _SOME_TEXT: Schema = {
     "anyOf": [
@@ -125,7 +125,7 @@ class ServedNode:
         return _schema(self._output, "serialization", _OWN)
 
     def input_in(self, place: str) -> Schema:
-        """Write the schema of an input for a document, `place` being where `{model}` stands."""
+        """Write the schema of an input for a document, `place` being where `{model}` is."""
         if self.decides and not isinstance(self.node, Filter):  # which drops an empty text
             return copy.deepcopy(_SOME_TEXT)
         if self._read is row_text:

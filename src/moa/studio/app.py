@@ -78,7 +78,7 @@ def studio_app(
         view: What it shows.
         settings: Names of hosts that it answers for, and limits of requests.
         key: What the page has to send to read anything, in the header `Authorization`; empty:
-            whoever reaches it may look. It never stands in an address.
+            whoever reaches it may look. It is never part of an address.
         trials: Runs what is tried from the page; `None`: nothing can be.
     """
     own = settings or Settings()

@@ -45,7 +45,7 @@ _ANSWERED = ("answered", "cached", "drafted")
 
 
 class Verdict(NamedTuple):
-    """A decision in the list, without its probabilities, which stand in the line."""
+    """A decision in the list, without its probabilities, which are in the line."""
 
     said: str
     p: float | None

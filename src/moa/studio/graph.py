@@ -1,6 +1,6 @@
 """Graph: a drawing laid out in layers, with what became of each node in the rows.
 
-Boxes stand in layers by the longest way from the input, ordered within them by where their arrows
+Boxes are in layers by the longest way from the input, ordered within them by where their arrows
 come from (Sugiyama, Tagawa and Toda 1981), so that a page draws it without a library.
 """
 

@@ -107,7 +107,7 @@ class Labels:
         return change.place, change.id, change.question, change.was
 
     def _put(self, text: str, question: str, made: Values | None) -> Values | None:
-        """Put a line in the place of the one about a text and a question; give that one.
+        """Put a line in the place of the one about a text and a question; return that one.
 
         Added lines go to the end; else the file is replaced, whole or not at all.
         """

@@ -315,7 +315,7 @@ class View:
                     old.close()
 
     def state(self) -> State:
-        """Return how far the rows are read, and whether there are newer ones; it never waits."""
+        """Return how many rows are read, and whether there are newer ones, without waiting."""
         if self._book is None and self._thread is None:
             self.start(within_s=0)
         ready = self._book is not None

@@ -71,7 +71,7 @@ class Trials:
         waits.set_result(answer)
 
     async def ask(self, asked: Sequence[Inquiry]) -> Mapping[str, object]:
-        """Wait until people have answered all questions; give the answers by their ids."""
+        """Wait until people have answered all questions; return the answers by their ids."""
         own = {one.id: _question(one) for one in asked}
         waiting = {id: asyncio.get_running_loop().create_future() for id in own}
         try:

@@ -465,7 +465,7 @@ def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
 def attach_to(around: Tracer | Span | None) -> Generator[None]:
     """Make a span the current one of OpenTelemetry, for the spans of code that isn't ours.
 
-    It stands around one `await`, and never around a `yield`: what is closed by another task would
+    It goes around one `await`, and never around a `yield`: what is closed by another task would
     have to be detached there.
     """
     inner = around and around.context

@@ -61,7 +61,7 @@ class ServerState(Server):
 
     @property
     def is_supervised(self) -> bool:
-        """True if its supervisor lives: one that was killed leaves its last state behind."""
+        """True if its supervisor runs; a killed one leaves its last state behind."""
         import psutil
 
         return psutil.pid_exists(self.pid)
@@ -120,7 +120,7 @@ class ServerFolder:
         return FileLock(self.path / f"{holder}.lock", mode=0o600)
 
     def is_held(self, holder: Holder) -> bool:
-        """Say whether such a process lives; raises `ConfigError` where that can't be found out."""
+        """Say whether such a process lives; raises `ConfigError` if that can't be found out."""
         from filelock import Timeout
 
         if not self.path.exists():

@@ -87,7 +87,7 @@ class Supervisor:
         self._note("stopped")
 
     def _run_once(self) -> tuple[float, str]:
-        """Run the server until it ends; give the seconds that it was ready, and why it ended."""
+        """Run the server until it ends; return the seconds that it was ready, and why it ended."""
         if not is_free(self._spec.port):
             return 0.0, describe_taken_port(self._spec)
         fork = get_context("fork")

@@ -88,7 +88,7 @@ def as_langgraph(
     """Make a node for your own `StateGraph`.
 
     Budget, deadline and ledger come from the `RunContext` that the state graph is run with:
-    the context itself, or a field or a key of it, as `context: RunContext` in a dataclass
+    the context itself, or a field or a key of it, such as `context: RunContext` in a dataclass
     `Context` with `StateGraph(State, context_schema=Context)` and
     `ainvoke(…, context=Context(RunContext(…)))`.
 

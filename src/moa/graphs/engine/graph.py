@@ -578,7 +578,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
     def prompt(self, request: In_contra, /) -> tuple[SentPrompt, ...]:
         """Return the first model calls of a request without making them; see `TypedNode.prompt`.
 
-        Functions that stand before them are called.
+        Functions before them are called.
 
         Raises:
             InputError: `request` is not of the graph's input type; nothing ran.

@@ -85,7 +85,7 @@ def as_node(work: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]]) ->
 @overload
 def as_node(work: T) -> T | FunctionNode: ...
 def as_node(work: object) -> object:
-    """Make a node of a function that takes a context; give anything else back as it is."""
+    """Make a node of a function that takes a context; return anything else unchanged."""
     return FunctionNode(work) if takes_context(work) else work
 
 

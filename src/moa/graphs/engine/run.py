@@ -65,11 +65,11 @@ class Run:
         self._workers: set[asyncio.Task[None]] = set()
 
     async def output(self, request: object) -> object:
-        """Work out what the graph answers to `request`.
+        """Compute the graph's output for `request`.
 
         Raises:
             DeadlineExceeded: the time of the context is up.
-            MoaError: the first that a node raised; all other nodes are cancelled then.
+            MoaError: the first error of a node; all other nodes are cancelled.
         """
         if self._context.deadline is None:
             return await self._work_out(request)

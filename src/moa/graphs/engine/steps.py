@@ -23,7 +23,7 @@ class Branch:
     match: MatchStep
     label: object
     outer: Branch | None
-    """The branch that the `match` itself stands in."""
+    """The branch that the `match` itself is in."""
 
 
 def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
