@@ -182,7 +182,7 @@ class LineFile:
             self._append(b"\n")
 
     def add(self, values: Mapping[str, object]) -> int:
-        """Write one line, and give where it starts: it has left this process by then.
+        """Write one line, and return where it starts; it has left this process by then.
 
         If the disk is full, or gone, the lines before it are whole.
         """

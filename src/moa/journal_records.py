@@ -217,9 +217,9 @@ async def run_once(
     form: Form[T] | None,
     run: Callable[[RunContext], Awaitable[T]],
 ) -> T:
-    """Run a node of a graph in a place of its own, or give what is kept of its output.
+    """Run a node of a graph at its own place, or return its stored output.
 
-    Without a `form` what it asks is kept, and the output is not.
+    Without a `form` its calls are stored, but not its output.
     """
     call = Call(context, path, request, of_calls=True)
     if form and (finished := call.find(form)):

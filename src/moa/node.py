@@ -298,9 +298,9 @@ async def run_alone(
 
 
 async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
-    """Run a node that is beside others in a recipe, which may be itself with other requests.
+    """Run a node of a recipe beside others, or beside itself with other requests.
 
-    If the run can be resumed, whom it asks is told apart from whom the others do.
+    If the run can be resumed, its calls are kept apart from those of the others.
     """
     if context.journal is None:
         return await node.run(request, context)

@@ -156,7 +156,7 @@ class _Double(EndpointBase):
         return step, estimate
 
     async def _wait(self, seconds: float, context: RunContext) -> None:
-        """Take time, and no more than the run has, as what talks to a server does."""
+        """Wait as for a server, but no longer than the run has."""
         left_s = context.remaining_s()
         await asyncio.sleep(seconds if left_s is None else min(seconds, left_s))
         if left_s is not None and left_s < seconds:

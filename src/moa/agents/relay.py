@@ -68,7 +68,7 @@ def are_paired(messages: Iterable[Message]) -> bool:
 
 
 class ToolRequest(Reply):
-    """What a model said where it wants tools of the client called."""
+    """What a model wrote when it asks for tools of the client."""
 
     calls: tuple[ToolCall, ...]
 

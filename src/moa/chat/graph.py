@@ -258,7 +258,7 @@ class Continuation(TypedNode[Conversation, Reply]):
         self.chat, self.rules = chat, rules
 
     async def answer(self, request: Conversation, context: RunContext) -> Reply:
-        """Sum up what no longer fits, and have the last message answered."""
+        """Summarise what no longer fits, and answer the last message."""
         last = request.last
         if last is None or not last.text.strip():
             raise InputError(f"{self.name}: the message is empty")

@@ -345,7 +345,7 @@ def _leads_out(folder: Path, text: str) -> bool:
 
 
 def _links_in(folder: str) -> list[str]:
-    """List what in a folder isn't there but leads to a file elsewhere, or to none yet."""
+    """List the links in a folder that lead to a file, or to nothing yet."""
     try:
         with os.scandir(folder) as entries:
             return [it.path for it in entries if it.is_symlink() and not it.is_dir()]

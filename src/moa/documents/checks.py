@@ -130,11 +130,11 @@ class Checks:
 
 
 class Ground:
-    """The ground that a text may rest on.
+    """The sources that a text may rely on.
 
     Args:
         given: What the writer was given to say, such as rules and facts.
-        asked: What it answers: figures and days may be repeated from there, and promised not.
+        asked: What it answers: its figures and days may be repeated, but not promised.
     """
 
     def __init__(self, given: Sequence[str], asked: str = "") -> None:

@@ -245,7 +245,7 @@ def _numbers(inside: str) -> list[int]:
 def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     """Split an answer into its sentences, each with the numbers that it cites, unchecked.
 
-    A line without letters and digits beside its citations, such as a rule, is none. Those after
+    A line without letters and digits beside its citations, such as a rule, isn't one. Those after
     the first `checked` are `unchecked` too if they cite nothing.
     """
     found: list[Claim] = []

@@ -322,7 +322,7 @@ def _examples(texts: Iterable[str], usable: Callable[[str], bool]) -> tuple[str,
 
 
 def _slug(name: str) -> str:
-    """Write a name as a key of TOML is written bare."""
+    """Write a name as a bare TOML key."""
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     return _NAME.sub("_", plain).strip("_")
 

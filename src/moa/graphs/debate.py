@@ -111,8 +111,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     is no judge or it prefers nothing. A debater that fails in the first round is left out; one that
     fails later keeps its last answer. If the budget or time ends, the answers so far are counted.
 
-    Small models that read each other tend to get worse (arXiv:2510.05077): for those `ChooseBest`
-    is made.
+    Small models that read each other tend to get worse (arXiv:2510.05077): use `ChooseBest` for
+    those.
 
     Raises:
         ConfigError: there are fewer than two debaters.

@@ -1,4 +1,4 @@
-"""Recommend: what of a catalogue may suit somebody, found by meaning and by words, with reasons.
+"""Recommend: suitable items of a catalogue, found by meaning and by words, with reasons.
 
 The search ranks: a model of 1.5B that scored what it found ranked worse (see Benchmarks).
 """
@@ -96,9 +96,9 @@ class Recommendations(Reply):
 
 
 class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
-    """Finds what of a catalogue may suit somebody, and says why for the few it shows.
+    """Recommends items of a catalogue, with reasons for the few that it shows.
 
-    What it gives is in the catalogue, and not in the history.
+    Every item is in the catalogue, and none is in the history.
 
     Raises:
         CapabilityError: `llm` can't complete, or the encoder can't embed.

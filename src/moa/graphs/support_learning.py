@@ -174,13 +174,13 @@ class Lessons(NamedTuple):
         learn: Learn,
         writer: Callable[[Sequence[Question]], ReplyWriter],
     ) -> Lessons:
-        """Make them of what decides, and of what makes whoever writes, with labels.
+        """Make it from the nodes that decide and the function that makes the writer, with labels.
 
         Args:
-            intent: Learns.
+            intent: The node that learns.
             others: Decide the rest about a message: spam, its sentiment and its urgency.
-            learn: Where it is kept, and whose answer is given.
-            writer: Makes whoever writes, and answers questions beside.
+            learn: Where rows are stored, and which model's answer is returned.
+            writer: Makes the node that writes, and answers questions in the same call.
         """
         student = Student("support", intent, learn, [_decision(one) for one in others])
         plain = writer(())

@@ -155,12 +155,12 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
     """Return a test that ends a fan-out once enough answers agree.
 
     Args:
-        least: How many must be.
-        key: What of an answer is compared; by default its label or final number, or its words
-            without case and punctuation. What answers nothing agrees with nothing.
+        least: Minimum number of equal answers.
+        key: Returns what is compared; by default the label or final number of an answer, or its
+            words without case and punctuation. A reply without an answer agrees with none.
 
     Raises:
-        ConfigError: one answer is to agree with itself.
+        ConfigError: `least` is below 2.
     """
     if least < 2:
         raise ConfigError(f"{least} answers can't agree: it takes at least 2")

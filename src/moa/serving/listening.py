@@ -50,7 +50,7 @@ def address_of(listener: socket.socket) -> str:
 def uvicorn_for(
     app: ASGIApp, *, drain_s: float, end: Callable[[], None] = lambda: None
 ) -> uvicorn.Server:
-    """Make what serves an application, to be run on sockets that listen.
+    """Make a uvicorn server for an application, to be run on listening sockets.
 
     Args:
         app: The application.

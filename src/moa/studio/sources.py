@@ -245,7 +245,7 @@ class View:
         texts: Whether texts of rows are shown.
         can_run: Names that can be run from the page; `studio_app` says which.
         learning: Learns from the labels; `None`: that can't be started here.
-        on_read: Is told, now and then, how many rows are read, and of how many.
+        on_read: Called now and then with how many rows are read, and of how many.
     """
 
     source: Source

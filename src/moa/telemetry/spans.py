@@ -339,7 +339,7 @@ class Span:
             self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
-        """Set what a call has taken, and the sum of several; of a trace also if it is of one."""
+        """Set the usage of a call, or the sum of several calls; for a trace also of one."""
         paid, later = self._amounts, self._late_attributes
         requests = sum([one.calls for one in paid])
         if not paid or not (self.is_call or self.parent is None or requests > 1):

@@ -229,7 +229,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _supervise(spec: ServerSpec) -> None:
-    """Take the server's lock and watch over it, or tell who started this why not."""
+    """Take the server's lock and supervise it, or tell the starting process why not."""
     folder = ServerFolder.of(spec.port)
     lock = folder.lock("supervisor")
     stop, stopping = os.pipe()
@@ -260,7 +260,7 @@ def _supervise(spec: ServerSpec) -> None:
 
 
 def _answer(text: str) -> None:
-    """Tell who started this, once, and let go of the pipe to it."""
+    """Tell the starting process, once, and close the pipe to it."""
     os.write(sys.stdout.fileno(), text.encode())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
