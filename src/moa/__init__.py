@@ -1,7 +1,7 @@
 """Mixtures of agents: small models decide, large ones write, typed end to end.
 
-Every public name is loaded at first use, so `import moa` is quick and opens nothing. They stand in
-`__init__.pyi`, with the module of each.
+Every public name is loaded at first use, so `import moa` is quick and opens nothing. The
+names and their modules are listed in `__init__.pyi`.
 """
 
 from __future__ import annotations

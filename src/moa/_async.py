@@ -1,6 +1,6 @@
 """Calls in parallel: one failure is raised, the rest is cancelled; and who waits for whom.
 
-And calls from where nothing is awaited: they share an event loop in a thread of its own.
+And calls from if nothing is awaited: they share an event loop in a thread of its own.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def run_sync(work: Callable[[], Coroutine[object, object, T]]) -> T:
 async def closing_stream(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
     """Close a stream at the end of the block, also if it is left early: that settles its call.
 
-    An iterator that is no generator needs no closing.
+    An iterator that isn't a generator needs no closing.
     """
     try:
         yield pieces

@@ -30,8 +30,8 @@ _ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
     """Write a file in place of the one that is there, whole or not at all.
 
-    What is there keeps its mode, and what is no plain file, such as `/dev/stdout`, is written to.
-    A new one that is `private` can be read by its owner alone, as what models wrote should.
+    What is there keeps its mode, and what isn't a plain file, such as `/dev/stdout`, is written to.
+    If `private`, only its owner can read a new file, as with what models wrote.
     """
     target = path.resolve()
     exists = target.exists()
@@ -64,7 +64,7 @@ def load_model(
 ) -> M:
     """Read a value that was saved as JSON: `what`, in words, that the command `maker` makes.
 
-    An `error` is raised where the file is missing, can't be read, or holds something else.
+    An `error` is raised if the file is missing, can't be read, or holds something else.
     """
     from pydantic import ValidationError
 
@@ -90,7 +90,7 @@ def save_text(
 ) -> None:
     """Write a text in place of what is there, for all to read; what fails is an `error`.
 
-    One that is `private`, since it holds texts of customers, is for its owner alone.
+    If `private`, since it holds texts of customers, only its owner can read it.
     """
     try:
         replace_text(Path(path), text, private=private)
@@ -99,7 +99,7 @@ def save_text(
 
 
 def make_private(path: Path) -> None:
-    """Make a file that its owner alone can read; one that is there stays as it is."""
+    """Make a file that only its owner can read; an existing one stays as it is."""
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
@@ -107,7 +107,7 @@ class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
     It is a context manager: entered, it is locked against other processes; left empty, it is
-    removed. A new file can be read by its owner alone (mode 0600). Of the lines that are
+    removed. Only its owner can read a new file (mode 0600). Of the lines that are
     there, `refuse` raises, `resume` goes on behind them, and `overwrite` drops them when the first
     one is added. `source` is the file that is read meanwhile.
     """
@@ -155,10 +155,10 @@ class LineFile:
         self.close()
 
     def lines(self) -> Iterator[tuple[int, int, JSON]]:
-        """Yield the number of each line that is there, where it starts, and what stands in it.
+        """Yield the number of each line that is there, where it starts, and what is in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
-        Where a line is no JSON object, or can't be read, the file is closed.
+        Where a line isn't a JSON object, or can't be read, the file is closed.
         """
         if self._existing != "resume":
             return
@@ -182,9 +182,9 @@ class LineFile:
             self._append(b"\n")
 
     def add(self, values: Mapping[str, object]) -> int:
-        """Write one line, and give where it starts: it has left this process by then.
+        """Write one line, and return where it starts; it has left this process by then.
 
-        Where the disk is full, or gone, the lines before it are whole.
+        If the disk is full, or gone, the lines before it are whole.
         """
         return self.add_line(dump_json(values).encode())
 
@@ -261,13 +261,13 @@ def dump_json(value: object) -> str:
 def encode_json(value: object) -> bytes:
     """Write a value as JSON on one line, in a third of the time of `to_jsonable` and `dump_json`.
 
-    What JSON has no word for is a text, and what is no number is null.
+    What JSON has no word for is a text, and what isn't a number is null.
     """
     from pydantic_core import to_json, to_jsonable_python
 
     try:
         return to_json(value, inf_nan_mode="null", fallback=str)
-    except ValueError:  # half of a surrogate pair, which is no text
+    except ValueError:  # half of a surrogate pair, which isn't a text
         plain = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
         return dump_json(plain).encode()
 
@@ -280,7 +280,7 @@ def to_jsonable(value: object) -> object:
 
 
 def join_surrogates(text: str) -> str:
-    """Join the halves of surrogate pairs; a half alone, which is no text, becomes U+FFFD."""
+    """Join the halves of surrogate pairs; a half alone, which isn't a text, becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -301,7 +301,7 @@ class _Lock:
         self._lock = FileLock(self._path, blocking=False, thread_local=False)
 
     def acquire(self) -> None:
-        """Take it at once, or raise `Timeout`; an `OSError` where no lock can be there."""
+        """Take it at once, or raise `Timeout`; an `OSError` if no lock can be there."""
         self._lock.acquire()
 
     def release(self) -> None:

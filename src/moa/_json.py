@@ -67,7 +67,7 @@ def at(value: object, *path: str | int) -> object:
     Raises:
         KeyError: an object lacks a key.
         IndexError: a list is shorter.
-        TypeError: a key is asked of what is no object, or an index of what is no list.
+        TypeError: a key is asked of what isn't an object, or an index of what isn't a list.
     """
     for step in path:
         value = _step(value, step)
@@ -87,7 +87,7 @@ def number_of(value: object) -> float:
 
     Raises:
         TypeError: it is neither.
-        ValueError: the text is no number.
+        ValueError: the text isn't a number.
     """
     if isinstance(value, int | float | str):
         return float(value)

@@ -80,7 +80,7 @@ _one_thread = _OneThread()
 
 @contextmanager
 def one_blas_thread() -> Generator[None]:
-    """Have numpy and SciPy compute in one thread, whoever calls them in this process meanwhile.
+    """Make numpy and SciPy compute in one thread, also for other callers in this process.
 
     For arrays as small as those that decide, a second thread gains nothing, and spins while it
     waits: on a busy machine a text took 65 ms of CPU in place of 10. Without threadpoolctl nothing
@@ -135,7 +135,7 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
 def start_nvml() -> tuple[ModuleType, int]:
     """Start `pynvml`, for as long as the process lives, and count the GPUs that the driver knows.
 
-    The count is 0 where there is no driver, or the package is not installed.
+    The count is 0 if there is no driver, or the package is not installed.
     """
     try:
         library = import_module("pynvml")

@@ -32,16 +32,16 @@ _logger = logging.getLogger(__name__)
 
 
 class SQLite:
-    """A file of this machine, for its owner alone. A statement takes some 50 µs: none is awaited.
+    """A file that only its owner can read. A statement takes some 50 µs: none is awaited.
 
     Args:
-        path: Made where it isn't there.
-        tables: What stands in it, as statements of SQL with `;` between two.
+        path: Made if it isn't there.
+        tables: Its tables, as SQL statements separated by `;`.
         what: Its name in errors.
         alone: Whether one process uses it at a time.
-        may_only_read: Whether to open it also where it can't be written, to be looked at.
+        may_only_read: Whether to open it also if it can't be written, to be looked at.
         busy_s: Seconds to wait for others that write it.
-        mend: What to do where it is damaged, or no database.
+        mend: What to do if it is damaged, or no database.
     """
 
     job, skip_locked = "job", ""
@@ -188,7 +188,7 @@ class SQLite:
 
 
 def _check_header(path: Path) -> None:
-    """Raise where a file is none of SQLite's, which would take a short one to be empty."""
+    """Raise an error if it isn't a file of SQLite, which takes a short file to be empty."""
     with path.open("rb") as file:
         header = file.read(16)
     if header not in (b"", b"SQLite format 3\0"):
@@ -230,14 +230,14 @@ class ContentStore:
             if found is None:
                 store.put(question, answer)
 
-    It holds values and digests of keys, but no keys. Nothing in it goes: remove it to start anew. A
-    value that is damaged counts as none; a warning says so, once.
+    It holds values and digests of keys, but no keys. Nothing in it is deleted: remove the file to
+    start again. A damaged value counts as missing; a warning says so once.
 
     Args:
-        path: Made at first use, readable by its owner alone: a disk that can't be written is known
+        path: Made at first use, readable only by its owner: a disk that can't be written is known
             before something is paid for that could not be kept.
-        optional: Whether to do without it where it can't be used; a warning says so, once. Then it
-            is made when the first value is put, and read where it can only be read.
+        optional: Whether to do without it if it can't be used; a warning says so, once. Then it
+            is made when the first value is put, and read if it can only be read.
 
     Raises:
         StoreError: at `get` and `put`, unless it is `optional`: the file can't be used, or is no
@@ -274,7 +274,7 @@ class ContentStore:
             return None
 
     def put(self, key: str, value: JSONValue) -> None:
-        """Keep a value, in place of one that is there."""
+        """Store a value, in place of an existing one."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
 
@@ -283,7 +283,7 @@ class ContentStore:
         self._run("delete from answers")
 
     def close(self) -> None:
-        """Close the file; it is opened again where it is needed."""
+        """Close the file; it is opened again if it is needed."""
         with self._lock:
             if self._file is not None:
                 self._file.close()

@@ -56,12 +56,12 @@ class Console(console.Console):  # noqa: TID251
 
 @contextmanager
 def show_progress(total: int | None, what: str) -> Generator[Callable[[int], None]]:
-    """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
+    """Show how many are done: on standard error, if that is a terminal, or in a notebook's cell.
 
-    `what` stands before the bar; a `total` of `None` is unknown. Below other bars it is a line.
+    `what` is written before the bar; a `total` of `None` is unknown. Below other bars it is a line.
     """
     console = Console(sys.stderr)
-    if isinstance(sys.stderr, FileProxy):  # other bars are there, which a line stands above
+    if isinstance(sys.stderr, FileProxy):  # other bars are there, and a line goes above them
         console.print(what)
         yield lambda _: None
     elif console.is_jupyter:

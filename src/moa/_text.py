@@ -24,12 +24,12 @@ _STYLE = "color:inherit;background:none;text-align:left;white-space:pre-wrap"
 
 
 def words_in(text: str) -> list[str]:
-    """List the words of a text in small letters, without what stands between them."""
+    """List the words of a text in small letters, without the characters between them."""
     return _WORD.findall(text.casefold())
 
 
 def word_count(text: str) -> int:
-    """Count what stands between blanks; of writing without spaces each character, as is usual."""
+    """Count words between blanks; in scripts without spaces each character, as is usual."""
     return sum(map(_in, text.split()))
 
 
@@ -64,7 +64,7 @@ def as_text(rows: Rows, *, right: int) -> str:
 
 
 def as_html(*tables: Rows) -> str:
-    """Write tables of HTML, in which every cell is text, cut where it is long.
+    """Write tables of HTML, in which every cell is text, cut if it is long.
 
     They take the colours of the page around them, so that they can be read in dark mode too.
     """

@@ -80,7 +80,7 @@ class Threads:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: a forked process has none of the threads, and perhaps a lock that is held."""
+        """Start again: a forked process has none of the threads, and perhaps a held lock."""
         self._lock = threading.Lock()
         self._calls = set[_Call]()
         self._idle: list[SimpleQueue[_Call]] = []
@@ -91,7 +91,7 @@ class Threads:
         """Call a function in a thread, with the context variables of the caller.
 
         Args:
-            work: Is called without arguments. Where the wait for it is cancelled, it goes on alone.
+            work: Is called without arguments. If the wait for it is cancelled, it goes on alone.
             name: Whose work it is, for the log and for errors.
 
         Raises:

@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
-    """A line that is no item."""
+    """A line that isn't an item."""
 
     number: int
     error: str
@@ -170,7 +170,7 @@ _KINDS: dict[type[object], str] = {
 
 
 def in_words(value: object) -> str:
-    """Say what a value is that is no text, such as `a number: 5`."""
+    """Say what a value is that isn't a text, such as `a number: 5`."""
     kind = "empty" if value is None else _KINDS.get(type(value), type(value).__name__)
     return kind if value is None else f"{kind}: {value!r:.40}"
 
@@ -178,7 +178,7 @@ def in_words(value: object) -> str:
 def reader_of(node: object) -> Reader:
     """Return the function that turns a row's value into the node's input.
 
-    It is the row's text where the node takes a `str`, and else what pydantic makes of the row.
+    It is the row's text if the node takes a `str`, and else what pydantic makes of the row.
     The function raises `InputError` where a row does not fit.
     """
     return reader_for(getattr(node, "input_type", object))
@@ -226,15 +226,15 @@ async def map_rows(
             async for item in items:
                 print(item.id, item.output or item.error)
 
-    Where an endpoint refuses its key (401), or its account has no credit left, three inputs in a
+    If an endpoint refuses its key (401), or its account has no credit left, three inputs in a
     row, the run ends: all that are left fail at once with an error that says so, and nothing is
     asked for them. So it is where an endpoint forbids (403) what is asked and has answered nothing
     before. With a fallback inputs don't fail, and the run goes on. `context.ended_by` is the error.
 
     Inputs are taken in their order, each when there is room for it: the next one begins once the
-    loop has come back from an item. Where the loop is cancelled, as by Ctrl-C, it still gets what
-    was finished by then. Leaving it early cancels what runs and closes `inputs`, where that is a
-    generator: at once where this one is closed, as by `aclosing`.
+    loop has come back from an item. If the loop is cancelled, as by Ctrl-C, it still gets what
+    was finished by then. Leaving it early cancels what runs and closes `inputs`, if that is a
+    generator: at once if this one is closed, as by `aclosing`.
 
     Args:
         node: An agent, a graph, or any other node.
@@ -246,7 +246,7 @@ async def map_rows(
             the first error, and cancels what runs.
         ordered: Whether items come in the order of the inputs; those that are finished before
             their turn wait in memory.
-        progress: `True` shows a bar on standard error, where that is a terminal, or in the cell of
+        progress: `True` shows a bar on standard error, if that is a terminal, or in the cell of
             a notebook; a function is called with how many are finished, and of how many, which is
             `None` if `inputs` has no length.
 
@@ -367,7 +367,7 @@ class _Refusals:
         """Endpoints that have answered in this run."""
 
     def add(self, item: Item[object]) -> EndpointUnauthorized | None:
-        """Count an item; the error that ends the run, where there were enough."""
+        """Count an item; the error that ends the run, if there were enough."""
         error = refusal_of(item.error)
         refused = "" if error is None else error.endpoint
         for part, amount in item.usage.parts.items():
@@ -444,7 +444,7 @@ async def run_one(
     Args:
         node: What runs.
         given: What it takes; or a row, which is read by `read`.
-        number: Number of the item, and its id if it is no row.
+        number: Number of the item, and its id if it isn't a row.
         read: See `reader_of`.
         context: Context of this run alone.
     """

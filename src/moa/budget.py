@@ -62,7 +62,7 @@ class Budget:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value: object = getattr(self, limit.name)
-            # As a float, since a Decimal that is no number can't be compared.
+            # As a float, since a Decimal that isn't a number can't be compared.
             is_number = isinstance(value, Decimal | float | int) and float(value) >= 0
             if not is_number and value is not None:
                 raise ConfigError(f"Budget({limit.name}={value!r}): a limit is a number from 0 on")
@@ -284,7 +284,7 @@ class Purse:
     def __init__(self, budget: Budget, node: str, around: Purse | None = None) -> None:
         own: dict[Part, Amount] = {}
         self.own = None if budget is UNLIMITED else Account(budget, node, own)
-        """The account of its budget, where there is one."""
+        """The account of its budget, if there is one."""
         self.lock = around.lock if around else threading.Lock()
         self.spent: tuple[dict[Part, Amount], ...] = (own, *(around.spent if around else ()))
         """Usage of this run, and of each run around it."""
@@ -304,7 +304,7 @@ class Purse:
     def check_price_known(self, endpoint: str) -> None:
         """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
 
-        Where a budget is strict it is a `PriceUnknown`.
+        If a budget is strict it is a `PriceUnknown`.
         """
         if any(one.budget.strict for one in self.accounts):
             raise PriceUnknown(

@@ -75,7 +75,7 @@ def meter(
     Args:
         on: What the model runs on. The built-in model runs on the processor.
         sysfs: Where Linux shows its devices.
-        watts_per_core: What a busy core is taken to draw, where nothing is measured.
+        watts_per_core: What a busy core is taken to draw, if nothing is measured.
     """
     processors, cards = rapl(sysfs), nvml() if on == "gpu" else []
     if processors and (cards or on == "processor"):
@@ -90,9 +90,9 @@ def meter(
 
 
 def rapl(sysfs: Path = SYSFS) -> list[Read]:
-    """Find the counters of processors and memory; none where they are missing, or only for root.
+    """Find the counters of processors and memory; none if they are missing, or only for root.
 
-    The whole platform's where there is one, else each package's and each memory's: the other parts
+    The whole platform's if there is one, else each package's and each memory's: the other parts
     of a package are in its own counter. Some packages have a second one, by memory-mapped
     registers, which counts the same.
     """

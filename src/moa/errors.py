@@ -130,7 +130,7 @@ class InputError(MoaError):
 
 
 class MalformedRow(InputError):
-    """A line of a file or a pipe is no row: half an object, too many cells, or not UTF-8."""
+    """A line of a file or a pipe isn't a row: half an object, too many cells, or not UTF-8."""
 
 
 class ProcessDied(MoaError):
@@ -184,7 +184,7 @@ class EndpointError(MoaError):
     Args:
         message: What happened, and what to do.
         endpoint: Name of the endpoint that was asked.
-        status: HTTP status, where there was one.
+        status: HTTP status, if there was one.
         retry_after_s: Seconds the server asked to wait before the next try.
         begun: Whether it ended when the server had, or may have, begun to answer: the connection
             was lost, or a gateway waited no longer. See `may_be_billed`.
@@ -306,7 +306,7 @@ class Unanswered(MoaError):
 
 
 class NodeError(MoaError):
-    """A plain function that stands in a graph raised; the cause is chained.
+    """A plain function that is in a graph raised; the cause is chained.
 
     It says in which file and line, as far as that is code of one's own.
 
@@ -334,7 +334,7 @@ def _place_of(cause: BaseException) -> str:
 class QuorumNotMet(MoaError):
     """Too few of several nodes answered one request.
 
-    It is recoverable where one of them was set up right.
+    It is recoverable if one of them was set up right.
 
     Args:
         message: How many did, how many must, and each cause.
@@ -385,7 +385,7 @@ class KeySpent(BudgetExceeded):
         message: The limit, what is left of it, and when it renews.
         spent: What the run had used by then.
         left: What is left of each limit of the key, by its name.
-        renews_at: When the limit begins anew, in UTC.
+        renews_at: When the limit renews, in UTC.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ create index if not exists moa_rows_failed on moa_rows (job, until)
     where state = 'failed' and gone = 0
 """
 _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
-"""Rows to lease: the second kind if there is none of the first. An `or` would use no index."""
+"""Rows to lease: the second kind if there isn't one of the first. An `or` would use no index."""
 
 
 _ended_workers: set[str] = set()
@@ -213,7 +213,7 @@ class Job:
     def add(self, inputs: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
 
-        Where another process works on the job, rows that are not among these stay in it, whatever
+        If another process works on the job, rows that are not among these stay in it, whatever
         `all_rows`: they may be the input of that one.
 
         Args:
@@ -232,7 +232,7 @@ class Job:
             "on conflict (job, key) do update set "
             "place = excluded.place, given = excluded.given, gone = 0 "
             "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
-            "or moa_rows.given <> excluded.given"  # that is so where it was damaged
+            "or moa_rows.given <> excluded.given"  # that is so if it was damaged
         )
         self._start_renewing()
         given, count = iter(inputs), 0
@@ -319,10 +319,10 @@ class Job:
                 await asyncio.sleep(_WAIT_S)
 
     async def take(self, item: Item[object], context: RunContext) -> None:
-        """Keep what became of a row: it is on disk when this returns.
+        """Store the result of a row: it is on disk when this returns.
 
-        One that failed is tried again later, unless the row itself is at fault. Where the limit of
-        the whole run ended it, it is due.
+        A row that failed is tried again later, unless the row itself is at fault. If a limit of the
+        whole run ended it, it is due.
         """
         fate = fate_of(item, context)
         await self._run_locked(lambda: self._settle(item, fate))
@@ -393,7 +393,7 @@ class Job:
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
 
-        Where the store holds a line damaged, a line says so, by an `error`.
+        If the store holds a line damaged, a line says so, by an `error`.
 
         Args:
             states: States of the rows to return; none: all rows that were worked on.

@@ -48,7 +48,7 @@ class Journal:
         name: Tells the run from any other.
         kept: What was kept of it before, by key.
         write: Keeps a record under a key. One that is there already may stay.
-        inside: Entered with the key of each place, while what stands there runs; `None`: nothing.
+        inside: Entered with the key of each place, while what is there runs; `None`: nothing.
         context: What is spent in it is counted; `None`: all that is kept.
     """
 
@@ -118,20 +118,20 @@ class Journal:
         self._unwritten.clear()
 
     async def keep(self, key: str, record: str) -> None:
-        """Keep a record."""
+        """Store a record."""
         self.kept[key] = record
         if self._write is not None:
             await self._write(key, record)
 
     async def keep_call(self, key: Key, record: Callable[[], str]) -> None:
-        """Keep a finished call."""
+        """Store a finished call."""
         await self.keep(str(key), record())
 
     async def flush(self) -> None:
         """Write what is kept and not written yet, where that may wait until the next call."""
 
     async def fail(self, error: Exception) -> None:
-        """Keep that the run has failed, so that what its error came from is asked anew.
+        """Record that the run has failed, so that the call that caused it is made again.
 
         What ended well stays, and so does what failed where something else stood in.
         """
@@ -187,7 +187,7 @@ class Place:
     def find_blamed(self, error: Exception) -> Set[Key]:
         """Return the keys of the calls whose answers may have caused an error.
 
-        Where the error came from one of its own calls, that is it alone: what was answered before
+        If the error came from one of its own calls, that is it alone: what was answered before
         stays, above all what tools did. Else they are all that it made itself, and those to blame
         in the places that the error came from; where it came from none of them, in all that failed.
         """

@@ -162,7 +162,7 @@ class Call:
             journal.counted |= {own, *paid}
 
     async def keep(self, value: JSONValue, *, calls: Sequence[Key | str] | None = None) -> None:
-        """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
+        """Store its answer; `calls` are those in it, already counted; `None`: it is one call."""
         await self._keep(value, None, calls)
 
     async def __aenter__(self) -> Call:
@@ -217,9 +217,9 @@ async def run_once(
     form: Form[T] | None,
     run: Callable[[RunContext], Awaitable[T]],
 ) -> T:
-    """Run a node of a graph in a place of its own, or give what is kept of its output.
+    """Run a node of a graph at its own place, or return its stored output.
 
-    Without a `form` what it asks is kept, and the output is not.
+    Without a `form` its calls are stored, but not its output.
     """
     call = Call(context, path, request, of_calls=True)
     if form and (finished := call.find(form)):

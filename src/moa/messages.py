@@ -166,7 +166,7 @@ class ToolCall:
         """The arguments by name.
 
         Raises:
-            ValueError: they are no JSON object.
+            ValueError: they aren't a JSON object.
         """
         values: object = json.loads(self.arguments or "{}")
         if not is_object(values):
@@ -221,7 +221,7 @@ class Message:
 
     @classmethod
     def of(cls, given: Message | Mapping[str, object]) -> Message:
-        """Read a message as OpenAI writes it; one that is a `Message` is given back.
+        """Read a message as OpenAI writes it; a `Message` is returned as it is.
 
         Raises:
             InputError: it is none.

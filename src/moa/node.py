@@ -113,7 +113,7 @@ def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
 
 
 class Node(Protocol[In_contra, Out_co]):
-    """An agent, a graph, or anything else that can stand in a graph.
+    """An agent, a graph, or anything else that can be in a graph.
 
     Examples:
         >>> class Shout:
@@ -282,7 +282,7 @@ async def run_alone(
 ) -> Result[Out]:
     """Run a node as a run of its own, which has a span: a row, or one that can be resumed.
 
-    Where it is resumed, its trace goes on from the one that the journal names.
+    If it is resumed, its trace goes on from the one that the journal names.
     """
     around = context.tracer
     if around is None:
@@ -298,9 +298,9 @@ async def run_alone(
 
 
 async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
-    """Run a node that stands beside others in a recipe, which may be itself with other requests.
+    """Run a node of a recipe beside others, or beside itself with other requests.
 
-    Where the run can be resumed, whom it asks is told apart from whom the others do.
+    If the run can be resumed, its calls are kept apart from those of the others.
     """
     if context.journal is None:
         return await node.run(request, context)

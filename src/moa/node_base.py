@@ -54,7 +54,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     def run_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Result[Out_co]:
-        """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
+        """Run from synchronous code: in a script, or in a notebook whose event loop runs.
 
         All such runs of a process share one event loop, in a thread of its own, so that endpoints
         keep their connections from one to the next. An endpoint has connections of its own in each
@@ -109,9 +109,9 @@ class NodeBase(Generic[In_contra, Out_co]):
         on_error: OnError = "return",
         progress: Progress = False,
     ) -> list[Item[Out_co]]:
-        """Run on many inputs where nothing is awaited, and give their items in the same order.
+        """Run on many inputs from synchronous code, and return their items in the same order.
 
-        It works in a notebook too, whose event loop runs. Where it is interrupted, what was
+        It works in a notebook too, whose event loop runs. If it is interrupted, what was
         finished is lost: with many inputs use `map`, and keep each item.
 
         Args:
@@ -148,9 +148,9 @@ class NodeBase(Generic[In_contra, Out_co]):
 
             reviews = Sentiment(endpoint).map_frame(reviews, column="body")
 
-        The new columns are the fields of the outputs, or `output` where they have none, and
+        The new columns are the fields of the outputs, or `output` if they have none, and
         `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
-        Where the frame has a column of that name, the node's stands before it, as in
+        If the frame has a column of that name, the node's name comes before it, as in
         `agent_text`. The frame that was given stays as it is.
 
         Args:
@@ -160,7 +160,7 @@ class NodeBase(Generic[In_contra, Out_co]):
                 row as a whole is what the node takes, its columns the fields.
 
         Raises:
-            ConfigError: it is no DataFrame, or has no such column.
+            ConfigError: it isn't a DataFrame, or has no such column.
             MoaError: as `on_error` says.
         """
         from moa.rows.frames import open_frame

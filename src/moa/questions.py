@@ -38,7 +38,7 @@ from moa.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
 Layout = Literal["completion", "chat"]
-"""How a prompt is laid out where the log-probabilities of labels are read: as a text to be
+"""How a prompt is laid out if the log-probabilities of labels are read: as a text to be
 continued after demonstrations, or as a turn of a chat."""
 Status = Literal["answered", "refused", "missing"]
 Source = Literal["native", "logprob", "encoder", "text"]
@@ -109,7 +109,7 @@ class Answer:
     probabilities: tuple[float, ...] | None = None
     """One for each option, in order, adding up to 1; `None` if there are none."""
     written: int | None = None
-    """Index of the option that the model wrote, where it has no probabilities."""
+    """Index of the option that the model wrote, if it has no probabilities."""
     label_mass: float | None = None
     """Total probability of the options before normalisation."""
     source: Source = "native"
@@ -117,7 +117,7 @@ class Answer:
     """True if a calibration's guarantee covers it; `None` without a calibration."""
     expected_precision: float | None = None
     """Expected share of right answers among decisions at least as confident as this one, from
-    other, labelled data. It is no guarantee; `None` if unknown."""
+    other, labelled data. It isn't a guarantee; `None` if unknown."""
     untold: bool = False
     """True if the text doesn't say, and the question allows that answer."""
     doubt: str = ""
@@ -168,7 +168,7 @@ class _Typed(BaseModel):
     """True if a calibration's guarantee covers the answer; `None` without a calibration."""
     expected_precision: float | None = Field(default=None, exclude_if=_is_none)
     """Expected share of right answers among decisions at least as confident as this one, from
-    other, labelled data. It is no guarantee; `None`, and not serialised, if unknown."""
+    other, labelled data. It isn't a guarantee; `None`, and not serialised, if unknown."""
     label_mass: float | None = None
     """Total probability of the options before normalisation; `None` if unknown. Compare it only
     within one prompt: a low value is an alarm there."""
@@ -234,7 +234,7 @@ class _Typed(BaseModel):
 class Predicate(_Typed, Generic[B]):
     """The answer to a yes-or-no question.
 
-    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, where the question has
+    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, if the question has
     `unknown=True` and the text doesn't tell.
 
     Examples:
@@ -274,7 +274,7 @@ class Choice(_Typed, Generic[L]):
     """The answer to a question with one of several labels.
 
     `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`: "none of these" or,
-    where the question has `unknown=True`, that the text doesn't tell.
+    if the question has `unknown=True`, that the text doesn't tell.
 
     Examples:
         >>> answer = Choice[str](label="card", probabilities={"card": 0.9, "app": 0.1})
@@ -312,7 +312,7 @@ class Choice(_Typed, Generic[L]):
 class Score(_Typed, Generic[S]):
     """The answer to a question with ordered levels.
 
-    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, where the
+    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, if the
     question has `unknown=True` and the text doesn't tell.
 
     Examples:
@@ -449,7 +449,7 @@ def questions_of(model: type[BaseModel]) -> tuple[Question, ...]:
     """Read the questions that a pydantic model asks.
 
     Raises:
-        ConfigError: a field is no `Predicate`, `Choice` or `Score`, or lacks text or options.
+        ConfigError: a field isn't a `Predicate`, `Choice` or `Score`, or lacks text or options.
     """
     questions = tuple(_question(model, name, field) for name, field in model.model_fields.items())
     if not questions:
@@ -553,7 +553,7 @@ def is_accepted(output: object) -> bool | None:
 
 
 def may_be_accepted(kind: object) -> bool:
-    """Return True if values of a type may say that they are accepted, or if it is no model."""
+    """Return True if values of a type may have `accepted`, or if the type isn't a class."""
     if not isinstance(kind, type):
         return True
     fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
@@ -564,7 +564,7 @@ def may_be_accepted(kind: object) -> bool:
 def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
     """Return True if values of a type, or answers in them, may have a confidence.
 
-    `within` are the models that it is a field of; outside of them, what is no model may have one.
+    `within` are the models that it is a field of; outside of them, what isn't a model may have one.
     """
     if get_origin(kind) in (Union, UnionType):
         return any(may_have_confidence(part, within) for part in get_args(kind))

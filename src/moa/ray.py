@@ -1,6 +1,6 @@
 """Ray: a graph over the rows of a Dataset or of a file on many machines, with one budget.
 
-Each worker builds its graph once. What all of them may spend stands in a ledger, an actor that
+Each worker builds its graph once. What all of them may spend is in a ledger, an actor that
 hands out shares of the budget, so that no number of workers passes it, whichever of them dies.
 """
 
@@ -130,7 +130,7 @@ class MappedDataset:
 class RayNode(NodeBase[object, object]):
     """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
 
-    `node` is the same graph, built on this machine: it says which input is taken. For the rest see
+    `node` is the same graph, built on this machine: its input type is used. For the rest see
     `map_dataset`. At most `max_concurrency` runs go on at once, over all workers.
     """
 
@@ -235,7 +235,7 @@ class _RemoteWorker:
 
     @property
     def is_away(self) -> bool:
-        """True if it was lost a short while ago: Ray starts it again where there is room."""
+        """True if it was lost a short while ago: Ray starts it again if there is room."""
         return time.monotonic() < self.away_until
 
 
@@ -297,7 +297,7 @@ class Ledger:
         return share
 
     def report(self, worker: str, spent: Usage, back: Limits | None = None) -> None:
-        """Take what a worker has spent since it began, and what it has left where it is idle."""
+        """Take what a worker has spent since it began, and what it has left if it is idle."""
         self._spent[worker] = spent
         if back is not None:
             self._left = {name: left + back[name] for name, left in self._left.items()}
@@ -481,7 +481,7 @@ def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Bu
 
 
 def _row(number: int, value: JSON) -> Row:
-    if set(value) == {"item"}:  # so Ray calls the column where it is given texts alone
+    if set(value) == {"item"}:  # so Ray calls the column if it is given texts alone
         return Row(number=number, id="", value=str(value["item"]))
     value = {name: to_jsonable(cell) for name, cell in value.items()}
     given = value.get("id")

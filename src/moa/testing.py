@@ -78,7 +78,7 @@ class _Double(EndpointBase):
     tokens: tuple[int, int] = (10, 5)
     """Input and output tokens that each call is said to take."""
     latency_s: float = 0.0
-    """Seconds that each call takes; where the run's time is up before, `DeadlineExceeded`."""
+    """Seconds that each call takes; if the run's time is up before, `DeadlineExceeded`."""
     piece_s: float = 0.0
     """Seconds between the pieces of a text that is streamed, which come after `latency_s`."""
     encoder: Endpoint | None = None
@@ -156,7 +156,7 @@ class _Double(EndpointBase):
         return step, estimate
 
     async def _wait(self, seconds: float, context: RunContext) -> None:
-        """Take time, and no more than the run has, as what talks to a server does."""
+        """Wait as for a server, but no longer than the run has."""
         left_s = context.remaining_s()
         await asyncio.sleep(seconds if left_s is None else min(seconds, left_s))
         if left_s is not None and left_s < seconds:

@@ -43,7 +43,7 @@ __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 Takes = TypeVar("Takes")
 
 TEXT: Any = str | BaseModel
-"""The default input of a node, as of an `Agent`: a union, which is no `type` to a checker."""
+"""The default input of a node, as of an `Agent`: a union, which isn't a `type` to a checker."""
 REPLY: Any = Reply
 """The default output of a node: a checker can't tell that it fits the type variable."""
 _UNUSABLE = {
@@ -228,7 +228,7 @@ class Adapter(TypedNode[In, Out]):
     """The base of the adapters: it checks input and output, translates errors, and limits time.
 
     Raises:
-        OutputError: what came out is no `output`, or the framework got no usable answer.
+        OutputError: what came out isn't an `output`, or the framework got no usable answer.
         EndpointError: it raised an error of HTTP, of the connection, or a timeout.
         NodeError: it raised something else, which is chained.
         BudgetExceeded: no call is left, so it didn't begin, or went on no further.
@@ -266,7 +266,7 @@ class Adapter(TypedNode[In, Out]):
 
     @abstractmethod
     async def ask(self, value: Any, calls: Calls) -> object:
-        """Have the framework work, and return what it returns."""
+        """Run the framework, and return what it returns."""
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Show the framework's input; the prompts that it makes of it are its own."""
@@ -275,8 +275,8 @@ class Adapter(TypedNode[In, Out]):
         return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", parts)]
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Have the framework work within the budget and the time of the run."""
-        # What it does besides, such as a search, isn't begun either where no call is left.
+        """Run the framework within the budget and the time of the run."""
+        # What it does besides, such as a search, isn't begun either if no call is left.
         (await context.reserve(self.name, self.endpoint.tier, Amount(calls=1))).release()
         calls = Calls(context, self.endpoint)
         late = f"{context.node}: the time given to the run is up"

@@ -29,7 +29,7 @@ class LangChainNode(Adapter[In, Out]):
         LangChainNode(create_agent(model, tools), read=lambda text: {"messages": [("user", text)]})
 
     Every call of a model inside is counted, by LangChain's callbacks. Its texts go to whoever
-    listens to the run, where the output is a `Reply`. A graph that asks a person by `interrupt` is
+    listens to the run, if the output is a `Reply`. A graph that asks a person by `interrupt` is
     a `ConfigError`, once it does.
 
     Args:
@@ -65,7 +65,7 @@ class LangChainNode(Adapter[In, Out]):
     async def ask(self, value: object, calls: Calls) -> object:
         """Run it, and count each model that it asks in the ledger."""
         meter = (_ShowingMeter if self.shows(calls.context) else _Meter)(calls)
-        # It is no part of a graph of LangGraph that this node stands in: that one would be asked
+        # It isn't a part of the LangGraph graph that holds this node: that one would be asked
         # for what this one keeps, and would hear of its texts twice.
         around = var_child_runnable_config.set(None)
         try:

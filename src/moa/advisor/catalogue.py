@@ -1,6 +1,6 @@
 """Catalogue: the models that `moa` knows, and what is known of each.
 
-The data stand in `models.toml` beside this file, each entry with its sources. A figure that could
+The data are in `models.toml` beside this file, each entry with its sources. A figure that could
 be computed (weights of a quantised model, bytes of KV cache) is computed here and nowhere stated.
 """
 
@@ -123,7 +123,7 @@ class Model(BaseModel):
     decides: Literal["systemone", "decisions"] | None = None
     """The route by which it decides natively; `None`: by its label scores, or in text."""
     start: str | None = None
-    """The command that serves it, where that is not vLLM."""
+    """The command that serves it, if that is not vLLM."""
     base_url: HttpUrl | None = None
     """Its address then."""
     released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
@@ -222,7 +222,7 @@ class Local(NamedTuple):
 
 @cache
 def models() -> Mapping[str, Model]:
-    """Every known model by its name, in the order of the file: small to large, open first."""
+    """Return all known models by name, in the order of the file: small to large, open first."""
     text = files("moa.advisor").joinpath("models.toml").read_text(encoding="utf-8")
     named = {name: {"name": name, **table} for name, table in tomllib.loads(text).items()}
     return MappingProxyType(TypeAdapter(dict[str, Model]).validate_python(named))

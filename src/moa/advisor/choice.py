@@ -272,7 +272,7 @@ def _order(plan: Plan) -> tuple[object, ...]:
     """Order plans: good enough first, then by what the task prefers, and then by the rest.
 
     The balance of time and price is their product. What one's own machine costs counts as nothing
-    where it isn't known: it is there anyway.
+    if it isn't known: it is there anyway.
     """
     seconds = inf if plan.seconds is None else plan.seconds
     usd = plan.vendors_usd if plan.usd_per_thousand is None else plan.usd_per_thousand
@@ -287,7 +287,7 @@ def _order(plan: Plan) -> tuple[object, ...]:
 
 
 def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
-    """Keep the best few: of a pattern at most two, and of the same models one."""
+    """Keep the best plans: at most two of a pattern, and one of the same models."""
     plans_by_models: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
         names = plan.pattern, *(it.model.name for it in plan.members)
@@ -330,7 +330,7 @@ def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection
 
 
 def _not_spoken(model: Model, task: Task) -> list[str]:
-    """List the languages of a task that a model's makers don't name, where they name any."""
+    """List the languages of a task that a model's makers don't name, if they name any."""
     if not model.languages or any(code.endswith("+") for code in model.languages):
         return []
     return [code for code in task.languages if code not in model.languages]

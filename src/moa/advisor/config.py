@@ -38,7 +38,7 @@ class Setup:
     steps: tuple[str, ...] = ()
     """Next steps of the user, commands among them."""
     tiers: Mapping[Tier, str] = field(default_factory=dict[Tier, str])
-    """Defaults to be written with it: which endpoint its tier had so far, where none was named."""
+    """Defaults to be written with it: which endpoint its tier had so far, if none was named."""
 
 
 def setup(

@@ -197,9 +197,9 @@ def vllm_fit(
     quantisation: Quantisation | None = None,
     config: Config | None = None,
 ) -> LocalModel:
-    """Find how vLLM can serve a model on a machine; where it can't, what lacks the least memory.
+    """Find how vLLM can serve a model on a machine; if it can't, what lacks the least memory.
 
-    Exact weights are taken where there is room enough, then coarser ones, then less room. Where the
+    Exact weights are taken if there is room enough, then coarser ones, then less room. Where the
     tokens of a prompt and its answer, or the sequences of that length at once, are not given, it is
     the first of `STEPS` that fits. What the configuration gives to other servers on the same GPUs
     is not taken.

@@ -102,9 +102,9 @@ CARDS = (
 
 
 def card(name: str) -> Card | None:
-    """Find the card that a driver or a user means; `None` if it is none of the known ones.
+    """Find the card that a driver or a user means; `None` if it isn't one of the known ones.
 
-    Every word of the card's name has to stand in `name`; of several, the one with most words is
+    Every word of the card's name has to be in `name`; of several, the one with most words is
     meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
     """
     words = _words(name)
@@ -145,7 +145,7 @@ class GPU:
             memory: Bytes; `None`: as its maker says.
 
         Raises:
-            ConfigError: it is none of the known cards, and its memory isn't given.
+            ConfigError: it isn't one of the known cards, and its memory isn't given.
         """
         known = card(name)
         if known is None:
@@ -354,7 +354,7 @@ def _read(nvml: ModuleType, handle: object) -> GPU | None:
 
 
 def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
-    """Return the GPU that shares the machine's memory, where the board has one that is known."""
+    """Return the GPU that shares the machine's memory, if the board has one that is known."""
     known = card(_chip())
     if known is None or not known.shared:
         return ()

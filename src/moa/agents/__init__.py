@@ -1,4 +1,4 @@
-"""Agents: one prompt, one endpoint, one output type. Each stands in a file of its own.
+"""Agents: one prompt, one endpoint, one output type. Each is in a file of its own.
 
 `Agent` writes and `Decider`, in `deciding.py`, decides; most others derive from what one of the two
 is. What they share: `base.py`, which has nodes with limits, and `@ready`; `prompts.py`; `tools.py`

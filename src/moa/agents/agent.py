@@ -137,8 +137,8 @@ class Agent(TypedNode[In, Out]):
     instructions: str = ""
     """What to do, in words; the model reads it first."""
     tag: str = TAG
-    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
-    the input is no data but the request itself, which is to be followed: it stands without tags."""
+    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty if
+    the input is not data but the request to follow: then it has no tags."""
 
     @overload
     def __init__(
@@ -249,13 +249,13 @@ class Agent(TypedNode[In, Out]):
     def run_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[Out]:
-        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context, history=history))
 
     def stream_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
-        """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """As `stream`, from synchronous code; see `run` and `NodeBase.run_sync`."""
         return iterate_sync(stream_run(partial(self.run, history=history), request, context))
 
     @property
@@ -274,10 +274,10 @@ class Agent(TypedNode[In, Out]):
         return self._check_input(request), shown
 
     def user_prompt(self, request: In) -> str:
-        """Write the user message; by default the request alone, as data where there is a `tag`.
+        """Write the user message: by default the request, marked as data if there is a `tag`.
 
-        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
-        `tag` where the agent has one of its own.
+        An override must pass outside text through `moa.agents.prompts.block`, with `tag` if the
+        agent sets its own.
         """
         if self._template is not None:
             return self._template.fill(request, tag=self.tag)
@@ -339,7 +339,7 @@ class Agent(TypedNode[In, Out]):
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
-        # Beside tools many servers enforce no schema, so that JSON may have to be asked for anew.
+        # Beside tools many servers enforce no schema, so that JSON may have to be asked for again.
         tries = self.repairs + 1 + (self._schema is not None and bool(self.tools))
         for left in range(tries - 1, -1, -1):
             free = self._schema is None or messages is before
@@ -396,7 +396,7 @@ class Agent(TypedNode[In, Out]):
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
     ) -> tuple[Completion, tuple[Message, ...]]:
-        """Ask until the model answers; where it is `free` to, have the tools used that it calls.
+        """Ask until the model answers; if it is `free` to, have the tools used that it calls.
 
         Give the answer, and the calls and results before it.
         """
@@ -409,7 +409,7 @@ class Agent(TypedNode[In, Out]):
             turns += (asked, *await calls.results(completion.tool_calls, context))
 
     def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
-        """Take the tags of the data out of an answer."""
+        """Remove the tags of the data from an answer."""
         if not tag or f"<{tag}>" in self.instructions:
             return completion
         text = without_tags(completion.text, tag=tag)
@@ -493,7 +493,7 @@ def _model_of(output: TypeForm[object]) -> type[BaseModel]:
 
 
 def strip_fence(text: str) -> str:
-    """Take JSON out of its code fence."""
+    """Extract JSON from its code fence."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text
 

@@ -178,8 +178,8 @@ class TypedNode(ABC, NodeBase[In, Out]):
         """Return the first model calls of a request as they would be sent, without making them.
 
         What comes before them is done: texts are cleaned, passages are found, and encoders in this
-        process decide. A server may be asked what it is, and to count tokens; that is no call of
-        its model. What depends on the answers isn't there, and where no model is asked there is
+        process decide. A server may be asked what it is, and to count tokens; that isn't a call of
+        its model. What depends on the answers isn't there, and if no model is asked there is
         nothing, or what decides instead.
 
         Args:
@@ -204,7 +204,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return type(self).prompts is not TypedNode.prompts
 
     async def _answer_or_show(self, request: In, context: RunContext) -> Out:
-        """Answer, or in a rehearsal say what is asked, and answer where that is no model."""
+        """Answer, or in a rehearsal say what is asked, and answer where that isn't a model."""
         rehearsal = REHEARSAL.get()
         if rehearsal is None or not self._shows_prompts:
             return await self.answer(request, context)
@@ -289,7 +289,7 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
 
     Raises:
         CapabilityError: it can't.
-        ConfigError: it is no endpoint, or a string that names none; see `moa.endpoint`.
+        ConfigError: it isn't an endpoint, or a string that names none; see `moa.endpoint`.
     """
     if isinstance(endpoint, type) or not (
         isinstance(endpoint, str) or hasattr(endpoint, "capabilities")

@@ -117,7 +117,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def scorers(self) -> tuple[CalibratedDecider, ...]:
-        """The scorer of each question, except those fitted to examples at the first text."""
+        """The scorer of each question, except those that the first text will fit to examples."""
         return tuple(self._scorers.values())
 
     @property
@@ -173,7 +173,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def by_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
         """Copy the agent, to decide its one question by the head that ships for `name` in a file.
 
-        Where no encoder stands beside the endpoint it stays as it is.
+        Without an encoder beside the endpoint, the copy decides as the agent does.
         """
         if not feeds_heads(self.encoder):
             return self
@@ -183,7 +183,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def with_heads(self) -> Self:
         """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
 
-        Where no encoder is installed it stays as it is.
+        If no encoder is installed it stays as it is.
         """
         copied = copy.copy(self)
         copied.encoder = self.encoder or encoder_for(self.endpoint)
@@ -288,7 +288,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     ) -> Self:
         """Copy the agent, fitted to its task; see `moa.calibration.adapt.adapt`.
 
-        What was fitted stands in `calibrations`, and can be saved.
+        What was fitted is in `calibrations`, and can be saved.
 
         Args:
             labelled: Texts with the names of the right options, by name of the question.

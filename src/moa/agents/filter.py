@@ -37,7 +37,7 @@ class Verdict(BaseModel):
     reason: str
     """The reason, in words."""
     confidence: float | None
-    """Probability that it is right; `None` where the model wrote its answer."""
+    """Probability that it is right; `None` if the model wrote its answer."""
     met: bool
     """Whether the text meets the criterion."""
     doubtful: bool = False

@@ -36,7 +36,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
         question: Its name is the key of the labels.
 
     Raises:
-        ConfigError: there is no such file, a row is malformed or has no text, a label is none of
+        ConfigError: there is no such file, a row is malformed or has no text, a label isn't one of
             the question's options, or no row has a label.
     """
     found: list[Example] = []

@@ -47,7 +47,7 @@ def language_of(text: str) -> str | None:
     Source: https://arxiv.org/abs/1612.03651.
 
     Returns:
-        Its ISO 639-1 code (639-3 where it has none), or `None` where the detector is not sure.
+        Its ISO 639-1 code (639-3 if it has none), or `None` if the detector is not sure.
     """
     words = _WORDLESS.sub(" ", join_surrogates(text[:_READ])).strip()
     if not any(map(str.isalpha, words)):
@@ -59,7 +59,7 @@ def language_of(text: str) -> str | None:
 
 
 def language_name(code: str | None) -> str | None:
-    """Name a language in English, for a prompt; `None` where its code is not a common one."""
+    """Name a language in English, for a prompt; `None` if its code is not a common one."""
     return _NAMES.get(code or "")
 
 

@@ -258,7 +258,7 @@ def _repair(text: str, *, entities: bool) -> str:
 
     repaired: list[str] = []
     for part in _parts(text):
-        entities = entities and "<" not in part  # from a tag on they are meant as they stand
+        entities = entities and "<" not in part  # from a tag on they are meant as they are
         config = TextFixerConfig(unescape_html=entities, uncurl_quotes=False, explain=False)
         repaired.append(fix_and_explain(part, config).text)
     return "".join(repaired)

@@ -26,7 +26,7 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _DEEP = 2
 """Levels of fields within fields that are listed; a schema may hold itself."""
 TAG = "data"
-"""Name of the tags that stand around data, unless an agent has another."""
+"""Name of the tags around data, unless an agent has another."""
 
 
 def block(text: str, name: str = "", *, tag: str = TAG) -> str:
@@ -58,7 +58,7 @@ def _tag_pattern(tag: str) -> re.Pattern[str]:
 
 
 def without_tags(text: str, *, tag: str = TAG) -> str:
-    """Take the tags of the block out."""
+    """Remove the tags of the block."""
     return text.replace(f"<{tag}>", "").replace(f"</{tag}>", "").strip()
 
 
@@ -68,7 +68,7 @@ def data(request: object, *, tag: str = TAG) -> str:
 
 
 def write_input(request: object) -> str:
-    """Write an input as it is read: by its `__str__` where it has one, else field by field."""
+    """Write an input as it is read: by its `__str__` if it has one, else field by field."""
     if not isinstance(request, BaseModel) or type(request).__str__ is not BaseModel.__str__:
         return str(request)
     return _write_value(request.model_dump(mode="json", exclude_none=True, context=IN_WORDS))
@@ -90,7 +90,7 @@ class Template:
     """A prompt with places for the fields of a model, as in `"Subject: {subject}"`.
 
     What is put there is data, whatever is written in it. A brace that is meant is written twice. A
-    place that is no field is a `ConfigError`.
+    place that isn't a field is a `ConfigError`.
     """
 
     def __init__(self, text: str, model: object) -> None:
@@ -105,7 +105,7 @@ class Template:
                 raise ConfigError(f"{{{name}}} in {text!r:.100} is no field. There are {known}")
 
     def fill(self, request: object, *, tag: str) -> str:
-        """Put the fields of a request in, each in a block of its own where there is a tag."""
+        """Put the fields of a request in, each in a block of its own if there is a tag."""
         assert isinstance(request, BaseModel), "a template is of the fields of one"
         dumped = request.model_dump(mode="json", context=IN_WORDS)
         pieces: list[str] = []
@@ -242,7 +242,7 @@ def limit_items(model: type[M], field: str, most: int) -> type[M]:
 
 
 def fit_to_schema(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
-    """Mend JSON that nearly fits a model: a null where there is a default goes, too much is cut.
+    """Mend JSON that nearly fits a model: a null if there is a default goes, too much is cut.
 
     Return the JSON, and what was cut, in words. Other faults stay as they are.
     """

@@ -29,7 +29,7 @@ _READ = (
 
 
 class Answerer(Agent[str | BaseModel, Reply]):
-    """Answers a request on its own: one about figures so that its number can be found.
+    """Answers a request; if it has several figures, so that the resulting number can be found.
 
     Args:
         endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.
@@ -54,8 +54,8 @@ class Answerer(Agent[str | BaseModel, Reply]):
 class Proposer(Answerer):
     """A proposer of a mixture, and its aggregator too: what others answered is read critically.
 
-    The request stands last: a small model goes on with what it read last, so answers that stand
-    there, and numbered ones above all, are copied or go on with another.
+    The request comes last: a small model continues what it read last, so it copies answers that
+    are there, above all numbered ones, or adds another.
 
     Args:
         endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.

@@ -68,7 +68,7 @@ def are_paired(messages: Iterable[Message]) -> bool:
 
 
 class ToolRequest(Reply):
-    """What a model said where it wants tools of the client called."""
+    """What a model wrote when it asks for tools of the client."""
 
     calls: tuple[ToolCall, ...]
 
@@ -88,7 +88,7 @@ class Relay(Agent[object, object]):
     gives, a `Reply` of JSON by the client's schema, or `ToolRequest`.
 
     Args:
-        agent: Who answers; see `as_relayable`.
+        agent: The agent that answers; see `as_relayable`.
         options: The options of the client.
 
     Raises:

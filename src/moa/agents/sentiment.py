@@ -44,7 +44,7 @@ class Mood(Choice[Feeling]):
     @property
     def intensity(self) -> float | None:
         """How strong the feeling is, from 0 to 1: the distance between the probabilities of
-        positive and negative. `None` where the model wrote its answer.
+        positive and negative. `None` if the model wrote its answer.
         """
         if not self.probabilities:
             return None

@@ -151,7 +151,7 @@ class ToolCalls:
                     text = await tool.run(values, context)
             failure = None
         except DeadlineExceeded as error:
-            context.remaining_s()  # raises where it is the run's own time that is up
+            context.remaining_s()  # raises if it is the run's own time that is up
             text, failure = _quote(error), type(error).__name__
         except _ENDS_A_RUN:
             raise

@@ -55,11 +55,11 @@ class LangChainTool(Protocol):
 
 @dataclass(frozen=True)
 class RemoteTool:
-    """A tool that stands on a server, which tells its schema and checks its arguments itself."""
+    """A tool that is on a server, which tells its schema and checks its arguments itself."""
 
     schema: ToolSchema
     call: Callable[[Mapping[str, object]], Awaitable[object]]
-    """Has it run with these arguments; raises `ToolFailed` where the tool says that it failed."""
+    """Has it run with these arguments; raises `ToolFailed` if the tool says that it failed."""
 
     @property
     def name(self) -> str:
@@ -177,7 +177,7 @@ class Tool:
         return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
     async def guard(self, text: str, context: RunContext) -> tuple[str, str | None]:
-        """Have the guards check the tool's text or error.
+        """Let the guards check the tool's text or error.
 
         Return the text and `None`, or the reason why it is stopped, and by which guard.
         """
@@ -216,7 +216,7 @@ def _write_result(result: object) -> str:
 
 
 def _pieces(value: object, depth: int) -> Iterator[str]:
-    """Write the items of a list or dictionary apart, where it is large or not far inside."""
+    """Write the items of a list or dictionary apart, if it is large or not far inside."""
     size = len(value) if is_sequence(value) or is_object(value) else 0
     is_large = size > _LARGE
     within = 0 if is_large else depth - 1
@@ -265,7 +265,7 @@ def _of_function(function: Callable[..., object], name: str | None) -> _Parts:
 
 
 async def in_thread(work: partial[object], name: str) -> object:
-    """Call a function, and await it where it is asynchronous; else it runs in a thread."""
+    """Call a function, and await it if it is asynchronous; else it runs in a thread."""
     is_async = any(map(inspect.iscoroutinefunction, (work.func, type(work.func).__call__)))
     result = work() if is_async else await USER_THREADS.run(work, name)
     return await result if inspect.isawaitable(result) else result

@@ -334,7 +334,7 @@ def _split_graded(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
 
 
 def signs_of(judgements: Sequence[Judgement]) -> dict[str, float]:
-    """Collect the scores and signs of judgements, keyed by index of the policy and name."""
+    """Collect the scores and signs of judgements, keyed by the policy's index and their name."""
     return {
         f"{place} {name}": value
         for place, judgement in enumerate(judgements)

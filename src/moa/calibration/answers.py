@@ -49,7 +49,7 @@ class AnswerStore:
             place = store.add(row)
             store.settle(place, Answered("card"))
 
-    A file can be read by its owner alone (0600): vectors are personal data.
+    Only its owner can read a file (0600): vectors are personal data.
 
     Args:
         where: A file, or `postgresql://USER@HOST/DATABASE#NAME`.

@@ -55,7 +55,7 @@ _TIMES = re.compile(r"(?<=[\d)%\s])[xX](?=[\s\d(.$])")
 _MONEY = "$€£"
 _NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(_NUMBER)
-"""A number as it stands in a text: digits, with commas and a decimal point."""
+"""A number as a text writes it: digits, with commas and a decimal point."""
 # Possessive and bounded, so that no text takes longer than its length: it may be made to.
 _REST = rf"{_NUMBER}[%)\s]*+"
 _TERM = rf"[(\s{_MONEY}]*+{_REST}"
@@ -110,7 +110,7 @@ def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
     It supports numbers, `+ - * / x ^`, `%`, brackets and currency signs, and nothing else.
 
     Raises:
-        InputError: it is no such sum, too long, too large, or divides by zero.
+        InputError: the expression isn't supported, is too long or large, or divides by zero.
     """
     if len(expression) > longest:
         raise InputError(f"{len(expression)} characters are no sum: at most {longest}")

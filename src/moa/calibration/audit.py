@@ -93,7 +93,7 @@ class Audit(Frozen):
     share: float = Field(default=0.02, ge=0, le=1)
     """Share of the accepted decisions to check."""
     seed: int = 0
-    """Makes the picks repeatable: processes that start anew with one seed pick the same."""
+    """Makes the picks repeatable: processes that start again with one seed pick the same."""
     accepted: int = 0
     """Number of accepted decisions so far."""
     checked: int = 0
@@ -108,7 +108,7 @@ class Audit(Frozen):
     def of(cls, bound: Bound, *, share: float = 0.02, alpha: float = 0.05, seed: int = 0) -> Self:
         """Start the audit of a bound's risk.
 
-        Draw a new seed whenever a process starts anew, so that it doesn't pick the same decisions.
+        Draw a new seed whenever a process starts again, so that it doesn't pick the same decisions.
         """
         return cls(risk=bound.guarantee.risk, share=share, alpha=alpha, seed=seed)
 

@@ -77,7 +77,7 @@ def find_bound(
         guarantee: The guarantee to prove.
 
     Raises:
-        InputError: a confidence is not between 0 and 1, or a case stands on both sides.
+        InputError: a confidence is not between 0 and 1, or a case is on both sides.
     """
     both = {o.case for o in fitting} & {o.case for o in held_out} - {None}
     if both:

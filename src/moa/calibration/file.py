@@ -273,9 +273,9 @@ class Calibration(Frozen):
     full: FitRecord | None = None
     """`None`: the one feature's answer as it is."""
     data: DataRecord | None = None
-    """`None` where there were no labels."""
+    """`None` if there were no labels."""
     reached: ReachedMeasures | None = None
-    """`None` where there were no labels."""
+    """`None` if there were no labels."""
     origin: str
     """Its origin and the reason for this scorer, for the trace."""
     doubtful: str = ""

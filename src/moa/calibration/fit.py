@@ -172,7 +172,7 @@ async def fit_all(
         latency_penalty: See `calibrate`.
 
     Returns:
-        `None` where nothing could be read, and the reader says why.
+        `None` if nothing could be read, and the reader says why.
     """
     data = clean_rows(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")
@@ -447,7 +447,7 @@ async def _read_features(search: _Search) -> None:
     if own is None:
         return
     # A server that decides by itself is shown the options in an order of which it may prefer the
-    # first; where the words of the labels are read, the order hardly stands in the prompt.
+    # first; if the words of the labels are read, the prompt hardly shows the order.
     if reader.question.kind == "choice" and reader.answers.source == "native":
         await _read_labels(search, "turned", search.own, turned=True)
     # A server that decides by itself takes no examples.

@@ -71,7 +71,7 @@ class LoggedRow(Labelled):
 
     model_config = ConfigDict(extra="allow")
     label: str = ""
-    """The answer to the learned question, which may also stand under the question's own name."""
+    """The answer to the learned question, which may also be under the question's own name."""
 
     def answers(self, name: str) -> dict[str, object]:
         """Return the answers, including that to the learned question.
@@ -128,7 +128,7 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
     `labels` are the allowed ones; `None` allows those of the rows.
 
     Raises:
-        InputError: there are no rows, a label is none of `labels`, all rows have one label, or
+        InputError: there are no rows, a label isn't one of `labels`, all rows have one label, or
             the labels look like texts and weren't given.
     """
     if rows and (labels is None or any(row.label not in labels for row in rows)):
@@ -251,7 +251,7 @@ def label_of(question: Question, value: object) -> str | None:
     "none of these".
 
     Raises:
-        InputError: it is none of the options.
+        InputError: it isn't one of the options.
     """
     names = [option.name for option in question.options]
     for option in question.options:

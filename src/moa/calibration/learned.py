@@ -45,7 +45,7 @@ class LearnedGraph(Frozen):
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write it atomically, readable by its owner alone, since it contains learned texts.
+        """Write it atomically, readable only by its owner, since it contains learned texts.
 
         Raises:
             CalibrationError: the file can't be written.

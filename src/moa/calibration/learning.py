@@ -339,7 +339,7 @@ class Learning:
         )
 
     def _find_distinct(self, vectors: Floats, known: Floats) -> Bools:
-        """Return which texts are no near-copies, by their vectors if they have any."""
+        """Return which texts aren't near-copies, by their vectors if they have any."""
         if not isinstance(self.features[-1], VectorFeature):
             return np.ones(len(vectors), bool)
         start = len(self.options) * (len(self.features) - 1)

@@ -56,7 +56,7 @@ async def evaluate(
         progress: Called with the progress of each feature.
 
     Raises:
-        InputError: a label is none of the calibration's, or there are no rows.
+        InputError: a label isn't one of the calibration's, or there are no rows.
         CalibrationError: a model is another one than the calibration's, or can't be read.
         EndpointError: a request failed.
     """
@@ -106,7 +106,7 @@ async def recheck(
         progress: Called with the progress of each feature.
 
     Raises:
-        InputError: a label is none of the calibration's, the rows are those it was made from, or
+        InputError: a label isn't one of the calibration's, the rows are those it was made from, or
             all of them were chosen to be labelled.
         CalibrationError: it accepts nothing, or a model is another one than its.
         EndpointError: a request failed.

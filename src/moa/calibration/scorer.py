@@ -191,7 +191,7 @@ def search_features(
     def loss(one: FeatureSet) -> float:
         return one.candidate.log_loss
 
-    # The options in the opposite order are the same feature once more, and stand beside it. A head
+    # The options in the opposite order are the same feature once more, beside it. A head
     # and the words of the question read one vector, and go together: of few labels each is unsure,
     # but for the words of a choice with examples, which are tried alone too.
     together = tuple(part for part in parts if part.reading.feature.source == ENCODER)
@@ -346,7 +346,7 @@ def choose_signs(
 
     Returns:
         What was fitted to all, and how sure each decision is by a fit without it; `None`, and the
-        confidences, where no sign helps, or all decisions are right.
+        confidences, if no sign helps, or all decisions are right.
     """
     right = (p.argmax(1) == labels).astype(np.intp)
     moving = [name for name, values in signs.items() if float(values.std()) > _ENDS]

@@ -69,7 +69,7 @@ class Format(Policy):
     """Accepts a reply of a given form.
 
     Args:
-        form: `"json"` for any JSON; a compiled regular expression, to be found in the reply; or a
+        form: `"json"` for any JSON; a compiled regular expression to find in the reply; or a
             type that pydantic can read from JSON, such as a model.
     """
 
@@ -158,7 +158,7 @@ class Grounded(Policy):
         check_share(self.least, "least")
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
-        """Look the reply's words and numbers up."""
+        """Look up the reply's words and numbers."""
         passages = self.passages(request) if self.passages else [text_of(request)]
         known = set[str | Fraction]().union(*(_content_words(passage) for passage in passages))
         found = _content_words(text_of(reply))

@@ -103,7 +103,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Keep the threads beside moa.toml."""
+        """Store the threads beside moa.toml."""
         del endpoints
         return {"store": FILE, **table}
 
@@ -173,7 +173,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
         """Return the last message of a thread if its answer was cut off or failed.
 
-        Run it to have the answer written anew; the message is not said twice by that.
+        Run it to have the answer written again; the message is not said twice by that.
 
         Raises:
             StoreError: the store can't be read.
@@ -217,7 +217,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return turn if turn is not None and turn.status == "answered" else None
 
     async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
-        """Have the last turn answered, and save the result, whatever it is."""
+        """Answer the last turn, and save the result, whatever it is."""
         own = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
         text = _record_text(own)
         try:
@@ -258,7 +258,7 @@ class Continuation(TypedNode[Conversation, Reply]):
         self.chat, self.rules = chat, rules
 
     async def answer(self, request: Conversation, context: RunContext) -> Reply:
-        """Sum up what no longer fits, and have the last message answered."""
+        """Summarise what no longer fits, and answer the last message."""
         last = request.last
         if last is None or not last.text.strip():
             raise InputError(f"{self.name}: the message is empty")

@@ -47,7 +47,7 @@ class Summariser(Agent[Passage, Reply]):
     """Writes the summary.
 
     Args:
-        endpoint: Who writes.
+        endpoint: The endpoint that writes.
         settings: See `Agent`; `max_tokens` bounds the summary.
 
     Raises:
@@ -72,7 +72,7 @@ class Extract(TypedNode[Passage, Reply]):
     """Keeps sentences word for word: what the user stated, then asked, then the replies' openings.
 
     Of each kind the last ones are kept, and what is left out is marked. No model is asked. A
-    summary that a small model writes anew every few turns loses names and numbers, and may add
+    summary that a small model rewrites every few turns loses names and numbers, and may add
     some; these are in the user's own words.
 
     Args:

@@ -72,7 +72,7 @@ class ChatReply(Reply):
     summarised: int = 0
     """Turns at the beginning of the thread that were read as a summary, not word for word."""
     unfinished_before: bool = False
-    """Whether an earlier answer to the message had been cut off, so that it was written anew."""
+    """Whether an earlier answer to the message had been cut off, so that it was rewritten."""
     kept: bool = False
     """Whether it is an earlier reply, to a message with the same id; nobody was asked."""
 
@@ -97,7 +97,7 @@ class Turn(Frozen):
     at: datetime
     status: Status = "open"
     reply: str = ""
-    """What was written; where it was stopped or failed, what had been written until then."""
+    """What was written; if it was stopped or failed, what had been written until then."""
     by: Tier | None = None
     """Who wrote it."""
     endpoint: str | None = None
@@ -143,7 +143,7 @@ class Conversation(Frozen):
 
     @property
     def last(self) -> Turn | None:
-        """The newest turn; `None` where nothing has been said."""
+        """The newest turn; `None` if nothing has been said."""
         return self.recent[-1] if self.recent else None
 
     @property
@@ -196,7 +196,7 @@ class Conversation(Frozen):
         return self.model_copy(update={"spent": tuple((self.usage + usage).parts.items())})
 
     def with_last(self, turn: Turn) -> Conversation:
-        """Put a turn at the end, in place of the one with its number where there is one."""
+        """Put a turn at the end, in place of the one with its number if there is one."""
         before = tuple(known for known in self.recent if known.number != turn.number)
         return self.model_copy(update={"recent": (*before, turn)})
 

@@ -32,7 +32,7 @@ from moa.trace import TextDelta
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer in {language}."
-"""Only where one is set: told to answer "the last message in its language", a model of 1.5B
+"""Only if one is set: told to answer "the last message in its language", a model of 1.5B
 repeated an introduction word for word, and models answer in the language they read anyway."""
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
@@ -146,10 +146,10 @@ class SpokenReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRouter:
-    """Lets the small model reply where it can, and the large one elsewhere.
+    """Lets the small model reply if it can, and otherwise the large one.
 
-    If the filter or the small model fails, the large one is asked. A message that the large one
-    refuses is answered by nobody: all later prompts would hold it.
+    If the filter or the small model fails, the large one is asked. If the large one refuses a
+    message, no model answers it: all later prompts would contain it.
     """
 
     large: Speaker
@@ -158,12 +158,12 @@ class ChatRouter:
     why_alone: str = ""
     """Why there is no small one."""
     keeps: Node[str, Verdict] | None = None
-    """Tells which messages the small model is let to reply to; `None`: it tries all."""
+    """Decides which messages the small model may answer; `None`: it tries all."""
     accept: Policy | None = None
-    """Judges what the small model wrote, which is shown only then; `None`: it is shown at once."""
+    """Judges the small model's reply, which is shown only if accepted; `None`: shown at once."""
 
     async def reply(self, chat: ChatContext, context: RunContext) -> SpokenReply:
-        """Have the last message answered; see `is_refusal` for one that is not taken."""
+        """Answer the last message; see `is_refusal` for a message that a server rejects."""
         if self.small is None:
             return await self._speak(self.large, chat, self.why_alone, context)
         kept, reason = await self._is_for_small(chat, context)

@@ -238,7 +238,7 @@ async def _advisory_lock(
 ) -> AsyncGenerator[None]:
     """Hold a lock of Postgres, which ends with its connection.
 
-    It is asked for again and again. A statement that waits would hold up the indexes that
+    It is polled. A statement that waits would hold up the indexes that
     LangGraph builds concurrently, for which whoever holds the lock may wait in turn:
     https://www.postgresql.org/docs/current/sql-createindex.html.
     """

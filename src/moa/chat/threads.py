@@ -61,7 +61,7 @@ class NodeUsage(Frozen):
     input_tokens: int
     output_tokens: int
     cost: Decimal | None
-    """US dollars; `None` where the price of a call is not known."""
+    """US dollars; `None` if the price of a call is not known."""
 
 
 class Transcript(Frozen):
@@ -92,7 +92,7 @@ class ThreadWriter:
         turn = conversation.last
         assert turn is not None, "there is nothing to save before something is said"
         checkpoint = empty_checkpoint()
-        # `aupdate_state` of a graph gives its checkpoint the clock's id. Where the clock is behind,
+        # `aupdate_state` of a graph gives its checkpoint the clock's id. If the clock is behind,
         # the one before stays the newest, and the turn is lost.
         checkpoint["id"] = _after(self._tip, checkpoint["id"])
         checkpoint["channel_values"] = {_CHANNEL: conversation.model_dump(mode="json")}
@@ -111,8 +111,8 @@ class ThreadWriter:
 class Threads:
     """The conversations in a store.
 
-    Each method raises `StoreError` where the store can't be read or written, and those that wait
-    for a thread `DeadlineExceeded` where the time is up.
+    Each method raises `StoreError` if the store can't be read or written, and those that wait
+    for a thread `DeadlineExceeded` if the time is up.
     """
 
     def __init__(self, store: Store) -> None:
@@ -184,7 +184,7 @@ class Threads:
         )
 
     async def find(self, name: str, message: str) -> Turn | None:
-        """Look for the newest turn whose message has an id; `None` where there is none."""
+        """Look for the newest turn whose message has an id; `None` if there is none."""
         async with self.store.open() as saver:
             found = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
             newest = [checkpoint async for checkpoint in found]

@@ -63,10 +63,10 @@ class PlainCommand(TyperCommand):
 
 
 class RayCommand(PlainCommand):
-    """A command whose `--ray` may stand without an address, before another option or at the end."""
+    """A command whose `--ray` may lack an address, before another option or at the end."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give it an empty one, as Typer knows no option whose value may be left out."""
+        """Add an empty address, since Typer has no options with an optional value."""
         alone = [
             word == "--ray" and (args[place : place + 1] or ["-"])[0].startswith("-")
             for place, word in enumerate(args, start=1)

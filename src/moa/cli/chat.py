@@ -87,7 +87,7 @@ def chat(
     if not thread:
         raise ConfigError("a conversation has a name: give --thread one, or leave it out")
     if store is not None and is_file(store):
-        store = str(Path(store).absolute())  # what is given here stands in this folder
+        store = str(Path(store).absolute())  # a path is relative to this folder
     given = {"store": store, "persona": persona}
     settings = {name: value for name, value in given.items() if value is not None}
     with asyncio.Runner() as runner:

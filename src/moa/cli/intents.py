@@ -115,7 +115,7 @@ async def _by_groups(
 
 
 def _harmless(out: Path) -> Callable[[str], bool]:
-    """Return what tells if a message can stand in a configuration: as neither path nor code."""
+    """Return what tells if a message can be in a configuration: as neither path nor code."""
     from moa.config import config_of
     from moa.config.trust import needs
 

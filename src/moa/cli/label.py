@@ -382,7 +382,7 @@ class Form:
         """Read the right answers: the current ones, corrected by the line.
 
         Raises:
-            ConfigError: a word is no answer, a question has two answers, or is open.
+            ConfigError: a word isn't an answer, a question has two answers, or is open.
         """
         from moa.config.faults import nearest
 

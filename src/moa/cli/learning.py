@@ -120,8 +120,8 @@ def from_log(
         bool,
         typer.Option(
             "--people",
-            help="The labels are people's: they are fitted to, and of rows that moa learn draw "
-            "drew they say how often what is answered small is right.",
+            help="The labels are from people: the small model learns from them, and on rows that "
+            "moa learn draw drew they measure how often its answers are right.",
         ),
     ] = False,
     as_json: options.AsJson = False,
@@ -130,8 +130,8 @@ def from_log(
     """Fill the answers of a cascade that learns from a log of its large model.
 
     The log has rows with text and label, the large model's answer. No large model is asked. Rows
-    are split into training and test as in a running cascade, so it starts with all that the log
-    supports. Rows that somebody chose to label ("chosen": true), and with --people all rows, only
+    are split into training and test as in a running cascade, so it starts with what the log can
+    prove. Rows that somebody chose to label ("chosen": true), and with --people all rows, only
     train. Known texts are skipped, so you can repeat the command.
 
     With --graph support a row has text, intent, sentiment, urgency and spam, as moa label writes

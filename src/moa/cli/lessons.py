@@ -132,7 +132,7 @@ async def written_messages(
     *,
     yes: bool,
 ) -> list[Message]:
-    """Have the large model write messages for each label that has none in the file yet.
+    """Let the large model write messages for each label that has none in the file yet.
 
     Each message is added to the file at once, marked as written by the model.
     """

@@ -104,7 +104,7 @@ class _Drafts:
 
     Args:
         messages: The file of its messages, or `-`.
-        folder: The project; where it has no configuration yet, the template is written too.
+        folder: The project; if it has no configuration yet, the template is written too.
         reading: How the messages are read.
         overwrite: Whether what is there is replaced.
 
@@ -130,7 +130,7 @@ class _Drafts:
     async def write(
         self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
     ) -> int:
-        """Draft them, write all files, and say what is next; give the exit code."""
+        """Draft them, write all files, and say what is next; return the exit code."""
         from moa.cli.intents import PLACE, as_toml, draft
         from moa.config.file import add_block
         from moa.rows import STDIN

@@ -137,8 +137,8 @@ def evaluate(
     performance gap recovered: 0.5 is chance), cpt50 and cpt80 (share of strong calls that recovers
     50 % and 80 % of the gap: less is better) as RouteLLM defines them, curve (pairs of the share of
     strong calls and quality), and the same of chance and of an oracle that knows both answers. Tied
-    scores count as the mean over their orders. Where the strong model is no better, the figures are
-    null; where it isn't shown to be (gap, at 95 % confidence), apgr_interval is.
+    scores count as the mean over their orders. If the strong model is no better, the figures are
+    null; if it isn't shown to be (gap, at 95 % confidence), apgr_interval is.
 
     Exit codes: 0 evaluated, 2 usage, or rows that the router wasn't made for.
 

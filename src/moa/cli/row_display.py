@@ -40,7 +40,7 @@ Line = Callable[[Item[object]], dict[str, object]]
 SHOWN = 100
 """Maximum items in the table of results."""
 _SAID_EVERY_S = 30.0
-"""Seconds between two lines on how far it is, where there is no terminal to show it in."""
+"""Seconds between two lines on how far it is, if there is no terminal to show it in."""
 _BESIDE = ("confidence", "accepted")
 """Columns about a decision, which `answer` leaves out."""
 _SHOWN = ("language", "kind")

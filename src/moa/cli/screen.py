@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Is called with a name, the number done, and the total."""
 WIDE = 140
-"""Columns where the output is no terminal: a file or a pipe has no width of its own."""
+"""Columns if the output isn't a terminal: a file or a pipe has no width of its own."""
 STATUS, OUTCOME = "status", "outcome"
 """The last two columns of a table of rows."""
 _STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}
@@ -180,7 +180,7 @@ def make_facts_table() -> Table:
 def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
     """Make a table of outcomes from named cells.
 
-    A row stands on one line, except with `full`.
+    A row is on one line, except with `full`.
     """
     names = dict.fromkeys(name for row in rows for name, said in row.items() if said)
     columns = [name for name in names if name not in (STATUS, OUTCOME)]
@@ -249,7 +249,7 @@ def agree_to_pay(
     If it is free, or with `yes`, the user isn't asked.
 
     Args:
-        endpoint: Who is to be asked.
+        endpoint: The endpoint to ask.
         purpose: What for, as in "to propose intents".
         requests: Number of requests.
         read: Tokens that it reads in all, as estimated.

@@ -1,7 +1,7 @@
 """Configuration: `moa.toml` and the environment, found, read and typed.
 
-What may stand in a file say the models in `moa.config.tables`. `MOA_ENDPOINTS__SMALL__BASE_URL`
-and the like go before it.
+The models in `moa.config.tables` say what a file may hold. Variables such as
+`MOA_ENDPOINTS__SMALL__BASE_URL` override it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read(file: Path, *, variables: bool = True) -> tuple[Config, bytes]:
 
 
 def read_text(file: Path) -> str:
-    """Read what stands in a file, byte for byte, unless it is too long for a configuration."""
+    """Read what is in a file, byte for byte, unless it is too long for a configuration."""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)

@@ -147,7 +147,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         """
         try:
             name = self.config.of_tier("llm")
-        except ConfigError:  # raised where one is asked for
+        except ConfigError:  # raised if one is asked for
             return None
         if name is None or not self.has_llm:
             return None
@@ -193,9 +193,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         await warm(built, texts=texts)
 
     async def close(self) -> None:
-        """Close all that was built. Closing twice does nothing.
+        """Close all endpoints that were built. A second call does nothing.
 
-        Where one can't be closed, the others are, and its error is raised at the end.
+        If one can't be closed, close the others, then raise its error.
         """
         await close_all(self.used)
 
@@ -361,7 +361,7 @@ def weights_of(config: Config, name: str) -> Local:
 
 
 def locate_weights(config: Config, name: str) -> Local:
-    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
+    """Find the weights of an endpoint, of a model of the catalogue, or of a file on the hub."""
     from moa.advisor.catalogue import BUILT_IN, local, models
 
     if name == EMBEDDED:

@@ -199,7 +199,7 @@ def _tag(member: object) -> str:
 
 
 def _metadata(kind: object) -> Sequence[object]:
-    """Return what stands beside a type; in `X | None` that of X."""
+    """Return what is beside a type; in `X | None` that of X."""
     if isinstance(kind, FieldInfo):
         return (*kind.metadata, *_metadata(kind.annotation))
     own = getattr(kind, "__metadata__", ())

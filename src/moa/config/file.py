@@ -36,10 +36,10 @@ def write_endpoint(
     tiers: Mapping[Tier, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
+    """Write `[endpoints.NAME]` at the end of a configuration, which is made if it isn't there.
 
     The file is replaced in one step, by one that `moa.config.load` takes: when this raises,
-    the file is as it was. An endpoint of this name that is overwritten stays where it stands;
+    the file is as it was. An endpoint of this name that is overwritten stays where it is;
     `tiers` are the endpoints that become the defaults of their tiers.
     """
     file = target(path)
@@ -86,7 +86,7 @@ class SetKeys(NamedTuple):
 def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object]) -> SetKeys:
     """Set keys of `[graphs.NAME]`, and leave its others; the file is replaced in one step.
 
-    File and table are made where they aren't there.
+    File and table are made if they aren't there.
     """
     file = target(path)
     before, known = _read(file)
@@ -109,13 +109,13 @@ def add_block(
 ) -> Path:
     """Put tables, with the comments in them, at the end of a configuration.
 
-    The file is made where it isn't there, and replaced in one step. It becomes trusted by nothing
-    that stands in the tables, since their texts may be anybody's.
+    The file is made if it isn't there, and replaced in one step. It becomes trusted by nothing
+    that is in the tables, since their texts may be anybody's.
 
     Args:
         path: The file; see `target`.
         block: The tables, as TOML.
-        place: Keys of the table that holds them all. Where one is there already, it is replaced
+        place: Keys of the table that holds them all. If one is there already, it is replaced
             only to `overwrite` it.
         overwrite: Whether that may be.
 
@@ -171,7 +171,7 @@ def _join(before: str, tables: Mapping[str, object]) -> str:
 
 
 def _with_table(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
-    """Put a table in the place of another; where it stands in one line, nothing is changed."""
+    """Put a table in the place of another; where it is in one line, nothing is changed."""
     document = _document(before)
     addition = _document(_join("", {section: {name: table}}) + "\n")
     with suppress(ValueError):
@@ -206,13 +206,13 @@ def _replace(
 ) -> None:
     """Put a text in the place of a file, if it says what is wanted, and `load` would take it.
 
-    Where the file was trusted it stays so, and where it needs trust only by what stands at the
-    places that are moa's `own`, as a new one does. So nothing else in it becomes trusted by that.
+    A trusted file stays trusted. So does a file that, like a new one, needs trust only for the
+    places of moa's `own`. Nothing else in it becomes trusted by that.
     """
     try:
         written = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        written = None  # such as tables that stand in one line, which can't be added to
+        written = None  # such as tables that are in one line, which can't be added to
     if written != wanted:
         raise ConfigError(
             f"{file} is laid out so that moa can't add to it. Add this by hand:\n{_join('', added)}"

@@ -1,4 +1,4 @@
-"""Tables: what may stand in `moa.toml`, as models that pydantic reads and checks.
+"""Tables: what may be in `moa.toml`, as models that pydantic reads and checks.
 
     [endpoints.small]
     tier = "slm"
@@ -66,12 +66,12 @@ class EndpointConfig(BaseModel):
     model: str = Field(min_length=1)
     """Name of the model, as its server knows it."""
     input_price: Dollars | None = None
-    """US dollars per million input tokens; `None`: as published, where the vendor is known."""
+    """US dollars per million input tokens; `None`: as published, if the vendor is known."""
     cached_input_price: Dollars | None = None
     """US dollars per million input tokens that the server had cached; `None`: as published, where
     the other two are taken from there, else as `input_price`."""
     output_price: Dollars | None = None
-    """US dollars per million output tokens; `None`: as published, where the vendor is known."""
+    """US dollars per million output tokens; `None`: as published, if the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
     """Maximum number of tokens of a prompt and its answer together; a prompt that is longer by any
     tokenizer is refused before it is sent. `None`: whatever the server takes."""
@@ -84,7 +84,7 @@ class EndpointConfig(BaseModel):
     """Where answers are kept, so that none is paid for twice: `memory`, or a file, from the folder
     of the configuration on; `None`: nowhere."""
     fallback: str | None = None
-    """Name of the endpoint that is asked where this one fails, or `embedded`."""
+    """Name of the endpoint that is asked if this one fails, or `embedded`."""
 
     @property
     def known_as(self) -> str:
@@ -182,7 +182,7 @@ class AddressConfig(RemoteConfig):
         """List the addresses of its servers: those given, else its vendor's.
 
         Raises:
-            ConfigError: there is no `base_url`, and the model is none of a known vendor's.
+            ConfigError: there is no `base_url`, and the model isn't one of a known vendor's.
         """
         if self.urls:
             return self.urls

@@ -57,7 +57,7 @@ class Need(NamedTuple):
     place: Place
     does: str
     program: Path | None = None
-    """The file that it runs, where it is one."""
+    """The file that it runs, if it is one."""
 
     def __str__(self) -> str:
         *table, key = (part for part in self.place if isinstance(part, str))
@@ -93,7 +93,7 @@ def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> No
 
     Args:
         config: What was read of it, with the `MOA_…` variables.
-        data: What stands in it.
+        data: What is in it.
         overrides: What the variables say, which are the user's own.
 
     Raises:
@@ -128,7 +128,7 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
 
 
 def is_trusted(file: Path) -> bool:
-    """Return True if a file is trusted as it stands."""
+    """Return True if a file is trusted as it is."""
     entry, data = _entry(file), _bytes(file)
     return entry is not None and data is not None and entry.holds(data)
 
@@ -284,7 +284,7 @@ def _is_database(text: str) -> bool:
 
 
 def _is_local_database(url: str) -> bool:
-    """Return True if it is on this machine; what stands behind `?` could name another host."""
+    """Return True if it is on this machine; what is behind `?` could name another host."""
     try:
         here = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
     except ValueError:
@@ -301,7 +301,7 @@ def _is_near(url: str) -> bool:
 
 
 def _origin(url: str) -> str | None:
-    """Return scheme, host and port of an address, with whatever else stands between the slashes.
+    """Return scheme, host and port of an address, with whatever else is between the slashes.
 
     It is `None` if libraries could read it in several ways.
     """
@@ -315,7 +315,7 @@ def _origin(url: str) -> str | None:
 
 
 def _server(url: str) -> str:
-    """Name where an address leads, without the password that may stand in it."""
+    """Name where an address leads, without the password that may be in it."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
@@ -345,16 +345,16 @@ def _leads_out(folder: Path, text: str) -> bool:
 
 
 def _links_in(folder: str) -> list[str]:
-    """List what in a folder isn't there but leads to a file elsewhere, or to none yet."""
+    """List the links in a folder that lead to a file, or to nothing yet."""
     try:
         with os.scandir(folder) as entries:
             return [it.path for it in entries if it.is_symlink() and not it.is_dir()]
-    except OSError:  # it is no folder, or can't be looked into
+    except OSError:  # it isn't a folder, or can't be looked into
         return []
 
 
 def _is_in(tables: object, place: Place) -> bool:
-    """Return True if tables say what stands at a place, be it as a part of a list."""
+    """Return True if tables say what is at a place, be it as a part of a list."""
     for part in place:
         if not is_mapping(tables):
             return True

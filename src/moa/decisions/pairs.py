@@ -126,7 +126,7 @@ class Labels:
 
     @cached_property
     def contrasts(self) -> list[tuple[Floats, Floats, Floats]]:
-        """For each encoder: what distinguishes centroids, meanings, and both, within the set."""
+        """Return for each encoder how centroids, meanings, and both differ from the set's mean."""
         found: list[tuple[Floats, Floats, Floats]] = []
         for encoder, (_, centroids, meanings) in enumerate(self.prototypes):
             near = self.background.remove_language(encoder, centroids)

@@ -150,7 +150,7 @@ async def _read_all(
             read.update(((place, layout), logs) for place, logs in zip(places, found, strict=True))
         except EndpointUnauthorized:
             raise
-        except EndpointRejected as error:  # of one text, where the window is small
+        except EndpointRejected as error:  # of one text, if the window is small
             rejected.append(error)
             if len(rejected) >= _IN_TURN:
                 raise

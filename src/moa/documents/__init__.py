@@ -26,7 +26,7 @@ class Document(Frozen):
     """Descriptions of missing parts, such as pages that are pictures."""
 
     def page_at(self, offset: int) -> int | None:
-        """Number of the page on which a character stands, from 1; `None` without pages."""
+        """Number of the page on which a character is, from 1; `None` without pages."""
         return bisect_right(self.pages, offset) if self.pages else None
 
 
@@ -41,7 +41,7 @@ class Passage(Frozen):
     start: int = 0
     """Offset of its first character in the document's text."""
     page: int | None = None
-    """Number of the page on which it begins; `None` where the document has no pages."""
+    """Number of the page on which it begins; `None` if the document has no pages."""
 
     def __str__(self) -> str:
         return self.text

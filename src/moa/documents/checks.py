@@ -1,7 +1,7 @@
 """Checks: what is wrong with a text that a model wrote, as far as words tell, without a call.
 
 A text rests on its *ground*: what the writer was given to say. A number, a day, a yes or a promise
-that isn't in it may be made up. What is looked for stands in `checks.toml`, by language; the words
+that isn't in it may be made up. What is looked for is in `checks.toml`, by language; the words
 of a language that isn't there tell nothing, and `Checks.of` says so by `None`.
 
 They find what small models write badly most, and not what is wrong with the sense: a text without
@@ -56,7 +56,7 @@ _RESTS = 0.55
 _GREETING = 2
 """Sentences of a text that says nothing: a greeting, and what can be done for whom."""
 _OPENING = 3
-"""Sentences of a text that may begin with a yes: a greeting stands before it."""
+"""Sentences of a text that may begin with a yes: a greeting comes before it."""
 _WEEK = 7
 _PLACEHOLDER = re.compile(r"\[[^\W\d][\w' ]{2,40}\]|\{[^\W\d][\w' ]{2,40}\}|<[^\W\d][\w' ]{2,40}>")
 """A placeholder that somebody has to fill in."""
@@ -130,11 +130,11 @@ class Checks:
 
 
 class Ground:
-    """The ground that a text may rest on.
+    """The sources that a text may rely on.
 
     Args:
         given: What the writer was given to say, such as rules and facts.
-        asked: What it answers: figures and days may be repeated from there, and promised not.
+        asked: What it answers: its figures and days may be repeated, but not promised.
     """
 
     def __init__(self, given: Sequence[str], asked: str = "") -> None:

@@ -73,7 +73,7 @@ class Grade(Frozen):
     """Grade of a pair of texts under a criterion."""
 
     met: bool | None
-    """`None` where the model didn't say."""
+    """`None` if the model didn't say."""
     probability: float | None = None
     """Probability that it is met; `None` if the model wrote its answer, or gave none."""
     accepted: bool | None = None
@@ -84,9 +84,9 @@ class Grader(DecidingAgent[Grade]):
     """Asks a yes-or-no question about a passage and what it is held against.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         question: A yes-or-no question.
-        threshold: Probability from which on the answer is yes, where there is no calibration.
+        threshold: Probability from which on the answer is yes, if there is no calibration.
         calibration: Made by `moa learn` from pairs as `filter_text` and `claim_text` write them,
             with the labels yes and no; its question comes before the one given.
         limits: See `Limits`.
@@ -151,7 +151,7 @@ def _heading(passage: Passage) -> str:
 
 
 def without_brackets(text: str) -> str:
-    """Put numbers that stand in brackets, as footnotes do, in parentheses."""
+    """Replace the brackets around numbers, as of footnotes, by parentheses."""
     return _BRACKETS.sub(r"(\1)", text)
 
 
@@ -218,7 +218,7 @@ def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> lis
     What holds `more` is measured too, and doesn't make words less rare.
 
     A word weighs log((texts + 1) / (those that hold it + 0.5)). One that none holds counts as if
-    one did, or where there are few texts a word such as `it` would count more than all others.
+    one did, or if there are few texts a word such as `it` would count more than all others.
     """
     said = set(words(sentence))
     holding = {word: max(1, sum(word in one for one in held)) for word in said}
@@ -245,8 +245,8 @@ def _numbers(inside: str) -> list[int]:
 def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     """Split an answer into its sentences, each with the numbers that it cites, unchecked.
 
-    A line without letters and digits beside its citations, such as a rule, is none. Those after
-    the first `checked` are `unchecked` too where they cite nothing.
+    A line without letters and digits beside its citations, such as a rule, isn't one. Those after
+    the first `checked` are `unchecked` too if they cite nothing.
     """
     found: list[Claim] = []
     for _, sentence in sentences(answer):
@@ -287,7 +287,7 @@ async def check_claims(
 
     Without `support`, a sentence is unsupported if the passages hold too few of its words,
     unless it is in another language or hardly has words. Words of the `question`
-    don't count where there are enough others. Sentences after the first 500 are not checked; the
+    don't count if there are enough others. Sentences after the first 500 are not checked; the
     trace says so.
     """
     split = await run_off_loop(
@@ -323,7 +323,7 @@ async def check_answer(
     Args:
         answer: What was written.
         passages: What it was written from; `[1]` is the first.
-        support: Who says if a sentence's passages say it; `None`: words alone tell.
+        support: Node that says if passages support a sentence; `None`: words alone decide.
         context: The context of the run.
         question: What it answers.
         near: Passages; an answer that cites none of them is unsupported. Empty: any will do.

@@ -40,7 +40,7 @@ _HEADED = 4000
 _HEADING = re.compile(
     r"\A(?:---\n.*?\n---\s*)?\s*#[^\S\n]+([^\n]+?)[^\S\n]*#*[^\S\n]*$", re.MULTILINE | re.DOTALL
 )
-# What a parser trips over in a broken file; pypdf's own errors are added where it is imported.
+# What a parser trips over in a broken file; pypdf's own errors are added if it is imported.
 _TRIPS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError,
     RecursionError, TypeError, ValueError, struct.error, zlib.error,
@@ -191,7 +191,7 @@ def _may_be_file(path: Path) -> bool:
 
 
 def _printable(name: str) -> str:
-    r"""Write a name so that every name is text: bytes of it that aren't UTF-8 stand as `\xff`."""
+    r"""Write a name so that every name is text: bytes that aren't UTF-8 become `\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -99,7 +99,7 @@ class Index:
 
     Args:
         folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
-        max_tokens: Maximum number of tokens of a passage. Where it changes, all files are split
+        max_tokens: Maximum number of tokens of a passage. If it changes, all files are split
             again.
     """
 
@@ -311,7 +311,7 @@ def _text(value: object) -> str:
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"can't be kept there: {error.strerror or error}"
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it is no index
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it isn't an index
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return (
             f"can't be used now: {error}. Free some space, let whoever writes to it finish, or "
@@ -321,17 +321,17 @@ def _explain(error: Exception) -> str:
 
 
 class Indexed(Retriever):
-    """Finds passages in files, by words, and by meaning where there is an endpoint that embeds.
+    """Finds passages in files, by words, and by meaning if there is an endpoint that embeds.
 
     The index is brought up to date at the first search. A run whose time is up meanwhile fails, and
-    the reading goes on for those that follow. Where vectors can't be had, such
+    the reading goes on for those that follow. If vectors can't be had, such
     as when their endpoint is down, passages are found by words alone, the trace says so, and the
     next run asks for them again. The trace of each run names the files that could not be read.
 
     Args:
         sources: Files and folders; `None`: what the index holds already, which then stays as it is.
         index: Where it is kept; `None` keeps it in memory.
-        endpoint: Who turns texts into vectors; `None`: passages are found by words alone.
+        endpoint: Encoder of the texts; `None`: passages are found by words alone.
         by_words: Whether to search by words beside an endpoint.
         top_k: Maximum number of passages to give.
         limits: See `Limits`.
@@ -437,7 +437,7 @@ class Indexed(Retriever):
 
 
 def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:
-    """Split a document, at the ends of sections, paragraphs and sentences where that is possible.
+    """Split a document, at the ends of sections, paragraphs and sentences if that is possible.
 
     A passage has at most `max_tokens` tokens, by an estimate on the safe side. It may run over the
     end of a page; its `page` is that on which it begins.

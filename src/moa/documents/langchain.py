@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class FromLangChain(Retriever):
-    """A retriever of LangChain, as a node that stands in a graph as any other.
+    """A retriever of LangChain, as a node that fits into a graph as any other.
 
     Of a document's metadata `source`, `title`, `page` (which LangChain counts from 0) and
-    `start_index` are read, where they are there.
+    `start_index` are read, if they are there.
 
     Args:
         retriever: A `BaseRetriever`.

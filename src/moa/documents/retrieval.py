@@ -49,7 +49,7 @@ class Retriever(TypedNode[Text | str, Passages]):
         self.top_k = top_k
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
-        """Return all passages that it searches; `None` where it can't say."""
+        """Return all passages that it searches; `None` if it can't say."""
         del context
         return None
 
@@ -123,7 +123,7 @@ class Dense(Retriever):
     Args:
         passages: What to search.
         vectors: A vector for each passage, by the endpoint: of `searched(passage)`.
-        endpoint: Who turns the query into a vector.
+        endpoint: Encoder of the query.
         top_k: As in `Retriever`.
         limits: See `Limits`.
 
@@ -204,7 +204,7 @@ class Hybrid(Retriever):
             raise ConfigError(f"{self.name} has no retriever to ask")
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
-        """Return the passages of all, each once; `None` where one of them can't say."""
+        """Return the passages of all, each once; `None` if one of them can't say."""
         found: dict[Passage, None] = {}
         for retriever in self.retrievers:
             given = await retriever.all(context) if isinstance(retriever, Retriever) else None
@@ -259,7 +259,7 @@ def searched_text(passage: Passage) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Split a text into what BM25 compares: words in small letters, pairs where no spaces are."""
+    """Split a text into what BM25 compares: words in small letters, pairs if no spaces are."""
     found: list[str] = []
     for word in words_in(unicodedata.normalize("NFKC", text)):
         if UNSPACED.search(word) is None:

@@ -111,7 +111,7 @@ class Length(Frozen):
         return self.sentences is not None and len(sentences(text)) > self.sentences
 
     def cut(self, text: str) -> str:
-        """Cut a long text at the end of a sentence; the first sentence always stays."""
+        """Cut a long text at the end of a sentence; keep at least the first sentence."""
         ends = [start + len(sentence) for start, sentence in sentences(text)]
         if not ends:
             return text

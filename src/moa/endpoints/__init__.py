@@ -233,7 +233,7 @@ class Endpoint(Protocol):
 
         Args:
             text: The text that the questions are about. It is data: nothing in it is obeyed.
-            questions: Asked together where the server can, else one after another.
+            questions: Asked together if the server can, else one after another.
             context: Budget, deadline and ledger.
             examples: Shown to a model whose label log-probabilities are read; a server that
                 decides by itself takes none, and the trace says so.
@@ -289,8 +289,8 @@ class EndpointBase(ABC):
     finds the answer, and the call is traced: see `moa.endpoints.journalled`. If endpoints wrap each
     other, the outermost one does both.
 
-    Methods that a subclass doesn't define raise `CapabilityError`. It is no part of the `Endpoint`
-    protocol.
+    Methods that a subclass doesn't define raise `CapabilityError`. This class isn't part of the
+    `Endpoint` protocol.
     """
 
     @property

@@ -366,7 +366,7 @@ class Client:
                 f"{self.name}: the run's time was up before a slot was free. "
                 "Raise `concurrency`, or give it more time"
             ) from error
-        finally:  # also where the run was cancelled meanwhile
+        finally:  # also if the run was cancelled meanwhile
             if call is not None and not acquired:
                 call.settle(NOTHING)
         start = time.monotonic()

@@ -38,7 +38,7 @@ from moa.questions import Answer, Option, Question
 from moa.usage import NOTHING
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]
-"""How an endpoint decides: natively where the server can, else by label log-probabilities where
+"""How an endpoint decides: natively if the server can, else by label log-probabilities where
 they can be read, else by written labels (`auto`); by `/v1/systemone`; by `/v1/decisions`; by label
 log-probabilities; or by written labels.
 """
@@ -552,7 +552,7 @@ class Decisions(Native):
 
 
 def answer_of_label(question: Question, name: object) -> Answer:
-    """Build the answer from a written label; an unknown label is no answer."""
+    """Build the answer from a written label; an unknown label isn't an answer."""
     names = [_fold(option.name) for option in question.options]
     label = _fold(name.strip()) if isinstance(name, str) else ""
     if names.count(label) != 1:

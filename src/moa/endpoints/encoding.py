@@ -177,7 +177,7 @@ class EncodingQueue:
                 self._busy_with_long -= any(job.is_long for job in jobs)
 
     def _encode(self, texts: Sequence[EncoderText]) -> list[EncodedText]:
-        """Look texts up in the store, and encode the missing ones.
+        """Look up texts in the store, and encode the missing ones.
 
         A single empty text is always encoded, which loads the engine in advance.
         """

@@ -107,7 +107,7 @@ UNKNOWN = ModelFacts(name="")
 
 
 def facts_of(model: str) -> ModelFacts:
-    """Look a model up by its name, as its server or its file has it."""
+    """Look up a model by its name on its server or in its file."""
     folder = cache_folder()
     return _probed_here.get((model, folder)) or _load_probed(model, folder) or _load_shipped(model)
 

@@ -78,7 +78,7 @@ ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
 async def walk_labels(
     spellings: Sequence[Sequence[Sequence[int]]], read: ReadTokens
 ) -> LabelReading:
-    """Read labels of any length with one request for each place where they differ.
+    """Read labels of any length with one request for each place if they differ.
 
     `read` is called with the tokens after the prompt, and the candidates. The first token is
     weighed against the whole vocabulary, a later one only against those with which another label
@@ -265,7 +265,7 @@ class VLLMLabelReader(LabelReader):
         """Read the probability of each label after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
         chat = prompt.layout == "chat"
-        # A label stands at the start of the assistant's turn, or goes on the last line.
+        # A label is at the start of the assistant's turn, or goes on the last line.
         line = "" if chat else text.rpartition("\n")[2]
         found = await self._label_tokens(
             line, [way for ways in prompt.spellings for way in ways], context
@@ -491,7 +491,7 @@ class LlamaCppReader(LabelReader):
             "max_tokens": 1,
             "temperature": 1.0,
             "cache_prompt": True,
-            "ignore_eos": True,  # where the end is sampled, no probabilities are sent
+            "ignore_eos": True,  # if the end is sampled, no probabilities are sent
             **sampling,
         }
         estimate = self._client.price.charge(
@@ -521,6 +521,6 @@ class LlamaCppReader(LabelReader):
 def _merge_readings(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
     """Add the tokens that only the second reading shows, scaled by those that both show."""
     shared = math.fsum(relative[token] for token in known)
-    # Where the first push shows no label at all, each had less than this.
+    # If the first push shows no label at all, each had less than this.
     scale = math.fsum(known.values()) / shared if shared else math.exp(-_PUSH) / _OTHERS
     return {token: p * scale for token, p in relative.items()} | known

@@ -61,7 +61,7 @@ _FILE = "word " * 1000
 _TAGS = {
     "<think>": "</think>",
     "<thought>": "</thought>",  # Gemini's compatible endpoint
-    "[THINK]": "[/THINK]",  # Magistral, where the server has no parser for it
+    "[THINK]": "[/THINK]",  # Magistral, if the server has no parser for it
 }
 """Closing tags of a thought, by opening tag."""
 _CLOSE = "</think>"
@@ -268,7 +268,7 @@ class OpenAIEndpoint(EndpointBase):
     ) -> Sequence[SentPrompt]:
         """Return what would be sent for typed questions, by the working backend or the first one.
 
-        A server of unknown dialect is asked for it, which is no call of its model.
+        A server of unknown dialect is asked for it, which isn't a call of its model.
         """
         return await self._decider.preview(_neutral_request(text, questions, examples), context)
 
@@ -508,7 +508,7 @@ class ThinkingSplitter:
         text = "".join(self._text)
         if self._closing:
             return text, "".join(self._thought).strip()
-        # Where the chat template wrote the opening tag, only the end tells what was a thought.
+        # If the chat template wrote the opening tag, only the end tells what was a thought.
         thought, closed, answer = text.lstrip().partition(_CLOSE)
         if closed and "<think>" not in thought:
             return answer.lstrip(), thought.strip()

@@ -185,7 +185,7 @@ class Slots:
             raise
 
     def free(self) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         self.in_flight -= 1
         self._pacing.probing_until = 0.0
         if self._waiting:

@@ -253,7 +253,7 @@ def _cached_tokens(usage: Mapping[str, object]) -> int:
 
 
 def _count(usage: Mapping[str, object], *names: str) -> int | None:
-    """Read the first of several counts; `None` without any. `ValueError`: it is no count."""
+    """Read the first of several counts; `None` without any. `ValueError`: it isn't a count."""
     value = next((usage[name] for name in names if usage.get(name) is not None), None)
     if value is None:
         return None

@@ -27,7 +27,7 @@ _ALONE = re.compile(
     r"\s*(?:```(?:json)?|<tool_call>)?\s*\{.*\}\s*(?:```|</tool_call>)?\s*", re.DOTALL
 )
 _CALL = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')
-"""Start of a call that stands in the text because the server's parser missed it. Some templates
+"""Start of a call that is in the text because the server's parser missed it. Some templates
 make models double the braces around it."""
 _MAX_READ = 8
 _BLANK = re.compile(r"\s{20}\Z")
@@ -127,7 +127,7 @@ class WithTools(Wrapping):
             return completion
         unknown = call.name not in {tool.name for tool in prompt.tools}
         alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
-        if unknown and not alone:  # it may be the answer, or stand in one
+        if unknown and not alone:  # it may be the answer, or be in one
             return completion
         self._uses_native_tools = False
         context.note(

@@ -150,7 +150,7 @@ def _is_excepted(host: str, networks: str) -> bool:
 
 
 def ssl_context(name: str) -> ssl.SSLContext:
-    """Load the certificates of `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, or this machine's."""
+    """Load the certificates of `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else this machine's."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     try:
         return _certificates(file or None, folder or None)
@@ -204,7 +204,7 @@ def cause_of(error: BaseException, secret: str) -> BaseException | None:
     """Return an exception to chain; `None` if its traceback shows a secret."""
     import aiohttp
 
-    # What a proxy refuses is told with the proxy's address, and a password may stand there.
+    # A proxy's refusal names its address, which may hold a password.
     shown = isinstance(error, aiohttp.ClientHttpProxyError)
     shown = shown or (bool(secret) and secret in "".join(traceback.format_exception(error)))
     return None if shown else error

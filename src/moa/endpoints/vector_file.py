@@ -36,7 +36,7 @@ class VectorFile:
     takes some 30 µs, in the thread that would encode the text.
 
     Args:
-        path: Created at first use, readable by its owner alone.
+        path: Created at first use, readable only by its owner.
         model: The model and its version.
         parts: Length of a vector.
         most: Maximum of vectors in the file.

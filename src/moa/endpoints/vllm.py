@@ -134,7 +134,7 @@ class VLLMServer:
         Raises:
             MissingDependency: prometheus-client is not installed.
             EndpointUnavailable: the server does not answer.
-            InvalidResponse: what it answers is not what vLLM writes.
+            InvalidResponse: the answer isn't in vLLM's format.
         """
         status, text = await self._get("/metrics", {})
         if status != 200:
@@ -142,7 +142,7 @@ class VLLMServer:
         return self._read(text)
 
     def _read(self, text: str) -> VLLMMetrics:
-        # vLLM may stand in an environment of its own, so this is not told to install vLLM here.
+        # vLLM may be in an environment of its own, so this is not told to install vLLM here.
         command = "pip install prometheus-client"
         purpose = "to read the figures of a vLLM server"
         with require_package("prometheus-client", extra="vllm", purpose=purpose, command=command):

@@ -182,7 +182,7 @@ def fetch(file: HubFile) -> FetchResult:
 
     It blocks, with progress on stderr. If the connection breaks, or the process ends, the
     downloaded part is kept as `.part`, and the next call continues from there. Without an expected
-    SHA-256 it starts anew, as mixed halves of two files would go unnoticed. If two processes start
+    SHA-256 it starts again, as mixed halves of two files would go unnoticed. If two processes start
     at once, one fetches and the other waits.
 
     Raises:
@@ -356,7 +356,7 @@ def _map_refusal(file: HubFile, status: int) -> Exception:
 
 
 def _check(file: HubFile, part: Path, sha256: str | None) -> None:
-    """Remove a file that is no GGUF file, or has another hash."""
+    """Remove a file that isn't a GGUF file, or has another hash."""
     found = None if sha256 is None else sha256_of(part)
     wrong = None if _is_gguf(part) else "is no GGUF file"
     if found != sha256:
@@ -376,7 +376,7 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _sha256_of(path: Path, changed: int) -> str:
-    del changed  # a file that was replaced is read anew
+    del changed  # a file that was replaced is read again
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

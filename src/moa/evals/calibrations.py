@@ -28,7 +28,7 @@ def connect(calibration: Calibration, endpoint: Endpoint) -> CalibratedDecider:
 def next_look(file: Path, task: str) -> int:
     """Return the number of the next look at growing rows, from 1 on.
 
-    The file that it replaces counts the looks before, where it is one for the same task.
+    The file that it replaces counts the looks before, if it is one for the same task.
     """
     try:
         before = Calibration.load(file)

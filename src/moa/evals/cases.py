@@ -100,7 +100,7 @@ def read_cases(
 
     Args:
         source: A `.jsonl` or `.csv` file, `-` for standard input.
-        format: How rows stand in it; `None` goes by its name.
+        format: The format of the rows; `None` goes by the name.
         text_column: The column that holds the text; `None`: the usual ones.
         encoding: What it is written in; `None`: UTF-8.
         limit: Maximum number of rows; `None` reads all.
@@ -126,12 +126,12 @@ class DesignAnswer(Frozen):
     """One answer of a design, as a cache of answers stores it."""
 
     text: str | None
-    """The label it gave, or the text it wrote; `None` where it failed."""
+    """The label it gave, or the text it wrote; `None` if it failed."""
     error: str | None = None
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])
     confidence: float | None = None
     accepted: bool | None = None
-    """`None` where the design doesn't say."""
+    """`None` if the design doesn't say."""
     seconds: float = 0.0
     calls: int = 0
     llm_calls: int = 0

@@ -37,9 +37,9 @@ from moa.mixing.judges import Candidates, Listwise
 from moa.node import Frozen, Node
 
 REFERENCE = "llm"
-"""The design that others are compared with, where it is among them."""
+"""The design that others are compared with, if it is among them."""
 MARGIN = 0.05
-"""The non-inferiority margin: a cheaper design pays where it is shown to lose less quality than
+"""The non-inferiority margin: a cheaper design pays if it is shown to lose less quality than
 this, on the scale of the metric, from 0 to 1 (Piaggio et al. 2012, JAMA 308). It is fixed before
 any answer is looked at; half of it would take about four times the cases."""
 _POINTS = 101
@@ -53,7 +53,7 @@ class DifferenceToReference(Frozen):
     difference: Interval
     """Lead over the reference, at 95 % confidence for all designs together."""
     p: float | None
-    """McNemar's exact test, of this design by itself; `None` where answers are not just right or
+    """McNemar's exact test, of this design by itself; `None` if answers are not just right or
     wrong."""
 
 
@@ -68,9 +68,9 @@ class DesignReport(Frozen):
     quality: Interval
     """Mean over the cases; one without an answer counts 0."""
     labels: LabelMetrics | None
-    """`None` where texts are compared."""
+    """`None` if texts are compared."""
     cost: float | None
-    """US dollars for all cases; `None` where a price is unknown."""
+    """US dollars for all cases; `None` if a price is unknown."""
     tokens: float
     """A case, on average."""
     llm_calls: float
@@ -90,13 +90,13 @@ class DesignReport(Frozen):
 
 
 class Point(Frozen):
-    """The small model with a threshold, and the large one for the rest."""
+    """Figures for one threshold: the small model answers above it, the large one below."""
 
     llm_share: float
     """Share of the cases that the large model answers."""
     quality: float
     cost: float | None
-    """US dollars for all cases, the small model asked about each."""
+    """US dollars for all cases; the small model is asked about each."""
 
 
 class Comparison(Frozen):
@@ -112,7 +112,7 @@ class Comparison(Frozen):
     designs: tuple[DesignReport, ...]
     curve: tuple[Point, ...] = ()
     """Quality against cost of `slm` before `llm`, by how much of it is believed: what its
-    calibration accepts first, then the surest first. Empty where one of the two is missing, or has
+    calibration accepts first, then the surest first. Empty if one of the two is missing, or has
     no confidence."""
     reliability: dict[str, list[tuple[float, float, int]]] = Field(default_factory=dict)
     """By design: mean confidence, share of right ones and number of the cases in each bin."""
@@ -177,7 +177,7 @@ class Comparison(Frozen):
 
 
 def figure(value: float | None) -> str:
-    """Write a figure to three places; `-` where there is none."""
+    """Write a figure to three places; `-` if there is none."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -220,7 +220,7 @@ async def compare(
         designs: Nodes that take a text, by the name they are shown by.
         metric: For texts: `exact`, `numeric`, `rouge-l` or `judge`; `None` chooses by what the
             references look like. Labels are compared by accuracy.
-        judge: The model that judges, where the metric is `judge`.
+        judge: The model that judges, if the metric is `judge`.
         reference: The design that the others are compared with; `None`: `llm`, else the first.
         risk: Risk at which the coverage of labels is shown.
         budget_usd: US dollars for all designs together; each has an equal part, and so has the
@@ -235,7 +235,7 @@ async def compare(
 
     Raises:
         InputError: rows lack what is asked or expected.
-        ConfigError: there is no design, the reference is none of them, the metric is not known
+        ConfigError: there is no design, the reference isn't one of them, the metric is not known
             or has no judge, or a design can't work at all.
         MissingDependency: numpy or scipy is not installed, which the extra `calibration` brings.
     """

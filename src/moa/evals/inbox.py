@@ -45,7 +45,7 @@ _NEAREST = 12
 _OFTEN = 5
 """Messages of a language from which on it is told apart."""
 _ELSEWHERE = 0.06
-"""A word that stands in a larger share of the messages of other groups is typical of none."""
+"""A word that is in a larger share of the messages of other groups is typical of none."""
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -122,10 +122,10 @@ def tokens_of_proposing(sample: Sample) -> tuple[int, int]:
 async def propose(
     llm: Endpoint, sample: Sample, context: RunContext, *, usable: Callable[[str], bool] = bool
 ) -> list[Proposal]:
-    """Have a large model propose intents.
+    """Let a large model propose intents.
 
     Args:
-        llm: Who proposes.
+        llm: The endpoint that proposes.
         sample: What it is shown, as data.
         context: Budget, deadline and ledger.
         usable: Whether a message may be an example.
@@ -181,7 +181,7 @@ def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
 
 
 async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list[str]:
-    """Have a large model write messages that want an intent.
+    """Let a large model write messages that have an intent.
 
     Raises:
         OutputError: it writes nothing that can be used.
@@ -195,7 +195,7 @@ async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list
 def group(
     texts: Sequence[str], vectors: Floats, *, usable: Callable[[str], bool] = bool
 ) -> list[Proposal]:
-    """Put messages into groups, and name each by the words that are typical of it.
+    """Group messages, and name each group by its typical words.
 
     Args:
         texts: Messages.
@@ -322,7 +322,7 @@ def _examples(texts: Iterable[str], usable: Callable[[str], bool]) -> tuple[str,
 
 
 def _slug(name: str) -> str:
-    """Write a name as a key of TOML is written bare."""
+    """Write a name as a bare TOML key."""
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     return _NAME.sub("_", plain).strip("_")
 

@@ -190,10 +190,10 @@ async def label_by_model(
 ) -> LabellingReport:
     """Ask a model for the labels of each text that was picked, and write them as they come.
 
-    It stops where the budget is spent.
+    It stops once the budget is spent.
 
     Args:
-        agents: Who asks the model, by the name of the question.
+        agents: Agents that ask the model, by the name of the question.
         rows: All texts.
         picks: Those to be labelled.
         write: Called with a text, and the names of the options by question.
@@ -251,7 +251,7 @@ async def pick_texts(
     comes twice counts once, and one that is `known` is picked no more.
 
     Args:
-        agents: Who decides as things are, by the name of the question.
+        agents: Agents that decide now, by the name of the question.
         rows: The texts.
         most: Maximum of picks.
         known: Texts that are labelled already.

@@ -60,7 +60,7 @@ class Terms:
     def count_missing(self, question: Question, rows: Sequence[Labelled]) -> int:
         """Return how many more randomly drawn labels a test of the guarantee needs.
 
-        Of a yes-or-no question a guarantee over both answers says little where one of them is rare,
+        Of a yes-or-no question a guarantee over both answers says little if one of them is rare,
         so it takes `by_label`.
         """
         drawn = sum(not row.chosen for row in rows)
@@ -82,7 +82,7 @@ class Lesson:
     question: Question
     labels: int
     drawn: int
-    """Labels of texts that were drawn at random: figures are of these, where there are any."""
+    """Labels of texts that were drawn at random: figures are of these, if there are any."""
     before: float
     """Share that was right before anything was learned."""
     half: float | None
@@ -146,7 +146,7 @@ async def learn_from(
     """Learn one question of an agent, and measure the gain.
 
     Args:
-        agent: Who decides it as things are. It has seen none of the labels.
+        agent: The agent that decides it now. It has seen none of the labels.
         question: One of the agent's.
         rows: Texts with labels, those chosen to be labelled among them.
         terms: What is to be guaranteed.
@@ -155,7 +155,7 @@ async def learn_from(
         progress: Told how far each feature is.
 
     Returns:
-        Why nothing can be learned, in words, where the labels are too few or all the same.
+        Why nothing can be learned, in words, if the labels are too few or all the same.
     """
     rows = list({normalise_text(row.text): row for row in reversed(rows)}.values())[::-1]
     if not _has_enough(question, rows):

@@ -47,7 +47,7 @@ def stats() -> ModuleType:
 def mean_of(scores: Sequence[float] | Floats) -> Interval:
     """Return the mean of scores from 0 to 1, of independent cases; none leave every mean possible.
 
-    Where each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
+    If each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
     has a width at 0 and 1 too. Scores between are adjusted as in `difference`.
     """
     values = np.asarray(scores, float)
@@ -85,7 +85,7 @@ def _adjusted_interval(values: Floats, ends: tuple[float, float], together: int 
 
 
 def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
-    """Return the probability of a difference as large where both are as good: McNemar's exact test.
+    """Return the probability of a difference as large if both are as good: McNemar's exact test.
 
     By whether the first, and the second, was right on each case.
     """
@@ -112,9 +112,9 @@ class LabelMetrics(Frozen):
     risk: float
     """The risk of `coverage_at_risk`."""
     coverage: float | None
-    """Share that the design accepts; `None`, as the next, where it doesn't say."""
+    """Share that the design accepts; `None`, as the next, if it doesn't say."""
     accepted_error: float | None
-    """Share of wrong ones among the accepted; `None` where none is."""
+    """Share of wrong ones among the accepted; `None` if none is."""
 
 
 def label_metrics(

@@ -1,7 +1,7 @@
 """Best of n: several samples of one node, and a judge or a verifier that picks one.
 
 Source: https://arxiv.org/abs/2110.14168 (Cobbe et al. 2021, "Training verifiers to solve math word
-problems"), where the verifier is a model that was trained for it.
+problems"), if the verifier is a model that was trained for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BestOf(Reply):
     verdict: Literal["won", "tied", "unreadable", "unopposed", "unjudged"]
     """`won`: the judge prefers it. `tied`: others are as good. `unreadable`: the judge gave no
     verdict. `unopposed`: there was one text alone to pick from. `unjudged`: the judge could not be
-    asked. Where it didn't win, most samples answer as it does."""
+    asked. If it didn't win, most samples answer as it does."""
     reason: str
     """Why it was picked, in words."""
     samples: int = Field(ge=1)
@@ -52,7 +52,7 @@ def _arithmetic(value: object, table: Table) -> object:
 class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """Several samples, and a judge that picks.
 
-    Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be
+    Equal texts are judged once. If the judge finds a tie, gives no readable verdict, or can't be
     asked, the answer that most samples give decides, and the result says which it was. A sample
     that fails is left out; a deadline leaves the judge three tenths of the time.
 
@@ -107,7 +107,7 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     def _read(
         self, picked: Pick | None, places: Sequence[int], votes: Sequence[int]
     ) -> tuple[int, Literal["won", "tied", "unreadable", "unopposed", "unjudged"], str]:
-        """Give the place of the best sample, the verdict on it and the reason."""
+        """Return the place of the best sample, the verdict on it and the reason."""
         if picked is not None and picked.verdict == "won":
             return places[picked.place], "won", picked.reason
         among = places

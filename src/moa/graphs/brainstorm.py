@@ -45,9 +45,9 @@ class Idea(Frozen):
     proposed_by: tuple[str, ...]
     """Names of the personas that had it."""
     score: float | None = None
-    """How good it is, from 0 to 1; `None` where it could not be scored."""
+    """How good it is, from 0 to 1; `None` if it could not be scored."""
     group: str = ""
-    """Its theme; empty where no model named the themes."""
+    """Its theme; empty if no model named the themes."""
 
 
 class Pool(BaseModel):
@@ -98,7 +98,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     slm: Small
     """Scores the ideas."""
     llm: Large
-    """Names the themes, and proposes where no others do."""
+    """Names the themes, and proposes if no others do."""
     personas: Mapping[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
     """What each persona looks for, by its name."""
     proposers: Sequence[Large] = ()
@@ -208,7 +208,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         return tuple(ranked[: self.max_ideas])
 
     async def _group(self, ideas: tuple[Idea, ...], context: RunContext) -> Sequence[Idea]:
-        """Have a large model sort them by theme; else they stand in one list."""
+        """Let a large model sort them by theme; if it fails, they stay in one list."""
         without = "no model named the themes"
         sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, without)
         if sorting is None:

@@ -1,4 +1,4 @@
-"""Cascade: a small node first, and a larger one where the small one's answer isn't accepted.
+"""Cascade: a small node first, and a larger one if the small one's answer isn't accepted.
 
 After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
 say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a guarantee.
@@ -35,7 +35,7 @@ from moa.telemetry import Span, names
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
-    Calibration = object  # numpy is imported where one is read
+    Calibration = object  # numpy is imported if one is read
 
 _LARGE = FromEndpoint(LARGE, given=("calibration",))
 _SAYS_NOTHING = (
@@ -59,7 +59,7 @@ class Settled(Result[Out]):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Policy):
-    """Accepts what says of itself that it is accepted, as calibrated agents' answers do."""
+    """Accepts an answer whose own `.accepted` is true, as of calibrated agents."""
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Read `.accepted`; of several questions all must be.
@@ -83,7 +83,7 @@ class _TierAnswer(Generic[Out]):
     place: int
     accepted: bool = False
     doubtful: tuple[str, ...] = ()
-    """Questions that go on; none, where the answer is judged as a whole."""
+    """Questions that go on; none, if the answer is judged as a whole."""
     reason: str = ""
 
 
@@ -145,7 +145,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Say what is accepted, where it is only drawn."""
+        """Say what is accepted, if it is only drawn."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}
         if not says and endpoints.can_be_asked:
@@ -242,7 +242,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         )
 
     def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
-        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context))
 
     async def answer(self, request: In, context: RunContext) -> Out:

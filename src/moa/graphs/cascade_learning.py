@@ -32,7 +32,7 @@ class Learner(Generic[In, Out]):
         name: Name of the cascade, for errors.
         small: Asks one question.
         large: Gives the labels.
-        learn: Where it is kept, and whose answer is given.
+        learn: Where rows are stored, and which model's answer is returned.
 
     Raises:
         ConfigError: the small node asks no question, or several.

@@ -36,7 +36,7 @@ class Chosen(Voted):
 
 
 def _complete_models(given: list[object] | None, table: Table) -> list[object]:
-    """Give the models of a table: every small one that is configured where there are none."""
+    """Return the models of a table: every small one that is configured if there are none."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
     return given or [*small] or [{}]
@@ -120,7 +120,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
     def _chosen(self, outputs: Sequence[Mapping[int, object]], came: int) -> Chosen:
-        """Give the answer of the best model, and name those that nothing tells from it."""
+        """Return the answer of the best model, and name those that nothing tells from it."""
         tallies = [
             Tally.of({place: self.key(output) for place, output in given.items()}, self.samples)
             for given in outputs

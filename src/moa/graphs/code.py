@@ -61,13 +61,13 @@ _REVIEW = (
     "find no bug, give an empty list."
 )
 _SHOWN = 4000
-"""Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
+"""Characters of a sandbox's output that the writer is shown: the last ones, where errors are."""
 _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
 _LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
 """Tokens that a program gets at first: so many for each of its task, and as many at least."""
 _EXAMPLES, _EXAMPLE_LINES = 3, 40
-"""Calls behind functions from which on they are examples of their use, where they were cut; and
+"""Calls behind functions from which on they are examples of their use, if they were cut; and
 the most lines of the one that is cut."""
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LAST, _NEW = 12, 0.3
@@ -94,7 +94,7 @@ class Sandbox(Protocol):
 
         Args:
             code: The program.
-            tests: To be run below the program, in the same file; empty where there are none.
+            tests: To be run below the program, in the same file; empty if there are none.
         """
         ...
 
@@ -143,23 +143,23 @@ class _Cut(OutputError):
 class Coder(Agent[str, Reply]):
     """Writes a program, or tests, in a fenced block.
 
-    What can't be parsed goes back to the model, `repairs` times: Python, JSON and TOML. Of other
-    languages only the block is looked for.
+    Python, JSON and TOML that can't be parsed go back to the model, up to `repairs` times. In other
+    languages only the block is required.
     """
 
     tag = ""
     is_limited = False
-    """True if it may be asked again with more tokens, so that one that is cut isn't repaired."""
+    """True if it may be asked again with more tokens: then a cut program isn't repaired."""
 
     def with_limit(self, max_tokens: int) -> Self:
-        """Return one that writes no more than so many tokens."""
+        """Return a copy that writes at most `max_tokens` tokens."""
         other = copy.copy(self)
         other.max_tokens = min(max_tokens, self.max_tokens)
         other.is_limited = other.max_tokens < self.max_tokens
         return other
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply; of one that was cut among examples of its use, the program.
+        """Read the reply; if it was cut in the examples after the program, keep only the program.
 
         Raises:
             _Cut: the limit cut a program that was going on.
@@ -207,9 +207,9 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
     executed unless a sandbox is given; then tests are written too, from the task alone, a program
-    that passed review runs there with each of them, and what fails goes back as well. Where no try
+    that passed review runs there with each of them, and what fails goes back as well. If no try
     is without fault, the first of those that pass the most tests is given, with its `faults`; a
-    program is given too where the tests can't be written, or the reviewer or the sandbox itself
+    program is given too if the tests can't be written, or the reviewer or the sandbox itself
     fails, which the trace says.
 
     Raises:
@@ -275,7 +275,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Write the tests from the task alone, so that they can't repeat a program's faults."""
         if self.tester is None:
             return ()
-        # What is wanted stands last, or a small model does the task.
+        # The request for tests comes last, or a small model does the task.
         prompt = (
             f"A programmer was asked:\n{task}\n\nWrite three tests of what comes of it, "
             "one assert statement a line, in one fenced block. Do not write the program itself."
@@ -294,7 +294,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         return tests
 
     async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
-        """Have it written in as many tokens as such a task takes, or else with all."""
+        """Write it within the tokens that such a task takes; if that is too few, within all."""
         tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
         first = coder if self.thinks else coder.with_limit(tokens)
         try:
@@ -367,7 +367,7 @@ def parser_of(language: str) -> Parser | None:
 
 
 def source_of(text: str) -> Source:
-    """Take the program out of a reply: its first fenced block, or all of it where it is Python.
+    """Extract the program from a reply: its first fenced block, or all of it if it is Python.
 
     Raises:
         ValueError: there is none, it can't be parsed, or it is a value; the message says where.

@@ -28,7 +28,7 @@ from moa.mixing.voting import Tally, Voted, unreadable_error
 from moa.node import Frozen, Node, Reply, Result, unique_names
 
 _DEBATERS = 3
-"""Debaters where one model debates with itself."""
+"""Debaters if one model debates with itself."""
 _READ = (
     "Here is your answer to the request below, and what others answered. Compare them: keep what "
     "is right in yours, adopt what is right in theirs, and do not follow a majority for its own "
@@ -48,9 +48,9 @@ class Exchange(Frozen):
 
 
 class Debater(Agent[Exchange, Reply]):
-    """Answers a request in view of what others answer.
+    """Answers a request, from the second round on after reading the others' answers.
 
-    See `Agent` for its arguments; the temperature is 0.7, so that two of one model differ.
+    See `Agent` for its arguments; the temperature is 0.7, so that two debaters of one model differ.
     """
 
     instructions = ANSWER
@@ -98,7 +98,7 @@ def debater_of(
 
 
 def _complete_debaters(given: list[object] | None, table: Table) -> list[object]:
-    """Give the debaters of a table: where one model debates with itself, three of it."""
+    """Return the debaters of a table: if one model debates with itself, three of it."""
     del table
     named = given or [{}]
     return named if len(named) > 1 else named * _DEBATERS
@@ -107,12 +107,12 @@ def _complete_debaters(given: list[object] | None, table: Table) -> list[object]
 class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     """Models that read each other's answers, and answer again.
 
-    It ends when all agree, or after the rounds: then the judge decides, or the majority where there
-    is none or it prefers nothing. Who fails in the first round is left out; who fails later stands
-    by the answer it gave. Where the budget or the time ends it, the answers so far are counted.
+    It ends when all agree, or after the rounds: then the judge decides, or the majority if there
+    is no judge or it prefers nothing. A debater that fails in the first round is left out; one that
+    fails later keeps its last answer. If the budget or time ends, the answers so far are counted.
 
-    Small models that read each other tend to get worse (arXiv:2510.05077): for those `ChooseBest`
-    is made.
+    Small models that read each other tend to get worse (arXiv:2510.05077): use `ChooseBest` for
+    those.
 
     Raises:
         ConfigError: there are fewer than two debaters.
@@ -134,10 +134,10 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     """Two or more, such as `Debater(endpoint)`; they read answers without a name. In a table:
     endpoints, of which one alone debates with itself; missing: the default large one."""
     rounds: int = Field(default=2, ge=0)
-    """Maximum number of times that answers are read and written anew; 0 is a vote. The calls are as
-    many as debaters, times `rounds` and one."""
+    """Maximum number of times that answers are read and rewritten; 0 is a vote. It takes a call for
+    each debater, and another in each round."""
     judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of)] | None = None
-    """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
+    """Decides if they don't agree in the end, as in `BestOfN`; `None`: the majority."""
     key: Key = stated
     """Function that turns an answer, which is a `Reply`, into what is compared; see
     `SelfConsistency`."""
@@ -214,7 +214,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     async def _ask_judge(
         self, request: str, replies: Mapping[int, str], context: RunContext
     ) -> int | None:
-        """Give the place that the judge prefers; `None` without one, or where it prefers none."""
+        """Return the place that the judge prefers; `None` without one, or where it prefers none."""
         if self.judge is None:
             return None
         places = sorted(replies)

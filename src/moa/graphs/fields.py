@@ -65,7 +65,7 @@ class Table:
     graph: Callable[[str], object]
     """Builds another graph by its name."""
     shared: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Settings that are no fields of the recipe, but of its nodes."""
+    """Settings that aren't fields of the recipe, but of its nodes."""
 
     @property
     def file(self) -> str:
@@ -73,7 +73,7 @@ class Table:
         return str(self.endpoints.config.file or FILE)
 
     def explain(self, error: ValidationError, kind: object) -> str:
-        """Say in sentences what is wrong in it, with the nearest key that may stand there."""
+        """Say in sentences what is wrong in it, with the nearest key that may be there."""
         return explain(error, kind, where=self.file, table=f"graphs.{self.name}")
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
@@ -102,7 +102,7 @@ class FromEndpoint:
             the class of an agent. A recipe is read from a table of its own, and takes those
             settings around it that are its fields. `None`: the field is the endpoint itself.
         tier: Whose endpoint is the default; `None`: it takes none.
-        given: Fields that stand before it in the recipe, and that the node is given too.
+        given: Fields that are before it in the recipe, and that the node is given too.
     """
 
     make: Callable[..., object] | None = None
@@ -110,7 +110,7 @@ class FromEndpoint:
     given: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        """Have the field read by `read`; pydantic calls it."""
+        """Read the field by `read`; pydantic calls it."""
         del source, handler
         return core_schema.with_info_plain_validator_function(self.read)
 
@@ -177,7 +177,7 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
 
 
 def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
-    """Replace the value of a table, or `None` if it is missing, before it is read."""
+    """Make a validator that applies `read` to a table's value, or to `None` if it is missing."""
 
     def read_first(value: object, info: ValidationInfo) -> object:
         return read(value, info.context) if isinstance(info.context, Table) else value
@@ -272,7 +272,7 @@ def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
 def _model_of(make: Callable[..., object]) -> type[BaseModel]:
     """Make the model of a maker's keywords. Of a class with overloads the first one counts.
 
-    Those whose types no table can say are excluded, and refused where they are said or needed.
+    Those whose types no table can say are excluded, and refused if they are said or needed.
     """
     inner = getattr(make, "func", make)
     inner = get_origin(inner) or inner

@@ -1,8 +1,8 @@
 """Learning: a ready graph whose questions can be labelled, and what it reads of a row.
 
-What a graph asks is what its deciding agents ask; what they read of a row is what stands before
-them in its wiring. So labels are for texts as the graph decides on them: cleaned, and cut where
-they are long.
+What a graph asks is what its deciding agents ask; what they read of a row is the output of the
+nodes before them. So labels are for texts as the graph decides on them: cleaned, and cut if they
+are long.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Message(NamedTuple):
     """A row with what a graph reads of it."""
 
     fields: dict[str, object]
-    """All that stands in the row."""
+    """All that is in the row."""
     request: object
     """The input of the graph."""
     texts: Mapping[str, str]
@@ -72,7 +72,7 @@ class Learner:
 
     Args:
         name: Name of the built-in graph.
-        endpoints: Who is asked.
+        endpoints: The endpoints to ask.
 
     Raises:
         ConfigError: it doesn't learn, or can't be built.
@@ -109,7 +109,7 @@ class Learner:
 
     @cached_property
     def node(self) -> WiredRecipe[object, object]:
-        """The graph, as it decides where nothing was learned."""
+        """The graph, as it decides if nothing was learned."""
         return self.build()
 
     @cached_property
@@ -133,8 +133,8 @@ class Learner:
         """Read rows as the graph does; those that nothing is left of are passed over.
 
         Args:
-            rows: Where each stands, in words, and its fields. One that `moa run` wrote counts as
-                its input.
+            rows: The place of each row, in words, and its fields. A row that `moa run` wrote counts
+                as its input.
             context: Budget, deadline and ledger.
             progress: Told how many are read.
             labels: Whether their labels are read.
@@ -187,7 +187,7 @@ class Learner:
         }
 
     def collect_labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
-        """Give the texts that have a label of a question, as it is decided on them."""
+        """Return the texts that have a label of a question, as it is decided on them."""
         return [
             Labelled.model_validate(
                 {"text": one.texts[name], "label": one.labels[name], **one.marks}
@@ -237,7 +237,7 @@ def _without_guards(node: AnyNode) -> AnyNode:
 
 
 def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
-    """Give the agents of a graph that decide, by the name of each question."""
+    """Return the agents of a graph that decide, by the name of each question."""
     found: dict[str, DecidingAgent[Any]] = {}
     for one in node.members():
         if isinstance(one, DecidingAgent):
@@ -246,7 +246,7 @@ def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]
 
 
 async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
-    """Give the name of the option that an agent of one question decides on."""
+    """Return the name of the option that an agent of one question decides on."""
     (answer,) = await agent.answers(text, context)
     if answer.status != "answered":
         return None
@@ -254,7 +254,7 @@ async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContex
 
 
 def _input_of(line: dict[str, object]) -> dict[str, object]:
-    """Give the input of a line that `moa run` wrote, with its id; any other line is one itself."""
+    """Return the input and id of a line of `moa run`; any other line is an input itself."""
     inside = line.get("input")
     if not {"output", "status"} <= line.keys() or inside is None:
         return line
@@ -269,7 +269,7 @@ def rows_of(
     text_column: str | None = None,
     encoding: str | None = None,
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """Read the rows of a file: where each stands, and its fields.
+    """Read the rows of a file: the place and the fields of each.
 
     Raises:
         ConfigError: a row is malformed.

@@ -37,7 +37,7 @@ from moa.guards.guarded import Guarded
 from moa.node import AnyNode
 
 _GUARDS = "guards"
-"""The key of any graph's table that names what stands before it, beside it and after it."""
+"""The key of any graph's table that names what is before it, beside it and after it."""
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class Measurement(BaseModel):
 
 
 def read_measurements() -> dict[str, Measurement]:
-    """Give what was measured of the ready graphs, by name; others were not, or can't be."""
+    """Return the measured figures of ready graphs, by name; others weren't measured."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
     return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
@@ -100,7 +100,7 @@ class Ready(NamedTuple):
 
 
 class _Ready(Mapping[str, Ready]):
-    """The ready agents and graphs by name; each stands in the module of its name, if not imported.
+    """The ready agents and graphs by name; each is in the module of its name, if not imported.
 
     So a run imports its own alone. All are imported to list them, or to look for another name.
     """
@@ -126,7 +126,7 @@ class _Ready(Mapping[str, Ready]):
 
 @cache
 def _modules() -> tuple[str, ...]:
-    """List the modules in which something ready may stand."""
+    """List the modules that may hold a ready agent or graph."""
     packages = (agents, guards, graphs)
     each = (iter_modules(it.__path__, f"{it.__name__}.") for it in packages)
     return (*(found.name for modules in each for found in modules), "moa.chat.graph")
@@ -153,9 +153,9 @@ def load_graph(
     Args:
         name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
             these endpoints as its only argument or without any.
-        endpoints: Who is asked; their configuration has the tables.
-        given: Settings that come before those of its table, where it has them.
-        around: Names of the graphs that it stands in.
+        endpoints: The endpoints to ask; their configuration has the tables.
+        given: Settings that come before those of its table, if it has them.
+        around: Names of the graphs that it is in.
 
     Raises:
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
@@ -217,7 +217,7 @@ def _find_ready(
         raise ConfigError(
             f'[graphs.{name}] guards: takes a list of names, such as ["pii"], not {around!r}'
         )
-    if is_list(around):  # what masks stands before the node, whatever else beside it
+    if is_list(around):  # what masks is before the node, whatever else beside it
         known = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
         masks = [guard for guard in around if isinstance(guard, str) and known.get(guard)]
         around = {"before": masks, "beside": [guard for guard in around if guard not in masks]}
@@ -267,12 +267,12 @@ def fingerprints(
 ) -> dict[str, str]:
     """Return a fingerprint for each node of everything that its answers depend on.
 
-    That is the endpoints and graphs of the configuration, the settings given, and whatever stands
-    in the files that these name, and in the file of a node of one's own; what that imports is not.
+    That is the endpoints and graphs of the configuration, the settings given, and the
+    contents of the files that these name and of your own node's file, without what it imports.
 
     Args:
         names: See `load_graph`, as for the others. The nodes have been built.
-        endpoints: Who is asked.
+        endpoints: The endpoints to ask.
         given: Settings that come before those of its table.
     """
     config = endpoints.config
@@ -321,7 +321,7 @@ def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
 
 
 def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
-    """Give the node that a file holds, or that a function in it makes.
+    """Return the node that a file holds, or that a function in it makes.
 
     The file is executed; a function in it may take the endpoints, or nothing.
     """

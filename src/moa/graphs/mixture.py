@@ -117,7 +117,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                     )
 
     def members(self) -> Iterator[Node[Never, object]]:
-        """Give the proposers, and the aggregator."""
+        """Return the proposers, and the aggregator."""
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
 
@@ -150,7 +150,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         return run.finish(text, self.top.name)
 
     async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
-        """Have one answer made of several."""
+        """Merge several answers into one."""
         return (await self.top.run(asked, context)).output
 
     def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
@@ -187,7 +187,7 @@ def aggregator_of(
 
 
 def _complete_proposers(given: list[object] | None, table: Table) -> list[object]:
-    """Give the proposers of a table: the default models where there are none."""
+    """Return the proposers of a table: the default models if there are none."""
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
         able = [one.name for one in both if can_write(one.model)]
@@ -262,7 +262,7 @@ class Mixture(BaseMixture, recipe="mixture"):
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
-    "Mind the cost." }`; an endpoint that stands there twice gets a temperature of 0.7. Missing: the
+    "Mind the cost." }`; an endpoint that is there twice gets a temperature of 0.7. Missing: the
     default small one and the default large one, if both can write; else the aggregator alone is
     asked."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)]
@@ -276,7 +276,7 @@ class Mixture(BaseMixture, recipe="mixture"):
 
     def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
         given: Sequence[object] = self.proposers
-        if given == [[]]:  # what a table says that names none, where one model alone can write
+        if given == [[]]:  # what a table says that names none, if one model alone can write
             return
         layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, given)]
         if not layers:
@@ -322,7 +322,7 @@ class _Run:
     async def propose(self) -> None:
         """Ask layer after layer, until all are through, enough agree, or the budget is too thin.
 
-        Where a further layer gives too few answers in its part of the time, those of the one before
+        If a further layer gives too few answers in its part of the time, those of the one before
         stand.
 
         Raises:

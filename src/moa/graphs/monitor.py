@@ -85,7 +85,7 @@ class _Read(BaseModel):
 
 
 class Observation(Frozen):
-    """What an item was found to be, and the report where it completed a window with a change."""
+    """The decision about an item, and a report if the item completed a window with a change."""
 
     decision: Annotated[
         SerializeAsAny[BaseModel],
@@ -137,7 +137,7 @@ def decider(
     """Build what decides on a text: by labels, by a criterion, or else by what its writer feels.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         labels: The labels, or what each means, by label.
         task: The question that the labels answer.
         criterion: Texts that meet it are counted, and no others: "a complaint".
@@ -159,8 +159,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
 
     It decides on every item of a stream, and has a report written where something has changed. The
     first windows are the reference. At the end of each later one the share of each label is
-    compared with it, in that window and in the latest ones together. Only where one has moved the
-    large model is asked, and the next windows are a new reference. Where nothing changes, a window
+    compared with it, in that window and in the latest ones together. Only if one has moved the
+    large model is asked, and the next windows are a new reference. If nothing changes, a window
     ends with a false report with a probability of at most `alpha`.
 
     `map` runs the items of a stream. They can run in parallel: they count in
@@ -190,7 +190,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     by labels, by a criterion, or else it is sentiment."""
     writer: Large | None = None
     """Writes the reports; `None`: they hold the figures alone. In a table the default large model,
-    where it can write."""
+    if it can write."""
     window: int | None = Field(default=None, gt=0)
     """Items of a window; `None`: 50, where `seconds` isn't given either."""
     seconds: float | None = Field(default=None, gt=0)
@@ -204,8 +204,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     levels, and whether a filter kept it, also of the models in it."""
     state: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """File that keeps the windows from one process to the next, with the texts of the examples;
-    `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
-    the trace says so."""
+    `None` keeps nothing. If the questions or the windows have changed, it begins again, and the
+    trace says so."""
     max_tokens: int = Field(default=512, gt=0)
     """Maximum tokens of a report."""
 
@@ -258,7 +258,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             )
 
     async def _report(self, change: Change, context: RunContext) -> Report:
-        """Gather the figures, and have the text written; where nobody can, it holds them alone."""
+        """Gather the figures, and have the text written; if nobody can, it holds them alone."""
         findings = Findings(
             changes=tuple(map(_describe_move, change.moved)),
             figures=tuple(_figures(change)),
@@ -334,7 +334,7 @@ def _figures(change: Change) -> Iterator[Figure]:
 
 
 def _examples(change: Change) -> dict[str, tuple[str, ...]]:
-    """Texts of the labels that are more frequent now; where there are none, of all that moved."""
+    """Texts of the labels that are more frequent now; if there are none, of all that moved."""
     kept = change.window.examples
     return {
         f"{one.question}: {one.label}": kept[one.question][one.label]

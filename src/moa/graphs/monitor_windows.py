@@ -36,7 +36,7 @@ class Window(BaseModel):
     """The first few texts of each label, cut, by the name of the question."""
 
     def add(self, text: str, labels: Mapping[str, str] | None) -> None:
-        """Take in one item; `None`: it could not be decided."""
+        """Add one item; `None`: it could not be decided."""
         self.items += 1
         self.failed += labels is None
         for question, label in (labels or {}).items():
@@ -96,7 +96,7 @@ class Windows:
     file: Path | None
     """Keeps the state from one process to the next; `None` keeps nothing."""
     counts: InitVar[str]
-    """Tells what is counted from anything else. Where the file has other counts, they are dropped.
+    """Tells what is counted from anything else. If the file has other counts, they are dropped.
     """
 
     def __post_init__(self, counts: str) -> None:

@@ -1,7 +1,7 @@
 """Rag: a question in; passages are found, and an answer cites them.
 
 After Lewis et al. 2020, "Retrieval-Augmented Generation for Knowledge-Intensive NLP Tasks",
-arXiv:2005.11401. A large model writes; where they are asked to, small ones rewrite the question,
+arXiv:2005.11401. A large model writes; if they are asked to, small ones rewrite the question,
 filter the passages and check the answer.
 """
 
@@ -59,7 +59,7 @@ from moa.graphs.writing import attempt
 from moa.node import Became, Frozen, Node, Reply, Text
 
 ABSENT = "NOT IN THE DOCUMENTS"
-"""What a writer may answer where the passages don't; it isn't asked to."""
+"""What a writer may answer if the passages don't; it isn't asked to."""
 _LEADING = re.compile(r"^[\s\"'*_`\u201c]+")
 NEAR = 0.5
 """Cosine of a question with a sentence from which on the sentence may answer it. Chosen with
@@ -93,11 +93,11 @@ class Query(Frozen):
 
 
 class Quote(Reply):
-    """A sentence of a passage, with its citation; empty where none is near to the question."""
+    """A sentence of a passage, with its citation; empty if none is near to the question."""
 
     near: tuple[int, ...] = ()
     """Numbers of the passages that are as near to the question by meaning as the nearest, or nearly
-    so; empty where nothing was compared by meaning."""
+    so; empty if nothing was compared by meaning."""
 
 
 class SourcedAnswer(Reply):
@@ -266,7 +266,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         return self.small
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Give the endpoints that are asked: no writer where sentences are quoted instead."""
+        """Return the endpoints that are asked: no writer where sentences are quoted instead."""
         found = super().list_endpoints()
         if found is None or not isinstance(self.answerer, Extractive):
             return found
@@ -328,13 +328,13 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     ) -> RagOutcome:
         """Answer from these passages: write, and check.
 
-        Nobody is asked where no sentence is near to the question, by words or by meaning.
+        Nobody is asked if no sentence is near to the question, by words or by meaning.
         """
         ranked = Sheet(question=question, passages=passages)
         quotes = isinstance(self.answerer, Extractive)
         nearest = self.answerer if isinstance(self.answerer, Extractive) else self.extractive
         extract = (await nearest.run(ranked, context)).output
-        # Where no vectors were to be had, words alone don't tell.
+        # If no vectors were to be had, words alone don't tell.
         judges = self.gates and extract.near and not is_foreign(question, passages)
         if not extract.text and (quotes or judges):
             return NotInDocuments(reason="no sentence is near to the question", passages=passages)
@@ -397,7 +397,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 class Answerer(Agent[Sheet, Reply]):
     """Writes an answer from passages, each sentence with the numbers of those it rests on.
 
-    It isn't told what to write where they don't hold the answer: small models then write that of
+    It isn't told what to write if they don't hold the answer: small models then write that of
     answers that are there. See `Agent` for its arguments.
     """
 
@@ -417,14 +417,14 @@ class Answerer(Agent[Sheet, Reply]):
 
 
 class Extractive(TypedNode[Sheet, Quote]):
-    """Answers by one sentence of the passages, where no model writes well enough; or by none.
+    """Answers by one sentence of the passages, if no model writes well enough; or by none.
 
     Sentences are ranked by the words that they share with the question, by meaning where there is
-    an endpoint that embeds, and by the rank of their passage; the rankings are fused. Where vectors
+    an endpoint that embeds, and by the rank of their passage; the rankings are fused. If vectors
     can't be had, sentences are compared by words alone, and the trace says so.
 
     Args:
-        endpoint: Who turns texts into vectors; `None`: sentences are compared by words alone.
+        endpoint: Encoder of the texts; `None`: sentences are compared by words alone.
         least: Cosine under which a sentence that doesn't hold a third of the question's words is
             no answer. Without an endpoint, a sentence that shares no word with it is none.
         limits: See `Limits`.
@@ -471,7 +471,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         numbers: Mapping[Passage, int],
         context: RunContext,
     ) -> tuple[Passages, tuple[int, ...]]:
-        """Give the sentences that are near, and the numbers of the passages that are nearest."""
+        """Return the sentences that are near, and the numbers of the passages that are nearest."""
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors

@@ -107,7 +107,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
 
     @classmethod
     def _default_name(cls) -> str:
-        """Give the name that it is run by, else that of the class."""
+        """Return the name that it is run by, else that of the class."""
         return cls.name or super()._default_name()
 
     def prepare(self) -> None:
@@ -117,8 +117,8 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
         """Build it from its table in moa.toml.
 
-        Fields that take a node or an endpoint may be left out. What is no field is a setting of
-        those of its nodes that have it, where they don't say otherwise.
+        Fields that take a node or an endpoint may be left out. What isn't a field is a setting of
+        those of its nodes that have it, if they don't say otherwise.
 
         Raises:
             ConfigError: a key is unknown, or a value is wrong; each is named.
@@ -148,7 +148,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Complete a table by what it may leave out, before it is read; by default nothing.
 
-        Where the endpoints are not `can_be_asked`, the recipe is only drawn.
+        If the endpoints are not `can_be_asked`, the recipe is only drawn.
 
         Raises:
             ConfigError: something is missing without which it can't run.
@@ -213,7 +213,7 @@ class WiredRecipe(Recipe[In, Out]):
 
     settles_by: ClassVar[str] = ""
     """The question whose answer has to be right where something is settled without a large model;
-    empty where that is none."""
+    empty if that is none."""
 
     def prepare(self) -> None:
         """Wire it; what a recipe prepares itself comes before that, or after."""
@@ -238,9 +238,9 @@ class WiredRecipe(Recipe[In, Out]):
         self.graph.sketch(sketch)
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes that are wired."""
+        """Return the nodes that are wired."""
         return self.graph.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them may ask any."""
+        """List none: its nodes ask; `None` if a function among them may ask any."""
         return self.graph.list_endpoints()

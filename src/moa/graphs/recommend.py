@@ -1,4 +1,4 @@
-"""Recommend: what of a catalogue may suit somebody, found by meaning and by words, with reasons.
+"""Recommend: suitable items of a catalogue, found by meaning and by words, with reasons.
 
 The search ranks: a model of 1.5B that scored what it found ranked worse (see Benchmarks).
 """
@@ -71,7 +71,7 @@ class Recommendation(Frozen):
 
     item: Item
     reason: str = ""
-    """In words; empty where no model could write it."""
+    """In words; empty if no model could write it."""
 
 
 class Shelf(BaseModel):
@@ -96,13 +96,13 @@ class Recommendations(Reply):
 
 
 class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
-    """Finds what of a catalogue may suit somebody, and says why for the few it shows.
+    """Recommends items of a catalogue, with reasons for the few that it shows.
 
-    What it gives is in the catalogue, and not in the history.
+    Every item is in the catalogue, and none is in the history.
 
     Raises:
         CapabilityError: `llm` can't complete, or the encoder can't embed.
-        ConfigError: two items have the same id, or a file is no catalogue.
+        ConfigError: two items have the same id, or a file isn't a catalogue.
 
     Examples:
         >>> from moa.graphs.recommend import Interests, Item, Recommend
@@ -121,7 +121,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     columns."""
     encoder: Large | None = None
     """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
-    words alone, in a table by the built-in one, where it is installed."""
+    words alone, in a table by the built-in one, if it is installed."""
     shown: int = Field(default=3, ge=1)
     """Maximum number of items that are given."""
 
@@ -197,7 +197,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         return Shelf(interests=request, had=tuple(had), items=shown)
 
     def _history(self, request: Interests, context: RunContext) -> list[Item]:
-        """Look the history up in the catalogue, by ids and by titles."""
+        """Look up the history in the catalogue, by ids and by titles."""
         had: dict[str, Item] = {}
         unknown = 0
         for name in request.history:
@@ -212,7 +212,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     async def _search(
         self, query: str, near: Dense | None, depth: int, context: RunContext
     ) -> Passages:
-        """Rank the catalogue by words, and by meaning where that is possible; fuse."""
+        """Rank the catalogue by words, and by meaning if that is possible; fuse."""
         found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
         if near is not None:
             nearest = near.nearest(query, context, top_k=depth)
@@ -238,7 +238,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             return self._by_meaning
 
     async def _explain(self, shelf: Shelf, context: RunContext) -> Shelf:
-        """Have all reasons written in one call; where that fails, there are none."""
+        """Write all reasons in one call; if it fails, there are none."""
         if not shelf.items:
             return shelf
         without = "no reasons were written"
@@ -299,7 +299,7 @@ def items_of(file: Path) -> list[Item]:
     """Read a catalogue: JSON Lines, or CSV with a header; `id` and `text` are needed.
 
     Raises:
-        ConfigError: the file isn't there, is of another kind, or a row of it is no item.
+        ConfigError: the file isn't there, is of another kind, or a row of it isn't an item.
     """
     if file.suffix.lower() not in (".jsonl", ".csv"):
         raise ConfigError(f"{file} is no catalogue: give a .jsonl or a .csv file")

@@ -120,7 +120,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     """A draft, its critique, and the best revision.
 
     The draft is revised until the critic is content. The one with the best score is the answer; of
-    equal ones the earlier. Where the critic or the reviser fails, or the budget or the time is up,
+    equal ones the earlier. If the critic or the reviser fails, or the budget or the time is up,
     it is the best draft so far, marked `partial`. It takes up to `2 * rounds + 2` calls.
 
     Raises:
@@ -148,7 +148,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     """Score, from 0 to 10, at which the critic counts as content with faults left."""
 
     def prepare(self) -> None:
-        """Take the writer's endpoint for revisions, where no other is given."""
+        """Take the writer's endpoint for revisions, if no other is given."""
         self.input_type = signature_of(self.writer).input(0)
         if self.reviser is None:
             endpoint = getattr(self.writer, "endpoint", None)
@@ -187,7 +187,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     async def _drafts(
         self, request: str, text: str, context: RunContext
     ) -> tuple[list[Refined], MoaError | None]:
-        """Give all drafts, and what ended it early."""
+        """Return all drafts, and what ended it early."""
         assert self.reviser is not None, "there is one once it is prepared"
         drafts: list[Refined] = []
         try:

@@ -39,7 +39,7 @@ class Finding(Frozen):
 
     question: str
     answer: str = ""
-    """With citations that count over the whole report; empty where there is none."""
+    """With citations that count over the whole report; empty if there is none."""
     citations: tuple[int, ...] = ()
     """The numbers that it cites."""
     claims: tuple[Claim, ...] = ()
@@ -149,7 +149,7 @@ class Synthesis(Agent[Findings, Reply]):
     )
 
     def user_prompt(self, request: Findings) -> str:
-        """Show the findings, where they disagree, what is open, and the question last."""
+        """Show the findings, if they disagree, what is open, and the question last."""
         parts = [block(_number(request), "Findings")]
         if request.disagreements:
             about = "\n".join(each.about for each in request.disagreements)
@@ -187,7 +187,7 @@ class WholeReader(Answerer):
 class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers a question part by part, from your sources, and tells what they disagree about.
 
-    Where the answerer is a `Rag` over no more passages than its parts would read, and all of them
+    If the answerer is a `Rag` over no more passages than its parts would read, and all of them
     fit the window of its writer, that reads them all in one call. Where only one part has an
     answer, that is the report, word for word.
 
@@ -263,7 +263,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return await self._report(await self._compare(found, silent), context)
 
     async def _reader(self, question: str, context: RunContext) -> Rag | None:
-        """Make what answers all parts in one call; `None` where there is too much to read."""
+        """Make what answers all parts in one call; `None` if there is too much to read."""
         rag = self.answerer
         if not isinstance(rag, Rag) or type(rag.answerer) is not Answerer or rag.relevance:
             return None
@@ -295,7 +295,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return [question] if divided is None else [*dict.fromkeys(divided.questions)]
 
     async def _look_up(self, question: str, parts: Sequence[str], context: RunContext) -> Findings:
-        """Look each part up, some at a time, and number all passages that are cited."""
+        """Answer each part, some in parallel, and number all passages that are cited."""
 
         async def look_up(part: str) -> RagOutcome:
             return (await run_in_place(self.answerer, part, context)).output
@@ -318,7 +318,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return found.model_copy(update={"disagreements": tuple(compared.disagreements)})
 
     async def _report(self, found: Findings, context: RunContext) -> Report | NotInDocuments:
-        """Have several findings written up, or put one after another; one is the report itself.
+        """Write a report of several findings, or list them; a single one is the report itself.
 
         Given one finding and the parts left open, a small model writes about the open ones too.
         """
@@ -398,7 +398,7 @@ def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
 
 
 def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
-    """Take an answer over without what no passage says, and add what it cites to `numbers`."""
+    """Copy an answer without what no passage says, and add what it cites to `numbers`."""
     if isinstance(outcome, MoaError):
         return Finding(question=asked, missing=f"it could not be looked up: {outcome}")
     if isinstance(outcome, NotInDocuments):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from moa.routing import Router
     from moa.routing.recorded import Case
 else:
-    Router = object  # numpy is imported where one is read
+    Router = object  # numpy is imported if one is read
 
 _NO_ROUTER = (
     "{} has no router: give what moa route fit wrote, in Python by router=, in moa.toml by "
@@ -59,8 +59,8 @@ def _complete_models(given: list[object] | None, table: Table) -> list[object]:
 class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
     """The small model or the large one, chosen before.
 
-    A fitted router chooses the model that answers, before any has. Where the chosen model can't
-    answer, the others are asked, the last first. Where the routers look at the weak model's answer,
+    A fitted router chooses the model that answers, before any has. If the chosen model can't
+    answer, the others are asked, the last first. If the routers look at the weak model's answer,
     it runs as a cascade. In a table with labels the models decide, without them they write.
 
     Raises:
@@ -83,7 +83,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
     router: Annotated[Router | Sequence[Router], from_file(load_router)] = ()
     """What `moa route fit` wrote, one for each model but the first: fitted with the first as the
     weak model and that one as the strong. The model that gains most beyond its threshold is chosen.
-    Where they look at the weak model's answer, each was fitted on a model and the one after it.
+    If they look at the weak model's answer, each was fitted on a model and the one after it.
     Without any it can be drawn alone."""
 
     def prepare(self) -> None:
@@ -108,12 +108,12 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
     def members(self) -> Iterator[Node[In, Out]]:
-        """Give the models; routers read encoders alone, or the answers of these."""
+        """Return the models; routers read encoders alone, or the answers of these."""
         return iter(self.models)
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Let it pass without a router where it is only drawn."""
+        """Let it pass without a router if it is only drawn."""
         if not table.get("router") and endpoints.can_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '
@@ -144,7 +144,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         )
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Choose a model and let it answer; where it can't, the others are asked, the last first.
+        """Choose a model and let it answer; if it can't, the others are asked, the last first.
 
         Raises:
             ConfigError: there is no router.
@@ -181,7 +181,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         return None
 
     def _choose(self, request: object, context: RunContext) -> int:
-        """Give the place of the model that gains most over the first, beyond its threshold."""
+        """Return the place of the model that gains most over the first, beyond its threshold."""
         if not self.routers:
             raise ConfigError(_NO_ROUTER.format(repr(self.name), self.name))
         gains = [float(r.gains([_case(r, request)])[0]) for r in self.routers]

@@ -56,7 +56,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
     """Asks one node several times, and gives the answer that most of its samples give.
 
     It stops as soon as no further sample can change the majority. A sample that fails is left out;
-    where the budget or the time ends it, the majority so far is the answer, marked `partial` if the
+    if the budget or the time ends it, the majority so far is the answer, marked `partial` if the
     missing samples could have changed it.
 
     Examples:

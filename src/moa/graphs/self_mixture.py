@@ -1,7 +1,7 @@
 """Self-mixture: one model, asked several times, makes one answer of its own answers.
 
 After Li et al. 2025, "Rethinking Mixture-of-Agents: Is mixing different large language models
-beneficial?", arXiv:2502.00674, Self-MoA and Self-MoA-Seq; there the answer so far stands in
+beneficial?", arXiv:2502.00674, Self-MoA and Self-MoA-Seq; there the answer so far is in
 several places of the window, here in one.
 """
 
@@ -48,7 +48,7 @@ def sample_of(
 class SelfMixture(BaseMixture, recipe="self_mixture"):
     """One model, sampled and merged.
 
-    Where one model is better than the others at hand, its own samples make a better mixture than
+    If one model is better than the others at hand, its own samples make a better mixture than
     answers of several models. With a `window`, answers are read a few at a time, each time together
     with the answer so far, so that any number of samples fits a short context.
 
@@ -73,7 +73,7 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
     """Answers that are read at once, further ones then with the answer so far; `None`: all."""
 
     def prepare(self) -> None:
-        """Take the model itself as its aggregator, where there is no other."""
+        """Take the model itself as its aggregator, if there is no other."""
         node, windows = node_of(self.node), 1
         if self.window is not None:
             windows = max(1, -(-(self.samples - 1) // (self.window - 1)))

@@ -1,4 +1,4 @@
-"""Single model: the agent of one model, which decides where there are labels, and else writes."""
+"""Single model: the agent of one model, which decides if there are labels, and else writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moa.questions import NONE_OF_THESE
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
-    Calibration = object  # numpy is imported where one is read
+    Calibration = object  # numpy is imported if one is read
 
 Labels = Annotated[dict[str, str] | list[str] | None, Field(min_length=2)]
 """Labels, or what each means, by label."""
@@ -52,14 +52,14 @@ def single_model(
     """Build the agent of one model.
 
     Args:
-        endpoint: Who decides or writes; its name is the agent's.
+        endpoint: The endpoint that decides or writes; its name is the agent's.
         task: The question that the labels answer.
         labels: The labels, or what each means, by label; `None`: those of the calibration.
         none: Whether "none of these" is an answer too.
         calibration: Its question and labels come before those given here.
         calibrated: Whether the calibration says of each answer whether it is accepted: it was made
             for this model.
-        instructions: What to do with the input, where nothing is decided.
+        instructions: What to do with the input, if nothing is decided.
         max_tokens: Limit of a written reply.
 
     Raises:

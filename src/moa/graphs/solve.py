@@ -134,7 +134,7 @@ class StepResult(Frozen):
     needs: tuple[str, ...] = ()
     by: Solver
     answer: str = ""
-    """Empty where there is none; `fault` says why."""
+    """Empty if there is none; `fault` says why."""
     reasons: str = ""
     """How it was found."""
     fault: str | None = None
@@ -160,7 +160,7 @@ class Solution(Reply):
     """True if every step has an answer, all sums hold, and the answer is accepted by another model
     than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
-    """What speaks for it where nothing was found wrong, else what is wrong with it."""
+    """What speaks for it if nothing was found wrong, else what is wrong with it."""
     tries: int
     """Times it was worked out."""
 
@@ -181,13 +181,13 @@ class Verdict(BaseModel):
 
 
 class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
-    """Works a problem out, verifies the answer, and plans it step by step where that fails.
+    """Works a problem out, verifies the answer, and plans it step by step if that fails.
 
     The first try is one call. Every sum that it states is computed again, and where there is
     another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
     steps that don't need each other run in parallel, so the time is that of the longest chain of
     steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
-    where it fails too, with `verified` as `False` and the reasons. Where one model is both, the
+    if it fails too, with `verified` as `False` and the reasons. If one model is both, the
     answer is never called verified.
 
     Raises:
@@ -202,7 +202,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     """
 
     slm: Small
-    """Works out the steps that a plan calls easy. Where it is another model that can write, it says
+    """Works out the steps that a plan calls easy. If it is another model that can write, it says
     whether the answer is plausible."""
     llm: Large
     """Works the problem out, plans it, works out the other steps, and writes the answer."""
@@ -273,7 +273,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         number: int,
         context: RunContext,
     ) -> _Try:
-        """Check steps and sums, and ask the policy where nothing is wrong with them."""
+        """Check steps and sums, and ask the policy if nothing is wrong with them."""
         faults = [f"step {result.id!r}: {result.fault}" for result in results if result.fault]
         faults += wrong_sums(text)
         accepted, reasons = False, tuple(faults)
@@ -371,7 +371,7 @@ class PlanRun:
     """A result shows a number rounded, and what is computed from it is computed from this."""
 
     async def results(self, plan: Steps) -> tuple[StepResult, ...]:
-        """Run every step, but those that need one that failed; where all failed it is an error."""
+        """Run every step, but those that need one that failed; if all failed it is an error."""
         loop = asyncio.get_running_loop()
         self.done = {step.id: loop.create_future() for step in plan.steps}
         results = await gather(map(self._run, plan.in_order))
@@ -421,12 +421,12 @@ class PlanRun:
     def _compute(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
     ) -> dict[str, str]:
-        """Compute exactly; what is no calculation, or needs what is no number, is an error."""
+        """Compute exactly; what isn't a calculation, or needs what isn't a number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else read_only_number(needed[name].answer)
             for name in find_names(expression)
         }
-        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
+        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed again.
         filled_in = substitute(expression, values).partition("=")[0].strip()
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))

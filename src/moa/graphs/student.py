@@ -1,6 +1,6 @@
 """Student: a node of one question that learns from a large model's answers while it is used.
 
-What is learned, and when it may be used, stands in `moa.calibration.epochs`.
+What is learned, and when it may be used, is in `moa.calibration.epochs`.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ class Consideration(NamedTuple):
     held: bool
     epoch: int
     read: TextReading | None
-    """`None` where it couldn't be read."""
+    """`None` if it couldn't be read."""
     judged: HeadJudgement | None
-    """`None` where no head is in use, or nothing was read."""
+    """`None` if no head is in use, or nothing was read."""
     head: Head | None
 
 
@@ -169,7 +169,7 @@ class Student(Generic[Out_co]):
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
         self._large = ""
-        """Name of the large model; empty where it isn't known."""
+        """Name of the large model; empty if it isn't known."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """By the owner of the runs: nobody's texts teach what answers another."""
@@ -276,7 +276,7 @@ class Student(Generic[Out_co]):
         return accepted and self.learn.answer == "small"
 
     def answer(self, found: Consideration, *, accepted: bool) -> Answer | None:
-        """Give its own answer, by the head if one is in use; `None` where nothing was read."""
+        """Return its own answer, by the head if one is in use; `None` if nothing was read."""
         if found.read is None:
             return None
         judged = found.judged
@@ -293,7 +293,7 @@ class Student(Generic[Out_co]):
         )
 
     def label(self, given: Mapping[str, str], made: Mapping[str, object]) -> str | None:
-        """Give the label of a text, by what the large model says of it; `None`: it said nothing.
+        """Return the label of a text, by what the large model says of it; `None`: it said nothing.
 
         Args:
             given: Names of the options that it gave, by the names of the questions.
@@ -309,7 +309,7 @@ class Student(Generic[Out_co]):
         return given[self.asked.name] if alike else OTHERWISE
 
     async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
-        """Keep a text before anybody is asked, and return its place."""
+        """Store a text before any model is asked, and return its index."""
         learning = await self.ready(own)
         place = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
@@ -347,7 +347,7 @@ class Student(Generic[Out_co]):
             ask: Asks it.
             label: Names the option that it gave; `None`: it gave none.
             own: Context of the run.
-            again: Asks it a second time, where that is wanted.
+            again: Asks it a second time, if that is wanted.
             moot: Whether it is asked whatever the small answer is.
 
         Raises:
@@ -391,14 +391,14 @@ class Student(Generic[Out_co]):
         chosen: bool = False,
         people: bool = False,
     ) -> bool:
-        """Keep an answer that is known, of a log or of people; `False`: the text is known.
+        """Store a known answer, from a log or from people; `False`: the text was stored before.
 
         Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
         texts that were drawn for them they count for what is guaranteed by people.
 
         Args:
             text: What was answered.
-            given: The answers, by the names of the questions. Where those of others lack, the text
+            given: The answers, by the names of the questions. If those of others lack, the text
                 is fitted to alone.
             own: Context of the run.
             case: What it belongs to.
@@ -406,7 +406,7 @@ class Student(Generic[Out_co]):
             people: Whether people have labelled it.
 
         Raises:
-            InputError: a label is none of its question's.
+            InputError: a label isn't one of its question's.
         """
         from moa.calibration.answer_rows import LargeAnswer
 
@@ -442,7 +442,7 @@ class Student(Generic[Out_co]):
         return {name: label for name, label in found.items() if label is not None}
 
     async def _read(self, text: str, own: RunContext) -> TextReading | None:
-        """Read a text; `None` where it can't be, and the large model answers."""
+        """Read a text; `None` if it can't be, and the large model answers."""
         from moa.calibration.reader import logs_of
 
         also = (_ENCODED,) if self._encodes else ()

@@ -1,7 +1,7 @@
 """Summarize: the sentences that say most of each chunk are kept, and a large model writes of them.
 
 A map over chunks and one final step, as in Wu et al. 2021, "Recursively summarizing books with
-human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they stand.
+human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they are.
 
 A sentence counts by its figures, and by how near it is to the centroid of the text and to what the
 text is about (Radev et al. 2004, "Centroid-based summarization of multiple documents"; with vectors
@@ -94,7 +94,7 @@ class Summary(Reply):
 
     sentences: tuple[Sentence, ...]
     spans: tuple[tuple[int, int], ...]
-    """Where each chunk stands in the text: its first character, and the one behind its last."""
+    """Where each chunk is in the text: its first character, and the one behind its last."""
     written_by: Literal["llm", "extract"]
     """`extract`: the sentences are the text's own, since no model could write or had to."""
 
@@ -184,7 +184,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         said: Sequence[Sentence],
         context: RunContext,
     ) -> tuple[Sequence[Sentence], Salience | None]:
-        """Keep the sentences of each chunk that say most, then of all where they are too many.
+        """Keep the most important sentences of each chunk, then of all if they are too many.
 
         A text that is read at once is left whole.
         """
@@ -207,7 +207,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     async def _rank(
         self, request: Original, said: Sequence[Sentence], context: RunContext
     ) -> Salience:
-        """Rank the sentences; where the encoder fails, the first ones count as the best."""
+        """Rank the sentences; if the encoder fails, the first ones count as the best."""
         about = [text for text in request.about if text.strip()]
 
         async def embed() -> Mapping[str, Sequence[float]]:
@@ -230,7 +230,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         kept: Sequence[Sentence],
         context: RunContext,
     ) -> list[Sentence]:
-        """Have it written from what is kept; nothing where that fails."""
+        """Write it from the kept sentences; return nothing if that fails."""
         if not can_write(self.llm.model):
             context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             return []
@@ -337,7 +337,7 @@ def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
 
 
 def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Sentence]]:
-    """Give the chunks of a text, each with its place, and the sentences of each."""
+    """Return the chunks of a text, each with its place, and the sentences of each."""
     found = list(chunks(text, max_tokens=max_tokens))
     said = [
         Sentence(text=sentence, chunks=(n,))

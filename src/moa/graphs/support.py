@@ -1,8 +1,8 @@
 """Support: an inbox in; small models read each message, and a large one writes where it must.
 
-Where the encoder for many languages is installed, heads decide that were fitted beforehand to
+If the encoder for many languages is installed, heads decide that were fitted beforehand to
 labelled messages (see `moa.decisions.heads`), and the small model isn't asked: of sentiment,
-urgency, spam and injections always, of the intent where the intents are the shipped ones. Intents
+urgency, spam and injections always, of the intent if the intents are the shipped ones. Intents
 of one's own are decided by their examples and meaning. Elsewhere the small model is asked, with the
 examples of the settings.
 """
@@ -68,10 +68,10 @@ from moa.node import Became, Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Question
 
 HEADS_READ = 1000
-"""Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
-anywhere in a long message."""
+"""Minimum tokens of a message that heads read: the encoder is fast, and a long message may state
+its wish anywhere."""
 UNWRITTEN = "replies"
-"""The queue of the messages that people answer, where no model can."""
+"""The queue of the messages that people answer, if no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
 IN_DANGER = "danger"
@@ -83,7 +83,7 @@ _BECAME: Mapping[str, Became] = {
     QUARANTINE: "quarantined",
     IN_DANGER: "in danger",
 }
-"""What it means to stand in a queue of the graph's own."""
+"""What it means to be in a queue of the graph's own."""
 Unwanted = Literal["spam", "injection"]
 D = TypeVar("D", bound=DecidingAgent[Any])
 
@@ -121,7 +121,7 @@ class Routed(Frozen):
 
     @property
     def became(self) -> Became:
-        """How it is handled: first, waiting, set aside, or by the people of a queue."""
+        """How it is handled: as a danger, waiting, quarantined, or routed to a queue."""
         return _BECAME.get(self.queue, "routed")
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ class Rejected(Dropped):
 
     kind: Literal["drop"] = "drop"
     decisions: Reading | None = None
-    """`None` where there was nothing to read."""
+    """`None` if there was nothing to read."""
 
     @property
     def became(self) -> Became:
@@ -220,7 +220,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     `slm` decides by itself."""
     expected_precision: float = Field(default=0.9, ge=0, le=1)
     """Expected share of right intents among messages that no LLM reads; the LLM reads the others.
-    The estimate comes from other sets of intents with as many examples; it is no guarantee. A
+    The estimate comes from other sets of intents with as many examples; it isn't a guarantee. A
     calibration with a bound replaces it by a guarantee. If nothing is known, the model's own
     confidence is used."""
     reply_sure: float = Field(default=0.99, ge=0, le=1)
@@ -336,14 +336,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         reply: Reply | Skipped,
         labels: Label | Skipped,
     ) -> SupportOutcome:
-        """Give the outcome once the label is kept, which it doesn't depend on."""
+        """Return the outcome once the label is kept, which it doesn't depend on."""
         del labels
         return self.settle(reading, letter, reply)
 
     def _search(
         self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
     ) -> list[Handle[Passages | Skipped]]:
-        """Have facts searched for in the documents, if there are any."""
+        """Search for facts in the documents, if there are any."""
         if self.documents is None and self.index is None:
             return []
         finder = Indexed(
@@ -388,7 +388,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
-        """Say why a large model has to write; `None` where it hasn't."""
+        """Say why a large model has to write; `None` if it hasn't."""
         if reading is None or self._find_unwanted(reading):
             return None
         answers = {name: getattr(reading, name) for name in ("intent", "sentiment", "urgency")}
@@ -407,7 +407,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None if self._routine(reading) else self._why_not_routine(reading)
 
     def _unclear(self, intent: Choice[str | None]) -> str | None:
-        """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
+        """Say why an intent isn't expected to be right as often as asked; `None` if it is."""
         confidence, expected = intent.confidence or 0.0, intent.expected_precision
         if intent.accepted is not None:
             return None if intent.accepted else "no guarantee covers it"
@@ -509,7 +509,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
     def _find_unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
-        """Say what looks unwanted about it, and why; `None` where nothing does."""
+        """Say what looks unwanted about it, and why; `None` if nothing does."""
         kinds: tuple[Unwanted, ...] = ("injection", "spam")
         for kind in kinds:
             verdict: Verdict = getattr(reading, kind)

@@ -1,7 +1,7 @@
 """Support that learns: whoever writes says what a message wants, and the intent learns from it.
 
 Whoever writes also says how it sounds, how urgent it is, and whether it is spam. These are decided
-as ever; but where one of them is decided otherwise than the large model would, and another thing
+as ever; but if one of them is decided otherwise than the large model would, and another thing
 would become of the message, it counts as a difference.
 """
 
@@ -45,7 +45,7 @@ class Lesson(Frozen):
 
     letter: Letter
     opened: Opened | None
-    """`None` where there was nothing to read."""
+    """`None` if there was nothing to read."""
     moot: bool
     """True if the intent doesn't change whether the large model writes."""
     reading: Reading | None = None
@@ -90,7 +90,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
     Args:
         student: What learns.
         writer: Writes both.
-        plain: Writes the reply alone, where nothing valid came of both.
+        plain: Writes the reply alone, if nothing valid came of both.
         labeller: As `writer`, but breaks off behind the labels, which it says a second time.
     """
 
@@ -121,7 +121,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 
 
 class HeldOutLabels(TypedNode[Lesson, Label]):
-    """Has a message labelled that is held out, where no reply is written to it.
+    """Has a message labelled that is held out, if no reply is written to it.
 
     It is asked as whoever writes is, and breaks off behind the labels: another prompt would be
     another large model.
@@ -174,13 +174,13 @@ class Lessons(NamedTuple):
         learn: Learn,
         writer: Callable[[Sequence[Question]], ReplyWriter],
     ) -> Lessons:
-        """Make them of what decides, and of what makes whoever writes, with labels.
+        """Make it from the nodes that decide and the function that makes the writer, with labels.
 
         Args:
-            intent: Learns.
+            intent: The node that learns.
             others: Decide the rest about a message: spam, its sentiment and its urgency.
-            learn: Where it is kept, and whose answer is given.
-            writer: Makes whoever writes, and answers questions beside.
+            learn: Where rows are stored, and which model's answer is returned.
+            writer: Makes the node that writes, and answers questions in the same call.
         """
         student = Student("support", intent, learn, [_decision(one) for one in others])
         plain = writer(())
@@ -226,7 +226,7 @@ async def _ask_for_labels(labeller: ReplyWriter, letter: Letter, own: RunContext
 
 
 def _label_in(student: Student, request: Lesson, said: object) -> str | None:
-    """Give the label; `None` where the large model gave none."""
+    """Return the label; `None` if the large model gave none."""
     if not isinstance(said, Labelled) or request.reading is None:
         return None
     reading = request.reading

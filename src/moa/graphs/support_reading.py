@@ -31,7 +31,7 @@ URGENT = "now"
 MAY_BE = 0.05
 """Probability of being urgent from which on it is asked whether people are in danger."""
 SURE = 0.5
-"""Probability of danger from which on it counts in a message that isn't urgent. Where urgency is
+"""Probability of danger from which on it counts in a message that isn't urgent. If urgency is
 read by heads that were fitted without a message's writer, 164 of 188 dangers are found, with 7 % of
 all other messages called dangerous; from 0.6 on it would be 159, with 6 %."""
 
@@ -63,14 +63,14 @@ class Reading(Frozen):
     spam: Verdict
     injection: Verdict
     danger: Predicate | None = None
-    """True if people are in danger; `None` where it surely isn't urgent, and nobody was asked."""
+    """True if people are in danger; `None` if it surely isn't urgent, and nobody was asked."""
 
 
 class DangerFinder(DecidingAgent[Predicate]):
     """Tells whether people are in danger.
 
     Args:
-        endpoint: Who decides.
+        endpoint: The endpoint that decides.
         criterion: What the message is then, so that "Is this message …?" is a question.
 
     Raises:
@@ -83,7 +83,7 @@ class DangerFinder(DecidingAgent[Predicate]):
         super().__init__(endpoint, [question], name="danger")
 
     def read(self, answers: Sequence[Answer]) -> Predicate:
-        """Give the answer."""
+        """Return the answer."""
         return Predicate.of(answers[0])
 
 
@@ -140,7 +140,7 @@ def intent_of(
     Raises:
         ConfigError: the file `labelled` can't be read, or has another intent.
     """
-    # One of each in turn: what stands together at the end weighs most.
+    # One of each in turn: the last examples weigh most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
     named = (zip(column, intents, strict=True) for column in columns)
     examples: list[tuple[str, str | None]] = [
@@ -166,14 +166,14 @@ def urgency_of(slm: Endpoint) -> Decider[Urgency]:
 
 
 def as_one_text(ticket: Ticket) -> str:
-    """Put the subject before the text; what mail programs write where there is none is none."""
+    """Put the subject before the text; what mail programs write if there is none is none."""
     subject = ticket.subject or ""
     parts = ("" if _NO_SUBJECT.fullmatch(subject.strip()) else subject, ticket.text)
     return "\n\n".join(part for part in parts if part.strip())
 
 
 def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
-    """Take what the rules say where they stop a message; `None` where the message is empty."""
+    """Take what the rules say if they stop a message; `None` if the message is empty."""
     if isinstance(rules, Skipped) or isinstance(injection, Skipped):
         return None
     return injection if rules.kept else rules
@@ -218,7 +218,7 @@ def read(
     urgency: Urgency | Skipped,
     danger: Predicate | Skipped,
 ) -> Reading | None:
-    """Gather the decisions; `None` where the message is empty."""
+    """Gather the decisions; `None` if the message is empty."""
     match spam, injection, mood, intent, urgency:
         case Verdict(), Verdict(), Mood(), Choice(), Urgency():
             return Reading(

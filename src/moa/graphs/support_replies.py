@@ -59,7 +59,7 @@ class Letter(Frozen):
     text: str
     language: str | None = None
     about: str | None = None
-    """What it is about, in words; `None` where that isn't sure."""
+    """What it is about, in words; `None` if that isn't sure."""
     mood: str | None = None
     urgent: bool = False
     passages: tuple[Passage, ...] = ()
@@ -84,8 +84,8 @@ class ReplyWriter(Agent[Letter, Reply]):
     """Writes replies from rules, facts and what was decided.
 
     Args:
-        endpoint: Who writes.
-        company: Who answers, in words.
+        endpoint: The endpoint that writes.
+        company: Description of the company that answers.
         tone: How, in words.
         policy: The rules of the house.
         facts: What else may be said.
@@ -133,9 +133,9 @@ class ReplyWriter(Agent[Letter, Reply]):
         self._label_alone = False
 
     def messages(self, request: Letter) -> tuple[Message, ...]:
-        """Put what was found and decided behind the rules, so that the message stands alone.
+        """Put what was found and decided after the rules, so that the message comes alone.
 
-        Models of 1.5 billion parameters repeated a message that orders stand behind.
+        Models of 1.5 billion parameters repeated a message that was followed by orders.
         """
         rule, *asked = super().messages(request)
         known = [f"The message is about: {request.about}." if request.about else ""]
@@ -191,7 +191,7 @@ class Waiting(TypedNode[Letter, Dropped]):
 
 
 def text_or_file(value: object, info: ValidationInfo) -> str:
-    """Give a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+    """Return a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
     if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
         return value
     if not isinstance(value, str | Path):
@@ -216,7 +216,7 @@ def _list_options(question: Question) -> str:
 def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
     """Make what a large model fills in: the labels, and behind them the reply.
 
-    The labels stand first, so that they are there where the reply breaks off, or isn't wanted.
+    The labels come first, so that they exist if the reply breaks off, or isn't wanted.
     """
     fields: dict[str, Any] = {
         one.name: (
@@ -239,9 +239,9 @@ def letter_of(
 
     Args:
         text: The message.
-        reading: What was decided; `None` where it is empty.
+        reading: What was decided; `None` if it is empty.
         found: Passages of documents.
-        intents: What its intent means, by name; empty where the intent isn't sure.
+        intents: What its intent means, by name; empty if the intent isn't sure.
     """
     passages = found.passages if isinstance(found, Passages) else ()
     letter = Letter(text=text.text, language=text.language, passages=passages)
@@ -258,7 +258,7 @@ def letter_of(
 def is_sent(llm: Endpoint) -> bool:
     """Return True if what an endpoint writes may go out unread, by what is known of its model.
 
-    Where nothing is, its tier says what somebody takes it for.
+    If nothing is, its tier says what somebody takes it for.
     """
     may = can_reply(llm.model)
     return llm.tier == "llm" if may is None else may

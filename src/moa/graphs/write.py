@@ -272,7 +272,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         """
         share = Length(words=max(1, round((length.words or 0) / len(outline.sections))))
         plan = str(outline)
-        # An outline of foreign material may repeat orders that stand in it.
+        # An outline of foreign material may repeat orders that are in it.
         plan = block(plan, "Outline") if request.material else f"Outline:\n{escape_tags(plan)}"
 
         async def write(section: tuple[int, Part]) -> Section:
@@ -294,7 +294,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
 
 def _tidy(article: Article, length: Length, context: RunContext) -> Article:
-    """Take out what is said twice; then cut the ends of the longest sections, to the length."""
+    """Remove what is said twice; then cut the ends of the longest sections, to the length."""
     sections = _drop_repeats(article.sections, context)
     shorter = [*sections]
     while length.too_long(_prose(shorter)):
@@ -338,7 +338,7 @@ def _prose(sections: Sequence[Section]) -> str:
 
 
 def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Section]:
-    """Take out sentences that repeat an earlier one word for word: near ones may mean more."""
+    """Remove sentences that repeat an earlier one word for word: near ones may mean more."""
     seen: set[tuple[str, ...]] = set()
     left: list[Section] = []
     gone = 0
@@ -361,7 +361,7 @@ def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Sect
 
 
 def _join(title: str, sections: Sequence[Section]) -> Article:
-    """Write Markdown; a section that has the heading of the text stands without it."""
+    """Write Markdown; a section with the heading of the text is written without it."""
     parts = [f"# {title}"]
     parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
     return Article(text="\n\n".join(parts), title=title, sections=tuple(sections))

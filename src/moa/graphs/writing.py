@@ -7,8 +7,8 @@ So a recipe says in its `answer` what happens `without` a step, and does the ste
 - `report_step`: shows to whoever listens that a step begins and ends;
 - `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
 - `attempt_each`: one step for each part, some in parallel;
-- `revise`: a draft is made anew, by what is wrong with it, until nothing is;
-- `write_to_length`: a text is written, once more where it is too short, and cut.
+- `revise`: a draft is made again, by what is wrong with it, until nothing is;
+- `write_to_length`: a text is written, once more if it is too short, and cut.
 
 That an answer is valid is no matter of these: an `Agent` checks that, and asks again.
 """
@@ -56,7 +56,7 @@ async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
 async def attempt(
     work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
 ) -> T | None:
-    """Do what a recipe can do without; where it fails, return `None`.
+    """Do what a recipe can do without; if it fails, return `None`.
 
     Args:
         work: What is done.
@@ -84,7 +84,7 @@ def _check(error: MoaError) -> None:
 async def attempt_writing(
     writer: Agent[In, Out], request: In, context: RunContext, without: str
 ) -> Out | None:
-    """Have an agent write what a recipe can do without, unless its model is too small to write.
+    """Let an agent write what a recipe can do without, unless its model is too small to write.
 
     Returns `None` without it; see `attempt`.
     """
@@ -104,7 +104,7 @@ async def attempt_each(
     *,
     needed: int = 1,
 ) -> list[T | MoaError]:
-    """Do something for each item, some in parallel; where it fails, the error is in its place.
+    """Do something for each item, some in parallel; if it fails, the error is in its place.
 
     Args:
         work: What is done for one item.
@@ -142,9 +142,9 @@ async def revise(
     *,
     tries: int,
 ) -> list[T]:
-    """Make a draft anew until nothing is wrong with it, or `tries` are used up.
+    """Make a draft again until nothing is wrong with it, or `tries` are used up.
 
-    Where the next draft fails, for whatever reason, those before it stand: they are paid for.
+    If the next draft fails, for whatever reason, the earlier ones are kept: they are paid for.
 
     Args:
         draft: The first draft.
@@ -172,17 +172,17 @@ async def revise(
 async def write_to_length(
     writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
 ) -> str:
-    """Have a text written, once more where it is too short; what is too long is cut.
+    """Write a text, once more if it is too short, and cut it if it is too long.
 
     Args:
-        writer: Who writes.
+        writer: The agent that writes.
         prompt: The whole prompt.
         length: How long the text is to be.
         context: The context of the run.
         what: The text's name in the trace, such as `section 2`.
 
     Raises:
-        MoaError: nothing was written. If only the second text fails, the first stands.
+        MoaError: nothing was written. If only the second text fails, the first is returned.
     """
     text = (await writer.run(prompt, context)).output.text
     if (fault := length.shortfall(text)) is not None:

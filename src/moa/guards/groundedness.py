@@ -29,7 +29,7 @@ class GroundedVerdict(Verdict):
 
 
 class Groundedness(TypedNode[Exchange, GroundedVerdict]):
-    """Looks every sentence of an answer up in passages; stands after a node.
+    """Looks every sentence of an answer up in passages; goes after a node.
 
     By default by its words and numbers, which sees what was made up, not what was put together
     wrongly, and only in the language of the passages. `policy` asks who you say instead, such as

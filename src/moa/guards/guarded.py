@@ -65,7 +65,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Guard the default large model, where no node is named."""
+        """Guard the default large model, if no node is named."""
         del endpoints
         return {"node": "generator", **table}
 

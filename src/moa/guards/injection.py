@@ -172,10 +172,10 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
 class Injection(TypedNode[Text | str, Verdict]):
     """Stops texts that try to give orders to a model: by rules, then by a small model.
 
-    The rules read all of a text. The model reads one of more than 200 tokens in parts, a few side
-    by side, until one is met. Of a text of more than 2,400 tokens it reads 24 parts: the beginning,
-    the end, where most words stand that such orders have, and some at even distances. The trace
-    says so. Where what stands elsewhere must be read too, refuse longer texts before it.
+    The rules read all of a text. The model reads a text of more than 200 tokens in parts, a few in
+    parallel, until one is an injection. If a text has more than 2,400 tokens, it reads 24 parts:
+    the start, the end, those with most words of such orders, and some at even distances. The trace
+    says so. If all of it must be read, refuse longer texts before this guard.
 
     Args:
         slm: Decides.

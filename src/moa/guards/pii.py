@@ -52,7 +52,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     computed. It does not find names and postal addresses: those take a list, `deny`.
 
     The same secret has the same placeholder within a request. What looked like a placeholder
-    before is masked itself, so that nothing is taken for another thing. Where a recogniser raises,
+    before is masked itself, so that nothing is taken for another thing. If a recogniser raises,
     nothing is sent. In a text with more numbers than can be checked one by one (phone numbers: from
     about 250 different ones on; others: 150,000 characters with different numbers), the rest are
     masked by their shape, as `PHONE` or `NUMBER`; the trace says so.
@@ -60,7 +60,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     Args:
         patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`. One that
             takes more than 2 s for a text stops the request; see `Pattern`.
-        deny: Phrases that are masked wherever they stand, in any case.
+        deny: Phrases that are masked wherever they are, in any case.
         ignore: Kinds to leave alone, such as `URL`.
         recognizers: Recognisers besides `patterns` and `deny`; `None`: presidio's.
         threshold: Score from which on a finding counts, 0 to 1. Lower finds more, and more
@@ -79,7 +79,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     """
 
     masks = True
-    """True: it can't stand beside a node."""
+    """True: it can't be beside a node."""
 
     def __init__(
         self,

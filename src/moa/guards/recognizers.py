@@ -214,8 +214,8 @@ _RUN = re.compile(
     rf"(?=[{_PUNCTUATION}\w])[{_PUNCTUATION}]*+"
     rf"(?:(\w[{_PUNCTUATION}\w]*+(?<!\.)@{_LABEL}(?:\.{_LABEL})++)|[{_PUNCTUATION}\w]*+)"
 )
-"""An address with what stands before it, or else all of a run of characters that may stand in one:
-so each is read once."""
+"""An address with its local part, or else a whole run of characters that an address may hold: so
+each is read once."""
 _ADDRESS = re.compile(r"(https?://)?((?:(?!https?://)[a-z0-9.-]){1,253})", re.IGNORECASE)
 _PATH = re.compile(r"(?::\d{1,5})?/[^\s()<>\"']*")
 
@@ -342,7 +342,7 @@ class _Numbers:
     kind: str
     recognizer: PatternRecognizer
     words: re.Pattern[str] | None
-    """Words that speak for a finding where they stand before it."""
+    """Words that speak for a finding if they are before it."""
 
     def find(self, text: str) -> Iterator[Finding]:
         """Find them.

@@ -33,11 +33,11 @@ EXAMPLES = (
 class Spam(Filter):
     """Stops unwanted mass mailings: a filter whose criterion is fitted already.
 
-    The shipped head decides, where the encoder stands beside the endpoint, and the endpoint isn't
+    The shipped head decides, if the encoder is beside the endpoint, and the endpoint isn't
     asked; else the endpoint decides, shown examples of what is spam and what isn't.
 
     Args:
-        slm: Decides where there is no encoder.
+        slm: Decides if there is no encoder.
         criterion: What is stopped, as `Filter` takes it; with words of your own neither the head
             nor its examples count.
         threshold: Probability from which on a text is stopped.

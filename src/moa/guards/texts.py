@@ -122,7 +122,7 @@ class _Walk:
         for name in cached:
             del made.__dict__[name]
         for name, inner in update.items():
-            object.__setattr__(made, name, inner)  # also where it is frozen
+            object.__setattr__(made, name, inner)  # also if it is frozen
         return made
 
     def _differences(self, fields: Mapping[str, object]) -> dict[str, object]:

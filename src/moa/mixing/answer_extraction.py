@@ -24,7 +24,7 @@ def read_key(value: object) -> Callable[..., object]:
 
 
 Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(read_key)]
-"""Turns what a node gave into what it answers: equal where the answers are, and `None` where it
+"""Turns what a node gave into what it answers: equal if the answers are, and `None` if it
 answers nothing that could be read."""
 
 _ANSWER = "answer"

@@ -38,7 +38,7 @@ class MemberResult(Generic[Out]):
     place: int
     """Its place among the members that were asked, from 0."""
     name: str
-    """Its name; with a number behind it where several members have the same."""
+    """Its name; with a number behind it if several members have the same."""
     result: Result[Out]
     seconds: float
     """Seconds from the start of the fan-out until it was there."""
@@ -60,7 +60,7 @@ async def fan_out(
     hurry_s: float | None = None,
     enough: Callable[[Sequence[Out]], bool] | None = None,
 ) -> list[MemberResult[Out]]:
-    """Ask all members at once; give what came, in the order of the members.
+    """Ask all members in parallel; return their results, in the order of the members.
 
     A member that fails, whatever it raises, or is late is left out, and named in the trace with the
     reason; what isn't an error of `moa` becomes a `NodeError`. What is still running when enough is
@@ -289,7 +289,7 @@ class _Fan(Generic[Out]):
             if isinstance(error, NotResumable):
                 raise error from error.__context__
             missed = NodeError(self.names[place], error)
-            missed.__cause__ = error  # nobody raises it where it is only noted
+            missed.__cause__ = error  # nobody raises it if it is only noted
             self._miss(place, missed)
 
     def _miss(self, place: int, error: MoaError) -> None:

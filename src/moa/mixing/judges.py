@@ -2,7 +2,7 @@
 
 Models prefer the first, or the last, of several replies whatever they say (Zheng et al. 2023,
 "Judging LLM-as-a-judge with MT-Bench and Chatbot Arena", arXiv:2306.05685). So a judge is asked in
-both orders, and a reply wins where it is picked in both; two different picks are a tie.
+both orders, and a reply wins if it is picked in both; two different picks are a tie.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Pick(Frozen):
     """Which reply is the best."""
 
     place: int = Field(ge=0)
-    """Its place among the candidates, from 0; where nothing was told apart, the first of those."""
+    """Its place among the candidates, from 0; if nothing was told apart, the first of those."""
     verdict: Literal["won", "tied", "unreadable"]
-    """`tied`: others are as good. `unreadable`: the judge gave no verdict, which is no tie."""
+    """`tied`: others are as good. `unreadable`: the judge gave no verdict, which isn't a tie."""
     tied: tuple[int, ...] = ()
     """Places of the others that are as good."""
     reason: str
@@ -102,7 +102,7 @@ class Listwise(TypedNode[Candidates, Pick]):
 class ByPolicy(TypedNode[Candidates, Pick]):
     """Lets an acceptance policy score each reply; the highest of those it accepts wins.
 
-    Where it accepts none, the highest of all does. A reply that it fails on comes last.
+    If it accepts none, the highest score of all wins. A reply that can't be scored comes last.
 
     Args:
         policy: Scores a reply to the request, such as `Arithmetic()` or one that was fitted.
@@ -114,7 +114,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
         self.policy = policy
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
-        """Score all replies in parallel; where that fails on each, the first failure is raised."""
+        """Score all replies in parallel; if all fail, raise the first error."""
         found = await gather(self._judge(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:
@@ -145,7 +145,7 @@ class ByPolicy(TypedNode[Candidates, Pick]):
 async def ask_judge(
     judge: Node[Candidates, Pick], request: str, replies: Sequence[str], context: RunContext
 ) -> Pick | None:
-    """Ask a judge; `None` where it fails or can't be afforded, which the trace says.
+    """Ask a judge; `None` if it fails or can't be afforded, which the trace says.
 
     Raises:
         MoaError: it is set up wrong, such as without its key.
@@ -161,7 +161,7 @@ async def ask_judge(
 
 
 def distinct(texts: Sequence[str]) -> list[int]:
-    """Give the places of the texts that differ, the first of each."""
+    """Return the places of the texts that differ, the first of each."""
     return [place for place, text in enumerate(texts) if text not in texts[:place]]
 
 

@@ -1,9 +1,9 @@
 """Packing: what an aggregator reads of the answers of others, so that it fits its context.
 
 The request comes first and the answers last, so that a server's cache of prompts holds all that
-does not change. Answers stand without names and in an order drawn anew for each request, since
-models prefer the first of several. Where they don't fit, near duplicates are merged, then the
-longest of those that others agree with are cut in the middle, and one that stands alone at last.
+does not change. Answers have no names and a new random order for each request, since models
+prefer the first of several. If they don't fit, near duplicates are merged; then the longest answers
+that others agree with are cut in the middle, and last those that no other agrees with.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Packing:
 
     consulted: Consultation
     order: tuple[int, ...]
-    """The answers that stand there, as they stand there."""
+    """The answers in it, as they are written there."""
     tokens: int
     """Tokens of all that is read, at most as many as there was room for."""
     cut: dict[int, int] = field(default_factory=dict[int, int])
@@ -166,7 +166,7 @@ async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
-    """Return the length of each answer: answers that stand alone stay whole, if possible.
+    """Return the length of each answer: answers that no other agrees with stay whole, if possible.
 
     What is shared is shared so that the shorter ones stay whole and the longer ones get equally
     much (max-min fairness).

@@ -49,7 +49,7 @@ class Tally:
     left: int
     """Samples that may still come."""
     ballots: tuple[tuple[int, Hashable | None], ...] = ()
-    """The place of each sample that came, and what it answers; `None` where nothing was read."""
+    """The place of each sample that came, and what it answers; `None` if nothing was read."""
     lost: int = 0
     """Samples that will not come."""
 
@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def leaders(self) -> tuple[Hashable, ...]:
-        """The answers with most votes; several, where they are tied."""
+        """The answers with most votes; several, if they are tied."""
         return tuple(a for a, votes in self.counts.items() if votes == self._top)
 
     @property
@@ -106,7 +106,7 @@ class Tally:
         return next(place for place, given in self.ballots if given == answer)
 
     def majority(self, outputs: Mapping[int, object], node: str) -> Voted:
-        """Give the leading answer, as the first sample that gives it says it.
+        """Return the leading answer, as the first sample that gives it says it.
 
         Raises:
             OutputError: no sample holds an answer that could be read.
@@ -155,12 +155,12 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
     """Return a test that ends a fan-out once enough answers agree.
 
     Args:
-        least: How many must be.
-        key: What of an answer is compared; by default its label or final number, or its words
-            without case and punctuation. What answers nothing agrees with nothing.
+        least: Minimum number of equal answers.
+        key: Returns what is compared; by default the label or final number of an answer, or its
+            words without case and punctuation. A reply without an answer agrees with none.
 
     Raises:
-        ConfigError: one answer is to agree with itself.
+        ConfigError: `least` is below 2.
     """
     if least < 2:
         raise ConfigError(f"{least} answers can't agree: it takes at least 2")
@@ -174,9 +174,9 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
 
 
 def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
-    """Give the place of the first answer of the largest group that says the same.
+    """Return the place of the first answer of the largest group that says the same.
 
-    Where all differ, it is the one whose words the others use most.
+    If all differ, it is the one whose words the others use most.
     """
     found = [key(answer) for answer in answers]
     counts = Counter(answer for answer in found if answer is not None)

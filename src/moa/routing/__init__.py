@@ -188,13 +188,13 @@ class Router(_FileModel):
     kind: RouterKind
     """`router`: from the prompt alone; `cascade`: from the weak model's answer too."""
     fields: tuple[str, ...]
-    """Other fields of a row that are used where they are there."""
+    """Other fields of a row that are used if they are there."""
     features: tuple[str, ...] = ()
     """Numbers that each request brings; see `moa.routing.recorded.Request`."""
     target: str
     """Goal of the threshold, in words."""
     threshold: float
-    """A request goes to the strong model where the predicted gain is at least this."""
+    """A request goes to the strong model if the predicted gain is at least this."""
     candidates: tuple[PartReport, ...]
     origin: Origin
     parts: tuple[WeightedPart, ...]
@@ -259,7 +259,7 @@ class Router(_FileModel):
             prompt: The request.
             reply: The weak model's answer, which a cascade needs; a router doesn't look at it.
             fields: What else is known of the request, such as its subject.
-            features: Numbers that are known of it, where the router was fitted with such.
+            features: Numbers that are known of it, if the router was fitted with such.
 
         Raises:
             InputError: it is a cascade, and there is no reply; or a feature is missing.

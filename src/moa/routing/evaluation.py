@@ -34,7 +34,7 @@ class Figures(Frozen):
     """APGR, and the shares of strong calls that recover 50 % and 80 % of the gap."""
 
     apgr: float | None
-    """`None`, as the others, where the strong model is no better than the weak one."""
+    """`None`, as the others, if the strong model is no better than the weak one."""
     cpt50: float | None
     cpt80: float | None
 
@@ -66,9 +66,9 @@ class Recovery:
     def apgr(self) -> float | None:
         """Average performance gap recovered: the area under the performance gap recovered (the part
         of the gap between the models that quality has made up) over the share of strong calls,
-        from 0 to 1; `None` where the strong model is no better.
+        from 0 to 1; `None` if the strong model is no better.
 
-        0.5 is chance. Above 1 is possible, where the weak model is right and the strong one isn't.
+        0.5 is chance. Above 1 is possible, if the weak model is right and the strong one isn't.
         The area is exact, by trapezoids between all shares that the scores can make. RouteLLM's
         paper defines it so too, and takes the mean over ten shares for it; its code takes
         trapezoids between about ten.
@@ -82,7 +82,7 @@ class Recovery:
     def share_for(self, recovered: float) -> float | None:
         """Return the smallest share of strong calls that recovers a part of the gap, from 0 to 1.
 
-        `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` where the strong model
+        `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` if the strong model
         is no better than the weak one.
         """
         if not 0 <= recovered <= 1:
@@ -151,7 +151,7 @@ class RoutingReport(Figures):
     """Result of a ranking on requests that both models have answered."""
 
     kind: RouterKind | None = None
-    """`None` where it is no router's ranking."""
+    """`None` if it isn't a router's ranking."""
     n: int
     weak_quality: float
     strong_quality: float
@@ -164,7 +164,7 @@ class RoutingReport(Figures):
     oracle: Figures
     """Figures of a ranking that knows both answers: no router can do better."""
     at_threshold: ThresholdResult | None = None
-    """`None` where it is no router's ranking."""
+    """`None` if it isn't a router's ranking."""
     curve: tuple[tuple[float, float], ...]
     """Pairs of the share of strong calls, from 0 to 1, and quality."""
 

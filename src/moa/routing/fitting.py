@@ -43,7 +43,7 @@ LEAST_ROWS = 40
 LEAST_GAINS = 8
 """Minimum number of rows on which only the strong model is right, and of other rows."""
 RECOVERED = 0.8
-"""Part of the quality gap that the threshold is chosen for where nothing else is said."""
+"""Part of the quality gap that the threshold is chosen for if nothing else is said."""
 _FOLDS, _REPEATS = 5, 2
 _EQUAL, _LEAST_WEIGHT = 0.3, 0.02
 """Strength of the pull towards equal weights; minimum share of a weight in the sum."""
@@ -51,7 +51,7 @@ _SHARES = 100
 """Shares of strong calls that are looked at for a part of the quality gap."""
 _Z = NormalDist().inv_cdf(0.95)
 LEAST_IN_GROUP = 5
-"""A field groups rows where its values stand in at least so many of them, on average."""
+"""A field groups rows where its values are in at least so many of them, on average."""
 NEVER = 2.0
 """No gain is as large: the threshold that lets nothing through."""
 GROUPS = "groups of "
@@ -113,7 +113,7 @@ def fit_router(
     fields: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Router:
-    """Fit a router, or a cascade where the rows have the weak model's reply.
+    """Fit a router, or a cascade if the rows have the weak model's reply.
 
     Its threshold is chosen on held-out rows; `Router.at_threshold` sets another.
 
@@ -281,7 +281,7 @@ def _beats_chance(told: Floats, gains: Floats) -> bool:
     """Return True if held-out predictions (rows, candidates) beat chance on the gains.
 
     Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
-    Where a row teaches about another, that one teaches about it too, so what cross-validation finds
+    If a row teaches about another, that one teaches about it too, so what cross-validation finds
     by chance has up to twice the variance of a permutation. The mean of all is 0.
     """
     looks = np.column_stack([told, told.mean(1)])
@@ -326,7 +326,7 @@ def _fewest_calls(scores: Floats, truth: Truth, recovered: float) -> float:
     line, apart = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
     for place in reversed(range(1, _SHARES)):
         share = place / _SHARES
-        # Of each row: its gain where the strong model is asked, less that part of its gain.
+        # Of each row: its gain if the strong model is asked, less that part of its gain.
         over = line.quality_at(share) - line.weak - recovered * (line.strong - line.weak)
         here = apart.quality_at(share)
         left = apart.strong - here

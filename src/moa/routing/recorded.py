@@ -107,7 +107,7 @@ class Table:
 
 
 def describe(cases: Sequence[Case], own: Sequence[str] = ()) -> Table:
-    """Compute the features of cases: of their replies where all have one, else of their prompts.
+    """Compute the features of cases: of their replies if all have one, else of their prompts.
 
     After them come their `own` features of these names, in place of computed ones of one name.
 

@@ -59,8 +59,8 @@ class Postgres:
 
     Args:
         address: `postgresql://USER@HOST/DATABASE#NAME`.
-        tables: What stands in it, as statements of SQL with `;` between two.
-        what: What is kept in it, in a word, and its name where the address has none.
+        tables: Its tables, as SQL statements separated by `;`.
+        what: What is kept in it, in a word, and its name if the address has none.
     """
 
     skip_locked = " for update skip locked"

@@ -24,7 +24,7 @@ class Decision(NamedTuple):
     said: str
     """Name of the option; else the reason for none: `refused` or `missing`."""
     probabilities: Mapping[str, float]
-    """By name of the option; empty where there are none."""
+    """By name of the option; empty if there are none."""
     answered: bool = True
     accepted: bool | None = None
     """True if a guarantee covers it; `None`: unknown."""

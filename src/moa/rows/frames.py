@@ -56,7 +56,7 @@ def _read_row(cell: object, column: str | None, number: int) -> Row | Malformed:
 
 
 def _name_cells(kind: object) -> list[str]:
-    """Name what the cells of outputs of a type are called; nothing where it doesn't tell."""
+    """Name what the cells of outputs of a type are called; nothing if it doesn't tell."""
     if get_origin(kind) in (Union, UnionType):
         members = [_name_cells(member) for member in get_args(kind)]
         return [*dict.fromkeys(name for one in members for name in one)] if all(members) else []
@@ -90,7 +90,7 @@ def _add_columns(
 ) -> Frame:
     """Copy a frame with more columns: `names`, then what else the rows have.
 
-    What a row lacks is `None`. `prefix` stands before a name that the frame has, until it is free.
+    What a row lacks is `None`. `prefix` is put before a name that the frame has, until it is free.
     """
     known: Any = frame
     there: Collection[object] = set(known.columns)
@@ -107,7 +107,7 @@ def _add_columns(
 
 
 def _plain_value(cell: object) -> object:
-    """Return the value of a member of an Enum, as it stands in a file."""
+    """Return the value of a member of an Enum, as a file has it."""
     return cell.value if isinstance(cell, Enum) else cell
 
 

@@ -14,7 +14,7 @@ create table row (
     primary key (given, input, copy)) without rowid;
 create index row_unread on row (given, input, copy) where place is null
 """
-# Copies are counted from 1. What lines of earlier runs say stands below: the failed line of a row
+# Copies are counted from 1. What lines of earlier runs say is below: the failed line of a row
 # is copy 0, its good ones are -1, -2 and so on. `place` is null until this run has read the row.
 
 
@@ -55,7 +55,7 @@ class RowIndex(Scratch):
         return most == 1, least == 0
 
     def read(self, name: str) -> str | None:
-        """Take a row in, and return its key; `None`: it has a good line, which it claims."""
+        """Add a row, and return its key; `None`: it has a good line, which it claims."""
         start = None
         if self._has_lines:
             claim = (
@@ -70,7 +70,7 @@ class RowIndex(Scratch):
         return self.add(name, start)
 
     def add(self, name: str, failed_at: int | None = None) -> str:
-        """Take in a row that is due, and return its key; perhaps it has a failed line."""
+        """Add a row that is due, and return its key; perhaps it has a failed line."""
         self._read += 1
         ((copy,),) = self.run(
             "insert into row (given, input, copy, place, start, failed, due) "

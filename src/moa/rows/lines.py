@@ -42,7 +42,7 @@ class Line:
 
 
 def encoding_of(encoding: str | None) -> str | None:
-    """Make sure that an encoding is known, or raise a `ConfigError`."""
+    """Return the encoding if Python knows it as one of text, else raise a `ConfigError`."""
     if encoding is None:
         return None
     try:

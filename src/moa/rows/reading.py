@@ -88,14 +88,14 @@ def read(
     Args:
         source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
             as `s3://bucket/mails.parquet`; or `-` for standard input.
-        format: How the rows stand in it; `None` goes by the name. Standard input is then JSON Lines
-            where its first line that isn't empty begins with `{`, CSV where that is a header with
+        format: The format of the rows; `None` goes by the name. Standard input is then JSON Lines
+            where its first line that isn't empty begins with `{`, CSV if that is a header with
             a column `id`, `text` or `text_column`, else one text a line.
         text_column: The column, or key, that holds the text; it is given as `text` too. `None`
             leaves rows as they are.
         encoding: What lines are written in, such as `cp1252`; `None`: UTF-8. Others are never
             guessed.
-        else_do: A sentence on what to do with what is no file.
+        else_do: A sentence on what to do with what isn't a file.
         say: Is told which separator a table has, other than a comma, and what standard input is
             taken for.
 
@@ -233,7 +233,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
     """Copy one column of each row to `text`.
 
-    Where the first row lacks it the column is wrong; a later one without it is malformed.
+    If the first row lacks it the column is wrong; a later one without it is malformed.
     """
     first = True
     for row in found:
@@ -412,7 +412,7 @@ def _read_txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
 
 
 def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
-    """Read JSON Lines; blank lines are no items."""
+    """Read JSON Lines; blank lines aren't items."""
     for line in lines:
         if not line.raw.strip():
             continue

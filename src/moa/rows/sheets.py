@@ -33,7 +33,7 @@ def read_sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]
     """Read the rows of the first sheet that aren't empty, each with its number.
 
     Raises:
-        ConfigError: it is no Excel file, or too large to be read safely.
+        ConfigError: it isn't an Excel file, or too large to be read safely.
         MissingDependency: `openpyxl` isn't installed.
     """
     library = import_openpyxl("to read Excel files")

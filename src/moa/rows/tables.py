@@ -26,7 +26,7 @@ Lines = Callable[[], Iterable[Mapping[str, object]]]
 Column = tuple[str, str]
 """Part of the line that a field is in (`input`, `line` or `output`), and its name."""
 _APART = {"input", "output", "seconds", "usage", "trace"}
-"""Keys of a line that are no column: the first two hold columns, the others stay in lines."""
+"""Keys of a line that aren't columns: the first two hold columns, the others stay in lines."""
 _ORDER = ("id", "label", "confidence", "accepted")
 _PREFIXES = {"input": "", "line": "moa_", "output": "output_"}
 _INT64 = range(-(2**63), 2**63)

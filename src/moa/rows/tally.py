@@ -18,7 +18,7 @@ from moa.usage import Usage
 _KEPT = 10_000
 """Seconds of so many items are kept; of more, a random sample of as many."""
 WAITING = "waiting for an LLM or people"
-"""Name of the row that counts what no small model settles, where there is no large one."""
+"""Name of the row that counts what no small model settles, if there is no large one."""
 _TROUBLES = ("retried", "waited", "fell back")
 """Notes of an endpoint that did not answer at once."""
 

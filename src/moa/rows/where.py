@@ -44,7 +44,7 @@ WORDS: Mapping[str, Callable[[Line], bool]] = {
     "accepted": _has("accepted", True),
     "quarantine": _has("queue", "quarantine"),
 }
-"""Conditions of one word. What was neither dropped nor failed is `kept`, and so is what stands in
+"""Conditions of one word. What was neither dropped nor failed is `kept`, and so is what is in
 `quarantine`."""
 
 

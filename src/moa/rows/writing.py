@@ -34,12 +34,12 @@ class RowFile(LineFile):
     changed under the same id; the lines that they had are removed when the file is closed after all
     rows were read. Until then the last line of an id counts.
 
-    The lines alone say which rows are done. Finished calls of rows that are not done stand beside
+    The lines alone say which rows are done. Finished calls of unfinished rows are beside
     them, in a file whose name ends in `.calls`: with `resume` they are found and not made again. It
     goes when all rows are done.
 
     Args:
-        path: Made where it isn't there. Its name ends in `.jsonl`.
+        path: Made if it isn't there. Its name ends in `.jsonl`.
         existing: What is done with lines that are there: `refuse` raises, `resume` goes on with
             them, `overwrite` drops them when the first line is written.
         source: The file that the rows are read from; `None`: from elsewhere.

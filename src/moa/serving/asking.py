@@ -26,7 +26,7 @@ _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_p
 
 
 class Body(BaseModel):
-    """The body of a request, or a part of it: nothing is taken for another type, nor left over."""
+    """The body of a request, or a part of it: no type is converted, no unknown field allowed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 

@@ -234,7 +234,7 @@ class ChatRequest(Body):
 
     @property
     def json_schema(self) -> Schema | None:
-        """The schema of the answer, `None` where it is free text."""
+        """The schema of the answer, `None` if it is free text."""
         match self.response_format:
             case _BySchema(json_schema=found):
                 return found.schema_
@@ -273,7 +273,7 @@ class ChatRequest(Body):
 
     @property
     def must_call(self) -> bool:
-        """Whether a tool has to be called, where there is any."""
+        """Whether a tool has to be called, if there is any."""
         asked = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
         return asked and bool(self.tools)
 

@@ -89,7 +89,7 @@ def _relay_turn(
     agent: Agent[object, object],
     messages: tuple[Message, ...],
 ) -> Turn:
-    """Have an agent that writes answer as the client wants it."""
+    """Let an agent that writes answer in the form that the client wants."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
     writes = agent.output_type is Reply
     schema = body.json_schema if writes else None
@@ -117,7 +117,7 @@ def _relay_turn(
 
 
 def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
-    """Return a chat that answers a client's own conversation; `None`: the node is no chat."""
+    """Return a chat that answers a client's own conversation; `None`: the node isn't a chat."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):
@@ -158,7 +158,7 @@ def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
 
 
 def _value(message: Message, served: ServedNode) -> object:
-    """Make the input of a message: its text, or its JSON where no text is taken."""
+    """Make the input of a message: its text, or its JSON if no text is taken."""
     if served.takes_text:
         value: object = served.parse(message.content)
         if isinstance(value, UserMessage):  # a thread of its own: nobody else is to read it

@@ -128,7 +128,7 @@ def check_format(method: str, headers: Headers) -> None:
     """Refuse formats that a page of another origin could send without permission.
 
     Raises:
-        RequestRefused: it brings something, and that is no JSON (415).
+        RequestRefused: it has a body that isn't JSON (415).
     """
     if method != "POST":  # no route takes another with a body
         return
@@ -172,7 +172,7 @@ async def read_json(request: Request, settings: Settings) -> object:
     """Read the body of a request.
 
     Raises:
-        RequestRefused: it is no JSON (400), is nested too deep (400), is too large (413), or
+        RequestRefused: it isn't JSON (400), is nested too deep (400), is too large (413), or
             takes too long to come (408).
     """
     body = await read_body(request)
@@ -189,7 +189,7 @@ async def read_json(request: Request, settings: Settings) -> object:
 def json_response(
     value: object, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
-    """Answer with JSON; what is no number is null there."""
+    """Answer with JSON; what isn't a number is null there."""
     return Response(encode_json(value), status, headers, "application/json")
 
 

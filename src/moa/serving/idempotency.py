@@ -111,7 +111,7 @@ class Answers:
         return "begun" if taken else "running"
 
     async def keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
-        """Keep the answer to a request that was begun here."""
+        """Store the answer to a request that was begun here."""
         await self._ledger.run_off_loop(lambda: self._keep(name, caller, stored))
 
     def _keep(self, name: str, caller: str, stored: StoredAnswer) -> None:

@@ -69,8 +69,8 @@ class Jobs:
     Args:
         folder: Where they are kept, each in a folder of its name; `None`: none are taken.
         served: What can be run, by name.
-        keys: Who may go on with a job after a restart.
-        endpoints: Whom it asks.
+        keys: The keys that may continue a job after a restart.
+        endpoints: The endpoints to ask.
     """
 
     def __init__(

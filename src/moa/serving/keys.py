@@ -187,7 +187,7 @@ class KeyStore(Protocol):
         """Remove a key.
 
         Raises:
-            ConfigError: there is none of this name, or it can't be written.
+            ConfigError: no key has this name, or the keys can't be written.
         """
         ...
 
@@ -195,7 +195,7 @@ class KeyStore(Protocol):
 class KeyFile:
     """Keys in a file of TOML, a table each, which is read again as soon as it has changed.
 
-    Comments stay when it is written. A new file can be read by its owner alone.
+    Comments stay when it is written. Only its owner can read a new file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -261,7 +261,7 @@ class KeyFile:
         self._change(write)
 
     def _parse(self, data: bytes) -> None:
-        """Read what stands in the file."""
+        """Read what is in the file."""
         try:
             whole = tomllib.loads(data.decode())
         except ValueError as error:
@@ -289,7 +289,7 @@ class KeyFile:
             raise ConfigError(f"{self._path}: [keys.{name}] {where}: {first['msg']}") from error
 
     def _change(self, write: Callable[[JSON], None]) -> None:
-        """Write the file anew, while no other process does."""
+        """Write the file again, while no other process does."""
         path = self._path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

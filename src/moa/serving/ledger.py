@@ -165,7 +165,7 @@ class Ledger:
     def _discard(self, doing: asyncio.Task[object]) -> None:
         self._pending.discard(doing)
         if not doing.cancelled():
-            doing.exception()  # whoever waits for it is told; asyncio isn't to, where nobody does
+            doing.exception()  # whoever waits for it is told; asyncio isn't to, if nobody does
 
     async def finish(self) -> None:
         """Wait for what is being done."""
@@ -224,7 +224,7 @@ class Ledger:
     def settle(self, run: str, spent: Amount) -> None:
         """End a run: charge what it has used, and give back the rest.
 
-        Where the store fails it is settled later, as long as this process lives.
+        If the store fails it is settled later, as long as this process lives.
         """
         try:
             self.store.atomically(lambda: self._settle(run, Sums.of(spent)))

@@ -50,7 +50,7 @@ def address_of(listener: socket.socket) -> str:
 def uvicorn_for(
     app: ASGIApp, *, drain_s: float, end: Callable[[], None] = lambda: None
 ) -> uvicorn.Server:
-    """Make what serves an application, to be run on sockets that listen.
+    """Make a uvicorn server for an application, to be run on listening sockets.
 
     Args:
         app: The application.
@@ -88,7 +88,7 @@ class _DrainingServer(uvicorn.Server):
 
 
 class _Connection(asyncio.Protocol):
-    """A connection of uvicorn's, which is closed where the head of a request doesn't come.
+    """A connection of uvicorn's, which is closed if the head of a request doesn't come.
 
     uvicorn waits for it for ever, and keeps, with one of its two parsers, all that comes of it.
     """
@@ -100,7 +100,7 @@ class _Connection(asyncio.Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of that class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is of another class
         self._inner.connection_made(transport)
         self._wait()
 

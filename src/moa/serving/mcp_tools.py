@@ -54,7 +54,7 @@ class Shape:
 
     Args:
         schema: JSON Schema of the object.
-        key: Where in it the value stands; `None`: the value is an object itself.
+        key: The key of the value in it; `None`: the value is an object itself.
     """
 
     schema: Schema
@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
-        """Return the shape of values with this schema; what is no object goes under `key`."""
+        """Return the shape of values with this schema; what isn't an object goes under `key`."""
         if _is_object(schema, schema):
             return cls({"type": "object", **schema}, None)
         inner = {name: part for name, part in schema.items() if name != "$defs"}
@@ -132,7 +132,7 @@ class Tools:
 
     Args:
         server: What is served, and its runs.
-        owner: Who asks where no request over HTTP says it: over standard input.
+        owner: Who asks if no request over HTTP says it: over standard input.
 
     Raises:
         ConfigError: two have names that MCP can't tell apart.
@@ -153,7 +153,7 @@ class Tools:
         return Protocol(
             "moa",
             version=version("mixture-of-agents"),
-            get_tool_input_schema=lambda _: None,  # no argument of a tool stands in a header
+            get_tool_input_schema=lambda _: None,  # no argument of a tool is in a header
             on_list_tools=self._list,
             on_call_tool=self._call,
         )
@@ -225,7 +225,7 @@ class Steps:
         self._news = asyncio.Event()
 
     def add(self, event: Event) -> None:
-        """Count a step, where the event is one."""
+        """Count a step, if the event is one."""
         if isinstance(event, _STEPS):
             self._done += 1
             self._last = event.node

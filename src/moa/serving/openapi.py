@@ -73,7 +73,7 @@ def operation(
         answers_with: Content type of the answer.
         parameters: Those in the path or the query; see `parameter`.
         status: Where it goes well.
-        streams: Whether it also gives server-sent events, where these are accepted.
+        streams: Whether it also gives server-sent events, if these are accepted.
     """
     content = {answers_with: {"schema": answer}}
     if streams:

@@ -147,7 +147,7 @@ class Runs:
         """Run to the end, for a request whose body has been read.
 
         Args:
-            request: Who asks. If its client goes away, the run is cancelled.
+            request: The HTTP request. If its client goes away, the run is cancelled.
             served: What runs.
             value: What it takes; see `ServedNode.parse`.
 
@@ -179,10 +179,10 @@ class Runs:
     ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
-        Where the wait is cancelled, so is the run.
+        If the wait is cancelled, so is the run.
 
         Args:
-            caller: Who asks.
+            caller: The caller.
             served: What runs.
             value: What it takes; see `ServedNode.parse`.
             listener: Called with each event while it goes on.
@@ -303,7 +303,7 @@ class _Run:
     """Why it is ended early."""
 
     def begin(self, listener: Callable[[Event], None] | None = None) -> asyncio.Future[FinishedRun]:
-        """Begin to run; what became of it is kept, also where it is cancelled."""
+        """Begin to run; what became of it is kept, also if it is cancelled."""
         self.context.listener = listener
         self._working = asyncio.ensure_future(self._work())
         return self._working

@@ -38,7 +38,7 @@ def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
     """Return a function that raises `ValueError` if a value doesn't follow a schema.
 
     Raises:
-        ValueError: it is no JSON schema.
+        ValueError: it isn't a JSON schema.
     """
     if found := sorted(_keys(schema) & _REFUSED):
         raise ValueError(f"it has {', '.join(found)}, which isn't taken here")

@@ -29,7 +29,7 @@ from moa.serving.keys import Caller
 Schema = JSON
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
-"""The reference template of a schema that stands alone."""
+"""The reference template of a single schema."""
 _WORDS: Schema = {"type": "string", "pattern": r"\S"}
 _SOME_TEXT: Schema = {
     "anyOf": [
@@ -116,16 +116,16 @@ class ServedNode:
 
     @cached_property
     def input_schema(self) -> Schema:
-        """The JSON schema of what `parse` takes; `{}` where nothing says what that is."""
+        """The JSON schema of what `parse` takes; `{}` if nothing says what that is."""
         return self.input_in(_OWN)
 
     @cached_property
     def output_schema(self) -> Schema:
-        """The JSON schema of what `dump` gives; `{}` where nothing says what that is."""
+        """The JSON schema of what `dump` gives; `{}` if nothing says what that is."""
         return _schema(self._output, "serialization", _OWN)
 
     def input_in(self, place: str) -> Schema:
-        """Write the schema of an input for a document, `place` being where `{model}` stands."""
+        """Write the schema of an input for a document, `place` being where `{model}` is."""
         if self.decides and not isinstance(self.node, Filter):  # which drops an empty text
             return copy.deepcopy(_SOME_TEXT)
         if self._read is row_text:
@@ -152,7 +152,7 @@ class ServedNode:
 
 
 class _InputSchema(WithoutExamples):
-    """Says that a text may come as a number where the model takes one."""
+    """Says that a text may come as a number if the model takes one."""
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         """See `GenerateJsonSchema`."""

@@ -93,9 +93,9 @@ class Server:
 
     Args:
         served: What is served, each under another name.
-        endpoints: Whom it asks; `endpoints.slm` is the server's small model.
+        endpoints: The endpoints to ask; `endpoints.slm` is the server's small model.
         settings: What it takes.
-        keys: Who may ask.
+        keys: The keys that may send requests.
 
     Raises:
         ConfigError: two have the same name, or there is none.
@@ -122,7 +122,7 @@ class Server:
         self.is_open = False
         """True between its start and its end."""
         self.warming: asyncio.Future[None] | None = None
-        """Done once models are loaded; it has the error where they can't be."""
+        """Done once models are loaded; it has the error if they can't be."""
 
     @property
     def is_ready(self) -> bool:
@@ -224,7 +224,7 @@ class Server:
     async def _warm_decide(self) -> None:
         """Start what `decide` asks, with a question: its weights are read when it is asked first.
 
-        Where nothing that is served is built on it, or that fails, the first question does that.
+        If nothing that is served is built on it, or that fails, the first question does that.
         """
         built, small = self.endpoints.used, self.decider
         if small is None or small not in built:

@@ -166,7 +166,7 @@ class AgentNode:
 
 
 class WholeNode:
-    """Runs a cascade, or what guards stand around, and gives the answers to some of its questions.
+    """Runs a cascade or a guarded node, and returns the answers to some of its questions.
 
     Args:
         node: What runs; its output is made of answers.
@@ -289,8 +289,8 @@ def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _D
 def decider_in(node: AnyNode) -> _Decider | None:
     """Return the agent whose questions a node answers; `None`: it doesn't decide.
 
-    Of a cascade it is the first, whose questions all of them are asked; what guards stand around
-    is asked through them.
+    Of a cascade it is the first agent, whose questions all tiers are asked; a guarded node is
+    asked through its guards.
     """
     if isinstance(node, DecidingAgent):
         return node

@@ -197,7 +197,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 def _jobs_paths(models: Schema) -> dict[str, object]:
-    """Describe the routes of jobs, where the server keeps some."""
+    """Describe the routes of jobs, if the server keeps some."""
     state = parameter("state", {"type": "string"}, location="query")
     asked: Schema = {
         "type": "object",

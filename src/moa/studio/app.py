@@ -78,7 +78,7 @@ def studio_app(
         view: What it shows.
         settings: Names of hosts that it answers for, and limits of requests.
         key: What the page has to send to read anything, in the header `Authorization`; empty:
-            whoever reaches it may look. It never stands in an address.
+            whoever reaches it may look. It is never part of an address.
         trials: Runs what is tried from the page; `None`: nothing can be.
     """
     own = settings or Settings()
@@ -101,7 +101,7 @@ def studio_app(
 
 
 def mount(studio: Starlette, app: Starlette | None = None, *, only_page: bool = False) -> Starlette:
-    """Put the page under `/studio/`, beside a server of graphs where there is one.
+    """Put the page under `/studio/`, beside a server of graphs if there is one.
 
     Args:
         studio: The page.
@@ -171,7 +171,7 @@ def static_file(name: str) -> tuple[bytes, str]:
     """Return a file of the page, and its media type.
 
     Raises:
-        RequestRefused: there is none of that name (404).
+        RequestRefused: there isn't one of that name (404).
     """
     found = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
     if name not in found:

@@ -45,7 +45,7 @@ _ANSWERED = ("answered", "cached", "drafted")
 
 
 class Verdict(NamedTuple):
-    """A decision in the list, without its probabilities, which stand in the line."""
+    """A decision in the list, without its probabilities, which are in the line."""
 
     said: str
     p: float | None
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """Probability of what is decided; 0 where there is none."""
+        """Probability of what is decided; 0 if there is none."""
         return self.p or 0.0
 
 
@@ -285,7 +285,7 @@ class Book:
         )
 
     def correct(self, place: int, name: str, label: str | None) -> Entry:
-        """Take in, or back, the label that a person gives to a row; the order stays."""
+        """Add or remove the label that a person gives to a row; the order stays."""
         entry = self.entries[place]
         if label is None:
             entry.right.pop(name, None)
@@ -539,13 +539,13 @@ def _label_name(question: Question, value: object) -> str | None:
 
 
 def _find_error_type(error: str) -> str:
-    """Give the type of an error, whose message may quote a text."""
+    """Return the type of an error, whose message may quote a text."""
     kind, colon, _ = error.partition(":")
     return kind if not error or (colon and kind.isidentifier()) else "failed"
 
 
 def read_number(value: object) -> float | None:
-    """Give a number of JSON; of what is none, `None`."""
+    """Return a number of JSON; of what is none, `None`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)

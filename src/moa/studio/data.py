@@ -145,7 +145,7 @@ class RowDecision(Frozen):
     accepted: bool | None = None
     doubtful: bool = False
     right: str | None = None
-    """The right label, where one is known."""
+    """The right label, if one is known."""
 
 
 class RowLine(Frozen):
@@ -274,7 +274,7 @@ class Overview(Frozen):
     """Whether texts of rows are shown."""
     total: int
     sample: int | None
-    """Rows that the page has, where it has not all of them."""
+    """Rows that the page has, if it has not all of them."""
     figures: tuple[Figure, ...]
     questions: tuple[QuestionFigures, ...]
     queues: tuple[str, ...]

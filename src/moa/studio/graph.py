@@ -1,6 +1,6 @@
 """Graph: a drawing laid out in layers, with what became of each node in the rows.
 
-Boxes stand in layers by the longest way from the input, ordered within them by where their arrows
+Boxes are in layers by the longest way from the input, ordered within them by where their arrows
 come from (Sugiyama, Tagawa and Toda 1981), so that a page draws it without a library.
 """
 
@@ -137,7 +137,7 @@ def _stops_of(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
 def _order_layers(
     layers: dict[str, int], ways: Mapping[tuple[str, str], list[str]]
 ) -> list[list[str]]:
-    """Order the stops of each layer by the middle of those that they are tied to."""
+    """Order the stops of each layer by the mean place of those that they are connected to."""
     rows: dict[int, list[str]] = defaultdict(list)
     for key, layer in layers.items():
         rows[layer].append(key)

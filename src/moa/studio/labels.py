@@ -107,7 +107,7 @@ class Labels:
         return change.place, change.id, change.question, change.was
 
     def _put(self, text: str, question: str, made: Values | None) -> Values | None:
-        """Put a line in the place of the one about a text and a question; give that one.
+        """Put a line in the place of the one about a text and a question; return that one.
 
         Added lines go to the end; else the file is replaced, whole or not at all.
         """
@@ -137,7 +137,7 @@ class Labels:
         """Read the labels that are there.
 
         Raises:
-            ConfigError: a line is none of a label.
+            ConfigError: a line isn't one of a label.
         """
         known = Known()
         if not self.path.exists():

@@ -1,7 +1,7 @@
 """Report: the page with its data in one file, which opens anywhere and loads nothing.
 
-Its script runs since the policy of the page names the hash of exactly that script; data is JSON in
-which no `<` stands, so that no text in it can end the block that it is in.
+Its script runs since the policy of the page names the hash of exactly that script; data is JSON
+without `<`, so that no text in it can end its block.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def page(data: object, *, title: str) -> str:
 
 
 def escape_json(data: object) -> str:
-    """Write JSON that can stand in a page: no tag begins or ends in it."""
+    """Write JSON that is safe inside HTML: it can neither open nor close a tag."""
     written = dump_json(to_jsonable(data))
     for sign in "<>&\u2028\u2029":
         written = written.replace(sign, f"\\u{ord(sign):04x}")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawable
 
 EXAMPLE = Path(__file__).parent / "example"
-"""The recorded run that is shown where none is named; `benchmarks/studio.py` makes it."""
+"""The recorded run that is shown if none is named; `benchmarks/studio.py` makes it."""
 _SQLITE = b"SQLite format 3\0"
 _FIRST = 20
 """Rows by which it is guessed what ran."""
@@ -59,7 +59,7 @@ class Source:
         demo: Whether it is the example that ships.
         learning: Reads the figures of a cascade that learns.
         job: The job that the rows are of.
-        graph: Name of what ran, where that is known.
+        graph: Name of what ran, if that is known.
         options: Names of what was decided between, where rows don't say it.
         count: Counts the rows, as far as that is quicker than reading them; `None`: it isn't.
         mark: Gives what is another value once there are other rows.
@@ -79,7 +79,7 @@ class Source:
     mark: Callable[[], object] = lambda: None
 
     def guess(self) -> str:
-        """Name what ran by the nodes of the first rows; empty where they say nothing of any."""
+        """Name what ran by the nodes of the first rows; empty if they say nothing of any."""
         for line in islice(self.lines(), _FIRST):
             for path in object_of(object_of(line.get("usage")).get("by_node")):
                 return str(path).partition("/")[0]
@@ -90,7 +90,7 @@ def find_source(given: str | None) -> Source:
     """Find what a word of the command line means: a file of lines, a job, or answers.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it isn't one of these.
     """
     if given is None:
         return Source(
@@ -241,11 +241,11 @@ class View:
         trace: What `moa run --trace` wrote of them.
         labels: The file into which labels go; `None`: they can't be given.
         calibrations: Those whose guarantees are looked at.
-        graph: What ran, where it can be drawn, and its name.
+        graph: What ran, if it can be drawn, and its name.
         texts: Whether texts of rows are shown.
         can_run: Names that can be run from the page; `studio_app` says which.
         learning: Learns from the labels; `None`: that can't be started here.
-        on_read: Is told, now and then, how many rows are read, and of how many.
+        on_read: Called now and then with how many rows are read, and of how many.
     """
 
     source: Source
@@ -286,7 +286,7 @@ class View:
         """Read the rows in a thread; `state` says how far that is.
 
         Args:
-            within_s: Seconds to wait, so that what is no run is refused at once.
+            within_s: Seconds to wait, so that what isn't a run is refused at once.
 
         Raises:
             ConfigError: they can't be read, as far as that is known by then.
@@ -315,7 +315,7 @@ class View:
                     old.close()
 
     def state(self) -> State:
-        """Return how far the rows are read, and whether there are newer ones; it never waits."""
+        """Return how many rows are read, and whether there are newer ones, without waiting."""
         if self._book is None and self._thread is None:
             self.start(within_s=0)
         ready = self._book is not None
@@ -333,7 +333,7 @@ class View:
         """Return all but the rows.
 
         Args:
-            sample: Rows that the page has, where it has not all of them.
+            sample: Rows that the page has, if it has not all of them.
         """
         if self.source.live and self.source.mark() != self._mark:
             self.reload()
@@ -366,7 +366,7 @@ class View:
         )
 
     def _curves_of(self, book: Book) -> tuple[Curve, ...]:
-        """Return the curve of each question, made anew only if its labels have changed."""
+        """Return the curve of each question, made again only if its labels have changed."""
         cost = cost_of_large(book.entries)
         for name in book.question_names:
             known, changes = self._curves.get(name), book.changes[name]
@@ -405,7 +405,7 @@ class View:
         )
 
     def label(self, place: int, question: str, label: str, *, id: str | None = None) -> RowLine:
-        """Take in a label.
+        """Store a label.
 
         Args:
             place: The row's, as it was shown.
@@ -427,7 +427,7 @@ class View:
             return self._row_line(book.correct(place, question, label).place)
 
     def undo(self) -> RowLine:
-        """Take the last label back.
+        """Remove the last label.
 
         Raises:
             InputError: there is none.
@@ -517,7 +517,7 @@ def _example_spans() -> Spans:
 
 @contextmanager
 def _unpacked(name: str) -> Generator[Path]:
-    """Give a file of the example, until it is read."""
+    """Return a file of the example, until it is read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         with gzip.open(EXAMPLE / f"{name}.gz") as packed, path.open("wb") as out:

@@ -19,7 +19,7 @@ from moa.serving.typed import write_event
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"
-"""Header of a key of the server, where it has keys: whose budget pays for what is tried."""
+"""Header of a key of the server, if it has keys: whose budget pays for what is tried."""
 
 
 class Trials:
@@ -71,7 +71,7 @@ class Trials:
         waits.set_result(answer)
 
     async def ask(self, asked: Sequence[Inquiry]) -> Mapping[str, object]:
-        """Wait until people have answered all questions; give the answers by their ids."""
+        """Wait until people have answered all questions; return the answers by their ids."""
         own = {one.id: _question(one) for one in asked}
         waiting = {id: asyncio.get_running_loop().create_future() for id in own}
         try:

@@ -13,14 +13,14 @@ __all__ = ["Span", "Tracer", "tracer_of"]
 def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
     """Return the tracer of a run requested over HTTP: its trace continues the caller's.
 
-    Where the server has a span of its own for the request, it goes on from that one.
+    If the server has a span of its own for the request, it goes on from that one.
 
     Args:
         headers: Headers of the request, with lower-case names; `traceparent` and `tracestate`
             are read.
 
     Returns:
-        `None` where no tracer provider is set.
+        `None` if no tracer provider is set.
 
     Examples:
         >>> from moa.telemetry import tracer_of

@@ -1,6 +1,6 @@
 """Content: texts to and from models and tools, in the conventions' format.
 
-It is recorded only where that is asked for. Pictures and files are named, and not recorded.
+It is recorded only if that is asked for. Pictures and files are named, and not recorded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def mask(text: str, pii: Masks | None) -> str | None:
 
 
 async def record(span: Span, writes: Writes) -> None:
-    """Set attributes to texts, masked where that is asked for; where that fails, none is set."""
+    """Set attributes to texts, masked if that is asked for; where that fails, none is set."""
     pii = span.tracer.pii
 
     def write_all(clean: Clean) -> dict[str, str]:

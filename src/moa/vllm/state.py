@@ -61,7 +61,7 @@ class ServerState(Server):
 
     @property
     def is_supervised(self) -> bool:
-        """True if its supervisor lives: one that was killed leaves its last state behind."""
+        """True if its supervisor runs; a killed one leaves its last state behind."""
         import psutil
 
         return psutil.pid_exists(self.pid)
@@ -98,7 +98,7 @@ class ServerFolder:
         return self.path / "log"
 
     def make(self) -> None:
-        """Make it, for this user's eyes alone; raises `ConfigError` where it can't be made."""
+        """Make it, for this user's eyes alone; raises `ConfigError` if it can't be made."""
         try:
             for folder in (self.path.parent, self.path):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ class ServerFolder:
         return FileLock(self.path / f"{holder}.lock", mode=0o600)
 
     def is_held(self, holder: Holder) -> bool:
-        """Say whether such a process lives; raises `ConfigError` where that can't be found out."""
+        """Say whether such a process lives; raises `ConfigError` if that can't be found out."""
         from filelock import Timeout
 
         if not self.path.exists():

@@ -87,7 +87,7 @@ class Supervisor:
         self._note("stopped")
 
     def _run_once(self) -> tuple[float, str]:
-        """Run the server until it ends; give the seconds that it was ready, and why it ended."""
+        """Run the server until it ends; return the seconds that it was ready, and why it ended."""
         if not is_free(self._spec.port):
             return 0.0, describe_taken_port(self._spec)
         fork = get_context("fork")
@@ -111,7 +111,7 @@ class Supervisor:
         return asyncio.run(server.is_ready())
 
     def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
-        """Have the keeper end the server, and end what is left where it was killed."""
+        """Let the keeper end the server, and end what is left if the keeper was killed."""
         end: End | None = None
         with suppress(OSError, EOFError):
             here.send("stop")
@@ -134,7 +134,7 @@ class Supervisor:
 
 
 class _Log(logging.handlers.RotatingFileHandler):
-    """A file of bounded size. Where the disk is full, lines are lost, and the server goes on."""
+    """A file of bounded size. If the disk is full, lines are lost, and the server goes on."""
 
     def __init__(self, spec: ServerSpec, folder: ServerFolder) -> None:
         size, parts = spec.log_bytes, spec.log_parts
@@ -219,7 +219,7 @@ def _sweep(group: int | None = None) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what this process's descendants leave behind, where there is such."""
+    """Become the parent of what this process's descendants leave behind, if there is such."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -229,7 +229,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _supervise(spec: ServerSpec) -> None:
-    """Take the server's lock and watch over it, or tell who started this why not."""
+    """Take the server's lock and supervise it, or tell the starting process why not."""
     folder = ServerFolder.of(spec.port)
     lock = folder.lock("supervisor")
     stop, stopping = os.pipe()
@@ -260,7 +260,7 @@ def _supervise(spec: ServerSpec) -> None:
 
 
 def _answer(text: str) -> None:
-    """Tell who started this, once, and let go of the pipe to it."""
+    """Tell the starting process, once, and close the pipe to it."""
     os.write(sys.stdout.fileno(), text.encode())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

@@ -87,7 +87,7 @@ async def mcp_tools(
 
 
 async def _close(connections: Sequence[Connection]) -> None:
-    """Close all, also where this is cancelled."""
+    """Close all, also if this is cancelled."""
     try:
         await asyncio.gather(*(one.close() for one in connections))
     finally:

@@ -132,7 +132,7 @@ class Connection:
                 return tools
 
     async def call(self, tool: str, arguments: Mapping[str, object]) -> object:
-        """Have a tool run, and give its text, or its structured content where it gives no text.
+        """Run a tool, and return its text, or without text its structured content.
 
         Raises:
             ToolFailed: the tool says so.

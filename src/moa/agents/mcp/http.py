@@ -20,9 +20,9 @@ from moa.errors import EndpointError, EndpointUnavailable
 STATUS = "moa.status"
 """The key of the HTTP status in an error's data."""
 UNREACHABLE = 0
-"""Stands for the status where there was no answer."""
+"""Stands for the status if there was no answer."""
 NOT_MCP = 200
-"""The status of an answer that is no message of MCP."""
+"""The status of an answer that isn't a message of MCP."""
 _CONNECT_S = 30.0
 _LONGEST_ERROR = 2**16
 _UNSUPPORTED_VERSION = -32022
@@ -33,7 +33,7 @@ class _Warnings(logging.Filter):
     """The SDK logs addresses, session ids and whole messages, and what servers say as it is."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep warnings alone, and let nothing in them steer a terminal."""
+        """Keep only warnings, without control codes for a terminal."""
         record.msg, record.args = escape_json(record.getMessage()), ()
         return record.levelno >= logging.WARNING
 
@@ -52,7 +52,7 @@ class HttpTransport:
 
     @asynccontextmanager
     async def streams(self) -> AsyncGenerator[Streams]:
-        """Have what is sent posted; answers come back as they arrive."""
+        """Post what is sent; answers come back as they arrive."""
         headers = {name: value.get_secret_value() for name, value in self.address.headers.items()}
         url = httpx2.URL(self.address.url)
         async with (

@@ -52,7 +52,7 @@ _FIRST_ID = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\s*,
 _LAST_ID = re.compile(_ID + rb'\s*(,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 """Which request a message answers; SDKs write that first or last."""
 _MOST_GARBAGE = 100
-"""Lines that are no message; some servers print a greeting."""
+"""Lines that aren't messages; some servers print a greeting."""
 _LAST_LINES = 8
 _LONGEST_LINE = 300
 _GRACE_S = 2.0
@@ -167,7 +167,7 @@ class StdioTransport:
                     await stdin.drain()
 
     async def _listen(self, stderr: asyncio.StreamReader | None) -> None:
-        """Keep the last of what it writes for people, and let none of it steer a terminal."""
+        """Keep the last of what it writes for people, without control codes for a terminal."""
         assert stderr is not None
         rest = b""
         while chunk := await stderr.read(2**16):
@@ -217,7 +217,7 @@ class StdioTransport:
             await _wait_exit(process, _GRACE_S)
 
     def kill(self) -> None:
-        """End it and what it has started, at once; nothing happens where they have ended."""
+        """End it and what it has started, at once; nothing happens if they have ended."""
         if self._process is None or self._pipes is None:
             return
         process, self._process = self._process, None

@@ -56,7 +56,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         Args:
             checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
             retry: When to run the graph again; see `retry_on`. With a checkpointer, what had ended
-                is found and not paid again; without one all of it runs anew.
+                is found and not paid again; without one all of it runs again.
 
         Raises:
             WiringError: the type of a node's output is not known, so no checkpoint could keep it.
@@ -88,7 +88,7 @@ def as_langgraph(
     """Make a node for your own `StateGraph`.
 
     Budget, deadline and ledger come from the `RunContext` that the state graph is run with:
-    the context itself, or a field or a key of it, as `context: RunContext` in a dataclass
+    the context itself, or a field or a key of it, such as `context: RunContext` in a dataclass
     `Context` with `StateGraph(State, context_schema=Context)` and
     `ainvoke(…, context=Context(RunContext(…)))`.
 

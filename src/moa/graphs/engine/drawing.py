@@ -92,7 +92,7 @@ class Drawing:
 
     @cached_property
     def ascii(self) -> str:
-        """A picture of characters, for a terminal; graphs within the graph stay closed.
+        """A drawing in characters, for a terminal; inner graphs stay closed.
 
         Raises:
             MissingDependency: `termaid` is not installed.
@@ -167,13 +167,13 @@ class Box:
 
 
 class Sketch:
-    """The drawing of a node of nodes: boxes and arrows.
+    """A drawing of a node that contains nodes: boxes and arrows.
 
-    Its test compares the nodes that are drawn with those that ran.
+    A test compares the drawn nodes with those that ran.
     """
 
     input, output = "in", "out"
-    """Keys of the boxes of what it takes and gives."""
+    """Keys of the boxes of the input and the output."""
 
     def __init__(self) -> None:
         self.boxes: dict[str, Box] = {}
@@ -182,7 +182,7 @@ class Sketch:
         """Start, end, label, and whether it only decides."""
 
     def box(self, node: object = None, label: str | None = None) -> str:
-        """Draw a node by its name or by a label, or a step that is no node; give its key."""
+        """Draw a node, by its name or a label, or a step without a node; return the box's key."""
         key = str(len(self.boxes) + 1)
         self.boxes[key] = Box(label or str(getattr(node, "name", "step")), node)
         return key
@@ -193,14 +193,14 @@ class Sketch:
         Args:
             keys: Keys of boxes, `Sketch.input` and `Sketch.output`.
             label: Written at each arrow.
-            decides: Whether nothing but a decision passes; drawn dashed.
+            decides: Whether only a decision passes; drawn dashed.
         """
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
 
     def chain(self, *steps: object) -> list[str]:
-        """Draw steps one after another, from what the recipe takes to what it gives; give the keys.
+        """Draw steps in a row, from the recipe's input to its output; return their keys.
 
-        A step is a node, a node and its label, or the label of what is no node; `None` is left out.
+        A step is a node, a node and its label, or a label alone; `None` is left out.
         """
         keys = [self._step(step) for step in steps if step is not None]
         self.arrow(self.input, *keys, self.output)
@@ -215,7 +215,7 @@ class Sketch:
         return self.box(step)
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
-        """Draw nodes that are asked at once, each with its label; give the key of their answers."""
+        """Draw nodes that are asked in parallel, with labels; return the key of their answers."""
         boxes = [self.box(node, label) for node, label in asked]
         answers = self.box(label="answers")
         for box in boxes:
@@ -306,7 +306,7 @@ def _condition(step: Step) -> str:
 
 
 def _function_name(step: Step) -> str:
-    """The name of a function of other steps; empty where it has none."""
+    """The name of a function of other steps; empty if it has none."""
     if not isinstance(step, FunctionStep):
         return ""
     name = getattr(step.function, "__name__", "<lambda>").lstrip("_")
@@ -347,7 +347,7 @@ class Diagram:
     arrows: dict[tuple[str, str], Arrow] = field(default_factory=dict[tuple[str, str], Arrow])
 
     def walk(self) -> Iterator[Diagram]:
-        """Give it, and all that are in it."""
+        """Return it, and all that are in it."""
         yield self
         for inner in self.inner:
             yield from inner.walk()

@@ -105,7 +105,7 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
         def invoke(
             self, input: object, config: RunnableConfig | None = None, **options: object
         ) -> Any:
-            """Run it where no event loop runs, and return its output."""
+            """Run it if no event loop runs, and return its output."""
 
         async def ainvoke(
             self, input: object, config: RunnableConfig | None = None, **options: object

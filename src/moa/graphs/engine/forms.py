@@ -81,7 +81,7 @@ class JsonForm:
 
 
 class AsItIs(JsonForm):
-    """Passes values of an unknown type on, where no checkpoint keeps them."""
+    """Passes values of an unknown type on, if no checkpoint keeps them."""
 
     def dump(self, value: object) -> list[object]:
         """Pass a value on."""

@@ -197,7 +197,7 @@ class Graph(Generic[In]):
             name: `None` is the node's own name. Names differ within a graph.
 
         Raises:
-            WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
+            WiringError: what is given isn't a node or a handle, or `thread` doesn't suit it.
         """
         node = as_node(check_work(node))
         signature = signature_of(node)
@@ -272,7 +272,7 @@ class Graph(Generic[In]):
             name: `None` is the body's own name.
 
         Raises:
-            WiringError: what is given is no node or no handle.
+            WiringError: what is given isn't a node or a handle.
         """
         body = as_node(check_work(body))
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
@@ -332,7 +332,7 @@ class Graph(Generic[In]):
             answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
                 model.
             when: Decides whether the person is asked.
-            otherwise: Stands in where they are not.
+            otherwise: Stands in if they are not.
             name: Shown in traces, errors and drawings. Names differ within a graph.
 
         Raises:
@@ -576,9 +576,9 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 
     def prompt(self, request: In_contra, /) -> tuple[SentPrompt, ...]:
-        """Give the first model calls of a request without making them; see `TypedNode.prompt`.
+        """Return the first model calls of a request without making them; see `TypedNode.prompt`.
 
-        Functions that stand before them are called.
+        Functions before them are called.
 
         Raises:
             InputError: `request` is not of the graph's input type; nothing ran.
@@ -591,11 +591,11 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         sketch_plan(self.plan, sketch)
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes in it, and the functions that stand for one."""
+        """Return the nodes in it, and the functions that stand for one."""
         return self.plan.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them may ask any."""
+        """List none: its nodes ask; `None` if a function among them may ask any."""
         return self.plan.list_endpoints()
 
     def _admit(self, request: object) -> None:

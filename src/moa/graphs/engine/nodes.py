@@ -64,7 +64,7 @@ class FunctionNode(TypedNode[object, object]):
         super().__init__(name=name_of(function))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Give `None`: nobody sees whom the function asks."""
+        """Return `None`: nobody sees whom the function asks."""
         return None
 
     async def answer(self, request: object, context: RunContext) -> object:
@@ -85,7 +85,7 @@ def as_node(work: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]]) ->
 @overload
 def as_node(work: T) -> T | FunctionNode: ...
 def as_node(work: object) -> object:
-    """Make a node of a function that takes a context; give anything else back as it is."""
+    """Make a node of a function that takes a context; return anything else unchanged."""
     return FunctionNode(work) if takes_context(work) else work
 
 

@@ -85,11 +85,11 @@ class Plan:
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
     def members(self) -> Iterator[Work]:
-        """Give the nodes in it, and the functions that stand for one."""
+        """Return the nodes in it, and the functions that stand for one."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` where a function among them waits, maybe for any."""
+        """List none: its nodes ask; `None` if a function among them waits, maybe for any."""
         nodes = (step for step in self.steps if isinstance(step, NodeStep))
         functions = (step for step in nodes if not is_node(step.node))
         return None if any(one.thread or not one.signature.quick for one in functions) else []
@@ -125,8 +125,9 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
 def _regions(step: NodeStep, end: Step) -> list[Branch | None]:
     """Find where a node starts before it is known to be needed: with the run, or with a label.
 
-    It does where it was declared, if that region needs it to come to its end, other than in the
-    place of a skipped node. `eager` may say otherwise; a large model or a person always waits.
+    It starts with the region where it was declared, if that region can't end without it, other
+    than in the place of a skipped node. `eager` may change that; a large model or a person always
+    waits.
     """
     if step.eager is not None:
         return step.branches if step.eager else []
@@ -173,7 +174,7 @@ def _is_person(node: object) -> bool:
 
 
 def _inside(node: object) -> Iterator[object]:
-    """Give a node, and what it is made of, however deep."""
+    """Return a node, and what it is made of, however deep."""
     members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
     yield node
     for one in members():
@@ -331,7 +332,7 @@ def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
 
 
 def _says(step: Step) -> bool:
-    """Return True if the output of a step, or its result as a cascade's does, has `accepted`."""
+    """Return True if the output of a step, or the result of a cascade, has `accepted`."""
     if isinstance(step, MatchStep):
         return all(map(_says, step.cases.values()))
     if isinstance(step, NodeStep) and step.signature.settles:

@@ -65,11 +65,11 @@ class Run:
         self._workers: set[asyncio.Task[None]] = set()
 
     async def output(self, request: object) -> object:
-        """Work out what the graph answers to `request`.
+        """Compute the graph's output for `request`.
 
         Raises:
             DeadlineExceeded: the time of the context is up.
-            MoaError: the first that a node raised; all other nodes are cancelled then.
+            MoaError: the first error of a node; all other nodes are cancelled.
         """
         if self._context.deadline is None:
             return await self._work_out(request)
@@ -382,7 +382,7 @@ async def _call(task: Task, value: object, context: RunContext) -> NodeOutput:
     """Run a node or a function.
 
     Raises:
-        NodeError: a function raised something that is no `MoaError`.
+        NodeError: a function raised something that isn't a `MoaError`.
     """
     try:
         if task.is_node:
@@ -409,7 +409,7 @@ def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
     """Call a quick function.
 
     Raises:
-        NodeError: it raised something that is no `MoaError`.
+        NodeError: it raised something that isn't a `MoaError`.
         WiringError: it gave a coroutine.
     """
     try:

@@ -109,7 +109,7 @@ class _Answers:
         self._standing.add(question)
 
     async def add(self, question: str, answer: object) -> None:
-        """Keep a new answer. One that is given again, as after a crash, is known.
+        """Store a new answer. One that is given again, as after a crash, is known.
 
         Raises:
             NotResumable: somebody else has given another one.

@@ -23,7 +23,7 @@ class Branch:
     match: MatchStep
     label: object
     outer: Branch | None
-    """The branch that the `match` itself stands in."""
+    """The branch that the `match` itself is in."""
 
 
 def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
@@ -164,7 +164,7 @@ class Handle(Generic[T_co]):
     def map(self, function: Callable[[T_co], U]) -> Handle[U]:
         """Apply a quick, synchronous function.
 
-        It is given what the handle holds, `Skipped` included where the node can be skipped.
+        It is given what the handle holds, `Skipped` included if the node can be skipped.
 
         Args:
             function: Anything that doesn't wait: pick a field, compare, convert.
@@ -176,8 +176,8 @@ class Handle(Generic[T_co]):
         """Return True if the answer is accepted, for `when=`.
 
         The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
-        Of several questions all must be accepted. Where nobody says it, the run ends with a
-        `ConfigError`, and where the type can't, the graph doesn't build.
+        Of several questions all must be accepted. If nobody says it, the run ends with a
+        `ConfigError`, and if the type can't, the graph doesn't build.
         """
         return Handle(
             AcceptedStep(

@@ -62,7 +62,7 @@ UNKNOWN: object = _Unknown()
 
 
 def fits(given: object, expected: object) -> bool:
-    """Return True if a value of type `given` can go where `expected` stands.
+    """Return True if a value of type `given` can go where `expected` is required.
 
     What can't be told at run time fits: type variables, protocols, callables and unknown types
     are a type checker's to judge.
@@ -236,7 +236,7 @@ def name_of(work: object) -> str:
 
 
 def check_work(work: object) -> Work:
-    """Return what can stand in a graph.
+    """Return what can be in a graph.
 
     Raises:
         WiringError: it is neither a node nor a function; what to give instead.

@@ -44,7 +44,7 @@ class Desk(BaseModel):
 
 
 def desk_of(choice: Choice[Team]) -> Desk:
-    """Have people look at what the small model is not sure of."""
+    """Let people look at what the small model is not sure of."""
     return Desk(team=choice.label, by="model" if (choice.confidence or 0) >= SURE else "people")
 
 

@@ -97,7 +97,7 @@ def put_together(mail: Text, found: Details, read: Details, wish: Choice[Wish | 
 
 
 def extraction(small: Endpoint, large: Endpoint | None = None) -> BuiltGraph[Text, Mail]:
-    """Have patterns, the small model and the large one read a mail, all at once."""
+    """Let patterns, the small model and the large one read a mail in parallel."""
     g = Graph("extraction", Text)
     found = g.add(by_patterns, g.input)
     read = found if large is None else g.add(Extractor(large, Details), g.input)

@@ -39,7 +39,7 @@ class Ruling(BaseModel):
 
 
 def text_of(comment: Comment) -> str:
-    """Give what is judged of a comment."""
+    """Return what is judged of a comment."""
     return comment.text
 
 
