@@ -83,7 +83,7 @@ class Question:
     """True if it may be answered that the text doesn't tell."""
 
     @property
-    def told_question(self) -> Question:
+    def answerable_question(self) -> Question:
         """The question whether the text tells the answer. Its name is no field's."""
         asked = f'Does the text answer the question "{self.text}"?'
         yes_or_no = Option("yes", value=True), Option("no", value=False)

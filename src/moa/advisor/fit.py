@@ -220,7 +220,7 @@ def vllm_fit(
             quantisation=kind,
             tokens=tokens or min(length, model.context or length),
             concurrency=concurrency or (many if place.gpu else min(many, CPU_CONCURRENCY)),
-            taken=_taken_bytes(place, machine, config),
+            taken=_count_used_bytes(place, machine, config),
         )
 
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
@@ -247,7 +247,7 @@ def _ways(
     ]
 
 
-def _taken_bytes(place: Placement, machine: Machine, config: Config | None) -> int:
+def _count_used_bytes(place: Placement, machine: Machine, config: Config | None) -> int:
     """Bytes of a place that the configuration gives to others, be they up already or not."""
     if config is None:
         return 0

@@ -242,7 +242,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         # A question that a text may leave open is asked twice: what the answer is, and whether the
         # text tells it. `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
-        whether = [question.told_question for question in self.questions if question.unknown]
+        whether = [question.answerable_question for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
         made |= {question.name: make_unfitted(question) for question in whether}
         self._scorers = {
@@ -464,7 +464,7 @@ def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    told = answers[question.told_question.name]
+    told = answers[question.answerable_question.name]
     if told.status != "answered" or told.best == 0:
         return answer
     # What a calibration guarantees or expects is of the option, which isn't given.

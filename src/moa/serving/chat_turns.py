@@ -132,7 +132,7 @@ def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | N
 def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -> Turn:
     schema = body.json_schema
     if schema is None:
-        return Turn(served.with_node(node), value, content_of, shown_path(node))
+        return Turn(served.with_node(node), value, content_of, find_streaming_node(node))
     if served.fields is None:
         said = f"{served.name} gives a text, and no object: leave `response_format` out"
         raise unsupported_error(said, "response_format")
@@ -261,7 +261,7 @@ def content_of(output: object) -> str:
     return dump_json(to_jsonable(output))
 
 
-def shown_path(node: AnyNode) -> str | None:
+def find_streaming_node(node: AnyNode) -> str | None:
     """Find the path of the node whose text is the output; `None`: that can't be told before.
 
     What other nodes of a graph write on the way is no part of the answer.
@@ -270,11 +270,11 @@ def shown_path(node: AnyNode) -> str | None:
         last = node.plan.steps[node.plan.output]
         inner = None
         if isinstance(last, NodeStep) and is_node(last.node):
-            inner = shown_path(last.node)
+            inner = find_streaming_node(last.node)
         task = node.plan.tasks[node.plan.output]
         between = f"{task.name}/" if task.renamed else ""
         return None if inner is None else f"{node.name}/{between}{inner}"
     if isinstance(node, Guarded):
-        inner = shown_path(node.node)
+        inner = find_streaming_node(node.node)
         return None if inner is None else f"{node.name}/{inner}"
     return node.name
