@@ -78,10 +78,10 @@ def load_model(
         raise error(f"{str(path)!r} is no {what}: it is no text") from problem
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
+        location = ".".join(map(str, first["loc"])) or "the file"
         raise error(
-            f"{str(path)!r} is no {what}'s file of this version of moa ({where}: {first['msg']}). "
-            f"{maker} makes one"
+            f"{str(path)!r} is no {what}'s file of this version of moa ({location}: "
+            f"{first['msg']}). {maker} makes one"
         ) from problem
 
 
@@ -268,8 +268,8 @@ def encode_json(value: object) -> bytes:
     try:
         return to_json(value, inf_nan_mode="null", fallback=str)
     except ValueError:  # half of a surrogate pair, which isn't a text
-        plain = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
-        return dump_json(plain).encode()
+        jsonable = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
+        return dump_json(jsonable).encode()
 
 
 def to_jsonable(value: object) -> object:

@@ -29,11 +29,11 @@ def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
     the processors that this process is bound to, and no more than its container's quota.
     """
     if hasattr(os, "sched_getaffinity"):
-        allowed = os.sched_getaffinity(0)
+        cpu_ids = os.sched_getaffinity(0)
     else:
-        allowed = set(range(os.cpu_count() or 1))
+        cpu_ids = set(range(os.cpu_count() or 1))
     siblings: set[str] = set()
-    for cpu in allowed:
+    for cpu in cpu_ids:
         try:
             siblings.add((cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip())
         except OSError:
@@ -122,13 +122,13 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
     import psutil
 
     memory = psutil.virtual_memory()
-    for limit, used in _LIMITS:
+    for limit_file, usage_file in _LIMITS:
         try:
-            most = int((cgroup / limit).read_text())
-            free = most - int((cgroup / used).read_text())
+            limit = int((cgroup / limit_file).read_text())
+            free = limit - int((cgroup / usage_file).read_text())
         except (OSError, ValueError):  # not in a container, or without a limit
             continue
-        return Memory(min(memory.total, most), max(0, min(memory.available, free)))
+        return Memory(min(memory.total, limit), max(0, min(memory.available, free)))
     return Memory(memory.total, memory.available)
 
 

@@ -148,7 +148,7 @@ class SQLite:
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of some values, which follow `job`; all of them or none."""
-        rows = ((self.job, *one) for one in values)
+        rows = ((self.job, *row) for row in values)
         self.atomically(lambda: self._file.executemany(sql, rows))
 
     def atomically(self, work: Callable[[], T]) -> T:
@@ -156,9 +156,9 @@ class SQLite:
         with self._lock, self._mapped_errors():
             self._file.execute("begin immediate")
             try:
-                done = work()
+                result = work()
                 self._file.execute("commit")
-                return done
+                return result
             finally:
                 if self._file.in_transaction:
                     self._file.execute("rollback")
@@ -332,11 +332,11 @@ def columns_of(tables: str) -> dict[str, set[str]]:
     """Return the columns of each table that statements of SQL make, with `;` between two."""
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(tables)
-        asked = (
+        sql = (
             "select t.name, c.name from sqlite_schema t join pragma_table_info(t.name) c "
             "where t.type = 'table'"
         )
         columns: dict[str, set[str]] = {}
-        for table, column in database.execute(asked):
+        for table, column in database.execute(sql):
             columns.setdefault(table, set()).add(column)
     return columns

@@ -49,9 +49,9 @@ class Console(console.Console):  # noqa: TID251
         """Bars of progress, which go when all is done."""
         from rich.progress import Progress, TextColumn
 
-        _, *others = Progress.get_default_columns()
-        what = TextColumn("{task.description}", markup=False)
-        return Progress(what, *others, console=self, transient=True)
+        _, *columns = Progress.get_default_columns()
+        description = TextColumn("{task.description}", markup=False)
+        return Progress(description, *columns, console=self, transient=True)
 
 
 @contextmanager
@@ -69,13 +69,13 @@ def show_progress(total: int | None, what: str) -> Generator[Callable[[int], Non
     elif console.is_terminal:
         with console.bars() as bars:
             bar = bars.add_task(what, total=total)
-            yield lambda done: bars.update(bar, completed=done)
+            yield lambda completed: bars.update(bar, completed=completed)
     else:
         yield lambda _: None
 
 
-def _cell(total: int | None, what: str) -> Callable[[int], None]:
-    """Show a bar in a notebook, which needs no widgets."""
+def _cell(total: int | None, description: str) -> Callable[[int], None]:
+    """Show a bar in a notebook's cell, which needs no widgets."""
     from html import escape
     from importlib import import_module
 
@@ -83,15 +83,15 @@ def _cell(total: int | None, what: str) -> Callable[[int], None]:
         done: int = 0
 
         def _repr_html_(self) -> str:
-            at = "" if total is None else f' value="{self.done}" max="{total or 1}"'
-            of = "" if total is None else f" of {total}"
-            return f"{escape(what)} <progress{at}></progress> {self.done}{of}"
+            attributes = "" if total is None else f' value="{self.done}" max="{total or 1}"'
+            suffix = "" if total is None else f" of {total}"
+            return f"{escape(description)} <progress{attributes}></progress> {self.done}{suffix}"
 
     bar = Bar()
     handle = import_module("IPython.display").display(bar, display_id=True)
 
-    def tell(done: int) -> None:
-        bar.done = done
+    def tell(completed: int) -> None:
+        bar.done = completed
         handle.update(bar)
 
     return tell

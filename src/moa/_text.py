@@ -37,8 +37,8 @@ def _in(token: str) -> int:
     unspaced = sum(map(len, UNSPACED.findall(token)))
     if not unspaced:
         return 1
-    others = UNSPACED.sub(" ", token).split()
-    return unspaced + sum(any(map(str.isalnum, each)) for each in others)
+    words = UNSPACED.sub(" ", token).split()
+    return unspaced + sum(any(map(str.isalnum, word)) for word in words)
 
 
 def plain(text: str) -> str:

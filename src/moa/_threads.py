@@ -114,8 +114,8 @@ class Threads:
     def _begin(self, name: str, work: Callable[[], object]) -> _Call | None:
         """Start a call in a thread; return `None` if there is no place for it yet."""
         stuck = self.count_stuck()
-        own = stuck.get(name, 0)
-        if own >= self.most_stuck_of_one or sum(stuck.values()) >= self.most_stuck:
+        count = stuck.get(name, 0)
+        if count >= self.most_stuck_of_one or sum(stuck.values()) >= self.most_stuck:
             raise self._overload_error(name, stuck)
         with self._lock:
             if sum(not call.is_stuck for call in self._calls) >= self.most:
@@ -174,9 +174,11 @@ class Threads:
 
     def _leave_late(self) -> None:
         with self._lock:
-            begun = time.monotonic() - self.late_s
-            late = [call for call in self._calls if not call.is_stuck and call.began <= begun]
-        for call in late:
+            cutoff = time.monotonic() - self.late_s
+            late_calls = [
+                call for call in self._calls if not call.is_stuck and call.began <= cutoff
+            ]
+        for call in late_calls:
             self._leave(call)
 
     def _leave(self, call: _Call) -> None:
@@ -197,11 +199,11 @@ class Threads:
             )
 
     def _overload_error(self, name: str, stuck: Mapping[str, int]) -> ConfigError:
-        who = ", ".join(f"{one} ({count})" for one, count in sorted(stuck.items()))
+        functions = ", ".join(f"{function} ({count})" for function, count in sorted(stuck.items()))
         return ConfigError(
             f"{name} is not called: {sum(stuck.values())} calls of this process hang in threads "
-            f"that nothing can stop: {who}. Give what they wait for a time limit of their own, or "
-            "make them asynchronous; a new process starts with none"
+            f"that nothing can stop: {functions}. Give what they wait for a time limit of their "
+            "own, or make them asynchronous; a new process starts with none"
         )
 
 

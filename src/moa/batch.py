@@ -206,7 +206,9 @@ def faults_of(error: ValidationError) -> str:
         (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
         for fault in error.errors(include_url=False, include_input=False)
     )
-    return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+    return "; ".join(
+        f"{location}: {message}" if location else message for location, message in faults
+    )
 
 
 async def map_rows(
@@ -266,11 +268,11 @@ async def map_rows(
     waiting, following = dict[int, Item[Out]](), 1
     try:
         while (finished := await batch.done.get()) is not None:
-            index, waiting[finished[0]], taken = finished
+            index, waiting[finished[0]], receipt = finished
             while (item := waiting.pop(following if ordered else index, None)) is not None:
                 following += 1
                 yield item
-            taken.set()
+            receipt.set()
         for index in sorted(waiting):  # the one whose turn it is won't come
             yield waiting.pop(index)
         await working
@@ -286,13 +288,15 @@ async def map_rows(
 
 
 def _open_progress(
-    progress: Progress, total: int | None, what: str
+    progress: Progress, total: int | None, description: str
 ) -> AbstractContextManager[Callable[[int], None]]:
     if progress is True:
         from moa._terminal import show_progress
 
-        return show_progress(total, what)
-    return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
+        return show_progress(total, description)
+    return nullcontext(
+        (lambda completed: progress(completed, total)) if progress else lambda _: None
+    )
 
 
 @dataclass
@@ -328,23 +332,23 @@ class _Batch(Generic[In, Out]):
         """Work on one input after the other; the next one begins when the last item was taken."""
         while True:
             async with self.turn:
-                given = await anext(self.inputs, None)
-            if given is None:
+                numbered_input = await anext(self.inputs, None)
+            if numbered_input is None:
                 return
-            item = await self._item(*given)
+            item = await self._item(*numbered_input)
             if item.error is not None and self.on_error == "raise":
                 raise item.error
             self.finished += 1
             tell(self.finished)
-            taken = asyncio.Event()
-            self.done.put_nowait((given[0], item, taken))
-            await taken.wait()
+            receipt = asyncio.Event()
+            self.done.put_nowait((numbered_input[0], item, receipt))
+            await receipt.wait()
 
-    async def _item(self, number: int, given: In | Row | Malformed) -> Item[Out]:
+    async def _item(self, number: int, item_input: In | Row | Malformed) -> Item[Out]:
         """Run the node on one input, unless the run has ended."""
         if (ended_by := self.context.ended_by) is not None:
-            return Item(**_origin_of(given, number), status="failed", error=ended_by)
-        item = await run_one(self.node, given, number, self.read, self.context.nested())
+            return Item(**_origin_of(item_input, number), status="failed", error=ended_by)
+        item = await run_one(self.node, item_input, number, self.read, self.context.nested())
         if self.context.ended_by is None:
             self.context.ended_by = self.refusals.add(item)
         return item
@@ -426,10 +430,12 @@ class _Origin(TypedDict):
     key: str
 
 
-def _origin_of(given: object, number: int) -> _Origin:
-    if isinstance(given, Row | Malformed):
-        return _Origin(number=given.number, id=given.id, input=given.input, key=given.key)
-    return _Origin(number=number, id=number, input=given, key="")
+def _origin_of(item_input: object, number: int) -> _Origin:
+    if isinstance(item_input, Row | Malformed):
+        return _Origin(
+            number=item_input.number, id=item_input.id, input=item_input.input, key=item_input.key
+        )
+    return _Origin(number=number, id=number, input=item_input, key="")
 
 
 async def run_one(

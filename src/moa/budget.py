@@ -68,8 +68,8 @@ class Budget:
                 raise ConfigError(f"Budget({limit.name}={value!r}): a limit is a number from 0 on")
 
     def __repr__(self) -> str:
-        shown = self.limits | ({"strict": True} if self.strict else {})
-        return f"Budget({', '.join(f'{name}={value}' for name, value in shown.items())})"
+        settings = self.limits | ({"strict": True} if self.strict else {})
+        return f"Budget({', '.join(f'{name}={value}' for name, value in settings.items())})"
 
     @property
     def limits(self) -> dict[str, Quantity]:
@@ -84,24 +84,24 @@ class Budget:
     def lacking(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> Budget | None:
         """Return by how much `used` exceeds each limit; `None`: it exceeds none."""
         over = self._over(used, calls_by_tier)
-        by = {name: value - limit for name, value, limit in over}
-        return replace(UNLIMITED, **by) if by else None
+        excess = {name: value - limit for name, value, limit in over}
+        return replace(UNLIMITED, **excess) if excess else None
 
     def with_more(self, more: Budget) -> Budget:
         """Raise the limits that are on by those of another budget."""
-        own, other = self.limits, more.limits
-        return replace(self, **{name: own[name] + other[name] for name in own.keys() & other})
+        limits, extra = self.limits, more.limits
+        return replace(self, **{name: limits[name] + extra[name] for name in limits.keys() & extra})
 
     def after(self, spent: Usage) -> Budget:
         """Return the budget less `spent`; an exceeded limit becomes 0."""
-        calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
+        calls: dict[Tier, int] = {tier: amount.calls for tier, amount in spent.by_tier().items()}
         checks = self._checks(spent.total, calls)
-        return replace(self, **{name: max(limit - used, 0) for name, used, limit in checks})
+        return replace(self, **{name: max(limit - value, 0) for name, value, limit in checks})
 
     def _over(
         self, used: Amount, calls_by_tier: Mapping[Tier, int]
     ) -> list[tuple[str, Quantity, Quantity]]:
-        return [one for one in self._checks(used, calls_by_tier) if one[1] > one[2]]
+        return [check for check in self._checks(used, calls_by_tier) if check[1] > check[2]]
 
     def _checks(
         self, used: Amount, calls_by_tier: Mapping[Tier, int]
@@ -199,8 +199,8 @@ class Account:
 
     def name_exceeded_at_most(self, planned: Planned) -> str | None:
         """Name the first limit that calls would exceed even if a share grew to its maximum."""
-        most = self.share.most if self.share else self.budget
-        return None if most is None else most.name_exceeded(*self._with(planned))
+        budget = self.share.most if self.share else self.budget
+        return None if budget is None else budget.name_exceeded(*self._with(planned))
 
     def lacking(self, planned: Planned) -> Shortfall | None:
         """Return the part of the calls' need that isn't covered."""
@@ -282,11 +282,11 @@ class Purse:
     __slots__ = ("accounts", "lock", "own", "spent")
 
     def __init__(self, budget: Budget, node: str, around: Purse | None = None) -> None:
-        own: dict[Part, Amount] = {}
-        self.own = None if budget is UNLIMITED else Account(budget, node, own)
+        own_spent: dict[Part, Amount] = {}
+        self.own = None if budget is UNLIMITED else Account(budget, node, own_spent)
         """The account of its budget, if there is one."""
         self.lock = around.lock if around else threading.Lock()
-        self.spent: tuple[dict[Part, Amount], ...] = (own, *(around.spent if around else ()))
+        self.spent: tuple[dict[Part, Amount], ...] = (own_spent, *(around.spent if around else ()))
         """Usage of this run, and of each run around it."""
         accounts = around.accounts if around else ()
         self.accounts: tuple[Account, ...] = (self.own, *accounts) if self.own else accounts
@@ -306,13 +306,15 @@ class Purse:
 
         If a budget is strict it is a `PriceUnknown`.
         """
-        if any(one.budget.strict for one in self.accounts):
+        if any(account.budget.strict for account in self.accounts):
             raise PriceUnknown(
                 f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
                 "Give input_price and output_price in moa.toml, or a `price` where it is made"
             )
         warned = self.accounts[-1].unpriced
-        if endpoint not in warned and any(one.budget.cost is not None for one in self.accounts):
+        if endpoint not in warned and any(
+            account.budget.cost is not None for account in self.accounts
+        ):
             warned.add(endpoint)
             _logger.warning(
                 "No price of %s is known: calls to it don't count against Budget(cost=…). Give it "
@@ -392,7 +394,7 @@ class Purse:
         if refused is None:
             return self.set_aside(part, estimate, price)
         account, passed = refused
-        least = account.least_output(part, estimate) if cuttable else estimate.output_tokens
+        min_output = account.least_output(part, estimate) if cuttable else estimate.output_tokens
 
         def shorter(tokens: int) -> Amount:
             return price.charge(replace(estimate, output_tokens=tokens))
@@ -400,13 +402,13 @@ class Purse:
         def is_refused(tokens: int) -> bool:
             return self.refusal([(part.tier, shorter(tokens))]) is not None
 
-        smallest = shorter(least) if cuttable else estimate
+        smallest = shorter(min_output) if cuttable else estimate
         if self.refusal([(part.tier, smallest)], when_settled=True) is None:
             if account.queue(waiter):
                 return None
-            fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
+            fitting = bisect_left(range(min_output, estimate.output_tokens), True, key=is_refused)
             if fitting:
-                return self.set_aside(part, shorter(least + fitting - 1), price)
+                return self.set_aside(part, shorter(min_output + fitting - 1), price)
             above = self.refusal([(part.tier, smallest)])
             if above is not None and above[0].queue(waiter):
                 return None
@@ -416,9 +418,15 @@ class Purse:
         """Charge a call's usage."""
         part = call.part
         if _logger.isEnabledFor(logging.DEBUG):
-            read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
+            input_tokens, output_tokens, seconds = (
+                actual.input_tokens,
+                actual.output_tokens,
+                actual.seconds,
+            )
             message = "%s: %s took %d tokens in, %d out, %.2f s"
-            _logger.debug(message, part.node or "run", part.endpoint, read, written, seconds)
+            _logger.debug(
+                message, part.node or "run", part.endpoint, input_tokens, output_tokens, seconds
+            )
         with self.lock:
             for spent in self.spent:
                 before = spent.get(part)
@@ -442,7 +450,9 @@ class Purse:
         """Count what was spent before, here and in some runs around it; see `RunContext.charge`."""
         with self.lock:
             for spent in self.spent[:levels]:
-                account = next((one for one in self.accounts if one.spent is spent), None)
+                account = next(
+                    (account for account in self.accounts if account.spent is spent), None
+                )
                 for part, amount in usage.parts.items():
                     charged = -amount if back else amount
                     before = spent.get(part, NOTHING)
@@ -517,11 +527,11 @@ class Reservation:
         if self.settled:
             return
         if not may_be_billed(error):
-            tried = self.estimate
-            self.settle(Amount(calls=tried.calls, encodings=tried.encodings))
+            estimate = self.estimate
+            self.settle(Amount(calls=estimate.calls, encodings=estimate.encodings))
             return
-        taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
-        self.settle(self._price.charge(taken) if self._price.known else taken)
+        amount = replace(self.estimate, seconds=time.perf_counter() - self._start)
+        self.settle(self._price.charge(amount) if self._price.known else amount)
 
 
 _enclosing_calls: ContextVar[tuple[Reservation, ...]] = ContextVar("_enclosing_calls", default=())

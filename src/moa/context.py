@@ -129,12 +129,12 @@ class RunContext:
         return grow
 
     def __repr__(self) -> str:
-        shown = [repr(self.node)] if self.node else []
+        parts = [repr(self.node)] if self.node else []
         if self.budget is not UNLIMITED:
-            shown.append(f"budget={self.budget!r}")
+            parts.append(f"budget={self.budget!r}")
         if self.deadline is not None:
-            shown.append(f"{max(0.0, self.deadline - time.monotonic()):.1f} s left")
-        return f"RunContext({', '.join([*shown, f'spent: {self.usage.line()}'])})"
+            parts.append(f"{max(0.0, self.deadline - time.monotonic()):.1f} s left")
+        return f"RunContext({', '.join([*parts, f'spent: {self.usage.line()}'])})"
 
     def nested(
         self, node: str = "", *, budget: Budget = UNLIMITED, timeout_s: float | None = None
@@ -214,14 +214,14 @@ class RunContext:
         """
         if error is not None:
             status = getattr(error, "status", None)
-            why = type(error).__name__ + (f" (HTTP {status})" if status else "")
-            _logger.info("%s: %s %s after %s", self.node or "run", endpoint, kind, why)
-        written = Note(kind, self.node, text, endpoint)
+            reason = type(error).__name__ + (f" (HTTP {status})" if status else "")
+            _logger.info("%s: %s %s after %s", self.node or "run", endpoint, kind, reason)
+        note = Note(kind, self.node, text, endpoint)
         for level in self._lineage():
             if level.keep_notes:
-                level._notes.append(written)
+                level._notes.append(note)
         if self.tracer is not None:
-            self.tracer.note(written, error)
+            self.tracer.note(note, error)
 
     def charge(self, usage: Usage, *, back: bool = False, below: RunContext | None = None) -> None:
         """Add earlier spending, here and in every parent; with `back`, subtract it.
@@ -259,8 +259,8 @@ class RunContext:
         """
         if self.ended_by is not None:
             return True
-        late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or any(account.is_used_up for account in self._purse.accounts)
+        is_late = self.deadline is not None and time.monotonic() >= self.deadline
+        return is_late or any(account.is_used_up for account in self._purse.accounts)
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, or `None` if there is none.
@@ -270,10 +270,10 @@ class RunContext:
         """
         if self.deadline is None:
             return None
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
             raise DeadlineExceeded(f"{self.node or 'run'}: the time given to the run is up")
-        return left
+        return remaining
 
     async def reserve(
         self,

@@ -118,7 +118,10 @@ class EndpointStatus:
     @property
     def abilities(self) -> str:
         """Its abilities in words, and how it decides."""
-        return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
+        return ", ".join(
+            f"{ability} ({self.decides})" if ability == "decide" else ability
+            for ability in self.can
+        )
 
 
 async def survey(config: Config) -> list[EndpointStatus]:
@@ -185,8 +188,8 @@ async def _probe_servers(config: Config, name: str) -> list[_Probe]:
         servers = Endpoints(config).servers(name)
     except ConfigError as error:
         return [_Probe(str(error))]
-    wanted = config.endpoints[name].model
-    probes = await asyncio.gather(*(_probe_server(server, wanted) for server in servers))
+    model_id = config.endpoints[name].model
+    probes = await asyncio.gather(*(_probe_server(server, model_id) for server in servers))
     vllm = config.vllm_of(name)
     ports = vllm.ports if vllm else ()
     if any(p.wrong for p in probes) and any(ServerFolder.of(port).is_watched for port in ports):
@@ -195,7 +198,7 @@ async def _probe_servers(config: Config, name: str) -> list[_Probe]:
     return [*probes, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
 
 
-async def _probe_server(server: OpenAIEndpoint, wanted: str) -> _Probe:
+async def _probe_server(server: OpenAIEndpoint, model_id: str) -> _Probe:
     try:
         listed = await server.client.get("/models", RunContext(timeout_s=PROBE_S))
     except DeadlineExceeded:
@@ -204,12 +207,12 @@ async def _probe_server(server: OpenAIEndpoint, wanted: str) -> _Probe:
         return _Probe(str(error))
     finally:
         await server.close()
-    known = dialect_of(listed)
-    models = [str(one.get("id")) for one in objects_of(listed.get("data") or ())]
-    if models and not any(wanted == model.removeprefix("models/") for model in models):
-        problem = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
-        return _Probe(problem, known)
-    return _Probe(None, known)
+    dialect = dialect_of(listed)
+    models = [str(entry.get("id")) for entry in objects_of(listed.get("data") or ())]
+    if models and not any(model_id == model.removeprefix("models/") for model in models):
+        problem = f"reachable, but serves {', '.join(models[:5])} and no {model_id!r}"
+        return _Probe(problem, dialect)
+    return _Probe(None, dialect)
 
 
 def _state(probes: list[_Probe]) -> str:
@@ -247,12 +250,12 @@ def _check_local(config: Config, name: str) -> tuple[bool, str]:
     except ConfigError as error:
         return False, str(error)
     assert isinstance(endpoint, EmbeddedEndpoint)
-    given = endpoint.model_path
-    weights = given or cache_folder() / SMOLLM2.file
+    model_path = endpoint.model_path
+    weights = model_path or cache_folder() / SMOLLM2.file
     if weights.is_file():
         return True, f"ready, weights in {weights.parent}"
-    if name == EMBEDDED and given:
-        return False, f"$MOA_MODEL names {str(given)!r}, and there is no such file"
+    if name == EMBEDDED and model_path:
+        return False, f"$MOA_MODEL names {str(model_path)!r}, and there is no such file"
     return True, f"ready, {SMOLLM2.size // 1_000_000} MB are fetched at first use"
 
 
@@ -270,14 +273,18 @@ class Check:
 async def checks(config: Config) -> list[Check]:
     """Look at Python, the packages, the configuration and every endpoint."""
     file = config.file
-    where = str(file) if file else "none, so the embedded model serves both tiers"
+    location = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
     endpoints = [_endpoint_check(surveyed) for surveyed in await survey(config)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        *(_package_check(it) for it in list_requirements() if it.name != _ENCODER),
+        *(
+            _package_check(requirement)
+            for requirement in list_requirements()
+            if requirement.name != _ENCODER
+        ),
         _encoder_check(),
-        Check("configuration", True, where, hint),
+        Check("configuration", True, location, hint),
         *_vllm_checks(config),
         *(check for check in endpoints if check is not None),
     ]
@@ -291,8 +298,8 @@ def list_requirements(extra: str = _EXTRA) -> list[Requirement]:
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == _OWN:
-            inner = (one for name in requirement.extras for one in list_requirements(name))
-            requirements |= {one.name: one for one in inner}
+            inner = (member for name in requirement.extras for member in list_requirements(name))
+            requirements |= {member.name: member for member in inner}
         else:
             requirements[requirement.name] = requirement
     return [requirements[name] for name in sorted(requirements)]
@@ -312,8 +319,11 @@ def _package_check(requirement: Requirement) -> Check:
 
 def _encoder_check() -> Check:
     """Look for the encoder for many languages, and say what is lost without it."""
-    needed = (Requirement(text) for text in requires(_OWN) or ())
-    requirement = next((it for it in needed if it.name == _ENCODER), Requirement(_ENCODER))
+    requirements = (Requirement(text) for text in requires(_OWN) or ())
+    requirement = next(
+        (candidate for candidate in requirements if candidate.name == _ENCODER),
+        Requirement(_ENCODER),
+    )
     check = replace(_package_check(requirement), name=f"encoder for many languages ({_ENCODER})")
     if find_spec(_ENCODER):
         return check

@@ -101,7 +101,7 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
     for zone in sorted(zones, key=lambda zone: (_is_second(zone), zone.name)):
         with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()
-            if not (_is_second(zone) and name in (known for known, _ in counters)):
+            if not (_is_second(zone) and name in (counter_name for counter_name, _ in counters)):
                 counters.append((name, _rising(zone)))
     platform = [read for name, read in counters if name == "psys"]
     return platform or [
@@ -127,15 +127,15 @@ def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:
     """Estimate from the CPU seconds of this process and its children, the engine among them."""
     import psutil
 
-    this = psutil.Process()
-    known: dict[int, float] = {}
+    parent = psutil.Process()
+    cpu_seconds: dict[int, float] = {}
 
     def read() -> float:
-        for process in (this, *this.children(recursive=True)):
+        for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 times = process.cpu_times()
-                known[process.pid] = times.user + times.system
-        return sum(known.values()) * watts_per_core
+                cpu_seconds[process.pid] = times.user + times.system
+        return sum(cpu_seconds.values()) * watts_per_core
 
     return read
 
@@ -147,9 +147,9 @@ def _rising(zone: Path) -> Read:
 
     def read() -> float:
         nonlocal last, total
-        now = int(file.read_text())
-        total += now - last if now >= last else now + span - last
-        last = now
+        reading = int(file.read_text())
+        total += reading - last if reading >= last else reading + span - last
+        last = reading
         return total * _MICRO
 
     return read

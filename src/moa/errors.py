@@ -320,15 +320,15 @@ class NodeError(MoaError):
         self.node = node
 
 
-_NOT_OWN = (str(Path(__file__).parent), *(get_paths()[it] for it in ("stdlib", "purelib")), "<")
+_NOT_OWN = (str(Path(__file__).parent), *(get_paths()[name] for name in ("stdlib", "purelib")), "<")
 """Prefixes of file names that are not the user's own code."""
 
 
 def _place_of(cause: BaseException) -> str:
     """Say where an error was raised, or the call that led there, in code of one's own."""
     frames = traceback.extract_tb(cause.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    own_frames = [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
+    return f" ({Path(own_frames[-1].filename).name}:{own_frames[-1].lineno})" if own_frames else ""
 
 
 class QuorumNotMet(MoaError):

@@ -142,9 +142,9 @@ class Job:
         if self._folder is None:
             self._store = Postgres(str(store), f"{_TABLES};{CALLS}")
         else:
-            path, what = self._folder / "job.sqlite", f"the job in {store}"
-            tables, looks = f"{_TABLES};{CALLS}", graph is None
-            self._store = SQLite(path, tables, what=what, may_only_read=looks)
+            path, description = self._folder / "job.sqlite", f"the job in {store}"
+            tables, may_only_read = f"{_TABLES};{CALLS}", graph is None
+            self._store = SQLite(path, tables, what=description, may_only_read=may_only_read)
         self._calls = Calls(self._store)
         self._graph = graph
         self._tries = tries
@@ -176,17 +176,17 @@ class Job:
             _check_file(self._folder / "job.sqlite", is_begun=self._graph is None)
         self._store.open()
         try:
-            known = self._rows("select graph from moa_jobs where job = ?")
-            if known and self._graph not in (None, known[0][0]):
+            jobs = self._rows("select graph from moa_jobs where job = ?")
+            if jobs and self._graph not in (None, jobs[0][0]):
                 raise ConfigError(
-                    f"the job in {self.where} was begun with the graph {known[0][0]!r}, and "
+                    f"the job in {self.where} was begun with the graph {jobs[0][0]!r}, and "
                     f"not with {self._graph!r}: run that one, or name another job"
                 )
-            if not known:
+            if not jobs:
                 if self._graph is None:
                     raise ConfigError(f"there is no job in {self.where}")
-                add = "insert into moa_jobs (job, graph) values (?, ?) on conflict do nothing"
-                self._rows(add, self._graph)
+                insert = "insert into moa_jobs (job, graph) values (?, ?) on conflict do nothing"
+                self._rows(insert, self._graph)
         except BaseException:
             self._store.close()
             raise
@@ -235,13 +235,13 @@ class Job:
             "or moa_rows.given <> excluded.given"  # that is so if it was damaged
         )
         self._start_renewing()
-        given, count = iter(inputs), 0
+        iterator, count = iter(inputs), 0
         with closing(RowIndex()) as seen:
-            while batch := list(islice(given, _BATCH)):
+            while batch := list(islice(iterator, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
                 rows = [
-                    (seen.add(name_of(row.id, row.input)), place, written_row(row))
-                    for place, row in numbered
+                    (seen.add(name_of(row.id, row.input)), number, written_row(row))
+                    for number, row in numbered
                 ]
                 self._store.many(insert, rows)
                 count += len(batch)
@@ -252,19 +252,19 @@ class Job:
     def _leave_out(self, seen: RowIndex) -> None:
         """Drop rows that were not seen, unless other processes work on the job."""
         self._free_the_dead()
-        held = (
+        query = (
             "select key from moa_rows where job = ? and gone = 0 and key > ? order by key limit ?"
         )
-        out = "update moa_rows set gone = 1 where job = ? and key = ?"
+        update = "update moa_rows set gone = 1 where job = ? and key = ?"
         last, self.not_given = "", 0
-        others = self._list_others()
-        while keys := [key for (key,) in self._rows(held, last, _BATCH)]:
+        other_workers = self._list_others()
+        while keys := [key for (key,) in self._rows(query, last, _BATCH)]:
             last = keys[-1]
             lacking = [(key,) for key in keys if key not in seen]
-            if others:
+            if other_workers:
                 self.not_given += len(lacking)
             elif lacking:
-                self._store.many(out, lacking)
+                self._store.many(update, lacking)
 
     async def run(
         self,
@@ -351,44 +351,46 @@ class Job:
 
     def _give_back(self, key: str | None = None) -> None:
         """Release a row that this process has leased, or all of them."""
-        back = (
+        update = (
             "update moa_rows set state = 'due', worker = null where job = ? and worker = ? "
             "and state = 'leased'"
         )
         if key is None:
-            self._rows(back, self.worker)
+            self._rows(update, self.worker)
         else:
-            self._rows(f"{back} and key = ?", self.worker, key)
+            self._rows(f"{update} and key = ?", self.worker, key)
 
     def status(self) -> JobStatus:
         """Count the rows."""
-        counted = self._rows(
+        groups = self._rows(
             "select state, cause, count(*), sum(calls), sum(cost), sum(llm) from moa_rows "
             "where job = ? and gone = 0 group by state, cause"
         )
         rows, causes = dict[State, int](), dict[str, int]()
-        for state, cause, count, *_ in counted:
+        for state, cause, count, *_ in groups:
             rows[state] = rows.get(state, 0) + count
             if cause is not None and state in ("failed", "dead"):
                 causes[cause] = causes.get(cause, 0) + count
-        calls, cost, llm = (sum(one[place] for one in counted) for place in (3, 4, 5))
+        calls, cost, llm = (sum(group[column] for group in groups) for column in (3, 4, 5))
         return JobStatus(rows, int(calls), float(cost), int(llm), causes)
 
     def retry(self) -> int:
         """Make the rows that failed, are dead, or have a damaged line due again; count them."""
-        lines = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
+        query = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
         damaged = [
             key
-            for key, written in self._store.each(lines, self._store.job)
-            if read_line(written) is None
+            for key, line_json in self._store.each(query, self._store.job)
+            if read_line(line_json) is None
         ]
-        dead = "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
-        self._store.many(dead, [(key,) for key in damaged])
-        again = (
+        mark_dead = (
+            "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
+        )
+        self._store.many(mark_dead, [(key,) for key in damaged])
+        mark_due = (
             "update moa_rows set state = 'due', failures = 0, deaths = 0, until = 0 "
             "where job = ? and gone = 0 and state in ('failed', 'dead') returning key"
         )
-        return len(self._rows(again))
+        return len(self._rows(mark_due))
 
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
@@ -398,13 +400,13 @@ class Job:
         Args:
             states: States of the rows to return; none: all rows that were worked on.
         """
-        some = f" and state in ({', '.join('?' * len(states))})" if states else ""
+        clause = f" and state in ({', '.join('?' * len(states))})" if states else ""
         query = (
             "select line, given, place from moa_rows where job = ? and gone = 0 "
-            f"and line is not null{some} order by place"
+            f"and line is not null{clause} order by place"
         )
-        for written, given, place in self._store.each(query, self._store.job, *states):
-            yield read_line(written) or damaged_line(given, place)
+        for line_json, row_json, number in self._store.each(query, self._store.job, *states):
+            yield read_line(line_json) or damaged_line(row_json, number)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
         """Write the lines of all rows that were worked on to a file, whole or not at all.
@@ -423,8 +425,8 @@ class Job:
                 condition.
             MissingDependency: it is Parquet or Excel, and its package isn't installed.
         """
-        chosen = Where.of(where)
-        return export_lines(lambda: filter(chosen.matches, self.lines()), path)
+        conditions = Where.of(where)
+        return export_lines(lambda: filter(conditions.matches, self.lines()), path)
 
     async def _run_locked(self, work: Callable[[], T]) -> T:
         def in_turn() -> T:
@@ -437,26 +439,26 @@ class Job:
         """Run a statement whose first value is the job."""
         return self._store.run(sql, self._store.job, *values)
 
-    def _lease(self, most: int) -> list[Row | Malformed]:
+    def _lease(self, limit: int) -> list[Row | Malformed]:
         """Lease rows: those that are due, or else those whose wait has run out."""
         now = self._store.now()
         longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait
         leased = list[SQLRow]()
-        for which, values in zip(_DUE, ((), (now, longest)), strict=True):
+        for clause, values in zip(_DUE, ((), (now, longest)), strict=True):
             leased = leased or self._store.run(
                 "update moa_rows set state = 'leased', worker = ? where job = ? and key in ("
-                f"select key from moa_rows where job = ? and gone = 0 and {which} and deaths < ? "
+                f"select key from moa_rows where job = ? and gone = 0 and {clause} and deaths < ? "
                 f"order by place limit ?{self._store.skip_locked}) "
                 "returning key, given, failures, place",
-                *(self.worker, self._store.job, self._store.job, *values, _MAX_DEATHS, most),
+                *(self.worker, self._store.job, self._store.job, *values, _MAX_DEATHS, limit),
             )
         if not leased:
             return []
         journals = self._calls.journals([key for key, *_ in leased])
         self._failures |= {key: failures for key, _, failures, _ in leased}
         rows = [
-            read_row(given, place, journal)
-            for (_, given, _, place), journal in zip(leased, journals, strict=True)
+            read_row(row_json, number, journal)
+            for (_, row_json, _, number), journal in zip(leased, journals, strict=True)
         ]
         return sorted(rows, key=lambda row: row.number)
 
@@ -472,8 +474,8 @@ class Job:
 
     def _has_unfinished(self) -> bool:
         # Those whose lease was told to nobody, since the connection was lost then.
-        held = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
-        for (key,) in self._rows(held, self.worker):
+        query = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
+        for (key,) in self._rows(query, self.worker):
             if key not in self._failures:
                 self._give_back(key)
         self._free_the_dead()
@@ -503,17 +505,17 @@ class Job:
         )
 
     def _list_others(self) -> list[tuple[str, float, float]]:
-        others = "select worker, until, steady from moa_workers where job = ? and worker <> ?"
-        return [(who, until, steady) for who, until, steady in self._rows(others, self.worker)]
+        query = "select worker, until, steady from moa_workers where job = ? and worker <> ?"
+        return [(worker, until, steady) for worker, until, steady in self._rows(query, self.worker)]
 
     def _free_the_dead(self) -> None:
         """Free the rows of processes that are gone; one that kills too many of them is dead."""
         now = self._store.now()
         for worker, until, steady in self._list_others():
             machine, pid, _ = worker.split("|")
-            here = machine == _machine()  # where clocks may be set, and processes be looked up
-            late = steady < time.monotonic() if here else until < now
-            if late or worker in _ended_workers or (here and not _is_alive(int(pid))):
+            is_local = machine == _machine()  # clocks may be set, and processes looked up
+            is_late = steady < time.monotonic() if is_local else until < now
+            if is_late or worker in _ended_workers or (is_local and not _is_alive(int(pid))):
                 self._rows("delete from moa_workers where job = ? and worker = ?", worker)
         self._rows(
             "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
@@ -521,19 +523,19 @@ class Job:
             "and worker not in (select worker from moa_workers where job = ?)",
             *(self.worker, self._store.job),
         )
-        hopeless = (
+        query = (
             "select key, given, place from moa_rows where job = ? and state = 'due' and deaths >= ?"
         )
-        for key, given, place in self._rows(hopeless, _MAX_DEATHS):
-            row = read_row(given, place, RowJournal(key, {}, self._calls))
+        for key, row_json, number in self._rows(query, _MAX_DEATHS):
+            row = read_row(row_json, number, RowJournal(key, {}, self._calls))
             error = ProcessDied(f"{_MAX_DEATHS} processes died while they worked on it")
-            died = Item[object](
+            item = Item[object](
                 number=row.number, id=row.id, input=row.input, status="failed", error=error
             )
             self._store.run(
                 "update moa_rows set state = 'dead', cause = ?, line = ? where job = ? "
                 "and key = ? and state = 'due'",
-                *(type(error).__name__, dump_json(line(died)), self._store.job, key),
+                *(type(error).__name__, dump_json(line(item)), self._store.job, key),
             )
 
 

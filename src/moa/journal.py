@@ -96,8 +96,8 @@ class Journal:
             StoreError: it may not; here nothing may, since a person may have answered before.
         """
         del key
-        again = "" if may_repeat else ", and what a tool did is not done twice"
-        raise StoreError(f"what the thread keeps can't be read{again}: {fault}") from fault
+        reason = "" if may_repeat else ", and what a tool did is not done twice"
+        raise StoreError(f"what the thread keeps can't be read{reason}: {fault}") from fault
 
     def number(self, *what: object) -> str:
         """Return an id that tells a call from all others in the run, and from equal ones."""
@@ -194,10 +194,10 @@ class Place:
         if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
             return frozenset()  # what mends that is a larger limit, or a person, and no new answer
         chain = list_causes(error)
-        if own := {key for one, key in self.failed_calls if one in chain}:
-            return own
-        within = [calls for one, calls in self._failed if one in chain]
-        return {*self.own_calls}.union(*(within or [calls for _, calls in self._failed]))
+        if own_keys := {key for failure, key in self.failed_calls if failure in chain}:
+            return own_keys
+        inner_calls = [calls for failure, calls in self._failed if failure in chain]
+        return {*self.own_calls}.union(*(inner_calls or [calls for _, calls in self._failed]))
 
     def count(self, keys: Sequence[Key | str]) -> None:
         """Count calls as made in this place, and so in those around it."""
@@ -210,39 +210,39 @@ class Place:
 def digest(*what: object) -> str:
     """Return a digest of a request, which is the same in every process."""
     try:
-        written = to_json(
-            _order(what), fallback=lambda one: type(one).__qualname__, bytes_mode="base64"
+        data = to_json(
+            _order(what), fallback=lambda value: type(value).__qualname__, bytes_mode="base64"
         )
     except ValueError:  # half a character, which no JSON holds
-        written = repr(what).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(written, digest_size=16).hexdigest()
+        data = repr(what).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _order(value: object) -> object:
     """Order sets, since each process orders them differently."""
     if is_set(value):
-        return sorted(digest(one) for one in value)
+        return sorted(digest(item) for item in value)
     if isinstance(value, BaseModel):
         # Fields alone: what else an object holds isn't there when it comes back from JSON.
-        held = {name: getattr(value, name) for name in type(value).model_fields}
-        return {name: _order(one) for name, one in (held | (value.model_extra or {})).items()}
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return {name: _order(field) for name, field in (fields | (value.model_extra or {})).items()}
     if is_mapping(value):
-        return {str(name): _order(one) for name, one in value.items()}
+        return {str(name): _order(item) for name, item in value.items()}
     if is_sequence(value):
-        return [_order(one) for one in value]
+        return [_order(item) for item in value]
     return value
 
 
 def list_causes(error: BaseException) -> Sequence[BaseException]:
     """Return an error, and all that it was raised from, or put together of."""
     causes = [error]
-    for one in causes:
-        around = [each for each in (one.__cause__, one.__context__) if each is not None]
-        if isinstance(one, QuorumNotMet):
-            around += one.causes.values()
-        elif is_group(one):
-            around += one.exceptions
-        causes += [each for each in around if each not in causes]
+    for cause in causes:
+        origins = [origin for origin in (cause.__cause__, cause.__context__) if origin is not None]
+        if isinstance(cause, QuorumNotMet):
+            origins += cause.causes.values()
+        elif is_group(cause):
+            origins += cause.exceptions
+        causes += [origin for origin in origins if origin not in causes]
     return causes
 
 
@@ -254,7 +254,7 @@ def interrupts_of(error: BaseException) -> Sequence[Any]:
 
 def join_interrupts(errors: Sequence[Exception]) -> Exception:
     """Join several errors by which nodes ask people."""
-    return type(errors[0])(tuple(asked for error in errors for asked in interrupts_of(error)))
+    return type(errors[0])(tuple(question for error in errors for question in interrupts_of(error)))
 
 
 def explain(error: Exception, node: str) -> Exception:
@@ -265,9 +265,9 @@ def explain(error: Exception, node: str) -> Exception:
     types = sys.modules.get("langgraph.types")
     if types is None or not isinstance(error, RuntimeError | KeyError):
         return error
-    ask = types.interrupt.__code__
-    asked = any(frame.f_code is ask for frame, _ in walk_tb(error.__traceback__))
-    return not_resumable_error(node) if asked else error
+    code = types.interrupt.__code__
+    has_asked = any(frame.f_code is code for frame, _ in walk_tb(error.__traceback__))
+    return not_resumable_error(node) if has_asked else error
 
 
 def not_resumable_error(who: str) -> NotResumable:

@@ -38,7 +38,7 @@ def form_of(kind: type[T]) -> Form[T]:
 
     return Form(
         lambda value: adapter().dump_python(value, mode="json"),
-        lambda written: adapter().validate_python(written),
+        lambda data: adapter().validate_python(data),
     )
 
 
@@ -109,19 +109,19 @@ class Call:
                 none does where it may not be repeated.
         """
         journal = self.place.journal
-        if not journal.kept or (own := str(self.key)) not in journal.kept:
+        if not journal.kept or (own_key := str(self.key)) not in journal.kept:
             return None
         try:
-            return self._read(own, form)
+            return self._read(own_key, form)
         except (AttributeError, LookupError, TypeError, ValueError) as fault:
-            journal.lose(own, fault, may_repeat=may_repeat)
+            journal.lose(own_key, fault, may_repeat=may_repeat)
             return None
 
-    def _read(self, own: str, form: Form[T]) -> _FinishedCall[T]:
-        kept = self.place.journal.kept
-        record = _records().validate_json(kept[own])
+    def _read(self, own_key: str, form: Form[T]) -> _FinishedCall[T]:
+        records = self.place.journal.kept
+        record = _records().validate_json(records[own_key])
         paid = {
-            key: (record if key == own else _records().validate_json(kept[key])).spent
+            key: (record if key == own_key else _records().validate_json(records[key])).spent
             for key in record.calls
         }
         outcome = _rebuild_error(*record.error) if record.error else form.load(record.value)
@@ -155,11 +155,11 @@ class Call:
         elif not journal.charges_all:
             self.inner.recall(record.spent, record.notes, below=run.parent)
         else:  # the run's context may have been charged in an earlier part of the run
-            own = str(self.key)
+            own_key = str(self.key)
             new = [usage for key, usage in paid.items() if key not in journal.counted]
             self.inner.recall(record.spent, record.notes, below=run)
-            run.recall(sum(new, Usage()), () if own in journal.counted else record.notes)
-            journal.counted |= {own, *paid}
+            run.recall(sum(new, Usage()), () if own_key in journal.counted else record.notes)
+            journal.counted |= {own_key, *paid}
 
     async def keep(self, value: JSONValue, *, calls: Sequence[Key | str] | None = None) -> None:
         """Store its answer; `calls` are those in it, already counted; `None`: it is one call."""
@@ -183,13 +183,13 @@ class Call:
         self, value: JSONValue, error: _Error | None, calls: Sequence[Key | str] | None
     ) -> None:
         journal, usage, notes = self.place.journal, self.inner.usage, self.inner.trace
-        own = calls is None
+        is_single = calls is None
         if calls is None:
             calls = [self.key]
         if journal.charges_all and self._is_counted:
             journal.counted.add(str(self.key))
         await journal.keep_call(self.key, partial(_write_record, value, error, usage, notes, calls))
-        if own and self._is_counted:  # the places around it may name only what is kept
+        if is_single and self._is_counted:  # the places around it may name only what is kept
             self.place.count(calls)
 
 

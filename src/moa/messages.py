@@ -104,8 +104,8 @@ class Image(File):
 
 
 def _data_url(data: bytes, name: str) -> str:
-    known = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    kind = next(known, None) or mimetypes.guess_type(name)[0]
+    kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
+    kind = next(kinds, None) or mimetypes.guess_type(name)[0]
     if kind is None:
         raise InputError(
             f"nothing tells what the {len(data)} bytes of {name or 'a file'} are: "
@@ -179,10 +179,10 @@ class Message:
     """One message of a chat.
 
     Examples:
-        >>> said = Message("user", "I am Ada.").as_dict()
-        >>> said
+        >>> message = Message("user", "I am Ada.").as_dict()
+        >>> message
         {'role': 'user', 'content': 'I am Ada.'}
-        >>> Message.of(said).role
+        >>> Message.of(message).role
         'user'
     """
 
@@ -204,10 +204,10 @@ class Message:
         content: object = clean(self.content)
         if self.files:
             content = [{"type": "text", "text": content}, *(file.part() for file in self.files)]
-        written: JSON = {"role": self.role, "content": content}
+        message: JSON = {"role": self.role, "content": content}
         if self.tool_calls:
-            written["content"] = content or None
-            written["tool_calls"] = [
+            message["content"] = content or None
+            message["tool_calls"] = [
                 {
                     "id": call.id,
                     "type": "function",
@@ -216,8 +216,8 @@ class Message:
                 for call in self.tool_calls
             ]
         if self.tool_call_id:
-            written["tool_call_id"] = self.tool_call_id
-        return written
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
     @classmethod
     def of(cls, given: Message | Mapping[str, object]) -> Message:

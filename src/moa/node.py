@@ -74,8 +74,8 @@ class Result(Generic[Out_co]):
 
     def __str__(self) -> str:
         notes = as_text(note_rows(self.trace), right=2)
-        said = as_text(output_rows(self.output), right=2)
-        return "\n\n".join(filter(None, (said, str(self.usage), notes)))
+        output = as_text(output_rows(self.output), right=2)
+        return "\n\n".join(filter(None, (output, str(self.usage), notes)))
 
     def _repr_html_(self) -> str:
         noted = note_rows(self.trace)
@@ -89,8 +89,8 @@ def output_rows(output: object) -> list[tuple[str, str]]:
         return [("output", str(output))]
     name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
     fields = output.model_dump().items()
-    shown = ((name, _describe(one)) for name, one in fields if one is not None)
-    return [("output", name), *shown]
+    rows = ((name, _describe(value)) for name, value in fields if value is not None)
+    return [("output", name), *rows]
 
 
 def _describe(value: object) -> str:
@@ -99,11 +99,13 @@ def _describe(value: object) -> str:
         return f"{value:.4g}"
     if not isinstance(value, dict):
         return str(value)
-    found = cast("dict[str, object]", value)
-    figures = [(name, one) for name, one in found.items() if isinstance(one, float)]
-    if not figures or len(figures) < len(found):
-        return str(found)
-    return ", ".join(f"{name} {one:.3f}" for name, one in sorted(figures, key=lambda p: -p[1]))
+    values = cast("dict[str, object]", value)
+    figures = [(name, figure) for name, figure in values.items() if isinstance(figure, float)]
+    if not figures or len(figures) < len(values):
+        return str(values)
+    return ", ".join(
+        f"{name} {figure:.3f}" for name, figure in sorted(figures, key=lambda p: -p[1])
+    )
 
 
 def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
@@ -304,9 +306,9 @@ async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> R
     """
     if context.journal is None:
         return await node.run(request, context)
-    own = context.nested()
-    with context.journal.inside(f"{context.node}/{node.name}", request) as own.journal:
-        return await node.run(request, own)
+    inner = context.nested()
+    with context.journal.inside(f"{context.node}/{node.name}", request) as inner.journal:
+        return await node.run(request, inner)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -208,7 +208,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         from moa.jobs import Job
 
         with Job(store, graph=self.name) as job:
-            job.add(_as_row(number, one) for number, one in enumerate(inputs, start=1))
+            job.add(_as_row(number, entry) for number, entry in enumerate(inputs, start=1))
             return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
 
     def __repr__(self: Node[Never, object]) -> str:
@@ -224,10 +224,10 @@ async def _collect(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
         return [item async for item in items]
 
 
-def _as_row(number: int, given: Value | BaseModel | Row | Malformed) -> Row | Malformed:
-    if isinstance(given, Row | Malformed):
-        return given
-    value = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+def _as_row(number: int, entry: Value | BaseModel | Row | Malformed) -> Row | Malformed:
+    if isinstance(entry, Row | Malformed):
+        return entry
+    value = entry.model_dump(mode="json") if isinstance(entry, BaseModel) else entry
     return Row(number=number, id=number, value=value)
 
 

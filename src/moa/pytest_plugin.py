@@ -23,22 +23,22 @@ def moa_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     Raises:
         AssertionError: in the code that tries; it names the host, and the node that asked.
     """
-    for owner, name, place in (
+    for owner, name, index in (
         (socket.socket, "connect", 1),
         (socket.socket, "connect_ex", 1),
         (socket, "getaddrinfo", 0),
         (asyncio.BaseEventLoop, "getaddrinfo", 1),  # before it goes to a thread without a node
     ):
-        monkeypatch.setattr(owner, name, _guard(getattr(owner, name), place))
+        monkeypatch.setattr(owner, name, _guard(getattr(owner, name), index))
 
 
-def _guard(call: Callable[P, T], place: int) -> Callable[P, T]:
+def _guard(call: Callable[P, T], index: int) -> Callable[P, T]:
     def check_and_call(*args: P.args, **kwargs: P.kwargs) -> T:
-        to: object = args[place] if len(args) > place else kwargs.get("host")
-        if is_sequence(to):
-            _check(to[0])
+        address: object = args[index] if len(args) > index else kwargs.get("host")
+        if is_sequence(address):
+            _check(address[0])
         elif "getaddrinfo" in call.__name__:
-            _check(to)
+            _check(address)
         return call(*args, **kwargs)
 
     return check_and_call
@@ -56,5 +56,5 @@ def _check(host: object) -> None:
     except ValueError:  # a name
         pass
     call = open_call()
-    who = f"node {call.node!r} by endpoint {call.endpoint!r}" if call else "something of no node"
-    raise AssertionError(f"moa_offline: {who} asks {name}: give it an endpoint of moa.testing")
+    asker = f"node {call.node!r} by endpoint {call.endpoint!r}" if call else "something of no node"
+    raise AssertionError(f"moa_offline: {asker} asks {name}: give it an endpoint of moa.testing")

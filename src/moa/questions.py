@@ -85,19 +85,19 @@ class Question:
     @property
     def answerable_question(self) -> Question:
         """The question whether the text tells the answer. Its name is no field's."""
-        asked = f'Does the text answer the question "{self.text}"?'
+        text = f'Does the text answer the question "{self.text}"?'
         yes_or_no = Option("yes", value=True), Option("no", value=False)
-        return Question(f"{self.name} told", "predicate", asked, yes_or_no, self.layout)
+        return Question(f"{self.name} told", "predicate", text, yes_or_no, self.layout)
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]
-        where = f"question {self.name!r}"
+        subject = f"question {self.name!r}"
         if not self.text.strip():
-            raise ConfigError(f"{where} has no text: give it a description")
+            raise ConfigError(f"{subject} has no text: give it a description")
         if any(not name.strip() for name in names) or len(set(names)) < len(names):
-            raise ConfigError(f"{where}: options must be different and not empty, got {names!r}")
+            raise ConfigError(f"{subject}: options must be different and not empty, got {names!r}")
         if len(names) < 2:
-            raise ConfigError(f"{where} needs at least two options, got {names!r}")
+            raise ConfigError(f"{subject} needs at least two options, got {names!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,12 +196,12 @@ class _Typed(BaseModel):
         """`probabilities`, as the lines that `moa decide` writes call them."""
         return self.probabilities
 
-    def _read(self, picked: object, *, empty: bool) -> Any:
+    def _read(self, value: object, *, empty: bool) -> Any:
         """Return what was answered; `empty` says whether that may be nothing."""
-        if self.status != "answered" or (picked is None and not empty):
-            why = "not told by the text" if self.untold else self.status
-            raise Unanswered(self.question or type(self).__name__, status=why)
-        return picked
+        if self.status != "answered" or (value is None and not empty):
+            status = "not told by the text" if self.untold else self.status
+            raise Unanswered(self.question or type(self).__name__, status=status)
+        return value
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -486,9 +486,9 @@ def answers_in(output: object, path: str = "") -> dict[str, TypedAnswer]:
         return {path: output}
     names = type(output).model_fields if isinstance(output, BaseModel) else ()
     return {
-        at: answer
+        inner_path: answer
         for name in names
-        for at, answer in answers_in(
+        for inner_path, answer in answers_in(
             getattr(output, name), f"{path}.{name}" if path else name
         ).items()
     }
@@ -502,18 +502,20 @@ def answers_of(output: object, questions: Sequence[Question]) -> tuple[Answer, .
         questions: Those whose answers are wanted, in their order.
     """
     answers = answers_in(output)
-    return tuple(_answer_to(one, answers.get(one.name) or answers[""]) for one in questions)
+    return tuple(
+        _answer_to(question, answers.get(question.name) or answers[""]) for question in questions
+    )
 
 
 def _answer_to(question: Question, typed: TypedAnswer) -> Answer:
     names = [option.name for option in question.options]
-    picked = typed.said if typed.status == "answered" and not typed.untold else None
-    likely = typed.probabilities
+    label = typed.said if typed.status == "answered" and not typed.untold else None
+    probabilities = typed.probabilities
     return Answer(
         question=question,
         status=typed.status,
-        probabilities=tuple(likely[name] for name in names) if likely else None,
-        written=names.index(picked) if picked in names and not likely else None,
+        probabilities=tuple(probabilities[name] for name in names) if probabilities else None,
+        written=names.index(label) if label in names and not probabilities else None,
         label_mass=typed.label_mass,
         source=typed.source,
         accepted=typed.accepted,
@@ -547,7 +549,10 @@ def is_accepted(output: object) -> bool | None:
     answers = [getattr(output, name) for name in names] if names else [output]
     answered = [getattr(answer, "status", "answered") == "answered" for answer in answers]
     accepted = [getattr(answer, "accepted", None) for answer in answers]
-    if any(yes and one is None for yes, one in zip(answered, accepted, strict=True)):
+    if any(
+        is_answered and acceptance is None
+        for is_answered, acceptance in zip(answered, accepted, strict=True)
+    ):
         return None
     return all(accepted)
 
@@ -558,7 +563,9 @@ def may_be_accepted(kind: object) -> bool:
         return True
     fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
     asks = [getattr(field.annotation, "model_fields", {}) for field in fields.values()]
-    return "accepted" in fields or (bool(asks) and all("accepted" in one for one in asks))
+    return "accepted" in fields or (
+        bool(asks) and all("accepted" in answer_fields for answer_fields in asks)
+    )
 
 
 def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
@@ -573,7 +580,9 @@ def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
     if "confidence" in kind.model_fields or hasattr(kind, "confidence"):
         return True
     inner = [field.annotation for field in kind.model_fields.values()]
-    return kind not in within and any(may_have_confidence(one, (*within, kind)) for one in inner)
+    return kind not in within and any(
+        may_have_confidence(annotation, (*within, kind)) for annotation in inner
+    )
 
 
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
@@ -619,13 +628,13 @@ def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
 def labels_of_type(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
     """Return the labels that a type of `Choice` tells, and whether "none of these" is one more.
 
-    Labels that are words are `None`.
+    The labels are `None` if the type lists none, as `Choice[str]` does.
     """
     args = kind.__pydantic_generic_metadata__["args"]
     parts = _parts_of(args[0]) if args else ()
     labels = [part for part in parts if part is not None]
-    known = [part for part in labels if isinstance(part, str | bytes | int | Enum)]
-    return (tuple(known) if len(known) == len(labels) > 0 else None), len(labels) < len(parts)
+    values = [part for part in labels if isinstance(part, str | bytes | int | Enum)]
+    return (tuple(values) if len(values) == len(labels) > 0 else None), len(labels) < len(parts)
 
 
 def _parts_of(labels: object) -> tuple[object, ...]:

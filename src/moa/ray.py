@@ -147,10 +147,10 @@ class RayNode(NodeBase[object, object]):
         budget = budget or Budget()
         self.name = node.name
         self.input_type: object = getattr(node, "input_type", object)
-        machines = sum(one["Alive"] for one in ray.nodes())
-        most = min(int(ray.cluster_resources().get("CPU", 1)), max_concurrency)
-        wanted = max(machines, -(-max_concurrency // _ROWS_OF_A_WORKER))
-        self.workers = max(1, min(wanted, most))
+        machines = sum(machine["Alive"] for machine in ray.nodes())
+        limit = min(int(ray.cluster_resources().get("CPU", 1)), max_concurrency)
+        target = max(machines, -(-max_concurrency // _ROWS_OF_A_WORKER))
+        self.workers = max(1, min(target, limit))
         name = f"moa-ledger-{uuid4().hex}"
         # It lives as long as this reference to it.
         self._ledger = _start_ledger(ray, budget.limits, self.workers, name)
@@ -174,7 +174,7 @@ class RayNode(NodeBase[object, object]):
         context = context or RunContext()
         deaths = 0
         while True:
-            worker = min(self._workers, key=lambda one: (one.is_away, one.running))
+            worker = min(self._workers, key=lambda worker: (worker.is_away, worker.running))
             was_away = worker.is_away
             try:
                 item = await self._run(worker, request)
@@ -246,15 +246,15 @@ def connect(address: str) -> None:
         return
     # Whoever wants to tell Ray's makers what it is used for sets it to 1.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
-    host, colon, port = where.removeprefix("ray://").rpartition(":")
+    cluster_address = address or os.environ.get("RAY_ADDRESS") or "local"
+    host, colon, port = cluster_address.removeprefix("ray://").rpartition(":")
     try:
         if colon:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-        ray.init(where, log_to_driver=False, logging_level="error")
+        ray.init(cluster_address, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"there is no Ray cluster at {where!r} to join: {error}. Start one there by "
+            f"there is no Ray cluster at {cluster_address!r} to join: {error}. Start one there by "
             "`ray start --head`, or give --ray no address, to start one on this machine"
         ) from error
 
@@ -280,13 +280,19 @@ class Ledger:
         `wait`: other workers may still give back a part. `None`: too little is left, and none can.
         """
         now = self._clock()
-        if any(self._left[name] < needed for name, needed in lacking.items()):
+        if any(self._left[name] < amount for name, amount in lacking.items()):
             self._waiting[worker] = now
-            others = [one for one, seen in self._holders.items() if now - seen < _LEASE_S]
+            holders = [
+                holder
+                for holder, reported_at in self._holders.items()
+                if now - reported_at < _LEASE_S
+            ]
             # A worker that waits itself gives nothing back before it has got something.
             idle_s = 5 * _WAIT_S
-            may = any(now - self._waiting.get(one, -_LEASE_S) > idle_s for one in others)
-            return "wait" if may else None
+            may_give_back = any(
+                now - self._waiting.get(holder, -_LEASE_S) > idle_s for holder in holders
+            )
+            return "wait" if may_give_back else None
         self._waiting.pop(worker, None)
         self._holders[worker] = now
         share = {
@@ -318,8 +324,8 @@ def _start_ledger(
     With `soft=True` Ray could put it anywhere, since it asks for no processor.
     """
     affine = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    here = affine(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "num_cpus": 0, "scheduling_strategy": here}
+    strategy = affine(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "num_cpus": 0, "scheduling_strategy": strategy}
     return ray.remote(Ledger).options(**options).remote(limits, workers)
 
 
@@ -377,8 +383,8 @@ class _Worker:
         return replace(item, input=None)
 
     async def _run_rows(self, rows: Sequence[object]) -> list[Item[object]]:
-        most = self._max_concurrency
-        mapped = map_rows(self._node, rows, self._context, max_concurrency=most, ordered=True)
+        limit = self._max_concurrency
+        mapped = map_rows(self._node, rows, self._context, max_concurrency=limit, ordered=True)
         async with self._report_usage(), aclosing(mapped) as items:
             return [item async for item in items]
 
@@ -396,8 +402,8 @@ class _Worker:
             if not self._running:
                 # All at once, as the next may begin while this waits.
                 reporting, self._reporting = self._reporting, []
-                spent, held = self._context.usage, self._context.budget
-                back = held.after(spent).limits
+                spent, budget = self._context.usage, self._context.budget
+                back = budget.after(spent).limits
                 self._grow({name: -left for name, left in back.items()})
                 reported = self._ledger.report.remote(self._name, spent, back)
                 await cancel(reporting)
@@ -423,8 +429,8 @@ class _Worker:
     def _grow(self, share: Limits) -> None:
         budget = self._context.budget
         if self._set_budget is not None:
-            more = {name: budget.limits[name] + part for name, part in share.items()}
-            self._set_budget(replace(budget, **more))
+            limits = {name: budget.limits[name] + part for name, part in share.items()}
+            self._set_budget(replace(budget, **limits))
 
 
 def _empty(budget: Budget) -> Budget:
@@ -484,9 +490,9 @@ def _row(number: int, value: JSON) -> Row:
     if set(value) == {"item"}:  # so Ray calls the column if it is given texts alone
         return Row(number=number, id="", value=str(value["item"]))
     value = {name: to_jsonable(cell) for name, cell in value.items()}
-    given = value.get("id")
-    own = given if isinstance(given, str | int) and not isinstance(given, bool) else ""
-    return Row(number=number, id=own, value=value)
+    raw_id = value.get("id")
+    row_id = raw_id if isinstance(raw_id, str | int) and not isinstance(raw_id, bool) else ""
+    return Row(number=number, id=row_id, value=value)
 
 
 def _cells(item: Item[object]) -> JSON:

@@ -50,7 +50,7 @@ class Asked:
     def instructions(self) -> str:
         """The system messages; empty if there are none."""
         messages = self.prompt.messages if self.prompt else ()
-        return "\n".join(one.content for one in messages if one.role == "system")
+        return "\n".join(message.content for message in messages if message.role == "system")
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
@@ -106,12 +106,12 @@ class _Double(EndpointBase):
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         require(self, "stream")
-        whole = await self.complete(prompt, context)
-        for i, word in enumerate(whole.text.split(" ") if whole.text else ()):
+        completion = await self.complete(prompt, context)
+        for i, word in enumerate(completion.text.split(" ") if completion.text else ()):
             if i:
                 await self._wait(self.piece_s, context)
             yield f" {word}" if i else word
-        yield whole
+        yield completion
 
     async def decide(
         self,
@@ -144,12 +144,12 @@ class _Double(EndpointBase):
     async def close(self) -> None:
         self.closed = True
 
-    async def _answer(self, asked: Asked, context: RunContext) -> tuple[Step, Amount]:
+    async def _answer(self, request: Asked, context: RunContext) -> tuple[Step, Amount]:
         estimate = Amount(calls=1, input_tokens=self.tokens[0], output_tokens=self.tokens[1])
         estimate = self.price.charge(estimate)
         with await context.reserve(self.name, self.tier, estimate) as call:
             await self._wait(self.latency_s, context)
-            step = self.next_step(asked)
+            step = self.next_step(request)
             if isinstance(step, Exception):
                 raise step
             call.settle(estimate)
@@ -165,14 +165,14 @@ class _Double(EndpointBase):
     def _completion(
         self, step: str | BaseModel | ToolCall | Sequence[ToolCall], amount: Amount, id: str
     ) -> Completion:
-        asked = [step] if isinstance(step, ToolCall) else step
+        answer = [step] if isinstance(step, ToolCall) else step
         text, calls = "", tuple[ToolCall, ...]()
-        if isinstance(asked, str):
-            text = asked
-        elif isinstance(asked, BaseModel):
-            text = asked.model_dump_json()
+        if isinstance(answer, str):
+            text = answer
+        elif isinstance(answer, BaseModel):
+            text = answer.model_dump_json()
         else:
-            calls = tuple(replace(call, id=call.id or f"{id}_{i}") for i, call in enumerate(asked))
+            calls = tuple(replace(call, id=call.id or f"{id}_{i}") for i, call in enumerate(answer))
         return Completion(
             text=text, tool_calls=calls, endpoint=self.name, model=self.model, amount=amount
         )
@@ -224,25 +224,29 @@ def _takes_two(rule: Callable[..., Step]) -> bool:
         parameters = inspect.signature(rule).parameters.values()
     except ValueError:  # of some that are built in
         return False
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [one for one in parameters if one.kind in places and one.default is one.empty]
-    return len(needed) > 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positionals = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in kinds and parameter.default is parameter.empty
+    ]
+    return len(positionals) > 1
 
 
-def _build_answer(question: Question, given: Probabilities | None) -> Answer:
-    if given is None:
+def _build_answer(question: Question, shares: Probabilities | None) -> Answer:
+    if shares is None:
         return Answer(question=question, status="missing")
     names = [option.name for option in question.options]
-    unknown = sorted(set(given) - set(names))
+    unknown = sorted(set(shares) - set(names))
     assert not unknown, f"{question.name}: {unknown} are no options: script some of {names}"
-    total, others = sum(given.values()), len(names) - len(given)
-    fits = math.isclose(total, 1.0, abs_tol=1e-6) or (others > 0 and total < 1.0)
-    fits = fits and all(one >= 0.0 for one in given.values())
+    total, other_count = sum(shares.values()), len(names) - len(shares)
+    fits = math.isclose(total, 1.0, abs_tol=1e-6) or (other_count > 0 and total < 1.0)
+    fits = fits and all(share >= 0.0 for share in shares.values())
     assert fits, (
-        f"{question.name}: {dict(given)} are no probabilities, they add up to {total:.4g}: script "
+        f"{question.name}: {dict(shares)} are no probabilities, they add up to {total:.4g}: script "
         f"numbers from 0 that add up to 1, or to less, of which the rest goes to the others of "
         f"{names} in equal parts"
     )
-    rest = max(0.0, 1.0 - total) / max(1, others)
-    probabilities = tuple(given.get(name, rest) for name in names)
+    rest = max(0.0, 1.0 - total) / max(1, other_count)
+    probabilities = tuple(shares.get(name, rest) for name in names)
     return Answer(question=question, probabilities=probabilities, label_mass=1.0)

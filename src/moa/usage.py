@@ -129,9 +129,9 @@ class Usage:
 
     def line(self) -> str:
         """Sum it up in a line: calls, tokens, seconds and cost."""
-        calls, read, written, seconds, cost = _figures(self.total)
-        many = "call" if calls == "1" else "calls"
-        return f"{calls} {many}, {read} tokens in, {written} out, {seconds} s, cost {cost}"
+        calls, tokens_in, tokens_out, seconds, cost = _figures(self.total)
+        noun = "call" if calls == "1" else "calls"
+        return f"{calls} {noun}, {tokens_in} tokens in, {tokens_out} out, {seconds} s, cost {cost}"
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return what each node used of each endpoint, in words; see `COLUMNS`."""
@@ -187,10 +187,10 @@ class Usage:
         return self._split(lambda part: part.endpoint)
 
     def _split(self, key: Callable[[Part], K]) -> dict[K, Usage]:
-        split: dict[K, dict[Part, Amount]] = {}
+        parts_by_key: dict[K, dict[Part, Amount]] = {}
         for part, amount in self.parts.items():
-            split.setdefault(key(part), {})[part] = amount
-        return {name: Usage(parts) for name, parts in split.items()}
+            parts_by_key.setdefault(key(part), {})[part] = amount
+        return {name: Usage(parts) for name, parts in parts_by_key.items()}
 
     def __add__(self, other: Usage) -> Usage:
         parts = dict(self.parts)
@@ -207,12 +207,12 @@ class Usage:
             price: What that endpoint charges.
             endpoint: Its name, for the explanation.
         """
-        asked = (one for one in self.parts.values() if one.encodings < one.calls)
-        total, encodings = sum(asked, NOTHING), self.total.encodings
-        without = f", without {encodings} calls to encoders" if encodings else ""
+        amounts = (amount for amount in self.parts.values() if amount.encodings < amount.calls)
+        total, encodings = sum(amounts, NOTHING), self.total.encodings
+        exclusion = f", without {encodings} calls to encoders" if encodings else ""
         how = (
             f"the {total.calls - total.encodings} calls as sent, {total.input_tokens} input and "
-            f"{total.output_tokens} output tokens as counted by whoever answered{without}, "
+            f"{total.output_tokens} output tokens as counted by whoever answered{exclusion}, "
             f"at the price of {endpoint!r}"
         )
         return CostEstimate(cost=price.of(replace(total, cached_input_tokens=0)), how=how)
@@ -274,11 +274,11 @@ class Price:
             return None
         cost = ZERO
         if self.input is not None and self.output is not None:
-            cached = self.input if self.cached_input is None else self.cached_input
-            fresh = amount.input_tokens - amount.cached_input_tokens
+            cached_price = self.input if self.cached_input is None else self.cached_input
+            fresh_tokens = amount.input_tokens - amount.cached_input_tokens
             cost += (
-                fresh * self.input
-                + amount.cached_input_tokens * cached
+                fresh_tokens * self.input
+                + amount.cached_input_tokens * cached_price
                 + amount.output_tokens * self.output
             ) / _MILLION
         if self.hour is not None:

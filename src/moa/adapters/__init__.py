@@ -96,14 +96,14 @@ class Call:
                 LangChain, pydantic-ai and those like them; `None`: the answer didn't say.
             written: What the model wrote, which tells what can't be true, and for the estimate.
         """
-        name, known = self.reservation.part.endpoint, _fields_of(usage)
-        amount = amount_of({"usage": known}, estimate=self.reservation.estimate, written=written)
+        name, fields = self.reservation.part.endpoint, _fields_of(usage)
+        amount = amount_of({"usage": fields}, estimate=self.reservation.estimate, written=written)
         if amount is None:
-            more = sum(map(approximate_tokens, written))
-            amount = replace(self.reservation.estimate, output_tokens=more)
+            output_tokens = sum(map(approximate_tokens, written))
+            amount = replace(self.reservation.estimate, output_tokens=output_tokens)
             self.context.note("degraded", NO_USAGE, endpoint=name)
         amount = self.price.charge(amount)
-        cost = _cost(known)
+        cost = _cost(fields)
         if cost is not None and not self.price.known:
             amount = replace(amount, priced_cost=cost, unpriced_calls=0)
         self.reservation.settle(amount)
@@ -111,11 +111,11 @@ class Call:
 
     def fail(self, error: BaseException | None) -> None:
         """Charge the estimate; if it was refused or nobody was reached, the call alone."""
-        meant = error
+        failure = error
         if isinstance(error, Exception) and not isinstance(error, MoaError):
             name = self.reservation.part.endpoint
-            meant = known_error(error, endpoint=name, model=name, who=name)
-        self.reservation.__exit__(None, meant, None)
+            failure = known_error(error, endpoint=name, model=name, who=name)
+        self.reservation.__exit__(None, failure, None)
 
 
 def _cost(usage: JSON) -> Decimal | None:
@@ -132,7 +132,10 @@ def _fields_of(usage: object) -> JSON:
         fields = {**usage}
     else:
         fields = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
-    return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in fields.items()}
+    return {
+        name: dict(value) if isinstance(value, BaseModel) else value
+        for name, value in fields.items()
+    }
 
 
 @dataclass(eq=False)
@@ -192,7 +195,7 @@ class Calls:
             call.used(usage, *written)
 
     def fail(self, key: object, error: BaseException | None) -> None:
-        """Charge a call that failed; see `Call.failed`."""
+        """Charge a call that failed; see `Call.fail`."""
         if call := self.open.pop(key, None):
             call.fail(error)
 
@@ -279,9 +282,9 @@ class Adapter(TypedNode[In, Out]):
         # What it does besides, such as a search, isn't begun either if no call is left.
         (await context.reserve(self.name, self.endpoint.tier, Amount(calls=1))).release()
         calls = Calls(context, self.endpoint)
-        late = f"{context.node}: the time given to the run is up"
+        message = f"{context.node}: the time given to the run is up"
         try:
-            async with time_limit(context.remaining_s(), late):
+            async with time_limit(context.remaining_s(), message):
                 answer = await self.ask(self._read(request), calls)
             return self._check_output(answer)
         except Exception as error:
@@ -321,8 +324,8 @@ class Adapter(TypedNode[In, Out]):
         explained = explain(error, context.node)
         if isinstance(explained, MoaError) or type(explained).__module__.startswith("langgraph."):
             return explained
-        known = known_error(error, endpoint=self.name, model=self.name, who=self.name)
-        return known or NodeError(self.name, error)
+        endpoint_error = known_error(error, endpoint=self.name, model=self.name, who=self.name)
+        return endpoint_error or NodeError(self.name, error)
 
 
 def _text_of(answer: object) -> str:

@@ -144,11 +144,13 @@ class PydanticAINode(Adapter[In, Out]):
 
     def _charge_delegates(self, usage: RunUsage, calls: Calls) -> None:
         """Charge the agents that its tools ran with `usage=ctx.usage`."""
-        more = _amount_of(usage, usage.requests) + -calls.answered
-        if more.calls > 0:
+        amount = _amount_of(usage, usage.requests) + -calls.answered
+        if amount.calls > 0:
             part = Part(self.endpoint.tier, calls.context.node, f"{self.name}'s agents")
-            calls.context.charge(Usage({part: replace(more, unpriced_calls=more.calls)}))
-            text = f"its tools ran agents, which made {more.calls} calls that no budget could stop"
+            calls.context.charge(Usage({part: replace(amount, unpriced_calls=amount.calls)}))
+            text = (
+                f"its tools ran agents, which made {amount.calls} calls that no budget could stop"
+            )
             calls.context.note("degraded", text, endpoint=part.endpoint)
 
 

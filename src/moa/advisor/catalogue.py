@@ -63,10 +63,12 @@ class Attention(BaseModel):
 
     def bytes(self, tokens: int) -> int:
         """Bytes of a sequence in 16 bits; a window that is full grows no further."""
-        each = 2 * self.kv_heads * self.head_dim * 2
-        inside = tokens if self.window is None else min(tokens, self.window)
-        whole = self.layers - self.windowed_layers
-        return each * (whole * tokens + self.windowed_layers * inside) + self.state
+        layer_bytes = 2 * self.kv_heads * self.head_dim * 2
+        window_tokens = tokens if self.window is None else min(tokens, self.window)
+        full_layers = self.layers - self.windowed_layers
+        return (
+            layer_bytes * (full_layers * tokens + self.windowed_layers * window_tokens) + self.state
+        )
 
 
 class Model(BaseModel):
@@ -140,13 +142,13 @@ class Model(BaseModel):
         """Size of the weights by how they are kept; empty if the parameters are not known."""
         weights: dict[Quantisation, Weights] = {}
         for kind, bits in BITS.items():
-            where = self.repositories.get(kind, self.hub if kind == "bf16" else None)
+            repository = self.repositories.get(kind, self.hub if kind == "bf16" else None)
             if kind in self.published:
-                weights[kind] = Weights(self.published[kind], True, where)
+                weights[kind] = Weights(self.published[kind], True, repository)
             elif self.parameters is not None:
                 unquantised = 0 if kind in GGUF else self.embeddings
                 size = int((self.parameters - unquantised) * bits / 8) + unquantised * 2
-                weights[kind] = Weights(size, False, where)
+                weights[kind] = Weights(size, False, repository)
         return MappingProxyType(weights)
 
     @property
@@ -197,8 +199,8 @@ class Model(BaseModel):
         """Return all that is known, computed figures included, as JSON can write it."""
         price = self.price
         weights = {
-            name: kept._asdict() | {"file": self.files.get(name)}
-            for name, kept in self.weights.items()
+            name: entry._asdict() | {"file": self.files.get(name)}
+            for name, entry in self.weights.items()
         }
         return {
             **self.model_dump(mode="json", exclude={"published", "repositories", "files"}),
@@ -224,8 +226,8 @@ class Local(NamedTuple):
 def models() -> Mapping[str, Model]:
     """Return all known models by name, in the order of the file: small to large, open first."""
     text = files("moa.advisor").joinpath("models.toml").read_text(encoding="utf-8")
-    named = {name: {"name": name, **table} for name, table in tomllib.loads(text).items()}
-    return MappingProxyType(TypeAdapter(dict[str, Model]).validate_python(named))
+    tables = {name: {"name": name, **table} for name, table in tomllib.loads(text).items()}
+    return MappingProxyType(TypeAdapter(dict[str, Model]).validate_python(tables))
 
 
 def model(name: str) -> Model:
@@ -234,13 +236,13 @@ def model(name: str) -> Model:
     Raises:
         ConfigError: the catalogue doesn't have it; the nearest name is suggested.
     """
-    known = models()
-    if name not in known:
+    catalogue = models()
+    if name not in catalogue:
         raise ConfigError(
-            f"the catalogue has no model {name!r}{nearest(name, list(known))} "
+            f"the catalogue has no model {name!r}{nearest(name, list(catalogue))} "
             "See them all: moa models list"
         )
-    return known[name]
+    return catalogue[name]
 
 
 def local(name: str, *, folder: Path) -> Local:

@@ -115,7 +115,11 @@ class Plan:
         """US dollars that vendors charge for a thousand items."""
         writes = max(self.task.writes, _VENDOR_WRITES)
         thousand = Amount(input_tokens=1000 * self.task.prompt, output_tokens=1000 * writes)
-        sold = [(it.model.price.of(thousand), share) for it, share in self.shares if not it.place]
+        sold = [
+            (member.model.price.of(thousand), share)
+            for member, share in self.shares
+            if not member.place
+        ]
         return sum((Decimal(repr(share)) * (usd or 0) for usd, share in sold), Decimal(0))
 
     @cached_property
@@ -146,8 +150,8 @@ class Plan:
         """Estimate how many servers of a member a day's items keep busy; 0: not known."""
         if member.place.throughput is None or not self.task.per_day:
             return 0.0
-        each = member.busy_s(self.task.reads, self.task.writes)
-        return self.task.per_day * dict(self.shares)[member] * each / _DAY_S
+        item_s = member.busy_s(self.task.reads, self.task.writes)
+        return self.task.per_day * dict(self.shares)[member] * item_s / _DAY_S
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -161,12 +165,12 @@ class Plan:
             "pattern": self.pattern,
             "members": [
                 {
-                    "model": it.model.name,
-                    "place": None if it.place is None else str(it.place),
-                    "quantisation": None if it.place is None else it.quantisation,
-                    "vendor_model": it.model.vendor_model if it.place is None else None,
+                    "model": member.model.name,
+                    "place": None if member.place is None else str(member.place),
+                    "quantisation": None if member.place is None else member.quantisation,
+                    "vendor_model": member.model.vendor_model if member.place is None else None,
                 }
-                for it in self.members
+                for member in self.members
             ],
             "quality": round(self.quality, 2),
             "needed_quality": self.task.needed_quality,
@@ -245,11 +249,11 @@ def choose(
         >>> ranking.plans[0].pattern
         'slm'
     """
-    here = on_machine or machine()
-    ranking = _rank(task, here, hourly_usd)
+    host = on_machine or machine()
+    ranking = _rank(task, host, hourly_usd)
     if ranking.best is not None and ranking.best.good_enough:
         return ranking
-    return replace(ranking, suggestions=tuple(_suggestions(task, here, hourly_usd)))
+    return replace(ranking, suggestions=tuple(_suggestions(task, host, hourly_usd)))
 
 
 def _rank(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Ranking:
@@ -262,8 +266,8 @@ def _rank(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Ranking:
             plans.append(plan)
     plans.sort(key=_order)
     nearest: dict[Cause, Rejection] = {}
-    for one in sorted(rejected, key=lambda it: it.miss):
-        nearest.setdefault(one.cause, one)
+    for rejection in sorted(rejected, key=lambda rejection: rejection.miss):
+        nearest.setdefault(rejection.cause, rejection)
     misses = tuple(nearest.values())
     return Ranking(task=task, machine=machine, plans=_keep_varied(plans), rejected=misses)
 
@@ -290,8 +294,8 @@ def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     """Keep the best plans: at most two of a pattern, and one of the same models."""
     plans_by_models: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
-        names = plan.pattern, *(it.model.name for it in plan.members)
-        if sum(it.pattern == plan.pattern for it in plans_by_models.values()) < 2:
+        names = plan.pattern, *(member.model.name for member in plan.members)
+        if sum(kept_plan.pattern == plan.pattern for kept_plan in plans_by_models.values()) < 2:
             plans_by_models.setdefault(names, plan)
     return tuple(plans_by_models.values())
 
@@ -300,13 +304,13 @@ def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection
     """List the models that may be asked, and those that can't be, with the reason."""
     members: list[Member] = []
     rejected: list[Rejection] = []
-    where = places(machine)
+    placements = places(machine)
     for model in models().values():
         if model.retired:
             continue
         if foreign := _not_spoken(model, task):
-            why = f"its makers don't name {', '.join(foreign)}"
-            rejected.append(Rejection(model.name, "other language", why))
+            reason = f"its makers don't name {', '.join(foreign)}"
+            rejected.append(Rejection(model.name, "other language", reason))
             continue
         if model.vendor and model.vendor.name.lower() in task.vendors and model.price.known:
             members.append(VendorModel(model, model.vendor))
@@ -314,13 +318,16 @@ def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection
             LocalModel(
                 model=model, place=place, quantisation=kind, tokens=task.prompt + task.writes
             )
-            for place in where
+            for place in placements
             for kind in quantisations(model, place)
         ]
         fitting: dict[object, Member] = {}
-        for one in candidates:  # few GPUs first: on more of them it would run as well
-            if one.fits:
-                fitting.setdefault((one.quantisation, one.place.gpu and one.place.gpu.name), one)
+        for candidate in candidates:  # few GPUs first: on more of them it would run as well
+            if candidate.fits:
+                fitting.setdefault(
+                    (candidate.quantisation, candidate.place.gpu and candidate.place.gpu.name),
+                    candidate,
+                )
         members += fitting.values()
         if candidates and not fitting:
             rejected.append(_too_big(min(candidates, key=LocalModel.missing_bytes)))
@@ -349,18 +356,20 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
     pattern = task.profile.pair
     if pattern is None:
         return
-    asked = task.model_copy(update={"job": "classify"}) if pattern == "hybrid" else task
-    small = [it for it in members if it.model.tier == "slm" and it.place is not None]
-    large = [it for it in members if it.model.tier == "llm"]
-    for one, low in _lightest(small, asked):
-        for other, high in _lightest(large, task):
-            beside = _share_machine(other, one)
-            if high > low and (beside.place is None or beside.fits):
+    small_task = task.model_copy(update={"job": "classify"}) if pattern == "hybrid" else task
+    small = [
+        member for member in members if member.model.tier == "slm" and member.place is not None
+    ]
+    large = [member for member in members if member.model.tier == "llm"]
+    for small_member, small_quality in _lightest(small, small_task):
+        for large_member, large_quality in _lightest(large, task):
+            partner = _share_machine(large_member, small_member)
+            if large_quality > small_quality and (partner.place is None or partner.fits):
                 yield Plan(
                     task=task,
                     pattern=pattern,
-                    members=(one, beside),
-                    quality=_LARGE_SHARE * high + (1 - _LARGE_SHARE) * low,
+                    members=(small_member, partner),
+                    quality=_LARGE_SHARE * large_quality + (1 - _LARGE_SHARE) * small_quality,
                     hourly_usd=hourly_usd,
                 )
 
@@ -370,7 +379,7 @@ def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float
     lightest: list[tuple[Member, float]] = []
     best = {True: 0.0, False: 0.0}
     judged = [(member, _quality(member, task)) for member in members]
-    for member, value in sorted(judged, key=lambda it: (it[0].weight, -it[1])):
+    for member, value in sorted(judged, key=lambda pair: (pair[0].weight, -pair[1])):
         sold = member.place is None
         if value > best[sold]:
             best[sold] = value
@@ -378,21 +387,23 @@ def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float
     return lightest
 
 
-def _share_machine(member: Member, other: Member) -> Member:
+def _share_machine(member: Member, neighbour: Member) -> Member:
     """Return what is left for a member where another one has some of its place's memory."""
-    if member.place is None or other.place is None:
+    if member.place is None or neighbour.place is None:
         return member
-    here, there = (it.gpu.name if it.gpu else "" for it in (member.place, other.place))
-    if here != there:
+    gpu, neighbour_gpu = (
+        place.gpu.name if place.gpu else "" for place in (member.place, neighbour.place)
+    )
+    if gpu != neighbour_gpu:
         return member
     copies = member.place.count if member.place.gpu else 1
-    return replace(member, taken=int(other.needed * copies * SPARE))
+    return replace(member, taken=int(neighbour.needed * copies * SPARE))
 
 
 def _quality(member: Member, task: Task) -> float:
     """Judge how well a model does the task alone, from 1 to 5; 0: it can't do the job at all."""
     model = member.model
-    value = float(min(model.quality.get(it, 0) for it in task.profile.skills))
+    value = float(min(model.quality.get(skill, 0) for skill in task.profile.skills))
     if member.place is None or not value:
         return value
     if member.quantisation in ("int4", "q4_k_m"):
@@ -403,39 +414,41 @@ def _quality(member: Member, task: Task) -> float:
     return value
 
 
-def _too_big(wanted: LocalModel) -> Rejection:
-    why = (
-        f"in {wanted.quantisation} it takes {wanted.needed / 1e9:.1f} GB for {wanted.tokens} "
-        f"tokens, and {wanted.place} has {wanted.budget / 1e9:.1f} GB left"
+def _too_big(candidate: LocalModel) -> Rejection:
+    reason = (
+        f"in {candidate.quantisation} it takes {candidate.needed / 1e9:.1f} GB for "
+        f"{candidate.tokens} tokens, and {candidate.place} has {candidate.budget / 1e9:.1f} GB left"
     )
-    return Rejection(wanted.model.name, "too big", why, wanted.needed / max(wanted.budget, 1))
+    return Rejection(
+        candidate.model.name, "too big", reason, candidate.needed / max(candidate.budget, 1)
+    )
 
 
 def _broken_limits(plan: Plan) -> Iterator[Rejection]:
     """Check a plan against the task's limits."""
     task, tokens = plan.task, plan.task.prompt + plan.task.writes
     if plan.quality < task.needed_quality - _SLACK:
-        why = f"about {plan.quality:.1f} of 5, where {task.needed_quality:g} are asked for"
+        reason = f"about {plan.quality:.1f} of 5, where {task.needed_quality:g} are asked for"
         miss = task.needed_quality / plan.quality if plan.quality else inf
-        yield Rejection(str(plan), "too weak", why, miss)
+        yield Rejection(str(plan), "too weak", reason, miss)
     for member in plan.members:
-        most = member.model.context
-        if most is not None and tokens > most:
-            why = f"{tokens} tokens, and {member} takes {most}"
-            yield Rejection(str(plan), "too long", why, tokens / most)
+        context = member.model.context
+        if context is not None and tokens > context:
+            reason = f"{tokens} tokens, and {member} takes {context}"
+            yield Rejection(str(plan), "too long", reason, tokens / context)
         if member.place is None:
             continue
         busy = plan.busy(member) / member.place.replicas
         if busy > 1:
-            why = f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day"
-            yield Rejection(str(plan), "too slow", why, busy)
+            reason = f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day"
+            yield Rejection(str(plan), "too slow", reason, busy)
     if task.latency_s and plan.seconds is not None and plan.seconds > task.latency_s:
-        why = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
-        yield Rejection(str(plan), "too slow", why, plan.seconds / task.latency_s)
+        reason = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
+        yield Rejection(str(plan), "too slow", reason, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
-        why = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
-        yield Rejection(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
+        reason = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
+        yield Rejection(str(plan), "too dear", reason, float(usd / max(limit, Decimal("1e-6"))))
 
 
 def _suggestions(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Iterator[str]:

@@ -69,21 +69,21 @@ def setup(
     if "vllm" not in model.servers:
         result = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
         return _with_default(result, name, tier, config)
-    others = _without(config, name)
+    other_config = _without(config, name)
     room = {"tokens": tokens, "concurrency": concurrency}
-    served = vllm_fit(model, machine, **room, quantisation=quantisation, config=others)
-    beside = " beside what is configured" if others.served else ""
-    lacking = f"{model.title} does not fit this machine ({machine}){beside}"
-    if not served.fits and not anyway:
+    local_model = vllm_fit(model, machine, **room, quantisation=quantisation, config=other_config)
+    suffix = " beside what is configured" if other_config.served else ""
+    lacking = f"{model.title} does not fit this machine ({machine}){suffix}"
+    if not local_model.fits and not anyway:
         raise ConfigError(
-            f"{lacking}: {', '.join(_sizes(served))}. Nothing was written; --anyway writes it all "
-            "the same"
+            f"{lacking}: {', '.join(_sizes(local_model))}. Nothing was written; --anyway writes it "
+            "all the same"
         )
     page = f"https://huggingface.co/{model.hub}"
     licence = (f"accept the licence at {page}, and: export HF_TOKEN=…",) if model.gated else ()
     result = Setup(
-        table=vllm_table(served, tier=tier, port=_free_port(others), replicas=replicas),
-        notes=(*(() if served.fits else (lacking,)), *_sizes(served), *_cautions(model)),
+        table=vllm_table(local_model, tier=tier, port=_free_port(other_config), replicas=replicas),
+        notes=(*(() if local_model.fits else (lacking,)), *_sizes(local_model), *_cautions(model)),
         steps=(*licence, f"moa up {name}"),
     )
     return _with_default(result, name, tier, config)
@@ -119,13 +119,13 @@ def vllm_table(
     }
 
 
-def _share(served: LocalModel, memory: int) -> float:
+def _share(local_model: LocalModel, memory: int) -> float:
     """Share of each GPU's memory that the model needs, rounded up, and no more than is free."""
-    if not served.fits:
+    if not local_model.fits:
         return UTILISATION
-    most = min(UTILISATION, served.budget / memory)
-    wanted = served.needed * SPARE / memory
-    return round(min(most, wanted), 2) if wanted < most else math.floor(most * 1000) / 1000
+    limit = min(UTILISATION, local_model.budget / memory)
+    share = local_model.needed * SPARE / memory
+    return round(min(limit, share), 2) if share < limit else math.floor(limit * 1000) / 1000
 
 
 def _sold(model: Model, tier: Tier) -> Setup:
@@ -144,9 +144,9 @@ def _sold(model: Model, tier: Tier) -> Setup:
 
 
 def _started_by_its_user(model: Model, tier: Tier) -> Setup:
-    named = {"tier": tier, "model": model.hub or model.name}
+    table = {"tier": tier, "model": model.hub or model.name}
     return Setup(
-        table=named | {"base_url": str(model.base_url), "decide": model.decides},
+        table=table | {"base_url": str(model.base_url), "decide": model.decides},
         notes=("vLLM does not serve it: `moa up` leaves it to you", *_cautions(model)),
         steps=(str(model.start), "moa models"),
     )
@@ -155,8 +155,12 @@ def _started_by_its_user(model: Model, tier: Tier) -> Setup:
 def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
     """Keep the default that a tier had, which two endpoints would leave open."""
     stated = config.tiers.slm if tier == "slm" else config.tiers.llm
-    others = [other for other, it in _without(config, name).endpoints.items() if it.tier == tier]
-    before = stated or (others[0] if len(others) == 1 else None)
+    peers = [
+        endpoint_name
+        for endpoint_name, endpoint in _without(config, name).endpoints.items()
+        if endpoint.tier == tier
+    ]
+    before = stated or (peers[0] if len(peers) == 1 else None)
     if before is None or before == name:
         return setup
     note = f'[endpoints.{before}] stays the default of its tier, by [tiers] {tier} = "{before}"'
@@ -164,28 +168,36 @@ def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
 
 
 def _without(config: Config, *names: str) -> Config:
-    others = {other: it for other, it in config.endpoints.items() if other not in names}
-    return config.model_copy(update={"endpoints": others})
+    endpoints = {name: endpoint for name, endpoint in config.endpoints.items() if name not in names}
+    return config.model_copy(update={"endpoints": endpoints})
 
 
 def _free_port(config: Config) -> int:
     """Return the first port, from vLLM's own on, that no endpoint is served at."""
-    used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
-    used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
+    ports = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
+    ports |= {urlsplit(url).port for endpoint in config.endpoints.values() for url in endpoint.urls}
     port = VLLMConfig().port
-    while port in used:
+    while port in ports:
         port += 1
     return port
 
 
-def _sizes(served: LocalModel) -> tuple[str, ...]:
-    requests = "one request" if served.concurrency == 1 else f"{served.concurrency} requests"
-    room = f"room for {requests} of {served.tokens:,} tokens at once; by estimate"
-    sizes = (served.weights, served.kv, served.overhead, served.needed, served.budget)
-    weights, cache, server, needed, budget = (f"{size / 1e9:.1f} GB" for size in sizes)
+def _sizes(local_model: LocalModel) -> tuple[str, ...]:
+    requests = (
+        "one request" if local_model.concurrency == 1 else f"{local_model.concurrency} requests"
+    )
+    room = f"room for {requests} of {local_model.tokens:,} tokens at once; by estimate"
+    sizes = (
+        local_model.weights,
+        local_model.kv,
+        local_model.overhead,
+        local_model.needed,
+        local_model.budget,
+    )
+    weights, cache, server, total, budget = (f"{size / 1e9:.1f} GB" for size in sizes)
     return (
-        f"{served.quantisation} on {served.place}, {room}",
-        f"weights {weights} + cache {cache} + server {server} = {needed} of {budget}",
+        f"{local_model.quantisation} on {local_model.place}, {room}",
+        f"weights {weights} + cache {cache} + server {server} = {total} of {budget}",
     )
 
 
@@ -205,24 +217,26 @@ def write_plan(
     file = target(path)
     config = load(path) if file.exists() else Config()
     tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
-    beside = _without(config, *(_NAMES[tier] for tier in tiers))
+    other_config = _without(config, *(_NAMES[tier] for tier in tiers))
     setups: dict[str, Setup] = {}
     for member, tier in zip(plan.members, tiers, strict=True):
         name = _NAMES[tier]
-        setups[name] = setup = _setup_in(plan, member, tier, machine, beside)
+        setups[name] = setup = _setup_in(plan, member, tier, machine, other_config)
         if setup.table:
-            others = beside.endpoints | {name: endpoint_of(setup.table)}
-            beside = beside.model_copy(update={"endpoints": others})
-    existing = [name for name, it in setups.items() if it.table and name in config.endpoints]
+            endpoints = other_config.endpoints | {name: endpoint_of(setup.table)}
+            other_config = other_config.model_copy(update={"endpoints": endpoints})
+    existing = [
+        name for name, result in setups.items() if result.table and name in config.endpoints
+    ]
     if existing and not overwrite:
         tables = " and ".join(f"[endpoints.{name}]" for name in existing)
         raise ConfigError(
             f"{file} has {tables} already, so nothing was written. --overwrite replaces it; "
             "--config names another file"
         )
-    for name, it in setups.items():
-        if it.table:
-            write_endpoint(file, name, it.table, tiers=it.tiers, overwrite=overwrite)
+    for name, result in setups.items():
+        if result.table:
+            write_endpoint(file, name, result.table, tiers=result.tiers, overwrite=overwrite)
     return file, setups
 
 

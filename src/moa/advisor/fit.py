@@ -153,8 +153,8 @@ class LocalModel:
         assert self.place.throughput, "asked only of a GPU that is known"
         bandwidth, flops = self.place.throughput
         touched = 1 - (1 - self.active) ** max(1.0, batch)  # experts that any of them needs
-        moved = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
-        return max(moved, batch * self._flops_a_token / flops) + _STEP_S
+        memory_s = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
+        return max(memory_s, batch * self._flops_a_token / flops) + _STEP_S
 
     def busy_s(self, reads: int, writes: int) -> float:
         """Seconds of one server that an item takes for itself, beside as many as it works on.
@@ -213,37 +213,42 @@ def vllm_fit(
         )
 
     def at(step: tuple[int, int], way: tuple[Placement, Quantisation]) -> LocalModel:
-        (length, many), (place, kind) = step, way
+        (length, sequences), (place, kind) = step, way
         return LocalModel(
             model=model,
             place=place,
             quantisation=kind,
             tokens=tokens or min(length, model.context or length),
-            concurrency=concurrency or (many if place.gpu else min(many, CPU_CONCURRENCY)),
+            concurrency=concurrency
+            or (sequences if place.gpu else min(sequences, CPU_CONCURRENCY)),
             taken=_count_used_bytes(place, machine, config),
         )
 
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
     coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
     orders = (product(STEPS[:_GOOD], exact), product(STEPS, coarse), product(STEPS[_GOOD:], exact))
-    tried = (at(*one) for one in chain.from_iterable(orders))
-    least = (at(STEPS[-1], way) for way in ways)
-    return next((it for it in tried if it.fits), None) or min(least, key=LocalModel.missing_bytes)
+    candidates = (at(*pair) for pair in chain.from_iterable(orders))
+    fallbacks = (at(STEPS[-1], way) for way in ways)
+    return next((candidate for candidate in candidates if candidate.fits), None) or min(
+        fallbacks, key=LocalModel.missing_bytes
+    )
 
 
 def _ways(
-    model: Model, machine: Machine, only: Quantisation | None = None
+    model: Model, machine: Machine, quantisation: Quantisation | None = None
 ) -> list[tuple[Placement, Quantisation]]:
     """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
-    processor, *others = places(machine)
-    where = [place for place in others if place.engine == "vllm"]
-    where.sort(key=lambda place: place.count)
-    where = where or [Placement(engine="vllm", cores=machine.cores, memory=processor.memory)]
+    processor, *gpu_places = places(machine)
+    placements = [place for place in gpu_places if place.engine == "vllm"]
+    placements.sort(key=lambda place: place.count)
+    placements = placements or [
+        Placement(engine="vllm", cores=machine.cores, memory=processor.memory)
+    ]
     return [
-        (place, quantisation)
-        for place in where
-        for quantisation in quantisations(model, place)
-        if only in (None, quantisation) and (place.gpu or quantisation in _ON_CPU)
+        (place, kind)
+        for place in placements
+        for kind in quantisations(model, place)
+        if quantisation in (None, kind) and (place.gpu or kind in _ON_CPU)
     ]
 
 
@@ -253,12 +258,20 @@ def _count_used_bytes(place: Placement, machine: Machine, config: Config | None)
         return 0
     if place.gpu is None:
         sizes = {
-            it.repository: it.bytes for one in models().values() for it in one.weights.values()
+            entry.repository: entry.bytes
+            for model in models().values()
+            for entry in model.weights.values()
         }
-        weights = sum(sizes.get(it.model, 0) for it in config.served.values())
-        caches = (it.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0") for it in config.served.values())
+        weights = sum(sizes.get(endpoint.model, 0) for endpoint in config.served.values())
+        caches = (
+            endpoint.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0")
+            for endpoint in config.served.values()
+        )
         free = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
     else:
-        shares = (it.vllm.gpu_memory_utilization or UTILISATION for it in config.served.values())
+        shares = (
+            endpoint.vllm.gpu_memory_utilization or UTILISATION
+            for endpoint in config.served.values()
+        )
         free = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
     return max(0, place.memory - free)

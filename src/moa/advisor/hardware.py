@@ -108,8 +108,8 @@ def card(name: str) -> Card | None:
     meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
     """
     words = _words(name)
-    matches = [known for known in CARDS if _words(known.name) <= words]
-    return max(matches, key=lambda known: len(_words(known.name)), default=None)
+    matches = [candidate for candidate in CARDS if _words(candidate.name) <= words]
+    return max(matches, key=lambda candidate: len(_words(candidate.name)), default=None)
 
 
 def _words(name: str) -> set[str]:
@@ -147,21 +147,21 @@ class GPU:
         Raises:
             ConfigError: it isn't one of the known cards, and its memory isn't given.
         """
-        known = card(name)
-        if known is None:
+        spec = card(name)
+        if spec is None:
             if memory is None:
                 raise ConfigError(
                     f"the GPU {name!r} is not known to moa: say how much memory it has, as in "
                     f'"{name}:1:24GB"'
                 )
             return cls(name=name, memory=memory, free=memory)
-        size = int((memory or known.gib * GIB) * (_SYSTEM_SHARE if known.shared else 1))
+        size = int((memory or spec.gib * GIB) * (_SYSTEM_SHARE if spec.shared else 1))
         return cls(
-            name=known.name,
+            name=spec.name,
             memory=size,
             free=size,
-            capability=known.capability,
-            shared=known.shared,
+            capability=spec.capability,
+            shared=spec.shared,
         )
 
 
@@ -186,8 +186,8 @@ class Machine:
 
     def __str__(self) -> str:
         gpus = [
-            f"{len(same)} x {name} with {same[0].memory / GIB:.0f} GiB"
-            for name, same in self.kinds_of_gpu.items()
+            f"{len(group)} x {name} with {group[0].memory / GIB:.0f} GiB"
+            for name, group in self.kinds_of_gpu.items()
         ]
         parts = (f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM", *gpus)
         return ", ".join(parts if gpus else (*parts, "no GPU"))
@@ -218,14 +218,14 @@ class Placement:
     def throughput(self) -> tuple[float, float] | None:
         """Bytes and operations a second that it reaches; `None`: its GPU isn't known."""
         if self.gpu is None:
-            many = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
-            bandwidth = min(self.cores * _CORE_BANDWIDTH, many)
+            limit = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
+            bandwidth = min(self.cores * _CORE_BANDWIDTH, limit)
             return bandwidth * _BANDWIDTH_SHARE, self.cores * _CORE_FLOPS
-        known = card(self.gpu.name)
-        bandwidth = self.gpu.bandwidth or (known.gb_per_s * 1e9 if known else None)
+        spec = card(self.gpu.name)
+        bandwidth = self.gpu.bandwidth or (spec.gb_per_s * 1e9 if spec else None)
         if bandwidth is None:
             return None
-        flops = known.tflops * 1e12 if known else bandwidth * _FLOPS_A_BYTE
+        flops = spec.tflops * 1e12 if spec else bandwidth * _FLOPS_A_BYTE
         return bandwidth * _BANDWIDTH_SHARE * self.count, flops * _FLOPS_SHARE * self.count
 
     def __str__(self) -> str:
@@ -256,17 +256,17 @@ def places(machine: Machine) -> list[Placement]:
     shares the machine's memory is driven by llama.cpp, as is the processor.
     """
     ram = int(machine.ram_free * RAM_SHARE)
-    place = partial(Placement, cores=machine.cores)
-    placements = [place(engine="llama.cpp", memory=ram)]
-    for same in machine.kinds_of_gpu.values():
-        gpu = min(same, key=lambda it: it.usable)
+    placement = partial(Placement, cores=machine.cores)
+    placements = [placement(engine="llama.cpp", memory=ram)]
+    for group in machine.kinds_of_gpu.values():
+        gpu = min(group, key=lambda gpu: gpu.usable)
         if gpu.shared:
-            placements.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
+            placements.append(placement(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
             continue
-        for count in (2**power for power in range(len(same).bit_length())):
-            servers, memory = len(same) // count, gpu.usable * count
+        for count in (2**power for power in range(len(group).bit_length())):
+            servers, memory = len(group) // count, gpu.usable * count
             placements.append(
-                place(engine="vllm", gpu=gpu, count=count, replicas=servers, memory=memory)
+                placement(engine="vllm", gpu=gpu, count=count, replicas=servers, memory=memory)
             )
     return placements
 
@@ -288,12 +288,12 @@ def describe_machine(
     if not (gpus or no_gpu or ram or cores):
         return here
     size = _size(ram) if ram else here.ram
-    describe_machine = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
+    parsed_gpus = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
     return Machine(
         cores=cores or here.cores,
         ram=size,
         ram_free=int(size * _FREE),
-        gpus=() if no_gpu else describe_machine or here.gpus,
+        gpus=() if no_gpu else parsed_gpus or here.gpus,
     )
 
 
@@ -355,18 +355,18 @@ def _read(nvml: ModuleType, handle: object) -> GPU | None:
 
 def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
     """Return the GPU that shares the machine's memory, if the board has one that is known."""
-    known = card(_chip())
-    if known is None or not known.shared:
+    spec = card(_chip())
+    if spec is None or not spec.shared:
         return ()
-    gpu = GPU.named(known.name, memory=ram)
+    gpu = GPU.named(spec.name, memory=ram)
     return (replace(gpu, free=min(gpu.memory, free)),)
 
 
 def _chip() -> str:
     """Name the board or the chip, where graphics share the machine's memory."""
     if platform.system() == "Darwin" and platform.machine() == "arm64":
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
     try:
         return _BOARD.read_text()
     except OSError:

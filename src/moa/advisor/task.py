@@ -42,13 +42,13 @@ _INSTRUCTIONS = 200
 """Tokens of instructions and examples before an item. One's own server has them cached."""
 
 
-VENDOR_NAMES = tuple(it.name.lower() for it in VENDORS)
+VENDOR_NAMES = tuple(vendor.name.lower() for vendor in VENDORS)
 """Vendors as `Task.vendors` names them."""
 
 
 def vendors_with_keys() -> tuple[str, ...]:
     """List the vendors whose key is in the environment."""
-    return tuple(it.name.lower() for it in VENDORS if os.environ.get(it.api_key_env))
+    return tuple(vendor.name.lower() for vendor in VENDORS if os.environ.get(vendor.api_key_env))
 
 
 def _known(vendor: str) -> str:

@@ -179,13 +179,13 @@ class Agent(TypedNode[In, Out]):
     ) -> None:
         if type(self) is Agent:
             input, output = input or str | BaseModel, output or Reply
-        said = {
+        attributes = {
             "input_type": input,
             "output_type": output,
             "instructions": instructions,
             "tag": tag,
         }
-        vars(self).update({key: value for key, value in said.items() if value is not None})
+        vars(self).update({key: value for key, value in attributes.items() if value is not None})
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
         self._model = _model_of(self.output_type)
@@ -228,10 +228,10 @@ class Agent(TypedNode[In, Out]):
             history: Earlier messages: a result, its `messages`, or messages in OpenAI's format. The
                 agent's own instructions come first.
         """
-        said = history.messages if isinstance(history, Result) else history
-        if isinstance(said, str):
+        messages = history.messages if isinstance(history, Result) else history
+        if isinstance(messages, str):
             raise InputError(f"{self.name}: the history is a text: give json.loads(…) of it")
-        talk = _Talk(tuple(map(Message.of, said)))
+        talk = _Talk(tuple(map(Message.of, messages)))
         token = _TALK.set(talk)
         try:
             result = await super().run(request, context)
@@ -266,12 +266,14 @@ class Agent(TypedNode[In, Out]):
         if self._schema is None and isinstance(output, str):
             output = {"text": output}
         try:
-            shown = self._model.model_validate(output if self._writes_model else {_VALUE: output})
+            right_output = self._model.model_validate(
+                output if self._writes_model else {_VALUE: output}
+            )
         except ValidationError as error:
             raise ConfigError(
                 f"agent {self.name!r}: example {output!r:.100}: {fault_in(error)}"
             ) from None
-        return self._check_input(request), shown
+        return self._check_input(request), right_output
 
     def user_prompt(self, request: In) -> str:
         """Write the user message: by default the request, marked as data if there is a `tag`.
@@ -290,17 +292,21 @@ class Agent(TypedNode[In, Out]):
         return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
 
     def _opening_messages(
-        self, told: Sequence[Message], history: Sequence[Message]
+        self, messages: Sequence[Message], history: Sequence[Message]
     ) -> tuple[Message, ...]:
         """Write the messages before the request: instructions, examples, and history."""
-        also = [one.content for one in history if one.role == "system"]
-        rules = [one.content for one in told if one.role == "system"]
-        before = [Message("system", "\n\n".join((*rules, *also)))] if rules or also else []
+        history_rules = [message.content for message in history if message.role == "system"]
+        rules = [message.content for message in messages if message.role == "system"]
+        before = (
+            [Message("system", "\n\n".join((*rules, *history_rules)))]
+            if rules or history_rules
+            else []
+        )
         for request, output in self._examples:
-            *_, asked = self.messages(request)
+            *_, user_message = self.messages(request)
             text = output.text if isinstance(output, Reply) else output.model_dump_json()
-            before += [asked, Message("assistant", text)]
-        before += [one for one in history if one.role != "system"]
+            before += [user_message, Message("assistant", text)]
+        before += [message for message in history if message.role != "system"]
         return tuple(before)
 
     def _tag_in(self, prompt: str) -> str:
@@ -319,11 +325,11 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        written = strip_fence(text)
-        if not self._writes_model and not written.startswith("{"):  # no server holds it to that
-            return TypeAdapter[Out](self.output_type).validate_json(written)
-        found = self._model.model_validate_json(written)
-        return cast("Out", found) if self._writes_model else getattr(found, _VALUE)
+        json_text = strip_fence(text)
+        if not self._writes_model and not json_text.startswith("{"):  # no server holds it to that
+            return TypeAdapter[Out](self.output_type).validate_json(json_text)
+        instance = self._model.model_validate_json(json_text)
+        return cast("Out", instance) if self._writes_model else getattr(instance, _VALUE)
 
     def check(self, request: In, output: Out) -> None:
         """Check what the schema can't: that the output fits this request.
@@ -335,7 +341,7 @@ class Agent(TypedNode[In, Out]):
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask, have tools used, validate, check, and have it repaired."""
         talk = _TALK.get() or _Talk(())
-        before, asked = self._first_messages(request, talk.history)
+        before, user_messages = self._first_messages(request, talk.history)
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
@@ -343,14 +349,14 @@ class Agent(TypedNode[In, Out]):
         tries = self.repairs + 1 + (self._schema is not None and bool(self.tools))
         for left in range(tries - 1, -1, -1):
             free = self._schema is None or messages is before
-            completion, more = await self._turns(messages, calls, context, free=free)
-            turns += more
+            completion, new_turns = await self._turns(messages, calls, context, free=free)
+            turns += new_turns
             cut = completion.finish_reason == "length"
             try:
-                said_alone = self._without_echo(
-                    completion, self._tag_in(asked[-1].content), context
+                clean_completion = self._without_echo(
+                    completion, self._tag_in(user_messages[-1].content), context
                 )
-                output = self.read(self._cut_to_fit(said_alone, context))
+                output = self.read(self._cut_to_fit(clean_completion, context))
                 self.check(request, output)
             except ValueError as error:
                 fault = fault_in(error)
@@ -371,10 +377,10 @@ class Agent(TypedNode[In, Out]):
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
                 if not can_write(model := completion.model):
-                    said_so = f"{model} writes badly: take it for a draft"
-                    context.note("drafted", said_so, endpoint=completion.endpoint)
-                answered = Message("assistant", said_alone.text)
-                talk.said = (*talk.history, *asked, *turns, answered)
+                    warning = f"{model} writes badly: take it for a draft"
+                    context.note("drafted", warning, endpoint=completion.endpoint)
+                answered = Message("assistant", clean_completion.text)
+                talk.said = (*talk.history, *user_messages, *turns, answered)
                 return output
         raise AssertionError("the last try returns or raises")
 
@@ -382,10 +388,10 @@ class Agent(TypedNode[In, Out]):
         self, request: In, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         """Write all messages of the first call, and those of them that the request makes."""
-        told = self.messages(request)
-        asked = tuple(one for one in told if one.role != "system")
-        before = (*self._opening_messages(told, history), *asked)
-        return (flatten_tool_calls(before) if history and not self.tools else before), asked
+        messages = self.messages(request)
+        user_messages = tuple(message for message in messages if message.role != "system")
+        before = (*self._opening_messages(messages, history), *user_messages)
+        return (flatten_tool_calls(before) if history and not self.tools else before), user_messages
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write the first call that `request` makes; see `TypedNode.prompt`."""
@@ -405,8 +411,8 @@ class Agent(TypedNode[In, Out]):
             completion = await self._ask((*messages, *turns), context, free=free)
             if not completion.tool_calls:
                 return completion, turns
-            asked = Message("assistant", completion.text, completion.tool_calls)
-            turns += (asked, *await calls.results(completion.tool_calls, context))
+            call_message = Message("assistant", completion.text, completion.tool_calls)
+            turns += (call_message, *await calls.results(completion.tool_calls, context))
 
     def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Remove the tags of the data from an answer."""
@@ -426,8 +432,8 @@ class Agent(TypedNode[In, Out]):
         if self._schema is None:
             return completion
         text, cut = fit_to_schema(self._model, strip_fence(completion.text.strip()))
-        for what in cut:
-            context.note("truncated", what, endpoint=completion.endpoint)
+        for description in cut:
+            context.note("truncated", description, endpoint=completion.endpoint)
         return replace(completion, text=text)
 
     def _prompt(self, messages: tuple[Message, ...], *, free: bool) -> Prompt:

@@ -117,30 +117,34 @@ class TypedNode(ABC, NodeBase[In, Out]):
                     f"agent {self.name!r} has no {which}: name its types, as in "
                     f"class {type(self).__name__}({type(self).__mro__[1].__name__}[Text, Reply])"
                 )
-        plain = isinstance(self.input_type, type | UnionType)
-        self._input: TypeAdapter[In] | None = None if plain else TypeAdapter(self.input_type)
+        is_class = isinstance(self.input_type, type | UnionType)
+        self._input: TypeAdapter[In] | None = None if is_class else TypeAdapter(self.input_type)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for base in cls.__dict__.get("__orig_bases__", ()):
             parameters = getattr(get_origin(base), "__parameters__", ())
-            for parameter, given in zip(parameters, get_args(base), strict=False):
+            for parameter, argument in zip(parameters, get_args(base), strict=False):
                 which = _ROLES.get(parameter)
-                if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
-                    setattr(cls, which, given)
+                if which and not isinstance(argument, TypeVar) and which not in cls.__dict__:
+                    setattr(cls, which, argument)
 
     def members(self) -> Iterator[object]:
         """Yield the nodes that it runs: those among its attributes, and in their lists."""
-        found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
-        yield from found.values()
+        nodes = {id(node): node for node in _parts_in(vars(self).values()) if _is_node(node)}
+        yield from nodes.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
         """List the endpoints that it may ask itself, beside those of its members.
 
         Calibrations may read others. `None`: nobody knows whom it asks.
         """
-        found = {id(one): one for one in _parts_in(vars(self).values()) if _is_endpoint(one)}
-        return [*found.values()]
+        endpoints = {
+            id(endpoint): endpoint
+            for endpoint in _parts_in(vars(self).values())
+            if _is_endpoint(endpoint)
+        }
+        return [*endpoints.values()]
 
     @classmethod
     def _default_name(cls) -> str:
@@ -209,8 +213,8 @@ class TypedNode(ABC, NodeBase[In, Out]):
         if rehearsal is None or not self._shows_prompts:
             return await self.answer(request, context)
         with rehearsal.count_work():
-            found = await self.prompts(request, context)
-        await rehearsal.record(found, context.node)
+            prompts = await self.prompts(request, context)
+        await rehearsal.record(prompts, context.node)
         with rehearsal.count_work():
             return await self.answer(request, context)
 
@@ -238,8 +242,8 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return isinstance(request, self.input_type)
 
     def _misfit(self, request: object) -> str:
-        wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)
-        return f"{self.name}: takes {wanted}, but was given {type(request).__name__}"
+        input_name = getattr(self.input_type, "__name__", None) or str(self.input_type)
+        return f"{self.name}: takes {input_name}, but was given {type(request).__name__}"
 
 
 def _parts_in(values: Iterable[object]) -> Iterator[object]:
@@ -276,11 +280,11 @@ async def run_off_loop(work: Callable[[], T], context: RunContext, *, characters
     """
     if characters is not None and characters <= _LONG:
         return work()
-    late = (
+    message = (
         f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
         "give it more time or a shorter text"
     )
-    async with time_limit(context.remaining_s(), late):
+    async with time_limit(context.remaining_s(), message):
         return await asyncio.to_thread(work)
 
 

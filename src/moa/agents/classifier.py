@@ -133,17 +133,19 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         elif isinstance(labels, Set | Iterator):
             raise ConfigError(f"labels={labels!r:.80} is no list: give a list of labels")
         self.output_type = Choice[labels | None] if none else Choice[labels]
-        asked = choice(task, labels=words, describe=describe)
-        model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
-        (asked_as,) = questions_of(model)
-        asked_as = replace(asked_as, name=question or limits.get("name") or "classifier")
-        shown = examples_of(asked_as, examples)
+        field = choice(task, labels=words, describe=describe)
+        model: type[BaseModel] = create_model("Labels", label=(self.output_type, field))
+        (label_question,) = questions_of(model)
+        label_question = replace(
+            label_question, name=question or limits.get("name") or "classifier"
+        )
+        all_examples = examples_of(label_question, examples)
         if labelled is not None:
-            shown += labelled_examples(labelled, asked_as)
+            all_examples += labelled_examples(labelled, label_question)
         super().__init__(
             endpoint,
-            [asked_as],
-            examples=shown,
+            [label_question],
+            examples=all_examples,
             calibration=calibration,
             **limits,
         )

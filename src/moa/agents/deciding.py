@@ -148,14 +148,17 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """
         if not (self._plan.encodings and isinstance(self.encoder, JointEncoder)):
             return []
-        found = [""]
+        texts = [""]
         for question, features in self._plan.questions:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":
                     from moa.decisions.pairs import label_meanings
 
-                    found += [*label_meanings(question), *(one.text for one in feature.examples)]
-        return found
+                    texts += [
+                        *label_meanings(question),
+                        *(example.text for example in feature.examples),
+                    ]
+        return texts
 
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
@@ -197,11 +200,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """
         copied = copy.copy(self)
         copied.questions = tuple(questions)
-        own = {question.name for question in questions if question in self.questions}
-        told = ({n: o for n, o in one.labels.items() if n in own} for one in self.examples)
-        pairs = zip(self.examples, told, strict=True)
-        copied.examples = tuple(replace(one, labels=labels) for one, labels in pairs if labels)
-        copied.decide_by({n: c for n, c in self.calibrations.items() if n in own})
+        own_names = {question.name for question in questions if question in self.questions}
+        own_labels = (
+            {n: o for n, o in example.labels.items() if n in own_names} for example in self.examples
+        )
+        pairs = zip(self.examples, own_labels, strict=True)
+        copied.examples = tuple(
+            replace(example, labels=labels) for example, labels in pairs if labels
+        )
+        copied.decide_by({n: c for n, c in self.calibrations.items() if n in own_names})
         return copied
 
     def alone(self) -> Self:
@@ -233,38 +240,47 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.calibrations = given
         """The given and the shipped calibrations, by name of the question."""
         heads = feeds_heads(self.encoder)
-        left = [question for question in self.questions if question.name not in given]
-        self._to_fit = tuple(q for q in left if heads and _has_enough_examples(q, self.examples))
-        asked = [question for question in left if question not in self._to_fit]
-        names = {question.name for question in asked}
-        shown = [example for example in self.examples if names & set(example.labels)]
-        made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
+        uncalibrated = [question for question in self.questions if question.name not in given]
+        self._to_fit = tuple(
+            q for q in uncalibrated if heads and _has_enough_examples(q, self.examples)
+        )
+        default_questions = [question for question in uncalibrated if question not in self._to_fit]
+        names = {question.name for question in default_questions}
+        examples = [example for example in self.examples if names & set(example.labels)]
+        calibrations = {
+            q.name: self._default(q, examples, heads=heads) for q in default_questions
+        } | dict(given)
         # A question that a text may leave open is asked twice: what the answer is, and whether the
         # text tells it. `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
-        whether = [question.answerable_question for question in self.questions if question.unknown]
-        by_name |= {question.name: question for question in whether}
-        made |= {question.name: make_unfitted(question) for question in whether}
+        answerable = [
+            question.answerable_question for question in self.questions if question.unknown
+        ]
+        by_name |= {question.name: question for question in answerable}
+        calibrations |= {question.name: make_unfitted(question) for question in answerable}
         self._scorers = {
-            n: CalibratedDecider(c, by_name[n], self._sources) for n, c in made.items()
+            n: CalibratedDecider(c, by_name[n], self._sources) for n, c in calibrations.items()
         }
         scorers = self._scorers.values()
-        self._features = [one for scorer in scorers for one in scorer.calibration.features]
+        self._features = [feature for scorer in scorers for feature in scorer.calibration.features]
         self._plan = Plan.of(scorer.question_features for scorer in scorers)
         self._doubts = {
-            q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, shown)) for q in asked
+            q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, examples))
+            for q in default_questions
         }
 
-    def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
+    def _default(
+        self, question: Question, examples: Sequence[Example], *, heads: bool
+    ) -> Calibration:
         if heads:
             from moa.decisions.relevance import is_about_whole_text
 
             by_labels = question.kind == "choice" and not (
-                _is_bare(question, shown) and self._may_choose(question)
+                _is_bare(question, examples) and self._may_choose(question)
             )
             if by_labels or is_about_whole_text(question):
-                return calibrate_by_words(question, self.endpoint, shown)
-        return make_unfitted(question, shown)
+                return calibrate_by_words(question, self.endpoint, examples)
+        return make_unfitted(question, examples)
 
     def _may_choose(self, question: Question) -> bool:
         """Return True if the endpoint may choose among bare labels, which tell an encoder little.
@@ -305,7 +321,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         from moa.calibration.adapt import adapt
 
         encoder = self.encoder or (encoder_for(self.endpoint) if labelled else None)
-        made = await adapt(
+        calibrations = await adapt(
             self.endpoint,
             self.questions,
             labelled=labelled,
@@ -315,16 +331,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             context=(context or RunContext()).nested(self.name),
             progress=progress,
         )
-        return self.calibrated(made)
+        return self.calibrated(calibrations)
 
     async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
         """Write what is sent for each question, and what decides without being asked."""
         text = await self._cut_to_window(str(request), context)
-        found: list[SentPrompt] = []
-        for asked in self._plan.requests:
-            endpoint = self._sources[asked.source]
-            found += await preview_questions(
-                endpoint, text, asked.questions, context, examples=asked.examples
+        prompts: list[SentPrompt] = []
+        for plan_request in self._plan.requests:
+            endpoint = self._sources[plan_request.source]
+            prompts += await preview_questions(
+                endpoint, text, plan_request.questions, context, examples=plan_request.examples
             )
         for question, features in self._plan.questions:
             for feature in features:
@@ -332,12 +348,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     source = self._sources[feature.source]
                     way = f"question {question.name!r} without a prompt: "
                     way += self._scorers[question.name].calibration.origin or "a calibration"
-                    found.append(SentPrompt(source.name, source.model, way))
+                    prompts.append(SentPrompt(source.name, source.model, way))
         for question in self._to_fit:
             source = self._sources[ENCODER]
             way = f"question {question.name!r}: a head, fitted to its examples at the first text"
-            found.append(SentPrompt(source.name, source.model, way))
-        return found
+            prompts.append(SentPrompt(source.name, source.model, way))
+        return prompts
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
         """Turn the answers into the output."""
@@ -366,8 +382,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         text = await self._cut_to_window(text, context)
         scorers, plan = self._scorers, self._plan
         if self._to_fit:
-            fitted = await self._first_fit.get(self._to_fit, self.examples, self._sources, context)
-            scorers = {**scorers, **fitted}
+            new_scorers = await self._first_fit.get(
+                self._to_fit, self.examples, self._sources, context
+            )
+            scorers = {**scorers, **new_scorers}
             plan = Plan.of(scorer.question_features for scorer in scorers.values())
         for scorer in scorers.values():
             for warning in await scorer.check_identities(context):
@@ -381,12 +399,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        told = [_mark_untold(question, answers) for question in self.questions]
+        marked_answers = [_mark_untold(question, answers) for question in self.questions]
         if context.tracer is not None and context.tracer.is_recorded:
             bounds = {name: scorer.calibration.bound for name, scorer in scorers.items()}
-            for answer in told:
+            for answer in marked_answers:
                 _trace(answer, bounds[answer.question.name], start_ns, context)
-        return told, further
+        return marked_answers, further
 
     def _with_doubt(self, answer: Answer) -> Answer:
         """Add to an answer without a fitted scorer the reason to doubt it."""
@@ -402,13 +420,13 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         window = window_of(self.endpoint)
         if window is None or not self.asks_endpoint:
             return text
-        most, room = window // 4, window * 3 // 4
+        limit, room = window // 4, window * 3 // 4
         tokens = approximate_tokens(text)
-        if tokens <= most:
+        if tokens <= limit:
             return text
         if tokens <= 2 * window and await tokens_of(self.endpoint, text, context) <= room:
             return text
-        cut = excerpt(text, max_tokens=most)
+        cut = excerpt(text, max_tokens=limit)
         context.note(
             "truncated",
             f"decided on {len(cut)} of {len(text)} characters, the opening and the end: more does "
@@ -434,8 +452,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 )
             if answer.doubt:
                 context.note("doubtful", f"question {name!r} is DOUBTFUL: {answer.doubt}")
-        said = (self._describe_scorer(scorer.calibration) for scorer in scorers.values())
-        for way in dict.fromkeys(filter(None, said)):
+        descriptions = (self._describe_scorer(scorer.calibration) for scorer in scorers.values())
+        for way in dict.fromkeys(filter(None, descriptions)):
             context.note("changed", way)
 
     @staticmethod
@@ -443,8 +461,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         name: str, answers: Mapping[str, Answer], reads: Sequence[TextReading], context: RunContext
     ) -> None:
         """Note what the endpoint refused where something else decided."""
-        said = [answer.status for read in reads for answer in read.answers]
-        refused = next((status for status in said if status != "answered"), None)
+        statuses = [answer.status for read in reads for answer in read.answers]
+        refused = next((status for status in statuses if status != "answered"), None)
         if refused is not None and answers[name].status == "answered":
             context.note("refused", f"question {name!r} is decided without an answer: {refused}")
 
@@ -453,8 +471,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if calibration.bound is not None:
             return ""
         if _reads_vectors(calibration):
-            asked = any(isinstance(feature, LabelFeature) for feature in calibration.features)
-            also = f" and {self.endpoint.model}" if asked else ""
+            asks_endpoint = any(
+                isinstance(feature, LabelFeature) for feature in calibration.features
+            )
+            also = f" and {self.endpoint.model}" if asks_endpoint else ""
             return f"decided by an encoder's heads{also}: {calibration.origin}"
         return f"probabilities corrected: {calibration.origin}" if calibration.full else ""
 
@@ -464,8 +484,8 @@ def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    told = answers[question.answerable_question.name]
-    if told.status != "answered" or told.best == 0:
+    answerable = answers[question.answerable_question.name]
+    if answerable.status != "answered" or answerable.best == 0:
         return answer
     # What a calibration guarantees or expects is of the option, which isn't given.
     accepted = None if answer.accepted is None else False
@@ -491,11 +511,11 @@ def _reads_vectors(calibration: Calibration) -> bool:
     return any(not isinstance(feature, LabelFeature) for feature in calibration.features)
 
 
-def _is_bare(question: Question, shown: Sequence[Example]) -> bool:
+def _is_bare(question: Question, examples: Sequence[Example]) -> bool:
     """Return True if a question has labels without descriptions or examples."""
     return not (
         any(option.description for option in question.options)
-        or any(question.name in example.labels for example in shown)
+        or any(question.name in example.labels for example in examples)
     )
 
 
@@ -537,7 +557,7 @@ class _FirstFit:
         from moa.calibration.adapt import adapt
 
         missing = [question for question in questions if question.name not in self._found]
-        made = await adapt(
+        calibrations = await adapt(
             sources[DECIDES],
             missing,
             labelled=examples,
@@ -546,7 +566,9 @@ class _FirstFit:
             context=context,
         )
         for question in missing:
-            self._found[question.name] = CalibratedDecider(made[question.name], question, sources)
+            self._found[question.name] = CalibratedDecider(
+                calibrations[question.name], question, sources
+            )
 
 
 class Decider(DecidingAgent[M]):
@@ -609,14 +631,14 @@ class Decider(DecidingAgent[M]):
                 f"agent {self.name!r} asks {list(model.model_fields)}, and can't be asked "
                 f"{unknown or 'nothing'}"
             )
-        asked = tuple(question for question in self.questions if question.name in names)
+        questions = tuple(question for question in self.questions if question.name in names)
         fields: dict[str, Any] = {
             q.name: (model.model_fields[q.name].annotation, model.model_fields[q.name])
-            for q in asked
+            for q in questions
         }
         part: Any = copy.copy(self)
         part.output_type = create_model(model.__name__, **fields)
-        part.questions = asked
+        part.questions = questions
         part.decide_by({n: c for n, c in self.calibrations.items() if n in names})
         return part
 
@@ -627,7 +649,7 @@ def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tupl
     Raises:
         ConfigError: a value is that of no option.
     """
-    found: list[Example] = []
+    examples: list[Example] = []
     if isinstance(pairs, Mapping):
         raise ConfigError(
             f"the examples of {question.name!r} are a list of texts and labels: items()"
@@ -640,5 +662,5 @@ def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tupl
                 f"an example of {question.name!r} has the label {value!r}, which is none of "
                 f"{[option.value for option in question.options]}{may}"
             )
-        found.append(Example(text, {question.name: names[0]}))
-    return tuple(found)
+        examples.append(Example(text, {question.name: names[0]}))
+    return tuple(examples)

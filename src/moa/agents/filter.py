@@ -155,13 +155,13 @@ class Filter(DecidingAgent[Verdict]):
         answer = Predicate.of(answers[0])
         p = answer.probability
         met = answer.value if p is None or answer.accepted else p >= self.threshold
-        sure = "as written by the model" if p is None else f"probability {p:.2f}"
+        certainty = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
-        reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"
+        reason = f"{'is' if met else 'is not'} {self.criterion} ({certainty})"
         unsure = self.by_words and p is not None and abs(p - self.threshold) <= UNSURE
         if doubtful := answer.doubtful or unsure:
-            who = "the encoder" if unsure else "the model"
-            reason = f"DOUBTFUL: {who} can't tell whether it is {self.criterion} ({sure})"
+            decider = "the encoder" if unsure else "the model"
+            reason = f"DOUBTFUL: {decider} can't tell whether it is {self.criterion} ({certainty})"
         return Verdict(
             kept=doubtful or met == (self.action == "keep"),
             reason=reason,

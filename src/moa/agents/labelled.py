@@ -39,7 +39,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
         ConfigError: there is no such file, a row is malformed or has no text, a label isn't one of
             the question's options, or no row has a label.
     """
-    found: list[Example] = []
+    examples: list[Example] = []
     for row, labelled in typed(path, _LabelledRow):
         fields: Mapping[str, object] = labelled.model_dump()
         if question.name not in fields:
@@ -54,7 +54,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
                 f"{question.name!r} out of it"
             ) from error
         if name is not None:
-            found.append(Example(text, {question.name: name}))
-    if not found:
+            examples.append(Example(text, {question.name: name}))
+    if not examples:
         raise ConfigError(f"{path}: no row has a text and the key {question.name!r} with its label")
-    return tuple(found)
+    return tuple(examples)

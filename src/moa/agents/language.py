@@ -52,10 +52,10 @@ def language_of(text: str) -> str | None:
     words = _WORDLESS.sub(" ", join_surrogates(text[:_READ])).strip()
     if not any(map(str.isalpha, words)):
         return None
-    found = _detector().detect(words)
-    if not found or float(found[0]["score"]) < _SURE:
+    detections = _detector().detect(words)
+    if not detections or float(detections[0]["score"]) < _SURE:
         return None
-    return str(found[0]["lang"])
+    return str(detections[0]["lang"])
 
 
 def language_name(code: str | None) -> str | None:

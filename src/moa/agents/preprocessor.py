@@ -93,16 +93,16 @@ class Preprocessor(TypedNode[Text | str, Text]):
 
     async def answer(self, request: Text | str, context: RunContext) -> Text:
         """Clean, cut, rewrite, and look for the language."""
-        given = str(request)
+        original = str(request)
         text = await run_off_loop(
-            lambda: self._cut(self._clean(given, context), context),
+            lambda: self._cut(self._clean(original, context), context),
             context,
-            characters=len(given),
+            characters=len(original),
         )
         if self.rewriter is not None and text:
             text = await self._rewrite(self.rewriter, text, context)
-        known = request.language if isinstance(request, Text) else None
-        return Text(text=text, language=known or self._language(text, context))
+        language = request.language if isinstance(request, Text) else None
+        return Text(text=text, language=language or self._language(text, context))
 
     def _clean(self, text: str, context: RunContext) -> str:
         from_html = self.html and _HTML.search(text) is not None
@@ -112,18 +112,18 @@ class Preprocessor(TypedNode[Text | str, Text]):
         repaired = _repair(text, entities=not from_html)
         if repaired != text:
             context.note("changed", "broken or unusual characters were repaired")
-        seen = _INVISIBLE.sub("", repaired)
-        if hidden := len(repaired) - len(seen):
+        visible = _INVISIBLE.sub("", repaired)
+        if hidden := len(repaired) - len(visible):
             context.note("changed", f"{hidden} characters that nobody sees were taken out")
-        seen = tidy(seen)
+        visible = tidy(visible)
         if self.history:
-            return seen
-        latest = tidy(_without_history(seen))
-        if latest != seen:
+            return visible
+        latest = tidy(_without_history(visible))
+        if latest != visible:
             context.note("changed", "quoted mails below the reply were left out")
-        elif len(seen) > _HISTORY_WITHIN:
-            within = f"the first {_HISTORY_WITHIN} characters"
-            context.note("skipped", f"quoted mails that begin after {within} stay")
+        elif len(visible) > _HISTORY_WITHIN:
+            limit = f"the first {_HISTORY_WITHIN} characters"
+            context.note("skipped", f"quoted mails that begin after {limit} stay")
         return latest
 
     def _cut(self, text: str, context: RunContext) -> str:
@@ -266,10 +266,10 @@ def _repair(text: str, *, entities: bool) -> str:
 
 def _parts(text: str) -> Iterator[str]:
     """Cut a text at ends of lines: each line by itself, and in a long text some together."""
-    least = len(text) // _PARTS
+    min_size = len(text) // _PARTS
     begins = 0
     while begins < len(text):
-        ends = text.find("\n", begins + least) + 1
+        ends = text.find("\n", begins + min_size) + 1
         ends = min(ends or len(text), begins + _PART)
         yield text[begins:ends]
         begins = ends
@@ -294,10 +294,10 @@ def _history_begins(mail: str) -> int:
     """Return the index of the header above the first quoted mail, or the length of the mail."""
     begins = 0
     lines = mail[:_HISTORY_WITHIN].splitlines(keepends=True)
-    for heads, several in groupby(lines, lambda line: len(line) <= _HEADER_LINE):
-        block = "".join(several)
-        if heads and (found := _header().search(block)):
-            return begins + found.start()
+    for is_short, group in groupby(lines, lambda line: len(line) <= _HEADER_LINE):
+        block = "".join(group)
+        if is_short and (match := _header().search(block)):
+            return begins + match.start()
         begins += len(block)
     return len(mail)
 

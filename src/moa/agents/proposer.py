@@ -44,11 +44,11 @@ class Answerer(Agent[str | BaseModel, Reply]):
 
     def messages(self, request: str | BaseModel) -> tuple[Message, ...]:
         """Write the instructions and the request."""
-        rule, *asked = super().messages(request)
-        figures = find_numbers(" ".join(one.content for one in asked))
+        rule, *user_messages = super().messages(request)
+        figures = find_numbers(" ".join(message.content for message in user_messages))
         if self.instructions.startswith(ANSWER) and len(figures) >= _FIGURES:
             rule = replace(rule, content=f"{rule.content}\n{_NUMBER}")
-        return (rule, *asked)
+        return (rule, *user_messages)
 
 
 class Proposer(Answerer):
@@ -107,5 +107,5 @@ def sampler(
     means = "; ".join(f"{label}: {meaning}" for label, meaning in described.items())
     kind: Any = Literal[tuple(labels)]
     label = create_model("Label", answer=(kind, Field(description=means or None)))
-    asked = instructions or "Give the label that fits the text best."
-    return Agent(endpoint, asked, output=label, **writes)
+    task = instructions or "Give the label that fits the text best."
+    return Agent(endpoint, task, output=label, **writes)

@@ -160,14 +160,14 @@ class Relay(Agent[object, object]):
     def _first_messages(
         self, request: object, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-        told, options = self.messages(request), self.options
-        asked = tuple(one for one in told if one.role != "system")
-        *before, last = *self._opening_messages(told, history), *asked
+        messages, options = self.messages(request), self.options
+        user_messages = tuple(message for message in messages if message.role != "system")
+        *before, last = *self._opening_messages(messages, history), *user_messages
         last = replace(last, files=(*last.files, *options.files))
-        said = tuple(map(self._mark_as_data, (*before, last, *options.since)))
-        natively = bool(self.tools or options.tools) and are_paired(said)
-        in_words = bool(history or options.since) and not natively
-        return (flatten_tool_calls(said) if in_words else said), asked
+        all_messages = tuple(map(self._mark_as_data, (*before, last, *options.since)))
+        is_native = bool(self.tools or options.tools) and are_paired(all_messages)
+        is_flat = bool(history or options.since) and not is_native
+        return (flatten_tool_calls(all_messages) if is_flat else all_messages), user_messages
 
     def _mark_as_data(self, message: Message) -> Message:
         """Mark the result of a tool as data, as that of a tool of the agent's own is."""
@@ -176,8 +176,8 @@ class Relay(Agent[object, object]):
         return replace(message, content=block(message.content, tag=self.tag or TAG))
 
     def _tag_in(self, prompt: str) -> str:
-        told = (*self.options.history, *self.options.since)
-        if any(message.role == "tool" for message in told):
+        messages = (*self.options.history, *self.options.since)
+        if any(message.role == "tool" for message in messages):
             return self.tag or TAG
         return super()._tag_in(prompt)
 
@@ -192,8 +192,8 @@ class Relay(Agent[object, object]):
         if not self.options.tools:
             return await super()._turns(messages, calls, context, free=free)
         completion = await self._ask(messages, context, free=free)
-        wanted = completion.tool_calls[: 1 if self.options.one_call else None]
-        return replace(completion, tool_calls=wanted), ()
+        tool_calls = completion.tool_calls[: 1 if self.options.one_call else None]
+        return replace(completion, tool_calls=tool_calls), ()
 
     def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
         if completion.tool_calls or self.options.schema is not None:

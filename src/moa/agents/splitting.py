@@ -73,8 +73,8 @@ def chunks(
             "semantic-text-splitter", extra="local", purpose="to split a text at its sentences"
         ) from error
     splitter = MarkdownSplitter if markdown else TextSplitter
-    most = max_tokens * (_WINDOW_MARKDOWN if markdown else _WINDOW)
-    return _split_windows(splitter.from_callback(count, max_tokens).chunk_indices, text, most)
+    window = max_tokens * (_WINDOW_MARKDOWN if markdown else _WINDOW)
+    return _split_windows(splitter.from_callback(count, max_tokens).chunk_indices, text, window)
 
 
 def _split_windows(
@@ -86,12 +86,12 @@ def _split_windows(
     """
     begin, size = 0, window
     while begin < len(text):
-        found = cut(text[begin : begin + size])
+        parts = cut(text[begin : begin + size])
         end = begin + size
         if end < len(text):
-            if len(found) == 1:  # such as a long run of blanks, which is one token
+            if len(parts) == 1:  # such as a long run of blanks, which is one token
                 size *= 2
                 continue
-            end = begin + found.pop()[0] if found else end
-        yield from ((begin + place, chunk) for place, chunk in found)
+            end = begin + parts.pop()[0] if parts else end
+        yield from ((begin + offset, chunk) for offset, chunk in parts)
         begin, size = end, window

@@ -57,36 +57,36 @@ class ToolCalls:
         """
         self.count += len(calls)
         if self.count > self.most:
-            asked = ", ".join(call.name for call in calls)
+            tool_names = ", ".join(call.name for call in calls)
             raise BudgetExceeded(
-                f"{context.node}: the model asks for {asked}, and max_tool_calls={self.most}. "
+                f"{context.node}: the model asks for {tool_names}, and max_tool_calls={self.most}. "
                 "Raise it, or say in the instructions when to stop",
                 spent=context.usage,
             )
-        found = await gather(self._run_call(call, context) for call in calls)
-        waiting = [one for one in found if isinstance(one, Exception)]
+        outcomes = await gather(self._run_call(call, context) for call in calls)
+        waiting = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if waiting:
             raise join_interrupts(waiting)
         return tuple(
             Message("tool", block(str(text), tag=self.tag), tool_call_id=call.id)
-            for call, text in zip(calls, found, strict=True)
+            for call, text in zip(calls, outcomes, strict=True)
         )
 
     async def _run_call(self, call: ToolCall, context: RunContext) -> str | Exception:
         """Return the text that the model reads, or the interrupt if the run waits for a person."""
-        own = context.nested()
+        call_context = context.nested()
         place: AbstractContextManager[Place | None] = nullcontext()
         if context.journal is not None:
             place = context.journal.inside(f"{context.node}/{call.name}", call)
         try:
-            with place as own.journal:
-                return await self._answer(call, own)
+            with place as call_context.journal:
+                return await self._answer(call, call_context)
         except Exception as error:
             if interrupts_of(error):
                 return error
-            if (found := explain(error, context.node)) is error:
+            if (failure := explain(error, context.node)) is error:
                 raise
-            raise found from error
+            raise failure from error
 
     async def _answer(self, call: ToolCall, context: RunContext) -> str:
         tool = self.tools.get(call.name)
@@ -100,12 +100,12 @@ class ToolCalls:
             return _write_failure(call, "wrong arguments", _quote(error), context)
         if context.journal is None:
             return await self._trace(tool, call, values, context)
-        kept = Call(context, f"tool {call.name}", call.arguments)
-        if finished := kept.find(PLAIN, may_repeat=False):
-            return str(kept.reuse(finished))
-        async with kept:
-            text = await self._trace(tool, call, values, kept.inner)
-        await kept.keep(text)
+        journal_call = Call(context, f"tool {call.name}", call.arguments)
+        if finished := journal_call.find(PLAIN, may_repeat=False):
+            return str(journal_call.reuse(finished))
+        async with journal_call:
+            text = await self._trace(tool, call, values, journal_call.inner)
+        await journal_call.keep(text)
         return text
 
     async def _trace(
@@ -125,25 +125,25 @@ class ToolCalls:
     async def _call_if_allowed(
         self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
-        allowed: object = True
+        approval: object = True
         if tool.approve is not None:  # it sees what will run, and not what the model wrote
-            asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
-            allowed = await in_thread(partial(tool.approve, asked), f"approve of {tool.name}")
-        if allowed is True:
+            final_call = replace(call, arguments=to_json(dict(values), fallback=str).decode())
+            approval = await in_thread(partial(tool.approve, final_call), f"approve of {tool.name}")
+        if approval is True:
             return await self._call_tool(tool, call, values, context)
-        if not isinstance(allowed, str | bool):
-            raise ConfigError(f"approve of tool {tool.name!r} gave {allowed!r}, not a bool or why")
+        if not isinstance(approval, str | bool):
+            raise ConfigError(f"approve of tool {tool.name!r} gave {approval!r}, not a bool or why")
         return _write_failure(
-            call, "not allowed", str(allowed or "a person said no"), context, "refused"
+            call, "not allowed", str(approval or "a person said no"), context, "refused"
         )
 
     async def _call_tool(
         self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
-        one = Amount(tool_calls=1, seconds=_NO_TIME)
-        (await context.reserve(self.endpoint.name, self.endpoint.tier, one)).settle(one)
+        amount = Amount(tool_calls=1, seconds=_NO_TIME)
+        (await context.reserve(self.endpoint.name, self.endpoint.tier, amount)).settle(amount)
         context.emit(ToolStarted(context.node, call.name, call.arguments))
-        begun, left = time.perf_counter(), context.remaining_s()
+        start, left = time.perf_counter(), context.remaining_s()
         limit = asyncio.timeout(tool.timeout_s if left is None else min(tool.timeout_s, left))
         try:
             async with limit:
@@ -158,7 +158,7 @@ class ToolCalls:
         except Exception as error:  # noqa: BLE001  a model can do without one tool
             text, failure = self._failure(error, tool, limit, context)
         text, stopped = await tool.guard(text, context)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         if stopped is not None:
             text = _write_failure(call, stopped, text, context, "dropped")
         elif failure is None:
@@ -174,27 +174,27 @@ class ToolCalls:
         error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
     ) -> tuple[str, str]:
         """Return why a tool failed, and the kind of its error; raise what ends the run."""
-        found = explain(error, context.node)
-        if found is not error:
-            raise found from error
+        failure = explain(error, context.node)
+        if failure is not error:
+            raise failure from error
         if type(error).__module__.startswith("langgraph."):
             raise error
         if isinstance(error, TimeoutError) and limit.expired():
             context.remaining_s()
-            late = f"{tool.timeout_s:g} s are over"
+            reason = f"{tool.timeout_s:g} s are over"
             if stuck := USER_THREADS.count_stuck().get(tool.name):
-                late += f"; nothing can stop its thread ({stuck} of it hang)"
-            return late, "no result in time"
+                reason += f"; nothing can stop its thread ({stuck} of it hang)"
+            return reason, "no result in time"
         return _quote(error) or "it says no more", type(error).__name__
 
 
 def _write_failure(
-    call: ToolCall, kind: str, why: str, context: RunContext, note: NoteKind = "failed"
+    call: ToolCall, kind: str, reason: str, context: RunContext, note: NoteKind = "failed"
 ) -> str:
-    context.note(note, f"{_describe(call)}: {kind}: {why}")
+    context.note(note, f"{_describe(call)}: {kind}: {reason}")
     if note == "failed" and isinstance(context.tracer, Span):
         context.tracer.set(names.ERROR, kind)
-    return f"Error, {kind}: {why}"
+    return f"Error, {kind}: {reason}"
 
 
 def _quote(error: Exception) -> str:

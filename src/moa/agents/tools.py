@@ -127,9 +127,9 @@ class Tool:
             parts = _of_function(function, name)
         else:
             raise ConfigError(f"{function!r:.100} is no tool: give a function, or a `Tool`")
-        found, self._read, self._invoke = parts
+        schema, self._read, self._invoke = parts
         self.schema = ToolSchema(
-            name or found.name, description or found.description, found.parameters
+            name or schema.name, description or schema.description, schema.parameters
         )
         self.name = self.schema.name
         self.timeout_s = timeout_s
@@ -182,21 +182,21 @@ class Tool:
         Return the text and `None`, or the reason why it is stopped, and by which guard.
         """
         for guard in self.guards if text.strip() else ():
-            own = context if context.tracer is None else context.nested()
-            with own.span("guard", guard.name) as span:
-                said = (await guard.run(text, own)).output
+            guard_context = context if context.tracer is None else context.nested()
+            with guard_context.span("guard", guard.name) as span:
+                output = (await guard.run(text, guard_context)).output
                 if span is not None:
                     span.set(names.GUARD_POSITION, "tool")
-                    span.set(names.GUARD_KEPT, getattr(said, "kept", None))
-            if isinstance(said, Text):
-                text = said.text
-            elif not hasattr(said, "kept"):
+                    span.set(names.GUARD_KEPT, getattr(output, "kept", None))
+            if isinstance(output, Text):
+                text = output.text
+            elif not hasattr(output, "kept"):
                 raise ConfigError(
-                    f"tool {self.name!r}: its guard {guard.name!r} gives {type(said).__name__}, "
+                    f"tool {self.name!r}: its guard {guard.name!r} gives {type(output).__name__}, "
                     "and not a Verdict or a Text"
                 )
-            elif not said.kept:
-                return said.reason, f"stopped by {guard.name!r}"
+            elif not output.kept:
+                return output.reason, f"stopped by {guard.name!r}"
         return text, None
 
 
@@ -219,17 +219,17 @@ def _pieces(value: object, depth: int) -> Iterator[str]:
     """Write the items of a list or dictionary apart, if it is large or not far inside."""
     size = len(value) if is_sequence(value) or is_object(value) else 0
     is_large = size > _LARGE
-    within = 0 if is_large else depth - 1
+    inner_depth = 0 if is_large else depth - 1
     if is_sequence(value) and size and (is_large or depth):
-        for place, inner in enumerate(value):
-            yield "," if place else "["
-            yield from _pieces(inner, within)
+        for index, inner in enumerate(value):
+            yield "," if index else "["
+            yield from _pieces(inner, inner_depth)
         yield "]"
     elif is_object(value) and size and (is_large or depth):
-        for place, (key, inner) in enumerate(value.items()):
-            yield "," if place else "{"
+        for index, (key, inner) in enumerate(value.items()):
+            yield "," if index else "{"
             yield to_json({key: 0}, fallback=str).decode()[1:-2]
-            yield from _pieces(inner, within)
+            yield from _pieces(inner, inner_depth)
         yield "}"
     else:
         yield to_json(value, fallback=str).decode()
@@ -254,10 +254,10 @@ def _of_function(function: Callable[..., object], name: str | None) -> _Parts:
         part.pop("title", None)
         if key in meanings:
             part.setdefault("description", meanings[key])
-    wanted = [key for key, hint in hints.items() if hint is RunContext]
+    context_names = [key for key, hint in hints.items() if hint is RunContext]
 
     async def invoke(values: Mapping[str, object], context: RunContext) -> object:
-        called = partial(function, **values, **dict.fromkeys(wanted, context))
+        called = partial(function, **values, **dict.fromkeys(context_names, context))
         return await in_thread(called, schema.name)
 
     schema = ToolSchema(name, doc, parameters)
@@ -282,15 +282,17 @@ def _arguments_of(
 
     signature = inspect.signature(function)
     bound = getattr(function, "keywords", {})  # of a `partial`: not for the model to say
-    kept = [
-        one
-        for key, one in signature.parameters.items()
+    parameters = [
+        parameter
+        for key, parameter in signature.parameters.items()
         if hints.get(key) is not RunContext and key not in bound
     ]
-    for one in kept:
-        if one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL):
-            raise ConfigError(f"{function!r}: a model names its arguments, and {one} has no name")
-    vars(given)["__signature__"] = signature.replace(parameters=kept)
+    for parameter in parameters:
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise ConfigError(
+                f"{function!r}: a model names its arguments, and {parameter} has no name"
+            )
+    vars(given)["__signature__"] = signature.replace(parameters=parameters)
     given.__annotations__ = {key: hint for key, hint in hints.items() if key != "return"}
     return given
 
@@ -303,11 +305,11 @@ _MEANING = re.compile(r"^(\w+)(?: *\([^)]*\))?: *(.*(?:\n[ \t]+.*)*)", re.MULTIL
 
 def _docstring(doc: str) -> tuple[str, Mapping[str, str]]:
     """Read what a function does, and what its arguments mean."""
-    what, *sections = _SECTION.split(doc)
+    summary, *sections = _SECTION.split(doc)
     parts = dict(zip(sections[::2], sections[1::2], strict=True))
     arguments = inspect.cleandoc(parts.get("Args") or parts.get("Arguments") or "")
     meanings = {name: " ".join(text.split()) for name, text in _MEANING.findall(arguments)}
-    return " ".join(what.split()), meanings
+    return " ".join(summary.split()), meanings
 
 
 def _is_langchains(function: object) -> TypeGuard[BaseTool]:
@@ -340,8 +342,10 @@ def _of_langchain(tool: BaseTool) -> _Parts:
             raise ToolFailed(answer.text)
         return answer.text or answer.content
 
-    told = convert_to_openai_tool(tool)["function"]
-    schema = ToolSchema(told["name"], told.get("description", ""), told.get("parameters", {}))
+    function = convert_to_openai_tool(tool)["function"]
+    schema = ToolSchema(
+        function["name"], function.get("description", ""), function.get("parameters", {})
+    )
     return schema, _read_json, invoke
 
 

@@ -85,8 +85,8 @@ class Guarantee:
     def loosen(self) -> tuple[Guarantee, ...]:
         """Return two weaker guarantees: twice the failure probability, and 1.4 times the risk."""
         confidence, risk = 1.0 - 2 * (1.0 - self.confidence), 1.4 * self.risk
-        others = ((self.risk, confidence), (risk, self.confidence))
-        return tuple(Guarantee(r, c, self.look) for r, c in others if c > 0 and r < 1)
+        pairs = ((self.risk, confidence), (risk, self.confidence))
+        return tuple(Guarantee(r, c, self.look) for r, c in pairs if c > 0 and r < 1)
 
     def split(self, parts: int) -> Guarantee:
         """Return a stricter guarantee, of which `parts` hold together with this confidence.
@@ -97,8 +97,8 @@ class Guarantee:
 
     def __str__(self) -> str:
         looks = "" if self.look is None else f" over all looks, of which this is number {self.look}"
-        said = f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
-        return said + looks
+        text = f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
+        return text + looks
 
 
 def held_out_share(rows: int, labels: int, guarantee: Guarantee, learn: Learn = "split") -> float:
@@ -125,8 +125,8 @@ def min_rows_to_hold_out(held_out: int, labels: int, *, learn: Learn = "split") 
     """Return the minimum number of labelled rows of which `held_out` are held out."""
     if learn != "split":
         return held_out
-    many = max(_MANY * labels, math.ceil(held_out / _HELD_OUT_OF_MANY))
-    return min(many, math.ceil(held_out / _HELD_OUT))
+    many_rows = max(_MANY * labels, math.ceil(held_out / _HELD_OUT_OF_MANY))
+    return min(many_rows, math.ceil(held_out / _HELD_OUT))
 
 
 def explain_too_few_rows(
@@ -138,7 +138,7 @@ def explain_too_few_rows(
         return None
     doubled = Guarantee(min(0.5, 2 * guarantee.risk), guarantee.confidence, guarantee.look)
     larger = min_rows(doubled, labels, learn=learn)
-    best, wanted = percent(guarantee.smallest_risk(rows)), replace(guarantee, look=None)
+    best, goal = percent(guarantee.smallest_risk(rows)), replace(guarantee, look=None)
     gives = {
         "split": f"All {rows} will be learnt from, so that labels get better, but none of them is "
         f"accepted. Held out as a whole (--learn nothing), they could show {best} at best",
@@ -147,7 +147,7 @@ def explain_too_few_rows(
         "all": "Nothing is guaranteed of rows that all are learnt from",
     }
     return (
-        f"{rows} rows are too few to accept anything: {wanted}, takes at least {fewest_rows} "
+        f"{rows} rows are too few to accept anything: {goal}, takes at least {fewest_rows} "
         f"rows, and more if any of those held out is decided wrong; {percent(doubled.risk)} takes "
         f"at least {larger}. {gives[learn]}"
     )
@@ -264,10 +264,10 @@ def min_decisions(errors: int, *, risk: float, failure: float) -> int:
 @lru_cache(maxsize=64)
 def allowed_errors(most: int, *, risk: float, failure: float) -> tuple[int, ...]:
     """Return, for 0 to `most` decisions, how many errors still prove `risk`; -1 for none."""
-    allowed: list[int] = []
+    max_errors: list[int] = []
     errors = -1
     for n in range(most + 1):
         if n and tail(errors + 1, n, risk) <= failure:
             errors += 1
-        allowed.append(errors)
-    return tuple(allowed)
+        max_errors.append(errors)
+    return tuple(max_errors)

@@ -97,33 +97,36 @@ class Policy(ABC):
             raise InputError(
                 f"{len(graded)} graded replies are too few: it takes at least {_FEWEST}"
             )
-        held, inside = _split_graded(graded, seed)
-        running = context or RunContext()
+        held_out, fold_indices = _split_graded(graded, seed)
+        run_context = context or RunContext()
 
-        async def signs(one: Graded) -> dict[str, float]:
-            asked = (part.judge(one.request, one.reply, running) for part in self.parts)
-            return signs_of(await gather(asked))
+        async def signs(graded_reply: Graded) -> dict[str, float]:
+            judgements = (
+                part.judge(graded_reply.request, graded_reply.reply, run_context)
+                for part in self.parts
+            )
+            return signs_of(await gather(judgements))
 
         read = await map_async(signs, graded, max_concurrency=_ASKED_AT_ONCE)
         names = tuple(dict.fromkeys(name for row in read for name in row))
         table = np.array([[row.get(name, 0.0) for name in names] for row in read])
         good = np.array([g.good for g in graded], int)
-        spread = table[~held].std(0)
+        spread = table[~held_out].std(0)
         scale = np.where(spread > 0, spread, 1.0)
-        fitted = fit_head(table[~held] / scale, good[~held], 2, inside)
-        probability = np.exp(fitted.head(table / scale))[:, 1]
-        probability[~held] = np.exp(fitted.held_out)[:, 1]
+        head_fit = fit_head(table[~held_out] / scale, good[~held_out], 2, fold_indices)
+        probability = np.exp(head_fit.head(table / scale))[:, 1]
+        probability[~held_out] = np.exp(head_fit.held_out)[:, 1]
         fitting: list[Outcome] = []
         tested: list[Outcome] = []
-        for p, g, out in zip(probability, graded, held, strict=True):
-            found = Outcome(confidence=float(min(1.0, p)), correct=g.good, case=g.case)
-            (tested if out else fitting).append(found)
-        odds = (fitted.head.weights[:, 1] - fitted.head.weights[:, 0]) / scale
+        for p, g, out in zip(probability, graded, held_out, strict=True):
+            outcome = Outcome(confidence=float(min(1.0, p)), correct=g.good, case=g.case)
+            (tested if out else fitting).append(outcome)
+        odds = (head_fit.head.weights[:, 1] - head_fit.head.weights[:, 0]) / scale
         return FittedPolicy(
             policies=self.parts,
             signs=names,
             weights=tuple(float(w) for w in odds),
-            bias=float(fitted.head.bias[1] - fitted.head.bias[0]),
+            bias=float(head_fit.head.bias[1] - head_fit.head.bias[0]),
             bound=find_bound(fitting, tested, guarantee),
         )
 
@@ -174,9 +177,9 @@ class _Not(Policy):
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Invert the judgement."""
-        found = await self.policy.judge(request, reply, context)
-        reasons = tuple(f"turned around: {reason}" for reason in found.reasons)
-        return Judgement(1.0 - found.score, not found.accepted, reasons)
+        judgement = await self.policy.judge(request, reply, context)
+        reasons = tuple(f"turned around: {reason}" for reason in judgement.reasons)
+        return Judgement(1.0 - judgement.score, not judgement.accepted, reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,25 +211,25 @@ class Confident(Policy):
             return Judgement(0.0, False, ("it has no confidence",))
         confidence = min(confidences)
         if isinstance(bound, Bound):
-            said = [_read_accepted(answer) for answer in answers]
+            acceptances = [_read_accepted(answer) for answer in answers]
             accepts = [
-                bound.accepts(one) if says is None else says
-                for one, says in zip(confidences, said, strict=True)
+                bound.accepts(value) if acceptance is None else acceptance
+                for value, acceptance in zip(confidences, acceptances, strict=True)
             ]
-            if any(says is not None for says in said):
+            if any(acceptance is not None for acceptance in acceptances):
                 does = "accepted" if all(accepts) else "not accepted"
                 return Judgement(confidence, all(accepts), (f"{does} by its calibration",))
-            least = bound.threshold
+            threshold = bound.threshold
         else:
-            accepts, least = [confidence >= bound], bound
-        wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
-        return Judgement(confidence, all(accepts), (f"confidence {confidence:.3f}, {wanted}",))
+            accepts, threshold = [confidence >= bound], bound
+        requirement = "nothing is accepted" if threshold is None else f"{threshold:.3f} is needed"
+        return Judgement(confidence, all(accepts), (f"confidence {confidence:.3f}, {requirement}",))
 
 
 def _read_accepted(answer: object) -> bool | None:
     """Return the answer's own acceptance; `None` without a calibration."""
-    said = getattr(answer, "accepted", None)
-    return said if isinstance(said, bool) else None
+    accepted = getattr(answer, "accepted", None)
+    return accepted if isinstance(accepted, bool) else None
 
 
 def confidence_of(reply: object) -> float | None:
@@ -236,9 +239,11 @@ def confidence_of(reply: object) -> float | None:
 
 def _confidences(answers: Sequence[object]) -> list[float]:
     """Return the confidence of each answer; none if one of them has none."""
-    found: list[object] = [getattr(answer, "confidence", None) for answer in answers]
-    known = [float(confidence) for confidence in found if isinstance(confidence, int | float)]
-    return known if len(known) == len(found) else []
+    values: list[object] = [getattr(answer, "confidence", None) for answer in answers]
+    confidences = [
+        float(confidence) for confidence in values if isinstance(confidence, int | float)
+    ]
+    return confidences if len(confidences) == len(values) else []
 
 
 def _answers(reply: object) -> list[object]:
@@ -299,17 +304,17 @@ class FittedPolicy(Policy):
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Ask all policies, and combine their scores and signs."""
-        found = await gather(p.judge(request, reply, context) for p in self.policies)
-        read = signs_of(found)
+        judgements = await gather(p.judge(request, reply, context) for p in self.policies)
+        signs = signs_of(judgements)
         odds = self.bias + sum(
-            weight * read.get(name, 0.0)
+            weight * signs.get(name, 0.0)
             for name, weight in zip(self.signs, self.weights, strict=True)
         )
         good = 1.0 / (1.0 + math.exp(-max(-700.0, odds)))
-        least = self.bound.threshold
-        wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
-        reasons = [reason for judgement in found for reason in judgement.reasons]
-        summary = f"good enough with a probability of {good:.3f}, {wanted}"
+        threshold = self.bound.threshold
+        requirement = "nothing is accepted" if threshold is None else f"{threshold:.3f} is needed"
+        reasons = [reason for judgement in judgements for reason in judgement.reasons]
+        summary = f"good enough with a probability of {good:.3f}, {requirement}"
         return Judgement(good, self.bound.accepts(good), (summary, *reasons))
 
 
@@ -319,24 +324,24 @@ def _split_graded(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
     from moa.decisions.regression import folds, split
 
     good = np.array([g.good for g in graded], int)
-    cases = [str(place) if g.case is None else f"case {g.case}" for place, g in enumerate(graded)]
+    cases = [str(index) if g.case is None else f"case {g.case}" for index, g in enumerate(graded)]
     # The halves must be exchangeable. Were each given as many good replies, the errors of the one
     # would tell those of the other, and a bound takes them for independent.
-    held = split(cases, 0.5, seed=seed)
-    known = [case for case, out in zip(cases, held.tolist(), strict=True) if not out]
-    inside = folds(known, good[~held], _PARTS, seed=seed)
-    if not held.any() or len(set(inside.tolist())) < 2:
+    held_out = split(cases, 0.5, seed=seed)
+    fit_cases = [case for case, out in zip(cases, held_out.tolist(), strict=True) if not out]
+    fold_indices = folds(fit_cases, good[~held_out], _PARTS, seed=seed)
+    if not held_out.any() or len(set(fold_indices.tolist())) < 2:
         raise InputError(
             f"{len(graded)} graded replies are about {len(set(cases))} cases, which are too few to "
             f"fit to some and hold others out: give replies of at least {_FEWEST} cases"
         )
-    return held, inside
+    return held_out, fold_indices
 
 
 def signs_of(judgements: Sequence[Judgement]) -> dict[str, float]:
     """Collect the scores and signs of judgements, keyed by the policy's index and their name."""
     return {
-        f"{place} {name}": value
-        for place, judgement in enumerate(judgements)
+        f"{index} {name}": value
+        for index, judgement in enumerate(judgements)
         for name, value in {"score": judgement.score, **judgement.signs}.items()
     }

@@ -95,26 +95,26 @@ async def adapt(
     sources = {DECIDES: endpoint, **({ENCODER: encoder} if encoder is not None else {})}
     answers = AnswerCache(sources, questions if asks and not own else ())
     context = context or RunContext(keep_notes=False)
-    found: dict[str, Calibration] = {}
+    calibrations: dict[str, Calibration] = {}
     for question in questions:
-        one = _QuestionFit(
+        fit = _QuestionFit(
             question, answers, as_prompt_variant(question, own), asks, context, progress
         )
         rows = labels_of(question, labelled)
         if has_enough_labels(question, rows, pairs=feeds_heads(encoder)):
-            found[question.name] = await one.fit_to_labels(rows)
+            calibrations[question.name] = await fit.fit_to_labels(rows)
         else:
-            found[question.name] = await one.fit_to_texts(rows, unlabelled)
-    return found
+            calibrations[question.name] = await fit.fit_to_texts(rows, unlabelled)
+    return calibrations
 
 
 def labels_of(question: Question, labelled: Sequence[Example]) -> list[Labelled]:
     """Return the texts that are labelled for the question."""
     names = {option.name for option in question.options}
-    given = [(example.text, example.labels.get(question.name)) for example in labelled]
+    pairs = [(example.text, example.labels.get(question.name)) for example in labelled]
     return [
         Labelled(text=text, label=label)
-        for text, label in given
+        for text, label in pairs
         if label is not None and label in names and text.strip()
     ][:MOST_LABELS]
 
@@ -126,8 +126,8 @@ def has_enough_labels(question: Question, rows: Sequence[Labelled], *, pairs: bo
     """
     texts = {row.text for row in rows}
     scored = pairs and question.kind == "choice"
-    least = ENOUGH_A_LABEL * len(question.options) if scored else ENOUGH
-    return len(texts) >= least and len({row.label for row in rows}) > 1
+    minimum = ENOUGH_A_LABEL * len(question.options) if scored else ENOUGH
+    return len(texts) >= minimum and len({row.label for row in rows}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +156,12 @@ class _QuestionFit:
 
     async def fit_to_labels(self, rows: Sequence[Labelled]) -> Calibration:
         """Fit to labelled texts; show some as examples to a model that writes its labels."""
-        own = (self.own,) if self.asks else ()
+        variants = (self.own,) if self.asks else ()
         reader = self.make_reader(())
-        fitted = await fit_all(reader, rows, own)
-        if fitted is None:
+        calibration = await fit_all(reader, rows, variants)
+        if calibration is None:
             return make_unfitted(self.question, self._first_examples(rows), origin=_WRITES)
-        return fitted
+        return calibration
 
     def _first_examples(self, rows: Sequence[Labelled]) -> list[Example]:
         return [Example(row.text, {self.question.name: row.label}) for row in rows[:_SHOWN]]
@@ -170,34 +170,47 @@ class _QuestionFit:
         self, rows: Sequence[Labelled], unlabelled: Sequence[str]
     ) -> Calibration:
         """Remove the bias that unlabelled texts show."""
-        many = len(unlabelled) >= ENOUGH_TEXTS
+        has_enough_texts = len(unlabelled) >= ENOUGH_TEXTS
         step = max(1.0, len(unlabelled) / MOST_TEXTS)
         spread = (unlabelled[int(i * step)] for i in range(min(len(unlabelled), MOST_TEXTS)))
-        texts = tuple(spread) if many else stand_in_texts()
+        texts = tuple(spread) if has_enough_texts else stand_in_texts()
         reader = self.make_reader(texts)
-        found = _PriorBlend(len(self.question.options))
+        blend = _PriorBlend(len(self.question.options))
         about_text = self.question.kind == "choice" or is_about_whole_text(self.question)
         if ENCODER in self.answers.sources and about_text:
-            given = [Example(row.text, {ASKED_AS: row.label}) for row in rows]
-            feature = make_words_feature(self.question, [*self.own, *given])
+            examples = [Example(row.text, {ASKED_AS: row.label}) for row in rows]
+            feature = make_words_feature(self.question, [*self.own, *examples])
             words = await reader.read(feature)
             if words is not None:
                 # The scorer of pairs knows ordinary texts: only one's own tell it of a bias.
-                found.add(
-                    feature, words.values, 1.0, has_bias=many or self.question.kind != "choice"
+                blend.add(
+                    feature,
+                    words.values,
+                    1.0,
+                    has_bias=has_enough_texts or self.question.kind != "choice",
                 )
-        weight = self._weigh_model(beside_words=bool(found.features))
-        why = await self._add_model(reader, rows, found, weight, many=many) if weight else ""
-        if not found.features:
+        weight = self._weigh_model(beside_words=bool(blend.features))
+        doubt = (
+            await self._add_model(reader, rows, blend, weight, many=has_enough_texts)
+            if weight
+            else ""
+        )
+        if not blend.features:
             return make_unfitted(self.question, self._first_examples(rows), origin=_WRITES)
-        used = f"bias removed on {len(texts)} {'unlabelled' if many else 'shipped'} texts"
+        origin = (
+            f"bias removed on {len(texts)} {'unlabelled' if has_enough_texts else 'shipped'} texts"
+        )
         calibration = make_calibration(
-            self.question, found.features, found.fit, f"{used}{why and f'; {why}'}"
+            self.question, blend.features, blend.fit, f"{origin}{doubt and f'; {doubt}'}"
         )
         calibration = add_expected_precision(calibration)
         models = {r: await identity_of(reader.sources[r], self.context) for r in calibration.roles}
-        more = {"models": models, "doubtful": _SAME if why else "", "notes": tuple(reader.dropped)}
-        return calibration.model_copy(update=more).with_seal()
+        changes = {
+            "models": models,
+            "doubtful": _SAME if doubt else "",
+            "notes": tuple(reader.dropped),
+        }
+        return calibration.model_copy(update=changes).with_seal()
 
     def _weigh_model(self, *, beside_words: bool) -> float:
         """Return the weight of the model, bias removed, relative to the words."""
@@ -214,7 +227,7 @@ class _QuestionFit:
         self,
         reader: FeatureReader,
         rows: Sequence[Labelled],
-        found: _PriorBlend,
+        blend: _PriorBlend,
         weight: float,
         *,
         many: bool,
@@ -224,27 +237,29 @@ class _QuestionFit:
         reading = await reader.read(labels)
         if reading is None:
             return ""
-        own = _centre(reading.values)
-        blind = many and is_blind(own)
-        if blind and found.features:
+        logs = _centre(reading.values)
+        blind = many and is_blind(logs)
+        if blind and blend.features:
             return ""  # the words decide alone
-        shown: list[PromptVariant] = []
+        variants: list[PromptVariant] = []
         if self.answers.source == "logprob":
-            shown += [as_prompt_variant(self.question, self._first_examples(rows))] if rows else []
-            fair = own - own.mean(0)
-            named = choose_confident(reader.texts, fair, self.question) if many else []
-            shown += [as_prompt_variant(self.question, some) for some in named]
-        after = LabelFeature.of(self.question, self.endpoint, "labels after sure texts", shown)
-        more = await reader.read(after) if shown else None
-        behind = None if more is None else _centre(more.values)
-        if blind and behind is not None:  # they count for as much as they agree
-            weight *= agreement(np.stack([own, behind], 1))
-        found.add(labels, own, weight, whole_mean=blind)
-        if behind is not None:
-            found.add(after, behind, weight, whole_mean=True)
+            variants += (
+                [as_prompt_variant(self.question, self._first_examples(rows))] if rows else []
+            )
+            fair = logs - logs.mean(0)
+            example_sets = choose_confident(reader.texts, fair, self.question) if many else []
+            variants += [as_prompt_variant(self.question, examples) for examples in example_sets]
+        after = LabelFeature.of(self.question, self.endpoint, "labels after sure texts", variants)
+        after_reading = await reader.read(after) if variants else None
+        after_logs = None if after_reading is None else _centre(after_reading.values)
+        if blind and after_logs is not None:  # they count for as much as they agree
+            weight *= agreement(np.stack([logs, after_logs], 1))
+        blend.add(labels, logs, weight, whole_mean=blind)
+        if after_logs is not None:
+            blend.add(after, after_logs, weight, whole_mean=True)
         if not blind:
             return ""
-        label = self.question.options[int(own.mean(0).argmax())].name
+        label = self.question.options[int(logs.mean(0).argmax())].name
         return (
             f"DOUBTFUL: the model says {label!r} whatever the text is, and with that taken out its "
             "answers are little better than chance: give it at least 8 labelled examples"
@@ -272,7 +287,7 @@ class _PriorBlend:
         whole_mean: bool = False,
         has_bias: bool = True,
     ) -> None:
-        """Add a feature and remove its bias: the `whole` mean, or a shrunk one."""
+        """Add a feature and remove its bias: the whole mean, or a shrunk one."""
         self.features.append(feature)
         self.weights.append(weight)
         if has_bias:

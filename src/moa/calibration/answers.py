@@ -67,9 +67,9 @@ class AnswerStore:
         if self._file is None:
             self._store = Postgres(str(where), TABLES, what="answers")
         else:
-            what = f"the answers in {where}"
+            description = f"the answers in {where}"
             tables = "" if must_exist else TABLES  # another database stays as it is
-            self._store = SQLite(self._file, tables, what=what, may_only_read=must_exist)
+            self._store = SQLite(self._file, tables, what=description, may_only_read=must_exist)
         self._lock = threading.Lock()
         self._is_open = False
         self.coin: Coin
@@ -99,14 +99,14 @@ class AnswerStore:
 
     def _check_tables(self) -> None:
         """Raise `ConfigError` unless the tables are those of this version."""
-        asked = "select name from pragma_table_info(?)"
+        sql = "select name from pragma_table_info(?)"
         if self._file is None:
-            asked = "select column_name from information_schema.columns where table_name = ?"
+            sql = "select column_name from information_schema.columns where table_name = ?"
         tables = columns_of(TABLES)
-        found = {table: {name for (name,) in self._store.run(asked, table)} for table in tables}
-        if not found["moa_learn"]:
+        columns = {table: {name for (name,) in self._store.run(sql, table)} for table in tables}
+        if not columns["moa_learn"]:
             raise ConfigError(f"{self.where} holds no answers that a cascade learns from")
-        lacks = [name for table, names in tables.items() for name in names - found[table]]
+        lacks = [name for table, names in tables.items() for name in names - columns[table]]
         if lacks:
             raise ConfigError(
                 f"the answers in {self.where} were begun by an older version of moa, and lack "
@@ -153,17 +153,17 @@ class AnswerStore:
             self._store.now(),
         )
         about = self.read_question()
-        for was, here, what in zip(about, (question, made_of), _BOUND_TO, strict=True):
-            if was != here:
+        for stored, current, subject in zip(about, (question, made_of), _BOUND_TO, strict=True):
+            if stored != current:
                 raise ConfigError(
-                    f"the answers in {self.where} were begun with another {what}: "
-                    f"{_difference(was, here)}. Give another file, or what it was begun with"
+                    f"the answers in {self.where} were begun with another {subject}: "
+                    f"{_difference(stored, current)}. Give another file, or what it was begun with"
                 )
 
     def bind_large(self, model: str) -> None:
         """Begin an epoch if another large model answered before: what was tested is about that."""
-        found = self._run("select made_of from moa_learn where job = ?")[0][0]
-        made_of, _, before = found.partition("\n")
+        stored = self._run("select made_of from moa_learn where job = ?")[0][0]
+        made_of, _, before = stored.partition("\n")
         if before == model:
             return
         if before:
@@ -180,16 +180,16 @@ class AnswerStore:
         Raises:
             ConfigError: nothing was begun.
         """
-        found = self._run("select secret, question, made_of from moa_learn where job = ?")
-        if not found:
+        rows = self._run("select secret, question, made_of from moa_learn where job = ?")
+        if not rows:
             raise ConfigError(f"there are no answers in {self.where}")
-        secret, question, made_of = found[0]
+        secret, question, made_of = rows[0]
         self.coin = Coin(bytes.fromhex(secret))
         return question, made_of.partition("\n")[0]
 
     def read_state(self) -> LearningState:
         """Return the state of the learning."""
-        found = self._run(
+        rows = self._run(
             "select one.epoch, one.first, "
             "(select count(*) from moa_learn_looks l where l.job = one.job and l.epoch = one.epoch)"
             ", (select max(look) from moa_learn_looks l where l.job = one.job "
@@ -197,7 +197,7 @@ class AnswerStore:
             "from moa_learn join moa_learn_epochs one on one.job = moa_learn.job "
             "where moa_learn.job = ? order by one.epoch desc limit 1"
         )
-        return LearningState(*found[0])
+        return LearningState(*rows[0])
 
     def add(self, row: NewRow, epoch: int) -> int:
         """Store a row before it is answered, and return its index."""
@@ -214,15 +214,15 @@ class AnswerStore:
             *(row.sure, row.length, row.language, row.text),
         )
         while True:  # two processes that take the same place: the second takes the next
-            found = self._run(
+            rows = self._run(
                 "insert into moa_learn_rows (job, place, epoch, key, held, source, at, vector, "
                 "done, by_small, look, accepts, guess, sure, length, language, given) "
                 "values (?, (select coalesce(max(place), 0) + 1 from moa_learn_rows where job = ?)"
                 f"{', ?' * len(values)}) on conflict (job, place) do nothing returning place",
                 *(self._store.job, *values),
             )
-            if found:
-                return int(found[0][0])
+            if rows:
+                return int(rows[0][0])
 
     def settle(self, place: int, said: LargeAnswer) -> None:
         """Store the large model's answer. A row that counted as failed meanwhile stays failed."""
@@ -266,7 +266,7 @@ class AnswerStore:
             *(self._store.job, place),
         )
         key = f"{FORGOTTEN}{place}"
-        found = self._finish_row(
+        exists = self._finish_row(
             place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1"
         )
         self._run(
@@ -276,46 +276,48 @@ class AnswerStore:
         )
         if self._file is not None:
             self._store.run("pragma wal_checkpoint(truncate)")
-        return found
+        return exists
 
-    def _finish_row(self, place: int, what: str, *values: object, where: str = "done = 0") -> bool:
+    def _finish_row(
+        self, place: int, assignments: str, *values: object, where: str = "done = 0"
+    ) -> bool:
         """Change a row and mark it as done; return False if there is no such row."""
-        found = self._run(
-            f"update moa_learn_rows set done = 1, {what} where job = ? and place = ? and {where} "
-            "returning place",
+        rows = self._run(
+            f"update moa_learn_rows set done = 1, {assignments} where job = ? and place = ? "
+            f"and {where} returning place",
             *(*values, self._store.job, place),
             job_first=False,
         )
-        return bool(found)
+        return bool(rows)
 
     def places_of(self, side: Side) -> list[int]:
         """Return the indices of the rows with a text."""
-        found = self._run(
+        rows = self._run(
             "select place from moa_learn_rows where job = ? and key = ? order by place", side.key
         )
-        return [int(place) for (place,) in found]
+        return [int(place) for (place,) in rows]
 
     def count_held_out(self, state: LearningState) -> int:
         """Count the distinct texts held out in this epoch and in none before."""
-        found = self._run(
+        rows = self._run(
             f"select count(distinct key) from moa_learn_rows r where job = ? and {_NEW_HELD}",
             *(state.epoch, state.first),
         )
-        return int(found[0][0])
+        return int(rows[0][0])
 
     def last_place(self) -> int:
         """Return the index of the last row; 0 without rows."""
-        found = self._run("select coalesce(max(place), 0) from moa_learn_rows where job = ?")
-        return int(found[0][0])
+        rows = self._run("select coalesce(max(place), 0) from moa_learn_rows where job = ?")
+        return int(rows[0][0])
 
     def find_held_out_place(self, state: LearningState, count: int) -> int | None:
         """Return the row at which the epoch's count of held-out texts reached `count`."""
-        found = self._run(
+        rows = self._run(
             f"select min(place) as place from moa_learn_rows r where job = ? and {_NEW_HELD} "
             "group by key order by min(place) limit 1 offset ?",
             *(state.epoch, state.first, count - 1),
         )
-        return int(found[0][0]) if found else None
+        return int(rows[0][0]) if rows else None
 
     def last_answered_place(self) -> int:
         """Return the last row up to which all held-out rows are answered or failed."""
@@ -372,36 +374,36 @@ class AnswerStore:
     def read_watched_rows(self, state: LearningState, after: int) -> tuple[list[WatchedRow], int]:
         """Return what the head in use saw after an index, and the index to continue from."""
         end = self.last_place()
-        found = self._run(
+        rows = self._run(
             f"select {', '.join(WatchedRow._fields)} from moa_learn_rows where job = ? "
             "and epoch = ? and look = ? and place > ? and place <= ? order by place",
             *(state.epoch, state.used, after, end),
         )
-        return [WatchedRow(*one) for one in found], end
+        return [WatchedRow(*row) for row in rows], end
 
     def claim(self, spent: SpentLook) -> bool:
         """Spend a look, and store all that determines its outcome; False if another process did.
 
         It is spent from now on, even if this process dies.
         """
-        found = self._run(
+        rows = self._run(
             "insert into moa_learn_looks (job, epoch, look, at, cut, head, thresholds) "
             "values (?, ?, ?, ?, ?, ?, ?) on conflict (job, epoch, look) do nothing returning look",
             *(spent.epoch, spent.look, self._store.now(), spent.cut, spent.head),
             json.dumps(spent.thresholds),
         )
-        return bool(found)
+        return bool(rows)
 
     def find_unfinished_look(self, state: LearningState) -> SpentLook | None:
         """Return a spent look whose outcome is not stored yet."""
-        found = self._run(
+        rows = self._run(
             "select epoch, look, cut, head, thresholds from moa_learn_looks where job = ? "
             "and epoch = ? and said is null order by look limit 1",
             state.epoch,
         )
-        if not found:
+        if not rows:
             return None
-        epoch, look, cut, head, thresholds = found[0]
+        epoch, look, cut, head, thresholds = rows[0]
         return SpentLook(epoch, look, cut, head, tuple(json.loads(thresholds)))
 
     def finish(
@@ -434,7 +436,7 @@ class AnswerStore:
         """Return the head in use, and the keys of the texts that it doesn't answer."""
         if state.used is None:
             return None
-        found = self._run(
+        rows = self._run(
             "select head from moa_learn_looks where job = ? and epoch = ? and look = ?",
             *(state.epoch, state.used),
         )
@@ -442,28 +444,28 @@ class AnswerStore:
             "select key from moa_learn_exceptions where job = ? and epoch = ? and look = ?",
             *(state.epoch, state.used),
         )
-        return found[0][0], frozenset(key for (key,) in keys)
+        return rows[0][0], frozenset(key for (key,) in keys)
 
     def read_checks(self, state: LearningState) -> tuple[str, int, str | None, int]:
         """Return the audit and the drift check of the head in use, each with its last row."""
-        found = self._run(
+        rows = self._run(
             "select audit, audited, drift, drifted from moa_learn_looks where job = ? "
             "and epoch = ? and look = ?",
             *(state.epoch, state.used),
         )
-        return found[0]
+        return rows[0]
 
     def replace_check(
         self, state: LearningState, kind: Literal["audit", "drift"], value: str, was: int, end: int
     ) -> bool:
         """Replace an audit or a drift check that read on; False if another process did."""
-        found = self._run(
+        rows = self._run(
             f"update moa_learn_looks set {kind} = ?, {kind}ed = ? where job = ? and epoch = ? "
             f"and look = ? and {kind}ed = ? returning look",
             *(value, end, self._store.job, state.epoch, state.used, was),
             job_first=False,
         )
-        return bool(found)
+        return bool(rows)
 
     def withdraw(self, state: LearningState, why: str) -> None:
         """End the epoch and begin the next; a second call changes nothing."""
@@ -483,13 +485,13 @@ class AnswerStore:
         """
         if state.used is None:
             raise ConfigError("no head is in use, so there is nothing that people could check yet")
-        known = self.read_drawn_rows(state)
-        if waiting := [one for one in known if one.label is None and one.text is not None]:
+        drawn_rows = self.read_drawn_rows(state)
+        if waiting := [row for row in drawn_rows if row.label is None and row.text is not None]:
             return waiting
-        number = 1 + max((one.draw for one in known), default=-1)
+        number = 1 + max((row.draw for row in drawn_rows), default=-1)
         if number >= len(DRAWS):
             raise ConfigError(f"this head was drawn for {number} times, and may not be once more")
-        found = self._run(
+        candidates = self._run(
             "select min(place), key from moa_learn_rows r where job = ? and epoch = ? and look = ? "
             "and accepts = 1 and given is not null and not exists (select 1 from moa_learn_people "
             "p where p.job = r.job and p.epoch = r.epoch and p.look = r.look and p.key = r.key) "
@@ -497,83 +499,88 @@ class AnswerStore:
             "and e.epoch = r.epoch and e.look = r.look and e.key = r.key) group by key",
             *(state.epoch, state.used),
         )
-        if len(found) < most:
+        if len(candidates) < most:
             raise ConfigError(
                 f"{most} texts are to be drawn, and of those that the head in use has accepted "
-                f"{len(found)} are kept and not drawn yet: set keep_texts = true in learn, and "
-                "wait for more, or draw fewer"
+                f"{len(candidates)} are kept and not drawn yet: set keep_texts = true in learn, "
+                "and wait for more, or draw fewer"
             )
-        some = secrets.SystemRandom().sample(found, most)
+        sample = secrets.SystemRandom().sample(candidates, most)
         self._store.many(
             "insert into moa_learn_people (job, epoch, look, draw, place, key) "
             "values (?, ?, ?, ?, ?, ?) on conflict (job, epoch, look, place) do nothing",
-            [(state.epoch, state.used, number, place, key) for place, key in some],
+            [(state.epoch, state.used, number, place, key) for place, key in sample],
         )
-        return [one for one in self.read_drawn_rows(state) if one.draw == number]
+        return [row for row in self.read_drawn_rows(state) if row.draw == number]
 
     def read_drawn_rows(self, state: LearningState) -> list[DrawnRow]:
         """Return the rows drawn for people under the head in use."""
-        found = self._run(
+        rows = self._run(
             "select p.draw, p.place, r.given, r.guess, p.label from moa_learn_people p "
             "join moa_learn_rows r on r.job = p.job and r.place = p.place "
             "where p.job = ? and p.epoch = ? and p.look = ? order by p.draw, p.place",
             *(state.epoch, state.used),
         )
-        return [DrawnRow(*one) for one in found]
+        return [DrawnRow(*row) for row in rows]
 
     def add_person_label(self, side: Side, label: str) -> bool:
         """Store a person's label of a drawn text; False if none is awaited."""
-        found = self._run(
+        rows = self._run(
             "update moa_learn_people set label = ? where job = ? and key = ? and label is null "
             "returning place",
             *(label, self._store.job, side.key),
             job_first=False,
         )
-        return bool(found)
+        return bool(rows)
 
     def read_figure_rows(self) -> list[FigureRow]:
         """Return the columns that figures are computed from, of all rows in order."""
         *columns, excepted = FigureRow._fields
-        found = self._run(
+        rows = self._run(
             f"select {', '.join(columns)}, exists (select 1 from moa_learn_exceptions e "
             "where e.job = r.job and e.epoch = r.epoch and e.look = r.look and e.key = r.key) "
             f"as {excepted} from moa_learn_rows r where job = ? order by place"
         )
-        return [FigureRow(*one) for one in found]
+        return [FigureRow(*row) for row in rows]
 
     def read_epochs(self) -> list[tuple[int, float, int, str]]:
         """Return each epoch: number, start time, first row, and the reason for it."""
-        found = self._run(
+        rows = self._run(
             "select epoch, at, first, why from moa_learn_epochs where job = ? order by epoch"
         )
-        return [(int(epoch), float(at), int(first), why) for epoch, at, first, why in found]
+        return [
+            (int(epoch), float(start), int(first), reason) for epoch, start, first, reason in rows
+        ]
 
     def read_looks(self) -> list[tuple[int, int, int, str | None, int]]:
         """Return each look: epoch, number, last row, outcome, and whether its head is used."""
-        found = self._run(
+        rows = self._run(
             "select epoch, look, cut, said, used from moa_learn_looks where job = ? "
             "order by epoch, look"
         )
-        return [(int(e), int(n), int(cut), said, int(used)) for e, n, cut, said, used in found]
+        return [
+            (int(e), int(n), int(cut), outcome, int(is_used))
+            for e, n, cut, outcome, is_used in rows
+        ]
 
-    def _read(self, which: str, *values: object) -> RowArrays:
-        found = self._run(
+    def _read(self, condition: str, *values: object) -> RowArrays:
+        rows = self._run(
             "select place, key, vector, label, epoch, length, language from moa_learn_rows r "
-            f"where job = ? and {which}",
+            f"where job = ? and {condition}",
             *values,
         )[::-1]
-        read = [None if one[2] is None else np.frombuffer(one[2], "<f2") for one in found]
-        parts = next((len(one) for one in read if one is not None), 0)
+        raw_vectors = [None if row[2] is None else np.frombuffer(row[2], "<f2") for row in rows]
+        parts = next((len(vector) for vector in raw_vectors if vector is not None), 0)
         nothing = np.full(parts, np.nan, "<f2")
-        vectors = np.array([nothing if one is None else one for one in read], float)
+        vectors = np.array([nothing if vector is None else vector for vector in raw_vectors], float)
         return RowArrays(
-            places=np.array([one[0] for one in found], np.intp),
-            keys=tuple(one[1] for one in found),
-            vectors=vectors.reshape(len(found), parts),
-            labels=tuple(one[3] for one in found),
-            epochs=np.array([one[4] for one in found], np.intp),
-            lengths=tuple(one[5] for one in found),
-            languages=tuple(one[6] for one in found),
+            places=np.array([row[0] for row in rows], np.intp),
+            keys=tuple(row[1] for row in rows),
+            vectors=vectors.reshape(len(rows), parts),
+            labels=tuple(row[3] for row in rows),
+            epochs=np.array([row[4] for row in rows], np.intp),
+            lengths=tuple(row[5] for row in rows),
+            languages=tuple(row[6] for row in rows),
         )
 
     def _run(self, sql: str, *values: object, job_first: bool = True) -> list[tuple[Any, ...]]:
@@ -590,25 +597,26 @@ _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 fr
 
 def _name_of_keys(file: Path) -> str:
     """Name the files beside one in which keys of a server learn."""
-    found = sorted(file.parent.glob(f"{escape(file.stem)}.*{escape(file.suffix)}"))
-    return f"; those of keys are in {', '.join(map(str, found))}" if found else ""
+    files = sorted(file.parent.glob(f"{escape(file.stem)}.*{escape(file.suffix)}"))
+    return f"; those of keys are in {', '.join(map(str, files))}" if files else ""
 
 
-def _difference(was: str, here: str) -> str:
+def _difference(stored: str, current: str) -> str:
     """Describe how two questions, or two sets of models, differ; both are JSON."""
     try:
-        old, new = (dict(_describe_parts(json.loads(one))) for one in (was, here))
+        old, new = (dict(_describe_parts(json.loads(text))) for text in (stored, current))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{was}, and not {here}"
+        return f"{stored}, and not {current}"
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    said = (f"{n}: was {old.get(n, 'nothing')}, is {new.get(n, 'nothing')}" for n in names)
-    return "; ".join(said)
+    differences = (f"{n}: was {old.get(n, 'nothing')}, is {new.get(n, 'nothing')}" for n in names)
+    return "; ".join(differences)
 
 
 def _describe_parts(record: object) -> Iterator[tuple[str, str]]:
     record = object_of(record)
     options = [
-        (str(one["name"]), one.get("description")) for one in objects_of(record.get("options"))
+        (str(option["name"]), option.get("description"))
+        for option in objects_of(record.get("options"))
     ]
     if options:
         yield "its options", ", ".join(name for name, _ in options)

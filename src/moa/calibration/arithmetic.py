@@ -37,8 +37,8 @@ _SIGNS = str.maketrans(
     }
 )
 _LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), put)
-    for pattern, put in (
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         (r"\\(?:text[a-z]{0,2}|math[a-z]{2}|mbox|boxed)\s?\{([^{}]{0,99})\}", r" \1 "),
         (r"\\[dt]?frac\s?\{([^{}]{1,99})\}\s?\{([^{}]{1,99})\}", r"((\1)/(\2))"),
         (r"\((\d[\d.,]{0,59})\)", r"\1"),  # of a fraction of two numbers
@@ -114,11 +114,11 @@ def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
     """
     if len(expression) > longest:
         raise InputError(f"{len(expression)} characters are no sum: at most {longest}")
-    plain = _to_python(expression)
-    if not _ARITHMETIC.fullmatch(plain):
+    code = _to_python(expression)
+    if not _ARITHMETIC.fullmatch(code):
         raise InputError(f"{expression!r} has something in it that is no part of a sum")
     try:
-        return _compute(ast.parse(plain, mode="eval").body)
+        return _compute(ast.parse(code, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
         raise InputError(f"{expression!r} can't be computed: {error}") from error
 
@@ -129,16 +129,18 @@ def find_equations(text: str) -> tuple[Equation, ...]:
     An equation repeated in a line is returned once. The order is that of the lines; reading stops
     after 200 equations or 50,000 characters.
     """
-    found: list[Equation] = []
+    equations: list[Equation] = []
     for line in text[:_READ].splitlines():
-        plain = _UNITS.sub(" ", _plain_signs(_without_latex(line)))
-        here: dict[tuple[object, ...], Equation] = {}
-        for stated in islice(_STATED.findall(plain), _MOST_SUMS):
-            here.update((_terms(equation), equation) for equation in _compute_pairs(stated))
-        found += here.values()
-        if len(found) >= _MOST_SUMS:
+        plain_line = _UNITS.sub(" ", _plain_signs(_without_latex(line)))
+        line_equations: dict[tuple[object, ...], Equation] = {}
+        for stated in islice(_STATED.findall(plain_line), _MOST_SUMS):
+            line_equations.update(
+                (_terms(equation), equation) for equation in _compute_pairs(stated)
+            )
+        equations += line_equations.values()
+        if len(equations) >= _MOST_SUMS:
             break
-    return tuple(found[:_MOST_SUMS])
+    return tuple(equations[:_MOST_SUMS])
 
 
 def find_numbers(text: str) -> list[Fraction]:
@@ -147,21 +149,21 @@ def find_numbers(text: str) -> list[Fraction]:
     A number of more than 60 characters is skipped.
     """
     return [
-        Fraction(shown.replace(",", ""))
-        for shown in NUMBER.findall(text)
-        if len(shown) <= _LONGEST_NUMBER
+        Fraction(digits.replace(",", ""))
+        for digits in NUMBER.findall(text)
+        if len(digits) <= _LONGEST_NUMBER
     ]
 
 
 def find_signed_numbers(text: str) -> list[Fraction]:
     r"""Return all numbers in order, with their signs; `3/4` and `\frac{3}{4}` are one number."""
-    found: list[Fraction] = []
+    numbers: list[Fraction] = []
     for minus, over, under, alone in _SIGNED.findall(_without_latex(text)):
-        shown, divisor = over or alone, int(under or 1) or 1
-        if len(shown) <= _LONGEST_NUMBER:
-            value = Fraction(shown.replace(",", "")) / divisor
-            found.append(-value if minus else value)
-    return found
+        digits, divisor = over or alone, int(under or 1) or 1
+        if len(digits) <= _LONGEST_NUMBER:
+            value = Fraction(digits.replace(",", "")) / divisor
+            numbers.append(-value if minus else value)
+    return numbers
 
 
 def read_only_number(text: str) -> Fraction:
@@ -170,14 +172,14 @@ def read_only_number(text: str) -> Fraction:
     Raises:
         InputError: it holds none, or more than one.
     """
-    plain = _without_latex(text).translate(_SIGNS).strip().rstrip(".")
-    alone = _WORD.sub(" ", plain).strip(" .,:;!?\"'")
-    shown = next((t for t in (plain, alone) if _ONE_NUMBER.fullmatch(t)), None)
-    if shown is None and _FRACTION.fullmatch(plain):
-        shown = plain
-    if shown is None:
+    plain_text = _without_latex(text).translate(_SIGNS).strip().rstrip(".")
+    alone = _WORD.sub(" ", plain_text).strip(" .,:;!?\"'")
+    number = next((t for t in (plain_text, alone) if _ONE_NUMBER.fullmatch(t)), None)
+    if number is None and _FRACTION.fullmatch(plain_text):
+        number = plain_text
+    if number is None:
         raise InputError(f"{text[:80]!r} is no single number")
-    return evaluate(shown)
+    return evaluate(number)
 
 
 def substitute(expression: str, values: Mapping[str, Fraction]) -> str:
@@ -192,10 +194,10 @@ def find_names(expression: str) -> tuple[str, ...]:
 
 def format_number(value: Fraction) -> str:
     """Write a number in digits, with at most 12 decimal places."""
-    whole, rest = divmod(round(abs(value) * 10**_PLACES), 10**_PLACES)
-    places = f"{rest:0{_PLACES}d}".rstrip("0")
-    sign = "-" if value < 0 and (whole or rest) else ""
-    return f"{sign}{whole}.{places}" if places else f"{sign}{whole}"
+    integer, fraction = divmod(round(abs(value) * 10**_PLACES), 10**_PLACES)
+    decimals = f"{fraction:0{_PLACES}d}".rstrip("0")
+    sign = "-" if value < 0 and (integer or fraction) else ""
+    return f"{sign}{integer}.{decimals}" if decimals else f"{sign}{integer}"
 
 
 def _terms(equation: Equation) -> tuple[object, ...]:
@@ -212,26 +214,26 @@ def _compute_pairs(stated: str) -> Iterator[Equation]:
             first, second = evaluate(left), evaluate(right)
         except InputError:
             continue
-        apart = abs(first - second)
+        difference = abs(first - second)
         largest = max(abs(first), abs(second))
         # Writers leave a sign out: `100% - 45% = 55`, or `3/4 * 100 = 75%`.
         percent = "%" in stated and 100 in (first / (second or 1), second / (first or 1))
-        close = percent or apart <= _rounding_error(right)
+        close = percent or difference <= _rounding_error(right)
         yield Equation(
             left=left,
             right=right,
-            error=0.0 if close else float(apart / largest),
-            exact=not apart,
+            error=0.0 if close else float(difference / largest),
+            exact=not difference,
             value=first,
         )
 
 
-def _rounding_error(shown: str) -> Fraction:
+def _rounding_error(number: str) -> Fraction:
     """Return the maximum rounding error of a number as shown; 0 for any other expression."""
-    plain = shown.replace(",", "").strip(f" {_MONEY}")
-    if not _SHOWN.fullmatch(plain):
+    digits = number.replace(",", "").strip(f" {_MONEY}")
+    if not _SHOWN.fullmatch(digits):
         return Fraction(0)
-    places = len(plain.partition(".")[2])
+    places = len(digits.partition(".")[2])
     return Fraction(1, 2 * 10**places) if places else Fraction(0)
 
 
@@ -239,8 +241,8 @@ def _without_latex(text: str) -> str:
     r"""Rewrite LaTeX, such as `\frac{9}{3} \times 2`, as a plain expression."""
     if "\\" not in text:
         return text
-    for pattern, put in _LATEX:
-        text = pattern.sub(put, text)
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
     return text
 
 
@@ -249,9 +251,9 @@ def _plain_signs(text: str) -> str:
 
 
 def _to_python(expression: str) -> str:
-    plain = re.sub(rf"[{_MONEY},]", "", _plain_signs(_without_latex(expression))).strip()
-    plain = plain.replace("^", "**").replace("%", "*(1/100)")
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
+    code = re.sub(rf"[{_MONEY},]", "", _plain_signs(_without_latex(expression))).strip()
+    code = code.replace("^", "**").replace("%", "*(1/100)")
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", code)
 
 
 def _compute(node: ast.expr) -> Fraction:

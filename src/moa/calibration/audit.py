@@ -114,8 +114,8 @@ class Audit(Frozen):
 
     def pick(self) -> tuple[Self, bool]:
         """Count one more accepted decision, and return whether to check it."""
-        picked = random.Random(f"{self.seed}/{self.accepted}").random() < self.share
-        return self.model_copy(update={"accepted": self.accepted + 1}), picked
+        is_picked = random.Random(f"{self.seed}/{self.accepted}").random() < self.share
+        return self.model_copy(update={"accepted": self.accepted + 1}), is_picked
 
     def record(self, *, correct: bool) -> Self:
         """Return the audit after the check of a picked decision."""
@@ -136,15 +136,15 @@ class Audit(Frozen):
     @property
     def summary(self) -> str:
         """The state of the audit in words."""
-        found = f"{self.wrong} of {self.checked} checked decisions were wrong"
+        finding = f"{self.wrong} of {self.checked} checked decisions were wrong"
         if self.checked:
-            found += f" ({percent(self.wrong / self.checked)})"
+            finding += f" ({percent(self.wrong / self.checked)})"
         if self.withdrawn:
             return (
-                f"the guarantee of at most {percent(self.risk)} wrong is withdrawn: {found}. "
+                f"the guarantee of at most {percent(self.risk)} wrong is withdrawn: {finding}. "
                 "Everything is escalated until it is calibrated again"
             )
-        return f"the guarantee of at most {percent(self.risk)} wrong stands: {found}"
+        return f"the guarantee of at most {percent(self.risk)} wrong stands: {finding}"
 
 
 def _sum_of_logs(first: float, second: float) -> float:

@@ -79,11 +79,11 @@ def find_bound(
     Raises:
         InputError: a confidence is not between 0 and 1, or a case is on both sides.
     """
-    both = {o.case for o in fitting} & {o.case for o in held_out} - {None}
-    if both:
+    shared_cases = {o.case for o in fitting} & {o.case for o in held_out} - {None}
+    if shared_cases:
         raise InputError(
-            f"{len(both)} cases, such as {min(both, key=str)!r}, have decisions on both sides; "
-            "split by case, so that what was fitted says nothing about what is held out"
+            f"{len(shared_cases)} cases, such as {min(shared_cases, key=str)!r}, have decisions on "
+            "both sides; split by case, so that what was fitted says nothing about what is held out"
         )
     confidences = [o.confidence for o in draw_one_per_case(held_out)]
     thresholds = choose_thresholds(fitting, confidences, guarantee)
@@ -102,21 +102,23 @@ def find_bounds_by_label(
     ratio = len(held_out) / len(fitting) if fitting else 1.0
     seen = fitting or held_out  # which label was given, not which one is right
     names = sorted({o.label for o in (*fitting, *held_out)})
-    given = {name: sum(o.label == name for o in seen) for name in names}
-    tested = sorted(given, key=lambda name: -given[name])
+    counts = {name: sum(o.label == name for o in seen) for name in names}
+    tested = sorted(counts, key=lambda name: -counts[name])
     while len(tested) > 1:
-        if given[tested[-1]] * ratio >= guarantee.split(len(tested)).count_needed():
+        if counts[tested[-1]] * ratio >= guarantee.split(len(tested)).count_needed():
             break
         tested.pop()
-    each = guarantee.split(len(tested))
+    label_guarantee = guarantee.split(len(tested))
     bounds: dict[str, Bound] = {}
-    for name in given:
-        fitted = [o for o in fitting if o.label == name]
-        held = [o for o in held_out if o.label == name]
+    for name in counts:
+        label_fitting = [o for o in fitting if o.label == name]
+        label_held_out = [o for o in held_out if o.label == name]
         if name in tested:
-            bounds[name] = find_bound(fitted, held, each)
+            bounds[name] = find_bound(label_fitting, label_held_out, label_guarantee)
         else:
-            bounds[name] = find_bound_among((), held, each, known=fitted)
+            bounds[name] = find_bound_among(
+                (), label_held_out, label_guarantee, known=label_fitting
+            )
     return bounds
 
 
@@ -124,28 +126,28 @@ def sum_bounds(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
     """Sum the bounds of labels up to one for display; each is applied by itself."""
     labels = sum(bound.labels for bound in bounds.values())
     accepted = sum(bound.accepted for bound in bounds.values())
-    found = {name: b.threshold for name, b in bounds.items() if b.threshold is not None}
-    none = sorted(name for name in bounds if name not in found)
-    missing = [bounds[name].more_labels for name in none]
-    known = [more for more in missing if more is not None]
+    thresholds = {name: b.threshold for name, b in bounds.items() if b.threshold is not None}
+    other_names = sorted(name for name in bounds if name not in thresholds)
+    missing = [bounds[name].more_labels for name in other_names]
+    counts = [count for count in missing if count is not None]
     summary = (
         f"accepts {percent(accepted / labels) if labels else 'nothing'} "
         f"({accepted} of {labels} held-out decisions): of each label {guarantee}"
     )
-    if not found:
+    if not thresholds:
         summary = f"accepts nothing: no label has a threshold that was shown to keep {guarantee}"
-    elif none:
-        summary += f"; nothing is accepted of {', '.join(none)}"
-    if known:
-        summary += f". For the label that takes least, about {min(known)} more held-out labels"
+    elif other_names:
+        summary += f"; nothing is accepted of {', '.join(other_names)}"
+    if counts:
+        summary += f". For the label that takes least, about {min(counts)} more held-out labels"
     return Bound(
         guarantee=guarantee,
-        threshold=min(found.values(), default=None),
+        threshold=min(thresholds.values(), default=None),
         labels=labels,
         accepted=accepted,
         errors=sum(bound.errors for bound in bounds.values()),
-        upper=max((bounds[name].upper for name in found), default=1.0),
-        more_labels=None if found else min(known, default=None),
+        upper=max((bounds[name].upper for name in thresholds), default=1.0),
+        more_labels=None if thresholds else min(counts, default=None),
         summary=summary,
     )
 
@@ -171,10 +173,10 @@ def choose_thresholds(
         return ()
     first = _BLIND_START
     if fitting:
-        known = _check_confidences([o.confidence for o in fitting])
+        fit_confidences = _check_confidences([o.confidence for o in fitting])
         right = np.array([o.correct for o in fitting])
-        could = coverage_at_risk(known, right, guarantee.risk)
-        first = (_BLIND_START + _START * could) / 2
+        coverage = coverage_at_risk(fit_confidences, right, guarantee.risk)
+        first = (_BLIND_START + _START * coverage) / 2
     start = min(counts, key=lambda count: abs(count - first * len(scores)))
     ranks = np.array([count for count in counts if count >= start])
     ranks = ranks[np.unique(np.linspace(0, len(ranks) - 1, _THRESHOLDS).astype(int))]
@@ -186,8 +188,8 @@ def choose_thresholds(
 
 def _accepted_counts(labels: int, guarantee: Guarantee) -> list[int]:
     """Return the counts at which one more error is allowed, and all counts after the last."""
-    allowed = allowed_errors(labels, risk=guarantee.risk, failure=guarantee.failure)
-    counts = [n for n in range(1, labels + 1) if allowed[n] > allowed[n - 1]]
+    max_errors = allowed_errors(labels, risk=guarantee.risk, failure=guarantee.failure)
+    counts = [n for n in range(1, labels + 1) if max_errors[n] > max_errors[n - 1]]
     return sorted({*counts, *range(counts[-1], labels + 1)}) if counts else []
 
 
@@ -207,10 +209,10 @@ def find_bound_among(
     cases = draw_one_per_case(held_out)
     labels = len(held_out)
     if labels and thresholds:
-        allowed = allowed_errors(len(cases), risk=guarantee.risk, failure=guarantee.failure)
+        max_errors = allowed_errors(len(cases), risk=guarantee.risk, failure=guarantee.failure)
         tested, fails = _count_accepted(thresholds, cases)
         accepted, wrong = _count_accepted(thresholds, held_out)
-        passed = (fails <= np.array(allowed)[tested]) & (wrong <= guarantee.risk * accepted)
+        passed = (fails <= np.array(max_errors)[tested]) & (wrong <= guarantee.risk * accepted)
         last = int(np.logical_and.accumulate(passed).sum()) - 1
         if last >= 0:
             upper = upper_bound(int(fails[last]), int(tested[last]), 1.0 - guarantee.failure)
@@ -225,12 +227,12 @@ def find_bound_among(
                 summary=f"accepts {percent(float(accepted[last]) / labels)} ({accepted[last]} of "
                 f"{labels} held-out decisions, {wrong[last]} of them wrong): {guarantee}{by_case}",
             )
-    tells = draw_one_per_case((*known, *held_out))
-    more, summary = _estimate_missing(
-        [(o.confidence, o.correct) for o in tells], guarantee, labels=labels, cases=len(cases)
+    outcomes = draw_one_per_case((*known, *held_out))
+    more_labels, summary = _estimate_missing(
+        [(o.confidence, o.correct) for o in outcomes], guarantee, labels=labels, cases=len(cases)
     )
     return Bound(
-        guarantee=guarantee, threshold=None, labels=labels, more_labels=more, summary=summary
+        guarantee=guarantee, threshold=None, labels=labels, more_labels=more_labels, summary=summary
     )
 
 
@@ -246,15 +248,15 @@ def draw_one_per_case(outcomes: Sequence[Outcome]) -> list[Outcome]:
     for row, outcome in enumerate(outcomes):
         cases.setdefault(row if outcome.case is None else outcome.case, []).append(outcome)
     draw = random.Random(0)
-    return [found[0] if len(found) == 1 else draw.choice(found) for found in cases.values()]
+    return [group[0] if len(group) == 1 else draw.choice(group) for group in cases.values()]
 
 
 def _check_confidences(confidences: Sequence[float]) -> Floats:
-    found = np.array(confidences, float)
-    if not ((found >= 0.0) & (found <= 1.0)).all():
-        bad = next(one for one in confidences if not 0.0 <= one <= 1.0)
+    values = np.array(confidences, float)
+    if not ((values >= 0.0) & (values <= 1.0)).all():
+        bad = next(value for value in confidences if not 0.0 <= value <= 1.0)
         raise InputError(f"a confidence must lie between 0 and 1, and one is {bad}")
-    return found
+    return values
 
 
 def _estimate_missing(
@@ -265,46 +267,46 @@ def _estimate_missing(
     Outcomes are pairs of a confidence and its correctness, one for each case. The number is `None`
     if more labels won't help.
     """
-    what = "labels" if cases == labels else "cases"
-    needed = guarantee.count_needed()
+    unit = "labels" if cases == labels else "cases"
+    minimum = guarantee.count_needed()
     likely, lowest, hopeless = _estimate_labels(outcomes, guarantee)
-    why = _explain(guarantee, cases, needed, what)
+    reason = _explain(guarantee, cases, minimum, unit)
     if likely is not None:
-        more = max(likely - cases, needed - cases, needed // 2)
-        said = f"It takes about {more} more held-out {what}"
+        more_cases = max(likely - cases, minimum - cases, minimum // 2)
+        advice = f"It takes about {more_cases} more held-out {unit}"
     elif not hopeless:
-        more = max(needed - cases, cases)
-        said = (
-            f"It takes at least about {more} more held-out {what}, if the scorer is good enough at "
-            "all, which can't be told yet"
+        more_cases = max(minimum - cases, cases)
+        advice = (
+            f"It takes at least about {more_cases} more held-out {unit}, if the scorer is good "
+            "enough at all, which can't be told yet"
         )
     else:
         return None, (
-            f"accepts nothing: {why}. Even among the surest decisions about "
+            f"accepts nothing: {reason}. Even among the surest decisions about "
             f"{percent(lowest)} are wrong, so more labels alone won't help: it takes a better "
             "scorer, or a larger risk"
         )
-    each = labels / cases if cases else 1.0
-    return math.ceil(more * each), f"accepts nothing: {why}. {said}"
+    labels_per_case = labels / cases if cases else 1.0
+    return math.ceil(more_cases * labels_per_case), f"accepts nothing: {reason}. {advice}"
 
 
-def _explain(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
+def _explain(guarantee: Guarantee, cases: int, minimum: int, unit: str) -> str:
     confidence = f"(confidence {percent(guarantee.confidence)})"
-    if cases >= needed:
+    if cases >= minimum:
         return (
-            f"no threshold was shown to keep {percent(guarantee.risk)} on {cases} held-out {what} "
+            f"no threshold was shown to keep {percent(guarantee.risk)} on {cases} held-out {unit} "
             f"{confidence}"
         )
     if not cases:
         return (
             f"there are too few rows to hold any out, and {percent(guarantee.risk)} takes at least "
-            f"{needed} held out and accepted without an error {confidence}"
+            f"{minimum} held out and accepted without an error {confidence}"
         )
-    named = "" if what == "labels" else f"{what} "
+    prefix = "" if unit == "labels" else f"{unit} "
     best = percent(guarantee.smallest_risk(cases))
     return (
-        f"with {cases} held-out {what} the best that can be shown is at most {best} wrong, and "
-        f"{percent(guarantee.risk)} takes at least {needed} {named}accepted without an error "
+        f"with {cases} held-out {unit} the best that can be shown is at most {best} wrong, and "
+        f"{percent(guarantee.risk)} takes at least {minimum} {prefix}accepted without an error "
         f"{confidence}"
     )
 
@@ -320,7 +322,7 @@ def _estimate_labels(
     ranked = sorted(outcomes, key=lambda outcome: -outcome[0])
     n = len(ranked)
     sizes = [min_decisions(k, risk=guarantee.risk, failure=guarantee.failure) for k in _ERRORS]
-    wanted: list[int] = []
+    estimates: list[int] = []
     lowest, hopeless = 1.0, n >= _FEWEST
     for step in range(1, _STEPS + 1):
         accepted = math.ceil(n * step / _STEPS)
@@ -333,8 +335,8 @@ def _estimate_labels(
         if rate < guarantee.risk:
             pairs = zip(_ERRORS, sizes, strict=True)
             size = next((m for k, m in pairs if tail(k, m, rate) >= _LIKELY), None)
-            wanted += [] if size is None else [math.ceil(size * n / accepted)]
-    return min(wanted, default=None), lowest, hopeless
+            estimates += [] if size is None else [math.ceil(size * n / accepted)]
+    return min(estimates, default=None), lowest, hopeless
 
 
 class CurvePoint(Frozen):
@@ -363,16 +365,17 @@ def risk_curve(
         confidence: Confidence of each bound by itself.
         most: Maximum of points, spread evenly over the accepted counts.
     """
-    cases = sorted(draw_one_per_case(outcomes), key=lambda one: -one.confidence)
+    cases = sorted(draw_one_per_case(outcomes), key=lambda outcome: -outcome.confidence)
     if not cases:
         return ()
-    wrong = np.cumsum([not one.correct for one in cases])
-    sure = np.array([one.confidence for one in cases])
-    ends = np.flatnonzero(np.append(sure[1:] < sure[:-1], True))  # equal ones stay together
+    wrong = np.cumsum([not outcome.correct for outcome in cases])
+    confidences = np.array([outcome.confidence for outcome in cases])
+    # Equal ones stay together.
+    ends = np.flatnonzero(np.append(confidences[1:] < confidences[:-1], True))
     if len(ends) > most:
         ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).astype(int))]
     return tuple(
-        _point(float(sure[end]), int(end) + 1, int(wrong[end]), confidence) for end in ends
+        _point(float(confidences[end]), int(end) + 1, int(wrong[end]), confidence) for end in ends
     )
 
 

@@ -47,9 +47,9 @@ class CalibratedDecider:
     async def check_identities(self, context: RunContext) -> list[str]:
         """Check, once, that the models are those of the calibration; return warnings."""
         if self.warnings is None:
-            made = self.calibration
-            found = await self.find_identities(context) if made.models else {}
-            self.warnings = check_models(made, found)
+            calibration = self.calibration
+            identities = await self.find_identities(context) if calibration.models else {}
+            self.warnings = check_models(calibration, identities)
         return self.warnings
 
     async def find_identities(self, context: RunContext) -> dict[str, Identity]:
@@ -79,65 +79,71 @@ class CalibratedDecider:
         Raises:
             CapabilityError: the label was written, and there is a bound.
         """
-        made = self.calibration
-        said = [answer for read in reads for answer in read.answers]
-        written = next((answer for answer in said if answer.source == "text"), None)
-        if written is not None and made.bound is not None:
+        calibration = self.calibration
+        answers = [answer for read in reads for answer in read.answers]
+        written_answer = next((answer for answer in answers if answer.source == "text"), None)
+        if written_answer is not None and calibration.bound is not None:
             raise CapabilityError(
                 f"the answer to {self.question.name!r} was written, so it has no probabilities "
                 "that a calibration could be applied to"
             )
-        silent = len(said) > 0 and all(answer.probabilities is None for answer in said)
-        if written is not None or (silent and all(read.answers for read in reads)):
-            accepted = None if made.bound is None else False
-            return replace(written or said[0], question=self.question, accepted=accepted)
-        if made.full is None and len(said) == 1:
-            doubt = said[0].doubt or made.doubtful
-            return replace(said[0], question=self.question, doubt=doubt)
-        return self._apply_fit(reads, said, text)
+        all_refused = len(answers) > 0 and all(answer.probabilities is None for answer in answers)
+        if written_answer is not None or (all_refused and all(read.answers for read in reads)):
+            accepted = None if calibration.bound is None else False
+            return replace(written_answer or answers[0], question=self.question, accepted=accepted)
+        if calibration.full is None and len(answers) == 1:
+            doubt = answers[0].doubt or calibration.doubtful
+            return replace(answers[0], question=self.question, doubt=doubt)
+        return self._apply_fit(reads, answers, text)
 
-    def _apply_fit(self, reads: Sequence[TextReading], said: Sequence[Answer], text: str) -> Answer:
+    def _apply_fit(
+        self, reads: Sequence[TextReading], answers: Sequence[Answer], text: str
+    ) -> Answer:
         from moa.calibration.reader import values_of
 
-        made = self.calibration
-        pairs = zip(made.features, reads, strict=True)
-        found, accepted = made.decide([values_of(feature, r, text)[None] for feature, r in pairs])
-        sources: list[Source] = [a.source for a in said if a.probabilities is not None]
-        tells = any(answer.label_mass is not None for answer in said)
-        probabilities = tuple(found.probabilities[0].tolist())
+        calibration = self.calibration
+        pairs = zip(calibration.features, reads, strict=True)
+        judgements, accepted = calibration.decide(
+            [values_of(feature, r, text)[None] for feature, r in pairs]
+        )
+        sources: list[Source] = [a.source for a in answers if a.probabilities is not None]
+        has_mass = any(answer.label_mass is not None for answer in answers)
+        probabilities = tuple(judgements.probabilities[0].tolist())
         return Answer(
             question=self.question,
             probabilities=probabilities,
             source=sources[0] if sources else "encoder",
-            accepted=None if made.bound is None else bool(accepted[0]),
-            expected_precision=made.expected_precision(max(probabilities)),
-            label_mass=float(found.mass[0]) if tells and found.mass is not None else None,
-            doubt=made.doubtful,
+            accepted=None if calibration.bound is None else bool(accepted[0]),
+            expected_precision=calibration.expected_precision(max(probabilities)),
+            label_mass=float(judgements.mass[0])
+            if has_mass and judgements.mass is not None
+            else None,
+            doubt=calibration.doubtful,
         )
 
 
 def check_question(calibration: Calibration, question: Question) -> None:
     """Raise `CalibrationError` if question, options or prompt layout have changed."""
-    asked, mine = QuestionRecord.model_validate(question), calibration.question
-    _check_same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
-    _check_same(repr(mine.text), repr(asked.text), "question")
-    names, asks = calibration.labels, [option.name for option in asked.options]
-    new, gone = _names_missing_from(asks, names), _names_missing_from(names, asks)
-    if new:
-        also = f", and {gone} is asked for no more" if gone else ""
+    record, original = QuestionRecord.model_validate(question), calibration.question
+    _check_same(f"a {original.kind}", f"a {record.kind}", "kind of question")
+    _check_same(repr(original.text), repr(record.text), "question")
+    labels, names = calibration.labels, [option.name for option in record.options]
+    new_labels, lost_labels = _names_missing_from(names, labels), _names_missing_from(labels, names)
+    if new_labels:
+        suffix = f", and {lost_labels} is asked for no more" if lost_labels else ""
         raise CalibrationError(
-            f"the calibration knows nothing of the label {new}: it was made for "
-            f"{', '.join(names)}{also}. Label rows of what is new, and learn again"
+            f"the calibration knows nothing of the label {new_labels}: it was made for "
+            f"{', '.join(labels)}{suffix}. Label rows of what is new, and learn again"
         )
-    if gone:
+    if lost_labels:
         raise CalibrationError(
-            f"the calibration was made with the label {gone} too, which is not among "
-            f"{', '.join(asks)}. Learn again without its rows"
+            f"the calibration was made with the label {lost_labels} too, which is not among "
+            f"{', '.join(names)}. Learn again without its rows"
         )
-    _check_same(", ".join(names), ", ".join(asks), "order of the labels")
-    for was, is_now in zip(mine.options, asked.options, strict=True):
-        what = f"description of {was.name!r}"
-        _check_same(repr(was.description), repr(is_now.description), what)
+    _check_same(", ".join(labels), ", ".join(names), "order of the labels")
+    for old_option, option in zip(original.options, record.options, strict=True):
+        aspect = f"description of {old_option.name!r}"
+        _check_same(repr(old_option.description), repr(option.description), aspect)
     for feature in calibration.features:
         if not isinstance(feature, LabelFeature) or feature.read_as is None:
             continue
@@ -151,36 +157,36 @@ def check_question(calibration: Calibration, question: Question) -> None:
 def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> list[str]:
     """Raise `CalibrationError` if a model differs, by role; return warnings of other servers."""
     warnings: list[str] = []
-    for role, was in calibration.models.items():
-        here = found[role]
-        if was.model != here.model:
+    for role, original in calibration.models.items():
+        identity = found[role]
+        if original.model != identity.model:
             raise CalibrationError(
-                f"the calibration was made on {was.model}, and here {here.model} answers: its "
-                "scores mean something else. Calibrate again on this model"
+                f"the calibration was made on {original.model}, and here {identity.model} answers: "
+                "its scores mean something else. Calibrate again on this model"
             )
-        if was.digest and here.digest and was.digest != here.digest:
+        if original.digest and identity.digest and original.digest != identity.digest:
             raise CalibrationError(
-                f"the weights of {was.model} are others than those of the calibration "
-                f"(SHA-256 {here.digest[:12]}…, not {was.digest[:12]}…). Calibrate again"
+                f"the weights of {original.model} are others than those of the calibration "
+                f"(SHA-256 {identity.digest[:12]}…, not {original.digest[:12]}…). Calibrate again"
             )
-        if (was.server, was.version) != (here.server, here.version):
+        if (original.server, original.version) != (identity.server, identity.version):
             warnings.append(
-                f"{was.model} was served by {_server_name(was)} when the calibration was made, and "
-                f"is by {_server_name(here)} now: scores move a little between servers. Confirm "
-                "the guarantee with moa learn --recheck"
+                f"{original.model} was served by {_server_name(original)} when the calibration was "
+                f"made, and is by {_server_name(identity)} now: scores move a little between "
+                "servers. Confirm the guarantee with moa learn --recheck"
             )
     return warnings
 
 
-def _names_missing_from(some: Sequence[str], others: Sequence[str]) -> str:
+def _names_missing_from(names: Sequence[str], others: Sequence[str]) -> str:
     """Format the names that are not among others."""
-    return ", ".join(repr(name) for name in some if name not in others)
+    return ", ".join(repr(name) for name in names if name not in others)
 
 
-def _check_same(was: str, is_now: str, what: str) -> None:
+def _check_same(was: str, is_now: str, aspect: str) -> None:
     if was != is_now:
         raise CalibrationError(
-            f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
+            f"the calibration was made for another {aspect}: it was {was}, and is {is_now}. "
             "Calibrate again, or ask what was asked then"
         )
 

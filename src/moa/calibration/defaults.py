@@ -65,8 +65,8 @@ def make_unfitted(
 def add_expected_precision(calibration: Calibration) -> Calibration:
     """Add the expected precision if the pair scorer alone decides."""
     words = calibration.features[0]
-    alone = len(calibration.features) == 1
-    if not (alone and isinstance(words, WordsFeature) and calibration.question.kind == "choice"):
+    is_alone = len(calibration.features) == 1
+    if not (is_alone and isinstance(words, WordsFeature) and calibration.question.kind == "choice"):
         return calibration
     from moa.decisions.pairs import expected_of
 
@@ -77,23 +77,23 @@ def add_expected_precision(calibration: Calibration) -> Calibration:
 
 def choose_examples(question: Question, examples: Sequence[Example]) -> Sequence[Example]:
     """Choose examples of each label in turn, up to the maximum of a prompt, in their order."""
-    most = max(MOST_SHOWN, len(question.options))
-    if len(examples) <= most:
+    limit = max(MOST_SHOWN, len(question.options))
+    if len(examples) <= limit:
         return examples
-    before, turns = Counter[str | None](), list[tuple[int, int]]()
-    for place, example in enumerate(examples):
+    counts, turns = Counter[str | None](), list[tuple[int, int]]()
+    for index, example in enumerate(examples):
         label = example.labels.get(question.name)
-        turns.append((before[label], place))
-        before[label] += 1
-    return [examples[place] for place in sorted(place for _, place in sorted(turns)[:most])]
+        turns.append((counts[label], index))
+        counts[label] += 1
+    return [examples[index] for index in sorted(index for _, index in sorted(turns)[:limit])]
 
 
 def calibrate_by_words(
     question: Question, endpoint: Endpoint, examples: Sequence[Example] = ()
 ) -> Calibration:
     """Decide by the words of the question, and by the model if it is known to help."""
-    about = facts_of(endpoint.model)
-    weight = about.weight_of(question)
+    facts = facts_of(endpoint.model)
+    weight = facts.weight_of(question)
     words, zeros = (
         make_words_feature(question, as_prompt_variant(question, examples)),
         (0.0,) * len(question.options),
@@ -121,8 +121,8 @@ def shipped_calibration(
         weights=(1.0,),
         bias=(0.0,) * len(question.options),
     )
-    each = name in ONE_IS_ENOUGH
-    vector = VectorFeature(name="encoder", source=ENCODER, sentences=True, each=each)
+    keeps_each = name in ONE_IS_ENOUGH
+    vector = VectorFeature(name="encoder", source=ENCODER, sentences=True, each=keeps_each)
     origin = f"shipped with moa, fitted to labelled messages ({file})"
     expected = shipped_expectations().get(f"{file} {name}", ())
     if expected:
@@ -139,5 +139,5 @@ ONE_IS_ENOUGH = frozenset({"injection"})
 @cache
 def shipped_expectations() -> dict[str, tuple[tuple[float, float], ...]]:
     """Read the expected precision of shipped heads, by file and question."""
-    found = json.loads(EXPECTED.read_text(encoding="utf-8"))
-    return {name: tuple((float(a), float(b)) for a, b in curve) for name, curve in found.items()}
+    curves = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    return {name: tuple((float(a), float(b)) for a, b in curve) for name, curve in curves.items()}

@@ -89,55 +89,55 @@ class _Watch(Frozen):
         ones = sum(map(float, values)) / len(values) if set(values) == {0.0, 1.0} else None
         ranked = sorted((_as_number(value, names), rng.random()) for value in values)
         bins = min(_BINS, len(ranked))
-        places = [round(len(ranked) * i / bins) for i in range(1, bins + 1)]
-        edges = tuple(ranked[place - 1] for place in places)
-        sizes = [b - a for a, b in zip([0, *places], places, strict=False)]
+        ends = [round(len(ranked) * i / bins) for i in range(1, bins + 1)]
+        edges = tuple(ranked[end - 1] for end in ends)
+        sizes = [b - a for a, b in zip([0, *ends], ends, strict=False)]
         return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked), ones=ones)
 
     def after(self, value: Value, rng: random.Random, tolerance: float) -> Self:
-        at = bisect_left(self.edges, (_as_number(value, self.names), rng.random()))
-        below, total = sum(self.counts[:at]), sum(self.counts)
-        p = (below + rng.random() * self.counts[at]) / total
-        out = abs(2.0 * p - 1.0)
+        index = bisect_left(self.edges, (_as_number(value, self.names), rng.random()))
+        below, total = sum(self.counts[:index]), sum(self.counts)
+        p = (below + rng.random() * self.counts[index]) / total
+        distance = abs(2.0 * p - 1.0)
         # Where such a share is of another kind, a mean of ranks moves by half of it at most.
-        free, stakes = tolerance / 2, [stake / (1.0 + tolerance) for stake in _STAKES]
-        factors = [1.0 + s * (way * (p - 0.5) - free) for s in stakes for way in (1, -1)]
-        factors += [1.0 + s * (way * (out - 0.5) - free) for s in stakes for way in (1, -1)]
+        margin, stakes = tolerance / 2, [stake / (1.0 + tolerance) for stake in _STAKES]
+        factors = [1.0 + s * (way * (p - 0.5) - margin) for s in stakes for way in (1, -1)]
+        factors += [1.0 + s * (way * (distance - 0.5) - margin) for s in stakes for way in (1, -1)]
         if not tolerance:
             factors += [0.5 / max(end, _LEAST) ** 0.5 for end in (p, 1.0 - p)]  # a few, far out
-        counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
+        counts = (*self.counts[:index], self.counts[index] + 1, *self.counts[index + 1 :])
         return self.model_copy(
             update={
                 "counts": counts,
                 "evidence": self.evidence.after(factors),
                 "rank": self.rank + _MEMORY * (p - self.rank),
-                "spread": self.spread + _MEMORY * (out - self.spread),
+                "spread": self.spread + _MEMORY * (distance - self.spread),
             }
         )
 
     def describe(self, name: str) -> str:
         up = self.rank > 0.5
-        moved = f"{name} moved {'up' if up else 'down'}"
-        at = min(len(self.edges) - 1, int(self.rank * len(self.edges)))
-        there = self.edges[at][0]
+        move = f"{name} moved {'up' if up else 'down'}"
+        index = min(len(self.edges) - 1, int(self.rank * len(self.edges)))
+        current = self.edges[index][0]
         middle = self.edges[(len(self.edges) - 1) // 2][0]
         if self.names:
-            known = ", ".join(self.names[:3])
-            return f"{name} is no longer distributed as in the calibration (mostly {known})"
+            names = ", ".join(self.names[:3])
+            return f"{name} is no longer distributed as in the calibration (mostly {names})"
         if self.ones is not None:
             # Among 0 and 1, the mean rank moves by half of what the share moves by.
-            lately = min(1.0, max(0.0, self.ones + 2.0 * (self.rank - 0.5)))
+            share = min(1.0, max(0.0, self.ones + 2.0 * (self.rank - 0.5)))
             return (
-                f"{moved}: lately in about {percent(round(lately, 2))} of inputs, in the "
+                f"{move}: lately in about {percent(round(share, 2))} of inputs, in the "
                 f"calibration in {percent(round(self.ones, 2))}"
             )
         if abs(self.rank - 0.5) < abs(self.spread - 0.5) / 2:
             way = "further apart" if self.spread > 0.5 else "closer together"
             return f"{name} lies {way} than in the calibration (about {middle:.3g} there)"
-        if f"{there:.3g}" == f"{middle:.3g}":
+        if f"{current:.3g}" == f"{middle:.3g}":
             side = "more" if up else "less"
-            return f"{moved}: {middle:.3g} in the calibration, lately often {side}"
-        return f"{moved}: lately about {there:.3g}, in the calibration {middle:.3g}"
+            return f"{move}: {middle:.3g} in the calibration, lately often {side}"
+        return f"{move}: lately about {current:.3g}, in the calibration {middle:.3g}"
 
 
 class Drift(Frozen):
@@ -187,11 +187,11 @@ class Drift(Frozen):
         Raises:
             ConfigError: there is nothing to watch, or a reference has fewer than 20 values.
         """
-        few = [name for name, values in reference.items() if len(values) < FEWEST]
-        if few or not reference:
+        lacking_names = [name for name, values in reference.items() if len(values) < FEWEST]
+        if lacking_names or not reference:
             raise ConfigError(
                 f"drift needs a reference of at least {FEWEST} values of each thing watched, and "
-                + (f"{few} have fewer" if few else "there is nothing to watch")
+                + (f"{lacking_names} have fewer" if lacking_names else "there is nothing to watch")
             )
         rng = random.Random(f"{seed}/reference")
         watches = {name: _Watch.of(values, rng) for name, values in reference.items()}
@@ -209,12 +209,12 @@ class Drift(Frozen):
             value = values.get(name)
             if value is None:
                 continue
-            watches[name] = now = watch.after(value, rng, self.tolerance)
-            known = any(alarm.name == name for alarm in alarms)
-            if not known and now.evidence.refutes(self.alpha / len(watches)):
-                seen = now.evidence.steps
+            watches[name] = new_watch = watch.after(value, rng, self.tolerance)
+            has_alarm = any(alarm.name == name for alarm in alarms)
+            if not has_alarm and new_watch.evidence.refutes(self.alpha / len(watches)):
+                seen = new_watch.evidence.steps
                 message = (
-                    f"{now.describe(name)}, after {seen} new inputs (in "
+                    f"{new_watch.describe(name)}, after {seen} new inputs (in "
                     f"{percent(1 - self.alpha)} of runs without a change there is no such alarm)"
                 )
                 alarms.append(Alarm(name=name, seen=seen, message=message))
@@ -232,9 +232,9 @@ def _as_number(value: Value, names: Sequence[str]) -> float:
 
 def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
     """Return the share of each known language, by falling frequency."""
-    known = [name for name in languages if name is not None]
+    names = [name for name in languages if name is not None]
     return {
-        name: n / len(known) for name, n in Counter(known).most_common() if n >= 0.01 * len(known)
+        name: n / len(names) for name, n in Counter(names).most_common() if n >= 0.01 * len(names)
     }
 
 
@@ -263,36 +263,36 @@ def find_label_shifts(
     latest window comes last.
     """
     looks = {1, len(windows)} - {0}
-    found: dict[tuple[str, str], LabelShift] = {}
+    shifts: dict[tuple[str, str], LabelShift] = {}
     for look in sorted(looks):
         latest = add_counts(windows[-look:])
-        both = add_counts([reference, latest])
-        for question, known in both.items():
-            free = 1 if len(known) == 2 else len(known)  # of two, what one gains the other loses
-            level = alpha / (len(looks) * len(both) * free)
-            before, now = reference.get(question, {}), latest.get(question, {})
-            for label in known:
-                counts = (now.get(label, 0), sum(now.values()))
-                p = fisher_p_value(*counts, before.get(label, 0), sum(before.values()))
+        totals = add_counts([reference, latest])
+        for question, labels in totals.items():
+            tests = 1 if len(labels) == 2 else len(labels)  # of two, what one gains the other loses
+            level = alpha / (len(looks) * len(totals) * tests)
+            old_counts, new_counts = reference.get(question, {}), latest.get(question, {})
+            for label in labels:
+                counts = (new_counts.get(label, 0), sum(new_counts.values()))
+                p = fisher_p_value(*counts, old_counts.get(label, 0), sum(old_counts.values()))
                 if p <= level:
                     change = LabelShift(
                         question=question,
                         label=label,
-                        reference=share_of(before, label),
-                        now=share_of(now, label),
+                        reference=share_of(old_counts, label),
+                        now=share_of(new_counts, label),
                         windows=look,
                         p=p,
                     )
-                    found.setdefault((question, label), change)
-    return tuple(found.values())
+                    shifts.setdefault((question, label), change)
+    return tuple(shifts.values())
 
 
 def add_counts(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
     """Sum counts up."""
     total: dict[str, Counter[str]] = {}
-    for one in counts:
-        for question, known in one.items():
-            total.setdefault(question, Counter()).update(known)
+    for by_question in counts:
+        for question, by_label in by_question.items():
+            total.setdefault(question, Counter()).update(by_label)
     return {question: dict(sums) for question, sums in total.items()}
 
 
@@ -304,7 +304,7 @@ def share_of(known: Mapping[str, int], label: str) -> float:
 def fisher_p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:
     """Return the two-sided p-value of Fisher's exact test: twice the smaller tail, at most 1."""
     with_label, everything = count + reference_count, total + reference_total
-    least, most = max(0, with_label - reference_total), min(total, with_label)
+    lowest, highest = max(0, with_label - reference_total), min(total, with_label)
     scale = log_choose(everything, total)
 
     def weight(k: int) -> float:
@@ -312,6 +312,6 @@ def fisher_p_value(count: int, total: int, reference_count: int, reference_total
             log_choose(with_label, k) + log_choose(everything - with_label, total - k) - scale
         )
 
-    below = sum(weight(k) for k in range(least, count + 1))
-    above = sum(weight(k) for k in range(count, most + 1))
+    below = sum(weight(k) for k in range(lowest, count + 1))
+    above = sum(weight(k) for k in range(count, highest + 1))
     return min(1.0, 2.0 * below, 2.0 * above)

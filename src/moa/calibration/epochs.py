@@ -140,8 +140,8 @@ def count_due(first: int, there: int) -> int | None:
     if there < first:
         return None
     count = first
-    while (more := ceil(count * _GROWS)) <= there:
-        count = more
+    while (next_count := ceil(count * _GROWS)) <= there:
+        count = next_count
     return count
 
 
@@ -166,11 +166,11 @@ class Coin:
 
     def toss(self, text: str, case: str | None = None) -> Side:
         """Return the side of a text, or of the case that it belongs to."""
-        what = f"text {normalise_text(text)}" if case is None else f"case {case}"
-        data = what.encode("utf-8", "surrogatepass")
+        subject = f"text {normalise_text(text)}" if case is None else f"case {case}"
+        data = subject.encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(data, key=self.secret[:64], digest_size=24).digest()
-        share, again = (int.from_bytes(part) / 2**64 for part in (digest[:8], digest[16:]))
-        return Side(digest[:16].hex(), share, again)
+        share, second = (int.from_bytes(part) / 2**64 for part in (digest[:8], digest[16:]))
+        return Side(digest[:16].hex(), share, second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,8 @@ def propose(
         return Proposal()
     shares, errors = coverage_line(sure, right)
     levels = np.sort(np.unique(sure))[::-1]
-    some = np.unique(np.linspace(0, len(levels) - 1, _LOOKED_AT).astype(np.intp))
-    shares, errors, levels = shares[some], errors[some], levels[some]
+    sample = np.unique(np.linspace(0, len(levels) - 1, _LOOKED_AT).astype(np.intp))
+    shares, errors, levels = shares[sample], errors[sample], levels[sample]
     n = shares * len(sure)
     wrong, fair = _FEARED * errors * n + _MORE, (1 - errors) * n + _MORE
     likely = _pass_probabilities(
@@ -239,12 +239,12 @@ def propose(
     if best < _HOPELESS:
         return Proposal()
     start = int(likely.argmax())  # those behind it are tested too, and may fail without harm
-    within = np.flatnonzero(wrong <= _SOUGHT * (n + _MORE))
-    end = max(start, int(within[-1]) if len(within) else 0)
-    places = np.unique(np.round(np.linspace(start, end, THRESHOLDS)).astype(np.intp))
-    hopeful = [place for place in places.tolist() if likely[place] >= 0.5] or [start]
-    found = tuple(levels[places].tolist())
-    return Proposal(found, float(likely[start]), float(shares[hopeful[-1]]))
+    safe_indices = np.flatnonzero(wrong <= _SOUGHT * (n + _MORE))
+    end = max(start, int(safe_indices[-1]) if len(safe_indices) else 0)
+    indices = np.unique(np.round(np.linspace(start, end, THRESHOLDS)).astype(np.intp))
+    hopeful = [index for index in indices.tolist() if likely[index] >= 0.5] or [start]
+    thresholds = tuple(levels[indices].tolist())
+    return Proposal(thresholds, float(likely[start]), float(shares[hopeful[-1]]))
 
 
 def _pass_probabilities(accepted: Ints, wrong: Floats, fair: Floats, level: float) -> Floats:
@@ -253,10 +253,12 @@ def _pass_probabilities(accepted: Ints, wrong: Floats, fair: Floats, level: floa
     The risk is unknown, so it has a beta distribution, given the errors of the fit side. The
     differences among the accepted texts are then beta-binomial.
     """
-    allowed = allowed_errors(int(accepted.max()), risk=RISK, failure=level)
-    known = zip(map(int, accepted), map(float, wrong), map(float, fair), strict=True)
-    found = [sum(_beta_binomial(k, n, a, b) for k in range(allowed[n] + 1)) for n, a, b in known]
-    return np.array(found, float)
+    max_errors = allowed_errors(int(accepted.max()), risk=RISK, failure=level)
+    counts = zip(map(int, accepted), map(float, wrong), map(float, fair), strict=True)
+    probabilities = [
+        sum(_beta_binomial(k, n, a, b) for k in range(max_errors[n] + 1)) for n, a, b in counts
+    ]
+    return np.array(probabilities, float)
 
 
 def _beta_binomial(k: int, n: int, a: float, b: float) -> float:
@@ -284,12 +286,12 @@ class HeldOutRows:
 
     def first_rows(self) -> Ints:
         """Return the rows that count: for each text its first labelled row, else its first."""
-        found: dict[str, int] = {}
+        rows: dict[str, int] = {}
         for row, key in enumerate(self.keys):
-            known = found.setdefault(key, row)
-            if self.labelled[row] and not self.labelled[known]:
-                found[key] = row
-        return np.array(sorted(found.values()), dtype=np.intp)
+            first = rows.setdefault(key, row)
+            if self.labelled[row] and not self.labelled[first]:
+                rows[key] = row
+        return np.array(sorted(rows.values()), dtype=np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,17 +315,17 @@ class LookResult:
 def judge_head(thresholds: Sequence[float], rows: HeldOutRows, level: float) -> LookResult:
     """Test the thresholds in order until one fails."""
     firsts = rows.first_rows()
-    unlike = firsts[rows.apart[firsts]]
-    counted = rows.labelled.copy()  # a text that was answered at last isn't missing
-    counted[firsts] = True
+    distinct = firsts[rows.apart[firsts]]
+    counted_rows = rows.labelled.copy()  # a text that was answered at last isn't missing
+    counted_rows[firsts] = True
     verdict = LookResult(0, None, len(firsts))
     for number, threshold in enumerate(thresholds[:THRESHOLDS], start=1):
         takes = rows.sure >= threshold
         wrong = takes & ~rows.same
         accepted, differ = int(takes[firsts].sum()), int(wrong[firsts].sum())
-        counts = ((differ, accepted), (int(wrong[unlike].sum()), int(takes[unlike].sum())))
-        shown = all(n > 0 and tail(k, n, RISK) <= level for k, n in counts)
-        if not shown or wrong[counted].sum() > RISK * takes[counted].sum():
+        counts = ((differ, accepted), (int(wrong[distinct].sum()), int(takes[distinct].sum())))
+        passes = all(n > 0 and tail(k, n, RISK) <= level for k, n in counts)
+        if not passes or wrong[counted_rows].sum() > RISK * takes[counted_rows].sum():
             break
         upper = upper_bound(differ, accepted, 1.0 - level)
         verdict = LookResult(number, threshold, len(firsts), accepted, differ, min(upper, RISK))
@@ -341,12 +343,14 @@ def find_distinct(vectors: Floats, known: Floats) -> Bools:
     everything -= everything.mean(0)
     squares = (everything**2).sum(1)
     start = len(known)
-    own = everything[start:]
-    far = squares[start:, None] + squares - 2 * own @ everything.T
-    near = far < _NEAR**2 * np.median(far[:: 1 + len(far) // 100, :: 1 + far.shape[1] // 1000])
-    before = np.arange(len(everything)) < (start + np.arange(len(vectors)))[:, None]
-    found: Bools = ~(near & before).any(1)
-    return found
+    centred = everything[start:]
+    distances = squares[start:, None] + squares - 2 * centred @ everything.T
+    is_near = distances < _NEAR**2 * np.median(
+        distances[:: 1 + len(distances) // 100, :: 1 + distances.shape[1] // 1000]
+    )
+    is_earlier = np.arange(len(everything)) < (start + np.arange(len(vectors)))[:, None]
+    is_distinct: Bools = ~(is_near & is_earlier).any(1)
+    return is_distinct
 
 
 def start_audit() -> Audit:

@@ -53,15 +53,15 @@ def sources_of(
     encoder: Endpoint | None = None,
 ) -> dict[str, Endpoint]:
     """Return the endpoints to read from, by role: the deciding one, and encoders."""
-    found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
+    sources: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
     encoder = encoder or encoder_for(endpoint)
     if feeds_heads(encoder):
-        found[ENCODER] = encoder
+        sources[ENCODER] = encoder
     inner = innermost(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
-        found[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
-        found[HIDDEN] = inner.hidden_states
-    return {**found, **(embedders or {})}
+        sources[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
+        sources[HIDDEN] = inner.hidden_states
+    return {**sources, **(embedders or {})}
 
 
 class LabelFeature(Frozen):
@@ -206,11 +206,11 @@ class LabelRequest:
         decision = await sources[self.source].decide(
             text, self.questions, context, examples=self.examples
         )
-        asked = [question.name for question in self.questions]
-        answered = [answer.question.name for answer in decision.answers]
-        if asked != answered:
+        asked_names = [question.name for question in self.questions]
+        answered_names = [answer.question.name for answer in decision.answers]
+        if asked_names != answered_names:
             raise InvalidResponse(
-                f"asked {asked}, it answered {answered}", endpoint=decision.endpoint
+                f"asked {asked_names}, it answered {answered_names}", endpoint=decision.endpoint
             )
         return decision.answers
 
@@ -220,26 +220,31 @@ def plan_requests(asks: Sequence[QuestionFeatures]) -> list[LabelRequest]:
 
     Questions of the same name go into different requests.
     """
-    found: dict[object, list[tuple[Question, PromptVariant, _FeatureIndex]]] = {}
-    for place, (question, features) in enumerate(asks):
-        for at, feature in enumerate(features):
+    groups: dict[object, list[tuple[Question, PromptVariant, _FeatureIndex]]] = {}
+    for question_index, (question, features) in enumerate(asks):
+        for feature_index, feature in enumerate(features):
             if not isinstance(feature, LabelFeature):
                 continue
-            for variant, shown in enumerate(feature.prompt_variants):
-                asked = feature.lay_out(question)
-                key = feature.source, feature.turned, tuple(example.text for example in shown)
-                apart = 0
-                while any(asked.name == other.name for other, _, _ in found.get((key, apart), ())):
-                    apart += 1
-                found.setdefault((key, apart), []).append((asked, shown, (place, at, variant)))
+            for variant, examples in enumerate(feature.prompt_variants):
+                asked_question = feature.lay_out(question)
+                key = feature.source, feature.turned, tuple(example.text for example in examples)
+                number = 0
+                while any(
+                    asked_question.name == other.name
+                    for other, _, _ in groups.get((key, number), ())
+                ):
+                    number += 1
+                groups.setdefault((key, number), []).append(
+                    (asked_question, examples, (question_index, feature_index, variant))
+                )
     return [
         LabelRequest(
-            source=asks[same[0][2][0]].features[same[0][2][1]].source,
-            examples=_merge_examples(same),
-            questions=tuple(question for question, _, _ in same),
-            indices=tuple(place for _, _, place in same),
+            source=asks[group[0][2][0]].features[group[0][2][1]].source,
+            examples=_merge_examples(group),
+            questions=tuple(question for question, _, _ in group),
+            indices=tuple(index for _, _, index in group),
         )
-        for same in found.values()
+        for group in groups.values()
     ]
 
 
@@ -247,10 +252,12 @@ def _merge_examples(
     parts: Sequence[tuple[Question, PromptVariant, _FeatureIndex]],
 ) -> PromptVariant:
     """Give each example the labels of all the questions."""
-    named = [[(q.name, e.labels.get(ASKED_AS)) for e in shown] for q, shown, _ in parts]
+    labels_by_part = [
+        [(q.name, e.labels.get(ASKED_AS)) for e in examples] for q, examples, _ in parts
+    ]
     return tuple(
         Example(example.text, {name: label for name, label in labels if label is not None})
-        for example, labels in zip(parts[0][1], zip(*named, strict=True), strict=True)
+        for example, labels in zip(parts[0][1], zip(*labels_by_part, strict=True), strict=True)
     )
 
 
@@ -268,11 +275,11 @@ async def encode(
     encoding: _Encoding, text: str, sources: Sources, context: RunContext
 ) -> tuple[float, ...]:
     """Encode a text as a vector."""
-    source, prompt, by_sentence, each = encoding
+    source, prompt, by_sentence, keeps_each = encoding
     if by_sentence:
         from moa.decisions.heads import encode as encode_for_heads
 
-        return (await encode_for_heads(sources[source], [text], context, each=each))[0]
+        return (await encode_for_heads(sources[source], [text], context, each=keeps_each))[0]
     words = text[:_LONGEST]
     if prompt is not None:
         words = prompt.replace("{text}", one_line(words))
@@ -326,8 +333,12 @@ class Plan:
     def of(cls, asks: Iterable[QuestionFeatures]) -> Plan:
         """Collect the requests and encodings."""
         asks = tuple(asks)
-        wanted = (_encoding_of(feature, ask.question) for ask in asks for feature in ask.features)
-        encodings = tuple(dict.fromkeys(one for one in wanted if one is not None))
+        all_encodings = (
+            _encoding_of(feature, ask.question) for ask in asks for feature in ask.features
+        )
+        encodings = tuple(
+            dict.fromkeys(encoding for encoding in all_encodings if encoding is not None)
+        )
         return cls(asks, tuple(plan_requests(asks)), encodings)
 
     async def read(
@@ -345,19 +356,23 @@ class Plan:
             vectors[encoding] = await encode(encoding, text, sources, context)
 
         await gather([*map(ask, self.requests), *map(vector, self.encodings)])
-        found: list[list[TextReading]] = []
-        for place, (question, features) in enumerate(self.questions):
+        readings: list[list[TextReading]] = []
+        for question_index, (question, features) in enumerate(self.questions):
             reads: list[TextReading] = []
-            for at, feature in enumerate(features):
+            for feature_index, feature in enumerate(features):
                 if isinstance(feature, LabelFeature):
                     variants = range(len(feature.prompt_variants))
                     reads.append(
-                        TextReading(answers=tuple(answers[place, at, v] for v in variants))
+                        TextReading(
+                            answers=tuple(
+                                answers[question_index, feature_index, v] for v in variants
+                            )
+                        )
                     )
                     continue
                 encoding = _encoding_of(feature, question)
                 assert encoding is not None, "it reads a vector"
                 numbers = await _apply_head(feature, question, vectors[encoding], sources, context)
                 reads.append(TextReading(vector=numbers))
-            found.append(reads)
-        return found
+            readings.append(reads)
+        return readings

@@ -132,47 +132,51 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     store.read_question()
     state = store.read_state()
     rows = store.read_figure_rows()
-    looks = [_read_look(*one, state) for one in store.read_looks()]
-    used = next((look for look in looks if look.in_use), None)
+    looks = [_read_look(*row, state) for row in store.read_looks()]
+    current_look = next((look for look in looks if look.in_use), None)
     people = (
         _count_people(store.read_drawn_rows(state), state.used) if state.used is not None else ()
     )
-    audit = Audit.model_validate_json(store.read_checks(state)[0]) if used else None
-    live = [row for row in rows if row.source == "run"]
-    asked = [row for row in live if not row.by_small]
-    one_call = _cost_of_one_call(asked)
-    by_small = len(live) - len(asked)
-    twice = [row for row in asked if row.again is not None]
-    recent = live[-HUNDRED:] if used else []
+    audit = Audit.model_validate_json(store.read_checks(state)[0]) if current_look else None
+    live_rows = [row for row in rows if row.source == "run"]
+    large_rows = [row for row in live_rows if not row.by_small]
+    one_call = _cost_of_one_call(large_rows)
+    by_small = len(live_rows) - len(large_rows)
+    repeated_rows = [row for row in large_rows if row.again is not None]
+    recent_rows = live_rows[-HUNDRED:] if current_look else []
     return LearningFigures(
         where=store.where,
-        inputs=len(live),
+        inputs=len(live_rows),
         hundreds=tuple(
-            _count_hundred(live[at : at + HUNDRED], at, one_call)
-            for at in range(0, len(live), HUNDRED)
+            _count_hundred(live_rows[start : start + HUNDRED], start, one_call)
+            for start in range(0, len(live_rows), HUNDRED)
         ),
         from_logs=sum(row.source == "log" for row in rows),
         from_people=sum(row.source == "person" for row in rows),
-        calls=sum(map(_count_calls, asked)),
+        calls=sum(map(_count_calls, large_rows)),
         by_small=by_small,
         epochs=tuple(
-            EpochFigures(epoch=e, first=f, why=why) for e, _, f, why in store.read_epochs()
+            EpochFigures(epoch=e, first=f, why=reason) for e, _, f, reason in store.read_epochs()
         ),
         looks=tuple(looks),
-        promise=_guarantee_text(used, state, people),
+        promise=_guarantee_text(current_look, state, people),
         people=people,
-        accepts=sum(bool(row.accepts) for row in recent) / len(recent) if recent else None,
+        accepts=sum(bool(row.accepts) for row in recent_rows) / len(recent_rows)
+        if recent_rows
+        else None,
         checked=audit.checked if audit else 0,
         differ=audit.wrong if audit else 0,
         differ_at_most=upper_bound(audit.wrong, audit.checked, 0.95)
         if audit and audit.checked
         else None,
         missing=sum(_is_missing(row, state) for row in rows),
-        asked_twice=len(twice),
-        differs_from_itself=sum(row.again != row.label for row in twice),
-        spent=_sum_costs(asked, one_call),
-        saved=_saved_cost(live, one_call),
-        next=_describe_next(store, state, used, sum(row.held and not row.done for row in rows)),
+        asked_twice=len(repeated_rows),
+        differs_from_itself=sum(row.again != row.label for row in repeated_rows),
+        spent=_sum_costs(large_rows, one_call),
+        saved=_saved_cost(live_rows, one_call),
+        next=_describe_next(
+            store, state, current_look, sum(row.held and not row.done for row in rows)
+        ),
     )
 
 
@@ -187,29 +191,29 @@ def figures_at(where: str) -> LearningFigures:
 
 
 def _is_missing(row: FigureRow, state: LearningState) -> bool:
-    held = row.held and row.epoch == state.epoch
-    return bool(held and row.done and row.label is None)
+    is_held_out = row.held and row.epoch == state.epoch
+    return bool(is_held_out and row.done and row.label is None)
 
 
-def _saved_cost(live: Sequence[FigureRow], one_call: float | None) -> float | None:
-    calls = sum(bool(row.by_small and not row.moot) for row in live)
+def _saved_cost(rows: Sequence[FigureRow], one_call: float | None) -> float | None:
+    calls = sum(bool(row.by_small and not row.moot) for row in rows)
     return 0.0 if not calls else None if one_call is None else calls * one_call
 
 
-def _cost_of_one_call(asked: Sequence[FigureRow]) -> float | None:
+def _cost_of_one_call(rows: Sequence[FigureRow]) -> float | None:
     """Return the mean cost of asking once; `None`: unknown."""
-    known = [
+    costs = [
         float(row.cost) / (1 if row.again is None else 2)
-        for row in asked
+        for row in rows
         if row.label is not None and row.cost is not None
     ]
-    return sum(known) / len(known) if known else None
+    return sum(costs) / len(costs) if costs else None
 
 
-def _sum_costs(asked: Sequence[FigureRow], one_call: float | None) -> float | None:
+def _sum_costs(rows: Sequence[FigureRow], one_call: float | None) -> float | None:
     """Sum the costs of rows; a call whose end nobody saw counts as an average one."""
     total = 0.0
-    for row in filter(_count_calls, asked):
+    for row in filter(_count_calls, rows):
         cost = one_call if row.tokens is None else row.cost
         if cost is None:
             return None
@@ -229,85 +233,85 @@ def _is_always_asked(row: FigureRow) -> bool:
     return bool(row.held or row.moot or not accepts)
 
 
-def _count_hundred(rows: Sequence[FigureRow], at: int, one_call: float | None) -> Hundred:
-    asked = [row for row in rows if not row.by_small]
+def _count_hundred(rows: Sequence[FigureRow], start: int, one_call: float | None) -> Hundred:
+    large_rows = [row for row in rows if not row.by_small]
     return Hundred(
-        first=at + 1,
-        last=at + len(rows),
+        first=start + 1,
+        last=start + len(rows),
         calls=sum(map(_count_calls, rows)),
-        would=sum(_count_calls(row) for row in asked if _is_always_asked(row)),
-        cost=_sum_costs(asked, one_call),
+        would=sum(_count_calls(row) for row in large_rows if _is_always_asked(row)),
+        cost=_sum_costs(large_rows, one_call),
     )
 
 
 def _read_look(
-    epoch: int, look: int, cut: int, said: str | None, used: int, state: LearningState
+    epoch: int, look: int, cut: int, outcome_json: str | None, is_used: int, state: LearningState
 ) -> LookFigures:
-    found = object_of(json.loads(said)) if said else {}
-    counts = {name: found[name] for name in ("held_out", "accepted", "differ") if name in found}
+    outcome = object_of(json.loads(outcome_json)) if outcome_json else {}
+    counts = {name: outcome[name] for name in ("held_out", "accepted", "differ") if name in outcome}
     return LookFigures.model_validate(
         {
             **counts,
             "epoch": epoch,
             "look": look + 1,
             "row": cut,
-            "passed": found.get("threshold") is not None,
-            "in_use": bool(used) and epoch == state.epoch and look == state.used,
+            "passed": outcome.get("threshold") is not None,
+            "in_use": bool(is_used) and epoch == state.epoch and look == state.used,
         }
     )
 
 
-def _count_people(drawn: Sequence[DrawnRow], look: int) -> tuple[PeopleFigures, ...]:
-    found: list[PeopleFigures] = []
-    for number in sorted({one.draw for one in drawn}):
-        rows = [one for one in drawn if one.draw == number]
-        labelled = [one for one in rows if one.label is not None]
-        wrong = sum(one.label != one.guess for one in labelled)
-        counted, level = wrong + len(rows) - len(labelled), level_of_draw(look, number)
-        found.append(
+def _count_people(drawn_rows: Sequence[DrawnRow], look: int) -> tuple[PeopleFigures, ...]:
+    figures: list[PeopleFigures] = []
+    for number in sorted({row.draw for row in drawn_rows}):
+        rows = [row for row in drawn_rows if row.draw == number]
+        labelled = [row for row in rows if row.label is not None]
+        wrong = sum(row.label != row.guess for row in labelled)
+        errors, level = wrong + len(rows) - len(labelled), level_of_draw(look, number)
+        figures.append(
             PeopleFigures(
                 drawn=len(rows),
                 labelled=len(labelled),
                 wrong=wrong,
-                at_most=upper_bound(counted, len(rows), 1.0 - level),
-                passed=tail(counted, len(rows), RISK) <= level,
+                at_most=upper_bound(errors, len(rows), 1.0 - level),
+                passed=tail(errors, len(rows), RISK) <= level,
             )
         )
-    return tuple(found)
+    return tuple(figures)
 
 
 def _guarantee_text(
-    used: LookFigures | None, state: LearningState, people: Sequence[PeopleFigures]
+    look: LookFigures | None, state: LearningState, people: Sequence[PeopleFigures]
 ) -> str:
-    if used is None:
+    if look is None:
         return f"Nothing is guaranteed yet in epoch {state.epoch}, and all goes to the large model"
-    guaranteed = (
+    text = (
         f"Epoch {state.epoch}: with 95 % probability every head used differs from the large model "
         f"on at most {percent(RISK)} of what it accepts, for inputs drawn like those before"
     )
-    if any(one.passed for one in people):
-        guaranteed += (
+    if any(draw.passed for draw in people):
+        text += (
             f". With 95 % probability, too, at most {percent(RISK)} of what it accepts is wrong by "
             "people"
         )
-    return guaranteed
+    return text
 
 
 def _describe_next(
-    store: AnswerStore, state: LearningState, used: LookFigures | None, waiting: int
+    store: AnswerStore, state: LearningState, look: LookFigures | None, waiting: int
 ) -> str:
     pending = (
         f"The next look waits for {waiting} held-out calls to end; one of a killed process counts "
         f"as failed after {STALE_S / 60:.0f} minutes"
     )
     if state.looks >= len(LOOKS):
-        also = "" if used else ". Nothing more is learned in this epoch: begin another file"
-        return f"All {len(LOOKS)} looks of the epoch are spent{also}"
+        suffix = "" if look else ". Nothing more is learned in this epoch: begin another file"
+        return f"All {len(LOOKS)} looks of the epoch are spent{suffix}"
     planned = LOOKS[state.looks]
     if planned.held_out:
-        there = store.count_held_out(state)
-        if there < planned.held_out:
-            return f"The first look takes {planned.held_out} held-out texts, and {there} are there"
+        count = store.count_held_out(state)
+        if count < planned.held_out:
+            return f"The first look takes {planned.held_out} held-out texts, and {count} are there"
         return (
             pending
             if waiting
@@ -316,7 +320,7 @@ def _describe_next(
                 "labels of people (moa learn from ROWS --people), or fewer and clearer labels"
             )
         )
-    there = store.last_place() - state.first + 1
-    if there < planned.inputs:
-        return f"The next look is possible at input {planned.inputs} of the epoch, now at {there}"
+    count = store.last_place() - state.first + 1
+    if count < planned.inputs:
+        return f"The next look is possible at input {planned.inputs} of the epoch, now at {count}"
     return pending if waiting else "The next look waits until what it would accept is worth it"

@@ -295,9 +295,11 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: the file is missing, is no calibration, or was edited.
         """
-        found = load_model(path, cls, what="calibration", maker="moa learn", error=CalibrationError)
-        found.check_seal(path)
-        return found
+        calibration = load_model(
+            path, cls, what="calibration", maker="moa learn", error=CalibrationError
+        )
+        calibration.check_seal(path)
+        return calibration
 
     def check_seal(self, path: str | Path) -> None:
         """Raise an error if the file was edited.
@@ -317,8 +319,8 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: the file can't be written.
         """
-        made = self if self.seal else self.with_seal()
-        text = made.model_dump_json(indent=2) + "\n"
+        calibration = self if self.seal else self.with_seal()
+        text = calibration.model_dump_json(indent=2) + "\n"
         save_text(path, text, error=CalibrationError, private=True)
 
     def with_seal(self) -> Self:
@@ -373,15 +375,17 @@ class Calibration(Frozen):
         `None`: something is accepted, or more labels alone won't help.
         """
         bound, data, _ = self.proof
-        more, asked = bound.more_labels, bound.guarantee
-        if more is None:
+        more_labels, guarantee = bound.more_labels, bound.guarantee
+        if more_labels is None:
             return None
-        drawn = data.rows - data.chosen
-        later = replace(asked, look=None if asked.look is None else asked.look + 1)
-        wanted = (bound.labels + more) * later.count_needed() / asked.count_needed()
-        return max(
-            1, min_rows_to_hold_out(ceil(wanted), len(self.labels), learn=data.learn) - drawn
+        rows = data.rows - data.chosen
+        next_guarantee = replace(
+            guarantee, look=None if guarantee.look is None else guarantee.look + 1
         )
+        labels = (
+            (bound.labels + more_labels) * next_guarantee.count_needed() / guarantee.count_needed()
+        )
+        return max(1, min_rows_to_hold_out(ceil(labels), len(self.labels), learn=data.learn) - rows)
 
     def expected_precision(self, confidence: float) -> float | None:
         """Return the expected precision of decisions with at least this confidence.
@@ -390,8 +394,8 @@ class Calibration(Frozen):
         """
         if not self.expected:
             return None
-        reached = [share for least, share in self.expected if least <= confidence]
-        return max(reached, default=0.0)
+        shares = [share for threshold, share in self.expected if threshold <= confidence]
+        return max(shares, default=0.0)
 
     def predict(self, readings: Sequence[Floats]) -> Floats:
         """Return probabilities by the full fit: texts, options."""
@@ -406,12 +410,12 @@ class Calibration(Frozen):
         """Decide on the readings of some texts; return judgements and which are accepted."""
         from moa.decisions.arrays import np
 
-        found = self.judge(readings)
-        accepted, guesses = self.find_accepted(found), self.predict(readings)
+        judgements = self.judge(readings)
+        accepted, guesses = self.find_accepted(judgements), self.predict(readings)
         if self.bound is None:
-            return found, accepted
-        probabilities = np.where(accepted[:, None], found.probabilities, guesses)
-        return found._replace(probabilities=probabilities), accepted
+            return judgements, accepted
+        probabilities = np.where(accepted[:, None], judgements.probabilities, guesses)
+        return judgements._replace(probabilities=probabilities), accepted
 
     def judge(self, readings: Sequence[Floats]) -> Judgements:
         """Apply the accepting fit to the readings of some texts, in the order of the features."""
@@ -424,9 +428,11 @@ class Calibration(Frozen):
         from moa.decisions.arrays import np
 
         bounds = [self.bounds.get(label, self.bound) for label in self.labels]
-        given = zip(map(int, found.probabilities.argmax(1)), map(float, found.sure), strict=True)
-        accepts = [(bounds[place], sure) for place, sure in given]
-        return np.array([b is not None and b.accepts(sure) for b, sure in accepts], bool)
+        decisions = zip(
+            map(int, found.probabilities.argmax(1)), map(float, found.sure), strict=True
+        )
+        pairs = [(bounds[index], confidence) for index, confidence in decisions]
+        return np.array([b is not None and b.accepts(confidence) for b, confidence in pairs], bool)
 
     def start_drift_check(
         self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judgements
@@ -439,16 +445,16 @@ class Calibration(Frozen):
         from moa.decisions.arrays import np
 
         accepted = self.find_accepted(held_out)
-        sure = held_out.probabilities.max(1)[accepted]
-        watched: dict[str, list[Value]] = {
+        confidences = held_out.probabilities.max(1)[accepted]
+        quantities: dict[str, list[Value]] = {
             "length": [float(len(text)) for text in texts],
             "language": [name for name in languages if name is not None],
             "label mass": [] if held_out.mass is None else held_out.mass.tolist(),
             "accepted": accepted.astype(float).tolist() if accepted.any() else [],
-            "accepted confidence": np.minimum(sure, 1.0).tolist(),
+            "accepted confidence": np.minimum(confidences, 1.0).tolist(),
         }
-        enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
-        return Drift.of(enough) if enough else None
+        reference = {name: values for name, values in quantities.items() if len(values) >= FEWEST}
+        return Drift.of(reference) if reference else None
 
 
 def current_time() -> datetime:

@@ -144,17 +144,19 @@ async def calibrate(
         limit_s=limit_s,
         progress=progress,
     )
-    own: Sequence[PromptVariant] = ((),) if asks else ()
+    variants: Sequence[PromptVariant] = ((),) if asks else ()
     if learn == "all":
-        fitted = await fit_all(reader, data.rows, own, latency_penalty)
+        calibration = await fit_all(reader, data.rows, variants, latency_penalty)
     else:
-        made = await _choose_scorer(_Search(reader, task, latency_penalty, own))
-        fitted = None if made is None else await _make_calibration(task, made, reader, language)
-    if fitted is None:
+        scorer = await _choose_scorer(_Search(reader, task, latency_penalty, variants))
+        calibration = (
+            None if scorer is None else await _make_calibration(task, scorer, reader, language)
+        )
+    if calibration is None:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
-    return fitted
+    return calibration
 
 
 async def fit_all(
@@ -177,17 +179,17 @@ async def fit_all(
     data = clean_rows(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")
     reader.texts = [row.text for row in data.rows]
-    made = await _choose_scorer(_Search(reader, task, latency_penalty, own))
-    if made is None:
+    scorer = await _choose_scorer(_Search(reader, task, latency_penalty, own))
+    if scorer is None:
         return None
-    by = ", ".join(feature.name for feature in made.best.features)
-    origin = f"fitted to {len(data.rows)} labelled texts by {by}"
-    calibration, parts = await _fit_to_all(task, made, reader, origin)
-    found = {
-        "reached": _measure_reached(task, made.best, parts, None),
-        "expected": _precision_curve(made.best.probabilities, task.labels),
+    features = ", ".join(feature.name for feature in scorer.best.features)
+    origin = f"fitted to {len(data.rows)} labelled texts by {features}"
+    calibration, parts = await _fit_to_all(task, scorer, reader, origin)
+    fields = {
+        "reached": _measure_reached(task, scorer.best, parts, None),
+        "expected": _precision_curve(scorer.best.probabilities, task.labels),
     }
-    return calibration.model_copy(update=found).with_seal()
+    return calibration.model_copy(update=fields).with_seal()
 
 
 def _precision_curve(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
@@ -200,54 +202,56 @@ def option_names(question: Question) -> list[str]:
 
 
 async def _fit_to_all(
-    task: _Task, made: _Scorer, reader: FeatureReader, origin: str
+    task: _Task, scorer: _Scorer, reader: FeatureReader, origin: str
 ) -> tuple[Calibration, list[FittedFeature]]:
     """Fit the chosen features to all texts; the calibration has no bound yet."""
-    everything = np.ones(len(task.labels), bool)
-    parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
-    roles = sorted({feature.source for feature in made.best.features})
+    all_rows = np.ones(len(task.labels), bool)
+    parts = [task.part(part.reading, all_rows, part.penalty) for part in scorer.best.parts]
+    roles = sorted({feature.source for feature in scorer.best.features})
     calibration = Calibration(
         made=current_time(),
         question=QuestionRecord.model_validate(reader.question),
         models={role: await identity_of(reader.sources[role], reader.context) for role in roles},
-        features=made.best.features,
+        features=scorer.best.features,
         full=FitRecord.of(blend_parts(parts, task.labels)),
         data=task.record({}),
         origin=origin,
-        candidates=tuple(one.candidate for one in made.candidates),
+        candidates=tuple(feature_set.candidate for feature_set in scorer.candidates),
         notes=(*task.data.notes, *reader.dropped),
     )
     return calibration, parts
 
 
 async def _make_calibration(
-    task: _Task, made: _Scorer, reader: FeatureReader, language: Detect | None
+    task: _Task, scorer: _Scorer, reader: FeatureReader, language: Detect | None
 ) -> Calibration:
     """Test the guarantee on the held-out texts, and build the calibration."""
-    fitted, parts = await _fit_to_all(task, made, reader, made.why)
-    drawn = [row.text for row in task.data.rows if not row.chosen]
-    spoken = [] if language is None else [language(text) for text in drawn]
+    base, parts = await _fit_to_all(task, scorer, reader, scorer.why)
+    texts = [row.text for row in task.data.rows if not row.chosen]
+    languages = [] if language is None else [language(text) for text in texts]
     notes = (*task.data.notes, *warn_of_near_copies(task.data.rows), *reader.dropped)
-    more = {
+    fields = {
         # Through the record, since what is applied has the weights as they are written.
-        "accepting": FitRecord.of(made.blend),
-        "uncertainty": made.uncertainty,
-        "data": task.record(language_shares(spoken)),
-        "notes": (*notes, *_describe_signs(made.uncertainty)),
+        "accepting": FitRecord.of(scorer.blend),
+        "uncertainty": scorer.uncertainty,
+        "data": task.record(language_shares(languages)),
+        "notes": (*notes, *_describe_signs(scorer.uncertainty)),
     }
-    unbound = fitted.model_copy(update=more)
-    said, fitting = _judge_tested_rows(task, made, unbound)
-    tested = task.outcomes(said, task.tested_rows)
+    unbound = base.model_copy(update=fields)
+    judgements, fitting = _judge_tested_rows(task, scorer, unbound)
+    tested = task.outcomes(judgements, task.tested_rows)
     bound, bounds = task.find_bounds(task.guarantee, fitting, tested)
-    found = {
+    results = {
         "bound": bound,
         "bounds": bounds,
-        "looser": tuple(task.find_bounds(it, fitting, tested)[0] for it in task.guarantee.loosen()),
-        "reached": _measure_reached(task, made.best, parts, (said, bound)),
+        "looser": tuple(
+            task.find_bounds(guarantee, fitting, tested)[0] for guarantee in task.guarantee.loosen()
+        ),
+        "reached": _measure_reached(task, scorer.best, parts, (judgements, bound)),
     }
-    calibration = unbound.model_copy(update=found)
-    watched = calibration.start_drift_check(drawn, spoken, said)
-    return calibration.model_copy(update={"drift": watched}).with_seal()
+    calibration = unbound.model_copy(update=results)
+    drift = calibration.start_drift_check(texts, languages, judgements)
+    return calibration.model_copy(update={"drift": drift}).with_seal()
 
 
 class _Task:
@@ -309,7 +313,9 @@ class _Task:
     def examples(self) -> PromptVariant:
         """Texts of the fitting part with their labels."""
         rows = zip(self.data.rows, self.held, strict=True)
-        return tuple(Example(row.text, {ASKED_AS: row.label}) for row, held in rows if not held)
+        return tuple(
+            Example(row.text, {ASKED_AS: row.label}) for row, is_held in rows if not is_held
+        )
 
     @property
     def tested_rows(self) -> Ints:
@@ -322,14 +328,14 @@ class _Task:
         """Find the bound of all decisions, and those by label if requested."""
         if not self.by_label:
             return self._mark_approximate(find_bound(fitting, held_out, guarantee)), {}
-        found = find_bounds_by_label(fitting, held_out, guarantee)
-        return self._mark_approximate(sum_bounds(found, guarantee)), found
+        bounds = find_bounds_by_label(fitting, held_out, guarantee)
+        return self._mark_approximate(sum_bounds(bounds, guarantee)), bounds
 
     def _mark_approximate(self, bound: Bound) -> Bound:
         if self.learn != "approximate":
             return bound
-        said = f"{bound.summary}. Approximate: by cross-fitting, without a finite-sample proof"
-        return bound.model_copy(update={"summary": said})
+        summary = f"{bound.summary}. Approximate: by cross-fitting, without a finite-sample proof"
+        return bound.model_copy(update={"summary": summary})
 
     def outcomes(self, found: Judgements, rows: Ints) -> list[Outcome]:
         """Compare the judgements of some texts with their labels."""
@@ -347,7 +353,7 @@ class _Task:
         values = reading.values[rows]
         if not isinstance(reading.feature, VectorFeature):
             return FittedFeature(reading, values)
-        made = fit_head(
+        fit = fit_head(
             values,
             self.labels[rows],
             len(self.names),
@@ -355,7 +361,7 @@ class _Task:
             penalties=PENALTIES if penalty is None else (penalty,),
             known=reading.names,
         )
-        return FittedFeature(reading, made.held_out, made.head, made.penalty)
+        return FittedFeature(reading, fit.held_out, fit.head, fit.penalty)
 
 
 class _Search:
@@ -405,17 +411,19 @@ class _Search:
         task, rows = self.task, self.task.compared_rows
         labels, penalty = task.labels[rows], self.latency_penalty
         p = predict_held_out([part], labels, task.folds[rows])
-        alone = FeatureSet.of([part], p, labels, risk=task.guarantee.risk, latency_penalty=penalty)
+        feature_set = FeatureSet.of(
+            [part], p, labels, risk=task.guarantee.risk, latency_penalty=penalty
+        )
         # The best log loss there is is 0.
-        self.reader.most_s = min(self.reader.most_s, -alone.candidate.utility / penalty)
+        self.reader.most_s = min(self.reader.most_s, -feature_set.candidate.utility / penalty)
         wrong = int((p.argmax(1) != labels).sum())
         blind = len(labels) - int(np.bincount(labels).max())
         tells = wrong <= _OF_BLIND * blind
         if tells and not task.by_label and len(labels) >= task.guarantee.count_needed(wrong):
             self._stop_reason = (
-                f"{alone.candidate.name} has {wrong} of {len(labels)} wrong by cross-validation, "
-                "so that all its decisions are likely to be accepted, and what is read beside it "
-                "only takes time (a latency penalty of 0 tries everything)"
+                f"{feature_set.candidate.name} has {wrong} of {len(labels)} wrong by "
+                "cross-validation, so that all its decisions are likely to be accepted, and what "
+                "is read beside it only takes time (a latency penalty of 0 tries everything)"
             )
 
 
@@ -427,13 +435,17 @@ async def _choose_scorer(search: _Search) -> _Scorer | None:
     await _read_features(search)
     task, choose = search.task, _choose_by_validation if search.learns else _average_all
     while search.parts:
-        made = choose(task, search.parts, search.latency_penalty)
-        read = {part.reading.feature.name: part.reading for part in made.best.parts}
-        whole = {name: await search.reader.read_rest(reading) for name, reading in read.items()}
-        if all(whole.values()):
-            parts = [replace(p, reading=whole[p.reading.feature.name]) for p in made.best.parts]
-            return made._replace(best=replace(made.best, parts=tuple(parts)))
-        search.parts = [p for p in search.parts if whole.get(p.reading.feature.name, p)]
+        scorer = choose(task, search.parts, search.latency_penalty)
+        readings = {part.reading.feature.name: part.reading for part in scorer.best.parts}
+        full_readings = {
+            name: await search.reader.read_rest(reading) for name, reading in readings.items()
+        }
+        if all(full_readings.values()):
+            parts = [
+                replace(p, reading=full_readings[p.reading.feature.name]) for p in scorer.best.parts
+            ]
+            return scorer._replace(best=replace(scorer.best, parts=tuple(parts)))
+        search.parts = [p for p in search.parts if full_readings.get(p.reading.feature.name, p)]
     return None
 
 
@@ -443,8 +455,8 @@ async def _read_features(search: _Search) -> None:
     if search.learns:
         for feature in _vector_features(search):
             await search.read(feature)
-    own = await _read_labels(search, "labels", search.own) if search.own else None
-    if own is None:
+    plain_reading = await _read_labels(search, "labels", search.own) if search.own else None
+    if plain_reading is None:
         return
     # A server that decides by itself is shown the options in an order of which it may prefer the
     # first; if the words of the labels are read, the prompt hardly shows the order.
@@ -453,45 +465,49 @@ async def _read_features(search: _Search) -> None:
     # A server that decides by itself takes no examples.
     shows = reader.answers.source == "logprob" and len(task.names) <= _MOST_OPTIONS_SHOWN
     if search.learns and shows:
-        asked = replace(reader.question, name=ASKED_AS)
-        shown = await _read_labels(
-            search, "labels after examples", choose_halves(task.examples, asked)
+        question = replace(reader.question, name=ASKED_AS)
+        example_reading = await _read_labels(
+            search, "labels after examples", choose_halves(task.examples, question)
         )
-        sure = _show_sure_texts(
-            reader, task, [one.values for one in (own, shown) if one is not None]
+        variants = _show_sure_texts(
+            reader,
+            task,
+            [reading.values for reading in (plain_reading, example_reading) if reading is not None],
         )
-        await _read_labels(search, "labels after sure texts", sure)
+        await _read_labels(search, "labels after sure texts", variants)
 
 
 def _vector_features(search: _Search) -> list[Feature]:
     """Return the features that read vectors, the fast ones first."""
-    reader, found = search.reader, list[Feature]()
+    reader, features = search.reader, list[Feature]()
     for role in reader.sources:
         if role == ENCODER:
-            found.append(VectorFeature(name=role, source=role, sentences=True))
-            given = [example for variant in search.own for example in variant]
-            words = make_words_feature(reader.question, [*search.task.examples, *given])
-            found += [words] if has_words(reader.question) else []
+            features.append(VectorFeature(name=role, source=role, sentences=True))
+            examples = [example for variant in search.own for example in variant]
+            words = make_words_feature(reader.question, [*search.task.examples, *examples])
+            features += [words] if has_words(reader.question) else []
         elif role != DECIDES:
             prompt = None if role == SENTENCES else PROMPT
-            found.append(VectorFeature(name=role, source=role, prompt=prompt))
-    return sorted(found, key=lambda feature: feature.source == HIDDEN)
+            features.append(VectorFeature(name=role, source=role, prompt=prompt))
+    return sorted(features, key=lambda feature: feature.source == HIDDEN)
 
 
 async def _read_labels(
-    search: _Search, name: str, shown: Sequence[PromptVariant], *, turned: bool = False
+    search: _Search, name: str, variants: Sequence[PromptVariant], *, turned: bool = False
 ) -> FeatureReading | None:
     reader = search.reader
-    feature = LabelFeature.of(reader.question, reader.sources[DECIDES], name, shown, turned=turned)
+    feature = LabelFeature.of(
+        reader.question, reader.sources[DECIDES], name, variants, turned=turned
+    )
     return await search.read(feature)
 
 
 def _show_sure_texts(
-    reader: FeatureReader, task: _Task, read: Sequence[Floats]
+    reader: FeatureReader, task: _Task, readings: Sequence[Floats]
 ) -> list[PromptVariant]:
     """Choose examples of which the model is surest, from the fitting part, for two prompts."""
     rows = np.flatnonzero(~task.held)
-    logs = np.stack([values[rows] for values in read], 1)
+    logs = np.stack([values[rows] for values in readings], 1)
     fair = fit_around_average(logs, task.labels[rows]).logs(logs)
     right = fair.argmax(1) == task.labels[rows]
     texts = [reader.texts[row] for row in map(int, rows[right])]
@@ -515,15 +531,24 @@ def _choose_by_validation(
 ) -> _Scorer:
     """Choose features by cross-validation on the fitting part."""
     fitting = ~task.held
-    labels, dealt = task.labels[fitting], task.folds[fitting]
+    labels, fold_indices = task.labels[fitting], task.folds[fitting]
     risk = task.guarantee.risk
-    found = search_features(parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
-    best, why = choose_features(found, latency_penalty=latency_penalty)
+    feature_sets = search_features(
+        parts, labels, fold_indices, risk=risk, latency_penalty=latency_penalty
+    )
+    best, reason = choose_features(feature_sets, latency_penalty=latency_penalty)
     p = best.probabilities
     signs = signs_of(stack_logs(best.parts), p, best.features, task.names)
-    uncertainty, sure = choose_signs(p, signs, labels, dealt)
+    uncertainty, confidences = choose_signs(p, signs, labels, fold_indices)
     scorer = blend_parts(best.parts, labels)
-    return _Scorer(found, best, why, scorer, Judgements.from_signs(p, sure, signs), uncertainty)
+    return _Scorer(
+        feature_sets,
+        best,
+        reason,
+        scorer,
+        Judgements.from_signs(p, confidences, signs),
+        uncertainty,
+    )
 
 
 def _average_all(task: _Task, parts: Sequence[FittedFeature], latency_penalty: float) -> _Scorer:
@@ -532,23 +557,23 @@ def _average_all(task: _Task, parts: Sequence[FittedFeature], latency_penalty: f
     p = np.exp(scorer.logs(stack_logs(parts)))
     risk = task.guarantee.risk
     best = FeatureSet.of(parts, p, task.labels, risk=risk, latency_penalty=latency_penalty)
-    why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
-    return _Scorer([best], best, why, scorer, Judgements(p[:0], p[:0].max(1)))
+    reason = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
+    return _Scorer([best], best, reason, scorer, Judgements(p[:0], p[:0].max(1)))
 
 
 def _judge_tested_rows(
-    task: _Task, made: _Scorer, fitted: Calibration
+    task: _Task, scorer: _Scorer, calibration: Calibration
 ) -> tuple[Judgements, list[Outcome]]:
     """Judge the texts for the guarantee; return outcomes of the fitting part, too."""
     if task.learn == "approximate":
-        p, sure, mass = made.fitting_judgements
+        p, confidences, mass = scorer.fitting_judgements
         rows = task.tested_rows
-        return Judgements(p[rows], sure[rows], None if mass is None else mass[rows]), []
-    read = [part.reading.values[task.tested_rows] for part in made.best.parts]
-    found = judge_readings(fitted, read)
+        return Judgements(p[rows], confidences[rows], None if mass is None else mass[rows]), []
+    readings = [part.reading.values[task.tested_rows] for part in scorer.best.parts]
+    judgements = judge_readings(calibration, readings)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
-        return found, []
-    return found, task.outcomes(made.fitting_judgements, np.flatnonzero(~task.held))
+        return judgements, []
+    return judgements, task.outcomes(scorer.fitting_judgements, np.flatnonzero(~task.held))
 
 
 def _describe_signs(uncertainty: Uncertainty | None) -> Iterator[str]:
@@ -566,8 +591,8 @@ def _measure_reached(
     parts: Sequence[FittedFeature],
     tested: tuple[Judgements, Bound] | None,
 ) -> ReachedMeasures:
-    fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
-    guesses = measure(predict_held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
+    rows = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
+    guesses = measure(predict_held_out(parts, task.labels, task.folds)[rows], task.labels[rows])
     right: Sequence[bool] = ()
     if tested is not None:
         right = (tested[0].probabilities.argmax(1) == task.labels[task.tested_rows]).tolist()

@@ -54,7 +54,7 @@ class Labelled(Frozen):
     label: Annotated[str, AfterValidator(_check_not_blank)]
     case: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Groups related texts, such as one thread; they are held out together."""
-    chosen: Annotated[bool, BeforeValidator(lambda given: given or False)] = False
+    chosen: Annotated[bool, BeforeValidator(lambda value: value or False)] = False
     """True if it was chosen for labelling, not drawn at random. It is used for fitting and never
     held out, since the guarantee needs random texts."""
     labelled_by: str | None = None
@@ -79,12 +79,12 @@ class LoggedRow(Labelled):
         Raises:
             InputError: it has none to that.
         """
-        found: dict[str, object] = dict(self.model_extra or {})
+        answers: dict[str, object] = dict(self.model_extra or {})
         if self.label:
-            found[name] = self.label
-        if name not in found:
+            answers[name] = self.label
+        if name not in answers:
             raise InputError(f"the row with {self.text[:60]!r} has no label, and no {name!r}")
-        return found
+        return answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +112,8 @@ class CleanRows:
     @property
     def labellers(self) -> dict[str, int]:
         """Number of rows by labeller, as far as known."""
-        by = Counter(row.labelled_by for row in self.rows if row.labelled_by)
-        return dict(sorted(by.items()))
+        counts = Counter(row.labelled_by for row in self.rows if row.labelled_by)
+        return dict(sorted(counts.items()))
 
     @property
     def fingerprint(self) -> str:
@@ -134,29 +134,29 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
     if rows and (labels is None or any(row.label not in labels for row in rows)):
         _check_column(rows)
     check_labels(rows, labels)
-    found = sorted({row.label for row in rows})
-    if len(found) == 1:
+    row_labels = sorted({row.label for row in rows})
+    if len(row_labels) == 1:
         raise InputError(
-            f"all {len(rows)} rows are labelled {found[0]!r}, so there is nothing to tell apart: "
-            "give rows of at least two labels"
+            f"all {len(rows)} rows are labelled {row_labels[0]!r}, so there is nothing to tell "
+            "apart: give rows of at least two labels"
         )
-    kept: dict[str, Labelled] = {}
+    rows_by_text: dict[str, Labelled] = {}
     torn: set[str] = set()
     for row in rows:
-        if kept.setdefault(normalise_text(row.text), row).label != row.label:
+        if rows_by_text.setdefault(normalise_text(row.text), row).label != row.label:
             torn.add(normalise_text(row.text))
     # A chosen row would tell what a case is about that is held out.
-    cases = {row.case for row in kept.values() if not row.chosen and row.case is not None}
-    unique = tuple(row for row in kept.values() if not (row.chosen and row.case in cases))
+    cases = {row.case for row in rows_by_text.values() if not row.chosen and row.case is not None}
+    unique = tuple(row for row in rows_by_text.values() if not (row.chosen and row.case in cases))
     notes = _describe_oddities(
         len(rows),
-        doubled=len(rows) - len(kept),
+        doubled=len(rows) - len(rows_by_text),
         torn=len(torn),
         chosen=sum(row.chosen for row in unique),
-        leaks=len(kept) - len(unique),
-        unseen=sorted(set(labels or ()) - set(found)),
+        leaks=len(rows_by_text) - len(unique),
+        unseen=sorted(set(labels or ()) - set(row_labels)),
     )
-    return CleanRows(rows=unique, notes=tuple(notes), duplicates=len(rows) - len(kept))
+    return CleanRows(rows=unique, notes=tuple(notes), duplicates=len(rows) - len(rows_by_text))
 
 
 def _describe_oddities(
@@ -189,20 +189,22 @@ def warn_of_near_copies(rows: Sequence[Labelled]) -> Iterator[str]:
     is compared with the latest: time stays linear, and a copy may be missed.
     """
     words = [frozenset(words_in(row.text)) for row in rows]
-    frequent = Counter(word for found in words for word in found)
+    frequency = Counter(word for row_words in words for word in row_words)
     seen: dict[str, list[int]] = {}
     copies = 0
-    for place, (row, found) in enumerate(zip(rows, words, strict=True)):
-        ranked = sorted(found, key=lambda word: (frequent[word], word))
+    for index, (row, row_words) in enumerate(zip(rows, words, strict=True)):
+        ranked = sorted(row_words, key=lambda word: (frequency[word], word))
         rarest = ranked[: len(ranked) - ceil(_ALIKE * len(ranked)) + 1]
-        others = {other for word in rarest for other in seen.get(word, [])[-_LOOK_BACK:]}
+        candidates = {
+            candidate for word in rarest for candidate in seen.get(word, [])[-_LOOK_BACK:]
+        }
         copies += any(
-            len(found & words[other]) >= _ALIKE * len(found | words[other])
-            and (row.case is None or row.case != rows[other].case)
-            for other in others
+            len(row_words & words[candidate]) >= _ALIKE * len(row_words | words[candidate])
+            and (row.case is None or row.case != rows[candidate].case)
+            for candidate in candidates
         )
         for word in rarest:
-            seen.setdefault(word, []).append(place)
+            seen.setdefault(word, []).append(index)
     if copies:
         yield (
             f"at least {copies} of {len(rows)} rows are near-copies of an earlier one without the "
@@ -226,19 +228,19 @@ def check_labels(rows: Sequence[Labelled], labels: Sequence[str] | None) -> None
 
 
 def _check_column(rows: Sequence[Labelled]) -> None:
-    different = {row.label for row in rows}
-    long = median(len(row.label) for row in rows) >= _LONG
-    if len(rows) < _MANY or len(different) <= (_LIKE_TEXTS if long else _LIKE_NUMBERS) * len(rows):
+    labels = {row.label for row in rows}
+    is_long = median(len(row.label) for row in rows) >= _LONG
+    if len(rows) < _MANY or len(labels) <= (_LIKE_TEXTS if is_long else _LIKE_NUMBERS) * len(rows):
         return
     texts = {row.text for row in rows}
-    swapped = len(texts) <= _LIKE_TEXTS * len(rows)
-    shown = rows[0].label if len(rows[0].label) <= 40 else f"{rows[0].label[:40]}…"
+    is_swapped = len(texts) <= _LIKE_TEXTS * len(rows)
+    example = rows[0].label if len(rows[0].label) <= 40 else f"{rows[0].label[:40]}…"
     raise InputError(
-        f"the labels of {len(rows)} rows are {len(different)} different values, such as "
-        f"{shown!r}: these are no labels. "
+        f"the labels of {len(rows)} rows are {len(labels)} different values, such as "
+        f"{example!r}: these are no labels. "
         + (
             f"The texts are only {len(texts)} different ones: are the two columns swapped?"
-            if swapped
+            if is_swapped
             else "Is the label in another column?"
         )
     )

@@ -38,11 +38,11 @@ class LearnedGraph(Frozen):
         Raises:
             CalibrationError: it is missing, is none that `moa learn --graph` wrote, or was edited.
         """
-        what, maker = "file of what a graph has learned", "moa learn --graph"
-        found = load_model(path, cls, what=what, maker=maker, error=CalibrationError)
-        for calibration in found.calibrations.values():
+        subject, maker = "file of what a graph has learned", "moa learn --graph"
+        learned_graph = load_model(path, cls, what=subject, maker=maker, error=CalibrationError)
+        for calibration in learned_graph.calibrations.values():
             calibration.check_seal(path)
-        return found
+        return learned_graph
 
     def save(self, path: str | Path) -> None:
         """Write it atomically, readable only by its owner, since it contains learned texts.
@@ -80,8 +80,12 @@ class LearnedGraph(Frozen):
 
     def guarantees(self, name: str) -> bool:
         """Return True if some answers to a question have a guarantee."""
-        made = self.calibrations.get(name)
-        return made is not None and made.bound is not None and made.bound.threshold is not None
+        calibration = self.calibrations.get(name)
+        return (
+            calibration is not None
+            and calibration.bound is not None
+            and calibration.bound.threshold is not None
+        )
 
     @property
     def summary(self) -> str:
@@ -94,8 +98,8 @@ class LearnedGraph(Frozen):
         for name, calibration in self.calibrations.items():
             bound = calibration.bound
             if bound is not None and self.guarantees(name):
-                said = replace(bound.guarantee, look=None)
-                yield f"{name}, {said}, of the {percent(bound.coverage)} that are accepted"
+                guarantee = replace(bound.guarantee, look=None)
+                yield f"{name}, {guarantee}, of the {percent(bound.coverage)} that are accepted"
 
     def _expected_questions(self) -> Iterator[str]:
         for name, calibration in self.calibrations.items():

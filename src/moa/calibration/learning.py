@@ -84,10 +84,10 @@ class Head:
 
     def judge(self, vector: Floats, key: str) -> HeadJudgement:
         """Judge one text by its vector."""
-        p, sure = probabilities_of(self.calibration, vector[None])
-        passes = self.bound.accepts(float(sure[0]))
+        p, confidences = probabilities_of(self.calibration, vector[None])
+        passes = self.bound.accepts(float(confidences[0]))
         accepted = passes and key not in self.exceptions
-        return HeadJudgement(tuple(p[0].tolist()), float(sure[0]), accepted, passes)
+        return HeadJudgement(tuple(p[0].tolist()), float(confidences[0]), accepted, passes)
 
 
 def round_as_stored(values: Sequence[float]) -> Floats:
@@ -100,16 +100,16 @@ def probabilities_of(made: Calibration, vectors: Floats) -> tuple[Floats, Floats
 
     Unread texts (`nan`) and `OTHERWISE` are never accepted: the large model answers them.
     """
-    known = ~np.isnan(vectors).any(1) & (vectors.shape[1] > 0)
+    is_read = ~np.isnan(vectors).any(1) & (vectors.shape[1] > 0)
     options = len(made.question.options)
     p = np.full((len(vectors), options), 1.0 / options)
-    sure = np.full(len(vectors), -np.inf)
-    if known.any():
-        p[known] = made.predict(_split(made.features, options, vectors[known]))
-        sure[known] = np.where(
-            _may_be_accepted(p[known], made.question.options), p[known].max(1), -np.inf
+    confidences = np.full(len(vectors), -np.inf)
+    if is_read.any():
+        p[is_read] = made.predict(_split(made.features, options, vectors[is_read]))
+        confidences[is_read] = np.where(
+            _may_be_accepted(p[is_read], made.question.options), p[is_read].max(1), -np.inf
         )
-    return p, sure
+    return p, confidences
 
 
 def _may_be_accepted(p: Floats, options: Sequence[Option | OptionRecord]) -> Bools:
@@ -119,7 +119,7 @@ def _may_be_accepted(p: Floats, options: Sequence[Option | OptionRecord]) -> Boo
 
 def _split(features: Sequence[Feature], options: int, vectors: Floats) -> list[Floats]:
     """Split stored vectors into the values of each feature: probabilities, then a vector."""
-    starts = [options * place for place in range(len(features) + 1)]
+    starts = [options * index for index in range(len(features) + 1)]
     if features and isinstance(features[-1], VectorFeature):
         starts[-1] = vectors.shape[1]
     return [vectors[:, a:b] for a, b in pairwise(starts)]
@@ -172,8 +172,10 @@ class Learning:
         """Return the state, and the head in use, which another process may have made."""
         state, current = self.store.read_state(), self._current
         if current is None or state != current[0]:
-            found = self.store.read_head(state)
-            head = found and Head(Calibration.model_validate_json(found[0]), state, found[1])
+            stored_head = self.store.read_head(state)
+            head = stored_head and Head(
+                Calibration.model_validate_json(stored_head[0]), state, stored_head[1]
+            )
             current = self._current = (state, head or None)  # at once: threads share it
         return (state, None) if self._is_blind else current
 
@@ -247,8 +249,8 @@ class Learning:
         if spent is not None:
             self._finish(state, spent)
             state = self.store.read_state()
-        if state.used is not None and (why := self._withdrawal_reason(state)):
-            self.store.withdraw(state, why)
+        if state.used is not None and (reason := self._withdrawal_reason(state)):
+            self.store.withdraw(state, reason)
             state = self.store.read_state()
         self._next = self.store.last_place() + _OFTEN
         if state.looks < len(LOOKS) and not self.stopped:
@@ -264,15 +266,15 @@ class Learning:
             return
         self._considered = (state.epoch, state.looks, count)
         rows = self.store.read_fit_rows(state, cut, MOST)
-        fitted = self.fit(rows, state.epoch)
-        if fitted is None:
+        fit = self.fit(rows, state.epoch)
+        if fit is None:
             return
         tests = self.store.read_test_rows(state, cut)
-        made = self._propose(state, fitted, rows, tests)
-        if made is None:
+        proposal = self._propose(state, fit, rows, tests)
+        if proposal is None:
             return
         spent = SpentLook(
-            state.epoch, state.looks, cut, fitted.calibration.model_dump_json(), made.thresholds
+            state.epoch, state.looks, cut, fit.calibration.model_dump_json(), proposal.thresholds
         )
         if self.store.claim(spent):
             self._finish(state, spent)
@@ -285,10 +287,10 @@ class Learning:
         """
         planned = LOOKS[state.looks]
         if planned.held_out:
-            there = self.store.count_held_out(state)
-            count = count_due(planned.held_out, there)
+            held_out = self.store.count_held_out(state)
+            count = count_due(planned.held_out, held_out)
             if count is None:
-                missing = planned.held_out - there  # at least as many rows must come before
+                missing = planned.held_out - held_out  # at least as many rows must come before
                 self._next = min(self._next, self.store.last_place() + missing)
                 return 0, None
             return count, self.store.find_held_out_place(state, count)
@@ -296,101 +298,105 @@ class Learning:
         return (0, None) if count is None else (count, state.first + count - 1)
 
     def _propose(
-        self, state: LearningState, fitted: FittedSteps, rows: RowArrays, tests: RowArrays
+        self, state: LearningState, fit: FittedSteps, rows: RowArrays, tests: RowArrays
     ) -> Proposal | None:
         """Choose the thresholds of a look; `None` if the fit side finds it not worth it."""
         texts, level = len(set(tests.keys)), level_of(state.looks)
-        apart = float(self._find_distinct(rows.vectors, rows.vectors[:0]).mean())
-        made = propose(fitted.sure, fitted.right, texts, level, apart)
+        distinct_share = float(self._find_distinct(rows.vectors, rows.vectors[:0]).mean())
+        proposal = propose(fit.sure, fit.right, texts, level, distinct_share)
         _, head = self.current()
-        accepts = 0.0
+        accepted = 0.0
         if head is not None and len(tests):
-            accepts = float(_find_accepted(head.calibration, tests).mean())
-        return made if made.is_worth_it(accepts) else None
+            accepted = float(_find_accepted(head.calibration, tests).mean())
+        return proposal if proposal.is_worth_it(accepted) else None
 
     def _finish(self, state: LearningState, spent: SpentLook) -> None:
         """Compute the outcome of a look from what was stored when it was spent."""
-        made = Calibration.model_validate_json(spent.head)
+        calibration = Calibration.model_validate_json(spent.head)
         tests = self.store.read_test_rows(state, spent.cut)
-        known = self.store.read_fit_rows(state, spent.cut, MOST)
-        p, sure = _judge_held_out(made, tests)
+        fit_rows = self.store.read_fit_rows(state, spent.cut, MOST)
+        p, confidences = _judge_held_out(calibration, tests)
         rows = HeldOutRows(
             keys=tests.keys,
-            sure=sure,
+            sure=confidences,
             same=self._equals_large(p, tests),
             labelled=np.array([label is not None for label in tests.labels], bool),
-            apart=self._find_distinct(tests.vectors, known.vectors),
+            apart=self._find_distinct(tests.vectors, fit_rows.vectors),
         )
         verdict = judge_head(spent.thresholds, rows, level_of(spent.look))
         _, head = self.current()
-        before = 0 if head is None else int(_find_accepted(head.calibration, tests).sum())
-        takes = sure >= (np.inf if verdict.threshold is None else verdict.threshold)
-        used = verdict.threshold is not None and int(takes.sum()) >= before
-        made = made.model_copy(update={"bound": _make_bound(verdict)})
-        watched = _start_drift_check(tests, p, takes) if used else None
+        accepted_before = 0 if head is None else int(_find_accepted(head.calibration, tests).sum())
+        takes = confidences >= (np.inf if verdict.threshold is None else verdict.threshold)
+        is_used = verdict.threshold is not None and int(takes.sum()) >= accepted_before
+        calibration = calibration.model_copy(update={"bound": _make_bound(verdict)})
+        drift = _start_drift_check(tests, p, takes) if is_used else None
         self.store.finish(
             spent,
             asdict(verdict),
-            head=made.model_dump_json() if used else spent.head,
-            used=used,
-            audit=start_audit().model_dump_json() if used else None,
-            drift=watched and watched.model_dump_json(),
-            exceptions=self._exceptions(state, made) if used else (),
+            head=calibration.model_dump_json() if is_used else spent.head,
+            used=is_used,
+            audit=start_audit().model_dump_json() if is_used else None,
+            drift=drift and drift.model_dump_json(),
+            exceptions=self._exceptions(state, calibration) if is_used else (),
         )
 
-    def _find_distinct(self, vectors: Floats, known: Floats) -> Bools:
+    def _find_distinct(self, vectors: Floats, known_vectors: Floats) -> Bools:
         """Return which texts aren't near-copies, by their vectors if they have any."""
         if not isinstance(self.features[-1], VectorFeature):
             return np.ones(len(vectors), bool)
         start = len(self.options) * (len(self.features) - 1)
-        return find_distinct(np.nan_to_num(vectors[:, start:]), known[:, start:])
+        return find_distinct(np.nan_to_num(vectors[:, start:]), known_vectors[:, start:])
 
-    def _exceptions(self, state: LearningState, made: Calibration) -> list[str]:
+    def _exceptions(self, state: LearningState, calibration: Calibration) -> list[str]:
         """Return the keys of texts to which the large model gave another answer, or none."""
         rows = self.store.read_answered_rows(state)
-        same = self._equals_large(probabilities_of(made, rows.vectors)[0], rows)
-        return sorted({key for key, is_same in zip(rows.keys, same, strict=True) if not is_same})
+        agreements = self._equals_large(probabilities_of(calibration, rows.vectors)[0], rows)
+        return sorted(
+            {key for key, is_same in zip(rows.keys, agreements, strict=True) if not is_same}
+        )
 
     def _equals_large(self, p: Floats, rows: RowArrays) -> Bools:
-        given = [self.options[place] for place in map(int, p.argmax(1))]
-        known = [not key.startswith(FORGOTTEN) for key in rows.keys]
-        found = zip(given, rows.labels, known, strict=True)
-        return np.array([a == b and is_known for a, b, is_known in found], bool)
+        guesses = [self.options[index] for index in map(int, p.argmax(1))]
+        known_flags = [not key.startswith(FORGOTTEN) for key in rows.keys]
+        triples = zip(guesses, rows.labels, known_flags, strict=True)
+        return np.array([a == b and is_known for a, b, is_known in triples], bool)
 
     def _withdrawal_reason(self, state: LearningState) -> str:
         """Continue audit and drift check; return why to withdraw the guarantee, or ""."""
         _, head = self.current()
-        found, audited, drift, drifted = self.store.read_checks(state)
+        audit_json, audited, drift_json, drifted = self.store.read_checks(state)
         if head is None or head.state != state:
             return ""
-        audit = Audit.model_validate_json(found)
+        audit = Audit.model_validate_json(audit_json)
         rows, end = self.store.read_audit_rows(state, audited)
-        p, sure = _judge_held_out(head.calibration, rows)
-        for same, how in zip(self._equals_large(p, rows).tolist(), sure.tolist(), strict=True):
-            if head.bound.accepts(how):
-                audit = audit.record(correct=same)
+        p, confidences = _judge_held_out(head.calibration, rows)
+        for agrees, confidence in zip(
+            self._equals_large(p, rows).tolist(), confidences.tolist(), strict=True
+        ):
+            if head.bound.accepts(confidence):
+                audit = audit.record(correct=agrees)
         if end > audited:
             self.store.replace_check(state, "audit", audit.model_dump_json(), audited, end)
         if audit.withdrawn:
             return f"audit: {audit.wrong} of {audit.checked} checks differ"
-        return self._drift_reason(state, drift, drifted)
+        return self._drift_reason(state, drift_json, drifted)
 
-    def _drift_reason(self, state: LearningState, kept: str | None, drifted: int) -> str:
-        if kept is None:
+    def _drift_reason(self, state: LearningState, drift_json: str | None, drifted: int) -> str:
+        if drift_json is None:
             return ""
-        drift = Drift.model_validate_json(kept)
-        seen, end = self.store.read_watched_rows(state, drifted)
-        for one in seen:
-            accepts = bool(one.accepts)
+        drift = Drift.model_validate_json(drift_json)
+        rows, end = self.store.read_watched_rows(state, drifted)
+        for row in rows:
+            accepts = bool(row.accepts)
             drift = drift.after(
                 {
-                    "length": float(one.length),
-                    "language": one.language,
+                    "length": float(row.length),
+                    "language": row.language,
                     "accepted": float(accepts),
-                    "accepted confidence": round_confidence(one.sure) if accepts else None,
+                    "accepted confidence": round_confidence(row.sure) if accepts else None,
                 }
             )
-        if seen:
+        if rows:
             self.store.replace_check(state, "drift", drift.model_dump_json(), drifted, end)
         return "; ".join(f"drift: {alarm.message}" for alarm in drift.alarms)
 
@@ -399,106 +405,118 @@ class Learning:
 
         Rows of earlier epochs are included if that improves the fit on those of this one.
         """
-        labels = [
+        indices = [
             self.options.index(label) if label in self.options else -1 for label in rows.labels
         ]
-        own = (rows.epochs == epoch) & (np.array(labels) >= 0) if labels else np.zeros(0, bool)
-        given = np.array(labels, np.intp)
-        if int(own.sum()) < _FEWEST or len(set(given[own].tolist())) < 2:
+        own_rows = (
+            (rows.epochs == epoch) & (np.array(indices) >= 0) if indices else np.zeros(0, bool)
+        )
+        labels = np.array(indices, np.intp)
+        if int(own_rows.sum()) < _FEWEST or len(set(labels[own_rows].tolist())) < 2:
             return None
-        parts_of = _FOLDS if len(self.options) <= _MANY else _FOLDS_OF_MANY
-        dealt = folds([k for k, o in zip(rows.keys, own, strict=True) if o], given[own], parts_of)
-        older = (~own) & (given >= 0)
-        parts = self._parts(rows.vectors, given, own, older, dealt)
-        found = search_features(parts, given[own], dealt, risk=RISK, latency_penalty=0.0)
-        best = min(found, key=lambda one: one.candidate.log_loss)
-        full = FitRecord.of(blend_parts(best.parts, given[own]))
-        used = [feature in best.features for feature in self.features]
-        read = self.features[: len(used) - used[::-1].index(True)]  # no head has a vector alone
-        made = Calibration(
+        fold_count = _FOLDS if len(self.options) <= _MANY else _FOLDS_OF_MANY
+        fold_indices = folds(
+            [k for k, o in zip(rows.keys, own_rows, strict=True) if o], labels[own_rows], fold_count
+        )
+        older_rows = (~own_rows) & (labels >= 0)
+        parts = self._parts(rows.vectors, labels, own_rows, older_rows, fold_indices)
+        feature_sets = search_features(
+            parts, labels[own_rows], fold_indices, risk=RISK, latency_penalty=0.0
+        )
+        best = min(feature_sets, key=lambda feature_set: feature_set.candidate.log_loss)
+        full = FitRecord.of(blend_parts(best.parts, labels[own_rows]))
+        uses = [feature in best.features for feature in self.features]
+        features = self.features[: len(uses) - uses[::-1].index(True)]  # no head has a vector alone
+        calibration = Calibration(
             made=current_time(),
             question=QuestionRecord.model_validate(self.question),
             models={},
-            features=tuple(read),
-            full=_widen(full, read, best.features),
-            origin=f"learned from {int(own.sum())} answers of the large model",
+            features=tuple(features),
+            full=_widen(full, features, best.features),
+            origin=f"learned from {int(own_rows.sum())} answers of the large model",
         )
         p = best.probabilities
-        stands = _may_be_accepted(p, self.question.options)
-        return FittedSteps(made, p.max(1) * stands, (p.argmax(1) == given[own]) & stands)
+        acceptable = _may_be_accepted(p, self.question.options)
+        return FittedSteps(
+            calibration, p.max(1) * acceptable, (p.argmax(1) == labels[own_rows]) & acceptable
+        )
 
     def _parts(
-        self, vectors: Floats, labels: Ints, own: Bools, older: Bools, dealt: Ints
+        self, vectors: Floats, labels: Ints, own_rows: Bools, older_rows: Bools, fold_indices: Ints
     ) -> list[FittedFeature]:
-        found: list[FittedFeature] = []
-        split = _split(self.features, len(self.options), vectors)
-        for feature, values in zip(self.features, split, strict=True):
+        parts: list[FittedFeature] = []
+        feature_values = _split(self.features, len(self.options), vectors)
+        for feature, values in zip(self.features, feature_values, strict=True):
             reading = FeatureReading(
-                feature=feature, values=values[own], seconds=0.0, tokens=0.0, cost=None
+                feature=feature, values=values[own_rows], seconds=0.0, tokens=0.0, cost=None
             )
             if not isinstance(feature, VectorFeature):
-                found.append(FittedFeature(reading, values[own]))
+                parts.append(FittedFeature(reading, values[own_rows]))
                 continue
-            named = self.names or (values[:0], labels[:0])
-            also = [named]
-            if older.any():
-                more = (named[0], values[older]), (named[1], labels[older])
-                also.append((np.concatenate(more[0]), np.concatenate(more[1])))
-            heads = [
-                fit_head(values[own], labels[own], len(self.options), dealt, known=known)
-                for known in also
+            names = self.names or (values[:0], labels[:0])
+            extras = [names]
+            if older_rows.any():
+                pairs = (names[0], values[older_rows]), (names[1], labels[older_rows])
+                extras.append((np.concatenate(pairs[0]), np.concatenate(pairs[1])))
+            fits = [
+                fit_head(
+                    values[own_rows], labels[own_rows], len(self.options), fold_indices, known=extra
+                )
+                for extra in extras
             ]
-            made = min(heads, key=lambda one: log_loss(one.held_out, labels[own]))
-            found.append(FittedFeature(reading, made.held_out, made.head, made.penalty))
-        return found
+            best = min(fits, key=lambda fit: log_loss(fit.held_out, labels[own_rows]))
+            parts.append(FittedFeature(reading, best.held_out, best.head, best.penalty))
+        return parts
 
 
-def _judge_held_out(made: Calibration, rows: RowArrays) -> tuple[Floats, Floats]:
+def _judge_held_out(calibration: Calibration, rows: RowArrays) -> tuple[Floats, Floats]:
     """Judge held-out rows; a forgotten one counts as accepted and different.
 
     Otherwise whoever forgets rows could influence the result.
     """
-    p, sure = probabilities_of(made, rows.vectors)
+    p, confidences = probabilities_of(calibration, rows.vectors)
     forgotten = np.array([key.startswith(FORGOTTEN) for key in rows.keys], bool)
-    return p, np.where(forgotten, np.inf, sure)
+    return p, np.where(forgotten, np.inf, confidences)
 
 
-def _find_accepted(made: Calibration, rows: RowArrays) -> Bools:
-    bound = made.bound
+def _find_accepted(calibration: Calibration, rows: RowArrays) -> Bools:
+    bound = calibration.bound
     assert bound is not None, "it was tested"
-    sure = probabilities_of(made, rows.vectors)[1]
-    return np.array([bound.accepts(how) for how in sure.tolist()], bool)
+    confidences = probabilities_of(calibration, rows.vectors)[1]
+    return np.array([bound.accepts(confidence) for confidence in confidences.tolist()], bool)
 
 
-def _widen(full: FitRecord, features: Sequence[Feature], used: Sequence[Feature]) -> FitRecord:
+def _widen(
+    full: FitRecord, features: Sequence[Feature], used_features: Sequence[Feature]
+) -> FitRecord:
     """Extend a fit to all features that are read; unused ones get a weight of 0."""
-    at = {feature.name: place for place, feature in enumerate(used)}
-    places = [at.get(feature.name) for feature in features]
+    index_by_name = {feature.name: index for index, feature in enumerate(used_features)}
+    indices = [index_by_name.get(feature.name) for feature in features]
     return FitRecord(
-        heads=tuple(None if place is None else full.heads[place] for place in places),
-        weights=tuple(0.0 if place is None else full.weights[place] for place in places),
+        heads=tuple(None if index is None else full.heads[index] for index in indices),
+        weights=tuple(0.0 if index is None else full.weights[index] for index in indices),
         bias=full.bias,
     )
 
 
 def _make_bound(verdict: LookResult) -> Bound:
-    guaranteed = Guarantee(RISK, _CONFIDENCE)
-    said = "nothing was shown to be accepted"
+    guarantee = Guarantee(RISK, _CONFIDENCE)
+    summary = "nothing was shown to be accepted"
     if verdict.threshold is not None:
-        said = (
+        summary = (
             f"accepts {percent(verdict.accepted / verdict.held_out)} ({verdict.accepted} of "
             f"{verdict.held_out} held-out texts, {verdict.differ} of them answered otherwise by "
             f"the large model): at most {percent(RISK)} differ, with {percent(_CONFIDENCE)} "
             "confidence over the epoch"
         )
     return Bound(
-        guarantee=guaranteed,
+        guarantee=guarantee,
         threshold=verdict.threshold,
         labels=verdict.held_out,
         accepted=verdict.accepted,
         errors=verdict.differ,
         upper=verdict.upper,
-        summary=said,
+        summary=summary,
     )
 
 
@@ -513,12 +531,14 @@ def _start_drift_check(rows: RowArrays, p: Floats, takes: Bools) -> Drift | None
     An alarm costs the guarantee, so it takes a substantial change: of more inputs than `TOLERANCE`,
     or of a confidence by a hundredth.
     """
-    read = ~np.isnan(rows.vectors).any(1) if len(rows) else np.zeros(0, bool)
-    watched: dict[str, list[Value]] = {
+    is_read = ~np.isnan(rows.vectors).any(1) if len(rows) else np.zeros(0, bool)
+    quantities: dict[str, list[Value]] = {
         "length": [float(length) for length in rows.lengths],
         "language": [name for name in rows.languages if name is not None],
-        "accepted": takes[read].astype(float).tolist(),
-        "accepted confidence": [round_confidence(one) for one in p[takes & read].max(1).tolist()],
+        "accepted": takes[is_read].astype(float).tolist(),
+        "accepted confidence": [
+            round_confidence(confidence) for confidence in p[takes & is_read].max(1).tolist()
+        ],
     }
-    enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
-    return Drift.of(enough, tolerance=TOLERANCE) if enough else None
+    reference = {name: values for name, values in quantities.items() if len(values) >= FEWEST}
+    return Drift.of(reference, tolerance=TOLERANCE) if reference else None

@@ -64,10 +64,10 @@ async def evaluate(
     context = context or RunContext(keep_notes=False)
     readings = await read_texts(calibrated, [row.text for row in rows], context, progress)
     values = [reading.values for reading in readings]
-    found, accepted = calibrated.calibration.decide(values)
-    wrong = found.probabilities.argmax(1) != labels
+    judgements, accepted = calibrated.calibration.decide(values)
+    wrong = judgements.probabilities.argmax(1) != labels
     return Evaluation(
-        **measure(found.probabilities, labels).model_dump(),
+        **measure(judgements.probabilities, labels).model_dump(),
         n=len(rows),
         coverage=float(accepted.mean()),
         risk=float(wrong[accepted].mean()) if accepted.any() else None,
@@ -112,12 +112,12 @@ async def recheck(
         EndpointError: a request failed.
     """
     calibration = calibrated.calibration
-    bound, made_from, _ = calibration.proof
+    bound, data_record, _ = calibration.proof
     if bound.threshold is None:
         raise CalibrationError(
             "the calibration accepts nothing, so there is no guarantee to confirm: " + bound.summary
         )
-    if clean_rows(rows, calibration.labels).fingerprint == made_from.sha256:
+    if clean_rows(rows, calibration.labels).fingerprint == data_record.sha256:
         raise InputError(
             "these are the rows that the calibration was made from, so they would confirm "
             "anything: give others"
@@ -126,37 +126,41 @@ async def recheck(
     labels, texts = _indices(calibration, data.rows), [row.text for row in data.rows]
     context = context or RunContext(keep_notes=False)
     readings = await read_texts(calibrated, texts, context, progress)
-    found = calibration.judge([reading.values for reading in readings])
+    judgements = calibration.judge([reading.values for reading in readings])
     cases = [row.case for row in data.rows]
-    bounds = _bounds_here(calibration, bound, found.outcomes(labels, calibration.labels, cases))
-    spoken = [] if language is None else [language(text) for text in texts]
-    here = calibration.model_copy(
+    bounds = _bounds_here(
+        calibration, bound, judgements.outcomes(labels, calibration.labels, cases)
+    )
+    languages = [] if language is None else [language(text) for text in texts]
+    new_calibration = calibration.model_copy(
         update={
             **bounds,
             "models": await calibrated.find_identities(context),
-            "data": made_from.model_copy(update={"languages": language_shares(spoken)}),
+            "data": data_record.model_copy(update={"languages": language_shares(languages)}),
             "made": current_time(),
         }
     )
-    watched = here.start_drift_check(texts, spoken, found)
-    return RecheckResult(here.model_copy(update={"drift": watched}).with_seal(), data.notes)
+    drift = new_calibration.start_drift_check(texts, languages, judgements)
+    return RecheckResult(
+        new_calibration.model_copy(update={"drift": drift}).with_seal(), data.notes
+    )
 
 
 def _clean_drawn_rows(rows: Sequence[Labelled], labels: Sequence[str]) -> CleanRows:
     """Clean the randomly drawn rows, the only ones to test a guarantee on."""
-    drawn = [row for row in rows if not row.chosen]
-    chosen = len(rows) - len(drawn)
-    if not drawn:
+    drawn_rows = [row for row in rows if not row.chosen]
+    chosen_count = len(rows) - len(drawn_rows)
+    if not drawn_rows:
         raise InputError(
-            f"all {chosen} rows were chosen to be labelled, and a guarantee can only be tested on "
-            "rows that were drawn at random: give some"
+            f"all {chosen_count} rows were chosen to be labelled, and a guarantee can only be "
+            "tested on rows that were drawn at random: give some"
         )
-    data = clean_rows(drawn, labels)
+    data = clean_rows(drawn_rows, labels)
     notes = [*data.notes, *warn_of_near_copies(data.rows)]
-    if chosen:
+    if chosen_count:
         notes.append(
-            f"{chosen} rows were chosen to be labelled and are left out: a guarantee can only be "
-            "tested on rows that were drawn at random"
+            f"{chosen_count} rows were chosen to be labelled and are left out: a guarantee "
+            "can only be tested on rows that were drawn at random"
         )
     return replace(data, notes=tuple(notes))
 
@@ -166,16 +170,18 @@ def _bounds_here(
 ) -> dict[str, object]:
     """Test a calibration's thresholds on these outcomes; return its `bound` and `bounds`."""
     guarantee, threshold = bound.guarantee, bound.threshold
-    tested = {n: b.threshold for n, b in calibration.bounds.items() if b.threshold is not None}
-    if not tested:
-        along = () if threshold is None else (threshold,)
-        return {"bound": find_bound_among(along, outcomes, guarantee)}
-    each = guarantee.split(len(tested))
+    thresholds = {n: b.threshold for n, b in calibration.bounds.items() if b.threshold is not None}
+    if not thresholds:
+        candidates = () if threshold is None else (threshold,)
+        return {"bound": find_bound_among(candidates, outcomes, guarantee)}
+    label_guarantee = guarantee.split(len(thresholds))
     bounds = {
-        name: find_bound_among((tested[name],), [o for o in outcomes if o.label == name], each)
-        if name in tested
-        else was
-        for name, was in calibration.bounds.items()
+        name: find_bound_among(
+            (thresholds[name],), [o for o in outcomes if o.label == name], label_guarantee
+        )
+        if name in thresholds
+        else old_bound
+        for name, old_bound in calibration.bounds.items()
     }
     return {"bounds": bounds, "bound": sum_bounds(bounds, guarantee)}
 
@@ -201,10 +207,10 @@ async def read_texts(
         limit_s=float("inf"),
         progress=progress,
     )
-    found: list[FeatureReading] = []
+    readings: list[FeatureReading] = []
     for feature in calibrated.calibration.features:
         reading = await reader.read(feature)
         if reading is None:
             raise CalibrationError(reader.dropped[-1])
-        found.append(reading)
-    return found
+        readings.append(reading)
+    return readings

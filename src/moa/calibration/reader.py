@@ -61,9 +61,11 @@ def values_of(feature: Feature, read: TextReading, text: str) -> Floats:
     """
     if not isinstance(feature, LabelFeature):
         return np.array(read.vector)
-    shown = [any(example.text == text for example in some) for some in feature.prompt_variants]
+    shows_text = [
+        any(example.text == text for example in variant) for variant in feature.prompt_variants
+    ]
     logs = [logs_of(answer) for answer in read.answers]
-    fair = [one for one, is_shown in zip(logs, shown, strict=True) if not is_shown]
+    fair = [values for values, is_shown in zip(logs, shows_text, strict=True) if not is_shown]
     mean: Floats = np.mean(fair or logs, 0)
     return mean[::-1] if feature.turned else mean
 
@@ -91,20 +93,23 @@ class AnswerCache:
     ) -> Answer:
         """Return the answer to one question; without examples, ask the other questions along."""
         name = feature.lay_out(question).name
-        alone = feature.model_copy(update={"prompt_variants": (shown,)})
-        asks = [QuestionFeatures(question, [alone])]
+        variant_feature = feature.model_copy(update={"prompt_variants": (shown,)})
+        asks = [QuestionFeatures(question, [variant_feature])]
         if not shown and not feature.turned:
             endpoint = self.sources[feature.source]
-            others = (other for other in self.questions if other.name not in (name, question.name))
+            other_questions = (
+                other for other in self.questions if other.name not in (name, question.name)
+            )
             asks += [
-                QuestionFeatures(other, [LabelFeature.of(other, endpoint)]) for other in others
+                QuestionFeatures(other, [LabelFeature.of(other, endpoint)])
+                for other in other_questions
             ]
         (request,) = plan_requests(asks)
         key = feature.source, feature.turned, feature.read_as, shown, text
         answers = self._known.setdefault(str(key), {})
         if name not in answers:
-            found = await request.ask(text, self.sources, context)
-            answers.update((answer.question.name, answer) for answer in found)
+            new_answers = await request.ask(text, self.sources, context)
+            answers.update((answer.question.name, answer) for answer in new_answers)
         self.source = answers[name].source
         return answers[name]
 
@@ -167,7 +172,7 @@ class FeatureReader:
         return np.ones(len(self.texts), bool) if self.rows is None else self.rows
 
     def _texts_in(self, rows: Bools) -> list[str]:
-        return [text for text, taken in zip(self.texts, rows.tolist(), strict=True) if taken]
+        return [text for text, is_read in zip(self.texts, rows.tolist(), strict=True) if is_read]
 
     async def read(self, feature: Feature) -> FeatureReading | None:
         """Read the first rows; `None` if the feature was dropped, with a reason in `dropped`.
@@ -204,39 +209,41 @@ class FeatureReader:
         context = self.context.nested()
         texts = self._texts_in(self._is_first)
         read = self._make_reader(feature, context, 0, len(texts))
-        found = await read(texts[:1])
-        warm = time.perf_counter()
-        found += await read(texts[1:_PROBE])
-        each = (time.perf_counter() - warm) / max(1, len(found) - 1)
-        why = self._reason_to_drop(each, len(found))
-        if why is not None:
-            return self.drop(feature, why)
-        found += await read(texts[_PROBE:])
+        text_values = await read(texts[:1])
+        start = time.perf_counter()
+        text_values += await read(texts[1:_PROBE])
+        seconds = (time.perf_counter() - start) / max(1, len(text_values) - 1)
+        reason = self._reason_to_drop(seconds, len(text_values))
+        if reason is not None:
+            return self.drop(feature, reason)
+        text_values += await read(texts[_PROBE:])
         if len(texts) > 1:  # the first of them warmed it up
-            each = (time.perf_counter() - warm) / (len(texts) - 1)
-        self._reserved_s += each * (len(self.texts) - len(texts))
+            seconds = (time.perf_counter() - start) / (len(texts) - 1)
+        self._reserved_s += seconds * (len(self.texts) - len(texts))
         total = context.usage.total
-        values = np.full((len(self.texts), len(found[0])), np.nan)
-        values[self._is_first] = np.array(found)
+        values = np.full((len(self.texts), len(text_values[0])), np.nan)
+        values[self._is_first] = np.array(text_values)
         return FeatureReading(
             feature=feature,
             values=values,
-            seconds=each,
+            seconds=seconds,
             tokens=(total.tokens - total.cached_input_tokens) / len(texts),
             cost=None if total.cost is None else total.cost / len(texts),
             names=await self._read_names(feature),
         )
 
     async def _read_others(self, reading: FeatureReading) -> FeatureReading:
-        others = ~self._is_first
-        done = int(self._is_first.sum())
-        read = self._make_reader(reading.feature, self.context.nested(), done, len(self.texts))
+        other_rows = ~self._is_first
+        done_count = int(self._is_first.sum())
+        read = self._make_reader(
+            reading.feature, self.context.nested(), done_count, len(self.texts)
+        )
         values = reading.values.copy()
-        values[others] = np.array(await read(self._texts_in(others)))
+        values[other_rows] = np.array(await read(self._texts_in(other_rows)))
         return replace(reading, values=values)
 
     def _make_reader(
-        self, feature: Feature, context: RunContext, done: int, total: int
+        self, feature: Feature, context: RunContext, done_count: int, total: int
     ) -> Callable[[Sequence[str]], Awaitable[list[Floats]]]:
         """Return a function that reads texts and reports its progress."""
         reads = 0
@@ -246,68 +253,70 @@ class FeatureReader:
             nonlocal reads
             reads += times
             if self.progress is not None:
-                self.progress(feature.name, done + reads // len(variants), total)
+                self.progress(feature.name, done_count + reads // len(variants), total)
 
         async def read(texts: Sequence[str]) -> list[Floats]:
-            often = {text: texts.count(text) for text in texts}
+            counts = {text: texts.count(text) for text in texts}
             answers: list[list[Answer]] = []
             vectors: list[tuple[float, ...]] = []
             # One by one, since a server keeps one beginning of a prompt at a time.
             for variant in variants:
 
-                async def answer(text: str, shown: PromptVariant = variant) -> Answer:
+                async def answer(text: str, examples: PromptVariant = variant) -> Answer:
                     assert isinstance(feature, LabelFeature), "else it reads vectors"
-                    found = await self.answers.get(self.question, feature, shown, text, context)
-                    report(often[text])
-                    return found
+                    result = await self.answers.get(self.question, feature, examples, text, context)
+                    report(counts[text])
+                    return result
 
                 async def vector(text: str) -> tuple[float, ...]:
                     assert not isinstance(feature, LabelFeature), "else it asks"
-                    found = await read_vector(feature, text, self.question, self.sources, context)
-                    report(often[text])
-                    return found
+                    numbers = await read_vector(feature, text, self.question, self.sources, context)
+                    report(counts[text])
+                    return numbers
 
                 if isinstance(feature, LabelFeature):
-                    answers.append(await map_async(answer, list(often), max_concurrency=_AT_ONCE))
+                    answers.append(await map_async(answer, list(counts), max_concurrency=_AT_ONCE))
                 else:
-                    vectors = await map_async(vector, list(often), max_concurrency=_AT_ONCE)
-            by_text = [TextReading(vector=one) for one in vectors] or [
+                    vectors = await map_async(vector, list(counts), max_concurrency=_AT_ONCE)
+            readings = [TextReading(vector=numbers) for numbers in vectors] or [
                 TextReading(answers=several) for several in zip(*answers, strict=True)
             ]
-            pairs = zip(often, by_text, strict=True)
-            values = {text: values_of(feature, one, text) for text, one in pairs}
+            pairs = zip(counts, readings, strict=True)
+            values = {text: values_of(feature, reading, text) for text, reading in pairs}
             return [values[text] for text in texts]
 
         return read
 
-    def _reason_to_drop(self, each: float, read: int) -> str | None:
+    def _reason_to_drop(self, seconds: float, read_count: int) -> str | None:
         """Return why a feature that takes this many seconds per text is dropped, if it is."""
-        if each > self.most_s:
+        if seconds > self.most_s:
             return (
-                f"it takes {each:.1f} s a decision, and even if it were always right the penalty "
-                "on its time would make it the worse bargain"
+                f"it takes {seconds:.1f} s a decision, and even if it were always right the "
+                "penalty on its time would make it the worse bargain"
             )
         texts, left_s = len(self.texts), self.left_s - self._reserved_s
-        if each * (texts - read) > left_s:
+        if seconds * (texts - read_count) > left_s:
             left = f"{max(0.0, left_s):.0f} s are left"
-            return f"{texts} texts would take {each * texts:.0f} s, and {left}"
+            return f"{texts} texts would take {seconds * texts:.0f} s, and {left}"
         return None
 
     async def _read_names(self, feature: Feature) -> tuple[Floats, Ints] | None:
         """Read the names of the options like texts, if the feature reads texts unchanged."""
-        asked = self.question
-        if not isinstance(feature, VectorFeature) or feature.prompt or asked.kind != "choice":
+        question = self.question
+        if not isinstance(feature, VectorFeature) or feature.prompt or question.kind != "choice":
             return None
-        named = [
-            (place, option)
-            for place, option in enumerate(asked.options)
+        indexed_options = [
+            (index, option)
+            for index, option in enumerate(question.options)
             if option.name != NONE_OF_THESE
         ]
-        words = [(option.description or option.name).replace("_", " ") for _, option in named]
-        read = [
-            await read_vector(feature, word, asked, self.sources, self.context) for word in words
+        words = [
+            (option.description or option.name).replace("_", " ") for _, option in indexed_options
         ]
-        return np.array(read), np.array([place for place, _ in named])
+        vectors = [
+            await read_vector(feature, word, question, self.sources, self.context) for word in words
+        ]
+        return np.array(vectors), np.array([index for index, _ in indexed_options])
 
     def drop(self, feature: Feature, why: str) -> None:
         """Leave a feature out, and record the reason."""

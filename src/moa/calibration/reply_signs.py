@@ -81,35 +81,35 @@ def find_prompt_numbers(prompt: str) -> list[PromptNumber]:
     Ordinals ("the 3rd", "the third") are none. Number words are recognised in English.
     """
     text = prompt[:_READ].lower()
-    found: dict[tuple[Fraction, str], PromptNumber] = {}
+    numbers: dict[tuple[Fraction, str], PromptNumber] = {}
     for match in _TOLD.finditer(text):
-        told = _read_number(match)
-        if told is not None:
+        number = _read_number(match)
+        if number is not None:
             noun = _UNIT.match(text, match.end())
             unit = noun[1].rstrip("s")[:5] if noun else ""
-            found.setdefault((told.forms[0], unit), told)
-    return list(found.values())
+            numbers.setdefault((number.forms[0], unit), number)
+    return list(numbers.values())
 
 
 def _read_number(match: re.Match[str]) -> PromptNumber | None:
-    if shown := match["percent"]:
-        return next((PromptNumber(_percent_forms(n)) for n in find_numbers(shown)), None)
-    if shown := match["fraction"]:
-        over, under = (Fraction(part) for part in shown.split("/"))
-        return PromptNumber(_fraction_forms(over, under)) if under else None
-    if shown := match["figure"]:
-        read = () if match["place"] else tuple(find_numbers(shown))
-        return PromptNumber(read, must_be_used=read[0] != 1) if read else None
+    if text := match["percent"]:
+        return next((PromptNumber(_percent_forms(n)) for n in find_numbers(text)), None)
+    if text := match["fraction"]:
+        numerator, denominator = (Fraction(part) for part in text.split("/"))
+        return PromptNumber(_fraction_forms(numerator, denominator)) if denominator else None
+    if text := match["figure"]:
+        numbers = () if match["place"] else tuple(find_numbers(text))
+        return PromptNumber(numbers, must_be_used=numbers[0] != 1) if numbers else None
     if part := match["part"]:
-        over, under = Fraction(_COUNTS[match["count"]]), Fraction(_PARTS[part[:2]])
-        return PromptNumber(_fraction_forms(over, under))
+        numerator, denominator = Fraction(_COUNTS[match["count"]]), Fraction(_PARTS[part[:2]])
+        return PromptNumber(_fraction_forms(numerator, denominator))
     if match["half"]:
         return PromptNumber(_fraction_forms(Fraction(1), Fraction(2)))
     word = match["word"]
     if word in _TIMES:
         return PromptNumber((Fraction(_TIMES[word]),))
-    known = _NUMBER_WORDS.get(word)
-    return None if known is None else PromptNumber((Fraction(known),), must_be_used=False)
+    value = _NUMBER_WORDS.get(word)
+    return None if value is None else PromptNumber((Fraction(value),), must_be_used=False)
 
 
 def _percent_forms(percent: Fraction) -> tuple[Fraction, ...]:
@@ -117,9 +117,17 @@ def _percent_forms(percent: Fraction) -> tuple[Fraction, ...]:
     return percent, share, 1 - share, 1 + share, 100 - percent, 100 + percent
 
 
-def _fraction_forms(over: Fraction, under: Fraction) -> tuple[Fraction, ...]:
-    share = over / under
-    return share, under, 1 - share, 100 * share, over, under - over, Fraction(round(100 * share))
+def _fraction_forms(numerator: Fraction, denominator: Fraction) -> tuple[Fraction, ...]:
+    share = numerator / denominator
+    return (
+        share,
+        denominator,
+        1 - share,
+        100 * share,
+        numerator,
+        denominator - numerator,
+        Fraction(round(100 * share)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +150,8 @@ def find_final_answer(reply: str) -> FinalAnswer:
     marks = list(_MARK.finditer(reply))
     mark = marks[-1] if marks else None
     before, after = (reply[: mark.start()], reply[mark.end() :]) if mark else (reply, "")
-    found = find_signed_numbers(after)[:1] or find_signed_numbers(before)[-1:]
-    return FinalAnswer(mark is not None, found[0] if found else None, before, after)
+    numbers = find_signed_numbers(after)[:1] or find_signed_numbers(before)[-1:]
+    return FinalAnswer(mark is not None, numbers[0] if numbers else None, before, after)
 
 
 def reply_features(prompt: str, reply: str) -> dict[str, float]:
@@ -170,14 +178,14 @@ def _step_signs(equations: Sequence[Equation], answer: FinalAnswer) -> dict[str,
     """Check that each result is used later, or is the final answer."""
     operands = [set(find_numbers(e.left)) for e in equations]
     unused = sum(
-        not any(e.value in later for later in operands[place + 1 :])
-        for place, e in enumerate(equations)
+        not any(e.value in later for later in operands[index + 1 :])
+        for index, e in enumerate(equations)
         if answer.number is None or not _is_near(e.value, answer.number)
     )
-    used = Counter(number for found in operands for number in found)
+    uses = Counter(number for numbers in operands for number in numbers)
     return {
         "results not used": float(unused),
-        "results used twice": float(sum(used[e.value] > 1 for e in equations)),
+        "results used twice": float(sum(uses[e.value] > 1 for e in equations)),
         "results found twice": float(len(equations) - len({e.value for e in equations})),
         "longest sum": float(max((len(find_numbers(e.left)) for e in equations), default=0)),
         "terms": float(sum(len(find_numbers(e.left)) for e in equations)),
@@ -188,44 +196,44 @@ def _source_signs(
     prompt: str, equations: Sequence[Equation], answer: FinalAnswer
 ) -> dict[str, float]:
     """Check that the numbers of the prompt, and no others, lead to the final answer."""
-    told = find_prompt_numbers(prompt)
+    prompt_numbers = find_prompt_numbers(prompt)
     path = _find_path(equations, answer.number)
     operands = [n for e in path for n in find_numbers(e.left)]
-    known = {form for number in told for form in number.forms}
-    known |= {n for e in equations for n in (e.value, *find_numbers(e.right))}
-    strange = [number for number in operands if number not in known]
-    not_on_path = _find_unused(told, operands, set(strange))
+    known_numbers = {form for number in prompt_numbers for form in number.forms}
+    known_numbers |= {n for e in equations for n in (e.value, *find_numbers(e.right))}
+    strange = [number for number in operands if number not in known_numbers]
+    not_on_path = _find_unused(prompt_numbers, operands, set(strange))
     return {
-        "prompt numbers": float(len(told)),
+        "prompt numbers": float(len(prompt_numbers)),
         "all on the path": float(not not_on_path),
         "all but words on the path": float(not any(number.must_be_used for number in not_on_path)),
-        "share not on the path": len(not_on_path) / max(1, len(told)),
+        "share not on the path": len(not_on_path) / max(1, len(prompt_numbers)),
         "path": float(len(path)),
         "off the path": float(len(equations) - len(path)),
         "numbers without a source": float(sum(n not in _KNOWN for n in strange)),
         "known constants": float(sum(n in _KNOWN for n in strange)),
-        "sums for a prompt number": len(equations) / max(1, len(told)),
+        "sums for a prompt number": len(equations) / max(1, len(prompt_numbers)),
     }
 
 
 def _find_path(equations: Sequence[Equation], final: Fraction | None) -> list[Equation]:
     """Return the equations that lead to the final answer, followed back from it."""
     ends = [i for i, e in enumerate(equations) if final is not None and _is_near(e.value, final)]
-    made = [{e.value, *find_numbers(e.right)} for e in equations]
+    results = [{e.value, *find_numbers(e.right)} for e in equations]
     waiting, seen = ends[-1:], set[int]()
     while waiting:
-        place = waiting.pop()
-        if place in seen:
+        index = waiting.pop()
+        if index in seen:
             continue
-        seen.add(place)
-        for number in find_numbers(equations[place].left):
-            sources = (i for i in reversed(range(place)) if number in made[i])
+        seen.add(index)
+        for number in find_numbers(equations[index].left):
+            sources = (i for i in reversed(range(index)) if number in results[i])
             waiting += islice(sources, 1)
-    return [equations[place] for place in sorted(seen)]
+    return [equations[index] for index in sorted(seen)]
 
 
 def _find_unused(
-    told: Sequence[PromptNumber], operands: Sequence[Fraction], strange: set[Fraction]
+    prompt_numbers: Sequence[PromptNumber], operands: Sequence[Fraction], strange: set[Fraction]
 ) -> list[PromptNumber]:
     """Return the prompt numbers that no operand stands for; each operand stands for one.
 
@@ -233,26 +241,26 @@ def _find_unused(
     """
     left = Counter(operands)
     missing: list[PromptNumber] = []
-    for number in told:
+    for number in prompt_numbers:
         form = next((form for form in number.forms if left[form]), None)
         if form is None:
             missing.append(number)
         else:
             left[form] -= 1
-    first = [number.forms[0] for number in told[:_MOST_JOINED]]
+    values = [number.forms[0] for number in prompt_numbers[:_MOST_JOINED]]
     return [
         number
-        for place, number in enumerate(missing)
-        if place >= _MOST_JOINED
-        or not any(_is_mental_step(number.forms[0], other, strange) for other in first)
+        for index, number in enumerate(missing)
+        if index >= _MOST_JOINED
+        or not any(_is_mental_step(number.forms[0], value, strange) for value in values)
     ]
 
 
-def _is_mental_step(one: Fraction, other: Fraction, operands: set[Fraction]) -> bool:
-    if one == other or 0 in (one, other):
+def _is_mental_step(a: Fraction, b: Fraction, operands: set[Fraction]) -> bool:
+    if a == b or 0 in (a, b):
         return False
-    made = {one + other, one - other, other - one, one * other, one / other, other / one}
-    return not operands.isdisjoint(made - {one, other})
+    results = {a + b, a - b, b - a, a * b, a / b, b / a}
+    return not operands.isdisjoint(results - {a, b})
 
 
 def _doubts(reply: str, answer: FinalAnswer, *, wrong: bool) -> tuple[bool, ...]:

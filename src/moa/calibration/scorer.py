@@ -53,12 +53,12 @@ _ENDS = 1e-6
 
 def measure(probabilities: Floats, labels: Ints) -> Measures:
     """Compare probabilities (texts, options) with the index of each text's right option."""
-    given, sure = probabilities.argmax(1), probabilities.max(1)
+    guesses, confidences = probabilities.argmax(1), probabilities.max(1)
     return Measures(
-        accuracy=float((given == labels).mean()),
-        macro_f1=macro_f1(given, labels),
-        ece=calibration_error(sure, given == labels),
-        ece_by_chance=calibration_error_by_chance(sure),
+        accuracy=float((guesses == labels).mean()),
+        macro_f1=macro_f1(guesses, labels),
+        ece=calibration_error(confidences, guesses == labels),
+        ece_by_chance=calibration_error_by_chance(confidences),
     )
 
 
@@ -80,8 +80,8 @@ def stack_logs(parts: Sequence[FittedFeature]) -> Floats:
 
 def blend_parts(parts: Sequence[FittedFeature], labels: Ints) -> Blend:
     """Find the most probable weights and bias, given labels and a prior around a plain average."""
-    found = _fit_parts(parts, stack_logs(parts), labels)
-    return Blend(tuple(part.head for part in parts), found.weights, found.bias)
+    blend = _fit_parts(parts, stack_logs(parts), labels)
+    return Blend(tuple(part.head for part in parts), blend.weights, blend.bias)
 
 
 def average_blend(parts: int, options: int) -> Blend:
@@ -127,8 +127,8 @@ def _discount_heads(weights: Floats, heads: Bools, labels: int) -> Floats:
     trust = min(1.0, 2 * labels / (labels + _FEW))
     if heads.all():
         return weights * trust
-    moved = weights * np.where(heads, trust, 2 - trust if heads.any() else 1.0)
-    return moved / moved.sum()
+    shifted_weights = weights * np.where(heads, trust, 2 - trust if heads.any() else 1.0)
+    return shifted_weights / shifted_weights.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class FeatureSet:
         right = probabilities.argmax(1) == labels
         seconds = sum(reading.seconds for reading in readings)
         costs = [reading.cost for reading in readings if reading.cost is not None]
-        found = Candidate(
+        candidate = Candidate(
             **measure(probabilities, labels).model_dump(),
             name=" + ".join(reading.feature.name for reading in readings),
             log_loss=loss,
@@ -171,7 +171,7 @@ class FeatureSet:
             cost=float(sum(costs)) if len(costs) == len(readings) else None,
             utility=-loss - latency_penalty * seconds,
         )
-        return cls(found, tuple(parts), probabilities)
+        return cls(candidate, tuple(parts), probabilities)
 
 
 def search_features(
@@ -184,30 +184,34 @@ def search_features(
 ) -> list[FeatureSet]:
     """Try each feature alone, then add the one that lowers the log loss most, step by step."""
 
-    def measure_set(*some: FittedFeature) -> FeatureSet:
-        p = predict_held_out(some, labels, folds)
-        return FeatureSet.of(some, p, labels, risk=risk, latency_penalty=latency_penalty)
+    def measure_set(*members: FittedFeature) -> FeatureSet:
+        p = predict_held_out(members, labels, folds)
+        return FeatureSet.of(members, p, labels, risk=risk, latency_penalty=latency_penalty)
 
-    def loss(one: FeatureSet) -> float:
-        return one.candidate.log_loss
+    def loss(feature_set: FeatureSet) -> float:
+        return feature_set.candidate.log_loss
 
     # The options in the opposite order are the same feature once more, beside it. A head
     # and the words of the question read one vector, and go together: of few labels each is unsure,
     # but for the words of a choice with examples, which are tried alone too.
-    together = tuple(part for part in parts if part.reading.feature.source == ENCODER)
-    others = [part for part in parts if part not in together or reads_examples(part)]
-    alone = [part for part in others if not getattr(part.reading.feature, "turned", False)]
-    starts = [*([together] if together else []), *((part,) for part in alone)]
-    found = [measure_set(*start) for start in starts]
-    best, chance = min(found, key=loss), max(_GAIN, _CHANCE / len(labels))
-    while new := [part for part in parts if part not in best.parts]:
-        more = [measure_set(*(p for p in parts if p in (*best.parts, added))) for added in new]
-        better = min(more, key=loss)
+    encoder_parts = tuple(part for part in parts if part.reading.feature.source == ENCODER)
+    other_parts = [part for part in parts if part not in encoder_parts or reads_examples(part)]
+    single_parts = [
+        part for part in other_parts if not getattr(part.reading.feature, "turned", False)
+    ]
+    starts = [*([encoder_parts] if encoder_parts else []), *((part,) for part in single_parts)]
+    feature_sets = [measure_set(*start) for start in starts]
+    best, chance = min(feature_sets, key=loss), max(_GAIN, _CHANCE / len(labels))
+    while unused_parts := [part for part in parts if part not in best.parts]:
+        next_sets = [
+            measure_set(*(p for p in parts if p in (*best.parts, added))) for added in unused_parts
+        ]
+        better = min(next_sets, key=loss)
         if loss(better) > loss(best) - chance:
             break
-        found.append(better)
+        feature_sets.append(better)
         best = better
-    return found
+    return feature_sets
 
 
 def reads_examples(part: FittedFeature) -> bool:
@@ -219,24 +223,28 @@ def choose_features(
     found: Sequence[FeatureSet], *, latency_penalty: float
 ) -> tuple[FeatureSet, str]:
     """Choose the candidate with the highest utility, and explain why."""
-    best = max(found, key=lambda one: one.candidate.utility)
-    without = min(found, key=lambda one: one.candidate.log_loss)
-    mine, other = best.candidate, without.candidate
-    if best is without:
+    best = max(found, key=lambda feature_set: feature_set.candidate.utility)
+    lowest_loss = min(found, key=lambda feature_set: feature_set.candidate.log_loss)
+    choice, rival = best.candidate, lowest_loss.candidate
+    if best is lowest_loss:
         return best, (
-            f"{mine.name}: the best by cross-validation ({_format_figures(mine)}), and worth its "
-            f"{_format_time(mine.seconds)} a decision at a penalty of {latency_penalty:g} a second"
+            f"{choice.name}: the best by cross-validation ({_format_figures(choice)}), and worth "
+            f"its {_format_time(choice.seconds)} a decision at a penalty of {latency_penalty:g} a "
+            "second"
         )
     return best, (
-        f"{mine.name} ({_format_figures(mine)}): {other.name} is better "
-        f"({_format_figures(other)}), but takes {_format_time(other.seconds)} a decision instead "
-        f"of {_format_time(mine.seconds)}; at a penalty of {latency_penalty:g} a second that is "
+        f"{choice.name} ({_format_figures(choice)}): {rival.name} is better "
+        f"({_format_figures(rival)}), but takes {_format_time(rival.seconds)} a decision instead "
+        f"of {_format_time(choice.seconds)}; at a penalty of {latency_penalty:g} a second that is "
         "the worse bargain"
     )
 
 
-def _format_figures(one: Candidate) -> str:
-    return f"log loss {one.log_loss:.3f}, {one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
+def _format_figures(candidate: Candidate) -> str:
+    return (
+        f"log loss {candidate.log_loss:.3f}, {candidate.accuracy:.3f} right, "
+        f"{candidate.coverage:.0%} acceptable"
+    )
 
 
 def _format_time(seconds: float) -> str:
@@ -245,28 +253,28 @@ def _format_time(seconds: float) -> str:
 
 def predict_right(fitted: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floats:
     """Return the probability that each decision is right."""
-    found = _columns(p, signs, fitted.signs)
-    found[:, 1:] = (found[:, 1:] - np.array(fitted.means)) / np.array(fitted.spreads)
-    return 1 / (1 + np.exp(-(found @ np.array(fitted.weights) + fitted.constant)))
+    columns = _columns(p, signs, fitted.signs)
+    columns[:, 1:] = (columns[:, 1:] - np.array(fitted.means)) / np.array(fitted.spreads)
+    return 1 / (1 + np.exp(-(columns @ np.array(fitted.weights) + fitted.constant)))
 
 
 def fit_uncertainty(
     p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints
 ) -> Uncertainty:
     """Fit the regression to decisions, labelled 1 if right and 0 if wrong."""
-    found = _columns(p, signs, names)
-    means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
+    columns = _columns(p, signs, names)
+    means, spreads = columns[:, 1:].mean(0), columns[:, 1:].std(0)
     spreads = np.where(spreads > _ENDS, spreads, 1.0)
-    found[:, 1:] = (found[:, 1:] - means) / spreads
-    readings = np.stack([np.zeros_like(found), found], 2)
+    columns[:, 1:] = (columns[:, 1:] - means) / spreads
+    readings = np.stack([np.zeros_like(columns), columns], 2)
     start = np.array([1.0] + [0.0] * len(names))
-    made = fit_blend(readings, right, weights=start, bias=np.zeros(2))
+    blend = fit_blend(readings, right, weights=start, bias=np.zeros(2))
     return Uncertainty(
         signs=tuple(names),
         means=tuple(means.tolist()),
         spreads=tuple(spreads.tolist()),
-        weights=tuple(made.weights.tolist()),
-        constant=float(made.bias[1] - made.bias[0]),
+        weights=tuple(blend.weights.tolist()),
+        constant=float(blend.bias[1] - blend.bias[0]),
     )
 
 
@@ -293,13 +301,18 @@ class Judgements(NamedTuple):
         self, labels: Ints, names: Sequence[str], cases: Sequence[str | None]
     ) -> list[Outcome]:
         """Compare the decisions with the right options, given by index."""
-        given = self.probabilities.argmax(1)
-        found = zip(map(int, given), map(int, labels), map(float, self.sure), cases, strict=True)
+        guesses = self.probabilities.argmax(1)
+        decisions = zip(
+            map(int, guesses), map(int, labels), map(float, self.sure), cases, strict=True
+        )
         return [
             Outcome(
-                confidence=min(1.0, sure), correct=place == right, label=names[place], case=case
+                confidence=min(1.0, confidence),
+                correct=index == right,
+                label=names[index],
+                case=case,
             )
-            for place, right, sure, case in found
+            for index, right, confidence, case in decisions
         ]
 
 
@@ -309,8 +322,8 @@ def judge_readings(calibration: Calibration, readings: Sequence[Floats]) -> Judg
     Without a fit there is one feature, whose probabilities are used unchanged.
     """
     fit, uncertainty = calibration.accepting or calibration.full, calibration.uncertainty
-    even = average_blend(len(readings), readings[0].shape[1])
-    scorer = even if fit is None else fit.blend
+    average = average_blend(len(readings), readings[0].shape[1])
+    scorer = average if fit is None else fit.blend
     logs = scorer.stack(readings)
     p = np.exp(scorer.logs(logs))
     signs = signs_of(logs, p, calibration.features, calibration.labels)
@@ -327,16 +340,16 @@ def signs_of(
     The shape of `logs` is texts, features, options; the probabilities of a feature that reads
     labels sum to the label mass.
     """
-    found: dict[str, Floats] = {}
-    read = [place for place, feature in enumerate(features) if isinstance(feature, LabelFeature)]
-    if read:
-        found[MASS] = np.log(np.exp(logs[:, read]).sum(2)).mean(1)
+    signs: dict[str, Floats] = {}
+    indices = [index for index, feature in enumerate(features) if isinstance(feature, LabelFeature)]
+    if indices:
+        signs[MASS] = np.log(np.exp(logs[:, indices]).sum(2)).mean(1)
     if len(features) > 1:
-        own = np.exp(log_softmax(logs))[np.arange(len(p)), :, p.argmax(1)]
-        found[DISAGREEMENT] = 1 - own.mean(1)
+        agreement = np.exp(log_softmax(logs))[np.arange(len(p)), :, p.argmax(1)]
+        signs[DISAGREEMENT] = 1 - agreement.mean(1)
     if NONE_OF_THESE in labels:
-        found[NONE] = p[:, labels.index(NONE_OF_THESE)]
-    return found
+        signs[NONE] = p[:, labels.index(NONE_OF_THESE)]
+    return signs
 
 
 def choose_signs(
@@ -355,24 +368,28 @@ def choose_signs(
 
     def predict_by(names: Sequence[str]) -> Floats:
         def predict(out: Bools) -> Floats:
-            others = {name: values[~out] for name, values in signs.items()}
-            made = fit_uncertainty(p[~out], others, names, right[~out])
+            fit_signs = {name: values[~out] for name, values in signs.items()}
+            uncertainty = fit_uncertainty(p[~out], fit_signs, names, right[~out])
             return predict_right(
-                made, p[out], {name: values[out] for name, values in signs.items()}
+                uncertainty, p[out], {name: values[out] for name, values in signs.items()}
             )
 
         return cross_validate(folds, predict)
 
-    def loss(sure: Floats) -> float:
-        return log_loss(np.log(np.clip(np.stack([1 - sure, sure], 1), _ENDS, 1 - _ENDS)), right)
+    def loss(p_right: Floats) -> float:
+        return log_loss(
+            np.log(np.clip(np.stack([1 - p_right, p_right], 1), _ENDS, 1 - _ENDS)), right
+        )
 
-    base = loss(predict_by(()))
+    base_loss = loss(predict_by(()))
     sizes = range(1, len(moving) + 1)
-    found = {names: predict_by(names) for size in sizes for names in combinations(moving, size)}
-    best = min(found, key=lambda names: loss(found[names]))
-    reached = loss(found[best])
-    if reached > base - _GAIN_BY_SIGNS:
+    confidences = {
+        names: predict_by(names) for size in sizes for names in combinations(moving, size)
+    }
+    best = min(confidences, key=lambda names: loss(confidences[names]))
+    best_loss = loss(confidences[best])
+    if best_loss > base_loss - _GAIN_BY_SIGNS:
         return None, p.max(1)
-    made = fit_uncertainty(p, signs, best, right)
-    losses = {"log_loss": reached, "log_loss_without": base}
-    return made.model_copy(update=losses), found[best]
+    uncertainty = fit_uncertainty(p, signs, best, right)
+    losses = {"log_loss": best_loss, "log_loss_without": base_loss}
+    return uncertainty.model_copy(update=losses), confidences[best]

@@ -55,11 +55,11 @@ class Arithmetic(Policy):
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Re-compute the sums of the reply."""
         sums = find_equations(text_of(reply))
-        total, wrong = len(sums), [one for one in sums if not one.holds]
+        total, wrong = len(sums), [equation for equation in sums if not equation.holds]
         score = 1.0 - len(wrong) / total if total else 0.5
         if wrong:
-            said = f"{len(wrong)} of {total} sums are wrong, such as {wrong[0].left} = "
-            return Judgement(score, False, (f"{said}{wrong[0].right}",))
+            opening = f"{len(wrong)} of {total} sums are wrong, such as {wrong[0].left} = "
+            return Judgement(score, False, (f"{opening}{wrong[0].right}",))
         reason = f"{total} of {total} sums hold" if total else "it states no sums"
         return Judgement(score, total >= self.least, (reason,))
 
@@ -90,9 +90,9 @@ class Format(Policy):
                 TypeAdapter(self.form).validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
+            location = ".".join(str(part) for part in first["loc"])
             name = getattr(self.form, "__name__", str(self.form))
-            return f"it is no valid {name}: {where} {first['msg']}".replace(":  ", ": ")
+            return f"it is no valid {name}: {location} {first['msg']}".replace(":  ", ": ")
         except (json.JSONDecodeError, RecursionError) as error:
             return f"it is no JSON: {error}"
         return ""
@@ -124,14 +124,16 @@ class Length(Policy):
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Count the words or the characters."""
         text = text_of(reply).strip()
-        found = word_count(text) if self.unit == "words" else len(text)
-        counted = f"{found} {self.unit}"
-        if found < self.least:
-            reason = f"{counted}, at least {self.least} needed"
-            return Judgement(found / self.least, False, (reason,))
-        if self.most is not None and found > self.most:
-            return Judgement(self.most / found, False, (f"{counted}, at most {self.most} allowed",))
-        return Judgement(1.0, True, (counted,))
+        length = word_count(text) if self.unit == "words" else len(text)
+        summary = f"{length} {self.unit}"
+        if length < self.least:
+            reason = f"{summary}, at least {self.least} needed"
+            return Judgement(length / self.least, False, (reason,))
+        if self.most is not None and length > self.most:
+            return Judgement(
+                self.most / length, False, (f"{summary}, at most {self.most} allowed",)
+            )
+        return Judgement(1.0, True, (summary,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,15 +162,18 @@ class Grounded(Policy):
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Look up the reply's words and numbers."""
         passages = self.passages(request) if self.passages else [text_of(request)]
-        known = set[str | Fraction]().union(*(_content_words(passage) for passage in passages))
-        found = _content_words(text_of(reply))
-        if not found:
+        passage_words = set[str | Fraction]().union(
+            *(_content_words(passage) for passage in passages)
+        )
+        reply_words = _content_words(text_of(reply))
+        if not reply_words:
             return Judgement(0.0, False, ("there is nothing in it that could be looked up",))
-        missing = found - known
-        score = 1.0 - len(missing) / len(found)
+        missing = reply_words - passage_words
+        score = 1.0 - len(missing) / len(reply_words)
         made_up = sorted(str(item) for item in missing if isinstance(item, Fraction))
         reason = (
-            f"{len(found) - len(missing)} of {len(found)} words and numbers are in the passages"
+            f"{len(reply_words) - len(missing)} of {len(reply_words)} words and numbers are in the "
+            "passages"
         )
         if self.numbers and made_up:
             return Judgement(score, False, (f"{reason}; the number {made_up[0]} is not",))
@@ -218,7 +223,9 @@ class Plausible(Policy):
         """Ask the node, which must give a predicate."""
         text = f"Request:\n{text_of(request)}\n\nReply:\n{text_of(reply)}"
         output = (await self.node.run(text, context)).output
-        answers = [one for one in answers_in(output).values() if isinstance(one, Predicate)]
+        answers = [
+            answer for answer in answers_in(output).values() if isinstance(answer, Predicate)
+        ]
         if not answers:
             raise ConfigError(
                 f"{self.node.name} gives {type(output).__name__}, in which there is no Predicate: "
@@ -266,11 +273,11 @@ class Agreement(Policy):
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Sample concurrently, and compare."""
         match = self.match or answer_of
-        wanted = match(reply)
+        answer = match(reply)
         results = await gather(self.node.run(request, context) for _ in range(self.samples))
-        same = sum(match(result.output) == wanted for result in results)
-        score = same / self.samples
-        reason = f"{same} of {self.samples} samples agree"
+        matches = sum(match(result.output) == answer for result in results)
+        score = matches / self.samples
+        reason = f"{matches} of {self.samples} samples agree"
         return Judgement(score, score >= self.least, (reason,))
 
 
@@ -284,9 +291,9 @@ def answer_of(reply: object) -> object:
     if isinstance(reply, Predicate | Choice | Score):
         return cast("Any", reply).picked
     text = text_of(reply)
-    found = find_final_answer(text)
-    answer = found.after if found.marked else text
-    first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if found.marked else answer
+    final_answer = find_final_answer(text)
+    answer = final_answer.after if final_answer.marked else text
+    first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if final_answer.marked else answer
     number = _read_one_number(first)
     return " ".join(words_in(answer)) if number is None else number
 
@@ -298,11 +305,11 @@ def _read_one_number(clause: str) -> Fraction | None:
     "rent for 30 days". So can one of several numbers: "3 of 5" and "3 of 7".
     """
     words = words_in(NUMBER.sub("0", clause))
-    beside = [word for word in words if not word[0].isdigit()]
-    found = set(find_numbers(clause.rpartition("=")[2]))
-    if len(found) != 1 or len(beside) > _BESIDE or len(beside) == len(words):
+    other_words = [word for word in words if not word[0].isdigit()]
+    numbers = set(find_numbers(clause.rpartition("=")[2]))
+    if len(numbers) != 1 or len(other_words) > _BESIDE or len(other_words) == len(words):
         return None
-    return found.pop()
+    return numbers.pop()
 
 
 def _content_words(text: str) -> set[str | Fraction]:

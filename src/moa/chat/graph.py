@@ -112,16 +112,16 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         from moa.chat.stores import store_of
         from moa.chat.threads import Threads
 
-        alone = "" if can_write(self.slm.model) else "the small model writes too badly"
+        alone_reason = "" if can_write(self.slm.model) else "the small model writes too badly"
         if self.slm is self.llm or self.slm.name == self.llm.name:
-            alone = "there is no other model"
+            alone_reason = "there is no other model"
         keeps = self.keeps
-        if keeps is None and not alone and self.accept is None:
+        if keeps is None and not alone_reason and self.accept is None:
             keeps = small_talk(self.slm, threshold=self.threshold)
         self.router = ChatRouter(
             large=self._speaker(self.llm, "reply"),
-            small=None if alone else self._speaker(self.slm, "small_reply"),
-            why_alone=alone,
+            small=None if alone_reason else self._speaker(self.slm, "small_reply"),
+            why_alone=alone_reason,
             keeps=keeps,
             accept=self.accept,
         )
@@ -136,8 +136,8 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     def members(self) -> Iterator[AnyNode]:
         """Yield the nodes that take part."""
         router = self.router
-        found = (self.memory.summariser, router.keeps, router.small, router.large)
-        yield from (node for node in found if node is not None)
+        nodes = (self.memory.summariser, router.keeps, router.small, router.large)
+        yield from (node for node in nodes if node is not None)
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw who reads what, and who answers."""
@@ -188,8 +188,8 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         file = self.threads.store.file
         is_new = file is not None and not await asyncio.to_thread(file.exists)  # else made
         before = Conversation() if is_new else await self.threads.load(request.thread)
-        asked = _with_message(request, before, context)
-        return [*await rehearse(partial(Continuation(self).run, asked))]
+        conversation = _with_message(request, before, context)
+        return [*await rehearse(partial(Continuation(self).run, conversation))]
 
     async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
         """Store the message, sum up what no longer fits, have it answered, and store the reply."""
@@ -200,9 +200,11 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             if turn is not None:
                 return _reply(thread, turn, kept=True)
             last = thread.conversation.last
-            again = last is not None and last.unfinished and _is_same(last, request)
+            was_unfinished = last is not None and last.unfinished and _is_same(last, request)
             await thread.save(_with_message(request, thread.conversation, context))
-            return _reply(thread, await self._answer(thread, context), unfinished_before=again)
+            return _reply(
+                thread, await self._answer(thread, context), unfinished_before=was_unfinished
+            )
 
     async def _find_answered(self, request: UserMessage) -> Turn | None:
         """Find the answered turn of a message that was sent before, with the same id."""
@@ -218,30 +220,30 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
         """Answer the last turn, and save the result, whatever it is."""
-        own = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
-        text = _record_text(own)
+        turn_context = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
+        text = _record_text(turn_context)
         try:
-            shorter = await self.memory.shorten(thread.conversation, own)
+            shorter = await self.memory.shorten(thread.conversation, turn_context)
             if shorter is not None:
                 await thread.save(shorter)
-            spoken = await self.router.reply(
-                self.memory.select_context(thread.conversation, own), own
+            reply = await self.router.reply(
+                self.memory.select_context(thread.conversation, turn_context), turn_context
             )
         except asyncio.CancelledError:
-            await _save_turn(thread, own, status="stopped", reply=text())
+            await _save_turn(thread, turn_context, status="stopped", reply=text())
             raise
         except MoaError as error:
             status = "rejected" if is_refusal(error) else "failed"
-            await _save_turn(thread, own, status=status, reply=text(), reason=str(error))
+            await _save_turn(thread, turn_context, status=status, reply=text(), reason=str(error))
             raise
         return await _save_turn(
             thread,
-            own,
+            turn_context,
             status="answered",
-            reply=spoken.text,
-            by=spoken.speaker.endpoint.tier,
-            endpoint=spoken.speaker.endpoint.name,
-            reason=spoken.reason,
+            reply=reply.text,
+            by=reply.speaker.endpoint.tier,
+            endpoint=reply.speaker.endpoint.name,
+            reason=reply.reason,
         )
 
 
@@ -278,8 +280,8 @@ def _with_message(
 ) -> Conversation:
     """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
     last = conversation.last
-    lost = last is not None and last.status == "open"  # with its process
-    longer = conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
+    is_lost = last is not None and last.status == "open"  # with its process
+    longer = conversation.model_copy(update={"cut_off": conversation.cut_off + is_lost})
     if last is not None and last.status != "answered" and _is_same(last, request):
         if last.unfinished:
             context.note("retried", f"the answer to turn {last.number} was cut off: written anew")

@@ -60,12 +60,12 @@ class Summariser(Agent[Passage, Reply]):
 
     def user_prompt(self, request: Passage) -> str:
         """Show the earlier summary and the turns, as data."""
-        said = "\n".join(
+        dialogue = "\n".join(
             f"user: {turn.text}\nassistant: {shown_reply(turn) or LEFT_OUT}"
             for turn in request.turns
         )
         earlier = [block(request.before, "The earlier summary")] if request.before else []
-        return "\n\n".join([*earlier, block(said, "What was said since")])
+        return "\n\n".join([*earlier, block(dialogue, "What was said since")])
 
 
 class Extract(TypedNode[Passage, Reply]):
@@ -95,18 +95,18 @@ class Extract(TypedNode[Passage, Reply]):
         lines = [line for line in before if line not in ("", LEFT_OUT)]
         lines += _lines(request.turns)
         newest = sorted(range(len(lines)), key=lambda i: (_rank(lines[i]), i))
-        kept: set[int] = set()
+        indices: set[int] = set()
         left = self.max_tokens
-        for place in reversed(newest):
-            tokens = approximate_tokens(lines[place])
+        for index in reversed(newest):
+            tokens = approximate_tokens(lines[index])
             if tokens <= left:
-                kept.add(place)
+                indices.add(index)
                 left -= tokens
         if not lines:
             return Reply(text=LEFT_OUT)
-        if not kept:
+        if not indices:
             return Reply(text=f"{LEFT_OUT} {_tail(lines[newest[-1]], self.max_tokens)}")
-        return Reply(text="\n".join(_mark_gaps(lines, kept)))
+        return Reply(text="\n".join(_mark_gaps(lines, indices)))
 
 
 def _rank(line: str) -> int:
@@ -124,9 +124,9 @@ def _lines(turns: tuple[Turn, ...]) -> Iterator[str]:
             yield f"assistant: {' '.join(sentence.split())}"
 
 
-def _mark_gaps(lines: list[str], kept: set[int]) -> Iterator[str]:
-    for is_kept, places in groupby(range(len(lines)), kept.__contains__):
-        yield from [lines[place] for place in places] if is_kept else [LEFT_OUT]
+def _mark_gaps(lines: list[str], indices: set[int]) -> Iterator[str]:
+    for is_kept, group in groupby(range(len(lines)), indices.__contains__):
+        yield from [lines[index] for index in group] if is_kept else [LEFT_OUT]
 
 
 def _tail(line: str, tokens: int) -> str:
@@ -161,10 +161,10 @@ class Memory:
             return None
         shorter = None
         for batch in self._batches(turn for turn in old if turn.status != "rejected"):
-            made = await self._sum_up(batch, shorter or conversation, context)
-            if made is None:
+            result = await self._sum_up(batch, shorter or conversation, context)
+            if result is None:
                 break
-            shorter = made
+            shorter = result
         if shorter is not None and shorter.summary is not None:
             context.note(
                 "truncated",
@@ -211,9 +211,10 @@ class Memory:
             yield batch
 
     def _cut(self, turn: Turn) -> Turn:
-        most = max(1, self.history_tokens // 2)
+        max_tokens = max(1, self.history_tokens // 2)
         text, reply = (
-            excerpt(said, max_tokens=most, left_out=LEFT_OUT) for said in (turn.text, turn.reply)
+            excerpt(words, max_tokens=max_tokens, left_out=LEFT_OUT)
+            for words in (turn.text, turn.reply)
         )
         return turn.model_copy(update={"text": text, "reply": reply})
 
@@ -236,11 +237,11 @@ class Memory:
         that a server rejected are left out too: it would reject every later request with them.
         """
         *before, last = conversation.recent
-        read = [turn for turn in before if turn.status != "rejected"]
-        tokens = last.tokens + sum(turn.tokens for turn in read)
-        while tokens > 2 * self.history_tokens and len(read) > self.keep_turns:
-            tokens -= read.pop(0).tokens
-        left_out = [str(turn.number) for turn in before if turn not in read]
+        turns = [turn for turn in before if turn.status != "rejected"]
+        tokens = last.tokens + sum(turn.tokens for turn in turns)
+        while tokens > 2 * self.history_tokens and len(turns) > self.keep_turns:
+            tokens -= turns.pop(0).tokens
+        left_out = [str(turn.number) for turn in before if turn not in turns]
         if left_out:
             context.note("truncated", f"turns that are not read: {', '.join(left_out)}")
-        return ChatContext(turns=(*read, last), summary=conversation.summary)
+        return ChatContext(turns=(*turns, last), summary=conversation.summary)

@@ -34,10 +34,10 @@ def is_file(store: str) -> bool:
         ConfigError: it is a URL of something else. The message doesn't quote it: it may hold a
             password.
     """
-    found = _SCHEME.match(store)
-    if found is None:
+    match = _SCHEME.match(store)
+    if match is None:
         return store != MEMORY
-    scheme = found[1]
+    scheme = match[1]
     if scheme.lower() not in _POSTGRES or not store[len(scheme) :].startswith("://"):
         raise ConfigError(
             f"conversations can't be kept at a URL that begins with '{scheme}:'. Take a file, "
@@ -163,30 +163,30 @@ class Conversation(Frozen):
         Raises:
             InputError: one is of a tool, or the last isn't the user's.
         """
-        said: list[tuple[str, str]] = []
-        for role, several in groupby(messages, lambda message: message.role):
+        entries: list[tuple[str, str]] = []
+        for role, group in groupby(messages, lambda message: message.role):
             if role == "tool":
                 raise InputError("a chat calls no tools: leave tool calls and their results out")
             if role != "system":
-                said.append((role, "\n\n".join(one.content for one in several)))
-        if said and said[0][0] == "assistant":
-            said.insert(0, ("user", LEFT_OUT))
-        if not said or said[-1][0] != "user":
+                entries.append((role, "\n\n".join(message.content for message in group)))
+        if entries and entries[0][0] == "assistant":
+            entries.insert(0, ("user", LEFT_OUT))
+        if not entries or entries[-1][0] != "user":
             raise InputError("the last message is to be the user's: nothing is to be answered")
-        at = datetime.now(UTC)
-        replies = [*(text for _, text in said[1::2]), None]
+        time = datetime.now(UTC)
+        replies = [*(text for _, text in entries[1::2]), None]
         return cls(
             recent=tuple(
                 Turn(
                     number=number,
                     id=str(number),
                     text=text,
-                    at=at,
+                    at=time,
                     status="open" if reply is None else "answered",
                     reply=reply or "",
                 )
                 for number, ((_, text), reply) in enumerate(
-                    zip(said[::2], replies, strict=True), start=1
+                    zip(entries[::2], replies, strict=True), start=1
                 )
             )
         )
@@ -197,7 +197,7 @@ class Conversation(Frozen):
 
     def with_last(self, turn: Turn) -> Conversation:
         """Put a turn at the end, in place of the one with its number if there is one."""
-        before = tuple(known for known in self.recent if known.number != turn.number)
+        before = tuple(other for other in self.recent if other.number != turn.number)
         return self.model_copy(update={"recent": (*before, turn)})
 
     def with_summary(self, summary: Summary) -> Conversation:

@@ -53,11 +53,11 @@ _PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
 
 def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
     """Build the filter that keeps for the small model what needs no large one."""
-    shown = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
-    found = Filter(slm, _CRITERION, action="keep", threshold=threshold, name="small_talk")
-    (question,) = found.questions
-    found.decide_by({question.name: make_unfitted(question, shown)})
-    return found
+    examples = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
+    talk_filter = Filter(slm, _CRITERION, action="keep", threshold=threshold, name="small_talk")
+    (question,) = talk_filter.questions
+    talk_filter.decide_by({question.name: make_unfitted(question, examples)})
+    return talk_filter
 
 
 class ChatContext(Frozen):
@@ -73,12 +73,12 @@ class ChatContext(Frozen):
     @property
     def message(self) -> str:
         """What is to be answered, with what was said just before and got no answer."""
-        said = [self.turns[-1].text]
+        texts = [self.turns[-1].text]
         for turn in reversed(self.turns[:-1]):
             if not turn.unfinished:
                 break
-            said.insert(0, turn.text)
-        return "\n\n".join(said)
+            texts.insert(0, turn.text)
+        return "\n\n".join(texts)
 
 
 class Speaker(Agent[ChatContext, Reply]):
@@ -96,18 +96,18 @@ class Speaker(Agent[ChatContext, Reply]):
         language: str | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        spoken = [] if language is None else [_LANGUAGE.format(language=language)]
-        self.instructions = "\n\n".join([persona.strip(), *spoken])
+        language_rules = [] if language is None else [_LANGUAGE.format(language=language)]
+        self.instructions = "\n\n".join([persona.strip(), *language_rules])
         super().__init__(endpoint, **settings)
 
     def messages(self, request: ChatContext) -> tuple[Message, ...]:
         """Write persona and summary, then the turns; user and assistant take turns."""
         rules = "\n\n".join(filter(None, (self.instructions, request.rules)))
-        told = system(rules, None, tag=TAG if request.summary else "")
+        system_prompt = system(rules, None, tag=TAG if request.summary else "")
         if request.summary is not None:
-            told += f"\n\nWhat was said before, in short:\n{block(request.summary.text)}"
+            system_prompt += f"\n\nWhat was said before, in short:\n{block(request.summary.text)}"
         return (
-            Message("system", told),
+            Message("system", system_prompt),
             *_earlier_messages(request.turns),
             Message("user", request.message),
         )
@@ -166,11 +166,11 @@ class ChatRouter:
         """Answer the last message; see `is_refusal` for a message that a server rejects."""
         if self.small is None:
             return await self._speak(self.large, chat, self.why_alone, context)
-        kept, reason = await self._is_for_small(chat, context)
-        if kept:
-            spoken, reason = await self._try_small(self.small, chat, reason, context)
-            if spoken is not None:
-                return spoken
+        is_for_small, reason = await self._is_for_small(chat, context)
+        if is_for_small:
+            reply, reason = await self._try_small(self.small, chat, reason, context)
+            if reply is not None:
+                return reply
         context.note("escalated", f"to {self.large.name!r}: {reason}")
         return await self._ask_large(self.small, chat, reason, context)
 
@@ -188,38 +188,38 @@ class ChatRouter:
         self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
     ) -> tuple[SpokenReply | None, str]:
         """Let the small model reply; `None` with the reason where that isn't taken."""
-        shown, heard = count_text_deltas(context)
+        count_pieces, inner = count_text_deltas(context)
         try:
             if self.accept is None:
-                return await self._speak(small, chat, reason, heard), ""
+                return await self._speak(small, chat, reason, inner), ""
             text = (await small.run(chat, quiet(context))).output.text
-            judged = await self.accept.judge(chat.message, Reply(text=text), quiet(context))
+            judgement = await self.accept.judge(chat.message, Reply(text=text), quiet(context))
         except _PASSING as error:
-            if shown():
+            if count_pieces():
                 raise  # nobody can take back what was shown
             context.note("failed", f"{small.name!r}, so the large model is asked: {error}")
             return None, "the small model gave no answer"
-        why = ", ".join(judged.reasons)
-        if not judged.accepted:
-            return None, f"the small model's answer was not accepted: {why}"
+        reasons = ", ".join(judgement.reasons)
+        if not judgement.accepted:
+            return None, f"the small model's answer was not accepted: {reasons}"
         context.emit(TextDelta(context.node, text))
-        return SpokenReply(text, small, f"its answer was accepted: {why}"), ""
+        return SpokenReply(text, small, f"its answer was accepted: {reasons}"), ""
 
     async def _ask_large(
         self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
     ) -> SpokenReply:
-        shown, heard = count_text_deltas(context)
+        count_pieces, inner = count_text_deltas(context)
         try:
-            return await self._speak(self.large, chat, reason, heard)
+            return await self._speak(self.large, chat, reason, inner)
         except (EndpointError, BudgetExceeded) as error:
-            if shown() or is_refusal(error):
+            if count_pieces() or is_refusal(error):
                 raise
             context.note(
                 "degraded", f"{small.name!r} answers, as {self.large.name!r} can't: {error}"
             )
             try:
-                why = "the large model could not be asked"
-                return await self._speak(small, chat, why, context)
+                small_reason = "the large model could not be asked"
+                return await self._speak(small, chat, small_reason, context)
             except EndpointRejected as refused:
                 context.note("failed", f"{small.name!r} took it neither: {refused}")
                 raise error from refused  # the large one may take the message another time

@@ -112,13 +112,13 @@ class Store:
         Raises:
             DeadlineExceeded: the thread isn't free in time.
         """
-        late = late_message(thread, "another process", context)
+        message = late_message(thread, "another process", context)
         async with AsyncExitStack() as stack:
             with self._errors():
                 if self._locks is None:
                     async with self.connect() as saver:
                         self._locks = await _locks_of(saver)
-                async with time_limit(context.remaining_s(), late):
+                async with time_limit(context.remaining_s(), message):
                     await stack.enter_async_context(self._locks(thread))
             yield
 
@@ -159,8 +159,8 @@ def _saver_store(saver: Saver) -> Store:
 
 
 def _sqlite_store(file: Path) -> Store:
-    package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
-    with require_package(package, extra="local", purpose=why):
+    package, purpose = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
+    with require_package(package, extra="local", purpose=purpose):
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
     @asynccontextmanager
@@ -177,16 +177,16 @@ def _sqlite_store(file: Path) -> Store:
 
 def _postgres_store(url: SecretStr) -> Store:
     """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
-    shown = _describe_url(url)
-    package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
-    with require_package(package, extra="postgres", purpose=why):
+    description = _describe_url(url)
+    package, purpose = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
+    with require_package(package, extra="postgres", purpose=purpose):
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
     def connect() -> AbstractAsyncContextManager[Saver]:
         return AsyncPostgresSaver.from_conn_string(url.get_secret_value(), serde=PlainJson())
 
     advice = "Look whether the server runs, and whether the address and the rights are right"
-    return Store(shown, advice, connect)
+    return Store(description, advice, connect)
 
 
 def _describe_url(url: SecretStr) -> str:

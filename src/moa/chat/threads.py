@@ -124,9 +124,9 @@ class Threads:
     async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:
         """Wait for a thread, first come first served, and keep all others out of it."""
         lock = self._locks.setdefault(name, Lock())
-        late = late_message(name, "another turn, which this process answers,", context)
+        message = late_message(name, "another turn, which this process answers,", context)
         async with AsyncExitStack() as stack:
-            async with time_limit(context.remaining_s(), late):
+            async with time_limit(context.remaining_s(), message):
                 await stack.enter_async_context(lock.hold(None))
             await stack.enter_async_context(self.store.lock(name, context))
             async with self.store.open() as saver:
@@ -186,8 +186,8 @@ class Threads:
     async def find(self, name: str, message: str) -> Turn | None:
         """Look for the newest turn whose message has an id; `None` if there is none."""
         async with self.store.open() as saver:
-            found = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
-            newest = [checkpoint async for checkpoint in found]
+            checkpoints = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
+            newest = [checkpoint async for checkpoint in checkpoints]
         return _conversation(newest[0], self.store).last if newest else None
 
     async def delete(self, name: str, context: RunContext | None = None) -> bool:
@@ -232,8 +232,8 @@ def _conversation(tip: CheckpointTuple | None, store: Store) -> Conversation:
 
 
 def _config(name: str, checkpoint: str | None = None) -> RunnableConfig:
-    place = {"thread_id": name, "checkpoint_ns": ""}
-    return {"configurable": place if checkpoint is None else place | {"checkpoint_id": checkpoint}}
+    keys = {"thread_id": name, "checkpoint_ns": ""}
+    return {"configurable": keys if checkpoint is None else keys | {"checkpoint_id": checkpoint}}
 
 
 def _name(tip: CheckpointTuple) -> str:

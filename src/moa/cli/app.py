@@ -39,13 +39,13 @@ class HeadedGroup(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a list under each heading, in the order in which they were added."""
-        wide = max(map(len, self.commands))
-        under: dict[str, list[tuple[str, str]]] = {}
+        width = max(map(len, self.commands))
+        rows_by_heading: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
             heading = getattr(command, "rich_help_panel", None) or "Commands"
-            said = command.get_short_help_str(formatter.width - 6 - wide)
-            under.setdefault(heading, []).append((f"{name:<{wide}}", said))
-        for heading, rows in under.items():
+            summary = command.get_short_help_str(formatter.width - 6 - width)
+            rows_by_heading.setdefault(heading, []).append((f"{name:<{width}}", summary))
+        for heading, rows in rows_by_heading.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
@@ -68,11 +68,11 @@ class RayCommand(PlainCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Add an empty address, since Typer has no options with an optional value."""
         alone = [
-            word == "--ray" and (args[place : place + 1] or ["-"])[0].startswith("-")
-            for place, word in enumerate(args, start=1)
+            word == "--ray" and (args[index : index + 1] or ["-"])[0].startswith("-")
+            for index, word in enumerate(args, start=1)
         ]
-        whole = ["--ray=" if one else word for word, one in zip(args, alone, strict=True)]
-        return super().parse_args(ctx, whole)
+        words = ["--ray=" if is_alone else word for word, is_alone in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, words)
 
 
 class LearnCommand(PlainCommand):
@@ -82,9 +82,9 @@ class LearnCommand(PlainCommand):
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         """Hand such words to their command."""
-        others: Any = get_command(lessons)
-        if args and args[0] in others.commands:
-            return others.make_context(info_name, args, parent=parent, **extra)
+        group: Any = get_command(lessons)
+        if args and args[0] in group.commands:
+            return group.make_context(info_name, args, parent=parent, **extra)
         return super().make_context(info_name, args, parent=parent, **extra)
 
 
@@ -106,10 +106,10 @@ app = _typer(
 )
 
 
-def _show_version(asked: bool) -> None:
+def _show_version(is_requested: bool) -> None:
     from importlib.metadata import version
 
-    if asked:
+    if is_requested:
         print(f"moa {version('mixture-of-agents')}")  # noqa: T201
         raise typer.Exit
 
@@ -126,16 +126,16 @@ def _about(
 
 
 def _add(
-    to: typer.Typer,
+    group: typer.Typer,
     command: Callable[..., None],
     name: str | None = None,
     heading: str | None = None,
 ) -> None:
     kind = {run.run: RayCommand, learn.learn: LearnCommand}.get(command, PlainCommand)
-    added = to.command(
+    decorator = group.command(
         name or command.__name__, cls=kind, rich_help_panel=heading, **_split_docstring(command)
     )
-    added(options.flat(command))
+    decorator(options.flat(command))
 
 
 def _split_docstring(command: Callable[..., None]) -> dict[str, Any]:
@@ -143,9 +143,9 @@ def _split_docstring(command: Callable[..., None]) -> dict[str, Any]:
 
     Indented examples stay as they are written; prose is wrapped.
     """
-    does, *below = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    epilog = "\n\n".join(f"\b\n{p}" if p.startswith((" ", "moa ")) else p for p in below)
-    return {"help": does, "epilog": epilog}
+    summary, *paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    epilog = "\n\n".join(f"\b\n{p}" if p.startswith((" ", "moa ")) else p for p in paragraphs)
+    return {"help": summary, "epilog": epilog}
 
 
 lessons = _typer(no_args_is_help=True, help="Watch a cascade that learns, and feed it.")

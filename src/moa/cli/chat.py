@@ -88,8 +88,8 @@ def chat(
         raise ConfigError("a conversation has a name: give --thread one, or leave it out")
     if store is not None and is_file(store):
         store = str(Path(store).absolute())  # a path is relative to this folder
-    given = {"store": store, "persona": persona}
-    settings = {name: value for name, value in given.items() if value is not None}
+    arguments = {"store": store, "persona": persona}
+    settings = {name: value for name, value in arguments.items() if value is not None}
     with asyncio.Runner() as runner:
         endpoints = Endpoints(options.load_config(config))
         try:
@@ -198,8 +198,8 @@ class Talk:
                 case "usage":
                     self._usage()
                 case "export":
-                    whole = self.run(self.chat.threads.transcript(self.thread))
-                    self.show(f"{escape_json(whole.model_dump_json(indent=2))}\n")
+                    transcript = self.run(self.chat.threads.transcript(self.thread))
+                    self.show(f"{escape_json(transcript.model_dump_json(indent=2))}\n")
                 case _:
                     self._wrong(
                         f"There is no command /{name}. /help lists them; // begins a message with /"
@@ -225,21 +225,21 @@ class Talk:
         screen.out().print(make_table(["thread", "last", "turns", "cost", "begins"], rows))
 
     def _usage(self) -> None:
-        kept = self.run(self.chat.threads.load(self.thread))
-        screen.out().print(by_node(kept.usage))
-        if kept.summary is not None:
-            turns = f"Turns 1 to {kept.summary.turns} are read as a summary"
-            self.tell(f"{turns}:\n{kept.summary.text}")
+        conversation = self.run(self.chat.threads.load(self.thread))
+        screen.out().print(by_node(conversation.usage))
+        if conversation.summary is not None:
+            turns = f"Turns 1 to {conversation.summary.turns} are read as a summary"
+            self.tell(f"{turns}:\n{conversation.summary.text}")
 
     def _say(self, text: str, *, id: str | None = None) -> None:
         """Send a message, and show the answer as it is written."""
         from moa.chat.messages import UserMessage
 
-        said = UserMessage(text=text, thread=self.thread, id=id)
+        message = UserMessage(text=text, thread=self.thread, id=id)
         self._shown = False
         context = RunContext(listener=self._listen)
         try:
-            result = self.run(self.chat.run(said, context))
+            result = self.run(self.chat.run(message, context))
         except KeyboardInterrupt:
             self.show("\n")
             self.tell("Stopped; what was written is kept.")
@@ -265,9 +265,9 @@ class Talk:
         if self._live:
             usage = result.usage
             tokens = usage.input_tokens + usage.output_tokens
-            why = f", as {reply.reason}" if reply.reason not in ("", self._why) else ""
+            reason = f", as {reply.reason}" if reply.reason not in ("", self._why) else ""
             self._why = reply.reason
-            self.tell(f"— {reply.endpoint}{why} · {tokens} tokens · {cost_of(usage)}")
+            self.tell(f"— {reply.endpoint}{reason} · {tokens} tokens · {cost_of(usage)}")
 
     def _wrong(self, text: str) -> None:
         self._failed = True

@@ -85,8 +85,8 @@ def compare(
     if plot is not None:
         check_picture(plot)
     data = read_cases(source, limit=given.limit, **given.row_format)
-    named = None if labels is None else options.label_names(labels)
-    settings = _settings(source, data, task=task, labels=named, calibration=calibration)
+    label_list = None if labels is None else options.label_names(labels)
+    settings = _settings(source, data, task=task, labels=label_list, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
@@ -101,7 +101,7 @@ def compare(
             screen.notes().print(NO_LLM)
         await endpoints.warm()
         with screen.progress() as progress:
-            found = await compared(
+            comparison = await compared(
                 data,
                 nodes,
                 metric=metric,
@@ -116,11 +116,11 @@ def compare(
                 concurrency=given.concurrency,
                 progress=progress,
             )
-        screen.out(as_json=as_json).print(_comparison_table(found))
+        screen.out(as_json=as_json).print(_comparison_table(comparison))
         if as_json:
-            screen.json_line(found.model_dump(mode="json"))
-        _write(found, report, plot)
-        return 0 if all(design.answered for design in found.designs) else 1
+            screen.json_line(comparison.model_dump(mode="json"))
+        _write(comparison, report, plot)
+        return 0 if all(design.answered for design in comparison.designs) else 1
 
     stopped = f"Stopped with some of the answers: {options.how_to_go_on(out)}."
     raise typer.Exit(given.run(body, stopped=stopped))
@@ -137,11 +137,11 @@ def _settings(
     """The settings that the command line gives to all designs that have them."""
     if labels is not None:
         _check_labels(source, data, labels, calibrated=calibration is not None)
-    given: dict[str, object] = {}
+    settings: dict[str, object] = {}
     if task is not None:
-        given |= {"task": task, "instructions": task}
+        settings |= {"task": task, "instructions": task}
     if calibration is not None:
-        given["calibration"] = calibration.resolve()
+        settings["calibration"] = calibration.resolve()
     elif data.kind == "labels":
         names = list(labels or data.labels)
         if len(names) < 2:
@@ -149,8 +149,8 @@ def _settings(
                 f"{source} has rows of the label {names[0]!r} alone, and deciding takes two labels "
                 "or more: give the others with --labels"
             )
-        given["labels"] = names
-    return given
+        settings["labels"] = names
+    return settings
 
 
 def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated: bool) -> None:
@@ -158,8 +158,8 @@ def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated:
     from moa.questions import NONE_OF_THESE
 
     if calibrated or data.kind != "labels":
-        why = "a calibration knows its own" if calibrated else "the rows have none"
-        raise ConfigError(f"--labels can't be given here: {why}")
+        reason = "a calibration knows its own" if calibrated else "the rows have none"
+        raise ConfigError(f"--labels can't be given here: {reason}")
     unknown = [label for label in data.labels if label not in (*labels, NONE_OF_THESE)]
     if unknown:
         raise ConfigError(
@@ -169,7 +169,7 @@ def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated:
 
 
 def _nodes(
-    names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
+    names: Sequence[str], endpoints: Endpoints, settings: Mapping[str, object]
 ) -> dict[str, AnyNode]:
     from moa.config.faults import nearest
     from moa.graphs.loading import READY, load_graph
@@ -182,42 +182,42 @@ def _nodes(
             "--designs has llm, and no LLM is configured: the small model would be compared with "
             "itself. Put one into moa.toml (moa models add), or leave llm out"
         )
-    return {name: load_graph(name, endpoints, given=given) for name in names}
+    return {name: load_graph(name, endpoints, given=settings) for name in names}
 
 
-def _comparison_table(found: Comparison) -> Group:
+def _comparison_table(comparison: Comparison) -> Group:
     """Show a comparison: its table, its verdicts, and why cases have no answer."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, name in enumerate(found.columns):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for design in found.designs:
-        table.add_row(*map(Text, found.cells(design)))
-    budget = "" if found.budget is None else f", each design with US$ {found.budget:.2f}"
-    lines = [Text(f"{found.n} cases{budget}")]
+    for index, name in enumerate(comparison.columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for design in comparison.designs:
+        table.add_row(*map(Text, comparison.cells(design)))
+    budget = "" if comparison.budget is None else f", each design with US$ {comparison.budget:.2f}"
+    lines = [Text(f"{comparison.n} cases{budget}")]
     styles = {True: "green", False: "yellow", None: ""}
-    for design in found.designs:
+    for design in comparison.designs:
         name = Text(f"{design.name}: ", style="bold")
         lines.append(name + Text(design.verdict, style=styles[design.pays]))
         if design.error is not None:
-            missing = found.n - design.answered
+            missing = comparison.n - design.answered
             lines.append(Text(f"  {missing} without an answer, such as: {design.error}", "red"))
     return Group(table, *lines)
 
 
-def _write(found: Comparison, report: Path | None, plot: Path | None) -> None:
+def _write(comparison: Comparison, report: Path | None, plot: Path | None) -> None:
     from moa.evals.plots import plot_comparison
 
     files: list[Path] = []
     if report is not None:
         markdown = report.suffix.lower() == ".md"
-        text = found.markdown() if markdown else found.model_dump_json(indent=1) + "\n"
+        text = comparison.markdown() if markdown else comparison.model_dump_json(indent=1) + "\n"
         screen.write_text("--report", report, text)
         files.append(report)
     if plot is not None:
-        files += plot_comparison(found, plot)
+        files += plot_comparison(comparison, plot)
     for file in files:
         screen.notes().print(f"written: {file}")

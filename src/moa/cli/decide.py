@@ -97,39 +97,39 @@ def decide(
     from moa.cli.row_runner import Input, RowRunner, file_of
 
     if calibration is None:
-        way = _adapt_options(task, labels, examples, unlabelled, none=none)
+        decider = _adapt_options(task, labels, examples, unlabelled, none=none)
     elif examples or unlabelled or none:
         raise ConfigError(
             "--examples, --unlabelled and --none don't go with --calibration, which was "
             "made with its own"
         )
     else:
-        way = _CalibratedDecider(Calibration.load(calibration), task, labels)
+        decider = _CalibratedDecider(Calibration.load(calibration), task, labels)
     live = source == rows.STDIN
     column = given.text_column
     if column is None and rows.format_of(source, given.format) in ("csv", "xlsx"):
         column = "text"
-    found = rows.read(
+    input_rows = rows.read(
         source,
         format=given.format,
         text_column=column,
         encoding=given.encoding,
         say=screen.notes().print,
     )
-    texts, found = way.look(islice(found, given.limit), live=live)
+    texts, input_rows = decider.look(islice(input_rows, given.limit), live=live)
 
     async def prepare(
         endpoints: Endpoints, context: RunContext
     ) -> tuple[Classifier[str | None], Asked]:
-        return await way.agent(endpoints, texts, context), frozenset() if calibration else None
+        return await decider.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    bounded = isinstance(way, _CalibratedDecider) and way.made.bound is not None
-    write = partial(line, calibrated=bounded)
+    has_bound = isinstance(decider, _CalibratedDecider) and decider.made.bound is not None
+    write = partial(line, calibrated=has_bound)
     total = rows.count(source, given.limit, given.format)
     runner = RowRunner(
         given,
-        Input(rows=found, live=live),
-        RowDisplay(as_json=writing.as_json, total=total, line=write, guarantee=way.guarantee),
+        Input(rows=input_rows, live=live),
+        RowDisplay(as_json=writing.as_json, total=total, line=write, guarantee=decider.guarantee),
         file=file_of(given, writing, source=None if live else source, line=write),
     )
     raise typer.Exit(runner.run(prepare))
@@ -141,21 +141,21 @@ def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     from moa.rows import resources_of
 
     output = item.output
-    written: dict[str, object] = {"id": item.id, "input": item.input}
-    written |= {"label": None, "confidence": None, "scores": {}}
+    record: dict[str, object] = {"id": item.id, "input": item.input}
+    record |= {"label": None, "confidence": None, "scores": {}}
     if calibrated:
-        written["accepted"] = False
+        record["accepted"] = False
     if is_answer(output) and isinstance(output, Choice):
-        written |= {
+        record |= {
             "label": output.label,
             "confidence": output.confidence,
             "scores": output.probabilities,
         }
         if calibrated:
-            written["accepted"] = bool(output.accepted)
+            record["accepted"] = bool(output.accepted)
     if item.problem is not None:
-        written["error"] = item.problem
-    return written | resources_of(item)
+        record["error"] = item.problem
+    return record | resources_of(item)
 
 
 def _adapt_options(
@@ -174,8 +174,8 @@ def _adapt_options(
         )
         raise ConfigError(f"moa decide needs {missing}. Or give a --calibration, which has both")
     names = options.label_names(labels)
-    shown = tuple(_read_examples(examples, names, none=none)) if examples else ()
-    return _AdaptedDecider(task, names, none, shown, unlabelled)
+    labelled = tuple(_read_examples(examples, names, none=none)) if examples else ()
+    return _AdaptedDecider(task, names, none, labelled, unlabelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +203,18 @@ class _CalibratedDecider:
     def _languages(self) -> dict[str, float]:
         return {} if self.made.data is None else self.made.data.languages
 
-    def _check_languages(self, found: Rows) -> Rows:
+    def _check_languages(self, rows: Rows) -> Rows:
         from moa.evals.calibrations import other_language
 
         texts: list[str] = []
 
         def warn_of_language() -> bool:
-            other = other_language(self._languages, texts)
-            screen.warn([other] if other else [])
-            return other is not None
+            warning = other_language(self._languages, texts)
+            screen.warn([warning] if warning else [])
+            return warning is not None
 
         looking = True
-        for row in found:
+        for row in rows:
             yield row
             if looking:
                 texts += _texts(iter((row,)))
@@ -232,27 +232,29 @@ class _CalibratedDecider:
         from moa.evals.calibrations import connect, other_language
         from moa.questions import NONE_OF_THESE
 
-        made = self.made
-        known = [label for label in made.labels if label != NONE_OF_THESE]
-        names = options.label_names(self.labels) if self.labels else known
-        if sorted(names) == sorted(known):
-            names = known  # in whatever order they were given
+        calibration = self.made
+        labels = [label for label in calibration.labels if label != NONE_OF_THESE]
+        names = options.label_names(self.labels) if self.labels else labels
+        if sorted(names) == sorted(labels):
+            names = labels  # in whatever order they were given
         agent = Classifier(
             endpoints.slm,
             names,
-            task=self.task or made.question.text,
-            describe={o.name: o.description for o in made.question.options if o.description},
-            none=NONE_OF_THESE in made.labels,
+            task=self.task or calibration.question.text,
+            describe={o.name: o.description for o in calibration.question.options if o.description},
+            none=NONE_OF_THESE in calibration.labels,
             name="label",
-            calibration=made,
+            calibration=calibration,
         )
-        ready = connect(made, endpoints.slm)
-        warnings = await ready.check_identities(context)
-        await ready.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
-        other = other_language(self._languages, texts)
-        screen.warn([*warnings, *([other] if other else [])])
+        decider = connect(calibration, endpoints.slm)
+        warnings = await decider.check_identities(context)
+        await decider.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
+        warning = other_language(self._languages, texts)
+        screen.warn([*warnings, *([warning] if warning else [])])
         origin = (
-            f"fitted: {made.origin}" if made.bound is None else f"guarantee: {made.bound.summary}"
+            f"fitted: {calibration.origin}"
+            if calibration.bound is None
+            else f"guarantee: {calibration.bound.summary}"
         )
         screen.notes().print(origin)
         return agent
@@ -296,12 +298,12 @@ class _AdaptedDecider:
         if not (texts or self.labelled or self.unlabelled):
             return agent  # no row can be read: fitting would only delay the reasons
         with screen.progress() as tell:
-            fitted = await agent.adapt(
+            adapted_agent = await agent.adapt(
                 labelled=self.labelled, unlabelled=texts, context=context, progress=tell
             )
-        for made in fitted.calibrations.values():
-            screen.notes().print(f"fitted to the task: {made.origin}")
-        return fitted
+        for calibration in adapted_agent.calibrations.values():
+            screen.notes().print(f"fitted to the task: {calibration.origin}")
+        return adapted_agent
 
 
 def _read_examples(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
@@ -311,26 +313,26 @@ def _read_examples(path: Path, labels: list[str], *, none: bool) -> Iterator[Exa
     from moa.endpoints import Example
     from moa.questions import NONE_OF_THESE
 
-    allowed = [*labels, NONE_OF_THESE] if none else labels
-    for row, found in rows.typed(path, Labelled):
-        if found.label not in allowed:
+    allowed_labels = [*labels, NONE_OF_THESE] if none else labels
+    for row, example in rows.typed(path, Labelled):
+        if example.label not in allowed_labels:
             raise ConfigError(
-                f"{path}, line {row.number}: {found.label!r} is no label"
-                f"{nearest(found.label, allowed)}"
+                f"{path}, line {row.number}: {example.label!r} is no label"
+                f"{nearest(example.label, allowed_labels)}"
             )
-        yield Example(found.text, {"label": found.label})
+        yield Example(example.text, {"label": example.label})
 
 
-def _take_first(found: Rows) -> tuple[Sequence[str], Rows]:
-    first = list(islice(found, SAMPLE))
-    return tuple(_texts(iter(first))), chain(first, found)
+def _take_first(rows: Rows) -> tuple[Sequence[str], Rows]:
+    first_rows = list(islice(rows, SAMPLE))
+    return tuple(_texts(iter(first_rows))), chain(first_rows, rows)
 
 
-def _texts(found: Iterator[Row | Malformed]) -> Iterator[str]:
+def _texts(rows: Iterator[Row | Malformed]) -> Iterator[str]:
     from moa.batch import Row, row_text
     from moa.errors import InputError
 
-    for row in found:
+    for row in rows:
         if isinstance(row, Row):
             try:
                 yield row_text(row.value)

@@ -63,16 +63,16 @@ def index(
     """
     from moa.documents.index import MAX_TOKENS, Index
 
-    made = Index(out, max_tokens=passage_tokens or MAX_TOKENS)
+    index = Index(out, max_tokens=passage_tokens or MAX_TOKENS)
     with screen.waiting() as tell:
-        changes = made.update(sources, progress=tell)
+        changes = index.update(sources, progress=tell)
         if not words:
-            asyncio.run(_embed(made, embedder, config, tell))
+            asyncio.run(_embed(index, embedder, config, tell))
     for unread in changes.unread:
         screen.err().print(f"not read: {unread}")
     for note in changes.notes:
         screen.err().print(f"incomplete: {note}")
-    summary = f"{changes.summary}: {len(made.passages())} passages in {made.path}"
+    summary = f"{changes.summary}: {len(index.passages())} passages in {index.path}"
     screen.details().print(summary)
     raise typer.Exit(1 if changes.unread else 0)
 
@@ -89,5 +89,5 @@ async def _embed(
             await index.vectors(
                 index.passages(),
                 endpoint,
-                progress=lambda done, of: tell(f"vectors: {done} of {of} passages"),
+                progress=lambda count, total: tell(f"vectors: {count} of {total} passages"),
             )

@@ -57,25 +57,26 @@ async def _texts(
     rows = list(rows_of(source, **reading.row_format))
     agents, texts = learner.agents, dict[str, None]()
     with screen.progress("reading") as progress:
-        some = spread(rows, MOST_GROUPED)
-        messages = await learner.messages(some, context, progress, labels=False)
+        sample = spread(rows, MOST_GROUPED)
+        messages = await learner.messages(sample, context, progress, labels=False)
         looked_at = 0
 
         async def is_wanted(message: Message) -> bool:
             nonlocal looked_at
-            found = [
-                await decide_option(agents[it], message.texts[it], context) for it in _UNWANTED
+            answers = [
+                await decide_option(agents[question], message.texts[question], context)
+                for question in _UNWANTED
             ]
             looked_at += 1
             progress("messages that are wanted", looked_at, len(messages))
-            return "yes" not in found
+            return "yes" not in answers
 
-        wanted = await map_async(is_wanted, messages, max_concurrency=MAX_CONCURRENCY)
-        for message, keep in zip(messages, wanted, strict=True):
+        verdicts = await map_async(is_wanted, messages, max_concurrency=MAX_CONCURRENCY)
+        for message, keep in zip(messages, verdicts, strict=True):
             if keep:
                 texts[message.texts["intent"]] = None
     screen.details().print(
-        f"{len(some)} messages read; {len(texts)} of them are wanted, and different"
+        f"{len(sample)} messages read; {len(texts)} of them are wanted, and different"
     )
     return [*texts]
 
@@ -86,9 +87,14 @@ async def _by_llm(
     from moa.evals.inbox import propose, shown_to_model, tokens_of_proposing
 
     sample = shown_to_model(texts)
-    read, written = tokens_of_proposing(sample)
+    input_tokens, output_tokens = tokens_of_proposing(sample)
     screen.agree_to_pay(
-        endpoints.llm, "to propose intents", requests=1, read=read, written=written, yes=yes
+        endpoints.llm,
+        "to propose intents",
+        requests=1,
+        read=input_tokens,
+        written=output_tokens,
+        yes=yes,
     )
     with screen.waiting() as tell:
         tell(f"{endpoints.llm.name} proposes intents")
@@ -142,12 +148,14 @@ def as_toml(found: list[Proposal]) -> str:
         '#   policy = "…"      your rules, in words or in a file such as policy.md',
         '#   facts = ["…"]     prices, hours and the like; of many, documents = ["folder"]',
     ]
-    for one in found:
+    for proposal in found:
         table = tomlkit.table()
-        table.add("means", one.means)
-        table.add("examples", tomlkit.item([*one.examples]).multiline(multiline=True))
-        table.add("queue", one.name)
-        count = "" if one.messages is None else f", {one.messages} messages are like these"
+        table.add("means", proposal.means)
+        table.add("examples", tomlkit.item([*proposal.examples]).multiline(multiline=True))
+        table.add("queue", proposal.name)
+        count = (
+            "" if proposal.messages is None else f", {proposal.messages} messages are like these"
+        )
         body = tomlkit.dumps(table).strip()
-        lines += ["", f"[graphs.{GRAPH}.intents.{one.name}]  # TODO: its name{count}", body]
+        lines += ["", f"[graphs.{GRAPH}.intents.{proposal.name}]  # TODO: its name{count}", body]
     return "\n".join(lines) + "\n"

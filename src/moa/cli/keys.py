@@ -53,7 +53,7 @@ class KeyOptions:
     @property
     def settings(self) -> dict[str, object]:
         """All of it, as a key keeps it."""
-        names = None if self.graphs is None else [one.strip() for one in self.graphs.split(",")]
+        names = None if self.graphs is None else [name.strip() for name in self.graphs.split(",")]
         if names is not None and not all(names):
             raise ConfigError(f"--graphs takes names, separated by commas; got {self.graphs!r}")
         return {**asdict(self), "graphs": names}
@@ -85,9 +85,9 @@ def new(
     with key_store(keys) as store:
         store.add(key)
     screen.out().print(secret, soft_wrap=True)
-    where = keys if "://" not in keys else "the database"
+    location = keys if "://" not in keys else "the database"
     screen.notes().print(
-        f"This is the key of {name}; it can't be shown again. It is kept as a hash in {where}. "
+        f"This is the key of {name}; it can't be shown again. It is kept as a hash in {location}. "
         "Send it as Authorization: Bearer, or give it to a client of OpenAI's as api_key"
     )
 
@@ -136,13 +136,13 @@ def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson
     store, ledger = keys_and_ledger(keys)
     with ledger:
         ledger.charge_the_dead()
-        found = [(key, ledger.usage_of(key.name)) for key in store.all().values()]
+        usages = [(key, ledger.usage_of(key.name)) for key in store.all().values()]
     if as_json:
-        for key, usage in found:
+        for key, usage in usages:
             screen.json_line(_line(key, usage))
         return
     head = ("name", "runs", "today", "this month", "a minute", "at once")
-    rows = [_row(key, usage) for key, usage in found]
+    rows = [_row(key, usage) for key, usage in usages]
     screen.out().print(screen.make_table(head, rows) if rows else "there are no keys")
 
 
@@ -153,8 +153,8 @@ def _line(key: Key, usage: KeyUsage) -> dict[str, object]:
         "graphs": key.graphs,
         "limits": key.limits,
         **{
-            name: {"calls": one.calls, "usd": float(one.usd), "unpriced_calls": one.unpriced}
-            for name, one in sums.items()
+            name: {"calls": total.calls, "usd": float(total.usd), "unpriced_calls": total.unpriced}
+            for name, total in sums.items()
         },
         "runs": usage.runs,
         "left": usage.remaining(key),
@@ -166,13 +166,13 @@ def _row(key: Key, usage: KeyUsage) -> tuple[str, ...]:
     month = _format_spending(
         usage.month.calls, key.calls_per_month, usage.month.usd, key.usd_per_month
     )
-    most = "" if key.parallel is None else f" of {key.parallel}"
+    of_runs = "" if key.parallel is None else f" of {key.parallel}"
     rate = "" if key.requests_per_minute is None else f"{key.requests_per_minute}"
     graphs = "all" if key.graphs is None else ", ".join(key.graphs)
-    return key.name, graphs, day, month, rate, f"{usage.runs}{most}"
+    return key.name, graphs, day, month, rate, f"{usage.runs}{of_runs}"
 
 
-def _format_spending(calls: int, most: int | None, usd: object, dollars: object) -> str:
-    of_calls = "" if most is None else f" of {most}"
+def _format_spending(calls: int, max_calls: int | None, usd: object, dollars: object) -> str:
+    of_calls = "" if max_calls is None else f" of {max_calls}"
     of_usd = "" if dollars is None else f" of {dollars:g}"
     return f"{calls}{of_calls} calls, US$ {usd:g}{of_usd}"

@@ -140,10 +140,10 @@ _NO_LLM = (
 )
 
 
-def _say_next(what: str, file: LabelFile) -> None:
+def _say_next(name: str, file: LabelFile) -> None:
     """Print the command that uses the labels."""
-    is_file = what.endswith(".json")
-    learns = f'--task "…" --out {what}' if is_file else f"--graph {what} --out learned.json"
+    is_file = name.endswith(".json")
+    learns = f'--task "…" --out {name}' if is_file else f"--graph {name} --out learned.json"
     screen.notes().print(
         f"it has {len(file.texts)} labelled messages, {file.drawn} of them drawn at random. "
         f"Next: moa learn {file.path} {learns}"
@@ -161,7 +161,7 @@ class _Task(NamedTuple):
 
 
 async def _find_file_task(
-    what: str,
+    file: str,
     source: str,
     reading: options.ReadingOptions,
     endpoints: Endpoints,
@@ -173,11 +173,11 @@ async def _find_file_task(
     from moa.graphs.single_model import single_model
 
     del context
-    made = Calibration.load(what)
+    calibration = Calibration.load(file)
     rows = read_unlabelled(source, **reading.row_format)
 
     def agents(endpoint: Endpoint, *, calibrated: bool) -> Agents:
-        agent = single_model(endpoint, calibration=made, calibrated=calibrated)
+        agent = single_model(endpoint, calibration=calibration, calibrated=calibrated)
         return {LABEL: cast("Classifier[str | None]", agent)}
 
     return _Task(
@@ -188,7 +188,7 @@ async def _find_file_task(
 
 
 async def _find_graph_task(
-    what: str,
+    graph: str,
     source: str,
     reading: options.ReadingOptions,
     endpoints: Endpoints,
@@ -198,11 +198,14 @@ async def _find_graph_task(
     from moa.evals.labelling import Unlabelled
     from moa.graphs.learning import Learner, agents_of, rows_of
 
-    learner = Learner(what, endpoints)
-    found = rows_of(source, **reading.row_format)
+    learner = Learner(graph, endpoints)
+    raw_rows = rows_of(source, **reading.row_format)
     with screen.progress("reading") as progress:
-        messages = await learner.messages(found, context, progress, labels=False)
-    rows = [Unlabelled(str(one.fields.get("text")), one.fields, one.texts) for one in messages]
+        messages = await learner.messages(raw_rows, context, progress, labels=False)
+    rows = [
+        Unlabelled(str(message.fields.get("text")), message.fields, message.texts)
+        for message in messages
+    ]
     if not rows:
         raise ConfigError(f"{source}: no row has a text to be labelled")
     return _Task(
@@ -228,8 +231,8 @@ class _Session:
         from moa.evals.labelling import pick_texts
 
         self.rows = task.rows
-        asks = [question for agent in task.agents.values() for question in agent.questions]
-        self.questions = [question for question in asks if question.name in task.agents]
+        questions = [question for agent in task.agents.values() for question in agent.questions]
+        self.questions = [question for question in questions if question.name in task.agents]
         with screen.progress("reading") as progress:
             self.picks = await pick_texts(
                 task.agents,
@@ -248,7 +251,7 @@ class _Session:
 
         write = partial(self.write, by=f"{llm.name}: {llm.model}")
         with screen.progress() as progress:
-            found = await label_by_model(
+            report = await label_by_model(
                 agents,
                 self.rows,
                 self.picks,
@@ -256,7 +259,7 @@ class _Session:
                 context=context,
                 progress=partial(progress, f"labels by {llm.name}"),
             )
-        for line in found.problems:
+        for line in report.problems:
             screen.err().print(line)
         screen.notes().print(
             f"{self.file.added} of {len(self.picks)} labelled into {self.file.path}"
@@ -286,26 +289,26 @@ class _Session:
         for question in self.questions:
             console.print(Text(f"{question.name}: {question.text}", "dim"))
         console.print(_HOW)
-        place, labelled = 0, list[int]()
-        while place < len(self.picks):
-            pick = self.picks[place]
-            self._show(console, form, place)
+        index, labelled = 0, list[int]()
+        while index < len(self.picks):
+            pick = self.picks[index]
+            self._show(console, form, index)
             line = _read_line()
             if line == QUIT:
                 return
             if line == BACK:
                 if labelled:
-                    place = labelled.pop()
+                    index = labelled.pop()
                     self.file.take_back()
                 continue
             if line == SKIP:
-                place += 1
+                index += 1
                 continue
             labels = self._understand(console, form, line, pick)
             if labels is not None:
                 self.write(pick, labels, by=PERSON)
-                labelled.append(place)
-                place += 1
+                labelled.append(index)
+                index += 1
 
     @staticmethod
     def _understand(
@@ -320,14 +323,16 @@ class _Session:
             console.print(Text(str(error), "red"))
             return None
 
-    def _show(self, console: Console, form: Form, place: int) -> None:
-        pick = self.picks[place]
+    def _show(self, console: Console, form: Form, index: int) -> None:
+        pick = self.picks[index]
         row = self.rows[pick.place]
-        console.rule(f"{place + 1} of {len(self.picks)}")
+        console.rule(f"{index + 1} of {len(self.picks)}")
         if isinstance(subject := row.fields.get("subject"), str):
             console.print(Text(subject, "bold"))
-        more = f" … and {len(row.text) - _MOST_SHOWN} characters more"
-        console.print(Text(row.text[:_MOST_SHOWN] + (more if len(row.text) > _MOST_SHOWN else "")))
+        suffix = f" … and {len(row.text) - _MOST_SHOWN} characters more"
+        console.print(
+            Text(row.text[:_MOST_SHOWN] + (suffix if len(row.text) > _MOST_SHOWN else ""))
+        )
         console.print()
         for line in form.lines(pick.guess):
             console.print(line)
@@ -351,14 +356,14 @@ class Form:
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self._questions = questions
-        every = [(q.name, option.name) for q in questions for option in q.options]
-        names = Counter(_short(option) for _, option in every)
-        self._numbers = {answer: str(number) for number, answer in enumerate(every, start=1)}
+        answers = [(q.name, option.name) for q in questions for option in q.options]
+        names = Counter(_short(option) for _, option in answers)
+        self._numbers = {answer: str(number) for number, answer in enumerate(answers, start=1)}
         if not names.keys().isdisjoint(self._numbers.values()):  # a label such as 3 is no number
             self._numbers = {}
         self._meant: dict[str, tuple[str, str]] = {}
         """The answer that a word means."""
-        for name, option in every:
+        for name, option in answers:
             self._meant[f"{name}={_short(option)}"] = name, option
             if names[_short(option)] == 1:
                 self._meant[_short(option)] = name, option
@@ -366,15 +371,15 @@ class Form:
 
     def lines(self, guess: Mapping[str, str]) -> Iterator[Text]:
         """Show the options of each question, the current answer in brackets."""
-        wide = max(len(question.name) for question in self._questions)
+        width = max(len(question.name) for question in self._questions)
         for question in self._questions:
-            line = Text(f"{question.name:<{wide}}  ", "bold")
+            line = Text(f"{question.name:<{width}}  ", "bold")
             for option in question.options:
                 number = self._numbers.get((question.name, option.name), "")
-                said = f"{number} {_short(option.name)}".strip()
+                choice = f"{number} {_short(option.name)}".strip()
                 is_guess = guess.get(question.name) == option.name
                 line.append(
-                    f"[{said}]  " if is_guess else f"{said}  ", "" if is_guess else "not bold"
+                    f"[{choice}]  " if is_guess else f"{choice}  ", "" if is_guess else "not bold"
                 )
             yield line
 
@@ -386,19 +391,21 @@ class Form:
         """
         from moa.config.faults import nearest
 
-        given: dict[str, str] = {}
+        corrections: dict[str, str] = {}
         for word in self._words(line):
             if word not in self._meant:
                 raise ConfigError(
                     f"{word!r} is no answer{nearest(word, list(self._meant))}. {_HOW}"
                 )
             name, option = self._meant[word]
-            if given.setdefault(name, option) != option:
+            if corrections.setdefault(name, option) != option:
                 raise ConfigError(f"{line!r} has two answers to {name!r}: give one")
-        whole = {**guess, **given}
-        if left := [question.name for question in self._questions if question.name not in whole]:
-            raise ConfigError(f"nothing is decided about {', '.join(left)}: give an answer")
-        return whole
+        answers = {**guess, **corrections}
+        if open_names := [
+            question.name for question in self._questions if question.name not in answers
+        ]:
+            raise ConfigError(f"nothing is decided about {', '.join(open_names)}: give an answer")
+        return answers
 
     def _words(self, line: str) -> list[str]:
         if line in self._meant:

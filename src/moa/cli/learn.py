@@ -170,8 +170,8 @@ def learn(
     if out is None or not (graph or task):
         raise ConfigError(f"moa learn needs {_missing_option(task=task, graph=graph)}")
     if graph is not None:
-        written = write_examples and (out.with_suffix(".written.jsonl"), yes)
-        body = partial(learn_graph, graph, source, wishes, given, out, written or None, write)
+        examples = write_examples and (out.with_suffix(".written.jsonl"), yes)
+        body = partial(learn_graph, graph, source, wishes, given, out, examples or None, write)
         raise typer.Exit(given.run(body))
     if write_examples or not task:
         raise ConfigError("--write-examples is for the questions of a --graph")
@@ -211,7 +211,7 @@ def _learn_task(
     labels: str | None,
     wishes: Wishes,
     out: Path,
-    given: options.ReadingAskingOptions,
+    asking: options.ReadingAskingOptions,
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
     from moa.calibration import Guarantee, explain_too_few_rows
@@ -219,21 +219,23 @@ def _learn_task(
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
 
-    rows = labelled_rows(source, Labelled, given)
+    rows = labelled_rows(source, Labelled, asking)
     names = options.label_names(labels) if labels else None
     usable = clean_rows(rows, names)  # says what is wrong with the labels before a model is asked
     question = question_of(task, names or sorted({row.label for row in rows}))
     risk = RISK if wishes.risk is None else wishes.risk
     guarantee = Guarantee(risk, wishes.confidence, next_look(out, task))
-    drawn = sum(not row.chosen for row in usable.rows)
-    too_few = explain_too_few_rows(drawn, len(question.options), guarantee, learn=wishes.learn)
+    drawn_count = sum(not row.chosen for row in usable.rows)
+    too_few = explain_too_few_rows(
+        drawn_count, len(question.options), guarantee, learn=wishes.learn
+    )
     screen.warn([] if too_few is None else [too_few])
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.fit import calibrate
 
         with screen.progress("reading") as progress:
-            made = await calibrate(
+            calibration = await calibrate(
                 endpoints.slm,
                 question,
                 rows,
@@ -246,24 +248,24 @@ def _learn_task(
                 context=context,
                 progress=progress,
             )
-        made.save(out)
-        show(made)
+        calibration.save(out)
+        show(calibration)
         screen.details().print(f"written to {out}")
         return 0
 
-    return given.run(body)
+    return asking.run(body)
 
 
-def _refuse_options(said: typer.Context) -> None:
-    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
-    given = [
+def _refuse_options(context: typer.Context) -> None:
+    origins = {name: context.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
+    flags = [
         f"--{name.replace('_', '-')}"
         for name, origin in origins.items()
         if origin is not None and origin.name == "COMMANDLINE"
     ]
-    if given:
+    if flags:
         raise ConfigError(
-            f"--recheck tests a calibration as it was made, so it does not take {', '.join(given)}"
+            f"--recheck tests a calibration as it was made, so it does not take {', '.join(flags)}"
         )
 
 
@@ -285,15 +287,15 @@ async def _recheck(
     ready = connect(Calibration.load(file), endpoints.slm)
     screen.warn(await ready.check_identities(context))
     with screen.progress("reading") as progress:
-        made, notes = await recheck(
+        calibration, notes = await recheck(
             ready, rows, context=context, language=detector(), progress=progress
         )
     screen.warn(list(notes))
-    bound = made.proof.bound
+    bound = calibration.proof.bound
     confirmed = bound.threshold is not None
     screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
     if out is not None:
-        made.save(out)
+        calibration.save(out)
         screen.details().print(f"written to {out}")
     return 0 if confirmed else 1
 
@@ -311,54 +313,57 @@ def show(made: Calibration) -> None:
     figures = ("accuracy", "macro F1", "ECE (by chance)", "acceptable", "ms", "tokens")
     for heading in (*figures, "$ per 1000"):
         table.add_column(heading, justify="right")
-    picked = " + ".join(feature.name for feature in made.features)
-    for one in made.candidates:
+    chosen_name = " + ".join(feature.name for feature in made.features)
+    for candidate in made.candidates:
         table.add_row(
-            one.name,
-            f"{one.accuracy:.3f}",
-            f"{one.macro_f1:.3f}",
-            f"{one.ece:.3f} ({figure(one.ece_by_chance)})",
-            f"{one.coverage:.0%}",
-            f"{1000 * one.seconds:.1f}",
-            f"{one.tokens:.0f}",
-            "unknown" if one.cost is None else f"{1000 * one.cost:.4f}",
-            style="bold" if one.name == picked else "",
+            candidate.name,
+            f"{candidate.accuracy:.3f}",
+            f"{candidate.macro_f1:.3f}",
+            f"{candidate.ece:.3f} ({figure(candidate.ece_by_chance)})",
+            f"{candidate.coverage:.0%}",
+            f"{1000 * candidate.seconds:.1f}",
+            f"{candidate.tokens:.0f}",
+            "unknown" if candidate.cost is None else f"{1000 * candidate.cost:.4f}",
+            style="bold" if candidate.name == chosen_name else "",
         )
     console.print(table)
     console.print(f"\nchosen: {made.origin}")
     for note in made.notes:
         console.print(f"note: {note}")
     if made.bound is None:
-        right = (
+        expectation = (
             "" if made.reached is None else f"; expected: {percent(made.reached.accuracy)} right"
         )
-        screen.out().print(f"guarantee: none{right}")
+        screen.out().print(f"guarantee: none{expectation}")
     else:
         _show_guarantee(console, made)
 
 
-def _show_guarantee(console: Console, made: Calibration) -> None:
+def _show_guarantee(console: Console, calibration: Calibration) -> None:
     from dataclasses import replace
 
     from moa.calibration import percent
 
-    bound, data, reached = made.proof
-    right = reached.held_out_accuracy
-    if right is not None:
+    bound, data, reached = calibration.proof
+    accuracy = reached.held_out_accuracy
+    if accuracy is not None:
         console.print(
-            f"fitted to {data.fitted} rows; of the {data.held_out} held out, {right:.1%} are right"
+            f"fitted to {data.fitted} rows; of the {data.held_out} held out, {accuracy:.1%} are "
+            "right"
         )
-    for label, of_label in made.bounds.items():
+    for label, of_label in calibration.bounds.items():
         console.print(f"{label}: {of_label.summary}")
     screen.out().print(f"guarantee: {bound.summary}")
-    for other in made.looser:
-        accepts = percent(other.coverage) if other.threshold is not None else "nothing"
-        guarantee = replace(other.guarantee, look=None)
+    for looser_bound in calibration.looser:
+        accepts = (
+            percent(looser_bound.coverage) if looser_bound.threshold is not None else "nothing"
+        )
+        guarantee = replace(looser_bound.guarantee, look=None)
         console.print(f"instead, {guarantee}: would accept {accepts}")
-    if made.more_rows is not None:
+    if calibration.more_rows is not None:
         parts = ": a part of them is learned from, and not held out"
         console.print(
-            f"for what was asked, label about {made.more_rows} more rows, drawn at random"
+            f"for what was asked, label about {calibration.more_rows} more rows, drawn at random"
             + (parts if data.learn == "split" else "")
         )
 
@@ -397,27 +402,28 @@ def evaluate(
         warnings = await ready.check_identities(context)
         screen.warn([*warnings, *odd_rows(calibration, rows)])
         with screen.progress("reading") as progress:
-            found = await measured(ready, rows, context=context, progress=progress)
+            evaluation = await measured(ready, rows, context=context, progress=progress)
         console = screen.out(as_json=as_json)
-        _show_evaluation(console, found)
+        _show_evaluation(console, evaluation)
         if calibration.bound is not None:
             console.print(f"guarantee: {calibration.bound.summary}")
-        screen.report(found, report, as_json=as_json)
+        screen.report(evaluation, report, as_json=as_json)
         return 0
 
     raise typer.Exit(given.run(body))
 
 
-def _show_evaluation(console: Console, found: Evaluation) -> None:
+def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     from moa.evals.comparison import figure
 
     console.print(
-        f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
-        f"calibration error {found.ece:.3f} (by chance {figure(found.ece_by_chance)})"
+        f"{evaluation.n} rows: accuracy {evaluation.accuracy:.3f}, "
+        f"macro F1 {evaluation.macro_f1:.3f}, calibration error {evaluation.ece:.3f} "
+        f"(by chance {figure(evaluation.ece_by_chance)})"
     )
-    wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
+    risk = "" if evaluation.risk is None else f", of which {evaluation.risk:.2%} are wrong"
     console.print(
-        f"accepted {found.coverage:.1%}{wrong}; "
-        f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
-        "a decision"
+        f"accepted {evaluation.coverage:.1%}{risk}; "
+        f"{evaluation.tokens_per_decision:.0f} tokens and "
+        f"{1000 * evaluation.seconds_per_decision:.1f} ms a decision"
     )

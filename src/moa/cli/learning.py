@@ -45,59 +45,61 @@ def status(
     from moa.calibration.figures import figures_at
 
     screen.check_target("--plot", plot)
-    found = figures_at(answers)
+    figures = figures_at(answers)
     if plot is not None:
         from moa.evals.plots import plot_learning
 
-        plot_learning(found, plot)
+        plot_learning(figures, plot)
     if as_json:
-        screen.json_line(found.model_dump(mode="json"))
+        screen.json_line(figures.model_dump(mode="json"))
     else:
-        _show_figures(found)
+        _show_figures(figures)
     raise typer.Exit(0)
 
 
-def _show_figures(found: LearningFigures) -> None:
+def _show_figures(figures: LearningFigures) -> None:
     from moa.calibration import percent
 
     console, result = screen.details(), screen.out()
-    step = max(1, -(-len(found.hundreds) // _BARS))
+    step = max(1, -(-len(figures.hundreds) // _BARS))
     console.print("calls of the large model, of 100 inputs")
-    for at in range(0, len(found.hundreds), step):
-        some = found.hundreds[at : at + step]
-        inputs = some[-1].last - some[0].first + 1
-        calls = 100 * sum(one.calls for one in some) / inputs
-        would = 100 * sum(one.would for one in some) / inputs
+    for start in range(0, len(figures.hundreds), step):
+        hundreds = figures.hundreds[start : start + step]
+        inputs = hundreds[-1].last - hundreds[0].first + 1
+        calls = 100 * sum(hundred.calls for hundred in hundreds) / inputs
+        would = 100 * sum(hundred.would for hundred in hundreds) / inputs
         bar = "█" * round(min(calls, 100) / 100 * _WIDE)
-        also = "" if would == calls else f" ({would:.0f}, were the small answers given)"
-        console.print(f"  {some[0].first:>6}-{some[-1].last:<6} {bar:<{_WIDE}} {calls:.0f}{also}")
-    for look in found.looks:
-        said = (
+        suffix = "" if would == calls else f" ({would:.0f}, were the small answers given)"
+        console.print(
+            f"  {hundreds[0].first:>6}-{hundreds[-1].last:<6} {bar:<{_WIDE}} {calls:.0f}{suffix}"
+        )
+    for look in figures.looks:
+        outcome = (
             f"{look.accepted} of {look.held_out} held-out texts accepted, {look.differ} differ"
             if look.passed
             else "nothing passed"
         )
-        used = " (in use)" if look.in_use else ""
-        console.print(f"epoch {look.epoch}, look {look.look} at row {look.row}: {said}{used}")
-    for epoch in found.epochs[1:]:
+        mark = " (in use)" if look.in_use else ""
+        console.print(f"epoch {look.epoch}, look {look.look} at row {look.row}: {outcome}{mark}")
+    for epoch in figures.epochs[1:]:
         console.print(f"epoch {epoch.epoch} began at row {epoch.first}: {epoch.why}")
-    if found.checked and found.differ_at_most is not None:
-        most = percent(found.differ_at_most)
+    if figures.checked and figures.differ_at_most is not None:
+        maximum = percent(figures.differ_at_most)
         console.print(
-            f"checked since: {found.checked}, of which {found.differ} differ (by these alone at "
-            f"most {most})"
+            f"checked since: {figures.checked}, of which {figures.differ} differ (by these alone "
+            f"at most {maximum})"
         )
-    for one in found.people:
+    for sample in figures.people:
         console.print(
-            f"drawn for people: {one.drawn}, {one.labelled} of them labelled, {one.wrong} wrong "
-            f"(at most {percent(one.at_most)}; without a label is wrong)"
+            f"drawn for people: {sample.drawn}, {sample.labelled} of them labelled, "
+            f"{sample.wrong} wrong (at most {percent(sample.at_most)}; without a label is wrong)"
         )
-    if found.asked_twice:
+    if figures.asked_twice:
         console.print(
-            f"the large model was asked twice {found.asked_twice} times, and differed from itself "
-            f"{found.differs_from_itself} times"
+            f"the large model was asked twice {figures.asked_twice} times, and differed from "
+            f"itself {figures.differs_from_itself} times"
         )
-    result.print(found.summary)
+    result.print(figures.summary)
 
 
 def from_log(
@@ -154,14 +156,14 @@ def from_log(
         from moa.graphs.student import Student
 
         table = {"learn": answers, "task": task, "labels": names}
-        wanted = {key: value for key, value in table.items() if value is not None}
-        student = getattr(load_graph(graph, endpoints, wanted), "student", None)
+        settings = {key: value for key, value in table.items() if value is not None}
+        student = getattr(load_graph(graph, endpoints, settings), "student", None)
         if not isinstance(student, Student):
             raise ConfigError(f"{graph!r} doesn't learn: give --answers, or learn = in its table")
-        taken = 0
+        taken_count = 0
         with screen.progress("reading") as progress:
             for number, row in enumerate(rows, start=1):
-                taken += await student.take(
+                taken_count += await student.take(
                     row.text,
                     row.answers(student.asked.name),
                     context,
@@ -173,7 +175,7 @@ def from_log(
         learning = await student.ready(context)
         learning.wait()
         figures = figures_of(learning.store)
-        screen.details(as_json=as_json).print(f"{taken} of {len(rows)} rows taken")
+        screen.details(as_json=as_json).print(f"{taken_count} of {len(rows)} rows taken")
         if as_json:
             screen.json_line(figures.model_dump(mode="json"))
         else:
@@ -212,10 +214,10 @@ def draw(
         raise ConfigError(f"{out} is there already: name a file that isn't")
     with AnswerStore(answers, must_exist=True) as store:
         store.read_question()
-        found = store.draw(store.read_state(), rows)
-        lines = [json.dumps({"text": one.text}, ensure_ascii=False) for one in found]
+        drawn_rows = store.draw(store.read_state(), rows)
+        lines = [json.dumps({"text": row.text}, ensure_ascii=False) for row in drawn_rows]
         save_text(out, "".join(f"{line}\n" for line in lines), private=True)
-    screen.out().print(f"{len(found)} rows to label, in {out}")
+    screen.out().print(f"{len(drawn_rows)} rows to label, in {out}")
     raise typer.Exit(0)
 
 
@@ -244,7 +246,7 @@ def forget(
         raise ConfigError("give the number of the row, or --text")
     with AnswerStore(answers, must_exist=True) as store:
         store.read_question()
-        places = [row] if row is not None else store.places_of(store.coin.toss(text or ""))
-        gone = [place for place in places if store.forget(place)]
-    screen.out().print(f"{len(gone)} rows forgotten")
-    raise typer.Exit(0 if gone else 1)
+        numbers = [row] if row is not None else store.places_of(store.coin.toss(text or ""))
+        forgotten_rows = [number for number in numbers if store.forget(number)]
+    screen.out().print(f"{len(forgotten_rows)} rows forgotten")
+    raise typer.Exit(0 if forgotten_rows else 1)

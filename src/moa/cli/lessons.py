@@ -45,28 +45,30 @@ async def learn_graph(
     learner, messages = await read_messages(graph, source, given, endpoints, context)
     looks = _count_looks(out, graph)
     terms = _make_terms(wishes, looks + 1)
-    more: list[Message] = []
+    examples: list[Message] = []
     if written is not None:
         path, yes = written
-        more = await written_messages(learner, path, messages, endpoints, context, yes=yes)
-    found: dict[str, Lesson] = {}
-    left: dict[str, str] = {}
+        examples = await written_messages(learner, path, messages, endpoints, context, yes=yes)
+    lessons: dict[str, Lesson] = {}
+    reasons: dict[str, str] = {}
     with screen.progress("reading") as progress:
         for name in learner.questions:
-            lesson = await _lesson(learner, name, messages, more, terms, context, progress)
+            lesson = await _lesson(learner, name, messages, examples, terms, context, progress)
             if isinstance(lesson, Lesson):
-                found[name] = lesson
+                lessons[name] = lesson
             else:
-                left[name] = lesson
-    if not found:
-        why = "; ".join(f"{name}: {said}" for name, said in left.items())
-        raise ConfigError(f"nothing can be learned from {source}: {why}. Label more: moa label")
-    _show(found, left, terms)
-    await _show_settled(learner, found, messages, context)
-    taken = {name: one.new_calibration for name, one in found.items()}
-    kept = {name: made for name, made in taken.items() if made is not None}
-    looked = looks + any(lesson.tested for lesson in found.values())
-    learned = LearnedGraph(graph=graph, looks=looked, calibrations=kept)
+                reasons[name] = lesson
+    if not lessons:
+        details = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ConfigError(f"nothing can be learned from {source}: {details}. Label more: moa label")
+    _show(lessons, reasons, terms)
+    await _show_settled(learner, lessons, messages, context)
+    candidates = {name: lesson.new_calibration for name, lesson in lessons.items()}
+    calibrations = {
+        name: calibration for name, calibration in candidates.items() if calibration is not None
+    }
+    looked = looks + any(lesson.tested for lesson in lessons.values())
+    learned = LearnedGraph(graph=graph, looks=looked, calibrations=calibrations)
     learned.save(out)
     screen.out().print(learned.summary)
     screen.details().print(f"written to {out}")
@@ -101,7 +103,7 @@ async def _lesson(
     learner: Learner,
     name: str,
     messages: Sequence[Message],
-    more: Sequence[Message],
+    examples: Sequence[Message],
     terms: Terms,
     context: RunContext,
     progress: screen.Progress,
@@ -118,7 +120,7 @@ async def _lesson(
         learner.collect_labelled(name, messages),
         terms,
         context=context,
-        more=learner.collect_labelled(name, more),
+        more=learner.collect_labelled(name, examples),
         progress=tell,
     )
 
@@ -148,20 +150,25 @@ async def written_messages(
     llm = endpoints.llm
     with LineFile(path, existing="resume") as file:
         lines = [values for _, _, values in file.lines()]
-        there = {str(values.get(name)) for values in lines}
-        wishes = [wish for wish in _wishes(learner, messages) if wish.intent not in there]
+        written_intents = {str(values.get(name)) for values in lines}
+        wishes = [wish for wish in _wishes(learner, messages) if wish.intent not in written_intents]
         if wishes:
-            read, written = tokens_of_writing(wishes)
+            input_tokens, output_tokens = tokens_of_writing(wishes)
             purpose = f"to write messages, into {path}"
             screen.agree_to_pay(
-                llm, purpose, requests=len(wishes), read=read, written=written, yes=yes
+                llm,
+                purpose,
+                requests=len(wishes),
+                read=input_tokens,
+                written=output_tokens,
+                yes=yes,
             )
         with screen.progress() as progress:
             for number, wish in enumerate(wishes, start=1):
-                by = f"{llm.name}: {llm.model}"
+                author = f"{llm.name}: {llm.model}"
                 for text in await write_messages(llm, wish, context):
                     lines.append(
-                        {"text": text, name: wish.intent, "written_by": by, "chosen": True}
+                        {"text": text, name: wish.intent, "written_by": author, "chosen": True}
                     )
                     file.add(lines[-1])
                 progress(f"labels that {llm.name} has written for", number, len(wishes))
@@ -179,17 +186,19 @@ def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
     options = [option for option in question.options if option.name != NONE_OF_THESE]
     spoken = languages_of([message.texts[name] for message in messages])
     languages = [language for language in dict.fromkeys(spoken) if language] or ["en"]
-    said = [f"{option.name}: {option.description}" for option in options]
+    meanings = [f"{option.name}: {option.description}" for option in options]
     wishes: list[Wish] = []
-    for place, option in enumerate(options):
-        own = [one.text for one in agent.examples if one.labels.get(name) == option.name]
-        own += [m.texts[name] for m in messages if m.labels.get(name) == option.name]
+    for index, option in enumerate(options):
+        texts = [
+            example.text for example in agent.examples if example.labels.get(name) == option.name
+        ]
+        texts += [m.texts[name] for m in messages if m.labels.get(name) == option.name]
         wishes.append(
             Wish(
                 intent=option.name,
                 means=option.description or option.name,
-                messages_like_these=[text[:_LONGEST] for text in own[: 2 * EXAMPLES]],
-                other_intents=[*said[:place], *said[place + 1 :]],
+                messages_like_these=[text[:_LONGEST] for text in texts[: 2 * EXAMPLES]],
+                other_intents=[*meanings[:index], *meanings[index + 1 :]],
                 languages=languages,
             )
         )
@@ -235,21 +244,21 @@ def _count_looks(out: Path, graph: str) -> int:
     return before.looks
 
 
-def _show(found: Mapping[str, Lesson], left: Mapping[str, str], terms: Terms) -> None:
+def _show(lessons: Mapping[str, Lesson], reasons: Mapping[str, str], terms: Terms) -> None:
     """Print what was gained, question by question."""
     console = screen.details()
     columns = ("question", "labels", "drawn", "right before", "with half", "right now", "50 more")
     rows = [
         (
             name,
-            str(one.labels),
-            str(one.drawn),
-            f"{one.before:.0%}",
-            "" if one.half is None else f"{one.half:.0%}",
-            f"{one.after:.0%}",
-            "" if one.gain_of_more is None else f"about {100 * one.gain_of_more:+.1f}",
+            str(lesson.labels),
+            str(lesson.drawn),
+            f"{lesson.before:.0%}",
+            "" if lesson.half is None else f"{lesson.half:.0%}",
+            f"{lesson.after:.0%}",
+            "" if lesson.gain_of_more is None else f"about {100 * lesson.gain_of_more:+.1f}",
         )
-        for name, one in found.items()
+        for name, lesson in lessons.items()
     ]
     console.print(screen.make_table(columns, rows, words=1))
     console.print(
@@ -257,32 +266,32 @@ def _show(found: Mapping[str, Lesson], left: Mapping[str, str], terms: Terms) ->
         "learned from one half, and looked at on the other; 50 more: points that as many labels "
         "would add"
     )
-    for name, one in found.items():
-        if one.new_calibration is None:
+    for name, lesson in lessons.items():
+        if lesson.new_calibration is None:
             console.print(f"{name}: stays as it is, since what was learned is no better")
-        for line in _describe_guarantee(one, terms):
+        for line in _describe_guarantee(lesson, terms):
             console.print(f"{name}: {line}")
-    for name, why in left.items():
-        console.print(f"{name}: stays as it is: {why}")
+    for name, reason in reasons.items():
+        console.print(f"{name}: stays as it is: {reason}")
 
 
-def _describe_guarantee(one: Lesson, terms: Terms) -> list[str]:
+def _describe_guarantee(lesson: Lesson, terms: Terms) -> list[str]:
     """Describe the tested guarantee, or the labels that are missing for a test."""
     guarantee = replace(terms.guarantee, look=None)
-    if one.tested is not None:
-        bound = one.tested.proof.bound
-        if one.guarantees or one.tested.more_rows is None:
+    if lesson.tested is not None:
+        bound = lesson.tested.proof.bound
+        if lesson.guarantees or lesson.tested.more_rows is None:
             return [bound.summary]
-        return [f"{bound.summary}. That is about {one.tested.more_rows} labels more in all"]
-    if one.more > 0:
-        more = f"takes about {one.more} more labels drawn at random (moa label --random)"
-        return [f"no guarantee yet: {guarantee}, {more}"]
+        return [f"{bound.summary}. That is about {lesson.tested.more_rows} labels more in all"]
+    if lesson.more > 0:
+        shortfall = f"takes about {lesson.more} more labels drawn at random (moa label --random)"
+        return [f"no guarantee yet: {guarantee}, {shortfall}"]
     return []
 
 
 async def _show_settled(
     learner: Learner,
-    found: Mapping[str, Lesson],
+    lessons: Mapping[str, Lesson],
     messages: Sequence[Message],
     context: RunContext,
 ) -> None:
@@ -291,32 +300,34 @@ async def _show_settled(
     from moa.graphs.learning import SettledCount
 
     name = learner.node.settles_by
-    known = [message for message in messages if name in message.labels]
-    drawn = [message for message in known if not message.marks.get("chosen")] or known
-    drawn = drawn[:: max(1, -(-len(drawn) // MOST_RUN))]
-    if name not in found or not found[name].halves:
+    labelled = [message for message in messages if name in message.labels]
+    sample = [message for message in labelled if not message.marks.get("chosen")] or labelled
+    sample = sample[:: max(1, -(-len(sample) // MOST_RUN))]
+    if name not in lessons or not lessons[name].halves:
         return
     with screen.progress() as progress:
-        before = await learner.count_settled(learner.node, drawn, context, progress)
+        before = await learner.count_settled(learner.node, sample, context, progress)
         parts: list[SettledCount] = []
         for half in HALVES:
-            made = {
-                name: one.halves[half]
-                for name, one in found.items()
-                if one.halves and one.new_calibration
+            calibrations = {
+                name: lesson.halves[half]
+                for name, lesson in lessons.items()
+                if lesson.halves and lesson.new_calibration
             }
-            others = [it for it in drawn if half_of(it.texts[name]) != half]
+            other_half = [message for message in sample if half_of(message.texts[name]) != half]
             parts.append(
-                await learner.count_settled(learner.build(made), others, context, progress)
+                await learner.count_settled(
+                    learner.build(calibrations), other_half, context, progress
+                )
             )
-    now = SettledCount(*map(sum, zip(*parts, strict=True)))
+    after = SettledCount(*map(sum, zip(*parts, strict=True)))
     console = screen.details()
-    shares = f"{_format_shares(before)} before; {_format_shares(now)} with half of the labels"
+    shares = f"{_format_shares(before)} before; {_format_shares(after)} with half of the labels"
     console.print(f"Handled without an LLM: {shares}")
 
 
-def _format_shares(found: tuple[int, int, int]) -> str:
-    messages, settled, right = found
+def _format_shares(counts: tuple[int, int, int]) -> str:
+    messages, settled, right = counts
     of_those = f", of which {right / settled:.0%} are right" if settled else ""
     return f"{settled} of {messages} ({settled / max(1, messages):.0%}){of_those}"
 
@@ -330,10 +341,10 @@ def _name_file(graph: str, out: Path, config: Path | None, *, write: bool) -> No
     if not write:
         screen.details().print(f'To use it, name it in [graphs.{graph}]: {LEARNED} = "{name}"')
         return
-    done = set_in_graph(config, graph, {LEARNED: name})
-    was = done.changed.get(LEARNED)
-    said = f', was "{was}"' if was is not None else ""
-    screen.details().print(f'[graphs.{graph}] {LEARNED} = "{name}"{said}, in {done.file}')
+    change = set_in_graph(config, graph, {LEARNED: name})
+    old_name = change.changed.get(LEARNED)
+    suffix = f', was "{old_name}"' if old_name is not None else ""
+    screen.details().print(f'[graphs.{graph}] {LEARNED} = "{name}"{suffix}, in {change.file}')
 
 
 async def recheck_graph(
@@ -360,12 +371,12 @@ async def recheck_graph(
         raise ConfigError(f"{file} guarantees nothing, so there is nothing to test")
     for name in guaranteed:
         question, agent = learner.questions[name], learner.agents[name]
-        made = learned.calibration_of(graph, question)
-        assert made is not None, "it is guaranteed"
+        calibration = learned.calibration_of(graph, question)
+        assert calibration is not None, "it is guaranteed"
         sources = sources_of(agent.endpoint, encoder=agent.encoder)
         with screen.progress("reading") as progress:
             tested[name], notes = await recheck(
-                CalibratedDecider(made, question, sources),
+                CalibratedDecider(calibration, question, sources),
                 learner.collect_labelled(name, messages),
                 context=context,
                 language=detector(),
@@ -375,8 +386,8 @@ async def recheck_graph(
         bound = tested[name].proof.bound
         word = "confirmed" if bound.threshold is not None else "withdrawn"
         screen.out().print(f"{name}: {word}: {bound.summary}")
-    here: LearnedGraph = learned.model_copy(update={"calibrations": tested})
+    result: LearnedGraph = learned.model_copy(update={"calibrations": tested})
     if out is not None:
-        here.save(out)
+        result.save(out)
         screen.details().print(f"written to {out}")
-    return 0 if all(map(here.guarantees, guaranteed)) else 1
+    return 0 if all(map(result.guarantees, guaranteed)) else 1

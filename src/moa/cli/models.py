@@ -48,9 +48,9 @@ def models(
 
     from moa.doctor import survey
 
-    found = asyncio.run(survey(options.load_config(config)))
+    endpoints = asyncio.run(survey(options.load_config(config)))
     if as_json:
-        for endpoint in found:
+        for endpoint in endpoints:
             screen.json_line(endpoint.line())
         return
     columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
@@ -64,7 +64,7 @@ def models(
             e.abilities,
             e.state,
         )
-        for e in found
+        for e in endpoints
     ]
     screen.out().print(screen.make_table(columns, rows))
 
@@ -103,19 +103,19 @@ def list_models(
     """
     from moa.advisor import catalogue
 
-    found = [
-        known
-        for known in catalogue.models().values()
-        if tier in (None, known.tier)
-        and kind in (None, known.kind)
-        and (job is None or job in known.good_for)
+    selection = [
+        model
+        for model in catalogue.models().values()
+        if tier in (None, model.tier)
+        and kind in (None, model.kind)
+        and (job is None or job in model.good_for)
     ]
     if as_json:
-        for known in found:
-            screen.json_line(known.values())
+        for model in selection:
+            screen.json_line(model.values())
         return
     columns = ("name", "tier", "parameters", "context", "licence", "bf16", "int4", "KV")
-    rows = [_row(known) for known in found]
+    rows = [_row(model) for model in selection]
     screen.out().print(screen.make_table((*columns, "price in, out", "good for"), rows))
 
 
@@ -138,8 +138,8 @@ def _row(model: Model) -> tuple[str, ...]:
 
 
 def _weights(model: Model, quantisation: Quantisation) -> str:
-    kept = model.weights.get(quantisation)
-    return f"{'' if kept.published else '~'}{kept.bytes / 1e9:.1f}" if kept else "-"
+    weights = model.weights.get(quantisation)
+    return f"{'' if weights.published else '~'}{weights.bytes / 1e9:.1f}" if weights else "-"
 
 
 def add(
@@ -178,10 +178,10 @@ def add(
     from moa.config.tables import Config
 
     file = target(config)
-    known = catalogue.model(model)
-    endpoint = name or known.name.replace(".", "-")
-    made = setup(
-        known,
+    known_model = catalogue.model(model)
+    endpoint = name or known_model.name.replace(".", "-")
+    endpoint_setup = setup(
+        known_model,
         endpoint,
         machine=machine(),
         config=options.load_config(config) if file.exists() else Config(),
@@ -190,12 +190,14 @@ def add(
         concurrency=concurrency,
         anyway=anyway,
     )
-    write_endpoint(file, endpoint, made.table, tiers=made.tiers, overwrite=overwrite)
+    write_endpoint(
+        file, endpoint, endpoint_setup.table, tiers=endpoint_setup.tiers, overwrite=overwrite
+    )
     console = screen.out()
-    console.print(f"Wrote [endpoints.{endpoint}] into {file}: {known.title}")
-    for line in made.notes:
+    console.print(f"Wrote [endpoints.{endpoint}] into {file}: {known_model.title}")
+    for line in endpoint_setup.notes:
         console.print(f"  {line}")
-    for number, line in enumerate(made.steps):
+    for number, line in enumerate(endpoint_setup.steps):
         console.print(f"{'      ' if number else 'Next: '}{line}", style="bold")
 
 
@@ -228,21 +230,21 @@ def fetch_model(
     from moa.endpoints.weights import fetch, find_weights
 
     weights, console = locate_weights(options.load_config(config), name), screen.out()
-    there = weights.path.is_file()
+    was_there = weights.path.is_file()
     try:
-        done = fetch(weights.hub) if weights.hub else None
-        path = done.path if done else find_weights(weights.path)
+        download = fetch(weights.hub) if weights.hub else None
+        path = download.path if download else find_weights(weights.path)
     except KeyboardInterrupt:
         screen.err().print("stopped: the same command goes on from there")
         raise
-    if done.was_there if done else there:
+    if download.was_there if download else was_there:
         console.print(f"already there: {path}")
-    elif done is None:
+    elif download is None:
         console.print(f"fetched and checked: {path}")
     else:
         console.print(f"fetched: {path}")
         unknown = "not checked: neither the catalogue nor the hub says which SHA-256 it has to have"
-        console.print(f"checked: its SHA-256 is {done.sha256}" if done.sha256 else unknown)
+        console.print(f"checked: its SHA-256 is {download.sha256}" if download.sha256 else unknown)
 
 
 def probe_model(
@@ -266,24 +268,24 @@ def probe_model(
     from moa.endpoints.known import save_facts
 
     context = RunContext(budget=asking.budget, keep_notes=False)
-    made = asyncio.run(_probe(options.load_config(asking.config), name, context, may_cost=yes))
+    probe = asyncio.run(_probe(options.load_config(asking.config), name, context, may_cost=yes))
     rows = [
         (
             kind,
             *(f"{losses[layout]:.3f}" for layout in LAYOUTS),
-            made.facts.layout_of(kind),
-            f"{made.facts.weight.get(kind, 0):g}",
+            probe.facts.layout_of(kind),
+            f"{probe.facts.weight.get(kind, 0):g}",
         )
-        for kind, losses in made.losses.items()
+        for kind, losses in probe.losses.items()
     ]
-    columns = ("question", *(f"log loss, {it}" for it in LAYOUTS), "kept", "weight")
+    columns = ("question", *(f"log loss, {layout}" for layout in LAYOUTS), "kept", "weight")
     console = screen.out()
     console.print(screen.make_table(columns, rows))
-    used = context.usage.total
+    usage = context.usage.total
     console.print(
-        f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
+        f"{probe.texts} texts in {len(LAYOUTS)} layouts, {usage.input_tokens:,} tokens read"
     )
-    console.print(f"stored in {save_facts(made.facts)}")
+    console.print(f"stored in {save_facts(probe.facts)}")
 
 
 async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
@@ -384,8 +386,8 @@ def choose(
 
     if private and vendors:
         raise ConfigError("--private and --vendor contradict each other: give one of them")
-    asked = () if private else tuple(vendors) if vendors else vendors_with_keys()
-    given = {
+    allowed_vendors = () if private else tuple(vendors) if vendors else vendors_with_keys()
+    fields = {
         "job": job,
         "complexity": complexity,
         "prefer": prefer,
@@ -394,10 +396,10 @@ def choose(
         "per_day": per_day,
         "latency_s": latency_s,
         "max_usd_per_thousand": max_usd_per_thousand,
-        "vendors": asked,
+        "vendors": allowed_vendors,
     }
     try:
-        task = Task.model_validate(given)
+        task = Task.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(explain(error, Task, where="the task")) from error
     ranking = choice.choose(
@@ -425,16 +427,16 @@ def _write_plan(ranking: Ranking, config: Path | None, *, overwrite: bool, as_js
             "no plan can be written, so nothing is. "
             + "; ".join(ranking.suggestions or map(str, ranking.plans))
         )
-    file, made = write_plan(plan, ranking.machine, path=config, overwrite=overwrite)
+    file, setups = write_plan(plan, ranking.machine, path=config, overwrite=overwrite)
     console = screen.out(as_json=as_json)
     if plan is not ranking.best:
         console.print(
             f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
         )
-    names = [name for name, setup in made.items() if setup.table]
-    did = f"Wrote {' and '.join(names)} into {file}" if names else "Nothing to write"
-    console.print(f"{did} for {plan}:", style="bold")
-    for (name, setup), member in zip(made.items(), plan.members, strict=True):
+    names = [name for name, setup in setups.items() if setup.table]
+    summary = f"Wrote {' and '.join(names)} into {file}" if names else "Nothing to write"
+    console.print(f"{summary} for {plan}:", style="bold")
+    for (name, setup), member in zip(setups.items(), plan.members, strict=True):
         title = (f"[endpoints.{name}] is {member.model.title}",) if setup.table else ()
         for line in (*title, *setup.notes, *setup.steps):
             console.print(f"  {line}")
@@ -446,14 +448,14 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
             console.print(f"  - {thing}")
 
     task, best = ranking.task, ranking.best
-    asked = ", ".join(task.vendors) or "no vendor"
+    vendors = ", ".join(task.vendors) or "no vendor"
     tokens = f"{task.reads} tokens in, {task.writes} out"
-    console.print(f"{task.complexity} {task.job}, {tokens}; {asked} may be asked")
+    console.print(f"{task.complexity} {task.job}, {tokens}; {vendors} may be asked")
     console.print(f"On: {ranking.machine}")
     if best is None:
         console.print("Nothing fits. What would:", style="bold red")
     else:
-        rows = [_plan_row(place, plan) for place, plan in enumerate(ranking.plans, 1)]
+        rows = [_plan_row(rank, plan) for rank, plan in enumerate(ranking.plans, 1)]
         console.print(screen.make_table(_RANKED, rows))
         console.print(f"Why {best}", style="bold")
         print_list(best.reasons)
@@ -468,15 +470,15 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
     print_list(ranking.rejected)
 
 
-def _plan_row(place: int, plan: Plan) -> tuple[str, ...]:
+def _plan_row(rank: int, plan: Plan) -> tuple[str, ...]:
     from moa.advisor.choice import shown_seconds, shown_usd
 
-    short = "" if plan.good_enough else " (weak)"
+    suffix = "" if plan.good_enough else " (weak)"
     return (
-        str(place),
+        str(rank),
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
-        f"{plan.quality:.1f}{short}",
+        f"{plan.quality:.1f}{suffix}",
         shown_usd(plan.usd_per_thousand),
         shown_seconds(plan.seconds),
     )

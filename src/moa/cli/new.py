@@ -124,8 +124,8 @@ class _Drafts:
         check_block(self._config, PLACE, overwrite=overwrite)  # before anything is paid for
         self._files: Sequence[Path] = ()
         if not self._config.is_file():
-            given = (self._config, Path(messages))
-            self._files = _plan_files("inbox", folder, overwrite=overwrite, given=given)
+            user_files = (self._config, Path(messages))
+            self._files = _plan_files("inbox", folder, overwrite=overwrite, given=user_files)
 
     async def write(
         self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
@@ -136,7 +136,7 @@ class _Drafts:
         from moa.rows import STDIN
 
         messages, config = self._messages, self._config
-        found = await draft(
+        proposals = await draft(
             messages,
             config,
             endpoints,
@@ -148,16 +148,16 @@ class _Drafts:
         _write("inbox", self._folder, self._files)
         if Path(_MESSAGES) in self._files and messages != STDIN:
             _write_messages(messages, self._folder / _MESSAGES, self._reading)
-        add_block(config, as_toml(found), PLACE, overwrite=self._overwrite)
-        _say_intents(found, messages, config)
+        add_block(config, as_toml(proposals), PLACE, overwrite=self._overwrite)
+        _say_intents(proposals, messages, config)
         return 0
 
 
 def _files(template: str) -> list[Path]:
     """List the files of a template, as they lie in a project."""
     folder = TEMPLATES / template
-    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in found if not any(part.startswith(("__", ".")) for part in path.parts)]
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in paths if not any(part.startswith(("__", ".")) for part in path.parts)]
 
 
 def _plan_files(
@@ -173,12 +173,12 @@ def _plan_files(
         raise ConfigError(
             f"{folder} is a file, and a project a folder: moa new {template} DIR{hint}"
         )
-    known = {path.resolve() for path in given}
-    files = [path for path in _files(template) if (folder / path).resolve() not in known]
-    there = [str(path) for path in files if (folder / path).exists()]
-    if there and not overwrite:
+    given_paths = {path.resolve() for path in given}
+    files = [path for path in _files(template) if (folder / path).resolve() not in given_paths]
+    existing = [str(path) for path in files if (folder / path).exists()]
+    if existing and not overwrite:
         raise ConfigError(
-            f"{folder} has {', '.join(there)} already, and nothing was written: name another "
+            f"{folder} has {', '.join(existing)} already, and nothing was written: name another "
             "folder, or replace them by --overwrite"
         )
     return files
@@ -201,8 +201,8 @@ def _write_messages(source: str, target: Path, reading: options.ReadingOptions) 
     from moa.graphs.learning import rows_of
 
     rows = rows_of(source, **reading.row_format)
-    shown = "".join(f"{dump_json(fields)}\n" for _, fields in islice(rows, _SHOWN))
-    screen.write_text("DIR", target, shown)
+    lines = "".join(f"{dump_json(fields)}\n" for _, fields in islice(rows, _SHOWN))
+    screen.write_text("DIR", target, lines)
 
 
 def _say_what_is_next(template: str, folder: Path) -> None:
@@ -218,14 +218,14 @@ def _say_what_is_next(template: str, folder: Path) -> None:
     )
 
 
-def _say_intents(found: Sequence[Proposal], source: str, config: Path) -> None:
+def _say_intents(proposals: Sequence[Proposal], source: str, config: Path) -> None:
     """Print the drafted intents, and the next steps."""
-    rows = [(one.name, str(one.messages or ""), one.means) for one in found]
+    rows = [(proposal.name, str(proposal.messages or ""), proposal.means) for proposal in proposals]
     screen.out().print(screen.make_table(("intent", "messages", "means"), rows))
-    named = "" if config == Path(_CONFIG) else f" --config {config}"
+    option = "" if config == Path(_CONFIG) else f" --config {config}"
     screen.details().print(
-        f"{len(found)} intents in {config}, as a draft.\n"
+        f"{len(proposals)} intents in {config}, as a draft.\n"
         f"1. Edit them: names, means, examples and queues.\n"
-        f"2. See what becomes of messages: moa run support {source}{named} --out runs.jsonl\n"
-        f"3. Label some: moa label support runs.jsonl{named} --out labelled.jsonl"
+        f"2. See what becomes of messages: moa run support {source}{option} --out runs.jsonl\n"
+        f"3. Label some: moa label support runs.jsonl{option} --out labelled.jsonl"
     )

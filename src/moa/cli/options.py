@@ -257,10 +257,10 @@ class ExistingOptions:
         """Return it as one word; refuse both flags together, or one without a file."""
         if self.resume and self.overwrite:
             raise ConfigError("--resume keeps what is there, and --overwrite drops it: give one")
-        given = "resume" if self.resume else "overwrite" if self.overwrite else None
-        if out is None and given:
-            raise ConfigError(f"--{given} is about a file: give --out")
-        return given or "refuse"
+        flag = "resume" if self.resume else "overwrite" if self.overwrite else None
+        if out is None and flag:
+            raise ConfigError(f"--{flag} is about a file: give --out")
+        return flag or "refuse"
 
 
 class RowFormat(TypedDict):
@@ -386,21 +386,21 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     """Spell out the groups that a command takes, as Typer reads options, `--quiet` last."""
     groups: dict[str, tuple[Callable[..., object], list[str]]] = {}
     options: list[inspect.Parameter] = []
-    for one in inspect.signature(command, eval_str=True).parameters.values():
-        if isinstance(one.annotation, type) and is_dataclass(one.annotation):
-            taken = inspect.signature(one.annotation, eval_str=True).parameters
-            groups[one.name] = one.annotation, [*taken]
-            options += taken.values()
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation):
+            parameters = inspect.signature(parameter.annotation, eval_str=True).parameters
+            groups[parameter.name] = parameter.annotation, [*parameters]
+            options += parameters.values()
         else:
-            options.append(one)
+            options.append(parameter)
 
     @wraps(command)
-    def spelt_out(**given: object) -> None:
-        for name, (group, taken) in groups.items():
-            given[name] = group(**{each: given.pop(each) for each in taken})
-        command(**given)
+    def spelt_out(**arguments: object) -> None:
+        for name, (group, fields) in groups.items():
+            arguments[name] = group(**{field: arguments.pop(field) for field in fields})
+        command(**arguments)
 
-    options.sort(key=lambda one: one.name == "quiet")
+    options.sort(key=lambda option: option.name == "quiet")
     spelt_out.__dict__["__signature__"] = inspect.Signature(options)
     return spelt_out
 

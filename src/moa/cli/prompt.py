@@ -51,33 +51,33 @@ def prompt(
     if shows is None:
         raise ConfigError(f"{name!r} doesn't say what it asks: it is no agent and no graph of moa")
     value = source if text else _first_value(source)
-    found: Sequence[SentPrompt] = shows(reader_of(node)(value))
+    sent_prompts: Sequence[SentPrompt] = shows(reader_of(node)(value))
     first: dict[str, list[SentPrompt]] = {}
-    for sent in found:
+    for sent in sent_prompts:
         of_agent = first.setdefault(sent.node or node.name, [])
         if sent not in of_agent:  # who is asked several times alike is shown once
             of_agent.append(sent)
     for path, prompts in first.items():
         _show(path, "first", prompts, as_json)
-    if not any(sent.messages for sent in found) and not as_json:
+    if not any(sent.messages for sent in sent_prompts) and not as_json:
         screen.out().print("no model is asked for this input\n", style="bold")
-    heard = {path.rpartition("/")[2] for path in first}
+    agent_names = {path.rpartition("/")[2] for path in first}
     for path, agent, is_wired in _agents(node):
-        if agent.name not in heard:
+        if agent.name not in agent_names:
             _show(path, "later", _prompts_of_input(agent, value) if is_wired else (), as_json)
 
 
-def _show(path: str, asked: str, prompts: Sequence[SentPrompt], as_json: bool) -> None:
+def _show(path: str, turn: str, prompts: Sequence[SentPrompt], as_json: bool) -> None:
     """Print the prompts of an agent; for one that is asked later, those of the input alone."""
     if as_json:
-        screen.json_line({"agent": path, "asked": asked, "prompts": [*map(_as_json, prompts)]})
+        screen.json_line({"agent": path, "asked": turn, "prompts": [*map(_as_json, prompts)]})
         return
     out = screen.out()
-    said = ""
-    if asked == "later":
-        said = "asked later, if at all: what is sent depends on earlier answers"
-        said += ". Of the input alone it is:" if prompts else ""
-    out.print(f"{path}: {said}".rstrip(), style="bold", markup=False)
+    note = ""
+    if turn == "later":
+        note = "asked later, if at all: what is sent depends on earlier answers"
+        note += ". Of the input alone it is:" if prompts else ""
+    out.print(f"{path}: {note}".rstrip(), style="bold", markup=False)
     for sent in prompts:
         out.print(str(sent), markup=False, highlight=False, soft_wrap=True)
     out.print()
@@ -93,16 +93,16 @@ def _agents(
     from moa.graphs.engine.types import is_node
     from moa.graphs.recipe import WiredRecipe
 
-    here = f"{path}/{node.name}" if path else node.name
+    node_path = f"{path}/{node.name}" if path else node.name
     if isinstance(node, Agent | DecidingAgent):
         if isinstance(node, Agent) or node.asks_endpoint:
-            yield here, node, is_wired
+            yield node_path, node, is_wired
         return
     members: Callable[[], Iterable[Any]] = getattr(node, "members", tuple)
     is_wired = isinstance(node, BuiltGraph | WiredRecipe)
     for part in members():
         if is_node(part):
-            yield from _agents(part, here, is_wired=is_wired)
+            yield from _agents(part, node_path, is_wired=is_wired)
 
 
 def _prompts_of_input(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
@@ -131,7 +131,7 @@ def _as_json(sent: SentPrompt) -> dict[str, object]:
         "endpoint": sent.endpoint,
         "model": sent.model,
         "way": sent.way,
-        "messages": [{"role": role, "content": said} for role, said in sent.messages],
+        "messages": [{"role": role, "content": content} for role, content in sent.messages],
         "labels": sent.labels,
         "schema": sent.schema,
         "settings": dict(sent.settings),

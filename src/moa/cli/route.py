@@ -107,17 +107,17 @@ def score(
         existing=kept.existing(out),
         source=None if source == rows.STDIN else source,
     ) as file:
-        fitted = Router.load(router)
-        found = list(rows.typed(source, Request, format=format))
-        cases = [request.case for _, request in found]
-        _warn(fitted.missing_fields(cases))
-        gains = fitted.gains(cases).tolist()
-        by_number = {row.number: gain for (row, _), gain in zip(found, gains, strict=True)}
-        for row in file.left(row for row, _ in found):
+        fitted_router = Router.load(router)
+        requests = list(rows.typed(source, Request, format=format))
+        cases = [request.case for _, request in requests]
+        _warn(fitted_router.missing_fields(cases))
+        gains = fitted_router.gains(cases).tolist()
+        by_number = {row.number: gain for (row, _), gain in zip(requests, gains, strict=True)}
+        for row in file.left(row for row, _ in requests):
             gain = by_number[row.number]
             scored = {"id": row.id, "input": row.input, "score": gain}
-            file.write({**scored, "model": fitted.choose(gain)})
-    strong = sum(fitted.choose(gain) == "strong" for gain in gains)
+            file.write({**scored, "model": fitted_router.choose(gain)})
+    strong = sum(fitted_router.choose(gain) == "strong" for gain in gains)
     screen.notes().print(f"{len(gains)} rows scored, {strong} for the strong model: {out}")
 
 
@@ -155,14 +155,16 @@ def evaluate(
     screen.check_target("--plot", plot)
     if plot is not None:
         check_picture(plot)
-    fitted = Router.load(router)
+    fitted_router = Router.load(router)
     recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
-    found = evaluate_router(fitted, recorded)
-    _warn(fitted.missing_fields([row.case for row in recorded]))
+    routing_report = evaluate_router(fitted_router, recorded)
+    _warn(fitted_router.missing_fields([row.case for row in recorded]))
     if plot is not None:
-        plot_routing(found, plot, title=f"{fitted.kind}, {found.n} requests")
-    _show_report(screen.out(as_json=as_json), fitted, found)
-    screen.report(found, report, as_json=as_json)
+        plot_routing(
+            routing_report, plot, title=f"{fitted_router.kind}, {routing_report.n} requests"
+        )
+    _show_report(screen.out(as_json=as_json), fitted_router, routing_report)
+    screen.report(routing_report, report, as_json=as_json)
 
 
 def _warn(missing: str | None) -> None:
@@ -188,22 +190,22 @@ def _show_router(router: Router) -> None:
     screen.out().print(f"threshold: {router.target}")
 
 
-def _show_report(console: Console, router: Router, found: RoutingReport) -> None:
+def _show_report(console: Console, router: Router, report: RoutingReport) -> None:
     from moa.evals.comparison import figure
 
     console.print(
-        f"{found.n} rows: the weak model is right on {found.weak_quality:.3f}, the strong one "
-        f"on {found.strong_quality:.3f}"
+        f"{report.n} rows: the weak model is right on {report.weak_quality:.3f}, the strong one "
+        f"on {report.strong_quality:.3f}"
     )
-    measured = {router.kind: found, "chance": found.random, "oracle": found.oracle}
+    measured = {router.kind: report, "chance": report.random, "oracle": report.oracle}
     rows = [
         (name, figure(figures.apgr), figure(figures.cpt50), figure(figures.cpt80))
         for name, figures in measured.items()
     ]
     console.print(screen.make_table(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
-    console.print(found.verdict)
-    if found.at_threshold is not None:
+    console.print(report.verdict)
+    if report.at_threshold is not None:
         console.print(
-            f"at its threshold ({router.target}): {found.at_threshold.strong_share:.0%} strong "
-            f"calls here, quality {found.at_threshold.quality:.3f}"
+            f"at its threshold ({router.target}): {report.at_threshold.strong_share:.0%} strong "
+            f"calls here, quality {report.at_threshold.quality:.3f}"
         )

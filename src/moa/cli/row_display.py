@@ -51,11 +51,11 @@ def cells(item: Item[object]) -> dict[str, str]:
     """Name the cells of an item's row, left to right; `status` and `outcome` are the last."""
     if item.error is not None:
         return {"id": str(item.id), STATUS: item.status, OUTCOME: f"failed: {item.problem}"}
-    shown = dict(_decision_cells("", item.output))
+    decisions = dict(_decision_cells("", item.output))
     if isinstance(item.output, Outcome):  # whose end says more than its kind
-        shown.pop("kind", None)
-    outcome = _output_text(item.output, but=shown) or _input_text(item)
-    return {"id": str(item.id), **shown, STATUS: outcome_of(item), OUTCOME: outcome}
+        decisions.pop("kind", None)
+    outcome = _output_text(item.output, but=decisions) or _input_text(item)
+    return {"id": str(item.id), **decisions, STATUS: outcome_of(item), OUTCOME: outcome}
 
 
 def answer(item: Item[object]) -> str:
@@ -89,15 +89,15 @@ def _output_text(output: object, *, but: Container[str] = ()) -> str:
         return ""
     if isinstance(output, BaseModel) and type(output).__str__ is BaseModel.__str__:
         words = str(getattr(output, "reason", "") or getattr(output, "answer", ""))
-        has_decisions = any(is_answer(one) for _, one in output)
-        rest = (one for one in output if one[0] not in but)
+        has_decisions = any(is_answer(value) for _, value in output)
+        rest = (field for field in output if field[0] not in but)
         return words or ("" if has_decisions else describe_fields(rest))
     return str(output)
 
 
 def _input_text(item: Item[object]) -> str:
-    given = item.input
-    return str(given.get("text", given) if is_object(given) else given)
+    value = item.input
+    return str(value.get("text", value) if is_object(value) else value)
 
 
 def results(items: Sequence[Item[object]], *, full: bool = False) -> Table:
@@ -213,9 +213,9 @@ class RowDisplay:
         self._warn_of_drafts(item)
         if len(self._first) < SHOWN:
             self._first.append(item)
-        done = self.tally.items + (self._done_before if done_before is None else done_before)
-        self._progress.update(self._task, completed=done, state=self._state())
-        self._say_now_and_then(f"{done} items, {self._state()}")
+        completed = self.tally.items + (self._done_before if done_before is None else done_before)
+        self._progress.update(self._task, completed=completed, state=self._state())
+        self._say_now_and_then(f"{completed} items, {self._state()}")
 
     def fail(self, item: Item[object]) -> None:
         """Print why an item failed."""
@@ -229,8 +229,8 @@ class RowDisplay:
         """Print the tables of results and totals, then the facts."""
         self.stop()
         if not self._as_json and self._first:
-            shown = sorted(self._first, key=lambda item: item.number)
-            self.say(results(shown, full=self._full))
+            items = sorted(self._first, key=lambda item: item.number)
+            self.say(results(items, full=self._full))
             if hidden := self.tally.items - len(self._first):
                 self.say(f"… and {hidden} more: {kept_in} has them all")
         self.say(summary(self.tally, self._reference))
@@ -243,9 +243,9 @@ class RowDisplay:
 
     def _watch(self, node: str, tokens: int) -> None:
         """Show the tokens written so far: a slow answer takes minutes."""
-        written = f"{node} writes: {tokens} tokens"
-        self._progress.update(self._task, state=written)
-        self._say_now_and_then(written)
+        state = f"{node} writes: {tokens} tokens"
+        self._progress.update(self._task, state=state)
+        self._say_now_and_then(state)
 
     def _say_now_and_then(self, line: str) -> None:
         """Print the progress from time to time if there is no bar."""
@@ -263,11 +263,11 @@ class RowDisplay:
 
     def _warn_of_drafts(self, item: Item[object]) -> None:
         """Warn once that a model writes badly, also with `--quiet`."""
-        found = next((note.text for note in item.trace if note.kind == "drafted"), None)
-        if found is None or self._told_of_drafts:
+        text = next((note.text for note in item.trace if note.kind == "drafted"), None)
+        if text is None or self._told_of_drafts:
             return
         self._told_of_drafts = True
-        screen.warn([f"{found}. It is there to decide. {TO_WRITE}"])
+        screen.warn([f"{text}. It is there to decide. {TO_WRITE}"])
 
     def _warn_of_unpriced(self, item: Item[object]) -> None:
         if not self.counts_dollars or item.usage.cost is not None:
@@ -285,6 +285,6 @@ def _labels() -> str:
     """Describe how many labels a calibration needs for the default guarantee."""
     from moa.calibration import Guarantee, min_rows, percent
 
-    asked = Guarantee(look=1)
-    looser = Guarantee(2 * asked.risk, asked.confidence, asked.look)
-    return f"at least {min_rows(asked)} ({min_rows(looser)} for {percent(looser.risk)} wrong)"
+    guarantee = Guarantee(look=1)
+    looser = Guarantee(2 * guarantee.risk, guarantee.confidence, guarantee.look)
+    return f"at least {min_rows(guarantee)} ({min_rows(looser)} for {percent(looser.risk)} wrong)"

@@ -115,9 +115,9 @@ class RowRunner:
             if self._refusal is not None:
                 display.errors.print(Text("ended", "red"), Text(self._how_to_mend(self._refusal)))
         if file and (table := file.table) and table.rows is not None:
-            renamed = ", ".join(f"{name} is {now}" for name, now in table.renamed.items())
-            why = f"; as the input has such columns, {renamed}" if renamed else ""
-            display.say(f"{table.rows} rows in {table.path}, made of {file.path}{why}")
+            renamed = ", ".join(f"{name} is {new_name}" for name, new_name in table.renamed.items())
+            reason = f"; as the input has such columns, {renamed}" if renamed else ""
+            display.say(f"{table.rows} rows in {table.path}, made of {file.path}{reason}")
         if isinstance(self._node, Summarizing):
             screen.notes().print(self._node.summary)
         return code
@@ -127,29 +127,31 @@ class RowRunner:
     ) -> int:
         """Work through the rows that are due; return the exit code."""
         display, file, live = self._display, self._file, self._input.live
-        left = self._input.rows
+        rows = self._input.rows
         if file:
-            left = file.left(left, all_rows=self._given.limit is None)
-        if not live and (left := _with_first_row(left)) is None:  # nothing is left to be resumed
+            rows = file.left(rows, all_rows=self._given.limit is None)
+        if not live and (rows := _with_first_row(rows)) is None:  # nothing is left to be resumed
             return options.ANSWERED
         from moa.endpoints.encoders import keep_vectors
         from moa.graphs.loading import texts_to_encode
 
         keep_vectors()
-        self._node, asked = await prepare(endpoints, context)
-        left = self._with_text(left, self._node)
-        due: AsyncIterable[Row | Malformed] | Rows = aside(left) if live else left
+        self._node, endpoint_names = await prepare(endpoints, context)
+        rows = self._with_text(rows, self._node)
+        due: AsyncIterable[Row | Malformed] | Rows = aside(rows) if live else rows
         if self._store is not None:
             from moa.jobs import Job
 
             self._job = opened.enter_context(Job(self._store, graph=self._node.name))
-            due = self._due(self._job, left, context)
+            due = self._due(self._job, rows, context)
         if endpoints.used_slm_as_llm:
             screen.notes().print(NO_LLM)
-        await endpoints.warm(asked, texts=texts_to_encode(self._node))
+        await endpoints.warm(endpoint_names, texts=texts_to_encode(self._node))
         display.start(context)
-        most = self._given.concurrency
-        work = work_through(file or self._job, self._node, due, context, max_concurrency=most)
+        concurrency = self._given.concurrency
+        work = work_through(
+            file or self._job, self._node, due, context, max_concurrency=concurrency
+        )
         async with aclosing(work) as items:
             async for item in items:
                 self._refusal = refusal_of(context.ended_by)
@@ -192,8 +194,8 @@ class RowRunner:
                 "and paid again"
             )
         if self._job:
-            counted = sorted(self._job.status().rows.items())
-            counts = ", ".join(f"{count} {state}" for state, count in counted)
+            state_counts = sorted(self._job.status().rows.items())
+            counts = ", ".join(f"{count} {state}" for state, count in state_counts)
             yield f"Job in {self._job.where}: {counts}. moa job export writes what came out"
 
     @property

@@ -117,7 +117,7 @@ def run(
 
     source = _input_of(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"
-    found = (
+    input_rows = (
         rows.literal(source)
         if text
         else rows.read(source, else_do=hint, say=screen.notes().print, **given.row_format)
@@ -136,16 +136,18 @@ def run(
             return node, endpoint_names(node)
         from moa.ray import RayNode
 
-        budget, most = context.budget, given.concurrency
-        there = RayNode(node, graph, endpoints.config, max_concurrency=most, budget=budget)
-        return there, frozenset()
+        budget, concurrency = context.budget, given.concurrency
+        ray_node = RayNode(
+            node, graph, endpoints.config, max_concurrency=concurrency, budget=budget
+        )
+        return ray_node, frozenset()
 
     read_from = None if text or piped else source
     total = 1 if text else rows.count(source, given.limit, given.format)
     tabular = not text and rows.format_of(source, given.format) in ("csv", "xlsx")
     runner = RowRunner(
         given,
-        Input(rows=islice(found, given.limit), live=piped, source=read_from, tabular=tabular),
+        Input(rows=islice(input_rows, given.limit), live=piped, source=read_from, tabular=tabular),
         RowDisplay(as_json=writing.as_json, full=full, total=total),
         file=file_of(
             given, writing, source=read_from, line=rows.line, job=job, trace=tracing.trace
@@ -206,26 +208,26 @@ def job_status(store: JobName, *, as_json: options.AsJson = False) -> None:
     from moa.jobs import Job
 
     with Job(store) as job:
-        found = job.status()
+        status = job.status()
     if as_json:
         screen.json_line(
             {
-                "total": found.total,
-                "left": found.left,
-                "rows": dict(found.rows),
-                "calls": found.calls,
-                "cost": found.cost,
-                "needed_llm": found.needed_llm,
-                "causes": dict(found.causes),
+                "total": status.total,
+                "left": status.left,
+                "rows": dict(status.rows),
+                "calls": status.calls,
+                "cost": status.cost,
+                "needed_llm": status.needed_llm,
+                "causes": dict(status.causes),
             }
         )
         return
     out = screen.out()
-    for state, count in sorted(found.rows.items()):
+    for state, count in sorted(status.rows.items()):
         out.print(f"{state:<8} {count}")
-    out.print(f"calls    {found.calls}, {screen.dollars(Decimal(str(found.cost)))}")
-    out.print(f"LLM      needed by {found.needed_llm} of {found.total} rows")
-    for cause, count in sorted(found.causes.items(), key=lambda one: -one[1]):
+    out.print(f"calls    {status.calls}, {screen.dollars(Decimal(str(status.cost)))}")
+    out.print(f"LLM      needed by {status.needed_llm} of {status.total} rows")
+    for cause, count in sorted(status.causes.items(), key=lambda item: -item[1]):
         out.print(f"{cause}: {count} rows")
 
 
@@ -333,15 +335,15 @@ def graphs(*, as_json: options.AsJson = False) -> None:
     """
     from moa.graphs.loading import READY, read_measurements
 
-    found, worth = sorted(READY.items()), read_measurements()
+    ready_graphs, measurements = sorted(READY.items()), read_measurements()
     if as_json:
-        for name, ready in found:
-            known = {"name": name, "does": ready.does, "settings": [*ready.settings]}
-            seen = {"measured": worth[name].model_dump()} if name in worth else {}
-            screen.json_line(known | seen)
+        for name, ready in ready_graphs:
+            facts = {"name": name, "does": ready.does, "settings": [*ready.settings]}
+            results = {"measured": measurements[name].model_dump()} if name in measurements else {}
+            screen.json_line(facts | results)
         return
-    model = ", ".join(sorted({one.model for one in worth.values()}))
-    rows = [(name, ready.does, str(worth.get(name, ""))) for name, ready in found]
+    model = ", ".join(sorted({measurement.model for measurement in measurements.values()}))
+    rows = [(name, ready.does, str(measurements.get(name, ""))) for name, ready in ready_graphs]
     screen.out().print(
         screen.make_table(("name", "what it does", f"beside one call ({model})"), rows)
     )

@@ -126,23 +126,23 @@ def progress(verb: str = "") -> Generator[Progress, None, None]:
     """
     console = notes()
     if not console.is_terminal:
-        said = time.monotonic()
+        last_time = time.monotonic()
 
         def write(name: str, done: int, total: int) -> None:
-            nonlocal said
-            if time.monotonic() > said + _SAID_EVERY_S:
-                said = time.monotonic()
+            nonlocal last_time
+            if time.monotonic() > last_time + _SAID_EVERY_S:
+                last_time = time.monotonic()
                 console.print(f"{verb} {name}".strip() + f": {done} of {total}")
 
         yield write
         return
     with console.bars() as bars:
-        shown: dict[str, TaskID] = {}
+        tasks: dict[str, TaskID] = {}
 
         def tell(name: str, done: int, total: int) -> None:
-            if name not in shown:
-                shown[name] = bars.add_task(f"{verb} {name}".strip(), total=total)
-            bars.update(shown[name], completed=done, total=total)
+            if name not in tasks:
+                tasks[name] = bars.add_task(f"{verb} {name}".strip(), total=total)
+            bars.update(tasks[name], completed=done, total=total)
 
         yield tell
 
@@ -161,9 +161,9 @@ def make_table(
     The first `words` columns hold words, the others numbers.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(columns):
-        right = words is not None and place >= words
-        table.add_column(name, no_wrap=place == 0, justify="right" if right else "left")
+    for index, name in enumerate(columns):
+        right = words is not None and index >= words
+        table.add_column(name, no_wrap=index == 0, justify="right" if right else "left")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -182,7 +182,7 @@ def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
 
     A row is on one line, except with `full`.
     """
-    names = dict.fromkeys(name for row in rows for name, said in row.items() if said)
+    names = dict.fromkeys(name for row in rows for name, text in row.items() if text)
     columns = [name for name in names if name not in (STATUS, OUTCOME)]
     if STATUS in names:
         columns.append(STATUS)
@@ -192,8 +192,8 @@ def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
     table.add_column(OUTCOME, no_wrap=not full, overflow="fold" if full else "ellipsis", ratio=1)
     for row in rows:
         outcome = row[OUTCOME] if full else " ".join(row[OUTCOME].split())
-        shown = [Text(" ".join(row.get(name, "").split())) for name in columns]
-        table.add_row(*shown, Text(outcome), style=_STYLES.get(row[STATUS], ""))
+        cells = [Text(" ".join(row.get(name, "").split())) for name in columns]
+        table.add_row(*cells, Text(outcome), style=_STYLES.get(row[STATUS], ""))
     return table
 
 
@@ -217,11 +217,11 @@ def check_target(option: str, path: Path | None) -> None:
     if path is None:
         return
     try:
-        why = _obstacle(path.resolve() if path.is_symlink() else path)
+        reason = _obstacle(path.resolve() if path.is_symlink() else path)
     except OSError as error:  # such as a name that is too long
-        why = error.strerror
-    if why is not None:
-        raise ConfigError(f"{option} {path} can't be written: {why}")
+        reason = error.strerror
+    if reason is not None:
+        raise ConfigError(f"{option} {path} can't be written: {reason}")
 
 
 def write_text(option: str, path: Path, text: str) -> None:
@@ -266,26 +266,26 @@ def agree_to_pay(
     cost = endpoint.price.of(amount)
     priced = f"about {dollars(cost)}" if cost is not None else "its price isn't known"
     times = "one request" if requests == 1 else f"{requests} requests"
-    said = (
+    message = (
         f"{endpoint.name} ({endpoint.model}) is asked {purpose}: {times}, about {read:,} tokens "
         f"read and {written:,} written; {priced}"
     )
     if yes or costs_nothing(endpoint):
-        notes().print(said)
+        notes().print(message)
     elif not sys.stdin.isatty():
-        raise ConfigError(f"{said}. Nothing was sent: run it again with --yes to go on")
-    elif not typer.confirm(f"{said}. Go on?", err=True):
+        raise ConfigError(f"{message}. Nothing was sent: run it again with --yes to go on")
+    elif not typer.confirm(f"{message}. Go on?", err=True):
         raise ConfigError("nothing was sent")
 
 
 def _obstacle(path: Path) -> str | None:
-    folder, there = path.parent, path.exists()
+    folder, exists = path.parent, path.exists()
     if path.is_dir():
         return "it is a folder"
     if not folder.is_dir():
         return f"there is no folder {folder}"
-    if there and not os.access(path, os.W_OK):
+    if exists and not os.access(path, os.W_OK):
         return "it is read-only"
-    if (path.is_file() or not there) and not os.access(folder, os.W_OK):  # written beside it
+    if (path.is_file() or not exists) and not os.access(folder, os.W_OK):  # written beside it
         return f"the folder {folder} is read-only"
     return None

@@ -150,8 +150,8 @@ def _with_page(server: Server, app: Starlette, address: str) -> Starlette:
     from moa.cli.studio import add_page, key_of_page
 
     key = key_of_page()
-    said = f"its last runs: {address}/studio/, with the key {key}"
-    screen.err().print(said, markup=False, highlight=False, soft_wrap=True)
+    message = f"its last runs: {address}/studio/, with the key {key}"
+    screen.err().print(message, markup=False, highlight=False, soft_wrap=True)
     return add_page(server, app, key)
 
 
@@ -193,13 +193,13 @@ def commands(server: Server, address: str) -> Sequence[str]:
     """Write three example requests: typed, as events, and in OpenAI's format."""
     name = next(iter(server.served))
     text = "My parcel should have come on Friday, and it is not here. Where is it?"
-    asked = {"model": name, "messages": [{"role": "user", "content": text}]}
+    body = {"model": name, "messages": [{"role": "user", "content": text}]}
     typed = shlex.quote(json.dumps(text))
     url = f"{address}/run/{name}"
     return (
         f"curl {url} --json {typed}",
         f"curl -N {url} --json {typed} -H 'Accept: text/event-stream'",
-        f"curl {address}/v1/chat/completions --json {shlex.quote(json.dumps(asked))}",
+        f"curl {address}/v1/chat/completions --json {shlex.quote(json.dumps(body))}",
     )
 
 
@@ -210,8 +210,8 @@ def _show_warnings() -> None:
 
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        said = f"{record.levelname.lower()}: {record.getMessage()}"
-        screen.err().print(said, markup=False, highlight=False, soft_wrap=True)
+        message = f"{record.levelname.lower()}: {record.getMessage()}"
+        screen.err().print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def mcp(

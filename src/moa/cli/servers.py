@@ -81,14 +81,14 @@ def down(
     from moa.vllm.servers import stop
 
     console = screen.details()
-    meant = find_running(options.load_config(config), names or (), everything=everything)
+    servers = find_running(options.load_config(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
-        return await asyncio.gather(*map(stop, meant.values()))
+        return await asyncio.gather(*map(stop, servers.values()))
 
-    for name, ran in zip(meant, asyncio.run(stop_all()), strict=True):
+    for name, ran in zip(servers, asyncio.run(stop_all()), strict=True):
         console.print(f"{name}: {'stopped' if ran else 'was not running'}")
-    if not meant:
+    if not servers:
         console.print("no server runs")
 
 
@@ -103,24 +103,24 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     """
     from moa.vllm.servers import ServerReport, report_servers
 
-    wanted = [
+    down_reports = [
         ServerReport(name=name, model=entry.model, port=port)
         for name, entry in options.load_config(config).served.items()
         for port in entry.vllm.ports
     ]
-    found = asyncio.run(report_servers(wanted))
+    reports = asyncio.run(report_servers(down_reports))
     if as_json:
-        for report in found:
+        for report in reports:
             screen.json_line(report.line())
         return
     console = screen.out()
-    if not found:
+    if not reports:
         console.print('no server runs, and no endpoint has serve = "vllm"')
         return
     columns = ("name", "model", "state", "port", "pid", "up", "restarts")
     figures = ("running", "waiting", "KV cache", "prefix hits", "tokens/s")
-    console.print(screen.make_table((*columns, *figures), [_row(report) for report in found]))
-    for report in found:
+    console.print(screen.make_table((*columns, *figures), [_row(report) for report in reports]))
+    for report in reports:
         if report.cause:
             console.print(f"{report.name} on port {report.port}: {report.cause}")
 
@@ -149,14 +149,14 @@ def doctor(*, config: options.ConfigFile = None) -> None:
 def _row(report: ServerReport) -> tuple[str, ...]:
     up = "-" if report.up_s is None else str(timedelta(seconds=int(report.up_s)))
     pid = "-" if report.pid is None else str(report.pid)
-    known = (report.name, report.model, report.phase, str(report.port), pid, up)
-    known = (*known, str(report.restarts))
+    cells = (report.name, report.model, report.phase, str(report.port), pid, up)
+    cells = (*cells, str(report.restarts))
     metrics = report.metrics
     if metrics is None or report.tokens_per_s is None:
-        return (*known, "-", "-", "-", "-", "-")
+        return (*cells, "-", "-", "-", "-", "-")
     hits = metrics.prefix_hit_rate
     return (
-        *known,
+        *cells,
         str(metrics.running),
         str(metrics.waiting),
         f"{metrics.kv_cache_use:.1%}",
@@ -181,32 +181,32 @@ def _choose_endpoints(config: Config, names: Iterable[str]) -> list[str]:
     """Return the named endpoints, or all that vLLM serves here."""
     from moa.config.faults import nearest
 
-    served = config.served
+    servers = config.served
     for name in names:
-        if name not in config.endpoints and served:
-            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(served))}")
-    known = [config.server_of(name) for name in names if name in config.endpoints]
-    found = list(dict.fromkeys(known)) or list(served)
-    for name in found:
+        if name not in config.endpoints and servers:
+            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(servers))}")
+    server_names = [config.server_of(name) for name in names if name in config.endpoints]
+    choice = list(dict.fromkeys(server_names)) or list(servers)
+    for name in choice:
         if config.embeds(name):
             raise ConfigError(
                 f"there is nothing to start or to stop for [endpoints.{name}]: it runs in an "
                 "engine of moa's own, which starts at its first call and ends with its process"
             )
-        if name not in served:
+        if name not in servers:
             raise ConfigError(
                 f'[endpoints.{name}] has no serve = "vllm", so its server is not moa\'s to start'
             )
-    if not found:
-        where = config.file or "moa.toml"
+    if not choice:
+        file = config.file or "moa.toml"
         embedded = [name for name in config.endpoints if config.embeds(name)]
         of_own = f" ({', '.join(embedded)}: started at the first call)" if embedded else ""
         raise ConfigError(
-            f'{where} names no endpoint with serve = "vllm", so there is no server to start'
+            f'{file} names no endpoint with serve = "vllm", so there is no server to start'
             f'{of_own}. Add three lines: [endpoints.small], tier = "slm", '
             'model = "Qwen/Qwen3-0.6B", and serve = "vllm"'
         )
-    return found
+    return choice
 
 
 def find_running(
@@ -219,23 +219,27 @@ def find_running(
     from moa.config.faults import nearest
     from moa.vllm.state import ServerFolder
 
-    kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
+    states = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
     if everything:
-        return {state.label: folder for folder, state in kept.items()}
-    gone = [name for name in names if name not in config.endpoints]
-    for name in gone:
-        if all(name != state.name for state in kept.values()):
+        return {state.label: folder for folder, state in states.items()}
+    old_names = [name for name in names if name not in config.endpoints]
+    for name in old_names:
+        if all(name != state.name for state in states.values()):
             raise ConfigError(f"there is no server {name!r}{nearest(name, [*config.served])}")
-    found = {
+    folders = {
         state.label: folder
-        for folder, state in kept.items()
-        if state.name in gone or (not config.served and not names)
+        for folder, state in states.items()
+        if state.name in old_names or (not config.served and not names)
     }
-    still = [name for name in names if name not in gone]
-    for name in _choose_endpoints(config, still) if still or (not names and config.served) else ():
+    current_names = [name for name in names if name not in old_names]
+    for name in (
+        _choose_endpoints(config, current_names)
+        if current_names or (not names and config.served)
+        else ()
+    ):
         for port in config.served[name].vllm.ports:
             folder = ServerFolder.of(port)
             state = folder.read()
             if state is None or state.name == name:  # else it is another's
-                found[f"{name} on port {port}"] = folder
-    return found
+                folders[f"{name} on port {port}"] = folder
+    return folders

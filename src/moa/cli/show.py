@@ -67,27 +67,27 @@ def show(
     from moa.rows.writing import lines_path
 
     del quiet
-    if (lines := lines_path(Path(source))).is_file():  # a table has neither scores nor traces
-        source = str(lines)
-    chosen = rows.Where.of(where or ())
-    found = (row for row in _lines(rows.read(source)) if chosen.matches(row[1]))
+    if (lines_file := lines_path(Path(source))).is_file():  # a table has neither scores nor traces
+        source = str(lines_file)
+    condition = rows.Where.of(where or ())
+    matches = (row for row in _lines(rows.read(source)) if condition.matches(row[1]))
     if id is not None:
-        found = iter(_find_by_id(id, [*found], source))
+        matches = iter(_find_by_id(id, [*matches], source))
     if as_json:
-        for _, line in found:
+        for _, line in matches:
             screen.json_line(line)
     elif id is not None:
-        for number, line in found:
+        for number, line in matches:
             screen.out().print(whole(number, line))
     else:
-        _show_table(found, full=full)
+        _show_table(matches, full=full)
 
 
-def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, JSON]]:
+def _lines(rows: Iterator[Row | Malformed]) -> Iterator[tuple[int, JSON]]:
     """Yield each line with its number; report invalid ones."""
     from moa.batch import Malformed
 
-    for row in found:
+    for row in rows:
         if isinstance(row, Malformed):
             screen.warn([f"line {row.number} is malformed: {row.error}"])
         else:
@@ -96,37 +96,37 @@ def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, JSON]]:
 
 def _find_by_id(id: str, lines: Sequence[tuple[int, JSON]], source: str) -> list[tuple[int, JSON]]:
     """Find lines by the id of their row, else by their number."""
-    by_id = [one for one in lines if str(one[1].get("id", "")) == id]
-    found = by_id or [one for one in lines if str(one[0]) == id]
-    if not found:
+    by_id = [entry for entry in lines if str(entry[1].get("id", "")) == id]
+    matches = by_id or [entry for entry in lines if str(entry[0]) == id]
+    if not matches:
         raise ConfigError(
             f"{source} has no row or line {id!r}. To list the rows and their ids: moa show {source}"
         )
-    return found
+    return matches
 
 
-def _show_table(found: Iterator[tuple[int, JSON]], *, full: bool) -> None:
-    first = [cells(number, line) for number, line in islice(found, MOST)]
+def _show_table(lines: Iterator[tuple[int, JSON]], *, full: bool) -> None:
+    first = [cells(number, line) for number, line in islice(lines, MOST)]
     out = screen.out()
     if first:
         out.print(screen.outcomes(first, full=full))
-    if hidden := sum(1 for _ in found):
+    if hidden := sum(1 for _ in lines):
         out.print(f"… and {hidden} more: --json prints all")
     screen.notes().print(f"{len(first) + hidden} rows")
 
 
 def cells(number: int, line: JSON) -> dict[str, str]:
     """Name the cells of a line's row, left to right; `outcome` is the last."""
-    given = line.get("id", number)
-    told = {"id": str(given)}
+    row_id = line.get("id", number)
+    values = {"id": str(row_id)}
     output = line.get("output")
-    told |= {one.name: one.said for one in _decisions(output)}
+    values |= {decision.name: decision.said for decision in _decisions(output)}
     for name in _COLUMNS:
         for part in (line, object_of(output)):
             if isinstance(value := part.get(name), str | float):
-                told.setdefault(name, f"{value:.2f}" if isinstance(value, float) else value)
-    told[screen.STATUS] = "failed" if "error" in line else str(line.get("status", ""))
-    return told | {screen.OUTCOME: _outcome(line)}
+                values.setdefault(name, f"{value:.2f}" if isinstance(value, float) else value)
+    values[screen.STATUS] = "failed" if "error" in line else str(line.get("status", ""))
+    return values | {screen.OUTCOME: _outcome(line)}
 
 
 def _outcome(line: JSON) -> str:
@@ -134,23 +134,23 @@ def _outcome(line: JSON) -> str:
 
     if "error" in line:
         return str(line["error"])
-    output, given = line.get("output"), line.get("input")
+    output, input_value = line.get("output"), line.get("input")
     if isinstance(output, str):
         return output
     fields = object_of(output)
     words = [fields.get(name) for name in ("text", "answer", "reason")]
     if not _decisions(output):
-        words.append(describe_fields(one for one in fields.items() if one[0] not in _COLUMNS))
-    texts = (given, object_of(given).get("text"), line.get("text"))
-    found = (one for one in (*words, *texts) if isinstance(one, str) and one)
-    return next(found, "")
+        words.append(describe_fields(field for field in fields.items() if field[0] not in _COLUMNS))
+    texts = (input_value, object_of(input_value).get("text"), line.get("text"))
+    candidates = (text for text in (*words, *texts) if isinstance(text, str) and text)
+    return next(candidates, "")
 
 
 def _decisions(output: object) -> list[Decision]:
     """Find the decisions that have probabilities; filters are left out."""
     from moa.rows.decided import decisions_in
 
-    return [one for one in decisions_in(output) if not one.filters]
+    return [decision for decision in decisions_in(output) if not decision.filters]
 
 
 def whole(number: int, line: JSON) -> Table:
@@ -159,19 +159,19 @@ def whole(number: int, line: JSON) -> Table:
 
     table = screen.make_facts_table()
     status = "failed" if "error" in line else line.get("status", "")
-    given, output = line.get("input", line.get("text", "")), line.get("output")
+    input_value, output = line.get("input", line.get("text", "")), line.get("output")
     decisions: list[tuple[str, str, object]] = [
-        (one.name, one.said, one.probabilities) for one in _decisions(output)
+        (decision.name, decision.said, decision.probabilities) for decision in _decisions(output)
     ]
     if "scores" in line:  # of moa decide
         decisions.insert(0, ("decision", written(line.get("label")), line["scores"]))
-    notes = [one for one in objects_of(line.get("trace")) if one.get("kind") != "answered"]
+    notes = [note for note in objects_of(line.get("trace")) if note.get("kind") != "answered"]
     parts = [
         ("id", f"{line.get('id', number)} (line {number})"),
         ("status", str(status)),
         ("error", str(line.get("error", ""))),
-        *_fields("input", given),
-        *((name, f"{said}: {_rank(likely)}") for name, said, likely in decisions),
+        *_fields("input", input_value),
+        *((name, f"{label}: {_rank(probabilities)}") for name, label, probabilities in decisions),
         *_fields("output", output),
         ("took", _format_usage(line)),
         *(("trace", _format_note(note)) for note in notes if note),
@@ -195,12 +195,12 @@ def _fields(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]
 
 def _rank(probabilities: object) -> str:
     """Format probabilities, the highest first."""
-    found = [
+    pairs = [
         (float(p), name)
         for name, p in object_of(probabilities).items()
         if isinstance(p, int | float)
     ]
-    return ", ".join(f"{name} {p:.3f}" for p, name in sorted(found, reverse=True))
+    return ", ".join(f"{name} {p:.3f}" for p, name in sorted(pairs, reverse=True))
 
 
 def _format_usage(line: JSON) -> str:
@@ -208,8 +208,8 @@ def _format_usage(line: JSON) -> str:
     if not usage:
         return ""
     cost = usage.get("cost")
-    known = isinstance(cost, int | float)
-    dollars = screen.dollars(Decimal(str(cost))) if known else "cost unknown"
+    is_known = isinstance(cost, int | float)
+    dollars = screen.dollars(Decimal(str(cost))) if is_known else "cost unknown"
     return f"{line.get('seconds', 0)} s, {usage.get('calls', 0)} calls, {dollars}"
 
 

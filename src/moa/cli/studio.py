@@ -98,11 +98,11 @@ def studio(
     from moa.config.tables import Config
     from moa.studio.sources import find_source
 
-    found = find_source(source)
-    settled = Config() if found.demo else options.load_config(config)
-    view = _open_view(found, trace, calibration, graph, settled)
+    run_source = find_source(source)
+    settings = Config() if run_source.demo else options.load_config(config)
+    view = _open_view(run_source, trace, calibration, graph, settings)
     _enable_labels(view, labels, config)
-    app = _page(view, graph or (found.graph if found.demo else None), settled)
+    app = _page(view, graph or (run_source.graph if run_source.demo else None), settings)
     view.start()
     with listen_on("127.0.0.1", port) as listener:
         address = f"{address_of(listener)}/studio/"
@@ -130,7 +130,7 @@ def _enable_labels(view: View, labels: Path | None, config: Path | None) -> None
         view.learning = Learning(path, view.graph[0], config)
 
 
-def _page(view: View, tried: str | None, config: Config) -> Starlette:
+def _page(view: View, graph: str | None, config: Config) -> Starlette:
     """Make the page; if a graph is named, inputs can be tried on it."""
     from moa.config.endpoints import Endpoints
     from moa.serving.app import app_of, server_of
@@ -138,9 +138,9 @@ def _page(view: View, tried: str | None, config: Config) -> Starlette:
     from moa.studio.trials import Trials
 
     key = os.environ.get(KEY, "")
-    if tried is None:
+    if graph is None:
         return mount(studio_app(view, key=key))
-    server = server_of([tried], Endpoints(config))
+    server = server_of([graph], Endpoints(config))
     page = studio_app(view, key=key, trials=Trials(server))
     return mount(page, app_of(server, closes=True), only_page=True)
 
@@ -198,8 +198,8 @@ def add_page(server: Server, app: Starlette, key: str) -> Starlette:
     from moa.studio.trials import Trials
 
     first = next(iter(server.served.values()))
-    drawn = _drawable(first.node)
-    view = View(recent_runs(server), graph=drawn and (first.node.name, drawn), texts=False)
+    drawable = _drawable(first.node)
+    view = View(recent_runs(server), graph=drawable and (first.node.name, drawable), texts=False)
     page = studio_app(view, settings=server.settings, key=key, trials=Trials(server))
     return mount(page, app)
 
@@ -232,8 +232,8 @@ def _load_drawing(name: str, config: Config, *, asked_for: bool) -> tuple[str, D
         if asked_for:
             raise
         return None
-    drawn = _drawable(node)
-    return None if drawn is None else (node.name, drawn)
+    drawable = _drawable(node)
+    return None if drawable is None else (node.name, drawable)
 
 
 def _drawable(node: object) -> Drawable | None:

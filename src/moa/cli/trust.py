@@ -68,12 +68,12 @@ def _ask_about(file: Path, *, yes: bool) -> bool:
     from moa.config.trust import trust as keep
 
     config, data = read(file, variables=False)
-    found, console = needs(config), screen.out()
-    if not found:
+    file_needs, console = needs(config), screen.out()
+    if not file_needs:
         console.print(f"{file} does nothing that needs trust")
         return True
     console.print(f"{file} does what needs trust:")
-    for need in found:
+    for need in file_needs:
         console.print(f"  {need}")
     if not yes and not _agrees(file):
         console.print("not trusted: nothing was changed")
@@ -97,7 +97,7 @@ def _agrees(file: Path) -> bool:
 def _list() -> None:
     from moa.config.trust import entries
 
-    rows = [(str(one.file), one.state) for one in entries()]
+    rows = [(str(entry.file), entry.state) for entry in entries()]
     console = screen.out()
     console.print(screen.make_table(("file", "state"), rows) if rows else "no file is trusted")
 

@@ -103,26 +103,26 @@ def config_of(tables: Mapping[str, object], file: Path | None, *, variables: boo
     Raises:
         ConfigError: each fault has a line of its own.
     """
-    where = str(file) if file else f"the {_PREFIX}… variables"
+    source = str(file) if file else f"the {_PREFIX}… variables"
     if variables:
         tables = merge(_variables(), tables)
     try:
         config = Config.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(explain(error, Config, where=where)) from error
+        raise ConfigError(explain(error, Config, where=source)) from error
     config._file = file  # pyright: ignore[reportPrivateUsage]
     return config
 
 
 def misspelt_variables() -> dict[str, str]:
     """Find variables that nothing reads and that are nearly one that is, which is named."""
-    known = [name.removeprefix(_PREFIX) for name in VARIABLES]
-    known += [field.upper() for field in Config.model_fields]
+    names = [name.removeprefix(_PREFIX) for name in VARIABLES]
+    names += [field.upper() for field in Config.model_fields]
     corrections: dict[str, str] = {}
     for name in sorted(os.environ):
         head, *rest = name.upper().removeprefix(_PREFIX).split("__")
-        if name.upper().startswith(_PREFIX) and head not in known:
-            for right in get_close_matches(head, known, n=1, cutoff=0.75):
+        if name.upper().startswith(_PREFIX) and head not in names:
+            for right in get_close_matches(head, names, n=1, cutoff=0.75):
                 corrections[name] = _PREFIX + "__".join([right, *rest])
     return corrections
 
@@ -134,7 +134,9 @@ def _variables() -> Toml:
         return {}
     from pydantic_settings import BaseSettings, EnvSettingsSource
 
-    fields: dict[str, Any] = {name: (it.annotation, it) for name, it in Config.model_fields.items()}
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in Config.model_fields.items()
+    }
     settings = create_model("Variables", __base__=BaseSettings, **fields)
     try:
         return EnvSettingsSource(settings, env_prefix=_PREFIX, env_nested_delimiter="__")()
@@ -146,9 +148,9 @@ def _variables() -> Toml:
 
 def merge(first: Mapping[str, object], second: Mapping[str, object]) -> Toml:
     """Merge tables, and those in them; if both have a value, the first one counts."""
-    both = {**second, **first}
+    tables = {**second, **first}
     for key in first.keys() & second.keys():
-        one, other = first[key], second[key]
-        if is_table(one) and is_table(other):
-            both[key] = merge(one, other)
-    return both
+        left, right = first[key], second[key]
+        if is_table(left) and is_table(right):
+            tables[key] = merge(left, right)
+    return tables

@@ -102,17 +102,20 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             >>> print(Agent(endpoints.llm, "Greet.").run_sync("Hi").output)
             Hello!
         """
-        known = {name: AddressConfig(tier=one.tier, model=one.model) for name, one in named.items()}
-        first = {one.tier: name for name, one in reversed(known.items())}
+        configs = {
+            name: AddressConfig(tier=endpoint.tier, model=endpoint.model)
+            for name, endpoint in named.items()
+        }
+        first = {config.tier: name for name, config in reversed(configs.items())}
         tiers = Tiers(slm=first.get("slm"), llm=first.get("llm"))
         # Not checked: an endpoint in Python may have the name of the built-in model.
-        endpoints = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
+        endpoints = cls(Config.model_construct(endpoints=configs, tiers=tiers, graphs={}))
         endpoints._built.update(named)
         return endpoints
 
     def __repr__(self) -> str:
-        known = (f"{name}={one.model!r}" for name, one in self.config.endpoints.items())
-        return f"Endpoints({', '.join(known)})"
+        parts = (f"{name}={config.model!r}" for name, config in self.config.endpoints.items())
+        return f"Endpoints({', '.join(parts)})"
 
     @property
     def slm(self) -> Endpoint:
@@ -189,7 +192,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             MissingDependency: its engine is not installed.
             EndpointError: its engine does not come up.
         """
-        built = [one for name, one in self._built.items() if asked is None or name in asked]
+        built = [
+            endpoint for name, endpoint in self._built.items() if asked is None or name in asked
+        ]
         await warm(built, texts=texts)
 
     async def close(self) -> None:
@@ -305,8 +310,8 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _config_of(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:
-            known = [*self.config.endpoints, EMBEDDED]
-            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, known)}")
+            names = [*self.config.endpoints, EMBEDDED]
+            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, names)}")
         return self.config.endpoints[name]
 
 
@@ -375,10 +380,10 @@ def locate_weights(config: Config, name: str) -> Local:
         )
     if name.startswith("hf:") or name in models():
         return local(name, folder=Path())
-    known = [*config.endpoints, *(it.name for it in models().values() if it.gguf)]
+    names = [*config.endpoints, *(model.name for model in models().values() if model.gguf)]
     raise ConfigError(
         f"{name!r} is no endpoint, no model of the catalogue, and no file of the hub, which is "
-        f"written as hf:OWNER/REPOSITORY/FILE.gguf{nearest(name, known)}"
+        f"written as hf:OWNER/REPOSITORY/FILE.gguf{nearest(name, names)}"
     )
 
 

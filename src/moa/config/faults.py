@@ -107,33 +107,35 @@ def fields_of(kind: object) -> Mapping[str, FieldInfo]:
 
     Metadata of an annotation may say them by `table_fields`; else models and dataclasses do.
     """
-    for one in _metadata(kind):
-        if isinstance(one, SaysFields):
-            return one.table_fields
+    for item in _metadata(kind):
+        if isinstance(item, SaysFields):
+            return item.table_fields
     members = _members(kind)
     if members:
-        return {key: it for member in members.values() for key, it in fields_of(member).items()}
+        return {
+            key: field for member in members.values() for key, field in fields_of(member).items()
+        }
     inner = _bare(kind)
     return getattr(get_origin(inner) or inner, "__pydantic_fields__", {})
 
 
-def _faults(problem: ErrorDetails, kind: object, where: str, outer: str | None) -> list[_Fault]:
+def _faults(problem: ErrorDetails, kind: object, source: str, outer: str | None) -> list[_Fault]:
     location, fault, context = problem["loc"], problem["type"], problem.get("ctx", {})
     table_at = _table_at(kind, location)
-    place = (*table_at.place, "") if fault == "union_tag_invalid" else table_at.place
+    parts = (*table_at.place, "") if fault == "union_tag_invalid" else table_at.place
     names = [] if outer is None else [outer]
-    for part in place:
+    for part in parts:
         if isinstance(part, int) and names:
             names[-1] += f"[{part}]"
         else:
             names.append(str(part))
-    key = names.pop() if place else ""
+    key = names.pop() if parts else ""
     table = ".".join(names)
-    where = f"{where.removesuffix(':')}: [{table}]" if table else where
+    source = f"{source.removesuffix(':')}: [{table}]" if table else source
     if fault in ("extra_forbidden", "unexpected_keyword_argument"):
-        return [_Fault(where, _unknown(key, _table_at(kind, location[:-1])), False)]
+        return [_Fault(source, _unknown(key, _table_at(kind, location[:-1])), False)]
     if fault.startswith("missing"):
-        return [_Fault(where, f"needs {key!r}, and it is not there", False)]
+        return [_Fault(source, f"needs {key!r}, and it is not there", False)]
     sentence = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
     sentence = sentence[:1].lower() + sentence[1:].replace(" after validation", "")
     if fault == "union_tag_invalid":
@@ -143,24 +145,24 @@ def _faults(problem: ErrorDetails, kind: object, where: str, outer: str | None) 
         fault = "list_type"
     if fault in _TAKES:
         sentence = f"takes {_TAKES[fault]}, not {problem['input']!r:.80}"
-    start = f"{where} {key}:" if key else f"{where.removesuffix(':')}:"
+    start = f"{source} {key}:" if key else f"{source.removesuffix(':')}:"
     is_choice = len(table_at.place) < len(location)
     return [_Fault(start, line, is_choice) for line in sentence.splitlines() or [sentence]]
 
 
 def _unknown(key: str, table: _Table) -> str:
     """Say that a table has no such key, or that only tables of another kind have it."""
-    others = [kind for kind, keys in table.kinds.items() if key in keys]
-    if not others:
+    kinds = [kind for kind, keys in table.kinds.items() if key in keys]
+    if not kinds:
         return f"has no key {key!r}{nearest(key, table.keys)}"
     return (
         f"has the key {key!r}, which means nothing with {table.kind}: it is for "
-        f"{' or '.join(others)}. Change one of the two"
+        f"{' or '.join(kinds)}. Change one of the two"
     )
 
 
 def _table_at(kind: object, location: Location) -> _Table:
-    place, table = list[int | str](), _Table((), [])
+    parts, table = list[int | str](), _Table((), [])
     for part in location:
         members = _members(kind)
         # Pydantic puts the member of a union that it read into the location.
@@ -168,33 +170,33 @@ def _table_at(kind: object, location: Location) -> _Table:
             kinds = {tag: [*fields_of(member)] for tag, member in members.items()}
             kind, table = members.get(str(part)), _Table((), [], str(part), kinds)
         else:
-            place.append(part)
+            parts.append(part)
             kind, table = _inner(kind, part), _Table((), [])
     kinds = table.kinds or {tag: list[str]() for tag in _members(kind)}
-    return table._replace(place=tuple(place), keys=[*fields_of(kind)], kinds=kinds)
+    return table._replace(place=tuple(parts), keys=[*fields_of(kind)], kinds=kinds)
 
 
 def _inner(kind: object, part: int | str) -> object:
     """Return what reads the value at a key, or at an index."""
-    fields, bare = fields_of(kind), _bare(kind)
+    fields, inner = fields_of(kind), _bare(kind)
     if str(part) in fields:
         return fields[str(part)]
-    items = [it for it in get_args(bare) if it is not Ellipsis]
-    origin = get_origin(bare)
+    items = [item for item in get_args(inner) if item is not Ellipsis]
+    origin = get_origin(inner)
     is_container = isinstance(origin, type) and issubclass(origin, Collection)
     return items[-1] if items and is_container else None
 
 
 def _members(kind: object) -> dict[str, object]:
     """Map the members of a union by the words that pydantic has for them; none of `X | None`."""
-    bare = _bare(kind)
-    if get_origin(bare) not in (Union, UnionType):
+    inner = _bare(kind)
+    if get_origin(inner) not in (Union, UnionType):
         return {}
-    return {_tag(member): member for member in get_args(bare) if member is not NoneType}
+    return {_tag(member): member for member in get_args(inner) if member is not NoneType}
 
 
 def _tag(member: object) -> str:
-    tags = (it.tag for it in _metadata(member) if isinstance(it, Tag))
+    tags = (item.tag for item in _metadata(member) if isinstance(item, Tag))
     return next(tags, getattr(member, "__name__", str(member)))
 
 
@@ -202,9 +204,9 @@ def _metadata(kind: object) -> Sequence[object]:
     """Return what is beside a type; in `X | None` that of X."""
     if isinstance(kind, FieldInfo):
         return (*kind.metadata, *_metadata(kind.annotation))
-    own = getattr(kind, "__metadata__", ())
+    metadata = getattr(kind, "__metadata__", ())
     optional = _of_optional(kind)
-    return own if optional is None else _metadata(optional)
+    return metadata if optional is None else _metadata(optional)
 
 
 def _bare(kind: object) -> object:

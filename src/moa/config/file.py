@@ -48,28 +48,28 @@ def write_endpoint(
             f"{name!r} can't be the name of an endpoint: letters, digits, '-' and '_' can, "
             f"and {EMBEDDED!r} is the model that is built in"
         )
-    before, known = _read(file)
-    endpoints, defaults = object_of(known.get("endpoints")), object_of(known.get("tiers"))
+    before, tables = _read(file)
+    endpoints, defaults = object_of(tables.get("endpoints")), object_of(tables.get("tiers"))
     exists = name in endpoints
     if exists and not overwrite:
         raise ConfigError(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
             "replace it with --overwrite"
         )
-    whole = _plain(table)
+    new_table = _plain(table)
     if exists:
-        after = _with_table(before, "endpoints", name, whole)
+        after = _with_table(before, "endpoints", name, new_table)
     else:
-        after = _join(before, {"endpoints": {name: whole}})
-    wanted = {**known, "endpoints": {**endpoints, name: whole}}
+        after = _join(before, {"endpoints": {name: new_table}})
+    new_tables = {**tables, "endpoints": {**endpoints, name: new_table}}
     if tiers:
-        wanted["tiers"] = {**defaults, **tiers}
-        if "tiers" in known:
+        new_tables["tiers"] = {**defaults, **tiers}
+        if "tiers" in tables:
             after = _with_keys(after, ["tiers"], {**tiers})
         else:
             after = _join(after, {"tiers": dict(tiers)})
-    own = [("endpoints", name)]
-    _replace(file, after, wanted, added={"endpoints": {name: whole}}, own=own)
+    places = [("endpoints", name)]
+    _replace(file, after, new_tables, added={"endpoints": {name: new_table}}, own=places)
     return file
 
 
@@ -89,18 +89,18 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     File and table are made if they aren't there.
     """
     file = target(path)
-    before, known = _read(file)
-    graphs = object_of(known.get("graphs"))
+    before, tables = _read(file)
+    graphs = object_of(tables.get("graphs"))
     old, new = object_of(graphs.get(name)), _plain(keys)
-    whole = {**old, **new}
+    new_table = {**old, **new}
     if name in graphs:
         after = _with_keys(before, ["graphs", name], new)
     else:
         after = _join(before, {"graphs": {name: new}})
-    wanted = {**known, "graphs": {**graphs, name: whole}}
-    own = [("graphs", name, key) for key in keys]
-    _replace(file, after, wanted, added={"graphs": {name: whole}}, own=own)
-    changed = {key: old[key] for key in keys if key in old and old[key] != whole[key]}
+    new_tables = {**tables, "graphs": {**graphs, name: new_table}}
+    places = [("graphs", name, key) for key in keys]
+    _replace(file, after, new_tables, added={"graphs": {name: new_table}}, own=places)
+    changed = {key: old[key] for key in keys if key in old and old[key] != new_table[key]}
     return SetKeys(file, changed, tuple(key for key in old if key not in keys))
 
 
@@ -124,14 +124,14 @@ def add_block(
     """
     check_block(path, place, overwrite=overwrite)
     file = target(path)
-    before, known = _read(file)
-    if _at(known, place):
+    before, tables = _read(file)
+    if _at(tables, place):
         document = _document(before)
         del _at(document, place[:-1])[place[-1]]
-        before, known = document.as_string(), document.unwrap()
+        before, tables = document.as_string(), document.unwrap()
     after = f"{before.rstrip()}\n\n{block}" if before.strip() else block
     added = parse(block, file)
-    _replace(file, after, merge(added, known), added=added, own=())
+    _replace(file, after, merge(added, tables), added=added, own=())
     return file
 
 
@@ -199,29 +199,29 @@ def _document(text: str) -> TOMLDocument:
 def _replace(
     file: Path,
     text: str,
-    wanted: Toml,
+    tables: Toml,
     *,
     added: Mapping[str, object],
     own: Sequence[trust.Place],
 ) -> None:
-    """Put a text in the place of a file, if it says what is wanted, and `load` would take it.
+    """Put a text in the place of a file, if it says `tables`, and `load` would take it.
 
     A trusted file stays trusted. So does a file that, like a new one, needs trust only for the
     places of moa's `own`. Nothing else in it becomes trusted by that.
     """
     try:
-        written = tomllib.loads(text)
+        written_tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        written = None  # such as tables that are in one line, which can't be added to
-    if written != wanted:
+        written_tables = None  # such as tables that are in one line, which can't be added to
+    if written_tables != tables:
         raise ConfigError(
             f"{file} is laid out so that moa can't add to it. Add this by hand:\n{_join('', added)}"
         )
     try:
-        config_of(wanted, file)
+        config_of(tables, file)
     except ConfigError as error:
         raise ConfigError(f"{error}\nNothing was written") from error
-    config = _to_trust(file, wanted, own)
+    config = _to_trust(file, tables, own)
     try:
         replace_text(file, text, private=False)
     except OSError as error:
@@ -231,15 +231,19 @@ def _replace(
             trust.trust(config, text.encode())
 
 
-def _to_trust(file: Path, wanted: Toml, own: Sequence[trust.Place]) -> Config | None:
+def _to_trust(file: Path, tables: Toml, own_places: Sequence[trust.Place]) -> Config | None:
     """Return the configuration that is to be trusted once it is written; `None`: none is."""
     try:
-        config = config_of(wanted, file, variables=False)
+        config = config_of(tables, file, variables=False)
     except ConfigError:  # variables complete it, so that nobody knows what they hide
         return None
-    needed = [need.place for need in trust.needs(config)]
-    others = [it for it in needed if not any(it[: len(place)] == place for place in own)]
-    return config if needed and (not others or trust.is_trusted(file)) else None
+    places = [need.place for need in trust.needs(config)]
+    foreign_places = [
+        place
+        for place in places
+        if not any(place[: len(prefix)] == prefix for prefix in own_places)
+    ]
+    return config if places and (not foreign_places or trust.is_trusted(file)) else None
 
 
 def _plain(table: Mapping[str, object]) -> Toml:

@@ -132,7 +132,9 @@ class EndpointConfig(BaseModel):
         }
         stated = self.input_price is not None and self.output_price is not None
         published = Price() if stated else published_price(self.model, self.vendor)
-        return replace(published, **{key: it for key, it in configured.items() if it is not None})
+        return replace(
+            published, **{key: value for key, value in configured.items() if value is not None}
+        )
 
 
 class RemoteConfig(EndpointConfig):
@@ -166,8 +168,8 @@ class AddressConfig(RemoteConfig):
         """The vendor that serves the model, if its name or its address tells."""
         address = self.urls[0].rstrip("/") if self.urls else None
         for vendor in VENDORS:
-            named = self.model.startswith(vendor.prefixes)
-            if named if address is None else address == vendor.base_url.rstrip("/"):
+            is_named = self.model.startswith(vendor.prefixes)
+            if is_named if address is None else address == vendor.base_url.rstrip("/"):
                 return vendor
         return None
 
@@ -323,8 +325,8 @@ class Config(BaseModel):
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.
         """
-        chosen = self.of_tier(tier)
-        return chosen or (self.default("slm") if tier == "llm" else EMBEDDED)
+        name = self.of_tier(tier)
+        return name or (self.default("slm") if tier == "llm" else EMBEDDED)
 
     def of_tier(self, tier: Tier) -> str | None:
         """Name of the endpoint that is the default of `tier`; `None` if there is none.
@@ -332,9 +334,9 @@ class Config(BaseModel):
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.
         """
-        chosen = self.tiers.slm if tier == "slm" else self.tiers.llm
-        if chosen is not None:
-            return chosen
+        default = self.tiers.slm if tier == "slm" else self.tiers.llm
+        if default is not None:
+            return default
         names = [name for name, endpoint in self.endpoints.items() if endpoint.tier == tier]
         if len(names) > 1:
             raise ConfigError(
@@ -348,7 +350,7 @@ class Config(BaseModel):
         """Check what one table says of another; each line is a fault."""
         faults = [
             *self._find_wrong_names(),
-            *(it for name in self.endpoints for it in self._find_wrong_values(name)),
+            *(fault for name in self.endpoints for fault in self._find_wrong_values(name)),
             *self._find_shared_ports(),
         ]
         if faults:
@@ -359,22 +361,22 @@ class Config(BaseModel):
         """Find names of endpoints that are none, and fallbacks that lead back to their start."""
         if EMBEDDED in self.endpoints:
             yield f"[endpoints.{EMBEDDED}] is the name of the model that is built in"
-        known = [*self.endpoints, EMBEDDED]
-        named = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
-        named |= {
-            f"[endpoints.{name}] fallback": it.fallback for name, it in self.endpoints.items()
+        names = [*self.endpoints, EMBEDDED]
+        references = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
+        references |= {
+            f"[endpoints.{name}] fallback": entry.fallback for name, entry in self.endpoints.items()
         }
-        for place, name in named.items():
-            if name is not None and name not in known:
-                yield f"{place} = {name!r} is no endpoint{nearest(name, known)}"
+        for setting, name in references.items():
+            if name is not None and name not in names:
+                yield f"{setting} = {name!r} is no endpoint{nearest(name, names)}"
         for name in self.endpoints:
-            passed = [name]
-            while following := getattr(self.endpoints.get(passed[-1]), "fallback", None):
-                if following in passed:
-                    place = f"[endpoints.{passed[-1]}] fallback = {following!r}"
-                    yield f"{place} leads back to where it began: name another, or none"
+            chain = [name]
+            while following := getattr(self.endpoints.get(chain[-1]), "fallback", None):
+                if following in chain:
+                    setting = f"[endpoints.{chain[-1]}] fallback = {following!r}"
+                    yield f"{setting} leads back to where it began: name another, or none"
                     return
-                passed.append(following)
+                chain.append(following)
 
     def _find_wrong_values(self, name: str) -> Iterator[str]:
         entry, table = self.endpoints[name], f"[endpoints.{name}]"
@@ -411,10 +413,10 @@ class Config(BaseModel):
         names: dict[int, str] = {}
         for name, endpoint in self.served.items():
             for port in endpoint.vllm.ports:
-                other = names.setdefault(port, name)
-                if other != name:
+                owner = names.setdefault(port, name)
+                if owner != name:
                     yield (
-                        f"[endpoints.{name}.vllm] and [endpoints.{other}.vllm] both take port "
+                        f"[endpoints.{name}.vllm] and [endpoints.{owner}.vllm] both take port "
                         f"{port}: give one of them another port"
                     )
                     return

@@ -99,14 +99,14 @@ def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> No
     Raises:
         ConfigError: each key that needs trust is named, with the command that gives it.
     """
-    file, needed = config.file, needs(config, overrides=overrides)
-    if file is None or not needed:
+    file, file_needs = config.file, needs(config, overrides=overrides)
+    if file is None or not file_needs:
         return
     entry = _entry(file)
     if entry is not None and entry.holds(data):
         return
     changed = " It, or a program that it names, has changed since you trusted it." if entry else ""
-    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in needed)
+    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in file_needs)
     raise ConfigError(
         f"{file} was found here and not named, and does what needs your trust.{changed}{lines}\n"
         f"If you trust it, run: moa trust {name}\nOr name it: by --config {name}, by "
@@ -121,10 +121,10 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
         config: What was read of it.
         overrides: What in it is the user's own, as `MOA_…` variables are.
     """
-    needed = list(_in_graphs(config))
+    file_needs = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
-        needed += _in_endpoint(config.folder, ("endpoints", name), entry)
-    return [need for need in needed if not _is_in(overrides, need.place)]
+        file_needs += _in_endpoint(config.folder, ("endpoints", name), entry)
+    return [need for need in file_needs if not _is_in(overrides, need.place)]
 
 
 def is_trusted(file: Path) -> bool:
@@ -163,8 +163,10 @@ def revoke(file: Path) -> bool:
 
 def entries() -> list[Entry]:
     """List the files that were trusted, by their paths."""
-    known = [_read(path) for path in _folder().glob("*.json")]
-    return sorted((one for one in known if one is not None), key=lambda one: one.file)
+    candidates = [_read(path) for path in _folder().glob("*.json")]
+    return sorted(
+        (entry for entry in candidates if entry is not None), key=lambda entry: entry.file
+    )
 
 
 def object_in(text: str) -> tuple[Path, str] | None:
@@ -216,18 +218,18 @@ def _in_server(folder: Path, place: Place, server: VLLMConfig) -> Iterator[Need]
     for name, value in server.env.items():
         if not _is_number(name, value):
             yield Need((*place, "env", name), f"sets a variable of the servers to {value!r}")
-    for name, where in server.lora.items():
-        if _leads_out(folder, where):
-            yield Need((*place, "lora", name), f"loads {where!r}, outside of the file's folder")
+    for name, adapter in server.lora.items():
+        if _leads_out(folder, adapter):
+            yield Need((*place, "lora", name), f"loads {adapter!r}, outside of the file's folder")
     if server.python is not None:
         path = folder / Path(server.python).expanduser()
-        inside = path.is_file() and not _leads_out(folder, server.python)
+        is_inside = path.is_file() and not _leads_out(folder, server.python)
         does = f"runs the program {server.python!r}"
-        yield Need((*place, "python"), does, path if inside else None)
+        yield Need((*place, "python"), does, path if is_inside else None)
 
 
-def _unknown(place: Place, table: BaseModel, known: frozenset[str]) -> Iterator[Need]:
-    for key in sorted(table.model_fields_set - known):
+def _unknown(place: Place, table: BaseModel, known_keys: frozenset[str]) -> Iterator[Need]:
+    for key in sorted(table.model_fields_set - known_keys):
         yield Need((*place, key), "is a key of which it isn't known what it may do")
 
 
@@ -241,38 +243,40 @@ def _key_needs(place: Place, entry: EndpointConfig) -> Iterator[Need]:
     if not isinstance(entry, AddressConfig) or (variable := entry.key_variable) is None:
         return
     key = "base_url" if entry.api_key_env is None else "api_key_env"
-    own = {_origin(it.base_url) for it in VENDORS if it.api_key_env == variable.upper()}
+    origins = {
+        _origin(vendor.base_url) for vendor in VENDORS if vendor.api_key_env == variable.upper()
+    }
     usual = (entry.vendor.base_url,) if entry.vendor else ()
     for url in entry.urls or usual:
-        if not (_origin(url) in own if own else _is_near(url)):
+        if not (_origin(url) in origins if origins else _is_near(url)):
             does = f"sends the variable {_key(variable)} to {_server(url)}"
             yield Need((*place, key), does)
 
 
 def _in_graphs(config: Config) -> Iterator[Need]:
     """Look at every text in the tables of graphs: a graph alone knows which are paths."""
-    left: list[tuple[Place, object]] = [(("graphs",), config.graphs)]
-    while left:  # and not by recursion, which what is nested deep would break
-        place, value = left.pop()
+    stack: list[tuple[Place, object]] = [(("graphs",), config.graphs)]
+    while stack:  # and not by recursion, which what is nested deep would break
+        place, value = stack.pop()
         inner: list[tuple[Place, object]] = []
         if is_table(value):
-            for key, below in value.items():
+            for key, child in value.items():
                 yield from _in_text(config, (*place, key), key)
-                inner.append(((*place, key), below))
+                inner.append(((*place, key), child))
         elif is_sequence(value):
-            inner += (((*place, number), below) for number, below in enumerate(value))
+            inner += (((*place, number), child) for number, child in enumerate(value))
         elif isinstance(value, str):
             yield from _in_text(config, place, value)
-        left += reversed(inner)
+        stack += reversed(inner)
 
 
 def _in_text(config: Config, place: Place, text: str) -> Iterator[Need]:
-    own = object_in(text)
-    if own is not None:
-        yield Need(place, f"runs the code of {str(own[0])!r}", config.folder / own[0])
+    code = object_in(text)
+    if code is not None:
+        yield Need(place, f"runs the code of {str(code[0])!r}", config.folder / code[0])
     elif _is_database(text) and not _is_local_database(text):
-        also = ", or where what stands behind its '?' says" if "?" in text else ""
-        yield Need(place, f"keeps texts at {_server(text)}{also}")
+        suffix = ", or where what stands behind its '?' says" if "?" in text else ""
+        yield Need(place, f"keeps texts at {_server(text)}{suffix}")
     elif _leads_out(config.folder, text):
         yield Need(place, f"may reach {text!r}, outside of the file's folder")
 
@@ -286,10 +290,10 @@ def _is_database(text: str) -> bool:
 def _is_local_database(url: str) -> bool:
     """Return True if it is on this machine; what is behind `?` could name another host."""
     try:
-        here = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
+        is_local = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
     except ValueError:
         return False
-    return here and "?" not in url and _PLAIN.fullmatch(url) is not None
+    return is_local and "?" not in url and _PLAIN.fullmatch(url) is not None
 
 
 def _is_near(url: str) -> bool:
@@ -348,7 +352,7 @@ def _links_in(folder: str) -> list[str]:
     """List the links in a folder that lead to a file, or to nothing yet."""
     try:
         with os.scandir(folder) as entries:
-            return [it.path for it in entries if it.is_symlink() and not it.is_dir()]
+            return [entry.path for entry in entries if entry.is_symlink() and not entry.is_dir()]
     except OSError:  # it isn't a folder, or can't be looked into
         return []
 

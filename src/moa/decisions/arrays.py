@@ -27,8 +27,8 @@ def unit(vectors: Floats) -> Floats:
 
 def log_softmax(scores: Floats) -> Floats:
     """Return logarithms of probabilities that sum to 1 along the last axis."""
-    moved = scores - scores.max(-1, keepdims=True)
-    return moved - np.log(np.exp(moved).sum(-1, keepdims=True))
+    shifted = scores - scores.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def logit(p: Floats) -> Floats:
@@ -47,8 +47,8 @@ def macro_f1(given: Ints, labels: Ints) -> float:
     """Return the mean F1 score of the options that are right, or given, at least once."""
     scores: list[float] = []
     for option in np.union1d(given, labels):
-        both = int(((given == option) & (labels == option)).sum())
-        scores.append(2 * both / int((given == option).sum() + (labels == option).sum()))
+        true_positives = int(((given == option) & (labels == option)).sum())
+        scores.append(2 * true_positives / int((given == option).sum() + (labels == option).sum()))
     return float(np.mean(scores))
 
 
@@ -59,8 +59,8 @@ def bins_of(confidences: Floats) -> Ints:
 
 def calibration_error(confidences: Floats, correct: Bools) -> float:
     """Return the mean distance of confidence and accuracy over the bins, weighted by size."""
-    apart = np.bincount(bins_of(confidences), confidences - correct)
-    return float(np.abs(apart).sum()) / len(confidences)
+    gaps = np.bincount(bins_of(confidences), confidences - correct)
+    return float(np.abs(gaps).sum()) / len(confidences)
 
 
 def calibration_error_by_chance(confidences: Floats) -> float:
@@ -70,8 +70,8 @@ def calibration_error_by_chance(confidences: Floats) -> float:
     diagrams", Weather and Forecasting 22; Vaicenavicius et al. 2019, arXiv 1902.06977).
     """
     draw = np.random.default_rng(0)
-    drawn = (draw.random(len(confidences)) < confidences for _ in range(_DRAWS))
-    return float(np.mean([calibration_error(confidences, correct) for correct in drawn]))
+    samples = (draw.random(len(confidences)) < confidences for _ in range(_DRAWS))
+    return float(np.mean([calibration_error(confidences, correct) for correct in samples]))
 
 
 def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:
@@ -95,10 +95,10 @@ def expected_curve(sure: Floats, correct: Bools) -> tuple[tuple[float, float], .
     """
     shares, errors = coverage_line(sure, correct)
     counts = np.round(shares * len(sure))
-    enough = counts >= _FEWEST
+    mask = counts >= _FEWEST
     right = ((1 - errors) * counts + 1) / (counts + 2)
-    confidences = np.sort(np.unique(sure))[enough[::-1]]
-    rising = np.maximum.accumulate(right[enough][::-1])
+    confidences = np.sort(np.unique(sure))[mask[::-1]]
+    rising = np.maximum.accumulate(right[mask][::-1])
     step = max(1, len(rising) // _POINTS)
     return tuple(zip(confidences[::step].tolist(), rising[::step].tolist(), strict=True))
 
@@ -106,5 +106,5 @@ def expected_curve(sure: Floats, correct: Bools) -> tuple[tuple[float, float], .
 def coverage_at_risk(sure: Floats, correct: Bools, risk: float) -> float:
     """Return the largest share of the surest cases with at most `risk` wrong."""
     shares, errors = coverage_line(sure, correct)
-    held = shares[errors <= risk]
-    return float(held.max()) if held.size else 0.0
+    coverages = shares[errors <= risk]
+    return float(coverages.max()) if coverages.size else 0.0

@@ -91,12 +91,12 @@ class Doubts:
 
         if is_about_whole_text(self.question):  # most texts don't meet a criterion: that is no sign
             return self._doubt_alone(answer)
-        same = self._doubt_sameness(answer)
+        reason = self._doubt_sameness(answer)
         if self.question.kind != "predicate":
-            return same
+            return reason
         if "predicate" in facts_of(self.model).guesses:
             return f"{self.model} answers such questions no better than one who reads no text"
-        return self._doubt_alone(answer) or same
+        return self._doubt_alone(answer) or reason
 
     def _doubt_alone(self, answer: Answer) -> str:
         """Return why a yes or no is doubtful, regardless of previous answers."""

@@ -49,10 +49,10 @@ class Kernel:
 
         Those of the latest single vectors are cached, since several questions are about one text.
         """
-        one = len(vectors) == 1
+        is_single = len(vectors) == 1
         return (
             self._cached_likeness(vectors.astype(float).tobytes())
-            if one
+            if is_single
             else self._likeness(vectors)
         )
 
@@ -74,10 +74,10 @@ class Kernel:
 
     def _likeness(self, vectors: Floats) -> Floats:
         x = (vectors - self.centre) / self.scale
-        seen = x[:, self._parts]
+        parts = x[:, self._parts]
         with one_blas_thread():
-            far = (seen**2).sum(1)[:, None] + self._lengths - 2 * seen @ self.landmarks.T
-        likeness: Floats = np.exp(-self.gamma * np.maximum(far, 0.0))
+            distances = (parts**2).sum(1)[:, None] + self._lengths - 2 * parts @ self.landmarks.T
+        likeness: Floats = np.exp(-self.gamma * np.maximum(distances, 0.0))
         return likeness
 
 
@@ -106,10 +106,10 @@ class Head:
 
     def _apply_to_sentences(self, vector: Floats) -> Floats:
         """Read the whole text and each sentence; return the strongest case for the first option."""
-        each = self._apply(vector.reshape(-1, _PARTS))
-        odds = each[:, 0] - each[:, 1] - np.r_[0.0, np.full(len(each) - 1, self.less)]
-        most = float(odds.max()) / 2
-        return log_softmax(np.array([[most, -most]]))[0]
+        logs = self._apply(vector.reshape(-1, _PARTS))
+        odds = logs[:, 0] - logs[:, 1] - np.r_[0.0, np.full(len(logs) - 1, self.less)]
+        half_odds = float(odds.max()) / 2
+        return log_softmax(np.array([[half_odds, -half_odds]]))[0]
 
     def logs_of(self, vector: Sequence[float]) -> tuple[float, ...]:
         """Return the log-probability of each option for one vector."""
@@ -155,25 +155,25 @@ async def encode(
     `each` the same follows for each sentence as a text of its own.
     """
     parts = [sentences(text) for text in texts]
-    asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
-    vectors = iter((await encoder.embed(asked, context)).vectors if asked else ())
-    found: list[tuple[float, ...]] = []
-    for own in parts:
-        whole = next(vectors)
-        pieces = [next(vectors) for _ in own]
-        mean: Floats = np.array(pieces or [whole]).mean(0)
-        numbers = [*whole, *(SENTENCES_WEIGH * mean).tolist()]
+    inputs = [piece for text, part in zip(texts, parts, strict=True) for piece in (text, *part)]
+    vectors = iter((await encoder.embed(inputs, context)).vectors if inputs else ())
+    results: list[tuple[float, ...]] = []
+    for part in parts:
+        vector = next(vectors)
+        pieces = [next(vectors) for _ in part]
+        mean: Floats = np.array(pieces or [vector]).mean(0)
+        numbers = [*vector, *(SENTENCES_WEIGH * mean).tolist()]
         for piece in pieces if each else ():
             numbers += piece
             numbers += (SENTENCES_WEIGH * np.array(piece)).tolist()
-        found.append(tuple(numbers))
-    return found
+        results.append(tuple(numbers))
+    return results
 
 
 def sentences(text: str) -> list[str]:
     """Split a text at the ends of sentences and lines; a single sentence gives none."""
-    found = [piece.strip() for piece in _END.split(text) if piece.strip()]
-    return found[:MOST_SENTENCES] if len(found) > 1 else []
+    pieces = [piece.strip() for piece in _END.split(text) if piece.strip()]
+    return pieces[:MOST_SENTENCES] if len(pieces) > 1 else []
 
 
 def _spread_e5_parts(values: Floats, *, fill: float = 0.0) -> Floats:
@@ -183,11 +183,11 @@ def _spread_e5_parts(values: Floats, *, fill: float = 0.0) -> Floats:
     """
     if values.shape[-1] == _PARTS:
         return values
-    found = np.full((*values.shape[:-1], _PARTS), fill)
+    result = np.full((*values.shape[:-1], _PARTS), fill)
     for start, half in ((0, 0), (E5_PARTS, _PARTS // 2)):
         part = values[..., start : start + E5_PARTS]
-        found[..., half : half + part.shape[-1]] = part
-    return found
+        result[..., half : half + part.shape[-1]] = part
+    return result
 
 
 @cache

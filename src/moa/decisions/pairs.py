@@ -72,12 +72,12 @@ class Background:
     @cached_property
     def middles(self) -> list[Floats]:
         """Mean of the ordinary texts, for each encoder."""
-        return [whole.mean(0) for whole, _ in self.views]
+        return [vectors.mean(0) for vectors, _ in self.views]
 
     def remove_language(self, encoder: int, vectors: Floats) -> Floats:
         """Subtract the mean and the directions of languages from an encoder's vectors."""
-        moved, axes = vectors - self.middles[encoder], self.languages[encoder]
-        return moved - (moved @ axes.T) @ axes
+        centred, axes = vectors - self.middles[encoder], self.languages[encoder]
+        return centred - (centred @ axes.T) @ axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +103,15 @@ class Labels:
 
         A label without examples has its meaning as the only one.
         """
-        bare = np.flatnonzero(self.counts == 0)
-        found: list[tuple[Floats, Floats, Floats]] = []
+        bare_labels = np.flatnonzero(self.counts == 0)
+        prototypes: list[tuple[Floats, Floats, Floats]] = []
         for part in _SLICES:
             meanings = unit(self.meanings[:, part])
-            examples = np.vstack([unit(self.examples[:, part]), meanings[bare]])
+            examples = np.vstack([unit(self.examples[:, part]), meanings[bare_labels]])
             sums = np.zeros_like(meanings)
             np.add.at(sums, self._places, examples)
-            found.append((examples, unit(sums), meanings))
-        return found
+            prototypes.append((examples, unit(sums), meanings))
+        return prototypes
 
     @cached_property
     def _places(self) -> Ints:
@@ -127,62 +127,75 @@ class Labels:
     @cached_property
     def contrasts(self) -> list[tuple[Floats, Floats, Floats]]:
         """Return for each encoder how centroids, meanings, and both differ from the set's mean."""
-        found: list[tuple[Floats, Floats, Floats]] = []
+        contrasts: list[tuple[Floats, Floats, Floats]] = []
         for encoder, (_, centroids, meanings) in enumerate(self.prototypes):
-            near = self.background.remove_language(encoder, centroids)
-            meant = self.background.remove_language(encoder, meanings)
-            both = unit(near) + unit(meant)
-            apart = [unit(one - one.mean(0)) for one in (near, meant, both)]
-            found.append((apart[0], apart[1], apart[2]))
-        return found
+            neutral_centroids = self.background.remove_language(encoder, centroids)
+            neutral_meanings = self.background.remove_language(encoder, meanings)
+            joint = unit(neutral_centroids) + unit(neutral_meanings)
+            differences = [
+                unit(vectors - vectors.mean(0))
+                for vectors in (neutral_centroids, neutral_meanings, joint)
+            ]
+            contrasts.append((differences[0], differences[1], differences[2]))
+        return contrasts
 
     @cached_property
     def targets(self) -> Floats:
         """The labels' inputs of the learned compatibility: labels, parts of both encoders."""
-        return np.hstack([both for _, _, both in self.contrasts])
+        return np.hstack([joint for _, _, joint in self.contrasts])
 
     def _likenesses(self, views: Sequence[tuple[Floats, Floats]]) -> Floats:
         """Return plain similarities: texts, labels, similarities."""
         order, starts = self._order
-        found: list[Floats] = []
+        likenesses: list[Floats] = []
         for (middle, spread), view, (examples, centroids, meanings) in zip(
             _SCALES, views, self.prototypes, strict=True
         ):
             joint = unit(centroids + _NEAR_MEANING * meanings)
             counts = np.bincount(self._places, minlength=len(meanings))
             for text in view:
-                each = (text @ examples.T)[:, order]
-                nearest = np.maximum.reduceat(each, starts, axis=1)
-                mean = np.add.reduceat(each, starts, axis=1) / counts
-                likely = [text @ centroids.T, text @ meanings.T, text @ joint.T, nearest, mean]
-                found += [(one - middle) / spread for one in likely]
-        return np.stack(found, -1)
+                by_example = (text @ examples.T)[:, order]
+                nearest = np.maximum.reduceat(by_example, starts, axis=1)
+                mean = np.add.reduceat(by_example, starts, axis=1) / counts
+                raw_likenesses = [
+                    text @ centroids.T,
+                    text @ meanings.T,
+                    text @ joint.T,
+                    nearest,
+                    mean,
+                ]
+                likenesses += [(raw - middle) / spread for raw in raw_likenesses]
+        return np.stack(likenesses, -1)
 
     @cached_property
     def _ordinary(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of each similarity of ordinary texts."""
-        found = self._likenesses(self.background.views)
-        return found.mean(0), np.maximum(found.std(0), 1e-3)
+        likenesses = self._likenesses(self.background.views)
+        return likenesses.mean(0), np.maximum(likenesses.std(0), 1e-3)
 
     def likenesses(self, vectors: Floats) -> Floats:
         """Return all similarities but the learned one: texts, labels, similarities."""
         views = split_by_encoder(vectors)
-        plain = self._likenesses(views)
+        plain_likenesses = self._likenesses(views)
         usual, spread = self._ordinary
-        apart: list[Floats] = []
+        contrasts: list[Floats] = []
         for encoder, view in enumerate(views):
             for text in view:
-                moved = unit(self.background.remove_language(encoder, text))
-                apart += [moved @ one.T / _CONTRAST for one in self.contrasts[encoder]]
-        return np.concatenate([plain, (plain - usual) / spread, np.stack(apart, -1)], -1)
+                neutral_text = unit(self.background.remove_language(encoder, text))
+                contrasts += [
+                    neutral_text @ contrast.T / _CONTRAST for contrast in self.contrasts[encoder]
+                ]
+        return np.concatenate(
+            [plain_likenesses, (plain_likenesses - usual) / spread, np.stack(contrasts, -1)], -1
+        )
 
 
 def compatibility_inputs(vectors: Floats, background: Background) -> Floats:
     """Return the texts' inputs of the learned compatibility: texts, parts."""
-    found: list[Floats] = []
-    for (whole, mean), middle in zip(split_by_encoder(vectors), background.middles, strict=True):
-        found += [whole - middle, 0.7 * (mean - middle)]
-    return np.hstack(found)
+    inputs: list[Floats] = []
+    for (text, mean), middle in zip(split_by_encoder(vectors), background.middles, strict=True):
+        inputs += [text - middle, 0.7 * (mean - middle)]
+    return np.hstack(inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,16 +233,16 @@ class PairScorer:
     def features(self, vectors: Floats, labels: Labels) -> Floats:
         """Return all similarities, standardised: texts, labels, similarities."""
         with one_blas_thread():
-            learnt = self.compatibility(
+            compatibility = self.compatibility(
                 compatibility_inputs(vectors, self.background), labels.targets
             )
-            both = np.concatenate([labels.likenesses(vectors), learnt[..., None]], -1)
-        return (both - self.middle) / self.spread
+            likenesses = np.concatenate([labels.likenesses(vectors), compatibility[..., None]], -1)
+        return (likenesses - self.middle) / self.spread
 
     def logs(self, vectors: Floats, labels: Labels, *, none: bool = True) -> Floats:
         """Return log-probabilities: texts; labels, and last "none of these" if it is an option."""
-        found = self.features(vectors, labels)
-        scored = scores(found, fewness_of(labels.counts), self.weights, self.none)
+        features = self.features(vectors, labels)
+        scored = scores(features, fewness_of(labels.counts), self.weights, self.none)
         return log_softmax(scored if none else scored[:, :-1])
 
     def curve(self, counts: Ints) -> tuple[tuple[float, float], ...]:
@@ -251,15 +264,17 @@ def fewness_of(counts: Ints) -> Floats:
 def scores(features: Floats, fewness: Floats, weights: Floats, none: Floats) -> Floats:
     """Score texts for the labels, and last for "none of these"."""
     size = features.shape[2]
-    own = features @ weights[:size] + fewness * (features @ weights[size:])
-    other = none_inputs(features, fewness) @ none
-    return np.concatenate([own, other[:, None]], 1)
+    label_scores = features @ weights[:size] + fewness * (features @ weights[size:])
+    none_scores = none_inputs(features, fewness) @ none
+    return np.concatenate([label_scores, none_scores[:, None]], 1)
 
 
 def none_inputs(features: Floats, fewness: Floats) -> Floats:
     """Return the inputs of the score of "none of these": texts, inputs."""
-    same = [1.0, np.log(features.shape[1] / USUAL_LABELS), float(fewness.mean())]
-    return np.hstack([features.max(1), features.mean(1), np.tile(same, (len(features), 1))])
+    constant_inputs = [1.0, np.log(features.shape[1] / USUAL_LABELS), float(fewness.mean())]
+    return np.hstack(
+        [features.max(1), features.mean(1), np.tile(constant_inputs, (len(features), 1))]
+    )
 
 
 def constants(counts: Ints) -> Floats:
@@ -290,7 +305,7 @@ class PairHead:
 
     labels: Labels
     examples: PromptVariant
-    """Examples with one of the labels, in the order of `labels.of`."""
+    """Examples with one of the labels, in the order of `labels.label_indices`."""
     order: Ints
     """Index of each option among the labels; "none of these" comes after them."""
 
@@ -302,14 +317,14 @@ class PairHead:
             without: A text to exclude from the examples, so that a fit doesn't see a text's own
                 label.
         """
-        known = np.array([one.text != without for one in self.examples], bool)
+        mask = np.array([example.text != without for example in self.examples], bool)
         labels = self.labels
-        if not known.all():
-            of = labels.label_indices[known]
-            labels = Labels(labels.meanings, labels.examples[known], of, labels.background)
+        if not mask.all():
+            indices = labels.label_indices[mask]
+            labels = Labels(labels.meanings, labels.examples[mask], indices, labels.background)
         none = len(self.order) > len(labels.meanings)
-        found = shipped_pairs().logs(np.asarray(vector)[None], labels, none=none)
-        return tuple(found[0][self.order].tolist())
+        logs = shipped_pairs().logs(np.asarray(vector)[None], labels, none=none)
+        return tuple(logs[0][self.order].tolist())
 
 
 def label_names(question: Question) -> list[str]:
@@ -319,7 +334,7 @@ def label_names(question: Question) -> list[str]:
 
 def counts_of(question: Question, examples: PromptVariant) -> Ints:
     """Count the examples of each label of a question."""
-    labels = [label for one in examples for label in one.labels.values()]
+    labels = [label for example in examples for label in example.labels.values()]
     return np.array([labels.count(name) for name in label_names(question)], np.intp)
 
 
@@ -342,8 +357,8 @@ async def pair_head(
     ignored, since they have nothing in common.
     """
     options = tuple((option.name, option.description) for option in question.options)
-    shown = tuple((example.text, *example.labels.values()) for example in examples)
-    key = encoder.model, options, shown
+    example_key = tuple((example.text, *example.labels.values()) for example in examples)
+    key = encoder.model, options, example_key
     if (head := _heads.get(key)) is not None:
         return head
     async with _encoding.hold(context.remaining_s()):  # those who come meanwhile wait for it
@@ -369,20 +384,20 @@ async def _encode_labels(
 ) -> PairHead:
     names = label_names(question)
     meanings = label_meanings(question)
-    used = [
+    pairs = [
         (example, names.index(label))
         for example in examples
         for label in example.labels.values()
         if label in names and example.text.strip()
     ]
-    texts = [*meanings, *(example.text for example, _ in used)]
+    texts = [*meanings, *(example.text for example, _ in pairs)]
     vectors = np.array(await encode(encoder, texts, context))
     labels = Labels(
         meanings=vectors[: len(names)],
         examples=vectors[len(names) :],
-        label_indices=np.array([place for _, place in used], np.intp),
+        label_indices=np.array([index for _, index in pairs], np.intp),
         background=shipped_pairs().background,
     )
-    places = {name: place for place, name in enumerate(names)}
-    order = [places.get(option.name, len(names)) for option in question.options]
-    return PairHead(labels, tuple(e for e, _ in used), np.array(order, np.intp))
+    indices = {name: index for index, name in enumerate(names)}
+    order = [indices.get(option.name, len(names)) for option in question.options]
+    return PairHead(labels, tuple(e for e, _ in pairs), np.array(order, np.intp))

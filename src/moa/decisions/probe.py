@@ -86,35 +86,44 @@ async def probe(
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, progress)
     headed = feeds_heads(encoder)
-    done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
-    beside = await _read_words([trials[place] for place in done], encoder, context)
+    indices = [
+        index for index in range(len(trials)) if all((index, layout) in read for layout in LAYOUTS)
+    ]
+    word_logs = await _read_words([trials[index] for index in indices], encoder, context)
     rows = [
-        _Row(trials[place], {at: read[place, at] for at in LAYOUTS}, words)
-        for place, words in zip(done, beside, strict=True)
+        _Row(trials[index], {layout: read[index, layout] for layout in LAYOUTS}, words)
+        for index, words in zip(indices, word_logs, strict=True)
     ]
     losses: dict[Kind, dict[Layout, float]] = {}
-    found = facts_of(endpoint.model)
-    layouts, weights, yes_bias = dict(found.layout), dict(found.weight), found.yes_bias
+    facts = facts_of(endpoint.model)
+    layouts, weights, yes_bias = dict(facts.layout), dict(facts.weight), facts.yes_bias
     for kind in get_args(Kind):
-        here = [row for row in rows if row.trial.question.kind == kind]
-        if len(here) < ENOUGH:
+        kind_rows = [row for row in rows if row.trial.question.kind == kind]
+        if len(kind_rows) < ENOUGH:
             continue
-        fair = _remove_bias(here)
-        losses[kind] = {at: min(_loss(fair, at, w) for w in WEIGHTS[1:]) for at in LAYOUTS}
+        fair = _remove_bias(kind_rows)
+        losses[kind] = {
+            layout: min(_loss(fair, layout, w) for w in WEIGHTS[1:]) for layout in LAYOUTS
+        }
         gains = losses[kind]["chat"] < losses[kind]["completion"] - GAIN
         layouts[kind] = "chat" if gains else "completion"
-        biases = {at: _yes_bias(here, at) if kind == "predicate" else 0.0 for at in LAYOUTS}
+        biases = {
+            layout: _yes_bias(kind_rows, layout) if kind == "predicate" else 0.0
+            for layout in LAYOUTS
+        }
         if headed:
-            ways: list[tuple[Layout, float]] = [(at, w) for at in LAYOUTS for w in WEIGHTS]
-            tried = {(at, w): _loss(here, at, w, biases[at]) for at, w in ways}
-            best = min(ways, key=lambda way: tried[way])
+            ways: list[tuple[Layout, float]] = [(layout, w) for layout in LAYOUTS for w in WEIGHTS]
+            way_losses = {
+                (layout, w): _loss(kind_rows, layout, w, biases[layout]) for layout, w in ways
+            }
+            best = min(ways, key=lambda way: way_losses[way])
             weights[kind] = 0.0
-            if tried[best] < tried[best[0], 0.0] - GAIN:
+            if way_losses[best] < way_losses[best[0], 0.0] - GAIN:
                 layouts[kind], weights[kind] = best
         if kind == "predicate":
             yes_bias = round(biases[layouts[kind]], 2)
     update = {"name": endpoint.model, "layout": layouts, "weight": weights, "yes_bias": yes_bias}
-    return Probe(found.model_copy(update=update), losses, len(done), len(trials))
+    return Probe(facts.model_copy(update=update), losses, len(indices), len(trials))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +146,19 @@ async def _read_all(
     read: dict[tuple[int, Layout], Floats] = {}
     rejected: list[EndpointRejected] = []
     by_text: dict[str, list[int]] = {}
-    for place, trial in enumerate(trials):
-        by_text.setdefault(trial.text, []).append(place)
+    for index, trial in enumerate(trials):
+        by_text.setdefault(trial.text, []).append(index)
 
-    async def read_text(asked: tuple[str, Layout]) -> None:
-        text, layout = asked
-        places = by_text[text]
+    async def read_text(request: tuple[str, Layout]) -> None:
+        text, layout = request
+        indices = by_text[text]
         try:
-            found = await _read(
-                endpoint, text, [trials[n].question for n in places], layout, context
+            readings = await _read(
+                endpoint, text, [trials[n].question for n in indices], layout, context
             )
-            read.update(((place, layout), logs) for place, logs in zip(places, found, strict=True))
+            read.update(
+                ((index, layout), logs) for index, logs in zip(indices, readings, strict=True)
+            )
         except EndpointUnauthorized:
             raise
         except EndpointRejected as error:  # of one text, if the window is small
@@ -177,15 +188,21 @@ async def _read(
     context: RunContext,
 ) -> list[Floats]:
     """Return log-probabilities of the options of each question about a text."""
-    asked = [replace(question, layout=layout) for question in questions]
-    decision = await endpoint.decide(text, asked, context)
-    read = [answer.probabilities for answer in decision.answers if answer.source == "logprob"]
-    found = [np.log(np.maximum(np.array(one), 1e-30)) for one in read if one is not None]
-    if len(found) < len(asked):
+    layout_questions = [replace(question, layout=layout) for question in questions]
+    decision = await endpoint.decide(text, layout_questions, context)
+    probabilities = [
+        answer.probabilities for answer in decision.answers if answer.source == "logprob"
+    ]
+    readings = [
+        np.log(np.maximum(np.array(values), 1e-30))
+        for values in probabilities
+        if values is not None
+    ]
+    if len(readings) < len(layout_questions):
         raise CapabilityError(
             f"{endpoint.name} gives no log-probabilities of labels, so there is no prompt to choose"
         )
-    return found
+    return readings
 
 
 async def _read_words(
@@ -196,17 +213,17 @@ async def _read_words(
     if not feeds_heads(encoder) or not trials:
         return nothing
     vectors = np.array(await encode(encoder, [trial.text for trial in trials], context))
-    found: list[Floats] = []
+    readings: list[Floats] = []
     for trial, vector, zeros in zip(trials, vectors, nothing, strict=True):
-        asked = trial.question
+        question = trial.question
         words = zeros
-        if asked.kind == "choice":
-            head = await pair_head(asked, (), encoder, context)
+        if question.kind == "choice":
+            head = await pair_head(question, (), encoder, context)
             words = np.array(head.logs_of(vector.tolist()))
-        elif has_words(asked):
-            words = (await words_head(asked, context)).head(vector[None])[0]
-        found.append(words)
-    return found
+        elif has_words(question):
+            words = (await words_head(question, context)).head(vector[None])[0]
+        readings.append(words)
+    return readings
 
 
 def _yes_bias(rows: Sequence[_Row], layout: Layout) -> float:
@@ -219,15 +236,19 @@ def _remove_bias(rows: Sequence[_Row]) -> list[_Row]:
     by_task: dict[str, list[_Row]] = {}
     for row in rows:
         by_task.setdefault(row.trial.task, []).append(row)
-    found: list[_Row] = []
-    for same in by_task.values():
-        words = np.mean([row.words for row in same], 0)
-        means = {at: np.mean([row.model[at] for row in same], 0) for at in LAYOUTS}
-        found += [
-            _Row(row.trial, {at: row.model[at] - means[at] for at in LAYOUTS}, row.words - words)
-            for row in same
+    fair_rows: list[_Row] = []
+    for task_rows in by_task.values():
+        words = np.mean([row.words for row in task_rows], 0)
+        means = {layout: np.mean([row.model[layout] for row in task_rows], 0) for layout in LAYOUTS}
+        fair_rows += [
+            _Row(
+                row.trial,
+                {layout: row.model[layout] - means[layout] for layout in LAYOUTS},
+                row.words - words,
+            )
+            for row in task_rows
         ]
-    return found
+    return fair_rows
 
 
 def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float = 0.0) -> float:
@@ -251,11 +272,11 @@ def shipped_trials() -> tuple[Trial, ...]:
         question = Question(_QUESTION, row["kind"], row["question"], options)
         label = row["options"].index(row["label"])
         by_task.setdefault(row["task"], []).append(Trial(row["task"], question, row["text"], label))
-    places: list[tuple[float, Trial]] = []
+    positions: list[tuple[float, Trial]] = []
     for task, trials in by_task.items():
         mixed = random.Random(task).sample(trials, len(trials))
-        places += [((place + 0.5) / len(mixed), trial) for place, trial in enumerate(mixed)]
-    return tuple(trial for _, trial in sorted(places, key=lambda each: each[0]))
+        positions += [((index + 0.5) / len(mixed), trial) for index, trial in enumerate(mixed)]
+    return tuple(trial for _, trial in sorted(positions, key=lambda pair: pair[0]))
 
 
 def costs_nothing(endpoint: Endpoint) -> bool:
@@ -266,5 +287,5 @@ def costs_nothing(endpoint: Endpoint) -> bool:
     inner = innermost(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
         return True
-    near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
-    return near and (not inner.price.known or inner.price == FREE)
+    is_near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
+    return is_near and (not inner.price.known or inner.price == FREE)

@@ -37,7 +37,7 @@ def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> I
     dealer = random.Random(seed)
     order: list[str] = []
     for label in sorted(set(first.values())):
-        mixed = [case for case, its in first.items() if its == label]
+        mixed = [case for case, case_label in first.items() if case_label == label]
         dealer.shuffle(mixed)
         order += mixed
     part = {case: dealt % parts for dealt, case in enumerate(order)}
@@ -49,19 +49,19 @@ def split(cases: Sequence[str], share: float, *, seed: int = 0) -> Bools:
 
     Labels are ignored, since the proofs of bounds require it.
     """
-    known = sorted(set(cases))
-    held = set(random.Random(seed).sample(known, round(share * len(known))))
-    return np.array([case in held for case in cases], bool)
+    unique_cases = sorted(set(cases))
+    held_out = set(random.Random(seed).sample(unique_cases, round(share * len(unique_cases))))
+    return np.array([case in held_out for case in cases], bool)
 
 
 def cross_validate(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
     """Predict each fold by `predict`, which gets the texts to leave out of the fit."""
     outs = [folds == fold for fold in np.unique(folds)]
-    predicted = [predict(out) for out in outs]
-    found = np.zeros((len(folds), *predicted[0].shape[1:]))
-    for out, values in zip(outs, predicted, strict=True):
-        found[out] = values
-    return found
+    fold_values = [predict(out) for out in outs]
+    predictions = np.zeros((len(folds), *fold_values[0].shape[1:]))
+    for out, values in zip(outs, fold_values, strict=True):
+        predictions[out] = values
+    return predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +88,23 @@ def fit_head(
     Penalties are tried in order, strong ones first. `known` are further vectors with the index of
     the right option, which are fitted to but never measured on.
     """
-    more, their_labels = known or (vectors[:0], labels[:0])
-    everything = np.concatenate([vectors, more])
+    extra, extra_labels = known or (vectors[:0], labels[:0])
+    everything = np.concatenate([vectors, extra])
     centre = everything.mean(0)
     scale = float(np.linalg.norm(everything - centre, axis=1).mean()) or 1.0
     # In the directions in which the vectors differ, of which there are never more than vectors.
     _, sizes, basis = np.linalg.svd((everything - centre) / scale, full_matrices=False)
     basis = basis[sizes > 1e-6 * max(1.0, sizes[0])].T / scale
-    inside, more = (vectors - centre) @ basis, (more - centre) @ basis
+    inside, extra = (vectors - centre) @ basis, (extra - centre) @ basis
     ends: dict[int, Head] = {}
 
     def fit_rows(rows: Bools, penalty: float) -> Head:
         """Fit to all rows, or all but one fold, starting from the fit at the last penalty."""
         fold = int(folds[~rows][0]) if not rows.all() else -1
-        given = np.concatenate([labels[rows], their_labels])
+        fit_labels = np.concatenate([labels[rows], extra_labels])
         prior = np.log(class_prior(labels[rows], options))
         start = ends.get(fold, Head(np.zeros((inside.shape[1], options)), prior))
-        ends[fold] = _fit(np.concatenate([inside[rows], more]), given, start, penalty)
+        ends[fold] = _fit(np.concatenate([inside[rows], extra]), fit_labels, start, penalty)
         return ends[fold]
 
     best: FittedHead | None = None
@@ -117,8 +117,8 @@ def fit_head(
         loss = log_loss(held_out, labels)
         if loss < lowest:
             weights = basis @ head.weights
-            whole = Head(weights, head.bias - centre @ weights)
-            best, lowest = FittedHead(whole, held_out, penalty), loss
+            full_head = Head(weights, head.bias - centre @ weights)
+            best, lowest = FittedHead(full_head, held_out, penalty), loss
         elif loss > lowest * _WORSE:  # weaker ones are worse still
             break
     assert best is not None, "there is a penalty"
@@ -159,8 +159,8 @@ def _minimise(
     minimize = _load_minimize()
     limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
     # Of many weights, a list that says of none that it is bound takes as long as some steps.
-    some = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
-    bounds = some if positive else None
+    all_bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
+    bounds = all_bounds if positive else None
     with one_blas_thread():
         return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits).x
 

@@ -60,12 +60,12 @@ class Directions:
 
     def __call__(self, vectors: Floats) -> Floats:
         """Return directions of length 1, half of it from each encoder: vectors, parts."""
-        far = vectors[:, : len(self.centre)] - self.centre
-        found: list[Floats] = []
+        centred = vectors[:, : len(self.centre)] - self.centre
+        directions: list[Floats] = []
         for part in BOTH:
-            among = self.languages[:, part]
-            found.append(unit(far[:, part] - far[:, part] @ among.T @ among))
-        return np.hstack(found) / np.sqrt(2)
+            axes = self.languages[:, part]
+            directions.append(unit(centred[:, part] - centred[:, part] @ axes.T @ axes))
+        return np.hstack(directions) / np.sqrt(2)
 
 
 class WordsHead(NamedTuple):
@@ -136,8 +136,8 @@ def criterion_of(question: Question) -> str | None:
     """Return the criterion of a yes-or-no question; `None` if it has another form."""
     if question.kind != "predicate":
         return None
-    found = _IS.match(question.text.strip())
-    return question.options[0].description or (found[1] if found else None)
+    match = _IS.match(question.text.strip())
+    return question.options[0].description or (match[1] if match else None)
 
 
 def is_about_whole_text(question: Question) -> bool:
@@ -148,9 +148,9 @@ def is_about_whole_text(question: Question) -> bool:
 def strip_negation(criterion: str) -> tuple[str, bool]:
     """Remove a leading "is" and a negation from a criterion; return whether it was negated."""
     criterion = _BEFORE.sub("", criterion)
-    for pattern, instead in _TURNS:
-        if found := re.match(pattern, criterion, re.IGNORECASE):
-            return found.expand(instead) + criterion[found.end() :], True
+    for pattern, replacement in _TURNS:
+        if match := re.match(pattern, criterion, re.IGNORECASE):
+            return match.expand(replacement) + criterion[match.end() :], True
     return criterion, False
 
 
@@ -179,12 +179,12 @@ async def words_head(question: Question, context: RunContext) -> WordsHead:
 async def _make_words_head(criterion: str, context: RunContext) -> WordsHead:
     """Make the head of a criterion."""
     words, is_turned = strip_negation(criterion)
-    scores, known = _scores(await _encode([words], context)), _known_criteria()
+    scores, criteria = _scores(await _encode([words], context)), _known_criteria()
     expected = float(scores.expected[0])
     slope = (-1.0 if is_turned else 1.0) * _slope(expected)
     weights = slope * scores.weights
-    bias = slope * (scores.bias - known.cut * scores.spread)
-    head = Head(np.hstack([weights, 0 * weights]), np.r_[bias, 0.0], known.texts)
+    bias = slope * (scores.bias - criteria.cut * scores.spread)
+    head = Head(np.hstack([weights, 0 * weights]), np.r_[bias, 0.0], criteria.texts)
     return WordsHead(head, expected)
 
 
@@ -192,8 +192,8 @@ async def _encode(words: Sequence[str], context: RunContext) -> Floats:
     """Return the directions of criteria."""
     phrases = [PHRASE.format(criterion=word) for word in words]
     encoders = MultilingualEncoder(passage=True), UniversalEncoder()
-    found = [np.array((await each.embed(phrases, context)).vectors) for each in encoders]
-    return _known_criteria().criteria(np.hstack(found))
+    vectors = [np.array((await encoder.embed(phrases, context)).vectors) for encoder in encoders]
+    return _known_criteria().criteria(np.hstack(vectors))
 
 
 def _slope(expected: float) -> float:
@@ -204,16 +204,16 @@ def _slope(expected: float) -> float:
 
 def _scores(directions: Floats) -> _Scores:
     """Compute the scoring of texts for criteria, given as directions."""
-    known = _known_criteria()
-    alike = directions @ known.directions.T - 1
-    weights = np.exp(known.like_weights * alike) @ known.weights
-    for part, counts in zip(BOTH, known.near, strict=True):
-        near = known.ordinary[:, part] @ directions[:, part].T
-        weights[:, part] += counts * directions[:, part] / near.std(0)[:, None]
-    plain = known.ordinary @ weights.T
-    kin = np.exp(known.like_quality * alike)
-    quality = kin @ known.quality / kin.sum(1)
-    spread = plain.std(0)
-    constant, by_quality, by_spread = known.expect
+    criteria = _known_criteria()
+    alike = directions @ criteria.directions.T - 1
+    weights = np.exp(criteria.like_weights * alike) @ criteria.weights
+    for part, weight in zip(BOTH, criteria.near, strict=True):
+        nearness = criteria.ordinary[:, part] @ directions[:, part].T
+        weights[:, part] += weight * directions[:, part] / nearness.std(0)[:, None]
+    ordinary_scores = criteria.ordinary @ weights.T
+    kin = np.exp(criteria.like_quality * alike)
+    quality = kin @ criteria.quality / kin.sum(1)
+    spread = ordinary_scores.std(0)
+    constant, by_quality, by_spread = criteria.expect
     expected = constant + by_quality * quality + by_spread * spread
-    return _Scores(weights.T, -plain.mean(0), spread, np.clip(expected, 0.5, 1.0))
+    return _Scores(weights.T, -ordinary_scores.mean(0), spread, np.clip(expected, 0.5, 1.0))

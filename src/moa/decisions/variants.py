@@ -38,13 +38,13 @@ def choose_halves(labelled: Sequence[Example], question: Question) -> list[Promp
     An option with one text is alternately in the first or the second.
     """
     sets: tuple[list[Example], list[Example]] = ([], [])
-    most = _per_option(len(question.options)) or 1
-    for place, option in enumerate(question.options):
+    limit = _per_option(len(question.options)) or 1
+    for index, option in enumerate(question.options):
         examples = [e for e in labelled if e.labels.get(question.name) == option.name]
         ordered = sorted(_shuffle(examples), key=lambda e: len(e.text) > _LONG)
-        for half, chosen in enumerate(sets):
-            chosen += ordered[(half + place) % 2 :: 2][:most]
-    return [tuple(_shuffle(chosen)) for chosen in sets if chosen]
+        for half, selection in enumerate(sets):
+            selection += ordered[(half + index) % 2 :: 2][:limit]
+    return [tuple(_shuffle(selection)) for selection in sets if selection]
 
 
 def choose_confident(texts: Sequence[str], fair: Floats, question: Question) -> list[PromptVariant]:
@@ -56,13 +56,13 @@ def choose_confident(texts: Sequence[str], fair: Floats, question: Question) -> 
     best = fair.argmax(1)
     ranked = np.sort(fair, 1)
     lead = (ranked[:, -1] - ranked[:, -2]).tolist()
-    most = _per_option(len(question.options))
-    for place, option in enumerate(question.options):
-        sure = [(lead[row], text) for row, text in enumerate(texts) if best[row] == place]
-        surest = [text for _, text in sorted(sure, reverse=True)[: 2 * most]]
-        for half, chosen in enumerate(sets):
-            chosen += [Example(text, {question.name: option.name}) for text in surest[half::2]]
-    return [tuple(_shuffle(chosen)) for chosen in sets if chosen]
+    limit = _per_option(len(question.options))
+    for index, option in enumerate(question.options):
+        candidates = [(lead[row], text) for row, text in enumerate(texts) if best[row] == index]
+        surest = [text for _, text in sorted(candidates, reverse=True)[: 2 * limit]]
+        for half, selection in enumerate(sets):
+            selection += [Example(text, {question.name: option.name}) for text in surest[half::2]]
+    return [tuple(_shuffle(selection)) for selection in sets if selection]
 
 
 def _per_option(options: int) -> int:

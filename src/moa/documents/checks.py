@@ -87,8 +87,8 @@ class Checks:
         self._refuses, self._empty = _match_any(table["refuses"]), _match_any(table["empty"])
         self._promises = {name: _match_any(table[name]) for name in _PROMISES}
         self._done = _match_any(table["done"])
-        self._numbers = [re.compile(rf"\b(?:{each})\b") for each in table["numbers"]]
-        self._days = [re.compile(rf"\b(?:{each})") for each in table["days"]]
+        self._numbers = [re.compile(rf"\b(?:{pattern})\b") for pattern in table["numbers"]]
+        self._days = [re.compile(rf"\b(?:{pattern})") for pattern in table["days"]]
 
     @classmethod
     def of(cls, language: str | None) -> Checks | None:
@@ -109,8 +109,8 @@ class Checks:
 
     def promises(self, sentence: str) -> list[str]:
         """List the promises of a sentence: to send, refund, replace, or cancel and move."""
-        plain = _plain(sentence)
-        return [name for name, said in self._promises.items() if said.search(plain)]
+        plain_text = _plain(sentence)
+        return [name for name, pattern in self._promises.items() if pattern.search(plain_text)]
 
     def says_done(self, sentence: str) -> bool:
         """Return True if it says that the writer has done something."""
@@ -118,15 +118,18 @@ class Checks:
 
     def figures(self, text: str) -> list[Fraction]:
         """Return all numbers of a text, also those from two to ten in words."""
-        plain = _plain(text)
-        named = enumerate(self._numbers, _SMALLEST)
-        return [*find_numbers(text), *(Fraction(n) for n, one in named if one.search(plain))]
+        plain_text = _plain(text)
+        patterns = enumerate(self._numbers, _SMALLEST)
+        return [
+            *find_numbers(text),
+            *(Fraction(n) for n, pattern in patterns if pattern.search(plain_text)),
+        ]
 
     def days(self, text: str) -> dict[int, str]:
         """Return the named days with their wording: 0 is Monday, 7 today, 8 tomorrow."""
-        plain = _plain(text)
-        found = ((day, one.search(plain)) for day, one in enumerate(self._days))
-        return {day: match[0] for day, match in found if match}
+        plain_text = _plain(text)
+        matches = ((day, pattern.search(plain_text)) for day, pattern in enumerate(self._days))
+        return {day: match[0] for day, match in matches if match}
 
 
 class Ground:
@@ -142,12 +145,12 @@ class Ground:
 
     @cached_property
     def _sentences(self) -> list[set[str]]:
-        return [set(words(one)) for text in self._given for _, one in sentences(text)]
+        return [set(words(sentence)) for text in self._given for _, sentence in sentences(text)]
 
     @cached_property
     def _spoken(self) -> frozenset[str]:
-        plain = _plain("\n".join(self._given))
-        return frozenset(name for name in _PROMISES if _spoken()[name].search(plain))
+        plain_text = _plain("\n".join(self._given))
+        return frozenset(name for name in _PROMISES if _spoken()[name].search(plain_text))
 
     @cached_property
     def _given_figures(self) -> frozenset[Fraction]:
@@ -159,8 +162,8 @@ class Ground:
 
     def lacks(self, figures: Iterable[Fraction]) -> list[Fraction]:
         """Return the numbers that aren't in it, each once."""
-        known = self._given_figures | self._asked_figures
-        return [figure for figure in dict.fromkeys(figures) if figure not in known]
+        known_figures = self._given_figures | self._asked_figures
+        return [figure for figure in dict.fromkeys(figures) if figure not in known_figures]
 
     def speaks_of(self, promise: str) -> bool:
         """Return True if the given texts speak of such a promise."""
@@ -187,78 +190,89 @@ def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) ->
         asked: What it answers.
         language: In which it should be written, as ISO 639-1; `None`: in any.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     if len(text) > _READ:
-        found.append(Fault("length", f"only its first {_READ} characters are looked at"))
+        faults.append(Fault("length", f"only its first {_READ} characters are looked at"))
         text = text[:_READ]
-    found += _repetitions(text, asked[:_READ])
-    if place := _PLACEHOLDER.search(text):
-        found.append(Fault("placeholder", f"something is to be filled in: {place[0]}"))
-    spoken = language_of(text) if can_detect() else language
-    if language is not None and spoken not in (None, language):
-        found.append(Fault("language", f"it is written in {spoken}, and not in {language}"))
-    checks = Checks.of(spoken or language)
+    faults += _repetitions(text, asked[:_READ])
+    if placeholder := _PLACEHOLDER.search(text):
+        faults.append(Fault("placeholder", f"something is to be filled in: {placeholder[0]}"))
+    text_language = language_of(text) if can_detect() else language
+    if language is not None and text_language not in (None, language):
+        faults.append(Fault("language", f"it is written in {text_language}, and not in {language}"))
+    checks = Checks.of(text_language or language)
     if checks is None:
-        said = f"words tell nothing about a text in {spoken or language or 'its language'}"
-        return [*found, Fault("language", said), *_find_strange(find_numbers(text), ground)]
+        message = (
+            f"words tell nothing about a text in {text_language or language or 'its language'}"
+        )
+        return [*faults, Fault("language", message), *_find_strange(find_numbers(text), ground)]
     if checks.refuses(text):
-        found.insert(0, Fault("refusal", "it says that it can't help"))
+        faults.insert(0, Fault("refusal", "it says that it can't help"))
     elif checks.says_nothing(text):
-        found.insert(0, Fault("empty", "it only asks what is wanted"))
-    return [*found, *_find_unsupported(text, checks, ground)]
+        faults.insert(0, Fault("empty", "it only asks what is wanted"))
+    return [*faults, *_find_unsupported(text, checks, ground)]
 
 
-def _repetitions(text: str, asked: str) -> Iterator[Fault]:
+def _repetitions(text: str, question: str) -> Iterator[Fault]:
     """Find a repeated sentence, or one that repeats the question."""
-    said = [(one, {*words(one)}) for _, one in sentences(text)]
-    long = [(one, own) for one, own in said if len(own) >= _FEWEST]
-    twice = next((two for (_, a), (two, b) in combinations(long, 2) if _are_alike(a, b)), None)
-    often = Counter(one.casefold() for one, own in said if len(own) > 1)
-    if twice is None:
-        twice = next((one for one, count in often.items() if count >= _TIMES), None)
-    if twice is not None:
-        yield Fault("repetition", f"it says twice: {twice:.80}")
-    heard = [own for _, one in sentences(asked) if len(own := {*words(one)}) >= _FEWEST]
-    for one, own in long:
-        if any(_are_alike(own, each) or _holds(own, each) for each in heard):
-            yield Fault("echo", f"it repeats what was asked: {one:.80}")
+    pairs = [(sentence, {*words(sentence)}) for _, sentence in sentences(text)]
+    long_pairs = [(sentence, word_set) for sentence, word_set in pairs if len(word_set) >= _FEWEST]
+    repetition = next(
+        (second for (_, a), (second, b) in combinations(long_pairs, 2) if _are_alike(a, b)), None
+    )
+    counts = Counter(sentence.casefold() for sentence, word_set in pairs if len(word_set) > 1)
+    if repetition is None:
+        repetition = next((sentence for sentence, count in counts.items() if count >= _TIMES), None)
+    if repetition is not None:
+        yield Fault("repetition", f"it says twice: {repetition:.80}")
+    question_sets = [
+        word_set
+        for _, sentence in sentences(question)
+        if len(word_set := {*words(sentence)}) >= _FEWEST
+    ]
+    for sentence, word_set in long_pairs:
+        if any(
+            _are_alike(word_set, question_set) or _holds(word_set, question_set)
+            for question_set in question_sets
+        ):
+            yield Fault("echo", f"it repeats what was asked: {sentence:.80}")
             return
 
 
-def _are_alike(one: set[str], other: set[str]) -> bool:
-    return len(one & other) >= _ALIKE * len(one | other)
+def _are_alike(left: set[str], right: set[str]) -> bool:
+    return len(left & right) >= _ALIKE * len(left | right)
 
 
-def _holds(one: set[str], other: set[str]) -> bool:
+def _holds(word_set: set[str], long_set: set[str]) -> bool:
     """Return True if a sentence has nearly all words of a long one."""
-    return len(other) >= _LONG and len(one & other) >= _NEARLY * len(other)
+    return len(long_set) >= _LONG and len(word_set & long_set) >= _NEARLY * len(long_set)
 
 
 def _find_strange(figures: Iterable[Fraction], ground: Ground) -> Iterator[Fault]:
     if strange := ground.lacks(figures):
-        said = ", ".join(map(format_number, strange))
-        yield Fault("figure", f"nothing given holds these figures: {said:.80}")
+        numbers = ", ".join(map(format_number, strange))
+        yield Fault("figure", f"nothing given holds these figures: {numbers:.80}")
 
 
 def _find_unsupported(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
     """Find figures, days, a yes and promises without ground."""
     yield from _find_strange(checks.figures(text), ground)
-    said = [one for _, one in sentences(text)]
-    for place, one in enumerate(said):
-        yes = place < _OPENING and checks.says_yes(one)
-        promised = checks.promises(one)
+    all_sentences = [sentence for _, sentence in sentences(text)]
+    for index, sentence in enumerate(all_sentences):
+        yes = index < _OPENING and checks.says_yes(sentence)
+        promises = checks.promises(sentence)
         if yes:
-            whole = " ".join(said[place : place + 2])
-            if not ground.holds(whole, checks.figures(whole)):
-                yield Fault("yes", f"nothing given holds this yes: {one:.80}")
-        bound = yes or bool(promised)
-        for day, name in checks.days(one).items():
-            if (bound or day < _WEEK) and not ground.names(day, promised=bound):
-                yield Fault("day", f"nothing given holds {name!r}: {one:.80}")
-        if any(not ground.speaks_of(promise) for promise in promised):
-            yield Fault("promise", f"nothing given holds this promise: {one:.80}")
-        elif checks.says_done(one):
-            yield Fault("promise", f"it says what it can't have done: {one:.80}")
+            opening = " ".join(all_sentences[index : index + 2])
+            if not ground.holds(opening, checks.figures(opening)):
+                yield Fault("yes", f"nothing given holds this yes: {sentence:.80}")
+        is_promised = yes or bool(promises)
+        for day, name in checks.days(sentence).items():
+            if (is_promised or day < _WEEK) and not ground.names(day, promised=is_promised):
+                yield Fault("day", f"nothing given holds {name!r}: {sentence:.80}")
+        if any(not ground.speaks_of(promise) for promise in promises):
+            yield Fault("promise", f"nothing given holds this promise: {sentence:.80}")
+        elif checks.says_done(sentence):
+            yield Fault("promise", f"it says what it can't have done: {sentence:.80}")
 
 
 def _figures(text: str) -> list[Fraction]:
@@ -291,12 +305,12 @@ def _lists() -> Mapping[str, dict[str, list[str]]]:
 def _spoken() -> Mapping[str, re.Pattern[str]]:
     """Return, for each promise, the pattern of texts in any language that speak of it."""
     text = files("moa.documents").joinpath("checks.toml").read_text("utf-8")
-    found = tomllib.loads(text)["spoken"]
-    return {name: re.compile(rf"\b(?:{'|'.join(found[name])})") for name in _PROMISES}
+    patterns = tomllib.loads(text)["spoken"]
+    return {name: re.compile(rf"\b(?:{'|'.join(patterns[name])})") for name in _PROMISES}
 
 
 def _match_any(patterns: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(rf"\b(?:{each})" for each in patterns))
+    return re.compile("|".join(rf"\b(?:{pattern})" for pattern in patterns))
 
 
 def _plain(text: str) -> str:

@@ -111,16 +111,16 @@ class Grader(DecidingAgent[Grade]):
             raise ConfigError(f"{name}: threshold={threshold}, but it is between 0 and 1")
         self.threshold = threshold
         yes_or_no = (Option("yes", value=True), Option("no", value=False))
-        wanted = Question(name, "predicate", question, yes_or_no)
+        predicate = Question(name, "predicate", question, yes_or_no)
         if calibration is not None:
-            wanted = calibration.question.question(name)
-            if {option.name for option in wanted.options} != {"yes", "no"}:
-                labels = ", ".join(option.name for option in wanted.options)
+            predicate = calibration.question.question(name)
+            if {option.name for option in predicate.options} != {"yes", "no"}:
+                labels = ", ".join(option.name for option in predicate.options)
                 raise CalibrationError(
                     f"{name}: the calibration has the labels {labels}, and here a question is "
                     "answered by yes or no: label the pairs yes and no"
                 )
-        super().__init__(endpoint, [wanted], calibration=calibration, **limits)
+        super().__init__(endpoint, [predicate], calibration=calibration, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Grade:
         """Compare the probability with the threshold, or take what the calibration says."""
@@ -140,8 +140,8 @@ def number_passages(passages: Sequence[Passage]) -> str:
     Numbers in brackets inside a passage are put in parentheses, so that none of them can pass for
     a citation.
     """
-    shown = [without_brackets(f"{_heading(passage)}{passage.text}") for passage in passages]
-    return "\n\n".join(f"[{number}]\n{block(text)}" for number, text in enumerate(shown, 1))
+    texts = [without_brackets(f"{_heading(passage)}{passage.text}") for passage in passages]
+    return "\n\n".join(f"[{number}]\n{block(text)}" for number, text in enumerate(texts, 1))
 
 
 def _heading(passage: Passage) -> str:
@@ -168,16 +168,16 @@ async def cite(
     Returns:
         The answer, and each passage that it cites, once, in the order of their numbers.
     """
-    text, numbered, unknown, added = await run_off_loop(
+    text, cited_numbers, unknown, added = await run_off_loop(
         lambda: _cite(answer, passages), context, characters=len(answer)
     )
     if unknown:
         numbers = ", ".join(map(str, sorted(unknown)))
         context.note("changed", f"citations of passages that were not given: {numbers:.200}")
     if added:
-        said = f"{added} sentences are given the citation that their words have"
-        context.note("changed", said)
-    return text, tuple(Citation(number=n, passage=passages[n - 1]) for n in numbered)
+        note = f"{added} sentences are given the citation that their words have"
+        context.note("changed", note)
+    return text, tuple(Citation(number=n, passage=passages[n - 1]) for n in cited_numbers)
 
 
 def _cite(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], set[int], int]:
@@ -186,30 +186,34 @@ def _cite(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], set
 
     def keep_known(match: re.Match[str]) -> str:
         numbers = _numbers(match[1])
-        known = [number for number in numbers if 0 < number <= len(passages)]
-        unknown.update({*numbers} - {*known})
+        known_numbers = [number for number in numbers if 0 < number <= len(passages)]
+        unknown.update({*numbers} - {*known_numbers})
         blank = " " if match[0][0].isspace() else ""
-        return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
+        return (
+            match[0]
+            if known_numbers == numbers
+            else "".join(f"{blank}[{n}]" for n in known_numbers)
+        )
 
     text, added = _cite_by_words(_CITATION.sub(keep_known, answer), passages)
     return text, sorted(_numbers_in(text)), unknown, added
 
 
 def _cite_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
-    held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
-    parts, changed, end = list[str](), 0, 0
+    passage_words = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
+    parts, changes, end = list[str](), 0, 0
     for begin, sentence in sentences(answer):
         parts.append(answer[end:begin])
         end = begin + len(sentence)
         cited_by = _numbers_in(sentence)
-        bare = _CITATION.sub("", sentence).rstrip()
-        shares = word_shares(bare[:_READ], held)
+        claim = _CITATION.sub("", sentence).rstrip()
+        shares = word_shares(claim[:_READ], passage_words)
         best = max(range(len(shares)), key=shares.__getitem__, default=0)
-        now = max((shares[n - 1] for n in cited_by), default=MOST_WORDS - _BETTER)
-        if shares and shares[best] >= max(MOST_WORDS, now + _BETTER):
-            sentence, changed = f"{bare} [{best + 1}]", changed + 1
+        cited_share = max((shares[n - 1] for n in cited_by), default=MOST_WORDS - _BETTER)
+        if shares and shares[best] >= max(MOST_WORDS, cited_share + _BETTER):
+            sentence, changes = f"{claim} [{best + 1}]", changes + 1
         parts.append(sentence)
-    return "".join((*parts, answer[end:])), changed
+    return "".join((*parts, answer[end:])), changes
 
 
 def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> list[float]:
@@ -220,11 +224,16 @@ def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> lis
     A word weighs log((texts + 1) / (those that hold it + 0.5)). One that none holds counts as if
     one did, or if there are few texts a word such as `it` would count more than all others.
     """
-    said = set(words(sentence))
-    holding = {word: max(1, sum(word in one for one in held)) for word in said}
-    weights = {word: math.log((len(held) + 1) / (n + 0.5)) for word, n in holding.items()}
-    whole = sum(weights.values()) or 1.0
-    return [sum(weights[word] for word in said & one) / whole for one in (*held, *more)]
+    sentence_words = set(words(sentence))
+    counts = {
+        word: max(1, sum(word in text_words for text_words in held)) for word in sentence_words
+    }
+    weights = {word: math.log((len(held) + 1) / (n + 0.5)) for word, n in counts.items()}
+    total = sum(weights.values()) or 1.0
+    return [
+        sum(weights[word] for word in sentence_words & text_words) / total
+        for text_words in (*held, *more)
+    ]
 
 
 def _numbers_in(text: str) -> set[int]:
@@ -233,13 +242,13 @@ def _numbers_in(text: str) -> set[int]:
 
 def _numbers(inside: str) -> list[int]:
     """Read `1, 3-5`. A range counts as its two ends where it runs backwards or over 50 numbers."""
-    found: list[int] = []
+    numbers: list[int] = []
     for match in _PART.finditer(inside):
         first = int(match[1])
         last = int(match[2] or first)
-        within = 0 <= last - first <= 50
-        found += range(first, last + 1) if within else (first, last)
-    return found
+        is_range = 0 <= last - first <= 50
+        numbers += range(first, last + 1) if is_range else (first, last)
+    return numbers
 
 
 def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
@@ -248,15 +257,15 @@ def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     A line without letters and digits beside its citations, such as a rule, isn't one. Those after
     the first `checked` are `unchecked` too if they cite nothing.
     """
-    found: list[Claim] = []
+    claims: list[Claim] = []
     for _, sentence in sentences(answer):
         numbers = tuple(sorted(_numbers_in(sentence)))
         text = _CITATION.sub("", sentence).strip()
         if has_words(text):
-            read = checked is None or len(found) < checked
-            verdict: Verdict = "uncited" if read and not numbers else "unchecked"
-            found.append(Claim(text=text, numbers=numbers, verdict=verdict))
-    return found
+            is_checked = checked is None or len(claims) < checked
+            verdict: Verdict = "uncited" if is_checked and not numbers else "unchecked"
+            claims.append(Claim(text=text, numbers=numbers, verdict=verdict))
+    return claims
 
 
 def has_words(answer: str) -> bool:
@@ -271,8 +280,8 @@ def filter_text(question: str, passage: Passage) -> str:
 
 def claim_text(claim: str, passages: Sequence[Passage]) -> str:
     """Write a claim and the passages it cites as the text that a check decides on."""
-    given = "\n\n".join(map(searched_text, passages))
-    return f"Passage: {given}\n\nClaim: {claim}"
+    passage_text = "\n\n".join(map(searched_text, passages))
+    return f"Passage: {passage_text}\n\nClaim: {claim}"
 
 
 async def check_claims(
@@ -290,23 +299,27 @@ async def check_claims(
     don't count if there are enough others. Sentences after the first 500 are not checked; the
     trace says so.
     """
-    split = await run_off_loop(
+    all_claims = await run_off_loop(
         lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
     )
-    said, rest = split[:_MOST_CHECKED], split[_MOST_CHECKED:]
+    claims, rest = all_claims[:_MOST_CHECKED], all_claims[_MOST_CHECKED:]
     if rest:
-        context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
+        context.note("skipped", f"{len(rest)} sentences after the first {len(claims)}: not checked")
     if support is None:
-        found = await run_off_loop(
-            lambda: list(_judge_by_words(said, passages, question)), context, characters=len(answer)
+        marked_claims = await run_off_loop(
+            lambda: list(_judge_by_words(claims, passages, question)),
+            context,
+            characters=len(answer),
         )
-        return (*found, *rest)
+        return (*marked_claims, *rest)
     texts = [
-        claim_text(one.text, [passages[n - 1] for n in one.numbers]) for one in said if one.numbers
+        claim_text(claim.text, [passages[n - 1] for n in claim.numbers])
+        for claim in claims
+        if claim.numbers
     ]
     grades = iter(await grade_each(support, texts, context))
-    judged = [_judge(one, next(grades)) if one.numbers else one for one in said]
-    return (*judged, *rest)
+    graded_claims = [_judge(claim, next(grades)) if claim.numbers else claim for claim in claims]
+    return (*graded_claims, *rest)
 
 
 async def check_answer(
@@ -334,8 +347,8 @@ async def check_answer(
     """
     text, citations = await cite(answer, passages, context)
     claims = await check_claims(text, passages, support, context, question=question)
-    if near and citations and not any(each.passage in near for each in citations):
-        claims = tuple(one.model_copy(update={"verdict": "unsupported"}) for one in claims)
+    if near and citations and not any(citation.passage in near for citation in citations):
+        claims = tuple(claim.model_copy(update={"verdict": "unsupported"}) for claim in claims)
     return (*_drop_unsupported(text, citations, claims, context), claims)
 
 
@@ -343,25 +356,29 @@ def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
     """Return True if a text is known to be in another language than the passages."""
     if not can_detect():
         return False
-    spoken = language_of(" ".join(passage.text for passage in passages))
-    return spoken is not None and language_of(text) not in (None, spoken)
+    language = language_of(" ".join(passage.text for passage in passages))
+    return language is not None and language_of(text) not in (None, language)
 
 
 def _judge_by_words(
-    said: Sequence[Claim], passages: Sequence[Passage], question: str
+    claims: Sequence[Claim], passages: Sequence[Passage], question: str
 ) -> Iterator[Claim]:
     """Mark sentences whose words no passage has; the others stay unchecked."""
-    repeated = set(words(question))
-    held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
-    for claim in said:
-        begun = claim.text[:_READ]
-        own = [word for word in words(begun) if word not in repeated]
-        counted = " ".join(own) if len(set(own)) >= _FEWEST_WORDS else begun
-        told = held and len(set(words(begun))) >= _FEWEST_WORDS and not is_foreign(begun, passages)
+    question_words = set(words(question))
+    passage_words = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
+    for claim in claims:
+        beginning = claim.text[:_READ]
+        own_words = [word for word in words(beginning) if word not in question_words]
+        text = " ".join(own_words) if len(set(own_words)) >= _FEWEST_WORDS else beginning
+        can_tell = (
+            passage_words
+            and len(set(words(beginning))) >= _FEWEST_WORDS
+            and not is_foreign(beginning, passages)
+        )
         # A sentence may rest on what several passages say together.
-        together = set[str]().union(*(held[n - 1] for n in claim.numbers))
-        lacking = told and max(word_shares(counted, held, together)) < _FEW_WORDS
-        yield claim.model_copy(update={"verdict": "unsupported"}) if lacking else claim
+        union = set[str]().union(*(passage_words[n - 1] for n in claim.numbers))
+        is_lacking = can_tell and max(word_shares(text, passage_words, union)) < _FEW_WORDS
+        yield claim.model_copy(update={"verdict": "unsupported"}) if is_lacking else claim
 
 
 def _judge(claim: Claim, grade: Grade) -> Claim:
@@ -375,13 +392,15 @@ def _drop_unsupported(
     text: str, citations: Sequence[Citation], claims: Sequence[Claim], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
     """Leave out unsupported sentences, and their own citations, with a note."""
-    kept = [claim for claim in claims if claim.verdict != "unsupported"]
-    if len(kept) == len(claims):
+    kept_claims = [claim for claim in claims if claim.verdict != "unsupported"]
+    if len(kept_claims) == len(claims):
         return text, tuple(citations)
-    gone = " ".join(claim.text for claim in claims if claim.verdict == "unsupported")
-    context.note("dropped", f"no passage says {gone!r:.1000}")
-    numbers = {number for claim in kept for number in claim.numbers}
-    return join_claims(kept), tuple(each for each in citations if each.number in numbers)
+    dropped_text = " ".join(claim.text for claim in claims if claim.verdict == "unsupported")
+    context.note("dropped", f"no passage says {dropped_text!r:.1000}")
+    numbers = {number for claim in kept_claims for number in claim.numbers}
+    return join_claims(kept_claims), tuple(
+        citation for citation in citations if citation.number in numbers
+    )
 
 
 def join_claims(claims: Sequence[Claim]) -> str:
@@ -391,8 +410,8 @@ def join_claims(claims: Sequence[Claim]) -> str:
 
 def quote_claims(extract: str) -> tuple[Claim, ...]:
     """Return the sentences of an extract, which its passage has word for word."""
-    said = claims_in(extract)
-    return tuple(claim.model_copy(update={"verdict": "supported"}) for claim in said)
+    claims = claims_in(extract)
+    return tuple(claim.model_copy(update={"verdict": "supported"}) for claim in claims)
 
 
 async def grade_each(

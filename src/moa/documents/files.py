@@ -107,9 +107,9 @@ def load(sources: Sources, *, progress: Progress | None = None) -> LoadedDocumen
         MissingDependency: what reads a kind of file is not installed.
     """
     files, ignored, folders = files_under(sources)
-    read = [found for _, found in read_each(files, progress=progress)]
-    documents = tuple(each for each in read if isinstance(each, Document))
-    unread = tuple(each for each in read if isinstance(each, UnreadFile))
+    results = [result for _, result in read_each(files, progress=progress)]
+    documents = tuple(result for result in results if isinstance(result, Document))
+    unread = tuple(result for result in results if isinstance(result, UnreadFile))
     return LoadedDocuments(documents, (*folders, *unread), ignored)
 
 
@@ -138,29 +138,31 @@ def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unr
 
     One that isn't there, or an id twice, is a `ConfigError`.
     """
-    paths = [Path(each) for each in ([sources] if isinstance(sources, Path | str) else sources)]
+    paths = [Path(source) for source in ([sources] if isinstance(sources, Path | str) else sources)]
     files, ignored, unread = list[File](), list[str](), list[UnreadFile]()
     for path in paths:
         if path.is_file():
             files.append(File(_printable(path.name), path))
         elif path.is_dir():
-            before = f"{_printable(path.resolve().name)}/" if len(paths) > 1 else ""
-            broken: list[OSError] = []
-            for inside, out in _walk(path, broken.append):
-                file = File(before + _printable(inside.relative_to(path).as_posix()), inside)
-                known = inside.suffix.lower() in KINDS
-                if out and (known or inside.is_dir()):
+            prefix = f"{_printable(path.resolve().name)}/" if len(paths) > 1 else ""
+            errors: list[OSError] = []
+            for inner_path, leads_out in _walk(path, errors.append):
+                file = File(
+                    prefix + _printable(inner_path.relative_to(path).as_posix()), inner_path
+                )
+                is_readable = inner_path.suffix.lower() in KINDS
+                if leads_out and (is_readable or inner_path.is_dir()):
                     unread.append(UnreadFile(file.id, f"{file.id} {_LEADS_OUT}"))
                 else:
-                    files.append(file) if known else ignored.append(file.id)
-            unread += [_unread_folder(error, path, before) for error in broken]
+                    files.append(file) if is_readable else ignored.append(file.id)
+            unread += [_unread_folder(error, path, prefix) for error in errors]
         else:
             raise ConfigError(f"there is no file or folder {str(path)!r} to read documents from")
     seen: dict[str, Path] = {}
     for file in files:
-        if (other := seen.setdefault(file.id, file.path)) is not file.path:
+        if (first := seen.setdefault(file.id, file.path)) is not file.path:
             raise ConfigError(
-                f"{str(other)!r} and {str(file.path)!r} would both be called {file.id!r}: name "
+                f"{str(first)!r} and {str(file.path)!r} would both be called {file.id!r}: name "
                 "the folder that holds both"
             )
     return files, tuple(ignored), unread
@@ -172,15 +174,15 @@ def _walk(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[Pa
     With each, whether it is a link that leads out of the folder; then it may be one to a folder.
     """
     root = os.path.realpath(folder)
-    for at, folders, names in os.walk(folder, onerror=onerror):
+    for parent, folders, names in os.walk(folder, onerror=onerror):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = {name for name in names if not name.startswith(".")}
-        for name in [*folders, *sorted(shown)]:
-            path = Path(at) / name
-            leads = os.path.realpath(path) if os.path.islink(path) else root
-            out = not Path(leads).is_relative_to(root)
-            if out or (name in shown and _may_be_file(path)):
-                yield path, out
+        file_names = {name for name in names if not name.startswith(".")}
+        for name in [*folders, *sorted(file_names)]:
+            path = Path(parent) / name
+            target = os.path.realpath(path) if os.path.islink(path) else root
+            leads_out = not Path(target).is_relative_to(root)
+            if leads_out or (name in file_names and _may_be_file(path)):
+                yield path, leads_out
 
 
 def _may_be_file(path: Path) -> bool:
@@ -195,11 +197,11 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _unread_folder(error: OSError, source: Path, before: str) -> UnreadFile:
+def _unread_folder(error: OSError, source: Path, prefix: str) -> UnreadFile:
     folder = Path(os.fsdecode(error.filename))
-    inside = "" if folder == source else f"{_printable(folder.relative_to(source).as_posix())}/"
+    subpath = "" if folder == source else f"{_printable(folder.relative_to(source).as_posix())}/"
     reason = f"the folder {_printable(str(folder))} can't be read: {error.strerror or error}"
-    return UnreadFile(before + inside, reason)
+    return UnreadFile(prefix + subpath, reason)
 
 
 def _document(name: str, data: bytes, digest: str) -> Document:
@@ -232,9 +234,9 @@ def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
     except DependencyError as error:
         raise _locked_error(name) from error
     except (PyPdfError, *_TRIPS) as error:
-        why = f"{type(error).__name__}: {error}".removesuffix(": ")
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise InputError(
-            f"{name} is a broken PDF, and could not be read ({why}): open it in a "
+            f"{name} is a broken PDF, and could not be read ({reason}): open it in a "
             "viewer and save it again"
         ) from error
     pages = [_BLANKS.sub(" ", _WRAPPED.sub(" ", _HYPHEN.sub("", page))).strip() for page in pages]
@@ -278,13 +280,13 @@ def _text_document(name: str, data: bytes, kind: str) -> Document:
     text = _decode_text(name, data, kind).replace("\r\n", "\n").replace("\r", "\n")
     title = PurePosixPath(name).stem
     if kind == "HTML":
-        found = _TITLE.search(text)
+        match = _TITLE.search(text)
         with require_package("lxml", extra="local", purpose="to read HTML"):
-            title = (found and tidy(html_to_text(found[1]))) or title
+            title = (match and tidy(html_to_text(match[1]))) or title
             text = tidy(html_to_text(text))
     elif kind == "Markdown":
-        found = _HEADING.match(text[:_HEADED])
-        title = found[1] if found else title
+        match = _HEADING.match(text[:_HEADED])
+        title = match[1] if match else title
     if not text.strip():
         raise InputError(f"{name} holds no text")
     return Document(id=name, title=title, text=text, markdown=kind == "Markdown")
@@ -297,8 +299,8 @@ def _decode_text(name: str, data: bytes, kind: str) -> str:
     if text is None and kind == "HTML" and (declared := _CHARSET.search(data[:4096])):
         text = _decode(data, declared[1].decode("ascii", "replace"))
     if text is None:
-        why = "to read a text that is not UTF-8"
-        with require_package("charset-normalizer", extra="local", purpose=why):
+        purpose = "to read a text that is not UTF-8"
+        with require_package("charset-normalizer", extra="local", purpose=purpose):
             from charset_normalizer import from_bytes
         guess = from_bytes(data).best()
         text = None if guess is None else str(guess)
@@ -315,5 +317,5 @@ def _decode(data: bytes, encoding: str) -> str | None:
 
 
 def _format_pages(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:8])) + (" and more" if len(numbers) > 8 else "")
-    return f"page {shown}" if len(numbers) == 1 else f"{len(numbers)} pages ({shown})"
+    pages = ", ".join(map(str, numbers[:8])) + (" and more" if len(numbers) > 8 else "")
+    return f"page {pages}" if len(numbers) == 1 else f"{len(numbers)} pages ({pages})"

@@ -86,8 +86,8 @@ class Changes:
             "could not be read": self.unread,
             "of other kinds": self.ignored,
         }
-        said = [f"{len(files)} {what}" for what, files in counts.items() if files]
-        return ", ".join(said) or "no files"
+        parts = [f"{len(files)} {kind}" for kind, files in counts.items() if files]
+        return ", ".join(parts) or "no files"
 
 
 class Index:
@@ -129,31 +129,33 @@ class Index:
         """
         files, ignored, unlisted = files_under(sources)
         form = f"{_FORM}:{self.max_tokens}"
-        before = self._known(form)
-        found: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
+        digests = self._known(form)
+        ids_by_kind: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
         unread, notes = [*unlisted], list[str]()
-        waiting: list[tuple[Document, list[Passage]]] = []
-        written = time.monotonic()
-        for file, read in read_each(files, before, progress=progress):
-            if isinstance(read, UnreadFile):
-                unread.append(read)
-            elif read is None:
-                found["kept"].append(file.id)
+        pending: list[tuple[Document, list[Passage]]] = []
+        last_write = time.monotonic()
+        for file, result in read_each(files, digests, progress=progress):
+            if isinstance(result, UnreadFile):
+                unread.append(result)
+            elif result is None:
+                ids_by_kind["kept"].append(file.id)
             else:
-                waiting.append((read, passages_of(read, max_tokens=self.max_tokens)))
-                if time.monotonic() - written > _WRITE_EVERY_S:
-                    self._replace(waiting, form)
-                    waiting, written = [], time.monotonic()
-                notes += [f"{file.id}: {note}" for note in read.notes]
-                found["changed" if file.id in before else "added"].append(file.id)
-        self._replace(waiting, form)
-        hidden = tuple(it.file for it in unlisted if not it.file or it.file.endswith("/"))
-        gone = before.keys() - {file.id for file in files}
-        removed = sorted(file for file in gone if not file.startswith(hidden))
+                pending.append((result, passages_of(result, max_tokens=self.max_tokens)))
+                if time.monotonic() - last_write > _WRITE_EVERY_S:
+                    self._replace(pending, form)
+                    pending, last_write = [], time.monotonic()
+                notes += [f"{file.id}: {note}" for note in result.notes]
+                ids_by_kind["changed" if file.id in digests else "added"].append(file.id)
+        self._replace(pending, form)
+        prefixes = tuple(
+            entry.file for entry in unlisted if not entry.file or entry.file.endswith("/")
+        )
+        missing_ids = digests.keys() - {file.id for file in files}
+        removed = sorted(file for file in missing_ids if not file.startswith(prefixes))
         with self._open() as database:
             _remove(database, removed)
         return Changes(
-            **{kind: tuple(ids) for kind, ids in found.items()},
+            **{kind: tuple(ids) for kind, ids in ids_by_kind.items()},
             removed=tuple(removed),
             unread=tuple(unread),
             ignored=ignored,
@@ -194,17 +196,21 @@ class Index:
         """
         endpoint = require(endpoint, "embed", agent="index")
         context = context or RunContext()
-        known = await asyncio.to_thread(self._kept_vectors, endpoint.model)
-        lacking = [passage for passage in passages if passage.id not in known]
-        for begin in range(0, len(lacking), BATCH):
-            batch = lacking[begin : begin + BATCH]
+        vectors_by_id = await asyncio.to_thread(self._kept_vectors, endpoint.model)
+        missing = [passage for passage in passages if passage.id not in vectors_by_id]
+        for begin in range(0, len(missing), BATCH):
+            batch = missing[begin : begin + BATCH]
             if progress is not None:
-                progress(len(passages) - len(lacking) + begin, len(passages))
-            made = (await endpoint.embed([searched_text(each) for each in batch], context)).vectors
-            pairs = [(each, array("f", v)) for each, v in zip(batch, made, strict=True)]
+                progress(len(passages) - len(missing) + begin, len(passages))
+            batch_vectors = (
+                await endpoint.embed([searched_text(passage) for passage in batch], context)
+            ).vectors
+            pairs = [
+                (passage, array("f", v)) for passage, v in zip(batch, batch_vectors, strict=True)
+            ]
             await asyncio.to_thread(self._keep_vectors, endpoint.model, pairs)
-            known |= {passage.id: vector for passage, vector in pairs}
-        return [known[passage.id] for passage in passages]
+            vectors_by_id |= {passage.id: vector for passage, vector in pairs}
+        return [vectors_by_id[passage.id] for passage in passages]
 
     def _known(self, form: str) -> dict[str, str]:
         """Return the SHA-256 of each file by id; empty for files that were split in another way."""
@@ -212,10 +218,10 @@ class Index:
             select = "select id, case form when ? then digest else '' end from files"
             return {_text(file): digest for file, digest in database.execute(select, (form,))}
 
-    def _replace(self, read: Iterable[tuple[Document, Sequence[Passage]]], form: str) -> None:
+    def _replace(self, documents: Iterable[tuple[Document, Sequence[Passage]]], form: str) -> None:
         """Replace the stored passages of files."""
         with self._open() as database:
-            for document, passages in read:
+            for document, passages in documents:
                 _remove(database, [document.id])
                 database.execute(
                     "insert into files values (?, ?, ?, ?, ?)",
@@ -223,7 +229,10 @@ class Index:
                 )
                 database.executemany(
                     "insert into passages values (?, ?, ?, ?)",
-                    [(each.document, each.start, each.page, each.text) for each in passages],
+                    [
+                        (passage.document, passage.start, passage.page, passage.text)
+                        for passage in passages
+                    ],
                 )
 
     def _kept_vectors(self, model: str) -> dict[str, array[float]]:
@@ -231,10 +240,12 @@ class Index:
         with self._open() as database:
             select = "select document, start, vector from vectors where model = ?"
             rows = database.execute(select, (model,))
-            found = {f"{document}#{start}": array("f", vector) for document, start, vector in rows}
-            if len({len(vector) for vector in found.values()}) > 1:
+            vectors = {
+                f"{document}#{start}": array("f", vector) for document, start, vector in rows
+            }
+            if len({len(vector) for vector in vectors.values()}) > 1:
                 raise ValueError("vectors of one model are of one length")
-            return found
+            return vectors
 
     def _keep_vectors(self, model: str, vectors: Sequence[tuple[Passage, array[float]]]) -> None:
         """Store vectors of passages; skip passages that have changed since."""
@@ -243,8 +254,8 @@ class Index:
                 "insert or replace into vectors select ?, document, start, ? from passages "
                 "where document = ? and start = ? and text = ?",
                 [
-                    (model, vector.tobytes(), each.document, each.start, each.text)
-                    for each, vector in vectors
+                    (model, vector.tobytes(), passage.document, passage.start, passage.text)
+                    for passage, vector in vectors
                 ],
             )
 
@@ -372,13 +383,13 @@ class Indexed(Retriever):
         changes, retriever = self._ready or await self._prepare(context)
         for unread in changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")
-        if (more := len(changes.unread) - _SHOWN) > 0:
-            context.note("failed", f"not read: {more} more files")
+        if (extra_count := len(changes.unread) - _SHOWN) > 0:
+            context.note("failed", f"not read: {extra_count} more files")
         return retriever
 
     async def _prepare(self, context: RunContext) -> tuple[Changes, Retriever]:
-        late = f"{self.name}: the time given to the run was up before its documents were read"
-        async with time_limit(context.remaining_s(), late):
+        message = f"{self.name}: the time given to the run was up before its documents were read"
+        async with time_limit(context.remaining_s(), message):
             changes, by_words = await asyncio.wrap_future(self._start_reading())
             async with self._lock.hold(None):
                 return self._ready or (
@@ -409,17 +420,19 @@ class Indexed(Retriever):
             reading.set_exception(error)
 
     def _nothing_found(self, changes: Changes) -> str:
-        given = self.sources if self.sources is not None else self.index.path or ()
-        paths = [given] if isinstance(given, str | Path) else given
-        where = ", ".join(map(str, paths)) or "no documents: name the files or folders to read"
+        sources = self.sources if self.sources is not None else self.index.path or ()
+        paths = [sources] if isinstance(sources, str | Path) else sources
+        locations = ", ".join(map(str, paths)) or "no documents: name the files or folders to read"
         reasons = "; ".join(map(str, changes.unread[:_SHOWN]))
-        return f"{self.name}: there is nothing to search in {where}" + (reasons and f": {reasons}")
+        return f"{self.name}: there is nothing to search in {locations}" + (
+            reasons and f": {reasons}"
+        )
 
     async def _build_retriever(
         self, changes: Changes, by_words: BM25, context: RunContext
     ) -> Retriever:
         """Build the retriever, and keep it; without vectors it serves this run alone."""
-        found, passages = by_words, by_words.passages
+        retriever, passages = by_words, by_words.passages
         if self.endpoint is not None:
             try:
                 vectors = await self.index.vectors(passages, self.endpoint, context)
@@ -429,11 +442,11 @@ class Indexed(Retriever):
                 context.note("degraded", f"passages are found by words alone: {error}")
                 return by_words
             depth = _DEPTH * self.top_k if self.by_words else self.top_k
-            found = Dense(passages, vectors, self.endpoint, top_k=depth)
+            retriever = Dense(passages, vectors, self.endpoint, top_k=depth)
             if self.by_words:
-                found = Hybrid([BM25(passages, top_k=depth), found], top_k=self.top_k)
-        self._ready = changes, found
-        return found
+                retriever = Hybrid([BM25(passages, top_k=depth), retriever], top_k=self.top_k)
+        self._ready = changes, retriever
+        return retriever
 
 
 def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:

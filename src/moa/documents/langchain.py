@@ -48,11 +48,11 @@ class FromLangChain(Retriever):
         """
         try:
             async with asyncio.timeout(context.remaining_s()):
-                found = await self.retriever.ainvoke(str(request))
+                documents = await self.retriever.ainvoke(str(request))
         except Exception as error:
             context.remaining_s()
             raise NodeError(self.name, error) from error
-        return Passages(passages=tuple(map(_passage, found[: self.top_k])))
+        return Passages(passages=tuple(map(_passage, documents[: self.top_k])))
 
 
 def _passage(document: LangChainDocument) -> Passage:

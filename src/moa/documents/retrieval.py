@@ -90,22 +90,22 @@ class BM25(Retriever):
 
     def best(self, query: str, *, top_k: int) -> Passages:
         """Return the best passages. It blocks."""
-        known, score = self._index
-        ids = [known[word] for word in words(query) if word in known]
+        word_ids, score = self._index
+        ids = [word_ids[word] for word in words(query) if word in word_ids]
         scores: list[float] = score(ids).tolist() if ids and score else []
-        found = by_score(self.passages, scores)[:top_k]
-        return Passages(passages=tuple(passage for passage, score in found if score > 0))
+        ranking = by_score(self.passages, scores)[:top_k]
+        return Passages(passages=tuple(passage for passage, score in ranking if score > 0))
 
     @cached_property
     def _index(self) -> tuple[Mapping[str, int], Callable[[list[int]], Floats] | None]:
         """Number the words, and return the function that scores all passages by such numbers."""
-        known: dict[str, int] = {}
+        word_ids: dict[str, int] = {}
         ids = [
-            [known.setdefault(word, len(known)) for word in words(searched_text(passage))]
+            [word_ids.setdefault(word, len(word_ids)) for word in words(searched_text(passage))]
             for passage in self.passages
         ]
-        if not known:
-            return known, None
+        if not word_ids:
+            return word_ids, None
         # In a notebook without widgets it warns of a progress bar, which is never shown here.
         with (
             require_package("bm25s", extra="local", purpose="to search by words"),
@@ -113,8 +113,8 @@ class BM25(Retriever):
         ):
             bm25s = import_module("bm25s")
         model = bm25s.BM25()
-        model.index((ids, known), show_progress=False)
-        return known, model.get_scores_from_ids
+        model.index((ids, word_ids), show_progress=False)
+        return word_ids, model.get_scores_from_ids
 
 
 class Dense(Retriever):
@@ -164,12 +164,12 @@ class Dense(Retriever):
         """Embed a query, and give the nearest passages."""
         if not self.passages:
             return Passages()
-        found = await self.endpoint.embed([query], context)
-        return await asyncio.to_thread(self._nearest, found.vectors[0], top_k)
+        embedding = await self.endpoint.embed([query], context)
+        return await asyncio.to_thread(self._nearest, embedding.vectors[0], top_k)
 
     def _nearest(self, vector: Sequence[float], top_k: int) -> Passages:
-        found = by_score(self.passages, similarities(self._matrix, vector))[:top_k]
-        return Passages(passages=tuple(passage for passage, _ in found))
+        ranking = by_score(self.passages, similarities(self._matrix, vector))[:top_k]
+        return Passages(passages=tuple(passage for passage, _ in ranking))
 
     @cached_property
     def _matrix(self) -> NDArray[np.float32]:
@@ -205,13 +205,15 @@ class Hybrid(Retriever):
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
         """Return the passages of all, each once; `None` if one of them can't say."""
-        found: dict[Passage, None] = {}
+        passages: dict[Passage, None] = {}
         for retriever in self.retrievers:
-            given = await retriever.all(context) if isinstance(retriever, Retriever) else None
-            if given is None:
+            own_passages = (
+                await retriever.all(context) if isinstance(retriever, Retriever) else None
+            )
+            if own_passages is None:
                 return None
-            found |= dict.fromkeys(given)
-        return tuple(found)
+            passages |= dict.fromkeys(own_passages)
+        return tuple(passages)
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Ask all, and fuse; where each of them failed, the first failure is raised."""
@@ -223,9 +225,9 @@ class Hybrid(Retriever):
                 context.note("failed", f"{retriever.name!r} found nothing: {error}")
                 return error
 
-        found = await gather(map(ask, self.retrievers))
-        rankings = [each for each in found if isinstance(each, Passages)]
-        failures = [each for each in found if isinstance(each, MoaError)]
+        results = await gather(map(ask, self.retrievers))
+        rankings = [result for result in results if isinstance(result, Passages)]
+        failures = [result for result in results if isinstance(result, MoaError)]
         if not rankings:
             raise failures[0]
         return fuse(rankings, top_k=self.top_k)
@@ -260,15 +262,15 @@ def searched_text(passage: Passage) -> str:
 
 def words(text: str) -> list[str]:
     """Split a text into what BM25 compares: words in small letters, pairs if no spaces are."""
-    found: list[str] = []
+    terms: list[str] = []
     for word in words_in(unicodedata.normalize("NFKC", text)):
         if UNSPACED.search(word) is None:
-            found.append(word)
+            terms.append(word)
             continue
-        found += UNSPACED.sub(" ", word).split()
+        terms += UNSPACED.sub(" ", word).split()
         for run in UNSPACED.findall(word):
-            found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
-    return found
+            terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+    return terms
 
 
 def normalise(vectors: Sequence[Sequence[float]]) -> NDArray[np.float32]:

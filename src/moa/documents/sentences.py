@@ -42,13 +42,13 @@ def sentences(text: str) -> list[tuple[int, str]]:
     `[1]`, belongs to the sentence before it. Found by rules, for languages that end a sentence by
     a full stop, an exclamation or a question mark; a known abbreviation ends none.
     """
-    found: list[tuple[int, str]] = []
+    pieces: list[tuple[int, str]] = []
     begin = 0
-    for end in _END.finditer(text):
-        if end.end() > begin and _ends(text, end):
-            found += _strip(text, begin, end.end())
-            begin = end.end()
-    return found + _strip(text, begin, len(text))
+    for match in _END.finditer(text):
+        if match.end() > begin and _ends(text, match):
+            pieces += _strip(text, begin, match.end())
+            begin = match.end()
+    return pieces + _strip(text, begin, len(text))
 
 
 def _ends(text: str, end: re.Match[str]) -> bool:
@@ -90,10 +90,10 @@ class Length(Frozen):
         count = word_count(text)
         if self.words is not None and not _LEAST <= count / self.words <= _MOST:
             return f"it has {_format_count(count, 'word')}, and about {self.words} are asked for"
-        there = len(sentences(text)) if self.sentences is not None else 0
-        if self.sentences is not None and there > self.sentences:
-            has = _format_count(there, "sentence")
-            return f"it has {has}, and at most {self.sentences} are asked for"
+        sentence_count = len(sentences(text)) if self.sentences is not None else 0
+        if self.sentences is not None and sentence_count > self.sentences:
+            length = _format_count(sentence_count, "sentence")
+            return f"it has {length}, and at most {self.sentences} are asked for"
         return None
 
     def shortfall(self, text: str) -> str | None:
@@ -120,11 +120,11 @@ class Length(Frozen):
             return self.too_long(text[: ends[number - 1]])
 
         # From short beginnings on: so a text that is far too long isn't read again and again.
-        most = 1
-        while most < len(ends) and not exceeds(most):
-            most *= 2
-        several = range(2, min(most, len(ends)) + 1)
-        return text[: ends[bisect_left(several, True, key=exceeds)]]
+        limit = 1
+        while limit < len(ends) and not exceeds(limit):
+            limit *= 2
+        candidates = range(2, min(limit, len(ends)) + 1)
+        return text[: ends[bisect_left(candidates, True, key=exceeds)]]
 
 
 def _format_count(number: int, unit: str) -> str:

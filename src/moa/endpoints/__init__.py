@@ -66,7 +66,7 @@ class Prompt:
     @property
     def needs(self) -> frozenset[Capability]:
         """Capabilities that an endpoint needs besides `complete`."""
-        files: set[Capability] = {file.kind for one in self.messages for file in one.files}
+        files: set[Capability] = {file.kind for message in self.messages for file in message.files}
         return frozenset[Capability]((*files, "tools") if self.tools else files)
 
     @classmethod
@@ -122,8 +122,8 @@ class Example:
     """A labelled text that shows how a question is answered.
 
     Examples:
-        >>> shown = Example("My card is gone.", {"topic": "card"})
-        >>> shown.labels["topic"]
+        >>> example = Example("My card is gone.", {"topic": "card"})
+        >>> example.labels["topic"]
         'card'
     """
 
@@ -269,17 +269,17 @@ def require(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = 
     Raises:
         CapabilityError: it can't.
     """
-    needed = (capability, *prompt.needs) if prompt else (capability,)
-    for one in needed:
-        if one not in endpoint.capabilities:
-            raise capability_error(endpoint, one)
+    capabilities = (capability, *prompt.needs) if prompt else (capability,)
+    for name in capabilities:
+        if name not in endpoint.capabilities:
+            raise capability_error(endpoint, name)
 
 
 def capability_error(endpoint: Endpoint, capability: Capability) -> CapabilityError:
     """Return the error for a missing capability, which lists the available ones."""
-    able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
-    what = PHRASES.get(capability, capability)
-    return CapabilityError(f"endpoint {endpoint.name!r} can't {what}: it can {able}")
+    abilities = ", ".join(sorted(endpoint.capabilities)) or "nothing"
+    phrase = PHRASES.get(capability, capability)
+    return CapabilityError(f"endpoint {endpoint.name!r} can't {phrase}: it can {abilities}")
 
 
 class EndpointBase(ABC):
@@ -300,14 +300,14 @@ class EndpointBase(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name, wrapped in _JOURNALLED.items():
+        for name, wrapper in _JOURNALLED.items():
             if name in cls.__dict__:
-                setattr(cls, name, wrapped(cls.__dict__[name]))
+                setattr(cls, name, wrapper(cls.__dict__[name]))
 
     def __repr__(self) -> str:
-        about = ((key, getattr(self, key, None)) for key in ("name", "model", "tier", "base_url"))
-        given = (f"{key}={value!r}" for key, value in about if value is not None)
-        return f"{type(self).__name__}({', '.join(given)})"
+        fields = ((key, getattr(self, key, None)) for key in ("name", "model", "tier", "base_url"))
+        parts = (f"{key}={value!r}" for key, value in fields if value is not None)
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     @abstractmethod
     async def close(self) -> None:
@@ -354,7 +354,7 @@ async def close_all(endpoints: Iterable[Endpoint]) -> None:
 
 def decision_form(questions: Sequence[Question]) -> Form[Decision]:
     """Return the form of a decision in JSON, with answers to these questions."""
-    return Form(_dump_decision, lambda kept: _load_decision(kept, questions))
+    return Form(_dump_decision, lambda value: _load_decision(value, questions))
 
 
 def question_key(question: Question) -> object:
@@ -371,11 +371,11 @@ def _dump_decision(decision: Decision) -> JSONValue:
     return [answers, decision.endpoint, decision.model, _AMOUNT.dump(decision.amount)]
 
 
-def _load_decision(kept: JSONValue, questions: Sequence[Question]) -> Decision:
-    written, endpoint, model, amount = kept
+def _load_decision(value: JSONValue, questions: Sequence[Question]) -> Decision:
+    answer_values, endpoint, model, amount = value
     answers = tuple(
         _answers().validate_python({**answer, "question": question})
-        for answer, question in zip(written, questions, strict=True)
+        for answer, question in zip(answer_values, questions, strict=True)
     )
     return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
 

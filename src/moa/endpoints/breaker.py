@@ -111,8 +111,8 @@ class Breaker:
                 return  # one of many requests that failed together
             self._failures += 1
             self._calls.add(call)
-            enough = self._failures >= self._most and len(self._calls) >= self._fewest_calls
-            if probes or enough:
+            must_open = self._failures >= self._most and len(self._calls) >= self._fewest_calls
+            if probes or must_open:
                 self._open(error)
 
     def _open(self, error: MoaError) -> None:
@@ -149,10 +149,10 @@ _known: dict[int, Breaker] = {}
 
 def breaker_of(endpoint: object) -> Breaker:
     """Return the breaker of an endpoint, shared by all callers."""
-    found = _known.get(id(endpoint))
-    if found is None:
-        found = Breaker()
+    breaker = _known.get(id(endpoint))
+    if breaker is None:
+        breaker = Breaker()
         with suppress(TypeError):  # one that can't be referred to weakly has a breaker for each use
             finalize(endpoint, _known.pop, id(endpoint))
-            _known[id(endpoint)] = found
-    return found
+            _known[id(endpoint)] = breaker
+    return breaker

@@ -87,10 +87,10 @@ def _start_span(
     endpoint: Endpoint, request: object, context: RunContext, *, embeds: bool = False
 ) -> Span | None:
     """Start the span of a call; `None`: there is one already, or the asked endpoints make it."""
-    around = context.tracer
-    assert around is not None, "somebody hears of it"
-    several = isinstance(endpoint, EndpointBase) and endpoint.asks_several
-    if around.is_call or not around.is_recorded or several:
+    tracer = context.tracer
+    assert tracer is not None, "somebody hears of it"
+    asks_several = isinstance(endpoint, EndpointBase) and endpoint.asks_several
+    if tracer.is_call or not tracer.is_recorded or asks_several:
         return None
     operation = names.EMBEDDINGS if embeds else names.CHAT
     model, name = endpoint.model, endpoint.name
@@ -108,7 +108,7 @@ def _start_span(
             attributes[names.TEMPERATURE] = request.temperature
         if request.json_schema is not None:
             attributes[names.OUTPUT_TYPE] = "json"
-    return around.start(f"{operation} {model}", attributes, side="client", is_call=True)
+    return tracer.start(f"{operation} {model}", attributes, side="client", is_call=True)
 
 
 def _set_answer(span: Span, answer: AnyAnswer, endpoint: Endpoint) -> None:
@@ -130,8 +130,8 @@ async def _record_request(span: Span, request: object) -> None:
 async def _record_answer(span: Span, answer: AnyAnswer) -> None:
     """Record the answer."""
     if isinstance(answer, Completion):
-        said = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
-        await content.record(span, said)
+        output = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
+        await content.record(span, output)
 
 
 def _server_of(endpoint: Endpoint) -> Mapping[str, Value]:

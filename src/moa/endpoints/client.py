@@ -157,8 +157,8 @@ class Client:
             answer, seconds = await self._exchange(
                 self._wire(), path, body, context, at_root=at_root, call=call
             )
-            written = texts_in(answer, without="delta")
-            amount = self._charge(call, answer, seconds, context, body, written)
+            texts = texts_in(answer, without="delta")
+            amount = self._charge(call, answer, seconds, context, body, texts)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
         return PostResult(answer, amount)
@@ -173,8 +173,8 @@ class Client:
     ) -> AsyncGenerator[JSON | Amount, None]:
         """Send `body`, and yield each event of the answer, and last the amount charged."""
         usage: JSON = {}
-        written: list[str] = []
-        cut = False
+        texts: list[str] = []
+        was_cut = False
         call, body = await self._reserve(path, body, context, estimate)
         with call:
             wire = self._wire()
@@ -184,12 +184,12 @@ class Client:
                     async for event in events:
                         if event.get("usage"):  # some servers send it in several: the last counts
                             usage = event
-                        written += texts_in(event, without="message")
-                        cut = cut or _is_cut(event)
+                        texts += texts_in(event, without="message")
+                        was_cut = was_cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start
-            amount = self._charge(call, usage, seconds, context, body, written)
-        if cut:
+            amount = self._charge(call, usage, seconds, context, body, texts)
+        if was_cut:
             self._check_cut(call, estimate, context)
         yield amount
 
@@ -229,15 +229,15 @@ class Client:
         seconds: float,
         context: RunContext,
         sent: Mapping[str, object],
-        written: Sequence[str],
+        texts: Sequence[str],
     ) -> Amount:
         """Settle the usage that an answer states, or else the reserved maximum."""
         amount, window = call.estimate, self.context_window
         if amount.calls:
-            stated = amount_of(answer, estimate=amount, sent=sent, written=written, window=window)
-            if stated is None:  # then the estimate, which is the most: a limit holds all the same
+            usage = amount_of(answer, estimate=amount, sent=sent, written=texts, window=window)
+            if usage is None:  # then the estimate, which is the most: a limit holds all the same
                 context.note("degraded", NO_USAGE, endpoint=self.name)
-            amount = stated or amount
+            amount = usage or amount
         amount = self.price.charge(replace(amount, seconds=seconds))
         call.settle(amount)
         return amount
@@ -256,8 +256,8 @@ class Client:
         loop = asyncio.get_running_loop()
         wire = self._wires.get(loop)
         if wire is None:
-            for ended in [one for one in self._wires if one.is_closed()]:
-                del self._wires[ended]  # its connections hold it, so it would stay for good
+            for closed_loop in [other_loop for other_loop in self._wires if other_loop.is_closed()]:
+                del self._wires[closed_loop]  # its connections hold it, so it would stay for good
             wire = self._wires[loop] = self._open()
         return wire
 
@@ -290,8 +290,8 @@ class Client:
             start = time.monotonic()
             url = wire.url(path, at_root=at_root)
             async with self._limit_wait(start + self._request_timeout_s(), wire, url, context):
-                also = context.tracer and context.tracer.headers
-                reply = await wire.send(path, body, at_root=at_root, headers=also)
+                headers = context.tracer and context.tracer.headers
+                reply = await wire.send(path, body, at_root=at_root, headers=headers)
                 content = await reply.read()
             seconds = time.monotonic() - start
             self._check_status(reply, content, wire)
@@ -304,8 +304,8 @@ class Client:
         """Read an answer of status 200, which may still state an error."""
         try:
             answer: object = json.loads(content)
-            echoing = (wire.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
-            if any(part in content for part in echoing):
+            key_signs = (wire.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
+            if any(part in content for part in key_signs):
                 answer = wire.without_key(answer)
         except (ValueError, RecursionError) as error:
             raise self._invalid(reply, content, wire) from error
@@ -322,8 +322,8 @@ class Client:
         start, url = time.monotonic(), wire.url(path)
         until = start + self._request_timeout_s()
         async with self._limit_wait(until, wire, url, context):
-            also = context.tracer and context.tracer.headers
-            reply = await wire.send(path, body, headers=also)
+            headers = context.tracer and context.tracer.headers
+            reply = await wire.send(path, body, headers=headers)
             content = b"" if reply.streams else await reply.read()
         self._check_status(reply, content, wire)
         if not reply.streams:
@@ -356,18 +356,18 @@ class Client:
         self, wire: Wire, context: RunContext, call: Reservation | None
     ) -> AsyncGenerator[None, None]:
         """Wait for a slot; a call that ends during the wait was not sent, and costs nothing."""
-        acquired = wire.slots.take()
+        has_slot = wire.slots.take()
         try:
-            if not acquired:
+            if not has_slot:
                 await self._wait(wire.slots, context)
-                acquired = True
+                has_slot = True
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{self.name}: the run's time was up before a slot was free. "
                 "Raise `concurrency`, or give it more time"
             ) from error
         finally:  # also if the run was cancelled meanwhile
-            if call is not None and not acquired:
+            if call is not None and not has_slot:
                 call.settle(NOTHING)
         start = time.monotonic()
         try:
@@ -375,18 +375,18 @@ class Client:
         except EndpointError as error:
             error.seconds = time.monotonic() - start  # without the wait for the slot: see `Retried`
             if error.status == 429 and error.retryable:
-                others = wire.slots.in_flight - 1
-                self._pacing.learn_refusal(start, others, error.retry_after_s)
+                in_flight = wire.slots.in_flight - 1
+                self._pacing.learn_refusal(start, in_flight, error.retry_after_s)
             raise
         finally:
             wire.slots.free()
 
     async def _wait(self, slots: Slots, context: RunContext) -> None:
         """Wait for a slot, or until the server's limits are renewed."""
-        held, start = slots.is_paused, time.monotonic()
+        was_paused, start = slots.is_paused, time.monotonic()
         async with asyncio.timeout(context.remaining_s()):
             await slots.wait()
-        if held:
+        if was_paused:
             text = f"{time.monotonic() - start:.1f} s for the server's rate limit"
             context.note("waited", text, endpoint=self.name)
 
@@ -450,4 +450,6 @@ async def _read_event(reply: Reply) -> bytes | None:
 
 def _is_cut(answer: JSON) -> bool:
     """Return True if an answer, or an event of a stream, was cut by its limit."""
-    return any(it.get("finish_reason") == "length" for it in objects_of(answer.get("choices")))
+    return any(
+        choice.get("finish_reason") == "length" for choice in objects_of(answer.get("choices"))
+    )

@@ -113,13 +113,13 @@ class DecisionClient:
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
         async with self._search_lock.hold(context.remaining_s()):
-            known = self._backend is not None
-            first = None if known else await self._try(request, context)
-        if first is not None:
-            return first
-        if known:
-            for said in self._skip_reasons:
-                context.note("fell back", said, endpoint=self._client.name)
+            is_known = self._backend is not None
+            decision = None if is_known else await self._try(request, context)
+        if decision is not None:
+            return decision
+        if is_known:
+            for reason in self._skip_reasons:
+                context.note("fell back", reason, endpoint=self._client.name)
         assert self._backend is not None
         return await self._backend.decide(request, context)
 
@@ -133,19 +133,19 @@ class DecisionClient:
 
         The trace says why a backend is skipped before the next one notes anything.
         """
-        backends, passed = await self._list_backends(context)
-        for said in passed:
-            context.note("fell back", said, endpoint=self._client.name)
-        for backend, other in pairwise(backends):
+        backends, reasons = await self._list_backends(context)
+        for reason in reasons:
+            context.note("fell back", reason, endpoint=self._client.name)
+        for backend, next_backend in pairwise(backends):
             try:
-                first = await backend.decide(request, context)
+                decision = await backend.decide(request, context)
             except EndpointUnsupported as error:
-                passed.append(f"to {other.title}: {error}")
-                context.note("fell back", passed[-1], endpoint=self._client.name)
+                reasons.append(f"to {next_backend.title}: {error}")
+                context.note("fell back", reasons[-1], endpoint=self._client.name)
             else:
-                self._backend, self._skip_reasons = backend, passed
-                return first
-        self._backend, self._skip_reasons = backends[-1], passed
+                self._backend, self._skip_reasons = backend, reasons
+                return decision
+        self._backend, self._skip_reasons = backends[-1], reasons
         return None
 
     async def _list_backends(self, context: RunContext) -> tuple[list[Backend], list[str]]:
@@ -171,17 +171,17 @@ class DecisionClient:
                 return await self._list_all_backends(context)
 
     async def _list_all_backends(self, context: RunContext) -> tuple[list[Backend], list[str]]:
-        known = self._dialect or (OPENAI if self._client.is_hosted_by_openai else None)
+        dialect = self._dialect or (OPENAI if self._client.is_hosted_by_openai else None)
         try:
-            known = known or await self._detect_dialect(context)
+            dialect = dialect or await self._detect_dialect(context)
         except EndpointUnsupported as error:  # what lists no models has no route of its own either
             return [self._written], [f"to {self._written.title}: {error}"]
-        native = Decisions if known.wire == "decisions" else SystemOne
-        return [native(self._client, known), *self._label_readers(known), self._written], []
+        native = Decisions if dialect.wire == "decisions" else SystemOne
+        return [native(self._client, dialect), *self._label_readers(dialect), self._written], []
 
-    def _label_readers(self, known: Dialect) -> list[Backend]:
+    def _label_readers(self, dialect: Dialect) -> list[Backend]:
         """Return the reader of label log-probabilities, if the server sends them."""
-        match known.labels:
+        match dialect.labels:
             case "vllm":
                 return [VLLMLabelReader(self._client, priority=self.priority)]
             case "llama.cpp":
@@ -211,8 +211,8 @@ def describe_way(decides: Decides, known: Dialect | None) -> str:
         case "auto":
             if known is None:
                 return "not known yet"
-            other = WrittenLabels if known.labels is None else LabelReader
-            return f"natively if it can, else {other.title}"
+            fallback = WrittenLabels if known.labels is None else LabelReader
+            return f"natively if it can, else {fallback.title}"
 
 
 def _make_unsupported(error: EndpointRejected) -> EndpointUnsupported:
@@ -237,28 +237,30 @@ class WrittenLabels:
 
     def _prompt(self, request: DecisionRequest) -> Prompt:
         text, questions, examples = request
-        named = number_duplicates(questions)
+        unique_questions = number_duplicates(questions)
         return Prompt(
             messages=(
-                Message("system", "\n\n".join((_INSTRUCTIONS, *map(_format_options, named)))),
-                *_write_examples(named, examples),
+                Message(
+                    "system", "\n\n".join((_INSTRUCTIONS, *map(_format_options, unique_questions)))
+                ),
+                *_write_examples(unique_questions, examples),
                 Message("user", _quote_text(text)),
             ),
-            json_schema=_labels_schema(named),
-            max_tokens=_TOKENS_A_LABEL * (len(named) + 1),
+            json_schema=_labels_schema(unique_questions),
+            max_tokens=_TOKENS_A_LABEL * (len(unique_questions) + 1),
             temperature=0.0,
         )
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions; raises `OutputError` if the model wrote no JSON object."""
         questions = request.questions
-        named = number_duplicates(questions)
+        unique_questions = number_duplicates(questions)
         completion = await self._asker.complete(self._prompt(request), context)
         labels = _parse_labels(completion.text, context.node or completion.endpoint)
-        pairs = zip(questions, named, strict=True)
+        pairs = zip(questions, unique_questions, strict=True)
         return Decision(
             answers=tuple(
-                answer_of_label(question, labels.get(other.name)) for question, other in pairs
+                answer_of_label(question, labels.get(unique.name)) for question, unique in pairs
             ),
             endpoint=completion.endpoint,
             model=completion.model,
@@ -267,9 +269,9 @@ class WrittenLabels:
 
 
 def _parse_labels(text: str, node: str) -> JSON:
-    bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    json_text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        labels: object = json.loads(bare)
+        labels: object = json.loads(json_text)
     except (ValueError, RecursionError) as error:
         raise OutputError("the labels are no JSON", node=node, text=text) from error
     if not is_object(labels):
@@ -287,13 +289,13 @@ def _quote_text(text: str) -> str:
 
 
 def _write_examples(questions: Sequence[Question], examples: Sequence[Example]) -> list[Message]:
-    shown: list[Message] = []
+    messages: list[Message] = []
     for example in examples:
         labels = {q.name: example.labels[q.name] for q in questions if q.name in example.labels}
         if len(labels) == len(questions):
-            shown.append(Message("user", _quote_text(example.text)))
-            shown.append(Message("assistant", json.dumps(labels, ensure_ascii=False)))
-    return shown
+            messages.append(Message("user", _quote_text(example.text)))
+            messages.append(Message("assistant", json.dumps(labels, ensure_ascii=False)))
+    return messages
 
 
 def _labels_schema(questions: Sequence[Question]) -> JSON:
@@ -326,11 +328,11 @@ class Native(ABC):
         """Answer typed questions about a text; see `Backend.decide`."""
         text, questions, examples = request
         self.dialect.check(text, questions)
-        asked = self.dialect.split(number_duplicates(questions))
-        parts = await gather(self._ask(text, few, context) for few in asked)
+        batches = self.dialect.split(number_duplicates(questions))
+        parts = await gather(self._ask(text, batch, context) for batch in batches)
         if examples:
-            said = f"{len(examples)} examples: this server decides by itself and takes none"
-            context.note("dropped", said, endpoint=self.client.name)
+            note = f"{len(examples)} examples: this server decides by itself and takes none"
+            context.note("dropped", note, endpoint=self.client.name)
         answers = (answer for part in parts for answer in part.answers)
         pairs = zip(answers, questions, strict=True)
         return replace(
@@ -342,19 +344,19 @@ class Native(ABC):
     def preview(self, request: DecisionRequest) -> list[SentPrompt]:
         """Return what would be sent."""
         self.dialect.check(request.text, request.questions)
-        asked = self.dialect.split(number_duplicates(request.questions))
-        return [self._preview_body(self.body(request.text, few)) for few in asked]
+        batches = self.dialect.split(number_duplicates(request.questions))
+        return [self._preview_body(self.body(request.text, batch)) for batch in batches]
 
     def _preview_body(self, body: JSON) -> SentPrompt:
-        asked = {key: value for key, value in body.items() if key != "model"}
-        texts = ((key, _as_text(value)) for key, value in asked.items())
+        fields = {key: value for key, value in body.items() if key != "model"}
+        texts = ((key, _as_text(value)) for key, value in fields.items())
         return SentPrompt(self.client.name, self.client.model, self.title, tuple(texts))
 
     async def _ask(self, text: str, questions: Sequence[Question], context: RunContext) -> Decision:
         client = self.client
-        asked = (words for q in questions for words in (q.text, *(o.name for o in q.options)))
+        texts = (words for q in questions for words in (q.text, *(o.name for o in q.options)))
         tokens = _TOKENS_AN_ANSWER * len(questions)
-        estimate = estimate_of(text, *asked, max_tokens=tokens, price=client.price)
+        estimate = estimate_of(text, *texts, max_tokens=tokens, price=client.price)
         body = self.body(text, questions)
         log_prompt(lambda: self._preview_body(body))
         try:
@@ -365,21 +367,23 @@ class Native(ABC):
                 raise
             raise _make_unsupported(error) from error
         pairs = zip(questions, self.answers(reply, questions), strict=True)
-        answers = [self._answer(question, given, reply) for question, given in pairs]
+        answers = [self._answer(question, raw_answer, reply) for question, raw_answer in pairs]
         for answer in answers:
             if answer.status == "refused":
                 context.note("refused", answer.question.name, endpoint=client.name)
         model = reply.get("model")
-        served = model if isinstance(model, str) and model else client.model
-        context.note("answered", served, endpoint=client.name)
-        return Decision(answers=tuple(answers), endpoint=client.name, model=served, amount=amount)
+        served_model = model if isinstance(model, str) and model else client.model
+        context.note("answered", served_model, endpoint=client.name)
+        return Decision(
+            answers=tuple(answers), endpoint=client.name, model=served_model, amount=amount
+        )
 
-    def _answer(self, question: Question, given: object, reply: JSON) -> Answer:
-        if not is_object(given):
+    def _answer(self, question: Question, raw_answer: object, reply: JSON) -> Answer:
+        if not is_object(raw_answer):
             return Answer(question=question, status="missing")
-        if given.get("type") == "refusal":
+        if raw_answer.get("type") == "refusal":
             return Answer(question=question, status="refused")
-        return self.read(question, given, reply)
+        return self.read(question, raw_answer, reply)
 
     @abstractmethod
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
@@ -397,15 +401,15 @@ class Native(ABC):
         self, question: Question, probabilities: Sequence[object], *, label_mass: object = None
     ) -> Answer:
         """Build the answer from a probability for each option, in order."""
-        read = [self._probability(value, question) for value in probabilities]
-        total = math.fsum(read)
+        numbers = [self._probability(value, question) for value in probabilities]
+        total = math.fsum(numbers)
         if not _BAND[0] <= total <= _BAND[1]:
             raise self.invalid(
                 f"the probabilities of question {question.name!r} add up to {total:.4g}, not to 1"
             )
         return Answer(
             question=question,
-            probabilities=tuple(value / total for value in read),
+            probabilities=tuple(value / total for value in numbers),
             label_mass=_number(label_mass),
         )
 
@@ -416,21 +420,21 @@ class Native(ABC):
         """
         levels = list(map(str, range(len(question.options))))
         names = levels if question.kind == "score" else _option_names(question)
-        exact = {name: index for index, name in enumerate(names)}
-        alike: dict[str, int] = {}
+        exact_index = {name: index for index, name in enumerate(names)}
+        folded_index: dict[str, int] = {}
         for index, name in enumerate(names):
             key = _fold(name)
-            alike[key] = -1 if key in alike else index
-        ordered: list[object] = [0.0] * len(names)
+            folded_index[key] = -1 if key in folded_index else index
+        values: list[object] = [0.0] * len(names)
         for name, value in given.items():
-            index = exact.get(name, alike.get(_fold(name), -1))
+            index = exact_index.get(name, folded_index.get(_fold(name), -1))
             if index < 0:
                 raise self.invalid(
                     f"question {question.name!r} was answered with option {name!r}, which was not "
                     f"offered. Options: {', '.join(names)}"
                 )
-            ordered[index] = value
-        return ordered
+            values[index] = value
+        return values
 
     def _probability(self, value: object, question: Question) -> float:
         number = _number(value)
@@ -452,30 +456,32 @@ class SystemOne(Native):
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
         """Return the body of a request."""
-        asked = {question.name: self._write_question(question) for question in questions}
-        return {"model": self.client.model, "state": text, "questions": asked}
+        questions_by_name = {
+            question.name: self._write_question(question) for question in questions
+        }
+        return {"model": self.client.model, "state": text, "questions": questions_by_name}
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
         """Return an answer for each question."""
-        given = reply.get("answers")
-        if not is_object(given):
+        answers = reply.get("answers")
+        if not is_object(answers):
             raise self.invalid("the answer holds no `answers`")
-        return [given.get(question.name) for question in questions]
+        return [answers.get(question.name) for question in questions]
 
     def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
         """Read an answer; gateways to models that write may omit probabilities."""
         if question.kind == "predicate":
             probabilities = _with_complement(given.get("noul"))
-        elif is_object(likely := given.get("probabilities")):
-            probabilities = self.order(question, likely)
+        elif is_object(likelihoods := given.get("probabilities")):
+            probabilities = self.order(question, likelihoods)
         else:
             name, names = given.get("choice"), _option_names(question)
             if not isinstance(name, str) or name not in names:
                 return answer_of_label(question, None)
             return answer_of_label(question, question.options[names.index(name)].name)
         # vLLM has the mass in its `diagnostics`, SGLang beside the answer, and so has moa.
-        own = object_of(object_of(reply.get("diagnostics")).get(question.name))
-        mass = own.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
+        diagnostics = object_of(object_of(reply.get("diagnostics")).get(question.name))
+        mass = diagnostics.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
         return self.weigh(question, probabilities, label_mass=mass)
 
     def _write_question(self, question: Question) -> JSON:
@@ -490,10 +496,10 @@ class SystemOne(Native):
         if question.kind == "choice":
             criteria = dict(zip(_option_names(question), meanings, strict=True))
             return {"type": "choice", "instructions": text, "criteria": criteria}
-        given = zip(("true", "false"), meanings, strict=True)
-        told = {name: meaning for name, meaning in given if meaning is not None}
-        asked: JSON = {"type": "noul", "instructions": text}
-        return {**asked, "criteria": told} if told else asked
+        pairs = zip(("true", "false"), meanings, strict=True)
+        named_meanings = {name: meaning for name, meaning in pairs if meaning is not None}
+        fields: JSON = {"type": "noul", "instructions": text}
+        return {**fields, "criteria": named_meanings} if named_meanings else fields
 
 
 class Decisions(Native):
@@ -505,8 +511,8 @@ class Decisions(Native):
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
         """Return the body of a request."""
-        asked = list(map(self._write_question, questions))
-        return {"model": self.client.model, "input": text, "questions": asked}
+        question_objects = list(map(self._write_question, questions))
+        return {"model": self.client.model, "input": text, "questions": question_objects}
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
         """Return an answer for each question; missing ones at the end are `None`."""
@@ -529,20 +535,20 @@ class Decisions(Native):
         if question.kind == "predicate":
             return self.weigh(question, _with_complement(given.get("probability")))
         rows = objects_of(given.get("probabilities"))
-        named = {str(row.get("value")): row.get("probability") for row in rows}
-        return self.weigh(question, self.order(question, named))
+        probabilities = {str(row.get("value")): row.get("probability") for row in rows}
+        return self.weigh(question, self.order(question, probabilities))
 
     def _write_question(self, question: Question) -> JSON:
         text = neutralise(question.text)
-        asked: JSON = {"type": question.kind, "name": question.name, "instructions": text}
+        fields: JSON = {"type": question.kind, "name": question.name, "instructions": text}
         if question.kind == "predicate":
             # A predicate has no place for what yes and no mean, so its text says it.
             meanings = [_format_option(o) for o in question.options if o.description]
-            told = [text, *map(neutralise, meanings)]
-            return {**asked, "instructions": "\n".join(told)}
+            lines = [text, *map(neutralise, meanings)]
+            return {**fields, "instructions": "\n".join(lines)}
         if question.kind == "choice":
-            return {**asked, "choices": [self._write_option(o, "value") for o in question.options]}
-        return {**asked, "levels": [self._write_option(o, "label") for o in question.options]}
+            return {**fields, "choices": [self._write_option(o, "value") for o in question.options]}
+        return {**fields, "levels": [self._write_option(o, "label") for o in question.options]}
 
     def _write_option(self, option: Option, key: str) -> Mapping[str, str]:
         name = {key: neutralise(option.name)}
@@ -591,13 +597,13 @@ def _number(value: object) -> float | None:
 
 def number_duplicates(questions: Sequence[Question]) -> list[Question]:
     """Number questions of the same name, so that answers can be told apart."""
-    taken: set[str] = set()
-    renamed: list[Question] = []
+    names: set[str] = set()
+    unique_questions: list[Question] = []
     for question in questions:
         name, count = question.name, 1
-        while name in taken:
+        while name in names:
             count += 1
             name = f"{question.name}_{count}"
-        taken.add(name)
-        renamed.append(question if name == question.name else replace(question, name=name))
-    return renamed
+        names.add(name)
+        unique_questions.append(question if name == question.name else replace(question, name=name))
+    return unique_questions

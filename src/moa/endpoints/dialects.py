@@ -71,12 +71,12 @@ class Dialect:
         if not text.strip() and not self.empty_text:
             raise ConfigError(f"{self.name} decides about no empty text: leave it out")
         for question in questions:
-            score = question.kind == "score"
-            most = self.most_levels if score else self.most_options
-            if len(question.options) > most:
+            is_score = question.kind == "score"
+            limit = self.most_levels if is_score else self.most_options
+            if len(question.options) > limit:
                 raise ConfigError(
                     f"question {question.name!r} has {len(question.options)} "
-                    f"{'levels' if score else 'options'}, and {self.name} takes {most}. "
+                    f"{'levels' if is_score else 'options'}, and {self.name} takes {limit}. "
                     "Group them and ask twice, or ask an endpoint that takes more"
                 )
 
@@ -183,19 +183,19 @@ def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
     if is_object(value):
         pairs = {key: _close(inner, named=key in _NAMED) for key, inner in value.items()}
         closed = {key: inner for key, (inner, _) in pairs.items()}
-        strict = all(fine for _, fine in pairs.values())
+        strict = all(is_strict for _, is_strict in pairs.values())
         if named:  # its keys are names of the user's own
             return closed, strict
         strict = strict and not _UNENFORCED & value.keys()
         if value.get("type") == "object":
             extra = closed.setdefault("additionalProperties", False)
             properties = object_of(value.get("properties"))
-            complete = set(list_of(value.get("required"))) == properties.keys()
-            strict = strict and extra is False and complete
+            is_complete = set(list_of(value.get("required"))) == properties.keys()
+            strict = strict and extra is False and is_complete
         return closed, strict
     if is_list(value):
         parts = [_close(inner) for inner in value]
-        return [inner for inner, _ in parts], all(fine for _, fine in parts)
+        return [inner for inner, _ in parts], all(is_strict for _, is_strict in parts)
     return value, True
 
 
@@ -207,16 +207,16 @@ def published_price(model: str, vendor: Dialect | None) -> Price:
     from genai_prices.types import TieredPrices
 
     try:
-        found = calc_price(Usage(), model, provider_api_url=vendor.base_url).model_price
+        prices = calc_price(Usage(), model, provider_api_url=vendor.base_url).model_price
     except LookupError:
         return Price()
 
     def base(price: Decimal | TieredPrices | None) -> Decimal | None:
         return price.base if isinstance(price, TieredPrices) else price
 
-    silent = found.input_mtok is not None and found.output_mtok is None
+    lacks_output = prices.input_mtok is not None and prices.output_mtok is None
     return Price(
-        input=base(found.input_mtok),
-        cached_input=base(found.cache_read_mtok),
-        output=Decimal(0) if silent else base(found.output_mtok),  # decisions cost no output
+        input=base(prices.input_mtok),
+        cached_input=base(prices.cache_read_mtok),
+        output=Decimal(0) if lacks_output else base(prices.output_mtok),  # decisions cost no output
     )

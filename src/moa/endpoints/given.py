@@ -58,8 +58,8 @@ class ClientWire(Wire):
             try:
                 response = await self._response(target, body, headers)
             except UnicodeEncodeError:  # half of a surrogate pair; it was not sent
-                whole = json.loads(join_surrogates(json.dumps(body, ensure_ascii=False)))
-                response = await self._response(target, whole, headers)
+                clean_body = json.loads(join_surrogates(json.dumps(body, ensure_ascii=False)))
+                response = await self._response(target, clean_body, headers)
         except APIStatusError as error:
             response = error.response
         except (MoaError, AssertionError):
@@ -68,8 +68,8 @@ class ClientWire(Wire):
             self._note_key(getattr(error, "request", None))
             raise self.map_error(error, url) from cause_of(error, self.secret)
         self._note_key(response.request)
-        sent = int(response.request.headers.get("content-length", 0))
-        return _ClientReply(self, self._name, response, url, sent)
+        sent_bytes = int(response.request.headers.get("content-length", 0))
+        return _ClientReply(self, self._name, response, url, sent_bytes)
 
     async def close(self) -> None:
         """Do nothing: the owner of the client closes it."""
@@ -89,21 +89,21 @@ class ClientWire(Wire):
         if headers:
             options["headers"] = headers
         send = self._client.get if body is None else partial(self._client.post, body=body)
-        found: object = await send(
+        response: object = await send(
             url,
             cast_to=httpx2.Response,
             options=options,
             stream=True,
             stream_cls=AsyncStream[object],
         )
-        assert isinstance(found, httpx2.Response), "it is what the client was asked for"
-        return found
+        assert isinstance(response, httpx2.Response), "it is what the client was asked for"
+        return response
 
     def _note_key(self, request: httpx2.Request | None) -> None:
         """Remember the key that was sent, which the client may have fetched just before."""
         headers: Mapping[str, str] = {} if request is None else request.headers
-        found = next((headers[name] for name in _KEYS if headers.get(name)), "")
-        self.secret = found.removeprefix("Bearer ") or self.secret
+        header = next((headers[name] for name in _KEYS if headers.get(name)), "")
+        self.secret = header.removeprefix("Bearer ") or self.secret
 
 
 class _ClientReply(Reply):
@@ -118,7 +118,7 @@ class _ClientReply(Reply):
     async def next_piece(self) -> bytes:
         try:
             return await anext(self._pieces, b"")
-        except Exception as error:  # noqa: BLE001 as in `GivenClient.send`
+        except Exception as error:  # noqa: BLE001 as in `ClientWire.send`
             raise self._wire.map_error(error, self.url) from cause_of(error, self._wire.secret)
 
     async def close(self) -> None:

@@ -38,17 +38,17 @@ def journal_answer(entry_of: Callable[..., JournalEntry[T] | None]) -> Callable[
 
     def wrap(ask: Ask[T]) -> Ask[T]:
         @wraps(ask)
-        def call(self: Endpoint, *given: object, **named: object) -> Awaitable[T]:
-            *asked, context = given
+        def call(self: Endpoint, *arguments: object, **keywords: object) -> Awaitable[T]:
+            *request, context = arguments
             assert isinstance(context, RunContext), "it is the last argument without a name"
 
             def ask_within(inner: RunContext) -> Awaitable[T]:
                 if inner.tracer is None:
-                    return ask(self, *asked, inner, **named)
-                return _spans().ask_in_span(ask, self, asked, inner, named)
+                    return ask(self, *request, inner, **keywords)
+                return _spans().ask_in_span(ask, self, request, inner, keywords)
 
-            kept = None if context.journal is None else entry_of(self, *asked, **named)
-            return ask_within(context) if kept is None else call_once(context, *kept, ask_within)
+            entry = None if context.journal is None else entry_of(self, *request, **keywords)
+            return ask_within(context) if entry is None else call_once(context, *entry, ask_within)
 
         return call
 
@@ -65,8 +65,8 @@ def journal_stream(
         def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
             if context.journal is None:
                 return _stream(ask, self, prompt, context)
-            what, request, form = entry_of(self, prompt)
-            call = Call(context, what, request)
+            kind, request, form = entry_of(self, prompt)
+            call = Call(context, kind, request)
             return _replay_or_stream(lambda: _stream(ask, self, prompt, call.inner), call, form)
 
         return stream
@@ -79,10 +79,10 @@ async def _replay_or_stream(
 ) -> AsyncIterator[str | Completion]:
     """Yield a stored answer; without one, stream it and store its completion."""
     if finished := call.find(form):
-        whole = call.reuse(finished)
-        if whole.text:
-            yield whole.text
-        yield whole
+        completion = call.reuse(finished)
+        if completion.text:
+            yield completion.text
+        yield completion
         return
     async with call, closing_stream(stream()) as pieces:
         async for piece in pieces:

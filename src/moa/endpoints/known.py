@@ -122,9 +122,9 @@ def can_reply(model: str) -> bool | None:
 
     Unless measured, the size in the model's name decides.
     """
-    found = facts_of(model)
-    if not found.writes or found.replies is not None:
-        return found.writes and found.replies
+    facts = facts_of(model)
+    if not facts.writes or facts.replies is not None:
+        return facts.writes and facts.replies
     size = _SIZE.search(model.rpartition("/")[2])
     if size is None:
         return None
@@ -164,9 +164,9 @@ def _probe_key(model: str) -> str:
 @cache
 def _load_probed(model: str, folder: Path) -> ModelFacts | None:
     with ContentStore(folder / _MEASURED, optional=True) as store:
-        found = store.get(_probe_key(model))
+        record = store.get(_probe_key(model))
     try:
-        return None if found is None else ModelFacts.model_validate(found)
+        return None if record is None else ModelFacts.model_validate(record)
     except ValidationError:
         _logger.warning("what the cache holds of %s is of another version, and not used", model)
         return None
@@ -175,7 +175,7 @@ def _load_probed(model: str, folder: Path) -> ModelFacts | None:
 @cache
 def _load_shipped(model: str) -> ModelFacts:
     file = Path(__file__).with_name("known.toml")
-    found = tomllib.loads(file.read_text(encoding="utf-8"))
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
     name = model.lower()
-    models = (ModelFacts.model_validate(entry) for entry in found["models"])
-    return next((one for one in models if one.name in name), UNKNOWN)
+    models = (ModelFacts.model_validate(entry) for entry in table["models"])
+    return next((facts for facts in models if facts.name in name), UNKNOWN)

@@ -65,16 +65,16 @@ class LangChainEndpoint(EndpointBase):
         tier: Tier = "llm",
         price: Price = UNKNOWN_PRICE,
     ) -> None:
-        known: object = getattr(model, "model_name", None) or getattr(model, "model", None)
+        model_name: object = getattr(model, "model_name", None) or getattr(model, "model", None)
         self.chat_model = model
-        self.model = known if isinstance(known, str) else type(model).__name__
+        self.model = model_name if isinstance(model_name, str) else type(model).__name__
         self.name = name or self.model
         self.tier: Tier = tier
         self.price = price
-        able: tuple[Capability, ...] = ("complete", "stream")
+        capabilities: tuple[Capability, ...] = ("complete", "stream")
         if type(model).bind_tools is not BaseChatModel.bind_tools:
-            able = (*able, "tools")
-        self.capabilities: frozenset[Capability] = frozenset(able)
+            capabilities = (*capabilities, "tools")
+        self.capabilities: frozenset[Capability] = frozenset(capabilities)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.
@@ -96,21 +96,21 @@ class LangChainEndpoint(EndpointBase):
             yield completion
             return
         with await self._reserve(prompt, context) as call, self._map_errors():
-            whole: AIMessageChunk | None = None
+            message: AIMessageChunk | None = None
             model = self._with_tools(prompt, context)
-            asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
-            async with closing_stream(asked) as pieces:
+            stream = model.astream(_messages(prompt.messages), stop=_stop(prompt))
+            async with closing_stream(stream) as pieces:
                 while True:
                     async with time_limit(context.remaining_s()):
                         piece = cast("AIMessageChunk | None", await anext(pieces, None))
                     if piece is None:
                         break
-                    whole = piece if whole is None else whole + piece
+                    message = piece if message is None else message + piece
                     if piece.text:
                         yield str(piece.text)
-            if whole is None:
+            if message is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
-            yield self._completion(prompt, whole, None, call, context)
+            yield self._completion(prompt, message, None, call, context)
 
     async def close(self) -> None:
         """Do nothing: the model owns its connections."""
@@ -118,11 +118,11 @@ class LangChainEndpoint(EndpointBase):
     async def _reserve(self, prompt: Prompt, context: RunContext) -> Reservation:
         require(self, "complete", prompt)
         log_prompt(lambda: describe_prompt(self, prompt))
-        said = [message.content for message in prompt.messages]
+        texts = [message.content for message in prompt.messages]
         if prompt.json_schema is not None:
-            said.append(json.dumps(prompt.json_schema))
-        said += [json.dumps(asdict(tool)) for tool in prompt.tools]
-        estimate = estimate_of(*said, max_tokens=prompt.max_tokens, price=self.price)
+            texts.append(json.dumps(prompt.json_schema))
+        texts += [json.dumps(asdict(tool)) for tool in prompt.tools]
+        estimate = estimate_of(*texts, max_tokens=prompt.max_tokens, price=self.price)
         return await context.reserve(self.name, self.tier, estimate, price=self.price)
 
     def _model(self, prompt: Prompt, context: RunContext) -> BaseChatModel:
@@ -131,14 +131,14 @@ class LangChainEndpoint(EndpointBase):
         limit = next((name for name in _LIMITS if name in fields), None)
         update: dict[str, object] = {} if limit is None else {limit: prompt.max_tokens}
         # One that has none may refuse it, as OpenAI's reasoning models do.
-        warmth = getattr(self.chat_model, "temperature", None)
-        if prompt.temperature is not None and warmth is not None:
+        temperature = getattr(self.chat_model, "temperature", None)
+        if prompt.temperature is not None and temperature is not None:
             update["temperature"] = prompt.temperature
         headers = context.tracer and context.tracer.headers
         if headers and fields.keys() >= _TAKES_HEADERS:
-            given = object_of(getattr(self.chat_model, "model_kwargs", None))
-            own = object_of(given.get("extra_headers"))
-            update["model_kwargs"] = {**given, "extra_headers": {**headers, **own}}
+            model_kwargs = object_of(getattr(self.chat_model, "model_kwargs", None))
+            extra_headers = object_of(model_kwargs.get("extra_headers"))
+            update["model_kwargs"] = {**model_kwargs, "extra_headers": {**headers, **extra_headers}}
         return self.chat_model.model_copy(update=update)
 
     def _with_tools(
@@ -147,33 +147,35 @@ class LangChainEndpoint(EndpointBase):
         model = self._model(prompt, context)
         if not prompt.tools:
             return model
-        told = [{"type": "function", "function": asdict(tool)} for tool in prompt.tools]
+        tools = [{"type": "function", "function": asdict(tool)} for tool in prompt.tools]
         try:
-            return model.bind_tools(told)
+            return model.bind_tools(tools)
         except NotImplementedError as error:  # some have the method, and say so only here
-            said = f"{self.model}: tools are not supported"
-            raise EndpointRejected(said, endpoint=self.name, status=501) from error
+            message = f"{self.model}: tools are not supported"
+            raise EndpointRejected(message, endpoint=self.name, status=501) from error
 
     async def _ask(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
         """Return the message, and its parsed form if the model enforces schemas."""
         model, schema = self._model(prompt, context), prompt.json_schema
         messages = prompt.messages
         if schema is None or prompt.tools:
-            told = messages if schema is None else with_schema(messages, schema)
-            asked = self._with_tools(prompt, context).ainvoke(_messages(told), stop=_stop(prompt))
-            return await asked, None
+            sent_messages = messages if schema is None else with_schema(messages, schema)
+            answer = self._with_tools(prompt, context).ainvoke(
+                _messages(sent_messages), stop=_stop(prompt)
+            )
+            return await answer, None
         try:
             if "properties" not in schema:  # LangChain makes a function of it, without the rest
                 raise NotImplementedError
-            titled = {"title": "answer", **schema}
-            held = model.with_structured_output(titled, include_raw=True)
+            titled_schema = {"title": "answer", **schema}
+            structured_model = model.with_structured_output(titled_schema, include_raw=True)
         except NotImplementedError:
-            shown = _messages(with_schema(messages, schema))
-            return await model.ainvoke(shown, stop=_stop(prompt)), None
-        found = object_of(await held.ainvoke(_messages(messages)))
-        raw = found["raw"]
+            chat_messages = _messages(with_schema(messages, schema))
+            return await model.ainvoke(chat_messages, stop=_stop(prompt)), None
+        result = object_of(await structured_model.ainvoke(_messages(messages)))
+        raw = result["raw"]
         assert isinstance(raw, AIMessage), "`include_raw` says so"
-        return raw, found["parsed"]
+        return raw, result["parsed"]
 
     def _completion(
         self,
@@ -187,17 +189,19 @@ class LangChainEndpoint(EndpointBase):
         amount = amount_of(
             {"usage": message.usage_metadata},
             estimate=call.estimate,
-            sent=[one.content for one in prompt.messages],
-            written=[str(message.text), *(one.arguments for one in calls)],
+            sent=[turn.content for turn in prompt.messages],
+            written=[str(message.text), *(tool_call.arguments for tool_call in calls)],
         )
         if amount is None:
             amount = call.estimate
             context.note("degraded", NO_USAGE, endpoint=self.name)
         amount = self.price.charge(amount)
         call.settle(amount)
-        about = object_of(message.response_metadata)
-        ended = next((str(about[key]) for key in _ENDED if about.get(key)), "stop").lower()
-        cut = ended in _CUT
+        metadata = object_of(message.response_metadata)
+        finish_reason = next(
+            (str(metadata[key]) for key in _ENDED if metadata.get(key)), "stop"
+        ).lower()
+        was_cut = finish_reason in _CUT
         if parsed is None:
             text = str(message.text)
         elif isinstance(parsed, BaseModel):
@@ -205,24 +209,24 @@ class LangChainEndpoint(EndpointBase):
         else:
             text = json.dumps(parsed, ensure_ascii=False)
         if not text.strip() and not calls:
-            if cut:
-                said = "the model wrote nothing before `max_tokens`: raise it"
-                raise OutputError(said, node=context.node or self.name, text="")
-            raise InvalidResponse(f"the model wrote nothing ({ended})", endpoint=self.name)
-        if cut:
+            if was_cut:
+                advice = "the model wrote nothing before `max_tokens`: raise it"
+                raise OutputError(advice, node=context.node or self.name, text="")
+            raise InvalidResponse(f"the model wrote nothing ({finish_reason})", endpoint=self.name)
+        if was_cut:
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
-        model = str(about.get("model_name") or about.get("model") or self.model)
+        model = str(metadata.get("model_name") or metadata.get("model") or self.model)
         context.note("answered", model, endpoint=self.name)
-        thought = [
+        thoughts = [
             str(block.get("reasoning", ""))
             for block in message.content_blocks
             if block["type"] == "reasoning"
         ]
         return Completion(
             text=text,
-            reasoning="".join(thought) or None,
+            reasoning="".join(thoughts) or None,
             tool_calls=calls,
-            finish_reason="length" if cut else "stop",
+            finish_reason="length" if was_cut else "stop",
             endpoint=self.name,
             model=model,
             amount=amount,
@@ -236,25 +240,25 @@ class LangChainEndpoint(EndpointBase):
         except (MoaError, AssertionError):
             raise
         except Exception as error:
-            who = "the chat model"
-            said = f"{who} raised {describe_error(error)}"
-            found = known_error(error, endpoint=self.name, model=self.model, who=who)
-            raise found or EndpointRejected(said, endpoint=self.name) from error
+            source = "the chat model"
+            message = f"{source} raised {describe_error(error)}"
+            mapped_error = known_error(error, endpoint=self.name, model=self.model, who=source)
+            raise mapped_error or EndpointRejected(message, endpoint=self.name) from error
 
 
 def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:
-    said: list[BaseMessage | tuple[str, str]] = []
+    chat_messages: list[BaseMessage | tuple[str, str]] = []
     for message in messages:
         text = neutralise(message.content)
         if message.role == "tool":
-            said.append(ToolMessage(text, tool_call_id=message.tool_call_id))
+            chat_messages.append(ToolMessage(text, tool_call_id=message.tool_call_id))
         elif message.tool_calls:
-            said.append(
-                AIMessage(text, tool_calls=[_write_call(one) for one in message.tool_calls])
+            chat_messages.append(
+                AIMessage(text, tool_calls=[_write_call(call) for call in message.tool_calls])
             )
         else:
-            said.append((message.role, text))
-    return said
+            chat_messages.append((message.role, text))
+    return chat_messages
 
 
 def _write_call(call: ToolCall) -> LangChainToolCall:
@@ -268,14 +272,14 @@ def _write_call(call: ToolCall) -> LangChainToolCall:
 
 def _calls(message: AIMessage, prompt: Prompt) -> tuple[ToolCall, ...]:
     """Read the requested calls, including those whose arguments are invalid JSON."""
-    found = [
-        (one["name"], json.dumps(one["args"], ensure_ascii=False), one["id"])
-        for one in message.tool_calls
+    calls = [
+        (call["name"], json.dumps(call["args"], ensure_ascii=False), call["id"])
+        for call in message.tool_calls
     ]
-    found += [(one["name"], one["args"], one["id"]) for one in message.invalid_tool_calls]
+    calls += [(call["name"], call["args"], call["id"]) for call in message.invalid_tool_calls]
     return tuple(
-        ToolCall(name or "", written or "", id or f"call_{len(prompt.messages)}_{number}")
-        for number, (name, written, id) in enumerate(found)
+        ToolCall(name or "", arguments or "", id or f"call_{len(prompt.messages)}_{number}")
+        for number, (name, arguments, id) in enumerate(calls)
     )
 
 

@@ -33,15 +33,15 @@ class LabelPrompt:
         In a chat the other spelling swaps the case of the first letter: asked for "yes", a model
         mostly starts with "Yes". After demonstrations it writes labels as they do.
         """
-        both = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
-        ways = ((label, _other_case(label)) if both else (label,) for label in self.labels)
-        return [tuple(dict.fromkeys(one)) for one in ways]
+        swaps_case = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
+        groups = ((label, _other_case(label)) if swaps_case else (label,) for label in self.labels)
+        return [tuple(dict.fromkeys(group)) for group in groups]
 
     @property
     def form(self) -> str:
         """What a fit depends on: the text, and the further spellings."""
-        others = [way for _, *more in self.spellings for way in more]
-        return "\n".join([self.text, *map(repr, others)])
+        extra_spellings = [spelling for _, *extra in self.spellings for spelling in extra]
+        return "\n".join([self.text, *map(repr, extra_spellings)])
 
 
 def _other_case(label: str) -> str:
@@ -63,54 +63,56 @@ def label_prompt(
     demonstrations.
     """
     words = label_words(question)
-    numbered = layout == "chat" and question.kind == "score"
-    answers = tuple(map(str, range(len(words)))) if numbered else words
+    is_numbered = layout == "chat" and question.kind == "score"
+    answers = tuple(map(str, range(len(words)))) if is_numbered else words
     by_name = {option.name: word for word, option in zip(answers, question.options, strict=True)}
     labels = [(example.text, example.labels.get(question.name)) for example in examples]
-    shown = [(text, by_name[name]) for text, name in labels if name in by_name]
+    pairs = [(text, by_name[name]) for text, name in labels if name in by_name]
     if layout == "chat":
-        asked = _levels(question, words) if numbered else _labels(question, words)
-        before = [turn for text, word in shown for turn in (_turn(text, asked), word)]
-        turn = _turn(text, asked)
-        return LabelPrompt(turn, tuple(f"{word}\n" for word in answers), "chat", tuple(before))
+        instruction = _levels(question, words) if is_numbered else _labels(question, words)
+        earlier_turns = [turn for text, word in pairs for turn in (_turn(text, instruction), word)]
+        turn = _turn(text, instruction)
+        return LabelPrompt(
+            turn, tuple(f"{word}\n" for word in answers), "chat", tuple(earlier_turns)
+        )
     task = one_line(question.text)
-    blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
-    if not shown and (len(words) > _FEW or any(o.description for o in question.options)):
-        shown = [
+    blocks = [] if pairs else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
+    if not pairs and (len(words) > _FEW or any(o.description for o in question.options)):
+        pairs = [
             (option.description or word, word)
             for word, option in zip(words, question.options, strict=True)
         ]
-    blocks += [_block(task, text, word) for text, word in shown]
+    blocks += [_block(task, text, word) for text, word in pairs]
     blocks.append(f"Task: {task}\nText: {one_line(text)}\nLabel:")
     return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
 
 
-def _turn(text: str, asked: str) -> str:
-    return f"Text: {one_line(text)}\n\n{asked}"
+def _turn(text: str, instruction: str) -> str:
+    return f"Text: {one_line(text)}\n\n{instruction}"
 
 
 def _levels(question: Question, words: Sequence[str]) -> str:
-    told = [option.description for option in question.options]
+    meanings = [option.description for option in question.options]
     lines = [
         f"{level}: {word} ({one_line(meaning)})" if meaning else f"{level}: {word}"
-        for level, (word, meaning) in enumerate(zip(words, told, strict=True))
+        for level, (word, meaning) in enumerate(zip(words, meanings, strict=True))
     ]
     return "\n".join([one_line(question.text), *lines, "Answer with the number."])
 
 
 def _labels(question: Question, words: Sequence[str]) -> str:
-    described = any(option.description for option in question.options)
-    if question.kind == "predicate" and not described:
-        asked = f"Answer {words[0]} or {words[1]}."
-    elif described:
+    is_described = any(option.description for option in question.options)
+    if question.kind == "predicate" and not is_described:
+        instruction = f"Answer {words[0]} or {words[1]}."
+    elif is_described:
         lines = [
             f"- {word}: {one_line(option.description)}" if option.description else f"- {word}"
             for word, option in zip(words, question.options, strict=True)
         ]
-        asked = "\n".join(["Answer with one of these labels:", *lines])
+        instruction = "\n".join(["Answer with one of these labels:", *lines])
     else:
-        asked = f"Answer with one of: {', '.join(words)}."
-    return f"{one_line(question.text)} {asked}"
+        instruction = f"Answer with one of: {', '.join(words)}."
+    return f"{one_line(question.text)} {instruction}"
 
 
 def _block(task: str, text: str, label: str) -> str:

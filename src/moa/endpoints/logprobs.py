@@ -89,13 +89,13 @@ async def walk_labels(
     added to the label's own. `ConfigError`: a label equals another, or its start.
     """
     labels = [ways[0] for ways in spellings]
-    for one, other in pairwise(sorted(map(tuple, labels))):
-        if other[: len(one)] == one:
+    for first, second in pairwise(sorted(map(tuple, labels))):
+        if second[: len(first)] == first:
             raise ConfigError(
                 "a label is the start of another, as the model's tokens have it: end both with "
                 "what ends a label in the prompt, or choose other words"
             )
-    others = _first_tokens(spellings)
+    alternatives = _first_tokens(spellings)
     logprobs = [0.0] * len(labels)
     mass, amount = 1.0, NOTHING
     branches: list[tuple[int, list[int]]] = [(0, list(range(len(labels))))]
@@ -105,18 +105,20 @@ async def walk_labels(
         for label in members:
             by_token.setdefault(labels[label][depth], []).append(label)
         if depth == 0 or len(by_token) > 1:
-            also = others if depth == 0 else {}
-            reading = await read(labels[members[0]][:depth], [*by_token, *also])
+            extras = alternatives if depth == 0 else {}
+            reading = await read(labels[members[0]][:depth], [*by_token, *extras])
             amount += reading.amount
             total = _log_sum(reading.logprobs)
             mass = min(1.0, math.exp(total)) if depth == 0 else mass
             parts: dict[int, list[float]] = {token: [] for token in by_token}
-            for token, logprob in zip([*by_token, *also.values()], reading.logprobs, strict=True):
+            for token, logprob in zip([*by_token, *extras.values()], reading.logprobs, strict=True):
                 parts[token].append(logprob)
-            for same, logprob in zip(by_token.values(), map(_log_sum, parts.values()), strict=True):
-                for label in same:
+            for group, logprob in zip(
+                by_token.values(), map(_log_sum, parts.values()), strict=True
+            ):
+                for label in group:
                     logprobs[label] += logprob if depth == 0 else logprob - total
-        branches += [(depth + 1, same) for same in by_token.values() if len(same) > 1]
+        branches += [(depth + 1, group) for group in by_token.values() if len(group) > 1]
     return LabelReading(logprobs=tuple(logprobs), label_mass=mass, amount=amount)
 
 
@@ -126,13 +128,13 @@ def _first_tokens(spellings: Sequence[Sequence[Sequence[int]]]) -> dict[int, int
     A first token of labels with different beginnings counts for none of them. Neither does one of a
     spelling with more tokens than the label, which may be one letter: "NO" as "N" and "O".
     """
-    own = {label[0] for label, *_ in spellings}
-    found: dict[int, set[int]] = {}
-    for label, *others in spellings:
-        for other in others:
-            if len(other) <= len(label) and other[0] not in own:
-                found.setdefault(other[0], set()).add(label[0])
-    return {token: stands.pop() for token, stands in found.items() if len(stands) == 1}
+    own_tokens = {label[0] for label, *_ in spellings}
+    owners_by_token: dict[int, set[int]] = {}
+    for label, *variants in spellings:
+        for variant in variants:
+            if len(variant) <= len(label) and variant[0] not in own_tokens:
+                owners_by_token.setdefault(variant[0], set()).add(label[0])
+    return {token: owners.pop() for token, owners in owners_by_token.items() if len(owners) == 1}
 
 
 def _log_sum(logprobs: Sequence[float]) -> float:
@@ -194,9 +196,9 @@ class LabelReader(ABC):
         """Read prompts, the first of each layout before the others, which find its text cached."""
         readings: dict[int, LabelReading] = {}
 
-        async def read(place: int) -> None:
-            log_prompt(partial(self._preview_prompt, prompts[place]))
-            readings[place] = await self.read_labels(prompts[place], context)
+        async def read(index: int) -> None:
+            log_prompt(partial(self._preview_prompt, prompts[index]))
+            readings[index] = await self.read_labels(prompts[index], context)
 
         for layout in dict.fromkeys(prompt.layout for prompt in prompts):
             first, *rest = (n for n, prompt in enumerate(prompts) if prompt.layout == layout)
@@ -204,14 +206,16 @@ class LabelReader(ABC):
             if self.side_by_side:
                 await gather(map(read, rest))
             else:
-                for place in rest:
-                    await read(place)
-        return [readings[place] for place in range(len(prompts))]
+                for index in rest:
+                    await read(index)
+        return [readings[index] for index in range(len(prompts))]
 
     def preview(self, request: DecisionRequest) -> list[SentPrompt]:
         """Return what would be sent: a prompt for each question."""
         text, questions, examples = request
-        return [self._preview_prompt(self._prompt(one, text, examples)) for one in questions]
+        return [
+            self._preview_prompt(self._prompt(question, text, examples)) for question in questions
+        ]
 
     def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
         layout = question.layout or facts_of(self._client.model).layout_of(question.kind)
@@ -248,7 +252,7 @@ class LabelReader(ABC):
 def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
     """Write turns of user and assistant as a chat."""
     roles = ("user", "assistant")
-    return [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
+    return [{"role": roles[index % 2], "content": turn} for index, turn in enumerate(turns)]
 
 
 class VLLMLabelReader(LabelReader):
@@ -264,15 +268,15 @@ class VLLMLabelReader(LabelReader):
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read the probability of each label after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
-        chat = prompt.layout == "chat"
+        is_chat = prompt.layout == "chat"
         # A label is at the start of the assistant's turn, or goes on the last line.
-        line = "" if chat else text.rpartition("\n")[2]
-        found = await self._label_tokens(
+        line = "" if is_chat else text.rpartition("\n")[2]
+        tokens = await self._label_tokens(
             line, [way for ways in prompt.spellings for way in ways], context
         )
-        spellings = [[found[way] for way in ways] for ways in prompt.spellings]
+        spellings = [[tokens[way] for way in ways] for ways in prompt.spellings]
         prompt_tokens: list[int] = []
-        if chat:
+        if is_chat:
             turns = [*map(neutralise, prompt.earlier_turns), text]
             prompt_tokens += await self._tokenize_turns(turns, context)
             text = "\n".join(turns)
@@ -281,7 +285,7 @@ class VLLMLabelReader(LabelReader):
             if after and not prompt_tokens:
                 prompt_tokens.extend(await self._tokens_of(text, context, special=True))
             # The server reads the text itself, with its own special tokens, where it can.
-            sent = [*prompt_tokens, *after] if after or chat else text
+            sent = [*prompt_tokens, *after] if after or is_chat else text
             return await self._read(sent, candidates, context, text=text)
 
         return await walk_labels(spellings, read)
@@ -292,28 +296,30 @@ class VLLMLabelReader(LabelReader):
         logprobs: list[float] = []
         amount = NOTHING
         for start in range(0, len(candidates), MOST_AT_ONCE):
-            few = candidates[start : start + MOST_AT_ONCE]
+            batch = candidates[start : start + MOST_AT_ONCE]
             body: JSON = {
                 "model": self._client.model,
                 "prompt": prompt,
                 "max_tokens": 1,
                 "temperature": 0.0,
-                "logprobs": len(few),
-                "logprob_token_ids": list(few),
+                "logprobs": len(batch),
+                "logprob_token_ids": list(batch),
                 "return_tokens_as_token_ids": True,
             }
             if self._priority:
                 body["priority"] = self._priority
             estimate = estimate_of(text, max_tokens=1, price=self._client.price)
-            reply, used = await self._client.post("/completions", body, context, estimate=estimate)
-            logprobs += self._logprobs(reply, few)
-            amount += used
+            reply, batch_amount = await self._client.post(
+                "/completions", body, context, estimate=estimate
+            )
+            logprobs += self._logprobs(reply, batch)
+            amount += batch_amount
         return TokenReading(tuple(logprobs), amount)
 
     def _logprobs(self, reply: JSON, candidates: Sequence[int]) -> list[float]:
         try:
-            found = at(reply, "choices", 0, "logprobs", "top_logprobs", 0)
-            return [number_of(at(found, f"token_id:{token}")) for token in candidates]
+            top_logprobs = at(reply, "choices", 0, "logprobs", "top_logprobs", 0)
+            return [number_of(at(top_logprobs, f"token_id:{token}")) for token in candidates]
         except KeyError as error:
             raise EndpointUnsupported(
                 f"log-probabilities of chosen tokens are not there ({error}). "
@@ -332,12 +338,14 @@ class VLLMLabelReader(LabelReader):
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
             texts = [line] * bool(line) + [line + label for label in missing]
-            rest = await gather(self._tokens_of(text, context, special=False) for text in texts)
-            first = rest.pop(0) if line else []
-            for label, whole in zip(missing, rest, strict=True):
-                if whole[: len(first)] != first or len(whole) == len(first):
-                    whole = [*first, *await self._tokens_of(label, context, special=False)]
-                self._tokens[line, label] = tuple(whole[len(first) :])
+            token_lists = await gather(
+                self._tokens_of(text, context, special=False) for text in texts
+            )
+            first = token_lists.pop(0) if line else []
+            for label, tokens in zip(missing, token_lists, strict=True):
+                if tokens[: len(first)] != first or len(tokens) == len(first):
+                    tokens = [*first, *await self._tokens_of(label, context, special=False)]
+                self._tokens[line, label] = tuple(tokens[len(first) :])
         return {label: self._tokens[line, label] for label in labels}
 
     async def _tokens_of(self, text: str, context: RunContext, *, special: bool) -> list[int]:
@@ -387,18 +395,20 @@ class LlamaCppReader(LabelReader):
         pushed, amount = await self._probabilities(prompt, tokens, context, push=_PUSH)
         if pushed is None:
             return await self._read_vocabulary(prompt, tokens, context, before=amount)
-        found = math.fsum(pushed.values())
-        scale = found + max(0.0, 1.0 - found) * math.exp(_PUSH)
-        known = {token: p / scale for token, p in pushed.items()}
-        if len(known) < len(tokens):
-            relative, more = await self._probabilities(prompt, tokens, context, push=_HARD_PUSH)
-            amount += more
+        total = math.fsum(pushed.values())
+        scale = total + max(0.0, 1.0 - total) * math.exp(_PUSH)
+        probabilities = {token: p / scale for token, p in pushed.items()}
+        if len(probabilities) < len(tokens):
+            relative, second_amount = await self._probabilities(
+                prompt, tokens, context, push=_HARD_PUSH
+            )
+            amount += second_amount
             if relative is None:
                 return await self._read_vocabulary(prompt, tokens, context, before=amount)
             if len(relative) < len(tokens):
                 raise self._missing_labels()
-            known = _merge_readings(known, relative)
-        logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
+            probabilities = _merge_readings(probabilities, relative)
+        logprobs = tuple(math.log(max(probabilities[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
     async def tokenize(
@@ -417,7 +427,7 @@ class LlamaCppReader(LabelReader):
         The template is rendered with marks in place of the turns, whose texts stay data.
         """
         if len(turns) not in self._templates:
-            marks = [f"@{place}@" for place in range(len(turns))]
+            marks = [f"@{index}@" for index in range(len(turns))]
             body = {"messages": _messages(marks)}
             answer, _ = await self._client.post(
                 "/apply-template", body, context, estimate=NOTHING, at_root=True
@@ -428,16 +438,19 @@ class LlamaCppReader(LabelReader):
                     "the model's chat template leaves out turns", endpoint=self._client.name
                 )
             self._templates[len(turns)] = [
-                tuple(await self.tokenize(piece, context, whole=not place, control=True))
+                tuple(await self.tokenize(piece, context, whole=not index, control=True))
                 if piece
                 else ()
-                for place, piece in enumerate(pieces)
+                for index, piece in enumerate(pieces)
             ]
-        *shown, last = turns  # those that are shown come again and again
-        spelt = [await self._spelling(turn, context) for turn in shown]
-        spelt.append(tuple(await self.tokenize(last, context, whole=False)))
-        first, *rest = self._templates[len(turns)]
-        return [*first, *(t for turn, end in zip(spelt, rest, strict=True) for t in (*turn, *end))]
+        *earlier_turns, last = turns  # the earlier ones come again and again
+        turn_tokens = [await self._spelling(turn, context) for turn in earlier_turns]
+        turn_tokens.append(tuple(await self.tokenize(last, context, whole=False)))
+        first, *ends = self._templates[len(turns)]
+        return [
+            *first,
+            *(t for turn, end in zip(turn_tokens, ends, strict=True) for t in (*turn, *end)),
+        ]
 
     async def _spelling(self, label: str, context: RunContext) -> tuple[int, ...]:
         if label not in self._spellings:
@@ -450,18 +463,18 @@ class LlamaCppReader(LabelReader):
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
         """Read the tokens after a push; `None` if the sampled one hides them; see `_sample`."""
-        hard = push == _HARD_PUSH
+        is_hard = push == _HARD_PUSH
         sampling: JSON = {
-            "samplers": ["top_k", "temperature"] if hard else ["temperature"],
-            "top_k": len(tokens) if hard else 0,
+            "samplers": ["top_k", "temperature"] if is_hard else ["temperature"],
+            "top_k": len(tokens) if is_hard else 0,
             "logit_bias": [[token, push] for token in tokens],
             "n_probs": len(tokens) + _OTHERS,
             "post_sampling_probs": True,
         }
-        found, amount = await self._sample(prompt, sampling, context)
-        if found is None:
+        probabilities, amount = await self._sample(prompt, sampling, context)
+        if probabilities is None:
             return None, amount
-        return {token: p for token, p in found.items() if token in set(tokens)}, amount
+        return {token: p for token, p in probabilities.items() if token in set(tokens)}, amount
 
     async def _read_vocabulary(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, before: Amount
@@ -472,10 +485,10 @@ class LlamaCppReader(LabelReader):
         """
         *_, stop = await self._spelling(".", context)
         sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
-        found, amount = await self._sample(prompt, sampling, context)
-        if found is None or not found.keys() >= set(tokens):
+        logprobs, amount = await self._sample(prompt, sampling, context)
+        if logprobs is None or not logprobs.keys() >= set(tokens):
             raise self._missing_labels()
-        return TokenReading(tuple(found[token] for token in tokens), before + amount)
+        return TokenReading(tuple(logprobs[token] for token in tokens), before + amount)
 
     async def _sample(
         self, prompt: Sequence[int], sampling: Mapping[str, object], context: RunContext
@@ -506,21 +519,23 @@ class LlamaCppReader(LabelReader):
             tokens, value = ("top_logprobs", "logprob")
             if "top_probs" in sent:
                 tokens, value = ("top_probs", "prob")
-            named = objects_of(sent[tokens])
-            return {int(number_of(one["id"])): number_of(one[value]) for one in named}, amount
+            entries = objects_of(sent[tokens])
+            return {
+                int(number_of(entry["id"])): number_of(entry[value]) for entry in entries
+            }, amount
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name
             ) from error
 
     def _missing_labels(self) -> InvalidResponse:
-        said = "the answer leaves out labels that were asked for"
-        return InvalidResponse(said, endpoint=self._client.name)
+        message = "the answer leaves out labels that were asked for"
+        return InvalidResponse(message, endpoint=self._client.name)
 
 
-def _merge_readings(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
+def _merge_readings(first: dict[int, float], second: dict[int, float]) -> dict[int, float]:
     """Add the tokens that only the second reading shows, scaled by those that both show."""
-    shared = math.fsum(relative[token] for token in known)
+    shared = math.fsum(second[token] for token in first)
     # If the first push shows no label at all, each had less than this.
-    scale = math.fsum(known.values()) / shared if shared else math.exp(-_PUSH) / _OTHERS
-    return {token: p * scale for token, p in relative.items()} | known
+    scale = math.fsum(first.values()) / shared if shared else math.exp(-_PUSH) / _OTHERS
+    return {token: p * scale for token, p in second.items()} | first

@@ -70,21 +70,21 @@ def endpoint(
         raise ConfigError(f"{spec!r} names its model: leave out model={model!r}")
     if spec == "embedded":
         return _make_embedded(name or spec, tier or "slm", settings)
-    found = _FORM.fullmatch(spec)
-    dialect = _KINDS.get(found["kind"].lower()) if found else None
-    if found is None or dialect is None or not (found["url"] or dialect.base_url):
+    match = _FORM.fullmatch(spec)
+    dialect = _KINDS.get(match["kind"].lower()) if match else None
+    if match is None or dialect is None or not (match["url"] or dialect.base_url):
         raise ConfigError(_explain_spec(spec, dialect))
-    if "api_key" not in settings and not found["url"]:
+    if "api_key" not in settings and not match["url"]:
         settings["api_key"] = _read_key(spec, dialect)
-    model, url = str(found["model"]), found["url"] or dialect.base_url
+    model, url = str(match["model"]), match["url"] or dialect.base_url
     if dialect is VLLM:
         from moa.endpoints.vllm import VLLMEndpoint
 
-        served = VLLMEndpoint(
+        vllm_endpoint = VLLMEndpoint(
             name or model, model=model, base_url=url, tier=tier or "slm", **settings
         )
-        return Retried(served)
-    if not found["url"]:
+        return Retried(vllm_endpoint)
+    if not match["url"]:
         settings.setdefault("price", partial(published_price, model, dialect))
     return Retried(
         OpenAIEndpoint(
@@ -106,8 +106,12 @@ def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
     """
     if isinstance(given, str):
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
-        usual = _shared_endpoint(given, None, keys)
-        return usual if tier in (None, usual.tier) else _shared_endpoint(given, tier, keys)
+        shared_endpoint = _shared_endpoint(given, None, keys)
+        return (
+            shared_endpoint
+            if tier in (None, shared_endpoint.tier)
+            else _shared_endpoint(given, tier, keys)
+        )
     if is_client(given):
         raise ConfigError(_NO_MODEL)
     return Retried(given) if isinstance(given, OpenAIEndpoint) else given
@@ -126,7 +130,7 @@ def _make_from_client(
         raise ConfigError(_NO_MODEL)
     check_client(client, name or model)
     address = address_of(client)
-    vendor = next((one for one in VENDORS if one.base_url.rstrip("/") == address), None)
+    vendor = next((vendor for vendor in VENDORS if vendor.base_url.rstrip("/") == address), None)
     settings.setdefault("price", partial(published_price, model, vendor))
     return Retried(
         OpenAIEndpoint(
@@ -141,8 +145,8 @@ def _make_embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
     if wrong := settings.keys() - _OF_EMBEDDED:
         raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")
     price, timeout_s = settings.get("price", FREE), settings.get("timeout_s", 120.0)
-    known = price if isinstance(price, Price) else price()
-    return EmbeddedEndpoint(name, tier=tier, price=known, timeout_s=timeout_s)
+    fixed_price = price if isinstance(price, Price) else price()
+    return EmbeddedEndpoint(name, tier=tier, price=fixed_price, timeout_s=timeout_s)
 
 
 def _read_key(spec: str, vendor: Dialect) -> SecretStr:
@@ -157,12 +161,12 @@ def _read_key(spec: str, vendor: Dialect) -> SecretStr:
 def _explain_spec(spec: str, dialect: Dialect | None) -> str:
     if dialect is not None:
         return f"{spec!r} needs an address, as in {spec + '@http://127.0.0.1:8000/v1'!r}"
-    vendor = next((one for one in VENDORS if spec.startswith(one.prefixes)), None)
+    vendor = next((vendor for vendor in VENDORS if spec.startswith(vendor.prefixes)), None)
     hint = f": did you mean {f'{vendor.name.lower()}:{spec}'!r}?" if vendor else "."
-    kinds = [name for name, one in _KINDS.items() if not one.base_url]
+    kinds = [name for name, dialect in _KINDS.items() if not dialect.base_url]
     return (
         f"{spec!r} is no endpoint{hint} Write 'embedded'; 'VENDOR:MODEL', such as "
-        f"'openai:gpt-5-mini', of {', '.join(one.name.lower() for one in VENDORS)}; or "
+        f"'openai:gpt-5-mini', of {', '.join(vendor.name.lower() for vendor in VENDORS)}; or "
         f"'SERVER:MODEL@URL', such as 'vllm:Qwen/Qwen3-4B@http://127.0.0.1:8000/v1', of "
         f"{', '.join(kinds)}"
     )

@@ -179,10 +179,10 @@ class OpenAIEndpoint(EndpointBase):
         answer, amount = await self._post(prompt, context)
         if not objects_of(answer.get("choices")):
             raise InvalidResponse("the answer holds no choice", endpoint=self.name)
-        written = _Transcript(self.model)
-        written.add(answer, "message")
-        written.splitter.finish()
-        return self._completion(written, prompt, amount, context)
+        transcript = _Transcript(self.model)
+        transcript.add(answer, "message")
+        transcript.splitter.finish()
+        return self._completion(transcript, prompt, amount, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises the errors of `complete`.
@@ -192,7 +192,7 @@ class OpenAIEndpoint(EndpointBase):
         """
         require(self, "stream", prompt)
         self._check_length(prompt)
-        written, amount = _Transcript(self.model), Amount()
+        transcript, amount = _Transcript(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
             tokens = 0
             async for event in events:
@@ -202,13 +202,13 @@ class OpenAIEndpoint(EndpointBase):
                 if context.watcher is not None and event.get("choices"):
                     tokens += 1  # llama.cpp and vLLM send each in an event
                     context.watcher(context.node or self.name, tokens)
-                if piece := written.add(event, "delta"):
+                if piece := transcript.add(event, "delta"):
                     yield piece
-        if not written.finish_reason:
+        if not transcript.finish_reason:
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
-        if piece := written.splitter.finish():
+        if piece := transcript.splitter.finish():
             yield piece
-        yield self._completion(written, prompt, amount, context)
+        yield self._completion(transcript, prompt, amount, context)
 
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
@@ -273,17 +273,17 @@ class OpenAIEndpoint(EndpointBase):
         return await self._decider.preview(_neutral_request(text, questions, examples), context)
 
     def _preview_body(self, body: Mapping[str, object], prompt: Prompt) -> SentPrompt:
-        shown = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
+        shown_fields = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
         return SentPrompt(
             self.name,
             self.model,
             "chat",
             tuple(
-                (_as_text(one["role"]), _format_message(one))
-                for one in objects_of(body["messages"])
+                (_as_text(message["role"]), _format_message(message))
+                for message in objects_of(body["messages"])
             ),
             schema=prompt.json_schema,
-            settings={key: value for key, value in body.items() if key not in shown},
+            settings={key: value for key, value in body.items() if key not in shown_fields},
         )
 
     def chat(self, prompt: Prompt) -> JSON:
@@ -301,7 +301,9 @@ class OpenAIEndpoint(EndpointBase):
         if prompt.stop:
             body["stop"] = list(prompt.stop)
         if prompt.tools:
-            body["tools"] = [{"type": "function", "function": asdict(one)} for one in prompt.tools]
+            body["tools"] = [
+                {"type": "function", "function": asdict(tool)} for tool in prompt.tools
+            ]
         if schema is not None and (not prompt.tools or self.dialect.schema_beside_tools):
             body.update(self.dialect.constrain(schema))
         return body
@@ -318,7 +320,7 @@ class OpenAIEndpoint(EndpointBase):
     async def _events(
         self, prompt: Prompt, context: RunContext
     ) -> AsyncGenerator[JSON | Amount, None]:
-        begun = False
+        has_begun = False
         while True:
             body, estimate = self._request(prompt, **_STREAMING)
             log_prompt(partial(self._preview_body, body, prompt))
@@ -326,18 +328,20 @@ class OpenAIEndpoint(EndpointBase):
             try:
                 async with aclosing(stream) as events:
                     async for event in events:
-                        begun = True
+                        has_begun = True
                         yield event
                 return
             except EndpointRejected as error:
-                if begun:
+                if has_begun:
                     raise
                 self._leave_out(body, error, context)
 
-    def _request(self, prompt: Prompt, **more: object) -> tuple[JSON, Amount]:
+    def _request(self, prompt: Prompt, **extra_fields: object) -> tuple[JSON, Amount]:
         """Return the body without fields that the model refuses, and its estimate."""
         body = {
-            k: v for k, v in {**self.chat(prompt), **more}.items() if k not in self._dropped_fields
+            k: v
+            for k, v in {**self.chat(prompt), **extra_fields}.items()
+            if k not in self._dropped_fields
         }
         # The words around the messages stand for what the chat template puts there.
         text = _DATA_URL.sub(_FILE, _as_json(body))
@@ -350,12 +354,12 @@ class OpenAIEndpoint(EndpointBase):
 
         OpenAI's reasoning models take no temperature and no stop, Mistral no `stream_options`.
         """
-        said = error.message
-        refused = [key for key in _OPTIONAL if key in body and re.search(rf"\b{key}\b", said)]
-        if error.status not in (400, 422) or not refused or not _REFUSES.search(said):
+        message = error.message
+        fields = [key for key in _OPTIONAL if key in body and re.search(rf"\b{key}\b", message)]
+        if error.status not in (400, 422) or not fields or not _REFUSES.search(message):
             raise error
-        self._dropped_fields.update(refused)
-        for key in refused:
+        self._dropped_fields.update(fields)
+        for key in fields:
             context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
     def _check_length(self, prompt: Prompt) -> None:
@@ -373,26 +377,26 @@ class OpenAIEndpoint(EndpointBase):
             )
 
     def _completion(
-        self, written: _Transcript, prompt: Prompt, amount: Amount, context: RunContext
+        self, transcript: _Transcript, prompt: Prompt, amount: Amount, context: RunContext
     ) -> Completion:
-        text, reasoning = written.split()
-        tool_calls = written.tool_calls(prompt)
-        finish_reason = written.finish_reason or "stop"
+        text, reasoning = transcript.split()
+        tool_calls = transcript.tool_calls(prompt)
+        finish_reason = transcript.finish_reason or "stop"
         if not (text.strip() or tool_calls) or finish_reason == "content_filter":
             wrote = "thoughts and no answer" if reasoning else "nothing"
             raise self._make_no_answer_error(
-                text, written.refusal, finish_reason, context, wrote=wrote
+                text, transcript.refusal, finish_reason, context, wrote=wrote
             )
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
-        context.note("answered", written.model, endpoint=self.name)
+        context.note("answered", transcript.model, endpoint=self.name)
         return Completion(
             text=text,
             reasoning=reasoning,
             tool_calls=tool_calls,
             finish_reason=finish_reason,
             endpoint=self.name,
-            model=written.model,
+            model=transcript.model,
             amount=amount,
         )
 
@@ -423,14 +427,14 @@ def _read_content(message: Mapping[str, object]) -> tuple[str, str]:
     if not is_list(content):
         return _as_text(content), thought
     parts = objects_of(content)
-    inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
+    thoughts = [part for parent in parts for part in objects_of(parent.get("thinking"))]
     text = "".join(_as_text(part.get("text")) for part in parts)
-    return text, thought + "".join(_as_text(part.get("text")) for part in inner)
+    return text, thought + "".join(_as_text(part.get("text")) for part in thoughts)
 
 
 def _neutral_request(text: str, questions: Questions, examples: Examples) -> DecisionRequest:
-    shown = [replace(example, text=neutralise(example.text)) for example in examples]
-    return DecisionRequest(neutralise(text), questions, shown)
+    neutral_examples = [replace(example, text=neutralise(example.text)) for example in examples]
+    return DecisionRequest(neutralise(text), questions, neutral_examples)
 
 
 def _format_message(message: Mapping[str, object]) -> str:
@@ -555,9 +559,9 @@ class ThinkingSplitter:
         return ""
 
     def _take(self) -> str:
-        held = "".join(self._blanks) + self._held
+        text = "".join(self._blanks) + self._held
         self._blanks, self._held = [], ""
-        return held
+        return text
 
     def _answer(self, piece: str) -> str:
         if self._closing and not self._text:
@@ -581,7 +585,7 @@ class _Transcript:
     def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
         """Read an answer, or an event of a stream; return its text."""
         self.model = _as_text(body.get("model")) or self.model
-        answered = ""
+        answer_text = ""
         for choice in objects_of(body.get("choices"))[:1]:
             message = object_of(choice.get(key))
             content, thought = _read_content(message)
@@ -589,14 +593,16 @@ class _Transcript:
             self.refusal += _as_text(message.get("refusal"))
             self.finish_reason = _as_text(choice.get("finish_reason")) or self.finish_reason
             for part in map(_ToolCallPart.of, objects_of(message.get("tool_calls"))):
-                same = (one for one in self.calls if key == "delta" and one.goes_on_with(part))
-                if (call := next(same, None)) is None:
+                matches = (
+                    call for call in self.calls if key == "delta" and call.goes_on_with(part)
+                )
+                if (call := next(matches, None)) is None:
                     self.calls.append(part)
                 else:
                     call.name = call.name or part.name
                     call.arguments += part.arguments
-            answered = self.splitter.feed(content)
-        return answered
+            answer_text = self.splitter.feed(content)
+        return answer_text
 
     def split(self) -> tuple[str, str | None]:
         """Return the answer and the reasoning."""
@@ -605,8 +611,8 @@ class _Transcript:
 
     def tool_calls(self, prompt: Prompt) -> tuple[ToolCall, ...]:
         """Return the requested tool calls, each with an id; none if no tool was offered."""
-        made_up = f"call_{len(prompt.messages)}"
+        id_prefix = f"call_{len(prompt.messages)}"
         return tuple(
-            ToolCall(one.name, one.arguments or "{}", one.id or f"{made_up}_{number}")
-            for number, one in enumerate(self.calls if prompt.tools else ())
+            ToolCall(call.name, call.arguments or "{}", call.id or f"{id_prefix}_{number}")
+            for number, call in enumerate(self.calls if prompt.tools else ())
         )

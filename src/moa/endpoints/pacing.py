@@ -94,10 +94,10 @@ class Pacing:
             self._names = limit_names(headers)
         self._answers += 1
         for remaining, reset in self._names:
-            left, needed = headers.get(remaining, ""), 1
+            left, demand = headers.get(remaining, ""), 1
             if "token" in remaining:
-                needed = size // _BYTES_A_TOKEN
-            if left.isdecimal() and int(left) < needed:
+                demand = size // _BYTES_A_TOKEN
+            if left.isdecimal() and int(left) < demand:
                 wait_s = seconds_until(headers.get(reset, ""))
                 if wait_s is not None and 0 < wait_s <= _LONGEST_HOLD_S:
                     self.paused_until = max(self.paused_until, time.monotonic() + wait_s)
@@ -142,8 +142,8 @@ class Pacing:
         if seconds < shortest_s or (seconds < 1.2 * shortest_s and in_flight > flight):
             self._shortest[kind] = min(seconds, shortest_s), max(in_flight, 1)
             return False
-        slower = seconds / shortest_s
-        return slower > _QUEUES and in_flight < _GAIN * slower * flight
+        slowdown = seconds / shortest_s
+        return slowdown > _QUEUES and in_flight < _GAIN * slowdown * flight
 
 
 class Slots:

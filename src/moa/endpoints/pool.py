@@ -80,10 +80,12 @@ class Pool(Wire):
         self._kept_until = 0.0
         """Until when, on the monotonic clock, an idle connection may be reused."""
         proxy = None if is_loopback(base) else proxy_of(base, name)
-        secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
+        is_secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=ssl_context(name) if secured else True
+                limit=0,
+                keepalive_timeout=_KEEP_IDLE_S,
+                ssl=ssl_context(name) if is_secured else True,
             ),
             headers=_headers(name, self.secret, paid=base_url is None or is_openai(base_url)),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -124,7 +126,7 @@ class Pool(Wire):
         charge. If nothing could be written, several connections may have ended, and each attempt
         meets one. If the end was noticed only afterwards, the request is repeated once.
         """
-        start, lost = time.monotonic(), False
+        start, was_lost = time.monotonic(), False
         method = "GET" if data is None else "POST"
 
         def send() -> Awaitable[aiohttp.ClientResponse]:
@@ -139,9 +141,9 @@ class Pool(Wire):
                 if is_unsent(error):
                     continue
                 at_once = time.monotonic() - start < _STALE_S
-                if lost or not (start < self._kept_until and at_once and is_lost(error)):
+                if was_lost or not (start < self._kept_until and at_once and is_lost(error)):
                     raise
-                lost = True
+                was_lost = True
         return await send()
 
     def keep_idle(self) -> None:
@@ -190,12 +192,12 @@ def check_key(key: SecretStr | str, name: str, what: str = "the key") -> SecretS
 def _secret(name: str, base_url: str | None, api_key: SecretStr | None) -> str:
     """Return the key to send; empty without one."""
     if api_key is None and base_url is None:
-        if not (given := os.environ.get("OPENAI_API_KEY")):
+        if not (key := os.environ.get("OPENAI_API_KEY")):
             raise ConfigError(
                 f"{name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another "
                 "variable by `api_key_env`; a server of your own needs `base_url`"
             )
-        api_key = check_key(given, name)
+        api_key = check_key(key, name)
     return "" if api_key is None else api_key.get_secret_value()
 
 
@@ -209,8 +211,8 @@ def _headers(name: str, secret: str, *, paid: bool) -> dict[str, str]:
         headers["Authorization"] = f"Bearer {secret}"
     if paid:
         for header, variable in _ACCOUNT.items():
-            if given := os.environ.get(variable):
-                headers[header] = check_key(given, name, f"${variable}").get_secret_value()
+            if key := os.environ.get(variable):
+                headers[header] = check_key(key, name, f"${variable}").get_secret_value()
     return headers
 
 
@@ -224,12 +226,12 @@ def _close_at_end(owner: object, http: aiohttp.ClientSession) -> AsyncGenerator[
         try:
             yield
         finally:
-            kept.detach()
+            finalizer.detach()
             await http.close()
 
-    closing = hold_open()
+    generator = hold_open()
     # Kept out of the cycles that the client is in, whose collection would end it without closing.
-    kept = finalize(owner, id, closing)
+    finalizer = finalize(owner, id, generator)
     with suppress(StopIteration):
-        closing.__anext__().__await__().send(None)
-    return closing
+        generator.__anext__().__await__().send(None)
+    return generator

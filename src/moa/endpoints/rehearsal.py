@@ -52,19 +52,21 @@ class Rehearsal:
             node: Its path.
             hold: True to stop it in any case.
         """
-        self.prompts += [one if one.node else replace(one, node=node) for one in prompts]
-        if hold or any(one.messages for one in prompts):
+        self.prompts += [
+            prompt if prompt.node else replace(prompt, node=node) for prompt in prompts
+        ]
+        if hold or any(prompt.messages for prompt in prompts):
             self._held += 1
             await asyncio.Event().wait()
 
     async def wait_until_held(self, run: asyncio.Task[None]) -> None:
         """Wait until a run has ended, or all of its remaining parts are stopped."""
-        before = -1
+        last_held = -1
         while not run.done():
             await asyncio.wait([run], timeout=_QUIET_S)
-            if self._held and self._held == before and not self._at_work:
+            if self._held and self._held == last_held and not self._at_work:
                 return
-            before = self._held
+            last_held = self._held
 
 
 async def rehearse(
@@ -75,13 +77,13 @@ async def rehearse(
     Raises:
         MoaError: the run failed before it came to a call.
     """
-    rehearsal, failed = Rehearsal(), list[MoaError]()
+    rehearsal, failures = Rehearsal(), list[MoaError]()
 
     async def run_once() -> None:
         try:
             await run(RunContext())
         except MoaError as error:
-            failed.append(error)
+            failures.append(error)
 
     token = REHEARSAL.set(rehearsal)
     try:
@@ -93,6 +95,6 @@ async def rehearse(
         raise errors.exceptions[0] from None
     finally:
         REHEARSAL.reset(token)
-    if failed and not any(one.messages for one in rehearsal.prompts):
-        raise failed[0]
+    if failures and not any(prompt.messages for prompt in rehearsal.prompts):
+        raise failures[0]
     return tuple(rehearsal.prompts)

@@ -80,13 +80,15 @@ class Replicas(Wrapping):
     ) -> None:
         if not replicas:
             raise ConfigError(f"{name}: there are no replicas")
-        names = [one.name for one in replicas]
+        names = [replica.name for replica in replicas]
         if len(set(names)) < len(names):
-            named = ", ".join(names)
-            raise ConfigError(f"{name}: each replica needs a name of its own, not {named}")
-        if len({(one.model, one.tier) for one in replicas}) > 1:
-            served = ", ".join(f"{one.name}: {one.model} ({one.tier})" for one in replicas)
-            raise ConfigError(f"{name}: replicas are of one model and one tier, not {served}")
+            listing = ", ".join(names)
+            raise ConfigError(f"{name}: each replica needs a name of its own, not {listing}")
+        if len({(replica.model, replica.tier) for replica in replicas}) > 1:
+            descriptions = ", ".join(
+                f"{replica.name}: {replica.model} ({replica.tier})" for replica in replicas
+            )
+            raise ConfigError(f"{name}: replicas are of one model and one tier, not {descriptions}")
         super().__init__(replicas[0])
         self._name = name
         self._replicas = tuple(
@@ -116,21 +118,21 @@ class Replicas(Wrapping):
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to a replica, and to another if that one is gone."""
-        tried = list[Replica]()
+        tried_replicas = list[Replica]()
         while True:
-            async with self._attempt(tried, context) as one:
-                return await send(one)
+            async with self._attempt(tried_replicas, context) as endpoint:
+                return await send(endpoint)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; another replica takes over only before the first piece."""
-        tried, begun = list[Replica](), asyncio.Event()
+        tried_replicas, start_event = list[Replica](), asyncio.Event()
         while True:
             async with (
-                self._attempt(tried, context, begun) as one,
-                closing_stream(one.stream(prompt, context)) as pieces,
+                self._attempt(tried_replicas, context, start_event) as endpoint,
+                closing_stream(endpoint.stream(prompt, context)) as pieces,
             ):
                 async for piece in pieces:
-                    begun.set()
+                    start_event.set()
                     yield piece
                 return
 
@@ -140,52 +142,57 @@ class Replicas(Wrapping):
 
     @asynccontextmanager
     async def _attempt(
-        self, tried: list[Replica], context: RunContext, begun: asyncio.Event | None = None
+        self,
+        tried_replicas: list[Replica],
+        context: RunContext,
+        start_event: asyncio.Event | None = None,
     ) -> AsyncGenerator[Endpoint, None]:
         """Choose a replica. If it dies, suppress the error as long as others are left.
 
-        Once `begun` is set, a part of its answer was given, so that no other can take over.
+        Once `start_event` is set, a part of its answer was given, so that no other can take over.
         """
-        replica = await self._next(tried, context)
+        replica = await self._next(tried_replicas, context)
         try:
             with replica.count_request():
                 yield replica.endpoint
         except EndpointUnavailable as error:
             replica.mark_lost(error)
-            if begun is not None and begun.is_set():
+            if start_event is not None and start_event.is_set():
                 raise EndpointUnavailable(
                     "the stream broke off, and as a part of its answer was given, no other "
                     f"replica was asked: {error.message}",
                     endpoint=replica.name,
                     status=error.status,
                 ) from error
-            tried.append(replica)
-            if len(tried) == len(self._replicas):
+            tried_replicas.append(replica)
+            if len(tried_replicas) == len(self._replicas):
                 raise self._none_available() from error
             text = f"to another replica of {self.name}: {error}"
             context.note("fell back", text, endpoint=replica.name, error=error)
 
-    async def _next(self, tried: Collection[Replica], context: RunContext) -> Replica:
+    async def _next(self, tried_replicas: Collection[Replica], context: RunContext) -> Replica:
         """Choose the least busy replica, except those that failed this request already.
 
         Replicas whose wait is over are probed; if none is left, all but those just tried.
         """
-        left = [one for one in self._replicas if one not in tried]
-        alone = not any(one.is_available for one in left)
-        if due := [one for one in left if alone or one.breaker.is_due]:
-            await asyncio.gather(*(one.probe(context) for one in due))
-        able = [one for one in left if one.is_available]
-        if not able:
+        candidates = [replica for replica in self._replicas if replica not in tried_replicas]
+        all_out = not any(replica.is_available for replica in candidates)
+        if due_replicas := [replica for replica in candidates if all_out or replica.breaker.is_due]:
+            await asyncio.gather(*(replica.probe(context) for replica in due_replicas))
+        available = [replica for replica in candidates if replica.is_available]
+        if not available:
             raise self._none_available()
-        least = min(one.outstanding for one in able)
-        equals = [one for one in able if one.outstanding == least]
+        lowest_load = min(replica.outstanding for replica in available)
+        equals = [replica for replica in available if replica.outstanding == lowest_load]
         self._turn += 1  # of equally busy ones not always the first
         return equals[self._turn % len(equals)]
 
     def _none_available(self) -> EndpointUnavailable:
-        reasons = "; ".join(one.breaker.reason for one in self._replicas if one.breaker.reason)
-        said = f"none of its {len(self._replicas)} replicas answers: {reasons}"
-        return EndpointUnavailable(said, endpoint=self.name)
+        reasons = "; ".join(
+            replica.breaker.reason for replica in self._replicas if replica.breaker.reason
+        )
+        message = f"none of its {len(self._replicas)} replicas answers: {reasons}"
+        return EndpointUnavailable(message, endpoint=self.name)
 
 
 @dataclass(slots=True, eq=False)

@@ -95,10 +95,10 @@ class Retried(Wrapping):
             raise ConfigError(
                 f"{endpoint.name}: timeout_s must be positive, and longest_asked_s not negative"
             )
-        for name, given in (("wait", wait), ("stop", stop), ("retry", retry)):
-            if not (given is None or callable(given)):
+        for name, strategy in (("wait", wait), ("stop", stop), ("retry", retry)):
+            if not (strategy is None or callable(strategy)):
                 raise ConfigError(
-                    f"{endpoint.name}: {name}={given!r} is no strategy of tenacity. Write one, "
+                    f"{endpoint.name}: {name}={strategy!r} is no strategy of tenacity. Write one, "
                     "such as stop=stop_after_attempt(3) or wait=wait_fixed(1)"
                 )
         super().__init__(endpoint)
@@ -185,8 +185,8 @@ class Retried(Wrapping):
             run_left_s = context.remaining_s()
             if waited_s >= call.left_s or not self._may_wait(call):
                 reason, next_s = breaker.reason.removeprefix(f"{self.name}: "), breaker.wait_s
-                said = f"not asked, as it is down ({reason}). The next look is in {next_s:.1f} s"
-                raise EndpointUnavailable(said, endpoint=self.name)
+                message = f"not asked, as it is down ({reason}). The next look is in {next_s:.1f} s"
+                raise EndpointUnavailable(message, endpoint=self.name)
             left_s = call.left_s - waited_s
             left_s = left_s if run_left_s is None else min(left_s, run_left_s)
             await asyncio.sleep(min(max(0.001, breaker.wait_s), _LOOK_S, left_s))
@@ -200,8 +200,8 @@ class Retried(Wrapping):
         """Raise the last error with the number of tries, if there were several."""
         if call.tries > 1 and isinstance(error, EndpointError):
             took_s = self._timeout_s - call.left_s
-            said = f"{error.message} (gave up after {call.tries} tries in {took_s:.3g} s)"
-            raise error.with_message(said) from error
+            message = f"{error.message} (gave up after {call.tries} tries in {took_s:.3g} s)"
+            raise error.with_message(message) from error
 
 
 @dataclass(slots=True, eq=False)
@@ -220,8 +220,8 @@ class _Call:
 
 def _seconds_of(error: EndpointError | OutputError, start: float) -> float:
     """Return the duration of a try, without the wait for a slot if that is known."""
-    known = error.seconds if isinstance(error, EndpointError) else None
-    return time.monotonic() - start if known is None else known
+    seconds = error.seconds if isinstance(error, EndpointError) else None
+    return time.monotonic() - start if seconds is None else seconds
 
 
 def _is_retryable(state: RetryCallState) -> bool:
@@ -230,5 +230,5 @@ def _is_retryable(state: RetryCallState) -> bool:
 
 
 async def _apply(strategy: Strategy[T], state: RetryCallState) -> T:
-    found = strategy(state)
-    return await cast("Awaitable[T]", found) if isawaitable(found) else cast("T", found)
+    result = strategy(state)
+    return await cast("Awaitable[T]", result) if isawaitable(result) else cast("T", result)

@@ -65,8 +65,8 @@ class SentPrompt:
         return "\n\n".join(text for _, text in self.messages)
 
     def __str__(self) -> str:
-        about = "" if self.counted else "about "
-        tokens = "" if self.tokens is None else f", {about}{self.tokens} tokens"
+        prefix = "" if self.counted else "about "
+        tokens = "" if self.tokens is None else f", {prefix}{self.tokens} tokens"
         lines = [f"{self.endpoint} ({self.model}), {self.way}{tokens}"]
         lines += [f"[{role}]\n{text}" for role, text in self.messages]
         if self.labels:
@@ -107,7 +107,7 @@ def describe_prompt(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
         endpoint.name,
         endpoint.model,
         "chat",
-        tuple((one.role, one.content) for one in prompt.messages),
+        tuple((message.role, message.content) for message in prompt.messages),
         schema=prompt.json_schema,
         settings={**{k: v for k, v in limit.items() if v is not None}, **tools},
     )
@@ -137,19 +137,26 @@ async def preview_questions(
     """Return what would be sent for typed questions, or their words if the endpoint can't say."""
     server = innermost(endpoint)
     if isinstance(server, ShowsPrompts):
-        found = await server.preview_questions(text, questions, context, examples=examples)
+        prompts = await server.preview_questions(text, questions, context, examples=examples)
     else:
-        found = [_describe_questions(server, text, questions, examples)]
-    return [await _count(sent, server, context) for sent in found]
+        prompts = [_describe_questions(server, text, questions, examples)]
+    return [await _count(sent, server, context) for sent in prompts]
 
 
 def _describe_questions(
     server: Endpoint, text: str, questions: Questions, examples: Examples
 ) -> SentPrompt:
-    shown = [(example.text, json.dumps(dict(example.labels))) for example in examples]
-    asked = [f"{one.text} {', '.join(option.name for option in one.options)}" for one in questions]
-    turns = [(role, said) for pair in shown for role, said in zip(_ROLES, pair, strict=True)]
-    messages = (*(("question", one) for one in asked), *turns, ("user", text))
+    pairs = [(example.text, json.dumps(dict(example.labels))) for example in examples]
+    question_texts = [
+        f"{question.text} {', '.join(option.name for option in question.options)}"
+        for question in questions
+    ]
+    turns = [(role, content) for pair in pairs for role, content in zip(_ROLES, pair, strict=True)]
+    messages = (
+        *(("question", question_text) for question_text in question_texts),
+        *turns,
+        ("user", text),
+    )
     return SentPrompt(server.name, server.model, "typed questions", messages)
 
 
@@ -158,6 +165,6 @@ async def _count(sent: SentPrompt, server: Endpoint, context: RunContext) -> Sen
         return sent
     if isinstance(server, CountsTokens):
         with suppress(EndpointError):  # a server that isn't there lends no tokenizer
-            exact = await server.count_tokens(sent.text, context)
-            return replace(sent, tokens=exact, counted=True)
+            tokens = await server.count_tokens(sent.text, context)
+            return replace(sent, tokens=tokens, counted=True)
     return replace(sent, tokens=approximate_tokens(sent.text))

@@ -105,7 +105,7 @@ _TOKEN = re.compile(
         )
     )
 )
-_HINTS = re.compile(f"[>\\]~|{''.join(odd for odd, plain in _LOOKS.items() if plain in '>]|')}]")
+_HINTS = re.compile(f"[>\\]~|{''.join(look for look, sign in _LOOKS.items() if sign in '>]|')}]")
 
 
 def approximate_tokens(text: str) -> int:
@@ -154,21 +154,21 @@ def texts_in(sent: object, *, without: str = "") -> list[str]:
     value of the key `without` is, too: in a stream some servers repeat the whole `message`.
     """
     texts: list[str] = []
-    left = [sent]
-    while left:
-        found = left.pop()
-        if isinstance(found, str):
-            texts.append(found)
-        elif is_list(found):
-            others = [item for item in found if not isinstance(item, int)]
-            if ids := len(found) - len(others):
+    pending = [sent]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif is_list(part):
+            items = [item for item in part if not isinstance(item, int)]
+            if ids := len(part) - len(items):
                 texts.append("id, " * ids)
-            left += others
-        elif is_object(found):
-            for key, value in found.items():
-                twice = key == "reasoning" and found.get("reasoning_content")
-                if key in _HOLDS_TEXT and key != without and not twice:
-                    left.append(value)
+            pending += items
+        elif is_object(part):
+            for key, value in part.items():
+                is_repeated = key == "reasoning" and part.get("reasoning_content")
+                if key in _HOLDS_TEXT and key != without and not is_repeated:
+                    pending.append(value)
     return texts
 
 
@@ -201,28 +201,28 @@ def amount_of(
     if not is_object(usage):
         return None
     try:
-        taken = _count(usage, "prompt_tokens", "input_tokens") or 0
-        answered = _count(usage, "completion_tokens", "output_tokens")
+        input_tokens = _count(usage, "prompt_tokens", "input_tokens") or 0
+        answer_tokens = _count(usage, "completion_tokens", "output_tokens")
         total = _count(usage, "total_tokens") or 0
         cached = _cached_tokens(usage)
     except ValueError:
         return None
     # A proxy that knows nothing may say 0, but no prompt has no token.
-    unsaid = not taken and estimate.input_tokens
-    unsaid = unsaid or (answered is None and not total and estimate.output_tokens)
-    if unsaid or cached > taken or 0 < total < taken + (answered or 0):
+    is_unstated = not input_tokens and estimate.input_tokens
+    is_unstated = is_unstated or (answer_tokens is None and not total and estimate.output_tokens)
+    if is_unstated or cached > input_tokens or 0 < total < input_tokens + (answer_tokens or 0):
         return None
     # Gemini's compatible endpoint counts reasoning in the total alone.
-    output = max(answered or 0, total - taken)
-    if taken + output > (window or _MOST) + estimate.output_tokens:
+    output = max(answer_tokens or 0, total - input_tokens)
+    if input_tokens + output > (window or _MOST) + estimate.output_tokens:
         return None
     # The estimate has a token for three bytes, so it mostly tells enough of what was sent.
-    likely = taken * _LONGEST_MEAN >= estimate.input_tokens * BYTES_A_TOKEN
-    if not (likely or may_fit(taken, texts_in(sent))) or not may_fit(output, written):
+    is_likely = input_tokens * _LONGEST_MEAN >= estimate.input_tokens * BYTES_A_TOKEN
+    if not (is_likely or may_fit(input_tokens, texts_in(sent))) or not may_fit(output, written):
         return None
     return Amount(
         calls=estimate.calls,
-        input_tokens=taken,
+        input_tokens=input_tokens,
         cached_input_tokens=cached,
         output_tokens=output,
         encodings=estimate.encodings,
@@ -280,14 +280,14 @@ def rewrite(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) ->
     brackets, bars and slashes are plain ones, and invisible characters are gone.
     """
     if text.isascii() or _ODD.isdisjoint(text):
-        return pattern.sub(lambda found: write(found[0]), text)
-    looks, places = text.translate(_TRANSLATED), range(len(text))
+        return pattern.sub(lambda match: write(match[0]), text)
+    looks, indices = text.translate(_TRANSLATED), range(len(text))
     if len(looks) < len(text):
-        places = [i for i in places if text[i] not in _UNSEEN]
+        indices = [i for i in indices if text[i] not in _UNSEEN]
     pieces: list[str] = []
     end = 0
-    for found in pattern.finditer(looks):
-        place = places[found.start()]
-        pieces += [text[end:place], write(text[place])]
-        end = place + 1
+    for match in pattern.finditer(looks):
+        index = indices[match.start()]
+        pieces += [text[end:index], write(text[index])]
+        end = index + 1
     return "".join((*pieces, text[end:]))

@@ -59,8 +59,8 @@ class WithTools(Wrapping):
 
     def __init__(self, endpoint: Endpoint, *, must_call: bool = False) -> None:
         super().__init__(endpoint)
-        able = "tools" in endpoint.capabilities and not _is_schema_enforced(endpoint)
-        self._uses_native_tools = able and not must_call
+        has_tools = "tools" in endpoint.capabilities and not _is_schema_enforced(endpoint)
+        self._uses_native_tools = has_tools and not must_call
         self._must_call = must_call
 
     @property
@@ -81,37 +81,39 @@ class WithTools(Wrapping):
         Raises:
             OutputError: `max_tokens` cut the JSON by which a tool is chosen.
         """
-        if (asked := self.outgoing(prompt)) is prompt:
+        if (sent_prompt := self.outgoing(prompt)) is prompt:
             try:
                 return self._find_call(
                     await self.endpoint.complete(prompt, context), prompt, context
                 )
             except EndpointError as error:
                 self._give_up(error, prompt, context)
-                asked = choose_by_schema(prompt)
-        completion = await self.endpoint.complete(asked, context)
+                sent_prompt = choose_by_schema(prompt)
+        completion = await self.endpoint.complete(sent_prompt, context)
         if completion.finish_reason == "length" and _BLANK.search(completion.text):
             # A schema lets a model write spaces between its parts, and small ones may not end:
             # <https://github.com/vllm-project/vllm/issues/38696>. What is wanted is shown, too.
-            completion = await self.endpoint.complete(replace(asked, json_schema=None), context)
+            completion = await self.endpoint.complete(
+                replace(sent_prompt, json_schema=None), context
+            )
         return _read_turn(completion, prompt, context) if prompt.tools else completion
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; text that may be a call is held back until it is complete."""
         if self._uses_native_tools and prompt.tools:
-            held, begun = "", False
+            held_text, has_begun = "", False
             try:
                 async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Completion):
                             piece = self._find_call(piece, prompt, context)
-                            if held and not piece.tool_calls:
-                                yield held
+                            if held_text and not piece.tool_calls:
+                                yield held_text
                             yield piece
-                        elif held or (not begun and piece.lstrip()[:1] in _MAY_BE_A_CALL):
-                            held += piece
+                        elif held_text or (not has_begun and piece.lstrip()[:1] in _MAY_BE_A_CALL):
+                            held_text += piece
                         else:
-                            begun = begun or bool(piece.strip())
+                            has_begun = has_begun or bool(piece.strip())
                             yield piece
                 return
             except EndpointError as error:
@@ -125,9 +127,9 @@ class WithTools(Wrapping):
         """Find a call that the model wrote as text; from then on choose by a schema."""
         if completion.tool_calls or (call := _find_written_call(completion.text, prompt)) is None:
             return completion
-        unknown = call.name not in {tool.name for tool in prompt.tools}
-        alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
-        if unknown and not alone:  # it may be the answer, or be in one
+        is_unknown = call.name not in {tool.name for tool in prompt.tools}
+        is_alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
+        if is_unknown and not is_alone:  # it may be the answer, or be in one
             return completion
         self._uses_native_tools = False
         context.note(
@@ -139,9 +141,9 @@ class WithTools(Wrapping):
 
     def _give_up(self, error: EndpointError, prompt: Prompt, context: RunContext) -> None:
         """Stop using native tools if the server refuses them; else raise the error."""
-        refused = error.status is not None and 400 <= error.status <= 501
+        was_refused = error.status is not None and 400 <= error.status <= 501
         if (
-            not (refused and prompt.tools and _REFUSES.search(error.message))
+            not (was_refused and prompt.tools and _REFUSES.search(error.message))
             or isinstance(error, EndpointUnauthorized)
             or error.begun
         ):
@@ -153,8 +155,8 @@ class WithTools(Wrapping):
 def _is_schema_enforced(endpoint: Endpoint) -> bool:
     """Return True if a small model's server enforces schemas, but perhaps not its calls."""
     inner = innermost(endpoint)
-    held = isinstance(inner, OpenAIEndpoint) and inner.dialect.enforces == "all"
-    return held and inner.tier == "slm"
+    enforces_all = isinstance(inner, OpenAIEndpoint) and inner.dialect.enforces == "all"
+    return enforces_all and inner.tier == "slm"
 
 
 def choose_by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
@@ -165,12 +167,12 @@ def choose_by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
     messages = flatten_tool_calls(prompt.messages)
     if not prompt.tools:
         return replace(prompt, messages=messages)
-    told = _TOLD_TO_CALL if must_call else _TOLD
-    told = "\n".join((told, *(_describe(tool) for tool in prompt.tools)))
+    instruction = _TOLD_TO_CALL if must_call else _TOLD
+    instruction = "\n".join((instruction, *(_describe(tool) for tool in prompt.tools)))
     answer = None if must_call else prompt.json_schema or {"type": "string"}
     return replace(
         prompt,
-        messages=add_instruction(messages, told),
+        messages=add_instruction(messages, instruction),
         json_schema=_turn_schema(prompt.tools, answer),
         tools=(),
     )
@@ -178,7 +180,7 @@ def choose_by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
 
 def flatten_tool_calls(messages: Iterable[Message]) -> tuple[Message, ...]:
     """Rewrite tool calls and their results as turns of assistant and user."""
-    said: list[tuple[Role, list[str], list[File]]] = []
+    turns: list[tuple[Role, list[str], list[File]]] = []
     names = dict[str, str]()
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
@@ -190,12 +192,12 @@ def flatten_tool_calls(messages: Iterable[Message]) -> tuple[Message, ...]:
         role = message.role
         if role == "tool":
             role, text = "user", f"Result of {names.get(message.tool_call_id, 'it')}:\n{text}"
-        if not said or said[-1][0] != role:  # many chat templates take no two of a kind
-            said.append((role, [], []))
-        said[-1][1].append(text)
-        said[-1][2].extend(message.files)
+        if not turns or turns[-1][0] != role:  # many chat templates take no two of a kind
+            turns.append((role, [], []))
+        turns[-1][1].append(text)
+        turns[-1][2].extend(message.files)
     return tuple(
-        Message(role, "\n\n".join(texts), files=tuple(files)) for role, texts, files in said
+        Message(role, "\n\n".join(texts), files=tuple(files)) for role, texts, files in turns
     )
 
 
@@ -225,8 +227,8 @@ def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, object] | Non
             shared |= object_of(part.pop("$defs", None))
     closed = {"type": "object", "additionalProperties": False}
     turns = [{**closed, "properties": form, "required": [*form]} for form in forms]
-    whole: JSON = {"title": "Turn", "anyOf": turns}
-    return {**whole, "$defs": shared} if shared else whole
+    schema: JSON = {"title": "Turn", "anyOf": turns}
+    return {**schema, "$defs": shared} if shared else schema
 
 
 def _hoist(schema: Mapping[str, object], owner: str) -> JSON:
@@ -239,9 +241,9 @@ def _hoist(schema: Mapping[str, object], owner: str) -> JSON:
 
 def _find_written_call(text: str, prompt: Prompt) -> ToolCall | None:
     """Find `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
-    for begin in islice(_CALL.finditer(text), _MAX_READ):
+    for match in islice(_CALL.finditer(text), _MAX_READ):
         try:
-            call = object_of(_JSON.raw_decode(text, begin.start())[0])
+            call = object_of(_JSON.raw_decode(text, match.start())[0])
         except (ValueError, RecursionError):
             continue
         name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))

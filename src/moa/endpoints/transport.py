@@ -87,10 +87,10 @@ def check_address(url: str, name: str, what: str = "base_url") -> None:
             ipaddress.ip_address(host)
         elif _HOST.fullmatch(host.encode("idna")) is None:
             raise ValueError("no name of a host")
-        known = parts.scheme in ("http", "https") and parts.port != 0
+        is_valid = parts.scheme in ("http", "https") and parts.port != 0
     except ValueError:
-        known = False
-    if not known:
+        is_valid = False
+    if not is_valid:
         raise ConfigError(
             f"{name}: {what}={url!r} is no address of HTTP. Correct it: it starts with http:// or "
             "https://, such as http://127.0.0.1:8000/v1"
@@ -121,17 +121,17 @@ def proxy_of(url: str, name: str) -> str | None:
     """Return the proxy that the environment names for an address; `None` without one."""
     from urllib.request import getproxies, proxy_bypass
 
-    parts, given = urlsplit(url), getproxies()
-    proxy = given.get(parts.scheme) or given.get("all")
-    excepted = _is_excepted(parts.hostname or "", given.get("no", ""))
-    if not proxy or excepted or proxy_bypass(parts.netloc):
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    is_excepted = _is_excepted(parts.hostname or "", proxies.get("no", ""))
+    if not proxy or is_excepted or proxy_bypass(parts.netloc):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:
-        known = urlsplit(proxy).scheme in ("http", "https") and bool(urlsplit(proxy).hostname)
+        is_valid = urlsplit(proxy).scheme in ("http", "https") and bool(urlsplit(proxy).hostname)
     except ValueError:
-        known = False
-    if not known:
+        is_valid = False
+    if not is_valid:
         raise ConfigError(
             f"{name}: the proxy in $HTTP_PROXY, $HTTPS_PROXY or $ALL_PROXY can't be used: its "
             "address starts with http:// or https://, and SOCKS isn't spoken. Name another, or "
@@ -165,13 +165,13 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
     """Load them once: it takes 20 ms."""
     import ssl
 
-    named = file or folder
-    if not named and sys.platform in ("darwin", "win32"):
+    source = file or folder
+    if not source and sys.platform in ("darwin", "win32"):
         import truststore
 
         return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(file, folder) if named else context.load_default_certs()
+    context.load_verify_locations(file, folder) if source else context.load_default_certs()
     return context
 
 
@@ -205,9 +205,11 @@ def cause_of(error: BaseException, secret: str) -> BaseException | None:
     import aiohttp
 
     # A proxy's refusal names its address, which may hold a password.
-    shown = isinstance(error, aiohttp.ClientHttpProxyError)
-    shown = shown or (bool(secret) and secret in "".join(traceback.format_exception(error)))
-    return None if shown else error
+    shows_secret = isinstance(error, aiohttp.ClientHttpProxyError)
+    shows_secret = shows_secret or (
+        bool(secret) and secret in "".join(traceback.format_exception(error))
+    )
+    return None if shows_secret else error
 
 
 def error_of_exception(
@@ -218,32 +220,32 @@ def error_of_exception(
     from aiohttp.http_exceptions import ContentEncodingError
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        said = mask(f"its proxy answers {error.status} {error.message}", secret)
-        return _make_unreachable(said[:_LONGEST_QUOTE], endpoint, url)
-    said = _find_reason(error, secret)
+        reason = mask(f"its proxy answers {error.status} {error.message}", secret)
+        return _make_unreachable(reason[:_LONGEST_QUOTE], endpoint, url)
+    reason = _find_reason(error, secret)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return _make_unreachable(said, endpoint, url)
+        return _make_unreachable(reason, endpoint, url)
     if isinstance(error, TimeoutError):
-        message = f"no answer from {url} in time ({said}). Raise `timeout_s`, or ask for less"
+        message = f"no answer from {url} in time ({reason}). Raise `timeout_s`, or ask for less"
         return EndpointTimeout(message, endpoint=endpoint)
     if isinstance(error, aiohttp.InvalidURL):
-        message = f"{url} is not an address of HTTP ({said}). Correct `base_url`"
+        message = f"{url} is not an address of HTTP ({reason}). Correct `base_url`"
         return EndpointRejected(message, endpoint=endpoint)
     if isinstance(error, aiohttp.ClientSSLError):
-        message = f"{url} has no certificate that this machine trusts ({said})"
+        message = f"{url} has no certificate that this machine trusts ({reason})"
         return EndpointUnavailable(message, endpoint=endpoint)
-    garbled = isinstance(error.__cause__, ContentEncodingError)
-    if garbled or isinstance(error, aiohttp.ClientResponseError):
-        message = f"{url} did not answer in HTTP ({said}). Is `base_url` right?"
+    is_garbled = isinstance(error.__cause__, ContentEncodingError)
+    if is_garbled or isinstance(error, aiohttp.ClientResponseError):
+        message = f"{url} did not answer in HTTP ({reason}). Is `base_url` right?"
         return InvalidResponse(message, endpoint=endpoint)
     if isinstance(error, aiohttp.ClientPayloadError):
-        message = f"{url} closed the connection in the middle of its answer ({said})"
+        message = f"{url} closed the connection in the middle of its answer ({reason})"
         return EndpointUnavailable(message, endpoint=endpoint, begun=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        message = f"cannot reach {url} ({said}). Is this machine online, and the address right?"
+        message = f"cannot reach {url} ({reason}). Is this machine online, and the address right?"
         return EndpointUnavailable(message, endpoint=endpoint)
-    begun = not (isinstance(error, aiohttp.ClientConnectorError) or is_unsent(error))
-    return _make_unreachable(said, endpoint, url, begun=begun)
+    has_begun = not (isinstance(error, aiohttp.ClientConnectorError) or is_unsent(error))
+    return _make_unreachable(reason, endpoint, url, begun=has_begun)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -267,15 +269,15 @@ def error_of_response(
 ) -> EndpointError:
     """Map a status of 300 or more to an error with advice, without the key that was sent."""
     status = response.status
-    said, code = _read_explanation(response, content, secret)
+    explanation, code = _read_explanation(response, content, secret)
     path = urlsplit(response.url).path
-    kind, advice = classify_status(status, f"{code} {said}", path=path, model=model)
-    message = f"HTTP {status} from {path}: {said}. {advice}"
-    asked = _retry_after_s(response, content)
-    asked = max(0.0, asked) if asked is not None and math.isfinite(asked) else None
-    if asked:
-        message = f"{message} (the server asks to wait {asked:.4g} s before the next try)"
-    return kind(message, endpoint=endpoint, status=status, retry_after_s=asked)
+    kind, advice = classify_status(status, f"{code} {explanation}", path=path, model=model)
+    message = f"HTTP {status} from {path}: {explanation}. {advice}"
+    wait_s = _retry_after_s(response, content)
+    wait_s = max(0.0, wait_s) if wait_s is not None and math.isfinite(wait_s) else None
+    if wait_s:
+        message = f"{message} (the server asks to wait {wait_s:.4g} s before the next try)"
+    return kind(message, endpoint=endpoint, status=status, retry_after_s=wait_s)
 
 
 def classify_status(
@@ -308,11 +310,11 @@ def classify_status(
     return EndpointRejected, "The request is wrong, so it was not sent again"
 
 
-def _is_quota(status: int, said: str) -> bool:
+def _is_quota(status: int, message: str) -> bool:
     """Return True if the account has no credit. Gemini says "quota" of temporary limits, too."""
     if status == 400:
-        return _NO_CREDIT.search(said) is not None
-    return status == 402 or (status == 429 and "insufficient_quota" in said)
+        return _NO_CREDIT.search(message) is not None
+    return status == 402 or (status == 429 and "insufficient_quota" in message)
 
 
 def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
@@ -320,7 +322,7 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
 
     It needs a status of HTTP, or a name that means a timeout or a lost connection.
     """
-    kind, said = type(error), describe_error(error)
+    kind, description = type(error), describe_error(error)
     response: object = getattr(error, "response", None)
     for status in (
         getattr(error, "status_code", None),
@@ -328,30 +330,30 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
         getattr(error, "status", None),
     ):
         if isinstance(status, int) and status >= 300:
-            meant, advice = classify_status(status, said, path=who, model=model)
-            return meant(f"{said}. {advice}", endpoint=endpoint, status=status)
+            error_class, advice = classify_status(status, description, path=who, model=model)
+            return error_class(f"{description}. {advice}", endpoint=endpoint, status=status)
     if issubclass(kind, TimeoutError) or "Timeout" in kind.__name__:
-        return EndpointTimeout(f"{who} raised {said}", endpoint=endpoint)
-    lost = _is_lost_by_name(error)
-    if lost or issubclass(kind, ConnectionError) or _UNREACHED.search(kind.__name__):
-        return EndpointUnavailable(f"{who} raised {said}", endpoint=endpoint, begun=lost)
+        return EndpointTimeout(f"{who} raised {description}", endpoint=endpoint)
+    was_lost = _is_lost_by_name(error)
+    if was_lost or issubclass(kind, ConnectionError) or _UNREACHED.search(kind.__name__):
+        return EndpointUnavailable(f"{who} raised {description}", endpoint=endpoint, begun=was_lost)
     return None
 
 
 def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -> EndpointError:
     """Map an exception of OpenAI's client, or of the HTTP library under it."""
     names = " ".join(_class_names(error))
-    said = _find_reason(error, secret)
+    reason = _find_reason(error, secret)
     if _NOT_SENT.search(names):
-        return _make_unreachable(said, endpoint, url)
+        return _make_unreachable(reason, endpoint, url)
     if "Timeout" in names:
-        message = f"no answer from {url} in the time of its client ({said}). Raise its `timeout`"
+        message = f"no answer from {url} in the time of its client ({reason}). Raise its `timeout`"
         return EndpointTimeout(message, endpoint=endpoint)
     if "DecodingError" in names:
-        message = f"{url} did not answer in HTTP ({said}). Is `base_url` right?"
+        message = f"{url} did not answer in HTTP ({reason}). Is `base_url` right?"
         return InvalidResponse(message, endpoint=endpoint)
     if _LOST.search(names) or "APIConnectionError" in names:
-        return _make_unreachable(said, endpoint, url, begun=True)
+        return _make_unreachable(reason, endpoint, url, begun=True)
     message = f"the client raised {mask(describe_error(error), secret)}"
     if "event loop" in message.lower() or "different loop" in message:
         message += ". It belongs to the event loop that it was first used in: make one in each"
@@ -365,17 +367,17 @@ def _is_lost_by_name(error: BaseException) -> bool:
 
 def _class_names(error: BaseException | None) -> list[str]:
     """Return the class names of an error and its causes."""
-    found: list[str] = []
-    while error is not None and len(found) < _DEEPEST:
-        found.append(type(error).__name__)
+    names: list[str] = []
+    while error is not None and len(names) < _DEEPEST:
+        names.append(type(error).__name__)
         error = error.__cause__ or error.__context__
-    return found
+    return names
 
 
 def describe_error(error: Exception) -> str:
     """Format an error on one line: its class and its message."""
-    said = " ".join(str(error).split())[:_LONGEST_QUOTE]
-    return f"{type(error).__name__}: {said or type(error).__name__}"
+    message = " ".join(str(error).split())[:_LONGEST_QUOTE]
+    return f"{type(error).__name__}: {message or type(error).__name__}"
 
 
 def _make_unreachable(
@@ -387,24 +389,29 @@ def _make_unreachable(
 
 def stated_error(body: object, endpoint: str, secret: str) -> EndpointError:
     """Read an error inside an answer of status 200, or inside a stream."""
-    said, code = _find_explanation(body)
-    said = mask(said, secret)[:_LONGEST_QUOTE] or "it says no more"
+    explanation, code = _find_explanation(body)
+    explanation = mask(explanation, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
-    kind, _ = classify_status(status, said, path="the stream", model="")
+    kind, _ = classify_status(status, explanation, path="the stream", model="")
     return kind(
-        f"the server answered with an error: {said}", endpoint=endpoint, status=status, begun=True
+        f"the server answered with an error: {explanation}",
+        endpoint=endpoint,
+        status=status,
+        begun=True,
     )
 
 
 def _find_reason(error: BaseException | None, secret: str) -> str:
     """Return the message of the deepest cause that has one."""
-    said = type(error).__name__
+    reason = type(error).__name__
     while error is not None:
         words = " ".join(mask(str(error), secret).split())
         # aiohttp gives the headers that it had read in place of words.
-        said = "it closed the connection in its headers" if words[:4] == "<Raw" else words or said
+        reason = (
+            "it closed the connection in its headers" if words[:4] == "<Raw" else words or reason
+        )
         error = error.__cause__
-    return said[:_LONGEST_QUOTE]
+    return reason[:_LONGEST_QUOTE]
 
 
 def body_text(content: bytes) -> str:
@@ -414,17 +421,17 @@ def body_text(content: bytes) -> str:
 
 def _read_explanation(response: Reply, content: bytes, secret: str) -> tuple[str, str]:
     if 300 <= response.status < 400 and "location" in response.headers:
-        place = mask(response.headers["location"], secret)[:_LONGEST_QUOTE]
-        return f"it redirects to {place}", ""
+        location = mask(response.headers["location"], secret)[:_LONGEST_QUOTE]
+        return f"it redirects to {location}", ""
     text = mask(body_text(content).strip(), secret)
     try:
         body: object = json.loads(text)
     except (ValueError, RecursionError):
-        html = text[:1] == "<"
-        said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
-        return said or "no explanation", ""
-    said, code = _find_explanation(body)
-    return mask(said or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
+        is_html = text[:1] == "<"
+        explanation = "an HTML page" if is_html else " ".join(text.split())[:_LONGEST_QUOTE]
+        return explanation or "no explanation", ""
+    explanation, code = _find_explanation(body)
+    return mask(explanation or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
 
 
 def _find_explanation(body: object, depth: int = 0) -> tuple[str, str]:
@@ -439,23 +446,23 @@ def _find_explanation(body: object, depth: int = 0) -> tuple[str, str]:
     if not is_object(body):
         return "", ""
     for key in ("error", "detail", "message", "msg"):
-        said, code = _find_explanation(_unwrap_json(body.get(key)), depth + 1)
-        if said:
+        explanation, code = _find_explanation(_unwrap_json(body.get(key)), depth + 1)
+        if explanation:
             loc = body.get("loc")
-            where = ".".join(map(str, loc)) if is_list(loc) else loc
-            found = code or str(body.get("code") or body.get("error_type") or "")
-            return (f"{where}: {said}" if where else said), found
+            location = ".".join(map(str, loc)) if is_list(loc) else loc
+            error_code = code or str(body.get("code") or body.get("error_type") or "")
+            return (f"{location}: {explanation}" if location else explanation), error_code
     return "", ""
 
 
-def _unwrap_json(said: object) -> object:
+def _unwrap_json(value: object) -> object:
     """Read a JSON object inside a text, as from a gateway to Mistral."""
-    if not isinstance(said, str) or said[:1] not in "{[":
-        return said
+    if not isinstance(value, str) or value[:1] not in "{[":
+        return value
     try:
-        return json.loads(said)
+        return json.loads(value)
     except (ValueError, RecursionError):
-        return said
+        return value
 
 
 def _retry_after_s(response: Reply, content: bytes) -> float | None:
@@ -468,11 +475,11 @@ def _retry_after_s(response: Reply, content: bytes) -> float | None:
     with suppress(ValueError):
         return float(value)
     try:
-        when = parsedate_to_datetime(value)
+        date = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
     # A time zone can put a date past the last year that Python knows, so none is converted.
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 def _reset_s(response: Reply, content: bytes) -> float | None:
@@ -486,8 +493,8 @@ def _reset_s(response: Reply, content: bytes) -> float | None:
         if headers.get(remaining) == "0"
     ]
     spans += re.findall(r'"retryDelay":\s*"([^"]+)"', body_text(content))
-    found = [seconds for span in spans if (seconds := seconds_until(span)) is not None]
-    return max(found, default=None)
+    waits = [seconds for span in spans if (seconds := seconds_until(span)) is not None]
+    return max(waits, default=None)
 
 
 def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -512,6 +519,6 @@ def seconds_until(written: str) -> float | None:
             return number
         return number / (1000 if number > _FIRST_EPOCH * 1000 else 1) - time.time()
     with suppress(ValueError, OverflowError):
-        when = datetime.fromisoformat(written)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
+        date = datetime.fromisoformat(written)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
     return None

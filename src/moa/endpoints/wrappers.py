@@ -62,20 +62,22 @@ def innermost(endpoint: Endpoint) -> Endpoint:
 
 def concurrency_of(endpoint: Endpoint) -> int | None:
     """Return the parallel requests of an endpoint, beyond which requests wait; `None`: unknown."""
-    most: object = getattr(innermost(endpoint), "concurrency", None)
-    return most if isinstance(most, int) else None
+    limit: object = getattr(innermost(endpoint), "concurrency", None)
+    return limit if isinstance(limit, int) else None
 
 
 def timeout_of(endpoint: Endpoint) -> float:
     """Return the seconds after which an endpoint gives up a request, or a default."""
-    while (most := getattr(endpoint, "timeout_s", None)) is None and isinstance(endpoint, Wrapping):
+    while (timeout_s := getattr(endpoint, "timeout_s", None)) is None and isinstance(
+        endpoint, Wrapping
+    ):
         endpoint = endpoint.endpoint
-    return float(most) if isinstance(most, int | float) else _USUAL_TIMEOUT_S
+    return float(timeout_s) if isinstance(timeout_s, int | float) else _USUAL_TIMEOUT_S
 
 
 def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
     """Return the capabilities that all endpoints have."""
-    first, *others = (one.capabilities for one in endpoints)
+    first, *others = (endpoint.capabilities for endpoint in endpoints)
     return first.intersection(*others)
 
 
@@ -88,19 +90,19 @@ class Sender(EndpointBase):
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
-        return await self.ask(lambda one: one.complete(prompt, context), context)
+        return await self.ask(lambda endpoint: endpoint.complete(prompt, context), context)
 
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """See `Endpoint.decide`."""
         return await self.ask(
-            lambda one: one.decide(text, questions, context, examples=examples), context
+            lambda endpoint: endpoint.decide(text, questions, context, examples=examples), context
         )
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
-        return await self.ask(lambda one: one.embed(texts, context), context)
+        return await self.ask(lambda endpoint: endpoint.embed(texts, context), context)
 
 
 class ScopedSender(Sender):
@@ -112,14 +114,14 @@ class ScopedSender(Sender):
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request."""
-        async with self.scope(context) as one:
-            return await send(one)
+        async with self.scope(context) as endpoint:
+            return await send(endpoint)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`."""
         async with (
-            self.scope(context) as one,
-            closing_stream(one.stream(prompt, context)) as pieces,
+            self.scope(context) as endpoint,
+            closing_stream(endpoint.stream(prompt, context)) as pieces,
         ):
             async for piece in pieces:
                 yield piece
@@ -136,8 +138,8 @@ class Wrapping(Sender):
         >>> from moa.endpoints.wrappers import Wrapping
         >>> class Loud(Wrapping):
         ...     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        ...         found = await self.endpoint.complete(prompt, context)
-        ...         return replace(found, text=found.text.upper())
+        ...         completion = await self.endpoint.complete(prompt, context)
+        ...         return replace(completion, text=completion.text.upper())
         >>> print(Agent(Loud(ScriptedEndpoint(["Hello!"])), "Greet.").run_sync("Hi").output)
         HELLO!
     """
@@ -189,8 +191,8 @@ class Wrapping(Sender):
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; nothing is repeated after the first piece."""
 
-        async def start(one: Endpoint) -> tuple[Pieces, str | Completion]:
-            pieces = one.stream(prompt, context)
+        async def start(endpoint: Endpoint) -> tuple[Pieces, str | Completion]:
+            pieces = endpoint.stream(prompt, context)
             return pieces, await anext(pieces)
 
         pieces, first = await self.ask(start, context)
@@ -239,18 +241,18 @@ class Fallback(Wrapping):
     @property
     def timeout_s(self) -> float:
         """Seconds after which all of them have given up."""
-        return sum(timeout_of(one) for one in self._endpoints)
+        return sum(timeout_of(endpoint) for endpoint in self._endpoints)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to one endpoint after the other, until one answers."""
-        *tried, last = self._endpoints
-        for one, following in zip(tried, self._endpoints[1:], strict=True):
+        *endpoints, last = self._endpoints
+        for endpoint, successor in zip(endpoints, self._endpoints[1:], strict=True):
             try:
                 with mark_replaceable():
-                    return await send(one)
+                    return await send(endpoint)
             except EndpointError as error:
-                text = f"to {following.name}: {error}"
-                context.note("fell back", text, endpoint=one.name, error=error)
+                text = f"to {successor.name}: {error}"
+                context.note("fell back", text, endpoint=endpoint.name, error=error)
         return await send(last)
 
     async def close(self) -> None:
@@ -302,16 +304,16 @@ class Cached(Wrapping):
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; a cached text comes in one piece."""
         key = self._key("complete", asdict(prompt), context)
-        kept = None if prompt.temperature else self._look_up(Completion, key, COMPLETION)
-        if kept is not None:
-            completion = self._note_hit(kept, context)
+        hit = None if prompt.temperature else self._look_up(Completion, key, COMPLETION)
+        if hit is not None:
+            completion = self._note_hit(hit, context)
             yield completion.text
             yield completion
             return
         async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
-                whole = isinstance(piece, Completion)
-                if whole and not prompt.temperature and _is_whole(piece, prompt):
+                is_last = isinstance(piece, Completion)
+                if is_last and not prompt.temperature and _is_whole(piece, prompt):
                     self._keep(key, COMPLETION, piece)
                 yield piece
 
@@ -319,11 +321,13 @@ class Cached(Wrapping):
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """See `Endpoint.decide`."""
-        shown = [(example.text, dict(example.labels)) for example in examples]
+        example_pairs = [(example.text, dict(example.labels)) for example in examples]
         decision = await self._answer_once(
             Decision,
             self._key(
-                "decide", [text, [question_key(question) for question in questions], shown], context
+                "decide",
+                [text, [question_key(question) for question in questions], example_pairs],
+                context,
             ),
             decision_form(questions),
             lambda: self.endpoint.decide(text, questions, context, examples=examples),
@@ -350,9 +354,9 @@ class Cached(Wrapping):
         def dump(value: object) -> object:
             return value.model_dump() if isinstance(value, BaseModel) else repr(value)
 
-        own = [context.owner] if context.owner else []  # nobody learns what others have asked
-        whole = [kind, self.name, self.model, request, *own]
-        return json.dumps(whole, sort_keys=True, default=dump)
+        owner = [context.owner] if context.owner else []  # nobody learns what others have asked
+        parts = [kind, self.name, self.model, request, *owner]
+        return json.dumps(parts, sort_keys=True, default=dump)
 
     async def _answer_once(
         self,
@@ -367,14 +371,14 @@ class Cached(Wrapping):
         """Return the cached answer, or that of an equal request in progress, or else ask."""
         loop = asyncio.get_running_loop()
         while True:
-            kept = self._look_up(kind, key, form)
-            if kept is not None:
-                return self._note_hit(kept, context)
+            hit = self._look_up(kind, key, form)
+            if hit is not None:
+                return self._note_hit(hit, context)
             flight = self._flights.get(key)
             if flight is None or flight.get_loop() is not loop:
                 return await self._ask_and_share(key, form, ask, is_whole)
-            landed, _ = await asyncio.wait([flight], timeout=context.remaining_s())
-            if not landed:
+            done, _ = await asyncio.wait([flight], timeout=context.remaining_s())
+            if not done:
                 raise DeadlineExceeded(
                     f"{self.name}: the run's time was up before the same request, which another "
                     "run had sent, was answered"
@@ -408,12 +412,12 @@ class Cached(Wrapping):
         return answer
 
     def _look_up(self, kind: type[Answered], key: str, form: Form[Answered]) -> Answered | None:
-        known = self._answers.get(key)
-        answer = known if isinstance(known, kind) else None
+        entry = self._answers.get(key)
+        answer = entry if isinstance(entry, kind) else None
         if answer is None and self._file is not None:
             with suppress(ValueError):  # written by another version, or broken
-                written = self._file.get(key)
-                answer = None if written is None else form.load(written)
+                record = self._file.get(key)
+                answer = None if record is None else form.load(record)
         if answer is not None:
             self._remember(key, answer)
         return answer
@@ -481,8 +485,8 @@ class Limited(ScopedSender, Wrapping):
             return
         now = time.monotonic()
         start = max(now, self._next_start)
-        left = context.remaining_s()
-        if left is not None and start - now >= left:
+        left_s = context.remaining_s()
+        if left_s is not None and start - now >= left_s:
             raise self._deadline_error()
         self._next_start = start + self._gap_s
         if start > now:

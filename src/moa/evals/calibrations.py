@@ -55,14 +55,14 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
 
 def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
     """Return a warning if texts are in another language than those of a calibration."""
-    here = languages(texts)
-    known = {name for name, share in was.items() if share >= _RARE}
-    new = {name: share for name, share in here.items() if name not in known and share >= _RARE}
-    if not known or sum(new.values()) < 4 * _RARE:
+    shares = languages(texts)
+    old = {name for name, share in was.items() if share >= _RARE}
+    new = {name: share for name, share in shares.items() if name not in old and share >= _RARE}
+    if not old or sum(new.values()) < 4 * _RARE:
         return None
-    shown = ", ".join(f"{name} ({share:.0%})" for name, share in new.items())
+    listing = ", ".join(f"{name} ({share:.0%})" for name, share in new.items())
     return (
-        f"the input is in {shown}, and the calibration was made on {', '.join(sorted(known))}: its "
+        f"the input is in {listing}, and the calibration was made on {', '.join(sorted(old))}: its "
         "guarantee does not cover that. Confirm it with labelled rows of that language: "
         "moa learn --recheck FILE ROWS"
     )
@@ -73,15 +73,15 @@ def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str
     made_from = calibration.data
     if made_from is None:
         return
-    if other := other_language(made_from.languages, [row.text for row in rows]):
-        yield other
+    if warning := other_language(made_from.languages, [row.text for row in rows]):
+        yield warning
     if CleanRows(rows=tuple(rows), notes=(), duplicates=0).fingerprint == made_from.sha256:
         yield (
             "the calibration was made from these rows, so the figures say little of others: give "
             "rows that took no part in it"
         )
-    if chosen := sum(row.chosen for row in rows):
+    if count := sum(row.chosen for row in rows):
         yield (
-            f"{chosen} of {len(rows)} rows were chosen to be labelled, so the figures say little "
+            f"{count} of {len(rows)} rows were chosen to be labelled, so the figures say little "
             "of texts as they come: for that, give rows that were drawn at random"
         )

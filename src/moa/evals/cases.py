@@ -78,14 +78,14 @@ class Data(NamedTuple):
 
 def cases_of(rows: Iterable[Mapping[str, object]]) -> Data:
     """Read rows as cases; where some have labels and others texts, it is an `InputError`."""
-    found: list[Case] = []
-    for place, row in enumerate(rows, start=1):
+    cases: list[Case] = []
+    for number, row in enumerate(rows, start=1):
         try:
-            found.append(Case.model_validate(row))
+            cases.append(Case.model_validate(row))
         except ValidationError as error:
             has = ", ".join(map(repr, row)) or "nothing"
-            raise InputError(f"row {place}: {faults_of(error)}. The row has {has}") from error
-    return _of_one_kind(found)
+            raise InputError(f"row {number}: {faults_of(error)}. The row has {has}") from error
+    return _of_one_kind(cases)
 
 
 def read_cases(
@@ -247,8 +247,8 @@ class Cache:
             self._file.close()
 
     def _key(self, design: str, request: str) -> str:
-        named = json.dumps([self._setup.get(design, ""), design, request])
-        return hashlib.sha256(named.encode()).hexdigest()[:32]
+        text = json.dumps([self._setup.get(design, ""), design, request])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 async def answers_of(
@@ -266,18 +266,18 @@ async def answers_of(
     A case that fails has an answer without a text, which says why. It is asked again next time. A
     design that can't work at all, such as with a calibration of another model, is an error.
     """
-    answers = {place: cache.get(name, case.request) for place, case in enumerate(cases)}
-    asked = [place for place, answer in answers.items() if answer is None]
-    done = len(cases) - len(asked)
-    texts = (cases[place].request for place in asked)
+    answers = {index: cache.get(name, case.request) for index, case in enumerate(cases)}
+    missing = [index for index, answer in answers.items() if answer is None]
+    done = len(cases) - len(missing)
+    texts = (cases[index].request for index in missing)
     async with aclosing(map_rows(node, texts, context, max_concurrency=concurrency)) as items:
         async for item in items:
             if isinstance(item.error, ConfigError):
                 raise item.error
-            place = asked[item.number - 1]
-            answers[place] = answer = DesignAnswer.of(item)
+            index = missing[item.number - 1]
+            answers[index] = answer = DesignAnswer.of(item)
             if answer.error is None:
-                cache.put(name, cases[place].request, answer)
+                cache.put(name, cases[index].request, answer)
             done += 1
             if progress is not None:
                 progress(name, done, len(cases))

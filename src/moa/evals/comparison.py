@@ -172,8 +172,8 @@ class Comparison(Frozen):
         return "\n".join(lines) + "\n"
 
     def _repr_html_(self) -> str:
-        worth = [("design", "is it worth having?"), *((d.name, d.verdict) for d in self.designs)]
-        return as_html([self.columns, *map(self.cells, self.designs)], worth)
+        verdicts = [("design", "is it worth having?"), *((d.name, d.verdict) for d in self.designs)]
+        return as_html([self.columns, *map(self.cells, self.designs)], verdicts)
 
 
 def figure(value: float | None) -> str:
@@ -182,10 +182,10 @@ def figure(value: float | None) -> str:
 
 
 def _format_difference(against: DifferenceToReference) -> str:
-    apart, p = against.difference.value, against.p
+    value, p = against.difference.value, against.p
     if p is None:
-        return f"{apart:+.3f}"
-    return f"{apart:+.3f} ({'p<0.001' if p < 0.001 else f'p={p:.3f}'})"
+        return f"{value:+.3f}"
+    return f"{value:+.3f} ({'p<0.001' if p < 0.001 else f'p={p:.3f}'})"
 
 
 def _markdown_row(cells: list[str]) -> str:
@@ -244,23 +244,25 @@ async def compare(
     main = _choose_reference(designs, reference)
     parts = len(designs) + (metric == "judge")
     metric = _choose_metric(data, metric, judge)
-    each = None if budget_usd is None else budget_usd / parts
-    judging = _new_context(each, strict)
+    budget = None if budget_usd is None else budget_usd / parts
+    judging = _new_context(budget, strict)
     answers: dict[str, list[DesignAnswer]] = {}
     scores: dict[str, Floats] = {}
-    with closing(Cache(cache, existing=existing, setup=setup)) as kept:
+    with closing(Cache(cache, existing=existing, setup=setup)) as store:
         for name, node in designs.items():
-            answers[name] = given = await answers_of(
+            answers[name] = design_answers = await answers_of(
                 name,
                 node,
                 data.cases,
-                cache=kept,
-                context=_new_context(each, strict),
+                cache=store,
+                context=_new_context(budget, strict),
                 concurrency=concurrency,
                 progress=progress,
             )
-            scores[name] = await _score_answers(metric, data.cases, given, judge, judging)
-    return _build_comparison(data, metric, answers, scores, reference=main, risk=risk, budget=each)
+            scores[name] = await _score_answers(metric, data.cases, design_answers, judge, judging)
+    return _build_comparison(
+        data, metric, answers, scores, reference=main, risk=risk, budget=budget
+    )
 
 
 def _build_comparison(
@@ -273,18 +275,22 @@ def _build_comparison(
     risk: float,
     budget: float | None,
 ) -> Comparison:
-    found = [_report_on(name, answers[name], scores[name], data, risk) for name in answers]
+    reports = [_report_on(name, answers[name], scores[name], data, risk) for name in answers]
     binary = metric in ("accuracy", "exact", "numeric")
     reliability: dict[str, list[tuple[float, float, int]]] = {}
     coverage: dict[str, list[tuple[float, float]]] = {}
-    for name, given in answers.items():
-        sure, order, correct = confidences(given), rank_answers(given), scores[name] == 1.0
-        if sure is None or order is None:
+    for name, design_answers in answers.items():
+        confidence, order, correct = (
+            confidences(design_answers),
+            rank_answers(design_answers),
+            scores[name] == 1.0,
+        )
+        if confidence is None or order is None:
             continue
-        bins = bins_of(sure)
+        bins = bins_of(confidence)
         reliability[name] = [
-            (float(sure[here].mean()), float(correct[here].mean()), int(here.sum()))
-            for here in (bins == b for b in np.unique(bins))
+            (float(confidence[mask].mean()), float(correct[mask].mean()), int(mask.sum()))
+            for mask in (bins == b for b in np.unique(bins))
         ]
         shares, errors = coverage_line(order, correct)
         coverage[name] = list(zip(shares.tolist(), errors.tolist(), strict=True))
@@ -294,7 +300,7 @@ def _build_comparison(
         n=len(data.cases),
         reference=reference,
         budget=budget,
-        designs=judge_designs(found, scores, reference, binary=binary),
+        designs=judge_designs(reports, scores, reference, binary=binary),
         curve=_trace_curve(answers, scores),
         reliability=reliability,
         coverage=coverage,
@@ -305,23 +311,23 @@ def _new_context(cost: float | None, strict: bool) -> RunContext:
     return RunContext(budget=Budget(cost=cost, strict=strict), keep_notes=False)
 
 
-def _choose_reference(designs: Mapping[str, object], wanted: str | None) -> str:
+def _choose_reference(designs: Mapping[str, object], reference: str | None) -> str:
     if not designs:
         raise ConfigError("there is no design to compare")
-    if wanted is not None and wanted not in designs:
-        raise ConfigError(f"the reference {wanted!r} is none of {', '.join(designs)}")
-    return wanted or (REFERENCE if REFERENCE in designs else next(iter(designs)))
+    if reference is not None and reference not in designs:
+        raise ConfigError(f"the reference {reference!r} is none of {', '.join(designs)}")
+    return reference or (REFERENCE if REFERENCE in designs else next(iter(designs)))
 
 
-def _choose_metric(data: Data, wanted: str | None, judge: Endpoint | None) -> str:
+def _choose_metric(data: Data, name: str | None, judge: Endpoint | None) -> str:
     if data.kind == "labels":
-        if wanted not in (None, "accuracy"):
-            raise ConfigError(f"rows with labels are compared by accuracy, not by {wanted!r}")
+        if name not in (None, "accuracy"):
+            raise ConfigError(f"rows with labels are compared by accuracy, not by {name!r}")
         return "accuracy"
-    metric = wanted or metric_for([case.expected for case in data.cases])
-    known = [*TEXT_METRICS, "judge"]
-    if metric not in known:
-        raise ConfigError(f"there is no metric {metric!r}, only {', '.join(known)}")
+    metric = name or metric_for([case.expected for case in data.cases])
+    metrics = [*TEXT_METRICS, "judge"]
+    if metric not in metrics:
+        raise ConfigError(f"there is no metric {metric!r}, only {', '.join(metrics)}")
     if metric == "judge" and judge is None:
         raise ConfigError("metric 'judge' needs a model that judges: give judge=…")
     return metric
@@ -349,13 +355,13 @@ async def _score_answers(
             return score(answer.text, case.expected)
         if answer.text == case.expected:
             return 0.5
-        both = Candidates(request=case.request, replies=(answer.text, case.expected))
+        candidates = Candidates(request=case.request, replies=(answer.text, case.expected))
         try:
-            picked = (await picks.run(both, context)).output
+            pick = (await picks.run(candidates, context)).output
         except BudgetExceeded:
             return float("nan")
-        worth = {"won": 1.0 - picked.place, "tied": 0.5, "unreadable": float("nan")}
-        return worth[picked.verdict]
+        scores = {"won": 1.0 - pick.place, "tied": 0.5, "unreadable": float("nan")}
+        return scores[pick.verdict]
 
     pairs = zip(cases, answers, strict=True)
     return np.array(await map_async(one, pairs, max_concurrency=_JUDGED_AT_ONCE))
@@ -365,14 +371,14 @@ def _report_on(
     name: str, answers: Sequence[DesignAnswer], scores: Floats, data: Data, risk: float
 ) -> DesignReport:
     expected = [case.expected for case in data.cases]
-    known = scores[~np.isnan(scores)]
+    known_scores = scores[~np.isnan(scores)]
     costs = [a.cost for a in answers]
     seconds = [a.seconds for a in answers if a.text is not None]
     return DesignReport(
         name=name,
         answered=len(seconds),
-        unreadable=len(scores) - len(known),
-        quality=mean_of(known),
+        unreadable=len(scores) - len(known_scores),
+        quality=mean_of(known_scores),
         labels=label_metrics(answers, expected, risk=risk) if data.kind == "labels" else None,
         cost=None if None in costs else float(sum(c for c in costs if c is not None)),
         tokens=sum(a.tokens for a in answers) / len(answers),
@@ -392,23 +398,23 @@ def judge_designs(
     between.
     """
     reference = next(design for design in designs if design.name == main)
-    found: list[DesignReport] = []
+    reports: list[DesignReport] = []
     for design in designs:
         mine = scores[design.name]
         others = [other for other in designs if other is not design]
         lead: dict[str, Interval] = {}
         for other in others:
             theirs = scores[other.name]
-            both = ~np.isnan(mine) & ~np.isnan(theirs)
-            lead[other.name] = difference(mine[both], theirs[both], together=len(others))
+            has_both = ~np.isnan(mine) & ~np.isnan(theirs)
+            lead[other.name] = difference(mine[has_both], theirs[has_both], together=len(others))
         pays, sentence = judge_design(design, others, reference, lead)
         against = None
         if design is not reference:
             p = mcnemar(mine == 1.0, scores[main] == 1.0) if binary else None
             against = DifferenceToReference(reference=main, difference=lead[main], p=p)
         update = {"against": against, "pays": pays, "verdict": sentence}
-        found.append(design.model_copy(update=update))
-    return tuple(found)
+        reports.append(design.model_copy(update=update))
+    return tuple(reports)
 
 
 def judge_design(
@@ -429,8 +435,8 @@ def judge_design(
     if as_good:
         best = min(as_good, key=lambda o: lead[o.name].high)
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
-        said = f"doesn't pay: {best.name} is cheaper, and {how} ({lead[best.name].signed}"
-        return False, f"{said} against it). Use {best.name}"
+        sentence = f"doesn't pay: {best.name} is cheaper, and {how} ({lead[best.name].signed}"
+        return False, f"{sentence} against it). Use {best.name}"
     return _judge_against(lead[reference.name], design, reference)
 
 
@@ -461,24 +467,24 @@ def pays(lead: Interval, ratio: float | None) -> bool | None:
 def _judge_against(
     lead: Interval, design: DesignReport, reference: DesignReport
 ) -> tuple[bool | None, str]:
-    name, apart, cost = reference.name, lead.signed, _format_cost(design, reference)
-    found = pays(lead, cost_ratio(design, reference))
+    name, lead_text, cost = reference.name, lead.signed, _format_cost(design, reference)
+    does_pay = pays(lead, cost_ratio(design, reference))
     if lead.low > 0.0:
-        said = f"pays: better than {name} by {apart}, {cost}"
+        sentence = f"pays: better than {name} by {lead_text}, {cost}"
     elif lead.high < 0.0:
-        worse = f"worse than {name} by {apart}, {cost}"
+        worse = f"worse than {name} by {lead_text}, {cost}"
         fine = f"{worse}: pays only if that loss is fine"
-        said = f"doesn't pay: {worse}" if found is False else fine
-    elif found is False:
-        said = f"doesn't pay: not shown to be better than {name} ({apart}), {cost}"
-    elif found:
-        said = f"pays: less than {MARGIN} worse than {name}, if at all ({apart}), {cost}"
+        sentence = f"doesn't pay: {worse}" if does_pay is False else fine
+    elif does_pay is False:
+        sentence = f"doesn't pay: not shown to be better than {name} ({lead_text}), {cost}"
+    elif does_pay:
+        sentence = f"pays: less than {MARGIN} worse than {name}, if at all ({lead_text}), {cost}"
     else:
-        said = (
+        sentence = (
             f"not shown to pay: these cases don't exclude that it is {-lead.low:.3f} worse than "
-            f"{name} ({apart}), and less than {MARGIN} is wanted, {cost}"
+            f"{name} ({lead_text}), and less than {MARGIN} is wanted, {cost}"
         )
-    return found, said
+    return does_pay, sentence
 
 
 def _format_cost(design: DesignReport, reference: DesignReport) -> str:
@@ -486,9 +492,9 @@ def _format_cost(design: DesignReport, reference: DesignReport) -> str:
     if ratio is None:
         return "at a cost that is not known"
     priced = design.cost is not None and reference.cost is not None
-    what = "cost" if priced else "calls to large models (prices are not known)"
+    measure = "cost" if priced else "calls to large models (prices are not known)"
     share = f"{percent(ratio)} of" if ratio <= 1.0 else f"{ratio:.1f} times"
-    return f"at {share} the {what}"
+    return f"at {share} the {measure}"
 
 
 def _trace_curve(
@@ -496,10 +502,10 @@ def _trace_curve(
 ) -> tuple[Point, ...]:
     """Trace quality and cost while the small model answers ever more cases, the surest first."""
     small, large = answers.get("slm"), answers.get(REFERENCE)
-    sure = None if small is None else rank_answers(small)
-    if small is None or large is None or sure is None:
+    ranks = None if small is None else rank_answers(small)
+    if small is None or large is None or ranks is None:
         return ()
-    order = np.argsort(sure, kind="stable")
+    order = np.argsort(ranks, kind="stable")
     n = len(order)
     better = np.cumsum((scores[REFERENCE] - scores["slm"])[order])
     prices = [a.cost for a in (*small, *large)]

@@ -98,13 +98,13 @@ class Proposer(Agent[Sample, Intents]):
 
     def check(self, request: Sample, output: Intents) -> None:
         """Check that names differ, and that examples are messages."""
-        names = [_slug(one.name) for one in output.intents]
+        names = [_slug(intent.name) for intent in output.intents]
         if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"the names of the intents must be different words, not {names}")
-        for one in output.intents:
-            wrong = [n for n in one.examples if not 1 <= n <= len(request.messages)]
-            if wrong or not one.examples:
-                raise ValueError(f"{one.name}: examples are numbers of messages, not {wrong}")
+        for intent in output.intents:
+            wrong = [n for n in intent.examples if not 1 <= n <= len(request.messages)]
+            if wrong or not intent.examples:
+                raise ValueError(f"{intent.name}: examples are numbers of messages, not {wrong}")
 
 
 def shown_to_model(texts: Sequence[str]) -> Sample:
@@ -135,14 +135,14 @@ async def propose(
         EndpointError: a request failed.
     """
     agent = Proposer(llm, max_tokens=_ANSWER)
-    found = (await agent.run(sample, context)).output
+    output = (await agent.run(sample, context)).output
     return [
         Proposal(
-            name=_slug(one.name),
-            means=" ".join(one.means.split()),
-            examples=_examples((sample.messages[n - 1] for n in one.examples), usable),
+            name=_slug(intent.name),
+            means=" ".join(intent.means.split()),
+            examples=_examples((sample.messages[n - 1] for n in intent.examples), usable),
         )
-        for one in found.intents
+        for intent in output.intents
     ]
 
 
@@ -187,8 +187,8 @@ async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list
         OutputError: it writes nothing that can be used.
         EndpointError: a request failed.
     """
-    made = (await Writer(llm, max_tokens=2 * WRITTEN * _TOKENS).run(wish, context)).output
-    texts = (text.strip() for text in made.messages)
+    output = (await Writer(llm, max_tokens=2 * WRITTEN * _TOKENS).run(wish, context)).output
+    texts = (text.strip() for text in output.messages)
     return [text for text in dict.fromkeys(texts) if text][:WRITTEN]
 
 
@@ -214,25 +214,25 @@ def group(
             f"{len(texts)} messages are too few to be put into groups: it takes {2 * FEWEST} at "
             "least, and some hundred are better"
         )
-    spoken = languages_of(texts)
-    vectors = _remove_language(vectors, spoken)
+    languages = languages_of(texts)
+    vectors = _remove_language(vectors, languages)
     groups = _cut_into_groups(vectors)
-    names = _typical_words(texts, groups, spoken)
-    found: list[Proposal] = []
+    names = _typical_words(texts, groups, languages)
+    proposals: list[Proposal] = []
     for number, words in enumerate(names):
         members = np.flatnonzero(groups == number)
         middle = vectors[members].mean(0)
-        near = members[np.argsort(-(vectors[members] @ middle), kind="stable")]
-        typical = _order_by_difference(vectors, near[:_NEAREST].tolist())
-        found.append(
+        nearest = members[np.argsort(-(vectors[members] @ middle), kind="stable")]
+        typical = _order_by_difference(vectors, nearest[:_NEAREST].tolist())
+        proposals.append(
             Proposal(
                 name=_slug("_".join(words[:2])) or f"group_{number + 1}",
                 means=f"The message is about: {', '.join(words) or 'something else'}.",
-                examples=_examples((texts[place] for place in typical), usable),
+                examples=_examples((texts[index] for index in typical), usable),
                 messages=len(members),
             )
         )
-    return _make_names_distinct(sorted(found, key=lambda one: -(one.messages or 0)))
+    return _make_names_distinct(sorted(proposals, key=lambda proposal: -(proposal.messages or 0)))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -243,18 +243,18 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 def languages_of(texts: Sequence[str]) -> list[str]:
     """Detect the language of each text; rare languages get an empty name."""
-    spoken = [language_of(text) or "" for text in texts] if can_detect() else [""] * len(texts)
-    often = Counter(spoken)
-    return [name if often[name] >= _OFTEN else "" for name in spoken]
+    languages = [language_of(text) or "" for text in texts] if can_detect() else [""] * len(texts)
+    counts = Counter(languages)
+    return [name if counts[name] >= _OFTEN else "" for name in languages]
 
 
-def _remove_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
+def _remove_language(vectors: Floats, languages: Sequence[str]) -> Floats:
     """Remove the language from vectors, so that groups are of the content."""
-    found = vectors.copy()
-    for name in set(spoken):
-        own = np.array([one == name for one in spoken])
-        found[own] -= vectors[own].mean(0)
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    content = vectors.copy()
+    for name in set(languages):
+        mask = np.array([language == name for language in languages])
+        content[mask] -= vectors[mask].mean(0)
+    return content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-12)
 
 
 def _cut_into_groups(vectors: Floats) -> Ints:
@@ -262,57 +262,59 @@ def _cut_into_groups(vectors: Floats) -> Ints:
     with require_package("scipy", extra="calibration", purpose="to put messages into groups"):
         hierarchy = import_module("scipy.cluster.hierarchy")
     tree = hierarchy.linkage(vectors, "ward")
-    apart = np.maximum(0.0, 1 - vectors @ vectors.T)
+    distances = np.maximum(0.0, 1 - vectors @ vectors.T)
     cuts = [hierarchy.fcluster(tree, n, "maxclust") - 1 for n in range(FEWEST, MOST + 1)]
-    found: Ints = max(cuts, key=lambda groups: _silhouette(apart, groups))
-    return found
+    best: Ints = max(cuts, key=lambda groups: _silhouette(distances, groups))
+    return best
 
 
-def _silhouette(apart: Floats, groups: Ints) -> float:
+def _silhouette(distances: Floats, groups: Ints) -> float:
     """Return the mean silhouette: how much nearer each is to its own group than to the next."""
-    inside = np.eye(int(groups.max()) + 1)[groups]
-    sizes = inside.sum(0)
-    total = apart @ inside
-    own = total[np.arange(len(groups)), groups] / np.maximum(sizes[groups] - 1, 1)
-    others = np.where(inside > 0, np.inf, total / sizes).min(1)
-    values = (others - own) / np.maximum(np.maximum(own, others), 1e-12)
+    membership = np.eye(int(groups.max()) + 1)[groups]
+    sizes = membership.sum(0)
+    total = distances @ membership
+    own_distance = total[np.arange(len(groups)), groups] / np.maximum(sizes[groups] - 1, 1)
+    next_distance = np.where(membership > 0, np.inf, total / sizes).min(1)
+    values = (next_distance - own_distance) / np.maximum(
+        np.maximum(own_distance, next_distance), 1e-12
+    )
     return float(np.where(sizes[groups] > 1, values, 0.0).mean())
 
 
-def _typical_words(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[list[str]]:
+def _typical_words(texts: Sequence[str], groups: Ints, languages: Sequence[str]) -> list[list[str]]:
     """Return the words that are most typical of each group: more frequent in it than elsewhere.
 
     They are of the language that is written most. Of a word that is in `a` of the `n` messages of
     a group, and in `b` of all `m`, what is above chance counts: `(a - n b / m) / sqrt(b)`.
     """
-    usual = Counter(spoken).most_common(1)[0][0]
-    is_usual = np.array([one == usual for one in spoken])
-    known = [{w for w in words_in(text) if len(w) > 3 and w.isalpha()} for text in texts]
+    usual = Counter(languages).most_common(1)[0][0]
+    is_usual = np.array([language == usual for language in languages])
+    word_sets = [{w for w in words_in(text) if len(w) > 3 and w.isalpha()} for text in texts]
     everywhere = Counter(
-        w for some, here in zip(known, is_usual, strict=True) if here for w in some
+        w for words, in_usual in zip(word_sets, is_usual, strict=True) if in_usual for w in words
     )
-    found: list[list[str]] = []
+    typical: list[list[str]] = []
     for number in range(int(groups.max()) + 1):
         members = np.flatnonzero((groups == number) & is_usual)
-        inside = Counter(word for place in members for word in known[place])
+        counts = Counter(word for index in members for word in word_sets[index])
         share = len(members) / max(1, int(is_usual.sum()))
-        worth = {
+        scores = {
             word: (count - share * everywhere[word]) / math.sqrt(everywhere[word])
-            for word, count in inside.items()
+            for word, count in counts.items()
             if count > 1 and everywhere[word] - count <= _ELSEWHERE * is_usual.sum()
         }
-        best = sorted(worth, key=lambda word: (-worth[word], word))
-        found.append([word for word in best if worth[word] > 0][:EXAMPLES])
-    return found
+        best = sorted(scores, key=lambda word: (-scores[word], word))
+        typical.append([word for word in best if scores[word] > 0][:EXAMPLES])
+    return typical
 
 
-def _order_by_difference(vectors: Floats, near: Sequence[int]) -> list[int]:
+def _order_by_difference(vectors: Floats, indices: Sequence[int]) -> list[int]:
     """Order messages of a group so that each is as unlike those before it as can be."""
-    taken, left = [near[0]], list(near[1:])
+    order, left = [indices[0]], list(indices[1:])
     while left:
-        nearest = (vectors[left] @ vectors[taken].T).max(1)
-        taken.append(left.pop(int(nearest.argmin())))
-    return taken
+        nearest = (vectors[left] @ vectors[order].T).max(1)
+        order.append(left.pop(int(nearest.argmin())))
+    return order
 
 
 def _examples(texts: Iterable[str], usable: Callable[[str], bool]) -> tuple[str, ...]:
@@ -323,16 +325,18 @@ def _examples(texts: Iterable[str], usable: Callable[[str], bool]) -> tuple[str,
 
 def _slug(name: str) -> str:
     """Write a name as a bare TOML key."""
-    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
-    return _NAME.sub("_", plain).strip("_")
+    ascii_name = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    return _NAME.sub("_", ascii_name).strip("_")
 
 
-def _make_names_distinct(found: Sequence[Proposal]) -> list[Proposal]:
+def _make_names_distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
     """Number names that come twice."""
     seen: Counter[str] = Counter()
-    named: list[Proposal] = []
-    for one in found:
-        seen[one.name] += 1
-        name = one.name if seen[one.name] == 1 else f"{one.name}_{seen[one.name]}"
-        named.append(one.model_copy(update={"name": name}))
-    return named
+    distinct: list[Proposal] = []
+    for proposal in proposals:
+        seen[proposal.name] += 1
+        name = (
+            proposal.name if seen[proposal.name] == 1 else f"{proposal.name}_{seen[proposal.name]}"
+        )
+        distinct.append(proposal.model_copy(update={"name": name}))
+    return distinct

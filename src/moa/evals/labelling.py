@@ -75,18 +75,18 @@ def read_unlabelled(
         ConfigError: no row has one, or a row can't be read.
     """
     columns: dict[str, None] = {}
-    found: list[Unlabelled] = []
+    unlabelled: list[Unlabelled] = []
     rows = typed(source, _Row, format=format, text_column=text_column, encoding=encoding)
     for row, read in rows:
         fields = row.value if isinstance(row.value, dict) else {}
         columns |= dict.fromkeys(map(str, fields))
         if read.text and read.text.strip():
-            found.append(Unlabelled(read.text, fields, {LABEL: read.text}))
-    if not found:
+            unlabelled.append(Unlabelled(read.text, fields, {LABEL: read.text}))
+    if not unlabelled:
         names = ", ".join(map(repr, columns))
-        why = f". Their columns are {names}: name the one with the text by --text-column"
-        raise ConfigError(f"{source}: no row has a text to be labelled{why if columns else ''}")
-    return found
+        hint = f". Their columns are {names}: name the one with the text by --text-column"
+        raise ConfigError(f"{source}: no row has a text to be labelled{hint if columns else ''}")
+    return unlabelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,10 @@ class Pick:
     @property
     def guess(self) -> dict[str, str]:
         """Names of the decided options; a question without an answer has none."""
-        answered = {n: one for n, one in self.answers.items() if one.status == "answered"}
-        return {name: one.question.options[one.best].name for name, one in answered.items()}
+        answered = {n: answer for n, answer in self.answers.items() if answer.status == "answered"}
+        return {
+            name: answer.question.options[answer.best].name for name, answer in answered.items()
+        }
 
 
 class LabelFile(LineFile):
@@ -138,8 +140,8 @@ class LabelFile(LineFile):
         self, row: Unlabelled, labels: Mapping[str, object], *, by: str, chosen: bool
     ) -> None:
         """Write one line, with a key for each question, and wait until the disk has it."""
-        made = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
-        self._lines.append((self.add(row.fields | made), not chosen))
+        fields = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
+        self._lines.append((self.add(row.fields | fields), not chosen))
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -150,10 +152,10 @@ class LabelFile(LineFile):
     def take_back(self) -> None:
         """Remove the last line of this session, if there is one."""
         if self._lines:
-            start, drawn = self._lines.pop()
+            start, was_drawn = self._lines.pop()
             self.cut(start)
             self.texts.pop()
-            self.drawn -= drawn
+            self.drawn -= was_drawn
 
 
 @dataclass(slots=True)
@@ -203,34 +205,34 @@ async def label_by_model(
     Raises:
         MoaError: it is set up wrong, such as without a key.
     """
-    found = LabellingReport()
+    report = LabellingReport()
     done = 0
 
     async def one(pick: Pick) -> None:
         nonlocal done
-        if found.spent is not None:
+        if report.spent is not None:
             return
         try:
-            asked = Pick(
+            new_pick = Pick(
                 pick.place, pick.chosen, await _decide_row(agents, rows[pick.place], context)
             )
         except BudgetExceeded as error:
-            found.spent = error
+            report.spent = error
             return
         except MoaError as error:
             check_recoverable(error)
-            found.failed.append(error)
+            report.failed.append(error)
         else:
-            if asked.guess.keys() == agents.keys():
-                write(pick, asked.guess)
+            if new_pick.guess.keys() == agents.keys():
+                write(pick, new_pick.guess)
             else:
-                found.unlabelled += 1
+                report.unlabelled += 1
         done += 1
         if progress is not None:
             progress(done, len(picks))
 
     await map_async(one, picks, max_concurrency=MAX_CONCURRENCY)
-    return found
+    return report
 
 
 async def pick_texts(
@@ -261,40 +263,46 @@ async def pick_texts(
         progress: Told how many texts are read.
     """
     context = context or RunContext(keep_notes=False)
-    done = {normalise_text(text) for text in known}
-    places = {normalise_text(row.text): place for place, row in reversed(list(enumerate(rows)))}
-    new = {key: place for key, place in places.items() if key not in done}
-    order = sorted((sha256(key.encode()).digest(), place) for key, place in new.items())
-    drawn = [place for digest, place in order if digest[0] % 2 == 0]
-    others = [place for digest, place in order if digest[0] % 2][:most_read]
-    others = [] if at_random else others
-    drawn = drawn[: most if at_random or not others else max(most - most // 2, most - len(others))]
+    known_keys = {normalise_text(text) for text in known}
+    index_by_key = {
+        normalise_text(row.text): index for index, row in reversed(list(enumerate(rows)))
+    }
+    new = {key: index for key, index in index_by_key.items() if key not in known_keys}
+    order = sorted((sha256(key.encode()).digest(), index) for key, index in new.items())
+    drawn_indices = [index for digest, index in order if digest[0] % 2 == 0]
+    candidates = [index for digest, index in order if digest[0] % 2][:most_read]
+    candidates = [] if at_random else candidates
+    drawn_indices = drawn_indices[
+        : most if at_random or not candidates else max(most - most // 2, most - len(candidates))
+    ]
     read: dict[int, Mapping[str, Answer]] = {}
 
-    async def one(place: int) -> None:
-        read[place] = await _decide_row(agents, rows[place], context)
+    async def one(index: int) -> None:
+        read[index] = await _decide_row(agents, rows[index], context)
         if progress is not None:
-            progress("texts", len(read), len(others) + len(drawn))
+            progress("texts", len(read), len(candidates) + len(drawn_indices))
 
-    await map_async(one, [*others, *drawn], max_concurrency=MAX_CONCURRENCY)
-    told = [read[place] for place in others]
-    found: list[int] = []
-    if others:
-        vectors = await _vectors(agents, [rows[place] for place in others], told, context)
-        found = find_helpful(told, vectors, most=most)
-    chosen = [Pick(others[place], chosen=True, answers=told[place]) for place in found]
-    random = [Pick(place, chosen=False, answers=read[place]) for place in drawn]
-    mixed = chain.from_iterable(zip_longest(chosen, random))
+    await map_async(one, [*candidates, *drawn_indices], max_concurrency=MAX_CONCURRENCY)
+    answers = [read[index] for index in candidates]
+    helpful: list[int] = []
+    if candidates:
+        vectors = await _vectors(agents, [rows[index] for index in candidates], answers, context)
+        helpful = find_helpful(answers, vectors, most=most)
+    chosen_picks = [
+        Pick(candidates[index], chosen=True, answers=answers[index]) for index in helpful
+    ]
+    drawn_picks = [Pick(index, chosen=False, answers=read[index]) for index in drawn_indices]
+    mixed = chain.from_iterable(zip_longest(chosen_picks, drawn_picks))
     return [pick for pick in mixed if pick is not None][:most]
 
 
 async def _decide_row(agents: Agents, row: Unlabelled, context: RunContext) -> dict[str, Answer]:
-    found: dict[str, Answer] = {}
+    answers: dict[str, Answer] = {}
     for name, agent in agents.items():
-        if name not in found:  # an agent may ask several
+        if name not in answers:  # an agent may ask several
             for answer in await agent.answers(row.texts[name], context):
-                found[answer.question.name] = answer
-    return {name: found[name] for name in agents}
+                answers[answer.question.name] = answer
+    return {name: answers[name] for name in agents}
 
 
 def find_helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most: int) -> list[int]:
@@ -326,25 +334,30 @@ async def _vectors(
     encoder = next((agent.encoder for agent in agents.values()), None)
     if feeds_heads(encoder):
         name = next(iter(agents))
-        found = np.array(await encode(encoder, [row.texts[name] for row in rows], context))
+        vectors = np.array(await encode(encoder, [row.texts[name] for row in rows], context))
     else:
-        logs = [[np.log(np.maximum(_probabilities(a), 1e-9)) for a in it.values()] for it in read]
-        found = np.array([np.concatenate([one - one.mean() for one in row]) for row in logs])
-    return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+        logs = [
+            [np.log(np.maximum(_probabilities(a), 1e-9)) for a in answers.values()]
+            for answers in read
+        ]
+        vectors = np.array(
+            [np.concatenate([log_p - log_p.mean() for log_p in row]) for row in logs]
+        )
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def _pick_farthest(slopes: Floats, vectors: Floats, most: int) -> list[int]:
+def _pick_farthest(slopes: Floats, vectors: Floats, limit: int) -> list[int]:
     """Take the largest gradient, then always the one that is farthest from all that were taken.
 
     A gradient is the outer product of a slope and a vector; it is never written out.
     """
     sizes = (slopes**2).sum(1) * (vectors**2).sum(1)
-    away = sizes.copy()
-    taken: list[int] = []
-    while len(taken) < min(most, len(sizes)):
-        place = int(away.argmax())
-        taken.append(place)
-        shared = (slopes @ slopes[place]) * (vectors @ vectors[place])
-        away = np.minimum(away, sizes + sizes[place] - 2 * shared)
-        away[taken] = -np.inf
-    return taken
+    distances = sizes.copy()
+    indices: list[int] = []
+    while len(indices) < min(limit, len(sizes)):
+        index = int(distances.argmax())
+        indices.append(index)
+        shared = (slopes @ slopes[index]) * (vectors @ vectors[index])
+        distances = np.minimum(distances, sizes + sizes[index] - 2 * shared)
+        distances[indices] = -np.inf
+    return indices

@@ -63,16 +63,20 @@ class Terms:
         Of a yes-or-no question a guarantee over both answers says little if one of them is rare,
         so it takes `by_label`.
         """
-        drawn = sum(not row.chosen for row in rows)
+        drawn_count = sum(not row.chosen for row in rows)
         if question.kind == "predicate" and not self.by_label:
             return -1
         possible = (
-            explain_too_few_rows(drawn, len(question.options), self.guarantee, learn=self.learn)
+            explain_too_few_rows(
+                drawn_count, len(question.options), self.guarantee, learn=self.learn
+            )
             is None
         )
         if possible and self.insists:
             return 0
-        return max(0 if possible else 1, math.ceil(_OFTEN_ENOUGH / self.guarantee.risk) - drawn)
+        return max(
+            0 if possible else 1, math.ceil(_OFTEN_ENOUGH / self.guarantee.risk) - drawn_count
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,17 +168,17 @@ async def learn_from(
     fit = partial(_fit, agent, question, terms, context, extra)
     by_examples = _are_examples_only(agent, question, [*rows, *extra])
     if by_examples:
-        made = await _fit_by_examples(agent, question, rows, extra, context)
+        calibration = await _fit_by_examples(agent, question, rows, extra, context)
     else:
-        made = await fit(rows, learn="all", progress=progress)
+        calibration = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
     halves = [await fit(part, learn="all") for part in parts if _has_enough(question, part)]
     before = await _check_answers(question, [(agent, row) for row in rows], context)
     after = before
     if len(halves) == len(HALVES):
-        learned = [agent.calibrated({**agent.calibrations, question.name: it}) for it in halves]
-        others = [(learned[1 - half_of(row.text)], row) for row in rows]
-        after = await _check_answers(question, others, context)
+        learned = [agent.calibrated({**agent.calibrations, question.name: half}) for half in halves]
+        pairs = [(learned[1 - half_of(row.text)], row) for row in rows]
+        after = await _check_answers(question, pairs, context)
     missing = terms.count_missing(question, rows)
     tested = None if missing else await fit(rows, learn=terms.learn, progress=progress)
     return Lesson(
@@ -184,7 +188,7 @@ async def learn_from(
         before=_share_right(before, rows),
         half=_share_right(after, rows) if len(halves) == len(HALVES) else None,
         gained=sum(after) - sum(before),
-        made=made,
+        made=calibration,
         as_before=by_examples and question.name not in agent.calibrations,
         halves=tuple(halves) if len(halves) == len(HALVES) else (),
         tested=tested,
@@ -264,20 +268,20 @@ async def _fit_by_examples(
 ) -> Calibration:
     """Decide by examples, and measure the accuracy by cross-validation."""
     names = [option.name for option in question.options]
-    drawn = [row for row in rows if not row.chosen] or rows
+    test_rows = [row for row in rows if not row.chosen] or rows
     readers: list[DecidingAgent[Out]] = []
     for fold in range(_FOLDS):
-        others = [row for row in rows if _part_of(row.text, _FOLDS) != fold]
-        made = _decide_by_words(agent, question, [*others, *extra])
-        readers.append(agent.calibrated({**agent.calibrations, question.name: made}))
+        train_rows = [row for row in rows if _part_of(row.text, _FOLDS) != fold]
+        fold_calibration = _decide_by_words(agent, question, [*train_rows, *extra])
+        readers.append(agent.calibrated({**agent.calibrations, question.name: fold_calibration}))
 
     async def read(row: Labelled) -> Sequence[float]:
         answers = await readers[_part_of(row.text, _FOLDS)].answers(row.text, context)
-        (answer,) = [one for one in answers if one.question.name == question.name]
+        (answer,) = [answer for answer in answers if answer.question.name == question.name]
         return answer.probabilities or (1 / len(names),) * len(names)
 
-    p = np.array(await map_async(read, drawn, max_concurrency=MAX_CONCURRENCY))
-    labels = np.array([names.index(row.label) for row in drawn])
+    p = np.array(await map_async(read, test_rows, max_concurrency=MAX_CONCURRENCY))
+    labels = np.array([names.index(row.label) for row in test_rows])
     reached = ReachedMeasures(
         **measure(p, labels).model_dump(),
         held_out_accuracy=None,
@@ -285,14 +289,14 @@ async def _fit_by_examples(
         seconds=0.0,
         tokens=0.0,
     )
-    whole = _decide_by_words(agent, question, [*rows, *extra])
-    return whole.model_copy(update={"reached": reached}).with_seal()
+    calibration = _decide_by_words(agent, question, [*rows, *extra])
+    return calibration.model_copy(update={"reached": reached}).with_seal()
 
 
-def _for_training_only(rows: Sequence[Labelled], others: Sequence[Labelled]) -> list[Labelled]:
+def _for_training_only(rows: Sequence[Labelled], extra: Sequence[Labelled]) -> list[Labelled]:
     """Return rows that only train, marked as chosen, so that nothing is measured on them."""
-    known = {normalise_text(row.text) for row in rows}
-    fresh = [row for row in others if normalise_text(row.text) not in known]
+    texts = {normalise_text(row.text) for row in rows}
+    fresh = [row for row in extra if normalise_text(row.text) not in texts]
     return [row.model_copy(update={"chosen": True}) for row in fresh]
 
 
@@ -301,10 +305,12 @@ async def _check_answers(
     decided: Iterable[tuple[DecidingAgent[Out], Labelled]],
     context: RunContext,
 ) -> list[bool]:
-    async def is_right(one: tuple[DecidingAgent[Out], Labelled]) -> bool:
-        agent, row = one
-        found = {one.question.name: one for one in await agent.answers(row.text, context)}
-        answer = found[question.name]
+    async def is_right(pair: tuple[DecidingAgent[Out], Labelled]) -> bool:
+        agent, row = pair
+        answers = {
+            answer.question.name: answer for answer in await agent.answers(row.text, context)
+        }
+        answer = answers[question.name]
         name = answer.question.options[answer.best].name if answer.status == "answered" else ""
         return name == row.label
 
@@ -313,8 +319,10 @@ async def _check_answers(
 
 def _share_right(right: Sequence[bool], rows: Sequence[Labelled]) -> float:
     """Return the accuracy on texts drawn at random, or on all if there are none."""
-    drawn = [one for one, row in zip(right, rows, strict=True) if not row.chosen] or right
-    return sum(drawn) / len(drawn)
+    outcomes = [
+        is_right for is_right, row in zip(right, rows, strict=True) if not row.chosen
+    ] or right
+    return sum(outcomes) / len(outcomes)
 
 
 def _why_too_few(rows: Sequence[Labelled]) -> str:

@@ -71,15 +71,15 @@ def difference(
     for one. Scores between 0 and 1 are taken in the same way; none leave every difference possible.
     So many differences `together` all lie in their intervals with 95 % confidence (Bonferroni).
     """
-    apart = np.asarray(first, float) - np.asarray(second, float)
-    return _adjusted_interval(apart, (-1.0, 1.0), together)
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    return _adjusted_interval(differences, (-1.0, 1.0), together)
 
 
 def _adjusted_interval(values: Floats, ends: tuple[float, float], together: int = 1) -> Interval:
     """Take a Wald interval of values and, once more each, of the ends of their range."""
-    known = np.append(values, ends)
-    middle = float(known.mean())
-    reach = NormalDist().inv_cdf(1 - 0.025 / together) * float(known.std()) / sqrt(len(known))
+    sample = np.append(values, ends)
+    middle = float(sample.mean())
+    reach = NormalDist().inv_cdf(1 - 0.025 / together) * float(sample.std()) / sqrt(len(sample))
     value = float(values.mean()) if values.size else middle
     return Interval(value, max(ends[0], middle - reach), min(ends[1], middle + reach))
 
@@ -89,9 +89,13 @@ def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> fl
 
     By whether the first, and the second, was right on each case.
     """
-    one, other = np.asarray(first, bool), np.asarray(second, bool)
-    apart = int((one != other).sum())
-    return float(stats().binomtest(int((one & ~other).sum()), apart).pvalue) if apart else 1.0
+    first_right, second_right = np.asarray(first, bool), np.asarray(second, bool)
+    discordant = int((first_right != second_right).sum())
+    return (
+        float(stats().binomtest(int((first_right & ~second_right).sum()), discordant).pvalue)
+        if discordant
+        else 1.0
+    )
 
 
 class LabelMetrics(Frozen):
@@ -122,23 +126,25 @@ def label_metrics(
 ) -> LabelMetrics:
     """Measure the labels of a design against the right ones; coverage is that at `risk`."""
     names = sorted({*expected, *(a.text for a in answers if a.text is not None)})
-    place = {name: number for number, name in enumerate(names)}
-    labels = np.array([place[name] for name in expected])
-    given = np.array([len(names) if a.text is None else place[a.text] for a in answers])
-    correct = given == labels
+    index_by_name = {name: number for number, name in enumerate(names)}
+    labels = np.array([index_by_name[name] for name in expected])
+    predictions = np.array(
+        [len(names) if a.text is None else index_by_name[a.text] for a in answers]
+    )
+    correct = predictions == labels
     says = any(a.accepted is not None for a in answers)
-    taken = np.array([a.accepted is True for a in answers])
-    sure, ranks = confidences(answers), rank_answers(answers)
+    is_accepted = np.array([a.accepted is True for a in answers])
+    confidence, ranks = confidences(answers), rank_answers(answers)
     return LabelMetrics(
         accuracy=float(correct.mean()),
-        macro_f1=macro_f1(given, labels),
-        ece=None if sure is None else calibration_error(sure, correct),
-        ece_by_chance=None if sure is None else calibration_error_by_chance(sure),
+        macro_f1=macro_f1(predictions, labels),
+        ece=None if confidence is None else calibration_error(confidence, correct),
+        ece_by_chance=None if confidence is None else calibration_error_by_chance(confidence),
         brier=_brier(answers, expected),
         coverage_at_risk=None if ranks is None else coverage_at_risk(ranks, correct, risk),
         risk=risk,
-        coverage=float(taken.mean()) if says else None,
-        accepted_error=float((~correct)[taken].mean()) if taken.any() else None,
+        coverage=float(is_accepted.mean()) if says else None,
+        accepted_error=float((~correct)[is_accepted].mean()) if is_accepted.any() else None,
     )
 
 
@@ -155,8 +161,10 @@ def rank_answers(answers: Sequence[DesignAnswer]) -> Floats | None:
     Answers that aren't accepted have confidences of another fit, so the two can't be compared.
     `None` if an answer has no confidence.
     """
-    sure = confidences(answers)
-    return None if sure is None else sure + np.array([a.accepted is True for a in answers])
+    confidence = confidences(answers)
+    return (
+        None if confidence is None else confidence + np.array([a.accepted is True for a in answers])
+    )
 
 
 def _brier(answers: Sequence[DesignAnswer], expected: Sequence[str]) -> float | None:
@@ -165,12 +173,12 @@ def _brier(answers: Sequence[DesignAnswer], expected: Sequence[str]) -> float | 
         for a, label in zip(answers, expected, strict=True)
         if a.text is not None
     ]
-    if not answered or any(not given for given, _ in answered):
+    if not answered or any(not probabilities for probabilities, _ in answered):
         return None
     distances = [
-        sum(p * p for name, p in given.items() if name != label)
-        + (1.0 - given.get(label, 0.0)) ** 2
-        for given, label in answered
+        sum(p * p for name, p in probabilities.items() if name != label)
+        + (1.0 - probabilities.get(label, 0.0)) ** 2
+        for probabilities, label in answered
     ]
     return sum(distances) / len(distances)
 
@@ -182,8 +190,8 @@ def exact_match(reply: str, reference: str) -> float:
 
 def numeric_match(reply: str, reference: str) -> float:
     """Return 1 if both have the same final number: the one behind a mark, else the last."""
-    wanted = find_final_answer(reference).number
-    return float(wanted is not None and find_final_answer(reply).number == wanted)
+    expected = find_final_answer(reference).number
+    return float(expected is not None and find_final_answer(reply).number == expected)
 
 
 def rouge_l(reply: str, reference: str) -> float:
@@ -191,17 +199,19 @@ def rouge_l(reply: str, reference: str) -> float:
 
     Words are compared in small letters and not stemmed.
     """
-    given, wanted = words_in(reply), words_in(reference)
-    if not given or not wanted:
-        return float(given == wanted)
-    lengths = [0] * (len(wanted) + 1)
-    for word in given:
+    reply_words, reference_words = words_in(reply), words_in(reference)
+    if not reply_words or not reference_words:
+        return float(reply_words == reference_words)
+    lengths = [0] * (len(reference_words) + 1)
+    for word in reply_words:
         diagonal = 0
-        for place, other in enumerate(wanted, start=1):
-            above = lengths[place]
-            lengths[place] = diagonal + 1 if word == other else max(above, lengths[place - 1])
+        for index, reference_word in enumerate(reference_words, start=1):
+            above = lengths[index]
+            lengths[index] = (
+                diagonal + 1 if word == reference_word else max(above, lengths[index - 1])
+            )
             diagonal = above
-    return 2 * lengths[-1] / (len(given) + len(wanted))
+    return 2 * lengths[-1] / (len(reply_words) + len(reference_words))
 
 
 TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {

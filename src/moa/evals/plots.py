@@ -56,13 +56,17 @@ def plot_learning(found: LearningFigures, path: Path) -> None:
     """Draw the calls of the large model a hundred inputs, over the inputs."""
 
     def draw(axes: Axes) -> None:
-        at = [one.last for one in found.hundreds]
-        sizes = [one.last - one.first + 1 for one in found.hundreds]
-        calls = [100 * one.calls / size for one, size in zip(found.hundreds, sizes, strict=True)]
-        axes.plot(at, calls, drawstyle="steps-pre", label="calls of the large model")
-        would = [100 * one.would / size for one, size in zip(found.hundreds, sizes, strict=True)]
+        inputs = [hundred.last for hundred in found.hundreds]
+        sizes = [hundred.last - hundred.first + 1 for hundred in found.hundreds]
+        calls = [
+            100 * hundred.calls / size for hundred, size in zip(found.hundreds, sizes, strict=True)
+        ]
+        axes.plot(inputs, calls, drawstyle="steps-pre", label="calls of the large model")
+        would = [
+            100 * hundred.would / size for hundred, size in zip(found.hundreds, sizes, strict=True)
+        ]
         if would != calls:
-            axes.plot(at, would, drawstyle="steps-pre", label="were the small answers given")
+            axes.plot(inputs, would, drawstyle="steps-pre", label="were the small answers given")
             axes.legend()
         for epoch in found.epochs[1:]:
             axes.axvline(epoch.first, linestyle="--", color="grey")
@@ -74,31 +78,31 @@ def plot_learning(found: LearningFigures, path: Path) -> None:
 def save_picture(path: Path, draw: Callable[[Axes], None]) -> None:
     """Draw on the axes of a picture, and save it as `.png` or `.svg`."""
     check_picture(path)
-    drawn = import_module("matplotlib.figure").Figure(figsize=(6, 4), layout="constrained")
-    draw(drawn.add_subplot())
+    figure = import_module("matplotlib.figure").Figure(figsize=(6, 4), layout="constrained")
+    draw(figure.add_subplot())
     try:
-        drawn.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
 
 
-def _reliability(found: Comparison, axes: Axes) -> None:
+def _reliability(comparison: Comparison, axes: Axes) -> None:
     axes.plot((0, 1), (0, 1), linestyle="--", color="grey", label="as sure as right")
-    for name, bins in found.reliability.items():
-        sizes = [20 + 200 * count / found.n for _, _, count in bins]
-        sure, right = [b[0] for b in bins], [b[1] for b in bins]
-        (line,) = axes.plot(sure, right, label=name)
-        axes.scatter(sure, right, s=sizes, color=line.get_color())
+    for name, bins in comparison.reliability.items():
+        sizes = [20 + 200 * count / comparison.n for _, _, count in bins]
+        confidence, right = [b[0] for b in bins], [b[1] for b in bins]
+        (line,) = axes.plot(confidence, right, label=name)
+        axes.scatter(confidence, right, s=sizes, color=line.get_color())
     axes.set(xlabel="confidence", ylabel="share of right answers", title="Reliability")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.legend()
 
 
-def _coverage(found: Comparison, axes: Axes) -> None:
-    for name, line in found.coverage.items():
+def _coverage(comparison: Comparison, axes: Axes) -> None:
+    for name, line in comparison.coverage.items():
         axes.plot([share for share, _ in line], [wrong for _, wrong in line], label=name)
-    for design in found.designs:
+    for design in comparison.designs:
         labels = design.labels
         if labels is not None and labels.coverage and labels.accepted_error is not None:
             axes.scatter(labels.coverage, labels.accepted_error, marker="x")
@@ -109,20 +113,20 @@ def _coverage(found: Comparison, axes: Axes) -> None:
     axes.legend()
 
 
-def _cost(found: Comparison, axes: Axes) -> None:
-    priced = all(design.cost is not None for design in found.designs)
-    for design in found.designs:
+def _cost(comparison: Comparison, axes: Axes) -> None:
+    priced = all(design.cost is not None for design in comparison.designs)
+    for design in comparison.designs:
         cost = design.cost if priced else design.llm_calls
         q = design.quality
         axes.errorbar(cost, q.value, yerr=[[q.value - q.low], [q.high - q.value]], marker="o")
         axes.annotate(
             design.name, (cost, q.value), textcoords="offset points", xytext=(6, 4), fontsize=8
         )
-    if found.curve:
-        across = [point.cost if priced else point.llm_share for point in found.curve]
+    if comparison.curve:
+        x_values = [point.cost if priced else point.llm_share for point in comparison.curve]
         label = "slm before llm, by threshold"
-        axes.plot(across, [p.quality for p in found.curve], color="grey", label=label)
+        axes.plot(x_values, [p.quality for p in comparison.curve], color="grey", label=label)
         axes.legend(loc="lower right")
-    what = "US$ for all cases" if priced else "calls to large models a case (prices unknown)"
-    axes.set(xlabel=what, ylabel=found.metric, title="Quality against cost")
+    xlabel = "US$ for all cases" if priced else "calls to large models a case (prices unknown)"
+    axes.set(xlabel=xlabel, ylabel=comparison.metric, title="Quality against cost")
     axes.margins(x=0.15)

@@ -81,42 +81,44 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
         left = context.remaining_s()
         hurry_s = None if left is None else left * _FOR_SAMPLES
         members = [self.node] * self.samples
-        drawn = await fan_out(members, request, context, straggler_timeout_s=None, hurry_s=hurry_s)
-        outputs = [one.output for one in drawn]
+        results = await fan_out(
+            members, request, context, straggler_timeout_s=None, hurry_s=hurry_s
+        )
+        outputs = [result.output for result in results]
         answers = [self.key(output) for output in outputs]
-        texts = [write_answer(*each) for each in zip(outputs, answers, strict=True)]
+        texts = [write_answer(*pair) for pair in zip(outputs, answers, strict=True)]
         counts = Counter(answer for answer in answers if answer is not None)
         votes = [counts[answer] for answer in answers]
-        places = distinct(texts)
-        picked = None
-        if len(places) > 1:
-            replies = [texts[p] for p in places]
-            picked = await ask_judge(self.judge, text_of(request), replies, context)
-        place, verdict, reason = self._read(picked, places, votes)
-        if len(drawn) < self.samples:
-            context.note("degraded", f"picked from {len(drawn)} of {self.samples} samples")
+        indices = distinct(texts)
+        pick = None
+        if len(indices) > 1:
+            replies = [texts[p] for p in indices]
+            pick = await ask_judge(self.judge, text_of(request), replies, context)
+        index, verdict, reason = self._read(pick, indices, votes)
+        if len(results) < self.samples:
+            context.note("degraded", f"picked from {len(results)} of {self.samples} samples")
         return BestOf(
-            text=texts[place],
+            text=texts[index],
             verdict=verdict,
             reason=reason,
-            samples=len(drawn),
-            texts=len(places),
-            partial=len(drawn) < self.samples,
+            samples=len(results),
+            texts=len(indices),
+            partial=len(results) < self.samples,
         )
 
     def _read(
-        self, picked: Pick | None, places: Sequence[int], votes: Sequence[int]
+        self, pick: Pick | None, indices: Sequence[int], votes: Sequence[int]
     ) -> tuple[int, Literal["won", "tied", "unreadable", "unopposed", "unjudged"], str]:
-        """Return the place of the best sample, the verdict on it and the reason."""
-        if picked is not None and picked.verdict == "won":
-            return places[picked.place], "won", picked.reason
-        among = places
-        if picked is not None and picked.verdict == "tied":
-            among = [places[p] for p in sorted((picked.place, *picked.tied))]
-        place = max(among, key=lambda p: votes[p])  # the first of those with equally many
-        if len(places) == 1:
-            return place, "unopposed", "all samples are the same text, or only one came"
-        agree = f"{votes[place]} of {len(votes)} samples answer so"
-        if picked is None:
-            return place, "unjudged", agree
-        return place, picked.verdict, f"{picked.reason}; {agree}"
+        """Return the index of the best sample, the verdict on it and the reason."""
+        if pick is not None and pick.verdict == "won":
+            return indices[pick.place], "won", pick.reason
+        among = indices
+        if pick is not None and pick.verdict == "tied":
+            among = [indices[p] for p in sorted((pick.place, *pick.tied))]
+        index = max(among, key=lambda p: votes[p])  # the first of those with equally many
+        if len(indices) == 1:
+            return index, "unopposed", "all samples are the same text, or only one came"
+        agree = f"{votes[index]} of {len(votes)} samples answer so"
+        if pick is None:
+            return index, "unjudged", agree
+        return index, pick.verdict, f"{pick.reason}; {agree}"

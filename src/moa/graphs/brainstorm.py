@@ -117,10 +117,10 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     def prepare(self) -> None:
         """Make the agents."""
         self.likeness = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
-        asked = self.proposers or (self.llm,)
+        endpoints = self.proposers or (self.llm,)
         self.views = [
             Agent(
-                asked[n % len(asked)],
+                endpoints[n % len(endpoints)],
                 f"{view}\nPropose {self.ideas} ideas, as different from each other as possible, "
                 "each in one complete sentence. Use the language of the request.",
                 output=limit_items(Proposal, "ideas", self.ideas),
@@ -142,11 +142,11 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         Raises:
             QuorumNotMet: no persona proposed anything; with each cause.
         """
-        drawn = await fan_out(self.views, request, context)
+        results = await fan_out(self.views, request, context)
         proposed = [
-            Idea(text=text, proposed_by=(each.name,))
-            for each in drawn
-            for text in each.output.ideas
+            Idea(text=text, proposed_by=(result.name,))
+            for result in results
+            for text in result.output.ideas
         ]
         merged = await report_step("merge", self._merge(proposed, context), context)
         scoring = self._rank(text_of(request), merged, context)
@@ -164,24 +164,26 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
 
     async def _merge(self, ideas: Sequence[Idea], context: RunContext) -> list[Idea]:
         """Keep the first of equal ideas, with the names of all its proposers."""
-        found = None
+        embeddings = None
         if len(ideas) > 1:
-            without = "ideas are compared by their words alone"
+            fallback = "ideas are compared by their words alone"
             embedding = self.likeness.embed([idea.text for idea in ideas], context)
-            found = await attempt(embedding, context, without, kind="degraded")
-        vectors = () if found is None else found.vectors
+            embeddings = await attempt(embedding, context, fallback, kind="degraded")
+        vectors = () if embeddings is None else embeddings.vectors
         rows = normalise(vectors) if vectors else None
-        said = [words(idea.text) for idea in ideas]
-        names: dict[int, list[str]] = {}  # of personas, by the place of the idea that stays
-        for place, idea in enumerate(ideas):
-            near = [0.0] * place if rows is None else similarities(rows, vectors[place])
-            alike = (k for k in names if said[k] == said[place] or near[k] >= self.alike)
-            names.setdefault(next(alike, place), []).extend(idea.proposed_by)
-        if gone := len(ideas) - len(names):
-            context.note("dropped", f"{gone} of {len(ideas)} ideas say the same as others")
+        idea_words = [words(idea.text) for idea in ideas]
+        names: dict[int, list[str]] = {}  # of personas, by the index of the idea that stays
+        for index, idea in enumerate(ideas):
+            cosines = [0.0] * index if rows is None else similarities(rows, vectors[index])
+            alike = (
+                k for k in names if idea_words[k] == idea_words[index] or cosines[k] >= self.alike
+            )
+            names.setdefault(next(alike, index), []).extend(idea.proposed_by)
+        if duplicates := len(ideas) - len(names):
+            context.note("dropped", f"{duplicates} of {len(ideas)} ideas say the same as others")
         return [
-            ideas[place].model_copy(update={"proposed_by": tuple(dict.fromkeys(who))})
-            for place, who in names.items()
+            ideas[index].model_copy(update={"proposed_by": tuple(dict.fromkeys(personas))})
+            for index, personas in names.items()
         ]
 
     async def _rank(
@@ -209,11 +211,11 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
 
     async def _group(self, ideas: tuple[Idea, ...], context: RunContext) -> Sequence[Idea]:
         """Let a large model sort them by theme; if it fails, they stay in one list."""
-        without = "no model named the themes"
-        sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, without)
+        fallback = "no model named the themes"
+        sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, fallback)
         if sorting is None:
             return ideas
-        themes = {number: each.theme for each in sorting.themes for number in each.ideas}
+        themes = {number: theme.theme for theme in sorting.themes for number in theme.ideas}
         return [idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(ideas, 1)]
 
 
@@ -247,13 +249,13 @@ class Sorter(Agent[Pool, Themes]):
 
     def check(self, request: Pool, output: Themes) -> None:
         """Refuse numbers that no idea has, and ideas that have two themes or none."""
-        given = [number for theme in output.themes for number in theme.ideas]
-        known = set(range(1, len(request.ideas) + 1))
-        if wrong := sorted(set(given) - known):
+        numbers = [number for theme in output.themes for number in theme.ideas]
+        valid_numbers = set(range(1, len(request.ideas) + 1))
+        if wrong := sorted(set(numbers) - valid_numbers):
             raise ValueError(f"there are no ideas {wrong}, only 1 to {len(request.ideas)}")
-        if twice := sorted({number for number in given if given.count(number) > 1}):
+        if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
             raise ValueError(f"put each idea into one theme only: {twice} are in several")
-        if left := sorted(known - set(given)):
+        if left := sorted(valid_numbers - set(numbers)):
             raise ValueError(f"put these ideas into a theme too: {left}")
 
 

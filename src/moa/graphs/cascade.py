@@ -166,11 +166,11 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             "calibration": self.calibration,
             "confidence": self.confidence,
         }
-        given = [name for name, value in run_sync.items() if value is not None]
-        if given:
+        settings = [name for name, value in run_sync.items() if value is not None]
+        if settings:
             raise ConfigError(
                 f"cascade {self.name!r}: learn finds out by itself what is accepted, between two "
-                f"tiers: leave {', '.join(given)} out"
+                f"tiers: leave {', '.join(settings)} out"
             )
         return Learner(self.name, self.small, self.large, self.learn)
 
@@ -207,13 +207,20 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         (first, mine), *others = [(tier.name, _labels(tier)) for tier in self.tiers]
         for name, labels in others:
             for question in mine.keys() & labels.keys():
-                here, there = mine[question] - labels[question], labels[question] - mine[question]
-                sides = ((first, here), (name, there))
-                only = [f"only {who!r} has {', '.join(sorted(it))}" for who, it in sides if it]
-                if only:
+                first_extra, other_extra = (
+                    mine[question] - labels[question],
+                    labels[question] - mine[question],
+                )
+                sides = ((first, first_extra), (name, other_extra))
+                differences = [
+                    f"only {tier_name!r} has {', '.join(sorted(extra))}"
+                    for tier_name, extra in sides
+                    if extra
+                ]
+                if differences:
                     raise ConfigError(
                         f"cascade {self.name!r}: its tiers choose among different labels: "
-                        f"{'; '.join(only)}. Give all of them the same"
+                        f"{'; '.join(differences)}. Give all of them the same"
                     )
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
@@ -226,19 +233,19 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             EndpointUnauthorized, EndpointUnsupported: the last tier is set up wrong.
         """
         start = time.perf_counter()
-        own = (context or RunContext()).nested(
+        inner = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        with own.span(self.span_kind, self.name) as span:
-            found = await self._find_answer(self._check_input(request), own)
+        with inner.span(self.span_kind, self.name) as span:
+            answer = await self._find_answer(self._check_input(request), inner)
             if span is not None:
-                self._annotate(found, span)
-        result = finish(found.output, own, seconds=time.perf_counter() - start)
+                self._annotate(answer, span)
+        result = finish(answer.output, inner, seconds=time.perf_counter() - start)
         return Settled(
-            **{each.name: getattr(result, each.name) for each in fields(result)},
-            accepted=found.accepted,
-            by=self.tiers[found.place].name,
-            tier=found.place,
+            **{field.name: getattr(result, field.name) for field in fields(result)},
+            accepted=answer.accepted,
+            by=self.tiers[answer.place].name,
+            tier=answer.place,
         )
 
     def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
@@ -260,122 +267,131 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 sketch.arrow(before, box, label="if doubtful", decides=True)
             before = box
 
-    def _annotate(self, found: _TierAnswer[Out], span: Span) -> None:
+    def _annotate(self, answer: _TierAnswer[Out], span: Span) -> None:
         """Write to the span of the cascade which tier decided, and what."""
-        span.set(names.DECISION_ACCEPTED, found.accepted)
-        span.set(names.DECISION_ESCALATED, found.place > 0)
+        span.set(names.DECISION_ACCEPTED, answer.accepted)
+        span.set(names.DECISION_ESCALATED, answer.place > 0)
         first = self.tiers[0]
         calibrations = first.calibrations.values() if isinstance(first, DecidingAgent) else ()
-        for bound in (one.bound for one in calibrations if one.bound is not None):
+        for bound in (
+            calibration.bound for calibration in calibrations if calibration.bound is not None
+        ):
             span.set(names.DECISION_BOUND, bound.guarantee.risk)
-        output: object = found.output
-        label, sure = getattr(output, "said", None), getattr(output, "confidence", None)
+        output: object = answer.output
+        label, confidence = getattr(output, "said", None), getattr(output, "confidence", None)
         span.set(names.DECISION_LABEL, label if isinstance(label, str) else None)
-        span.set(names.DECISION_PROBABILITY, sure if isinstance(sure, float) else None)
+        span.set(names.DECISION_PROBABILITY, confidence if isinstance(confidence, float) else None)
 
-    async def _find_answer(self, request: In, own: RunContext) -> _TierAnswer[Out]:
+    async def _find_answer(self, request: In, context: RunContext) -> _TierAnswer[Out]:
         if self.learner is not None:
-            shown, heard = count_text_deltas(own)
-            found = await self.learner.answer(request, heard)
-            show(found.output, own, shown())
-            return _TierAnswer(found.output, int(not found.by_small), accepted=found.accepted)
-        shown, heard = count_text_deltas(own)
-        found = await self._settle(request, heard, shown)
-        show(found.output, own, shown())
-        return found
+            count_pieces, inner = count_text_deltas(context)
+            answer = await self.learner.answer(request, inner)
+            show(answer.output, context, count_pieces())
+            return _TierAnswer(answer.output, int(not answer.by_small), accepted=answer.accepted)
+        count_pieces, inner = count_text_deltas(context)
+        answer = await self._settle(request, inner, count_pieces)
+        show(answer.output, context, count_pieces())
+        return answer
 
     async def _settle(
-        self, request: In, own: RunContext, shown: Callable[[], int]
+        self, request: In, context: RunContext, count_pieces: Callable[[], int]
     ) -> _TierAnswer[Out]:
         """Ask tier after tier until an answer is accepted; else give the best there is."""
         last = len(self.tiers) - 1
         best: _TierAnswer[Out] | None = None
         failed: MoaError | None = None
-        for place in range(last + 1):
+        for index in range(last + 1):
             try:
-                with mark_replaceable(place < last):
-                    best = await self._ask(place, request, best, own)
+                with mark_replaceable(index < last):
+                    best = await self._ask(index, request, best, context)
             except MoaError as error:
-                if shown() or not self._can_go_on(place, error):
+                if count_pieces() or not self._can_go_on(index, error):
                     raise
-                if place == last or failed is None:
+                if index == last or failed is None:
                     failed = error
-                self._note_failure(place, error, own)
+                self._note_failure(index, error, context)
                 continue
             if best.accepted:
                 return best
-            own.note("escalated", f"from {self.tiers[place].name!r}: {best.reason}")
+            context.note("escalated", f"from {self.tiers[index].name!r}: {best.reason}")
         assert failed is not None, "the last tier is accepted, or fails"
         if best is None:
             raise failed
         name = self.tiers[best.place].name
-        own.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")
+        context.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")
         return _TierAnswer(best.output, best.place)
 
-    def _can_go_on(self, place: int, error: MoaError) -> bool:
+    def _can_go_on(self, index: int, error: MoaError) -> bool:
         """Return True if an earlier answer or another tier may stand in for a failed tier."""
-        return error.recoverable if place == len(self.tiers) - 1 else error.escalates
+        return error.recoverable if index == len(self.tiers) - 1 else error.escalates
 
     async def _ask(
         self,
-        place: int,
+        index: int,
         request: In,
         before: _TierAnswer[Out] | None,
-        own: RunContext,
+        context: RunContext,
     ) -> _TierAnswer[Out]:
         """Ask one tier everything, or only the questions that are still in doubt."""
         names = () if before is None else before.doubtful
-        part = self._part(place, names)
+        part = self._part(index, names)
         if part is None:
-            names, part = (), self.tiers[place]
-        last = place == len(self.tiers) - 1
-        own = own if last else quiet(own)  # nobody could take back what is rejected
-        output = (await part.run(request, own)).output
+            names, part = (), self.tiers[index]
+        last = index == len(self.tiers) - 1
+        context = context if last else quiet(context)  # nobody could take back what is rejected
+        output = (await part.run(request, context)).output
         if names and before is not None and isinstance(before.output, BaseModel):
             answers = {name: getattr(output, name) for name in names}
             output = before.output.model_copy(update=answers)
         if last:
-            return _TierAnswer(output, place, accepted=True)
-        return await self._judge_output(place, request, output, names, own)
+            return _TierAnswer(output, index, accepted=True)
+        return await self._judge_output(index, request, output, names, context)
 
     async def _judge_output(
-        self, place: int, request: In, output: Out, names: tuple[str, ...], own: RunContext
+        self, index: int, request: In, output: Out, names: tuple[str, ...], context: RunContext
     ) -> _TierAnswer[Out]:
-        policy = self.policies[place]
+        policy = self.policies[index]
         names = names or questions_in(output)
         if len(names) > 1 and all(isinstance(p, Confident | Accepted) for p in policy.parts):
-            found = {n: await _judge(policy, request, getattr(output, n), own) for n in names}
-            doubtful = tuple(name for name, said in found.items() if not said.accepted)
-            reasons = [f"{name}: {', '.join(found[name].reasons)}" for name in doubtful]
-            return _TierAnswer(output, place, not doubtful, doubtful, "; ".join(reasons))
-        said = await _judge(policy, request, output, own)
-        return _TierAnswer(output, place, said.accepted, (), ", ".join(said.reasons))
+            judgements = {
+                n: await _judge(policy, request, getattr(output, n), context) for n in names
+            }
+            doubtful = tuple(
+                name for name, judgement in judgements.items() if not judgement.accepted
+            )
+            reasons = [f"{name}: {', '.join(judgements[name].reasons)}" for name in doubtful]
+            return _TierAnswer(output, index, not doubtful, doubtful, "; ".join(reasons))
+        judgement = await _judge(policy, request, output, context)
+        return _TierAnswer(output, index, judgement.accepted, (), ", ".join(judgement.reasons))
 
-    def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Out] | None:
+    def _part(self, index: int, names: tuple[str, ...]) -> Node[In, Out] | None:
         """Return a tier that asks only these questions; `None` if it can't, or there are none."""
-        only = getattr(self.tiers[place], "only", None)
-        if not names or only is None:
+        restrict = getattr(self.tiers[index], "only", None)
+        if not names or restrict is None:
             return None
-        if (place, names) not in self._parts:
-            self._parts[place, names] = only(names)
-        return self._parts[place, names]
+        if (index, names) not in self._parts:
+            self._parts[index, names] = restrict(names)
+        return self._parts[index, names]
 
-    def _note_failure(self, place: int, error: MoaError, own: RunContext) -> None:
-        further = "" if place == len(self.tiers) - 1 else ", so the next one is asked"
+    def _note_failure(self, index: int, error: MoaError, context: RunContext) -> None:
+        further = "" if index == len(self.tiers) - 1 else ", so the next one is asked"
         kind = "refused" if isinstance(error, BudgetExceeded | Unanswered) else "failed"
-        own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
+        context.note(kind, f"{self.tiers[index].name!r} gave no answer{further}: {error}")
 
 
 def _labels(tier: object) -> dict[str, set[str]]:
     """Return the labels of a tier by question; a single question has no name, as names may vary."""
-    asked = tier.questions if isinstance(tier, DecidingAgent) else ()
-    single = len(asked) == 1
-    return {"" if single else one.name: {o.name for o in one.options} for one in asked}
+    questions = tier.questions if isinstance(tier, DecidingAgent) else ()
+    single = len(questions) == 1
+    return {
+        "" if single else question.name: {o.name for o in question.options}
+        for question in questions
+    }
 
 
-async def _judge(policy: Policy, request: object, output: object, own: RunContext) -> Judgement:
+async def _judge(policy: Policy, request: object, output: object, context: RunContext) -> Judgement:
     try:
-        return await policy.judge(request, output, own)
+        return await policy.judge(request, output, context)
     except MoaError as error:
         if not error.escalates:
             raise

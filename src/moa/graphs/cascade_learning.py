@@ -61,32 +61,32 @@ class Learner(Generic[In, Out]):
             name = student.small.name
             raise InputError(f"{name}: the text is empty, so there is nothing to decide")
         student.check(self.large)
-        found = await student.consider(text, own, case=getattr(request, "case", None))
-        small = student.may_answer(found) and not found.held
-        if found.head is not None and isinstance(own.tracer, Span):
-            own.tracer.set(names.DECISION_BOUND, found.head.bound.guarantee.risk)
-        place = await student.add(found, own, by_small=small)
+        consideration = await student.consider(text, own, case=getattr(request, "case", None))
+        small = student.may_answer(consideration) and not consideration.held
+        if consideration.head is not None and isinstance(own.tracer, Span):
+            own.tracer.set(names.DECISION_BOUND, consideration.head.bound.guarantee.risk)
+        index = await student.add(consideration, own, by_small=small)
         if small:
-            return self._answer_small(found, accepted=True)
-        own.note("escalated", f"to {self.large.name!r}: {_explain_escalation(found)}")
+            return self._answer_small(consideration, accepted=True)
+        own.note("escalated", f"to {self.large.name!r}: {_explain_escalation(consideration)}")
         ask = partial(self.large.run, request)
         try:
             result = await student.teach(
-                place,
+                index,
                 ask,
                 self._label,
                 own,
-                again=ask if found.held and found.side.is_asked_twice else None,
+                again=ask if consideration.held and consideration.side.is_asked_twice else None,
             )
         except SET_UP_WRONG:
             raise
         except MoaError as error:
-            if not error.recoverable or found.read is None:
+            if not error.recoverable or consideration.read is None:
                 raise
             own.note("failed", f"{self.large.name!r} gave no answer: {error}")
-            return self._answer_small(found, accepted=False)
+            return self._answer_small(consideration, accepted=False)
         except (Exception, asyncio.CancelledError):  # while a row waits, no look goes past it
-            await student.record_failure(place, own)
+            await student.record_failure(index, own)
             raise
         return LearnedAnswer(result.output, False, True)
 
@@ -94,28 +94,28 @@ class Learner(Generic[In, Out]):
         """Name the option that the large model gave; `None`: it gave none."""
         if getattr(output, "status", "answered") != "answered":
             return None
-        given = output.met if isinstance(output, Verdict) else answer_of(output)
+        answer = output.met if isinstance(output, Verdict) else answer_of(output)
         try:
-            return label_of(self.student.question, given)
+            return label_of(self.student.question, answer)
         except InputError:
             return None
 
-    def _answer_small(self, found: Consideration, *, accepted: bool) -> LearnedAnswer[Out]:
-        answer = self.student.answer(found, accepted=accepted)
+    def _answer_small(self, consideration: Consideration, *, accepted: bool) -> LearnedAnswer[Out]:
+        answer = self.student.answer(consideration, accepted=accepted)
         assert answer is not None, "it was read"
         return LearnedAnswer(self.student.small.read([answer]), True, accepted)
 
 
-def _explain_escalation(found: Consideration) -> str:
-    head, judged = found.head, found.judged
-    if found.held:
+def _explain_escalation(consideration: Consideration) -> str:
+    head, judgement = consideration.head, consideration.judged
+    if consideration.held:
         return "held out, to test what is learned"
     if head is None:
         return "nothing is guaranteed yet, and its answer is learned from"
-    if judged is None:
+    if judgement is None:
         return "the text could not be read"
-    if judged.accepted:
+    if judgement.accepted:
         return "answer = 'large'"
-    if judged.passes:
+    if judgement.passes:
         return "it was seen to answer this text otherwise"
-    return f"confidence {judged.sure:.3f}, {head.bound.threshold:.3f} is needed"
+    return f"confidence {judgement.sure:.3f}, {head.bound.threshold:.3f} is needed"

@@ -35,11 +35,11 @@ class Chosen(Voted):
     """Others that agree with themselves as much, and that nothing told apart from it."""
 
 
-def _complete_models(given: list[object] | None, table: Table) -> list[object]:
+def _complete_models(models: list[object] | None, table: Table) -> list[object]:
     """Return the models of a table: every small one that is configured if there are none."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
-    return given or [*small] or [{}]
+    return models or [*small] or [{}]
 
 
 class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
@@ -99,46 +99,48 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
             OutputError: no sample holds an answer that could be read.
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
-        drawn = await fan_out(members, request, context, straggler_timeout_s=None)
+        results = await fan_out(members, request, context, straggler_timeout_s=None)
         outputs: list[dict[int, object]] = [{} for _ in self.nodes]
-        for one in drawn:
-            model, place = divmod(one.place, self.samples)
-            outputs[model][place] = one.output
-        chosen = self._chosen(outputs, len(drawn))
-        if chosen.partial:
+        for result in results:
+            model, sample = divmod(result.place, self.samples)
+            outputs[model][sample] = result.output
+        choice = self._chosen(outputs, len(results))
+        if choice.partial:
             context.note(
                 "degraded",
-                f"{len(drawn)} of {len(members)} samples came, and the others could have changed "
+                f"{len(results)} of {len(members)} samples came, and the others could have changed "
                 "the choice",
             )
-        return chosen
+        return choice
 
     def sketch(self, sketch: Sketch) -> None:
         """The models, and the choice among their answers."""
-        asked = [(node, f"{node.name} x {self.samples}") for node in self.nodes]
-        answers = sketch.side_by_side(sketch.input, asked)
+        nodes = [(node, f"{node.name} x {self.samples}") for node in self.nodes]
+        answers = sketch.side_by_side(sketch.input, nodes)
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
     def _chosen(self, outputs: Sequence[Mapping[int, object]], came: int) -> Chosen:
         """Return the answer of the best model, and name those that nothing tells from it."""
         tallies = [
-            Tally.of({place: self.key(output) for place, output in given.items()}, self.samples)
-            for given in outputs
+            Tally.of(
+                {index: self.key(output) for index, output in model_outputs.items()}, self.samples
+            )
+            for model_outputs in outputs
         ]
         names = [node.name for node in self.nodes]
         # Of all that were asked: a model that fails, or can't be read, is not one that agrees.
         shares = [max(t.counts.values(), default=0) / self.samples for t in tallies]
-        read = [place for place, tally in enumerate(tallies) if tally.leaders]
+        read = [index for index, tally in enumerate(tallies) if tally.leaders]
         if not read:
-            output = next(output for given in outputs for output in given.values())
+            output = next(output for model_outputs in outputs for output in model_outputs.values())
             raise unreadable_error(came, self.name, write_answer(output, None))
-        ranks = {place: (shares[place], self.accuracy.get(names[place], 0.0)) for place in read}
+        ranks = {index: (shares[index], self.accuracy.get(names[index], 0.0)) for index in read}
         best = max(read, key=ranks.__getitem__)  # the first of those that rank alike
         voted = tallies[best].majority(outputs[best], self.name)
         overtaken = any(
             tally.lost and share + tally.lost / self.samples >= shares[best]
-            for place, (tally, share) in enumerate(zip(tallies, shares, strict=True))
-            if place != best
+            for index, (tally, share) in enumerate(zip(tallies, shares, strict=True))
+            if index != best
         )
         return Chosen(
             **voted.model_dump(exclude={"confidence", "partial"}),

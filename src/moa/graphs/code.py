@@ -153,10 +153,10 @@ class Coder(Agent[str, Reply]):
 
     def with_limit(self, max_tokens: int) -> Self:
         """Return a copy that writes at most `max_tokens` tokens."""
-        other = copy.copy(self)
-        other.max_tokens = min(max_tokens, self.max_tokens)
-        other.is_limited = other.max_tokens < self.max_tokens
-        return other
+        coder = copy.copy(self)
+        coder.max_tokens = min(max_tokens, self.max_tokens)
+        coder.is_limited = coder.max_tokens < self.max_tokens
+        return coder
 
     def read(self, completion: Completion) -> Reply:
         """Read the reply; if it was cut in the examples after the program, keep only the program.
@@ -190,8 +190,8 @@ class Tester(Coder):
         """Read the reply; of one that was cut, the tests before that."""
         reply = super(Coder, self).read(completion)
         if completion.finish_reason == "length" and _is_open(reply.text):
-            opened, lines, _, _ = _whole_lines(reply.text)
-            return Reply(text=_fence(opened, lines))
+            fence, lines, _, _ = _whole_lines(reply.text)
+            return Reply(text=_fence(fence, lines))
         return reply
 
 
@@ -242,16 +242,25 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     def prepare(self) -> None:
         """Make the agents."""
-        repairs, most = self.repairs, self.max_tokens
+        repairs, max_tokens = self.repairs, self.max_tokens
         self.thinks = False
         """True if the writer was seen to think at length before it writes."""
-        self.coder = Coder(self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=most)
+        self.coder = Coder(
+            self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=max_tokens
+        )
         self.tester = self.critic = None
         if self.sandbox is not None:  # else nobody would run the tests
-            self.tester = Tester(self.writer, _TEST, name="tests", repairs=repairs, max_tokens=most)
+            self.tester = Tester(
+                self.writer, _TEST, name="tests", repairs=repairs, max_tokens=max_tokens
+            )
         if self.reviewer is not None:
             self.critic = Agent(
-                self.reviewer, _REVIEW, output=Review, name="reviewer", max_tokens=most, tag=""
+                self.reviewer,
+                _REVIEW,
+                output=Review,
+                name="reviewer",
+                max_tokens=max_tokens,
+                tag="",
             )
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
@@ -280,9 +289,9 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             f"A programmer was asked:\n{task}\n\nWrite three tests of what comes of it, "
             "one assert statement a line, in one fenced block. Do not write the program itself."
         )
-        without = "the program runs without tests"
+        fallback = "the program runs without tests"
         writing = self._write(self.tester, task, prompt, context)
-        reply = await attempt(writing, context, without, kind="degraded")
+        reply = await attempt(writing, context, fallback, kind="degraded")
         if reply is None:
             return ()
         code, language = source_of(reply)
@@ -290,7 +299,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             return (code,)
         tests = _asserts(code)
         if not tests:
-            context.note("degraded", f"{without}: none of them is an assert")
+            context.note("degraded", f"{fallback}: none of them is an assert")
         return tests
 
     async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
@@ -340,11 +349,11 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             context.note("degraded", f"the program is not run: {error}")
             return _Draft(program, reply, _NOT_RUN)
         failed = [result for result in results if not result.passed]
-        found: dict[str, object] = {"sandboxed": SandboxResult(passed=True)}
+        update: dict[str, object] = {"sandboxed": SandboxResult(passed=True)}
         if failed:
             fault = f"it failed when it was run: {_last_of(failed[0].output, context)}"
-            found = {"sandboxed": failed[0], "faults": (fault,)}
-        return _Draft(program.model_copy(update=found), reply, len(failed))
+            update = {"sandboxed": failed[0], "faults": (fault,)}
+        return _Draft(program.model_copy(update=update), reply, len(failed))
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw one try: the program is written, reviewed, and run."""
@@ -357,8 +366,8 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
 def _mend_prompt(task: str, draft: _Draft) -> str:
     faults = "\n".join(f"- {fault}" for fault in draft.program.faults)
-    shown = f"Your draft:\n{draft.reply}\n\nWhat is wrong with it:\n{faults}"
-    return f"{task}\n\n{shown}\n\nFix what is wrong, and keep the rest."
+    feedback = f"Your draft:\n{draft.reply}\n\nWhat is wrong with it:\n{faults}"
+    return f"{task}\n\n{feedback}\n\nFix what is wrong, and keep the rest."
 
 
 def parser_of(language: str) -> Parser | None:
@@ -398,10 +407,10 @@ def without_examples(text: str) -> str | None:
     A small model that has written the program may go on with examples until it is cut. `None`: it
     was cut elsewhere.
     """
-    opened, lines, cut, body = _whole_lines(text)
+    fence, lines, cut, body = _whole_lines(text)
     last = _program_end(body)
     goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
-    return None if last is None or goes_on else _fence(opened, lines[:last])
+    return None if last is None or goes_on else _fence(fence, lines[:last])
 
 
 def _whole_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
@@ -410,17 +419,17 @@ def _whole_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
     Returns its fence, its lines, the first line that was left out, and the statements; no lines
     where too many would have to be left out.
     """
-    opened, _, source = text.partition("\n")
-    while source and not opened.startswith("```"):
-        opened, _, source = source.partition("\n")
+    fence, _, source = text.partition("\n")
+    while source and not fence.startswith("```"):
+        fence, _, source = source.partition("\n")
     *lines, cut = source.split("\n")
     for _ in range(_EXAMPLE_LINES):
         with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-            return opened, lines, cut, _python("\n".join(lines)).body
+            return fence, lines, cut, _python("\n".join(lines)).body
         if not lines:
             break
         cut = lines.pop()
-    return opened, [], cut, ()
+    return fence, [], cut, ()
 
 
 def _program_end(body: Sequence[ast.stmt]) -> int | None:
@@ -428,12 +437,16 @@ def _program_end(body: Sequence[ast.stmt]) -> int | None:
     program = len(body)
     while program and isinstance(body[program - 1], ast.Expr):
         program -= 1
-    made = any(isinstance(each, _DEFINITIONS) for each in body[:program])
-    return body[program - 1].end_lineno if made and len(body) - program >= _EXAMPLES else None
+    has_definition = any(isinstance(statement, _DEFINITIONS) for statement in body[:program])
+    return (
+        body[program - 1].end_lineno
+        if has_definition and len(body) - program >= _EXAMPLES
+        else None
+    )
 
 
-def _fence(opened: str, lines: Sequence[str]) -> str:
-    return "\n".join([opened, *lines, "```"])
+def _fence(fence: str, lines: Sequence[str]) -> str:
+    return "\n".join([fence, *lines, "```"])
 
 
 def repeats_itself(text: str) -> bool:
@@ -446,9 +459,13 @@ def repeats_itself(text: str) -> bool:
 def _asserts(source: str) -> Sequence[str]:
     """Keep what tests, each with what all import; a model may write the program once more."""
     lines = ast.parse(source).body
-    imports = [ast.unparse(each) for each in lines if isinstance(each, ast.Import | ast.ImportFrom)]
-    asserts = [ast.unparse(each) for each in lines if isinstance(each, ast.Assert)]
-    return ["\n".join([*imports, each]) for each in asserts[:_MAX_TESTS]]
+    imports = [
+        ast.unparse(statement)
+        for statement in lines
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+    ]
+    asserts = [ast.unparse(statement) for statement in lines if isinstance(statement, ast.Assert)]
+    return ["\n".join([*imports, statement]) for statement in asserts[:_MAX_TESTS]]
 
 
 def _python(source: str) -> ast.Module:
@@ -469,10 +486,10 @@ def _parse(source: str, parser: Parser) -> None:
         if isinstance(parsed, ast.Module) and _is_value(parsed):
             raise ValueError("it is a value alone, and does nothing")
     except SyntaxError as error:
-        shown = (error.text or "").strip()[:_LINE]
-        where = f"line {error.lineno}" if error.lineno else "somewhere"
+        line = (error.text or "").strip()[:_LINE]
+        location = f"line {error.lineno}" if error.lineno else "somewhere"
         raise ValueError(
-            f"the program is no valid {parser}: {error.msg}, {where}: {shown!r}"
+            f"the program is no valid {parser}: {error.msg}, {location}: {line!r}"
         ) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"the program is no valid {parser}: {error}") from error

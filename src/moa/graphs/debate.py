@@ -97,11 +97,11 @@ def debater_of(
     )
 
 
-def _complete_debaters(given: list[object] | None, table: Table) -> list[object]:
+def _complete_debaters(debaters: list[object] | None, table: Table) -> list[object]:
     """Return the debaters of a table: if one model debates with itself, three of it."""
     del table
-    named = given or [{}]
-    return named if len(named) > 1 else named * _DEBATERS
+    entries = debaters or [{}]
+    return entries if len(entries) > 1 else entries * _DEBATERS
 
 
 class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
@@ -156,38 +156,38 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
             QuorumNotMet: nobody answered; with the cause of each.
             OutputError: no answer could be read.
         """
-        text, taken = text_of(request), 0
+        text, rounds = text_of(request), 0
         replies = await self._round(range(len(self.debaters)), _Floor(text, {}), context)
-        while taken < self.rounds and not self._agree(replies):
+        while rounds < self.rounds and not self._agree(replies):
             # Who has not answered at all is out; who fails later keeps the answer it gave.
             try:
-                again = await self._round(sorted(replies), _Floor(text, replies), context)
-                replies = {**replies, **again}
+                new_replies = await self._round(sorted(replies), _Floor(text, replies), context)
+                replies = {**replies, **new_replies}
             except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
-                context.note("degraded", f"the debate ends after {taken} rounds: {error}")
+                context.note("degraded", f"the debate ends after {rounds} rounds: {error}")
                 break
-            taken += 1
-        return await self._decide(text, replies, taken, context)
+            rounds += 1
+        return await self._decide(text, replies, rounds, context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The debaters, one round of theirs, and what decides."""
         names = unique_names([debater.name for debater in self.debaters])
         answers = sketch.side_by_side(sketch.input, zip(self.debaters, names, strict=True))
         if self.rounds:
-            again = [f"{name}, up to {self.rounds} x" for name in names]
-            answers = sketch.side_by_side(answers, zip(self.debaters, again, strict=True))
+            labels = [f"{name}, up to {self.rounds} x" for name in names]
+            answers = sketch.side_by_side(answers, zip(self.debaters, labels, strict=True))
         end = sketch.box(label="vote") if self.judge is None else sketch.box(self.judge)
         sketch.arrow(answers, end, sketch.output)
 
     async def _round(
-        self, places: Sequence[int], floor: _Floor, context: RunContext
+        self, indices: Sequence[int], floor: _Floor, context: RunContext
     ) -> dict[int, str]:
-        seats = [_Seat(self.debaters[p], p, len(self.debaters)) for p in places]
-        drawn = await fan_out(seats, floor, context, straggler_timeout_s=None)
-        return {places[one.place]: one.output.text for one in drawn}
+        seats = [_Seat(self.debaters[p], p, len(self.debaters)) for p in indices]
+        results = await fan_out(seats, floor, context, straggler_timeout_s=None)
+        return {indices[result.place]: result.output.text for result in results}
 
     def _tally(self, replies: Mapping[int, str]) -> Tally:
-        answers = {place: self.key(Reply(text=text)) for place, text in replies.items()}
+        answers = {index: self.key(Reply(text=text)) for index, text in replies.items()}
         return Tally.of(answers, len(self.debaters))
 
     def _agree(self, replies: Mapping[int, str]) -> bool:
@@ -197,34 +197,34 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         self, request: str, replies: Mapping[int, str], rounds: int, context: RunContext
     ) -> Debated:
         tally = self._tally(replies)
-        chosen, by = None, "agreement" if tally.share == 1.0 else "majority"
-        if by == "majority":
-            chosen = await self._ask_judge(request, replies, context)
-        if chosen is not None:
-            by = "judge"
+        index, basis = None, "agreement" if tally.share == 1.0 else "majority"
+        if basis == "majority":
+            index = await self._ask_judge(request, replies, context)
+        if index is not None:
+            basis = "judge"
         elif tally.leaders:
-            chosen = tally.place_of(tally.leaders[0])
+            index = tally.place_of(tally.leaders[0])
         else:
             text, judge = replies[min(replies)], ", or give a judge"
             raise unreadable_error(len(replies), self.name, text, else_do=judge)
-        answer = self.key(Reply(text=replies[chosen]))
-        voted = tally.record_vote(replies[chosen], answer)
-        return Debated(**voted.model_dump(), by=by, rounds=rounds)
+        answer = self.key(Reply(text=replies[index]))
+        voted = tally.record_vote(replies[index], answer)
+        return Debated(**voted.model_dump(), by=basis, rounds=rounds)
 
     async def _ask_judge(
         self, request: str, replies: Mapping[int, str], context: RunContext
     ) -> int | None:
-        """Return the place that the judge prefers; `None` without one, or where it prefers none."""
+        """Return the index that the judge prefers; `None` without one, or where it prefers none."""
         if self.judge is None:
             return None
-        places = sorted(replies)
-        places = [places[p] for p in distinct([replies[p] for p in places])]
-        picked = await ask_judge(self.judge, request, [replies[p] for p in places], context)
-        if picked is None:
+        indices = sorted(replies)
+        indices = [indices[p] for p in distinct([replies[p] for p in indices])]
+        pick = await ask_judge(self.judge, request, [replies[p] for p in indices], context)
+        if pick is None:
             return None
-        if picked.verdict == "won":
-            return places[picked.place]
-        context.note("degraded", f"the verdict is {picked.verdict}, so the majority decides")
+        if pick.verdict == "won":
+            return indices[pick.place]
+        context.note("degraded", f"the verdict is {pick.verdict}, so the majority decides")
         return None
 
 
@@ -251,10 +251,10 @@ class _Seat:
 
     async def run(self, floor: _Floor, context: RunContext | None = None, /) -> Result[Reply]:
         # From its own place on, so that no answer is the first that everyone reads.
-        places = ((self.place + step) % self.of for step in range(1, self.of))
+        indices = ((self.place + step) % self.of for step in range(1, self.of))
         exchange = Exchange(
             text=floor.request,
             own=floor.replies.get(self.place),
-            others=tuple(floor.replies[place] for place in places if place in floor.replies),
+            others=tuple(floor.replies[index] for index in indices if index in floor.replies),
         )
         return await self.debater.run(exchange, context)

@@ -117,44 +117,46 @@ class FromEndpoint:
     @property
     def table_fields(self) -> Mapping[str, FieldInfo]:
         """The fields that its table can set, by key."""
-        own = settings_of(self.make) if self.make else dict[str, FieldInfo]()
-        return own if self.tier is None else {"endpoint": FieldInfo(annotation=str), **own}
+        settings = settings_of(self.make) if self.make else dict[str, FieldInfo]()
+        return (
+            settings if self.tier is None else {"endpoint": FieldInfo(annotation=str), **settings}
+        )
 
     def read(self, value: object, info: ValidationInfo) -> object:
         """Return the node or endpoint, or make it from a name or a table."""
-        wanted = "an endpoint" if self.make is None else "a node"
+        expected = "an endpoint" if self.make is None else "a node"
         if self.make is not None and is_node(value):
             return value
         if self.tier and (is_endpoint(value) or (info.context is None and type(value) is str)):
             endpoint = as_endpoint(value, self.tier)
             return endpoint if self.make is None else self.make(endpoint)
         if not isinstance(info.context, Table):
-            raise ValueError(f"takes {wanted}, {no_endpoint(value)}")
+            raise ValueError(f"takes {expected}, {no_endpoint(value)}")
         if self.make is None:
             return info.context.endpoint(value, self.tier or "llm")
-        said: object = dict[str, object]() if value is None else value
-        if isinstance(said, str) and self.tier:
-            said = {"endpoint": said}
-        if not is_table(said):
+        entry: object = dict[str, object]() if value is None else value
+        if isinstance(entry, str) and self.tier:
+            entry = {"endpoint": entry}
+        if not is_table(entry):
             names = "takes the name of an endpoint, or " if self.tier else "takes "
             raise ValueError(f"{names}a table, not {value!r}")
-        return self._make_node(self.make, said, info.context, info)
+        return self._make_node(self.make, entry, info.context, info)
 
     def _make_node(
         self,
         make: Callable[..., object],
-        said: Mapping[str, object],
+        entry: Mapping[str, object],
         table: Table,
         info: ValidationInfo,
     ) -> object:
-        settings = {key: it for key, it in table.shared.items() if key in settings_of(make)}
+        settings = {key: value for key, value in table.shared.items() if key in settings_of(make)}
         settings |= {name: info.data[name] for name in self.given if name in info.data}
-        settings |= said
+        settings |= entry
         if (from_table := getattr(make, "from_table", None)) is not None:
             return from_table(settings, table)
-        named = settings.pop("endpoint", None) if self.tier else None
+        endpoint_name = settings.pop("endpoint", None) if self.tier else None
         read = _model_of(make).model_validate(settings, context=table)
-        endpoints = [table.endpoint(named, self.tier)] if self.tier else []
+        endpoints = [table.endpoint(endpoint_name, self.tier)] if self.tier else []
         return make(*endpoints, **{key: getattr(read, key) for key in read.model_fields_set})
 
 
@@ -246,7 +248,7 @@ def from_file(load: Callable[[Path], object]) -> PlainValidator:
         if isinstance(value, str | Path):
             return load(resolve_path(value, info))
         if is_list(value):
-            return [read(one, info) for one in value]
+            return [read(item, info) for item in value]
         if isinstance(value, bool | int | float | dict):
             raise ValueError(f"takes a path, but was given {value!r}")
         return value
@@ -257,15 +259,15 @@ def from_file(load: Callable[[Path], object]) -> PlainValidator:
 def settings_of(make: Callable[..., object]) -> Mapping[str, FieldInfo]:
     """Return the keys of a table: the fields of a recipe, or the keywords of a node's maker."""
     fields = fields_of(make) or _model_of(make).model_fields
-    return {name: it for name, it in fields.items() if it.exclude is None}
+    return {name: setting for name, setting in fields.items() if setting.exclude is None}
 
 
 def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
     """Return the keys of a table, with those of the nodes in it; see `settings_of`."""
-    own, found = settings_of(make), dict[str, FieldInfo]()
-    for marker in (it for one in own.values() for it in markers_in(one)):
-        found |= settings_below(marker.make) if marker.make else {}
-    return found | dict(own)
+    settings, inner_settings = settings_of(make), dict[str, FieldInfo]()
+    for marker in (marker for setting in settings.values() for marker in markers_in(setting)):
+        inner_settings |= settings_below(marker.make) if marker.make else {}
+    return inner_settings | dict(settings)
 
 
 @cache
@@ -280,13 +282,13 @@ def _model_of(make: Callable[..., object]) -> type[BaseModel]:
     called = next(iter(get_overloads(called)), called)
     bound: Mapping[str, object] = getattr(make, "keywords", {})
     fields = dict[str, Any]()
-    for name, one in inspect.signature(called).parameters.items():
-        hint = _hint_of(one.annotation, called.__globals__)
-        is_needed = one.default is one.empty and name not in bound
+    for name, parameter in inspect.signature(called).parameters.items():
+        hint = _hint_of(parameter.annotation, called.__globals__)
+        is_needed = parameter.default is parameter.empty and name not in bound
         if get_origin(hint) is Unpack:
-            of = get_type_hints(get_args(hint)[0], include_extras=True)
-            fields |= {key: _field(kind, is_needed=False) for key, kind in of.items()}
-        elif one.kind is one.KEYWORD_ONLY or _is_read(hint):
+            hints = get_type_hints(get_args(hint)[0], include_extras=True)
+            fields |= {key: _field(kind, is_needed=False) for key, kind in hints.items()}
+        elif parameter.kind is parameter.KEYWORD_ONLY or _is_read(hint):
             fields[name] = _field(hint, is_needed=is_needed)
     return create_model(getattr(inner, "__name__", "Settings"), __config__=_STRICT, **fields)
 
@@ -309,8 +311,8 @@ _ONLY_IN_PYTHON = Annotated[object, PlainValidator(_refuse)]
 def _hint_of(annotation: object, names: dict[str, object]) -> object:
     """Evaluate an annotation; `None` for one that is imported for type checkers alone."""
     try:
-        one = SimpleNamespace(__annotations__={"it": annotation})
-        return get_type_hints(one, names, include_extras=True)["it"]
+        namespace = SimpleNamespace(__annotations__={"it": annotation})
+        return get_type_hints(namespace, names, include_extras=True)["it"]
     except NameError:
         return None
 

@@ -95,15 +95,19 @@ class Learner:
         return self._load({"llm": EMBEDDED})
 
     def build(
-        self, made: Mapping[str, Calibration] | None = None, /, **given: object
+        self, calibrations: Mapping[str, Calibration] | None = None, /, **given: object
     ) -> WiredRecipe[object, object]:
         """Build the graph with what was learned, or without; no large model writes in it."""
-        learned = None if made is None else LearnedGraph(graph=self.name, calibrations=dict(made))
+        learned = (
+            None
+            if calibrations is None
+            else LearnedGraph(graph=self.name, calibrations=dict(calibrations))
+        )
         return self._load({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
-    def _load(self, given: Mapping[str, object]) -> WiredRecipe[object, object]:
+    def _load(self, settings: Mapping[str, object]) -> WiredRecipe[object, object]:
         # What is learned here is fitted to labels that are given, and to no large model's.
-        node = _without_guards(load_graph(self.name, self.endpoints, {"learn": None, **given}))
+        node = _without_guards(load_graph(self.name, self.endpoints, {"learn": None, **settings}))
         assert isinstance(node, WiredRecipe), "what learns is wired"
         return node
 
@@ -120,7 +124,11 @@ class Learner:
     @property
     def questions(self) -> dict[str, Question]:
         """The questions, by name."""
-        return {one.name: one for agent in self.agents.values() for one in agent.questions}
+        return {
+            question.name: question
+            for agent in self.agents.values()
+            for question in agent.questions
+        }
 
     async def messages(
         self,
@@ -142,31 +150,31 @@ class Learner:
         Raises:
             ConfigError: a row is none that the graph takes, or has a label that no question has.
         """
-        take, found = reader_of(self.node), list[Message]()
+        take, messages = reader_of(self.node), list[Message]()
         lines = list(rows)
-        for number, (where, line) in enumerate(lines, start=1):
+        for number, (location, line) in enumerate(lines, start=1):
             fields = _input_of(line)
             try:
                 request = take(fields)
             except InputError as error:
-                raise ConfigError(f"{where}: {error}") from error
+                raise ConfigError(f"{location}: {error}") from error
             texts = await self._read_texts(request, context)
             if any(text.strip() for text in texts.values()):
-                given = [name for name in texts if labels and name in fields]
-                read = {name: self._label(where, name, fields) for name in given}
-                known = {name: label for name, label in read.items() if label is not None}
+                names = [name for name in texts if labels and name in fields]
+                read = {name: self._label(location, name, fields) for name in names}
+                known_labels = {name: label for name, label in read.items() if label is not None}
                 marks = {k: fields[k] for k in ("chosen", "case", "labelled_by") if k in fields}
-                found.append(Message(fields, request, texts, known, marks))
+                messages.append(Message(fields, request, texts, known_labels, marks))
             if progress is not None:
                 progress("messages", number, len(lines))
-        return found
+        return messages
 
-    def _label(self, where: str, name: str, fields: Mapping[str, object]) -> str | None:
+    def _label(self, location: str, name: str, fields: Mapping[str, object]) -> str | None:
         question = self.questions[name]
         try:
             return label_of(question, fields[name])
         except InputError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise ConfigError(f"{location}: {error}") from error
 
     async def _read_texts(self, request: object, context: RunContext) -> dict[str, str]:
         texts: dict[Step, str] = {}
@@ -190,10 +198,10 @@ class Learner:
         """Return the texts that have a label of a question, as it is decided on them."""
         return [
             Labelled.model_validate(
-                {"text": one.texts[name], "label": one.labels[name], **one.marks}
+                {"text": message.texts[name], "label": message.labels[name], **message.marks}
             )
-            for one in messages
-            if name in one.labels and one.texts[name].strip()
+            for message in messages
+            if name in message.labels and message.texts[name].strip()
         ]
 
     async def count_settled(
@@ -238,11 +246,11 @@ def _without_guards(node: AnyNode) -> AnyNode:
 
 def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
     """Return the agents of a graph that decide, by the name of each question."""
-    found: dict[str, DecidingAgent[Any]] = {}
-    for one in node.members():
-        if isinstance(one, DecidingAgent):
-            found |= {question.name: one for question in one.questions}
-    return found
+    agents: dict[str, DecidingAgent[Any]] = {}
+    for member in node.members():
+        if isinstance(member, DecidingAgent):
+            agents |= {question.name: member for question in member.questions}
+    return agents
 
 
 async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
@@ -277,10 +285,10 @@ def rows_of(
     from moa import rows
     from moa.batch import Malformed
 
-    found = rows.read(source, format=format, text_column=text_column, encoding=encoding)
-    for row in found:
-        where = f"{Path(source).name if source != rows.STDIN else 'standard input'}, line"
+    items = rows.read(source, format=format, text_column=text_column, encoding=encoding)
+    for row in items:
+        prefix = f"{Path(source).name if source != rows.STDIN else 'standard input'}, line"
         if isinstance(row, Malformed):
-            raise ConfigError(f"{where} {row.number}: {row.error}")
+            raise ConfigError(f"{prefix} {row.number}: {row.error}")
         fields: dict[str, object] = {"text": row.value} if isinstance(row.value, str) else row.value
-        yield f"{where} {row.number}", fields
+        yield f"{prefix} {row.number}", fields

@@ -128,8 +128,8 @@ class _Ready(Mapping[str, Ready]):
 def _modules() -> tuple[str, ...]:
     """List the modules that may hold a ready agent or graph."""
     packages = (agents, guards, graphs)
-    each = (iter_modules(it.__path__, f"{it.__name__}.") for it in packages)
-    return (*(found.name for modules in each for found in modules), "moa.chat.graph")
+    module_lists = (iter_modules(package.__path__, f"{package.__name__}.") for package in packages)
+    return (*(module.name for modules in module_lists for module in modules), "moa.chat.graph")
 
 
 @cache
@@ -161,9 +161,9 @@ def load_graph(
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
             that it needs is not configured.
     """
-    own = object_in(name)
-    if own is not None:
-        file, attribute = own
+    target = object_in(name)
+    if target is not None:
+        file, attribute = target
         settings = endpoints.config.file
         if around and settings is not None:  # named in moa.toml, whose paths are beside it
             file = settings.parent / file
@@ -172,15 +172,17 @@ def load_graph(
         raise ConfigError(_explain_unnamed(Path(name)))
     inside = (*around, name)
 
-    def other(wanted: str) -> AnyNode:
-        if wanted in inside:
-            raise ConfigError(f"graphs.{name}: a {wanted} can't stand in its own {wanted}")
+    def other(inner_name: str) -> AnyNode:
+        if inner_name in inside:
+            raise ConfigError(f"graphs.{name}: a {inner_name} can't stand in its own {inner_name}")
         try:
-            return load_graph(wanted, endpoints, around=inside)
+            return load_graph(inner_name, endpoints, around=inside)
         except ConfigError as error:
             if type(error) is not ConfigError:
                 raise
-            raise ConfigError(f"{name!r} runs {wanted!r}, which can't be built: {error}") from error
+            raise ConfigError(
+                f"{name!r} runs {inner_name!r}, which can't be built: {error}"
+            ) from error
 
     ready, table, guards = _find_ready(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
@@ -191,15 +193,15 @@ def load_graph(
 
 
 def _find_ready(
-    name: str, endpoints: Endpoints, given: Mapping[str, object] | None
+    name: str, endpoints: Endpoints, overrides: Mapping[str, object] | None
 ) -> tuple[Ready, Toml, Toml | None]:
     """Find a ready one, its settings, and the names of the guards around it."""
     tables = endpoints.config.graphs
     for table in tables:
-        if own := object_in(table):
+        if target := object_in(table):
             raise ConfigError(
                 f"[graphs.{table}]: a node of your own takes no settings from a table. Give them "
-                f"in {own[0]}, where it is made"
+                f"in {target[0]}, where it is made"
             )
         if table not in READY:
             raise ConfigError(f"[graphs.{table}] is no ready graph{nearest(table, list(READY))}")
@@ -209,25 +211,25 @@ def _find_ready(
             f"there is no ready graph or agent {name!r} (moa graphs lists them, and one of your "
             f"own is given as file.py:object){nearest(name, list(READY))}"
         )
-    settings = ready.settings.keys() if given else ()
-    known = {key: value for key, value in (given or {}).items() if key in settings}
-    whole = {**tables.get(name, {}), **known}
-    around: object = whole.pop(_GUARDS, None)
+    settings = ready.settings.keys() if overrides else ()
+    entries = {key: value for key, value in (overrides or {}).items() if key in settings}
+    full_table = {**tables.get(name, {}), **entries}
+    around: object = full_table.pop(_GUARDS, None)
     if isinstance(around, str | int | float):
         raise ConfigError(
             f'[graphs.{name}] guards: takes a list of names, such as ["pii"], not {around!r}'
         )
     if is_list(around):  # what masks is before the node, whatever else beside it
-        known = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
-        masks = [guard for guard in around if isinstance(guard, str) and known.get(guard)]
+        entries = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
+        masks = [guard for guard in around if isinstance(guard, str) and entries.get(guard)]
         around = {"before": masks, "beside": [guard for guard in around if guard not in masks]}
-    return ready, whole, around if is_object(around) else None
+    return ready, full_table, around if is_object(around) else None
 
 
 def endpoint_names(node: object) -> frozenset[str] | None:
     """Name the endpoints that a node may ask; see `endpoints_in`."""
-    found = endpoints_in(node)
-    return None if found is None else frozenset(one.name for one in found)
+    endpoints = endpoints_in(node)
+    return None if endpoints is None else frozenset(endpoint.name for endpoint in endpoints)
 
 
 def endpoints_in(node: object) -> list[Endpoint] | None:
@@ -235,22 +237,22 @@ def endpoints_in(node: object) -> list[Endpoint] | None:
 
     `None`: a node in it, however deep, may ask any endpoint.
     """
-    found: list[Endpoint] = []
-    for one in nodes_in(node):
-        asked = one.list_endpoints() if isinstance(one, _ListsEndpoints) else None
-        if asked is None:
+    endpoints: list[Endpoint] = []
+    for member in nodes_in(node):
+        node_endpoints = member.list_endpoints() if isinstance(member, _ListsEndpoints) else None
+        if node_endpoints is None:
             return None
-        found += asked
-    return found
+        endpoints += node_endpoints
+    return endpoints
 
 
 def texts_to_encode(node: object) -> list[str]:
     """Return the texts that encoders will read whatever the inputs are; empty without encoders."""
-    found: list[str] = []
-    for one in nodes_in(node):
-        if isinstance(one, DecidingAgent):
-            found += one.texts_to_encode
-    return found
+    texts: list[str] = []
+    for member in nodes_in(node):
+        if isinstance(member, DecidingAgent):
+            texts += member.texts_to_encode
+    return texts
 
 
 def nodes_in(node: object) -> Iterator[object]:
@@ -258,8 +260,8 @@ def nodes_in(node: object) -> Iterator[object]:
     if is_node(node):
         yield node
         members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
-        for one in members():
-            yield from nodes_in(one)
+        for member in members():
+            yield from nodes_in(member)
 
 
 def fingerprints(
@@ -276,16 +278,16 @@ def fingerprints(
         given: Settings that come before those of its table.
     """
     config = endpoints.config
-    said = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
-    asked = sorted([one.name, one.model] for one in endpoints.used)
+    tables = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+    models = sorted([endpoint.name, endpoint.model] for endpoint in endpoints.used)
     files = {*files_in(config.graphs, config.file.parent if config.file else Path())}
     files |= {*files_in(given or {}, Path())}
     settings = {name: str(value) for name, value in (given or {}).items()}
-    known = [said, asked, settings, _digest_files(sorted(files))]
-    own = {name: object_in(name) for name in names}
+    shared = [tables, models, settings, _digest_files(sorted(files))]
+    targets = {name: object_in(name) for name in names}
     return {
-        name: json.dumps([*known, _digest_files([file[0]] if file else [])])
-        for name, file in own.items()
+        name: json.dumps([*shared, _digest_files([file[0]] if file else [])])
+        for name, file in targets.items()
     }
 
 
@@ -303,8 +305,8 @@ def files_in(said: object, folder: Path) -> Iterator[Path]:
         for value in said:
             yield from files_in(value, folder)
     elif isinstance(said, str | Path) and str(said):
-        own = object_in(str(said))
-        path = folder / (own[0] if own else said)
+        target = object_in(str(said))
+        path = folder / (target[0] if target else said)
         if os.path.exists(path):
             yield path
 
@@ -325,42 +327,42 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
 
     The file is executed; a function in it may take the endpoints, or nothing.
     """
-    where = f"{file}:{attribute}"
+    location = f"{file}:{attribute}"
     module = _module(file)
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if _is_runnable(name, value, module)]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
-    found: object = getattr(module, attribute)
-    if isinstance(found, type):
+    work: object = getattr(module, attribute)
+    if isinstance(work, type):
         raise ConfigError(
-            f"{where} is a class: name an instance of it, or a function that makes one"
+            f"{location} is a class: name an instance of it, or a function that makes one"
         )
-    found = as_node(found)
-    if callable(found) and not _is_node(found):
-        needed = [
+    work = as_node(work)
+    if callable(work) and not _is_node(work):
+        parameters = [
             parameter
-            for parameter in inspect.signature(found).parameters.values()
+            for parameter in inspect.signature(work).parameters.values()
             if parameter.default is parameter.empty
             and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         ]
-        if len(needed) > 1:
+        if len(parameters) > 1:
             raise ConfigError(
-                f"{where} takes {len(needed)} arguments: give a node, such as async def "
+                f"{location} takes {len(parameters)} arguments: give a node, such as async def "
                 "f(request, context: RunContext), or a function of the endpoints, or of nothing, "
                 "that returns one"
             )
         try:
-            found = found(*([endpoints] if needed else []))
+            work = work(*([endpoints] if parameters else []))
         except MoaError:
             raise
         except Exception as error:
-            raise _explain_error(f"{where} makes no node", error) from error
-    if not _is_node(found):
+            raise _explain_error(f"{location} makes no node", error) from error
+    if not _is_node(work):
         raise ConfigError(
-            f"{where} is {type(found).__name__}, and no node: a node has a name and an "
+            f"{location} is {type(work).__name__}, and no node: a node has a name and an "
             "asynchronous run. Give an agent, or what Graph.build returns"
         )
-    return found
+    return work
 
 
 def _explain_unnamed(file: Path) -> str:
@@ -391,18 +393,18 @@ def _module(file: Path) -> ModuleType:
     return module
 
 
-def _explain_error(what: str, error: Exception) -> ConfigError:
-    said = f"{what}: {type(error).__name__}: {error}"
+def _explain_error(problem: str, error: Exception) -> ConfigError:
+    message = f"{problem}: {type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):  # which says its own place; it was raised by the importer
-        return ConfigError(said)
+        return ConfigError(message)
     (*_, last) = traceback.extract_tb(error.__traceback__)
-    return ConfigError(f"{said} ({last.filename}, line {last.lineno})")
+    return ConfigError(f"{message} ({last.filename}, line {last.lineno})")
 
 
 def _is_runnable(name: str, value: object, module: ModuleType) -> bool:
     """Return True for a public node of a file, or a function that it defines."""
-    made = inspect.isfunction(value) and value.__module__ == module.__name__
-    return not name.startswith("_") and (made or _is_node(value))
+    is_defined = inspect.isfunction(value) and value.__module__ == module.__name__
+    return not name.startswith("_") and (is_defined or _is_node(value))
 
 
 def _is_node(value: object) -> TypeGuard[AnyNode]:

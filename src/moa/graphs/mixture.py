@@ -102,18 +102,18 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         smallest = min((len(layer) for layer in layers), default=1)
         if not smallest:
             raise ConfigError(f"{self.name}: proposers: a layer is empty, but takes at least one")
-        for what, number in (("quorum", self.quorum), ("agree", self.agree)):
+        for name, number in (("quorum", self.quorum), ("agree", self.agree)):
             if number is not None and number > smallest:
                 raise ConfigError(
-                    f"{self.name}: {what}={number}, but the smallest layer has {smallest} proposers"
+                    f"{self.name}: {name}={number}, but the smallest layer has {smallest} proposers"
                 )
         for depth, layer in enumerate((*layers, [aggregator])):
-            given = Consultation if depth else self.input_type
+            input_type = Consultation if depth else self.input_type
             for node in layer:
-                if not fits(given, wanted := signature_of(node).input(0)):
+                if not fits(input_type, expected := signature_of(node).input(0)):
                     raise WiringError(
-                        f"{self.name}: {node.name!r} takes {describe_type(wanted)}, but is given "
-                        f"{describe_type(given)}"
+                        f"{self.name}: {node.name!r} takes {describe_type(expected)}, but is given "
+                        f"{describe_type(input_type)}"
                     )
 
     def members(self) -> Iterator[Node[Never, object]]:
@@ -144,8 +144,8 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                 raise
             context.note("failed", f"{self.top.name!r} gave no answer: {error}")
             best = find_most_agreed(run.asked.answers)
-            said = f"a proposal stands in for what {self.top.name!r} would have written"
-            context.note("degraded", said)
+            message = f"a proposal stands in for what {self.top.name!r} would have written"
+            context.note("degraded", message)
             return self._chosen(run, best, "it is the one most alike to the others")
         return run.finish(text, self.top.name)
 
@@ -153,10 +153,10 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         """Merge several answers into one."""
         return (await self.top.run(asked, context)).output
 
-    def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
-        by, text = run.asked.names[place], run.asked.answers[place]
-        run.context.note("answered", f"the answer is that of {by!r}: {why}")
-        return run.finish(text, by)
+    def _chosen(self, run: _Run, index: int, reason: str) -> Mixed:
+        name, text = run.asked.names[index], run.asked.answers[index]
+        run.context.note("answered", f"the answer is that of {name!r}: {reason}")
+        return run.finish(text, name)
 
 
 def node_of(member: Member) -> Node[Never, object]:
@@ -186,22 +186,22 @@ def aggregator_of(
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
-def _complete_proposers(given: list[object] | None, table: Table) -> list[object]:
+def _complete_proposers(proposers: list[object] | None, table: Table) -> list[object]:
     """Return the proposers of a table: the default models if there are none."""
-    if given is None:
-        both = (table.endpoints.slm, table.endpoints.llm)
-        able = [one.name for one in both if can_write(one.model)]
-        given = [*able] if len(able) > 1 else [[]]
+    if proposers is None:
+        endpoints = (table.endpoints.slm, table.endpoints.llm)
+        writers = [endpoint.name for endpoint in endpoints if can_write(endpoint.model)]
+        proposers = [*writers] if len(writers) > 1 else [[]]
     if "temperature" in table.shared:
-        return given
-    if _is_nested(given):
-        return [_vary_temperatures(layer) for layer in given]
-    return _vary_temperatures(given)
+        return proposers
+    if _is_nested(proposers):
+        return [_vary_temperatures(layer) for layer in proposers]
+    return _vary_temperatures(proposers)
 
 
 def _vary_temperatures(layer: Sequence[object]) -> list[object]:
     """Set a temperature for endpoints that a layer names more than once."""
-    tables = [one if is_object(one) else {"endpoint": one} for one in layer]
+    tables = [proposer if is_object(proposer) else {"endpoint": proposer} for proposer in layer]
     names = [table.get("endpoint") for table in tables]
     return [
         {"temperature": _REPEATED, **table} if names.count(name) > 1 else table
@@ -209,21 +209,21 @@ def _vary_temperatures(layer: Sequence[object]) -> list[object]:
     ]
 
 
-def _shape_of(given: object) -> str:
+def _shape_of(proposers: object) -> str:
     """Tell one list of proposers from a list for each layer."""
-    return "layers" if is_sequence(given) and _is_nested(given) else "one layer"
+    return "layers" if is_sequence(proposers) and _is_nested(proposers) else "one layer"
 
 
-def _refuse_mixed(given: object) -> object:
-    if is_sequence(given):
-        nested = [isinstance(one, list | tuple) for one in given]
+def _refuse_mixed(proposers: object) -> object:
+    if is_sequence(proposers):
+        nested = [isinstance(item, list | tuple) for item in proposers]
         if any(nested) and not all(nested):
             raise ValueError("give one list of proposers, or one list for each layer")
-    return given
+    return proposers
 
 
-def _is_nested(given: Sequence[object]) -> TypeGuard[Sequence[Sequence[object]]]:
-    return len(given) > 0 and all(map(is_sequence, given))
+def _is_nested(proposers: Sequence[object]) -> TypeGuard[Sequence[Sequence[object]]]:
+    return len(proposers) > 0 and all(map(is_sequence, proposers))
 
 
 _Proposer = Annotated[Member, FromEndpoint(proposer_of)]
@@ -275,13 +275,13 @@ class Mixture(BaseMixture, recipe="mixture"):
         self.arrange([*self._layers()], node_of(self.aggregator))
 
     def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
-        given: Sequence[object] = self.proposers
-        if given == [[]]:  # what a table says that names none, if one model alone can write
+        proposers: Sequence[object] = self.proposers
+        if proposers == [[]]:  # what a table says that names none, if one model alone can write
             return
-        layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, given)]
+        layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, proposers)]
         if not layers:
-            yield from [[*filter(is_node, given)]] * self.layers
-        elif len(layers) == len(given) and self.layers in (1, len(layers)):
+            yield from [[*filter(is_node, proposers)]] * self.layers
+        elif len(layers) == len(proposers) and self.layers in (1, len(layers)):
             yield from layers
         else:
             raise ConfigError(
@@ -294,8 +294,8 @@ class Mixture(BaseMixture, recipe="mixture"):
         before = sketch.input
         for depth, layer in enumerate(self.readers):
             prefix = f"layer {depth + 1} · " if len(self.readers) > 1 else ""
-            asked = [(reader.node, f"{prefix}{reader.name}") for reader in layer]
-            before = sketch.side_by_side(before, asked)
+            nodes = [(reader.node, f"{prefix}{reader.name}") for reader in layer]
+            before = sketch.side_by_side(before, nodes)
         sketch.arrow(before, sketch.box(self.top.node), sketch.output)
 
 
@@ -339,8 +339,10 @@ class _Run:
             except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
                 if not depth:
                     raise
-                said = f"the answers of layer {depth} stand, since the next gave too few: {error}"
-                self.context.note("degraded", said)
+                message = (
+                    f"the answers of layer {depth} stand, since the next gave too few: {error}"
+                )
+                self.context.note("degraded", message)
                 return
             if self.agreed is not None:
                 return
@@ -358,8 +360,8 @@ class _Run:
             return list(layer)
         for member in layer:
             if member.name in self.missing:
-                said = f"{member.name!r} is not asked again, since it gave no answer before"
-                self.context.note("skipped", said)
+                message = f"{member.name!r} is not asked again, since it gave no answer before"
+                self.context.note("skipped", message)
         return members
 
     async def _ask(self, depth: int, members: Sequence[Reader]) -> None:
@@ -369,8 +371,8 @@ class _Run:
         hurry_s, timeout_s = self._part_of_the_time(depth), mixture.proposer_timeout_s
         if depth and hurry_s is not None:  # what is there can wait for no answer that is late
             timeout_s = min(hurry_s, timeout_s or hurry_s)
-        enough = None if mixture.agree is None else agreement_test(mixture.agree)
-        drawn = await fan_out(
+        agrees = None if mixture.agree is None else agreement_test(mixture.agree)
+        results = await fan_out(
             members,
             self.asked,
             context,
@@ -378,12 +380,12 @@ class _Run:
             timeout_s=timeout_s,
             straggler_timeout_s=mixture.straggler_timeout_s,
             hurry_s=hurry_s,
-            enough=enough,
+            enough=agrees,
         )
-        answers = tuple(one.output for one in drawn)
-        names = tuple(one.name for one in drawn)
+        answers = tuple(result.output for result in results)
+        names = tuple(result.name for result in results)
         self.asked = LayerRequest(self.request, answers, names)
-        if enough is not None and enough(answers):
+        if agrees is not None and agrees(answers):
             self.agreed = find_most_agreed(answers)
         else:
             self.missing += [member.name for member in members if member.name not in names]
@@ -397,19 +399,19 @@ class _Run:
         """Return how many of a layer the budget allows, with all calls that follow."""
         if not self.context.has_budget:
             return len(members)
-        read, further = self.asked.answers, 0
+        answers, further = self.asked.answers, 0
         calls: list[list[Call]] = []
         for layer in (members, *self.mixture.readers[depth + 1 :]):
-            calls.append([member.estimate_call(self.request, read, further) for member in layer])
-            read, further = (), sum(member.max_tokens for member in layer)
-        ending = self.mixture.top.estimate_call(self.request, read, further)
+            calls.append([member.estimate_call(self.request, answers, further) for member in layer])
+            answers, further = (), sum(member.max_tokens for member in layer)
+        ending = self.mixture.top.estimate_call(self.request, answers, further)
         layers, limit = affordable(calls, [ending] * self.mixture.aggregations, self.context)
         if limit and layers != self._affordable:
-            whole = tuple(len(layer) for layer in calls)
+            sizes = tuple(len(layer) for layer in calls)
             self.context.note(
                 "degraded",
                 f"the budget is thin ({limit}): {_sizes(layers, depth)} "
-                f"instead of {_sizes(whole, depth)}",
+                f"instead of {_sizes(sizes, depth)}",
             )
         self._affordable = layers[1:]
         return layers[0] if layers else 0
@@ -446,19 +448,19 @@ def affordable(
     limit = ""
     for part in _parts(tuple(len(layer) for layer in layers)):
         calls = [call for layer, size in zip(layers, part, strict=False) for call in layer[:size]]
-        passed = context.limit_ahead([*calls, *ending])
-        if passed is None:
+        overrun = context.limit_ahead([*calls, *ending])
+        if overrun is None:
             return part, limit
-        limit = limit or passed
+        limit = limit or overrun
     return (), limit
 
 
-def _parts(whole: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def _parts(sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """All parts, the largest first. No layer is cut to one proposer: that is worth nothing."""
-    yield whole
-    for depth in range(len(whole), 0, -1):
-        kept = whole[:depth]
-        if depth < len(whole):
-            yield kept
-        for most in range(max(kept) - 1, 1, -1):
-            yield tuple(min(size, most) for size in kept)
+    yield sizes
+    for depth in range(len(sizes), 0, -1):
+        part = sizes[:depth]
+        if depth < len(sizes):
+            yield part
+        for limit in range(max(part) - 1, 1, -1):
+            yield tuple(min(size, limit) for size in part)

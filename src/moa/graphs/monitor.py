@@ -89,7 +89,7 @@ class Observation(Frozen):
 
     decision: Annotated[
         SerializeAsAny[BaseModel],
-        BeforeValidator(lambda one: _Read(**one) if isinstance(one, dict) else one),
+        BeforeValidator(lambda value: _Read(**value) if isinstance(value, dict) else value),
     ]
     report: Report | None = None
 
@@ -104,13 +104,13 @@ class Findings(BaseModel):
 
 def read_labels(decision: object) -> dict[str, str]:
     """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for question, answer in find_answers(decision):
         if isinstance(answer, Verdict):
-            found[question] = "kept" if answer.kept else "dropped"
+            labels[question] = "kept" if answer.kept else "dropped"
         elif answer.status == "answered":
-            found[question] = answer.said
-    return found
+            labels[question] = answer.said
+    return labels
 
 
 def find_answers(decision: object, name: str = "") -> Iterator[tuple[str, Verdict | TypedAnswer]]:
@@ -212,8 +212,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the large model to write, where it can."""
-        named = table.get("writer")
-        writer = endpoints.named(named) if isinstance(named, str) else endpoints.llm
+        name = table.get("writer")
+        writer = endpoints.named(name) if isinstance(name, str) else endpoints.llm
         return {**table, "writer": writer if can_write(writer.model) else None}
 
     def prepare(self) -> None:
@@ -223,9 +223,9 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         self.reporter: Agent[str | BaseModel, Reply] | None = None
         if self.writer is not None:
             self.reporter = Agent(self.writer, _REPORT, name="report", max_tokens=self.max_tokens)
-        lasts = None if self.seconds is None else timedelta(seconds=self.seconds)
+        duration = None if self.seconds is None else timedelta(seconds=self.seconds)
         self.windows = Windows(
-            size=lasts or self.window or 50,
+            size=duration or self.window or 50,
             reference=self.reference,
             alpha=self.alpha,
             file=self.state,
@@ -238,10 +238,10 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             self.windows.is_reset = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
         # Before anything is awaited, so in the order of the runs.
-        with self.windows.enter(request.text, request.at) as place:
+        with self.windows.enter(request.text, request.at) as entry:
             decision = (await self.decider.run(request.text, context)).output
-            place.labels = self.seen(decision)
-            if not place.labels and self.seen is read_labels:
+            entry.labels = self.seen(decision)
+            if not entry.labels and self.seen is read_labels:
                 self._look(decision)
         with self.windows.claim_change() as change:
             report = None if change is None else await self._report(change, context)
@@ -250,8 +250,12 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     def _look(self, decision: BaseModel) -> None:
         """Refuse a decision that never has labels: nothing was counted before, or set aside."""
         state = self.windows.state
-        counted = state.learned or state.window.counts
-        if not counted and not isinstance(decision, Dropped) and not dict(find_answers(decision)):
+        has_counts = state.learned or state.window.counts
+        if (
+            not has_counts
+            and not isinstance(decision, Dropped)
+            and not dict(find_answers(decision))
+        ):
             raise ConfigError(
                 f"{self.name}: a {type(decision).__name__} of {self.decider.name!r} holds no "
                 "labels to watch. Take a node that decides, or give seen="
@@ -298,46 +302,46 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
 def identify_decider(decider: object) -> str:
     """Return a text that differs between deciders: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
-    said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
+    details = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
     plan = getattr(decider, "plan", None)
     steps = plan.steps if isinstance(plan, Plan) else ()
     nodes = [step.node for step in steps if isinstance(step, NodeStep)]
     nodes = nodes or [*getattr(decider, "members", tuple)()]
     inner = [identify_decider(node) for node in nodes]
-    return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
+    return repr((getattr(decider, "name", ""), details, getattr(decider, "threshold", None), inner))
 
 
-def _describe_move(moved: LabelShift) -> str:
-    where = "in the latest window" if moved.windows == 1 else f"in the latest {moved.windows}"
+def _describe_move(shift: LabelShift) -> str:
+    period = "in the latest window" if shift.windows == 1 else f"in the latest {shift.windows}"
     return (
-        f"{moved.question}: {moved.label!r} is {'more' if _has_grown(moved) else 'less'} frequent, "
-        f"{percent(moved.now)} {where} and {percent(moved.reference)} in the reference"
+        f"{shift.question}: {shift.label!r} is {'more' if _has_grown(shift) else 'less'} frequent, "
+        f"{percent(shift.now)} {period} and {percent(shift.reference)} in the reference"
     )
 
 
-def _has_grown(moved: LabelShift) -> bool:
-    return moved.now > moved.reference
+def _has_grown(shift: LabelShift) -> bool:
+    return shift.now > shift.reference
 
 
 def _figures(change: Change) -> Iterator[Figure]:
     window = change.window.counts
     for question in dict.fromkeys((*change.reference, *window)):
-        before, now = change.reference.get(question, {}), window.get(question, {})
-        for label in dict.fromkeys((*before, *now)):
+        reference, counts = change.reference.get(question, {}), window.get(question, {})
+        for label in dict.fromkeys((*reference, *counts)):
             yield Figure(
                 question=question,
                 label=label,
-                reference=share_of(before, label),
-                window=share_of(now, label),
-                count=now.get(label, 0),
+                reference=share_of(reference, label),
+                window=share_of(counts, label),
+                count=counts.get(label, 0),
             )
 
 
 def _examples(change: Change) -> dict[str, tuple[str, ...]]:
     """Texts of the labels that are more frequent now; if there are none, of all that moved."""
-    kept = change.window.examples
+    examples = change.window.examples
     return {
-        f"{one.question}: {one.label}": kept[one.question][one.label]
-        for one in [one for one in change.moved if _has_grown(one)] or change.moved
-        if one.label in kept.get(one.question, {})
+        f"{shift.question}: {shift.label}": examples[shift.question][shift.label]
+        for shift in [shift for shift in change.moved if _has_grown(shift)] or change.moved
+        if shift.label in examples.get(shift.question, {})
     }

@@ -43,8 +43,8 @@ class Window(BaseModel):
             counts = self.counts.setdefault(question, {})
             counts[label] = counts.get(label, 0) + 1
             examples = self.examples.setdefault(question, {})
-            kept = examples.get(label, ())
-            examples[label] = kept if len(kept) == _EXAMPLES else (*kept, text[:_LONGEST])
+            texts = examples.get(label, ())
+            examples[label] = texts if len(texts) == _EXAMPLES else (*texts, text[:_LONGEST])
 
 
 class Change(Frozen):
@@ -100,11 +100,11 @@ class Windows:
     """
 
     def __post_init__(self, counts: str) -> None:
-        kept = read_state(self.file, State, what="the windows of a monitor") or State()
+        state = read_state(self.file, State, what="the windows of a monitor") or State()
         counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
-        self.is_reset = kept.counts not in ("", counts)
+        self.is_reset = state.counts not in ("", counts)
         """True if the file held counts of something else."""
-        self.state = State() if self.is_reset else kept
+        self.state = State() if self.is_reset else state
         self.state.counts = counts
         self._queue: deque[Entry] = deque()
         """The items that are not counted yet, in the order in which they came."""
@@ -118,13 +118,13 @@ class Windows:
         It is counted once all before it are.
         """
         at = at or datetime.now(UTC)
-        place = Entry(text, at if at.tzinfo else at.replace(tzinfo=UTC))
-        self._queue.append(place)
+        entry = Entry(text, at if at.tzinfo else at.replace(tzinfo=UTC))
+        self._queue.append(entry)
         try:
-            yield place
+            yield entry
         finally:  # an item that fails, or is given up, has its place in the window all the same
-            place.decided = True
-            if place is self._queue[0]:
+            entry.decided = True
+            if entry is self._queue[0]:
                 while self._queue and self._queue[0].decided:
                     self._count(self._queue.popleft())
                 write_state(self.file, self.state)
@@ -135,27 +135,33 @@ class Windows:
 
         It counts as reported if nothing is raised; else the next call claims it again.
         """
-        free = (one for one in self.state.untold if one.window.number not in self._claimed)
-        change = next(free, None)
+        unclaimed = (
+            candidate
+            for candidate in self.state.untold
+            if candidate.window.number not in self._claimed
+        )
+        change = next(unclaimed, None)
         if change is None:
             yield None
             return
         self._claimed.add(change.window.number)
         try:
             yield change
-            self.state.untold = tuple(one for one in self.state.untold if one is not change)
+            self.state.untold = tuple(
+                candidate for candidate in self.state.untold if candidate is not change
+            )
             write_state(self.file, self.state)
         finally:
             self._claimed.discard(change.window.number)
 
-    def _count(self, place: Entry) -> None:
+    def _count(self, entry: Entry) -> None:
         if isinstance(self.size, timedelta):
-            ends = self.state.ends or place.at + self.size
-            if place.at >= ends:
+            ends = self.state.ends or entry.at + self.size
+            if entry.at >= ends:
                 self._close()
-                ends += self.size * ((place.at - ends) // self.size + 1)
+                ends += self.size * ((entry.at - ends) // self.size + 1)
             self.state.ends = ends
-        self.state.window.add(place.text, place.labels)
+        self.state.window.add(entry.text, entry.labels)
         if self.state.window.items == self.size:
             self._close()
 
@@ -168,8 +174,8 @@ class Windows:
             state.learned += 1
             return
         state.latest = (*state.latest, window.counts)[-self.reference :]
-        found = find_label_shifts(state.reference, state.latest, alpha=self.alpha)
-        if found:
-            change = Change(moved=found, window=window, reference=state.reference)
+        shifts = find_label_shifts(state.reference, state.latest, alpha=self.alpha)
+        if shifts:
+            change = Change(moved=shifts, window=window, reference=state.reference)
             state.untold = (*state.untold, change)
             state.reference, state.learned, state.latest = {}, 0, ()

@@ -118,7 +118,9 @@ class SourcedAnswer(Reply):
         return all(claim.verdict in ("supported", "unsupported") for claim in self.claims)
 
     def __str__(self) -> str:
-        sources = "; ".join(f"[{each.number}] {each.passage.source}" for each in self.citations)
+        sources = "; ".join(
+            f"[{citation.number}] {citation.passage.source}" for citation in self.citations
+        )
         extract = "extract: " if self.kind == "extract" else ""
         return f"{extract}{self.text}" + (f" ({sources})" if sources else "")
 
@@ -248,15 +250,15 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     def _grader(
         self,
         name: str,
-        wanted: bool | str | Path | Node[Text | str, Grade],
+        setting: bool | str | Path | Node[Text | str, Grade],
         question: str,
         threshold: float,
     ) -> Node[Text | str, Grade] | None:
-        if not isinstance(wanted, bool | str | Path):
-            return wanted
-        if wanted is False:
+        if not isinstance(setting, bool | str | Path):
+            return setting
+        if setting is False:
             return None
-        calibration = None if wanted is True else load_calibration(Path(wanted))
+        calibration = None if setting is True else load_calibration(Path(setting))
         small = self._small(name)
         return Grader(small, question, threshold=threshold, calibration=calibration, name=name)
 
@@ -267,10 +269,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 
     def list_endpoints(self) -> list[Endpoint] | None:
         """Return the endpoints that are asked: no writer where sentences are quoted instead."""
-        found = super().list_endpoints()
-        if found is None or not isinstance(self.answerer, Extractive):
-            return found
-        return [one for one in found if one is not self.writer]
+        endpoints = super().list_endpoints()
+        if endpoints is None or not isinstance(self.answerer, Extractive):
+            return endpoints
+        return [endpoint for endpoint in endpoints if endpoint is not self.writer]
 
     async def answer(self, request: Text | str, context: RunContext) -> RagOutcome:
         """Search, filter, write, check.
@@ -280,48 +282,50 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             ConfigError: a node can't work, as where a package or a calibration is missing.
         """
         question = question_of(request, self.name)
-        found = await self._search(question, context)
-        if not found:
+        passages = await self._search(question, context)
+        if not passages:
             return NotInDocuments(reason="no passage was found")
-        kept = await self._filter(question, found, context)
-        if not kept:
-            reason = f"none of the {len(found)} passages that were found helps to answer it"
-            return NotInDocuments(reason=reason, passages=found)
-        return await self._answer_from(kept, question, context)
+        relevant = await self._filter(question, passages, context)
+        if not relevant:
+            reason = f"none of the {len(passages)} passages that were found helps to answer it"
+            return NotInDocuments(reason=reason, passages=passages)
+        return await self._answer_from(relevant, question, context)
 
     async def _search(self, question: str, context: RunContext) -> tuple[Passage, ...]:
         """Search for the question, and for what it was rewritten to: a bad rewriting loses none."""
         queries = [question, *await self._rewrite(question, context)]
-        found = [(await self.finder.run(query, context)).output for query in queries]
-        several = sum(len(each.passages) for each in found)
-        return fuse(found, top_k=several).passages if len(found) > 1 else found[0].passages
+        results = [(await self.finder.run(query, context)).output for query in queries]
+        total = sum(len(result.passages) for result in results)
+        return fuse(results, top_k=total).passages if len(results) > 1 else results[0].passages
 
     async def _rewrite(self, question: str, context: RunContext) -> list[str]:
         if self.rewriter is None:
             return []
-        without = "the question was searched as it is"
-        rewritten = await attempt(self.rewriter.run(question, context), context, without)
-        if rewritten is None:
+        fallback = "the question was searched as it is"
+        result = await attempt(self.rewriter.run(question, context), context, fallback)
+        if result is None:
             return []
-        query = rewritten.output.query
+        query = result.output.query
         return [query] if set(words(query)) - set(words(question)) else []
 
     async def _filter(
-        self, question: str, found: tuple[Passage, ...], context: RunContext
+        self, question: str, passages: tuple[Passage, ...], context: RunContext
     ) -> tuple[Passage, ...]:
         """Leave out what is surely of no use; what nobody can judge stays."""
         if self.relevance is None:
-            return found[: self.top_k]
-        texts = [filter_text(question, passage) for passage in found]
+            return passages[: self.top_k]
+        texts = [filter_text(question, passage) for passage in passages]
         grades = await grade_each(self.relevance, texts, context)
-        kept: list[Passage] = []
-        for passage, grade in zip(found, grades, strict=True):
+        relevant: list[Passage] = []
+        for passage, grade in zip(passages, grades, strict=True):
             if grade.met is False and grade.accepted is not False:
-                sure = "" if grade.probability is None else f", probability {grade.probability:.2f}"
-                context.note("dropped", f"{passage.source}: does not help to answer{sure}")
+                suffix = (
+                    "" if grade.probability is None else f", probability {grade.probability:.2f}"
+                )
+                context.note("dropped", f"{passage.source}: does not help to answer{suffix}")
             else:
-                kept.append(passage)
-        return tuple(kept[: self.top_k])
+                relevant.append(passage)
+        return tuple(relevant[: self.top_k])
 
     async def _answer_from(
         self, passages: tuple[Passage, ...], question: str, context: RunContext
@@ -350,19 +354,19 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
             return await self._quote(extract, passages, context)
         judges = judges and self.support is None
-        near = [passages[n - 1] for n in extract.near] if judges else ()
-        return await self._check(reply.text, sheet, near, context)
+        near_passages = [passages[n - 1] for n in extract.near] if judges else ()
+        return await self._check(reply.text, sheet, near_passages, context)
 
     async def _check(
-        self, written: str, sheet: Sheet, near: Sequence[Passage], context: RunContext
+        self, answer: str, sheet: Sheet, near_passages: Sequence[Passage], context: RunContext
     ) -> RagOutcome:
-        """Keep what the passages say of an answer; it has to rest on one that is `near`, if any."""
+        """Keep what the passages say; the answer must rest on one of `near_passages`, if any."""
         passages, question = sheet.passages, sheet.question
-        if is_absent(written) or not has_words(written):
+        if is_absent(answer) or not has_words(answer):
             reason = "the passages do not hold the answer"
             return NotInDocuments(reason=reason, passages=passages)
         text, citations, claims = await check_answer(
-            written, passages, self.support, context, question=question, near=near
+            answer, passages, self.support, context, question=question, near=near_passages
         )
         if not text:
             reason = "no passage says what was answered"
@@ -389,8 +393,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     def sketch(self, sketch: Sketch) -> None:
         """Draw the nodes as they follow one another."""
         filtered = self.relevance and (self.relevance, "filter each")
-        checked = None if isinstance(self.answerer, Extractive) else self.support
-        checks = checked and (checked, "check each sentence")
+        support = None if isinstance(self.answerer, Extractive) else self.support
+        checks = support and (support, "check each sentence")
         sketch.chain(self.rewriter, self.finder, filtered, self.answerer, checks)
 
 
@@ -452,14 +456,19 @@ class Extractive(TypedNode[Sheet, Quote]):
         level: tuple[int, ...] = ()
         if self.endpoint is not None and sentences:
             ranked = self._by_meaning(self.endpoint, request.question, numbers, context)
-            without = "sentences are compared by words alone"
-            by_meaning = await attempt(ranked, context, without, kind="degraded")
+            fallback = "sentences are compared by words alone"
+            by_meaning = await attempt(ranked, context, fallback, kind="degraded")
             if by_meaning is not None:
                 rankings.append(by_meaning[0])
                 level = by_meaning[1]
-        near = set(rankings[-1].passages)
-        ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
-        best = next((each for each in fuse_ranks([*ranks, numbers]) if each in near), None)
+        candidates = set(rankings[-1].passages)
+        ranks = [
+            {sentence: rank for rank, sentence in enumerate(ranking.passages, 1)}
+            for ranking in rankings
+        ]
+        best = next(
+            (sentence for sentence in fuse_ranks([*ranks, numbers]) if sentence in candidates), None
+        )
         if best is None:
             return Quote(text="", near=level)
         return Quote(text=f"{without_brackets(best.text)} [{numbers[best]}]", near=level)
@@ -475,13 +484,17 @@ class Extractive(TypedNode[Sheet, Quote]):
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors
-        found = by_score(sentences, similarities(normalise(vectors[1:]), vectors[0]))
+        ranking = by_score(sentences, similarities(normalise(vectors[1:]), vectors[0]))
         shares = word_shares(question, [set(words(sentence.text)) for sentence in sentences])
-        sharing = [each for each, share in zip(sentences, shares, strict=True) if share >= _SHARED]
-        near = (each for each, cosine in found if cosine >= self.least or each in sharing)
-        least = found[0][1] - _BEHIND
-        level = {numbers[each] for each, cosine in found if cosine >= least}
-        return Passages(passages=tuple(near)), tuple(sorted(level))
+        sharing = [
+            sentence for sentence, share in zip(sentences, shares, strict=True) if share >= _SHARED
+        ]
+        candidates = (
+            sentence for sentence, cosine in ranking if cosine >= self.least or sentence in sharing
+        )
+        threshold = ranking[0][1] - _BEHIND
+        level = {numbers[sentence] for sentence, cosine in ranking if cosine >= threshold}
+        return Passages(passages=tuple(candidates)), tuple(sorted(level))
 
 
 _BEGINNING = 500

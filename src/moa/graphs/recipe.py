@@ -83,18 +83,18 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     @model_validator(mode="wrap")
     @classmethod
     def _explain_faults(
-        cls, given: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+        cls, arguments: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
         """Say in sentences what is wrong with its keywords; a table says it by itself."""
-        if isinstance(given, ArgsKwargs) and given.args:
+        if isinstance(arguments, ArgsKwargs) and arguments.args:
             fields = fields_of(cls)
-            needed = (f"{name}=…" for name, one in fields.items() if one.is_required())
+            keywords = (f"{name}=…" for name, field in fields.items() if field.is_required())
             raise ConfigError(
                 f"{cls._default_name()}: its fields are given by name, as in "
-                f"{cls.__name__}({', '.join(needed)}){nearest('', [*fields])}"
+                f"{cls.__name__}({', '.join(keywords)}){nearest('', [*fields])}"
             )
         try:
-            return handler(given)
+            return handler(arguments)
         except ValidationError as error:
             if info.context is not None:
                 raise
@@ -124,25 +124,27 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
             ConfigError: a key is unknown, or a value is wrong; each is named.
         """
         fields, table = fields_of(cls), cls.complete(table, context.endpoints)
-        given = {name: value for name, value in table.items() if name in fields}
-        for name, one in fields.items():
-            if one.is_required() and any(markers_in(one)):
-                given.setdefault(name, None)
+        values = {name: value for name, value in table.items() if name in fields}
+        for name, field in fields.items():
+            if field.is_required() and any(markers_in(field)):
+                values.setdefault(name, None)
         shared = {name: value for name, value in table.items() if name not in fields}
-        makers = [it.make for name in given for it in markers_in(fields[name]) if it.make]
-        known = [*fields, *dict.fromkeys(key for make in makers for key in settings_of(make))]
-        made, faults = None, list[str]()
+        makers = [
+            marker.make for name in values for marker in markers_in(fields[name]) if marker.make
+        ]
+        keys = [*fields, *dict.fromkeys(key for make in makers for key in settings_of(make))]
+        recipe, faults = None, list[str]()
         try:
             adapter = TypeAdapter(cls)
-            made = adapter.validate_python(given, context=replace(context, shared=shared))
+            recipe = adapter.validate_python(values, context=replace(context, shared=shared))
         except ValidationError as error:
             faults.append(context.explain(error, cls))
-        where = f"{context.file}: [graphs.{context.name}]"
-        unknown = (name for name in shared if name not in known)
-        faults += [f"{where} has no key {name!r}{nearest(name, known)}" for name in unknown]
-        if made is None or faults:
+        location = f"{context.file}: [graphs.{context.name}]"
+        unknown = (name for name in shared if name not in keys)
+        faults += [f"{location} has no key {name!r}{nearest(name, keys)}" for name in unknown]
+        if recipe is None or faults:
             raise ConfigError("\n".join(faults))
-        return made
+        return recipe
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
@@ -165,9 +167,9 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         """
         if context is None or context.listener is None:
             return await super().run(request, context)
-        shown, heard = count_text_deltas(context)
+        pieces, heard = count_text_deltas(context)
         result = await super().run(request, heard)
-        show(result.output, context.nested(self.name), shown())
+        show(result.output, context.nested(self.name), pieces())
         return result
 
 
@@ -188,9 +190,9 @@ def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
     try:
         return kind.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        why = fault_in(error) if isinstance(error, ValidationError) else str(error.strerror)
+        reason = fault_in(error) if isinstance(error, ValidationError) else str(error.strerror)
         raise ConfigError(
-            f"{file} keeps {what}, and can't be read: {why}. Mend it, or remove it to start anew"
+            f"{file} keeps {what}, and can't be read: {reason}. Mend it, or remove it to start anew"
         ) from error
 
 

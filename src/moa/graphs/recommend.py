@@ -137,8 +137,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     def prepare(self) -> None:
         """Read the catalogue, and make the agents."""
-        given = self.catalogue
-        rows = items_of(Path(given)) if isinstance(given, str | Path) else given
+        catalogue = self.catalogue
+        rows = items_of(Path(catalogue)) if isinstance(catalogue, str | Path) else catalogue
         self.items = {item.id: item for item in rows}
         if len(self.items) < len(rows):
             raise ConfigError(
@@ -181,44 +181,46 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         queries = [request.text] if request.text.strip() else []
         queries += [str(item) for item in had[-_RECENT:]]
         if not queries:
-            said = "nothing is known of what is wanted: the first items are shown"
-            context.note("degraded", said)
-            found = self._passages
+            message = "nothing is known of what is wanted: the first items are shown"
+            context.note("degraded", message)
+            passages = self._passages
         else:
             depth = _DEPTH * self.shown + len(had)
-            near = await self._searcher(context)
-            ranked = [await self._search(query, near, depth, context) for query in queries]
-            found = fuse(ranked, top_k=depth).passages
-        known = {item.id for item in had}
-        items = [self.items[each.document] for each in found if each.document not in known]
+            searcher = await self._searcher(context)
+            rankings = [await self._search(query, searcher, depth, context) for query in queries]
+            passages = fuse(rankings, top_k=depth).passages
+        had_ids = {item.id for item in had}
+        items = [
+            self.items[passage.document] for passage in passages if passage.document not in had_ids
+        ]
         if not items:
             context.note("skipped", "nothing in the catalogue is near to what is wanted")
-        shown = tuple(Recommendation(item=item) for item in items[: self.shown])
-        return Shelf(interests=request, had=tuple(had), items=shown)
+        recommendations = tuple(Recommendation(item=item) for item in items[: self.shown])
+        return Shelf(interests=request, had=tuple(had), items=recommendations)
 
     def _history(self, request: Interests, context: RunContext) -> list[Item]:
         """Look up the history in the catalogue, by ids and by titles."""
         had: dict[str, Item] = {}
         unknown = 0
         for name in request.history:
-            one, titled = self.items.get(name), self._by_title.get(name.casefold(), [])
-            found = titled if one is None else [one]
-            unknown += not found
-            had |= {item.id: item for item in found}
+            item, titled = self.items.get(name), self._by_title.get(name.casefold(), [])
+            matches = titled if item is None else [item]
+            unknown += not matches
+            had |= {item.id: item for item in matches}
         if unknown:
             context.note("skipped", f"{unknown} of the history are not in the catalogue")
         return list(had.values())
 
     async def _search(
-        self, query: str, near: Dense | None, depth: int, context: RunContext
+        self, query: str, searcher: Dense | None, depth: int, context: RunContext
     ) -> Passages:
         """Rank the catalogue by words, and by meaning if that is possible; fuse."""
-        found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
-        if near is not None:
-            nearest = near.nearest(query, context, top_k=depth)
+        rankings = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
+        if searcher is not None:
+            nearest = searcher.nearest(query, context, top_k=depth)
             by_meaning = await attempt(nearest, context, _BY_WORDS, kind="degraded")
-            found += [] if by_meaning is None else [by_meaning]
-        return fuse(found, top_k=depth)
+            rankings += [] if by_meaning is None else [by_meaning]
+        return fuse(rankings, top_k=depth)
 
     async def _searcher(self, context: RunContext) -> Dense | None:
         """Return what searches by meaning; vectors stay once made, whatever fails later."""
@@ -228,11 +230,13 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]
-                embedding = self.encoder.embed([searched_text(each) for each in batch], context)
-                made = await attempt(embedding, context, _BY_WORDS, kind="degraded")
-                if made is None:
+                embedding = self.encoder.embed(
+                    [searched_text(passage) for passage in batch], context
+                )
+                result = await attempt(embedding, context, _BY_WORDS, kind="degraded")
+                if result is None:
                     return None
-                self._vectors[begin:] = made.vectors
+                self._vectors[begin:] = result.vectors
             if self._by_meaning is None:
                 self._by_meaning = Dense(self._passages, self._vectors, self.encoder)
             return self._by_meaning
@@ -241,14 +245,14 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """Write all reasons in one call; if it fails, there are none."""
         if not shelf.items:
             return shelf
-        without = "no reasons were written"
-        written = await attempt_writing(self.writer, shelf, context, without)
-        if written is None:
+        fallback = "no reasons were written"
+        output = await attempt_writing(self.writer, shelf, context, fallback)
+        if output is None:
             return shelf
-        by_number = {each.item: each.reason.strip() for each in written.reasons}
+        by_number = {reason.item: reason.reason.strip() for reason in output.reasons}
         items = (
-            each.model_copy(update={"reason": by_number[n]})
-            for n, each in enumerate(shelf.items, 1)
+            entry.model_copy(update={"reason": by_number[n]})
+            for n, entry in enumerate(shelf.items, 1)
         )
         return shelf.model_copy(update={"items": tuple(items)})
 
@@ -276,21 +280,23 @@ class Writer(Agent[Shelf, Reasons]):
 
     def user_prompt(self, request: Shelf) -> str:
         """Show the person, and the items by number."""
-        listed = "\n\n".join(f"[{n}] {each.item}" for n, each in enumerate(request.items, 1))
-        return "\n\n".join((block(request.about(), "The person"), block(listed, "The items")))
+        listing = "\n\n".join(f"[{n}] {entry.item}" for n, entry in enumerate(request.items, 1))
+        return "\n\n".join((block(request.about(), "The person"), block(listing, "The items")))
 
     def check(self, request: Shelf, output: Reasons) -> None:
         """Refuse reasons for what was not given, and items without a reason."""
-        given = [each.item for each in output.reasons]
-        wanted = range(1, len(request.items) + 1)
-        if sorted(given) != list(wanted):
-            raise ValueError(f"it has reasons for items {given}, and one for each of {[*wanted]}")
+        numbers = [reason.item for reason in output.reasons]
+        expected = range(1, len(request.items) + 1)
+        if sorted(numbers) != list(expected):
+            raise ValueError(
+                f"it has reasons for items {numbers}, and one for each of {[*expected]}"
+            )
 
 
 def _list(shelf: Shelf) -> Recommendations:
     lines = [
-        f"- {each.item.title or each.item.id}{f': {each.reason}' if each.reason else ''}"
-        for each in shelf.items
+        f"- {entry.item.title or entry.item.id}{f': {entry.reason}' if entry.reason else ''}"
+        for entry in shelf.items
     ]
     return Recommendations(text="\n".join(lines), items=shelf.items)
 

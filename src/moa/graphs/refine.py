@@ -180,9 +180,9 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
         """The draft, and one round of revision."""
         draft, critique = sketch.box(self.writer, "draft"), sketch.box(self.critic, "critique")
         revision = sketch.box(self.reviser, f"revision, up to {self.rounds} x")
-        again = sketch.box(self.critic, "its critique")
+        next_critique = sketch.box(self.critic, "its critique")
         sketch.arrow(sketch.input, draft, critique, sketch.output)
-        sketch.arrow(critique, revision, again, sketch.output)
+        sketch.arrow(critique, revision, next_critique, sketch.output)
 
     async def _drafts(
         self, request: str, text: str, context: RunContext
@@ -191,17 +191,17 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
         assert self.reviser is not None, "there is one once it is prepared"
         drafts: list[Refined] = []
         try:
-            for place in range(self.rounds + 1):
-                written = Refined(text=text, draft=place, drafts=place + 1)
-                drafts.append(written)
+            for index in range(self.rounds + 1):
+                refined = Refined(text=text, draft=index, drafts=index + 1)
+                drafts.append(refined)
                 draft = Draft(request=request, text=text)
-                found = (await self.critic.run(draft, context)).output
-                content = not found.faults or found.score >= self.accept_score
-                said = {"score": found.score, "faults": found.faults, "content": content}
-                drafts[-1] = written.model_copy(update=said)
-                if content or place == self.rounds:
+                critique = (await self.critic.run(draft, context)).output
+                content = not critique.faults or critique.score >= self.accept_score
+                update = {"score": critique.score, "faults": critique.faults, "content": content}
+                drafts[-1] = refined.model_copy(update=update)
+                if content or index == self.rounds:
                     break
-                faulty = Criticised(request=request, text=text, faults=found.faults)
+                faulty = Criticised(request=request, text=text, faults=critique.faults)
                 text = (await self.reviser.run(faulty, context)).output.text
         except MoaError as error:
             if not error.recoverable:

@@ -69,15 +69,15 @@ class Findings(Frozen):
     @property
     def answered(self) -> tuple[Finding, ...]:
         """Those that have an answer."""
-        return tuple(each for each in self.findings if each.answer)
+        return tuple(finding for finding in self.findings if finding.answer)
 
     @property
     def unanswered(self) -> tuple[Finding, ...]:
         """Those that have none."""
-        return tuple(each for each in self.findings if not each.answer)
+        return tuple(finding for finding in self.findings if not finding.answer)
 
     def __str__(self) -> str:
-        return "\n\n".join(f"{each.question}\n{each.answer}" for each in self.answered)
+        return "\n\n".join(f"{finding.question}\n{finding.answer}" for finding in self.answered)
 
 
 class Report(Reply):
@@ -133,10 +133,12 @@ class Comparer(Agent[Findings, Conflicts]):
 
     def check(self, request: Findings, output: Conflicts) -> None:
         """Refuse numbers that no finding has, and those without an answer."""
-        known = {n for n, each in enumerate(request.findings, 1) if each.answer}
-        wrong = sorted({n for each in output.disagreements for n in each.findings} - known)
+        numbers = {n for n, finding in enumerate(request.findings, 1) if finding.answer}
+        wrong = sorted(
+            {n for disagreement in output.disagreements for n in disagreement.findings} - numbers
+        )
         if wrong:
-            raise ValueError(f"there are no findings {wrong}, only {sorted(known)}")
+            raise ValueError(f"there are no findings {wrong}, only {sorted(numbers)}")
 
 
 class Synthesis(Agent[Findings, Reply]):
@@ -152,11 +154,11 @@ class Synthesis(Agent[Findings, Reply]):
         """Show the findings, if they disagree, what is open, and the question last."""
         parts = [block(_number(request), "Findings")]
         if request.disagreements:
-            about = "\n".join(each.about for each in request.disagreements)
+            about = "\n".join(disagreement.about for disagreement in request.disagreements)
             parts.append(block(about, "They disagree about"))
         if request.unanswered:
-            left = "\n".join(each.question for each in request.unanswered)
-            parts.append(block(left, "The sources leave open"))
+            questions = "\n".join(finding.question for finding in request.unanswered)
+            parts.append(block(questions, "The sources leave open"))
         return "\n\n".join([*parts, f"Question: {escape_tags(request.question)}"])
 
 
@@ -250,49 +252,51 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         if reader := await self._reader(question, context):
             return _report_of(question, (await run_in_place(reader, question, context)).output)
         silent = quiet(context)  # the report alone is shown
-        found = await self._look_up(question, await self._divide(question, silent), silent)
-        for each in found.findings:
-            if each.unsupported:
-                unsupported = " ".join(each.unsupported)
-                context.note("dropped", f"{each.question!r}: no passage says {unsupported!r}")
-        for each in found.unanswered:
-            context.note("skipped", f"{each.question!r} is not answered: {each.missing}")
-        if not found.answered:
-            reasons = "; ".join(dict.fromkeys(each.missing or "" for each in found.unanswered))
+        findings = await self._look_up(question, await self._divide(question, silent), silent)
+        for finding in findings.findings:
+            if finding.unsupported:
+                unsupported = " ".join(finding.unsupported)
+                context.note("dropped", f"{finding.question!r}: no passage says {unsupported!r}")
+        for finding in findings.unanswered:
+            context.note("skipped", f"{finding.question!r} is not answered: {finding.missing}")
+        if not findings.answered:
+            reasons = "; ".join(
+                dict.fromkeys(finding.missing or "" for finding in findings.unanswered)
+            )
             return NotInDocuments(reason=f"the sources answer no part of it: {reasons}")
-        return await self._report(await self._compare(found, silent), context)
+        return await self._report(await self._compare(findings, silent), context)
 
     async def _reader(self, question: str, context: RunContext) -> Rag | None:
         """Make what answers all parts in one call; `None` if there is too much to read."""
         rag = self.answerer
         if not isinstance(rag, Rag) or type(rag.answerer) is not Answerer or rag.relevance:
             return None
-        found = await rag.finder.all(context) if isinstance(rag.finder, Retriever) else None
-        most = self.max_parts * rag.top_k
-        if not found or len(found) > most:
+        passages = await rag.finder.all(context) if isinstance(rag.finder, Retriever) else None
+        limit = self.max_parts * rag.top_k
+        if not passages or len(passages) > limit:
             return None
         writer = rag.answerer.endpoint
         reader = WholeReader(writer, name="answerer", max_tokens=self.report_tokens)
-        (sent,) = await reader.prompts(Sheet(question=question, passages=found), context)
+        (prompt,) = await reader.prompts(Sheet(question=question, passages=passages), context)
         window = window_of(writer)
-        texts = " ".join(text for _, text in sent.messages)
-        tokens = approximate_tokens(texts) if sent.tokens is None else sent.tokens
+        texts = " ".join(text for _, text in prompt.messages)
+        tokens = approximate_tokens(texts) if prompt.tokens is None else prompt.tokens
         if window is not None and tokens + self.report_tokens > window:
             return None
         return Rag(
             name="whole",
-            retriever=AllPassages(found),
+            retriever=AllPassages(passages),
             embedder=rag.embedder,
             writer=reader,
             check=self.support or False,
             near=0,
-            top_k=most,
+            top_k=limit,
         )
 
     async def _divide(self, question: str, context: RunContext) -> list[str]:
-        without = "the question was not divided"
-        divided = await attempt_writing(self.divider, question, context, without)
-        return [question] if divided is None else [*dict.fromkeys(divided.questions)]
+        fallback = "the question was not divided"
+        output = await attempt_writing(self.divider, question, context, fallback)
+        return [question] if output is None else [*dict.fromkeys(output.questions)]
 
     async def _look_up(self, question: str, parts: Sequence[str], context: RunContext) -> Findings:
         """Answer each part, some in parallel, and number all passages that are cited."""
@@ -304,78 +308,78 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             look_up, parts, context, lambda part: f"{part!r} was not looked up"
         )
         numbers: dict[Passage, int] = {}
-        each = zip(parts, outcomes, strict=True)
-        findings = tuple(_finding(part, outcome, numbers) for part, outcome in each)
+        pairs = zip(parts, outcomes, strict=True)
+        findings = tuple(_finding(part, outcome, numbers) for part, outcome in pairs)
         return Findings(question=question, findings=findings, passages=tuple(numbers))
 
-    async def _compare(self, found: Findings, context: RunContext) -> Findings:
-        if len(found.answered) < 2:
-            return found
-        without = "the findings were not compared"
-        compared = await attempt_writing(self.comparer, found, context, without)
-        if compared is None:
-            return found
-        return found.model_copy(update={"disagreements": tuple(compared.disagreements)})
+    async def _compare(self, findings: Findings, context: RunContext) -> Findings:
+        if len(findings.answered) < 2:
+            return findings
+        fallback = "the findings were not compared"
+        output = await attempt_writing(self.comparer, findings, context, fallback)
+        if output is None:
+            return findings
+        return findings.model_copy(update={"disagreements": tuple(output.disagreements)})
 
-    async def _report(self, found: Findings, context: RunContext) -> Report | NotInDocuments:
+    async def _report(self, findings: Findings, context: RunContext) -> Report | NotInDocuments:
         """Write a report of several findings, or list them; a single one is the report itself.
 
         Given one finding and the parts left open, a small model writes about the open ones too.
         """
-        passages, only = found.passages, found.answered[0]
-        written = False
-        if len(found.answered) == 1:
+        passages, finding = findings.passages, findings.answered[0]
+        is_written = False
+        if len(findings.answered) == 1:
             text, citations, claims = await check_answer(
-                only.answer, passages, self.support, context, question=only.question
+                finding.answer, passages, self.support, context, question=finding.question
             )
             if not text:
                 return NotInDocuments(reason="no passage says what was answered")
         else:
-            text, citations, claims = await self._write(found, context)
-            written = bool(text)
-            if not written:
+            text, citations, claims = await self._write(findings, context)
+            is_written = bool(text)
+            if not is_written:
                 context.note("degraded", "the answers stand one after another, as no model wrote")
-                text = str(found)
+                text = str(findings)
                 citations = tuple(Citation(number=n, passage=p) for n, p in enumerate(passages, 1))
-                claims = tuple(claim for each in found.answered for claim in each.claims)
+                claims = tuple(claim for finding in findings.answered for claim in finding.claims)
         if not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
             text=text,
-            findings=found.findings,
+            findings=findings.findings,
             citations=citations,
             claims=claims,
-            unanswered=tuple(each.question for each in found.unanswered),
-            disagreements=found.disagreements,
-            written_by="llm" if written else "findings",
+            unanswered=tuple(finding.question for finding in findings.unanswered),
+            disagreements=findings.disagreements,
+            written_by="llm" if is_written else "findings",
         )
 
     async def _write(
-        self, found: Findings, context: RunContext
+        self, findings: Findings, context: RunContext
     ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
         """Write the report, and check it; without one its text is empty."""
         if not self.writes:
             return "", (), ()
-        shown, heard = count_text_deltas(context)
+        pieces, heard = count_text_deltas(context)
         try:
-            text = (await self.synthesis.run(found, heard)).output.text
+            text = (await self.synthesis.run(findings, heard)).output.text
         except MoaError as error:
             check_recoverable(error)
-            if shown():  # whoever reads along would be left with half a report
+            if pieces():  # whoever reads along would be left with half a report
                 raise
             context.note("failed", f"no report was written: {error}")
             return "", (), ()
-        passages, question = found.passages, found.question
+        passages, question = findings.passages, findings.question
         return await check_answer(text, passages, self.support, context, question=question)
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw its nodes as they follow one another."""
-        each = (self.answerer, f"{self.answerer.name} each")
-        checked = self.support and (self.support, "check each sentence")
+        lookup = (self.answerer, f"{self.answerer.name} each")
+        check = self.support and (self.support, "check each sentence")
         if self.writes:
-            sketch.chain(self.divider, each, self.comparer, self.synthesis, checked)
+            sketch.chain(self.divider, lookup, self.comparer, self.synthesis, check)
         else:
-            sketch.chain(each)
+            sketch.chain(lookup)
 
 
 def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
@@ -397,26 +401,26 @@ def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
     )
 
 
-def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
+def _finding(question: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
     """Copy an answer without what no passage says, and add what it cites to `numbers`."""
     if isinstance(outcome, MoaError):
-        return Finding(question=asked, missing=f"it could not be looked up: {outcome}")
+        return Finding(question=question, missing=f"it could not be looked up: {outcome}")
     if isinstance(outcome, NotInDocuments):
-        return Finding(question=asked, missing=outcome.reason)
-    passages = {each.number: each.passage for each in outcome.citations}
-    known = {(claim.text, claim.numbers): claim for claim in outcome.claims}
+        return Finding(question=question, missing=outcome.reason)
+    passages = {citation.number: citation.passage for citation in outcome.citations}
+    checked_claims = {(claim.text, claim.numbers): claim for claim in outcome.claims}
     claims: list[Claim] = []
     unsupported: list[str] = []
-    for said in claims_in(outcome.text):
-        claim = known.get((said.text, said.numbers), said)
+    for sentence in claims_in(outcome.text):
+        claim = checked_claims.get((sentence.text, sentence.numbers), sentence)
         if claim.verdict == "unsupported":
             unsupported.append(claim.text)
             continue
         cited = [passages[n] for n in claim.numbers if n in passages]
-        marks = tuple(numbers.setdefault(each, len(numbers) + 1) for each in cited)
+        marks = tuple(numbers.setdefault(passage, len(numbers) + 1) for passage in cited)
         claims.append(claim.model_copy(update={"numbers": marks}))
     return Finding(
-        question=asked,
+        question=question,
         answer=join_claims(claims),
         citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
         claims=tuple(claims),
@@ -427,7 +431,7 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
 
 def _number(findings: Findings) -> str:
     return "\n\n".join(
-        f"Finding {n}: {each.question}\n{each.answer}"
-        for n, each in enumerate(findings.findings, 1)
-        if each.answer
+        f"Finding {n}: {finding.question}\n{finding.answer}"
+        for n, finding in enumerate(findings.findings, 1)
+        if finding.answer
     )

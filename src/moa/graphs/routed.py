@@ -49,11 +49,14 @@ def load_router(file: Path) -> Router:
     return Router.load(file)
 
 
-def _complete_models(given: list[object] | None, table: Table) -> list[object]:
+def _complete_models(models: list[object] | None, table: Table) -> list[object]:
     """Take the small model and the large one by default; a calibration is of the first."""
-    first, *others = given or [{"endpoint": table.endpoints.slm}, {"endpoint": table.endpoints.llm}]
-    tables = [one if is_object(one) else {"endpoint": one} for one in others]
-    return [first, *({"calibrated": False, **one} for one in tables)]
+    first, *others = models or [
+        {"endpoint": table.endpoints.slm},
+        {"endpoint": table.endpoints.llm},
+    ]
+    tables = [model if is_object(model) else {"endpoint": model} for model in others]
+    return [first, *({"calibrated": False, **entry} for entry in tables)]
 
 
 class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
@@ -88,8 +91,10 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
 
     def prepare(self) -> None:
         """Check that there is a router for each model but the first, and of one kind."""
-        given = self.router
-        self.routers: tuple[Router, ...] = tuple(given if isinstance(given, Sequence) else [given])
+        routers = self.router
+        self.routers: tuple[Router, ...] = tuple(
+            routers if isinstance(routers, Sequence) else [routers]
+        )
         if len(self.models) < 2:
             raise ConfigError(f"{self.name!r} has one model: give it another to choose from")
         if self.routers and len(self.routers) != len(self.models) - 1:
@@ -151,21 +156,21 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
             MoaError: every model failed, and it is the chosen one's error; or one broke off when
                 some of its text was streamed.
         """
-        chosen = self._choose(request, context)
-        others = [place for place in reversed(range(len(self.models))) if place != chosen]
-        failed: MoaError | None = None
-        shown, heard = count_text_deltas(context)
-        for place in (chosen, *others):
+        choice = self._choose(request, context)
+        others = [index for index in reversed(range(len(self.models))) if index != choice]
+        first_error: MoaError | None = None
+        pieces, heard = count_text_deltas(context)
+        for index in (choice, *others):
             try:
-                with mark_replaceable(place != (others or [chosen])[-1]):
-                    return (await self.models[place].run(request, heard)).output
+                with mark_replaceable(index != (others or [choice])[-1]):
+                    return (await self.models[index].run(request, heard)).output
             except MoaError as error:
-                if shown() or not error.escalates:
+                if pieces() or not error.escalates:
                     raise
-                failed = failed or error
-                context.note("failed", f"{self.models[place].name!r} gave no answer: {error}")
-        assert failed is not None, "a model answers, or fails"
-        raise failed
+                first_error = first_error or error
+                context.note("failed", f"{self.models[index].name!r} gave no answer: {error}")
+        assert first_error is not None, "a model answers, or fails"
+        raise first_error
 
     def sketch(self, sketch: Sketch) -> None:
         """The router and the models; or the cascade."""
@@ -186,7 +191,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
             raise ConfigError(_NO_ROUTER.format(repr(self.name), self.name))
         gains = [float(r.gains([_case(r, request)])[0]) for r in self.routers]
         leads = [gain - r.threshold for gain, r in zip(gains, self.routers, strict=True)]
-        best = max(range(len(leads)), key=lambda place: leads[place])
+        best = max(range(len(leads)), key=lambda index: leads[index])
         if leads[best] < 0.0:
             return 0
         context.note(
@@ -216,10 +221,12 @@ def _case(router: Router, request: object, reply: str | None = None) -> Case:
     """Give a router what it looks at: the text, and what the request has of fields and features."""
     from moa.routing.recorded import Case
 
-    found = {field: getattr(request, field, None) for field in router.fields}
-    fields = {field: value for field, value in found.items() if isinstance(value, str)}
+    values = {field: getattr(request, field, None) for field in router.fields}
+    fields = {field: value for field, value in values.items() if isinstance(value, str)}
     prompt = getattr(request, "text", None)
     text = prompt if isinstance(prompt, str) else text_of(request)
-    own: Any = getattr(request, "features", None) or {}
-    features = {name: own[name] for name in router.features if name in own}
+    request_features: Any = getattr(request, "features", None) or {}
+    features = {
+        name: request_features[name] for name in router.features if name in request_features
+    }
     return Case(text, reply, fields, features)

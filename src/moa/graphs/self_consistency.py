@@ -82,7 +82,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
         while not tally.is_settled:
             size = min(self.max_concurrency or tally.needed, tally.left)
             try:
-                drawn = await self._sample(size, request, tally, context)
+                samples = await self._sample(size, request, tally, context)
             except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
                 if not outputs:
                     raise
@@ -90,11 +90,11 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
                 tally = tally.without(size if goes_on else tally.left)
                 continue
             start = self.samples - tally.left
-            for place, output in drawn.items():
-                outputs[start + place] = output
-                tally = tally.with_vote(start + place, self.key(output))
+            for index, output in samples.items():
+                outputs[start + index] = output
+                tally = tally.with_vote(start + index, self.key(output))
             if not tally.is_settled:
-                tally = tally.without(size - len(drawn))
+                tally = tally.without(size - len(samples))
         voted = tally.majority(outputs, self.name)
         if voted.partial:
             context.note(
@@ -109,11 +109,11 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
     ) -> dict[int, object]:
         def enough(outputs: Sequence[object]) -> bool:
             seen = tally
-            for place, output in enumerate(outputs, start=self.samples):
-                seen = seen.with_vote(place, self.key(output))
+            for index, output in enumerate(outputs, start=self.samples):
+                seen = seen.with_vote(index, self.key(output))
             return seen.is_settled
 
-        drawn = await fan_out(
+        results = await fan_out(
             [self.node] * size, request, context, straggler_timeout_s=None, enough=enough
         )
-        return {one.place: one.output for one in drawn}
+        return {result.place: result.output for result in results}

@@ -69,15 +69,15 @@ def single_model(
         return Agent(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
     describe = None
     if calibration is not None:
-        asked = calibration.question
-        if asked.kind != "choice":
+        question = calibration.question
+        if question.kind != "choice":
             raise ConfigError(
-                f"the calibration was made for a {asked.kind}, and here one of several labels is "
-                "chosen. In Python, a Decider takes it"
+                f"the calibration was made for a {question.kind}, and here one of several labels "
+                "is chosen. In Python, a Decider takes it"
             )
-        labels = [option.name for option in asked.options if option.name != NONE_OF_THESE]
-        describe = {o.name: o.description for o in asked.options if o.description is not None}
-        none, task = len(labels) < len(asked.options), asked.text
+        labels = [option.name for option in question.options if option.name != NONE_OF_THESE]
+        describe = {o.name: o.description for o in question.options if o.description is not None}
+        none, task = len(labels) < len(question.options), question.text
     return Classifier(
         endpoint,
         labels or (),

@@ -102,12 +102,14 @@ class Steps(Frozen):
         if len(set(ids)) < len(ids):
             raise ValueError(f"ids must differ, and these are {ids}")
         for step in self.steps:
-            wanted = [need for need in step.needs if need not in ids]
-            if wanted:
-                raise ValueError(f"step {step.id!r} needs {wanted}, and the ids are {ids}")
-            used = [name for name in find_names(step.compute or "") if name not in step.needs]
-            if used:
-                raise ValueError(f"step {step.id!r} computes with {used}, which it does not need")
+            unknown = [need for need in step.needs if need not in ids]
+            if unknown:
+                raise ValueError(f"step {step.id!r} needs {unknown}, and the ids are {ids}")
+            undeclared = [name for name in find_names(step.compute or "") if name not in step.needs]
+            if undeclared:
+                raise ValueError(
+                    f"step {step.id!r} computes with {undeclared}, which it does not need"
+                )
         try:
             self._sort()
         except CycleError as error:
@@ -218,24 +220,31 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
 
     def prepare(self) -> None:
         """Make the agents."""
-        most = self.max_tokens
-        self.direct = Answerer(self.llm, name="direct", max_tokens=most, tag="")
+        max_tokens = self.max_tokens
+        self.direct = Answerer(self.llm, name="direct", max_tokens=max_tokens, tag="")
         self.planner = Planner(
             self.llm,
             _PLAN,
             input=str,
             output=limit_items(Steps, "steps", self.max_steps),
-            max_tokens=most,
+            max_tokens=max_tokens,
         )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
         self.solvers: dict[Tier, Agent[str | BaseModel, StepAnswer]] = {
-            tier: Agent(one, _STEP, output=StepAnswer, name=f"step_{tier}", max_tokens=most, tag="")
-            for tier, one in by_tier.items()
+            tier: Agent(
+                endpoint,
+                _STEP,
+                output=StepAnswer,
+                name=f"step_{tier}",
+                max_tokens=max_tokens,
+                tag="",
+            )
+            for tier, endpoint in by_tier.items()
         }
-        self.writer = Agent(self.llm, _WRITE, name="writer", max_tokens=most, tag="")
+        self.writer = Agent(self.llm, _WRITE, name="writer", max_tokens=max_tokens, tag="")
         # A model verifies nothing that it wrote itself, and one that can't write can't judge it.
-        other = self.slm.model != self.llm.model and can_write(self.slm.model)
-        judges = self.accept is None and other
+        can_judge = self.slm.model != self.llm.model and can_write(self.slm.model)
+        judges = self.accept is None and can_judge
         self.verifier = Decider(self.slm, Verdict, name="verifier") if judges else None
         self.policy = Plausible(self.verifier) if self.verifier else self.accept
 
@@ -249,9 +258,9 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         async def plan(before: _Try) -> _Try:
             return await self._try_plan(problem, before.solution, context)
 
-        tries = await revise(first, plan, lambda one: one.faults, context, tries=self.tries)
+        tries = await revise(first, plan, lambda attempt: attempt.faults, context, tries=self.tries)
         # A plan whose steps failed has no answer; the first try has one.
-        last = next(one.solution for one in reversed(tries) if one.solution.text)
+        last = next(attempt.solution for attempt in reversed(tries) if attempt.solution.text)
         return last.model_copy(update={"tries": len(tries)})
 
     async def _try_plan(self, problem: str, before: Solution, context: RunContext) -> _Try:
@@ -300,8 +309,8 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         """Write the answer; of a single step it is that of the step."""
         if len(results) == 1 and results[0].answer:
             return results[0].answer
-        found = (f"- {each.question} {each.answer or 'not found'}" for each in results)
-        prompt = "\n".join([problem, "\nResults of its steps:", *found])
+        lines = (f"- {result.question} {result.answer or 'not found'}" for result in results)
+        prompt = "\n".join([problem, "\nResults of its steps:", *lines])
         return (await self.writer.run(prompt, context)).output.text
 
     async def _judge(
@@ -309,25 +318,28 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     ) -> tuple[bool, tuple[str, ...]]:
         """Ask the policy; what can't be judged is not accepted."""
         steps = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
-        whole = f"{steps}\n{text}" if steps else text
-        sums = len(find_equations(whole))
-        held = f"all sums hold ({sums})" if sums else "no sum was stated"
-        reasons = [f"every step has an answer, and {held}" if results else held]
+        solution = f"{steps}\n{text}" if steps else text
+        sums = len(find_equations(solution))
+        reason = f"all sums hold ({sums})" if sums else "no sum was stated"
+        reasons = [f"every step has an answer, and {reason}" if results else reason]
         if self.policy is None:
             reasons.append("not verified: no other model read it")
             return True, tuple(reasons)
         try:
-            judged = await self.policy.judge(problem, Reply(text=whole), context)
+            judgement = await self.policy.judge(problem, Reply(text=solution), context)
         except ConfigError:
             raise
         except MoaError as error:
             return False, (f"it could not be judged: {error}",)
-        return judged.accepted, (*reasons, *judged.reasons) if judged.accepted else judged.reasons
+        return judgement.accepted, (
+            *reasons,
+            *judgement.reasons,
+        ) if judgement.accepted else judgement.reasons
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw both ways; a plan has any number of steps of each kind."""
         direct, planner = sketch.box(self.direct), sketch.box(self.planner)
-        steps = [sketch.box(one) for one in self.solvers.values()]
+        steps = [sketch.box(agent) for agent in self.solvers.values()]
         writer = sketch.box(self.writer)
         last = sketch.output if self.verifier is None else sketch.box(self.verifier)
         sketch.arrow(sketch.input, direct, last)
@@ -380,14 +392,14 @@ class PlanRun:
         return tuple(results)
 
     async def _run(self, step: Step) -> StepResult:
-        needed = {name: await self.done[name] for name in step.needs}
-        missing = [name for name, result in needed.items() if not self._is_usable(result)]
+        inputs = {name: await self.done[name] for name in step.needs}
+        missing = [name for name, result in inputs.items() if not self._is_usable(result)]
         result = StepResult(id=step.id, question=step.question, needs=step.needs, by=step.tier)
         if missing:
             fault = f"it needs {', '.join(missing)}, which failed"
             result = result.model_copy(update={"fault": fault})
         else:
-            working = self._work_out(step, result, needed)
+            working = self._work_out(step, result, inputs)
             result = await report_step(step.id, working, self.context)
         self.done[step.id].set_result(result)
         return result
@@ -396,34 +408,34 @@ class PlanRun:
         return bool(result.answer) and (self.uses_wrong or result.fault is None)
 
     async def _work_out(
-        self, step: Step, empty: StepResult, needed: Mapping[str, StepResult]
+        self, step: Step, empty: StepResult, inputs: Mapping[str, StepResult]
     ) -> StepResult:
         """Fill an empty result, by the evaluator or by a model."""
         if step.compute is not None:
             try:
-                return empty.model_copy(update=self._compute(step, step.compute, needed))
+                return empty.model_copy(update=self._compute(step, step.compute, inputs))
             except InputError as error:
                 self.context.note("degraded", f"step {step.id!r} is asked of a model: {error}")
-        answers = {result.question: result.answer for result in needed.values()}
-        known = [f"- {question} {answer}" for question, answer in answers.items()]
-        known = ["\nKnown so far:", *known] if known else []
-        prompt = "\n".join([self.problem, *known, f"\nQuestion: {step.question}"])
+        answers = {result.question: result.answer for result in inputs.values()}
+        lines = [f"- {question} {answer}" for question, answer in answers.items()]
+        lines = ["\nKnown so far:", *lines] if lines else []
+        prompt = "\n".join([self.problem, *lines, f"\nQuestion: {step.question}"])
         try:
-            found = (await self.solvers[step.tier].run(prompt, quiet(self.context))).output
+            output = (await self.solvers[step.tier].run(prompt, quiet(self.context))).output
         except MoaError as error:
             self.failures.append(error)
             self.context.note("failed", f"step {step.id!r} has no result: {error}")
             return empty.model_copy(update={"fault": str(error)})
-        answer, reasons = found.answer.strip(), found.reasons
+        answer, reasons = output.answer.strip(), output.reasons
         fault = "; ".join(wrong_sums(f"{reasons}\n{answer}")) or None
         return empty.model_copy(update={"answer": answer, "reasons": reasons, "fault": fault})
 
     def _compute(
-        self, step: Step, expression: str, needed: Mapping[str, StepResult]
+        self, step: Step, expression: str, inputs: Mapping[str, StepResult]
     ) -> dict[str, str]:
         """Compute exactly; what isn't a calculation, or needs what isn't a number, is an error."""
         values = {
-            name: self.exact[name] if name in self.exact else read_only_number(needed[name].answer)
+            name: self.exact[name] if name in self.exact else read_only_number(inputs[name].answer)
             for name in find_names(expression)
         }
         # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed again.
@@ -431,8 +443,8 @@ class PlanRun:
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
         self.exact[step.id] = value
-        shown = format_number(value)
-        return {"by": "arithmetic", "answer": shown, "reasons": f"{filled_in} = {shown}"}
+        answer = format_number(value)
+        return {"by": "arithmetic", "answer": answer, "reasons": f"{filled_in} = {answer}"}
 
 
 def wrong_sums(text: str) -> list[str]:

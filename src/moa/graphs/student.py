@@ -210,12 +210,12 @@ class Student(Generic[Out_co]):
 
         check_installed()
         store = AnswerStore(store_of_owner(self.learn.where, context.owner))
-        asked = QuestionRecord.model_validate(self.question).model_dump_json()
-        made_of = await self._identify_readers(context)
+        question = QuestionRecord.model_validate(self.question).model_dump_json()
+        readers = await self._identify_readers(context)
 
         def begin() -> None:
             store.open()
-            store.bind(asked, made_of)
+            store.bind(question, readers)
             if self._large:
                 store.bind_large(self._large)
 
@@ -225,39 +225,42 @@ class Student(Generic[Out_co]):
 
     async def _identify_readers(self, context: RunContext) -> str:
         """Identify the models and calibrations that read texts: a head fits no others."""
-        small, agents = self.small, (self.small, *(other.agent for other in self.others))
-        asked = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
+        small, agents = self.small, (self.small, *(decision.agent for decision in self.others))
+        endpoints = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
         if small.encoder is not None and self._encodes:
-            asked.append(small.encoder)
-        found = [await identity_of(one, context) for one in asked]
+            endpoints.append(small.encoder)
+        identities = [await identity_of(endpoint, context) for endpoint in endpoints]
         scorers = [scorer for agent in agents for scorer in agent.scorers]
-        ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in scorers)
-        ways += "".join(str(getattr(other.agent, "threshold", "")) for other in self.others)
+        ways = "".join(scorer.calibration.model_dump_json(exclude={"made"}) for scorer in scorers)
+        ways += "".join(str(getattr(decision.agent, "threshold", "")) for decision in self.others)
         digest = hashlib.sha256(ways.encode()).hexdigest()[:12]
         return json.dumps(
-            {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
+            {
+                "calibrations": digest,
+                "models": [[identity.model, identity.digest] for identity in identities],
+            }
         )
 
     async def _read_option_names(self, context: RunContext) -> tuple[Floats, Ints] | None:
         """Compute vectors of the option names, which need no labels."""
-        asked = self.asked
-        if not self._encodes or asked.kind != "choice":
+        question = self.asked
+        if not self._encodes or question.kind != "choice":
             return None
         import numpy as np
 
-        named = [(i, o) for i, o in enumerate(asked.options) if o.name != NONE_OF_THESE]
-        words = [(option.description or option.name).replace("_", " ") for _, option in named]
+        options = [(i, o) for i, o in enumerate(question.options) if o.name != NONE_OF_THESE]
+        words = [(option.description or option.name).replace("_", " ") for _, option in options]
         sources = self.small.sources
-        read = [await read_vector(_ENCODED, word, asked, sources, context) for word in words]
-        return np.array(read), np.array([place for place, _ in named])
+        read = [await read_vector(_ENCODED, word, question, sources, context) for word in words]
+        return np.array(read), np.array([index for index, _ in options])
 
     async def consider(
         self, text: str, own: RunContext, *, case: str | None = None
     ) -> Consideration:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
-            shown = await self.small.prompts(text, own)
-            await rehearsal.record(shown, f"{own.node}/{self.small.name}", hold=True)
+            prompts = await self.small.prompts(text, own)
+            await rehearsal.record(prompts, f"{own.node}/{self.small.name}", hold=True)
         learning = await self.ready(own)
         state, head = await learning.store.run_in_thread(learning.current)
         if learning.stopped:
@@ -267,8 +270,8 @@ class Student(Generic[Out_co]):
         judged = None
         if head is not None and read is not None:
             judged = head.judge(self._round(read), side.key)
-        held = side.is_held_out(state.looks)
-        return Consideration(text, side, held, state.epoch, read, judged, head)
+        is_held_out = side.is_held_out(state.looks)
+        return Consideration(text, side, is_held_out, state.epoch, read, judged, head)
 
     def may_answer(self, found: Consideration) -> bool:
         """Return True if its own answer may be given; the text may still be held out."""
@@ -282,11 +285,11 @@ class Student(Generic[Out_co]):
         judged = found.judged
         if judged is None or self._best(judged) == OTHERWISE:
             return replace(found.read.own, accepted=accepted)
-        own = judged.probabilities[: len(self.asked.options)]
-        total = sum(own)
+        probabilities = judged.probabilities[: len(self.asked.options)]
+        total = sum(probabilities)
         return Answer(
             question=self.asked,
-            probabilities=tuple(p / total for p in own),
+            probabilities=tuple(p / total for p in probabilities),
             source="encoder",
             accepted=accepted,
             expected_precision=None,
@@ -299,24 +302,24 @@ class Student(Generic[Out_co]):
             given: Names of the options that it gave, by the names of the questions.
             made: What the agents of other decisions gave, by the same names.
         """
-        asked = [self.asked.name, *(other.name for other in self.others)]
-        if not given.keys() >= set(asked):
+        names = [self.asked.name, *(decision.name for decision in self.others)]
+        if not given.keys() >= set(names):
             return None
-        alike = all(
-            (given[other.name] == other.option) == other.is_it(made[other.name])
-            for other in self.others
+        agrees = all(
+            (given[decision.name] == decision.option) == decision.is_it(made[decision.name])
+            for decision in self.others
         )
-        return given[self.asked.name] if alike else OTHERWISE
+        return given[self.asked.name] if agrees else OTHERWISE
 
     async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
         """Store a text before any model is asked, and return its index."""
         learning = await self.ready(own)
-        place = await learning.store.run_in_thread(
+        index = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
         )
         if by_small:
-            learning.wake(place)
-        return place
+            learning.wake(index)
+        return index
 
     async def spare(self, place: int, own: RunContext, *, moot: bool) -> None:
         """Record that the large model isn't asked about a text.
@@ -355,24 +358,24 @@ class Student(Generic[Out_co]):
                 that it would answer nothing, which counts as nothing.
         """
         store = (await self.ready(own)).store
-        start, asked = time.perf_counter(), own.nested()
+        start, inner = time.perf_counter(), own.nested()
         try:
-            result = await ask(asked)
+            result = await ask(inner)
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
                 await store.run_in_thread(lambda: store.drop(place))
             else:
-                said = _record_answer(asked.usage, None)._replace(moot=moot)
-                await self._settle(place, said, own)
+                answer = _record_answer(inner.usage, None)._replace(moot=moot)
+                await self._settle(place, answer, own)
             raise
         seconds = time.perf_counter() - start
-        said = _record_answer(result.usage, label(result.output))._replace(
+        answer = _record_answer(result.usage, label(result.output))._replace(
             seconds=seconds, moot=moot
         )
         if again is not None:
-            said = await self._ask_again(again, label, said, own)
-        await self._settle(place, said, own)
+            answer = await self._ask_again(again, label, answer, own)
+        await self._settle(place, answer, own)
         return result
 
     async def record_failure(self, place: int, own: RunContext) -> None:
@@ -412,53 +415,62 @@ class Student(Generic[Out_co]):
 
         learning = await self.ready(own)
         store = learning.store
-        named = self._name_options(given)
-        label = named.get(self.asked.name)
+        labels = self._name_options(given)
+        label = labels.get(self.asked.name)
         side = store.coin.toss(text, case)
         if label is None:
             return False
-        drawn = people and await store.run_in_thread(lambda: store.add_person_label(side, label))
-        if not drawn and await store.run_in_thread(lambda: store.places_of(side)):
+        was_drawn = people and await store.run_in_thread(
+            lambda: store.add_person_label(side, label)
+        )
+        if not was_drawn and await store.run_in_thread(lambda: store.places_of(side)):
             return False
         state, _ = await store.run_in_thread(learning.current)
-        fits_alone, learned = people or chosen or len(named) <= len(self.others), label
+        fits_alone, learned = people or chosen or len(labels) <= len(self.others), label
         if self.others and not fits_alone:
-            made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
-            learned = self.label(named, made)
-        held = side.is_held_out(state.looks) and not fits_alone
-        found = Consideration(
-            text, side, held, state.epoch, await self._read(text, own), None, None
+            outputs = {
+                decision.name: (await decision.agent.run(text, own)).output
+                for decision in self.others
+            }
+            learned = self.label(labels, outputs)
+        is_held_out = side.is_held_out(state.looks) and not fits_alone
+        consideration = Consideration(
+            text, side, is_held_out, state.epoch, await self._read(text, own), None, None
         )
         source = "person" if people or chosen else "log"
-        row = self._row(found, by_small=False)._replace(source=source)
-        place = await store.run_in_thread(lambda: store.add(row, state.epoch))
-        await self._settle(place, LargeAnswer(learned, calls=0), own)
+        row = self._row(consideration, by_small=False)._replace(source=source)
+        index = await store.run_in_thread(lambda: store.add(row, state.epoch))
+        await self._settle(index, LargeAnswer(learned, calls=0), own)
         return True
 
-    def _name_options(self, given: Mapping[str, object]) -> dict[str, str]:
+    def _name_options(self, answers: Mapping[str, object]) -> dict[str, str]:
         """Name the options that were given, of the questions that matter here."""
-        asked = (self.asked, *(other.agent.questions[0] for other in self.others))
-        found = {one.name: label_of(one, given[one.name]) for one in asked if one.name in given}
-        return {name: label for name, label in found.items() if label is not None}
+        questions = (self.asked, *(decision.agent.questions[0] for decision in self.others))
+        labels = {
+            question.name: label_of(question, answers[question.name])
+            for question in questions
+            if question.name in answers
+        }
+        return {name: label for name, label in labels.items() if label is not None}
 
-    async def _read(self, text: str, own: RunContext) -> TextReading | None:
+    async def _read(self, text: str, context: RunContext) -> TextReading | None:
         """Read a text; `None` if it can't be, and the large model answers."""
         from moa.calibration.reader import logs_of
 
-        also = (_ENCODED,) if self._encodes else ()
-        inner = quiet(own.nested(self.small.name))
+        features = (_ENCODED,) if self._encodes else ()
+        inner = quiet(context.nested(self.small.name))
         try:
-            (answer,), further = await self.small.answers_and_reads(text, also, inner)
+            (answer,), further = await self.small.answers_and_reads(text, features, inner)
         except MoaError as error:
             if not error.escalates:
                 raise
-            own.note("failed", f"{self.small.name!r} could not read it: {error}")
+            context.note("failed", f"{self.small.name!r} could not read it: {error}")
             return None
         if answer.written is not None:
-            rest = (1 - _WRITTEN) / max(1, len(answer.question.options) - 1)
+            share = (1 - _WRITTEN) / max(1, len(answer.question.options) - 1)
             options = range(len(answer.question.options))
-            given = tuple(_WRITTEN if i == answer.written else rest for i in options)
-            answer = Answer(question=answer.question, probabilities=given)
+            probabilities = tuple(_WRITTEN if i == answer.written else share for i in options)
+            answer = Answer(question=answer.question, probabilities=probabilities)
         logs = logs_of(answer).tolist()
         if self.others:
             logs.append(-math.log(len(self.question.options)))  # it says nothing of OTHERWISE
@@ -470,18 +482,18 @@ class Student(Generic[Out_co]):
 
         return round_as_stored(read.vector)
 
-    def _row(self, found: Consideration, *, by_small: bool) -> NewRow:
+    def _row(self, consideration: Consideration, *, by_small: bool) -> NewRow:
         from moa.calibration.answer_rows import NewRow
 
-        read, judged, head = found.read, found.judged, found.head
+        read, judged, head = consideration.read, consideration.judged, consideration.head
         return NewRow(
-            side=found.side,
-            held=found.held,
+            side=consideration.side,
+            held=consideration.held,
             source="run",
             vector=None if read is None else read.vector,
-            length=len(found.text),
-            language=language_of(found.text) if can_detect() else None,
-            text=_storable(found.text) if self.learn.keep_texts else None,
+            length=len(consideration.text),
+            language=language_of(consideration.text) if can_detect() else None,
+            text=_storable(consideration.text) if self.learn.keep_texts else None,
             look=None if head is None or judged is None else head.state.used,
             accepts=None if judged is None else judged.passes,
             guess=None if judged is None else self._best(judged),
@@ -489,40 +501,40 @@ class Student(Generic[Out_co]):
             by_small=by_small,
         )
 
-    async def _settle(self, place: int, said: LargeAnswer, own: RunContext) -> None:
-        learning = await self.ready(own)
-        await learning.store.run_in_thread(lambda: learning.store.settle(place, said))
-        learning.wake(place)
+    async def _settle(self, index: int, answer: LargeAnswer, context: RunContext) -> None:
+        learning = await self.ready(context)
+        await learning.store.run_in_thread(lambda: learning.store.settle(index, answer))
+        learning.wake(index)
 
     async def _ask_again(
         self,
         ask: Callable[[RunContext], Awaitable[Result[T]]],
         label: Callable[[T], str | None],
-        said: LargeAnswer,
-        own: RunContext,
+        answer: LargeAnswer,
+        context: RunContext,
     ) -> LargeAnswer:
         """Ask the large model twice: its disagreement with itself bounds what can be learned.
 
         Whatever happens, such as a budget that is used up, the first answer stays.
         """
-        asked = quiet(own)
+        silent = quiet(context)
         try:
-            output = label((await ask(asked)).output)
+            output = label((await ask(silent)).output)
         except MoaError as error:
-            own.note("failed", f"the large model was asked twice, and failed: {error}")
+            context.note("failed", f"the large model was asked twice, and failed: {error}")
             output = None
-        more = _record_answer(asked.usage, output)
-        cost = None if said.cost is None or more.cost is None else said.cost + more.cost
-        return said._replace(
-            again=more.label,
-            calls=said.calls + more.calls,
-            tokens=(said.tokens or 0) + (more.tokens or 0),
+        second = _record_answer(silent.usage, output)
+        cost = None if answer.cost is None or second.cost is None else answer.cost + second.cost
+        return answer._replace(
+            again=second.label,
+            calls=answer.calls + second.calls,
+            tokens=(answer.tokens or 0) + (second.tokens or 0),
             cost=cost,
         )
 
     def _best(self, judged: HeadJudgement) -> str:
-        place = judged.probabilities.index(max(judged.probabilities))
-        return self.question.options[place].name
+        index = judged.probabilities.index(max(judged.probabilities))
+        return self.question.options[index].name
 
 
 def _storable(text: str) -> str:
@@ -530,8 +542,8 @@ def _storable(text: str) -> str:
     return join_surrogates(text).replace("\0", "\ufffd")
 
 
-def _with_otherwise(asked: Question) -> Question:
-    return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
+def _with_otherwise(question: Question) -> Question:
+    return replace(question, options=(*question.options, Option(OTHERWISE, None)))
 
 
 def _record_answer(usage: Usage, label: str | None) -> LargeAnswer:

@@ -78,7 +78,7 @@ class Original(Frozen):
     @property
     def about(self) -> tuple[str, ...]:
         """What is known of what it is about."""
-        return tuple(each for each in (self.title, self.focus) if each)
+        return tuple(text for text in (self.title, self.focus) if text)
 
 
 class Sentence(Frozen):
@@ -145,8 +145,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         """Return the length that the summary of a text is to have."""
         if self.sentences is not None or self.words is not None:
             return Length(sentences=self.sentences, words=self.words)
-        more = max(0, word_count(text) // _WORDS_A_FURTHER - 1)
-        return Length(sentences=min(_MOST_SENTENCES, _SENTENCES + more))
+        extra = max(0, word_count(text) // _WORDS_A_FURTHER - 1)
+        return Length(sentences=min(_MOST_SENTENCES, _SENTENCES + extra))
 
     async def answer(self, request: Original, context: RunContext) -> Summary:
         """Split, keep what matters of each chunk, and write.
@@ -154,22 +154,24 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         Raises:
             MissingDependency: `semantic-text-splitter` is not installed.
         """
-        found, said = await asyncio.to_thread(_split, request.text, self.chunk_tokens)
-        if not said:
+        pieces, sentences = await asyncio.to_thread(_split, request.text, self.chunk_tokens)
+        if not sentences:
             context.note("skipped", "the text is empty, and so is its summary")
-        length, written, taken = self._length_of(request.text), list[Sentence](), said
+        length, summary, selection = self._length_of(request.text), list[Sentence](), sentences
         if length.too_long(request.text):
-            extracting = self._extract(request, length, said, context)
-            kept, salience = await report_step("extracts", extracting, context)
-            written = await self._write(request, length, said, kept, context)
-            if not written:
-                salience = salience or await self._rank(request, kept, context)
-                taken = salience.pick(kept, full=lambda some: length.too_long(_text(some)))
+            extracting = self._extract(request, length, sentences, context)
+            extracts, salience = await report_step("extracts", extracting, context)
+            summary = await self._write(request, length, sentences, extracts, context)
+            if not summary:
+                salience = salience or await self._rank(request, extracts, context)
+                selection = salience.pick(
+                    extracts, full=lambda picks: length.too_long(_text(picks))
+                )
         return Summary(
-            text=_text(written or taken),
-            sentences=tuple(written or taken),
-            spans=tuple((start, start + len(text)) for start, text in found),
-            written_by="llm" if written else "extract",
+            text=_text(summary or selection),
+            sentences=tuple(summary or selection),
+            spans=tuple((start, start + len(text)) for start, text in pieces),
+            written_by="llm" if summary else "extract",
         )
 
     def sketch(self, sketch: Sketch) -> None:
@@ -181,7 +183,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         self,
         request: Original,
         length: Length,
-        said: Sequence[Sentence],
+        sentences: Sequence[Sentence],
         context: RunContext,
     ) -> tuple[Sequence[Sentence], Salience | None]:
         """Keep the most important sentences of each chunk, then of all if they are too many.
@@ -190,61 +192,64 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         """
         total = approximate_tokens(request.text)
         if total <= self.read_tokens:
-            return said, None
+            return sentences, None
         words = length.words or _WORDS_A_SENTENCE * (length.sentences or 1)
         share = max(self.keep, min(1.0, _ROOM * _TOKENS_A_WORD * words / total))
-        salience = await self._rank(request, said, context)
-        kept = [
-            each
-            for chunk in _by_chunk(said)
-            for each in salience.up_to(share * _tokens(chunk), chunk)
+        salience = await self._rank(request, sentences, context)
+        extracts = [
+            sentence
+            for chunk in _by_chunk(sentences)
+            for sentence in salience.up_to(share * _tokens(chunk), chunk)
         ]
-        if _tokens(kept) > self.read_tokens:
-            kept = salience.up_to(self.read_tokens, kept)
-        context.note("changed", f"kept {_tokens(kept)} of about {total} tokens, as they stand")
-        return kept, salience
+        if _tokens(extracts) > self.read_tokens:
+            extracts = salience.up_to(self.read_tokens, extracts)
+        context.note("changed", f"kept {_tokens(extracts)} of about {total} tokens, as they stand")
+        return extracts, salience
 
     async def _rank(
-        self, request: Original, said: Sequence[Sentence], context: RunContext
+        self, request: Original, sentences: Sequence[Sentence], context: RunContext
     ) -> Salience:
         """Rank the sentences; if the encoder fails, the first ones count as the best."""
         about = [text for text in request.about if text.strip()]
 
         async def embed() -> Mapping[str, Sequence[float]]:
-            known: dict[str, Sequence[float]] = {}
-            for batch in (about, *([each.text for each in chunk] for chunk in _by_chunk(said))):
-                new = [text for text in dict.fromkeys(batch) if text not in known]
+            by_text: dict[str, Sequence[float]] = {}
+            for batch in (
+                about,
+                *([sentence.text for sentence in chunk] for chunk in _by_chunk(sentences)),
+            ):
+                new = [text for text in dict.fromkeys(batch) if text not in by_text]
                 if new:
                     vectors = (await self.vectors.embed(new, context)).vectors
-                    known |= zip(new, vectors, strict=True)
-            return known
+                    by_text |= zip(new, vectors, strict=True)
+            return by_text
 
-        without = "the first sentences are taken, not the best"
-        return Salience(await attempt(embed(), context, without, kind="degraded"), about)
+        fallback = "the first sentences are taken, not the best"
+        return Salience(await attempt(embed(), context, fallback, kind="degraded"), about)
 
     async def _write(
         self,
         request: Original,
         length: Length,
-        said: Sequence[Sentence],
-        kept: Sequence[Sentence],
+        sentences: Sequence[Sentence],
+        extracts: Sequence[Sentence],
         context: RunContext,
     ) -> list[Sentence]:
         """Write it from the kept sentences; return nothing if that fails."""
         if not can_write(self.llm.model):
             context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             return []
-        whole = len(kept) == len(said)
-        read = request.text if whole else "\n\n".join(map(_text, _by_chunk(kept)))
+        is_whole = len(extracts) == len(sentences)
+        read = request.text if is_whole else "\n\n".join(map(_text, _by_chunk(extracts)))
         prompt = f"{_prompt(request, read)}\n\nSummarize the text in {length}."
         silent = quiet(context)  # nothing is shown before its length is checked
         writing = write_to_length(self.writer, prompt, length, silent, what="the summary")
-        without = "it is made of the text's own sentences, since it was not written"
-        trying = attempt(writing, context, without, kind="degraded")
+        fallback = "it is made of the text's own sentences, since it was not written"
+        trying = attempt(writing, context, fallback, kind="degraded")
         text = await report_step("summary", trying, context)
-        written = [] if text is None else _cite(text, [*_by_chunk(kept)])
-        _note_figures(written, request, context)
-        return written
+        summary = [] if text is None else _cite(text, [*_by_chunk(extracts)])
+        _note_figures(summary, request, context)
+        return summary
 
 
 class Salience:
@@ -261,8 +266,8 @@ class Salience:
         self._vectors = vectors
         self._about = tuple(about)
         if vectors is not None:
-            said = [vector for text, vector in vectors.items() if text not in about]
-            centroid = normalise(said or [*vectors.values()] or [()]).mean(axis=0)
+            rows = [vector for text, vector in vectors.items() if text not in about]
+            centroid = normalise(rows or [*vectors.values()] or [()]).mean(axis=0)
             self._centroid = normalise([centroid])[0]
 
     def pick(
@@ -280,38 +285,43 @@ class Salience:
             return [*said[: next(ends, len(said) + 1) - 1]]
         if not said:
             return []
-        rows = normalise([self._vectors[each.text] for each in said])
-        worth = rows @ self._centroid
+        rows = normalise([self._vectors[sentence.text] for sentence in said])
+        scores = rows @ self._centroid
         for text in self._about:
-            worth = worth + rows @ normalise([self._vectors[text]])[0]
-        worth = worth + [
-            _FIGURE * min(_MOST_FIGURES, len(find_numbers(each.text))) for each in said
+            scores = scores + rows @ normalise([self._vectors[text]])[0]
+        scores = scores + [
+            _FIGURE * min(_MOST_FIGURES, len(find_numbers(sentence.text))) for sentence in said
         ]
-        nearest = worth * 0
-        taken: list[int] = []
-        while (best := int(worth.argmax())) not in taken and worth[best] > -math.inf:
-            if not taken or not full([said[n] for n in (*taken, best)]):
-                taken.append(best)
+        nearest = scores * 0
+        picks: list[int] = []
+        while (best := int(scores.argmax())) not in picks and scores[best] > -math.inf:
+            if not picks or not full([said[n] for n in (*picks, best)]):
+                picks.append(best)
                 nearer = (rows @ rows[best]).clip(min=nearest)
-                worth, nearest = worth - _REDUNDANCY * (nearer - nearest), nearer
-                worth[nearest >= _SAME] = -math.inf
-            worth[best] = -math.inf
-        return [said[n] for n in sorted(taken)]
+                scores, nearest = scores - _REDUNDANCY * (nearer - nearest), nearer
+                scores[nearest >= _SAME] = -math.inf
+            scores[best] = -math.inf
+        return [said[n] for n in sorted(picks)]
 
     def up_to(self, tokens: float, said: Sequence[Sentence]) -> list[Sentence]:
         """Take the best sentences, up to so many tokens; one at least."""
-        return self.pick(said, full=lambda taken: _tokens(taken) > tokens)
+        return self.pick(said, full=lambda picks: _tokens(picks) > tokens)
 
 
-def _note_figures(written: Sequence[Sentence], original: Original, context: RunContext) -> None:
+def _note_figures(summary: Sequence[Sentence], original: Original, context: RunContext) -> None:
     """Note figures in a summary that the text hasn't: they may be made up."""
-    known = {*find_numbers(original.text), *find_numbers(original.title or "")}
-    strange = [
-        figure for each in written for figure in find_numbers(each.text) if figure not in known
+    figures = {*find_numbers(original.text), *find_numbers(original.title or "")}
+    unknown = [
+        figure
+        for sentence in summary
+        for figure in find_numbers(sentence.text)
+        if figure not in figures
     ]
-    if strange:
-        said = ", ".join(dict.fromkeys(map(in_digits, strange)))
-        context.note("degraded", f"the text doesn't have these figures of the summary: {said:.200}")
+    if unknown:
+        listing = ", ".join(dict.fromkeys(map(in_digits, unknown)))
+        context.note(
+            "degraded", f"the text doesn't have these figures of the summary: {listing:.200}"
+        )
 
 
 def _prompt(original: Original, read: str) -> str:
@@ -325,35 +335,35 @@ def _prompt(original: Original, read: str) -> str:
 
 def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
     """Find for each sentence the chunks that share most of its words."""
-    held = [{word for each in chunk for word in words(each.text)} for chunk in read]
-    found: list[Sentence] = []
+    word_sets = [{word for sentence in chunk for word in words(sentence.text)} for chunk in read]
+    result: list[Sentence] = []
     for _, sentence in sentences(text):
-        shares = word_shares(sentence, held)
+        shares = word_shares(sentence, word_sets)
         best = sorted(range(len(read)), key=lambda n: -shares[n])[:_MAX_CHUNKS]
-        enough = min(MOST_WORDS, shares[best[0]])
-        rests_on = {c for n in best if shares[n] >= enough > 0 for c in read[n][0].chunks}
-        found.append(Sentence(text=sentence, chunks=tuple(sorted(rests_on))))
-    return found
+        threshold = min(MOST_WORDS, shares[best[0]])
+        rests_on = {c for n in best if shares[n] >= threshold > 0 for c in read[n][0].chunks}
+        result.append(Sentence(text=sentence, chunks=tuple(sorted(rests_on))))
+    return result
 
 
 def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Sentence]]:
     """Return the chunks of a text, each with its place, and the sentences of each."""
-    found = list(chunks(text, max_tokens=max_tokens))
-    said = [
+    pieces = list(chunks(text, max_tokens=max_tokens))
+    all_sentences = [
         Sentence(text=sentence, chunks=(n,))
-        for n, (_, chunk) in enumerate(found, 1)
+        for n, (_, chunk) in enumerate(pieces, 1)
         for _, sentence in sentences(chunk)
     ]
-    return found, said
+    return pieces, all_sentences
 
 
-def _by_chunk(said: Iterable[Sentence]) -> Iterator[list[Sentence]]:
-    return ([*group] for _, group in groupby(said, key=lambda each: each.chunks))
+def _by_chunk(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
+    return ([*group] for _, group in groupby(sentences, key=lambda sentence: sentence.chunks))
 
 
-def _tokens(said: Iterable[Sentence]) -> int:
-    return sum(approximate_tokens(each.text) for each in said)
+def _tokens(sentences: Iterable[Sentence]) -> int:
+    return sum(approximate_tokens(sentence.text) for sentence in sentences)
 
 
-def _text(said: Iterable[Sentence]) -> str:
-    return " ".join(each.text for each in said)
+def _text(sentences: Iterable[Sentence]) -> str:
+    return " ".join(sentence.text for sentence in sentences)

@@ -240,9 +240,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
         encoder = encoder_for(slm) if self.heads else None
         heads = feeds_heads(encoder)
-        most = max(self.read_tokens, HEADS_READ) if heads else self.read_tokens
-        extract = g.add(Excerpt(most), text)
-        there = text.map(is_there)
+        max_tokens = max(self.read_tokens, HEADS_READ) if heads else self.read_tokens
+        extract = g.add(Excerpt(max_tokens), text)
+        has_text = text.map(is_there)
 
         unwanted = Spam(slm, criterion=self.spam, threshold=self.threshold)
         orders = injection_filter(slm, self.injection, threshold=self.threshold)
@@ -251,15 +251,15 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             self._with_head(Sentiment(slm)),
             self._with_head(urgency_of(slm)),
         )
-        spam = g.add(spams, extract, when=there)
-        injection = g.add(self._with_head(orders, CRITERION), extract, when=there)
-        rules = g.add(InjectionRules(name="rules"), text, when=there)
-        mood = g.add(moods, extract, when=there)
+        spam = g.add(spams, extract, when=has_text)
+        injection = g.add(self._with_head(orders, CRITERION), extract, when=has_text)
+        rules = g.add(InjectionRules(name="rules"), text, when=has_text)
+        mood = g.add(moods, extract, when=has_text)
         decides = self._with_head(intent_of(slm, self.intents, self.labelled))
         lessons = self._lessons(decides, spams, moods, urgencies)
-        opened = lessons and g.add(lessons.intent, extract, when=there)
-        intent = g.add(decides, extract, when=there) if opened is None else opened.map(intent_in)
-        urgency = g.add(urgencies, extract, when=there)
+        opened = lessons and g.add(lessons.intent, extract, when=has_text)
+        intent = g.add(decides, extract, when=has_text) if opened is None else opened.map(intent_in)
+        urgency = g.add(urgencies, extract, when=has_text)
 
         danger = g.add(
             self._with_head(DangerFinder(slm, self.danger)),
@@ -271,9 +271,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         decided = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
         reading = decided.map(partial(with_danger, threshold=self.danger_threshold))
         needs_llm = reading.map(self.needs_llm)
-        asked = needs_llm if opened is None else g.join(self.is_asked, reading, opened)
-        found = self._search(g, text, asked)
-        letter = g.join(self._letter, text, reading, *found)
+        is_asked = needs_llm if opened is None else g.join(self.is_asked, reading, opened)
+        passages = self._search(g, text, is_asked)
+        letter = g.join(self._letter, text, reading, *passages)
         if lessons is None or opened is None:
             writer = self._writer() if can_write(self.llm.model) else Waiting()
             reply = g.add(writer, letter, when=needs_llm, eager=False)
@@ -296,13 +296,13 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         )
 
     def _lessons(
-        self, intent: Classifier[str | None], *others: DecidingAgent[Any]
+        self, intent: Classifier[str | None], *agents: DecidingAgent[Any]
     ) -> Lessons | None:
         """Make what the intent learns with, if it learns."""
         self.student: Student | None = None
         if not isinstance(self.learn, Learn):
             return None
-        alike = [one for one in others if one.questions[0].name in self.learn.alike]
+        alike = [agent for agent in agents if agent.questions[0].name in self.learn.alike]
         lessons = Lessons.of(intent, alike, self.learn, self._writer)
         self.student = lessons.student
         return lessons
@@ -311,7 +311,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Put together what the large model is asked, and whether that hangs on the intent."""
         if reading is None or isinstance(opened, Skipped):
             return Lesson(letter=letter, opened=None, moot=True)
-        either = {
+        outcomes = {
             self.needs_llm(
                 reading.model_copy(
                     update={"intent": reading.intent.model_copy(update={"accepted": accepted})}
@@ -319,7 +319,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             )
             for accepted in (True, False)
         }
-        return Lesson(letter=letter, opened=opened, moot=len(either) == 1, reading=reading)
+        return Lesson(letter=letter, opened=opened, moot=len(outcomes) == 1, reading=reading)
 
     def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
         """Return True if the large model reads the message, to answer or to label it."""
@@ -341,7 +341,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return self.settle(reading, letter, reply)
 
     def _search(
-        self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
+        self, g: Graph[Ticket], text: Handle[Text], is_needed: Handle[bool]
     ) -> list[Handle[Passages | Skipped]]:
         """Search for facts in the documents, if there are any."""
         if self.documents is None and self.index is None:
@@ -353,14 +353,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             top_k=FOUND,
             name="facts",
         )
-        return [g.add(finder, text, when=needed, eager=False)]
+        return [g.add(finder, text, when=is_needed, eager=False)]
 
     def _letter(
-        self, text: Text, reading: Reading | None, found: Passages | Skipped | None = None
+        self, text: Text, reading: Reading | None, passages: Passages | Skipped | None = None
     ) -> Letter:
         if self.learn is not None:  # whoever labels must not see what was decided
-            return letter_of(text, None, found, {})
-        return letter_of(text, reading, found, self.intents if self._is_clear(reading) else {})
+            return letter_of(text, None, passages, {})
+        return letter_of(text, reading, passages, self.intents if self._is_clear(reading) else {})
 
     def _is_clear(self, reading: Reading | None) -> bool:
         """Return True if the intent is sure enough to be shown to the writer."""
@@ -376,12 +376,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return agent.with_heads().calibrated({question.name: learned})
         if not self.heads:
             return agent
-        made = agent.with_heads()
+        copied = agent.with_heads()
         shop = self.intents == INTENTS and self.labelled is None
         ours = {"intent": shop, "danger": False}  # whose words decide: no head was fitted
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
-        return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
+        return copied.by_shipped_head(question.name) if ours.get(question.name, True) else copied
 
     def needs_llm(self, reading: Reading | None) -> bool:
         """Return True if a model has to write, since no routine settles it."""
@@ -444,30 +444,30 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             if kind in self.drop:
                 return Rejected(reason=reason, decisions=reading)
             return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
-        why = self.why_llm(reading) or ""
+        llm_reason = self.why_llm(reading) or ""
         if isinstance(reply, Dropped) or self._for_people(reading):
-            return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
+            return Routed(queue=UNWRITTEN, reason=llm_reason, decisions=reading)
         if isinstance(reply, Reply):
-            return self._check_reply(reply, letter, reading, why)
+            return self._check_reply(reply, letter, reading, llm_reason)
         outcome = self._routine(reading)
         assert outcome is not None, "what no routine settles was written"
         return outcome
 
     def _check_reply(
-        self, reply: Reply, letter: Letter, reading: Reading, why: str
+        self, reply: Reply, letter: Letter, reading: Reading, llm_reason: str
     ) -> Answered | Routed:
         """Check a written text: return it as a reply or a draft, or send the message to people."""
         sent = self._may_send if self.replies is None else self.replies == "send"
-        given = [text for text in (self.policy, *self.facts) if text.strip()]
-        doubts, useless = doubts_about(reply, letter, given, sent=sent, model=self.llm.model)
+        knowledge = [text for text in (self.policy, *self.facts) if text.strip()]
+        doubts, useless = doubts_about(reply, letter, knowledge, sent=sent, model=self.llm.model)
         if useless:
-            reason = f"{why}; what {self.llm.model} wrote is of no use: {doubts[-1]}"
+            reason = f"{llm_reason}; what {self.llm.model} wrote is of no use: {doubts[-1]}"
             return Routed(queue=UNWRITTEN, reason=reason, decisions=reading)
         return Answered(
             text=reply.text,
             kind="draft" if doubts else "reply",
             written_by="llm",
-            reason=why,
+            reason=llm_reason,
             doubts=tuple(doubts),
             decisions=reading,
         )
@@ -485,10 +485,10 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if danger.status != "answered":
             return "it is urgent, and nobody could say whether people are in danger"
         p = danger.probability
-        sure = "" if p is None else f" (probability {p:.2f})"
-        also = self._find_unwanted(reading)
-        said = f"; also {also[1]}" if also else ""
-        return f"it may be {self.danger}{sure}{said}" if danger.value else None
+        certainty = "" if p is None else f" (probability {p:.2f})"
+        unwanted = self._find_unwanted(reading)
+        addition = f"; also {unwanted[1]}" if unwanted else ""
+        return f"it may be {self.danger}{certainty}{addition}" if danger.value else None
 
     def _for_people(self, reading: Reading | None) -> bool:
         """Return True if only people may answer: danger, or urgent and too hard for the model."""

@@ -75,13 +75,13 @@ class LearningIntent(TypedNode[Text, Opened]):
                 f"learn takes a large model whose labels are worth learning from, and {model} "
                 "writes too badly. Configure one: moa models add --help"
             )
-        found = await student.consider(request.text, context)
-        accepted = student.may_answer(found)
-        answer = student.answer(found, accepted=accepted)
+        consideration = await student.consider(request.text, context)
+        accepted = student.may_answer(consideration)
+        answer = student.answer(consideration, accepted=accepted)
         intent = student.small.read([answer or Answer(question=student.question, status="missing")])
-        place = await student.add(found, context)
-        twice = found.held and found.side.is_asked_twice
-        return Opened(intent=intent, place=place, held=found.held, twice=twice)
+        index = await student.add(consideration, context)
+        twice = consideration.held and consideration.side.is_asked_twice
+        return Opened(intent=intent, place=index, held=consideration.held, twice=twice)
 
 
 class LearningWriter(TypedNode[Lesson, Reply]):
@@ -182,14 +182,14 @@ class Lessons(NamedTuple):
             learn: Where rows are stored, and which model's answer is returned.
             writer: Makes the node that writes, and answers questions in the same call.
         """
-        student = Student("support", intent, learn, [_decision(one) for one in others])
-        plain = writer(())
-        both = writer([student.asked, *(one.questions[0] for one in others)])
-        labeller = both.for_labels()
+        student = Student("support", intent, learn, [_decision(agent) for agent in others])
+        plain_writer = writer(())
+        full_writer = writer([student.asked, *(agent.questions[0] for agent in others)])
+        labeller = full_writer.for_labels()
         return cls(
             student,
             LearningIntent(student, labeller),
-            LearningWriter(student, both, plain, labeller),
+            LearningWriter(student, full_writer, plain_writer, labeller),
             HeldOutLabels(student, labeller),
         )
 
@@ -212,8 +212,8 @@ def _is_unhappy(mood: Mood) -> bool | None:
 
 
 def _is_urgent(urgency: Urgency) -> bool | None:
-    asked = urgency.urgency
-    return asked.level == URGENT if asked.status == "answered" else None
+    score = urgency.urgency
+    return score.level == URGENT if score.status == "answered" else None
 
 
 def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
@@ -221,21 +221,23 @@ def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
     return opened if isinstance(opened, Skipped) else opened.intent
 
 
-async def _ask_for_labels(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
-    return await labeller.run(letter, quiet(own))  # that it breaks off is meant
+async def _ask_for_labels(
+    labeller: ReplyWriter, letter: Letter, context: RunContext
+) -> Result[Reply]:
+    return await labeller.run(letter, quiet(context))  # that it breaks off is meant
 
 
-def _label_in(student: Student, request: Lesson, said: object) -> str | None:
+def _label_in(student: Student, request: Lesson, reply: object) -> str | None:
     """Return the label; `None` if the large model gave none."""
-    if not isinstance(said, Labelled) or request.reading is None:
+    if not isinstance(reply, Labelled) or request.reading is None:
         return None
     reading = request.reading
-    made: Mapping[str, object] = {
+    outputs: Mapping[str, object] = {
         "spam": reading.spam,
         "sentiment": reading.sentiment,
         "urgency": Urgency(urgency=reading.urgency),
     }
-    return student.label(said.labels, made)
+    return student.label(reply.labels, outputs)
 
 
 def _require_opened(request: Lesson) -> Opened:

@@ -142,9 +142,9 @@ def intent_of(
     """
     # One of each in turn: the last examples weigh most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
-    named = (zip(column, intents, strict=True) for column in columns)
+    rows = (zip(column, intents, strict=True) for column in columns)
     examples: list[tuple[str, str | None]] = [
-        (text, name) for pairs in named for text, name in pairs if text is not None
+        (text, name) for pairs in rows for text, name in pairs if text is not None
     ]
     if intents == INTENTS:
         examples += [(text, None) for text in OTHERS]
@@ -204,8 +204,8 @@ def with_danger(reading: Reading | None, *, threshold: float) -> Reading | None:
     p = None if reading is None or reading.danger is None else reading.danger.probability
     if reading is None or reading.danger is None or p is None:
         return reading
-    least = threshold if is_urgent(reading.urgency) else max(threshold, SURE)
-    danger = reading.danger.model_copy(update={"picked": p >= least})
+    minimum = threshold if is_urgent(reading.urgency) else max(threshold, SURE)
+    danger = reading.danger.model_copy(update={"picked": p >= minimum})
     return reading.model_copy(update={"danger": danger})
 
 

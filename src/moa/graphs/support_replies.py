@@ -108,13 +108,13 @@ class ReplyWriter(Agent[Letter, Reply]):
         max_tokens: int,
         labels: Sequence[Question] = (),
     ) -> None:
-        told = [f"Rules:\n{policy.strip()}\n\n"] if policy.strip() else []
+        knowledge = [f"Rules:\n{policy.strip()}\n\n"] if policy.strip() else []
         if facts:
-            told.append("Facts:\n" + "".join(f"- {fact.strip()}\n" for fact in facts) + "\n")
+            knowledge.append("Facts:\n" + "".join(f"- {fact.strip()}\n" for fact in facts) + "\n")
         instructions = _INSTRUCTIONS.format(
             company=company,
             tone=tone,
-            knowledge="".join(told),
+            knowledge="".join(knowledge),
         )
         output: Any = Reply
         if labels:
@@ -137,16 +137,16 @@ class ReplyWriter(Agent[Letter, Reply]):
 
         Models of 1.5 billion parameters repeated a message that was followed by orders.
         """
-        rule, *asked = super().messages(request)
-        known = [f"The message is about: {request.about}." if request.about else ""]
-        known += [_MOODS.get(request.mood or "", ""), "It is urgent." if request.urgent else ""]
-        named = language_name(request.language)
-        language = named or "the language of the message"
-        known.append(f"Write the reply to the customer in {language}.")
-        found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
-        parts = [rule.content, block(without_brackets(found), "More facts") if found else ""]
-        parts.append(" ".join(filter(None, known)))
-        return (Message("system", "\n\n".join(filter(None, parts))), *asked)
+        rule, *messages = super().messages(request)
+        hints = [f"The message is about: {request.about}." if request.about else ""]
+        hints += [_MOODS.get(request.mood or "", ""), "It is urgent." if request.urgent else ""]
+        name = language_name(request.language)
+        language = name or "the language of the message"
+        hints.append(f"Write the reply to the customer in {language}.")
+        facts = "\n\n".join(f"{passage.source}\n{passage.text}" for passage in request.passages)
+        parts = [rule.content, block(without_brackets(facts), "More facts") if facts else ""]
+        parts.append(" ".join(filter(None, hints)))
+        return (Message("system", "\n\n".join(filter(None, parts))), *messages)
 
     def user_prompt(self, request: Letter) -> str:
         """Show the message."""
@@ -157,17 +157,17 @@ class ReplyWriter(Agent[Letter, Reply]):
         cut = completion.finish_reason == "length"
         if not self._labels:
             return Written(text=super().read(completion).text, cut=cut)
-        said: Any
+        output: Any
         if cut:
-            begun = completion.text[completion.text.find("{") :]
-            known = from_json(begun, allow_partial=_CUT)
-            said = self.output_type.model_validate({"reply": "", **known})
+            json_text = completion.text[completion.text.find("{") :]
+            fields = from_json(json_text, allow_partial=_CUT)
+            output = self.output_type.model_validate({"reply": "", **fields})
         else:
-            said = super().read(completion)
-        if not said.reply.strip() and not self._label_alone:
+            output = super().read(completion)
+        if not output.reply.strip() and not self._label_alone:
             raise ValueError("reply is empty")
-        labels = {one.name: getattr(said, one.name) for one in self._labels}
-        return Labelled(text=said.reply, cut=cut, labels=labels)
+        labels = {question.name: getattr(output, question.name) for question in self._labels}
+        return Labelled(text=output.reply, cut=cut, labels=labels)
 
     def for_labels(self) -> ReplyWriter:
         """Copy it, to be asked alike, and to break off behind the labels."""
@@ -200,8 +200,8 @@ def text_or_file(value: object, info: ValidationInfo) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(f"{path} can't be read as a text: {why}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{path} can't be read as a text: {reason}") from error
 
 
 def _list_options(question: Question) -> str:
@@ -219,11 +219,11 @@ def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
     The labels come first, so that they exist if the reply breaks off, or isn't wanted.
     """
     fields: dict[str, Any] = {
-        one.name: (
-            Literal[tuple(option.name for option in one.options)],
-            Field(description=one.text),
+        question.name: (
+            Literal[tuple(option.name for option in question.options)],
+            Field(description=question.text),
         )
-        for one in questions
+        for question in questions
     }
     fields["reply"] = (str, Field(description="the reply to the customer"))
     return create_model("LabelledReply", **fields)
@@ -249,10 +249,10 @@ def letter_of(
         return letter
     mood, urgency = reading.sentiment, reading.urgency
     about = intents.get(reading.intent.label or "") if intents else None
-    feels = mood.label if mood.status == "answered" and not mood.doubtful else None
-    now = urgency.status == "answered" and not urgency.doubtful and urgency.level == "now"
-    said = {"about": about.means.strip().rstrip(".") if about else None}
-    return letter.model_copy(update={**said, "mood": feels, "urgent": now})
+    mood_label = mood.label if mood.status == "answered" and not mood.doubtful else None
+    is_urgent = urgency.status == "answered" and not urgency.doubtful and urgency.level == "now"
+    update = {"about": about.means.strip().rstrip(".") if about else None}
+    return letter.model_copy(update={**update, "mood": mood_label, "urgent": is_urgent})
 
 
 def is_sent(llm: Endpoint) -> bool:
@@ -276,13 +276,13 @@ def doubts_about(
         sent: Whether replies of this model may go out.
         model: Its name.
     """
-    known = [*given, *(each.text for each in letter.passages)]
-    ground = Ground(known, letter.text)
+    sources = [*given, *(passage.text for passage in letter.passages)]
+    ground = Ground(sources, letter.text)
     faults: list[Fault] = faults_of(
         reply.text, ground=ground, asked=letter.text, language=letter.language
     )
     doubts = [] if sent else [f"{model} isn't known to write replies that nobody has to read"]
-    if not known:
+    if not sources:
         doubts.append("neither policy nor facts say anything about it")
     if isinstance(reply, Written) and reply.cut:
         doubts.append("it breaks off")

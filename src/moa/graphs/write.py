@@ -102,9 +102,9 @@ class Form(NamedTuple):
     sections: int
 
     def __str__(self) -> str:
-        each = max(2, round(self.words / self.sections / _WORDS_A_SENTENCE))
+        count = max(2, round(self.words / self.sections / _WORDS_A_SENTENCE))
         sections = "1 section" if self.sections == 1 else f"{self.sections} sections"
-        return f"{sections} with about {each} sentences each"
+        return f"{sections} with about {count} sentences each"
 
     @property
     def length(self) -> Length:
@@ -131,7 +131,7 @@ class Outline(BaseModel):
     sections: list[Part] = Field(min_length=1)
 
     def __str__(self) -> str:
-        lines = [self.title, *(f"All sections: {each}" for each in self.conventions)]
+        lines = [self.title, *(f"All sections: {convention}" for convention in self.conventions)]
         for number, part in enumerate(self.sections, 1):
             lines.append(f"{number}. {part.heading}: {'; '.join(part.points)}")
         return "\n".join(lines)
@@ -197,8 +197,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
     def _form_of(self, request: Assignment) -> Form:
         """Return the length and the number of sections: the task's own, else the settings."""
-        said = _SAID.search(request.text)
-        words = int(said[1]) if said else self.words
+        match = _SAID.search(request.text)
+        words = int(match[1]) if match else self.words
         by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(words / _WORDS_A_SECTION)))
         return Form(words, self.sections or sections_in(request.text) or by_length)
 
@@ -227,16 +227,16 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         The one of the two that is nearer to the length is kept.
         """
         length = form.length
-        wanted = f"Write it in {length}: a title, then {form}."
-        text = (await self.whole.run(f"{request.as_prompt}\n\n{wanted}", context)).output.text
+        instruction = f"Write it in {length}: a title, then {form}."
+        text = (await self.whole.run(f"{request.as_prompt}\n\n{instruction}", context)).output.text
         article = _tidy(article_of(text, request.text), length, context)
         if (fault := length.shortfall(_prose(article.sections))) is not None:
             context.note("repaired", f"asked again, section by section: {fault}")
-            again = self._write_longer(request, article, form, context)
-            longer = await attempt(again, context, "it was not written by sections")
+            rewriting = self._write_longer(request, article, form, context)
+            longer = await attempt(rewriting, context, "it was not written by sections")
             if longer is not None:
-                both = (article, _tidy(longer, length, context))
-                article = min(both, key=lambda one: length.miss(_prose(one.sections)))
+                drafts = (article, _tidy(longer, length, context))
+                article = min(drafts, key=lambda draft: length.miss(_prose(draft.sections)))
         if (fault := length.fault(_prose(article.sections))) is not None:
             context.note("degraded", f"the length of the text: {fault}")
         return article
@@ -245,7 +245,9 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         self, request: Assignment, article: Article, form: Form, context: RunContext
     ) -> Article:
         """Write each section of a draft by itself, unseen: models copy what they are shown."""
-        parts = [Part(heading=one.heading, points=[one.heading]) for one in article.sections]
+        parts = [
+            Part(heading=section.heading, points=[section.heading]) for section in article.sections
+        ]
         if len(parts) < _MIN_SECTIONS:
             outline = await self._outline(request, form, context)
         else:
@@ -254,8 +256,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
     async def _outline(self, request: Assignment, form: Form, context: RunContext) -> Outline:
         """Plan the sections; of those with the same heading the first stays."""
-        wanted = f"Outline a text of {form.length} in {form.sections} sections."
-        outline = (await self.outliner.run(f"{request.as_prompt}\n\n{wanted}", context)).output
+        instruction = f"Outline a text of {form.length} in {form.sections} sections."
+        outline = (await self.outliner.run(f"{request.as_prompt}\n\n{instruction}", context)).output
         parts: dict[str, Part] = {}
         for part in outline.sections:
             parts.setdefault(part.heading.casefold(), part)
@@ -277,20 +279,20 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
         async def write(section: tuple[int, Part]) -> Section:
             number, part = section
-            wanted = f"Write section {number} in {share}: {escape_tags(part.heading)}"
-            prompt = "\n\n".join([request.as_prompt, plan, wanted])
-            what = f"section {number}"
-            text = await write_to_length(self.section_writer, prompt, share, context, what=what)
+            instruction = f"Write section {number} in {share}: {escape_tags(part.heading)}"
+            prompt = "\n\n".join([request.as_prompt, plan, instruction])
+            name = f"section {number}"
+            text = await write_to_length(self.section_writer, prompt, share, context, what=name)
             return Section(heading=part.heading, text=text)
 
-        sections = await attempt_each(
+        results = await attempt_each(
             write,
             enumerate(outline.sections, 1),
             context,
             lambda section: f"section {section[1].heading!r} is left out",
         )
-        written = [each for each in sections if isinstance(each, Section)]
-        return _join(outline.title, _drop_repeats(written, context))
+        sections = [result for result in results if isinstance(result, Section)]
+        return _join(outline.title, _drop_repeats(sections, context))
 
 
 def _tidy(article: Article, length: Length, context: RunContext) -> Article:
@@ -311,21 +313,21 @@ def _tidy(article: Article, length: Length, context: RunContext) -> Article:
 
 def sections_in(task: str) -> int | None:
     """Return how many sections a task asks for, as in "in two sections"; `None`: it doesn't say."""
-    said = _SECTIONS_SAID.search(task)
-    return None if said is None else _COUNTS[said[1].casefold()]
+    match = _SECTIONS_SAID.search(task)
+    return None if match is None else _COUNTS[match[1].casefold()]
 
 
 def article_of(text: str, task: str) -> Article:
     """Read the sections of a text with headings of any levels, and its title, else the task."""
     headings = [(len(m[1]), m[2], *m.span()) for m in _HEADING.finditer(text)]
-    title, at = task, 0
+    title, offset = task, 0
     if headings and [level for level, *_ in headings].count(headings[0][0]) == 1:
-        (_, title, _, at), *headings = headings
+        (_, title, _, offset), *headings = headings
     top = min((level for level, *_ in headings), default=0)
     heads = [heading for heading in headings if heading[0] == top]
     ends = [*(start for _, _, start, _ in heads), len(text)]
-    before = text[at : ends[0]].strip()
-    sections = [Section(heading=title, text=before)] if before else []
+    opening = text[offset : ends[0]].strip()
+    sections = [Section(heading=title, text=opening)] if opening else []
     sections += [
         Section(heading=heading, text=text[begin:end].strip())
         for (_, heading, _, begin), end in zip(heads, ends[1:], strict=True)
@@ -340,24 +342,24 @@ def _prose(sections: Sequence[Section]) -> str:
 def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Section]:
     """Remove sentences that repeat an earlier one word for word: near ones may mean more."""
     seen: set[tuple[str, ...]] = set()
-    left: list[Section] = []
-    gone = 0
+    remaining: list[Section] = []
+    count = 0
     for section in sections:
         starts = [*(start for start, _ in sentences(section.text)), len(section.text)]
         pieces: list[str] = []
         for start, end in pairwise(starts):
             piece = section.text[start:end]
-            said = tuple(words_in(piece))
-            if len(said) >= _FEW and said in seen:
-                gone += 1
+            words = tuple(words_in(piece))
+            if len(words) >= _FEW and words in seen:
+                count += 1
             else:
-                seen.add(said)
+                seen.add(words)
                 pieces.append(piece)
         if pieces or not section.text:
-            left.append(section.model_copy(update={"text": "".join(pieces).rstrip()}))
-    if gone:
-        context.note("dropped", f"sentences that said again what was said: {gone}")
-    return left
+            remaining.append(section.model_copy(update={"text": "".join(pieces).rstrip()}))
+    if count:
+        context.note("dropped", f"sentences that said again what was said: {count}")
+    return remaining
 
 
 def _join(title: str, sections: Sequence[Section]) -> Article:

@@ -188,8 +188,10 @@ async def write_to_length(
     if (fault := length.shortfall(text)) is not None:
         context.note("repaired", f"{what} asked again: {fault}")
         # The draft isn't shown: small models copy what they read last.
-        again = f"{prompt}\n\nA first draft was too short: {fault}. Say more, with details."
-        longer = await attempt(writer.run(again, context), context, f"{what} was not written anew")
+        retry_prompt = f"{prompt}\n\nA first draft was too short: {fault}. Say more, with details."
+        longer = await attempt(
+            writer.run(retry_prompt, context), context, f"{what} was not written anew"
+        )
         if longer is not None:
             text = max(text, longer.output.text, key=word_count)
     cut = length.cut(text)

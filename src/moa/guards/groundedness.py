@@ -64,24 +64,31 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
     async def answer(self, request: Exchange, context: RunContext) -> GroundedVerdict:
         """Look up sentence by sentence, in parallel; an empty answer has nothing to look up."""
         text = "\n".join(texts_of(request.output))
-        given = texts_of(request.request)
+        sources = texts_of(request.request)
         if self._passages is not None:
-            given = self._passages(request.request, request.output)
-        passages = "\n\n".join(given)
-        found = [sentence for _, sentence in sentences(text) if any(map(str.isalnum, sentence))]
-        judged = await gather(self._policy.judge(passages, one, context) for one in found)
-        bad = tuple(i for i, judgement in enumerate(judged) if not judgement.accepted)
-        kept = len(bad) <= self.most * len(found)
-        reason = f"{len(bad)} of {len(found)} sentences are not in the passages"
-        if bad:
-            reason += f"; the first is number {bad[0] + 1}: {judged[bad[0]].reasons[-1]}"
-        if not kept:
+            sources = self._passages(request.request, request.output)
+        passages = "\n\n".join(sources)
+        statements = [
+            sentence for _, sentence in sentences(text) if any(map(str.isalnum, sentence))
+        ]
+        judgements = await gather(
+            self._policy.judge(passages, statement, context) for statement in statements
+        )
+        ungrounded = tuple(i for i, judgement in enumerate(judgements) if not judgement.accepted)
+        is_kept = len(ungrounded) <= self.most * len(statements)
+        reason = f"{len(ungrounded)} of {len(statements)} sentences are not in the passages"
+        if ungrounded:
+            reason += (
+                f"; the first is number {ungrounded[0] + 1}: "
+                f"{judgements[ungrounded[0]].reasons[-1]}"
+            )
+        if not is_kept:
             context.note("dropped", reason)
         return GroundedVerdict(
-            kept=kept,
+            kept=is_kept,
             reason=reason,
             confidence=None,
-            met=not kept,
-            ungrounded=bad,
-            sentences=len(found),
+            met=not is_kept,
+            ungrounded=ungrounded,
+            sentences=len(statements),
         )

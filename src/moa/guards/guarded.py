@@ -77,11 +77,11 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         if self.name == type(self).name:
             self.name = f"guarded {self.node.name}"
         for guard in (*self.before, *self.beside, *self.after):
-            given = signature_of(guard).output
-            if not isinstance(guard, Pii) and not fits(given, Verdict):
+            output = signature_of(guard).output
+            if not isinstance(guard, Pii) and not fits(output, Verdict):
                 raise WiringError(
                     f"{self.name!r}: the guard {guard.name!r} gives "
-                    f"{getattr(given, '__name__', given)}, and a guard is Pii, or a node that "
+                    f"{getattr(output, '__name__', output)}, and a guard is Pii, or a node that "
                     "gives a Verdict, such as a Filter"
                 )
         if any(isinstance(guard, Pii) for guard in self.beside):
@@ -98,13 +98,13 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         def box(node: object) -> str:
             return sketch.box(node, names[id(node)])
 
-        *_, place = first = [sketch.input, *map(box, self.before)]
+        *_, start = first = [sketch.input, *map(box, self.before)]
         last = node = box(self.node)
         sketch.arrow(*first, node)
         if self.beside:
             last = sketch.box(label="hold back")
             for guard in self.beside:
-                sketch.arrow(place, box(guard), last)
+                sketch.arrow(start, box(guard), last)
             sketch.arrow(node, last)
         sketch.arrow(last, *map(box, self.after), sketch.output)
 
@@ -177,51 +177,51 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
 
 
 async def _check(
-    guard: Check, value: object, place: Position, context: RunContext
+    guard: Check, value: object, position: Position, context: RunContext
 ) -> Blocked | None:
-    own = context if context.tracer is None else context.nested()
-    with own.span("guard", guard.name) as span:
-        result = await guard.run(_adapt(guard, value), own)
+    inner = context if context.tracer is None else context.nested()
+    with inner.span("guard", guard.name) as span:
+        result = await guard.run(_adapt(guard, value), inner)
         verdict = result.output
         if span is not None:
-            span.set(names.GUARD_POSITION, place)
+            span.set(names.GUARD_POSITION, position)
             span.set(names.GUARD_KEPT, verdict.kept)
     if verdict.kept:
         return None
     if all((note.kind, note.text) != ("dropped", verdict.reason) for note in result.trace):
         # A `Filter` has said so itself.
-        context.note("dropped", f"stopped by {guard.name!r}, {place} the node: {verdict.reason}")
-    return Blocked(reason=verdict.reason, guard=guard.name, place=place)
+        context.note("dropped", f"stopped by {guard.name!r}, {position} the node: {verdict.reason}")
+    return Blocked(reason=verdict.reason, guard=guard.name, place=position)
 
 
-async def _mask(session: PiiSession, value: T, place: Position, context: RunContext) -> T:
+async def _mask(session: PiiSession, value: T, position: Position, context: RunContext) -> T:
     """Mask every text in a value."""
-    own = context if context.tracer is None else context.nested()
-    with own.span("guard", session.pii.name) as span:
-        masked = await session.mask_all(value, own)
+    inner = context if context.tracer is None else context.nested()
+    with inner.span("guard", session.pii.name) as span:
+        masked = await session.mask_all(value, inner)
         if span is not None:
-            span.set(names.GUARD_POSITION, place)
+            span.set(names.GUARD_POSITION, position)
             span.set(names.GUARD_MASKED, sum(session.found.values()))
     return masked
 
 
 def _adapt(guard: Check, value: object) -> object:
     """Adapt a value to a guard: its texts, unless the guard declares another input."""
-    wanted = signature_of(guard).input(0)
-    if fits(type(value), wanted) and wanted is not UNKNOWN:
+    input_type = signature_of(guard).input(0)
+    if fits(type(value), input_type) and input_type is not UNKNOWN:
         return value
     if isinstance(value, Exchange):
         return _adapt(guard, value.output)
     text = "\n".join(texts_of(value))
-    return text if fits(str, wanted) else Text(text=text)
+    return text if fits(str, input_type) else Text(text=text)
 
 
 async def _first_blocked(calls: Sequence[Awaitable[Blocked | None]]) -> Blocked | None:
     """Return the first block, and cancel the other checks."""
     running = [asyncio.ensure_future(call) for call in calls]
     try:
-        for done in asyncio.as_completed(running):
-            blocked = await done
+        for future in asyncio.as_completed(running):
+            blocked = await future
             if blocked is not None:
                 return blocked
         return None
@@ -251,19 +251,19 @@ class _Events:
         for event in self._held:
             if isinstance(event, TextDelta):
                 texts[event.node] = texts.get(event.node, "") + event.text
-        held: list[Event] = []
+        events: list[Event] = []
         for event in self._held:
             if not isinstance(event, TextDelta):
-                held.append(_change_output(event, change))
+                events.append(_change_output(event, change))
             elif event.node in texts:
-                held.append(TextDelta(event.node, change(texts.pop(event.node))))
-        self._held = held
+                events.append(TextDelta(event.node, change(texts.pop(event.node))))
+        self._held = events
 
     def release(self) -> None:
         """Emit the held events, and from now on each event at once."""
         self._released = True
-        held, self._held = self._held, []
-        for event in held:
+        events, self._held = self._held, []
+        for event in events:
             self._tell(event)
 
     def end(self) -> None:

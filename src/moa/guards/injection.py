@@ -67,8 +67,8 @@ def _verb_then(verbs: str, *, negated: str = "", without: str = "", most: int = 
     again for each of many verbs. Neither may a word that is named as `without`.
     """
     verb = rf"\b{negated}(?:{verbs})\b"
-    other = rf"(?!{verb})" + (rf"(?!\b(?:{without})\b)" if without else "")
-    return rf"{verb}(?:{other}[^.!?\n]){{0,{most}}}\b"
+    lookahead = rf"(?!{verb})" + (rf"(?!\b(?:{without})\b)" if without else "")
+    return rf"{verb}(?:{lookahead}[^.!?\n]){{0,{most}}}\b"
 
 
 _RULES = {
@@ -158,12 +158,10 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules; no model is asked."""
         text = str(request)
-        found = await run_off_loop(
-            lambda: next(_matches(text), None), context, characters=len(text)
-        )
-        if found is None:
+        rule = await run_off_loop(lambda: next(_matches(text), None), context, characters=len(text))
+        if rule is None:
             return Verdict(kept=True, reason="no rule matches", confidence=None, met=False)
-        reason = f"reads like {CRITERION}: {found}"
+        reason = f"reads like {CRITERION}: {rule}"
         context.note("dropped", reason)
         return Verdict(kept=False, reason=reason, confidence=None, met=True)
 
@@ -215,7 +213,7 @@ class Injection(TypedNode[Text | str, Verdict]):
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules, then ask the model."""
         text = str(request)
-        if not (bare := text.strip()):
+        if not (content := text.strip()):
             return Verdict(kept=True, reason="the text is empty", confidence=1.0, met=False)
         if self._rules is not None:
             verdict = (await self._rules.run(text, context)).output
@@ -223,22 +221,22 @@ class Injection(TypedNode[Text | str, Verdict]):
                 return verdict
         if approximate_tokens(text) <= _READ_TOKENS:
             return (await self.filter.run(text, context)).output
-        read = await run_off_loop(lambda: _select(bare), context, characters=len(bare))
-        if read.left_out:
+        selection = await run_off_loop(lambda: _select(content), context, characters=len(content))
+        if selection.left_out:
             context.note(
                 "truncated",
-                f"the model read {len(read.parts)} parts of the text, and not the other "
-                f"{read.left_out} of {len(text)} characters"
+                f"the model read {len(selection.parts)} parts of the text, and not the other "
+                f"{selection.left_out} of {len(text)} characters"
                 + ("; the rules read all of it" if self._rules else ""),
             )
-        return await self._find_surest(read.parts, context)
+        return await self._find_surest(selection.parts, context)
 
     async def _find_surest(self, parts: Sequence[str], context: RunContext) -> Verdict:
         """Ask about a few parts at once until one is met; else return the least sure verdict."""
         verdicts = list[Verdict]()
         for begin in range(0, len(parts), _AT_ONCE):
-            some = parts[begin : begin + _AT_ONCE]
-            results = await gather(self.filter.run(part, context) for part in some)
+            batch = parts[begin : begin + _AT_ONCE]
+            results = await gather(self.filter.run(part, context) for part in batch)
             verdicts += [result.output for result in results]
             if met := [verdict for verdict in verdicts if verdict.met]:
                 return max(met, key=lambda v: v.confidence or 0.0)
@@ -259,32 +257,32 @@ def _select(text: str) -> _Selection:
     It is cut before it is split at its sentences, so that what isn't read takes no time.
     """
     tokens = approximate_tokens(text)
-    places = -(-tokens // _READ_TOKENS)
-    if places <= _MOST_PARTS // 2:  # split at its sentences, it has up to twice as many parts
+    count = -(-tokens // _READ_TOKENS)
+    if count <= _MOST_PARTS // 2:  # split at its sentences, it has up to twice as many parts
         return _Selection([part.text for part in split(text, max_tokens=_READ_TOKENS)], 0)
-    width = -(-len(text) // places)
+    width = -(-len(text) // count)
     parts, read = list[str](), 0
-    for place in _choose_places(text, width, -(-len(text) // width)):
-        piece = text[place * width : (place + 1) * width]
-        found = [part.text for part in split(piece, max_tokens=_READ_TOKENS)]
-        found = found[: _MOST_PARTS - len(parts)]
-        parts += found
-        read += len(piece) if found else 0
+    for index in _choose_places(text, width, -(-len(text) // width)):
+        piece = text[index * width : (index + 1) * width]
+        new_parts = [part.text for part in split(piece, max_tokens=_READ_TOKENS)]
+        new_parts = new_parts[: _MOST_PARTS - len(parts)]
+        parts += new_parts
+        read += len(piece) if new_parts else 0
     return _Selection(parts, len(text) - read)
 
 
-def _choose_places(text: str, width: int, places: int) -> list[int]:
+def _choose_places(text: str, width: int, count: int) -> list[int]:
     """Choose places of a text, `width` characters each, in the order in which they are read."""
     words = {
-        (found.start() // width, found[0].lower())
+        (match.start() // width, match[0].lower())
         for begin in range(0, len(text), _PIECE)
-        for found in _SUSPICIOUS.finditer(text, begin, begin + _PIECE)
+        for match in _SUSPICIOUS.finditer(text, begin, begin + _PIECE)
     }
-    kinds = Counter(place for place, _ in sorted(words))
-    suspicious = [place for place, _ in kinds.most_common(_MOST_PARTS // 3)]
-    even = [number * places // _MOST_PARTS for number in range(_MOST_PARTS)]
-    ends = [0, places - 1, 1, places - 2]
-    return list(dict.fromkeys((*ends, *suspicious, *even)))[:_MOST_PARTS]
+    kinds = Counter(index for index, _ in sorted(words))
+    suspicious = [index for index, _ in kinds.most_common(_MOST_PARTS // 3)]
+    spread = [number * count // _MOST_PARTS for number in range(_MOST_PARTS)]
+    ends = [0, count - 1, 1, count - 2]
+    return list(dict.fromkeys((*ends, *suspicious, *spread)))[:_MOST_PARTS]
 
 
 def injection_filter(
@@ -299,16 +297,16 @@ def injection_filter(
     The arguments are those of `Injection`.
     """
     ships = examples is None and criterion == CRITERION
-    found = Filter(slm, criterion, action="drop", name="injection", threshold=threshold)
-    (question,) = found.questions
+    agent = Filter(slm, criterion, action="drop", name="injection", threshold=threshold)
+    (question,) = agent.questions
     if ships and reads_heads(slm):
-        by = shipped_calibration(question, "injection")
+        calibration = shipped_calibration(question, "injection")
     else:
-        given = EXAMPLES if ships else examples or ()
-        shown = [Example(text, {"injection": "yes" if met else "no"}) for text, met in given]
-        by = make_unfitted(question, shown)
-    found.decide_by({question.name: by})
-    return found
+        pairs = EXAMPLES if ships else examples or ()
+        shots = [Example(text, {"injection": "yes" if met else "no"}) for text, met in pairs]
+        calibration = make_unfitted(question, shots)
+    agent.decide_by({question.name: calibration})
+    return agent
 
 
 def _matches(text: str) -> Iterator[str]:
@@ -325,10 +323,10 @@ def _matches(text: str) -> Iterator[str]:
 def _has_match(rule: re.Pattern[str], text: str) -> bool:
     for begin in range(0, len(text), _PIECE):
         end = begin + _PIECE + _ACROSS
-        found = rule.search(text, begin, end)
+        match = rule.search(text, begin, end)
         # What follows may be other than the end that a rule took it for.
-        while found and end < len(text) and not rule.match(text, found.start(), end + _ACROSS):
-            found = rule.search(text, found.start() + 1, end)
-        if found:
+        while match and end < len(text) and not rule.match(text, match.start(), end + _ACROSS):
+            match = rule.search(text, match.start() + 1, end)
+        if match:
             return True
     return False

@@ -55,13 +55,13 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
         super().__init__(**limits)
         none = False
         if calibration is not None:
-            asked = calibration.question
-            options = {o.name: o.description for o in asked.options if o.name != NONE_OF_THESE}
-            none = len(options) < len(asked.options)
-            task, labels = asked.text, list(options)
-            meant = {name: means for name, means in options.items() if means is not None}
+            question = calibration.question
+            options = {o.name: o.description for o in question.options if o.name != NONE_OF_THESE}
+            none = len(options) < len(question.options)
+            task, labels = question.text, list(options)
+            descriptions = {name: means for name, means in options.items() if means is not None}
         else:
-            meant = dict(labels) if isinstance(labels, Mapping) else {}
+            descriptions = dict(labels) if isinstance(labels, Mapping) else {}
         if not labels or isinstance(stop, str) or not set(stop) <= set(labels):
             raise ConfigError(
                 f"guard {self.name!r} stops {stop!r}, and its labels are {list(labels or ())}: "
@@ -73,7 +73,7 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
             endpoint,
             list(labels),
             task=task,
-            describe=meant or None,
+            describe=descriptions or None,
             none=none,
             name="label",
             calibration=calibration,
@@ -84,13 +84,13 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
         if not str(request).strip():
             return Verdict(kept=True, reason="the text is empty", confidence=1.0, met=False)
         choice = (await self._classifier.run(request, context)).output
-        met, sure = choice.label in self.stop, choice.accepted is not False
-        reason = f"its label is {choice.label!r}" + ("" if sure else ", which is in doubt")
-        stopped = met if sure or self.doubtful == "judge" else self.doubtful == "stop"
-        if stopped:
+        met, is_sure = choice.label in self.stop, choice.accepted is not False
+        reason = f"its label is {choice.label!r}" + ("" if is_sure else ", which is in doubt")
+        is_stopped = met if is_sure or self.doubtful == "judge" else self.doubtful == "stop"
+        if is_stopped:
             context.note("dropped", reason)
         return Verdict(
-            kept=not stopped,
+            kept=not is_stopped,
             reason=reason,
             confidence=choice.confidence,
             met=met,

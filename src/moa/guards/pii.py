@@ -129,9 +129,9 @@ class Pii(TypedNode[Text | str, Redacted]):
         with self.session() as session:
             text = await session.mask_all(str(request), context)
             session.note_found(context)
-            found = dict(session.found)
+            counts = dict(session.found)
         language = request.language if isinstance(request, Text) else None
-        return Redacted(text=text, language=language, found=found)
+        return Redacted(text=text, language=language, found=counts)
 
 
 class PiiSession:
@@ -150,8 +150,8 @@ class PiiSession:
         self._placeholders: dict[SecretStr, str] = {}
         self._made: Counter[str] = Counter()
         """Placeholders of each kind, with those of the sessions around."""
-        for other in within:
-            self._made |= other._made
+        for session in within:
+            self._made |= session._made
         self._is_open = True
         self.found: Counter[str] = Counter()
         """Number of masked texts, by kind."""
@@ -191,10 +191,10 @@ class PiiSession:
             context,
             characters=None if self.pii.is_own else sum(map(len, texts_of(value))),
         )
-        if more := self.unchecked - before:
+        if count := self.unchecked - before:
             context.note(
                 "degraded",
-                f"{more} of the numbers were masked by their shape, unchecked: the text has more "
+                f"{count} of the numbers were masked by their shape, unchecked: the text has more "
                 "than can be checked one by one",
             )
         return masked
@@ -225,7 +225,7 @@ class PiiSession:
         end = 0
         for finding in found:
             secret = text[finding.start : finding.end]
-            if any(_normal_form(secret) in other._secrets for other in self._within):
+            if any(_normal_form(secret) in session._secrets for session in self._within):
                 continue
             pieces += [text[end : finding.start], self._placeholder(finding.kind, secret)]
             self.found[finding.kind] += 1
@@ -236,36 +236,41 @@ class PiiSession:
     def _placeholder(self, kind: str, secret: str) -> str:
         """Store a secret, and return its placeholder."""
         self._check()
-        kept = SecretStr(secret)
-        if kept not in self._placeholders:
+        secret_str = SecretStr(secret)
+        if secret_str not in self._placeholders:
             self._made[kind] += 1
-            self._placeholders[kept] = f"[{kind}_{self._made[kind]}]"
-            self._secrets[self._placeholders[kept]] = kept
-        return self._placeholders[kept]
+            self._placeholders[secret_str] = f"[{kind}_{self._made[kind]}]"
+            self._secrets[self._placeholders[secret_str]] = secret_str
+        return self._placeholders[secret_str]
 
     def put_back(self, text: str) -> str:
         """Restore a text; lookalikes of placeholders stay."""
         self._check()
         return _PLACEHOLDER.sub(self._secret, text)
 
-    def _secret(self, found: re.Match[str]) -> str:
-        kept = self._secrets.get(_normal_form(found[0]))
-        return found[0] if kept is None else kept.get_secret_value()
+    def _secret(self, match: re.Match[str]) -> str:
+        secret = self._secrets.get(_normal_form(match[0]))
+        return match[0] if secret is None else secret.get_secret_value()
 
     def _note_altered(self, text: str) -> None:
         """Record placeholders that can't be restored, lookalikes included."""
         if not self._secrets:
             return
         kinds = "|".join(re.escape(kind).replace("_", r"[\W_]{1,3}") for kind in self._made)
-        alike = re.compile(rf"(?:{kinds})[\W_]{{1,3}}[0-9]+(?!\w)", re.IGNORECASE)
-        found = alike.findall(_PLACEHOLDER.sub("", text))
-        made = {"[" + re.sub(r"[\W_]+", "_", one).upper() + "]" for one in found}
-        self.altered |= made & self._secrets.keys()
+        pattern = re.compile(rf"(?:{kinds})[\W_]{{1,3}}[0-9]+(?!\w)", re.IGNORECASE)
+        lookalikes = pattern.findall(_PLACEHOLDER.sub("", text))
+        placeholders = {
+            "[" + re.sub(r"[\W_]+", "_", lookalike).upper() + "]" for lookalike in lookalikes
+        }
+        self.altered |= placeholders & self._secrets.keys()
 
     def may_continue(self, tail: str) -> bool:
         """Return True if the end of a text may continue as one of its placeholders."""
-        begun = _normal_form(tail)
-        return any(made.startswith(begun) and len(tail) <= 2 * len(made) for made in self._secrets)
+        prefix = _normal_form(tail)
+        return any(
+            placeholder.startswith(prefix) and len(tail) <= 2 * len(placeholder)
+            for placeholder in self._secrets
+        )
 
     def _check(self) -> None:
         if not self._is_open:
@@ -292,12 +297,12 @@ class Restorer:
     def feed(self, piece: str) -> str:
         """Take a piece, and return the text that is complete."""
         self._pending += piece
-        opened = _OPENED.search(self._pending)
-        begun = opened is not None and self._session.may_continue(opened[0])
+        opening = _OPENED.search(self._pending)
+        may_continue = opening is not None and self._session.may_continue(opening[0])
         escapes = self._pending.endswith("\\")
-        held = opened.start() if opened and begun else len(self._pending) - escapes
-        whole, self._pending = self._pending[:held], self._pending[held:]
-        return self._session.put_back(whole)
+        end = opening.start() if opening and may_continue else len(self._pending) - escapes
+        text, self._pending = self._pending[:end], self._pending[end:]
+        return self._session.put_back(text)
 
     def close(self) -> str:
         """Return the rest: a beginning of a placeholder that was none."""

@@ -72,18 +72,21 @@ def find(
     Raises:
         GuardFailed: a recogniser raised. What it said isn't told, since the text may be in it.
     """
-    found: list[Finding] = []
-    asked = [one.reader() if isinstance(one, PresidioNumbers) else one for one in recognizers]
+    findings: list[Finding] = []
+    readers = [
+        recognizer.reader() if isinstance(recognizer, PresidioNumbers) else recognizer
+        for recognizer in recognizers
+    ]
     for view in views(text):
-        for recognizer in asked:
+        for recognizer in readers:
             for finding in _ask_recognizer(recognizer, view.text):
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
                     if view.written is not None:
                         start, end = view.span(finding.start, finding.end)
                         finding = replace(finding, start=start, end=end)
-                    found.append(finding)
-    return merge(found)
+                    findings.append(finding)
+    return merge(findings)
 
 
 def _ask_recognizer(recognizer: Recognizer, text: str) -> list[Finding]:
@@ -110,16 +113,16 @@ def merge(found: Iterable[Finding]) -> list[Finding]:
     It has the kind of the one with the highest score, of the longest among those, and covers all
     of them: no part of a finding is left over.
     """
-    made: list[Finding] = []
+    merged: list[Finding] = []
     cluster: list[Finding] = []
     end = -1
     for finding in sorted(found, key=lambda f: f.start):
         if finding.start >= end and cluster:
-            made.append(_merge_cluster(cluster))
+            merged.append(_merge_cluster(cluster))
             cluster = []
         cluster.append(finding)
         end = max(end, finding.end)
-    return [*made, _merge_cluster(cluster)] if cluster else []
+    return [*merged, _merge_cluster(cluster)] if cluster else []
 
 
 def _merge_cluster(cluster: Sequence[Finding]) -> Finding:
@@ -171,8 +174,8 @@ class Pattern:
     @functools.cached_property
     def _find_matches(self) -> Callable[..., Iterator[re.Match[str]]]:
         # `re` can't be stopped, and lets no other thread run meanwhile.
-        plain = _BRACE.sub(lambda f: r"\{" if f[0] == "{" else f[0], self.expression)
-        return import_module("regex").compile(plain).finditer
+        expression = _BRACE.sub(lambda f: r"\{" if f[0] == "{" else f[0], self.expression)
+        return import_module("regex").compile(expression).finditer
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find all matches that aren't empty.
@@ -253,19 +256,19 @@ class Urls:
         if "." not in text:
             return
         end = 0
-        for found in _ADDRESS.finditer(text):
-            if found.start() < end or "." not in found[2]:  # within the path of the last one
+        for match in _ADDRESS.finditer(text):
+            if match.start() < end or "." not in match[2]:  # within the path of the last one
                 continue
-            host = found[2].casefold()
+            host = match[2].casefold()
             while (domain := host.rpartition("."))[0] and domain[2] not in self._domains:
                 host = domain[0]
-            end = found.start(2) + len(host)
+            end = match.start(2) + len(host)
             if not domain[0]:
                 continue
             path = _PATH.match(text, end)
-            if path or found[1] or host.lstrip(".-").startswith("www"):
+            if path or match[1] or host.lstrip(".-").startswith("www"):
                 end = path.end() if path else end
-                yield Finding("URL", found.start(), end, 0.6 if found[1] else 0.5)
+                yield Finding("URL", match.start(), end, 0.6 if match[1] else 0.5)
 
 
 _GENERIC = {
@@ -359,9 +362,9 @@ class _Numbers:
             time.process_time,
             time.monotonic,
         )  # which one `regex` reads depends on the system
-        begun = [clock() for clock in clocks]
+        starts = [clock() for clock in clocks]
         results = self.recognizer.analyze(read, [])
-        seconds = max(clock() - start for clock, start in zip(clocks, begun, strict=True))
+        seconds = max(clock() - start for clock, start in zip(clocks, starts, strict=True))
         if seconds >= pattern_recognizer.REGEX_TIMEOUT_SECONDS:
             raise TimeoutError
         for result in results:
@@ -406,34 +409,34 @@ class NumberReader:
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find them in one view."""
         for start, end, begins, ends, first in _stretches(text):
-            written = text[start:end]
-            found = self._stretches.get(written)
-            if found is None and self._read + len(written) > _READ:
+            stretch = text[start:end]
+            findings = self._stretches.get(stretch)
+            if findings is None and self._read + len(stretch) > _READ:
                 for match in _SHAPE.finditer(text, begins, ends):
                     if sum(map(str.isdigit, match[0])) >= 2 or match[0].count(":") > 1:
                         yield Finding("NUMBER", match.start(), match.end(), 1.0, checked=False)
                 continue
-            if found is None:
-                self._read += len(written)
-                found = self._stretches[written] = tuple(self._read_stretch(written))
-            for one in (each.shift(start) for each in found):
-                if one.start < ends and (one.end if first else one.start + 1) > begins:
-                    yield one
+            if findings is None:
+                self._read += len(stretch)
+                findings = self._stretches[stretch] = tuple(self._read_stretch(stretch))
+            for finding in (finding.shift(start) for finding in findings):
+                if finding.start < ends and (finding.end if first else finding.start + 1) > begins:
+                    yield finding
 
     def _read_stretch(self, text: str) -> Iterator[Finding]:
-        few = sum(map(str.isdigit, text)) < _FEW_DIGITS
+        has_few_digits = sum(map(str.isdigit, text)) < _FEW_DIGITS
         token = _is_reading.set(True)
         try:
-            found = [
+            findings = [
                 finding
                 for kind in self._kinds
-                if not few or kind.kind in _WITHOUT_DIGITS
+                if not has_few_digits or kind.kind in _WITHOUT_DIGITS
                 for finding in kind.find(text)
             ]
         finally:
             _is_reading.reset(token)
-        yield from found
-        if not few:
+        yield from findings
+        if not has_few_digits:
             yield from self._phone_numbers(text)
 
     def _phone_numbers(self, text: str) -> Iterator[Finding]:
@@ -442,17 +445,17 @@ class NumberReader:
                 continue
             begins = max(0, match.start() - 1)
             around = text[begins : match.end() + _AROUND_PHONE]
-            found = self._phones.get(around)
-            if found is None and self._looked_up + len(match[0]) > _PHONES:
+            findings = self._phones.get(around)
+            if findings is None and self._looked_up + len(match[0]) > _PHONES:
                 start = match.end() - len(match[0].lstrip(_BLANKS_AND_DASHES)) - begins
                 end = match.end() - begins
-                found = (Finding("PHONE", start, end, _PHONE_SCORE, checked=False),)
-            elif found is None:
+                findings = (Finding("PHONE", start, end, _PHONE_SCORE, checked=False),)
+            elif findings is None:
                 self._looked_up += len(match[0])
-                found = self._phones[around] = tuple(
+                findings = self._phones[around] = tuple(
                     _look_up(around, match.start() - begins, match.end() - begins)
                 )
-            for finding in found:
+            for finding in findings:
                 yield _with_context(self._phone_words, text, finding.shift(begins))
 
 
@@ -464,11 +467,11 @@ def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
     """
     for cluster in import_module("regex").finditer(_CLUSTER, text, concurrent=True):
         first, last = cluster.span()
-        least, most = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
+        lowest, highest = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
         begins = first
         while begins < last:
             ends = _cut(text, begins, last)
-            start, end = max(least, begins - _AROUND), min(most, ends + _AROUND)
+            start, end = max(lowest, begins - _AROUND), min(highest, ends + _AROUND)
             yield start, end, begins, ends, begins == first
             begins = ends
 
@@ -477,10 +480,10 @@ def _cut(text: str, begins: int, last: int) -> int:
     """Return the end of a part: behind a line or a word, so that repeated lines are recognised."""
     if last - begins <= _PART:
         return last
-    behind = max(
+    boundary = max(
         text.rfind("\n", begins, begins + _PART), text.rfind(" ", begins, begins + _PART // 2)
     )
-    return behind + 1 if behind > begins else begins + _PART
+    return boundary + 1 if boundary > begins else begins + _PART
 
 
 def _look_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
@@ -508,22 +511,26 @@ def _with_context(words: re.Pattern[str] | None, text: str, finding: Finding) ->
 @functools.cache
 def presidio_recognizers() -> Sequence[Recognizer]:
     """Make recognisers of numbers and addresses that name a person, with presidio's patterns."""
-    why = "to recognise numbers by their checksums"
-    with require_package("presidio-analyzer", extra="guards", purpose=why):
+    purpose = "to recognise numbers by their checksums"
+    with require_package("presidio-analyzer", extra="guards", purpose=purpose):
         import presidio_analyzer
         import presidio_analyzer.predefined_recognizers as ready
     logging.getLogger("presidio-analyzer").addFilter(_Silence())
     kinds: list[_Numbers] = []
     for title, kind in {**_GENERIC, **{f"{name}Recognizer": "" for name in _NATIONAL}}.items():
-        made: PatternRecognizer = getattr(ready, title)()
+        recognizer: PatternRecognizer = getattr(ready, title)()
         # Let India's PAN look for its letter and its digits in the number, not in all that follows.
-        made.patterns = [
+        recognizer.patterns = [
             presidio_analyzer.Pattern(
                 p.name, p.regex.replace("(?=.*?", r"(?=[\w@#$%^?~-]*?"), p.score
             )
-            for p in made.patterns
+            for p in recognizer.patterns
         ]
-        kinds.append(_Numbers(kind or made.supported_entities[0], made, _words(made.context)))
+        kinds.append(
+            _Numbers(
+                kind or recognizer.supported_entities[0], recognizer, _words(recognizer.context)
+            )
+        )
     return (EmailAddresses(), Urls(ready.UrlRecognizer.BASE_URL_REGEX), PresidioNumbers(kinds))
 
 

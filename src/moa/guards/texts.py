@@ -65,14 +65,14 @@ def change_texts(value: T, change: Change, *, strict: bool) -> T:
 
 def texts_of(value: object) -> list[str]:
     """Return every text in a value, in order; opaque values have none."""
-    found: list[str] = []
+    texts: list[str] = []
 
     def keep(text: str) -> str:
-        found.append(text)
+        texts.append(text)
         return text
 
     change_texts(value, keep, strict=False)
-    return found
+    return texts
 
 
 class _Walk:
@@ -103,43 +103,43 @@ class _Walk:
         cached = value.__dict__.keys() - fields.keys()
         if not (update or hidden or cached):
             return value
-        made = value.model_copy(update=update)
+        result = value.model_copy(update=update)
         for name in cached:
-            vars(made).pop(name)
+            vars(result).pop(name)
         if hidden:
-            object.__setattr__(made, "__pydantic_private__", {**private, **hidden})
-        return made
+            object.__setattr__(result, "__pydantic_private__", {**private, **hidden})
+        return result
 
     def _data_class(self, value: DataclassInstance) -> DataclassInstance:
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        own: Mapping[str, object] = getattr(value, "__dict__", {})
-        cached = [name for name in own if _is_cached(value, name)]
-        others = [name for name in own if name not in names and name not in cached]
-        update = self._differences({name: getattr(value, name) for name in (*names, *others)})
+        attributes: Mapping[str, object] = getattr(value, "__dict__", {})
+        cached = [name for name in attributes if _is_cached(value, name)]
+        extras = [name for name in attributes if name not in names and name not in cached]
+        update = self._differences({name: getattr(value, name) for name in (*names, *extras)})
         if not (update or cached):
             return value
-        made = copy(value)
+        result = copy(value)
         for name in cached:
-            del made.__dict__[name]
+            del result.__dict__[name]
         for name, inner in update.items():
-            object.__setattr__(made, name, inner)  # also if it is frozen
-        return made
+            object.__setattr__(result, name, inner)  # also if it is frozen
+        return result
 
     def _differences(self, fields: Mapping[str, object]) -> dict[str, object]:
-        made = {name: self.walk(inner) for name, inner in fields.items()}
-        return {name: inner for name, inner in made.items() if inner is not fields[name]}
+        values = {name: self.walk(inner) for name, inner in fields.items()}
+        return {name: inner for name, inner in values.items() if inner is not fields[name]}
 
     def _mapping(self, value: Mapping[object, object]) -> Mapping[object, object]:
-        made = {self.walk(key): self.walk(inner) for key, inner in value.items()}
-        same = all(key in made and made[key] is inner for key, inner in value.items())
-        return value if same else made
+        result = {self.walk(key): self.walk(inner) for key, inner in value.items()}
+        is_unchanged = all(key in result and result[key] is inner for key, inner in value.items())
+        return value if is_unchanged else result
 
     def _collection(self, value: Collection) -> object:
-        made = [self.walk(inner) for inner in value]
-        if all(one is other for one, other in zip(made, value, strict=True)):
+        items = [self.walk(inner) for inner in value]
+        if all(item is original for item, original in zip(items, value, strict=True)):
             return value
         build: Callable[[list[object]], object] = getattr(type(value), "_make", type(value))
-        return build(made)  # `_make` is that of a named tuple
+        return build(items)  # `_make` is that of a named tuple
 
     def _keep_or_refuse(self, value: object) -> object:
         if not self._strict:
@@ -179,11 +179,13 @@ class View:
     @cached_property
     def _origins(self) -> Sequence[int] | None:
         """The original index of each character; `None` if it is the same."""
-        if self.written is None or all(len(meant) == 1 for meant in self.meant.values()):
+        if self.written is None or all(
+            len(replacement) == 1 for replacement in self.meant.values()
+        ):
             return None
-        lengths = {chr(code): len(meant) for code, meant in self.meant.items()}
-        each = enumerate(lengths.get(character, 1) for character in self.written)
-        return [place for place, length in each for _ in range(length)]
+        lengths = {chr(code): len(replacement) for code, replacement in self.meant.items()}
+        pairs = enumerate(lengths.get(character, 1) for character in self.written)
+        return [index for index, length in pairs for _ in range(length)]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return the position of a part in the original text."""
@@ -198,17 +200,17 @@ def views(text: str) -> list[View]:
     A plain text has one. Letters of scripts that put no blanks between words are blanked in one
     of the others, since the end of a word is where many patterns begin.
     """
-    found = [View(text)]
+    all_views = [View(text)]
     if text.isascii():
-        return found
+        return all_views
     unusual = [character for character in set(text) if not character.isascii()]
     # An invisible character may be inside a number, or between a word and one.
     for unseen, letter in (("", None), (" ", None), ("", " ")):
-        meant = {ord(character): _fold(character, unseen, letter) for character in unusual}
-        view = View(text.translate(meant), text, meant)
-        if all(view.text != other.text for other in found):
-            found.append(view)
-    return found
+        replacements = {ord(character): _fold(character, unseen, letter) for character in unusual}
+        view = View(text.translate(replacements), text, replacements)
+        if all(view.text != other.text for other in all_views):
+            all_views.append(view)
+    return all_views
 
 
 def _fold(character: str, unseen: str, letter: str | None) -> str:
@@ -237,5 +239,5 @@ def _fold_visible(character: str) -> str:
         return "-"
     if category == "Zs":
         return " "
-    meant = unicodedata.normalize("NFKC", character)
-    return meant if len(meant) <= _LONGEST else character
+    replacement = unicodedata.normalize("NFKC", character)
+    return replacement if len(replacement) <= _LONGEST else character

@@ -16,11 +16,11 @@ from moa.node import Reply, Text
 
 def read_key(value: object) -> Callable[..., object]:
     """Read a key: a function, or the name of one of this module as a table of moa.toml has it."""
-    known = {key.__name__: key for key in (stated, last_number)}
-    found = known.get(value, value) if isinstance(value, str) else value
-    if not callable(found):
-        raise ValueError(f"a function, or {' or '.join(map(repr, known))}, not {value!r}")
-    return found
+    keys_by_name = {key.__name__: key for key in (stated, last_number)}
+    key = keys_by_name.get(value, value) if isinstance(value, str) else value
+    if not callable(key):
+        raise ValueError(f"a function, or {' or '.join(map(repr, keys_by_name))}, not {value!r}")
+    return key
 
 
 Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(read_key)]
@@ -63,7 +63,7 @@ def write_answer(output: object, answer: Hashable | None) -> str:
 
 
 def _read(value: object) -> Hashable | None:
-    found = answer_of(value)
-    if isinstance(value, float) and not isinstance(found, Fraction):
+    answer = answer_of(value)
+    if isinstance(value, float) and not isinstance(answer, Fraction):
         return value
-    return found if found != "" and isinstance(found, Hashable) else None
+    return answer if answer != "" and isinstance(answer, Hashable) else None

@@ -122,12 +122,14 @@ async def fan_out(
 
 def _take_turns(members: Sequence[object]) -> bool:
     """Return True if an endpoint is asked by more members than it works on at once."""
-    asked = (getattr(each, "endpoint", None) for each in members)
-    endpoints: list[Endpoint] = [innermost(each) for each in asked if each is not None]
+    member_endpoints = (getattr(member, "endpoint", None) for member in members)
+    endpoints: list[Endpoint] = [
+        innermost(endpoint) for endpoint in member_endpoints if endpoint is not None
+    ]
     return any(
-        sum(other is endpoint for other in endpoints) > most
+        sum(other is endpoint for other in endpoints) > limit
         for endpoint in endpoints
-        if (most := concurrency_of(endpoint)) is not None and most < len(endpoints)
+        if (limit := concurrency_of(endpoint)) is not None and limit < len(endpoints)
     )
 
 
@@ -168,48 +170,48 @@ class _Fan(Generic[Out]):
     @property
     def _waits_no_more(self) -> bool:
         """Return True if the others get no more than the straggler timeout."""
-        here = len(self.results)
+        count = len(self.results)
         if self.quorum is not None:
-            return here >= self.quorum
-        return here > 1 and len(self.running) < 2
+            return count >= self.quorum
+        return count > 1 and len(self.running) < 2
 
     def start(self, members: Sequence[Node[In, Out]], request: In) -> None:
         loop = asyncio.get_running_loop()
-        for place, member in enumerate(members):
-            task = loop.create_task(self._ask(place, member, request))
+        for index, member in enumerate(members):
+            task = loop.create_task(self._ask(index, member, request))
             task.add_done_callback(self._end)
-            self.running[task] = place
+            self.running[task] = index
 
     async def ask_again(
         self, before: _FanRecord, members: Sequence[Node[In, Out]], request: In
     ) -> None:
         """Ask those that had answered before, and say again why the others had not."""
-        places, notes = before
-        calls = [self._ask(place, members[place], request) for place in places]
-        for place, one in zip(places, await gather(calls), strict=True):
-            self.results[place] = one
-        for place, kind, what in notes:
-            self._tell(place, kind, what)
+        indices, notes = before
+        calls = [self._ask(index, members[index], request) for index in indices]
+        for index, result in zip(indices, await gather(calls), strict=True):
+            self.results[index] = result
+        for index, kind, text in notes:
+            self._tell(index, kind, text)
 
-    async def _ask(self, place: int, member: Node[In, Out], request: In) -> MemberResult[Out]:
-        name, start = self.names[place], time.perf_counter()
+    async def _ask(self, index: int, member: Node[In, Out], request: In) -> MemberResult[Out]:
+        name, start = self.names[index], time.perf_counter()
         step = "" if name == member.name else name
-        own = self.context.nested(step, timeout_s=self.timeout_s)
-        self.contexts[place] = own
-        own.listener = None  # what members write is nobody's answer yet
-        heard = self.context.listener is not None
-        if heard:
-            self.context.emit(NodeStarted(self._path(place)))
-        left = own.remaining_s()
-        late = "" if left is None else f"{name}: no answer within {left:.2f} s"
-        async with time_limit(left, late):
-            alone = own.journal is None
-            run = member.run(request, own) if alone else run_in_place(member, request, own)
+        inner = self.context.nested(step, timeout_s=self.timeout_s)
+        self.contexts[index] = inner
+        inner.listener = None  # what members write is nobody's answer yet
+        is_heard = self.context.listener is not None
+        if is_heard:
+            self.context.emit(NodeStarted(self._path(index)))
+        left = inner.remaining_s()
+        message = "" if left is None else f"{name}: no answer within {left:.2f} s"
+        async with time_limit(left, message):
+            alone = inner.journal is None
+            run = member.run(request, inner) if alone else run_in_place(member, request, inner)
             result = await run
         seconds = time.perf_counter() - start
-        if heard:
-            self.context.emit(NodeFinished(self._path(place), result.output, seconds))
-        return MemberResult(place=place, name=name, result=result, seconds=seconds)
+        if is_heard:
+            self.context.emit(NodeFinished(self._path(index), result.output, seconds))
+        return MemberResult(place=index, name=name, result=result, seconds=seconds)
 
     async def wait(self, hurry_s: float | None) -> None:
         """Wait until there are enough answers, and note why each other member is left out."""
@@ -217,17 +219,17 @@ class _Fan(Generic[Out]):
         hurry_at = math.inf if hurry_s is None else now() + hurry_s
         cut_at = math.inf
         while self.running:
-            here = len(self.results)
+            count = len(self.results)
             if self.interrupts:
                 cut_at = hurry_at = math.inf
             elif self._waits_no_more:
                 cut_at = min(cut_at, now() + self.straggler_timeout_s)
-            if here and not self.interrupts and self.enough and self.enough(self._outputs()):
-                return self._leave_out("skipped", f"is not needed: {here} answers are enough")
+            if count and not self.interrupts and self.enough and self.enough(self._outputs()):
+                return self._leave_out("skipped", f"is not needed: {count} answers are enough")
             if now() >= cut_at:
-                waited = f"{here} others had answered {self.straggler_timeout_s:g} s before"
+                waited = f"{count} others had answered {self.straggler_timeout_s:g} s before"
                 return self._leave_out("dropped", f"gave no answer in time: {waited}")
-            if now() >= hurry_at and here >= self.minimum:
+            if now() >= hurry_at and count >= self.minimum:
                 return self._leave_out("dropped", "gave no answer in the time that is left for it")
             until = min(cut_at, math.inf if now() >= hurry_at else hurry_at)
             for task in sorted(await self._until_some_end(until), key=self.running.__getitem__):
@@ -266,53 +268,55 @@ class _Fan(Generic[Out]):
             raise join_interrupts(self.interrupts)
         if len(self.results) < self.minimum:
             raise self._too_few()
-        return [self.results[place] for place in sorted(self.results)]
+        return [self.results[index] for index in sorted(self.results)]
 
     def _outputs(self) -> list[Out]:
-        return [self.results[place].output for place in sorted(self.results)]
+        return [self.results[index].output for index in sorted(self.results)]
 
     def _take(self, task: asyncio.Task[MemberResult[Out]]) -> None:
-        place = self.running.pop(task)
+        index = self.running.pop(task)
         try:
-            self.results[place] = task.result()
+            self.results[index] = task.result()
         except NotResumable:
             raise
         except MoaError as error:
-            self._miss(place, error)
+            self._miss(index, error)
         except asyncio.CancelledError as error:  # from within: nothing here has cancelled it
-            self._miss(place, NodeError(self.names[place], error))
+            self._miss(index, NodeError(self.names[index], error))
         except Exception as error:
             if interrupts_of(error):
                 self.interrupts.append(error)
                 return
-            error = explain(error, self._path(place))
+            error = explain(error, self._path(index))
             if isinstance(error, NotResumable):
                 raise error from error.__context__
-            missed = NodeError(self.names[place], error)
-            missed.__cause__ = error  # nobody raises it if it is only noted
-            self._miss(place, missed)
+            failure = NodeError(self.names[index], error)
+            failure.__cause__ = error  # nobody raises it if it is only noted
+            self._miss(index, failure)
 
-    def _miss(self, place: int, error: MoaError) -> None:
-        self.failed[place] = error
-        self._tell(place, "failed", f"gave no answer: {error}")
+    def _miss(self, index: int, error: MoaError) -> None:
+        self.failed[index] = error
+        self._tell(index, "failed", f"gave no answer: {error}")
 
-    def _leave_out(self, kind: NoteKind, why: str) -> None:
-        for place in self.running.values():
-            own = self.contexts.get(place)
-            tries = [note.text for note in own.trace if note.kind == "retried"] if own else []
-            again = f"; it was asked again {tries[-1]}" if tries else ""
-            self._tell(place, kind, why + again)
+    def _leave_out(self, kind: NoteKind, reason: str) -> None:
+        for index in self.running.values():
+            context = self.contexts.get(index)
+            tries = (
+                [note.text for note in context.trace if note.kind == "retried"] if context else []
+            )
+            remark = f"; it was asked again {tries[-1]}" if tries else ""
+            self._tell(index, kind, reason + remark)
 
-    def _tell(self, place: int, kind: NoteKind, what: str) -> None:
-        self.notes.append((place, kind, what))
-        self.context.note(kind, f"{self.names[place]!r} {what}")
-        self.context.emit(NodeSkipped(self._path(place), what))
+    def _tell(self, index: int, kind: NoteKind, text: str) -> None:
+        self.notes.append((index, kind, text))
+        self.context.note(kind, f"{self.names[index]!r} {text}")
+        self.context.emit(NodeSkipped(self._path(index), text))
 
-    def _path(self, place: int) -> str:
-        return f"{self.context.node}/{self.names[place]}".lstrip("/")
+    def _path(self, index: int) -> str:
+        return f"{self.context.node}/{self.names[index]}".lstrip("/")
 
     def _too_few(self) -> MoaError:
-        causes = {self.names[place]: error for place, error in sorted(self.failed.items())}
+        causes = {self.names[index]: error for index, error in sorted(self.failed.items())}
         listed = "".join(f"\n  - {name}: {error}" for name, error in causes.items())
         message = (
             f"{self.context.node or 'fan-out'}: {len(self.results)} of {len(self.names)} answered, "

@@ -83,12 +83,12 @@ class Listwise(TypedNode[Candidates, Pick]):
         """Ask in both orders; a verdict that can't be read is no error."""
         last = len(request.replies) - 1
         turned = request.model_copy(update={"replies": request.replies[::-1]})
-        there, back = await gather(self._best(r, context) for r in (request, turned))
-        if there is None or back is None:
+        pick, turned_pick = await gather(self._best(r, context) for r in (request, turned))
+        if pick is None or turned_pick is None:
             return Pick(place=0, verdict="unreadable", reason="the judge gave no verdict")
-        if there == last - back:
-            return Pick(place=there, verdict="won", reason="the best in both orders")
-        first, second = sorted((there, last - back))
+        if pick == last - turned_pick:
+            return Pick(place=pick, verdict="won", reason="the best in both orders")
+        first, second = sorted((pick, last - turned_pick))
         reason = "each of the two is the best in one order"
         return Pick(place=first, verdict="tied", tied=(second,), reason=reason)
 
@@ -115,23 +115,25 @@ class ByPolicy(TypedNode[Candidates, Pick]):
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
         """Score all replies in parallel; if all fail, raise the first error."""
-        found = await gather(self._judge(request.request, r, context) for r in request.replies)
-        failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
-        for error in failed:
+        judgements = await gather(self._judge(request.request, r, context) for r in request.replies)
+        errors = [judgement for judgement in judgements if isinstance(judgement, MoaError)]
+        for error in errors:
             context.note("failed", f"a reply could not be judged: {error}")
-        if len(failed) == len(found):
-            raise failed[0]
+        if len(errors) == len(judgements):
+            raise errors[0]
         ranks = [
-            (-1, 0.0) if isinstance(judged, MoaError) else (int(judged.accepted), judged.score)
-            for judged in found
+            (-1, 0.0)
+            if isinstance(judgement, MoaError)
+            else (int(judgement.accepted), judgement.score)
+            for judgement in judgements
         ]
-        places = [place for place, rank in enumerate(ranks) if rank == max(ranks)]
-        best = found[places[0]]
+        winners = [index for index, rank in enumerate(ranks) if rank == max(ranks)]
+        best = judgements[winners[0]]
         assert isinstance(best, Judgement), "a judged reply comes before one that could not be"
         return Pick(
-            place=places[0],
-            verdict="won" if len(places) == 1 else "tied",
-            tied=tuple(places[1:]),
+            place=winners[0],
+            verdict="won" if len(winners) == 1 else "tied",
+            tied=tuple(winners[1:]),
             reason=f"score {best.score:.3f}: {'; '.join(best.reasons)}",
         )
 
@@ -162,7 +164,7 @@ async def ask_judge(
 
 def distinct(texts: Sequence[str]) -> list[int]:
     """Return the places of the texts that differ, the first of each."""
-    return [place for place, text in enumerate(texts) if text not in texts[:place]]
+    return [index for index, text in enumerate(texts) if text not in texts[:index]]
 
 
 def judge_of(

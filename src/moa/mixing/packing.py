@@ -80,30 +80,30 @@ async def pack(
     Raises:
         InputError: the request alone is longer than there is room for.
     """
-    decides = blake2b(f"{seed}\n{request}".encode("utf-8", "surrogatepass"))
+    seed_hash = blake2b(f"{seed}\n{request}".encode("utf-8", "surrogatepass"))
 
-    def lot(place: int) -> bytes:
-        lot = decides.copy()
-        lot.update(place.to_bytes(4))
-        return lot.digest()
+    def lot(index: int) -> bytes:
+        hasher = seed_hash.copy()
+        hasher.update(index.to_bytes(4))
+        return hasher.digest()
 
     async def consult() -> tuple[Consultation, int]:
-        consulted = Consultation(request=request, answers=tuple(shown[place] for place in order))
+        consulted = Consultation(request=request, answers=tuple(texts[index] for index in order))
         return consulted, await count(write(consulted))
 
-    shown = list(answers)
+    texts = list(answers)
     order = sorted(range(len(answers)), key=lot)
     consulted, tokens = await consult()
     if room is None or tokens <= room:
         return Packing(consulted=consulted, order=tuple(order), tokens=tokens)
     merged = _twins(answers)
-    behind = {place: _note_repeats(times) for place, times in Counter(merged.values()).items()}
-    shown = [text + behind.get(place, "") for place, text in enumerate(answers)]
-    order = [place for place in order if place not in merged]
-    said = [stated(answer) for answer in answers]
-    alone = {p for p in order if said.count(said[p]) == 1 and p not in behind}
+    remarks = {index: _note_repeats(times) for index, times in Counter(merged.values()).items()}
+    texts = [text + remarks.get(index, "") for index, text in enumerate(answers)]
+    order = [index for index in order if index not in merged]
+    keys = [stated(answer) for answer in answers]
+    alone = {p for p in order if keys.count(keys[p]) == 1 and p not in remarks}
     cut, left_out = dict[int, int](), list[int]()
-    sizes = {place: await count(shown[place]) for place in order}
+    sizes = {index: await count(texts[index]) for index in order}
     consulted, tokens = await consult()
     while tokens > room:
         if not order:
@@ -112,18 +112,18 @@ async def pack(
                 f"{room}. Shorten it, or ask a model with a larger context window"
             )
         levels = _levels(sizes, alone.intersection(order), sum(sizes.values()) - (tokens - room))
-        shorter = {place: level for place, level in levels.items() if level < sizes[place]}
+        shorter = {index: level for index, level in levels.items() if level < sizes[index]}
         if shorter and min(shorter.values()) >= _SHORTEST:
-            for place, level in shorter.items():
-                end = behind.get(place, "")
-                shown[place], sizes[place] = await _cut(answers[place], end, level, count)
-                cut[place] = sizes[place]
+            for index, level in shorter.items():
+                end = remarks.get(index, "")
+                texts[index], sizes[index] = await _cut(answers[index], end, level, count)
+                cut[index] = sizes[index]
         else:  # one goes that others agree with, if there is one, and the longest of those
-            out = max(set(order) - alone or order, key=lambda place: (sizes[place], place))
-            order.remove(out)
-            del sizes[out]
-            cut.pop(out, None)
-            left_out.append(out)
+            longest = max(set(order) - alone or order, key=lambda index: (sizes[index], index))
+            order.remove(longest)
+            del sizes[longest]
+            cut.pop(longest, None)
+            left_out.append(longest)
         consulted, tokens = await consult()
     return Packing(
         consulted=consulted,
@@ -138,17 +138,17 @@ async def pack(
 def _twins(answers: Sequence[str]) -> dict[int, int]:
     """Find near duplicates, and the first answer that stands for each of them."""
     merged: dict[int, int] = {}
-    for place, text in enumerate(answers):
-        for other in range(place):
-            if other not in merged and likeness(text, answers[other]) >= _NEARLY_THE_SAME:
-                merged[place] = other
+    for index, text in enumerate(answers):
+        for twin in range(index):
+            if twin not in merged and likeness(text, answers[twin]) >= _NEARLY_THE_SAME:
+                merged[index] = twin
                 break
     return merged
 
 
-def _note_repeats(others: int) -> str:
+def _note_repeats(count: int) -> str:
     """Return the remark behind an answer for which near duplicates were left out."""
-    say = "another answer says" if others == 1 else f"{others} other answers say"
+    say = "another answer says" if count == 1 else f"{count} other answers say"
     return f"\n[{say} nearly the same]"
 
 
@@ -159,10 +159,10 @@ async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]
         keep = min(keep - 1, int(keep * level / max(size, 1) * _SLACK))
         head = max(0, int(keep * _HEAD))
         tail = max(0, keep - head)
-        shown = text[:head].rstrip() + CUT + text[len(text) - tail :].lstrip() + end
-        size = await count(shown)
+        cut_text = text[:head].rstrip() + CUT + text[len(text) - tail :].lstrip() + end
+        size = await count(cut_text)
         if size <= level or keep <= 0:
-            return shown, size
+            return cut_text, size
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
@@ -171,18 +171,18 @@ def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]
     What is shared is shared so that the shorter ones stay whole and the longer ones get equally
     much (max-min fairness).
     """
-    agreed = {place: size for place, size in sizes.items() if place not in alone}
-    left = room - sum(sizes[place] for place in alone)
+    agreed = {index: size for index, size in sizes.items() if index not in alone}
+    left = room - sum(sizes[index] for index in alone)
     if agreed and left >= _SHORTEST * len(agreed):
-        return {place: sizes[place] for place in alone} | _share(agreed, left)
+        return {index: sizes[index] for index in alone} | _share(agreed, left)
     return _share(sizes, room)
 
 
 def _share(sizes: dict[int, int], room: int) -> dict[int, int]:
     levels: dict[int, int] = {}
-    for done, place in enumerate(sorted(sizes, key=lambda place: sizes[place])):
-        levels[place] = max(0, min(sizes[place], room // (len(sizes) - done)))
-        room -= levels[place]
+    for rank, index in enumerate(sorted(sizes, key=lambda index: sizes[index])):
+        levels[index] = max(0, min(sizes[index], room // (len(sizes) - rank)))
+        room -= levels[index]
     return levels
 
 
@@ -239,27 +239,27 @@ class Reader:
         amount = Amount(calls=1, input_tokens=read, output_tokens=self.max_tokens)
         return self.endpoint.tier, self.endpoint.price.charge(amount)
 
-    async def _prepare_request(self, asked: LayerRequest, context: RunContext) -> str | BaseModel:
-        if not asked.answers:
-            return asked.request
-        own = context.nested(self.node.name)
+    async def _prepare_request(self, request: LayerRequest, context: RunContext) -> str | BaseModel:
+        if not request.answers:
+            return request.request
+        inner = context.nested(self.node.name)
         room = self._room()
 
         async def count(text: str) -> int:
             # No tokenizer makes more tokens of a text than it has bytes, so many need no counting.
             if room is None or len(text.encode("utf-8", "surrogatepass")) <= room:
                 return approximate_tokens(text)
-            return await tokens_of(self.endpoint, text, own)
+            return await tokens_of(self.endpoint, text, inner)
 
         packed = await pack(
-            text_of(asked.request),
-            asked.answers,
+            text_of(request.request),
+            request.answers,
             write=getattr(self.node, "user_prompt", Consultation.model_dump_json),
             count=count,
             room=room,
             seed=f"{self.seed}/{self.name}",
         )
-        _note_packing(packed, asked.names, room, own)
+        _note_packing(packed, request.names, room, inner)
         return packed.consulted
 
     def _room(self) -> int | None:
@@ -281,12 +281,12 @@ def _note_packing(
     packed: Packing, names: Sequence[str], room: int | None, context: RunContext
 ) -> None:
     """Say in the trace what is read: whose answers, in which order, and what was cut."""
-    order = ", ".join(repr(names[place]) for place in packed.order)
-    of = "" if room is None else f" of {room}"
-    context.note("packed", f"reads the answers of {order}, {packed.tokens}{of} tokens in all")
-    for place, twin in sorted(packed.merged.items()):
-        context.note("packed", f"{names[place]!r} is nearly the same as {names[twin]!r}: left out")
-    for place, tokens in sorted(packed.cut.items()):
-        context.note("truncated", f"the answer of {names[place]!r}, to {tokens} tokens")
-    for place in packed.left_out:
-        context.note("truncated", f"the answer of {names[place]!r} is left out: no room for it")
+    order = ", ".join(repr(names[index]) for index in packed.order)
+    limit = "" if room is None else f" of {room}"
+    context.note("packed", f"reads the answers of {order}, {packed.tokens}{limit} tokens in all")
+    for index, twin in sorted(packed.merged.items()):
+        context.note("packed", f"{names[index]!r} is nearly the same as {names[twin]!r}: left out")
+    for index, tokens in sorted(packed.cut.items()):
+        context.note("truncated", f"the answer of {names[index]!r}, to {tokens} tokens")
+    for index in packed.left_out:
+        context.note("truncated", f"the answer of {names[index]!r} is left out: no room for it")

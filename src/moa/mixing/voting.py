@@ -71,8 +71,8 @@ class Tally:
     @cached_property
     def counts(self) -> dict[Hashable, int]:
         """Votes by answer, most first; of equally many, the one of the first place first."""
-        given = Counter(answer for _, answer in self.ballots if answer is not None)
-        return dict(given.most_common())
+        votes = Counter(answer for _, answer in self.ballots if answer is not None)
+        return dict(votes.most_common())
 
     @property
     def leaders(self) -> tuple[Hashable, ...]:
@@ -103,7 +103,7 @@ class Tally:
 
     def place_of(self, answer: Hashable) -> int:
         """Place of the first sample that answers so."""
-        return next(place for place, given in self.ballots if given == answer)
+        return next(place for place, vote in self.ballots if vote == answer)
 
     def majority(self, outputs: Mapping[int, object], node: str) -> Voted:
         """Return the leading answer, as the first sample that gives it says it.
@@ -126,7 +126,7 @@ class Tally:
             answer="" if answer is None else format_answer(answer),
             confidence=votes / len(self.ballots),
             votes={format_answer(a): votes for a, votes in self.counts.items()},
-            unreadable=sum(given is None for _, given in self.ballots),
+            unreadable=sum(vote is None for _, vote in self.ballots),
             tied=tuple(format_answer(a) for a in self.leaders if a != answer),
             partial=self.is_partial,
         )
@@ -166,9 +166,9 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
         raise ConfigError(f"{least} answers can't agree: it takes at least 2")
 
     def enough(answers: Sequence[object]) -> bool:
-        found = Counter(key(answer) for answer in answers)
-        found.pop(None, None)
-        return max(found.values(), default=0) >= least
+        counts = Counter(key(answer) for answer in answers)
+        counts.pop(None, None)
+        return max(counts.values(), default=0) >= least
 
     return enough
 
@@ -178,11 +178,11 @@ def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
 
     If all differ, it is the one whose words the others use most.
     """
-    found = [key(answer) for answer in answers]
-    counts = Counter(answer for answer in found if answer is not None)
-    most = max(counts.values(), default=0)
-    if most > 1:
-        return next(place for place, answer in enumerate(found) if counts[answer] == most)
+    keys = [key(answer) for answer in answers]
+    counts = Counter(answer for answer in keys if answer is not None)
+    highest = max(counts.values(), default=0)
+    if highest > 1:
+        return next(index for index, answer in enumerate(keys) if counts[answer] == highest)
     runs = [_runs(text_of(answer)) for answer in answers]
     shared = [sum(_overlap(mine, others) for others in runs) for mine in runs]
     return shared.index(max(shared))
@@ -197,8 +197,8 @@ def likeness(one: str, other: str) -> float:
 
 
 def _overlap(mine: set[tuple[str, ...]], others: set[tuple[str, ...]]) -> float:
-    together = mine | others
-    return len(mine & others) / len(together) if together else 1.0
+    union = mine | others
+    return len(mine & others) / len(union) if union else 1.0
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:

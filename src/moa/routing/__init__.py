@@ -33,9 +33,9 @@ class _FileModel(Frozen):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def _require(holds: bool, what: str) -> None:
+def _require(holds: bool, requirement: str) -> None:
     if not holds:
-        raise ValueError(f"there must be {what}")
+        raise ValueError(f"there must be {requirement}")
 
 
 class Tree(_FileModel):
@@ -54,8 +54,8 @@ class Tree(_FileModel):
         _require(n == len(self.thresholds) == len(self.values) > 0, "one of each a node")
         # Children come after their parents, so that following them ends.
         ends = all(
-            feature < 0 or (place < left < n and place < right < n)
-            for place, (feature, left, right) in enumerate(
+            feature < 0 or (index < left < n and index < right < n)
+            for index, (feature, left, right) in enumerate(
                 zip(self.features, self.left, self.right, strict=True)
             )
         )
@@ -70,11 +70,11 @@ class Tree(_FileModel):
     def predict(self, values: Floats) -> Floats:
         """Predict from the features of cases."""
         features, thresholds, left, right, leaves = self._arrays
-        here, rows = np.zeros(len(values), dtype=int), np.arange(len(values))
-        while (inside := features[here] >= 0).any():
-            goes_left = values[rows, features[here]] <= thresholds[here]
-            here = np.where(inside, np.where(goes_left, left[here], right[here]), here)
-        return leaves[here]
+        nodes, rows = np.zeros(len(values), dtype=int), np.arange(len(values))
+        while (is_inner := features[nodes] >= 0).any():
+            goes_left = values[rows, features[nodes]] <= thresholds[nodes]
+            nodes = np.where(is_inner, np.where(goes_left, left[nodes], right[nodes]), nodes)
+        return leaves[nodes]
 
 
 class Trees(_FileModel):
@@ -88,8 +88,8 @@ class Trees(_FileModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        used = max((feature for tree in self.trees for feature in tree.features), default=-1)
-        _require(used < len(self.names), "a name for each feature")
+        highest = max((feature for tree in self.trees for feature in tree.features), default=-1)
+        _require(highest < len(self.names), "a name for each feature")
         return self
 
     def predict(self, table: Table) -> Floats:
@@ -118,9 +118,9 @@ class Grams(_FileModel):
         return np.array([self._one(case.prompt) for case in table.cases])
 
     def _one(self, text: str) -> float:
-        found = {b: count * self.rarity[b] for b, count in grams(text).items() if b in self.rarity}
-        length = sqrt(sum(weight**2 for weight in found.values())) or 1.0
-        return self.constant + sum(found[b] * self.weights[b] for b in found) / length
+        tf_idf = {b: count * self.rarity[b] for b, count in grams(text).items() if b in self.rarity}
+        length = sqrt(sum(weight**2 for weight in tf_idf.values())) or 1.0
+        return self.constant + sum(tf_idf[b] * self.weights[b] for b in tf_idf) / length
 
 
 class Groups(_FileModel):
@@ -281,20 +281,20 @@ class Router(_FileModel):
             InputError: it is a cascade, and there is no reply.
         """
         start = time.perf_counter()
-        inside = (context or RunContext()).nested(self.name)
+        inner = (context or RunContext()).nested(self.name)
         case = Case(request) if isinstance(request, str) else request
-        with inside.span("agent", self.name):
+        with inner.span("agent", self.name):
             (gain,) = self.gains([case]).tolist()
-            chosen = self.choose(gain)
-            if chosen == "strong":
-                inside.note("escalated", f"predicted gain {gain:.2f}, from {self.threshold:.2f} on")
-        return finish(chosen, inside, seconds=time.perf_counter() - start)
+            strength = self.choose(gain)
+            if strength == "strong":
+                inner.note("escalated", f"predicted gain {gain:.2f}, from {self.threshold:.2f} on")
+        return finish(strength, inner, seconds=time.perf_counter() - start)
 
     def missing_fields(self, cases: Sequence[Case]) -> str | None:
         """Describe which used fields are missing in how many cases; return `None` if none."""
         counts = {name: sum(name not in case.fields for case in cases) for name in self.fields}
-        told = ", ".join(f"{name!r} in {n} of {len(cases)}" for name, n in counts.items() if n)
-        return f"missing, so done without: {told}" if told else None
+        missing = ", ".join(f"{name!r} in {n} of {len(cases)}" for name, n in counts.items() if n)
+        return f"missing, so done without: {missing}" if missing else None
 
     def at_threshold(self, gain: float) -> Self:
         """The same router, asking the strong model where it gains at least so much.
@@ -306,10 +306,10 @@ class Router(_FileModel):
         return self.model_copy(update={"threshold": gain, "target": target})
 
 
-def _dump(written: JSON) -> str:
+def _dump(fields: JSON) -> str:
     """Write JSON that a person can read: a line for each member, and for each item of a list."""
     members: list[str] = []
-    for name, value in written.items():
+    for name, value in fields.items():
         if name in ("candidates", "parts"):
             inner = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in list_of(value))
             members.append(f"{json.dumps(name)}: [\n  {inner}\n ]")

@@ -89,13 +89,13 @@ class Recovery:
             raise InputError(f"a part of the gap is from 0 to 1, not {recovered}")
         if self.strong - self.weak <= _NOTHING:
             return None
-        wanted = self.weak + recovered * (self.strong - self.weak) - _NOTHING
-        place = int(np.argmax(self.qualities >= wanted))
-        if place == 0:
+        quality = self.weak + recovered * (self.strong - self.weak) - _NOTHING
+        index = int(np.argmax(self.qualities >= quality))
+        if index == 0:
             return 0.0
-        low, high = self.qualities[place - 1 : place + 1].tolist()
-        left, right = self.shares[place - 1 : place + 1].tolist()
-        along = max(0.0, (wanted + _NOTHING - low) / (high - low))
+        low, high = self.qualities[index - 1 : index + 1].tolist()
+        left, right = self.shares[index - 1 : index + 1].tolist()
+        along = max(0.0, (quality + _NOTHING - low) / (high - low))
         return min(right, left + (right - left) * along)
 
     @property
@@ -129,9 +129,9 @@ def recovery(
         )
     if not np.isfinite(ranked).all():
         raise InputError("a score is no number")
-    levels, place = np.unique(-ranked, return_inverse=True)
-    sizes = np.bincount(place, minlength=len(levels))
-    gains = np.bincount(place, weights=strong - weak, minlength=len(levels))
+    levels, inverse = np.unique(-ranked, return_inverse=True)
+    sizes = np.bincount(inverse, minlength=len(levels))
+    gains = np.bincount(inverse, weights=strong - weak, minlength=len(levels))
     shares = np.concatenate([[0.0], np.cumsum(sizes) / len(ranked)])
     qualities = weak.mean() + np.concatenate([[0.0], np.cumsum(gains) / len(ranked)])
     return Recovery(shares, qualities)
@@ -232,12 +232,12 @@ def evaluate_routing(
 def _interval(scores: Floats, weak: Floats, strong: Floats) -> tuple[float, float] | None:
     """Bootstrap APGR over the requests; draws in which the strong model is no better have none."""
 
-    def apgr(*drawn: Floats) -> float:
-        found = recovery(*drawn).apgr
-        return np.nan if found is None else found
+    def apgr(*sample: Floats) -> float:
+        value = recovery(*sample).apgr
+        return np.nan if value is None else value
 
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of draws without one
-        drawn = stats().bootstrap(
+        result = stats().bootstrap(
             (scores, weak, strong),
             apgr,
             paired=True,
@@ -246,12 +246,12 @@ def _interval(scores: Floats, weak: Floats, strong: Floats) -> tuple[float, floa
             method="percentile",
             rng=np.random.default_rng(0),
         )
-    known: Floats = drawn.bootstrap_distribution
-    known = known[~np.isnan(known)]
-    if not known.size:
+    values: Floats = result.bootstrap_distribution
+    values = values[~np.isnan(values)]
+    if not values.size:
         return None
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(known, [tail, 1 - tail]).tolist()
+    low, high = np.quantile(values, [tail, 1 - tail]).tolist()
     return low, high
 
 

@@ -140,10 +140,10 @@ def fit_router(
     kind: RouterKind = "router" if rows[0].case.reply is None else "cascade"
     trial = _run_trials(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stack(trial)
-    alone = {name: round(trial.apgr({name: 1.0}), 4) for name in trial.fitters}
+    apgrs = {name: round(trial.apgr({name: 1.0}), 4) for name in trial.fitters}
     compared = [
         PartReport(name=name, apgr=apgr, weight=weights.get(name, 0.0))
-        for name, apgr in sorted(alone.items(), key=lambda each: -each[1])
+        for name, apgr in sorted(apgrs.items(), key=lambda pair: -pair[1])
     ]
     held_out = trial.blend(weights)[0]
     threshold, target = threshold_for(held_out, trial.truth, share=share, quality=quality)
@@ -165,12 +165,12 @@ def fit_router(
 
 def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
     """Name the parts that can be fitted to such cases, by `fields` that group them among others."""
-    found: dict[str, Fitter] = {"prompt grams": _grams}
+    fitters: dict[str, Fitter] = {"prompt grams": _grams}
     if table.cases[0].reply is not None:
-        found["doubt"] = _doubt
+        fitters["doubt"] = _doubt
     elif len(table.cases) >= _LEAST_FOR_TREES:
-        found["trees"] = _trees
-    return found | {GROUPS + name: partial(_groups, name) for name in fields}
+        fitters["trees"] = _trees
+    return fitters | {GROUPS + name: partial(_groups, name) for name in fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class _Trials:
 
     def apgr(self, weights: Weights) -> float:
         """Mean over the deals, of a blend."""
-        return fmean(recovery(told, *self.truth).apgr or 0.0 for told in self.blend(weights))
+        return fmean(recovery(scores, *self.truth).apgr or 0.0 for scores in self.blend(weights))
 
 
 def _run_trials(
@@ -208,10 +208,10 @@ def _run_trials(
     for deal in range(_REPEATS):
         dealt = folds(prompts, kinds, _FOLDS, seed=deal)
         for number in range(_FOLDS):
-            inside, outside = np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
-            for name, fitter in fitters.items() if len(outside) else ():
-                part = fitter(table[inside], truth.of(inside))
-                held_out[name][deal, outside] = part.predict(table[outside])
+            train, test = np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
+            for name, fitter in fitters.items() if len(test) else ():
+                part = fitter(table[train], truth.of(train))
+                held_out[name][deal, test] = part.predict(table[test])
             if progress is not None:
                 progress(deal * _FOLDS + number + 1, _REPEATS * _FOLDS)
     return _Trials(table, truth, fitters, held_out)
@@ -259,32 +259,34 @@ def _grouping(rows: Sequence[Recorded]) -> list[str]:
 def _stack(trial: _Trials) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
-    told = np.array([trial.held_out[name].mean(0) for name in names]).T
-    told = told - told.mean(0)
-    pull = np.sqrt(_EQUAL * (told**2).sum(0).mean())
-    left = np.vstack([told, pull * np.eye(len(names))])
+    predictions = np.array([trial.held_out[name].mean(0) for name in names]).T
+    predictions = predictions - predictions.mean(0)
+    pull = np.sqrt(_EQUAL * (predictions**2).sum(0).mean())
+    left = np.vstack([predictions, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
-    found: list[float] = import_module("scipy.optimize").nnls(left, right)[0].tolist()
-    if not any(found) or not _beats_chance(told, gains):
+    raw_weights: list[float] = import_module("scipy.optimize").nnls(left, right)[0].tolist()
+    if not any(raw_weights) or not _beats_chance(predictions, gains):
         raise InputError(
             f"nothing in the prompts of {len(gains)} rows is shown to tell where the strong "
             "model gains: held-out rows are predicted no better than chance does in 1 of 20 runs, "
             "so routing by them isn't shown to pay. Use one model for all, or give more rows"
         )
-    least = _LEAST_WEIGHT * sum(found)
-    kept = {name: weight for name, weight in zip(names, found, strict=True) if weight >= least}
-    heaviest = sorted(kept, key=lambda name: -kept[name])
-    return {name: round(kept[name] / sum(kept.values()), 4) for name in heaviest}
+    minimum = _LEAST_WEIGHT * sum(raw_weights)
+    weights = {
+        name: weight for name, weight in zip(names, raw_weights, strict=True) if weight >= minimum
+    }
+    heaviest = sorted(weights, key=lambda name: -weights[name])
+    return {name: round(weights[name] / sum(weights.values()), 4) for name in heaviest}
 
 
-def _beats_chance(told: Floats, gains: Floats) -> bool:
+def _beats_chance(predictions: Floats, gains: Floats) -> bool:
     """Return True if held-out predictions (rows, candidates) beat chance on the gains.
 
     Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
     If a row teaches about another, that one teaches about it too, so what cross-validation finds
     by chance has up to twice the variance of a permutation. The mean of all is 0.
     """
-    looks = np.column_stack([told, told.mean(1)])
+    looks = np.column_stack([predictions, predictions.mean(1)])
     spread = np.sqrt(2 * (looks**2).sum(0) * (gains @ gains) / (len(gains) - 1))
     return bool((gains @ looks > NormalDist().inv_cdf(1 - 0.05 / looks.shape[1]) * spread).any())
 
@@ -302,14 +304,14 @@ def threshold_for(
     Scores are of rows that took no part in fitting what scores them; a share counts before a
     quality. Says in words, too, what the score was chosen for.
     """
-    wanted = quality if quality is not None else RECOVERED
-    if not 0 <= (wanted if share is None else share) <= 1:
-        raise ConfigError(f"a share is from 0 to 1, not {wanted if share is None else share}")
+    goal = quality if quality is not None else RECOVERED
+    if not 0 <= (goal if share is None else share) <= 1:
+        raise ConfigError(f"a share is from 0 to 1, not {goal if share is None else share}")
     if share is not None:
         return _threshold_at(scores, share), f"{share:.0%} of requests to the strong model"
-    fewest = _fewest_calls(scores, truth, wanted)
-    told = f"{wanted:.0%} of the quality gap recovered, by {fewest:.0%} strong calls"
-    return _threshold_at(scores, fewest), told
+    fewest = _fewest_calls(scores, truth, goal)
+    target = f"{goal:.0%} of the quality gap recovered, by {fewest:.0%} strong calls"
+    return _threshold_at(scores, fewest), target
 
 
 def _threshold_at(scores: Floats, share: float) -> float:
@@ -322,40 +324,40 @@ def _fewest_calls(scores: Floats, truth: Truth, recovered: float) -> float:
     """Return the smallest share of strong calls that is shown to recover a part of the gap."""
     if not recovered:
         return 0.0
-    found, gains = 1.0, truth.gains
-    line, apart = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
-    for place in reversed(range(1, _SHARES)):
-        share = place / _SHARES
+    fewest, gains = 1.0, truth.gains
+    line, disagreement = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
+    for step in reversed(range(1, _SHARES)):
+        share = step / _SHARES
         # Of each row: its gain if the strong model is asked, less that part of its gain.
         over = line.quality_at(share) - line.weak - recovered * (line.strong - line.weak)
-        here = apart.quality_at(share)
-        left = apart.strong - here
-        variance = here * (1 - recovered) ** 2 + left * recovered**2 - over**2
+        strong_part = disagreement.quality_at(share)
+        weak_part = disagreement.strong - strong_part
+        variance = strong_part * (1 - recovered) ** 2 + weak_part * recovered**2 - over**2
         if over < _Z * sqrt(max(0.0, variance) / len(scores)):
             break
-        found = share
-    return found
+        fewest = share
+    return fewest
 
 
 def _origin(
     rows: Sequence[Recorded], trial: _Trials, weights: Weights, best: PartReport, *, left_out: int
 ) -> Origin:
-    read = hashlib.sha256()
+    hasher = hashlib.sha256()
     for row in rows:
-        read.update(repr(_key(row)).encode("utf-8", errors="surrogatepass"))
+        hasher.update(repr(_key(row)).encode("utf-8", errors="surrogatepass"))
     apgr = trial.apgr(weights)
     mean = f"the weighted mean of {', '.join(weights)} {apgr:.3f}"
-    others = f", {mean}" if len(weights) > 1 else "; the others add nothing"
+    remark = f", {mean}" if len(weights) > 1 else "; the others add nothing"
     return Origin(
         moa=version("mixture-of-agents"),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         rows=len(rows),
         left_out=left_out,
-        fingerprint=read.hexdigest(),
+        fingerprint=hasher.hexdigest(),
         weak_quality=round(float(trial.truth.weak.mean()), 4),
         strong_quality=round(float(trial.truth.strong.mean()), 4),
         apgr=round(apgr, 4),
-        why=f"{best.name} alone reaches an APGR of {best.apgr:.3f} by cross-validation{others}",
+        why=f"{best.name} alone reaches an APGR of {best.apgr:.3f} by cross-validation{remark}",
     )
 
 
@@ -367,13 +369,13 @@ def _sklearn(module: str) -> ModuleType:
 
 def _trees(table: Table, truth: Truth) -> Trees:
     boosting = _sklearn("ensemble").GradientBoostingRegressor
-    fitted = [
+    models = [
         boosting(**_TREES, random_state=seed).fit(table.values, truth.gains)
         for seed in range(_GROVES)
     ]
     return Trees(
         names=table.names,
-        trees=tuple(_tree(stage[0].tree_) for model in fitted for stage in model.estimators_),
+        trees=tuple(_tree(stage[0].tree_) for model in models for stage in model.estimators_),
         rate=_TREES["learning_rate"] / _GROVES,
         constant=float(truth.gains.mean()),
     )
@@ -388,7 +390,7 @@ def _doubt(table: Table, truth: Truth) -> Trees:
     model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.values, wrong)
     return Trees(
         names=table.names,
-        trees=tuple(_tree(grown.tree_) for grown in model.estimators_),
+        trees=tuple(_tree(tree.tree_) for tree in model.estimators_),
         rate=1 / len(model.estimators_),
         constant=float(truth.gains.mean() - wrong.mean()),
     )
@@ -404,31 +406,31 @@ class _FittedTree(Protocol):
     value: Floats
 
 
-def _tree(fitted: _FittedTree) -> Tree:
-    inner = fitted.children_left >= 0
+def _tree(tree: _FittedTree) -> Tree:
+    inner = tree.children_left >= 0
     return Tree(
-        features=tuple(np.where(inner, fitted.feature, -1).tolist()),
-        thresholds=tuple(float(f"{t:.9g}") for t in np.where(inner, fitted.threshold, 0.0)),
-        left=tuple(np.maximum(fitted.children_left, 0).tolist()),
-        right=tuple(np.maximum(fitted.children_right, 0).tolist()),
-        values=_rounded(fitted.value[:, 0, 0]),
+        features=tuple(np.where(inner, tree.feature, -1).tolist()),
+        thresholds=tuple(float(f"{t:.9g}") for t in np.where(inner, tree.threshold, 0.0)),
+        left=tuple(np.maximum(tree.children_left, 0).tolist()),
+        right=tuple(np.maximum(tree.children_right, 0).tolist()),
+        values=_rounded(tree.value[:, 0, 0]),
     )
 
 
 def _grams(table: Table, truth: Truth) -> Grams:
-    found = [grams(case.prompt) for case in table.cases]
-    rows = np.repeat(np.arange(len(found)), [len(one) for one in found])
-    buckets = np.array([bucket for one in found for bucket in one], dtype=int)
-    counts = np.array([count for one in found for count in one.values()])
-    used = np.flatnonzero(np.bincount(buckets, minlength=BUCKETS) >= _LEAST_TEXTS)
+    bags = [grams(case.prompt) for case in table.cases]
+    rows = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
+    buckets = np.array([bucket for bag in bags for bucket in bag], dtype=int)
+    counts = np.array([count for bag in bags for count in bag.values()])
+    columns = np.flatnonzero(np.bincount(buckets, minlength=BUCKETS) >= _LEAST_TEXTS)
     sparse = import_module("scipy.sparse").csr_matrix
-    matrix = sparse((counts, (rows, buckets)), shape=(len(found), BUCKETS))[:, used]
+    matrix = sparse((counts, (rows, buckets)), shape=(len(bags), BUCKETS))[:, columns]
     weighted = _sklearn("feature_extraction.text").TfidfTransformer().fit(matrix)
     model = _sklearn("linear_model").Ridge(alpha=_GRAMS_PENALTY)
     model.fit(weighted.transform(matrix), truth.gains)
     return Grams(
-        rarity=dict(zip(used.tolist(), _rounded(weighted.idf_), strict=True)),
-        weights=dict(zip(used.tolist(), _rounded(model.coef_, 4), strict=True)),
+        rarity=dict(zip(columns.tolist(), _rounded(weighted.idf_), strict=True)),
+        weights=dict(zip(columns.tolist(), _rounded(model.coef_, 4), strict=True)),
         constant=float(model.intercept_),
     )
 
@@ -441,8 +443,8 @@ def _groups(field: str, table: Table, truth: Truth) -> Groups:
     return Groups(
         field=field,
         gains={
-            value: (sum(found) + _GROUP_WEIGHT * mean) / (len(found) + _GROUP_WEIGHT)
-            for value, found in by_value.items()
+            value: (sum(gains) + _GROUP_WEIGHT * mean) / (len(gains) + _GROUP_WEIGHT)
+            for value, gains in by_value.items()
             if value
         },
         constant=mean,

@@ -97,13 +97,13 @@ class Table:
 
     def __getitem__(self, places: Ints) -> Table:
         """Some of the cases."""
-        chosen = tuple(self.cases[place] for place in map(int, places))
-        return Table(chosen, self.names, self.values[places])
+        cases = tuple(self.cases[index] for index in map(int, places))
+        return Table(cases, self.names, self.values[places])
 
     def columns(self, names: Sequence[str]) -> Floats:
         """Some of the features, in the order asked for."""
-        place = {name: number for number, name in enumerate(self.names)}
-        return self.values[:, [place[name] for name in names]]
+        indices = {name: number for number, name in enumerate(self.names)}
+        return self.values[:, [indices[name] for name in names]]
 
 
 def describe(cases: Sequence[Case], own: Sequence[str] = ()) -> Table:
@@ -114,15 +114,15 @@ def describe(cases: Sequence[Case], own: Sequence[str] = ()) -> Table:
     Raises:
         InputError: a case has not all of them.
     """
-    found: list[dict[str, float]] = []
+    rows: list[dict[str, float]] = []
     for number, case in enumerate(cases, start=1):
         if lacks := [name for name in own if name not in case.features]:
             raise InputError(f"request {number} has no {lacks[0]!r} in its `features`")
         prompt, reply = case.prompt, case.reply
         computed = prompt_features(prompt) if reply is None else reply_features(prompt, reply)
-        found.append(computed | {name: case.features[name] for name in own})
-    names = tuple(found[0]) if found else ()
-    values = np.array([[features[name] for name in names] for features in found], dtype=float)
+        rows.append(computed | {name: case.features[name] for name in own})
+    names = tuple(rows[0]) if rows else ()
+    values = np.array([[features[name] for name in names] for features in rows], dtype=float)
     return Table(tuple(cases), names, values.reshape(len(cases), len(names)))
 
 

@@ -110,7 +110,7 @@ class Postgres:
         return self._with_retries(work)
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        rows = [(self.job, *one) for one in values]
+        rows = [(self.job, *row) for row in values]
 
         def work() -> None:
             with self._file.cursor() as cursor:

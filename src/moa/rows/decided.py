@@ -69,21 +69,21 @@ def written(value: object) -> str:
 
 def describe_fields(fields: Iterable[tuple[str, object]]) -> str:
     """Format the plain fields of a result in one line, without empty ones."""
-    plain = [
+    pairs = [
         (name, value)
         for name, value in fields
         if isinstance(value, str | int | float) and value != ""
     ]
-    return ", ".join(f"{name} {written(value)}" for name, value in plain)
+    return ", ".join(f"{name} {written(value)}" for name, value in pairs)
 
 
 def _decision(name: str, fields: Mapping[str, object]) -> Decision:
     label = next((fields[field] for field in _LABELS if fields.get(field) is not None), None)
     status = fields.get("status", "answered")
-    said = NONE_OF_THESE if label is None else written(label)
+    option = NONE_OF_THESE if label is None else written(label)
     return Decision(
         name=name,
-        said=said if status == "answered" else str(status),
+        said=option if status == "answered" else str(status),
         probabilities=numbers(fields["probabilities"]),
         answered=status == "answered",
         accepted=_bool_or_none(fields.get("accepted")),
@@ -92,14 +92,14 @@ def _decision(name: str, fields: Mapping[str, object]) -> Decision:
 
 
 def _filter_decision(name: str, fields: Mapping[str, object]) -> Decision:
-    said = "yes" if fields["met"] else "no"
-    sure = fields.get("confidence")
-    p = float(sure) if isinstance(sure, int | float) else None
-    other = "no" if said == "yes" else "yes"
+    option = "yes" if fields["met"] else "no"
+    confidence = fields.get("confidence")
+    p = float(confidence) if isinstance(confidence, int | float) else None
+    opposite = "no" if option == "yes" else "yes"
     return Decision(
         name=name,
-        said=said,
-        probabilities={} if p is None else {said: p, other: 1.0 - p},
+        said=option,
+        probabilities={} if p is None else {option: p, opposite: 1.0 - p},
         accepted=_bool_or_none(fields.get("accepted")),
         doubtful=fields.get("doubtful") is True,
         filters=True,

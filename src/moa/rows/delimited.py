@@ -40,22 +40,22 @@ class _Feed:
 
     def give_back(self) -> Line:
         """Keep the first line of the record, which is malformed, and return the others."""
-        first, *others = self.taken
-        self._back.extendleft(reversed(others))
+        first, *rest = self.taken
+        self._back.extendleft(reversed(rest))
         return first
 
 
 def separator_of(header: str) -> str:
     """Return the most frequent separator of a header, outside of quotes."""
-    bare = re.sub(r'"[^"]*("|$)', "", header)
-    return max(_SEPARATORS, key=bare.count)
+    text = re.sub(r'"[^"]*("|$)', "", header)
+    return max(_SEPARATORS, key=text.count)
 
 
 def _find_header(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
     """Find the header of a table behind blank lines and Excel's `sep=;`, and its separator."""
     for line in lines:
-        if (said := _SEP.fullmatch(line.raw)) is not None:
-            return said[1].decode(), lines
+        if (match := _SEP.fullmatch(line.raw)) is not None:
+            return match[1].decode(), lines
         if line.raw.strip():
             return separator_of(line.legible), chain([line], lines)
     return ",", lines
@@ -88,8 +88,8 @@ def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]
 
 def header_of(cells: list[str], what: str) -> list[str]:
     """Check the names of columns: all must be text, and different."""
-    for place, name in enumerate(cells):
-        if name in cells[:place]:
+    for index, name in enumerate(cells):
+        if name in cells[:index]:
             raise ConfigError(f"two columns of the {what} are called {name!r}: rename one")
         if not encodable(name):
             raise ConfigError(f"the header of the {what} is not UTF-8. {IN_WHICH}")

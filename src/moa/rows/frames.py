@@ -44,8 +44,10 @@ def _cells_in(frame: Any, column: str | None) -> list[object]:
         return frame.to_dicts() if _is_polars(frame) else frame.to_dict("records")
     names = [str(name) for name in frame.columns]
     if column not in names:
-        near = get_close_matches(column, names, n=1, cutoff=0.5) or names
-        raise ConfigError(f"the frame has no column {column!r}: say column={near[0]!r}, or another")
+        suggestions = get_close_matches(column, names, n=1, cutoff=0.5) or names
+        raise ConfigError(
+            f"the frame has no column {column!r}: say column={suggestions[0]!r}, or another"
+        )
     return frame[column].to_list()
 
 
@@ -59,7 +61,9 @@ def _name_cells(kind: object) -> list[str]:
     """Name what the cells of outputs of a type are called; nothing if it doesn't tell."""
     if get_origin(kind) in (Union, UnionType):
         members = [_name_cells(member) for member in get_args(kind)]
-        return [*dict.fromkeys(name for one in members for name in one)] if all(members) else []
+        return (
+            [*dict.fromkeys(name for member in members for name in member)] if all(members) else []
+        )
     if _is_model(kind):
         aliased = kind.model_config.get("serialize_by_alias")
         fields = kind.model_fields.items()
@@ -92,18 +96,18 @@ def _add_columns(
 
     What a row lacks is `None`. `prefix` is put before a name that the frame has, until it is free.
     """
-    known: Any = frame
-    there: Collection[object] = set(known.columns)
-    found = [*names, *(name for row in rows for name in row)]
+    table: Any = frame
+    frame_columns: Collection[object] = set(table.columns)
+    all_names = [*names, *(name for row in rows for name in row)]
     columns = {
-        _free_name(name, there, prefix): [_plain_value(row.get(name)) for row in rows]
-        for name in dict.fromkeys(found)
+        _free_name(name, frame_columns, prefix): [_plain_value(row.get(name)) for row in rows]
+        for name in dict.fromkeys(all_names)
     }
     if _is_polars(frame):
-        return known.hstack(type(known)(columns, strict=False))
+        return table.hstack(type(table)(columns, strict=False))
     kinds = {name: _WITH_GAPS.get(frozenset(map(type, cells))) for name, cells in columns.items()}
     gaps = {name: kind for name, kind in kinds.items() if kind}
-    return known.assign(**columns).astype(gaps)
+    return table.assign(**columns).astype(gaps)
 
 
 def _plain_value(cell: object) -> object:
@@ -111,8 +115,8 @@ def _plain_value(cell: object) -> object:
     return cell.value if isinstance(cell, Enum) else cell
 
 
-def _free_name(name: str, there: Collection[object], prefix: str) -> str:
-    while name in there:
+def _free_name(name: str, names: Collection[object], prefix: str) -> str:
+    while name in names:
         name = f"{prefix}_{name}"
     return name
 

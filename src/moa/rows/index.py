@@ -41,18 +41,18 @@ class RowIndex(Scratch):
         self._has_lines = True
         self.lines += 1
         self._unfail(name)
-        lowest = "select min(0, coalesce(min(copy), 0)) from row where given = ? and input = ?"
-        copy = 0 if failed else self.run(lowest, *_parts(name))[0][0] - 1
-        add = "insert into row (given, input, copy, start, failed) values (?, ?, ?, ?, ?)"
-        self.run(add, *_parts(name), copy, start, failed)
+        query = "select min(0, coalesce(min(copy), 0)) from row where given = ? and input = ?"
+        copy = 0 if failed else self.run(query, *_parts(name))[0][0] - 1
+        insert = "insert into row (given, input, copy, start, failed) values (?, ?, ?, ?, ?)"
+        self.run(insert, *_parts(name), copy, start, failed)
 
     def old_lines(self, name: str) -> tuple[bool, bool]:
         """Return whether the id of a row has failed, and good, lines that no row has claimed."""
         if not self._has_lines:
             return False, False
-        asked = "select max(failed), min(failed) from row where given = ? and place is null"
-        ((most, least),) = self.run(asked, name.partition("/")[0])
-        return most == 1, least == 0
+        query = "select max(failed), min(failed) from row where given = ? and place is null"
+        ((highest, lowest),) = self.run(query, name.partition("/")[0])
+        return highest == 1, lowest == 0
 
     def read(self, name: str) -> str | None:
         """Add a row, and return its key; `None`: it has a good line, which it claims."""
@@ -84,8 +84,8 @@ class RowIndex(Scratch):
 
     def due(self, name: str) -> str | None:
         """Return the key of the first copy of a row that is due."""
-        asked = "select min(copy) from row where given = ? and input = ? and due"
-        ((copy,),) = self.run(asked, *_parts(name))
+        query = "select min(copy) from row where given = ? and input = ? and due"
+        ((copy,),) = self.run(query, *_parts(name))
         return None if copy is None else f"{name}/{copy}"
 
     def settle(self, key: str, start: int, *, failed: bool) -> None:
@@ -95,18 +95,18 @@ class RowIndex(Scratch):
         if self._forgets and not self._has_lines and not failed:
             self.run(f"delete from row {which}", *_parts(key))
         else:
-            done = f"update row set start = ?, failed = ?, due = 0 {which}"
-            self.run(done, start, failed, *_parts(key))
+            update = f"update row set start = ?, failed = ?, due = 0 {which}"
+            self.run(update, start, failed, *_parts(key))
 
     def is_unfinished(self, key: str) -> bool:
         """Return True if a row has no good line."""
-        asked = "select due or failed from row where given = ? and input = ? and copy = ?"
-        return self.run(asked, *_parts(key)) == [(1,)]
+        query = "select due or failed from row where given = ? and input = ? and copy = ?"
+        return self.run(query, *_parts(key)) == [(1,)]
 
     def __contains__(self, key: object) -> bool:
         """Return True if a row was read."""
-        asked = "select 1 from row where given = ? and input = ? and copy = ?"
-        return bool(self.run(asked, *_parts(str(key))))
+        query = "select 1 from row where given = ? and input = ? and copy = ?"
+        return bool(self.run(query, *_parts(str(key))))
 
     def starts(self, order: Literal["place", "start"]) -> Iterator[int]:
         """Yield the offsets of the lines that count, in the order of the input or of the file.
@@ -114,13 +114,13 @@ class RowIndex(Scratch):
         Lines of rows that were not read come last. They count until a row with their id has a line:
         then its input has changed.
         """
-        by = "place is null, place, start" if order == "place" else "start"
-        counting = (
+        columns = "place is null, place, start" if order == "place" else "start"
+        query = (
             "select start from row where start is not null and (place is not null or not exists ("
             "select 1 from row as other where other.given = row.given and other.place is not null "
-            f"and other.start is not null and not (other.due and other.failed))) order by {by}"
+            f"and other.start is not null and not (other.due and other.failed))) order by {columns}"
         )
-        for (start,) in self.each(counting):
+        for (start,) in self.each(query):
             yield start
 
     def has_replaced(self) -> bool:
@@ -129,9 +129,9 @@ class RowIndex(Scratch):
 
     def _unfail(self, name: str) -> int | None:
         """Forget the failed line of a row, and return where it starts."""
-        gone = "delete from row where given = ? and input = ? and copy = 0 returning start"
-        found = self.run(gone, *_parts(name))
-        return found[0][0] if found else None
+        delete = "delete from row where given = ? and input = ? and copy = 0 returning start"
+        rows = self.run(delete, *_parts(name))
+        return rows[0][0] if rows else None
 
 
 def _parts(name: str) -> list[str]:

@@ -58,8 +58,8 @@ def encoding_of(encoding: str | None) -> str | None:
 
 def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
     """Yield the lines of a file, without a byte order mark; `None` is UTF-8."""
-    found = iter_lines(file) if encoding is None else _recode(file, encoding)
-    for number, raw in enumerate(found, start=1):
+    raw_lines = iter_lines(file) if encoding is None else _recode(file, encoding)
+    for number, raw in enumerate(raw_lines, start=1):
         if number == 1:
             raw = raw.removeprefix(_BOM)
             if raw.startswith(_UTF_16):
@@ -95,16 +95,16 @@ def malformed_row(number: int, error: str, raw: str) -> Malformed:
 
 def row_of(number: int, value: dict[str, object]) -> Row:
     """Make a row, whose id is its own or the number of its line."""
-    own = own_id(value)
-    return Row(number=number, id=number if own is None else own, value=value)
+    row_id = own_id(value)
+    return Row(number=number, id=number if row_id is None else row_id, value=value)
 
 
 def own_id(value: Mapping[str, object]) -> str | int | None:
     """Return a row's own id."""
-    given = value.get("id")
-    if isinstance(given, bool) or given == "":
+    row_id = value.get("id")
+    if isinstance(row_id, bool) or row_id == "":
         return None
-    return given if isinstance(given, str | int) else None
+    return row_id if isinstance(row_id, str | int) else None
 
 
 def encodable(text: str) -> bool:

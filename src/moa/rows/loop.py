@@ -77,8 +77,8 @@ async def _take_until_end(
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed], context: RunContext
 ) -> AsyncGenerator[Row | Malformed]:
     """Yield rows until the run ends."""
-    async with aclosing(enumerate_inputs(rows)) as found:
-        async for _, row in found:
+    async with aclosing(enumerate_inputs(rows)) as numbered_rows:
+        async for _, row in numbered_rows:
             yield row
             if context.ended_by is not None:
                 return
@@ -89,7 +89,9 @@ def fate_of(item: Item[object], context: RunContext) -> Fate:
     error = item.error
     if error is None:
         return "done"
-    ended = any(isinstance(one, BudgetExceeded | DeadlineExceeded) for one in list_causes(error))
+    ended = any(
+        isinstance(cause, BudgetExceeded | DeadlineExceeded) for cause in list_causes(error)
+    )
     ended = ended or (context.ended_by is not None and refusal_of(error) is not None)
     if ended and context.is_used_up:
         return "due"
@@ -151,15 +153,17 @@ class Calls:
 
     def journals(self, keys: Sequence[str]) -> list[RowJournal]:
         """Return the journals of the next rows."""
-        kept = {key: dict[str, str]() for key in keys}
+        records = {key: dict[str, str]() for key in keys}
         if not self._store.is_new:
-            places = ", ".join("?" * len(keys))
-            asked = f"select key, call, record from moa_calls where job = ? and key in ({places})"
-            for key, call, record in self._store.run(asked, self._store.job, *keys):
-                kept[key][call] = record
-        found = [RowJournal(key, kept[key], self) for key in keys]
-        self._in_hand |= zip(keys, found, strict=True)
-        return found
+            placeholders = ", ".join("?" * len(keys))
+            query = (
+                f"select key, call, record from moa_calls where job = ? and key in ({placeholders})"
+            )
+            for key, call, record in self._store.run(query, self._store.job, *keys):
+                records[key][call] = record
+        journals = [RowJournal(key, records[key], self) for key in keys]
+        self._in_hand |= zip(keys, journals, strict=True)
+        return journals
 
     def settle(self, key: str, fate: Fate) -> None:
         """Drop the calls of a finished row, or keep them for its next try."""
@@ -205,17 +209,17 @@ class Calls:
         """Write the finished calls of unfinished rows, for the next run."""
         if self._timer is not None:
             self._timer.cancel()
-        late, self._timer, self._writing = [*(self._late | self._later).values()], None, None
+        journals, self._timer, self._writing = [*(self._late | self._later).values()], None, None
         self._in_hand.clear()
-        self._write(late)
+        self._write(journals)
 
     def _write_late(self) -> None:
         self._timer = None
         if self._writing is None or self._writing.done():
-            late, self._late, self._later = [*self._late.values()], self._later, {}
-            if late:
+            journals, self._late, self._later = [*self._late.values()], self._later, {}
+            if journals:
                 self._check()
-                self._writing = asyncio.ensure_future(self.write(late))
+                self._writing = asyncio.ensure_future(self.write(journals))
         if self._late or self._later:
             self._timer = asyncio.get_running_loop().call_later(_LATE_S, self._write_late)
 
@@ -231,8 +235,12 @@ class Calls:
 
     def _write(self, journals: Sequence[RowJournal]) -> None:
         with self._turn:
-            written = [(one, [*one.unwritten.items()]) for one in journals]
-            records = [(one.name, str(key), dump()) for one, some in written for key, dump in some]
+            pending = [(journal, [*journal.unwritten.items()]) for journal in journals]
+            records = [
+                (journal.name, str(key), dump())
+                for journal, calls in pending
+                for key, dump in calls
+            ]
             if not records:
                 return
             for journal in journals:
@@ -242,8 +250,8 @@ class Calls:
                 "on conflict do nothing",
                 records,
             )
-            for journal, some in written:
-                for key, _ in some:
+            for journal, calls in pending:
+                for key, _ in calls:
                     journal.unwritten.pop(key, None)
                 if not journal.unwritten:
                     self._forget(journal.name)

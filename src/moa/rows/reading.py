@@ -107,10 +107,10 @@ def read(
             installed.
     """
     options = _ReadOptions(format, encoding_of(encoding), text_column, say)
-    found = _read_source(str(source), options, else_do)
+    rows = _read_source(str(source), options, else_do)
     if text_column is not None:
-        found = with_text(found, text_column)
-    return _require_rows(found, "standard input" if source == STDIN else str(source))
+        rows = with_text(rows, text_column)
+    return _require_rows(rows, "standard input" if source == STDIN else str(source))
 
 
 def typed(
@@ -128,19 +128,19 @@ def typed(
             and fault.
     """
     for row in read(source, format=format, text_column=text_column, encoding=encoding):
-        where = f"{source}, line {row.number}"
+        location = f"{source}, line {row.number}"
         if isinstance(row, Malformed):
-            raise ConfigError(f"{where}: {row.error}")
+            raise ConfigError(f"{location}: {row.error}")
         fields = {"text": row.value} if isinstance(row.value, str) else row.value
         try:
             yield row, model.model_validate(fields)
         except ValidationError as error:
             has = ", ".join(map(repr, fields)) or "nothing"
-            lacks = [one["loc"][-1] for one in error.errors() if one["type"] == "missing"]
+            lacks = [detail["loc"][-1] for detail in error.errors() if detail["type"] == "missing"]
             fault = faults_of(error)
             if lacks and len(lacks) == error.error_count():
                 fault = f"it takes {' and '.join(map(repr, lacks))}"
-            raise ConfigError(f"{where}: {fault}. The row has {has}") from error
+            raise ConfigError(f"{location}: {fault}. The row has {has}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +175,10 @@ def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[R
     if "://" in source:
         return _read_file(source, kind, options)
     try:
-        there = path.exists()
+        exists = path.exists()
     except OSError as error:
         raise ConfigError(f"{source!r} can't be read: {error.strerror}") from error
-    if not there:
+    if not exists:
         raise ConfigError(f"there is no file {source!r}")
     return _read_file(source, kind, options)
 
@@ -186,8 +186,8 @@ def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[R
 def _read_files(
     files: Iterable[tuple[str, Iterator[Row | Malformed]]],
 ) -> Iterator[Row | Malformed]:
-    for file, found in files:
-        for row in found:
+    for file, rows in files:
+        for row in rows:
             name = Path(file).name
             if isinstance(row, Malformed):
                 row = replace(row, error=f"{name}: {row.error}")
@@ -202,10 +202,10 @@ async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malform
     The thread isn't awaited when reading is given up.
     """
     loop = asyncio.get_running_loop()
-    read: asyncio.Queue[Row | Malformed | Exception | None] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[Row | Malformed | Exception | None] = asyncio.Queue(maxsize=64)
 
-    def hand_over(one: Row | Malformed | Exception | None) -> None:
-        asyncio.run_coroutine_threadsafe(read.put(one), loop).result()
+    def hand_over(item: Row | Malformed | Exception | None) -> None:
+        asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
 
     def keep_reading() -> None:
         with suppress(RuntimeError, CancelledError):  # the run has ended before the rows did
@@ -216,7 +216,7 @@ async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malform
                 hand_over(error)
 
     threading.Thread(target=keep_reading, daemon=True, name="moa-rows").start()
-    while (row := await read.get()) is not None:
+    while (row := await queue.get()) is not None:
         if isinstance(row, Exception):
             raise row
         yield row
@@ -269,12 +269,12 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
     return items if limit is None else min(items, limit)
 
 
-def _require_rows(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malformed]:
-    first = next(found, None)
+def _require_rows(rows: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malformed]:
+    first = next(rows, None)
     if first is None:
         raise ConfigError(f"{source}: there are no rows in it")
     yield first
-    yield from found
+    yield from rows
 
 
 def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row | Malformed]:
@@ -288,32 +288,34 @@ def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row
         yield from _end_at_break(reader)
 
 
-def _read_table(cells: Iterator[tuple[int, list[object]]], what: str) -> Iterator[Row | Malformed]:
+def _read_table(
+    cells: Iterator[tuple[int, list[object]]], table_name: str
+) -> Iterator[Row | Malformed]:
     """Read the rows of a table, whose first one is the header."""
     header: list[str] | None = None
     for number, row in cells:
         if header is None:
-            header = header_of([str(cell) for cell in row], what)
+            header = header_of([str(cell) for cell in row], table_name)
             continue
         if len(row) > len(header):
-            shown = dump_json(row)
+            raw = dump_json(row)
             error = f"{len(row)} cells under a header of {len(header)}"
-            yield malformed_row(number, error, shown)
+            yield malformed_row(number, error, raw)
             continue
         row += [None] * (len(header) - len(row))
         yield row_of(number, dict(zip(header, row, strict=True)))
 
 
-def _end_at_break(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
+def _end_at_break(rows: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
     """Yield rows up to a break in the file, then a malformed row that names the fault."""
     number = 0
     try:
-        for row in found:
+        for row in rows:
             number = row.number
             yield row
     except _BROKEN as error:
-        said = getattr(error, "strerror", None) or error
-        yield malformed_row(number + 1, f"it and all that follows can't be read: {said}", "")
+        reason = getattr(error, "strerror", None) or error
+        yield malformed_row(number + 1, f"it and all that follows can't be read: {reason}", "")
 
 
 def _open(source: str) -> BinaryIO:
@@ -325,8 +327,8 @@ def _open(source: str) -> BinaryIO:
             return cast("BinaryIO", gzip.open(source, "rb"))
         return _open_zstd(source) if packed == "zstd" else Path(source).open("rb")
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{source!r} can't be read: {said}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{source!r} can't be read: {reason}") from error
 
 
 def _open_remote(source: str, packed: str | None) -> BinaryIO:

@@ -19,15 +19,15 @@ Name = TypeVar("Name", bound=str)
 
 def line(item: Item[object]) -> dict[str, object]:
     """Write an item as what `json` can write."""
-    written: dict[str, object] = {
+    record: dict[str, object] = {
         "id": item.id,
         "input": to_jsonable(item.input),
         "output": to_jsonable(item.output),
         "status": item.status,
     }
     if item.problem is not None:
-        written["error"] = item.problem
-    return written | resources_of(item)
+        record["error"] = item.problem
+    return record | resources_of(item)
 
 
 def resources_of(item: Item[object]) -> dict[str, object]:

@@ -49,8 +49,8 @@ def read_sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]
                 if row := _trim(cells):
                     yield number, row
     except Exception as error:  # whatever the library raises of a file that is damaged
-        said = str(error).partition("\n")[0]
-        raise ConfigError(f"{source!r} can't be read as an Excel file: {said}") from error
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{source!r} can't be read as an Excel file: {reason}") from error
 
 
 def write_sheet(
@@ -67,21 +67,21 @@ def write_sheet(
     if len(names) > _WIDEST:
         raise ConfigError(f"{len(names)} columns are more than Excel takes: write a .csv file")
     book = library.Workbook(write_only=True)
-    made = book.create_sheet("rows")
+    sheet = book.create_sheet("rows")
     count = 0
 
     def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        written = cells.WriteOnlyCell(made, _clean_text(value))
-        written.data_type = "s"  # or "=1" would be a formula
-        return written
+        text_cell = cells.WriteOnlyCell(sheet, _clean_text(value))
+        text_cell.data_type = "s"  # or "=1" would be a formula
+        return text_cell
 
-    made.append([cell(name) for name in names])
+    sheet.append([cell(name) for name in names])
     for count, line in enumerate(lines, start=1):
         if count >= _LONGEST:
             raise ConfigError(f"Excel takes {_LONGEST:,} rows at most: write a .csv file")
-        made.append([cell(line.get(name)) for name in names])
+        sheet.append([cell(line.get(name)) for name in names])
     book.save(file)
     return count
 
@@ -129,5 +129,5 @@ def _plain_cell(cell: object) -> object:
 
 def _clean_text(text: str) -> str:
     """Leave out what XML can't hold, and cut off what is longer than a cell."""
-    kept = "".join(c if c >= " " or c in "\t\n\r" else "\ufffd" for c in text)
-    return kept[:_CELL].replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+    clean = "".join(c if c >= " " or c in "\t\n\r" else "\ufffd" for c in text)
+    return clean[:_CELL].replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")

@@ -67,25 +67,27 @@ class Columns:
     @property
     def renamed(self) -> dict[str, str]:
         """New names of columns whose names were taken."""
-        return {name: now for (_, name), now in self.names.items() if name != now}
+        return {name: new_name for (_, name), new_name in self.names.items() if name != new_name}
 
     def cells(self, line: Mapping[str, object]) -> dict[str, object]:
         """Return the cells of a line, nested values as JSON."""
-        found = _fields(line).items()
-        return {self.names[at]: _flatten(value) for at, value in found if at in self.names}
+        fields = _fields(line).items()
+        return {
+            self.names[column]: _flatten(value) for column, value in fields if column in self.names
+        }
 
 
 def _name_columns(columns: Iterable[Column]) -> dict[Column, str]:
     """Order columns, and give them unique names."""
-    taken: dict[str, Column] = {}
+    columns_by_name: dict[str, Column] = {}
     for part, prefix in _PREFIXES.items():
-        for column in (one for one in columns if one[0] == part):
+        for column in (column for column in columns if column[0] == part):
             name = column[1]
-            while name in taken:
+            while name in columns_by_name:
                 name = prefix + name
-            taken[name] = column
-    called = {column: name for name, column in taken.items()}
-    return {column: called[column] for column in sorted(columns, key=_order_of)}
+            columns_by_name[name] = column
+    names = {column: name for name, column in columns_by_name.items()}
+    return {column: names[column] for column in sorted(columns, key=_order_of)}
 
 
 def _order_of(column: Column) -> int:
@@ -99,14 +101,14 @@ def _order_of(column: Column) -> int:
 
 def _fields(line: Mapping[str, object]) -> dict[Column, object]:
     """Return the fields of a line, of its input and of its output."""
-    given, made = line.get("input"), line.get("output")
+    row_input, output = line.get("input"), line.get("output")
     parts: dict[str, JSON] = {
-        "input": given if is_object(given) else {"text": given},
+        "input": row_input if is_object(row_input) else {"text": row_input},
         "line": {"error": None} | {name: line[name] for name in line if name not in _APART},
-        "output": {} if made is None else {"output": made},
+        "output": {} if output is None else {"output": output},
     }
-    if is_object(made):
-        parts["output"] = made
+    if is_object(output):
+        parts["output"] = output
     return {(part, str(name)): value for part in parts for name, value in parts[part].items()}
 
 
@@ -165,8 +167,8 @@ def _write_csv(
     rows: Iterable[Mapping[str, object]], names: list[str], file: SupportsWrite[bytes]
 ) -> int:
     file.write(f"{csv_line(names)}\r\n".encode())
-    written = (csv_line([_to_text(row.get(name)) or "" for name in names]) for row in rows)
-    return sum(bool(file.write(f"{line}\r\n".encode())) for line in written)
+    lines = (csv_line([_to_text(row.get(name)) or "" for name in names]) for row in rows)
+    return sum(bool(file.write(f"{line}\r\n".encode())) for line in lines)
 
 
 def _write_parquet(
@@ -177,17 +179,17 @@ def _write_parquet(
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in kinds.items()])
     texts = [name for name, kind in kinds.items() if kind == "string"]
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        for some in _batches(rows):
-            table = [{**row, **{name: _to_text(row.get(name)) for name in texts}} for row in some]
+        for batch in _batches(rows):
+            table = [{**row, **{name: _to_text(row.get(name)) for name in texts}} for row in batch]
             writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
-            count += len(some)
+            count += len(batch)
     return count
 
 
 def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
-    left = iter(rows)
-    while some := list(islice(left, PARQUET_ROWS)):
-        yield some
+    iterator = iter(rows)
+    while batch := list(islice(iterator, PARQUET_ROWS)):
+        yield batch
 
 
 def _choose_kind(types: set[type]) -> str:

@@ -97,8 +97,8 @@ class Tally:
             return
         if len(self._seconds) < _KEPT:
             self._seconds.append(seconds)
-        elif (place := self._dice.randrange(self.items)) < _KEPT:
-            self._seconds[place] = seconds
+        elif (index := self._dice.randrange(self.items)) < _KEPT:
+            self._seconds[index] = seconds
 
     @property
     def mean(self) -> float:
@@ -120,29 +120,31 @@ class Tally:
             {(n.endpoint, n.kind) for n in item.trace if n.endpoint and n.kind in _TROUBLES}
         )
         answers = (output, *answers_in(output).values())
-        said = [one for one in (getattr(a, "accepted", None) for a in answers) if one is not None]
+        said = [
+            flag for flag in (getattr(a, "accepted", None) for a in answers) if flag is not None
+        ]
         if said:
             self.calibrated = True
             # An outcome holds decisions that nothing is guaranteed of: those that say it count.
             covered = all(said) if isinstance(output, Outcome) else is_accepted(output)
             self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
-        marked = set(_doubtful_questions("", item.output))
-        self.questions |= {note.node.rpartition("/")[2] for note in notes} or marked
-        shown = (repr(name) if name else "its question" for name in marked)
-        said = {note.text for note in notes} or {f"{name} is DOUBTFUL" for name in shown}
+        names = set(_doubtful_questions("", item.output))
+        self.questions |= {note.node.rpartition("/")[2] for note in notes} or names
+        titles = (repr(name) if name else "its question" for name in names)
+        said = {note.text for note in notes} or {f"{name} is DOUBTFUL" for name in titles}
         self.doubts.update(said)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the rows of the closing table: name and text."""
         rows = list(self._outcome_rows()) if self.has_outcomes else []
         if self.calibrated or self.guarantee:
-            said = f", {self.guarantee}" if self.guarantee else ""
-            rows.append(("accepted", f"{self.accepted} of {self.items}{said}"))
+            details = f", {self.guarantee}" if self.guarantee else ""
+            rows.append(("accepted", f"{self.accepted} of {self.items}{details}"))
         if self.doubts:
             counts = sorted(self.doubts.items())
-            said = (f"{doubt}, in {count} of {self.items}" for doubt, count in counts)
-            rows.append(("doubtful", "\n".join(said)))
+            details = (f"{doubt}, in {count} of {self.items}" for doubt, count in counts)
+            rows.append(("doubtful", "\n".join(details)))
         elif self.has_outcomes:
             rows.append(("doubtful", "none"))
         if self.troubles:
@@ -165,8 +167,8 @@ class Tally:
     def _trouble_lines(self) -> Iterator[str]:
         for endpoint in sorted({name for name, _ in self.troubles}):
             counts = ((kind, self.troubles[endpoint, kind]) for kind in _TROUBLES)
-            said = ", ".join(f"{kind} in {count}" for kind, count in counts if count)
-            yield f"{endpoint}: {said} of {self.items} items"
+            details = ", ".join(f"{kind} in {count}" for kind, count in counts if count)
+            yield f"{endpoint}: {details} of {self.items} items"
 
     def _next_steps(self) -> Iterator[str]:
         if first := self.outcomes["in danger"]:

@@ -26,7 +26,7 @@ _CONDITION = re.compile(r"(?P<field>[^=!]+?)\s*(?P<unlike>!)?=\s*(?P<value>.*)",
 
 
 def _has(field: str, value: object) -> Callable[[Line], bool]:
-    return lambda line: any(found == value for found in _find_values(line, field))
+    return lambda line: any(item == value for item in _find_values(line, field))
 
 
 def _is_failed(line: Line) -> bool:
@@ -68,19 +68,19 @@ class Where:
         return all(holds(line) for holds in self.conditions)
 
 
-def _parse_condition(given: str) -> Callable[[Line], bool]:
-    if (known := WORDS.get(given.strip())) is not None:
-        return known
-    found = _CONDITION.fullmatch(given.strip())
-    if found is None:
+def _parse_condition(text: str) -> Callable[[Line], bool]:
+    if (condition := WORDS.get(text.strip())) is not None:
+        return condition
+    match = _CONDITION.fullmatch(text.strip())
+    if match is None:
         raise ConfigError(
             f"--where takes {', '.join(WORDS)}, or FIELD=VALUE such as label=spam; "
-            f"{given!r} is neither"
+            f"{text!r} is neither"
         )
-    field, value, unlike = found["field"], found["value"], found["unlike"] is not None
+    field, value, unlike = match["field"], match["value"], match["unlike"] is not None
 
     def holds(line: Line) -> bool:
-        return any(_equals(one, value) for one in _find_values(line, field)) is not unlike
+        return any(_equals(item, value) for item in _find_values(line, field)) is not unlike
 
     return holds
 
@@ -98,11 +98,11 @@ def _find_values(line: Line, field: str) -> list[object]:
     return []
 
 
-def _equals(value: object, given: str) -> bool:
+def _equals(value: object, text: str) -> bool:
     """Compare a value with a given one, as text, or else as JSON."""
     if isinstance(value, str):
-        return value == given
+        return value == text
     try:
-        return dump_json(json.loads(given)) == dump_json(value)
+        return dump_json(json.loads(text)) == dump_json(value)
     except (ValueError, RecursionError):
         return False

@@ -73,9 +73,9 @@ def serve(
         ...     client.post("/run/greeter", json="Hi").json()["output"]
         {'text': 'Hello!'}
     """
-    own = endpoints is None
+    closes = endpoints is None
     return app_of(
-        server_of(nodes, endpoints or Endpoints(), keys=keys, settings=settings), closes=own
+        server_of(nodes, endpoints or Endpoints(), keys=keys, settings=settings), closes=closes
     )
 
 
@@ -87,8 +87,8 @@ def server_of(
     settings: Settings | None = None,
 ) -> Server:
     """Make what all routes share; see `serve`."""
-    served = [served_of(one, endpoints) for one in nodes]
-    return Server(served, endpoints, settings or Settings(), keys_in(keys))
+    served_nodes = [served_of(node, endpoints) for node in nodes]
+    return Server(served_nodes, endpoints, settings or Settings(), keys_in(keys))
 
 
 def app_of(server: Server, *, closes: bool = False) -> Starlette:
@@ -136,8 +136,8 @@ def _server_routes(server: Server) -> list[Route]:
     async def ready(_: Request) -> Response:
         if server.is_ready:
             return json_response({"status": "ready"})
-        why = "can't be loaded: the log says why" if server.warming_error else "are being loaded"
-        return json_response({"status": f"the models {why}"}, status=503)
+        state = "can't be loaded: the log says why" if server.warming_error else "are being loaded"
+        return json_response({"status": f"the models {state}"}, status=503)
 
     async def openapi(request: Request) -> Response:
         caller, schemas = caller_of(request), Schemas()
@@ -161,13 +161,13 @@ def served_of(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
     """
     if not isinstance(given, str):
         kind = type(given)
-        own = not kind.__module__.startswith("moa.")  # what ours say is for programmers
-        return ServedNode(given, description=_first(inspect.getdoc(kind)) if own else "")
+        is_custom = not kind.__module__.startswith("moa.")  # what ours say is for programmers
+        return ServedNode(given, description=_first(inspect.getdoc(kind)) if is_custom else "")
     node = load_graph(given, endpoints)
     if given in READY:
         return ServedNode(node, name=given, description=READY[given].does)
-    found = object_in(given)
-    return ServedNode(node, description=_first(_docstring(found[0])) if found else "")
+    location = object_in(given)
+    return ServedNode(node, description=_first(_docstring(location[0])) if location else "")
 
 
 def _docstring(file: Path) -> str | None:

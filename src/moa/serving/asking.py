@@ -66,11 +66,11 @@ def body_of(
         way: Tells it from other bodies of this kind.
         change: What is otherwise for these models.
     """
-    place = schemas.place(kind.__name__, way)
-    schema = kind.model_json_schema(ref_template=place)
+    ref_template = schemas.place(kind.__name__, way)
+    schema = kind.model_json_schema(ref_template=ref_template)
     object_of(schema["properties"])["model"] = {"enum": [*models]}
     change(schema)
-    return schemas.add(schema, place)
+    return schemas.add(schema, ref_template)
 
 
 def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> RequestRefused:
@@ -78,23 +78,23 @@ def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> Req
 
     The one that lies deepest is what is at fault: of a choice, the form that fits best.
     """
-    places = [_find_place(one["loc"], given) for one in faults]
-    place, first = max(zip(places, faults, strict=True), key=lambda one: len(one[0]))
-    param = _write_place(place) or None
-    said = "; ".join(
-        f"{_write_place(place)}: {_message(one)}".removeprefix(": ")
-        for place, one in zip(places, faults, strict=True)
+    paths = [_find_place(fault["loc"], given) for fault in faults]
+    path, first = max(zip(paths, faults, strict=True), key=lambda pair: len(pair[0]))
+    param = _write_place(path) or None
+    problem = "; ".join(
+        f"{_write_place(path)}: {_message(fault)}".removeprefix(": ")
+        for path, fault in zip(paths, faults, strict=True)
     )
     if first["type"] == "extra_forbidden":
-        said = f"Unrecognized request argument supplied: {param}. Leave it out"
+        problem = f"Unrecognized request argument supplied: {param}. Leave it out"
     return RequestRefused(
-        said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …",
+        problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]} …",
         status=status,
         code=_CODES.get(first["type"], "invalid_value"),
         param=param,
         faults=[
-            {"loc": ["body", *place], "msg": _message(one), "type": one["type"]}
-            for place, one in zip(places, faults, strict=True)
+            {"loc": ["body", *path], "msg": _message(fault), "type": fault["type"]}
+            for path, fault in zip(paths, faults, strict=True)
         ],
     )
 
@@ -105,20 +105,20 @@ def _message(fault: ErrorDetails) -> str:
     return fault["msg"].removeprefix("Value error, ")
 
 
-def _find_place(location: tuple[str | int, ...], given: object) -> list[str | int]:
+def _find_place(location: tuple[str | int, ...], value: object) -> list[str | int]:
     """Find where in a request a fault is; pydantic's location also names the types it tried."""
-    place: list[str | int] = []
+    path: list[str | int] = []
     for number, part in enumerate(location, start=1):
         try:
-            given = at(given, part)
+            value = at(value, part)
         except (KeyError, IndexError, TypeError):  # a type that was tried, or a missing field
-            if number < len(location) or not is_object(given):
+            if number < len(location) or not is_object(value):
                 continue
-        place.append(part)
-    return place
+        path.append(part)
+    return path
 
 
-def _write_place(place: Sequence[str | int]) -> str:
-    """Write a place as clients do, such as `messages[0].role`."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+def _write_place(path: Sequence[str | int]) -> str:
+    """Write a path as clients do, such as `messages[0].role`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).removeprefix(".")[:_LONGEST]

@@ -68,10 +68,10 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    asked = _bodies(server.visible_to(caller), schemas)
-    if not asked:
+    bodies = _bodies(server.visible_to(caller), schemas)
+    if not bodies:
         return {}
-    body: Schema = asked[0] if len(asked) == 1 else {"anyOf": asked}
+    body: Schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
     answer = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
     return {"/v1/chat/completions": {"post": answer}}
 
@@ -98,21 +98,21 @@ def _abilities_of(served: ServedNode) -> _Abilities:
     return _Abilities(True, writes and not agent.tools, True, True, files)
 
 
-def _bodies(known: Sequence[ServedNode], schemas: Schemas) -> list[Schema]:
+def _bodies(served_nodes: Sequence[ServedNode], schemas: Schemas) -> list[Schema]:
     """Write what may be sent to each kind of model; what takes no text is asked by `/run`."""
     kinds: dict[_Abilities, list[str]] = {}
-    for one in known:
-        if one.takes_text:
-            kinds.setdefault(_abilities_of(one), []).append(one.name)
+    for served in served_nodes:
+        if served.takes_text:
+            kinds.setdefault(_abilities_of(served), []).append(served.name)
     return [
         body_of(
             ChatRequest,
             schemas,
             models=names,
-            way=f"body.{place}",
+            way=f"body.{number}",
             change=partial(_drop_unsupported, kind),
         )
-        for place, (kind, names) in enumerate(kinds.items(), start=1)
+        for number, (kind, names) in enumerate(kinds.items(), start=1)
     ]
 
 
@@ -129,15 +129,17 @@ def _drop_unsupported(abilities: _Abilities, schema: Schema) -> None:
         fields["max_tokens"] = fields["max_completion_tokens"] = nothing
     if not abilities.objects:
         fields["response_format"] = {"anyOf": [nothing, {"const": {"type": "text"}}]}
-    kept = {"_ImagePart": "images", "_FilePart": "files"}
-    said = object_of(at(parts, "FromUser", "properties", "content", "anyOf", 1, "items"))
+    part_kinds = {"_ImagePart": "images", "_FilePart": "files"}
+    items = object_of(at(parts, "FromUser", "properties", "content", "anyOf", 1, "items"))
     if not abilities.files:
         object_of(at(parts, "_TextPart", "properties", "text"))["pattern"] = r"\S"
-    left_out = tuple(name for name, kind in kept.items() if kind not in abilities.files)
-    said["oneOf"] = [
-        one for one in objects_of(said["oneOf"]) if not str(one["$ref"]).endswith(left_out)
+    left_out = tuple(name for name, kind in part_kinds.items() if kind not in abilities.files)
+    items["oneOf"] = [
+        option
+        for option in objects_of(items["oneOf"])
+        if not str(option["$ref"]).endswith(left_out)
     ]
-    said.pop("discriminator", None)
+    items.pop("discriminator", None)
 
 
 def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str, object]:
@@ -187,15 +189,15 @@ def _reason(turn: Turn, output: object) -> str:
 
 def usage(amount: Amount) -> dict[str, object]:
     """Write a run's usage, without an unknown cost."""
-    said: dict[str, object] = {
+    fields: dict[str, object] = {
         "prompt_tokens": amount.input_tokens,
         "completion_tokens": amount.output_tokens,
         "total_tokens": amount.tokens,
         "prompt_tokens_details": {"cached_tokens": amount.cached_input_tokens},
     }
     if amount.cost is not None:
-        said["cost"] = float(amount.cost)
-    return said
+        fields["cost"] = float(amount.cost)
+    return fields
 
 
 @dataclass
@@ -220,8 +222,8 @@ class Chunks:
             self.sent_text += event.text
 
     def _is_shown(self, event: TextDelta) -> bool:
-        shown = self.turn.shown
-        return shown is not None and (event.node == shown or event.node.startswith(f"{shown}/"))
+        path = self.turn.shown
+        return path is not None and (event.node == path or event.node.startswith(f"{path}/"))
 
     def _begin(self) -> Iterator[ServerSentEvent]:
         if not self.has_begun:
@@ -240,7 +242,7 @@ class Chunks:
         if rest:
             yield self._delta({"content": rest})
         if isinstance(output, ToolRequest):
-            calls = [{"index": place, **call} for place, call in enumerate(_calls(output))]
+            calls = [{"index": index, **call} for index, call in enumerate(_calls(output))]
             yield self._delta({"tool_calls": calls})
         yield self._delta({}, _reason(self.turn, output))
         if self._includes_usage:
@@ -249,12 +251,12 @@ class Chunks:
 
     def _rest(self, output: object) -> str:
         """Return the part of the answer that wasn't sent yet."""
-        whole = output.text if isinstance(output, ToolRequest) else self.turn.content(output)
-        if whole.startswith(self.sent_text):
-            return whole[len(self.sent_text) :]
-        if whole.strip() == self.sent_text.strip():
+        text = output.text if isinstance(output, ToolRequest) else self.turn.content(output)
+        if text.startswith(self.sent_text):
+            return text[len(self.sent_text) :]
+        if text.strip() == self.sent_text.strip():
             return ""
-        return f"\n\n{whole}"  # what was sent can't be taken back
+        return f"\n\n{text}"  # what was sent can't be taken back
 
     @property
     def _includes_usage(self) -> bool:
@@ -266,7 +268,7 @@ class Chunks:
         return self._chunk([choice], None)
 
     def _chunk(
-        self, choices: Sequence[object], used: Mapping[str, object] | None
+        self, choices: Sequence[object], run_usage: Mapping[str, object] | None
     ) -> ServerSentEvent:
         chunk: dict[str, object] = {
             "id": self.id,
@@ -276,5 +278,5 @@ class Chunks:
             "choices": choices,
         }
         if self._includes_usage:
-            chunk["usage"] = used
+            chunk["usage"] = run_usage
         return ServerSentEvent(dump_json(chunk))

@@ -21,10 +21,10 @@ MOST_TOOLS = 128
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
-def _refuse_true(wanted: bool) -> bool:
-    if wanted:
+def _refuse_true(value: bool) -> bool:
+    if value:
         raise ValueError("there are none to be had: leave it out")
-    return wanted
+    return value
 
 
 _Data = Annotated[str, Field(json_schema_extra={"pattern": "^data:"})]
@@ -59,9 +59,9 @@ class FunctionTool(_Loose):
     @property
     def tool_schema(self) -> ToolSchema:
         """It as endpoints take it."""
-        one = self.function
-        parameters = one.parameters or {"type": "object", "properties": {}}
-        return ToolSchema(one.name, one.description or one.name, parameters)
+        function = self.function
+        parameters = function.parameters or {"type": "object", "properties": {}}
+        return ToolSchema(function.name, function.description or function.name, parameters)
 
 
 class _ToolName(_Loose):
@@ -236,8 +236,8 @@ class ChatRequest(Body):
     def json_schema(self) -> Schema | None:
         """The schema of the answer, `None` if it is free text."""
         match self.response_format:
-            case _BySchema(json_schema=found):
-                return found.schema_
+            case _BySchema(json_schema=named_schema):
+                return named_schema.schema_
             case _AnyObject():
                 return {"type": "object"}
             case _:
@@ -260,22 +260,22 @@ class ChatRequest(Body):
         Raises:
             RequestRefused: two have the same name, or the one to be called isn't among them.
         """
-        given = [tool.tool_schema for tool in self.tools or ()]
-        told = {tool.name: tool for tool in given}
-        if any(tool != told[tool.name] for tool in given):
+        schemas = [tool.tool_schema for tool in self.tools or ()]
+        schemas_by_name = {tool.name: tool for tool in schemas}
+        if any(tool != schemas_by_name[tool.name] for tool in schemas):
             raise request_error("two tools have the same name: give them others", "tools")
-        if told and isinstance(self.tool_choice, NamedTool):
-            wanted = self.tool_choice.function.name
-            if wanted not in told:
-                raise request_error(f"there is no tool {wanted!r} among `tools`", "tool_choice")
-            return (told[wanted],)
-        return () if self.tool_choice == "none" else tuple(told.values())
+        if schemas_by_name and isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            if name not in schemas_by_name:
+                raise request_error(f"there is no tool {name!r} among `tools`", "tool_choice")
+            return (schemas_by_name[name],)
+        return () if self.tool_choice == "none" else tuple(schemas_by_name.values())
 
     @property
     def must_call(self) -> bool:
         """Whether a tool has to be called, if there is any."""
-        asked = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
-        return asked and bool(self.tools)
+        is_required = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+        return is_required and bool(self.tools)
 
 
 def request_error(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
@@ -294,20 +294,20 @@ def messages_of(request: ChatRequest) -> tuple[Message, ...]:
     Raises:
         RequestRefused: a file is at an address, or no message is the user's.
     """
-    found: list[Message] = []
-    for place, one in enumerate(request.messages):
+    messages: list[Message] = []
+    for index, raw_message in enumerate(request.messages):
         try:
-            message = Message.of(one.model_dump())
+            message = Message.of(raw_message.model_dump())
         except InputError as error:
-            raise request_error(str(error), f"messages[{place}]") from error
+            raise request_error(str(error), f"messages[{index}]") from error
         if not all(file.url.startswith("data:") for file in message.files):
             raise request_error(
                 "this server has nobody fetch an address: send the file itself, as a data: URL",
-                f"messages[{place}]",
+                f"messages[{index}]",
             )
-        found.append(message)
-    if not any(message.role == "user" for message in found):
+        messages.append(message)
+    if not any(message.role == "user" for message in messages):
         raise request_error(
             "there is no message of the user: nothing is to be answered", "messages"
         )
-    return tuple(found)
+    return tuple(messages)

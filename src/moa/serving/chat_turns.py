@@ -71,9 +71,9 @@ def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
     if (agent := as_relayable(served.node)) is not None:
         return _relay_turn(body, served, agent, messages)
     _refuse_agent_settings(body, served)
-    if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
+    if any(isinstance(message, FromUser) and message.is_blank for message in body.messages):
         raise request_error("a text of the user is empty: leave it out", "messages")
-    rules = "\n\n".join(one.content for one in messages if one.role == "system")
+    rules = "\n\n".join(message.content for message in messages if message.role == "system")
     if (chat := as_continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
@@ -90,7 +90,7 @@ def _relay_turn(
     messages: tuple[Message, ...],
 ) -> Turn:
     """Let an agent that writes answer in the form that the client wants."""
-    last = max(place for place, message in enumerate(messages) if message.role == "user")
+    last = max(index for index, message in enumerate(messages) if message.role == "user")
     writes = agent.output_type is Reply
     schema = body.json_schema if writes else None
     tools = body.tool_schemas
@@ -134,8 +134,8 @@ def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -
     if schema is None:
         return Turn(served.with_node(node), value, content_of, find_streaming_node(node))
     if served.fields is None:
-        said = f"{served.name} gives a text, and no object: leave `response_format` out"
-        raise unsupported_error(said, "response_format")
+        problem = f"{served.name} gives a text, and no object: leave `response_format` out"
+        raise unsupported_error(problem, "response_format")
     return Turn(served.with_node(node), value, _as_json(served, schema), None)
 
 
@@ -165,11 +165,11 @@ def _value(message: Message, served: ServedNode) -> object:
             return value.model_copy(update={"thread": secrets.token_hex(16)})
         return value
     try:
-        given: object = from_json(message.content, allow_inf_nan=False)
+        data: object = from_json(message.content, allow_inf_nan=False)
     except ValueError as error:
-        said = f"{served.name} takes JSON, by the schema of GET /schema/{served.name}: {error}"
-        raise request_error(said, "messages") from error
-    return served.parse(given)
+        problem = f"{served.name} takes JSON, by the schema of GET /schema/{served.name}: {error}"
+        raise request_error(problem, "messages") from error
+    return served.parse(data)
 
 
 def _refuse_files(message: Message, served: ServedNode) -> None:
@@ -191,11 +191,11 @@ def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
         RequestRefused: the node's output type doesn't have the fields of the schema.
     """
     check = _make_check(schema)
-    wanted = list_of(schema.get("required")) or [*object_of(schema.get("properties"))][:1]
-    given = served.fields or frozenset()
-    if missing := [name for name in wanted if name not in given]:
+    names = list_of(schema.get("required")) or [*object_of(schema.get("properties"))][:1]
+    fields = served.fields or frozenset()
+    if missing := [name for name in names if name not in fields]:
         raise unsupported_error(
-            f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
+            f"{served.name} gives an object with {', '.join(sorted(fields))}, and none with "
             f"{', '.join(map(str, missing))}: GET /schema/{served.name} shows it",
             "response_format",
         )
@@ -210,8 +210,8 @@ def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
                 fault = fault or error
             else:
                 return dump_json(part)
-        said = f"what came out doesn't follow the schema of the request: {fault}"
-        raise OutputError(said, node=served.name, text=content_of(output))
+        problem = f"what came out doesn't follow the schema of the request: {fault}"
+        raise OutputError(problem, node=served.name, text=content_of(output))
 
     return write
 
@@ -239,10 +239,10 @@ def _plain(answer: _Answer) -> object:
 
 def _project(value: object, schema: Schema) -> object:
     """Leave out the fields that a schema doesn't name."""
-    named = schema.get("properties")
-    if not is_object(value) or not is_object(named):
+    properties = schema.get("properties")
+    if not is_object(value) or not is_object(properties):
         return value
-    return {key: one for key, one in value.items() if key in named}
+    return {key: field for key, field in value.items() if key in properties}
 
 
 def content_of(output: object) -> str:
@@ -254,8 +254,8 @@ def content_of(output: object) -> str:
     if isinstance(output, str):
         return output
     if names := questions_in(output):
-        said = {name: getattr(output, name).said for name in names}
-        return said[names[0]] if len(names) == 1 else dump_json(said)
+        texts = {name: getattr(output, name).said for name in names}
+        return texts[names[0]] if len(names) == 1 else dump_json(texts)
     if isinstance(output, BaseModel) and type(output).__str__ is not BaseModel.__str__:
         return str(output)
     return dump_json(to_jsonable(output))

@@ -70,16 +70,16 @@ class Fault:
     def body(self) -> dict[str, object]:
         """The error in OpenAI's shape, and as `detail` in that of System One."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
-        said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         detail = list(self.faults) or {"error_type": kind, "message": self.message}
-        return {"error": {**said, **self.more}, "detail": detail}
+        return {"error": {**error, **self.more}, "detail": detail}
 
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         """Make the answer to a request."""
-        more = {"x-should-retry": "true" if self.retry else "false", **self.headers}
+        own_headers = {"x-should-retry": "true" if self.retry else "false", **self.headers}
         if self.retry_after_s is not None:
-            more["retry-after"] = str(ceil(self.retry_after_s))
-        return JSONResponse(self.body, self.status, {**more, **(headers or {})})
+            own_headers["retry-after"] = str(ceil(self.retry_after_s))
+        return JSONResponse(self.body, self.status, {**own_headers, **(headers or {})})
 
 
 _TABLE: tuple[tuple[type[MoaError], int, str, str | None], ...] = (
@@ -136,19 +136,21 @@ def fault_of(error: Exception) -> Fault:
             faults=error.faults,
         )
     if isinstance(error, HTTPException):  # of Starlette's routing: 404 and 405
-        said = f"{error.detail}. GET /openapi.json says what there is"
+        message = f"{error.detail}. GET /openapi.json says what there is"
         code = error.detail.lower().replace(" ", "_")
         headers = dict(error.headers or {})
-        return Fault(status=error.status_code, message=said, code=code, headers=headers)
+        return Fault(status=error.status_code, message=message, code=code, headers=headers)
     if isinstance(error, QuorumNotMet):  # each node of several was refused by the key
-        error = next((one for one in error.causes.values() if isinstance(one, KeySpent)), error)
+        error = next(
+            (cause for cause in error.causes.values() if isinstance(cause, KeySpent)), error
+        )
     if isinstance(error, KeySpent):
         return _key_fault(error)
-    for kind, status, code, said in _TABLE:
+    for kind, status, code, message in _TABLE:
         if isinstance(error, kind):
-            if said is not None:
+            if message is not None:
                 _logger.error("a run failed: %s: %s", kind.__name__, error)
-            return Fault(status=status, message=said or str(error), code=code)
+            return Fault(status=status, message=message or str(error), code=code)
     _logger.error("a run failed: %s: %s", type(error).__name__, error)
     if isinstance(error, EndpointError):
         return _endpoint_fault(error)
@@ -173,23 +175,29 @@ def _key_fault(error: KeySpent) -> Fault:
 
 
 def _endpoint_fault(error: EndpointError) -> Fault:
-    who = f"the model {error.endpoint!r}"
+    model = f"the model {error.endpoint!r}"
     if isinstance(error, EndpointUnauthorized):
-        said = f"{who} refuses the key of this server: whoever runs it has to look to that"
-        return Fault(status=502, message=said, code="endpoint_unauthorized")
+        message = f"{model} refuses the key of this server: whoever runs it has to look to that"
+        return Fault(status=502, message=message, code="endpoint_unauthorized")
     if isinstance(error, EndpointTimeout):
-        said, status, code = f"{who} took too long", 504, "endpoint_timeout"
+        message, status, code = f"{model} took too long", 504, "endpoint_timeout"
     elif isinstance(error, InvalidResponse):
-        said, status, code = f"{who} gave no valid answer", 502, "invalid_response"
+        message, status, code = f"{model} gave no valid answer", 502, "invalid_response"
     elif error.retryable:
-        said, status, code = f"{who} can't be reached, or has too much to do", 503, "unavailable"
+        message, status, code = (
+            f"{model} can't be reached, or has too much to do",
+            503,
+            "unavailable",
+        )
     else:
-        said = f"{who} refused what it was asked (status {error.status}): a shorter input may help"
+        message = (
+            f"{model} refused what it was asked (status {error.status}): a shorter input may help"
+        )
         status = 400 if error.status in _OF_INPUT else 502
-        return Fault(status=status, message=said, code="endpoint_rejected")
+        return Fault(status=status, message=message, code="endpoint_rejected")
     return Fault(
         status=status,
-        message=f"{said}: try again later",
+        message=f"{message}: try again later",
         code=code,
         retry=not may_be_billed(error),
         retry_after_s=error.retry_after_s,

@@ -161,11 +161,13 @@ async def read_body(request: Request) -> bytes:
         async with asyncio.timeout(_BODY_S):
             return await request.body()
     except TimeoutError as error:
-        said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
-        raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+        problem = f"the request took more than {_BODY_S:g} seconds to come: send it again"
+        raise RequestRefused(
+            problem, status=408, code="request_timeout", retry_after_s=1
+        ) from error
     except ClientDisconnect as error:
-        said = "the client left before its request had come"
-        raise RequestRefused(said, status=400, code="client_disconnected") from error
+        problem = "the client left before its request had come"
+        raise RequestRefused(problem, status=400, code="client_disconnected") from error
 
 
 async def read_json(request: Request, settings: Settings) -> object:
@@ -181,8 +183,8 @@ async def read_json(request: Request, settings: Settings) -> object:
     except ValueError as error:
         raise RequestRefused(f"the body is no JSON: {error}", status=400, code="no_json") from error
     if _is_deeper(value, settings.depth):
-        said = f"it is nested deeper than the {settings.depth} arrays and objects that may be"
-        raise RequestRefused(said, status=400, code="too_deep")
+        problem = f"it is nested deeper than the {settings.depth} arrays and objects that may be"
+        raise RequestRefused(problem, status=400, code="too_deep")
     return value
 
 
@@ -231,10 +233,10 @@ def _too_large(settings: Settings) -> RequestRefused:
     )
 
 
-def _is_deeper(value: object, most: int) -> bool:
+def _is_deeper(value: object, depth: int) -> bool:
     level = [value]
-    for _ in range(most + 1):
-        level = [part for one in level for part in _parts(one)]
+    for _ in range(depth + 1):
+        level = [part for item in level for part in _parts(item)]
         if not level:
             return False
     return True

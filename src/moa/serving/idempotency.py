@@ -79,36 +79,36 @@ class Answers:
         now = self._ledger.now()
         store.run("delete from moa_key_answers where job = ? and until < ?", store.job, now)
         until = now + KEPT_S
-        begun = store.run(
+        inserted_rows = store.run(
             "insert into moa_key_answers (job, name, caller, request, worker, until) "
             "values (?, ?, ?, ?, ?, ?) on conflict (job, name) do nothing returning name",
             *(store.job, name, caller, request, worker, until),
         )
-        if begun:
+        if inserted_rows:
             return "begun"
-        found = store.run(
+        rows = store.run(
             "select request, worker, status, headers, body from moa_key_answers "
             "where job = ? and name = ?",
             *(store.job, name),
         )
-        if not found:  # it has just been dropped
+        if not rows:  # it has just been dropped
             return "running"
-        was, other, status, headers, body = found[0]
-        if was != request:
+        stored_request, holder, status, headers, body = rows[0]
+        if stored_request != request:
             return "other"
         if status is not None:
             pairs = [(a.encode("latin-1"), b.encode("latin-1")) for a, b in json.loads(headers)]
             return StoredAnswer(status, pairs, bytes(body or b""), body is not None)
-        if self._ledger.is_alive(other):
+        if self._ledger.is_alive(holder):
             return "running"
         # Its process has died. Of those that wait, the one whose update finds that process still in
         # the row takes it over.
-        taken = store.run(
+        updated_rows = store.run(
             "update moa_key_answers set worker = ?, until = ? where job = ? and name = ? "
             "and worker = ? and status is null returning name",
-            *(worker, until, store.job, name, other),
+            *(worker, until, store.job, name, holder),
         )
-        return "begun" if taken else "running"
+        return "begun" if updated_rows else "running"
 
     async def keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
         """Store the answer to a request that was begun here."""
@@ -170,11 +170,13 @@ class Idempotent:
         body, caller = await read_body(request), caller_of(request)
         name = _digest(caller.name.encode(), key.encode("latin-1"))
         path, query = scope["path"].encode("utf-8", "replace"), scope.get("query_string", b"")
-        sent = _digest(path, query, request.headers.get("accept", "").encode("latin-1"), body)
+        fingerprint = _digest(
+            path, query, request.headers.get("accept", "").encode("latin-1"), body
+        )
         answers = Answers(self._server.keys.ledger)
-        found = await self._await_answer(answers, name, caller.name, sent, receive)
-        if isinstance(found, StoredAnswer):
-            await _replay(found)(scope, receive, send)
+        lookup = await self._await_answer(answers, name, caller.name, fingerprint, receive)
+        if isinstance(lookup, StoredAnswer):
+            await _replay(lookup)(scope, receive, send)
             return
         copy = _Copy(send)
         stored: StoredAnswer | None = None
@@ -188,31 +190,31 @@ class Idempotent:
                 _logger.warning("the answer to an Idempotency-Key can't be kept: %s", error)
 
     async def _await_answer(
-        self, answers: Answers, name: str, caller: str, sent: str, receive: Receive
+        self, answers: Answers, name: str, caller: str, fingerprint: str, receive: Receive
     ) -> Lookup:
         """Look for an answer, and wait for it a while, unless the client goes away."""
-        gone = asyncio.ensure_future(receive())
+        disconnect = asyncio.ensure_future(receive())
         poll_s, waited_s = _FIRST_POLL_S, 0.0
         try:
-            while (found := await answers.begin(name, caller, sent)) == "running":
-                if waited_s >= min(_WAIT_S, self._server.settings.timeout_s) or gone.done():
+            while (lookup := await answers.begin(name, caller, fingerprint)) == "running":
+                if waited_s >= min(_WAIT_S, self._server.settings.timeout_s) or disconnect.done():
                     raise RequestRefused(
                         "a request with this Idempotency-Key is worked on: ask again later",
                         status=409,
                         code="idempotency_key_in_use",
                         retry_after_s=1,
                     )
-                await asyncio.wait((gone,), timeout=poll_s)
+                await asyncio.wait((disconnect,), timeout=poll_s)
                 waited_s, poll_s = waited_s + poll_s, min(poll_s * 1.5, _LONGEST_POLL_S)
         finally:
-            gone.cancel()
-        if found == "other":
+            disconnect.cancel()
+        if lookup == "other":
             raise RequestRefused(
                 "this Idempotency-Key was used for another request: give each its own",
                 status=422,
                 code="idempotency_key_reused",
             )
-        return found
+        return lookup
 
     def _is_success(self, copy: _Copy, request: Request) -> bool:
         """Return True if an answer is whole and no error; a failing stream begins with 200, too."""
@@ -253,7 +255,7 @@ class _Copy:
 
     @property
     def stored(self) -> StoredAnswer:
-        headers = [one for one in self.headers if one[0].lower() not in _DROPPED]
+        headers = [header for header in self.headers if header[0].lower() not in _DROPPED]
         return StoredAnswer(self.status, headers, b"".join(self._parts), self._size <= _LARGEST)
 
 
@@ -266,7 +268,7 @@ def _replay(stored: StoredAnswer) -> Response:
             code="idempotency_answer_too_large",
         )
     response = Response(stored.body, stored.status)
-    length = [one for one in response.raw_headers if one[0] == b"content-length"]
+    length = [header for header in response.raw_headers if header[0] == b"content-length"]
     response.raw_headers = [*stored.headers, *length, (b"idempotent-replayed", b"true")]
     return response
 
@@ -293,7 +295,7 @@ def _check(key: str) -> None:
 
 
 def _digest(*parts: bytes) -> str:
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in parts:
-        found.update(len(part).to_bytes(8) + part)
-    return found.hexdigest()
+        hasher.update(len(part).to_bytes(8) + part)
+    return hasher.hexdigest()

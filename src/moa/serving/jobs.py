@@ -113,9 +113,9 @@ class Jobs:
         owner = Owner(caller=caller.name, model=served.name, created=time.time())
 
         def keep() -> None:
-            found = list(_rows(rows))
+            job_rows = list(_rows(rows))
             with Job(self._folder_of(id), graph=served.node.name) as job:
-                job.add(found)
+                job.add(job_rows)
             self._save(id, owner)
 
         await self._begin_work(id, owner, caller, keep)
@@ -167,15 +167,15 @@ class Jobs:
 
         def look() -> dict[str, object]:
             with Job(self._folder_of(id)) as job:
-                found = job.status()
+                status = job.status()
             return {
-                "total": found.total,
-                "left": found.left,
-                "rows": dict(found.rows),
-                "calls": found.calls,
-                "cost": found.cost,
-                "needed_llm": found.needed_llm,
-                "causes": dict(found.causes),
+                "total": status.total,
+                "left": status.left,
+                "rows": dict(status.rows),
+                "calls": status.calls,
+                "cost": status.cost,
+                "needed_llm": status.needed_llm,
+                "causes": dict(status.causes),
             }
 
         return _summary(id, owner) | await asyncio.to_thread(look)
@@ -183,10 +183,10 @@ class Jobs:
     async def list_for(self, caller: Caller) -> list[dict[str, object]]:
         """List the jobs of a caller, the newest first."""
         self._folder_of()
-        found = await asyncio.to_thread(lambda: list(self._owners()))
-        own = [(id, owner) for id, owner in found if owner.caller == caller.name]
-        own.sort(key=lambda one: -one[1].created)
-        return [_summary(id, owner) for id, owner in own]
+        jobs = await asyncio.to_thread(lambda: list(self._owners()))
+        own_jobs = [(id, owner) for id, owner in jobs if owner.caller == caller.name]
+        own_jobs.sort(key=lambda pair: -pair[1].created)
+        return [_summary(id, owner) for id, owner in own_jobs]
 
     def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[JSON]:
         """Yield the lines of rows that were worked on, as `moa run --out` writes them.
@@ -195,8 +195,8 @@ class Jobs:
             RequestRefused: there is no such job of the caller (404), or no such state (400).
         """
         self._owner(id, caller)
-        wanted = list(states)
-        if unknown := [state for state in wanted if state not in _STATES]:
+        state_names = list(states)
+        if unknown := [state for state in state_names if state not in _STATES]:
             raise RequestRefused(
                 f"rows are never {unknown[0]!r:.40}. Their state is one of {', '.join(_STATES)}",
                 status=400,
@@ -206,7 +206,7 @@ class Jobs:
 
         def read() -> Generator[JSON]:
             with Job(self._folder_of(id)) as job:
-                yield from job.lines(*filter(wanted.__contains__, _STATES))
+                yield from job.lines(*filter(state_names.__contains__, _STATES))
 
         return read()
 
@@ -264,34 +264,34 @@ class Jobs:
         return self._folder / id
 
     def _owner(self, id: str, caller: Caller) -> Owner:
-        where = self._folder_of(id)
-        if _ID.fullmatch(id) and (where / "owner.json").is_file():
-            owner = _load(where)
+        folder = self._folder_of(id)
+        if _ID.fullmatch(id) and (folder / "owner.json").is_file():
+            owner = _load(folder)
             if owner.caller == caller.name and caller.may_run(owner.model):
                 return owner
         raise RequestRefused(f"there is no job {id!r:.40}", status=404, code="job_not_found")
 
     def _owners(self) -> Iterator[tuple[str, Owner]]:
-        for where in self._folder_of().iterdir():
-            if _ID.fullmatch(where.name) and (where / "owner.json").is_file():
-                yield where.name, _load(where)
+        for folder in self._folder_of().iterdir():
+            if _ID.fullmatch(folder.name) and (folder / "owner.json").is_file():
+                yield folder.name, _load(folder)
 
     def _save(self, id: str, owner: Owner) -> None:
         save_text(self._folder_of(id) / "owner.json", owner.model_dump_json(), private=True)
 
 
-def _load(where: Path) -> Owner:
-    return load_model(where / "owner.json", Owner, what="job", maker="POST /jobs")
+def _load(folder: Path) -> Owner:
+    return load_model(folder / "owner.json", Owner, what="job", maker="POST /jobs")
 
 
 def _summary(id: str, owner: Owner) -> dict[str, object]:
     return {"id": id, "model": owner.model, "phase": owner.phase, "created": owner.created}
 
 
-def _rows(given: list[object]) -> Iterator[Row]:
-    if not given:
+def _rows(values: list[object]) -> Iterator[Row]:
+    if not values:
         raise InputError("rows: there is none")
-    for number, value in enumerate(given, start=1):
+    for number, value in enumerate(values, start=1):
         if is_object(value):
             yield row_of(number, value)
         elif isinstance(value, str):

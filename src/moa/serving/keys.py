@@ -55,10 +55,10 @@ class Key(Limits):
     @property
     def limits(self) -> dict[str, int | float]:
         """Those that are on, by name."""
-        given = {name: getattr(self, name) for name in Limits.model_fields}
+        limits = {name: getattr(self, name) for name in Limits.model_fields}
         return {
             name: float(limit) if isinstance(limit, Decimal) else limit
-            for name, limit in given.items()
+            for name, limit in limits.items()
             if limit is not None
         }
 
@@ -218,11 +218,11 @@ class KeyFile:
         """See `KeyStore`."""
         with self._lock:
             try:
-                found = self._path.stat()
-                changed = (found.st_mtime_ns, found.st_size, found.st_ino)
-                if changed != self._read_at:
+                stat = self._path.stat()
+                version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                if version != self._read_at:
                     self._parse(self._path.read_bytes())
-                    self._read_at = changed
+                    self._read_at = version
             except FileNotFoundError as error:
                 raise ConfigError(
                     f"there is no file of keys {str(self._path)!r}: moa keys new NAME --keys "
@@ -263,21 +263,21 @@ class KeyFile:
     def _parse(self, data: bytes) -> None:
         """Read what is in the file."""
         try:
-            whole = tomllib.loads(data.decode())
+            document = tomllib.loads(data.decode())
         except ValueError as error:
             raise ConfigError(f"{self._path} is no TOML: {error}") from error
-        ledger, tables = whole.pop("ledger", ""), whole.pop("keys", {})
-        if whole or not isinstance(ledger, str) or not is_object(tables):
-            other = next(iter(whole), "keys")
+        ledger, tables = document.pop("ledger", ""), document.pop("keys", {})
+        if document or not isinstance(ledger, str) or not is_object(tables):
+            entry = next(iter(document), "keys")
             raise ConfigError(
-                f"{self._path} has {other!r}, and takes a table [keys.NAME] for each key, and "
+                f"{self._path} has {entry!r}, and takes a table [keys.NAME] for each key, and "
                 'ledger = "…" above them'
             )
-        found = [self._key(name, table) for name, table in tables.items()]
-        self._keys = {key.name: key for key in found}
-        self._by_digest = {key.sha256: key for key in found}
+        keys = [self._key(name, table) for name, table in tables.items()]
+        self._keys = {key.name: key for key in keys}
+        self._by_digest = {key.sha256: key for key in keys}
         self._ledger = ledger
-        if len(self._by_digest) < len(found):
+        if len(self._by_digest) < len(keys):
             raise ConfigError(f"{self._path}: two keys have the same sha256")
 
     def _key(self, name: str, table: object) -> Key:
@@ -285,8 +285,8 @@ class KeyFile:
             return Key.model_validate({**object_of(table), "name": name})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{self._path}: [keys.{name}] {where}: {first['msg']}") from error
+            field = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{self._path}: [keys.{name}] {field}: {first['msg']}") from error
 
     def _change(self, write: Callable[[JSON], None]) -> None:
         """Write the file again, while no other process does."""
@@ -296,14 +296,14 @@ class KeyFile:
             with FileLock(path.with_name(f".{path.name}.lock")):
                 if path.exists():
                     self.all()  # what is wrong in it is said, and not written over
-                    whole = tomlkit.parse(path.read_text(encoding="utf-8"))
+                    document = tomlkit.parse(path.read_text(encoding="utf-8"))
                 else:
-                    whole = tomlkit.document()
-                    whole.add(tomlkit.comment(_HEAD))
-                if "keys" not in whole:
-                    whole["keys"] = tomlkit.table(is_super_table=True)
-                write(object_of(whole["keys"]))
-                save_text(path, tomlkit.dumps(whole), private=True)
+                    document = tomlkit.document()
+                    document.add(tomlkit.comment(_HEAD))
+                if "keys" not in document:
+                    document["keys"] = tomlkit.table(is_super_table=True)
+                write(object_of(document["keys"]))
+                save_text(path, tomlkit.dumps(document), private=True)
         except OSError as error:
             raise ConfigError(f"{path} can't be written: {error.strerror}") from error
 
@@ -316,15 +316,13 @@ class KeyTable:
 
     def all(self) -> Mapping[str, Key]:
         """See `KeyStore`."""
-        found = self._rows("select name, settings from moa_keys where job = ? order by name")
-        return {key.name: key for key in map(_row, found)}
+        rows = self._rows("select name, settings from moa_keys where job = ? order by name")
+        return {key.name: key for key in map(_row, rows)}
 
     def by_digest(self, given: str) -> Key | None:
         """See `KeyStore`."""
-        found = self._rows(
-            "select name, settings from moa_keys where job = ? and sha256 = ?", given
-        )
-        return _row(found[0]) if found else None
+        rows = self._rows("select name, settings from moa_keys where job = ? and sha256 = ?", given)
+        return _row(rows[0]) if rows else None
 
     def add(self, key: Key) -> None:
         """See `KeyStore`."""
@@ -345,8 +343,8 @@ class KeyTable:
         return self._store.run(sql, self._store.job, *values)
 
 
-def _row(found: tuple[object, ...]) -> Key:
-    name, settings = found
+def _row(row: tuple[object, ...]) -> Key:
+    name, settings = row
     try:
         return Key.model_validate_json(str(settings))
     except ValidationError as error:
@@ -404,15 +402,15 @@ class StoredKeys(Keys):
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
-        given = digest(secret.strip())
-        found = await self.ledger.run_off_loop(
-            lambda: self._read(lambda: self.store.by_digest(given))
+        sha256 = digest(secret.strip())
+        key = await self.ledger.run_off_loop(
+            lambda: self._read(lambda: self.store.by_digest(sha256))
         )
         # That a hash was found says nothing of the secret to who sends others. It is compared in
         # constant time nevertheless, whatever a store looks it up by.
-        if not hmac.compare_digest(found.sha256 if found else _NOBODY, given) or found is None:
+        if not hmac.compare_digest(key.sha256 if key else _NOBODY, sha256) or key is None:
             raise _key_error("this key is unknown here, or was revoked")
-        return KeyCaller(self, found)
+        return KeyCaller(self, key)
 
     def caller_by_name(self, name: str) -> Caller | None:
         """See `Keys`."""
@@ -444,9 +442,9 @@ class StoredKeys(Keys):
             ) from error
 
 
-def _key_error(said: str) -> RequestRefused:
+def _key_error(problem: str) -> RequestRefused:
     headers = {"www-authenticate": "Bearer"}
-    return RequestRefused(said, status=401, code="invalid_api_key", headers=headers)
+    return RequestRefused(problem, status=401, code="invalid_api_key", headers=headers)
 
 
 class KeyCaller(Caller):
@@ -467,8 +465,8 @@ class KeyCaller(Caller):
     ) -> AsyncGenerator[RunContext]:
         """See `Caller`."""
         if not self.may_run(name):
-            said = f"the key {self.name!r} may not run {name!r}"
-            raise RequestRefused(said, status=403, code="model_not_allowed", param="model")
+            problem = f"the key {self.name!r} may not run {name!r}"
+            raise RequestRefused(problem, status=403, code="model_not_allowed", param="model")
         context = RunContext(
             budget=self._key.budget, timeout_s=timeout_s, reference=reference, keep_notes=False
         )
@@ -476,8 +474,8 @@ class KeyCaller(Caller):
         ledger, run = self._keys.ledger, secrets.token_hex(16)
         try:
             usage = await ledger.run_off_loop(lambda: ledger.begin(self.name, self._key, run))
-            most = usage.free(self._key).as_budget(context.budget)
-            _Purchase(self._keys, self._key, run, context, most)
+            free_budget = usage.free(self._key).as_budget(context.budget)
+            _Purchase(self._keys, self._key, run, context, free_budget)
             yield context
         finally:
             await ledger.run_off_loop(lambda: ledger.settle(run, context.usage.total))
@@ -512,7 +510,7 @@ class _Purchase:
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
         # Calls of one run ask from several threads: each looks again at what the last one got.
         with self._lock:
-            lacking, held = look(), self._context.budget
+            lacking, budget = look(), self._context.budget
             if lacking is None:
                 return "granted"
             key = self._keys.current(self._key.name)
@@ -521,8 +519,8 @@ class _Purchase:
                 key.name,
                 key,
                 spent=self._context.usage.total,
-                granted=held,
-                needed=held.with_more(lacking.limits),
+                granted=budget,
+                needed=budget.with_more(lacking.limits),
                 may_settle=lacking.may_settle,
             )
             if grant.answer == "gone":
@@ -530,8 +528,8 @@ class _Purchase:
                     "this server was away from the ledger of its keys for so long that the run "
                     "was taken to be dead, and charged"
                 )
-            self._grow(grant.granted.as_budget(held))
-            self._share.most = grant.most.as_budget(held)
+            self._grow(grant.granted.as_budget(budget))
+            self._share.most = grant.most.as_budget(budget)
             self._refusal = None if grant.answer == "granted" else grant
             return grant.answer
 

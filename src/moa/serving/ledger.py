@@ -153,19 +153,19 @@ class Ledger:
         """
         if isinstance(self.store, SQLite):
             return work()  # it takes less than a thread would
-        doing = asyncio.ensure_future(self._run_in_turn(work))
-        self._pending.add(doing)
-        doing.add_done_callback(self._discard)
-        return await asyncio.shield(doing)
+        task = asyncio.ensure_future(self._run_in_turn(work))
+        self._pending.add(task)
+        task.add_done_callback(self._discard)
+        return await asyncio.shield(task)
 
     async def _run_in_turn(self, work: Callable[[], T]) -> T:
         async with self._turn:
             return await self.store.beside(work)
 
-    def _discard(self, doing: asyncio.Task[object]) -> None:
-        self._pending.discard(doing)
-        if not doing.cancelled():
-            doing.exception()  # whoever waits for it is told; asyncio isn't to, if nobody does
+    def _discard(self, task: asyncio.Task[object]) -> None:
+        self._pending.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; asyncio isn't to, if nobody does
 
     async def finish(self) -> None:
         """Wait for what is being done."""
@@ -173,8 +173,8 @@ class Ledger:
 
     def is_alive(self, worker: str) -> bool:
         """Return True if a process has recently reported that it is alive."""
-        alive = "select 1 from moa_key_workers where job = ? and worker = ? and until > ?"
-        return worker == self.worker or bool(self._run(alive, worker, self.now()))
+        query = "select 1 from moa_key_workers where job = ? and worker = ? and until > ?"
+        return worker == self.worker or bool(self._run(query, worker, self.now()))
 
     def begin(self, name: str, limits: Limits, run: str) -> KeyUsage:
         """Begin a run, if the key may.
@@ -238,22 +238,22 @@ class Ledger:
 
     def charge_the_dead(self, name: str | None = None) -> int:
         """Charge the reservations of dead processes, of a key or of all; count their runs."""
-        of_key, value = ("", ()) if name is None else (" and one.name = ?", (name,))
-        dead = self._run(
+        condition, value = ("", ()) if name is None else (" and one.name = ?", (name,))
+        dead_runs = self._run(
             "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
             "not exists (select 1 from moa_key_workers w where w.job = one.job "
-            f"and w.worker = one.worker and w.until > ?){of_key}",
+            f"and w.worker = one.worker and w.until > ?){condition}",
             *(self.now(), *value),
         )
-        for run, _ in dead:
+        for run, _ in dead_runs:
             self.store.atomically(lambda run=run: self._settle(run, None))
-        if dead:
-            names = ", ".join(sorted({key for _, key in dead}))
-            said = (
+        if dead_runs:
+            names = ", ".join(sorted({key for _, key in dead_runs}))
+            message = (
                 "a process died with %d runs in its hands: what they had set aside is charged: %s"
             )
-            _logger.warning(said, len(dead), names)
-        return len(dead)
+            _logger.warning(message, len(dead_runs), names)
+        return len(dead_runs)
 
     # What follows is done within a transaction.
 
@@ -279,27 +279,27 @@ class Ledger:
             )
         if now > self._alive_at + self._lease_s / 2:
             self._renew_lease(now)
-        add = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
-        self._run(add, run, name, self.worker)
+        statement = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
+        self._run(statement, run, name, self.worker)
         return usage
 
-    def _count_request(self, name: str, most: int, now: float) -> None:
-        """Count a request, unless the one that is `most` before it was within the last minute."""
-        last = "select coalesce(max(number), 0) from moa_key_requests where job = ? and name = ?"
-        where, number = "where job = ? and name = ? and number", int(self._run(last, name)[0][0])
-        before = self._run(f"select at from moa_key_requests {where} = ?", name, number - most + 1)
-        wait_s = before[0][0] + _MINUTE_S - now if before else 0.0
+    def _count_request(self, name: str, limit: int, now: float) -> None:
+        """Count a request, unless the one that is `limit` before it was within the last minute."""
+        query = "select coalesce(max(number), 0) from moa_key_requests where job = ? and name = ?"
+        clause, number = "where job = ? and name = ? and number", int(self._run(query, name)[0][0])
+        rows = self._run(f"select at from moa_key_requests {clause} = ?", name, number - limit + 1)
+        wait_s = rows[0][0] + _MINUTE_S - now if rows else 0.0
         if 0 < wait_s <= _MINUTE_S:  # a clock that was set back holds up nobody for longer
             raise RequestRefused(
-                f"the key {name!r} has sent the {most} requests that it may in a minute: wait "
+                f"the key {name!r} has sent the {limit} requests that it may in a minute: wait "
                 f"{wait_s:.0f} seconds",
                 status=429,
                 code="rate_limit_exceeded",
                 retry_after_s=wait_s,
             )
-        add = "insert into moa_key_requests (job, name, number, at) values (?, ?, ?, ?)"
-        self._run(add, name, number + 1, now)
-        self._run(f"delete from moa_key_requests {where} <= ?", name, number + 1 - most)
+        statement = "insert into moa_key_requests (job, name, number, at) values (?, ?, ?, ?)"
+        self._run(statement, name, number + 1, now)
+        self._run(f"delete from moa_key_requests {clause} <= ?", name, number + 1 - limit)
 
     def _reserve(
         self,
@@ -312,63 +312,65 @@ class Ledger:
         may_settle: bool,
     ) -> Grant:
         self._lock(name)
-        known = self._run(
+        rows = self._run(
             "select calls, nano, unpriced from moa_key_runs where job = ? and run = ?", run
         )
-        used = Sums.of(spent)
-        if known:
-            self._book(name, used.minus(Sums(*known[0])))
+        sums = Sums.of(spent)
+        if rows:
+            self._book(name, sums.minus(Sums(*rows[0])))
         usage = self._usage_of(name, but=run)
-        if not known:
+        if not rows:
             return Grant("gone", Sums(), Sums(), usage)
-        want, had = Sums.of_budget(needed).minus(used), Sums.of_budget(granted).minus(used)
+        want, old_hold = Sums.of_budget(needed).minus(sums), Sums.of_budget(granted).minus(sums)
         short, free = usage.short_limits(limits, want, usage.held), usage.free(limits)
         answer, hold = "granted", want
         if short:
             # Calls that are set aside are made; dollars may come back, but not of runs that wait.
-            stays = Sums(usage.held.calls, usage.waiting.nano)
-            comes = usage.working and not usage.short_limits(limits, want, stays)
-            answer = "wait" if comes else "spent"
+            fixed_sums = Sums(usage.held.calls, usage.waiting.nano)
+            can_wait = usage.working and not usage.short_limits(limits, want, fixed_sums)
+            answer = "wait" if can_wait else "spent"
             rest = free if answer == "spent" else Sums()
             hold = Sums(
-                max(had.calls, min(want.calls, rest.calls)),
-                max(had.nano, min(want.nano, rest.nano)),
+                max(old_hold.calls, min(want.calls, rest.calls)),
+                max(old_hold.nano, min(want.nano, rest.nano)),
             )
         hold = Sums(max(hold.calls, 0), max(hold.nano, 0))
         self._run(
             "update moa_key_runs set calls = ?, nano = ?, unpriced = ?, held_calls = ?, "
             "held_nano = ?, stuck = ? where job = ? and run = ?",
-            *(*used, hold.calls, hold.nano, int(answer == "wait" and not may_settle)),
+            *(*sums, hold.calls, hold.nano, int(answer == "wait" and not may_settle)),
             *(self.store.job, run),
             job_first=False,
         )
-        return Grant(answer, used.plus(hold), used.plus(free), usage, frozenset(short))
+        return Grant(answer, sums.plus(hold), sums.plus(free), usage, frozenset(short))
 
-    def _settle(self, run: str, used: Sums | None) -> None:
+    def _settle(self, run: str, sums: Sums | None) -> None:
         """End a run; with `None` all that it has reserved counts as used."""
-        begun = self._run("select name from moa_key_runs where job = ? and run = ?", run)
-        if not begun:
+        names = self._run("select name from moa_key_runs where job = ? and run = ?", run)
+        if not names:
             return
-        name = str(begun[0][0])
+        name = str(names[0][0])
         self._lock(name)
-        ended = self._run(
+        rows = self._run(
             "delete from moa_key_runs where job = ? and run = ? "
             "returning calls, nano, unpriced, held_calls, held_nano",
             run,
         )
-        for calls, nano, unpriced, held_calls, held_nano in ended:
-            said = Sums(calls, nano, unpriced)
-            self._book(name, Sums(held_calls, held_nano) if used is None else used.minus(said))
+        for calls, nano, unpriced, held_calls, held_nano in rows:
+            booked_sums = Sums(calls, nano, unpriced)
+            self._book(
+                name, Sums(held_calls, held_nano) if sums is None else sums.minus(booked_sums)
+            )
 
     def _lock(self, name: str) -> None:
         """Lock a key for this transaction; SQLite locks the whole file anyway."""
         if not isinstance(self.store, SQLite):
-            of_key = f"moa.keys/{self.store.job}/{name}"
-            self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", of_key)
+            lock_name = f"moa.keys/{self.store.job}/{name}"
+            self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", lock_name)
 
-    def _book(self, name: str, more: Sums) -> None:
+    def _book(self, name: str, sums: Sums) -> None:
         """Add to what a key has spent today, and in this month."""
-        if more == Sums():
+        if sums == Sums():
             return
         day, month = _periods(self.now())
         self._run(
@@ -378,7 +380,7 @@ class Ledger:
             "calls = moa_key_sums.calls + excluded.calls, "
             "nano = moa_key_sums.nano + excluded.nano, "
             "unpriced = moa_key_sums.unpriced + excluded.unpriced",
-            *(name, day, *more, self.store.job, name, month, *more),
+            *(name, day, *sums, self.store.job, name, month, *sums),
         )
 
     def _usage_of(self, name: str, *, but: str = "") -> KeyUsage:
@@ -403,10 +405,10 @@ class Ledger:
                 *(name, but),
             )[0],
         )
-        held, of_waiting = Sums(calls, nano), Sums(0, waiting)
+        held_sums, waiting_sums = Sums(calls, nano), Sums(0, waiting)
         day_sums, month_sums = sums.get(day, Sums()), sums.get(month, Sums())
-        at = datetime.fromtimestamp(now, UTC)
-        return KeyUsage(at, day_sums, month_sums, held, of_waiting, runs, working)
+        moment = datetime.fromtimestamp(now, UTC)
+        return KeyUsage(moment, day_sums, month_sums, held_sums, waiting_sums, runs, working)
 
     def _renew_lease(self, now: float) -> None:
         self._run(
@@ -454,5 +456,5 @@ def _periods(seconds: float) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _name_periods(days: int) -> tuple[str, str]:
-    at = datetime.fromtimestamp(days * 86400, UTC)
-    return f"{at:%Y-%m-%d}", f"{at:%Y-%m}"
+    day = datetime.fromtimestamp(days * 86400, UTC)
+    return f"{day:%Y-%m-%d}", f"{day:%Y-%m}"

@@ -165,14 +165,14 @@ def spent_error(
         spent: What the run has used that was refused.
     """
     left, renews_at = usage.remaining(limits), usage.renews_at(names)
-    shown = ", ".join(
+    amounts = ", ".join(
         f"{left[key]:g} of {getattr(limits, key)} {_WORDS[key]}" for key in sorted(names)
     )
     return KeySpent(
-        f"the key {name!r} has left: {shown}. No further call was sent; it renews at "
+        f"the key {name!r} has left: {amounts}. No further call was sent; it renews at "
         f"{renews_at:%Y-%m-%d %H:%M} UTC",
         spent=spent or Usage(),
-        left={str(name): one for name, one in left.items()},
+        left={str(name): amount for name, amount in left.items()},
         renews_at=renews_at,
     )
 

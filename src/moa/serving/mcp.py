@@ -67,8 +67,8 @@ def routes(server: Server) -> list[Route]:
 
 async def _refuse(request: Request) -> NoReturn:
     del request
-    missing = MissingDependency("mcp", extra="mcp", purpose="to serve MCP")
-    raise RequestRefused(f"this server doesn't speak MCP: {missing}", status=501, code="no_mcp")
+    error = MissingDependency("mcp", extra="mcp", purpose="to serve MCP")
+    raise RequestRefused(f"this server doesn't speak MCP: {error}", status=501, code="no_mcp")
 
 
 class Exchange:
@@ -149,18 +149,18 @@ class _StdinLines:
     def __init__(self) -> None:
         self._lines = asyncio.Queue[bytes](_READ_AHEAD)
         self._input = os.dup(0)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
+        null_file = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null_file, 0)
+        os.close(null_file)
         loop = asyncio.get_running_loop()
         Thread(target=self._read, args=(loop,), name="moa-stdin", daemon=True).start()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         rest = b""
         with suppress(RuntimeError, CancelledError):  # the loop has ended
-            while len(rest) <= _LONGEST and (some := os.read(self._input, 2**16)):
-                *whole, rest = (rest + some).split(b"\n")
-                for line in whole:
+            while len(rest) <= _LONGEST and (chunk := os.read(self._input, 2**16)):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
                     asyncio.run_coroutine_threadsafe(self._lines.put(line), loop).result()
             asyncio.run_coroutine_threadsafe(self._lines.put(_END), loop).result()
 

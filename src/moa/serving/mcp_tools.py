@@ -80,8 +80,8 @@ class Shape:
         if self.key is None:
             return dict(given)
         if set(given) != {self.key}:
-            has = ", ".join(map(repr, given)) or "none"
-            raise InputError(f"give one argument, {self.key!r}; there is {has}")
+            names = ", ".join(map(repr, given)) or "none"
+            raise InputError(f"give one argument, {self.key!r}; there is {names}")
         return given[self.key]
 
     def wrap(self, value: object) -> object:
@@ -96,10 +96,10 @@ class ServedTool:
         self.served = served
         self.name = name_for_models(served.name)
         text: Schema = {"type": "string"}
-        takes = _object_in(served.input_schema) or (text if served.takes_text else {})
-        takes = takes or served.input_schema
-        key = "text" if takes == text else "input"
-        self.input = Shape.of(takes, key, f"What {served.name} works on.")
+        input_schema = _object_in(served.input_schema) or (text if served.takes_text else {})
+        input_schema = input_schema or served.input_schema
+        key = "text" if input_schema == text else "input"
+        self.input = Shape.of(input_schema, key, f"What {served.name} works on.")
         self.output = Shape.of(served.output_schema, "output", "What came out.")
 
     @property
@@ -118,12 +118,12 @@ class ServedTool:
         Raises:
             MoaError: why nothing did.
         """
-        beside = {"moa/trace": finished.id, "moa/usage": finished.usage}
+        metadata = {"moa/trace": finished.id, "moa/usage": finished.usage}
         value = self.served.dump(finished.output)
         return CallToolResult(
             content=[TextContent(text=value if isinstance(value, str) else dump_json(value))],
             structured_content=self.output.wrap(value),
-            _meta=beside,
+            _meta=metadata,
         )
 
 
@@ -142,11 +142,11 @@ class Tools:
         self._runs = server.runs
         self._owner = owner
         self._tools: dict[str, ServedTool] = {}
-        for one in map(ServedTool, server.served.values()):
-            if one.name in self._tools:
-                names = f"{self._tools[one.name].served.name!r} and {one.served.name!r}"
-                raise ConfigError(f"{names} would be one tool, {one.name!r}: name one otherwise")
-            self._tools[one.name] = one
+        for tool in map(ServedTool, server.served.values()):
+            if tool.name in self._tools:
+                names = f"{self._tools[tool.name].served.name!r} and {tool.served.name!r}"
+                raise ConfigError(f"{names} would be one tool, {tool.name!r}: name one otherwise")
+            self._tools[tool.name] = tool
 
     def protocol(self) -> Protocol:
         """Make what speaks the protocol."""
@@ -164,21 +164,21 @@ class Tools:
         caller = self._owner if request is None else caller_of(request)
         assert caller is not None, "whoever speaks over pipes is the owner"
         tools = self._tools.items()
-        return caller, {name: one for name, one in tools if caller.may_run(one.served.name)}
+        return caller, {name: tool for name, tool in tools if caller.may_run(tool.served.name)}
 
     async def _list(
         self, context: Context, params: PaginatedRequestParams | None
     ) -> ListToolsResult:
         del params
         _, tools = self._tools_of(context)
-        return ListToolsResult(tools=[one.listing for one in tools.values()])
+        return ListToolsResult(tools=[tool.listing for tool in tools.values()])
 
     async def _call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Run a tool; what goes wrong is said in its result, for the model that had it called."""
         caller, tools = self._tools_of(context)
         if params.name not in tools:
-            said = f"there is no tool {params.name!r} here{nearest(params.name, list(tools))}"
-            raise MCPError(code=INVALID_PARAMS, message=said)
+            reason = f"there is no tool {params.name!r} here{nearest(params.name, list(tools))}"
+            raise MCPError(code=INVALID_PARAMS, message=reason)
         tool = tools[params.name]
         steps = Steps(context)
         try:
@@ -233,17 +233,17 @@ class Steps:
 
     async def report_until_done(self, running: Awaitable[FinishedRun]) -> FinishedRun:
         """Wait for a run, and report its steps meanwhile; cancelling the wait cancels the run."""
-        run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._report_steps())
+        run, reporter = asyncio.ensure_future(running), asyncio.ensure_future(self._report_steps())
         try:
             finished = await asyncio.shield(run)
             self._ended = True
             self._news.set()
-            await telling
+            await reporter
             return finished
         finally:
             # The SDK cancels again at each await: what a run has to settle would be left undone.
             with anyio.CancelScope(shield=True):
-                await cancel([run, telling])
+                await cancel([run, reporter])
 
     async def _report_steps(self) -> None:
         reported = 0
@@ -261,10 +261,10 @@ def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset())
         return True
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        found = _definition(reference, root)
-        return reference not in seen and _is_object(found, root, seen | {reference})
+        definition = _definition(reference, root)
+        return reference not in seen and _is_object(definition, root, seen | {reference})
     branches = objects_of(schema.get("anyOf") or schema.get("oneOf"))
-    return bool(branches) and all(_is_object(one, root, seen) for one in branches)
+    return bool(branches) and all(_is_object(branch, root, seen) for branch in branches)
 
 
 def _object_in(schema: Schema) -> Schema | None:

@@ -34,13 +34,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        asked = ["model", "tier", "endpoint"]
-        self._calls = Counter("moa_calls", "Requests to models.", asked, registry=registry)
+        labels = ["model", "tier", "endpoint"]
+        self._calls = Counter("moa_calls", "Requests to models.", labels, registry=registry)
         self._tokens = Counter(
-            "moa_tokens", "Tokens of these.", [*asked, "direction"], registry=registry
+            "moa_tokens", "Tokens of these.", [*labels, "direction"], registry=registry
         )
         self._cost = Counter(
-            "moa_cost_dollars", "US dollars, of calls with a price.", asked, registry=registry
+            "moa_cost_dollars", "US dollars, of calls with a price.", labels, registry=registry
         )
         self._asked = cache(self._count)
         active = Gauge("moa_runs_active", "Runs that go on.", registry=registry)
@@ -58,19 +58,19 @@ class Metrics:
         self._runs.labels(name, item.status).inc()
         self._seconds.labels(name).observe(item.seconds)
         for part, amount in item.usage.parts.items():
-            calls, read, written, cost = self._asked(name, part.tier, part.endpoint)
+            calls, tokens_in, tokens_out, cost = self._asked(name, part.tier, part.endpoint)
             calls.inc(amount.calls)
-            read.inc(amount.input_tokens)
-            written.inc(amount.output_tokens)
+            tokens_in.inc(amount.input_tokens)
+            tokens_out.inc(amount.output_tokens)
             cost.inc(float(amount.priced_cost))
 
-    def _count(self, *asked: str) -> tuple[Counter, Counter, Counter, Counter]:
+    def _count(self, *labels: str) -> tuple[Counter, Counter, Counter, Counter]:
         """Find the counters of who was asked by whom."""
         return (
-            self._calls.labels(*asked),
-            self._tokens.labels(*asked, "in"),
-            self._tokens.labels(*asked, "out"),
-            self._cost.labels(*asked),
+            self._calls.labels(*labels),
+            self._tokens.labels(*labels, "in"),
+            self._tokens.labels(*labels, "out"),
+            self._cost.labels(*labels),
         )
 
 

@@ -78,12 +78,12 @@ class EncodingNode:
     ) -> Result[Vectors]:
         """Encode texts, some at once so that a run can be ended; raises as `Endpoint.embed`."""
         started = time.perf_counter()
-        own = run_context(context).nested(self.name)
+        inner = run_context(context).nested(self.name)
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(request), _AT_ONCE):
-            found = await self.encoder.embed(request[start : start + _AT_ONCE], own)
-            vectors += found.vectors
-        return finish(Vectors(vectors), own, seconds=time.perf_counter() - started)
+            embeddings = await self.encoder.embed(request[start : start + _AT_ONCE], inner)
+            vectors += embeddings.vectors
+        return finish(Vectors(vectors), inner, seconds=time.perf_counter() - started)
 
 
 def routes(server: Server) -> list[Route]:
@@ -91,13 +91,14 @@ def routes(server: Server) -> list[Route]:
     started = datetime.now(UTC)
 
     async def models(request: Request) -> Response:
-        known = dict(models_for(server, caller_of(request)))
+        descriptions = dict(models_for(server, caller_of(request)))
         day = started.date().isoformat()
-        listed = [
-            {"name": name, "description": does, "release_date": day} for name, does in known.items()
+        listing = [
+            {"name": name, "description": description, "release_date": day}
+            for name, description in descriptions.items()
         ]
-        data = [_model(name, started) for name in known]
-        return json_response({"object": "list", "data": data, "models": listed})
+        data = [_model(name, started) for name in descriptions]
+        return json_response({"object": "list", "data": data, "models": listing})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
@@ -122,25 +123,25 @@ def routes(server: Server) -> list[Route]:
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe these routes for OpenAPI."""
-    listed: Schema = {"type": "object", "required": ["object", "data", "models"]}
-    one: Schema = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
+    listing: Schema = {"type": "object", "required": ["object", "data", "models"]}
+    model: Schema = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
     vectors: Schema = {
         "type": "object",
         "required": ["object", "data", "model", "usage"],
         "properties": {"data": {"type": "array", "minItems": 1}},
     }
     names = [name for name, _ in models_for(server, caller)]
-    found: dict[str, object] = {
-        "/v1/models": {"get": operation("List the models, as OpenAI does", listed)},
+    path_items: dict[str, object] = {
+        "/v1/models": {"get": operation("List the models, as OpenAI does", listing)},
         "/v1/models/{name}": {
-            "get": operation("One of them", one, parameters=[parameter("name", {"enum": names})])
+            "get": operation("One of them", model, parameters=[parameter("name", {"enum": names})])
         },
     }
     if ENCODER in names:
         body = body_of(EmbeddingsRequest, schemas, models=[ENCODER])
-        encode = operation("Turn texts into vectors, as OpenAI does", vectors, body=body)
-        found["/v1/embeddings"] = {"post": encode}
-    return found
+        encoding = operation("Turn texts into vectors, as OpenAI does", vectors, body=body)
+        path_items["/v1/embeddings"] = {"post": encoding}
+    return path_items
 
 
 def models_for(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
@@ -177,10 +178,10 @@ def _vectors(
     data = [
         {
             "object": "embedding",
-            "index": place,
+            "index": index,
             "embedding": _pack(vector) if is_packed else vector,
         }
-        for place, vector in enumerate(vectors)
+        for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": body.model, "usage": usage}

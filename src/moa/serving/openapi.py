@@ -78,19 +78,19 @@ def operation(
     content = {answers_with: {"schema": answer}}
     if streams:
         content["text/event-stream"] = {"schema": {}}
-    refused = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    error_content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses: dict[str, object] = {
         str(status): {"description": "It went well.", "content": content}
     }
-    for code, said in _ERRORS.items():
-        responses[str(code)] = {"description": said, "content": refused}
-    found: Operation = {"summary": summary, "responses": responses}
+    for code, description in _ERRORS.items():
+        responses[str(code)] = {"description": description, "content": error_content}
+    method: Operation = {"summary": summary, "responses": responses}
     if body is not None:
         content = {"application/json": {"schema": body}}
-        found["requestBody"] = {"required": True, "content": content}
+        method["requestBody"] = {"required": True, "content": content}
     if parameters:
-        found["parameters"] = parameters
-    return found
+        method["parameters"] = parameters
+    return method
 
 
 def parameter(name: str, schema: Schema, *, location: str = "path") -> Parameter:
@@ -106,8 +106,8 @@ class Schemas:
 
     def place(self, name: str, way: str) -> str:
         """Return the reference template for the models of a node, on the way `in` or `out`."""
-        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-        return f"#/components/schemas/{safe}.{way}.{{model}}"
+        safe_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+        return f"#/components/schemas/{safe_name}.{way}.{{model}}"
 
     def add(self, schema: Schema, place: str) -> Schema:
         """Take the models out of a schema, and give what is left."""
@@ -120,7 +120,7 @@ def document(
     server: Server, caller: Caller, paths: Mapping[str, object], schemas: Schemas
 ) -> dict[str, object]:
     """Write the document for a caller, who is told only of what it may run."""
-    names = ", ".join(one.name for one in server.visible_to(caller))
+    names = ", ".join(served.name for served in server.visible_to(caller))
     return {
         "openapi": "3.1.0",
         "info": {

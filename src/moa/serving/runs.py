@@ -88,30 +88,34 @@ class FinishedRun:
     def record(self) -> dict[str, object]:
         """Its stored record as JSON, without input and output."""
         item = self.item
-        what: dict[str, object] = {"id": self.id, "model": self.served.name, "status": item.status}
+        record: dict[str, object] = {
+            "id": self.id,
+            "model": self.served.name,
+            "status": item.status,
+        }
         if self.failure is not None:
-            what["error"] = self.failure
-        return what | resources_of(item)
+            record["error"] = self.failure
+        return record | resources_of(item)
 
     def without_content(self) -> FinishedRun:
         """Return it without its input, output and error, which may be large."""
         result = self.item.result
-        bare = result and replace(result, output=None, trace=(), messages=())
-        return replace(self, item=replace(self.item, input=None, result=bare, error=None))
+        bare_result = result and replace(result, output=None, trace=(), messages=())
+        return replace(self, item=replace(self.item, input=None, result=bare_result, error=None))
 
 
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
     """Write headers: who decided, the confidence, whether it is accepted, and the cost."""
-    decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
+    deciders = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
     accepted, cost = is_accepted(item.output), item.usage.cost
-    said = {
+    values = {
         "trace": id,
-        "decided-by": next(filter(None, reversed(decided)), None),
+        "decided-by": next(filter(None, reversed(deciders)), None),
         "confidence": _confidence_in(item.output),
         "accepted": None if accepted is None else str(accepted).lower(),
         "cost": None if cost is None else f"{cost:f}",
     }
-    return {f"x-moa-{name}": _in_a_header(value) for name, value in said.items() if value}
+    return {f"x-moa-{name}": _in_a_header(value) for name, value in values.items() if value}
 
 
 def _confidence_in(output: object) -> str | None:
@@ -119,8 +123,10 @@ def _confidence_in(output: object) -> str | None:
     answers = answers_in(output)
     if not answers or ("" not in answers and not questions_in(output)):
         return None
-    found = [answer.confidence for answer in answers.values() if answer.confidence is not None]
-    return f"{min(found):.4f}" if found else None
+    confidences = [
+        answer.confidence for answer in answers.values() if answer.confidence is not None
+    ]
+    return f"{min(confidences):.4f}" if confidences else None
 
 
 def _in_a_header(value: str) -> str:
@@ -157,14 +163,14 @@ class Runs:
         caller, headers = caller_of(request), request.headers
         async with self.admit(caller, served, value, headers) as run:
             working = run.begin()
-            gone = asyncio.ensure_future(_wait_for_disconnect(request.receive))
+            disconnect = asyncio.ensure_future(_wait_for_disconnect(request.receive))
             try:
-                await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((working, disconnect), return_when=asyncio.FIRST_COMPLETED)
                 if not working.done():
                     raise _client_gone_error()
                 finished = working.result()
             finally:
-                await cancel([working, gone])
+                await cancel([working, disconnect])
         request.state.finished = finished
         if finished.item.error is not None:
             raise finished.item.error
@@ -237,15 +243,15 @@ class Runs:
             RequestRefused: it isn't kept, any longer, or is another's (404).
         """
         self._forget()
-        found = self._kept.get(id)
-        if found is None or found.caller != caller.name:
+        finished = self._kept.get(id)
+        if finished is None or finished.caller != caller.name:
             raise RequestRefused(
                 f"there is no run {id!r:.40}: of the last {self._settings.kept} each is kept for "
                 f"{self._settings.kept_s:g} seconds",
                 status=404,
                 code="trace_not_found",
             )
-        return found
+        return finished
 
     def _keep(self, finished: FinishedRun) -> None:
         for listener in self.listeners:
@@ -255,10 +261,10 @@ class Runs:
         self._forget()
 
     def _forget(self) -> None:
-        most, oldest = self._settings.kept, time.monotonic() - self._settings.kept_s
+        limit, oldest = self._settings.kept, time.monotonic() - self._settings.kept_s
         while self._kept:
             first = next(iter(self._kept.values()))
-            fits = len(self._kept) <= most and self._notes <= most * _NOTES
+            fits = len(self._kept) <= limit and self._notes <= limit * _NOTES
             if fits and first.at >= oldest:
                 return
             del self._kept[first.id]
@@ -274,8 +280,8 @@ class Runs:
     ) -> AsyncGenerator[_Run]:
         """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
         timeout_s = self._settings.timeout_s
-        admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
-        async with admitted as outer:
+        admission = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
+        async with admission as outer:
             context = outer.nested()
             context.tracer = tracer_of(headers or {}) or context.tracer
             run = _Run(served, value, caller, context, timeout_s, self._keep)
@@ -317,20 +323,20 @@ class _Run:
     async def _work(self) -> FinishedRun:
         start = time.perf_counter()
         item: Item[object] | None = None
-        why: MoaError = _client_gone_error()
+        reason: MoaError = _client_gone_error()
         try:
-            late = "the run did not end in time, and was cut off"
-            async with time_limit(self.timeout_s + _LATE_S, late):
+            message = "the run did not end in time, and was cut off"
+            async with time_limit(self.timeout_s + _LATE_S, message):
                 node = self.served.node_of(self.caller)
                 item = await run_one(node, self.value, 1, _identity, self.context)
         except DeadlineExceeded as error:
-            why = error
+            reason = error
         except asyncio.CancelledError:
             if self._why is None:
                 raise
-            why = self._why
+            reason = self._why
         finally:  # also on cancellation: a cancelled run has been paid for, and has a trace
-            finished = self._result(item or self._failure(why, start))
+            finished = self._result(item or self._failure(reason, start))
             self.keep(finished)
         return finished
 
@@ -375,11 +381,11 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         async with self._admit() as run:
-            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
-            working = run.begin(waiting.add)
-            working.add_done_callback(lambda _: waiting.end())
+            queue = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
+            working = run.begin(queue.add)
+            working.add_done_callback(lambda _: queue.end())
             response = EventSourceResponse(
-                self._messages(waiting, working),
+                self._messages(queue, working),
                 headers={"x-moa-trace": run.id},
                 send_timeout=_SEND_S,
                 shutdown_grace_period=self._settings.drain_s + _LAST_S,
@@ -393,9 +399,9 @@ class Stream:
                 await cancel([working])
 
     async def _messages(
-        self, waiting: _EventQueue, working: asyncio.Future[FinishedRun]
+        self, queue: _EventQueue, working: asyncio.Future[FinishedRun]
     ) -> AsyncGenerator[ServerSentEvent]:
-        while (event := await waiting.next()) is not None:
+        while (event := await queue.next()) is not None:
             for message in self._write(event):
                 yield message
         for message in self._write(await working):

@@ -40,8 +40,8 @@ def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
     Raises:
         ValueError: it isn't a JSON schema.
     """
-    if found := sorted(_keys(schema) & _REFUSED):
-        raise ValueError(f"it has {', '.join(found)}, which isn't taken here")
+    if keywords := sorted(_keys(schema) & _REFUSED):
+        raise ValueError(f"it has {', '.join(keywords)}, which isn't taken here")
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -50,8 +50,8 @@ def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
         raise ValueError("it is no JSON schema: it is nested too deeply") from None
 
     def check(value: object) -> None:
-        nothing: Registry[object] = Registry()  # no other schema is known, nor looked for
-        validator = _validator_class()(schema, registry=nothing)
+        registry: Registry[object] = Registry()  # no other schema is known, nor looked for
+        validator = _validator_class()(schema, registry=registry)
         try:
             fault = next(validator.iter_errors(value), None)
         except Unresolvable as error:
@@ -59,23 +59,23 @@ def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
         except RecursionError:
             raise ValueError("the schema goes round in circles") from None
         if fault is not None:
-            where = "".join(f"[{step!r}]" for step in fault.absolute_path)
-            raise ValueError(f"{where or 'it'}: {fault.message[:300]}")
+            path = "".join(f"[{step!r}]" for step in fault.absolute_path)
+            raise ValueError(f"{path or 'it'}: {fault.message[:300]}")
 
     return check
 
 
 def _keys(value: object) -> set[str]:
     """Find the keys in a value, however deep."""
-    left, found = [value], set[str]()
+    left, keys = [value], set[str]()
     while left:
-        one = left.pop()
-        if is_object(one):
-            found.update(one)
-            left += one.values()
-        elif is_list(one):
-            left += one
-    return found
+        item = left.pop()
+        if is_object(item):
+            keys.update(item)
+            left += item.values()
+        elif is_list(item):
+            left += item
+    return keys
 
 
 class _Validator(Protocol):
@@ -95,11 +95,11 @@ def _validator_class() -> Callable[..., _Validator]:
         yield from follow(validator, reference, instance, schema)
 
     def pattern(
-        validator: object, wanted: str, instance: object, schema: object
+        validator: object, expression: str, instance: object, schema: object
     ) -> Iterator[ValidationError]:
         del validator, schema
-        if isinstance(instance, str) and not _matches(wanted, instance):
-            yield ValidationError(f"{instance[:100]!r} doesn't match {wanted[:100]!r}")
+        if isinstance(instance, str) and not _matches(expression, instance):
+            yield ValidationError(f"{instance[:100]!r} doesn't match {expression[:100]!r}")
 
     untyped: Any = validators
     return untyped.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})

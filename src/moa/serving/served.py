@@ -49,8 +49,8 @@ class ServedNode:
         description: What it does, in words.
 
     Examples:
-        >>> from moa.serving.served import Served
-        >>> greeter = Served(Agent(ScriptedEndpoint(["Hello!"]), "Greet."))
+        >>> from moa.serving.served import ServedNode
+        >>> greeter = ServedNode(Agent(ScriptedEndpoint(["Hello!"]), "Greet."))
         >>> greeter.input_schema["anyOf"][0], greeter.parse("Hi")
         ({'type': 'string'}, Text(text='Hi', language=None))
     """
@@ -67,9 +67,9 @@ class ServedNode:
 
     def with_node(self, node: AnyNode) -> ServedNode:
         """Copy it with another node under this name, for one request; its schemas stay."""
-        made = copy.copy(self)
-        made.node, made._input = node, object
-        return made
+        clone = copy.copy(self)
+        clone.node, clone._input = node, object
+        return clone
 
     def parse(self, given: object) -> object:
         """Make the node's input of JSON: a text of a string, anything else by its schema.
@@ -107,12 +107,12 @@ class ServedNode:
     @cached_property
     def fields(self) -> frozenset[str] | None:
         """Names of the fields that an output may have; `None`: nobody knows."""
-        known = self.output_schema
-        models = [object_of(model) for model in object_of(known.get("$defs")).values()]
-        parts = [known, *objects_of(known.get("anyOf")), *models]
-        found = {name for part in parts for name in object_of(part.get("properties"))}
+        schema = self.output_schema
+        models = [object_of(model) for model in object_of(schema.get("$defs")).values()]
+        parts = [schema, *objects_of(schema.get("anyOf")), *models]
+        names = {name for part in parts for name in object_of(part.get("properties"))}
         questions = self.node.questions if isinstance(self.node, DecidingAgent) else ()
-        return frozenset(found | {one.name for one in questions}) or None
+        return frozenset(names | {question.name for question in questions}) or None
 
     @cached_property
     def input_schema(self) -> Schema:
@@ -134,8 +134,8 @@ class ServedNode:
         if not schema or not self.takes_text:
             return schema
         definitions = schema.pop("$defs", None)
-        both: Schema = {"anyOf": [{"type": "string"}, schema]}
-        return both | ({"$defs": definitions} if definitions else {})
+        union: Schema = {"anyOf": [{"type": "string"}, schema]}
+        return union | ({"$defs": definitions} if definitions else {})
 
     def output_in(self, place: str) -> Schema:
         """Write the schema of an output for a document; see `input_in`."""
@@ -156,10 +156,10 @@ class _InputSchema(WithoutExamples):
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         """See `GenerateJsonSchema`."""
-        made = super().str_schema(schema)
+        json_schema = super().str_schema(schema)
         if self.mode == "validation" and self._config.coerce_numbers_to_str:
-            made["type"] = ["string", "number"]
-        return made
+            json_schema["type"] = ["string", "number"]
+        return json_schema
 
 
 class _OwnThreadsNode:
@@ -175,19 +175,19 @@ class _OwnThreadsNode:
         self, request: UserMessage, context: RunContext | None = None, /
     ) -> Result[object]:
         """Answer in the caller's own thread of that name."""
-        own = request.model_copy(update={"thread": dump_json([self._owner, request.thread])})
-        result: Result[object] = await self._node.run(own, context)
+        message = request.model_copy(update={"thread": dump_json([self._owner, request.thread])})
+        result: Result[object] = await self._node.run(message, context)
         output = result.output
         if isinstance(output, ChatReply):
             output = output.model_copy(update={"thread": request.thread})
         return replace(result, output=output)
 
 
-def _schema(kind: Any, mode: JsonSchemaMode, place: str) -> Schema:
+def _schema(kind: Any, mode: JsonSchemaMode, template: str) -> Schema:
     if kind is object or kind is Any:
         return {}
     try:
         adapter = TypeAdapter[object](kind)
-        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=_InputSchema)
+        return adapter.json_schema(mode=mode, ref_template=template, schema_generator=_InputSchema)
     except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
         return {}

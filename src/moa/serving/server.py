@@ -76,10 +76,10 @@ class Settings:
     before `/ready`; else at the first question. `moa serve` starts it."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-                raise ConfigError(f"{one.name}={value} is to be more than 0")
+                raise ConfigError(f"{setting.name}={value} is to be more than 0")
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
@@ -106,12 +106,12 @@ class Server:
     ) -> None:
         self.served: dict[str, ServedNode] = {}
         """By name, in the order in which they were given."""
-        for one in served:
-            if not one.name or "/" in one.name:
-                raise ConfigError(f"{one.name!r} is no name to be served by: give one without '/'")
-            if one.name in self.served:
-                raise ConfigError(f"two are to be served as {one.name!r}: give them other names")
-            self.served[one.name] = one
+        for node in served:
+            if not node.name or "/" in node.name:
+                raise ConfigError(f"{node.name!r} is no name to be served by: give one without '/'")
+            if node.name in self.served:
+                raise ConfigError(f"two are to be served as {node.name!r}: give them other names")
+            self.served[node.name] = node
         if not self.served:
             raise ConfigError("nothing is to be served: name a graph, as in moa serve support")
         self.endpoints = endpoints
@@ -127,19 +127,19 @@ class Server:
     @property
     def is_ready(self) -> bool:
         """True once it accepts requests and models are loaded."""
-        done = self.warming is not None and self.warming.done()
-        return self.is_open and done and not self.warming_error
+        is_warm = self.warming is not None and self.warming.done()
+        return self.is_open and is_warm and not self.warming_error
 
     @property
     def warming_error(self) -> BaseException | None:
         """Why models can't be loaded; `None`: they are, or will be."""
         warming = self.warming
-        ended = warming is not None and warming.done() and not warming.cancelled()
-        return warming.exception() if warming is not None and ended else None
+        has_ended = warming is not None and warming.done() and not warming.cancelled()
+        return warming.exception() if warming is not None and has_ended else None
 
     def visible_to(self, caller: Caller) -> list[ServedNode]:
         """List what a caller may run."""
-        return [one for name, one in self.served.items() if caller.may_run(name)]
+        return [served for name, served in self.served.items() if caller.may_run(name)]
 
     @cached_property
     def decider(self) -> Endpoint | None:
@@ -158,13 +158,13 @@ class Server:
 
     def own_models(self, caller: Caller) -> dict[str, str]:
         """Return the server's own models that a caller may use, and what each gives."""
-        own = (
+        models = (
             (DECIDE, self.decider, "answers to any questions, by /v1/systemone"),
             (ENCODER, self.encoder, "vectors of texts, by /v1/embeddings"),
         )
         return {
-            name: does
-            for name, model, does in own
+            name: description
+            for name, model, description in models
             if model is not None and name not in self.served and caller.may_run(name)
         }
 
@@ -174,18 +174,18 @@ class Server:
         Raises:
             RequestRefused: the caller sees no node with this name (404).
         """
-        known = {one.name: one for one in self.visible_to(caller)}
-        if name not in known:
-            said = f"there is no model {name!r:.100} here{nearest(name, list(known))}"
-            if does := self.own_models(caller).get(name):
-                said = f"{name!r} can't be asked in this way. It gives {does}"
+        nodes = {served.name: served for served in self.visible_to(caller)}
+        if name not in nodes:
+            message = f"there is no model {name!r:.100} here{nearest(name, list(nodes))}"
+            if description := self.own_models(caller).get(name):
+                message = f"{name!r} can't be asked in this way. It gives {description}"
             raise RequestRefused(
-                said,
+                message,
                 status=404,
                 code="model_not_found",
                 param="model",
             )
-        return known[name]
+        return nodes[name]
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
@@ -207,10 +207,10 @@ class Server:
     async def _warm(self) -> None:
         """Load and start the models, so that no request waits for it."""
         try:
-            nodes = [one.node for one in self.served.values()]
-            found = [endpoints_in(node) for node in nodes]
-            given = [one for some in found for one in some or ()]
-            due = [*self.endpoints.used, *given] if None in found else given
+            nodes = [served.node for served in self.served.values()]
+            groups = [endpoints_in(node) for node in nodes]
+            endpoints = [endpoint for group in groups for endpoint in group or ()]
+            due = [*self.endpoints.used, *endpoints] if None in groups else endpoints
             texts = [text for node in nodes for text in texts_to_encode(node)]
             await warm(due, texts=texts)
             if texts:
@@ -226,8 +226,8 @@ class Server:
 
         If nothing that is served is built on it, or that fails, the first question does that.
         """
-        built, small = self.endpoints.used, self.decider
-        if small is None or small not in built:
+        endpoints, small = self.endpoints.used, self.decider
+        if small is None or small not in endpoints:
             return
         if not isinstance(innermost(small), EmbeddedEndpoint):
             return

@@ -139,8 +139,8 @@ class Answers:
     @property
     def accepted(self) -> bool | None:
         """True if guarantees cover all of them; `None` if nothing is guaranteed of one."""
-        said = [answer.accepted for answer in self.answers]
-        return None if None in said else all(said)
+        flags = [answer.accepted for answer in self.answers]
+        return None if None in flags else all(flags)
 
 
 class AgentNode:
@@ -158,11 +158,11 @@ class AgentNode:
     async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
         """Ask about a text; raises as `DecidingAgent.answers` does."""
         started = time.perf_counter()
-        own = run_context(context).nested(
+        inner = run_context(context).nested(
             self.name, budget=self.agent.budget, timeout_s=self.agent.timeout_s
         )
-        answers = await self.agent.answers(request, own)
-        return finish(Answers(tuple(answers)), own, seconds=time.perf_counter() - started)
+        answers = await self.agent.answers(request, inner)
+        return finish(Answers(tuple(answers)), inner, seconds=time.perf_counter() - started)
 
 
 class WholeNode:
@@ -184,7 +184,9 @@ class WholeNode:
         if answers_in(result.output):
             answers = answers_of(result.output, self._questions)
         else:
-            answers = tuple(Answer(question=one, status="refused") for one in self._questions)
+            answers = tuple(
+                Answer(question=question, status="refused") for question in self._questions
+            )
         return Result(output=Answers(answers), usage=result.usage, trace=result.trace)
 
 
@@ -235,33 +237,33 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    names = [one.name for one in server.visible_to(caller) if decider_in(one.node)]
+    names = [served.name for served in server.visible_to(caller) if decider_in(served.node)]
     if server.decider and DECIDE not in names and caller.may_run(DECIDE):
         names.append(DECIDE)
     body = body_of(SystemOneRequest, schemas, models=names)
-    asked = operation("Decide questions about a text, as System One does", answer, body=body)
-    return {"/v1/systemone": {"post": asked}}
+    method = operation("Decide questions about a text, as System One does", answer, body=body)
+    return {"/v1/systemone": {"post": method}}
 
 
 async def _body(request: Request, server: Server) -> SystemOneRequest:
     """Read a request; its clients expect 422 for whatever is wrong with it."""
     try:
-        given = await read_json(request, server.settings)
+        value = await read_json(request, server.settings)
     except RequestRefused as error:
         if error.status != 400:
             raise
         raise _misfit(str(error), None) from error
-    return read_as(SystemOneRequest, given, status=422)
+    return read_as(SystemOneRequest, value, status=422)
 
 
-def _misfit(said: str, param: str | None) -> RequestRefused:
-    place = ["body", *([param] if param else [])]
+def _misfit(message: str, param: str | None) -> RequestRefused:
+    location = ["body", *([param] if param else [])]
     return RequestRefused(
-        said,
+        message,
         status=422,
         code="invalid_value",
         param=param,
-        faults=[{"loc": place, "msg": said, "type": "value_error"}],
+        faults=[{"loc": location, "msg": message, "type": "value_error"}],
     )
 
 
@@ -304,8 +306,8 @@ def decider_in(node: AnyNode) -> _Decider | None:
 
 
 def _gives_answers(node: AnyNode) -> bool:
-    within = None if isinstance(node, DecidingAgent) else decider_in(node)
-    return within is not None or gives_answers(signature_of(node).output)
+    agent = None if isinstance(node, DecidingAgent) else decider_in(node)
+    return agent is not None or gives_answers(signature_of(node).output)
 
 
 def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
@@ -313,16 +315,18 @@ def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
     if isinstance(node, Guarded):
         return _calibrations_in(node.node)
     tiers = node.tiers if isinstance(node, Cascade) else (node,)
-    found: dict[str, Calibration] = {}
-    several: set[str] = set()
+    calibrations: dict[str, Calibration] = {}
+    duplicates: set[str] = set()
     for tier in tiers:
         if not isinstance(tier, DecidingAgent):
             continue
         for name, calibration in tier.calibrations.items():
             if calibration.bound is not None:
-                several |= {name} & found.keys()
-                found[name] = calibration
-    return {name: one for name, one in found.items() if name not in several}
+                duplicates |= {name} & calibrations.keys()
+                calibrations[name] = calibration
+    return {
+        name: calibration for name, calibration in calibrations.items() if name not in duplicates
+    }
 
 
 def text_of(told: TextOrJson) -> str:
@@ -340,18 +344,18 @@ def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list
     Raises:
         RequestRefused: a question says too little, or its options can't be told apart (422).
     """
-    own = {_key(question): question for question in agent.questions}
-    taken = {question.name for question in agent.questions}
+    own_by_key = {_key(question): question for question in agent.questions}
+    names = {question.name for question in agent.questions}
     questions: list[Question] = []
-    for id, one in asked.items():
-        question = _own_question(agent, id, one) or _question(id, one)
-        found = own.get(_key(question))
-        if found is None:
-            while question.name in taken:
+    for id, spec in asked.items():
+        question = _own_question(agent, id, spec) or _question(id, spec)
+        final_question = own_by_key.get(_key(question))
+        if final_question is None:
+            while question.name in names:
                 question = replace(question, name=f"{question.name}_")
-            found = question
-        taken.add(found.name)
-        questions.append(found)
+            final_question = question
+        names.add(final_question.name)
+        questions.append(final_question)
     return questions
 
 
@@ -359,9 +363,9 @@ def _check_own(
     served: ServedNode, agent: _Decider, questions: Sequence[Question]
 ) -> Sequence[Question]:
     """Refuse questions that a node would have to be taken apart for."""
-    for one in questions:
-        if one not in agent.questions:
-            names = ", ".join(repr(own.name) for own in agent.questions)
+    for question in questions:
+        if question not in agent.questions:
+            names = ", ".join(repr(own_question.name) for own_question in agent.questions)
             raise _misfit(
                 f"{served.name} answers its own questions alone, {names}: ask others of {DECIDE!r}",
                 "questions",
@@ -375,46 +379,46 @@ def _key(question: Question) -> object:
     return question.kind, question.text, options
 
 
-def _own_question(agent: _Decider, id: str, asked: AnyQuestion) -> Question | None:
+def _own_question(agent: _Decider, id: str, spec: AnyQuestion) -> Question | None:
     """Find the agent's own question that is meant by its name and kind alone."""
-    if asked.instructions is not None or asked.criteria is not None:
+    if spec.instructions is not None or spec.criteria is not None:
         return None
-    known = (question for question in agent.questions if question.name == id)
-    return next((question for question in known if question.kind == _KINDS[asked.type]), None)
+    namesakes = (question for question in agent.questions if question.name == id)
+    return next((question for question in namesakes if question.kind == _KINDS[spec.type]), None)
 
 
-def _question(id: str, asked: AnyQuestion) -> Question:
+def _question(id: str, spec: AnyQuestion) -> Question:
     """Read a question."""
-    options = _options(id, asked)
-    text = "" if asked.instructions is None else text_of(asked.instructions)
+    options = _options(id, spec)
+    text = "" if spec.instructions is None else text_of(spec.instructions)
     # What it is to be true of stands for it.
-    if not text.strip() and isinstance(asked, NoulQuestion):
+    if not text.strip() and isinstance(spec, NoulQuestion):
         text = options[0].description or options[1].description or ""
     try:
-        return Question(id, _KINDS[asked.type], text, options)
+        return Question(id, _KINDS[spec.type], text, options)
     except ConfigError as error:
         raise _misfit(str(error), "questions") from error
 
 
-def _options(id: str, asked: AnyQuestion) -> tuple[Option, ...]:
-    if isinstance(asked, NoulQuestion):
-        sides = asked.criteria or _Sides()
+def _options(id: str, spec: AnyQuestion) -> tuple[Option, ...]:
+    if isinstance(spec, NoulQuestion):
+        sides = spec.criteria or _Sides()
         return (
             Option("yes", value=True, description=_meaning(sides.true)),
             Option("no", value=False, description=_meaning(sides.false)),
         )
-    if asked.criteria is None:
-        what = "options" if asked.type == "choice" else "levels"
-        raise _misfit(f"question {id!r} has no criteria: give its {what}", "questions")
-    if isinstance(asked, ScoreQuestion):
-        levels = map(text_of, asked.criteria)
-        return tuple(Option(level, place) for place, level in enumerate(levels))
-    told = asked.criteria.items()
-    return tuple(Option(name, name, _meaning(meaning)) for name, meaning in told)
+    if spec.criteria is None:
+        parts = "options" if spec.type == "choice" else "levels"
+        raise _misfit(f"question {id!r} has no criteria: give its {parts}", "questions")
+    if isinstance(spec, ScoreQuestion):
+        levels = map(text_of, spec.criteria)
+        return tuple(Option(level, index) for index, level in enumerate(levels))
+    meanings = spec.criteria.items()
+    return tuple(Option(name, name, _meaning(meaning)) for name, meaning in meanings)
 
 
-def _meaning(told: TextOrJson | None) -> str | None:
-    return None if told is None else text_of(told)
+def _meaning(value: TextOrJson | None) -> str | None:
+    return None if value is None else text_of(value)
 
 
 def reply(
@@ -423,10 +427,10 @@ def reply(
     """Write the answers to a request."""
     output = finished.output
     assert isinstance(output, Answers), "so do both nodes that are asked here"
-    given = zip(body.questions.items(), output.answers, strict=True)
+    pairs = zip(body.questions.items(), output.answers, strict=True)
     answers = {
-        id: _answer(id, asked, answer, calibrations.get(answer.question.name))
-        for (id, asked), answer in given
+        id: _answer(id, spec, answer, calibrations.get(answer.question.name))
+        for (id, spec), answer in pairs
     }
     amount = finished.item.usage.total
     usage: dict[str, float] = {
@@ -439,13 +443,13 @@ def reply(
 
 
 def _answer(
-    id: str, asked: AnyQuestion, answer: Answer, calibration: Calibration | None
+    id: str, spec: AnyQuestion, answer: Answer, calibration: Calibration | None
 ) -> dict[str, object]:
     """Write an answer; one that isn't there leaves the others as they are."""
     if answer.status != "answered":
         return {"type": "refusal", "name": id}
-    said = {"type": asked.type, **_SAID[asked.type](answer)}
-    return said | _guarantee_of(answer, calibration) | _extras(answer)
+    fields = {"type": spec.type, **_SAID[spec.type](answer)}
+    return fields | _guarantee_of(answer, calibration) | _extras(answer)
 
 
 def _noul(answer: Answer) -> dict[str, object]:
@@ -461,28 +465,28 @@ def _noul(answer: Answer) -> dict[str, object]:
 
 def _choice(answer: Answer) -> dict[str, object]:
     names = [option.name for option in answer.question.options]
-    said: dict[str, object] = {"choice": names[answer.best]}
+    fields: dict[str, object] = {"choice": names[answer.best]}
     if (weights := answer.probabilities) is not None:
-        said["probabilities"] = dict(zip(names, weights, strict=True))
-        even = 1 / len(weights)
-        said["confidence"] = max(0.0, (max(weights) - even) / (1 - even))
-    return said
+        fields["probabilities"] = dict(zip(names, weights, strict=True))
+        uniform = 1 / len(weights)
+        fields["confidence"] = max(0.0, (max(weights) - uniform) / (1 - uniform))
+    return fields
 
 
 def _score(answer: Answer) -> dict[str, object]:
     levels = [option.name for option in answer.question.options]
-    legend = {str(place): level for place, level in enumerate(levels)}
+    legend = {str(index): level for index, level in enumerate(levels)}
     if (weights := answer.probabilities) is None:
         return {"score": answer.best, "legend": legend}
-    expected = sum(place * weight for place, weight in enumerate(weights))
+    expected = sum(index * weight for index, weight in enumerate(weights))
     middle = (len(levels) - 1) / 2
-    even = sum(abs(place - middle) for place in range(len(levels))) / len(levels)
-    spread = sum(abs(place - answer.best) * weight for place, weight in enumerate(weights))
+    even_spread = sum(abs(index - middle) for index in range(len(levels))) / len(levels)
+    spread = sum(abs(index - answer.best) * weight for index, weight in enumerate(weights))
     return {
         "score": expected,
         "legend": legend,
-        "probabilities": {str(place): weight for place, weight in enumerate(weights)},
-        "confidence": max(0.0, 1 - spread / even),
+        "probabilities": {str(index): weight for index, weight in enumerate(weights)},
+        "confidence": max(0.0, 1 - spread / even_spread),
     }
 
 
@@ -507,10 +511,10 @@ def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, 
 
 def _extras(answer: Answer) -> dict[str, object]:
     """Write what else is known of it, under names that the specification leaves to servers."""
-    said = {
+    fields = {
         "x_expected_precision": answer.expected_precision,
         "x_label_mass": answer.label_mass,
         "x_doubtful": answer.doubtful or None,
         "x_untold": answer.untold or None,
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}

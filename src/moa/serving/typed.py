@@ -69,8 +69,8 @@ def routes(server: Server) -> list[Route]:
         return Response(_drawing(served).mermaid, media_type="text/plain")
 
     async def trace(request: Request) -> Response:
-        found = server.runs.trace(request.path_params["id"], caller_of(request))
-        return json_response(found.record, found.headers)
+        finished = server.runs.trace(request.path_params["id"], caller_of(request))
+        return json_response(finished.record, finished.headers)
 
     return [
         Route("/run/{name}", run, methods=["POST"]),
@@ -86,15 +86,15 @@ def _job_routes(server: Server) -> list[Route]:
 
     async def begin(request: Request) -> Response:
         caller = caller_of(request)
-        given = await read_json(request, server.settings)
-        if not is_object(given):
+        body = await read_json(request, server.settings)
+        if not is_object(body):
             raise InputError('a job is {"model": NAME, "rows": [a text or an object, …]}')
-        name, rows = given.get("model"), given.get("rows")
+        name, rows = body.get("model"), body.get("rows")
         if not isinstance(name, str) or not is_list(rows):
             raise InputError("a job takes model, the name of what is run, and rows, a list")
         id = await jobs.begin(server.find(name, caller), rows, caller)
-        where = {"location": f"{request.url.path}/{id}"}
-        return json_response(await jobs.status(id, caller), where, status=202)
+        headers = {"location": f"{request.url.path}/{id}"}
+        return json_response(await jobs.status(id, caller), headers, status=202)
 
     async def list_jobs(request: Request) -> Response:
         return json_response({"jobs": await jobs.list_for(caller_of(request))})
@@ -103,13 +103,13 @@ def _job_routes(server: Server) -> list[Route]:
         return await (begin if request.method == "POST" else list_jobs)(request)
 
     async def status(request: Request) -> Response:
-        found = await jobs.status(request.path_params["id"], caller_of(request))
-        return json_response(found)
+        progress = await jobs.status(request.path_params["id"], caller_of(request))
+        return json_response(progress)
 
     async def lines(request: Request) -> TimeLimit:
         states = request.query_params.getlist("state")
-        found = jobs.lines(request.path_params["id"], caller_of(request), states)
-        response = StreamingResponse(_read_in_threads(found), media_type=_LINES)
+        job_lines = jobs.lines(request.path_params["id"], caller_of(request), states)
+        response = StreamingResponse(_read_in_threads(job_lines), media_type=_LINES)
         return TimeLimit(response, server.settings.timeout_s)
 
     async def cancel(request: Request) -> Response:
@@ -143,8 +143,8 @@ def outcome(finished: FinishedRun) -> dict[str, object]:
 def write_event(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
     """Write an event, or what became of the run, as it is sent."""
     if not isinstance(event, FinishedRun):
-        said = {one.name: to_jsonable(getattr(event, one.name)) for one in fields(event)}
-        yield ServerSentEvent(dump_json(said), event=EVENTS[type(event)])
+        data = {field.name: to_jsonable(getattr(event, field.name)) for field in fields(event)}
+        yield ServerSentEvent(dump_json(data), event=EVENTS[type(event)])
     elif event.item.error is not None:
         yield ServerSentEvent(dump_json(fault_of(event.item.error).body), event="error")
     else:
@@ -165,8 +165,8 @@ async def _read_in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
     """Read lines some at a time, in threads, so that the event loop goes on."""
 
     def read_some() -> bytes:
-        read = (dump_json(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
-        return "".join(f"{line}\n" for line in read).encode()
+        texts = (dump_json(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
+        return "".join(f"{line}\n" for line in texts).encode()
 
     try:
         while chunk := await asyncio.to_thread(read_some):
@@ -181,25 +181,25 @@ _AT_ONCE = 100
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe these routes for OpenAPI, `/run` once for each graph that a caller may run."""
-    found: dict[str, object] = {}
-    for one in server.visible_to(caller):
-        found[f"/run/{one.name}"] = {"post": _run(one, schemas)}
-    name = parameter("name", {"enum": [one.name for one in server.visible_to(caller)]})
+    path_items: dict[str, object] = {}
+    for served in server.visible_to(caller):
+        path_items[f"/run/{served.name}"] = {"post": _run(served, schemas)}
+    name = parameter("name", {"enum": [served.name for served in server.visible_to(caller)]})
     text: Schema = {"type": "string"}
-    found |= {
+    path_items |= {
         "/schema/{name}": {"get": operation("Its schemas", _ANYTHING, parameters=[name])},
         "/drawing/{name}": {
             "get": operation("A drawing", text, answers_with="text/plain", parameters=[name])
         },
         "/traces/{id}": {"get": operation("What a run did", _ANYTHING, parameters=[_ID])},
     }
-    return found | (_jobs_paths(name["schema"]) if server.settings.jobs else {})
+    return path_items | (_jobs_paths(name["schema"]) if server.settings.jobs else {})
 
 
 def _jobs_paths(models: Schema) -> dict[str, object]:
     """Describe the routes of jobs, if the server keeps some."""
     state = parameter("state", {"type": "string"}, location="query")
-    asked: Schema = {
+    body: Schema = {
         "type": "object",
         "required": ["model", "rows"],
         "properties": {
@@ -207,33 +207,33 @@ def _jobs_paths(models: Schema) -> dict[str, object]:
             "rows": {"type": "array", "items": {"type": ["string", "object"]}, "minItems": 1},
         },
     }
-    about = operation("How far a job is", _ANYTHING, parameters=[_ID])
-    changed = operation("How far it is", _ANYTHING, body={"type": "object"}, parameters=[_ID])
+    status = operation("How far a job is", _ANYTHING, parameters=[_ID])
+    change = operation("How far it is", _ANYTHING, body={"type": "object"}, parameters=[_ID])
     lines = operation("Its lines", {"type": "string"}, answers_with=_LINES, parameters=[_ID, state])
     return {
         "/jobs": {
             "get": operation("The jobs", _ANYTHING),
-            "post": operation("Begin a job", _ANYTHING, body=asked, status=202),
+            "post": operation("Begin a job", _ANYTHING, body=body, status=202),
         },
-        "/jobs/{id}": {"get": about},
+        "/jobs/{id}": {"get": status},
         "/jobs/{id}/lines": {"get": lines},
-        "/jobs/{id}/cancel": {"post": changed},
-        "/jobs/{id}/resume": {"post": changed},
+        "/jobs/{id}/cancel": {"post": change},
+        "/jobs/{id}/resume": {"post": change},
     }
 
 
 def _run(served: ServedNode, schemas: Schemas) -> Operation:
-    into, out = (schemas.place(served.name, way) for way in ("in", "out"))
+    template_in, template_out = (schemas.place(served.name, way) for way in ("in", "out"))
     answer: Schema = {
         "type": "object",
         "required": ["output", "status", "usage", "trace", "seconds"],
         "properties": {
-            "output": schemas.add(served.output_in(out), out),
+            "output": schemas.add(served.output_in(template_out), template_out),
             "status": {"enum": ["answered", "dropped"]},
             "usage": _ANYTHING,
             "trace": {"type": "string"},
             "seconds": {"type": "number"},
         },
     }
-    body = schemas.add(served.input_in(into), into)
+    body = schemas.add(served.input_in(template_in), template_in)
     return operation(served.description or served.name, answer, body=body, streams=True)

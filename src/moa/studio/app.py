@@ -81,7 +81,7 @@ def studio_app(
             whoever reaches it may look. It is never part of an address.
         trials: Runs what is tried from the page; `None`: nothing can be.
     """
-    own = settings or Settings()
+    page_settings = settings or Settings()
     view.can_run = trials.names if trials else ()
 
     async def answer_error(request: Request, error: Exception) -> Response:
@@ -94,8 +94,8 @@ def studio_app(
         (MoaError, HTTPException, Exception), answer_error
     )
     return Starlette(
-        routes=[*_pages(), *_api(view, own), *(_live(trials) if trials else ())],
-        middleware=[Middleware(PageGuard, settings=own, key=key)],
+        routes=[*_pages(), *_api(view, page_settings), *(_live(trials) if trials else ())],
+        middleware=[Middleware(PageGuard, settings=page_settings, key=key)],
         exception_handlers=handlers,
     )
 
@@ -144,8 +144,8 @@ class PageGuard:
 
         try:
             self._check(scope)
-        except RequestRefused as refused:
-            await fault_of(refused).response()(scope, receive, send_guarded)
+        except RequestRefused as error:
+            await fault_of(error).response()(scope, receive, send_guarded)
             return
         await self._app(scope, receive, send_guarded)
 
@@ -157,8 +157,8 @@ class PageGuard:
             return
         check_format(scope["method"], headers)
         check_length(headers.get("content-length"), self._settings)
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if self._key and not hmac.compare_digest(given.encode(), self._key.encode()):
+        key = headers.get("authorization", "").removeprefix("Bearer ")
+        if self._key and not hmac.compare_digest(key.encode(), self._key.encode()):
             raise RequestRefused(
                 "enter the key of the studio: $MOA_STUDIO_KEY, else the one that its start printed",
                 status=401,
@@ -173,10 +173,10 @@ def static_file(name: str) -> tuple[bytes, str]:
     Raises:
         RequestRefused: there isn't one of that name (404).
     """
-    found = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
-    if name not in found:
+    paths = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
+    if name not in paths:
         raise RequestRefused("there is no such page", status=404, code="not_found")
-    return found[name].read_bytes(), _KINDS[found[name].suffix]
+    return paths[name].read_bytes(), _KINDS[paths[name].suffix]
 
 
 def _pages() -> list[Route]:
@@ -197,8 +197,8 @@ def _api(view: View, settings: Settings) -> list[Route]:
         return json_response(await asyncio.to_thread(view.overview))
 
     async def rows(request: Request) -> Response:
-        asked = {key: value for key, value in request.query_params.items() if value != ""}
-        query = read_query(asked)
+        parameters = {key: value for key, value in request.query_params.items() if value != ""}
+        query = read_query(parameters)
         return json_response(await asyncio.to_thread(view.book.find, query, texts=view.texts))
 
     async def row(request: Request) -> Response:
@@ -206,11 +206,11 @@ def _api(view: View, settings: Settings) -> list[Route]:
         return json_response(await asyncio.to_thread(view.detail, place))
 
     async def label(request: Request) -> Response:
-        given = read_as(LabelBody, await read_json(request, settings))
-        done = await asyncio.to_thread(
-            view.label, given.place, given.question, given.label, id=given.id
+        body = read_as(LabelBody, await read_json(request, settings))
+        row_line = await asyncio.to_thread(
+            view.label, body.place, body.question, body.label, id=body.id
         )
-        return json_response(done)
+        return json_response(row_line)
 
     async def undo(request: Request) -> Response:
         del request
@@ -224,8 +224,8 @@ def _api(view: View, settings: Settings) -> list[Route]:
     async def learn(request: Request) -> Response:
         if view.learning is None:
             raise RequestRefused("nothing learns here", status=404, code="no_learning")
-        does = view.learning.start if request.method == "POST" else view.learning.progress
-        return json_response(await asyncio.to_thread(does))
+        action = view.learning.start if request.method == "POST" else view.learning.progress
+        return json_response(await asyncio.to_thread(action))
 
     return [
         Route("/api/learn", learn, methods=["GET", "POST"]),
@@ -273,18 +273,18 @@ def read_query(asked: dict[str, str]) -> Query:
 
 def recent_runs(server: Server) -> Source:
     """Keep the results of a server's runs, without their texts, as long as it keeps traces."""
-    kept: deque[Values] = deque(maxlen=server.settings.kept)
+    lines: deque[Values] = deque(maxlen=server.settings.kept)
 
     def keep(finished: FinishedRun) -> None:
-        made = line(finished.item)
+        values = line(finished.item)
         name = finished.served.name
-        kept.append({**made, "id": finished.id[:8], "input": None, "served": name})
+        lines.append({**values, "id": finished.id[:8], "input": None, "served": name})
 
     server.runs.listeners.append(keep)
     return Source(
         name=", ".join(server.served),
         about="the last runs of this server",
-        lines=lambda: list(kept),
+        lines=lambda: list(lines),
         live=True,
-        mark=lambda: (len(kept), kept[-1]["id"] if kept else None),
+        mark=lambda: (len(lines), lines[-1]["id"] if lines else None),
     )

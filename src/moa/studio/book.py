@@ -92,8 +92,8 @@ class Entry:
     def has_label(self, label: str, question: str) -> bool:
         """Return True if a label was decided: of a question, or of any if that is empty."""
         return any(
-            one.said == label
-            for name, one in self.decisions.items()
+            verdict.said == label
+            for name, verdict in self.decisions.items()
             if not question or name == question
         )
 
@@ -103,8 +103,12 @@ class Entry:
 
     def is_wrong(self, name: str) -> bool:
         """Return True if a question is known to be decided wrongly."""
-        one = self.decisions.get(name)
-        return one is not None and one.answered and self.right.get(name, one.said) != one.said
+        verdict = self.decisions.get(name)
+        return (
+            verdict is not None
+            and verdict.answered
+            and self.right.get(name, verdict.said) != verdict.said
+        )
 
 
 @dataclass(slots=True)
@@ -138,8 +142,8 @@ class Book:
         lines: As `moa run --out` or `moa decide --out` writes them.
         labels: Labels that people gave, by the text as `normalise_text` writes it and the question;
             and whether the row was chosen to be labelled.
-        ran: Gives the seconds of each node that ran for the row of an id, where its run kept
-            spans; else nodes that called nobody are not known.
+        seconds_by_node: Gives the seconds of each node that ran for the row of an id, where its
+            run kept spans; else nodes that called nobody are not known.
         options: Names of the options of the question `label`, where rows don't have them all.
     """
 
@@ -162,8 +166,8 @@ class Book:
         self.spent: dict[str, NodeTotals] = {}
         self._names: dict[str, dict[str, None]] = {}
         """Options of each question, as seen."""
-        if known := dict.fromkeys(options):
-            self._names[LABEL] = known
+        if names := dict.fromkeys(options):
+            self._names[LABEL] = names
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._labels = labels or {}
         self.rows_of: Counter[str] = Counter()
@@ -199,10 +203,10 @@ class Book:
         """
         if 0 <= place < len(self.entries) and self.entries[place].id == id:
             return place
-        found = next((one.place for one in self.entries if one.id == id), None)
-        if found is None:
+        new_place = next((entry.place for entry in self.entries if entry.id == id), None)
+        if new_place is None:
             raise InputError(f"there is no row {id!r:.80} any more: reload the page")
-        return found
+        return new_place
 
     def question(self, name: str) -> Question:
         """Return a question with the options that were seen.
@@ -217,7 +221,7 @@ class Book:
         is_predicate = set(names) == set(truths)
         names = [*truths] if is_predicate else names
         values: dict[str, object] = {NONE_OF_THESE: None, **(truths if is_predicate else {})}
-        options = tuple(Option(one, values.get(one, one)) for one in names)
+        options = tuple(Option(label, values.get(label, label)) for label in names)
         return Question(name, "predicate" if is_predicate else "choice", name, options)
 
     @property
@@ -230,23 +234,23 @@ class Book:
 
     def question_figures(self) -> tuple[QuestionFigures, ...]:
         """Count the decisions of each question, and the known mistakes."""
-        found: list[QuestionFigures] = []
+        figures: list[QuestionFigures] = []
         for name in self.question_names:
-            known = self.labelled_entries(name)
-            found.append(
+            entries = self.labelled_entries(name)
+            figures.append(
                 QuestionFigures(
                     name=name,
                     options=tuple(option.name for option in self.question(name).options),
                     rows=self.rows_of[name],
-                    labelled=len(known),
-                    wrong=sum(one.is_wrong(name) for one in known),
+                    labelled=len(entries),
+                    wrong=sum(entry.is_wrong(name) for entry in entries),
                 )
             )
-        return tuple(found)
+        return tuple(figures)
 
     def labelled_entries(self, name: str) -> list[Entry]:
         """List the rows in which a question was decided, and whose right label is known."""
-        return [one for one in self.entries if name in one.right and name in one.decisions]
+        return [entry for entry in self.entries if name in entry.right and name in entry.decisions]
 
     def confidences(self, name: str) -> Sequence[float]:
         """Return the confidences of a question's decisions, in ascending order."""
@@ -254,16 +258,16 @@ class Book:
 
     def counts(self) -> dict[str, int]:
         """Count rows by tag."""
-        return dict(Counter(tag for one in self.entries for tag in one.tags))
+        return dict(Counter(tag for entry in self.entries for tag in entry.tags))
 
     def find(self, query: Query, *, texts: bool = True) -> RowPage:
         """Find rows, in their order."""
-        asked = query.model_copy(update={"offset": 0, "limit": 0})
-        if self._last is None or self._last[0] != asked:
-            self._last = asked, self._matching(query)
+        cache_key = query.model_copy(update={"offset": 0, "limit": 0})
+        if self._last is None or self._last[0] != cache_key:
+            self._last = cache_key, self._matching(query)
         places = self._last[1]
-        some = places[query.offset : query.offset + query.limit]
-        rows = tuple(self.row_line(self.entries[place], texts=texts) for place in some)
+        page = places[query.offset : query.offset + query.limit]
+        rows = tuple(self.row_line(self.entries[place], texts=texts) for place in page)
         return RowPage(total=len(places), rows=rows)
 
     def row_line(self, entry: Entry, *, texts: bool = True) -> RowLine:
@@ -274,7 +278,10 @@ class Book:
             text=entry.text if texts else "",
             why=entry.why,
             tags=tuple(sorted(entry.tags)),
-            said={name: _row_decision(name, one, entry) for name, one in entry.decisions.items()},
+            said={
+                name: _row_decision(name, verdict, entry)
+                for name, verdict in entry.decisions.items()
+            },
             by=entry.by,
             tier=entry.tier,
             queue=entry.queue,
@@ -303,10 +310,12 @@ class Book:
         """List the rows that a query finds; those with its text first, since that is quick."""
         places = self.order
         if search := query.search.casefold():
-            folded = self._folded = self._folded or [one.text.casefold() for one in self.entries]
-            ids = {one.place for one in self.entries if one.id.casefold() == search}
-            places = [one for one in places if search in folded[one] or one in ids]
-        return [one for one in places if _matches(self.entries[one], query)]
+            folded = self._folded = self._folded or [
+                entry.text.casefold() for entry in self.entries
+            ]
+            ids = {entry.place for entry in self.entries if entry.id.casefold() == search}
+            places = [place for place in places if search in folded[place] or place in ids]
+        return [place for place in places if _matches(self.entries[place], query)]
 
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
         """Add a row; return what is known of its right labels."""
@@ -314,14 +323,14 @@ class Book:
         self._starts.append(self._end)
         self._end += self._file.write(_encode(line))
         decisions: dict[str, Verdict] = {}
-        for one in decisions_of(line):
-            name = sys.intern(one.name)
+        for decision in decisions_of(line):
+            name = sys.intern(decision.name)
             options = self._names.setdefault(name, {})
-            if one.probabilities.keys() - options.keys():
-                options.update(dict.fromkeys(one.probabilities))
-            if one.answered:
-                options.setdefault(one.said)
-            decisions[name] = _verdict(one)
+            if decision.probabilities.keys() - options.keys():
+                options.update(dict.fromkeys(decision.probabilities))
+            if decision.answered:
+                options.setdefault(decision.said)
+            decisions[name] = _verdict(decision)
         for name, verdict in decisions.items():
             self.rows_of[name] += 1
             if verdict.p is not None:
@@ -331,50 +340,52 @@ class Book:
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
         by_node = object_of(object_of(line.get("usage")).get("by_node"))
-        timed = self._seconds_by_node(written(line.get("id")))
-        for path in (did := dict.fromkeys([*map(str, by_node), *timed])):
+        seconds_by_node = self._seconds_by_node(written(line.get("id")))
+        for path in (paths := dict.fromkeys([*map(str, by_node), *seconds_by_node])):
             self.nodes.setdefault(path, len(self.nodes))
             spent = self.spent.setdefault(path, NodeTotals())
             spent.rows += 1
-            spent.add(object_of(by_node.get(path)), timed.get(path))
-        found = tuple(sorted(self.nodes[path] for path in did))
-        return self._node_sets.setdefault(found, found)
+            spent.add(object_of(by_node.get(path)), seconds_by_node.get(path))
+        nodes = tuple(sorted(self.nodes[path] for path in paths))
+        return self._node_sets.setdefault(nodes, nodes)
 
     def _own_labels(
-        self, line: Values, decided: Iterable[str]
+        self, line: Values, names: Iterable[str]
     ) -> tuple[str, dict[str, object], bool]:
         """Return the key of people's labels, the row's own labels, and whether it was chosen."""
-        given = object_of(line.get("input"))
-        own = {name: given[name] for name in decided if name in given}
+        input_fields = object_of(line.get("input"))
+        labels = {name: input_fields[name] for name in names if name in input_fields}
         key = normalise_text(text_of(line)) if self._labels else ""
-        return key, own, given.get("chosen") is True
+        return key, labels, input_fields.get("chosen") is True
 
-    def _assign_labels(self, said: Iterable[tuple[str, dict[str, object], bool]]) -> None:
+    def _assign_labels(self, row_labels: Iterable[tuple[str, dict[str, object], bool]]) -> None:
         """Find the right labels: people's in the file of labels, then the row's own."""
         questions = {name: self.question(name) for name in self.question_names}
-        for entry, (key, own, chosen) in zip(self.entries, said, strict=True):
+        for entry, (key, labels, was_chosen) in zip(self.entries, row_labels, strict=True):
             for name in questions.keys() & entry.decisions.keys():
-                value, is_chosen = self._labels.get((key, name), (own.get(name, ...), chosen))
+                value, is_chosen = self._labels.get(
+                    (key, name), (labels.get(name, ...), was_chosen)
+                )
                 if value is not ... and (label := _label_name(questions[name], value)) is not None:
                     entry.right[name] = label
                     entry.chosen |= {name} if is_chosen else set()
 
     def _tag(self) -> None:
-        slow = percentile([one.seconds for one in self.entries], 0.95) or 0.0
-        costs = [one.cost for one in self.entries if one.cost]
-        dear = percentile(costs, 0.95) or float("inf")
-        for one in self.entries:
-            found: dict[Tag, bool] = {
-                "doubt": one.in_doubt,
-                "quarantine": one.queue == "quarantine",
-                "failed": one.status == "failed",
-                "accepted": any(d.accepted for d in one.decisions.values()),
-                "large": one.tier == "large",
-                "slow": one.seconds > slow,
-                "dear": one.cost is not None and one.cost > dear,
+        slow_seconds = percentile([entry.seconds for entry in self.entries], 0.95) or 0.0
+        costs = [entry.cost for entry in self.entries if entry.cost]
+        dear_cost = percentile(costs, 0.95) or float("inf")
+        for entry in self.entries:
+            tags: dict[Tag, bool] = {
+                "doubt": entry.in_doubt,
+                "quarantine": entry.queue == "quarantine",
+                "failed": entry.status == "failed",
+                "accepted": any(d.accepted for d in entry.decisions.values()),
+                "large": entry.tier == "large",
+                "slow": entry.seconds > slow_seconds,
+                "dear": entry.cost is not None and entry.cost > dear_cost,
             }
-            one.tags = _keep_true(found) | _by_labels(one)
-            one.why = _why(one)
+            entry.tags = _keep_true(tags) | _by_labels(entry)
+            entry.why = _why(entry)
 
     def _sort(self) -> None:
         """Sort once what figures are taken from again and again."""
@@ -385,11 +396,11 @@ class Book:
             spent.seconds.sort()
 
     def _urgency(self, place: int) -> tuple[int, float, int]:
-        one = self.entries[place]
-        wrong = [one.decisions[name].confidence for name in one.wrong_questions()]
-        main = [d.confidence for d in one.decisions.values() if d.answered and not d.filters]
-        sure = -max(wrong) if one.why == "corrected" and wrong else min(main, default=1.0)
-        return WHYS.index(one.why), sure, place
+        entry = self.entries[place]
+        wrong = [entry.decisions[name].confidence for name in entry.wrong_questions()]
+        main = [d.confidence for d in entry.decisions.values() if d.answered and not d.filters]
+        confidence = -max(wrong) if entry.why == "corrected" and wrong else min(main, default=1.0)
+        return WHYS.index(entry.why), confidence, place
 
 
 def _no_confidences() -> array[float]:
@@ -412,10 +423,12 @@ def _encode(line: Values) -> bytes:
         return f"{dump_json(line)}\n".encode()
 
 
-def _verdict(one: Decision) -> Verdict:
-    p = one.confidence if one.probabilities else None
-    said = sys.intern(one.said)
-    return Verdict(said, p, one.answered, one.accepted, one.doubtful, one.filters)
+def _verdict(decision: Decision) -> Verdict:
+    p = decision.confidence if decision.probabilities else None
+    label = sys.intern(decision.said)
+    return Verdict(
+        label, p, decision.answered, decision.accepted, decision.doubtful, decision.filters
+    )
 
 
 def _no_seconds(id: str) -> Mapping[str, float]:
@@ -430,8 +443,8 @@ def notes_in(line: Values) -> list[Values]:
 
 def text_of(line: Values) -> str:
     """Return the text of a row: the row itself, or its field `text`."""
-    given = line.get("input", line.get("text"))
-    text = given if isinstance(given, str) else object_of(given).get("text")
+    row = line.get("input", line.get("text"))
+    text = row if isinstance(row, str) else object_of(row).get("text")
     return text if isinstance(text, str) else ""
 
 
@@ -456,22 +469,24 @@ def decisions_of(line: Values) -> Iterator[Decision]:
             accepted=accepted if isinstance(accepted, bool) else None,
             doubtful=line.get("doubtful") is True,
         )
-    for one in decisions_in(line.get("output")):
-        yield one._replace(name=LABEL) if one.name == "decision" else one
+    for decision in decisions_in(line.get("output")):
+        yield decision._replace(name=LABEL) if decision.name == "decision" else decision
 
 
 def _entry(
     place: int, line: Values, decisions: dict[str, Verdict], nodes: tuple[int, ...]
 ) -> Entry:
-    usage, output, given = (object_of(line.get(key)) for key in ("usage", "output", "input"))
+    usage, output, input_fields = (object_of(line.get(key)) for key in ("usage", "output", "input"))
     by_tier = object_of(usage.get("by_tier"))
     large = object_of(by_tier.get("llm"))
     tier: Tier = "large" if large.get("calls") else "small" if usage.get("calls") else "none"
-    answered = [note for note in notes_in(line) if note.get("kind") in _ANSWERED]
-    by = next((str(note["endpoint"]) for note in reversed(answered) if note.get("endpoint")), "")
+    answers = [note for note in notes_in(line) if note.get("kind") in _ANSWERED]
+    endpoint = next(
+        (str(note["endpoint"]) for note in reversed(answers) if note.get("endpoint")), ""
+    )
     doubts = output.get("doubts")
-    said = [one for one in decisions.values() if not one.filters]
-    case = given.get("case")
+    verdicts = [verdict for verdict in decisions.values() if not verdict.filters]
+    case = input_fields.get("case")
     return Entry(
         place=place,
         id=written(line.get("id", place + 1)),
@@ -480,7 +495,7 @@ def _entry(
         right={},
         chosen=frozenset(),
         case=None if case is None else str(case),
-        by=by,
+        by=endpoint,
         tier=tier,
         queue=written(output.get("queue") or output.get("kind")),
         status="failed" if "error" in line else written(line.get("status", "answered")),
@@ -488,7 +503,10 @@ def _entry(
         cost=read_number(usage.get("cost")),
         seconds=read_number(line.get("seconds")) or 0.0,
         in_doubt=bool(doubts)
-        or any(one.doubtful or one.accepted is False or not one.answered for one in said),
+        or any(
+            verdict.doubtful or verdict.accepted is False or not verdict.answered
+            for verdict in verdicts
+        ),
         nodes=nodes,
         large_cost=read_number(large.get("cost")) if tier == "large" else None,
         alone=read_number(object_of(usage.get("llm_alone_estimate")).get("cost")),
@@ -496,37 +514,37 @@ def _entry(
 
 
 def _excerpt(line: Values) -> str:
-    given = object_of(line.get("input"))
-    subject, text = given.get("subject"), text_of(line)
-    both = f"{subject} — {text}" if isinstance(subject, str) and subject else text
-    return " ".join(both.split())[:_BEGINS]
+    input_fields = object_of(line.get("input"))
+    subject, text = input_fields.get("subject"), text_of(line)
+    full_text = f"{subject} — {text}" if isinstance(subject, str) and subject else text
+    return " ".join(full_text.split())[:_BEGINS]
 
 
 def _by_labels(entry: Entry) -> frozenset[Tag]:
-    found: dict[Tag, bool] = {
+    tags: dict[Tag, bool] = {
         "corrected": bool(entry.wrong_questions()),
         "labelled": bool(entry.chosen),
     }
-    return _keep_true(found)
+    return _keep_true(tags)
 
 
 def _why(entry: Entry) -> Why:
-    for why in WHYS:
-        if why in entry.tags:
-            return why
+    for tag in WHYS:
+        if tag in entry.tags:
+            return tag
     return "rest"
 
 
-def _keep_true(found: Mapping[Tag, bool]) -> frozenset[Tag]:
-    return frozenset(tag for tag, holds in found.items() if holds)
+def _keep_true(tags: Mapping[Tag, bool]) -> frozenset[Tag]:
+    return frozenset(tag for tag, holds in tags.items() if holds)
 
 
-def _row_decision(name: str, one: Verdict, entry: Entry) -> RowDecision:
+def _row_decision(name: str, verdict: Verdict, entry: Entry) -> RowDecision:
     return RowDecision(
-        label=one.said,
-        p=None if one.p is None else round(one.p, 4),
-        accepted=one.accepted,
-        doubtful=one.doubtful,
+        label=verdict.said,
+        p=None if verdict.p is None else round(verdict.p, 4),
+        accepted=verdict.accepted,
+        doubtful=verdict.doubtful,
         right=entry.right.get(name),
     )
 

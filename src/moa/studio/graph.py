@@ -33,13 +33,13 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawing:
         book: The rows.
     """
     diagram = diagram_of(graph, opened=False)
-    arrows = {pair: one for pair, one in diagram.arrows.items() if pair[0] != pair[1]}
+    arrows = {pair: arrow for pair, arrow in diagram.arrows.items() if pair[0] != pair[1]}
     layers = _assign_layers([*diagram.boxes], [*arrows])
     ways = {pair: _stops_of(pair, layers) for pair in arrows}
     rows = _order_layers(layers, ways)
     widths = {key: _SMALL if box.look in _SLIM else _WIDE for key, box in diagram.boxes.items()}
-    middles, wide = _place_stops(rows, widths)
-    tall = len(rows) * (_HIGH + _BELOW) - _BELOW
+    middles, width = _place_stops(rows, widths)
+    height = len(rows) * (_HIGH + _BELOW) - _BELOW
     places = tuple(
         place(key, box, f"{name}/{box.label}", book, middles[key], layers[key], widths[key])
         for key, box in diagram.boxes.items()
@@ -47,12 +47,12 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawing:
     lines = tuple(
         Line(
             points=tuple(_points_of(ways[pair], middles, layers)),
-            label=", ".join(one.labels),
-            decides=one.decides_only,
+            label=", ".join(arrow.labels),
+            decides=arrow.decides_only,
         )
-        for pair, one in arrows.items()
+        for pair, arrow in arrows.items()
     )
-    return Drawing(name=name, width=wide, height=tall, places=places, lines=lines)
+    return Drawing(name=name, width=width, height=height, places=places, lines=lines)
 
 
 def place(
@@ -76,7 +76,7 @@ def place(
 
 def stats(book: Book) -> tuple[Place, ...]:
     """Return the figures of each node that did something, the slowest first."""
-    found = sorted(book.spent.items(), key=lambda one: -sum(one[1].seconds))
+    totals = sorted(book.spent.items(), key=lambda item: -sum(item[1].seconds))
     return tuple(
         Place(
             key=path,
@@ -86,7 +86,7 @@ def stats(book: Book) -> tuple[Place, ...]:
             node=path,
             **figures(spent, len(book.entries)),
         )
-        for path, spent in found
+        for path, spent in totals
     )
 
 
@@ -117,12 +117,12 @@ def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, 
     """Assign each box a layer below all that it waits for."""
     layers = dict.fromkeys(boxes, 0)
     for _ in boxes:  # no way is longer
-        moved = False
+        has_moved = False
         for start, end in pairs:
             if layers[end] <= layers[start] < len(boxes):
                 layers[end] = layers[start] + 1
-                moved = True
-        if not moved:
+                has_moved = True
+        if not has_moved:
             break
     return layers
 
@@ -154,9 +154,11 @@ def _order_layers(
         down = sweep % 2 == 0
         ties, sweep_rows = (above, order[1:]) if down else (below, order[-2::-1])
         for row in sweep_rows:
-            at = {key: i / max(1, len(r) - 1) for r in order for i, key in enumerate(r)}
+            positions = {key: i / max(1, len(r) - 1) for r in order for i, key in enumerate(r)}
             middle = {
-                key: sum(at[one] for one in ties[key]) / len(ties[key]) if ties[key] else at[key]
+                key: sum(positions[neighbour] for neighbour in ties[key]) / len(ties[key])
+                if ties[key]
+                else positions[key]
                 for key in row
             }
             row.sort(key=lambda key: middle[key])
@@ -168,26 +170,26 @@ def _place_stops(
 ) -> tuple[dict[str, float], float]:
     """Return the middle of each stop, and the width of the widest layer."""
     totals = [sum(widths.get(key, _THIN) + _BESIDE for key in row) - _BESIDE for row in rows]
-    wide = max(totals, default=0.0)
+    widest = max(totals, default=0.0)
     middles: dict[str, float] = {}
     for row, total in zip(rows, totals, strict=True):
-        at = (wide - total) / 2
+        x = (widest - total) / 2
         for key in row:
             width = widths.get(key, _THIN)
-            middles[key] = at + width / 2
-            at += width + _BESIDE
-    return middles, wide
+            middles[key] = x + width / 2
+            x += width + _BESIDE
+    return middles, widest
 
 
 def _points_of(
     way: list[str], middles: Mapping[str, float], layers: Mapping[str, int]
 ) -> list[tuple[float, float]]:
     """Return the points of an arrow, from below its start to above its end."""
-    found: list[tuple[float, float]] = []
+    points: list[tuple[float, float]] = []
     for stop in way:
         top = layers[stop] * (_HIGH + _BELOW)
         if stop != way[0]:
-            found.append((middles[stop], top))
+            points.append((middles[stop], top))
         if stop != way[-1]:
-            found.append((middles[stop], top + _HIGH))
-    return found
+            points.append((middles[stop], top + _HIGH))
+    return points

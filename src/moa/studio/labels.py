@@ -83,11 +83,17 @@ class Labels:
             raise InputError("this row has no text, so it can't be labelled")
         if label not in [option.name for option in question.options]:
             raise InputError(f"{question.name} is never {label!r:.80}")
-        given = line.get("input")
-        keep = {key: value for key, value in object_of(given).items() if key not in others}
+        row = line.get("input")
+        fields = {key: value for key, value in object_of(row).items() if key not in others}
         value = label if question.name == "label" else row_value(question, label)
-        made = {**keep, "text": text, question.name: value, "labelled_by": PERSON, "chosen": True}
-        before = self._put(text, question.name, made)
+        label_line = {
+            **fields,
+            "text": text,
+            question.name: value,
+            "labelled_by": PERSON,
+            "chosen": True,
+        }
+        before = self._put(text, question.name, label_line)
         self._changes.append(_Change(place, id, question.name, before, was, text))
 
     def take_back(self) -> tuple[int, str, str, str | None]:
@@ -106,7 +112,7 @@ class Labels:
         self._changes.pop()
         return change.place, change.id, change.question, change.was
 
-    def _put(self, text: str, question: str, made: Values | None) -> Values | None:
+    def _put(self, text: str, question: str, label_line: Values | None) -> Values | None:
         """Put a line in the place of the one about a text and a question; return that one.
 
         Added lines go to the end; else the file is replaced, whole or not at all.
@@ -114,21 +120,24 @@ class Labels:
         key = normalise_text(text)
         with LineFile(self.path, existing="resume") as file:
             lines = [values for _, _, values in file.lines()]
-            is_it = [
-                normalise_text(str(one.get("text", ""))) == key and question in one for one in lines
+            matches = [
+                normalise_text(str(line.get("text", ""))) == key and question in line
+                for line in lines
             ]
-            before = next((one for one, it in zip(lines, is_it, strict=True) if it), None)
-            if before is None and made is not None:
-                file.add(made)
+            before = next(
+                (line for line, is_match in zip(lines, matches, strict=True) if is_match), None
+            )
+            if before is None and label_line is not None:
+                file.add(label_line)
                 return None
             left: list[Values] = []
-            for one, it in zip(lines, is_it, strict=True):
-                if it and one is before:
-                    left += [] if made is None else [_merge(one, made, question)]
+            for line, is_match in zip(lines, matches, strict=True):
+                if is_match and line is before:
+                    left += [] if label_line is None else [_merge(line, label_line, question)]
                 else:
-                    left.append(one)
+                    left.append(line)
             if left:
-                replace_text(self.path, "".join(f"{dump_json(one)}\n" for one in left))
+                replace_text(self.path, "".join(f"{dump_json(line)}\n" for line in left))
             else:
                 file.cut(0)
         return before
@@ -139,20 +148,20 @@ class Labels:
         Raises:
             ConfigError: a line isn't one of a label.
         """
-        known = Known()
+        labels = Known()
         if not self.path.exists():
-            return known
+            return labels
         with LineFile(self.path, existing="resume") as file:
             for number, _, values in file.lines():
                 if not isinstance(text := values.get("text"), str):
                     raise file.line_error(number)
-                chosen = values.get("chosen") is True
+                is_chosen = values.get("chosen") is True
                 for name, value in values.items():
                     if name not in _OURS:
-                        known.setdefault((normalise_text(text), name), (value, chosen))
-        return known
+                        labels.setdefault((normalise_text(text), name), (value, is_chosen))
+        return labels
 
 
-def _merge(before: Values, made: Values, question: str) -> Values:
+def _merge(before: Values, label_line: Values, question: str) -> Values:
     """Change the label of one question in a line, which may hold those of others."""
-    return {**before, question: made[question], "labelled_by": made["labelled_by"]}
+    return {**before, question: label_line[question], "labelled_by": label_line["labelled_by"]}

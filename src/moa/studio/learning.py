@@ -54,12 +54,12 @@ class Learning:
             raise RequestRefused("it is learning already", status=409, code="learning")
         if not self._labels.is_file():
             raise ConfigError(f"{self._labels} isn't there: label some rows first")
-        with self._said.open("wb") as said:
+        with self._said.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "moa", *self._words],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
             )
         return self.progress()
 
@@ -69,8 +69,8 @@ class Learning:
         if self._process is None:
             return Progress(command=command)
         code = self._process.poll()
-        said = self._said.read_text("utf-8", errors="replace")[-_MOST:]
-        return Progress(command=command, running=code is None, code=code, said=said)
+        output = self._said.read_text("utf-8", errors="replace")[-_MOST:]
+        return Progress(command=command, running=code is None, code=code, said=output)
 
     def close(self) -> None:
         """End it, if it runs."""

@@ -35,9 +35,9 @@ def figures(
     if learning is not None:
         return _learning(learning)
     rows = book.entries
-    done = [one for one in rows if one.status != "failed"]
-    large = [one for one in rows if one.tier == "large"]
-    small = sum(one.tier != "large" for one in done)
+    successes = [entry for entry in rows if entry.status != "failed"]
+    large = [entry for entry in rows if entry.tier == "large"]
+    small = sum(entry.tier != "large" for entry in successes)
     return (
         Figure(
             title="Without the large model",
@@ -67,35 +67,39 @@ def curve_of(
         cost: US dollars that the large model costs for a row, by `cost_of_large`.
     """
     tested = _tested_threshold(name, book, calibrations)
-    known = [one for one in book.labelled_entries(name) if _is_measured(one.decisions[name])]
-    drawn = [one for one in known if name not in one.chosen]
-    if not drawn:
-        also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""
+    entries = [
+        entry for entry in book.labelled_entries(name) if _is_measured(entry.decisions[name])
+    ]
+    sample = [entry for entry in entries if name not in entry.chosen]
+    if not sample:
+        remark = (
+            f" The {len(entries)} labelled here were chosen to be looked at." if entries else ""
+        )
         return Curve(
             question=name,
-            chosen=len(known),
+            chosen=len(entries),
             tested=tested,
             next=next_step,
             why_not="No row that was drawn at random has a right label, so nothing can be said "
-            f"of errors.{also} moa label --random draws some.",
+            f"of errors.{remark} moa label --random draws some.",
         )
     try:
-        points = _points(name, drawn)
+        points = _points(name, sample)
     except MissingDependency as error:
         return Curve(question=name, tested=tested, next=next_step, why_not=str(error))
-    sure, rows = book.confidences(name), len(book.entries)
+    confidences, rows = book.confidences(name), len(book.entries)
     return Curve(
         question=name,
-        labelled=len(drawn),
-        chosen=len(known) - len(drawn),
+        labelled=len(sample),
+        chosen=len(entries) - len(sample),
         tested=tested,
         next=next_step,
-        points=tuple(_point(one, sure, rows, cost) for one in points),
+        points=tuple(_point(point, confidences, rows, cost) for point in points),
     )
 
 
-def _is_measured(one: Verdict) -> bool:
-    return one.p is not None and one.answered
+def _is_measured(verdict: Verdict) -> bool:
+    return verdict.p is not None and verdict.answered
 
 
 def cost_of_large(rows: Iterable[Entry]) -> float | None:
@@ -104,12 +108,16 @@ def cost_of_large(rows: Iterable[Entry]) -> float | None:
     By the rows where it was, else by the estimates of what it would have cost; `None`: neither
     says anything.
     """
-    asked = [one for one in rows if one.tier == "large"]
-    costs = [one.large_cost for one in asked] or [
-        one.alone for one in rows if one.alone is not None
+    large = [entry for entry in rows if entry.tier == "large"]
+    costs = [entry.large_cost for entry in large] or [
+        entry.alone for entry in rows if entry.alone is not None
     ]
-    known = [cost for cost in costs if cost is not None]
-    mean = sum(known) / len(known) if known and len(known) == len(costs) else None
+    known_costs = [cost for cost in costs if cost is not None]
+    mean = (
+        sum(known_costs) / len(known_costs)
+        if known_costs and len(known_costs) == len(costs)
+        else None
+    )
     return mean or None
 
 
@@ -121,45 +129,45 @@ def dollars(cost: float) -> str:
     return f"US$ {cost:,.{digits}f}"
 
 
-def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
+def _points(name: str, sample: Sequence[Entry]) -> Sequence[CurvePoint]:
     from moa.calibration.bounds import Outcome, risk_curve
 
     return risk_curve(
         [
             Outcome(
-                confidence=min(1.0, max(0.0, one.decisions[name].confidence)),
-                correct=one.right[name] == one.decisions[name].said,
-                case=one.case,
+                confidence=min(1.0, max(0.0, entry.decisions[name].confidence)),
+                correct=entry.right[name] == entry.decisions[name].said,
+                case=entry.case,
             )
-            for one in drawn
+            for entry in sample
         ],
         confidence=_SURE,
     )
 
 
-def _point(one: CurvePoint, sure: Sequence[float], rows: int, cost: float | None) -> Point:
-    share = _share_from(one.threshold, sure, rows)
+def _point(point: CurvePoint, confidences: Sequence[float], rows: int, cost: float | None) -> Point:
+    share = _share_from(point.threshold, confidences, rows)
     return Point(
-        threshold=one.threshold,
+        threshold=point.threshold,
         share=share,
-        accepted=one.accepted,
-        errors=one.errors,
-        error=one.errors / one.accepted,
-        lower=one.lower,
-        upper=one.upper,
-        wish=f"{min(0.5, max(0.001, one.upper)):.3f}",
+        accepted=point.accepted,
+        errors=point.errors,
+        error=point.errors / point.accepted,
+        lower=point.lower,
+        upper=point.upper,
+        wish=f"{min(0.5, max(0.001, point.upper)):.3f}",
         cost=None if cost is None else 1000 * (1 - share) * cost,
     )
 
 
-def _share_from(threshold: float, sure: Sequence[float], rows: int) -> float:
+def _share_from(threshold: float, confidences: Sequence[float], rows: int) -> float:
     """Return the share of all rows whose confidence is at least a threshold."""
-    return (len(sure) - bisect_left(sure, threshold)) / max(1, rows)
+    return (len(confidences) - bisect_left(confidences, threshold)) / max(1, rows)
 
 
 def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> TestedThreshold | None:
     calibration = calibrations.get(name, calibrations.get(""))
-    options = {one.name for one in book.question(name).options}
+    options = {option.name for option in book.question(name).options}
     if calibration is None or not options <= {*calibration.labels}:
         return None
     bound = calibration.bound
@@ -174,46 +182,52 @@ def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> Test
 
 
 def _money(rows: Sequence[Entry]) -> Figure:
-    costs = [one.cost for one in rows]
-    known = [cost for cost in costs if cost is not None]
-    each = cost_of_large(rows)
-    value = dollars(sum(known)) if len(known) == len(costs) else "unknown"
-    if value == "unknown" and known:
-        value = f"≥ {dollars(sum(known))}"
-    if each is None:
+    costs = [entry.cost for entry in rows]
+    known_costs = [cost for cost in costs if cost is not None]
+    large_cost = cost_of_large(rows)
+    value = dollars(sum(known_costs)) if len(known_costs) == len(costs) else "unknown"
+    if value == "unknown" and known_costs:
+        value = f"≥ {dollars(sum(known_costs))}"
+    if large_cost is None:
         return Figure(
             title="Cost",
             value=value,
             detail="large model alone: its price is unknown",
         )
-    would = each * len(rows)
-    more = f", {would / sum(known):.1f} times as much" if known and sum(known) > 0 else ""
-    tone = "good" if len(known) == len(costs) and sum(known) < would else "plain"
+    large_total = large_cost * len(rows)
+    comparison = (
+        f", {large_total / sum(known_costs):.1f} times as much"
+        if known_costs and sum(known_costs) > 0
+        else ""
+    )
+    tone = "good" if len(known_costs) == len(costs) and sum(known_costs) < large_total else "plain"
     return Figure(
         title="Cost",
         value=value,
-        detail=f"large model alone: about {dollars(would)}{more}",
+        detail=f"large model alone: about {dollars(large_total)}{comparison}",
         tone=tone,
     )
 
 
 def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
-    accepted = [one for one in rows if "accepted" in one.tags]
-    checked = [
-        (one.right[name] != one.decisions[name].said)
-        for one in accepted
-        for name, decision in one.decisions.items()
-        if decision.accepted and name in one.right and name not in one.chosen
+    accepted = [entry for entry in rows if "accepted" in entry.tags]
+    checks = [
+        (entry.right[name] != entry.decisions[name].said)
+        for entry in accepted
+        for name, decision in entry.decisions.items()
+        if decision.accepted and name in entry.right and name not in entry.chosen
     ]
     title = "Guarantee"
-    bounds = [one.bound for one in calibrations.values() if one.bound is not None]
+    bounds = [
+        calibration.bound for calibration in calibrations.values() if calibration.bound is not None
+    ]
     if bounds:
-        used = [bound for bound in bounds if bound.threshold is not None]
-        if not used:
+        bounds_in_use = [bound for bound in bounds if bound.threshold is not None]
+        if not bounds_in_use:
             return Figure(title=title, value="none", detail=bounds[0].summary, tone="warn")
-        risk = max(bound.guarantee.risk for bound in used)
+        risk = max(bound.guarantee.risk for bound in bounds_in_use)
         value = f"≤ {percent(risk)} wrong"
-        detail, tone = _audit(checked, risk)
+        detail, tone = _audit(checks, risk)
         return Figure(title=title, value=value, detail=detail, tone=tone)
     if accepted:
         return Figure(
@@ -228,49 +242,49 @@ def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figu
     )
 
 
-def _audit(checked: Sequence[bool], risk: float) -> tuple[str, Tone]:
+def _audit(checks: Sequence[bool], risk: float) -> tuple[str, Tone]:
     """Compare labels drawn at random with the guarantee."""
-    if not checked:
+    if not checks:
         return "no accepted row that was drawn at random has a label to check it by", "plain"
-    wrong, count = sum(checked), len(checked)
+    wrong, count = sum(checks), len(checks)
     lower = 1.0 - upper_bound(count - wrong, count, _SURE)
     upper = upper_bound(wrong, count, _SURE)
-    found = f"{wrong} of {count} checked are wrong, at most {percent(upper)} by these alone"
+    finding = f"{wrong} of {count} checked are wrong, at most {percent(upper)} by these alone"
     if lower > risk:
-        return f"broken: {found}, and at least {percent(lower)}", "warn"
-    return f"holds: {found}", "good"
+        return f"broken: {finding}, and at least {percent(lower)}", "warn"
+    return f"holds: {finding}", "good"
 
 
-def _learning(found: LearningFigures) -> tuple[Figure, ...]:
-    in_use = any(look.in_use for look in found.looks)
+def _learning(learning: LearningFigures) -> tuple[Figure, ...]:
+    in_use = any(look.in_use for look in learning.looks)
     audit = (
-        f"{found.differ} of {found.checked} checked since differ"
+        f"{learning.differ} of {learning.checked} checked since differ"
         + (
             ""
-            if found.differ_at_most is None
-            else f", at most {percent(found.differ_at_most)} by these alone"
+            if learning.differ_at_most is None
+            else f", at most {percent(learning.differ_at_most)} by these alone"
         )
-        if found.checked
+        if learning.checked
         else "nothing was checked yet"
     )
-    spent = "unknown" if found.spent is None else dollars(found.spent)
-    saved = "" if found.saved is None else f"saved so far: {dollars(found.saved)}"
+    spent = "unknown" if learning.spent is None else dollars(learning.spent)
+    saved = "" if learning.saved is None else f"saved so far: {dollars(learning.saved)}"
     return (
         Figure(
             title="Without the large model",
-            value=_share(found.by_small, found.inputs),
-            detail=f"{found.by_small:,} of {found.inputs:,} inputs",
+            value=_share(learning.by_small, learning.inputs),
+            detail=f"{learning.by_small:,} of {learning.inputs:,} inputs",
         ),
         Figure(
             title="Asked the large model",
-            value=f"{found.calls:,} calls",
+            value=f"{learning.calls:,} calls",
             detail="tests and checks included",
         ),
-        Figure(title="Cost", value=spent, detail=saved, tone="good" if found.saved else "plain"),
+        Figure(title="Cost", value=spent, detail=saved, tone="good" if learning.saved else "plain"),
         Figure(
             title="Guarantee",
             value="in use" if in_use else "none yet",
-            detail=f"{audit}. {found.promise}",
+            detail=f"{audit}. {learning.promise}",
             tone="good" if in_use else "plain",
         ),
     )
@@ -278,16 +292,16 @@ def _learning(found: LearningFigures) -> tuple[Figure, ...]:
 
 def _count_others(book: Book) -> str:
     counts = book.counts()
-    failed, aside = counts.get("failed", 0), counts.get("quarantine", 0)
-    said = [f"{aside:,} quarantined"] if aside else []
-    said += [f"{failed:,} failed"] if failed else []
-    return "".join(f", {one}" for one in said)
+    failed, quarantined = counts.get("failed", 0), counts.get("quarantine", 0)
+    parts = [f"{quarantined:,} quarantined"] if quarantined else []
+    parts += [f"{failed:,} failed"] if failed else []
+    return "".join(f", {part}" for part in parts)
 
 
 def _describe_large(large: Sequence[Entry]) -> str:
-    by = sorted({one.by for one in large if one.by})
-    return f"{len(large):,} rows" + (f", by {', '.join(by[:2])}" if by else "")
+    endpoints = sorted({entry.by for entry in large if entry.by})
+    return f"{len(large):,} rows" + (f", by {', '.join(endpoints[:2])}" if endpoints else "")
 
 
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else "none"
+def _share(part: int, total: int) -> str:
+    return percent(part / total) if total else "none"

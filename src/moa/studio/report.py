@@ -49,15 +49,15 @@ def write_report(view: View, path: Path, *, rows: int = ROWS) -> int:
     Raises:
         ConfigError: it can't be written.
     """
-    found = view.book.find(Query(limit=rows), texts=view.texts)
-    sample = len(found.rows) if len(found.rows) < found.total else None
+    row_page = view.book.find(Query(limit=rows), texts=view.texts)
+    sample = len(row_page.rows) if len(row_page.rows) < row_page.total else None
     data = {
         "overview": view.overview(sample=sample).model_copy(update={"can": Can()}),
-        "rows": found.rows,
-        "details": {str(row.place): view.detail(row.place) for row in found.rows},
+        "rows": row_page.rows,
+        "details": {str(row.place): view.detail(row.place) for row in row_page.rows},
     }
     save_text(path, page(data, title=view.source.name), private=True)
-    return len(found.rows)
+    return len(row_page.rows)
 
 
 def page(data: object, *, title: str) -> str:
@@ -70,10 +70,10 @@ def page(data: object, *, title: str) -> str:
     )
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
     block = f'<script type="application/json" id="data">{escape_json(data)}</script>'
-    made = (STATIC / "index.html").read_text("utf-8")
-    made = made.replace('<link rel="stylesheet" href="studio.css">', head)
-    made = made.replace("<title>moa studio</title>", f"<title>{html.escape(title)}</title>")
-    return made.replace(
+    document = (STATIC / "index.html").read_text("utf-8")
+    document = document.replace('<link rel="stylesheet" href="studio.css">', head)
+    document = document.replace("<title>moa studio</title>", f"<title>{html.escape(title)}</title>")
+    return document.replace(
         '<script type="module" src="app.js"></script>',
         f'{block}\n<script type="module">{script}</script>',
     )
@@ -81,10 +81,10 @@ def page(data: object, *, title: str) -> str:
 
 def escape_json(data: object) -> str:
     """Write JSON that is safe inside HTML: it can neither open nor close a tag."""
-    written = dump_json(to_jsonable(data))
+    text = dump_json(to_jsonable(data))
     for sign in "<>&\u2028\u2029":
-        written = written.replace(sign, f"\\u{ord(sign):04x}")
-    return written
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
 def _inline(name: str) -> str:

@@ -134,53 +134,55 @@ def _file(path: Path) -> Source:
 
 def _stamp(*files: Path) -> tuple[object, ...]:
     """Return times and sizes of files, which differ once they are written again."""
-    found = [path.stat() if path.exists() else None for path in files]
-    return tuple(one and (one.st_mtime_ns, one.st_size) for one in found)
+    stats = [path.stat() if path.exists() else None for path in files]
+    return tuple(stat and (stat.st_mtime_ns, stat.st_size) for stat in stats)
 
 
-def _job(given: str) -> Source:
+def _job(location: str) -> Source:
     from moa.jobs import Job
 
     def lines() -> Iterator[Values]:
-        with Job(given) as job:
+        with Job(location) as job:
             yield from job.lines()
 
     try:
-        with Job(given) as job:
-            where = job.where
+        with Job(location) as job:
+            name = job.where
     except ConfigError:
-        if is_address(given):
-            return _answers(given)
+        if is_address(location):
+            return _answers(location)
         raise
 
     def done() -> int:
-        with Job(given) as job:
+        with Job(location) as job:
             status = job.status()
         return status.total - status.left
 
-    return Source(name=where, about="a job", lines=lines, job=given, count=done, mark=done)
+    return Source(name=name, about="a job", lines=lines, job=location, count=done, mark=done)
 
 
-def _answers(given: str) -> Source:
+def _answers(location: str) -> Source:
     from moa.calibration.answers import AnswerStore
     from moa.calibration.figures import figures_at
 
     def lines() -> Iterator[Values]:
-        with AnswerStore(given, must_exist=True) as store:
-            found = store.read_figure_rows()
-        for row in found:
+        with AnswerStore(location, must_exist=True) as store:
+            rows = store.read_figure_rows()
+        for row in rows:
             yield _line_of_answer(row._asdict())
 
-    with AnswerStore(given, must_exist=True) as store:
-        options = tuple(one["name"] for one in json.loads(store.read_question()[0])["options"])
-    name = "answers" if is_address(given) else Path(given).name
+    with AnswerStore(location, must_exist=True) as store:
+        options = tuple(
+            option["name"] for option in json.loads(store.read_question()[0])["options"]
+        )
+    name = "answers" if is_address(location) else Path(location).name
     about = "what a cascade that learns was asked"
-    files = () if is_address(given) else (Path(given), Path(f"{given}-wal"))
+    files = () if is_address(location) else (Path(location), Path(f"{location}-wal"))
     return Source(
         name=name,
         about=about,
         lines=lines,
-        learning=lambda: figures_at(given),
+        learning=lambda: figures_at(location),
         options=options,
         mark=lambda: _stamp(*files),
     )
@@ -188,18 +190,20 @@ def _answers(given: str) -> Source:
 
 def _line_of_answer(row: Values) -> Values:
     """Write a row of a cascade that learns as a line of a run."""
-    by_small, guess, sure, said = (row[k] for k in ("by_small", "guess", "sure", "label"))
-    label = said if guess is None else guess
-    likely = {guess: sure} if guess is not None and sure is not None else {}
+    by_small, guess, confidence, large_label = (
+        row[k] for k in ("by_small", "guess", "sure", "label")
+    )
+    label = large_label if guess is None else guess
+    scores = {guess: confidence} if guess is not None and confidence is not None else {}
     tier = "slm" if by_small else "llm"
     spent = {"calls": 0 if by_small else row["calls"], "cost": row["cost"]}
-    right = {} if said is None or guess is None else {"label": said}
+    right = {} if large_label is None or guess is None else {"label": large_label}
     return {
         "id": row["place"],
         "input": {"text": row["given"] or "", **right, "chosen": not row["held"]},
-        "output": {"label": said if said is not None else guess},
+        "output": {"label": large_label if large_label is not None else guess},
         "label": label,
-        "scores": likely,
+        "scores": scores,
         "accepted": None if row["accepts"] is None else bool(row["accepts"]),
         "status": "missing" if label is None else "answered",
         "seconds": row["seconds"] or 0.0,
@@ -308,11 +312,11 @@ class View:
     def reload(self) -> None:
         """Read the rows again; until they are read, those from before are shown."""
         with self._reloading:
-            fresh = self._read()
+            new_book = self._read()
             with self._lock:
-                old, self._book = self._book, fresh
-                if old is not None:
-                    old.close()
+                old_book, self._book = self._book, new_book
+                if old_book is not None:
+                    old_book.close()
 
     def state(self) -> State:
         """Return how many rows are read, and whether there are newer ones, without waiting."""
@@ -348,7 +352,7 @@ class View:
             sample=sample,
             figures=figures(book, self.calibrations, learning),
             questions=book.question_figures(),
-            queues=tuple(sorted({one.queue for one in book.entries if one.queue})),
+            queues=tuple(sorted({entry.queue for entry in book.entries if entry.queue})),
             nodes=tuple(book.nodes),
             counts=book.counts(),
             curves=self._curves_of(book),
@@ -369,10 +373,10 @@ class View:
         """Return the curve of each question, made again only if its labels have changed."""
         cost = cost_of_large(book.entries)
         for name in book.question_names:
-            known, changes = self._curves.get(name), book.changes[name]
-            if known is None or known[0] is not book or known[1] != changes:
-                made = curve_of(name, book, self.calibrations, self._next_step, cost)
-                self._curves[name] = book, changes, made
+            cached, changes = self._curves.get(name), book.changes[name]
+            if cached is None or cached[0] is not book or cached[1] != changes:
+                curve = curve_of(name, book, self.calibrations, self._next_step, cost)
+                self._curves[name] = book, changes, curve
         return tuple(self._curves[name][2] for name in book.question_names)
 
     def detail(self, place: int) -> RowDetail:
@@ -388,20 +392,22 @@ class View:
         timed = bool(bars)
         bars = bars or bars_of_line(line)
         if not self.texts:
-            bars = tuple(one.model_copy(update=_NO_TEXTS) for one in bars)
+            bars = tuple(bar.model_copy(update=_NO_TEXTS) for bar in bars)
         fields = [*fields_of("input", line.get("input", line.get("text", "")))]
         fields += fields_of("output", line.get("output"))
         notes = notes_in(line)
         return RowDetail(
             line=row_line,
-            fields=tuple(one for one in fields if one[1]) if self.texts else (),
+            fields=tuple(item for item in fields if item[1]) if self.texts else (),
             likely={
-                one.name: tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
-                for one in decisions_of(line)
+                decision.name: tuple(
+                    sorted(decision.probabilities.items(), key=lambda pair: -pair[1])
+                )
+                for decision in decisions_of(line)
             },
             bars=bars,
             timed=timed,
-            notes=tuple(self._note(one) for one in notes),
+            notes=tuple(self._note(note) for note in notes),
         )
 
     def label(self, place: int, question: str, label: str, *, id: str | None = None) -> RowLine:
@@ -421,9 +427,9 @@ class View:
         with self._lock:
             book = self.book
             place = place if id is None else book.place_of(id, place)
-            line, asked, entry = book.line(place), book.question(question), book.entries[place]
-            was, others = entry.right.get(question), book.question_names
-            labels.give(line, place, asked, label, id=entry.id, was=was, others=others)
+            line, target, entry = book.line(place), book.question(question), book.entries[place]
+            was, names = entry.right.get(question), book.question_names
+            labels.give(line, place, target, label, id=entry.id, was=was, others=names)
             return self._row_line(book.correct(place, question, label).place)
 
     def undo(self) -> RowLine:
@@ -451,12 +457,12 @@ class View:
 
     def _read(self) -> Book:
         mark, total = self.source.mark(), self.source.count()
-        known = self.labels.read() if self.labels else None
-        made = Book(
-            self._count_lines(total), known, self._spans.seconds_by_node, self.source.options
+        labels = self.labels.read() if self.labels else None
+        book = Book(
+            self._count_lines(total), labels, self._spans.seconds_by_node, self.source.options
         )
         self._mark = mark
-        return made
+        return book
 
     def _read_in_thread(self) -> None:
         try:
@@ -484,8 +490,8 @@ class View:
     @property
     def _next_step(self) -> str:
         name = self.source.graph or (self.graph[0] if self.graph else "")
-        what = f"--graph {name}" if name else '--task "…"'
-        return f"moa learn NEW_ROWS.jsonl {what} --risk {{risk}} --out learned.json"
+        option = f"--graph {name}" if name else '--task "…"'
+        return f"moa learn NEW_ROWS.jsonl {option} --risk {{risk}} --out learned.json"
 
     def _job(self) -> JobFigures | None:
         if self.source.job is None:
@@ -493,17 +499,17 @@ class View:
         from moa.jobs import Job
 
         with Job(self.source.job) as job:
-            found = job.status()
-        now, done = time.monotonic(), found.total - found.left
-        first, before = self._seen = self._seen or (now, done)
-        rate = (done - before) / (now - first) if done > before else None
+            status = job.status()
+        now, rows_done = time.monotonic(), status.total - status.left
+        start, start_rows = self._seen = self._seen or (now, rows_done)
+        rate = (rows_done - start_rows) / (now - start) if rows_done > start_rows else None
         return JobFigures(
-            total=found.total,
-            left=found.left,
-            rows={str(state): count for state, count in found.rows.items()},
-            cost=found.cost,
+            total=status.total,
+            left=status.left,
+            rows={str(state): count for state, count in status.rows.items()},
+            cost=status.cost,
             rate=rate,
-            left_s=found.left / rate if rate else None,
+            left_s=status.left / rate if rate else None,
         )
 
 

@@ -72,11 +72,11 @@ class Spans:
         """Return the waterfall of a row, the outermost span first; empty if there is none."""
         if self._file is None or id not in self._traces:
             return ()
-        found: list[Values] = []
+        spans: list[Values] = []
         for start in self._starts[self._traces[id]]:
             self._file.seek(start)
-            found.append(json.loads(self._file.readline()))
-        return tuple(islice(_tree(found), _MOST))
+            spans.append(json.loads(self._file.readline()))
+        return tuple(islice(_tree(spans), _MOST))
 
     def _open(self, path: Path) -> None:
         start = 0
@@ -115,11 +115,11 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
     """Return the seconds of each node as bars, for a row whose run kept no spans."""
     by_node = object_of(object_of(line.get("usage")).get("by_node"))
     notes = notes_in(line)
-    found: list[Bar] = []
-    for path, given in by_node.items():
-        spent = object_of(given)
+    bars: list[Bar] = []
+    for path, value in by_node.items():
+        spent = object_of(value)
         kinds = [str(note.get("kind")) for note in notes if note.get("node") == path]
-        found.append(
+        bars.append(
             Bar(
                 name=path.rpartition("/")[2],
                 kind="agent",
@@ -131,7 +131,7 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
                 detail=_amounts(spent.get("input_tokens"), spent.get("output_tokens"), None),
             )
         )
-    return tuple(found[:_MOST])
+    return tuple(bars[:_MOST])
 
 
 def _node_of(span: Values) -> str | None:
@@ -143,15 +143,15 @@ def _node_of(span: Values) -> str | None:
 
 def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
     """Yield each span followed by those within it, by their start."""
-    known = {span["span"] for span in spans}
-    inside: dict[str | None, list[Values]] = defaultdict(list)
+    ids = {span["span"] for span in spans}
+    children: dict[str | None, list[Values]] = defaultdict(list)
     for span in spans:
         parent = span.get("parent")
-        inside[parent if parent in known else None].append(span)
+        children[parent if parent in ids else None].append(span)
     first = min((span["start"] for span in spans), default=0.0)
 
     def walk(parent: str | None, depth: int) -> Iterator[Bar]:
-        for span in sorted(inside[parent], key=lambda one: one["start"]):
+        for span in sorted(children[parent], key=lambda child: child["start"]):
             yield _bar(span, depth, first)
             yield from walk(span["span"], depth + 1)
 
@@ -160,7 +160,7 @@ def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
 
 def _bar(span: Values, depth: int, first: float) -> Bar:
     attributes: Values = span["attributes"]
-    events = [str(one["name"]) for one in span.get("events", ())]
+    events = [str(event["name"]) for event in span.get("events", ())]
     marks = [name.removeprefix("moa.") for name in dict.fromkeys(events) if name in _MARKS]
     if attributes.get("moa.escalated") or attributes.get(names.DECISION_ESCALATED):
         marks.append("escalated")
@@ -193,34 +193,36 @@ def _detail(attributes: Values) -> str:
     label = attributes.get(names.DECISION_LABEL)
     p = attributes.get(names.DECISION_PROBABILITY)
     if label is not None:
-        sure = f" {p:.3f}" if isinstance(p, float) else ""
-        covered = attributes.get(names.DECISION_ACCEPTED)
-        return f"{label}{sure}" + ("" if covered is None else f", accepted: {str(covered).lower()}")
-    into, out = map(attributes.get, (names.INPUT_TOKENS, names.OUTPUT_TOKENS))
-    return _amounts(into, out, attributes.get(names.COST))
+        probability = f" {p:.3f}" if isinstance(p, float) else ""
+        accepted = attributes.get(names.DECISION_ACCEPTED)
+        return f"{label}{probability}" + (
+            "" if accepted is None else f", accepted: {str(accepted).lower()}"
+        )
+    tokens_in, tokens_out = map(attributes.get, (names.INPUT_TOKENS, names.OUTPUT_TOKENS))
+    return _amounts(tokens_in, tokens_out, attributes.get(names.COST))
 
 
-def _amounts(into: object, out: object, cost: object) -> str:
+def _amounts(tokens_in: object, tokens_out: object, cost: object) -> str:
     words: list[str] = []
-    if into or out:
-        words.append(f"{into or 0} tokens in, {out or 0} out")
+    if tokens_in or tokens_out:
+        words.append(f"{tokens_in or 0} tokens in, {tokens_out or 0} out")
     if isinstance(cost, int | float) and cost:
         words.append(f"US$ {cost:.6f}")
     return ", ".join(words)
 
 
-def _messages(written: object) -> str:
+def _messages(value: object) -> str:
     """Write the messages of a call one below the other, as OpenTelemetry's JSON has them."""
-    if not isinstance(written, str):
+    if not isinstance(value, str):
         return ""
     try:
-        messages = _MESSAGES.validate_json(written)
+        messages = _MESSAGES.validate_json(value)
     except ValueError:
-        return written
-    return "\n\n".join(_message(one) for one in messages)
+        return value
+    return "\n\n".join(_message(message) for message in messages)
 
 
-def _message(one: _Message) -> str:
-    parts = [part.get("content", part) for part in one.parts]
-    said = "\n".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
-    return f"{one.role}: {said}"
+def _message(message: _Message) -> str:
+    parts = [part.get("content", part) for part in message.parts]
+    text = "\n".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
+    return f"{message.role}: {text}"

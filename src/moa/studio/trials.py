@@ -65,29 +65,29 @@ class Trials:
         Raises:
             RequestRefused: it isn't asked any more (404).
         """
-        _, waits = self._asked.get(id, (None, None))
-        if waits is None or waits.done():
+        _, future = self._asked.get(id, (None, None))
+        if future is None or future.done():
             raise RequestRefused("this isn't asked any more", status=404, code="not_asked")
-        waits.set_result(answer)
+        future.set_result(answer)
 
     async def ask(self, asked: Sequence[Inquiry]) -> Mapping[str, object]:
         """Wait until people have answered all questions; return the answers by their ids."""
-        own = {one.id: _question(one) for one in asked}
-        waiting = {id: asyncio.get_running_loop().create_future() for id in own}
+        questions = {inquiry.id: _question(inquiry) for inquiry in asked}
+        futures = {id: asyncio.get_running_loop().create_future() for id in questions}
         try:
-            for id, question in own.items():
-                self._asked[question.id] = question, waiting[id]
-            return {id: await one for id, one in waiting.items()}
+            for id, question in questions.items():
+                self._asked[question.id] = question, futures[id]
+            return {id: await future for id, future in futures.items()}
         finally:
-            for question in own.values():
+            for question in questions.values():
                 del self._asked[question.id]
 
 
-def _question(asked: Inquiry) -> Question:
+def _question(inquiry: Inquiry) -> Question:
     """Write what is asked; by an id of its own, since runs may ask the same."""
-    value = asked.value
+    value = inquiry.value
     if is_mapping(value):
-        said = "\n".join(f"{name}: {written(one)}" for name, one in value.items())
+        text = "\n".join(f"{name}: {written(item)}" for name, item in value.items())
     else:
-        said = written(value)
-    return Question(id=uuid4().hex, asked=said, answers=asked.answers)
+        text = written(value)
+    return Question(id=uuid4().hex, asked=text, answers=inquiry.answers)

@@ -51,24 +51,24 @@ async def record(span: Span, writes: Writes) -> None:
         with pii.session() as session:
             return write_all(session.mask)
 
-    found = write_all(str)
+    texts = write_all(str)
     if pii is not None:
         try:
-            beside = sum(map(len, found.values())) > _LONG
-            found = await asyncio.to_thread(write_masked) if beside else write_masked()
+            is_long = sum(map(len, texts.values())) > _LONG
+            texts = await asyncio.to_thread(write_masked) if is_long else write_masked()
         except Exception as error:  # noqa: BLE001 recognisers may be the user's, and runs go on
             _leave_out(error)
             return
-    for name, value in found.items():
+    for name, value in texts.items():
         span.set(name, value)
 
 
 def of_messages(messages: Sequence[Message]) -> Writes:
     """Write a prompt: the instructions separate from the messages."""
-    rules = [one.content for one in messages if one.role == "system"]
-    said = [one for one in messages if one.role != "system"]
+    rules = [message.content for message in messages if message.role == "system"]
+    conversation = [message for message in messages if message.role != "system"]
     writes: dict[str, Callable[[Clean], object]] = {
-        names.INPUT_MESSAGES: lambda clean: [_message(one, clean) for one in said]
+        names.INPUT_MESSAGES: lambda clean: [_message(message, clean) for message in conversation]
     }
     if rules:
         writes[names.SYSTEM] = lambda clean: [_text(rule, clean) for rule in rules]
@@ -91,7 +91,7 @@ def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Wr
             parts.append({"type": "reasoning", "content": clean(reasoning)})
         if text:
             parts.append(_text(text, clean))
-        parts += [_call(one, clean) for one in calls]
+        parts += [_call(call, clean) for call in calls]
         return [{"role": "assistant", "parts": parts}]
 
     return {names.OUTPUT_MESSAGES: write}
@@ -116,8 +116,8 @@ def _message(message: Message, clean: Clean) -> JSON:
         }
         return {"role": "tool", "parts": [part]}
     parts = [_text(message.content, clean)] if message.content else []
-    parts += [_call(one, clean) for one in message.tool_calls]
-    parts += [{"type": one.kind, "name": clean(one.name)} for one in message.files]
+    parts += [_call(call, clean) for call in message.tool_calls]
+    parts += [{"type": file.kind, "name": clean(file.name)} for file in message.files]
     return {"role": message.role, "parts": parts}
 
 
@@ -142,9 +142,9 @@ def _clean(value: object, clean: Clean) -> object:
     if isinstance(value, str):
         return clean(value)
     if is_list(value):
-        return [_clean(one, clean) for one in value]
+        return [_clean(item, clean) for item in value]
     if is_object(value):
-        return {clean(name): _clean(one, clean) for name, one in value.items()}
+        return {clean(name): _clean(item, clean) for name, item in value.items()}
     return value
 
 

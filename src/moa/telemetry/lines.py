@@ -79,11 +79,11 @@ class SpanFile:
             line: See docs/tracing.md.
             last: Whether it is that of the whole trace.
         """
-        written = encode_json(line)
+        data = encode_json(line)
         with self._turn:
             if not self._is_open:
                 return
-            self._waiting.append(written)
+            self._waiting.append(data)
             now = time.monotonic()
             if last or now > self._written_at + _MOMENT_S:
                 self._written_at = now

@@ -67,8 +67,8 @@ class Sink:
         try:
             if error is not None:
                 span.set_status(trace.StatusCode.ERROR, error or None)
-            for name, at, said in events:
-                span.add_event(name, said, timestamp=at)
+            for name, time_ns, event_attributes in events:
+                span.add_event(name, event_attributes, timestamp=time_ns)
             if attributes:
                 span.set_attributes(attributes)
             span.end(end_ns)
@@ -118,9 +118,9 @@ def sink() -> Sink | None:
 
 
 @cache
-def _tell_missing(why: str) -> None:
+def _tell_missing(reason: str) -> None:
     """Log it once."""
-    _logger.warning("there are no spans, as no tracer provider can be had: %s", why)
+    _logger.warning("there are no spans, as no tracer provider can be had: %s", reason)
 
 
 def context_of(headers: Mapping[str, str]) -> Context:

@@ -212,9 +212,9 @@ class Span:
         if self._ids is None:
             assert self.sink is not None, "others have their ids from the start"
             assert self._span is not None, "OpenTelemetry has begun it"
-            found = self._span.get_span_context()
+            span_context = self._span.get_span_context()
             around = self.parent.ids[1] if self.parent else self.sink.id_in(self._around)
-            self._ids = found.trace_id, found.span_id, around
+            self._ids = span_context.trace_id, span_context.span_id, around
         return self._ids
 
     def start(
@@ -254,10 +254,10 @@ class Span:
     @property
     def headers(self) -> Mapping[str, str]:
         """Headers of HTTP by which whoever is asked goes on with the trace."""
-        found = {"traceparent": self.traceparent}
+        headers = {"traceparent": self.traceparent}
         if self._span is not None and (state := self._span.get_span_context().trace_state):
-            found["tracestate"] = state.to_header()
-        return found
+            headers["tracestate"] = state.to_header()
+        return headers
 
     @property
     def traceparent(self) -> str:
@@ -265,8 +265,12 @@ class Span:
         if self._span is None:
             (trace_id, span_id, _), flags = self.ids, 1
         else:
-            here = self._span.get_span_context()
-            trace_id, span_id, flags = here.trace_id, here.span_id, here.trace_flags
+            span_context = self._span.get_span_context()
+            trace_id, span_id, flags = (
+                span_context.trace_id,
+                span_context.span_id,
+                span_context.trace_flags,
+            )
         return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
     def set(self, name: str, value: Value | None) -> None:
@@ -284,17 +288,17 @@ class Span:
             return
         if note.kind == "escalated":
             self._late_attributes[names.DECISION_ESCALATED] = True
-        said: dict[str, Value] = {names.NODE: note.node}
+        attributes: dict[str, Value] = {names.NODE: note.node}
         if note.endpoint is not None:
-            said[names.ENDPOINT] = note.endpoint
+            attributes[names.ENDPOINT] = note.endpoint
         if error is not None:
-            said |= _error_attributes(error)
+            attributes |= _error_attributes(error)
         if self.content:
             from moa.telemetry.content import mask
 
             if (text := mask(note.text, self.tracer.pii)) is not None:
-                said[names.TEXT] = text
-        self._events = (*self._events, (names.event(note.kind), time.time_ns(), said))
+                attributes[names.TEXT] = text
+        self._events = (*self._events, (names.event(note.kind), time.time_ns(), attributes))
 
     def payment_for(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
         """Return the receiver of a call's amount: the call's span, or a new one."""
@@ -315,9 +319,9 @@ class Span:
 
     def fail(self, error: BaseException) -> None:
         """Record the error that ended it."""
-        ended = _ending_of(error)
-        if ended is not None:
-            self._late_attributes[names.ENDED] = ended
+        ending = _ending_of(error)
+        if ending is not None:
+            self._late_attributes[names.ENDED] = ending
             return
         self._late_attributes |= _error_attributes(error)
         self._error = ""
@@ -340,28 +344,28 @@ class Span:
 
     def _add_usage(self) -> None:
         """Set the usage of a call, or the sum of several calls; for a trace also of one."""
-        paid, later = self._amounts, self._late_attributes
-        requests = sum([one.calls for one in paid])
-        if not paid or not (self.is_call or self.parent is None or requests > 1):
+        amounts, attributes = self._amounts, self._late_attributes
+        requests = sum([amount.calls for amount in amounts])
+        if not amounts or not (self.is_call or self.parent is None or requests > 1):
             return
-        read = sum([one.input_tokens for one in paid])
-        written = sum([one.output_tokens for one in paid])
+        input_tokens = sum([amount.input_tokens for amount in amounts])
+        output_tokens = sum([amount.output_tokens for amount in amounts])
         cost: float | None = None
-        if not sum([one.unpriced_calls for one in paid]):
-            cost = float(sum([one.priced_cost for one in paid], ZERO))
+        if not sum([amount.unpriced_calls for amount in amounts]):
+            cost = float(sum([amount.priced_cost for amount in amounts], ZERO))
         if not self.is_call:
-            later[names.SUM_REQUESTS] = requests
-            later[names.SUM_INPUT_TOKENS] = read
-            later[names.SUM_OUTPUT_TOKENS] = written
+            attributes[names.SUM_REQUESTS] = requests
+            attributes[names.SUM_INPUT_TOKENS] = input_tokens
+            attributes[names.SUM_OUTPUT_TOKENS] = output_tokens
             self.set(names.SUM_COST, cost)
             return
-        later[names.INPUT_TOKENS] = read
-        later[names.OUTPUT_TOKENS] = written
+        attributes[names.INPUT_TOKENS] = input_tokens
+        attributes[names.OUTPUT_TOKENS] = output_tokens
         self.set(names.COST, cost)
         if requests != 1:
-            later[names.REQUESTS] = requests
-        if cached := sum([one.cached_input_tokens for one in paid]):
-            later[names.CACHED_TOKENS] = cached
+            attributes[names.REQUESTS] = requests
+        if cached := sum([amount.cached_input_tokens for amount in amounts]):
+            attributes[names.CACHED_TOKENS] = cached
 
     def _line(self, end_ns: int) -> Mapping[str, object]:
         """Write it as a line of a file; see docs/tracing.md."""
@@ -378,8 +382,8 @@ class Span:
         }
         if self._events:
             line["events"] = [
-                {"name": name, "time": _seconds(at), "attributes": said}
-                for name, at, said in self._events
+                {"name": name, "time": _seconds(time_ns), "attributes": attributes}
+                for name, time_ns, attributes in self._events
             ]
         if self._error is not None:
             line["error"] = self._error or self._late_attributes.get(names.ERROR)
@@ -441,8 +445,8 @@ def start(
         attributes[names.OPERATION] = operation
     if (named_by := names.NAMED_BY.get(kind)) is not None:
         attributes[named_by] = name
-    named = f"{operation or kind} {name}"
-    return around.start(named, attributes, start_ns=start_ns, resumes=resumes)
+    span_name = f"{operation or kind} {name}"
+    return around.start(span_name, attributes, start_ns=start_ns, resumes=resumes)
 
 
 def _new_ids(around: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -487,11 +491,11 @@ def _seconds(ns: int) -> float:
 
 def _error_attributes(error: BaseException) -> dict[str, Value]:
     """Return the class of an error, and no word of its text."""
-    said: dict[str, Value] = {names.ERROR: type(error).__name__}
+    attributes: dict[str, Value] = {names.ERROR: type(error).__name__}
     status: object = getattr(error, "status", None)
     if isinstance(status, int):
-        said[names.HTTP_STATUS] = status
-    return said
+        attributes[names.HTTP_STATUS] = status
+    return attributes
 
 
 def _ending_of(error: BaseException) -> str | None:

@@ -63,8 +63,8 @@ async def serve(
     try:
         config = VLLMConfig.model_validate({"port": free_port(), **settings})
     except ValidationError as error:
-        wrong = "; ".join(f"{it['loc'][0]}: {it['msg']}" for it in error.errors())
-        raise ConfigError(f"moa.vllm.serve({model!r}): {wrong}") from error
+        faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        raise ConfigError(f"moa.vllm.serve({model!r}): {faults}") from error
     (spec,) = await asyncio.to_thread(specs_of, name, model, config, base=Path.cwd())
     spec = spec.model_copy(update={"tethered": True})
     launched = await asyncio.to_thread(launch, spec)

@@ -143,7 +143,7 @@ def find_environment(
 
 def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [python, "-c", _PROBE],
             env={**inherited_variables(), "PYTHONSAFEPATH": "1", **env},
             capture_output=True,
@@ -153,10 +153,10 @@ def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{python} can't be run to look for vLLM: {error}") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no output"])[-1]
         raise ConfigError(f"{python} can't be run to look for vLLM: {last}")
-    answer = json.loads(done.stdout)
+    answer = json.loads(result.stdout)
     if not answer["there"]:
         return None
     versions: dict[str, str] = answer["versions"]
@@ -210,7 +210,7 @@ def command(
                 f"args holds {option}, which moa sets itself: servers listen on 127.0.0.1 with a "
                 "generated key. Leave it out, or start vLLM yourself and give its base_url"
             )
-    valued = {
+    options = {
         "--model": _place_of(model, base),
         "--served-model-name": model,
         "--host": "127.0.0.1",
@@ -224,7 +224,7 @@ def command(
         "--scheduling-policy": "priority" if config.priority else None,
     }
     words = [environment.python, "-m", "vllm.entrypoints.openai.api_server"]
-    for name, value in valued.items():
+    for name, value in options.items():
         words += [] if value is None else [name, str(value)]
     words.append("--enable-prompt-tokens-details")  # else usage hides what was cached
     return [*words, *_lora(config, base), *config.args]
@@ -256,22 +256,22 @@ def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> floa
 
     vLLM counts the share for each server, so that those on one GPU divide it among them.
     """
-    wanted = config.gpu_memory_utilization
+    share = config.gpu_memory_utilization
     if environment.cpu or config.replicas == 1:
-        return wanted
-    pinned = VISIBLE in inherited_variables() | config.env  # all replicas have the same GPUs
-    groups = 1 if pinned else max(1, start_nvml()[1] // config.gpus_each)
-    together = math.ceil(config.replicas / groups)
-    if together == 1:
-        return wanted
-    most = math.floor(UTILISATION / together * 100) / 100
-    if wanted is not None and wanted * together > 1:
+        return share
+    is_pinned = VISIBLE in inherited_variables() | config.env  # all replicas have the same GPUs
+    groups = 1 if is_pinned else max(1, start_nvml()[1] // config.gpus_each)
+    servers = math.ceil(config.replicas / groups)
+    if servers == 1:
+        return share
+    limit = math.floor(UTILISATION / servers * 100) / 100
+    if share is not None and share * servers > 1:
         raise ConfigError(
-            f"{config.replicas} servers of {model} come to {together} on one GPU, and each takes "
-            f"gpu_memory_utilization = {wanted:g} of it, which is more than there is. Set at most "
-            f"{most:g}, or fewer replicas"
+            f"{config.replicas} servers of {model} come to {servers} on one GPU, and each takes "
+            f"gpu_memory_utilization = {share:g} of it, which is more than there is. Set at most "
+            f"{limit:g}, or fewer replicas"
         )
-    return most if wanted is None else wanted
+    return limit if share is None else share
 
 
 def _place_of(model: str, base: Path) -> str:
@@ -296,11 +296,11 @@ def _place_of(model: str, base: Path) -> str:
 def _lora(config: VLLMConfig, base: Path) -> list[str]:
     if not config.lora:
         return []
-    places = {name: _place_of(path, base) for name, path in config.lora.items()}
-    rank = max(_rank(Path(place)) for place in places.values())
-    words = ["--enable-lora", "--max-loras", str(len(places))]
+    paths = {name: _place_of(path, base) for name, path in config.lora.items()}
+    rank = max(_rank(Path(path)) for path in paths.values())
+    words = ["--enable-lora", "--max-loras", str(len(paths))]
     words += ["--max-lora-rank", str(next((r for r in _RANKS if r >= rank), rank))]
-    return [*words, "--lora-modules", *(f"{name}={place}" for name, place in places.items())]
+    return [*words, "--lora-modules", *(f"{name}={path}" for name, path in paths.items())]
 
 
 def _rank(adapter: Path) -> int:

@@ -95,9 +95,9 @@ def launch(spec: ServerSpec) -> LaunchedServer:
 
 
 def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Popen[bytes]:
-    own = {"MOA_CACHE": str(state_folder().parent.absolute())}
+    variables = {"MOA_CACHE": str(state_folder().parent.absolute())}
     if "PYTHONPATH" in os.environ:
-        own["PYTHONPATH"] = os.environ["PYTHONPATH"]
+        variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
     try:
         with (folder.path / _SUPERVISOR_LOG).open("wb") as log:
             process = subprocess.Popen(
@@ -105,7 +105,7 @@ def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Pope
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=inherited_variables() | own,
+                env=inherited_variables() | variables,
                 start_new_session=True,
                 bufsize=0,
             )
@@ -120,9 +120,9 @@ def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Pope
 def _join(spec: ServerSpec, folder: ServerFolder) -> LaunchedServer:
     state = folder.read()
     if state is not None and state.is_supervised and state.settings != spec.settings:
-        other = "with other settings" if state.name == spec.name else f"for {state.name!r}"
+        difference = "with other settings" if state.name == spec.name else f"for {state.name!r}"
         raise ConfigError(
-            f"a server runs on port {spec.port} {other} ({state.model}). Stop it first "
+            f"a server runs on port {spec.port} {difference} ({state.model}). Stop it first "
             f"(moa down {state.name}), or give [endpoints.{spec.name}.vllm] another port"
         )
     return LaunchedServer(spec, folder, joined=True)
@@ -135,8 +135,8 @@ async def wait_until_ready(
     until = None if timeout_s is None else time.monotonic() + timeout_s
     spec = launched.spec
     while True:
-        running, state = launched.folder.is_running, launched.folder.read()
-        if not running:
+        is_running, state = launched.folder.is_running, launched.folder.read()
+        if not is_running:
             raise EndpointUnavailable(_why_not(launched, state), endpoint=spec.name)
         # What a supervisor left that was killed is not the state of the next one.
         if state is not None and state.phase == "ready" and state.is_supervised:
@@ -145,10 +145,10 @@ async def wait_until_ready(
         line = _last_line(launched.folder.log)
         if until is not None and time.monotonic() > until:
             line = line or "it has said nothing yet"
-            late = f"vLLM is not ready after {timeout_s:g} s"
+            message = f"vLLM is not ready after {timeout_s:g} s"
             if not spec.tethered:
-                late += " and goes on coming up: moa status shows it, moa down stops it"
-            raise EndpointUnavailable(f"{late}. It said last: {line}", endpoint=spec.name)
+                message += " and goes on coming up: moa status shows it, moa down stops it"
+            raise EndpointUnavailable(f"{message}. It said last: {line}", endpoint=spec.name)
         tell(line)
         await asyncio.sleep(_POLL_S)
 
@@ -184,11 +184,11 @@ async def stop(folder: ServerFolder) -> bool:
     until = time.monotonic() + _STOP_TIMEOUT_S
     while folder.is_running:
         state = folder.read()
-        late = time.monotonic() > until
+        is_late = time.monotonic() > until
         if state is not None and state.is_supervised:
             with contextlib.suppress(ProcessLookupError):
                 # Its keeper hears of its death, and ends the server.
-                os.kill(state.pid, signal.SIGKILL if late else signal.SIGTERM)
+                os.kill(state.pid, signal.SIGKILL if is_late else signal.SIGTERM)
         if time.monotonic() > until + _STOP_TIMEOUT_S:
             raise EndpointUnavailable(
                 f"the server did not stop; a lock in {folder.path} is held",
@@ -209,33 +209,33 @@ async def bring_up(
     for. If the wait is cancelled, what this call started is stopped. `tell` hears the last line
     of each log, again and again, and `say` of each that is ready or started.
     """
-    started: list[LaunchedServer] = []
-    failed: dict[str, MoaError] = {}
+    servers: list[LaunchedServer] = []
+    errors: dict[str, MoaError] = {}
 
     async def one(spec: ServerSpec) -> None:
-        since = time.monotonic()
+        start = time.monotonic()
         launched = launch(spec)
-        started.append(launched)
-        already = " already" if launched.joined else ""
+        servers.append(launched)
+        suffix = " already" if launched.joined else ""
         if timeout_s is None:
-            return say(f"{spec.name}: comes up{already}, on port {spec.port}")
+            return say(f"{spec.name}: comes up{suffix}, on port {spec.port}")
         await wait_until_ready(
             launched,
             timeout_s=timeout_s,
-            tell=lambda line: tell(f"{spec.name} comes up{already}: {line or '…'}"),
+            tell=lambda line: tell(f"{spec.name} comes up{suffix}: {line or '…'}"),
         )
-        waited_s = time.monotonic() - since
-        how = f"ready after {waited_s:.0f} s"
+        waited_s = time.monotonic() - start
+        outcome = f"ready after {waited_s:.0f} s"
         if launched.joined:
-            how = "was up" if waited_s < 1 else f"was coming up already, and is {how}"
-        say(f"{spec.name}: {how}, {spec.model} at {local_url(spec.port)}")
+            outcome = "was up" if waited_s < 1 else f"was coming up already, and is {outcome}"
+        say(f"{spec.name}: {outcome}, {spec.model} at {local_url(spec.port)}")
 
     async def in_turn(shared: Sequence[ServerSpec]) -> None:
         for spec in shared:
             try:
                 await one(spec)
             except MoaError as error:
-                failed[spec.label] = error
+                errors[spec.label] = error
 
     by_gpu: dict[str, list[ServerSpec]] = {}
     for spec in specs:
@@ -243,23 +243,23 @@ async def bring_up(
     try:
         await asyncio.gather(*map(in_turn, by_gpu.values()))
     except asyncio.CancelledError:
-        own = [launched.folder for launched in started if not launched.joined]
-        await asyncio.gather(*map(stop, own))
+        folders = [launched.folder for launched in servers if not launched.joined]
+        await asyncio.gather(*map(stop, folders))
         raise
-    _raise(failed, of=len(specs))
+    _raise(errors, of=len(specs))
 
 
-def _raise(failed: Mapping[str, MoaError], *, of: int) -> None:
+def _raise(errors: Mapping[str, MoaError], *, of: int) -> None:
     """Raise what went wrong: one error as it is, several as one that names each."""
-    if len(failed) == 1:
-        raise next(iter(failed.values()))
-    if failed:
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
         causes = [
             f"  {server}: {error.message if isinstance(error, EndpointError) else error}"
-            for server, error in failed.items()
+            for server, error in errors.items()
         ]
         raise EndpointUnavailable(
-            "\n".join((f"{len(failed)} of {of} servers are not up", *causes)), endpoint="moa up"
+            "\n".join((f"{len(errors)} of {of} servers are not up", *causes)), endpoint="moa up"
         )
 
 
@@ -302,24 +302,28 @@ class ServerReport:
 async def report_servers(wanted: Iterable[ServerReport]) -> list[ServerReport]:
     """Report on all wanted servers, given as if down, and on others that aren't down."""
     states = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
-    report_servers = await asyncio.gather(*(_report(*one) for one in states))
-    configured = {(report.name, report.port): report for report in wanted}
-    known = {(report.name, report.port) for report in report_servers}
-    shown = [it for it in report_servers if it.phase != "down" or (it.name, it.port) in configured]
-    return [*shown, *(down for key, down in configured.items() if key not in known)]
+    reports = await asyncio.gather(*(_report(*pair) for pair in states))
+    wanted_by_key = {(report.name, report.port): report for report in wanted}
+    keys = {(report.name, report.port) for report in reports}
+    visible = [
+        report
+        for report in reports
+        if report.phase != "down" or (report.name, report.port) in wanted_by_key
+    ]
+    return [*visible, *(down for key, down in wanted_by_key.items() if key not in keys)]
 
 
 async def _report(folder: ServerFolder, state: ServerState) -> ServerReport:
-    running, key = folder.is_running, folder.key()
+    is_running, key = folder.is_running, folder.key()
     phase: str = state.phase if state.is_supervised else "stopping"
-    if not running:
+    if not is_running:
         phase = "failed" if state.phase == "failed" else "down"
     report = ServerReport(
         name=state.name,
         model=state.model,
         port=state.port,
         phase=phase,
-        pid=state.pid if running else None,
+        pid=state.pid if is_running else None,
         up_s=time.time() - state.ready if phase == "ready" and state.ready else None,
         restarts=state.restarts,
         cause=state.cause,
@@ -328,13 +332,13 @@ async def _report(folder: ServerFolder, state: ServerState) -> ServerReport:
         return report
     server = VLLMServer(state.name, port=state.port, api_key=key)
     try:
-        before, since = await server.metrics(), time.monotonic()
+        before, start = await server.metrics(), time.monotonic()
         await asyncio.sleep(_COUNTED_S)
         after = await server.metrics()
     except EndpointError as error:
         return replace(report, phase="not answering", cause=error.message)
     except MissingDependency as error:
         return replace(report, cause=str(error))
-    generated = after.generated_tokens - before.generated_tokens
-    rate = max(0.0, generated / (time.monotonic() - since))
+    new_tokens = after.generated_tokens - before.generated_tokens
+    rate = max(0.0, new_tokens / (time.monotonic() - start))
     return replace(report, metrics=after, tokens_per_s=rate)

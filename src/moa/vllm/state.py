@@ -71,8 +71,8 @@ def state_folder() -> Path:
     """Say where the folders of servers are: in `$MOA_CACHE`, else where the user's state is."""
     from platformdirs import user_state_path
 
-    chosen = os.environ.get("MOA_CACHE")
-    return (Path(chosen).expanduser() if chosen else user_state_path("moa")) / "servers"
+    cache = os.environ.get("MOA_CACHE")
+    return (Path(cache).expanduser() if cache else user_state_path("moa")) / "servers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,8 @@ class ServerFolder:
     def is_watched(self) -> bool:
         """True if a server is up, or is being brought up, and will be again after a crash."""
         state = self.read()
-        given_up = state is not None and state.phase in ("failed", "stopped")
-        return self.is_running and not given_up
+        has_given_up = state is not None and state.phase in ("failed", "stopped")
+        return self.is_running and not has_given_up
 
     def read(self) -> ServerState | None:
         """Read the state that was last written; `None` if there is none."""
@@ -155,30 +155,30 @@ class ServerFolder:
     def write(self, state: ServerState) -> None:
         """Write the state, whole or not at all; `OSError` where even the first can't be written."""
         part, file = self.path / "state.json.part", self.path / "state.json"
-        written = state.model_dump_json().encode().ljust(_STATE_BYTES) + b"\n"
+        data = state.model_dump_json().encode().ljust(_STATE_BYTES) + b"\n"
         try:
-            part.write_bytes(written)
+            part.write_bytes(data)
             part.replace(file)
         except OSError:
             if not file.exists():
                 raise
             # A full disk has no room for a new file, and the old one has room for a new state.
             with file.open("r+b", buffering=0) as old:
-                old.write(written)
+                old.write(data)
                 old.truncate()
 
     def key(self) -> SecretStr | None:
         """Read the key of the server; `None` if there never was one."""
         try:
-            written = (self.path / "key").read_text(encoding="ascii").strip()
+            text = (self.path / "key").read_text(encoding="ascii").strip()
         except OSError:
             return None
-        return SecretStr(written) if written else None
+        return SecretStr(text) if text else None
 
     def make_key(self) -> SecretStr:
         """Read the key, made the first time; clients that have it go on after the next start."""
-        if known := self.key():
-            return known
+        if stored_key := self.key():
+            return stored_key
         key = secrets.token_urlsafe(32)
         replace_text(self.path / "key", key)
         return SecretStr(key)
@@ -206,9 +206,9 @@ def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
             keys[port] = key
             causes += [state.cause] if state.cause else []
     if not any(ServerFolder.of(port).is_running for port in keys):
-        why = f" ({causes[-1]})" if causes else ""
+        reason = f" ({causes[-1]})" if causes else ""
         raise ConfigError(
             f"[endpoints.{name}] is served by vLLM on this machine, on port {ports[0]}, and no "
-            f"server runs there{why}. Run: moa up {name}"
+            f"server runs there{reason}. Run: moa up {name}"
         )
     return keys

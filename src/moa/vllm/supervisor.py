@@ -68,8 +68,8 @@ class Supervisor:
         self._folder = folder
         self._key = key
         self._stops = list(stops)
-        known = spec.model_dump(include={*Server.model_fields})
-        self._state = ServerState(**known, pid=os.getpid(), phase="starting")
+        fields = spec.model_dump(include={*Server.model_fields})
+        self._state = ServerState(**fields, pid=os.getpid(), phase="starting")
         folder.write(self._state)
 
     def run(self) -> None:
@@ -91,34 +91,36 @@ class Supervisor:
         if not is_free(self._spec.port):
             return 0.0, describe_taken_port(self._spec)
         fork = get_context("fork")
-        here, there = fork.Pipe()
-        keeper = fork.Process(target=_keep, args=(self._spec, self._folder, self._key, there, here))
+        supervisor_side, keeper_side = fork.Pipe()
+        keeper = fork.Process(
+            target=_keep, args=(self._spec, self._folder, self._key, keeper_side, supervisor_side)
+        )
         keeper.start()
-        there.close()
+        keeper_side.close()
         ready: float | None = None
         try:
-            while not wait([here, *self._stops], None if ready else _POLL_S):
+            while not wait([supervisor_side, *self._stops], None if ready else _POLL_S):
                 if self._answers():
                     ready = time.monotonic()
                     self._note("ready", ready=time.time())
             up_s = time.monotonic() - ready if ready else 0.0
         finally:
-            end = self._put_down(keeper, here)
+            end = self._put_down(keeper, supervisor_side)
         return up_s, explain(end.tail, spec=self._spec, code=end.code)
 
     def _answers(self) -> bool:
         server = VLLMServer(self._spec.name, port=self._spec.port, api_key=self._key)
         return asyncio.run(server.is_ready())
 
-    def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
+    def _put_down(self, keeper: BaseProcess, supervisor_side: Connection) -> End:
         """Let the keeper end the server, and end what is left if the keeper was killed."""
         end: End | None = None
         with suppress(OSError, EOFError):
-            here.send("stop")
+            supervisor_side.send("stop")
         with suppress(OSError, EOFError):
-            if here.poll(self._spec.grace_s + _KEEPER_S):
-                end = here.recv()
-        here.close()
+            if supervisor_side.poll(self._spec.grace_s + _KEEPER_S):
+                end = supervisor_side.recv()
+        supervisor_side.close()
         keeper.kill()
         keeper.join()
         _sweep()
@@ -153,10 +155,14 @@ class _Log(logging.handlers.RotatingFileHandler):
 
 
 def _keep(
-    spec: ServerSpec, folder: ServerFolder, key: SecretStr, there: Connection, here: Connection
+    spec: ServerSpec,
+    folder: ServerFolder,
+    key: SecretStr,
+    keeper_side: Connection,
+    supervisor_side: Connection,
 ) -> None:
     """Run a server until it ends, or until the supervisor says so or is gone; say how it ended."""
-    here.close()
+    supervisor_side.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_signal)
     _adopt_orphans()
@@ -179,23 +185,23 @@ def _keep(
         else:
             reader = threading.Thread(target=log.add, args=(server.stdout,), daemon=True)
             reader.start()
-            ending = (server, there, spec.grace_s)
+            ending = (server, keeper_side, spec.grace_s)
             threading.Thread(target=_await_end, args=ending, daemon=True).start()
             code = server.wait()
             _sweep(server.pid)
             reader.join(timeout=5.0)
             end = End(code, list(log.tail))
         with suppress(OSError):  # the supervisor is gone
-            there.send(end)
+            keeper_side.send(end)
 
 
 def _ignore_signal(number: int, frame: FrameType | None) -> None:
     """Do nothing: a signal set to be ignored would be ignored by the server as well."""
 
 
-def _await_end(server: subprocess.Popen[str], there: Connection, grace_s: float) -> None:
+def _await_end(server: subprocess.Popen[str], keeper_side: Connection, grace_s: float) -> None:
     with suppress(EOFError, ConnectionResetError):
-        there.recv()
+        keeper_side.recv()
     server.terminate()
     try:
         server.wait(grace_s)
@@ -232,8 +238,8 @@ def _supervise(spec: ServerSpec) -> None:
     """Take the server's lock and supervise it, or tell the starting process why not."""
     folder = ServerFolder.of(spec.port)
     lock = folder.lock("supervisor")
-    stop, stopping = os.pipe()
-    stops = [stop, sys.stdin.fileno()] if spec.tethered else [stop]
+    stop_reader, stop_writer = os.pipe()
+    stops = [stop_reader, sys.stdin.fileno()] if spec.tethered else [stop_reader]
     try:
         lock.acquire(timeout=_LOCK_S)
         with folder.lock("keeper"):  # one whose supervisor was killed is done
@@ -249,7 +255,7 @@ def _supervise(spec: ServerSpec) -> None:
 
     def end(number: int, frame: FrameType | None) -> None:
         del number, frame
-        os.write(stopping, b"x")
+        os.write(stop_writer, b"x")
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)

@@ -78,10 +78,10 @@ async def mcp_tools(
         from moa.agents.mcp.connection import Connection
     if connect_timeout_s <= 0:
         raise ConfigError(f"connect_timeout_s={connect_timeout_s} must be positive")
-    connections = [Connection(name, _settings(name, one)) for name, one in servers.items()]
+    connections = [Connection(name, _settings(name, server)) for name, server in servers.items()]
     try:
-        listed = await gather(one.open(connect_timeout_s) for one in connections)
-        yield [tool for tools in listed for tool in tools]
+        tool_lists = await gather(connection.open(connect_timeout_s) for connection in connections)
+        yield [tool for tools in tool_lists for tool in tools]
     finally:
         await _close(connections)
 
@@ -89,10 +89,10 @@ async def mcp_tools(
 async def _close(connections: Sequence[Connection]) -> None:
     """Close all, also if this is cancelled."""
     try:
-        await asyncio.gather(*(one.close() for one in connections))
+        await asyncio.gather(*(connection.close() for connection in connections))
     finally:
-        for one in connections:
-            one.kill()
+        for connection in connections:
+            connection.kill()
 
 
 def _settings(name: str, server: Server) -> Address | Command:

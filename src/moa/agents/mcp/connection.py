@@ -90,10 +90,10 @@ class Connection:
                 f"(connect_timeout_s){self._transport.last_output()}",
                 endpoint=self.name,
             )
-        if isinstance(found := listed.result(), MoaError):
-            raise found
+        if isinstance(outcome := listed.result(), MoaError):
+            raise outcome
         self._is_open = True
-        return found
+        return outcome
 
     async def _serve(self, listed: asyncio.Future[list[RemoteTool] | MoaError]) -> None:
         """Be connected until it is closed; the SDK's tasks belong to this one."""
@@ -108,21 +108,21 @@ class Connection:
                 listed.set_result(await self._list(client.session))
                 await self._stop.wait()
         except Exception as error:  # noqa: BLE001  whatever the SDK or a server of others raises
-            meant = await self._map_error(error)
-            _logger.debug("MCP server %s: %s", self.name, meant)
+            failure = await self._map_error(error)
+            _logger.debug("MCP server %s: %s", self.name, failure)
             if not listed.done():
-                listed.set_result(meant)
+                listed.set_result(failure)
 
     async def _list(self, session: ClientSession) -> list[RemoteTool]:
         tools: list[RemoteTool] = []
         size, cursor = 0, None
         while True:
             page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
-            for one in page.tools:
-                does = one.description or one.title or f"{one.name}, of the server {self.name}"
-                schema = ToolSchema(name_for_models(one.name), does, one.input_schema)
+            for tool in page.tools:
+                does = tool.description or tool.title or f"{tool.name}, of the server {self.name}"
+                schema = ToolSchema(name_for_models(tool.name), does, tool.input_schema)
                 size += len(schema.description) + len(to_json(schema.parameters))
-                tools.append(RemoteTool(schema, partial(self.call, one.name)))
+                tools.append(RemoteTool(schema, partial(self.call, tool.name)))
             if size > _LARGEST_LIST:
                 raise InvalidResponse(
                     f"its {len(tools)} tools take more than {_LARGEST_LIST:,} bytes of each prompt",
@@ -178,24 +178,24 @@ class Connection:
         return self._error(EndpointUnavailable, f"the connection failed: {fault}")
 
     def _map_refusal(self, error: MCPError) -> EndpointError:
-        why, status = _quote(error.message), object_of(error.data).get(STATUS)
+        reason, status = _quote(error.message), object_of(error.data).get(STATUS)
         if error.code == REQUEST_TIMEOUT:
-            return self._error(EndpointTimeout, why)
+            return self._error(EndpointTimeout, reason)
         if error.code == PARSE_ERROR:
-            return self._error(InvalidResponse, why)
+            return self._error(InvalidResponse, reason)
         if status == NOT_MCP:
-            return self._error(InvalidResponse, f"{why}. Is this the address of an MCP server?")
+            return self._error(InvalidResponse, f"{reason}. Is this the address of an MCP server?")
         if status == UNREACHABLE:
-            return self._error(EndpointUnavailable, f"{why}. Is it up at that address?")
+            return self._error(EndpointUnavailable, f"{reason}. Is it up at that address?")
         if not isinstance(status, int):
-            return self._error(EndpointRejected, f"it says no: {why}")
-        why = f"HTTP {status}: {why}" if why else f"HTTP {status}"
+            return self._error(EndpointRejected, f"it says no: {reason}")
+        reason = f"HTTP {status}: {reason}" if reason else f"HTTP {status}"
         if status in (401, 403):
             advice = "Give it a key, such as headers={'Authorization': 'Bearer …'}"
-            return self._error(EndpointUnauthorized, f"{why}. {advice}", status)
+            return self._error(EndpointUnauthorized, f"{reason}. {advice}", status)
         if status >= 500 or status == 429:
-            return self._error(EndpointUnavailable, why, status)
-        return self._error(EndpointRejected, why, status)
+            return self._error(EndpointUnavailable, reason, status)
+        return self._error(EndpointRejected, reason, status)
 
     def _error(
         self, kind: type[EndpointError], message: str, status: int | None = None

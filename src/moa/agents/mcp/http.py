@@ -71,8 +71,8 @@ class HttpTransport:
 
     async def lost_error(self, said: str = "") -> EndpointError:
         """Return the error of a lost connection; `said` is the SDK's description."""
-        why = f"the connection is lost: {said}" if said else "the connection is lost"
-        return EndpointUnavailable(why, endpoint=self.name)
+        reason = f"the connection is lost: {said}" if said else "the connection is lost"
+        return EndpointUnavailable(reason, endpoint=self.name)
 
     def last_output(self) -> str:
         """Return its last output outside of the protocol: nothing."""
@@ -93,8 +93,8 @@ class _Client(httpx2.AsyncClient):
         try:
             response = await super().send(request, **options)
         except httpx2.TransportError as error:
-            why = str(error).rstrip(".") or type(error).__name__
-            return _failure(request, 503, f"it can't be reached: {why}", status=UNREACHABLE)
+            reason = str(error).rstrip(".") or type(error).__name__
+            return _failure(request, 503, f"it can't be reached: {reason}", status=UNREACHABLE)
         kind = response.headers.get("content-type", "").lower()
         stream = response.stream
         if not kind.startswith("text/event-stream") and isinstance(stream, httpx2.AsyncByteStream):

@@ -103,8 +103,8 @@ class StdioTransport:
 
     async def _start(self) -> Process:
         loop, command = asyncio.get_running_loop(), self.command
-        given = {name: value.get_secret_value() for name, value in command.env.items()}
-        env = get_default_environment() | given
+        variables = {name: value.get_secret_value() for name, value in command.env.items()}
+        env = get_default_environment() | variables
         try:
             self._pipes, protocol = await loop.subprocess_exec(
                 lambda: SubprocessStreamProtocol(limit=LARGEST_MESSAGE, loop=loop),
@@ -161,8 +161,10 @@ class StdioTransport:
         assert stdin is not None
         with suppress(ConnectionError):
             async with outgoing:
-                async for one in outgoing:
-                    text = one.message.model_dump_json(by_alias=True, exclude_unset=True)
+                async for session_message in outgoing:
+                    text = session_message.message.model_dump_json(
+                        by_alias=True, exclude_unset=True
+                    )
                     stdin.write(text.encode() + b"\n")
                     await stdin.drain()
 
@@ -202,8 +204,8 @@ class StdioTransport:
             words += f". Its standard error ends with: {' | '.join(self._errors)}"
         return words
 
-    def _invalid(self, what: str) -> InvalidResponse:
-        return InvalidResponse(f"{what}{self.last_output()}", endpoint=self.name)
+    def _invalid(self, fault: str) -> InvalidResponse:
+        return InvalidResponse(f"{fault}{self.last_output()}", endpoint=self.name)
 
     async def _end(self, process: Process) -> None:
         """Let it end by itself, else tell it to."""
@@ -221,16 +223,16 @@ class StdioTransport:
         if self._process is None or self._pipes is None:
             return
         process, self._process = self._process, None
-        left: list[psutil.Process] = []
+        children: list[psutil.Process] = []
         with suppress(psutil.Error):
             if process.returncode is None:
-                left = psutil.Process(process.pid).children(recursive=True)
+                children = psutil.Process(process.pid).children(recursive=True)
         if sys.platform != "win32":  # also those whose parent has ended
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-        for one in left:
+        for child in children:
             with suppress(psutil.Error):
-                one.kill()
+                child.kill()
         with suppress(PermissionError):
             self._pipes.close()  # kills the process itself, too
 
@@ -252,7 +254,7 @@ async def _read_line(stdout: asyncio.StreamReader) -> bytes:
     """Return the next line that isn't blank; an empty one at the end.
 
     Raises:
-        _TooMuch: it has no end, or is too long and nobody knows what it answers.
+        _UnreadableOutput: it has no end, or is too long and nobody knows what it answers.
     """
     while True:
         try:
@@ -278,22 +280,22 @@ async def _skip_long_line(stdout: asyncio.StreamReader) -> bytes:
             piece, is_over = ended.partial, True
         start, end = start or piece[:_ID_WITHIN], (end + piece[-_ID_WITHIN:])[-_ID_WITHIN:]
         size += len(piece)
-    found = _FIRST_ID.match(start) or _LAST_ID.search(end)
-    if not is_over or found is None:
+    match = _FIRST_ID.match(start) or _LAST_ID.search(end)
+    if not is_over or match is None:
         raise _UnreadableOutput(fault)
     error = {"code": PARSE_ERROR, "message": fault}
-    return to_json({"jsonrpc": "2.0", "id": from_json(found["id"]), "error": error})
+    return to_json({"jsonrpc": "2.0", "id": from_json(match["id"]), "error": error})
 
 
 def _message(line: bytes) -> JSONRPCMessage:
-    found: object = from_json(line)
-    if not is_object(found):
+    value: object = from_json(line)
+    if not is_object(value):
         raise ValueError("no object")
-    if "method" in found:
-        kind = JSONRPCRequest if "id" in found else JSONRPCNotification
+    if "method" in value:
+        kind = JSONRPCRequest if "id" in value else JSONRPCNotification
     else:
-        kind = JSONRPCError if "error" in found else JSONRPCResponse
-    return kind.model_validate(found, by_name=False)
+        kind = JSONRPCError if "error" in value else JSONRPCResponse
+    return kind.model_validate(value, by_name=False)
 
 
 def _quote(line: bytes) -> str:

@@ -56,14 +56,14 @@ class AttendedNode(Generic[In, Out]):
         from langgraph.checkpoint.memory import InMemorySaver
         from langgraph.types import Command
 
-        own, start = (context or RunContext()).nested(), time.perf_counter()
+        inner, start = (context or RunContext()).nested(), time.perf_counter()
         graph = self._graph.compile(checkpointer=InMemorySaver())
         thread: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
-        found = await graph.ainvoke(request, thread, context=own)
-        while asked := _inquiries(found):
-            answers = await self._answers(asked)
-            found = await graph.ainvoke(Command(resume=answers), thread, context=own)
-        return finish(found, own, seconds=time.perf_counter() - start)
+        output = await graph.ainvoke(request, thread, context=inner)
+        while inquiries := _inquiries(output):
+            answers = await self._answers(inquiries)
+            output = await graph.ainvoke(Command(resume=answers), thread, context=inner)
+        return finish(output, inner, seconds=time.perf_counter() - start)
 
 
 def attend(node: Node[In, Out], answers: Answers) -> Node[In, Out]:
@@ -73,7 +73,7 @@ def attend(node: Node[In, Out], answers: Answers) -> Node[In, Out]:
     return AttendedNode(node, answers) if asks and isinstance(node, Compilable) else node
 
 
-def _inquiries(found: object) -> Sequence[Inquiry]:
-    asked = found.get("__interrupt__") if is_table(found) else ()
-    interrupts = map(_FIELDS, asked if is_sequence(asked) else ())
+def _inquiries(output: object) -> Sequence[Inquiry]:
+    entries = output.get("__interrupt__") if is_table(output) else ()
+    interrupts = map(_FIELDS, entries if is_sequence(entries) else ())
     return [Inquiry(id, value, schema or {}) for id, value, schema in interrupts]

@@ -110,14 +110,14 @@ def as_langgraph(
     """
     from moa.graphs.engine.nodes import as_node
 
-    found: Node[In, Out] = as_node(node)
+    moa_node: Node[In, Out] = as_node(node)
 
     async def run(state: State) -> dict[str, object]:
         from moa.graphs.engine.durable import run_in_task
 
-        return dict(write(await run_in_task(found, read(state))))
+        return dict(write(await run_in_task(moa_node, read(state))))
 
-    run.__name__ = found.name
+    run.__name__ = moa_node.name
     return run
 
 

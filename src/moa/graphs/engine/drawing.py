@@ -101,8 +101,8 @@ class Drawing:
             import termaid
         except ImportError as error:
             raise _missing("termaid", "in characters") from error
-        plain = mermaid_of(diagram_of(self.drawn, opened=False), styled=False)
-        return termaid.render(plain, padding_x=2, padding_y=0, gap=3)
+        mermaid = mermaid_of(diagram_of(self.drawn, opened=False), styled=False)
+        return termaid.render(mermaid, padding_x=2, padding_y=0, gap=3)
 
     def save(self, path: str | Path) -> None:
         """Write a file of the kind that its ending says: `.svg`, `.png`, `.mmd`, `.md` or `.txt`.
@@ -123,9 +123,9 @@ class Drawing:
                 path.write_text(f"```mermaid\n{self.mermaid}```\n", encoding="utf-8")
             case ".txt":
                 path.write_text(self.ascii, encoding="utf-8")
-            case other:
+            case suffix:
                 raise ConfigError(
-                    f"can't draw a {other or 'file without an ending'}: "
+                    f"can't draw a {suffix or 'file without an ending'}: "
                     "give one of .svg, .png, .mmd, .md, .txt"
                 )
 
@@ -134,11 +134,11 @@ class Drawing:
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return a picture for a notebook if one can be drawn, else Mermaid's text."""
-        shown = {"text/plain": self.mermaid, "text/markdown": f"```mermaid\n{self.mermaid}```"}
+        bundle = {"text/plain": self.mermaid, "text/markdown": f"```mermaid\n{self.mermaid}```"}
         try:
-            return {**shown, "image/svg+xml": self.svg}
+            return {**bundle, "image/svg+xml": self.svg}
         except MissingDependency:
-            return shown
+            return bundle
 
 
 def _missing(package: str, how: str) -> MissingDependency:
@@ -241,15 +241,15 @@ class _PlanSketch:
     def draw(self) -> None:
         """Boxes first, so that arrows find both of their ends."""
         plan, joins = self._plan, _joins(self._plan)
-        for place, step in enumerate(plan.steps):
+        for index, step in enumerate(plan.steps):
             if isinstance(step, NodeStep):
-                box = Box(step.name, step.node, waits=place in plan.waits)
+                box = Box(step.name, step.node, waits=index in plan.waits)
             elif step in joins:
                 box = Box(_function_name(step) or "join", look="join")
             else:
                 continue
-            self._keys[step] = str(place)
-            self._sketch.boxes[str(place)] = box
+            self._keys[step] = str(index)
+            self._sketch.boxes[str(index)] = box
         for step in plan.steps:
             if isinstance(step, NodeStep):
                 self._point_at_node(step)
@@ -288,15 +288,15 @@ class _PlanSketch:
 
     def _origins(self, *steps: Step) -> list[str]:
         """The boxes that what steps hold can come from."""
-        found: list[str] = []
+        keys: list[str] = []
         for step in steps:
             if step in self._keys:
-                found.append(self._keys[step])
+                keys.append(self._keys[step])
             if isinstance(step, NodeStep | MatchStep):
-                found += self._origins(*step.may_need)
+                keys += self._origins(*step.may_need)
             elif step not in self._keys:
-                found += self._origins(*step.sources)
-        return list(dict.fromkeys(found))
+                keys += self._origins(*step.sources)
+        return list(dict.fromkeys(keys))
 
 
 def _condition(step: Step) -> str:
@@ -363,24 +363,24 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
     """
     sketch, diagram = Sketch(), Diagram(key)
     drawn.sketch(sketch)
-    given, gives = f"{key}_in", f"{key}_out"
-    ends = {sketch.input: (given, given), sketch.output: (gives, gives)}
-    diagram.boxes[given] = Box(describe_type(drawn.input_type), look="terminal")
+    input_key, output_key = f"{key}_in", f"{key}_out"
+    ends = {sketch.input: (input_key, input_key), sketch.output: (output_key, output_key)}
+    diagram.boxes[input_key] = Box(describe_type(drawn.input_type), look="terminal")
     for name, box in sketch.boxes.items():
-        place = f"{key}_{name}"
+        box_key = f"{key}_{name}"
         node = box.node.body if isinstance(box.node, Loop) else box.node
         if opened and isinstance(node, Drawable):
-            inner = diagram_of(node, place)
-            ends[name] = f"{place}_in", f"{place}_out"
-            entry = inner.boxes[f"{place}_in"]
-            named = replace(entry, label=f"{box.label} · {entry.label}", waits=box.waits)
-            inner.boxes[f"{place}_in"] = named.looks
+            inner = diagram_of(node, box_key)
+            ends[name] = f"{box_key}_in", f"{box_key}_out"
+            entry = inner.boxes[f"{box_key}_in"]
+            new_entry = replace(entry, label=f"{box.label} · {entry.label}", waits=box.waits)
+            inner.boxes[f"{box_key}_in"] = new_entry.looks
             diagram.inner.append(inner)
         else:
-            ends[name] = place, place
-            diagram.boxes[place] = replace(box, node=node).looks
+            ends[name] = box_key, box_key
+            diagram.boxes[box_key] = replace(box, node=node).looks
     output = "output" if drawn.output_type is UNKNOWN else describe_type(drawn.output_type)
-    diagram.boxes[gives] = Box(output, look="terminal")
+    diagram.boxes[output_key] = Box(output, look="terminal")
     for start, end, label, decides in sketch.arrows:  # a second one adds its label
         pair = ends[start][1], ends[end][0]
         arrow = diagram.arrows.setdefault(pair, Arrow(*pair))
@@ -431,10 +431,10 @@ def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
     """Write a diagram as Mermaid; `styled`: with colours and second lines."""
     lines = [_HEAD if styled else "flowchart TD", *_body(diagram, 1, styled=styled)]
     diagrams = [*diagram.walk()]
-    lines += [f"    {_arrow_line(one)}" for each in diagrams for one in each.arrows.values()]
+    lines += [f"    {_arrow_line(arrow)}" for part in diagrams for arrow in part.arrows.values()]
     if styled:
         lines += [f"    classDef {look} {style}" for look, style in _LOOKS.items()]
-        boxes = [each for one in diagrams for each in one.boxes.items()]
+        boxes = [item for part in diagrams for item in part.boxes.items()]
         lines += [f"    style {key} stroke-dasharray:5 4" for key, box in boxes if box.waits]
     return "\n".join(lines) + "\n"
 
@@ -465,4 +465,4 @@ def _arrow_line(arrow: Arrow) -> str:
 
 def _escape(text: str) -> str:
     """Write characters that Mermaid, HTML or Markdown would interpret as entities."""
-    return re.sub(r"[^\w ·.,:|/()…-]", lambda found: f"#{ord(found[0])};", text)
+    return re.sub(r"[^\w ·.,:|/()…-]", lambda match: f"#{ord(match[0])};", text)

@@ -113,15 +113,15 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
             """Run it, and return its output."""
 
 
-def _resumes(given: object) -> bool:
-    return given is None or _is_answer(given)
+def _resumes(value: object) -> bool:
+    return value is None or _is_answer(value)
 
 
-def _is_answer(given: object) -> bool:
-    return getattr(given, "resume", None) is not None and isinstance(given, Command)
+def _is_answer(value: object) -> bool:
+    return getattr(value, "resume", None) is not None and isinstance(value, Command)
 
 
-def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
+def _check(value: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
     """Check that there is a run to resume; LangGraph would take the input for a request.
 
     The output of a finished run would look like the result of this answer.
@@ -132,7 +132,7 @@ def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | 
             f"there is no run to go on with in thread {thread!r}: its checkpointer keeps none of "
             "that thread_id. Give both as the run was begun with, or begin with a request"
         )
-    if _is_answer(given) and not state.next:
+    if _is_answer(value) and not state.next:
         raise NotResumable(
             f"nothing is asked in thread {thread!r}: its run is finished, by an answer that was "
             "given before. ainvoke(None, config) gives its output"
@@ -153,11 +153,11 @@ def compile_node(
     retry: RetryPolicy | Sequence[RetryPolicy],
 ) -> CompiledGraph:
     """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
-    kept = checkpointer is not None
-    if kept:
+    is_kept = checkpointer is not None
+    if is_kept:
         _check_outputs(node)
-    request_form = channel_form(node.input_type, "input", kept=kept)
-    output_form = channel_form(node.output_type, _source_of_output(node), kept=kept)
+    request_form = channel_form(node.input_type, "input", kept=is_kept)
+    output_form = channel_form(node.output_type, _source_of_output(node), kept=is_kept)
 
     async def run(request: Never, *, blocking: bool = False) -> list[object]:
         is_read = get_config().get("configurable", {}).get(_IS_READ) or Task().is_streamed
@@ -201,13 +201,13 @@ async def run_in_task(
     """
     runtime = get_runtime()
     context = context_in(runtime.context) or RunContext()
-    own = context.nested()
+    inner = context.nested()
     listener = Listener(get_config(), context.listener, write)
-    own.listener = listener if listener.is_needed else None
+    inner.listener = listener if listener.is_needed else None
     try:
         async with open_journal(runtime.execution_info, context, blocking=blocking) as journal:
-            own.journal = journal and journal.root
-            return (await run_alone(node, request, own, journal)).output
+            inner.journal = journal and journal.root
+            return (await run_alone(node, request, inner, journal)).output
     finally:
         listener.close()
 
@@ -225,13 +225,13 @@ def _source_of_output(node: Compilable[Never, object]) -> str:
 
 
 def _draw(node: Drawable) -> Graph:
-    drawn, diagrams = Graph(), [*diagram_of(node).walk()]
-    for key, box in (each for diagram in diagrams for each in diagram.boxes.items()):
-        drawn.nodes[key] = GraphNode(key, box.label, data=None, metadata=None)
+    graph, diagrams = Graph(), [*diagram_of(node).walk()]
+    for key, box in (item for diagram in diagrams for item in diagram.boxes.items()):
+        graph.nodes[key] = GraphNode(key, box.label, data=None, metadata=None)
     for arrow in (arrow for diagram in diagrams for arrow in diagram.arrows.values()):
         label = ", ".join(arrow.labels) or None
-        drawn.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))
-    return drawn
+        graph.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))
+    return graph
 
 
 def _check_outputs(node: object) -> None:
@@ -245,14 +245,14 @@ def _check_outputs(node: object) -> None:
 
 def context_in(given: object) -> RunContext | None:
     """Find the context of the run in what a state graph was run with."""
-    held: list[object] = [given]
+    values: list[object] = [given]
     if is_table(given):
-        held += given.values()
+        values += given.values()
     elif is_dataclass(given):
-        held += [getattr(given, field.name) for field in fields(given)]
+        values += [getattr(given, field.name) for field in fields(given)]
     else:
-        held += getattr(given, "__dict__", {}).values()
-    return next((value for value in held if isinstance(value, RunContext)), None)
+        values += getattr(given, "__dict__", {}).values()
+    return next((value for value in values if isinstance(value, RunContext)), None)
 
 
 class Listener:
@@ -260,7 +260,7 @@ class Listener:
 
     def __init__(self, config: RunnableConfig, *others: Callable[[Event], None] | None) -> None:
         self._messages = message_callbacks(config)
-        self._others = [other for other in others if other is not None]
+        self._others = [listener for listener in others if listener is not None]
         self._texts: dict[str, tuple[CallbackManagerForLLMRun, str]] = {}
         """By node that writes: the run of a chat model, as LangChain has it, and the text."""
 
@@ -271,8 +271,8 @@ class Listener:
 
     def __call__(self, event: Event) -> None:
         """Pass one event on."""
-        for other in self._others:
-            other(event)
+        for listener in self._others:
+            listener(event)
         if self._messages and isinstance(event, TextDelta):
             self._write(event.node, event.text)
         elif isinstance(event, NodeFinished):

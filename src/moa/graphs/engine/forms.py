@@ -16,7 +16,7 @@ from moa.graphs.engine.types import UNKNOWN, Skipped, describe_type, is_union
 class JsonForm:
     """Turns values of one type, those of `owner`, into JSON and back.
 
-    A union keeps the place of the member beside the value, since two models can look alike. Of
+    A union keeps the index of the member beside the value, since two models can look alike. Of
     a subclass only the fields of the declared class are kept.
     """
 
@@ -24,30 +24,30 @@ class JsonForm:
         self.kind: Any = kind
         self._type = describe_type(kind)
         self._owner = owner
-        members = [one for one in _members(kind) if one is not BaseModel]
+        members = [member for member in _members(kind) if member is not BaseModel]
         self._adapters = [adapter_of(member) for member in (*members, Skipped)]
         self._whole = adapter_of(kind)
 
     def dump(self, value: object) -> list[object]:
-        """Write a value as JSON, with its place among the members.
+        """Write a value as JSON, with its index among the members.
 
         Raises:
             OutputError: it is of another type.
         """
-        for place, adapter in enumerate(self._adapters):
+        for index, adapter in enumerate(self._adapters):
             try:
                 adapter.validate_python(value, strict=True)
             except ValidationError:
                 continue
-            return [place, adapter.dump_python(value, mode="json")]
-        given = type(value).__name__
+            return [index, adapter.dump_python(value, mode="json")]
+        type_name = type(value).__name__
         if isinstance(value, BaseModel) and BaseModel in _members(self.kind):
             raise InputError(
-                f"{self._owner}: a checkpoint can't keep {given}, since {self._type} doesn't "
-                f"name it. Put the node into a graph that does, as Graph('name', {given})"
+                f"{self._owner}: a checkpoint can't keep {type_name}, since {self._type} doesn't "
+                f"name it. Put the node into a graph that does, as Graph('name', {type_name})"
             )
         raise OutputError(
-            f"gave {given}, but says that it gives {self._type}",
+            f"gave {type_name}, but says that it gives {self._type}",
             node=self._owner,
             text=repr(value),
         )
@@ -59,8 +59,8 @@ class JsonForm:
             StoreError: a checkpoint holds something else.
         """
         try:
-            place, value = list_of(written)
-            return self._adapters[_number(place)].validate_python(value)
+            index, value = list_of(written)
+            return self._adapters[_number(index)].validate_python(value)
         except (TypeError, ValueError, IndexError) as error:
             raise StoreError(
                 f"the checkpoint holds for {self._owner!r} no {self._type}: {fault_in(error)}. "
@@ -124,10 +124,10 @@ def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
     return AsItIs(Any, owner=owner)
 
 
-def _number(place: object) -> int:
-    if not isinstance(place, int):
-        raise TypeError(f"{place!r} is no place of a member")
-    return place
+def _number(index: object) -> int:
+    if not isinstance(index, int):
+        raise TypeError(f"{index!r} is no place of a member")
+    return index
 
 
 def _members(kind: object) -> tuple[object, ...]:

@@ -455,15 +455,15 @@ class Graph(Generic[In]):
             branches=[self._branch],
             sources=(source,),
         )
-        known = labels_of(source, labels)
-        if known is None:
+        all_labels = labels_of(source, labels)
+        if all_labels is None:
             self._problems.append(
                 f"the labels of {source.name!r} are not known: annotate it with a Choice of an "
                 "Enum or a Literal, which a lambda can't be, or say match(…, labels=[…])"
             )
         ways: Callable[..., Handle[U]] = branch
         outer = self._branch
-        for label in known or (None,):
+        for label in all_labels or (None,):
             self._branch = Branch(step, label, outer)
             try:
                 step.cases[label] = step_of(ways(label))
@@ -502,7 +502,7 @@ class Graph(Generic[In]):
     def _declare(self, step: NodeStep) -> Handle[object]:
         twin = self._find_node(step.name)
         if twin is not None and all(
-            exclude_each_other(other, self._branch) for other in twin.branches
+            exclude_each_other(branch, self._branch) for branch in twin.branches
         ):
             if _is_same(twin, step):
                 twin.branches.append(self._branch)
@@ -523,11 +523,11 @@ def _check_name(name: object) -> None:
         raise WiringError(f'a graph takes its name first: Graph("…", {name_of(name)})')
 
 
-def _is_same(one: NodeStep, other: NodeStep) -> bool:
+def _is_same(left: NodeStep, right: NodeStep) -> bool:
     """Return True if two labels of a `match` ask for the same node on the same source."""
     first, second = (
         (step.node, step.sources, step.when, step.otherwise, step.eager, step.thread)
-        for step in (one, other)
+        for step in (left, right)
     )
     return first == second
 
@@ -566,14 +566,14 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
             DeadlineExceeded: the time of the context is up.
             MoaError: the first that a node raised. All nodes beside it are cancelled.
         """
-        own = run_context(context, self.name)
+        inner = run_context(context, self.name)
         start = time.perf_counter()
-        with own.span("workflow", self.name):
+        with inner.span("workflow", self.name):
             self._admit(request)
-            if self.plan.asks is not None and not is_kept(own):
-                raise not_resumable_error(f"{own.node}/{self.plan.asks}")
-            output = await Run(self.plan, own).output(request)
-        return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
+            if self.plan.asks is not None and not is_kept(inner):
+                raise not_resumable_error(f"{inner.node}/{self.plan.asks}")
+            output = await Run(self.plan, inner).output(request)
+        return finish(cast("Out_co", output), inner, seconds=time.perf_counter() - start)
 
     def prompt(self, request: In_contra, /) -> tuple[SentPrompt, ...]:
         """Return the first model calls of a request without making them; see `TypedNode.prompt`.

@@ -81,11 +81,11 @@ class Task:
             yield
             return
         namespace = f"{self._settings['checkpoint_ns']}|{place}"
-        given: list[object] = []
+        resume_values: list[object] = []
 
         def answer(consume: bool = False) -> object:
             del consume
-            return answers.get(question_id(namespace, len(given)))
+            return answers.get(question_id(namespace, len(resume_values)))
 
         def ignore(writes: object) -> None:
             """Drop an answer that LangGraph would keep for the whole task."""
@@ -93,7 +93,7 @@ class Task:
         scratchpad = replace(
             self.scratchpad,
             interrupt_counter=count().__next__,
-            resume=given,
+            resume=resume_values,
             get_null_resume=answer,
         )
         inner = {
@@ -116,8 +116,10 @@ def question_id(namespace: str, number: int) -> str:
 
 def pending_questions(writes: Sequence[tuple[str, str, object]], task: str) -> frozenset[str]:
     """Find the ids of the questions that a task has stopped at."""
-    asked = next((value for at, channel, value in writes if (at, channel) == (task, INTERRUPT)), ())
-    questions = asked if is_sequence(asked) else ()
+    interrupts = next(
+        (value for task_id, channel, value in writes if (task_id, channel) == (task, INTERRUPT)), ()
+    )
+    questions = interrupts if is_sequence(interrupts) else ()
     return frozenset(question.id for question in questions if isinstance(question, Interrupt))
 
 

@@ -57,10 +57,10 @@ class FunctionNode(TypedNode[object, object]):
         if not inspect.iscoroutinefunction(function):
             raise WiringError(f"{name_of(function)} takes a context: write it as async def")
         signature = signature_of(function)
-        taken, given = signature.input(0), signature.output
+        input_type, output_type = signature.input(0), signature.output
         self.function = function
-        self.input_type = Any if taken is UNKNOWN else taken
-        self.output_type = union((given, Skipped)) if signature.may_skip else given
+        self.input_type = Any if input_type is UNKNOWN else input_type
+        self.output_type = union((output_type, Skipped)) if signature.may_skip else output_type
         super().__init__(name=name_of(function))
 
     def list_endpoints(self) -> list[Endpoint] | None:
@@ -103,7 +103,7 @@ class Loop:
         self.input_type = self._signature.input(0)
         self.output_type = self._signature.output
         start = Step(graph=self, name="input", type=self.input_type)
-        once = NodeStep(
+        step = NodeStep(
             graph=self,
             name=name_of(body),
             type=self.output_type,
@@ -111,7 +111,7 @@ class Loop:
             signature=self._signature,
             sources=(start,),
         )
-        self.plan: Plan = plan_of(name, start, once)
+        self.plan: Plan = plan_of(name, start, step)
         """One pass."""
         self.members = self.plan.members
         self.list_endpoints = self.plan.list_endpoints
@@ -124,23 +124,23 @@ class Loop:
 
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
         """Run passes until one is good enough, and give the last one's output."""
-        own, start = run_context(context, self.name), time.perf_counter()
-        with own.span("workflow", self.name):
-            output = await self._passes(request, own)
-        return finish(output, own, seconds=time.perf_counter() - start)
+        inner, start = run_context(context, self.name), time.perf_counter()
+        with inner.span("workflow", self.name):
+            output = await self._passes(request, inner)
+        return finish(output, inner, seconds=time.perf_counter() - start)
 
-    async def _passes(self, request: object, own: RunContext) -> object:
+    async def _passes(self, request: object, context: RunContext) -> object:
         output = request
         for number in range(1, self.at_most + 1):
-            output = await Run(self.plan, own.nested(f"pass {number}")).output(output)
-            told = f"pass {number} of {self.at_most}{self.goal and f', until {self.goal}'}"
+            output = await Run(self.plan, context.nested(f"pass {number}")).output(output)
+            label = f"pass {number} of {self.at_most}{self.goal and f', until {self.goal}'}"
             if call_quick(f"{self.name}, until", self.until, output):
-                own.note("repeated", f"{told}: done")
+                context.note("repeated", f"{label}: done")
                 break
             if number < self.at_most:
-                own.note("repeated", f"{told}: not yet")
+                context.note("repeated", f"{label}: not yet")
             else:
-                own.note("degraded", f"{told}: not yet, and the last output is given")
+                context.note("degraded", f"{label}: not yet, and the last output is given")
         return output
 
     def problems(self) -> Iterator[str]:
@@ -185,28 +185,28 @@ class Human:
         Raises:
             GraphInterrupt: LangGraph's signal that nobody has answered yet.
         """
-        own, start = run_context(context, self.name), time.perf_counter()
-        with own.span("person", self.name):
-            answer = self._ask(request, own)
-        return finish(answer, own, seconds=time.perf_counter() - start)
+        inner, start = run_context(context, self.name), time.perf_counter()
+        with inner.span("person", self.name):
+            answer = self._ask(request, inner)
+        return finish(answer, inner, seconds=time.perf_counter() - start)
 
-    def _ask(self, request: object, own: RunContext) -> object:
+    def _ask(self, request: object, context: RunContext) -> object:
         from langgraph.types import interrupt
 
         question = self.question
         if callable(question):
             question = call_quick(self.name, question, request)
-        asked, schema = question, self._answer.json_schema()
+        prompt, schema = question, self._answer.json_schema()
         while True:
-            given = interrupt(asked, response_schema=schema)
+            reply = interrupt(prompt, response_schema=schema)
             try:
-                answer = self._answer.validate_python(given)
+                answer = self._answer.validate_python(reply)
             except ValidationError as error:
-                problem = f"{given!r} can't be taken: {fault_in(error)}"
-                own.note("repaired", f"asked again: {problem}")
-                asked = _with(question, problem)
+                problem = f"{reply!r} can't be taken: {fault_in(error)}"
+                context.note("repaired", f"asked again: {problem}")
+                prompt = _with(question, problem)
             else:
-                own.note("answered", "by a person")
+                context.note("answered", "by a person")
                 return answer
 
     def problems(self) -> Iterator[str]:

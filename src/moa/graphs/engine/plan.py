@@ -92,13 +92,13 @@ class Plan:
         """List none: its nodes ask; `None` if a function among them waits, maybe for any."""
         nodes = (step for step in self.steps if isinstance(step, NodeStep))
         functions = (step for step in nodes if not is_node(step.node))
-        return None if any(one.thread or not one.signature.quick for one in functions) else []
+        return None if any(step.thread or not step.signature.quick for step in functions) else []
 
 
 def plan_of(name: str, start: Step, end: Step) -> Plan:
     """Number the steps, and work out what a run needs."""
     steps = (start, *(step for step in reachable(end) if step is not start))
-    places = {step: index for index, step in enumerate(steps)}
+    indices = {step: index for index, step in enumerate(steps)}
     nodes = [step for step in steps if isinstance(step, NodeStep)]
     certain = _closure(end, _surely_needs)
     regions = {step: _regions(step, end) for step in nodes if step not in certain}
@@ -106,19 +106,19 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     tentative: set[Step] = set()
     for step, starts in regions.items():
         for branch in starts:
-            eager.setdefault(branch, []).append(places[step])
-            tentative |= _closure(step, lambda one: (*one.needs, *one.may_need)) - certain
-    inside = (one for step in nodes for one in _inside(step.node))
+            eager.setdefault(branch, []).append(indices[step])
+            tentative |= _closure(step, lambda source: (*source.needs, *source.may_need)) - certain
+    members = (member for step in nodes for member in _inside(step.node))
     return Plan(
         name=name,
         steps=steps,
-        tasks=tuple(_task(step, steps, places, eager) for step in steps),
-        output=places[end],
+        tasks=tuple(_task(step, steps, indices, eager) for step in steps),
+        output=indices[end],
         eager=tuple(eager.get(None, ())),
-        tentative=frozenset(places[step] for step in tentative),
-        waits=frozenset(places[step] for step, starts in regions.items() if not starts),
-        nodes=tuple(places[step] for step in nodes),
-        asks=next((name_of(one) for one in inside if _is_person(one)), None),
+        tentative=frozenset(indices[step] for step in tentative),
+        waits=frozenset(indices[step] for step, starts in regions.items() if not starts),
+        nodes=tuple(indices[step] for step in nodes),
+        asks=next((name_of(member) for member in members if _is_person(member)), None),
     )
 
 
@@ -141,19 +141,19 @@ def _straight(branch: Branch | None, end: Step) -> set[Step]:
     start = end if branch is None else branch.match.cases[branch.label]
     return _closure(
         start,
-        lambda one: one.needs if isinstance(one, NodeStep) else (*one.needs, *one.may_need),
+        lambda step: step.needs if isinstance(step, NodeStep) else (*step.needs, *step.may_need),
     )
 
 
 def _closure(start: Step, needs: Callable[[Step], tuple[Step, ...]]) -> set[Step]:
-    found: set[Step] = set()
+    steps: set[Step] = set()
     todo = [start]
     while todo:
         step = todo.pop()
-        if step not in found:
-            found.add(step)
+        if step not in steps:
+            steps.add(step)
             todo += needs(step)
-    return found
+    return steps
 
 
 def _surely_needs(step: Step) -> tuple[Step, ...]:
@@ -177,17 +177,17 @@ def _inside(node: object) -> Iterator[object]:
     """Return a node, and what it is made of, however deep."""
     members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
     yield node
-    for one in members():
-        yield from _inside(one)
+    for member in members():
+        yield from _inside(member)
 
 
 def _task(
     step: Step,
     steps: Sequence[Step],
-    places: Mapping[Step, int],
+    indices: Mapping[Step, int],
     eager: Mapping[Branch | None, Sequence[int]],
 ) -> Task:
-    name, sources = step.name, tuple(places[source] for source in step.sources)
+    name, sources = step.name, tuple(indices[source] for source in step.sources)
     if isinstance(step, NodeStep):
         runs = is_node(step.node)
         return Task(
@@ -201,8 +201,8 @@ def _task(
             thread=step.thread,
             takes_skipped=step.signature.takes_skipped(),
             output=step.signature.output,
-            when=None if step.when is None else places[step.when],
-            otherwise=None if step.otherwise is None else places[step.otherwise],
+            when=None if step.when is None else indices[step.when],
+            otherwise=None if step.otherwise is None else indices[step.otherwise],
             idle_reason=_idle_reason(step, steps),
         )
     if isinstance(step, FunctionStep):
@@ -212,7 +212,7 @@ def _task(
             name=name,
             kind="match",
             sources=sources,
-            cases={label: places[case] for label, case in step.cases.items()},
+            cases={label: indices[case] for label, case in step.cases.items()},
             eager={
                 branch.label: tuple(started)
                 for branch, started in eager.items()
@@ -229,11 +229,11 @@ def _idle_reason(step: Step, steps: Sequence[Step]) -> str:
     if step.branch is not None:
         (choice,) = step.branch.match.sources
         return f"{choice.name!r} did not choose {label_name(step.branch.label)!r}"
-    for other in steps:
-        if step in other.needs:
-            return f"only {other.name!r} needs it, and that did not run"
-        if isinstance(other, NodeStep) and other.otherwise is step:
-            return f"{other.name!r} ran instead"
+    for consumer in steps:
+        if step in consumer.needs:
+            return f"only {consumer.name!r} needs it, and that did not run"
+        if isinstance(consumer, NodeStep) and consumer.otherwise is step:
+            return f"{consumer.name!r} ran instead"
     return "nothing needed it"
 
 
@@ -262,21 +262,21 @@ def reachable(end: Step) -> list[Step]:
     seen: set[int] = set()
     stack: list[tuple[Step, bool]] = [(end, False)]
     while stack:
-        step, done = stack.pop()
-        if done:
+        step, is_expanded = stack.pop()
+        if is_expanded:
             order.append(step)
         elif id(step) not in seen:
             seen.add(id(step))
             stack.append((step, True))
             before = [*step.needs, *step.may_need]
-            stack += [(other, False) for other in reversed(before)]
+            stack += [(source, False) for source in reversed(before)]
     return order
 
 
 def _problems(step: Step, graph: object) -> Iterator[str]:
-    for other in chain(step.needs, step.may_need):
-        if other.graph is not graph:
-            yield f"{step.name!r} takes {other.name!r}, which belongs to another graph"
+    for source in chain(step.needs, step.may_need):
+        if source.graph is not graph:
+            yield f"{step.name!r} takes {source.name!r}, which belongs to another graph"
     match step:
         case NodeStep():
             yield from _node_problems(step)

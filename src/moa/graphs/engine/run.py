@@ -141,17 +141,17 @@ class Run:
 
     async def _run_node(self, index: int) -> None:
         task = self._tasks[index]
-        context, given = self._context, self._values[task.sources[0]]
+        context, request = self._context, self._values[task.sources[0]]
         call = _call if context.journal is None else _call_once
         value: object
         try:
             if context.listener is None:
-                value, accepted = await call(task, given, context)
+                value, accepted = await call(task, request, context)
             else:
                 path = self._path(task)
                 context.emit(NodeStarted(path))
                 start = time.perf_counter()
-                value, accepted = await call(task, given, context)
+                value, accepted = await call(task, request, context)
                 context.emit(NodeFinished(path, value, time.perf_counter() - start))
             self._accepted[index] = accepted
         except MoaError as error:
@@ -210,10 +210,10 @@ class Run:
             return True
         return False
 
-    def _all_there(self, index: int, wanted: tuple[int, ...]) -> bool:
+    def _all_there(self, index: int, sources: tuple[int, ...]) -> bool:
         """Return True if all of these steps have values; else demand them, and come back then."""
         missing = 0
-        for source in wanted:
+        for source in sources:
             if self._values[source] is PENDING:
                 self._waiting[source].append(index)
                 missing += 1
@@ -291,9 +291,9 @@ class Run:
         if self._all_there(index, (alternative,)):
             self._follow(index, alternative)
 
-    def _follow(self, index: int, other: int) -> None:
-        self._accepted[index] = self._accepted.get(other)
-        self._resolve(index, self._values[other])
+    def _follow(self, index: int, alternative: int) -> None:
+        self._accepted[index] = self._accepted.get(alternative)
+        self._resolve(index, self._values[alternative])
 
     def _resolve(self, index: int, value: object) -> None:
         if isinstance(value, Failure) and index not in self._plan.tentative:
@@ -364,16 +364,16 @@ async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutp
 def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
     """Return the form of an output, with `accepted` if the result has it."""
 
-    def dump(given: NodeOutput) -> list[object]:
-        output, accepted = given
-        written = form.dump(output)
-        return written if accepted is None else [*written, accepted]
+    def dump(node_output: NodeOutput) -> list[object]:
+        output, accepted = node_output
+        data = form.dump(output)
+        return data if accepted is None else [*data, accepted]
 
-    def load(written: object) -> NodeOutput:
-        if is_sequence(written) and len(written) == 3:
-            *value, accepted = written
+    def load(data: object) -> NodeOutput:
+        if is_sequence(data) and len(data) == 3:
+            *value, accepted = data
             return form.load(value), bool(accepted)
-        return form.load(written), None  # it explains what is wrong with anything else
+        return form.load(data), None  # it explains what is wrong with anything else
 
     return Form(dump, load)
 
@@ -386,12 +386,12 @@ async def _call(task: Task, value: object, context: RunContext) -> NodeOutput:
     """
     try:
         if task.is_node:
-            own = context.nested(task.name) if task.renamed else context
-            result = await task.work(value, own)
+            inner = context.nested(task.name) if task.renamed else context
+            result = await task.work(value, inner)
             return result.output, getattr(result, "accepted", None)
         waited_for = context.tracer is not None and not task.quick
-        own = context.nested(task.name) if waited_for else context
-        with own.span("function", task.name) if waited_for else UNTRACED:
+        inner = context.nested(task.name) if waited_for else context
+        with inner.span("function", task.name) if waited_for else UNTRACED:
             if task.thread:
                 return await USER_THREADS.run(partial(task.work, value), task.name), None
             output = task.work(value)
@@ -428,5 +428,5 @@ def failure_of(name: str, error: Exception) -> Exception:
     """Wrap an error of a function as `NodeError`; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
-    found = explain(error, name)
-    return NodeError(name, error) if found is error else found
+    failure = explain(error, name)
+    return NodeError(name, error) if failure is error else failure

@@ -59,10 +59,10 @@ class _Writes:
     async def read(self) -> Sequence[tuple[str, str, object]]:
         """Read all, ordered by key: each with its key, its channel and its value."""
         if self._blocking:
-            found = await asyncio.to_thread(self._saver.get_tuple, self._at)
+            checkpoint = await asyncio.to_thread(self._saver.get_tuple, self._at)
         else:
-            found = await self._saver.aget_tuple(self._at)
-        return sorted(found.pending_writes or (), key=itemgetter(0)) if found else ()
+            checkpoint = await self._saver.aget_tuple(self._at)
+        return sorted(checkpoint.pending_writes or (), key=itemgetter(0)) if checkpoint else ()
 
     async def keep(self, key: str, record: str) -> None:
         """Write a record of the journal."""
@@ -120,7 +120,7 @@ class _Answers:
             return
         key, mine = f"{_ANSWER}{question}/{self._counts[question]:04}", [uuid4().hex, answer]
         await self._writes.write(key, mine)
-        first = [value for at, _, value in await self._writes.read() if at == key]
+        first = [value for write_key, _, value in await self._writes.read() if write_key == key]
         if first != [mine]:
             raise self._conflict("somebody else, at this moment")
         self.values[question] = answer
@@ -131,9 +131,9 @@ class _Answers:
         for key in self._new:
             await self._writes.write(f"{key}{_FAILED}", None)
 
-    def _conflict(self, by: str) -> NotResumable:
+    def _conflict(self, detail: str) -> NotResumable:
         return NotResumable(
-            f"what is asked in thread {self._writes.thread!r} is answered already: {by}. Where "
+            f"what is asked in thread {self._writes.thread!r} is answered already: {detail}. Where "
             "that run was stopped, ainvoke(None, config) goes on with it"
         )
 
@@ -158,47 +158,47 @@ async def open_journal(
         try:
             yield None
         except Exception as error:
-            if asked := interrupts_of(error):
-                raise not_resumable_error(repr(asked[0].value)) from error
+            if interrupts := interrupts_of(error):
+                raise not_resumable_error(repr(interrupts[0].value)) from error
             raise
         return
     writes = _Writes(task.saver, info, blocking=blocking)
-    place, scratchpad = f"{id(task.saver)}/{writes.run}", task.scratchpad
-    if _running.get(place, scratchpad) is not scratchpad:
+    run_key, scratchpad = f"{id(task.saver)}/{writes.run}", task.scratchpad
+    if _running.get(run_key, scratchpad) is not scratchpad:
         await writes.forget_answer()
         raise NotResumable(
             f"thread {info.thread_id!r} is gone on with by another call in this process, by the "
             "answer that was given there: wait for its output"
         )
-    _running[place] = scratchpad
+    _running[run_key] = scratchpad
     try:
         answers, journal = await _load(writes, task, context)
         async with _record(answers, journal, context):
             yield journal
     finally:
-        _running.pop(place, None)
+        _running.pop(run_key, None)
 
 
 async def _load(writes: _Writes, task: Task, context: RunContext) -> tuple[_Answers, Journal]:
     answers, records = _Answers(writes), dict[str, str]()
-    found = await writes.read()
-    for key, channel, value in found:
+    pending = await writes.read()
+    for key, channel, value in pending:
         if channel == _CHANNEL and key.startswith(_ANSWER):
             answers.load(key, value)
         elif channel == _CHANNEL and key.startswith(f"{writes.task}/"):
             records[key.partition("/")[2]] = str(value)
-    given = {**task.answers}
-    asked = pending_questions(found, writes.task)
-    if len(asked) == 1 and not given and (answer := task.take_answer()) is not None:
-        given = dict.fromkeys(asked, answer)
+    new_answers = {**task.answers}
+    questions = pending_questions(pending, writes.task)
+    if len(questions) == 1 and not new_answers and (answer := task.take_answer()) is not None:
+        new_answers = dict.fromkeys(questions, answer)
         await writes.forget_answer()
-    for question, answer in given.items():
+    for question, answer in new_answers.items():
         await answers.add(question, answer)
     journal = Journal(
         writes.run,
         records,
         write=writes.keep,
-        inside=lambda place: task.ask_in(place, answers.values),
+        inside=lambda place_key: task.ask_in(place_key, answers.values),
         context=context,
     )
     return answers, journal
@@ -207,17 +207,17 @@ async def _load(writes: _Writes, task: Task, context: RunContext) -> tuple[_Answ
 @asynccontextmanager
 async def _record(answers: _Answers, journal: Journal, context: RunContext) -> AsyncGenerator[None]:
     """Record how the run ends: what it failed by, and what its context has paid for."""
-    others = {run: keys for run, keys in context.counted.items() if run != journal.name}
+    other_runs = {run: keys for run, keys in context.counted.items() if run != journal.name}
     try:
         yield
     except BaseException as error:
-        context.counted = {**others, journal.name: journal.counted}
+        context.counted = {**other_runs, journal.name: journal.counted}
         if isinstance(error, Exception) and not interrupts_of(error):
             await answers.fail()
             await journal.fail(error)
         raise
     else:
-        context.counted = others  # the run has ended, and nothing goes on with it
+        context.counted = other_runs  # the run has ended, and nothing goes on with it
     finally:
         if journal.found:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")

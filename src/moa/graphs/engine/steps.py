@@ -237,8 +237,8 @@ def step_of(handle: object) -> Step:
     """
     if isinstance(handle, Handle):
         return handle._step  # pyright: ignore[reportPrivateUsage]
-    given = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
-    raise WiringError(f"{given} is no handle: give g.input, or what add, map, join or match gave")
+    label = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
+    raise WiringError(f"{label} is no handle: give g.input, or what add, map, join or match gave")
 
 
 def function_step(function: Callable[..., object], sources: tuple[Step, ...]) -> FunctionStep:

@@ -96,8 +96,8 @@ def union(members: tuple[object, ...]) -> object:
     """Return the union of several types; `UNKNOWN` if one of them is unknown."""
     if any(member is UNKNOWN for member in members):
         return UNKNOWN
-    joined: object = Union[members]  # noqa: UP007 - the members are known only at run time
-    return joined
+    union_type: object = Union[members]  # noqa: UP007 - the members are known only at run time
+    return union_type
 
 
 def describe_type(annotation: object) -> str:
@@ -156,7 +156,7 @@ def _class_fits(given: object, expected: object) -> bool:
         return False
     if given_kind is not kind or len(args) != len(given_args):
         return True
-    return all(fits(one, other) for one, other in zip(given_args, args, strict=True))
+    return all(fits(given_arg, arg) for given_arg, arg in zip(given_args, args, strict=True))
 
 
 def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
@@ -209,9 +209,9 @@ def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
     except (ValueError, TypeError):  # other than two parameters, or a builtin without a signature
         return False
     # Where a name is imported for checkers alone, the annotation stays a string.
-    bare = context.annotation is context.default is context.empty
-    named = bare and context.name == "context" and inspect.iscoroutinefunction(work)
-    return named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
+    is_bare = context.annotation is context.default is context.empty
+    is_named = is_bare and context.name == "context" and inspect.iscoroutinefunction(work)
+    return is_named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
 def check_arity(what: str, function: Callable[..., object], given: int) -> Iterator[str]:
@@ -255,9 +255,9 @@ def check_work(work: object) -> Work:
         raise WiringError(f"graph {getattr(work, 'name', '')!r} is not built: give g.build(output)")
     if hasattr(work, "capabilities"):
         raise WiringError(f"{name} is an endpoint: give an agent on it, as Agent(endpoint, …)")
-    given = repr(work) if isinstance(work, str) else name
+    label = repr(work) if isinstance(work, str) else name
     raise WiringError(
-        f"{given} is no node: give an agent, a graph that is built, or a function of one argument, "
+        f"{label} is no node: give an agent, a graph that is built, or a function of one argument, "
         "and then the handle that it reads"
     )
 
@@ -275,43 +275,43 @@ def _node_signature(node: object) -> Signature:
     hints = _hints(getattr(type(node), "run", None))
     variables = _bound_variables(node)
     parameters = [name for name in hints if name not in ("return", "context")]
-    taken = _declared_type(node, "input_type")
-    if taken is UNKNOWN and parameters:
-        taken = _resolve(hints[parameters[0]], variables)
-    given, result = _declared_type(node, "output_type"), hints.get("return", UNKNOWN)
-    if given is UNKNOWN and get_origin(result) is Result:
-        given = _resolve(get_args(result)[0], variables)
-    output, may_skip = split_skipped(given)
+    input_type = _declared_type(node, "input_type")
+    if input_type is UNKNOWN and parameters:
+        input_type = _resolve(hints[parameters[0]], variables)
+    output_type, result = _declared_type(node, "output_type"), hints.get("return", UNKNOWN)
+    if output_type is UNKNOWN and get_origin(result) is Result:
+        output_type = _resolve(get_args(result)[0], variables)
+    output, may_skip = split_skipped(output_type)
     settles = hasattr(get_origin(result) or result, "accepted")
-    return Signature(inputs=(taken,), output=output, may_skip=may_skip, settles=settles)
+    return Signature(inputs=(input_type,), output=output, may_skip=may_skip, settles=settles)
 
 
 def _declared_type(node: object, name: str) -> object:
-    found = getattr(node, name, None)
-    return UNKNOWN if found is None or isinstance(found, property | TypeVar) else found
+    kind = getattr(node, name, None)
+    return UNKNOWN if kind is None or isinstance(kind, property | TypeVar) else kind
 
 
 def _function_signature(function: object) -> Signature:
     inner: object = function
     while (wrapped := getattr(inner, "func", None)) and isinstance(inner, functools.partial):
         inner = wrapped
-    plain = isinstance(function, type) or inspect.isroutine(inner)
-    called: object = inner if plain else getattr(type(inner), "__call__", None)  # noqa: B004
+    is_plain = isinstance(function, type) or inspect.isroutine(inner)
+    called: object = inner if is_plain else getattr(type(inner), "__call__", None)  # noqa: B004
     if isinstance(function, type):
         hints = {**_hints(function.__init__), "return": function}
     else:
         hints = _hints(called)
-    given = hints.get("return", UNKNOWN)
+    output_type = hints.get("return", UNKNOWN)
     is_async = inspect.iscoroutinefunction(called)
-    if get_origin(given) in (Awaitable, Coroutine):
-        given, is_async = get_args(given)[-1], True
-    known = isinstance(function, type) or given is not UNKNOWN
-    output, may_skip = split_skipped(UNKNOWN if _has_type_variables(given) else given)
+    if get_origin(output_type) in (Awaitable, Coroutine):
+        output_type, is_async = get_args(output_type)[-1], True
+    is_known = isinstance(function, type) or output_type is not UNKNOWN
+    output, may_skip = split_skipped(UNKNOWN if _has_type_variables(output_type) else output_type)
     return Signature(
         inputs=tuple(hints.get(name, UNKNOWN) for name in _positional(function)),
         output=output,
         may_skip=may_skip,
-        quick=known and not is_async,
+        quick=is_known and not is_async,
         is_async=is_async,
     )
 
@@ -348,8 +348,8 @@ def _bound_variables(node: object) -> dict[object, object]:
 
 
 def _resolve(annotation: object, variables: dict[object, object]) -> object:
-    found = variables.get(annotation, annotation)
-    return UNKNOWN if _has_type_variables(found) else found
+    kind = variables.get(annotation, annotation)
+    return UNKNOWN if _has_type_variables(kind) else kind
 
 
 def _has_type_variables(annotation: object) -> bool:

@@ -29,9 +29,10 @@ def test_without_a_large_model_people_look_at_the_rest() -> None:
 
 
 def test_the_large_model_is_asked_about_the_rest_alone() -> None:
-    asked = large()
+    endpoint = large()
     teams = [
-        cascade(small(sure), asked, learn=None).run_sync(CARD).output.team for sure in (0.9, 0.5)
+        cascade(small(confidence), endpoint, learn=None).run_sync(CARD).output.team
+        for confidence in (0.9, 0.5)
     ]
     assert teams == ["cards", "app"]
-    assert len(asked.states) == 1
+    assert len(endpoint.states) == 1

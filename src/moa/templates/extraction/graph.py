@@ -68,8 +68,8 @@ class Mail(Details):
     """Of the wish, from 0 to 1."""
 
     def __str__(self) -> str:
-        said = [f"{name} {value}" for name, value in self if value and name not in _OF_THE_WISH]
-        return f"{self.wish or 'something else'} ({', '.join(said) or 'no details'})"
+        details = [f"{name} {value}" for name, value in self if value and name not in _OF_THE_WISH]
+        return f"{self.wish or 'something else'} ({', '.join(details) or 'no details'})"
 
 
 _OF_THE_WISH = ("wish", "confidence")
@@ -77,13 +77,13 @@ _OF_THE_WISH = ("wish", "confidence")
 
 def by_patterns(mail: Text) -> Details:
     """Find what has a fixed form."""
-    found = {
+    matches = {
         "order": ORDER.search(mail.text),
         "date": DATE.search(mail.text),
     }
     amount = AMOUNT.search(mail.text)
     return Details(
-        **{name: one[1] for name, one in found.items() if one},
+        **{name: match[1] for name, match in matches.items() if match},
         amount=amount[0] if amount else None,
     )
 
@@ -91,18 +91,18 @@ def by_patterns(mail: Text) -> Details:
 def put_together(mail: Text, found: Details, read: Details, wish: Choice[Wish | None]) -> Mail:
     """Take what a pattern found, else what a model read; what the mail doesn't say is left out."""
     fields = {name: value or getattr(read, name) for name, value in found}
-    said = {name: value for name, value in fields.items() if value and value in mail.text}
+    details = {name: value for name, value in fields.items() if value and value in mail.text}
     confidence = wish.confidence or 0
-    return Mail(**said, wish=wish.label if confidence >= SURE else None, confidence=confidence)
+    return Mail(**details, wish=wish.label if confidence >= SURE else None, confidence=confidence)
 
 
 def extraction(small: Endpoint, large: Endpoint | None = None) -> BuiltGraph[Text, Mail]:
     """Let patterns, the small model and the large one read a mail in parallel."""
     g = Graph("extraction", Text)
-    found = g.add(by_patterns, g.input)
-    read = found if large is None else g.add(Extractor(large, Details), g.input)
-    wants = Classifier(small, Wish, describe=WISHES, none=True, examples=EXAMPLES, name="wish")
-    return g.build(g.join(put_together, g.input, found, read, g.add(wants, g.input)))
+    details = g.add(by_patterns, g.input)
+    read = details if large is None else g.add(Extractor(large, Details), g.input)
+    classifier = Classifier(small, Wish, describe=WISHES, none=True, examples=EXAMPLES, name="wish")
+    return g.build(g.join(put_together, g.input, details, read, g.add(classifier, g.input)))
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Text, Mail]:

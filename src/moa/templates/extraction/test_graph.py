@@ -20,8 +20,8 @@ def test_what_has_a_fixed_form_is_found_without_a_model() -> None:
 
 def test_a_large_model_fills_in_what_no_pattern_finds() -> None:
     large = ScriptedEndpoint([Details(order="1", product="lamp")], tier="llm")
-    found = extraction(SMALL, large).run_sync(MAIL).output
-    assert (found.order, found.product, found.wish) == ("48213", "lamp", "refund")
+    mail = extraction(SMALL, large).run_sync(MAIL).output
+    assert (mail.order, mail.product, mail.wish) == ("48213", "lamp", "refund")
 
 
 def test_what_the_mail_does_not_say_is_left_out() -> None:
@@ -36,5 +36,5 @@ def test_a_wish_that_is_unsure_is_for_people_to_read() -> None:
 
 def test_each_order_of_the_ten_mails_is_found() -> None:
     lines = Path(__file__).with_name("mails.jsonl").read_text("utf-8").splitlines()
-    found = [by_patterns(Text(text=json.loads(line)["text"])).order for line in lines]
-    assert sum(order is not None for order in found) == 7
+    orders = [by_patterns(Text(text=json.loads(line)["text"])).order for line in lines]
+    assert sum(order is not None for order in orders) == 7

@@ -27,10 +27,10 @@ def case(text: str, **decided: Mapping[str, float]) -> Case:
 
 
 def test_a_routine_message_is_answered_at_once() -> None:
-    found = case("Where is my parcel, please?", intent={"delivery": 0.99})
-    assert (found.send, found.queue) == ("now", "")
+    result = case("Where is my parcel, please?", intent={"delivery": 0.99})
+    assert (result.send, result.queue) == ("now", "")
 
 
 def test_what_looks_like_spam_is_kept_for_people_to_look_at() -> None:
-    found = case("You have won a prize!", spam={"yes": 0.95}, intent={"none of these": 0.9})
-    assert (found.send, found.queue) == ("nothing", "quarantine")
+    result = case("You have won a prize!", spam={"yes": 0.95}, intent={"none of these": 0.9})
+    assert (result.send, result.queue) == ("nothing", "quarantine")

@@ -45,10 +45,14 @@ def text_of(comment: Comment) -> str:
 
 def rule(spam: Verdict, orders: Verdict, abuse: Verdict) -> Ruling:
     """Put the verdicts together: this is the place for rules of your own."""
-    against = [one for one in (spam, orders, abuse) if one.met or one.doubtful]
-    reasons = [one.reason for one in against]
-    sure = any((one.confidence or 0) >= SURE and not one.doubtful for one in against)
-    return Ruling(action="remove" if sure else "hold" if against else "publish", reasons=reasons)
+    objections = [verdict for verdict in (spam, orders, abuse) if verdict.met or verdict.doubtful]
+    reasons = [verdict.reason for verdict in objections]
+    is_sure = any(
+        (verdict.confidence or 0) >= SURE and not verdict.doubtful for verdict in objections
+    )
+    return Ruling(
+        action="remove" if is_sure else "hold" if objections else "publish", reasons=reasons
+    )
 
 
 def moderation(small: Endpoint) -> BuiltGraph[Comment, Ruling]:

@@ -26,6 +26,6 @@ def test_what_is_surely_an_insult_is_removed() -> None:
 
 
 def test_what_may_be_an_insult_waits_for_somebody_to_read_it() -> None:
-    found = ruling("That is a silly idea.", abuse={"yes": 0.62})
-    assert found.action == "hold"
-    assert "insult" in found.reasons[0]
+    result = ruling("That is a silly idea.", abuse={"yes": 0.62})
+    assert result.action == "hold"
+    assert "insult" in result.reasons[0]

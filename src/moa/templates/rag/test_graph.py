@@ -20,9 +20,9 @@ def answer(question: str, written: str) -> Answer:
 
 
 def test_an_answer_names_the_page_that_it_rests_on() -> None:
-    found = answer("How much may a hotel cost?", "Up to 130 euros [1].")
-    assert found.sources == ["travel.md"]
-    assert not found.to_office
+    result = answer("How much may a hotel cost?", "Up to 130 euros [1].")
+    assert result.sources == ["travel.md"]
+    assert not result.to_office
 
 
 def test_what_is_not_in_the_handbook_goes_to_the_office() -> None:
