@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from moa import Agent, Choice, Decider, Filter, Graph, Predicate, Score, choice, predicate, score
 from moa.messages import ToolCall
-from moa.testing import Asked, SimulatedEndpoint
+from moa.testing import SimulatedEndpoint, SimulatedRequest
 
 
 class Order(BaseModel):
@@ -19,7 +19,7 @@ class Order(BaseModel):
     count: int
 
 
-def _write(text: str, asked: Asked) -> Any:
+def _write(text: str, asked: SimulatedRequest) -> Any:
     """Write what follows the schema, call the tool, or say what was asked."""
     prompt = asked.prompt
     if prompt is not None and prompt.tools and prompt.messages[-1].role == "user":
@@ -31,7 +31,7 @@ def _write(text: str, asked: Asked) -> Any:
     return json.dumps({"item": "pens", "count": 3})
 
 
-def _decide(text: str, asked: Asked) -> dict[str, dict[str, float]]:
+def _decide(text: str, asked: SimulatedRequest) -> dict[str, dict[str, float]]:
     return {q.name: {q.options[0].name: 0.75 + (len(text) % 10) / 50} for q in asked.questions}
 
 

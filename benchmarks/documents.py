@@ -24,7 +24,7 @@ from kept import Kept
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.claims import claims_in
-from moa.documents.index import Indexed
+from moa.documents.index import IndexRetriever
 from moa.documents.retrieval import BM25, Dense, Hybrid, searched_text
 from moa.endpoints import Completion, Embeddings, Endpoint, Pieces, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -291,7 +291,7 @@ async def asked(endpoint: Endpoint, half: int) -> list[list[str]]:
         graph = Rag(
             documents=OWN / name, writer=endpoint, embedder=encoder, top_k=ALL, max_tokens=WRITES
         )
-        assert isinstance(graph.finder, Indexed)
+        assert isinstance(graph.finder, IndexRetriever)
         passages = await graph.finder.all(RunContext()) or ()
         for row in (row for row in rows[half::2] if row["corpus"] == name):
             text = await plainly(endpoint, passages, row["question"], PLAIN)
@@ -310,7 +310,7 @@ async def researched(endpoint: Endpoint, half: int) -> list[list[str]]:
     right, cites, sentences = Counter[str](), Counter[str](), Counter[str]()
     for row in rows[half::2]:
         answerer = Rag(documents=OWN / row["corpus"], writer=endpoint, embedder=encoder)
-        assert isinstance(answerer.finder, Indexed)
+        assert isinstance(answerer.finder, IndexRetriever)
         passages = await answerer.finder.all(RunContext()) or ()
         output = (await Research(llm=endpoint, answerer=answerer).run(row["question"])).output
         said = {

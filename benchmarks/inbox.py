@@ -19,7 +19,7 @@ from typing import NamedTuple
 from moa.calibration import Guarantee
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.evals.labelling import Unlabelled, pick_texts
+from moa.evals.labelling import UnlabelledRow, pick_texts
 from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.learning import Learner, Message, agents_of, decide_option
 from report import table, write
@@ -76,7 +76,7 @@ async def learned(
     """Label as many messages, and learn from them."""
     if not size:
         return {}
-    rows = [Unlabelled(str(m.fields["text"]), m.fields, m.texts) for m in messages]
+    rows = [UnlabelledRow(str(m.fields["text"]), m.fields, m.texts) for m in messages]
     picks = await pick_texts(learner.agents, rows, most=size, context=context)
     given = [messages[pick.place]._replace(marks={"chosen": pick.chosen}) for pick in picks]
     terms = Terms(guarantee=Guarantee(0.1))

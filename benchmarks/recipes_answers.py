@@ -23,7 +23,7 @@ from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import last_number
 from moa.node import Node
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import RecordedRequest
 from recipes_shared import (
     Answer,
     Item,
@@ -237,13 +237,13 @@ async def _routed(models: Models) -> Run:
     """
     small, large = await _classifiers(models)
 
-    async def recorded(row: Item) -> Recorded:
+    async def recorded(row: Item) -> RecordedRequest:
         key = f"{models.llm.model}|fitted on|{row['id']}"
         if key not in models.kept.found:
             answers = [(await one.run(row["text"])).output.label for one in (small, large)]
             models.kept.keep(key, [answer == row["label"] for answer in answers])
         weak, strong = models.kept.found[key]
-        return Recorded(prompt=row["text"], weak_correct=weak, strong_correct=strong)
+        return RecordedRequest(prompt=row["text"], weak_correct=weak, strong_correct=strong)
 
     rows = await map_async(recorded, _messages(models.data)[-FIT_ON:], max_concurrency=AT_ONCE)
     return _decides(Routed(models=[small, large], router=fit_router(rows)))

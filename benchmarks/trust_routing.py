@@ -18,7 +18,7 @@ from moa.decisions.regression import folds
 from moa.errors import InputError
 from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded, prompt_features
+from moa.routing.recorded import RecordedRequest, prompt_features
 from report import table, write
 
 SECTION = "routing"
@@ -154,7 +154,7 @@ def _measured(target: Target, data: Path, deal: int) -> dict[str, Any]:
     }
 
 
-def _rows(target: Target, data: Path) -> list[Recorded]:
+def _rows(target: Target, data: Path) -> list[RecordedRequest]:
     path = data / target.data / "dev.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     looked_at = {"prompt", "weak_correct", "strong_correct"}
@@ -166,7 +166,7 @@ def _rows(target: Target, data: Path) -> list[Recorded]:
             row["weak_response"] = in_plain_words(row["weak_response"])
         if target.options:
             row["features"] = form_of(row["prompt"])
-    return [Recorded.model_validate(row) for row in rows]
+    return [RecordedRequest.model_validate(row) for row in rows]
 
 
 def in_plain_words(reply: str) -> str:

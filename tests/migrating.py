@@ -19,7 +19,7 @@ from pydantic_ai import ModelMessage, ModelResponse, TextPart, ToolCallPart, Use
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from moa.messages import ToolCall
-from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 
 Said = str | dict[str, Any]
 """A text, or what a tool or a structure is filled with."""
@@ -64,7 +64,7 @@ def given(library: str, job: str) -> dict[str, Any]:
 
 
 def _moa(job: str, answer: Answer) -> dict[str, Any]:
-    def rule(text: str, asked: Asked) -> Step:
+    def rule(text: str, asked: SimulatedRequest) -> Step:
         messages = asked.prompt.messages if asked.prompt else ()
         said = answer([one.content for one in messages], any(m.role == "tool" for m in messages))
         if isinstance(said, str):

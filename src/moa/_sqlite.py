@@ -146,7 +146,7 @@ class SQLite:
         with self._lock, self._mapped_errors():
             return self._file.execute(sql, values).fetchall()
 
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+    def execute_many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of some values, which follow `job`; all of them or none."""
         rows = ((self.job, *row) for row in values)
         self.atomically(lambda: self._file.executemany(sql, rows))
@@ -163,12 +163,12 @@ class SQLite:
                 if self._file.in_transaction:
                     self._file.execute("rollback")
 
-    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
+    def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
         """Run a statement, and give its rows one by one."""
         with self._mapped_errors():
             yield from self._file.execute(sql, values)
 
-    async def beside(self, work: Callable[[], T]) -> T:
+    async def offload(self, work: Callable[[], T]) -> T:
         """Do something with it; it is too short to be worth a thread."""
         return work()
 

@@ -13,7 +13,7 @@ from rich.file_proxy import FileProxy
 from rich.segment import Segment
 
 from moa._text import STEERING
-from moa._text import plain as plain
+from moa._text import strip_controls as strip_controls
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,7 +43,7 @@ class Console(console.Console):  # noqa: TID251
     ) -> Iterable[Segment]:
         """Render, and let only rich itself steer the terminal."""
         for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else plain(text), style, control)
+            yield Segment(text if control else strip_controls(text), style, control)
 
     def bars(self) -> Progress:
         """Bars of progress, which go when all is done."""
@@ -108,7 +108,7 @@ class PlainStream:
 
     def write(self, text: str) -> int:
         """Write what is plain of a text."""
-        self.rich_proxied_file.write(plain(text))
+        self.rich_proxied_file.write(strip_controls(text))
         return len(text)
 
 

@@ -30,10 +30,10 @@ def words_in(text: str) -> list[str]:
 
 def word_count(text: str) -> int:
     """Count words between blanks; in scripts without spaces each character, as is usual."""
-    return sum(map(_in, text.split()))
+    return sum(map(_count_words, text.split()))
 
 
-def _in(token: str) -> int:
+def _count_words(token: str) -> int:
     unspaced = sum(map(len, UNSPACED.findall(token)))
     if not unspaced:
         return 1
@@ -41,7 +41,7 @@ def _in(token: str) -> int:
     return unspaced + sum(any(map(str.isalnum, word)) for word in words)
 
 
-def plain(text: str) -> str:
+def strip_controls(text: str) -> str:
     """Leave out what could steer a terminal."""
     return STEERING.sub(lambda match: "�" if match[0] >= "\ud800" else "", text)
 
@@ -82,5 +82,5 @@ def _row(cells: Sequence[str], tag: str) -> str:
 
 
 def _cut(cell: str) -> str:
-    text = plain(cell)
+    text = strip_controls(cell)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -77,7 +77,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Malformed:
+class MalformedLine:
     """A line that isn't an item."""
 
     number: int
@@ -155,7 +155,7 @@ def row_text(value: Value) -> str:
     if isinstance(text, str):
         return text
     if "text" in value:
-        raise InputError(f"the 'text' of a row is to be a text, and this is {in_words(text)}")
+        raise InputError(f"the 'text' of a row is to be a text, and this is {describe(text)}")
     has = ", ".join(repr(key) for key in value) or "nothing"
     raise InputError(f"a row needs a 'text', and this one has {has}")
 
@@ -169,7 +169,7 @@ _KINDS: dict[type[object], str] = {
 }
 
 
-def in_words(value: object) -> str:
+def describe(value: object) -> str:
     """Say what a value is that isn't a text, such as `a number: 5`."""
     kind = "empty" if value is None else _KINDS.get(type(value), type(value).__name__)
     return kind if value is None else f"{kind}: {value!r:.40}"
@@ -213,7 +213,7 @@ def faults_of(error: ValidationError) -> str:
 
 async def map_rows(
     node: Node[In, Out],
-    inputs: Iterable[In | Row | Malformed] | AsyncIterable[In | Row | Malformed],
+    inputs: Iterable[In | Row | MalformedLine] | AsyncIterable[In | Row | MalformedLine],
     context: RunContext | None = None,
     /,
     *,
@@ -304,7 +304,7 @@ class _Batch(Generic[In, Out]):
     """State that the workers of one run share."""
 
     node: Node[In, Out]
-    inputs: AsyncGenerator[tuple[int, In | Row | Malformed]]
+    inputs: AsyncGenerator[tuple[int, In | Row | MalformedLine]]
     context: RunContext
     on_error: OnError
     bar: AbstractContextManager[Callable[[int], None]]
@@ -344,7 +344,7 @@ class _Batch(Generic[In, Out]):
             self.done.put_nowait((numbered_input[0], item, receipt))
             await receipt.wait()
 
-    async def _item(self, number: int, item_input: In | Row | Malformed) -> Item[Out]:
+    async def _item(self, number: int, item_input: In | Row | MalformedLine) -> Item[Out]:
         """Run the node on one input, unless the run has ended."""
         if (ended_by := self.context.ended_by) is not None:
             return Item(**_origin_of(item_input, number), status="failed", error=ended_by)
@@ -431,7 +431,7 @@ class _Origin(TypedDict):
 
 
 def _origin_of(item_input: object, number: int) -> _Origin:
-    if isinstance(item_input, Row | Malformed):
+    if isinstance(item_input, Row | MalformedLine):
         return _Origin(
             number=item_input.number, id=item_input.id, input=item_input.input, key=item_input.key
         )
@@ -454,9 +454,9 @@ async def run_one(
         read: See `reader_of`.
         context: Context of this run alone.
     """
-    row = given if isinstance(given, Row | Malformed) else None
+    row = given if isinstance(given, Row | MalformedLine) else None
     origin = _origin_of(given, number)
-    if isinstance(row, Malformed):
+    if isinstance(row, MalformedLine):
         error = MalformedRow(f"line {row.number} is malformed: {row.error}")
         return Item(**origin, status="failed", error=error)
     journal = row and row.journal

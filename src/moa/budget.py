@@ -92,7 +92,7 @@ class Budget:
         limits, extra = self.limits, more.limits
         return replace(self, **{name: limits[name] + extra[name] for name in limits.keys() & extra})
 
-    def after(self, spent: Usage) -> Budget:
+    def subtract(self, spent: Usage) -> Budget:
         """Return the budget less `spent`; an exceeded limit becomes 0."""
         calls: dict[Tier, int] = {tier: amount.calls for tier, amount in spent.by_tier().items()}
         checks = self._checks(spent.total, calls)
@@ -240,7 +240,7 @@ class Account:
         self.flights.discard(call)
         self.wake_first()
 
-    def least_output(self, part: Part, estimate: Amount) -> int:
+    def minimum_output(self, part: Part, estimate: Amount) -> int:
         """Return the fewest output tokens for which a call is worth sending."""
         before = self.spent.get(part, NOTHING)
         if not before.output_tokens:
@@ -394,7 +394,7 @@ class Purse:
         if refused is None:
             return self.set_aside(part, estimate, price)
         account, passed = refused
-        min_output = account.least_output(part, estimate) if cuttable else estimate.output_tokens
+        min_output = account.minimum_output(part, estimate) if cuttable else estimate.output_tokens
 
         def shorter(tokens: int) -> Amount:
             return price.charge(replace(estimate, output_tokens=tokens))

@@ -232,7 +232,7 @@ def _survey_embedded(config: Config, name: str) -> EndpointStatus:
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier if entry else built_in.tier,
-        model=entry.known_as if entry else built_in.model,
+        model=entry.model_name if entry else built_in.model,
         address="this machine",
         answering=int(is_usable),
         state=state,
@@ -334,7 +334,7 @@ def _encoder_check() -> Check:
 
 def _vllm_checks(config: Config) -> list[Check]:
     """Look for vLLM in each Python that is to run it; without a server to run, it may lack."""
-    pythons = {entry.vllm.python: entry.vllm.env for entry in config.served.values()}
+    pythons = {entry.vllm.python: entry.vllm.env for entry in config.served_endpoints.values()}
     checks: list[Check] = []
     for python, env in (pythons or {None: dict[str, str]()}).items():
         name = f"vllm ({python})" if python else "vllm"

@@ -14,7 +14,7 @@ from pathlib import Path
 from sysconfig import get_paths
 from typing import ClassVar, Self
 
-from moa._text import plain
+from moa._text import strip_controls
 from moa.usage import Usage
 
 
@@ -202,7 +202,7 @@ class EndpointError(MoaError):
         retry_after_s: float | None = None,
         begun: bool = False,
     ) -> None:
-        message = plain(message)  # it quotes servers, and may be printed anywhere
+        message = strip_controls(message)  # it quotes servers, and may be printed anywhere
         super().__init__(f"{endpoint}: {message}")
         self.message = message
         self.endpoint = endpoint

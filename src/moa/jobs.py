@@ -26,14 +26,14 @@ import psutil
 
 from moa._files import dump_json
 from moa._sqlite import SQLite, SQLRow
-from moa.batch import Item, Malformed, Progress, Row
+from moa.batch import Item, MalformedLine, Progress, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
 from moa.rows._stores import Postgres, Store, is_address
 from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, work_through
-from moa.rows.records import damaged_line, line, name_of, read_line, read_row, written_row
+from moa.rows.records import damaged_line, format_row, line, name_of, read_line, read_row
 from moa.rows.tables import export_lines
 from moa.rows.where import Where
 
@@ -210,7 +210,7 @@ class Job:
         finally:
             self._store.close()
 
-    def add(self, inputs: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
+    def add(self, inputs: Iterable[Row | MalformedLine], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
 
         If another process works on the job, rows that are not among these stay in it, whatever
@@ -240,10 +240,10 @@ class Job:
             while batch := list(islice(iterator, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
                 rows = [
-                    (seen.add(name_of(row.id, row.input)), number, written_row(row))
+                    (seen.add(name_of(row.id, row.input)), number, format_row(row))
                     for number, row in numbered
                 ]
-                self._store.many(insert, rows)
+                self._store.execute_many(insert, rows)
                 count += len(batch)
             if all_rows:
                 self._leave_out(seen)
@@ -264,7 +264,7 @@ class Job:
             if other_workers:
                 self.not_given += len(lacking)
             elif lacking:
-                self._store.many(update, lacking)
+                self._store.execute_many(update, lacking)
 
     async def run(
         self,
@@ -297,7 +297,7 @@ class Job:
 
     async def left(
         self, context: RunContext, *, at_once: int = 8
-    ) -> AsyncGenerator[Row | Malformed]:
+    ) -> AsyncGenerator[Row | MalformedLine]:
         """Yield the rows that are to be done, leased to this process, until none is left.
 
         Rows that others work on are waited for: those that fail, or that a process had which died,
@@ -379,13 +379,13 @@ class Job:
         query = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
         damaged = [
             key
-            for key, line_json in self._store.each(query, self._store.job)
+            for key, line_json in self._store.iterate(query, self._store.job)
             if read_line(line_json) is None
         ]
         mark_dead = (
             "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
         )
-        self._store.many(mark_dead, [(key,) for key in damaged])
+        self._store.execute_many(mark_dead, [(key,) for key in damaged])
         mark_due = (
             "update moa_rows set state = 'due', failures = 0, deaths = 0, until = 0 "
             "where job = ? and gone = 0 and state in ('failed', 'dead') returning key"
@@ -405,7 +405,7 @@ class Job:
             "select line, given, place from moa_rows where job = ? and gone = 0 "
             f"and line is not null{clause} order by place"
         )
-        for line_json, row_json, number in self._store.each(query, self._store.job, *states):
+        for line_json, row_json, number in self._store.iterate(query, self._store.job, *states):
             yield read_line(line_json) or damaged_line(row_json, number)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
@@ -433,13 +433,13 @@ class Job:
             with self._turn:
                 return work()
 
-        return await self._store.beside(in_turn)
+        return await self._store.offload(in_turn)
 
     def _rows(self, sql: str, *values: object) -> list[SQLRow]:
         """Run a statement whose first value is the job."""
         return self._store.run(sql, self._store.job, *values)
 
-    def _lease(self, limit: int) -> list[Row | Malformed]:
+    def _lease(self, limit: int) -> list[Row | MalformedLine]:
         """Lease rows: those that are due, or else those whose wait has run out."""
         now = self._store.now()
         longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait

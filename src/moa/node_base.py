@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, Never, TypeVar, cast
 from pydantic import BaseModel
 
 from moa._async import iterate_sync, run_sync
-from moa.batch import Item, Malformed, OnError, Progress, Row, Value, map_rows
+from moa.batch import Item, MalformedLine, OnError, Progress, Row, Value, map_rows
 from moa.context import RunContext
 from moa.node import Node, Result, stream_run
 from moa.trace import Event
@@ -79,7 +79,8 @@ class NodeBase(Generic[In_contra, Out_co]):
 
     def map(
         self: Node[In_contra, Out_co],
-        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
+        inputs: Iterable[In_contra | Row | MalformedLine]
+        | AsyncIterable[In_contra | Row | MalformedLine],
         /,
         context: RunContext | None = None,
         *,
@@ -101,7 +102,7 @@ class NodeBase(Generic[In_contra, Out_co]):
 
     def map_sync(
         self: Node[In_contra, Out_co],
-        inputs: Iterable[In_contra | Row | Malformed],
+        inputs: Iterable[In_contra | Row | MalformedLine],
         /,
         context: RunContext | None = None,
         *,
@@ -180,7 +181,7 @@ class NodeBase(Generic[In_contra, Out_co]):
 
     async def run_job(
         self: Node[In_contra, Out_co],
-        inputs: Iterable[Value | BaseModel | Row | Malformed],
+        inputs: Iterable[Value | BaseModel | Row | MalformedLine],
         /,
         context: RunContext | None = None,
         *,
@@ -224,8 +225,8 @@ async def _collect(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
         return [item async for item in items]
 
 
-def _as_row(number: int, entry: Value | BaseModel | Row | Malformed) -> Row | Malformed:
-    if isinstance(entry, Row | Malformed):
+def _as_row(number: int, entry: Value | BaseModel | Row | MalformedLine) -> Row | MalformedLine:
+    if isinstance(entry, Row | MalformedLine):
         return entry
     value = entry.model_dump(mode="json") if isinstance(entry, BaseModel) else entry
     return Row(number=number, id=number, value=value)

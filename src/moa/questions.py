@@ -153,7 +153,7 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class _Typed(BaseModel):
+class _TypedAnswer(BaseModel):
     """The base of the three kinds of typed answers."""
 
     model_config = ConfigDict(
@@ -231,7 +231,7 @@ class _Typed(BaseModel):
         raise NotImplementedError
 
 
-class Predicate(_Typed, Generic[B]):
+class Predicate(_TypedAnswer, Generic[B]):
     """The answer to a yes-or-no question.
 
     `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, if the question has
@@ -270,7 +270,7 @@ class Predicate(_Typed, Generic[B]):
         return {"value": answer.best == 0}
 
 
-class Choice(_Typed, Generic[L]):
+class Choice(_TypedAnswer, Generic[L]):
     """The answer to a question with one of several labels.
 
     `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`: "none of these" or,
@@ -309,7 +309,7 @@ class Choice(_Typed, Generic[L]):
         return {"label": answer.question.options[answer.best].value}
 
 
-class Score(_Typed, Generic[S]):
+class Score(_TypedAnswer, Generic[S]):
     """The answer to a question with ordered levels.
 
     The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, if the
@@ -457,8 +457,8 @@ def questions_of(model: type[BaseModel]) -> tuple[Question, ...]:
     return questions
 
 
-def _is_answer(kind: object) -> TypeGuard[type[_Typed]]:
-    return isinstance(kind, type) and issubclass(kind, _Typed)
+def _is_answer(kind: object) -> TypeGuard[type[_TypedAnswer]]:
+    return isinstance(kind, type) and issubclass(kind, _TypedAnswer)
 
 
 def fill(model: type[M], answers: Sequence[Answer]) -> M:
@@ -530,7 +530,7 @@ def gives_answers(kind: object) -> bool:
     if not isinstance(kind, type) or not issubclass(kind, BaseModel):
         return False
     fields = [field.annotation for field in kind.model_fields.values()]
-    return issubclass(kind, _Typed) or (bool(fields) and all(map(gives_answers, fields)))
+    return issubclass(kind, _TypedAnswer) or (bool(fields) and all(map(gives_answers, fields)))
 
 
 def questions_in(output: object) -> tuple[str, ...]:

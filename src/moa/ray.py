@@ -403,7 +403,7 @@ class _Worker:
                 # All at once, as the next may begin while this waits.
                 reporting, self._reporting = self._reporting, []
                 spent, budget = self._context.usage, self._context.budget
-                back = budget.after(spent).limits
+                back = budget.subtract(spent).limits
                 self._grow({name: -left for name, left in back.items()})
                 reported = self._ledger.report.remote(self._name, spent, back)
                 await cancel(reporting)

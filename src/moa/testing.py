@@ -36,7 +36,7 @@ or an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SimulatedRequest:
     """A request to an endpoint, as a rule sees it."""
 
     text: str
@@ -58,7 +58,7 @@ class Asked:
         return self.prompt.json_schema if self.prompt else None
 
 
-Rule = Callable[[str], Step] | Callable[[str, Asked], Step]
+Rule = Callable[[str], Step] | Callable[[str, SimulatedRequest], Step]
 """Works out an answer from the last user message, or from the text of a decision; with a second
 parameter, from all that was asked."""
 
@@ -89,14 +89,14 @@ class _Double(EndpointBase):
     """Every text it decided on."""
     closed: bool = False
 
-    def next_step(self, asked: Asked) -> Step:
+    def next_step(self, asked: SimulatedRequest) -> Step:
         raise NotImplementedError
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         require(self, "complete", prompt)
         self.prompts.append(prompt)
         step, amount = await self._answer(
-            Asked(text=prompt.messages[-1].content, prompt=prompt), context
+            SimulatedRequest(text=prompt.messages[-1].content, prompt=prompt), context
         )
         assert isinstance(step, str | BaseModel | Sequence | ToolCall), f"{step!r} is no text"
         context.note("answered", self.model, endpoint=self.name)
@@ -125,7 +125,9 @@ class _Double(EndpointBase):
         del examples
         require(self, "decide")
         self.states.append(text)
-        step, amount = await self._answer(Asked(text=text, questions=tuple(questions)), context)
+        step, amount = await self._answer(
+            SimulatedRequest(text=text, questions=tuple(questions)), context
+        )
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
         answers = tuple(_build_answer(question, step.get(question.name)) for question in questions)
         context.note("answered", self.model, endpoint=self.name)
@@ -144,7 +146,7 @@ class _Double(EndpointBase):
     async def close(self) -> None:
         self.closed = True
 
-    async def _answer(self, request: Asked, context: RunContext) -> tuple[Step, Amount]:
+    async def _answer(self, request: SimulatedRequest, context: RunContext) -> tuple[Step, Amount]:
         estimate = Amount(calls=1, input_tokens=self.tokens[0], output_tokens=self.tokens[1])
         estimate = self.price.charge(estimate)
         with await context.reserve(self.name, self.tier, estimate) as call:
@@ -192,7 +194,7 @@ class ScriptedEndpoint(_Double):
         assert not isinstance(self.steps, str), f"give a list of steps: [{self.steps!r}]"
         self._left = list(self.steps)
 
-    def next_step(self, asked: Asked) -> Step:
+    def next_step(self, asked: SimulatedRequest) -> Step:
         """Take the next step; a used-up script is an `AssertionError`."""
         assert self._left, f"{self.name}: the script is used up, but it was asked {asked.text!r}"
         return self._left.pop(0)
@@ -213,7 +215,7 @@ class SimulatedEndpoint(_Double):
 
     rule: Rule = lambda text: text
 
-    def next_step(self, asked: Asked) -> Step:
+    def next_step(self, asked: SimulatedRequest) -> Step:
         """Apply the rule."""
         rule = cast("Callable[..., Step]", self.rule)
         return rule(asked.text, asked) if _takes_two(rule) else rule(asked.text)

@@ -36,14 +36,14 @@ class Order(BaseModel):
 
 
 async def ask(question: str, calls: Calls) -> str:
-    async with calls.one(question, model="gpt") as call:
-        call.used(USED)
+    async with calls.reserve(question, model="gpt") as call:
+        call.charge(USED)
     return question.upper()
 
 
 def raising(error: BaseException) -> Callable[[str, Calls], Awaitable[str]]:
     async def fail(question: str, calls: Calls) -> str:
-        async with calls.one(question):
+        async with calls.reserve(question):
             raise error
 
     return fail
@@ -53,7 +53,7 @@ class TestFunctions(Conformance):
     def node(self, *, asks: int = 1, error: Any = None, seconds: float = 0, **more: Any) -> Any:
         async def several(question: str, calls: Calls) -> str:
             for _ in range(asks):
-                async with calls.one(question):
+                async with calls.reserve(question):
                     await asyncio.sleep(seconds)
                     if error is not None:
                         raise error
@@ -82,8 +82,8 @@ async def test_a_call_is_in_the_ledger_by_its_model_and_in_the_trace() -> None:
 )
 async def test_usage_is_read_in_the_words_of_each_client(usage: object) -> None:
     async def say(question: str, calls: Calls) -> str:
-        async with calls.one(question) as call:
-            call.used(usage)
+        async with calls.reserve(question) as call:
+            call.charge(usage)
         return "said"
 
     total = (await FunctionNode(say).run("hi")).usage.total
@@ -92,12 +92,12 @@ async def test_usage_is_read_in_the_words_of_each_client(usage: object) -> None:
 
 async def test_a_call_whose_usage_nobody_says_is_charged_by_its_estimate() -> None:
     async def silent(question: str, calls: Calls) -> str:
-        async with calls.one(question):
+        async with calls.reserve(question):
             return "said"
 
     async def say(question: str, calls: Calls) -> str:
-        async with calls.one(question) as call:
-            call.used(None, "said")
+        async with calls.reserve(question) as call:
+            call.charge(None, "said")
         return "said"
 
     result = await FunctionNode(silent).run("123456")
@@ -108,8 +108,8 @@ async def test_a_call_whose_usage_nobody_says_is_charged_by_its_estimate() -> No
 
 async def test_dollars_that_an_answer_names_are_charged_where_the_price_is_unknown() -> None:
     async def say(question: str, calls: Calls) -> str:
-        async with calls.one(question) as call:
-            call.used({**USED, "cost": 0.25})
+        async with calls.reserve(question) as call:
+            call.charge({**USED, "cost": 0.25})
         return "said"
 
     assert (await FunctionNode(say).run("hi")).usage.cost == Decimal("0.25")
@@ -119,8 +119,8 @@ async def test_dollars_that_an_answer_names_are_charged_where_the_price_is_unkno
 @pytest.mark.parametrize("cost", [-5.0, float("nan"), float("inf"), True, "0.25"])
 async def test_dollars_that_cant_be_true_are_no_price(cost: object) -> None:
     async def say(question: str, calls: Calls) -> str:
-        async with calls.one(question) as call:
-            call.used({**USED, "cost": cost})
+        async with calls.reserve(question) as call:
+            call.charge({**USED, "cost": cost})
         return "said"
 
     assert (await FunctionNode(say).run("hi")).usage.cost is None
@@ -154,9 +154,9 @@ async def test_tokens_that_passed_a_limit_stop_the_next_call() -> None:
 
 async def test_side_by_side_no_more_calls_are_made_than_a_budget_allows() -> None:
     async def slow(question: str, calls: Calls) -> str:
-        async with calls.one(question) as call:
+        async with calls.reserve(question) as call:
             await asyncio.sleep(0.01)
-            call.used(USED)
+            call.charge(USED)
         return question
 
     context = RunContext(budget=Budget(calls=4), keep_notes=False)
@@ -170,7 +170,7 @@ async def test_a_run_that_is_cancelled_charges_its_open_call() -> None:
     begun, context = asyncio.Event(), RunContext()
 
     async def stuck(question: str, calls: Calls) -> str:
-        async with calls.one(question):
+        async with calls.reserve(question):
             begun.set()
             await asyncio.sleep(60)
         return question
@@ -215,8 +215,8 @@ async def test_a_call_that_was_refused_takes_no_tokens() -> None:
 
 async def test_in_a_graph_it_is_checked_counted_and_waits_as_a_large_model_does() -> None:
     async def order(text: str, calls: Calls) -> Order:
-        async with calls.one(text) as call:
-            call.used(USED)
+        async with calls.reserve(text) as call:
+            call.charge(USED)
         return Order(item=text)
 
     async def item(order: Order) -> str:

@@ -18,7 +18,7 @@ GIB = 2**30
 
 def computer(ram: int = 16, gpu: str | None = None, count: int = 1, *, cores: int = 8) -> Machine:
     """Describe a machine, three quarters of whose RAM are free."""
-    gpus = (GPU.named(gpu),) * count if gpu else ()
+    gpus = (GPU.from_name(gpu),) * count if gpu else ()
     return Machine(cores=cores, ram=ram * GIB, ram_free=int(ram * 0.75 * GIB), gpus=gpus)
 
 

@@ -20,7 +20,7 @@ from moa.advisor.catalogue import models
 from moa.advisor.hardware import GPU, Machine
 from moa.config import load
 
-L4 = Machine(cores=8, ram=2**36, ram_free=2**35, gpus=(GPU.named("L4"),))
+L4 = Machine(cores=8, ram=2**36, ram_free=2**35, gpus=(GPU.from_name("L4"),))
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_second_model_of_a_tier_leaves_the_configuration_usable(folder: Path) 
     moa_models("add", "gpt-4.1")
     config = load(folder / "moa.toml")
     assert set(config.endpoints) == {"large", "gpt-4-1"}  # no name holds a dot
-    assert config.of_tier("llm") == "large"
+    assert config.default_of("llm") == "large"
 
 
 def test_an_endpoint_is_overwritten_only_where_that_is_asked_for(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_room_can_be_asked_for_and_the_file_be_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moa_models("add", "smollm2-135m", "--name", "s", "--context", "2048", "--concurrency", "32")
-    assert load(folder / "moa.toml").served["s"].vllm.max_model_len == 2048
+    assert load(folder / "moa.toml").served_endpoints["s"].vllm.max_model_len == 2048
     monkeypatch.setenv("MOA_CONFIG", "new.toml")
     moa_models("add", "gpt-4o")
     assert (folder / "new.toml").exists()
@@ -245,7 +245,7 @@ def test_what_needs_an_endpoint_is_written_and_nothing_else_claimed_to_be(
     if endpoint is not None:
         config = load("moa.toml")
         assert config.endpoints[endpoint].tier == tier
-        assert (endpoint in config.served) == served
+        assert (endpoint in config.served_endpoints) == served
 
 
 def test_a_vendor_is_asked_where_its_key_is_set_unless_the_items_are_private(

@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 def computer(*cards: str, ram: int = 64) -> Machine:
-    gpus = tuple(GPU.named(card) for card in cards)
+    gpus = tuple(GPU.from_name(card) for card in cards)
     return Machine(cores=8, ram=ram * GIB, ram_free=ram * GIB * 9 // 10, gpus=gpus)
 
 
@@ -59,7 +59,7 @@ def test_what_is_taken_fits_and_is_a_table_that_loads(known: Model, machine: Mac
         return
     served = vllm_fit(known, machine)
     if not served.fits:
-        assert served.needed > served.budget
+        assert served.total_bytes > served.budget
         return
     assert served.tokens <= (known.context or 0)
     endpoint = ServerConfig.model_validate(vllm_table(served))
@@ -68,7 +68,7 @@ def test_what_is_taken_fits_and_is_a_table_that_loads(known: Model, machine: Mac
     if served.place.gpu:
         assert share is not None
         given = share * served.place.gpu.memory * served.place.count
-        assert given >= served.needed * 0.995
+        assert given >= served.total_bytes * 0.995
         assert share <= 0.92
     else:
         assert int(endpoint.vllm.env["VLLM_CPU_KVCACHE_SPACE"]) * GIB >= served.kv

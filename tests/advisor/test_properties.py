@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moa.advisor.catalogue import models
 from moa.advisor.choice import choose
 from moa.advisor.fit import MAX_SEQUENCES, LocalModel, quantisations
-from moa.advisor.hardware import GPU, Machine, Placement, places
+from moa.advisor.hardware import GPU, Machine, Placement, list_placements
 from moa.advisor.task import Task
 from moa.advisor.words import Complexity, Job, Prefer
 
@@ -57,8 +57,8 @@ def test_more_memory_never_makes_a_fitting_model_unfit(
 ) -> None:
     gpu = GPU(name="any", memory=gib * GIB, free=gib * GIB, capability=(9, 0))
     wider = replace(gpu, memory=(gib + more) * GIB, free=(gib + more) * GIB)
-    after = places(replace(L4, gpus=(wider,)))[-1]
-    for small in at(places(replace(L4, gpus=(gpu,)))[-1], name, tokens, concurrency):
+    after = list_placements(replace(L4, gpus=(wider,)))[-1]
+    for small in at(list_placements(replace(L4, gpus=(gpu,)))[-1], name, tokens, concurrency):
         large = replace(small, place=after)
         assert large.fits or not small.fits
         assert large.max_sequences >= small.max_sequences
@@ -69,7 +69,7 @@ def test_more_memory_never_makes_a_fitting_model_unfit(
 def test_the_largest_concurrency_fits_and_one_more_does_not(
     name: str, gib: int, tokens: int
 ) -> None:
-    for one in at(places(computer(gib))[0], name, tokens):
+    for one in at(list_placements(computer(gib))[0], name, tokens):
         if most := one.max_sequences:
             assert replace(one, concurrency=most).fits
             assert not replace(one, concurrency=most + 1).fits or most == MAX_SEQUENCES

@@ -11,7 +11,7 @@ from moa.advisor.catalogue import models
 from moa.advisor.choice import Pattern, Plan, choose
 from moa.advisor.config import Setup, write_plan
 from moa.advisor.fit import SPARE, LocalModel
-from moa.advisor.hardware import Machine, Placement, places
+from moa.advisor.hardware import Machine, Placement, list_placements
 from moa.advisor.task import Task
 from moa.config import load
 from moa.config.tables import EngineConfig
@@ -43,7 +43,7 @@ def pair(machine: Machine, place: Placement) -> Plan:
         small,
         model=models()["qwen3-8b"],
         quantisation="fp8" if place.gpu else "q8_0",  # of which the catalogue knows no file
-        taken=int(small.needed * SPARE),
+        taken=int(small.total_bytes * SPARE),
     )
     return Plan(task=TALK, pattern="hybrid", members=(small, large), quality=3.0)
 
@@ -75,13 +75,13 @@ def test_a_vendors_model_is_written_as_it_is_sold_also_where_vllm_could_serve_it
     assert "vllm" in small.members[0].model.servers
     write_plan(small, machine)
     assert load().endpoints["small"].model == small.members[0].model.vendor_model
-    assert not load().served
+    assert not load().served_endpoints
 
 
 def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:
-    plan = pair(DESK, places(DESK)[-1])
+    plan = pair(DESK, list_placements(DESK)[-1])
     write_plan(plan, DESK)
-    served = load().served
+    served = load().served_endpoints
     assert {name: it.tier for name, it in served.items()} == {"small": "slm", "large": "llm"}
     shares = [it.vllm.gpu_memory_utilization or 1 for it in served.values()]
     assert sum(shares) <= 0.92
@@ -94,7 +94,7 @@ def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:
 
 def test_a_file_that_the_catalogue_does_not_know_is_put_there_by_its_user() -> None:
     machine = computer(64, cores=16)
-    _, made = write_plan(pair(machine, places(machine)[0]), machine)
+    _, made = write_plan(pair(machine, list_placements(machine)[0]), machine)
     assert "GGUF file of Qwen/" in made["large"].steps[0]
     large = load().endpoints["large"]
     assert isinstance(large, EngineConfig)
@@ -106,24 +106,24 @@ def test_what_is_written_beside_another_endpoint_leaves_it_the_default() -> None
     machine = computer(64, cores=16)
     text = '[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n'
     Path("moa.toml").write_text(text)
-    _, made = write_plan(pair(machine, places(machine)[0]), machine)
-    assert load().of_tier("llm") == "gpt"
+    _, made = write_plan(pair(machine, list_placements(machine)[0]), machine)
+    assert load().default_of("llm") == "gpt"
     assert any("[endpoints.gpt] stays the default" in line for line in made["large"].notes)
     Path("moa.toml").write_text(text)
     sold = Task(job="create", vendors=("openai",), complexity="complex")
     write_plan(plan_of(sold, LAPTOP, "llm"), LAPTOP)
-    assert load().of_tier("llm") == "gpt"
+    assert load().default_of("llm") == "gpt"
 
 
 def test_of_a_plan_all_endpoints_are_written_or_none() -> None:
     text = '# mine\n[endpoints.large]\ntier = "llm"\nmodel = "gpt-5"\n'
     Path("moa.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"\[endpoints\.large\] already.*--overwrite replaces"):
-        write_plan(pair(DESK, places(DESK)[-1]), DESK)
+        write_plan(pair(DESK, list_placements(DESK)[-1]), DESK)
     assert Path("moa.toml").read_text() == text
-    write_plan(pair(DESK, places(DESK)[-1]), DESK, overwrite=True)
+    write_plan(pair(DESK, list_placements(DESK)[-1]), DESK, overwrite=True)
     assert Path("moa.toml").read_text().startswith("# mine\n")
-    assert set(load().served) == {"small", "large"}
+    assert set(load().served_endpoints) == {"small", "large"}
 
 
 @pytest.mark.parametrize(("per_day", "servers"), [(100, 1), (10**8, 3)])
@@ -132,5 +132,5 @@ def test_as_many_servers_are_written_as_the_figures_take(per_day: int, servers: 
     best = choose(task, H100S).best
     assert best is not None
     write_plan(best, H100S)
-    (served,) = load().served.values()
+    (served,) = load().served_endpoints.values()
     assert served.vllm.replicas * served.vllm.gpus_each == servers

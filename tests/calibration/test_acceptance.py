@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from moa import Agent, Budget, Classifier, Decider, Filter, RunContext
 from moa.calibration import Bound, Guarantee
-from moa.calibration.acceptance import Confident, Graded, Judgement, Policy, confidence_of
+from moa.calibration.acceptance import Confident, GradedReply, Judgement, Policy, confidence_of
 from moa.calibration.verifiers import (
     Agreement,
     Arithmetic,
@@ -292,14 +292,14 @@ def test_answers_are_compared_by_what_they_say(one: Any, other: Any, same: bool)
     assert (answer_of(one) == answer_of(other)) == same
 
 
-def graded(n: int, *, seed: int = 0) -> list[Graded]:
+def graded(n: int, *, seed: int = 0) -> list[GradedReply]:
     """Replies whose length tells whether they are good, of 1 to 20 words."""
     rng = random.Random(seed)
-    found: list[Graded] = []
+    found: list[GradedReply] = []
     for number in range(n):
         words = rng.randint(1, 20)
         good = rng.random() < (0.99 if words > 6 else 0.1)
-        found.append(Graded(request=f"request {number}", reply="word " * words, good=good))
+        found.append(GradedReply(request=f"request {number}", reply="word " * words, good=good))
     return found
 
 
@@ -356,7 +356,7 @@ async def test_ten_cases_are_enough_to_fit(seed: int) -> None:
 
 @pytest.mark.parametrize("good", [True, False])
 async def test_replies_that_are_all_alike_can_be_fitted(good: bool) -> None:
-    alike = [Graded(request="", reply="a word", good=good) for _ in range(200)]
+    alike = [GradedReply(request="", reply="a word", good=good) for _ in range(200)]
     policy = await Length().fit(alike, Guarantee(0.1, 0.9))
     assert (await judged(policy, "a word")).accepted == good
 

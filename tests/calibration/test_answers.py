@@ -75,7 +75,7 @@ def test_the_place_of_a_row_that_was_dropped_is_given_to_no_other(store: AnswerS
     state = store.read_state()
     assert store.count_held_out(state) == 1
     assert store.read_test_rows(state, 99).keys == (store.coin.toss("c").key,)
-    assert store.places_of(store.coin.toss("b")) == []
+    assert store.indices_of(store.coin.toss("b")) == []
     assert figures_of(store).inputs == 2
 
 
@@ -268,10 +268,10 @@ def test_a_forgotten_row_leaves_nothing_that_was_read_of_it(
 ) -> None:
     side = store.coin.toss("a")
     place = add(store, "a", "unique-label", held=True)
-    assert store.places_of(side) == [place]
+    assert store.indices_of(side) == [place]
     assert store.forget(place)
     assert not store.forget(99)
-    assert store.places_of(side) == []
+    assert store.indices_of(side) == []
     found = store.read_test_rows(store.read_state(), 99)
     assert found.labels == (None,)
     assert np.isnan(found.vectors).all()

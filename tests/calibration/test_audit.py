@@ -56,7 +56,7 @@ def test_no_bet_wins_on_average_where_the_promise_holds(risk: float, part: float
 def test_wealth_without_a_win_or_a_loss_stays_as_it_is(steps: list[list[float]]) -> None:
     evidence = Evidence()
     for _ in steps:
-        evidence = evidence.after([1.0, 1.0])
+        evidence = evidence.update([1.0, 1.0])
     assert evidence.log_wealth == pytest.approx(0.0, abs=1e-9)
 
 

@@ -37,7 +37,7 @@ def test_inputs_that_do_not_change_raise_no_more_alarms_than_stated(n: int) -> N
         rng = random.Random(seed)
         drift = started(rng, n=n, alpha=0.2)
         for _ in range(120):
-            drift = drift.after(an_input(rng))
+            drift = drift.update(an_input(rng))
         alarmed += bool(drift.alarms)
     assert alarmed / 80 <= 0.2 + 3 * (0.2 * 0.8 / 80) ** 0.5
 
@@ -48,7 +48,7 @@ def test_names_that_are_all_different_are_no_change() -> None:
         rng = random.Random(seed)
         drift = Drift.of({"topic": [f"t{rng.random()}" for _ in range(40)]}, alpha=0.2, seed=seed)
         for _ in range(100):
-            drift = drift.after({"topic": f"t{rng.random()}"})
+            drift = drift.update({"topic": f"t{rng.random()}"})
         alarmed += bool(drift.alarms)
     assert alarmed / 60 <= 0.2 + 3 * (0.2 * 0.8 / 60) ** 0.5
 
@@ -67,10 +67,10 @@ def test_a_change_is_found_out_and_named(
     rng = random.Random(1)
     drift = started(rng)
     for _ in range(before):
-        drift = drift.after(an_input(rng))
+        drift = drift.update(an_input(rng))
     assert not drift.alarms
     for _ in range(200):
-        drift = drift.after(an_input(rng, **change))
+        drift = drift.update(an_input(rng, **change))
     assert [alarm.name for alarm in drift.alarms] == [name]
     assert said in drift.alarms[0].message
 
@@ -85,7 +85,7 @@ def test_a_change_of_few_inputs_is_tolerated_however_long_it_goes_on(
         drift = Drift.of({"length": lengths}, tolerance=tolerance)
         for _ in range(1500):
             longer = 3.0 if rng.random() < share else 1.0
-            drift = drift.after({"length": longer * rng.randint(50, 150)})
+            drift = drift.update({"length": longer * rng.randint(50, 150)})
         assert [alarm.name for alarm in drift.alarms] == said
 
 
@@ -98,7 +98,7 @@ def test_few_late_labels_show_that_answers_became_wrong() -> None:
     drift = Drift.of({"right": [gap(0.9, 0.9) for _ in range(200)]})
     for number in range(1000):
         late = gap(0.9, 0.6) if number % 10 == 0 else None
-        drift = drift.after({"right": late, "unknown": 1.0})
+        drift = drift.update({"right": late, "unknown": 1.0})
     assert drift.seen == 1000
     assert drift.alarms[0].name == "right"
     assert drift.alarms[0].seen <= 100
@@ -108,7 +108,7 @@ def test_what_is_yes_or_no_is_told_in_shares() -> None:
     rng = random.Random(7)
     drift = Drift.of({"accepted": [float(rng.random() < 0.9) for _ in range(400)]})
     while not drift.alarms:
-        drift = drift.after({"accepted": float(rng.random() < 0.4)})
+        drift = drift.update({"accepted": float(rng.random() < 0.4)})
     said = drift.alarms[0].message
     found = re.match(
         r"accepted moved down: lately in about (\d+) % of inputs, in the calibration in (\d+) %",
@@ -122,7 +122,7 @@ def test_what_is_yes_or_no_is_told_in_shares() -> None:
 def test_what_was_always_the_same_and_is_less_now_is_told_without_two_like_numbers() -> None:
     drift = Drift.of({"label mass": [1.0] * 100})
     while not drift.alarms:
-        drift = drift.after({"label mass": 0.7})
+        drift = drift.update({"label mass": 0.7})
     said = "label mass moved down: 1 in the calibration, lately often less"
     assert drift.alarms[0].message.startswith(said)
 
@@ -131,7 +131,7 @@ def test_texts_of_more_varied_length_are_found_out() -> None:
     rng = random.Random(4)
     drift = Drift.of({"length": [rng.gauss(100, 10) for _ in range(200)]})
     for _ in range(150):
-        drift = drift.after({"length": rng.gauss(100, 30)})
+        drift = drift.update({"length": rng.gauss(100, 30)})
     assert "further apart" in drift.alarms[0].message
 
 
@@ -140,13 +140,13 @@ def test_a_check_on_drift_goes_on_from_its_json_which_does_not_grow() -> None:
     drift = started(rng)
     size = len(drift.model_dump_json())
     for _ in range(300):
-        drift = drift.after(an_input(rng))
+        drift = drift.update(an_input(rng))
     written = drift.model_dump_json()
     assert len(written) < size + 2500
     back = Drift.model_validate_json(written)
     assert back == drift
     new = an_input(rng)
-    assert back.after(new) == drift.after(new)
+    assert back.update(new) == drift.update(new)
 
 
 @pytest.mark.parametrize("reference", [{}, {"length": [1.0] * 19}], ids=["none", "few"])

@@ -19,7 +19,7 @@ from decisions.moods import MOOD, Numbers, classifier, numbers
 from calibration.altered import Altered
 from moa import RunContext
 from moa.calibration import Guarantee, Learn
-from moa.calibration.acceptance import Graded
+from moa.calibration.acceptance import GradedReply
 from moa.calibration.adapt import adapt
 from moa.calibration.calibrated import CalibratedDecider
 from moa.calibration.drift import fisher_p_value
@@ -188,12 +188,12 @@ async def _written(made: Calibration) -> dict[str, Any]:
 
 async def test_a_fitted_policy_is_the_one_recorded() -> None:
     draw = random.Random(4)
-    graded: list[Graded] = []
+    graded: list[GradedReply] = []
     for place in range(160):
         good = draw.random() < 0.6
         words = max(1, round(draw.gauss(30 if good else 12, 8)))
         reply = f"3 * {place} = {3 * place + (0 if good else draw.choice([0, 1]))}" + " so" * words
-        graded.append(Graded(request=f"What is 3 times {place}?", reply=reply, good=good))
+        graded.append(GradedReply(request=f"What is 3 times {place}?", reply=reply, good=good))
     made = await (Length(least=20) & Signs()).fit(graded, Guarantee(0.1, 0.9))
     judged = [await made.judge(one.request, one.reply, RunContext()) for one in graded[:12]]
     bound = made.bound.model_dump(mode="json")

@@ -9,7 +9,7 @@ import pytest
 from command import Told, told
 
 from moa.config.endpoints import Endpoints
-from moa.documents.index import Indexed
+from moa.documents.index import IndexRetriever
 from moa.graphs.loading import load_graph
 from moa.graphs.rag import Rag
 
@@ -55,5 +55,5 @@ def test_what_was_indexed_is_what_rag_answers_from(folder: Path) -> None:
     (folder / "moa.toml").write_text('[graphs.rag]\nindex = "kept"\nsearch = "words"\n')
     graph = load_graph("rag", Endpoints(folder / "moa.toml"))
     assert isinstance(graph, Rag)
-    assert isinstance(graph.finder, Indexed)
+    assert isinstance(graph.finder, IndexRetriever)
     assert graph.finder.index.passages()[0].title == "Pump"

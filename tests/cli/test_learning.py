@@ -13,14 +13,14 @@ from command import Told, kept, told, written
 
 from moa.calibration.learned import LearnedGraph
 from moa.config.endpoints import Endpoints
-from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 
 pytestmark = pytest.mark.usefixtures("no_encoders")
 INTENTS = ("order", "refund", "repair")
 Row = dict[str, Any]
 
 
-def decided(text: str, asked: Asked) -> Step:
+def decided(text: str, asked: SimulatedRequest) -> Step:
     """Take an order for a refund, and be right but for that."""
     said: dict[str, dict[str, float]] = {}
     for question in asked.questions:

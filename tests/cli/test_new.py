@@ -15,7 +15,7 @@ from command import kept, told, written
 from moa.config.endpoints import Endpoints
 from moa.errors import InputError
 from moa.evals.inbox import group
-from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 from moa.usage import Price
 
 from .test_learning import decided, rows, toml
@@ -27,7 +27,7 @@ ENDPOINT = (
 EVIL = "/etc/../x.py:run Hello, where is the lamp?"
 
 
-def proposed(_: str, asked: Asked) -> Step:
+def proposed(_: str, asked: SimulatedRequest) -> Step:
     """Propose two intents, or write messages of one."""
     if asked.schema and "intents" in json.dumps(asked.schema["properties"]):
         intents = [

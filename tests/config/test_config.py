@@ -117,12 +117,12 @@ def test_the_environment_goes_before_the_file(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_only_endpoint_of_a_tier_is_its_default_and_of_several_tiers_picks_it() -> None:
     config = load(written(SMALL + LARGE))
-    assert (config.of_tier("slm"), config.of_tier("llm")) == ("small", "large")
-    assert load(written(SMALL)).of_tier("llm") is None
+    assert (config.default_of("slm"), config.default_of("llm")) == ("small", "large")
+    assert load(written(SMALL)).default_of("llm") is None
     two = SMALL + SMALL.replace("small", "second")
     with pytest.raises(ConfigError, match=r'\[tiers\] slm = "small"'):
-        load(written(two)).of_tier("slm")
-    assert load(written(two + '[tiers]\nslm = "second"\n')).of_tier("slm") == "second"
+        load(written(two)).default_of("slm")
+    assert load(written(two + '[tiers]\nslm = "second"\n')).default_of("slm") == "second"
 
 
 def test_the_vendor_of_a_known_model_brings_its_address_and_the_variable_of_its_key() -> None:
@@ -201,7 +201,7 @@ def test_an_endpoint_may_have_several_addresses() -> None:
 
 def test_a_model_in_this_machine_is_no_server_of_moa_up() -> None:
     config = load(written(LOCAL + SMALL))
-    assert config.served == {}
+    assert config.served_endpoints == {}
     assert config.vllm_of("medium") is None
     embedded = [name for name in ("medium", "small", "embedded") if config.embeds(name)]
     assert embedded == ["medium", "embedded"]
@@ -218,5 +218,5 @@ def test_a_model_in_this_machine_is_no_server_of_moa_up() -> None:
     ],
 )
 def test_a_model_in_this_machine_is_known_by_the_name_of_its_file(model: str, name: str) -> None:
-    assert EngineConfig(tier="llm", model=model, serve="llama.cpp").known_as == name
-    assert AddressConfig(tier="llm", model=model).known_as == model
+    assert EngineConfig(tier="llm", model=model, serve="llama.cpp").model_name == name
+    assert AddressConfig(tier="llm", model=model).model_name == model

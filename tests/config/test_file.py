@@ -41,7 +41,7 @@ def test_a_missing_file_is_made(tmp_path: Path) -> None:
         '[endpoints.small]\ntier = "slm"\nmodel = "org/model"\nserve = "vllm"\n\n'
         "[endpoints.small.vllm]\nport = 8001\n"
     )
-    assert load(path).served["small"].vllm.port == 8001
+    assert load(path).served_endpoints["small"].vllm.port == 8001
 
 
 def test_without_a_path_it_is_the_file_of_the_current_folder(
@@ -78,7 +78,7 @@ def test_an_overwritten_endpoint_stays_in_its_place(file: Path) -> None:
 def test_tables_come_after_plain_values(tmp_path: Path) -> None:
     table = {"vllm": {"args": ("--seed", "1")}, "tier": "slm", "model": "m", "serve": "vllm"}
     path = write_endpoint(tmp_path / "moa.toml", "small", table)
-    assert load(path).served["small"].vllm.args == ("--seed", "1")
+    assert load(path).served_endpoints["small"].vllm.args == ("--seed", "1")
 
 
 @pytest.mark.parametrize("name", ["", "embedded", "a.b", "two words", "[x]"])
@@ -118,7 +118,7 @@ def test_what_cannot_be_added_to_is_left_alone(file: Path, name: str, text: str,
 def test_a_default_of_a_tier_is_written_with_it(tmp_path: Path) -> None:
     path = write_endpoint(tmp_path / "moa.toml", "small", TABLE, tiers={"slm": "small"})
     assert path.read_text().endswith('[tiers]\nslm = "small"\n')
-    assert load(path).of_tier("slm") == "small"
+    assert load(path).default_of("slm") == "small"
 
 
 def test_a_default_goes_into_the_tiers_that_are_there(file: Path) -> None:

@@ -290,7 +290,7 @@ def test_what_moa_writes_needs_no_trust_anew(before: str | None) -> None:
     if before == CODE:
         agreed(Path("moa.toml"))
     write_endpoint(None, "small", SERVED)
-    assert load().served["small"].vllm.env
+    assert load().served_endpoints["small"].vllm.env
     set_in_graph(None, "cascade", {"calibration": "../made.json"})
     assert load().graphs["cascade"]
 

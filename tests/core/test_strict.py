@@ -47,7 +47,7 @@ async def test_where_nothing_is_awaited_it_holds_too() -> None:
 
 def test_a_strict_budget_stays_so_in_what_is_made_of_it() -> None:
     budget = Budget(calls=3, strict=True)
-    assert budget.after(Usage()) == budget
+    assert budget.subtract(Usage()) == budget
     assert "strict" not in budget.limits
     assert "strict=True" in repr(budget)
     assert budget.with_more(Budget(calls=2)) == replace(budget, calls=5)

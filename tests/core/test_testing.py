@@ -18,7 +18,7 @@ from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import DeadlineExceeded
 from moa.pytest_plugin import moa_offline as moa_offline
-from moa.testing import Asked, Rule, ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.testing import Rule, ScriptedEndpoint, SimulatedEndpoint, SimulatedRequest, Step
 from moa.trace import TextDelta
 
 
@@ -27,9 +27,9 @@ class City(BaseModel):
 
 
 async def test_a_rule_of_two_parameters_sees_what_was_asked() -> None:
-    seen: list[Asked] = []
+    seen: list[SimulatedRequest] = []
 
-    def rule(text: str, asked: Asked) -> Step:
+    def rule(text: str, asked: SimulatedRequest) -> Step:
         seen.append(asked)
         return {"sentiment": {"positive": 1.0}} if asked.questions else City(name="Ulm")
 

@@ -113,7 +113,7 @@ async def test_a_part_of_the_questions_takes_its_heads_alone_along() -> None:
 
     encoder = words()
     slm = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"size": {"big": 0.9}})
-    part = Decider(slm, Two, calibration={"mood": by_head()}).only(["size"])
+    part = Decider(slm, Two, calibration={"mood": by_head()}).select(["size"])
     result = await part.run("bad")
     assert result.usage.calls == 1
     assert not any("head" in note.text for note in result.trace)
@@ -162,9 +162,9 @@ def test_each_file_of_heads_is_known_here() -> None:
 def test_shipped_heads_have_as_many_options_as_their_questions() -> None:
     slm = with_shipped_heads()
     agents: dict[tuple[str, str], DecidingAgent[Any]] = {
-        ("support", "intent"): intent_of(slm).by_shipped_head("intent"),
-        ("support", "sentiment"): Sentiment(slm).by_shipped_head("sentiment"),
-        ("support", "urgency"): urgency_of(slm).by_shipped_head("urgency"),
+        ("support", "intent"): intent_of(slm).with_shipped_head("intent"),
+        ("support", "sentiment"): Sentiment(slm).with_shipped_head("sentiment"),
+        ("support", "urgency"): urgency_of(slm).with_shipped_head("urgency"),
         ("support", "spam"): Spam(slm),
         ("support", "injection"): injection_filter(slm),
         ("sentiment", "sentiment"): Sentiment(slm),
@@ -214,7 +214,7 @@ PLAIN = {
 @installed
 @pytest.mark.parametrize("intent", PLAIN)
 async def test_plain_messages_have_their_intent(intent: str) -> None:
-    agent = intent_of(reading()).by_shipped_head("intent")
+    agent = intent_of(reading()).with_shipped_head("intent")
     found = [(await agent.run(text)).output.label for text in PLAIN[intent]]
     assert found == [intent] * 3
 

@@ -17,7 +17,7 @@ from documents.files import closed
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.documents.files import Progress, Sources
-from moa.documents.index import Changes, Index, Indexed
+from moa.documents.index import Changes, Index, IndexRetriever
 from moa.documents.retrieval import BM25
 from moa.errors import (
     BudgetExceeded,
@@ -255,7 +255,7 @@ async def test_the_first_search_reads_the_files_and_names_what_it_could_not_read
     folder: Path,
 ) -> None:
     (folder / "c.pdf").write_bytes(b"")
-    retriever = Indexed(folder)
+    retriever = IndexRetriever(folder)
     for _ in range(2):
         result = await retriever.run("sofas")
         assert [passage.text for passage in result.output.passages] == ["Cats sleep on sofas."]
@@ -264,7 +264,7 @@ async def test_the_first_search_reads_the_files_and_names_what_it_could_not_read
 
 async def test_searches_that_begin_together_read_once(folder: Path) -> None:
     endpoint = ScriptedEndpoint()
-    retriever = Indexed(folder, endpoint=endpoint)
+    retriever = IndexRetriever(folder, endpoint=endpoint)
     results = await asyncio.gather(*(retriever.run("sofas") for _ in range(3)))
     assert sum(result.usage.total.calls for result in results) == 4  # one for all, one a query
 
@@ -287,7 +287,7 @@ async def test_a_deadline_holds_while_files_are_read_which_goes_on_for_the_next(
     folder: Path,
 ) -> None:
     index = Gated()
-    retriever = Indexed(folder, index)
+    retriever = IndexRetriever(folder, index)
     runs = [retriever.run("sofas", RunContext(timeout_s=0.05)) for _ in range(2)]
     failures = await asyncio.gather(*runs, return_exceptions=True)
     assert [type(failure) for failure in failures] == [DeadlineExceeded] * 2
@@ -300,7 +300,7 @@ async def test_a_deadline_holds_while_files_are_read_which_goes_on_for_the_next(
 
 def test_a_reading_outlives_the_loop_of_the_run_that_began_it(folder: Path) -> None:
     index = Gated()
-    retriever = Indexed(folder, index)
+    retriever = IndexRetriever(folder, index)
     with pytest.raises(DeadlineExceeded):
         asyncio.run(retriever.run("sofas", RunContext(timeout_s=0.05)))
     index.gate.set()
@@ -312,7 +312,7 @@ async def test_while_vectors_cannot_be_had_files_are_read_once(folder: Path) -> 
     index = Gated()
     index.gate.set()
     down = EndpointUnavailable("down", endpoint="vectors")
-    retriever = Indexed(folder, index, endpoint=WordEncoder(name="vectors", failure=down))
+    retriever = IndexRetriever(folder, index, endpoint=WordEncoder(name="vectors", failure=down))
     for _ in range(3):
         result = await retriever.run("sofas")
         assert [note.kind for note in result.trace] == ["degraded"]
@@ -321,13 +321,13 @@ async def test_while_vectors_cannot_be_had_files_are_read_once(folder: Path) -> 
 
 async def test_a_wrong_key_of_the_endpoint_that_embeds_is_an_error(folder: Path) -> None:
     no_key = EndpointUnauthorized("HTTP 401", endpoint="vectors", status=401)
-    retriever = Indexed(folder, endpoint=WordEncoder(name="vectors", failure=no_key))
+    retriever = IndexRetriever(folder, endpoint=WordEncoder(name="vectors", failure=no_key))
     with pytest.raises(EndpointUnauthorized):
         await retriever.run("sofas")
 
 
 async def test_files_that_cannot_be_read_are_tried_again(folder: Path, tmp_path: Path) -> None:
-    retriever = Indexed(tmp_path / "later")
+    retriever = IndexRetriever(tmp_path / "later")
     with pytest.raises(ConfigError, match="there is no file or folder"):
         await retriever.run("sofas")
     os.rename(folder, tmp_path / "later")
@@ -335,7 +335,7 @@ async def test_files_that_cannot_be_read_are_tried_again(folder: Path, tmp_path:
 
 
 async def test_without_its_vectors_passages_are_found_by_words(folder: Path, index: Index) -> None:
-    retriever, broke = Indexed(folder, endpoint=ScriptedEndpoint()), Budget(calls=0)
+    retriever, broke = IndexRetriever(folder, endpoint=ScriptedEndpoint()), Budget(calls=0)
     result = await retriever.run("sofas", RunContext(budget=broke))
     assert [passage.text for passage in result.output.passages] == ["Cats sleep on sofas."]
     assert [note.kind for note in result.trace] == ["degraded"]
@@ -348,18 +348,18 @@ async def test_an_index_that_was_made_elsewhere_is_searched_as_it_is(
     folder: Path, tmp_path: Path
 ) -> None:
     Index(tmp_path / "kept").update(folder)
-    retriever = Indexed(None, Index(tmp_path / "kept"))
+    retriever = IndexRetriever(None, Index(tmp_path / "kept"))
     assert len((await retriever.run("sofas")).output.passages) == 1
     with pytest.raises(ConfigError, match=r"nothing to search in no documents: name the files"):
-        await Indexed(None).run("sofas")
+        await IndexRetriever(None).run("sofas")
 
 
 async def test_nothing_to_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"nothing to search in .*: a.pdf is empty"):
-        await Indexed(tmp_path).run("sofas")
+        await IndexRetriever(tmp_path).run("sofas")
 
 
 def test_by_words_is_what_an_index_without_an_endpoint_is_searched(folder: Path) -> None:
-    assert Indexed(folder, by_words=False).by_words
+    assert IndexRetriever(folder, by_words=False).by_words
     assert BM25([]).passages == ()

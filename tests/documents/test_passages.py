@@ -99,16 +99,16 @@ def test_it_is_written_as_it_is_asked_for() -> None:
 
 def test_a_text_that_is_short_enough_is_not_cut() -> None:
     text = "One.\n\nTwo, with a blank line before."
-    assert Length(sentences=2).cut(text) == text
+    assert Length(sentences=2).shorten(text) == text
 
 
 @given(st.text(alphabet="ab .!\n", max_size=80), st.integers(1, 5))
 def test_what_is_cut_begins_the_text_and_fits_or_is_one_sentence(text: str, words: int) -> None:
     length = Length(words=words, sentences=2)
-    cut = length.cut(text)
+    cut = length.shorten(text)
     assert text.startswith(cut)
-    assert not length.too_long(cut) or len(length.cut(cut)) == len(cut)
+    assert not length.too_long(cut) or len(length.shorten(cut)) == len(cut)
 
 
 def test_a_long_text_without_spaces_is_cut_to_its_words() -> None:
-    assert Length(words=6).cut("今天天气很好。" * 3) == "今天天气很好。"
+    assert Length(words=6).shorten("今天天气很好。" * 3) == "今天天气很好。"

@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.endpoints.transport import known_error
+from moa.endpoints.transport import map_error
 from moa.errors import (
     BudgetExceeded,
     DeadlineExceeded,
@@ -439,6 +439,6 @@ def test_what_another_client_lost_after_it_had_asked_may_be_billed(
 ) -> None:
     raised = APIConnectionError("Connection error.")
     raised.__cause__ = cause
-    error = known_error(raised, endpoint="e", model="m", who="e")
+    error = map_error(raised, endpoint="e", model="m", who="e")
     assert isinstance(error, EndpointUnavailable)
     assert may_be_billed(error) == billed

@@ -14,7 +14,7 @@ from moa.evals import compare
 from moa.routing import Router
 from moa.routing.evaluation import evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import RecordedRequest
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ROUTING: dict[str, Any] = json.loads((GOLDEN / "routing.json").read_text())
@@ -41,9 +41,9 @@ async def test_a_comparison_has_its_figures_verdicts_and_table() -> None:
     assert written == near(json.loads((GOLDEN / "comparison.json").read_text()))
 
 
-def recorded(n: int, kind: str, *, seed: int = 0) -> list[Recorded]:
+def recorded(n: int, kind: str, *, seed: int = 0) -> list[RecordedRequest]:
     made = routing_rows(n, seed=seed, replied=kind == "cascade")
-    return [Recorded.model_validate(row) for row in made]
+    return [RecordedRequest.model_validate(row) for row in made]
 
 
 @pytest.mark.parametrize("kind", ["router", "cascade"])

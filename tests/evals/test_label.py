@@ -21,7 +21,7 @@ from moa.calibration.labelled import Labelled
 from moa.cli.label import Form
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError
-from moa.evals.labelling import LABEL, Agents, Unlabelled, find_helpful, pick_texts
+from moa.evals.labelling import LABEL, Agents, UnlabelledRow, find_helpful, pick_texts
 from moa.graphs.single_model import single_model
 from moa.questions import Answer, Option, Question
 from moa.usage import Price
@@ -59,8 +59,8 @@ def ready(made: Calibration) -> Agents:
     return {LABEL: cast("Any", single_model(endpoint(), calibration=made))}
 
 
-def unlabelled(texts: Iterable[str]) -> list[Unlabelled]:
-    return [Unlabelled(text, {}, {LABEL: text}) for text in texts]
+def unlabelled(texts: Iterable[str]) -> list[UnlabelledRow]:
+    return [UnlabelledRow(text, {}, {LABEL: text}) for text in texts]
 
 
 async def test_half_is_drawn_and_half_chosen_in_turn(made: Calibration) -> None:

@@ -32,7 +32,7 @@ async def main(name: str, file: str, url: str, *on: str) -> None:
     double: Any = testing._Double  # pyright: ignore[reportPrivateUsage]
     answer = double._answer
 
-    async def heard(double: Any, asked: testing.Asked, context: RunContext) -> Any:
+    async def heard(double: Any, asked: testing.SimulatedRequest, context: RunContext) -> Any:
         await asyncio.to_thread(ask, url, double.name, asked.text)
         return await answer(double, asked, context)
 

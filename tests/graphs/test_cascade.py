@@ -155,7 +155,7 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
 
 async def test_an_agent_is_asked_no_question_that_it_does_not_have() -> None:
     with pytest.raises(ConfigError, match="can't be asked"):
-        Decider(small(), Triage).only(["mood"])
+        Decider(small(), Triage).select(["mood"])
 
 
 async def test_a_generated_text_is_accepted_by_a_policy_over_the_reply() -> None:

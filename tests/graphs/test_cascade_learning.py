@@ -23,7 +23,7 @@ from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
-from moa.graphs.cascade import Cascade, Settled
+from moa.graphs.cascade import Cascade, CascadeResult
 from moa.graphs.loading import load_graph
 from moa.questions import Choice
 from moa.testing import SimulatedEndpoint, Step
@@ -85,7 +85,7 @@ class Stream:
         return {"classifier": {"card" if ("card" in text) != self.turned else "app": 1.0}}
 
 
-async def go(cascade: Topic, texts: list[str]) -> list[Settled[Choice[str]]]:
+async def go(cascade: Topic, texts: list[str]) -> list[CascadeResult[Choice[str]]]:
     found = [await cascade.run(text) for text in texts]
     assert cascade.learner is not None
     (await cascade.learner.student.ready()).wait()
@@ -148,7 +148,7 @@ async def test_runs_of_an_owner_learn_from_texts_of_that_owner_alone(stream: Str
     team.owner = "team"
     kept = [(await cascade.learner.student.ready(one)).store for one in (RunContext(), team)]
     assert [figures_of(store).inputs for store in kept] == [3, 5]
-    assert Path(kept[1].where).name == "answers.team.db"
+    assert Path(kept[1].location).name == "answers.team.db"
 
 
 async def test_the_large_node_sees_what_the_input_is_and_nothing_else(stream: Stream) -> None:
@@ -533,7 +533,7 @@ def test_processes_that_are_killed_again_and_again_learn_together(tmp_path: Path
         found = figures_of(store)
         labels = dict(store_labels(store))
         for tier, _, text in whole:
-            places = store.places_of(store.coin.toss(text))
+            places = store.indices_of(store.coin.toss(text))
             assert len(places) == 1
             label = labels[places[0]]
             assert label == (None if tier == "0" else "card" if "card" in text else "app")

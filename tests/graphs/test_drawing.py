@@ -222,7 +222,7 @@ def test_the_box_of_an_agent_says_that_a_head_decides() -> None:
     encoder = SimulatedEndpoint(name="vectors", model=JointEncoder.model)
     model = SimulatedEndpoint(name="small", encoder=encoder)
     g = Graph("g", str)
-    spam = Filter(model, "an ad", action="drop", name="spam").by_shipped_head("spam")
+    spam = Filter(model, "an ad", action="drop", name="spam").with_shipped_head("spam")
     text = g.build(g.add(spam, g.input)).draw().mermaid
     assert "vectors with a head" in text
     assert "SLM" not in text

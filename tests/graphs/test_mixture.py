@@ -27,7 +27,7 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
-from moa.graphs.mixture import BaseMixture, Mixed, Mixture
+from moa.graphs.mixture import BaseMixture, Mixture, MixtureReply
 from moa.graphs.self_mixture import SelfMixture
 from moa.node import Reply, Result, Text
 from moa.testing import SimulatedEndpoint, Step
@@ -61,10 +61,10 @@ def ran(
     graph: BaseMixture,
     request: str | BaseModel = "Why is it so?",
     context: RunContext | None = None,
-) -> tuple[Result[Mixed], float]:
+) -> tuple[Result[MixtureReply], float]:
     """Run on a clock that jumps, and say when it ended."""
 
-    async def main() -> tuple[Result[Mixed], float]:
+    async def main() -> tuple[Result[MixtureReply], float]:
         return await graph.run(request, context), clock.now()
 
     return clock.run(main())
@@ -76,7 +76,7 @@ def mixed(
     request: str | BaseModel = "Why is it so?",
     context: RunContext | None = None,
     **settings: Any,
-) -> tuple[Result[Mixed], float]:
+) -> tuple[Result[MixtureReply], float]:
     """Run a mixture, whose aggregator says "so" unless another one is given."""
     top = top or endpoint("top", "so")
     return ran(Mixture(proposers=proposers, aggregator=top, **settings), request, context)
@@ -410,7 +410,7 @@ def test_many_runs_at_once_don_t_mix() -> None:
     top = SimulatedEndpoint(tier="llm", rule=lambda text: text.split(": ")[-1])
     graph = Mixture(proposers=[endpoint("a"), endpoint("b")], aggregator=top, layers=2)
 
-    async def main() -> list[Result[Mixed]]:
+    async def main() -> list[Result[MixtureReply]]:
         return await asyncio.gather(*(graph.run(f"Question {i}?") for i in range(16)))
 
     for i, result in enumerate(clock.run(main())):

@@ -20,7 +20,7 @@ from moa.endpoints.tokens import tokens_of
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError
 from moa.graphs.loading import load_graph
-from moa.graphs.mixture import BaseMixture, Mixed, Mixture
+from moa.graphs.mixture import BaseMixture, Mixture, MixtureReply
 from moa.graphs.self_mixture import SelfMixture
 from moa.mixing.packing import pack
 from moa.testing import ScriptedEndpoint
@@ -265,7 +265,7 @@ async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path)
         answers = (long, long.upper(), "Blue.")
         packed = await pack("Name a colour.", answers, write=write, count=count, room=600)
         tokens = await count(write(packed.consulted))
-    assert isinstance(result.output, Mixed)
+    assert isinstance(result.output, MixtureReply)
     assert list(result.output.proposals) == ["embedded 1", "embedded 2"]
     repaired = sum(note.kind == "repaired" for note in result.trace)
     assert result.usage.calls == 3 + repaired

@@ -14,7 +14,7 @@ from routing import router
 from moa import Agent, RunContext
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable, InputError
-from moa.graphs.cascade import Settled
+from moa.graphs.cascade import CascadeResult
 from moa.graphs.routed import Routed
 from moa.node import Node, Result
 from moa.testing import SimulatedEndpoint
@@ -100,7 +100,7 @@ async def test_a_router_that_looks_at_answers_makes_a_cascade() -> None:
         router=router(replied=True).at_threshold(0.2),
     )
     result = await graph.run(EASY)
-    assert isinstance(result, Settled)
+    assert isinstance(result, CascadeResult)
     assert result.by == "large"
     assert "if doubtful" in graph.draw().mermaid
 

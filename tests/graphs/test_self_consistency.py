@@ -28,9 +28,9 @@ from moa.errors import (
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.cascade import Cascade
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.answer_extraction import last_number, stated
+from moa.mixing.answer_extraction import last_number, read_answer
 from moa.mixing.judges import Listwise
-from moa.mixing.voting import Voted
+from moa.mixing.voting import VotedReply
 from moa.node import Reply, Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -157,7 +157,7 @@ async def test_a_typed_output_is_counted_by_its_field() -> None:
 
     endpoint = small(*(Bill(total=total, note=total) for total in ("$12.50", "12.5")))
     agent = Agent(endpoint, "Read the bill.", output=Bill, temperature=0.7)
-    node = SelfConsistency(node=agent, samples=3, key=lambda bill: stated(bill.total))
+    node = SelfConsistency(node=agent, samples=3, key=lambda bill: read_answer(bill.total))
     output = (await node.run("…")).output
     assert (output.text, output.answer, output.votes) == ("12.5", "12.5", {"12.5": 2})
 
@@ -201,7 +201,7 @@ async def test_stopping_early_gives_the_winner_of_the_whole_vote(
     node: SelfConsistency[str | BaseModel] = SelfConsistency(
         node=writer(small(*answers)), samples=len(answers), max_concurrency=max_concurrency
     )
-    output: Voted = (await node.run("?")).output
+    output: VotedReply = (await node.run("?")).output
     counts = Counter(answers)
     most = [answer for answer in counts if counts[answer] == max(counts.values())]
     assert output.answer == most[0]

@@ -175,7 +175,7 @@ def test_a_plan_is_accepted_if_it_can_be_carried_out(
         done |= {one.id for one in steps if set(one.needs) <= done}
     can_be = len(set(names)) == len(names) and done == set(names)
     try:
-        in_order = Steps(steps=tuple(steps)).in_order
+        in_order = Steps(steps=tuple(steps)).sorted_steps
     except ValidationError:
         assert not can_be
     else:

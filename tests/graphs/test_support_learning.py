@@ -34,7 +34,7 @@ from moa.graphs.support_learning import LearningWriter
 from moa.graphs.support_reading import intent_of
 from moa.graphs.support_replies import LABEL_TOKENS, Labelled
 from moa.node import Result
-from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 from moa.usage import Amount, Price
 
 from .killed import killed, resumed
@@ -99,7 +99,7 @@ class Inbox:
     def _small(self, text: str) -> Step:
         return {**CALM, "intent": {"card" if "card" in text else "app": 0.8}, **self.decided}
 
-    def _large(self, text: str, asked: Asked) -> Step:
+    def _large(self, text: str, asked: SimulatedRequest) -> Step:
         if self.fails is not None:
             return self.fails
         said = {"intent": "card" if "card" in text else "app", **CALM_SAID}

@@ -18,7 +18,7 @@ from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
 from moa.guards.guarded import Guarded
 from moa.mixing.judges import Candidates, Pick
-from moa.mixing.voting import Voted
+from moa.mixing.voting import VotedReply
 from moa.node import Node, Reply, Result, Text
 from moa.questions import Choice
 
@@ -171,7 +171,7 @@ async def a_guarded_node(node: Node[Text, Reply], check: Filter) -> None:
 
 
 async def choosing_among_answers(node: Node[Text, Reply], judge: Node[Candidates, Pick]) -> None:
-    assert_type(await SelfConsistency(node=node).run(Text(text="")), Result[Voted])
+    assert_type(await SelfConsistency(node=node).run(Text(text="")), Result[VotedReply])
     assert_type(await BestOfN(node=node, judge=judge).run(Text(text="")), Result[BestOf])
     await SelfConsistency(node=node).run("no text")  # pyright: ignore[reportArgumentType]
     BestOfN(node=node, judge=node)  # pyright: ignore[reportArgumentType]

@@ -124,7 +124,7 @@ READERS: dict[str, Read] = {
     "split": beside(partial(split, max_tokens=200)),
     "excerpt": beside(partial(excerpt, max_tokens=200)),
     "sentences": beside(sentences),
-    "length": beside(Length(words=20, sentences=3).cut),
+    "length": beside(Length(words=20, sentences=3).shorten),
     "cited": lambda text: cite(text, PASSAGES, RunContext()),
     "claims": lambda text: check_claims(text, PASSAGES, None, RunContext()),
     "tokens": beside(approximate_tokens),

@@ -36,7 +36,7 @@ async def main(store: str, rows: int) -> None:
 
     if store.endswith(".jsonl"):
         with RowFile(store, existing="resume") as file:
-            left = file.left(given(rows))
+            left = file.due_rows(given(rows))
             began = time.process_time()
             async with aclosing(
                 work_through(file, agent, left, context, progress=progress)

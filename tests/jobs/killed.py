@@ -33,7 +33,7 @@ async def main(store: str, url: str, rows: int, concurrency: int) -> None:
             context = RunContext(keep_notes=False)
             with RowFile(store, existing="resume") as file:
                 work = work_through(
-                    file, graph, file.left(given), context, max_concurrency=concurrency
+                    file, graph, file.due_rows(given), context, max_concurrency=concurrency
                 )
                 async with aclosing(work) as items:
                     async for _ in items:

@@ -26,7 +26,7 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 from moa.errors import EndpointTimeout, EndpointUnavailable, InvalidResponse
 from moa.rows import RowFile, work_through
-from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 
 EVERY = 20
 ERRORS = (
@@ -44,7 +44,7 @@ class Soaked(SimulatedEndpoint):
 
     calls = 0
 
-    def next_step(self, asked: Asked) -> Step:
+    def next_step(self, asked: SimulatedRequest) -> Step:
         self.calls += 1
         self.prompts.clear()
         if self.calls % EVERY == 0 or " hopeless" in asked.text:
@@ -73,7 +73,7 @@ async def main(path: str, rows: int, url: str | None = None) -> None:
     marks = list[dict[str, float]]()
     process = psutil.Process()
     with RowFile(path, existing="resume") as file:
-        left = file.left(given(rows))
+        left = file.due_rows(given(rows))
         async with aclosing(work_through(file, agent, left, context, max_concurrency=16)) as items:
             async for item in items:
                 came[item.status] += 1

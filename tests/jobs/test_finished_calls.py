@@ -54,7 +54,7 @@ async def go(
 ) -> list[Item[Any]]:
     context = context or RunContext()
     with RowFile(out, existing=existing) as file:
-        async with aclosing(work_through(file, node, file.left(rows), context)) as items:
+        async with aclosing(work_through(file, node, file.due_rows(rows), context)) as items:
             return [item async for item in items]
 
 
@@ -205,7 +205,7 @@ async def test_calls_of_a_row_that_is_gone_go_and_those_of_one_that_failed_stay(
 async def test_what_is_about_to_be_written_of_a_row_is_not_once_the_row_is_done(out: Path) -> None:
     with RowFile(out, existing="resume") as file:
         calls = file._calls  # pyright: ignore[reportPrivateUsage]
-        (row,) = file.left(texts("a"), all_rows=False)
+        (row,) = file.due_rows(texts("a"), all_rows=False)
         assert isinstance(row, Row)
         journal = row.journal
         assert isinstance(journal, RowJournal)

@@ -19,7 +19,7 @@ from disks import room
 import moa._sqlite
 import moa.jobs
 from moa import Agent, Budget, RunContext
-from moa.batch import Item, Malformed, Row, Status
+from moa.batch import Item, MalformedLine, Row, Status
 from moa.errors import (
     ConfigError,
     EndpointRejected,
@@ -63,7 +63,7 @@ def damage(job: Job, sql: str) -> None:
     job._rows(sql)  # pyright: ignore[reportPrivateUsage]
 
 
-async def work_through(store: str, rows: Sequence[Row | Malformed], node: Any) -> JobStatus:
+async def work_through(store: str, rows: Sequence[Row | MalformedLine], node: Any) -> JobStatus:
     with Job(store, graph="g") as job:
         job.add(rows)
         return await job.run(node)
@@ -119,7 +119,7 @@ async def test_a_row_that_is_malformed_or_asks_people_is_dead_at_once(tmp_path: 
         return interrupt(text)
 
     g = Graph("g", str)
-    bad = Malformed(number=1, error="no JSON object", raw="{")
+    bad = MalformedLine(number=1, error="no JSON object", raw="{")
     status = await work_through(str(tmp_path), [bad, *texts("a")], g.build(g.add(ask, g.input)))
     assert status.rows == {"dead": 2}
     assert status.causes == {"MalformedRow": 1, "NotResumable": 1}
@@ -191,13 +191,13 @@ async def test_a_graph_runs_a_job_by_itself_and_goes_on_with_it(tmp_path: Path) 
         assert outputs(job) == ["A", "B"]
 
 
-async def held(job: Job) -> Row | Malformed:
+async def held(job: Job) -> Row | MalformedLine:
     """Lease a row, and renew nothing."""
     async with aclosing(job.left(RunContext())) as left:
         return await anext(left)
 
 
-def item(row: Row | Malformed, status: Status, error: MoaError | None = None) -> Item[Any]:
+def item(row: Row | MalformedLine, status: Status, error: MoaError | None = None) -> Item[Any]:
     return Item(number=1, id=1, input="a", key=row.key, status=status, error=error)
 
 

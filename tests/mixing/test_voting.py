@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
-from moa.mixing.answer_extraction import format_answer, last_number, stated, write_answer
+from moa.mixing.answer_extraction import format_answer, last_number, read_answer, write_answer
 from moa.mixing.voting import Tally, agreement_test, find_most_agreed, likeness
 from moa.node import Reply
 from moa.questions import Choice
@@ -70,7 +70,7 @@ def test_no_fewer_samples_than_wanted_could_settle_it(
         tally = tally.with_vote(place, answer)
     best = tally.leaders[0] if tally.leaders else "a"
     after = tally
-    for further in range(tally.needed):
+    for further in range(tally.minimum_needed):
         assert not after.is_settled
         after = after.with_vote(len(given_answers) + further, best)
     assert after.is_settled
@@ -79,7 +79,7 @@ def test_no_fewer_samples_than_wanted_could_settle_it(
 def test_a_sample_that_fails_is_not_waited_for() -> None:
     tally = Tally(left=5).with_vote(0, "a").with_vote(1, "a")
     assert not tally.is_settled
-    assert tally.without(2).is_settled
+    assert tally.drop(2).is_settled
 
 
 def test_unreadable_samples_count_against_the_confidence() -> None:
@@ -112,7 +112,7 @@ def test_a_tie_is_said_and_the_first_sample_counts() -> None:
     ],
 )
 def test_what_a_reply_answers_is_read(reply: Any, answer: object) -> None:
-    assert stated(reply) == answer
+    assert read_answer(reply) == answer
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_a_reply_answers_is_read(reply: Any, answer: object) -> None:
     ],
 )
 def test_answers_that_only_share_a_number_are_not_the_same(one: str, other: str) -> None:
-    assert stated(Reply(text=one)) != stated(Reply(text=other))
+    assert read_answer(Reply(text=one)) != read_answer(Reply(text=other))
 
 
 def test_the_last_number_counts_where_none_is_marked() -> None:

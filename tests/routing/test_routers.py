@@ -17,24 +17,24 @@ from moa.errors import ConfigError, InputError
 from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
 from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
-from moa.routing.recorded import Case, Recorded, Request, describe
-from moa.rows import typed
+from moa.routing.recorded import Case, RecordedRequest, Request, describe
+from moa.rows import read_models
 from routing import rows
 
 
-def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:
+def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[RecordedRequest]:
     made = rows(n, seed=seed, replied=replied)
-    return [Recorded.model_validate(row) for row in made]
+    return [RecordedRequest.model_validate(row) for row in made]
 
 
-def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
+def apgr(router: Router, fresh: Sequence[RecordedRequest]) -> float:
     weak, strong = [r.weak_correct for r in fresh], [r.strong_correct for r in fresh]
     found = recovery(router.gains([r.case for r in fresh]), weak, strong).apgr
     assert found is not None
     return found
 
 
-def truth_of(found: Sequence[Recorded]) -> Truth:
+def truth_of(found: Sequence[RecordedRequest]) -> Truth:
     weak, strong = [r.weak_correct for r in found], [r.strong_correct for r in found]
     return Truth(np.array(weak, dtype=float), np.array(strong, dtype=float))
 
@@ -126,7 +126,7 @@ def test_numbers_that_rows_bring_are_learnt_from_and_asked_for() -> None:
     for row in made:
         row |= {"features": {"steps": float(row["subject"] == "shop")}, "subject": ""}
         row |= {"prompt": f"Hm {row['id']}."}
-    router = fit_router([Recorded.model_validate(row) for row in made])
+    router = fit_router([RecordedRequest.model_validate(row) for row in made])
     assert router.features == ("steps",)
     easy, hard = (Case("Hm q3.", features={"steps": steps}) for steps in (0.0, 1.0))
     assert router.gains([hard])[0] > router.gains([easy])[0] + 0.2
@@ -211,13 +211,15 @@ def test_duplicated_rows_count_once() -> None:
     assert (fitted.origin.rows, fitted.origin.left_out) == (50, 20)
 
 
-def changed(**values: object) -> list[Recorded]:
-    return [Recorded.model_validate({**row, **values}) for row in rows(60)]
+def changed(**values: object) -> list[RecordedRequest]:
+    return [RecordedRequest.model_validate({**row, **values}) for row in rows(60)]
 
 
-def swapped() -> list[Recorded]:
+def swapped() -> list[RecordedRequest]:
     names = {"weak_correct": "strong_correct", "strong_correct": "weak_correct"}
-    return [Recorded.model_validate({names.get(n, n): v for n, v in r.items()}) for r in rows(80)]
+    return [
+        RecordedRequest.model_validate({names.get(n, n): v for n, v in r.items()}) for r in rows(80)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def swapped() -> list[Recorded]:
         ),
     ],
 )
-def test_rows_that_teach_nothing_are_refused(found: list[Recorded], said: str) -> None:
+def test_rows_that_teach_nothing_are_refused(found: list[RecordedRequest], said: str) -> None:
     with pytest.raises(InputError, match=said):
         fit_router(found)
 
@@ -244,7 +246,7 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
     refused: list[str] = []
     for _ in range(12):
         told = [
-            Recorded(
+            RecordedRequest(
                 prompt=" ".join(chance.choices("abcdefghijkl", k=chance.randint(3, 9))),
                 weak_correct=chance.random() < 0.4,
                 strong_correct=chance.random() < 0.8,
@@ -275,12 +277,14 @@ def test_a_row_with_a_fault_is_named(change: Any, said: str, tmp_path: Path) -> 
     wrong = {"prompt": "…", "weak_correct": 1} if change is ... else {**rows(1)[0], **change}
     log.write_text("\n".join(map(json.dumps, [*rows(6), wrong])))
     with pytest.raises(ConfigError, match=f"log.jsonl, line 7: {said}"):
-        list(typed(log, Recorded))
+        list(read_models(log, RecordedRequest))
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "1"])
 def test_true_is_written_in_several_ways(value: object) -> None:
-    assert Recorded.model_validate({**rows(1)[0], "weak_correct": value}).weak_correct is True
+    assert (
+        RecordedRequest.model_validate({**rows(1)[0], "weak_correct": value}).weak_correct is True
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "moa-router-2"}', "nonsense"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from moa import rows
 from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.batch import Item, Malformed, Row, map_rows
+from moa.batch import Item, MalformedLine, Row, map_rows
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, NodeError
@@ -99,18 +99,18 @@ async def test_the_next_input_begins_when_the_loop_comes_back_from_an_item() -> 
 
 @pytest.mark.parametrize("aside", [False, True])
 async def test_what_reading_raises_ends_the_run_after_what_was_read_before(aside: bool) -> None:
-    def read() -> Iterator[Row | Malformed]:
+    def read() -> Iterator[Row | MalformedLine]:
         yield Row(number=1, id=1, value="1")
         raise InputError("the header is wrong")
 
-    items = map_rows(Node(), rows.aside(read()) if aside else read())
+    items = map_rows(Node(), rows.read_in_thread(read()) if aside else read())
     assert (await anext(items)).number == 1
     with pytest.raises(InputError, match="the header is wrong"):
         await anext(items)
 
 
 async def test_a_malformed_line_is_a_failed_item() -> None:
-    given = [Malformed(number=1, error="no JSON", raw="{"), Row(number=2, id="b", value="2")]
+    given = [MalformedLine(number=1, error="no JSON", raw="{"), Row(number=2, id="b", value="2")]
     bad, good = [item async for item in map_rows(Node(), given, ordered=True)]
     assert (bad.id, bad.input, bad.status) == (1, "{", "failed")
     assert str(bad.error) == "line 1 is malformed: no JSON"
@@ -179,7 +179,9 @@ async def test_leaving_the_loop_early_closes_where_its_inputs_come_from(asynchro
 
 async def test_rows_that_somebody_types_are_worked_on_as_they_come() -> None:
     given = (Row(number=n, id=n, value=str(n)) for n in range(200))
-    found = [item.id async for item in map_rows(Node(), rows.aside(given), max_concurrency=2)]
+    found = [
+        item.id async for item in map_rows(Node(), rows.read_in_thread(given), max_concurrency=2)
+    ]
     assert found == list(range(200))
 
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from moa import rows
-from moa.batch import Malformed
+from moa.batch import MalformedLine
 from moa.errors import ConfigError
 
 LINES = b'{"id": "a", "text": "one"}\n{"text": "two"}\n'
@@ -102,7 +102,7 @@ def test_a_compressed_file_that_is_cut_off_says_so_behind_its_rows(
     packed = pack(b"".join(b"%064x\n" % (7**n % 2**255) for n in range(9000)))
     path.write_bytes(packed[: len(packed) // 2])
     *_, last = rows.read(path)
-    assert isinstance(last, Malformed)
+    assert isinstance(last, MalformedLine)
     assert "all that follows can't be read" in last.error
     assert rows.count(str(path), None) is None
 
@@ -117,7 +117,7 @@ def test_of_many_files_one_that_is_broken_is_named_and_the_others_are_read(tmp_p
     (tmp_path / "a.txt.gz").write_bytes(b"no gzip")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"b\n"))
     broken, row = rows.read(tmp_path / "*.gz")
-    assert isinstance(broken, Malformed)
+    assert isinstance(broken, MalformedLine)
     assert broken.error.startswith("a.txt.gz: ")
     assert row.input == "b"
 
@@ -125,7 +125,7 @@ def test_of_many_files_one_that_is_broken_is_named_and_the_others_are_read(tmp_p
 def test_a_row_of_parquet_with_bytes_that_are_no_text_is_malformed(tmp_path: Path) -> None:
     path = parquet(tmp_path / "mails.parquet", text=["a", "b"], picture=[b"\xff", b"fine"])
     bad, good = rows.read(path)
-    assert isinstance(bad, Malformed)
+    assert isinstance(bad, MalformedLine)
     assert "bytes that are no text" in bad.error
     assert good.input == {"text": "b", "picture": "fine"}
 
@@ -135,5 +135,5 @@ def test_a_small_packed_file_with_an_endless_line_ends_there(tmp_path: Path) -> 
     path.write_bytes(gzip.compress(b"fine\n" + b"a" * (70 << 20), compresslevel=1))
     fine, broken = rows.read(path)
     assert fine.input == "fine"
-    assert isinstance(broken, Malformed)
+    assert isinstance(broken, MalformedLine)
     assert "64 MiB" in broken.error

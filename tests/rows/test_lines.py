@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from moa import rows
 from moa._files import Existing, dump_json
-from moa.batch import Malformed, Row
+from moa.batch import MalformedLine, Row
 from moa.errors import ConfigError
 from moa.rows import RowFile
 from moa.rows.lines import Line
 from moa.rows.reading import jsonl
 
 
-def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malformed]:
+def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | MalformedLine]:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return list(rows.read(str(path)))
@@ -76,7 +76,7 @@ def test_each_line_is_a_row_or_malformed(
 )
 def test_a_malformed_json_line_is_reported_and_the_rest_is_read(tmp_path: Path, line: str) -> None:
     found = read(tmp_path, "a.jsonl", f'{{"text": "one"}}\n{line}\n{{"text": "three"}}\n')
-    assert [type(row) for row in found] == [Row, Malformed, Row]
+    assert [type(row) for row in found] == [Row, MalformedLine, Row]
     assert found[1].number == 2
 
 
@@ -164,7 +164,7 @@ def test_a_disk_that_fails_on_the_way_costs_what_follows_and_is_reported(
     assert rows.count(str(path), None) is None
     one, two, last = rows.read(str(path))
     assert (type(one), type(two)) == (Row, Row)
-    assert isinstance(last, Malformed)
+    assert isinstance(last, MalformedLine)
     assert "Input/output error" in last.error
 
 
@@ -196,7 +196,7 @@ def test_a_text_column_must_be_in_the_first_row_and_costs_a_later_one_alone(tmp_
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "one"}\n{"text": "two"}\n{"body": "three"}\n')
     found = list(rows.read(path, text_column="body"))
-    assert [type(row) for row in found] == [Row, Malformed, Row]
+    assert [type(row) for row in found] == [Row, MalformedLine, Row]
     keyed = (replace(row, key=f"key {row.number}") for row in rows.read(path))
     assert [row.key for row in rows.with_text(keyed, "body")] == ["key 1", "key 2", "key 3"]
     with pytest.raises(ConfigError, match=r"no text in a column 'text': it has 'body'"):
@@ -218,11 +218,11 @@ def go(
     *,
     most: int | None = None,
     fails: str = "",
-) -> list[Row | Malformed]:
+) -> list[Row | MalformedLine]:
     """Do what is left, at most so many rows; give those that were done."""
-    done: list[Row | Malformed] = []
+    done: list[Row | MalformedLine] = []
     with RowFile(out, existing=existing) as file:
-        for row in file.left(given):
+        for row in file.due_rows(given):
             if len(done) == most:
                 break
             failed = {"error": "x"} if fails and fails in str(row.input) else {}
@@ -265,7 +265,7 @@ def test_a_row_whose_input_has_changed_is_due_again_and_its_old_line_goes(out: P
     go(out, GIVEN)
     changed = [*GIVEN[:2], Row(number=3, id=3, value="another text")]
     with RowFile(out, existing="resume") as file:
-        assert list(file.left(changed)) == changed[2:]
+        assert list(file.due_rows(changed)) == changed[2:]
         assert (file.there, file.failed, file.changed) == (2, 0, 1)
         file.write({"id": 3, "input": "another text"})
     assert [line["input"] for line in written(out)] == ["text 1", "text 2", "another text"]
@@ -290,7 +290,7 @@ def test_good_lines_of_an_id_that_rows_share_stay_where_only_one_of_them_is_read
     two = [Row(number=n, id="Ann", value=f"text {n}") for n in (1, 2)]
     go(out, two)
     with RowFile(out, existing="resume") as file:
-        assert list(file.left(two[:1], all_rows=False)) == []
+        assert list(file.due_rows(two[:1], all_rows=False)) == []
     assert [line["input"] for line in written(out)] == ["text 1", "text 2"]
     assert go(out, two, "resume") == []
 
@@ -298,7 +298,7 @@ def test_good_lines_of_an_id_that_rows_share_stay_where_only_one_of_them_is_read
 def test_a_line_of_a_row_that_was_not_given_out_stays(out: Path) -> None:
     for existing in ("refuse", "resume"):
         with RowFile(out, existing=existing) as file:
-            assert list(file.left([])) == []
+            assert list(file.due_rows([])) == []
             file.write({"id": existing, "input": "x"})
     assert [line["id"] for line in written(out)] == ["refuse", "resume"]
 
@@ -393,7 +393,7 @@ def test_a_disk_without_room_to_remove_lines_keeps_them_all(out: Path) -> None:
     go(out, GIVEN[:1], fails="text")
     before = out.read_bytes()
     file = RowFile(out, existing="resume").__enter__()
-    for row in file.left(GIVEN[:1]):
+    for row in file.due_rows(GIVEN[:1]):
         file.write({"id": row.id, "input": row.input})
     with pytest.raises(ConfigError, match="can't be written"), room(1):
         file.__exit__(None, None, None)

@@ -73,7 +73,7 @@ async def test_a_file_of_rows_is_gone_on_with_where_the_key_was_refused(tmp_path
         found = [Row(number=n, id=n, value=f"text {n}") for n in range(1, 10)]
         agent, context = Agent(endpoint, "Answer."), RunContext()
         with RowFile(tmp_path / "out.jsonl", existing="resume") as file:
-            due = file.left(iter(found))
+            due = file.due_rows(iter(found))
             async with aclosing(
                 work_through(file, agent, due, context, max_concurrency=1)
             ) as items:

@@ -15,7 +15,7 @@ import pytest
 
 from moa import rows
 from moa._files import Existing
-from moa.batch import Malformed, Row, row_text
+from moa.batch import MalformedLine, Row, row_text
 from moa.errors import ConfigError, InputError, MissingDependency
 
 TEXT = {"id": "1", "text": "Schön, danke"}
@@ -60,7 +60,7 @@ def test_what_is_not_utf_8_is_told_with_the_remedy_and_never_guessed(tmp_path: P
     path = tmp_path / "a.csv"
     path.write_bytes(b"id;text\n1;Sch\xf6n\n2;fine\n")
     bad, good = rows.read(path)
-    assert isinstance(bad, Malformed)
+    assert isinstance(bad, MalformedLine)
     assert "--encoding cp1252" in bad.error
     assert good.input == {"id": "2", "text": "fine"}
     for content, remedy in ((b"gr\xf6\xdfe;text\n1;x\n", "cp1252"), (b"\xff\xfet\x00", "utf-16")):
@@ -75,7 +75,7 @@ def test_bytes_that_an_encoding_lacks_make_one_row_malformed(tmp_path: Path) -> 
     (tmp_path / "a.txt").write_bytes(b"one\n\x81\nthree\n")
     assert [type(row) for row in rows.read(tmp_path / "a.txt", encoding="cp1252")] == [
         Row,
-        Malformed,
+        MalformedLine,
         Row,
     ]
 
@@ -149,7 +149,7 @@ def test_the_first_sheet_of_an_excel_file_is_read_by_its_first_row(tmp_path: Pat
     first, second, bad = rows.read(path)
     assert first.input == {"id": "a", "text": None, "stars": 5, "at": "2026-03-01T12:30:00"}
     assert (second.id, second.input) == (5, {"id": None, "text": "two", "stars": None, "at": None})
-    assert isinstance(bad, Malformed)
+    assert isinstance(bad, MalformedLine)
 
 
 def test_an_excel_file_that_unpacks_to_far_too_much_or_is_none_is_refused(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def sorted_out(out: Path, source: Path, *fails: str, **options: Any) -> list[dic
     with rows.result_file(
         out, existing=existing, source=str(source), line=rows.line, **options
     ) as file:
-        for row in reversed(list(file.left(rows.read(source)))):
+        for row in reversed(list(file.due_rows(rows.read(source)))):
             line: dict[str, Any] = {"id": row.id, "input": row.input}
             if any(one in str(row.input) for one in fails):
                 line |= {"output": None, "status": "failed", "error": "InputError: no"}
@@ -269,7 +269,7 @@ def test_a_row_that_changed_has_its_new_line_in_the_table_before_all_are_read(
     sorted_out(out, mails)
     mails.write_text(mails.read_text().replace("=1+1", "new"))
     with rows.result_file(out, existing="resume", source=str(mails), line=rows.line) as file:
-        first = next(iter(file.left(rows.read(mails))))
+        first = next(iter(file.due_rows(rows.read(mails))))
         file.write({"id": first.id, "input": first.input, "output": "y"})
     found: list[Any] = [row.input for row in rows.read(out)]
     texts = {one["id"]: one["text"] for one in found}
@@ -283,6 +283,6 @@ def test_a_row_that_changed_keeps_its_old_line_in_the_table_until_it_is_done(
     sorted_out(out, mails)
     mails.write_text(mails.read_text().replace("=1+1", "new"))
     with rows.result_file(out, existing="resume", source=str(mails), line=rows.line) as file:
-        next(iter(file.left(rows.read(mails))))
+        next(iter(file.due_rows(rows.read(mails))))
     found: list[Any] = [row.input for row in rows.read(out)]
     assert {one["id"]: one["text"] for one in found} == {"3": "=1+1", "1": "@two", "2": "three"}

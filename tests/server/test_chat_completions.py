@@ -26,7 +26,7 @@ from moa.messages import ToolCall
 from moa.node import Reply
 from moa.questions import Choice
 from moa.serving.app import serve
-from moa.testing import Asked, ScriptedEndpoint, SimulatedEndpoint
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, SimulatedRequest
 from moa.usage import Price
 
 from .harness import listening
@@ -391,7 +391,7 @@ def test_a_stream_holds_no_text_that_a_graph_wrote_on_the_way() -> None:
 def test_a_tool_that_has_to_be_called_is_the_only_form_that_a_model_is_shown(
     ask: Callable[..., Any],
 ) -> None:
-    def rule(text: str, asked: Asked) -> str:
+    def rule(text: str, asked: SimulatedRequest) -> str:
         assert asked.schema is not None
         assert "answer" not in json.dumps(asked.schema)
         return json.dumps({"tool": "weather", "arguments": {"town": "Bergen"}})

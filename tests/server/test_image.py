@@ -35,4 +35,4 @@ def test_the_commands_of_the_image_and_of_compose_are_ones_that_moa_has() -> Non
 
 
 def test_the_configuration_of_compose_can_be_read() -> None:
-    assert load(DOCKER / "moa.toml").of_tier("llm") == "large"
+    assert load(DOCKER / "moa.toml").default_of("llm") == "large"

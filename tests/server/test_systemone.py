@@ -34,7 +34,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.questions import Option, Question
 from moa.serving.app import serve
-from moa.testing import Asked, ScriptedEndpoint, SimulatedEndpoint
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, SimulatedRequest
 
 from .harness import listening
 
@@ -46,7 +46,7 @@ TOPIC = {
 REFUND = {"type": "noul", "instructions": "Is the customer asking for money back?"}
 
 
-def by_words(text: str, asked: Asked) -> dict[str, dict[str, float]]:
+def by_words(text: str, asked: SimulatedRequest) -> dict[str, dict[str, float]]:
     """Decide by the words alone, so that neither names nor order of questions change an answer."""
     found: dict[str, dict[str, float]] = {}
     for question in asked.questions:

@@ -32,7 +32,7 @@ def served(name: str) -> OpenAIEndpoint:
 
 def server_of(name: str) -> VLLMServer:
     """Ask the server itself, without a model."""
-    port = load(Path(CONFIG)).served[name].vllm.port
+    port = load(Path(CONFIG)).served_endpoints[name].vllm.port
     key = ServerFolder.of(port).key()
     assert key is not None, f"no server of {name!r} was started on port {port}"
     return VLLMServer(name, port=port, api_key=key)

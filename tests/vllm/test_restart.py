@@ -50,7 +50,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_server_that_is_killed_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    port = load(Path(CONFIG)).served["small"].vllm.port
+    port = load(Path(CONFIG)).served_endpoints["small"].vllm.port
     folder = ServerFolder.of(port)
     before = folder.read()
     assert before is not None

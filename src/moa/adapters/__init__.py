@@ -30,7 +30,7 @@ from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estimate_of
-from moa.endpoints.transport import describe_error, known_error
+from moa.endpoints.transport import describe_error, map_error
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.journal import explain
@@ -88,7 +88,7 @@ class Call:
     context: RunContext
     price: Price
 
-    def used(self, usage: object, *written: str) -> None:
+    def charge(self, usage: object, *written: str) -> None:
         """Charge its usage, once; an estimate if the usage can't be read.
 
         Args:
@@ -114,7 +114,7 @@ class Call:
         failure = error
         if isinstance(error, Exception) and not isinstance(error, MoaError):
             name = self.reservation.part.endpoint
-            failure = known_error(error, endpoint=name, model=name, who=name)
+            failure = map_error(error, endpoint=name, model=name, who=name)
         self.reservation.__exit__(None, failure, None)
 
 
@@ -155,7 +155,7 @@ class Calls:
     )
 
     @asynccontextmanager
-    async def one(self, *texts: str, model: str | None = None) -> AsyncGenerator[Call]:
+    async def reserve(self, *texts: str, model: str | None = None) -> AsyncGenerator[Call]:
         """Reserve a call, make it in the block, and report its usage by its `used`.
 
             async with calls.one(question, model="gpt-5-mini") as call:
@@ -179,7 +179,7 @@ class Calls:
             call.fail(error)
             raise
         if not reserved.settled:
-            call.used(None)
+            call.charge(None)
 
     def begin(self, key: object, *texts: str, model: str | None = None) -> None:
         """Reserve a call in synchronous code: what doesn't fit now is refused."""
@@ -192,7 +192,7 @@ class Calls:
     def answer(self, key: object, usage: object, *written: str) -> None:
         """Charge a call that was answered; see `Call.used`."""
         if call := self.open.pop(key, None):
-            call.used(usage, *written)
+            call.charge(usage, *written)
 
     def fail(self, key: object, error: BaseException | None) -> None:
         """Charge a call that failed; see `Call.fail`."""
@@ -324,7 +324,7 @@ class Adapter(TypedNode[In, Out]):
         explained = explain(error, context.node)
         if isinstance(explained, MoaError) or type(explained).__module__.startswith("langgraph."):
             return explained
-        endpoint_error = known_error(error, endpoint=self.name, model=self.name, who=self.name)
+        endpoint_error = map_error(error, endpoint=self.name, model=self.name, who=self.name)
         return endpoint_error or NodeError(self.name, error)
 
 

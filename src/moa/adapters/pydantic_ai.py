@@ -123,9 +123,9 @@ class PydanticAINode(Adapter[In, Out]):
             _: object, *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
         ) -> ModelResponse:
             texts = _contents(request_context.messages)
-            async with calls.one(*texts, model=request_context.model.model_name) as call:
+            async with calls.reserve(*texts, model=request_context.model.model_name) as call:
                 response = await handler(request_context)
-                call.used(response.usage, response.text or "")
+                call.charge(response.usage, response.text or "")
             calls.answered += _amount_of(response.usage, 1)
             return response
 

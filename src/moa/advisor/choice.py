@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from moa.advisor.catalogue import Model, models
 from moa.advisor.fit import SPARE, LocalModel, quantisations
-from moa.advisor.hardware import GPU, Machine, machine, places
+from moa.advisor.hardware import GPU, Machine, list_placements, machine
 from moa.advisor.task import VENDOR_NAMES, Task
 from moa.endpoints.dialects import Dialect
 from moa.usage import Amount
@@ -304,7 +304,7 @@ def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection
     """List the models that may be asked, and those that can't be, with the reason."""
     members: list[Member] = []
     rejected: list[Rejection] = []
-    placements = places(machine)
+    placements = list_placements(machine)
     for model in models().values():
         if model.retired:
             continue
@@ -330,7 +330,7 @@ def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection
                 )
         members += fitting.values()
         if candidates and not fitting:
-            rejected.append(_too_big(min(candidates, key=LocalModel.missing_bytes)))
+            rejected.append(_reject_too_big(min(candidates, key=LocalModel.missing_bytes)))
     if not task.vendors:
         rejected.append(Rejection("models of vendors", "no vendor", "none may be asked"))
     return members, rejected
@@ -397,7 +397,7 @@ def _share_machine(member: Member, neighbour: Member) -> Member:
     if gpu != neighbour_gpu:
         return member
     copies = member.place.count if member.place.gpu else 1
-    return replace(member, taken=int(neighbour.needed * copies * SPARE))
+    return replace(member, taken=int(neighbour.total_bytes * copies * SPARE))
 
 
 def _quality(member: Member, task: Task) -> float:
@@ -414,13 +414,13 @@ def _quality(member: Member, task: Task) -> float:
     return value
 
 
-def _too_big(candidate: LocalModel) -> Rejection:
+def _reject_too_big(candidate: LocalModel) -> Rejection:
     reason = (
-        f"in {candidate.quantisation} it takes {candidate.needed / 1e9:.1f} GB for "
+        f"in {candidate.quantisation} it takes {candidate.total_bytes / 1e9:.1f} GB for "
         f"{candidate.tokens} tokens, and {candidate.place} has {candidate.budget / 1e9:.1f} GB left"
     )
     return Rejection(
-        candidate.model.name, "too big", reason, candidate.needed / max(candidate.budget, 1)
+        candidate.model.name, "too big", reason, candidate.total_bytes / max(candidate.budget, 1)
     )
 
 
@@ -443,11 +443,13 @@ def _broken_limits(plan: Plan) -> Iterator[Rejection]:
             reason = f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day"
             yield Rejection(str(plan), "too slow", reason, busy)
     if task.latency_s and plan.seconds is not None and plan.seconds > task.latency_s:
-        reason = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
+        reason = (
+            f"{format_seconds(plan.seconds)}, where {format_seconds(task.latency_s)} are allowed"
+        )
         yield Rejection(str(plan), "too slow", reason, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
-        reason = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
+        reason = f"{format_usd(usd)} for a thousand items, where {format_usd(limit)} are allowed"
         yield Rejection(str(plan), "too dear", reason, float(usd / max(limit, Decimal("1e-6"))))
 
 
@@ -461,13 +463,13 @@ def _suggestions(task: Task, machine: Machine, hourly_usd: Decimal | None) -> It
     if not task.vendors and (plan := best(vendors=VENDOR_NAMES)):
         yield f"if a vendor may be asked: {plan}"
     for name in _LADDER:
-        if plan := best(replace(machine, gpus=(GPU.named(name),))):
+        if plan := best(replace(machine, gpus=(GPU.from_name(name),))):
             yield f"with a GPU such as {name}: {plan}"
             break
     if task.latency_s and (plan := best(latency_s=None)) and plan.seconds is not None:
-        yield f"if an item may take {shown_seconds(plan.seconds)}: {plan}"
+        yield f"if an item may take {format_seconds(plan.seconds)}: {plan}"
     if task.max_usd_per_thousand is not None and (plan := best(max_usd_per_thousand=None)):
-        yield f"if a thousand items may cost {shown_usd(plan.usd_per_thousand)}: {plan}"
+        yield f"if a thousand items may cost {format_usd(plan.usd_per_thousand)}: {plan}"
     if task.decides and task.labels < _LABELLED and (plan := best(labels=_LABELLED)):
         yield f"with {_LABELLED} labelled items to fit it with: {plan}"
 
@@ -484,17 +486,17 @@ def _reasons(plan: Plan) -> Iterator[str]:
         does = "answers first" if plan.pattern == "cascade" else "decides"
         yield f"the small model {does}, and the large one sees {share}"
     for member in plan.members:
-        yield from _of_member(member, plan)
+        yield from _describe_member(member, plan)
     if plan.seconds is not None:
-        yield f"an item takes about {shown_seconds(plan.seconds)}, without waiting for others"
+        yield f"an item takes about {format_seconds(plan.seconds)}, without waiting for others"
     yield (
         "what a thousand items cost isn't known: give the price of the machine's hour"
         if usd is None
-        else f"a thousand items cost {shown_usd(usd)}"
+        else f"a thousand items cost {format_usd(usd)}"
     )
 
 
-def _of_member(member: Member, plan: Plan) -> Iterator[str]:
+def _describe_member(member: Member, plan: Plan) -> Iterator[str]:
     if member.place is None:
         yield (
             f"{member.model.name} is asked at {member.vendor.name} (its key in "
@@ -502,7 +504,7 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
         )
         return
     yield (
-        f"{member.model.name} in {member.quantisation} takes {member.needed / 1e9:.1f} of "
+        f"{member.model.name} in {member.quantisation} takes {member.total_bytes / 1e9:.1f} of "
         f"{member.budget / 1e9:.1f} GB on {member.place}; at most {member.max_sequences} items at "
         "once"
     )
@@ -515,7 +517,7 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     )
 
 
-def shown_seconds(value: float | None) -> str:
+def format_seconds(value: float | None) -> str:
     """Write seconds as a person would."""
     if value is None:
         return "unknown"
@@ -524,6 +526,6 @@ def shown_seconds(value: float | None) -> str:
     return f"{value:.3g} s" if value < 60 else f"{value / 60:.1f} min"
 
 
-def shown_usd(value: Decimal | None) -> str:
+def format_usd(value: Decimal | None) -> str:
     """Write US dollars as far as an estimate goes."""
     return "unknown" if value is None else f"US$ {float(value):.3g}"

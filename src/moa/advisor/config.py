@@ -69,10 +69,10 @@ def setup(
     if "vllm" not in model.servers:
         result = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
         return _with_default(result, name, tier, config)
-    other_config = _without(config, name)
+    other_config = _drop_endpoints(config, name)
     room = {"tokens": tokens, "concurrency": concurrency}
     local_model = vllm_fit(model, machine, **room, quantisation=quantisation, config=other_config)
-    suffix = " beside what is configured" if other_config.served else ""
+    suffix = " beside what is configured" if other_config.served_endpoints else ""
     lacking = f"{model.title} does not fit this machine ({machine}){suffix}"
     if not local_model.fits and not anyway:
         raise ConfigError(
@@ -124,7 +124,7 @@ def _share(local_model: LocalModel, memory: int) -> float:
     if not local_model.fits:
         return UTILISATION
     limit = min(UTILISATION, local_model.budget / memory)
-    share = local_model.needed * SPARE / memory
+    share = local_model.total_bytes * SPARE / memory
     return round(min(limit, share), 2) if share < limit else math.floor(limit * 1000) / 1000
 
 
@@ -157,7 +157,7 @@ def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
     stated = config.tiers.slm if tier == "slm" else config.tiers.llm
     peers = [
         endpoint_name
-        for endpoint_name, endpoint in _without(config, name).endpoints.items()
+        for endpoint_name, endpoint in _drop_endpoints(config, name).endpoints.items()
         if endpoint.tier == tier
     ]
     before = stated or (peers[0] if len(peers) == 1 else None)
@@ -167,14 +167,14 @@ def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
     return replace(setup, tiers={} if stated else {tier: before}, notes=(*setup.notes, note))
 
 
-def _without(config: Config, *names: str) -> Config:
+def _drop_endpoints(config: Config, *names: str) -> Config:
     endpoints = {name: endpoint for name, endpoint in config.endpoints.items() if name not in names}
     return config.model_copy(update={"endpoints": endpoints})
 
 
 def _free_port(config: Config) -> int:
     """Return the first port, from vLLM's own on, that no endpoint is served at."""
-    ports = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
+    ports = {port for endpoint in config.served_endpoints.values() for port in endpoint.vllm.ports}
     ports |= {urlsplit(url).port for endpoint in config.endpoints.values() for url in endpoint.urls}
     port = VLLMConfig().port
     while port in ports:
@@ -191,7 +191,7 @@ def _sizes(local_model: LocalModel) -> tuple[str, ...]:
         local_model.weights,
         local_model.kv,
         local_model.overhead,
-        local_model.needed,
+        local_model.total_bytes,
         local_model.budget,
     )
     weights, cache, server, total, budget = (f"{size / 1e9:.1f} GB" for size in sizes)
@@ -217,7 +217,7 @@ def write_plan(
     file = target(path)
     config = load(path) if file.exists() else Config()
     tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
-    other_config = _without(config, *(_NAMES[tier] for tier in tiers))
+    other_config = _drop_endpoints(config, *(_NAMES[tier] for tier in tiers))
     setups: dict[str, Setup] = {}
     for member, tier in zip(plan.members, tiers, strict=True):
         name = _NAMES[tier]

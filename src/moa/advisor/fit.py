@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import chain, product
 
 from moa.advisor.catalogue import GGUF, Model, models
-from moa.advisor.hardware import GIB, RAM_SHARE, Machine, Placement, places
+from moa.advisor.hardware import GIB, RAM_SHARE, Machine, Placement, list_placements
 from moa.advisor.words import Quantisation
 from moa.config.tables import Config
 from moa.errors import ConfigError
@@ -116,13 +116,13 @@ class LocalModel:
         return max(0, self.place.memory - self.taken)
 
     @property
-    def needed(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of all parts together."""
         return self.weights + self.kv + self.overhead
 
     def missing_bytes(self) -> int:
         """Bytes that are needed and not there; below 0, those that are left."""
-        return self.needed - self.budget
+        return self.total_bytes - self.budget
 
     @property
     def fits(self) -> bool:
@@ -238,7 +238,7 @@ def _ways(
     model: Model, machine: Machine, quantisation: Quantisation | None = None
 ) -> list[tuple[Placement, Quantisation]]:
     """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
-    processor, *gpu_places = places(machine)
+    processor, *gpu_places = list_placements(machine)
     placements = [place for place in gpu_places if place.engine == "vllm"]
     placements.sort(key=lambda place: place.count)
     placements = placements or [
@@ -262,16 +262,16 @@ def _count_used_bytes(place: Placement, machine: Machine, config: Config | None)
             for model in models().values()
             for entry in model.weights.values()
         }
-        weights = sum(sizes.get(endpoint.model, 0) for endpoint in config.served.values())
+        weights = sum(sizes.get(endpoint.model, 0) for endpoint in config.served_endpoints.values())
         caches = (
             endpoint.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0")
-            for endpoint in config.served.values()
+            for endpoint in config.served_endpoints.values()
         )
         free = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
     else:
         shares = (
             endpoint.vllm.gpu_memory_utilization or UTILISATION
-            for endpoint in config.served.values()
+            for endpoint in config.served_endpoints.values()
         )
         free = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
     return max(0, place.memory - free)

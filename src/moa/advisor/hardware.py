@@ -137,7 +137,7 @@ class GPU:
         return min(self.memory if self.shared else int(self.memory * UTILISATION), self.free)
 
     @classmethod
-    def named(cls, name: str, *, memory: int | None = None) -> GPU:
+    def from_name(cls, name: str, *, memory: int | None = None) -> GPU:
         """Describe a known card by its name, with nothing on it.
 
         Args:
@@ -249,7 +249,7 @@ def machine() -> Machine:
     )
 
 
-def places(machine: Machine) -> list[Placement]:
+def list_placements(machine: Machine) -> list[Placement]:
     """List where on a machine a model can run, and with how much memory.
 
     Equal GPUs are taken together, in powers of two, as tensor parallelism wants them. A GPU that
@@ -304,7 +304,7 @@ def _parse_gpus(text: str) -> tuple[GPU, ...]:
         raise ConfigError(
             f"--gpu {text!r} can't be read: write NAME, NAME:COUNT or NAME:COUNT:24GB"
         )
-    return (GPU.named(name, memory=_size(memory) if memory else None),) * int(count or 1)
+    return (GPU.from_name(name, memory=_size(memory) if memory else None),) * int(count or 1)
 
 
 def _size(text: str) -> int:
@@ -358,7 +358,7 @@ def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
     spec = card(_chip())
     if spec is None or not spec.shared:
         return ()
-    gpu = GPU.named(spec.name, memory=ram)
+    gpu = GPU.from_name(spec.name, memory=ram)
     return (replace(gpu, free=min(gpu.memory, free)),)
 
 

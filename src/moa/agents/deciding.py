@@ -126,7 +126,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return self._sources
 
     @property
-    def by_words(self) -> bool:
+    def decides_by_words(self) -> bool:
         """True if only the words of the questions decide."""
         alone = all(isinstance(feature, WordsFeature) for feature in self._features)
         return bool(self._features) and alone and not self._to_fit
@@ -173,7 +173,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied.decide_by(copied._by_name(calibration))
         return copied
 
-    def by_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
+    def with_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
         """Copy the agent, to decide its one question by the head that ships for `name` in a file.
 
         Without an encoder beside the endpoint, the copy decides as the agent does.
@@ -615,7 +615,7 @@ class Decider(DecidingAgent[M]):
         """Fill the model in."""
         return fill(self.output_type, answers)
 
-    def only(self, names: Sequence[str]) -> Decider[BaseModel]:
+    def select(self, names: Sequence[str]) -> Decider[BaseModel]:
         """Copy the agent so that it asks some of its questions; its output has those fields alone.
 
         Args:

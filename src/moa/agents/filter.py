@@ -125,7 +125,7 @@ class Filter(DecidingAgent[Verdict]):
         """
         if str(request).strip():
             verdict = await super().answer(request, context)
-            if self.by_words:
+            if self.decides_by_words:
                 await self._check_words(context)
         else:
             reason = "the text is empty"
@@ -158,7 +158,7 @@ class Filter(DecidingAgent[Verdict]):
         certainty = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({certainty})"
-        unsure = self.by_words and p is not None and abs(p - self.threshold) <= UNSURE
+        unsure = self.decides_by_words and p is not None and abs(p - self.threshold) <= UNSURE
         if doubtful := answer.doubtful or unsure:
             decider = "the encoder" if unsure else "the model"
             reason = f"DOUBTFUL: {decider} can't tell whether it is {self.criterion} ({certainty})"

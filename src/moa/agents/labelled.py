@@ -15,7 +15,7 @@ from moa.calibration.labelled import label_of
 from moa.endpoints import Example
 from moa.errors import ConfigError, InputError
 from moa.questions import Question
-from moa.rows.reading import typed
+from moa.rows.reading import read_models
 
 
 class _LabelledRow(BaseModel):
@@ -40,7 +40,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
             the question's options, or no row has a label.
     """
     examples: list[Example] = []
-    for row, labelled in typed(path, _LabelledRow):
+    for row, labelled in read_models(path, _LabelledRow):
         fields: Mapping[str, object] = labelled.model_dump()
         if question.name not in fields:
             continue

@@ -116,10 +116,10 @@ class ToolCalls:
                 return await self._call_if_allowed(tool, call, values, context)
             span.set(names.TOOL_CALL_ID, call.id or None)
             if span.content:
-                await content.record(span, content.of_arguments(call.arguments))
+                await content.record(span, content.write_arguments(call.arguments))
             text = await self._call_if_allowed(tool, call, values, context)
             if span.content:
-                await content.record(span, content.of_result(text))
+                await content.record(span, content.write_result(text))
             return text
 
     async def _call_if_allowed(

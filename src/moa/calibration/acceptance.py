@@ -67,7 +67,7 @@ class Policy(ABC):
 
     async def fit(
         self,
-        graded: Sequence[Graded],
+        graded: Sequence[GradedReply],
         guarantee: Guarantee,
         *,
         context: RunContext | None = None,
@@ -100,7 +100,7 @@ class Policy(ABC):
         held_out, fold_indices = _split_graded(graded, seed)
         run_context = context or RunContext()
 
-        async def signs(graded_reply: Graded) -> dict[str, float]:
+        async def signs(graded_reply: GradedReply) -> dict[str, float]:
             judgements = (
                 part.judge(graded_reply.request, graded_reply.reply, run_context)
                 for part in self.parts
@@ -275,7 +275,7 @@ def check_share(value: float, name: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graded:
+class GradedReply:
     """A reply of the small model with its grade."""
 
     request: object
@@ -318,7 +318,7 @@ class FittedPolicy(Policy):
         return Judgement(good, self.bound.accepts(good), (summary, *reasons))
 
 
-def _split_graded(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
+def _split_graded(graded: Sequence[GradedReply], seed: int) -> tuple[Bools, Ints]:
     """Return which replies are held out, and the fold of each of the others."""
     from moa.decisions.arrays import np
     from moa.decisions.regression import folds, split

@@ -75,7 +75,7 @@ class AnswerStore:
         self.coin: Coin
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """Its location in words, without the password of an address."""
         return self._store.where if self._file is None else str(self._file)
 
@@ -105,11 +105,11 @@ class AnswerStore:
         tables = columns_of(TABLES)
         columns = {table: {name for (name,) in self._store.run(sql, table)} for table in tables}
         if not columns["moa_learn"]:
-            raise ConfigError(f"{self.where} holds no answers that a cascade learns from")
+            raise ConfigError(f"{self.location} holds no answers that a cascade learns from")
         lacks = [name for table, names in tables.items() for name in names - columns[table]]
         if lacks:
             raise ConfigError(
-                f"the answers in {self.where} were begun by an older version of moa, and lack "
+                f"the answers in {self.location} were begun by an older version of moa, and lack "
                 f"{', '.join(sorted(lacks))}. Name another file or #NAME in learn, in which "
                 "learning begins anew; this one stays, for the version that began it"
             )
@@ -134,7 +134,7 @@ class AnswerStore:
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Run work on the store without blocking the event loop for long."""
-        return await self._store.beside(work)
+        return await self._store.offload(work)
 
     def bind(self, question: str, made_of: str) -> None:
         """Store the question and the models on first use; afterwards check that they are the same.
@@ -156,7 +156,7 @@ class AnswerStore:
         for stored, current, subject in zip(about, (question, made_of), _BOUND_TO, strict=True):
             if stored != current:
                 raise ConfigError(
-                    f"the answers in {self.where} were begun with another {subject}: "
+                    f"the answers in {self.location} were begun with another {subject}: "
                     f"{_difference(stored, current)}. Give another file, or what it was begun with"
                 )
 
@@ -182,7 +182,7 @@ class AnswerStore:
         """
         rows = self._run("select secret, question, made_of from moa_learn where job = ?")
         if not rows:
-            raise ConfigError(f"there are no answers in {self.where}")
+            raise ConfigError(f"there are no answers in {self.location}")
         secret, question, made_of = rows[0]
         self.coin = Coin(bytes.fromhex(secret))
         return question, made_of.partition("\n")[0]
@@ -290,7 +290,7 @@ class AnswerStore:
         )
         return bool(rows)
 
-    def places_of(self, side: Side) -> list[int]:
+    def indices_of(self, side: Side) -> list[int]:
         """Return the indices of the rows with a text."""
         rows = self._run(
             "select place from moa_learn_rows where job = ? and key = ? order by place", side.key
@@ -422,7 +422,7 @@ class AnswerStore:
             "insert into moa_learn_exceptions (job, epoch, look, key) values (?, ?, ?, ?) "
             "on conflict (job, epoch, look, key) do nothing"
         )
-        self._store.many(insert, [(spent.epoch, spent.look, key) for key in exceptions])
+        self._store.execute_many(insert, [(spent.epoch, spent.look, key) for key in exceptions])
         last = self.last_place()
         self._run(
             "update moa_learn_looks set said = ?, head = ?, used = ?, audit = ?, drift = ?, "
@@ -506,7 +506,7 @@ class AnswerStore:
                 "and wait for more, or draw fewer"
             )
         sample = secrets.SystemRandom().sample(candidates, most)
-        self._store.many(
+        self._store.execute_many(
             "insert into moa_learn_people (job, epoch, look, draw, place, key) "
             "values (?, ?, ?, ?, ?, ?) on conflict (job, epoch, look, place) do nothing",
             [(state.epoch, state.used, number, place, key) for place, key in sample],

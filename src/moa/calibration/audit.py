@@ -38,7 +38,7 @@ class Evidence(Frozen):
     logs: tuple[float, ...] = ()
     """Logarithm of each bet's wealth for a stake of 1, without the part not released yet."""
 
-    def after(self, factors: Sequence[float]) -> Evidence:
+    def update(self, factors: Sequence[float]) -> Evidence:
         """Return the evidence after an observation, given the factor by which each bet multiplies.
 
         Factors are positive, with a mean of at most 1 if the claim holds.
@@ -123,7 +123,7 @@ class Audit(Frozen):
         for times in _ALTERNATIVES:
             right = (1.0 - self.risk) ** times  # the larger risk is below 1, whatever the risk
             factors.append(right / (1.0 - self.risk) if correct else (1.0 - right) / self.risk)
-        evidence = self.evidence.after(factors)
+        evidence = self.evidence.update(factors)
         return self.model_copy(
             update={
                 "checked": self.checked + 1,

@@ -94,7 +94,7 @@ class _Watch(Frozen):
         sizes = [b - a for a, b in zip([0, *ends], ends, strict=False)]
         return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked), ones=ones)
 
-    def after(self, value: Value, rng: random.Random, tolerance: float) -> Self:
+    def update(self, value: Value, rng: random.Random, tolerance: float) -> Self:
         index = bisect_left(self.edges, (_as_number(value, self.names), rng.random()))
         below, total = sum(self.counts[:index]), sum(self.counts)
         p = (below + rng.random() * self.counts[index]) / total
@@ -109,7 +109,7 @@ class _Watch(Frozen):
         return self.model_copy(
             update={
                 "counts": counts,
-                "evidence": self.evidence.after(factors),
+                "evidence": self.evidence.update(factors),
                 "rank": self.rank + _MEMORY * (p - self.rank),
                 "spread": self.spread + _MEMORY * (distance - self.spread),
             }
@@ -197,7 +197,7 @@ class Drift(Frozen):
         watches = {name: _Watch.of(values, rng) for name, values in reference.items()}
         return cls(alpha=alpha, tolerance=tolerance, seed=seed, watches=watches)
 
-    def after(self, values: Mapping[str, Value | None]) -> Self:
+    def update(self, values: Mapping[str, Value | None]) -> Self:
         """Return the state after an input; other names and `None` are skipped.
 
         New alarms come last in `alarms`; each quantity raises at most one.
@@ -209,7 +209,7 @@ class Drift(Frozen):
             value = values.get(name)
             if value is None:
                 continue
-            watches[name] = new_watch = watch.after(value, rng, self.tolerance)
+            watches[name] = new_watch = watch.update(value, rng, self.tolerance)
             has_alarm = any(alarm.name == name for alarm in alarms)
             if not has_alarm and new_watch.evidence.refutes(self.alpha / len(watches)):
                 seen = new_watch.evidence.steps

@@ -145,7 +145,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     repeated_rows = [row for row in large_rows if row.again is not None]
     recent_rows = live_rows[-HUNDRED:] if current_look else []
     return LearningFigures(
-        where=store.where,
+        where=store.location,
         inputs=len(live_rows),
         hundreds=tuple(
             _count_hundred(live_rows[start : start + HUNDRED], start, one_call)

@@ -238,7 +238,7 @@ class Learning:
         self.stopped = (
             f"nothing more is learned in this process, since it has failed ({name}: {error}). All "
             "that was kept stays: start it again to go on, and if it fails again, report it, or "
-            f"begin other answers than those in {self.store.where}"
+            f"begin other answers than those in {self.store.location}"
         )
         _logger.error("%s", self.stopped)
         _logger.debug("it has failed here", exc_info=error)
@@ -388,7 +388,7 @@ class Learning:
         rows, end = self.store.read_watched_rows(state, drifted)
         for row in rows:
             accepts = bool(row.accepts)
-            drift = drift.after(
+            drift = drift.update(
                 {
                     "length": float(row.length),
                     "language": row.language,

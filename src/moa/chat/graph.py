@@ -220,7 +220,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
         """Answer the last turn, and save the result, whatever it is."""
-        turn_context = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
+        turn_context = context.nested(budget=self.thread_budget.subtract(thread.conversation.usage))
         text = _record_text(turn_context)
         try:
             shorter = await self.memory.shorten(thread.conversation, turn_context)

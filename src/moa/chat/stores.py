@@ -112,7 +112,7 @@ class Store:
         Raises:
             DeadlineExceeded: the thread isn't free in time.
         """
-        message = late_message(thread, "another process", context)
+        message = describe_delay(thread, "another process", context)
         async with AsyncExitStack() as stack:
             with self._errors():
                 if self._locks is None:
@@ -123,7 +123,7 @@ class Store:
             yield
 
 
-def late_message(thread: str, writer: str, context: RunContext) -> str:
+def describe_delay(thread: str, writer: str, context: RunContext) -> str:
     """Write why a turn was not begun in time."""
     return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 

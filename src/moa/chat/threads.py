@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from moa._async import Lock, closing_stream, time_limit
 from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
-from moa.chat.stores import Store, late_message
+from moa.chat.stores import Store, describe_delay
 from moa.context import RunContext
 from moa.errors import StoreError
 from moa.node import Frozen
@@ -94,7 +94,7 @@ class ThreadWriter:
         checkpoint = empty_checkpoint()
         # `aupdate_state` of a graph gives its checkpoint the clock's id. If the clock is behind,
         # the one before stays the newest, and the turn is lost.
-        checkpoint["id"] = _after(self._tip, checkpoint["id"])
+        checkpoint["id"] = _next_id(self._tip, checkpoint["id"])
         checkpoint["channel_values"] = {_CHANNEL: conversation.model_dump(mode="json")}
         versions: ChannelVersions = {_CHANNEL: checkpoint["id"]}
         checkpoint["channel_versions"] = versions
@@ -124,7 +124,7 @@ class Threads:
     async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:
         """Wait for a thread, first come first served, and keep all others out of it."""
         lock = self._locks.setdefault(name, Lock())
-        message = late_message(name, "another turn, which this process answers,", context)
+        message = describe_delay(name, "another turn, which this process answers,", context)
         async with AsyncExitStack() as stack:
             async with time_limit(context.remaining_s(), message):
                 await stack.enter_async_context(lock.hold(None))
@@ -254,7 +254,7 @@ def _thread(name: str, conversation: Conversation, opening: str) -> Thread:
     )
 
 
-def _after(parent: str | None, new: str) -> str:
+def _next_id(parent: str | None, new: str) -> str:
     """Return an id that sorts after its parent's."""
     if parent is None or new > parent:
         return new

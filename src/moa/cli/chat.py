@@ -17,7 +17,7 @@ import typer
 
 from moa._terminal import escape_json
 from moa.cli import options, screen
-from moa.cli.screen import by_node, cost_of, make_table
+from moa.cli.screen import cost_of, make_table, usage_by_node
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
 from moa.trace import Event, TextDelta
@@ -222,11 +222,13 @@ class Talk:
             )
             for thread in self.run(self.chat.threads.list())
         ]
-        screen.out().print(make_table(["thread", "last", "turns", "cost", "begins"], rows))
+        screen.results_console().print(
+            make_table(["thread", "last", "turns", "cost", "begins"], rows)
+        )
 
     def _usage(self) -> None:
         conversation = self.run(self.chat.threads.load(self.thread))
-        screen.out().print(by_node(conversation.usage))
+        screen.results_console().print(usage_by_node(conversation.usage))
         if conversation.summary is not None:
             turns = f"Turns 1 to {conversation.summary.turns} are read as a summary"
             self.tell(f"{turns}:\n{conversation.summary.text}")

@@ -116,7 +116,7 @@ def compare(
                 concurrency=given.concurrency,
                 progress=progress,
             )
-        screen.out(as_json=as_json).print(_comparison_table(comparison))
+        screen.results_console(as_json=as_json).print(_comparison_table(comparison))
         if as_json:
             screen.json_line(comparison.model_dump(mode="json"))
         _write(comparison, report, plot)

@@ -16,7 +16,7 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
-    from moa.batch import Item, Malformed, Row
+    from moa.batch import Item, MalformedLine, Row
     from moa.calibration.file import Calibration
     from moa.cli.row_runner import Asked, Rows
     from moa.config.endpoints import Endpoints
@@ -204,12 +204,12 @@ class _CalibratedDecider:
         return {} if self.made.data is None else self.made.data.languages
 
     def _check_languages(self, rows: Rows) -> Rows:
-        from moa.evals.calibrations import other_language
+        from moa.evals.calibrations import warn_of_language
 
         texts: list[str] = []
 
-        def warn_of_language() -> bool:
-            warning = other_language(self._languages, texts)
+        def check() -> bool:
+            warning = warn_of_language(self._languages, texts)
             screen.warn([warning] if warning else [])
             return warning is not None
 
@@ -219,9 +219,9 @@ class _CalibratedDecider:
             if looking:
                 texts += _texts(iter((row,)))
                 if len(texts) in _HEARD:
-                    looking = not warn_of_language() and len(texts) < SAMPLE
+                    looking = not check() and len(texts) < SAMPLE
         if looking:
-            warn_of_language()
+            check()
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
@@ -229,7 +229,7 @@ class _CalibratedDecider:
         """Build the classifier, and warn of texts that the guarantee doesn't cover."""
         from moa.agents.classifier import Classifier
         from moa.context import RunContext
-        from moa.evals.calibrations import connect, other_language
+        from moa.evals.calibrations import connect, warn_of_language
         from moa.questions import NONE_OF_THESE
 
         calibration = self.made
@@ -249,7 +249,7 @@ class _CalibratedDecider:
         decider = connect(calibration, endpoints.slm)
         warnings = await decider.check_identities(context)
         await decider.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
-        warning = other_language(self._languages, texts)
+        warning = warn_of_language(self._languages, texts)
         screen.warn([*warnings, *([warning] if warning else [])])
         origin = (
             f"fitted: {calibration.origin}"
@@ -314,7 +314,7 @@ def _read_examples(path: Path, labels: list[str], *, none: bool) -> Iterator[Exa
     from moa.questions import NONE_OF_THESE
 
     allowed_labels = [*labels, NONE_OF_THESE] if none else labels
-    for row, example in rows.typed(path, Labelled):
+    for row, example in rows.read_models(path, Labelled):
         if example.label not in allowed_labels:
             raise ConfigError(
                 f"{path}, line {row.number}: {example.label!r} is no label"
@@ -328,7 +328,7 @@ def _take_first(rows: Rows) -> tuple[Sequence[str], Rows]:
     return tuple(_texts(iter(first_rows))), chain(first_rows, rows)
 
 
-def _texts(rows: Iterator[Row | Malformed]) -> Iterator[str]:
+def _texts(rows: Iterator[Row | MalformedLine]) -> Iterator[str]:
     from moa.batch import Row, row_text
     from moa.errors import InputError
 

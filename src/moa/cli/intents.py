@@ -40,8 +40,8 @@ async def draft(
     """
     texts = await _texts(source, reading, endpoints, context)
     if endpoints.has_llm and not by_groups:
-        return await _by_llm(endpoints, texts, out, context, yes=yes)
-    return await _by_groups(endpoints, texts, out, context)
+        return await _propose_by_llm(endpoints, texts, out, context, yes=yes)
+    return await _propose_by_groups(endpoints, texts, out, context)
 
 
 async def _texts(
@@ -81,7 +81,7 @@ async def _texts(
     return [*texts]
 
 
-async def _by_llm(
+async def _propose_by_llm(
     endpoints: Endpoints, texts: list[str], out: Path, context: RunContext, *, yes: bool
 ) -> list[Proposal]:
     from moa.evals.inbox import propose, shown_to_model, tokens_of_proposing
@@ -101,7 +101,7 @@ async def _by_llm(
         return await propose(endpoints.llm, sample, context, usable=_harmless(out))
 
 
-async def _by_groups(
+async def _propose_by_groups(
     endpoints: Endpoints, texts: list[str], out: Path, context: RunContext
 ) -> list[Proposal]:
     from moa.decisions.arrays import np

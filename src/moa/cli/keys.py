@@ -84,7 +84,7 @@ def new(
     key = _key(name, secret, allowed.settings)
     with key_store(keys) as store:
         store.add(key)
-    screen.out().print(secret, soft_wrap=True)
+    screen.results_console().print(secret, soft_wrap=True)
     location = keys if "://" not in keys else "the database"
     screen.notes().print(
         f"This is the key of {name}; it can't be shown again. It is kept as a hash in {location}. "
@@ -143,7 +143,7 @@ def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson
         return
     head = ("name", "runs", "today", "this month", "a minute", "at once")
     rows = [_row(key, usage) for key, usage in usages]
-    screen.out().print(screen.make_table(head, rows) if rows else "there are no keys")
+    screen.results_console().print(screen.make_table(head, rows) if rows else "there are no keys")
 
 
 def _line(key: Key, usage: KeyUsage) -> dict[str, object]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.endpoints import Endpoint
-    from moa.evals.labelling import Agents, LabelFile, Pick, Unlabelled
+    from moa.evals.labelling import Agents, LabelFile, Pick, UnlabelledRow
     from moa.questions import Question
 
 PERSON = "person"
@@ -153,7 +153,7 @@ def _say_next(name: str, file: LabelFile) -> None:
 class _Task(NamedTuple):
     """Rows to label, and the agents that answer the questions about them."""
 
-    rows: Sequence[Unlabelled]
+    rows: Sequence[UnlabelledRow]
     agents: Agents
     """The current agents."""
     by_llm: Callable[[], Agents]
@@ -195,7 +195,7 @@ async def _find_graph_task(
     context: RunContext,
 ) -> _Task:
     """Ask all questions of a graph."""
-    from moa.evals.labelling import Unlabelled
+    from moa.evals.labelling import UnlabelledRow
     from moa.graphs.learning import Learner, agents_of, rows_of
 
     learner = Learner(graph, endpoints)
@@ -203,7 +203,7 @@ async def _find_graph_task(
     with screen.progress("reading") as progress:
         messages = await learner.messages(raw_rows, context, progress, labels=False)
     rows = [
-        Unlabelled(str(message.fields.get("text")), message.fields, message.texts)
+        UnlabelledRow(str(message.fields.get("text")), message.fields, message.texts)
         for message in messages
     ]
     if not rows:
@@ -220,7 +220,7 @@ class _Session:
     """Texts that are labelled into a file."""
 
     file: LabelFile
-    rows: Sequence[Unlabelled] = ()
+    rows: Sequence[UnlabelledRow] = ()
     picks: Sequence[Pick] = ()
     questions: Sequence[Question] = ()
 

@@ -273,7 +273,7 @@ def labelled_rows(source: str, model: type[L], given: options.ReadingOptions) ->
     """Read rows with text and label."""
     from moa import rows
 
-    return [row for _, row in rows.typed(source, model, **given.row_format)]
+    return [row for _, row in rows.read_models(source, model, **given.row_format)]
 
 
 async def _recheck(
@@ -293,7 +293,7 @@ async def _recheck(
     screen.warn(list(notes))
     bound = calibration.proof.bound
     confirmed = bound.threshold is not None
-    screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
+    screen.results_console().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
     if out is not None:
         calibration.save(out)
         screen.details().print(f"written to {out}")
@@ -334,7 +334,7 @@ def show(made: Calibration) -> None:
         expectation = (
             "" if made.reached is None else f"; expected: {percent(made.reached.accuracy)} right"
         )
-        screen.out().print(f"guarantee: none{expectation}")
+        screen.results_console().print(f"guarantee: none{expectation}")
     else:
         _show_guarantee(console, made)
 
@@ -353,7 +353,7 @@ def _show_guarantee(console: Console, calibration: Calibration) -> None:
         )
     for label, of_label in calibration.bounds.items():
         console.print(f"{label}: {of_label.summary}")
-    screen.out().print(f"guarantee: {bound.summary}")
+    screen.results_console().print(f"guarantee: {bound.summary}")
     for looser_bound in calibration.looser:
         accepts = (
             percent(looser_bound.coverage) if looser_bound.threshold is not None else "nothing"
@@ -403,7 +403,7 @@ def evaluate(
         screen.warn([*warnings, *odd_rows(calibration, rows)])
         with screen.progress("reading") as progress:
             evaluation = await measured(ready, rows, context=context, progress=progress)
-        console = screen.out(as_json=as_json)
+        console = screen.results_console(as_json=as_json)
         _show_evaluation(console, evaluation)
         if calibration.bound is not None:
             console.print(f"guarantee: {calibration.bound.summary}")

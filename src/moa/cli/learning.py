@@ -60,7 +60,7 @@ def status(
 def _show_figures(figures: LearningFigures) -> None:
     from moa.calibration import percent
 
-    console, result = screen.details(), screen.out()
+    console, result = screen.details(), screen.results_console()
     step = max(1, -(-len(figures.hundreds) // _BARS))
     console.print("calls of the large model, of 100 inputs")
     for start in range(0, len(figures.hundreds), step):
@@ -217,7 +217,7 @@ def draw(
         drawn_rows = store.draw(store.read_state(), rows)
         lines = [json.dumps({"text": row.text}, ensure_ascii=False) for row in drawn_rows]
         save_text(out, "".join(f"{line}\n" for line in lines), private=True)
-    screen.out().print(f"{len(drawn_rows)} rows to label, in {out}")
+    screen.results_console().print(f"{len(drawn_rows)} rows to label, in {out}")
     raise typer.Exit(0)
 
 
@@ -246,7 +246,7 @@ def forget(
         raise ConfigError("give the number of the row, or --text")
     with AnswerStore(answers, must_exist=True) as store:
         store.read_question()
-        numbers = [row] if row is not None else store.places_of(store.coin.toss(text or ""))
+        numbers = [row] if row is not None else store.indices_of(store.coin.toss(text or ""))
         forgotten_rows = [number for number in numbers if store.forget(number)]
-    screen.out().print(f"{len(forgotten_rows)} rows forgotten")
+    screen.results_console().print(f"{len(forgotten_rows)} rows forgotten")
     raise typer.Exit(0 if forgotten_rows else 1)

@@ -70,7 +70,7 @@ async def learn_graph(
     looked = looks + any(lesson.tested for lesson in lessons.values())
     learned = LearnedGraph(graph=graph, looks=looked, calibrations=calibrations)
     learned.save(out)
-    screen.out().print(learned.summary)
+    screen.results_console().print(learned.summary)
     screen.details().print(f"written to {out}")
     _name_file(graph, out, given.config, write=write)
     return 0
@@ -385,7 +385,7 @@ async def recheck_graph(
         screen.warn(notes)
         bound = tested[name].proof.bound
         word = "confirmed" if bound.threshold is not None else "withdrawn"
-        screen.out().print(f"{name}: {word}: {bound.summary}")
+        screen.results_console().print(f"{name}: {word}: {bound.summary}")
     result: LearnedGraph = learned.model_copy(update={"calibrations": tested})
     if out is not None:
         result.save(out)

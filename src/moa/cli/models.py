@@ -66,7 +66,7 @@ def models(
         )
         for e in endpoints
     ]
-    screen.out().print(screen.make_table(columns, rows))
+    screen.results_console().print(screen.make_table(columns, rows))
 
 
 def _format_price(price: Price) -> str:
@@ -116,7 +116,7 @@ def list_models(
         return
     columns = ("name", "tier", "parameters", "context", "licence", "bf16", "int4", "KV")
     rows = [_row(model) for model in selection]
-    screen.out().print(screen.make_table((*columns, "price in, out", "good for"), rows))
+    screen.results_console().print(screen.make_table((*columns, "price in, out", "good for"), rows))
 
 
 def _row(model: Model) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def add(
     write_endpoint(
         file, endpoint, endpoint_setup.table, tiers=endpoint_setup.tiers, overwrite=overwrite
     )
-    console = screen.out()
+    console = screen.results_console()
     console.print(f"Wrote [endpoints.{endpoint}] into {file}: {known_model.title}")
     for line in endpoint_setup.notes:
         console.print(f"  {line}")
@@ -229,7 +229,7 @@ def fetch_model(
     from moa.config.endpoints import locate_weights
     from moa.endpoints.weights import fetch, find_weights
 
-    weights, console = locate_weights(options.load_config(config), name), screen.out()
+    weights, console = locate_weights(options.load_config(config), name), screen.results_console()
     was_there = weights.path.is_file()
     try:
         download = fetch(weights.hub) if weights.hub else None
@@ -279,7 +279,7 @@ def probe_model(
         for kind, losses in probe.losses.items()
     ]
     columns = ("question", *(f"log loss, {layout}" for layout in LAYOUTS), "kept", "weight")
-    console = screen.out()
+    console = screen.results_console()
     console.print(screen.make_table(columns, rows))
     usage = context.usage.total
     console.print(
@@ -410,7 +410,7 @@ def choose(
     if as_json:
         screen.json_line({"task": task.model_dump(mode="json")} | ranking.values())
     else:
-        _show_ranking(screen.out(), ranking)
+        _show_ranking(screen.results_console(), ranking)
     if write:
         _write_plan(ranking, config, overwrite=overwrite, as_json=as_json)
     if not ranking.plans:
@@ -428,7 +428,7 @@ def _write_plan(ranking: Ranking, config: Path | None, *, overwrite: bool, as_js
             + "; ".join(ranking.suggestions or map(str, ranking.plans))
         )
     file, setups = write_plan(plan, ranking.machine, path=config, overwrite=overwrite)
-    console = screen.out(as_json=as_json)
+    console = screen.results_console(as_json=as_json)
     if plan is not ranking.best:
         console.print(
             f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
@@ -471,7 +471,7 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
 
 
 def _plan_row(rank: int, plan: Plan) -> tuple[str, ...]:
-    from moa.advisor.choice import shown_seconds, shown_usd
+    from moa.advisor.choice import format_seconds, format_usd
 
     suffix = "" if plan.good_enough else " (weak)"
     return (
@@ -479,6 +479,6 @@ def _plan_row(rank: int, plan: Plan) -> tuple[str, ...]:
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
         f"{plan.quality:.1f}{suffix}",
-        shown_usd(plan.usd_per_thousand),
-        shown_seconds(plan.seconds),
+        format_usd(plan.usd_per_thousand),
+        format_seconds(plan.seconds),
     )

@@ -208,7 +208,7 @@ def _write_messages(source: str, target: Path, reading: options.ReadingOptions) 
 def _say_what_is_next(template: str, folder: Path) -> None:
     """List what was written, and the commands to try."""
     files = _files(template)
-    console = screen.out()
+    console = screen.results_console()
     for path in files:
         console.print(str(folder / path))
     (rows,) = (path for path in files if path.suffix == ".jsonl")
@@ -221,7 +221,7 @@ def _say_what_is_next(template: str, folder: Path) -> None:
 def _say_intents(proposals: Sequence[Proposal], source: str, config: Path) -> None:
     """Print the drafted intents, and the next steps."""
     rows = [(proposal.name, str(proposal.messages or ""), proposal.means) for proposal in proposals]
-    screen.out().print(screen.make_table(("intent", "messages", "means"), rows))
+    screen.results_console().print(screen.make_table(("intent", "messages", "means"), rows))
     option = "" if config == Path(_CONFIG) else f" --config {config}"
     screen.details().print(
         f"{len(proposals)} intents in {config}, as a draft.\n"

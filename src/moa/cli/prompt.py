@@ -60,7 +60,7 @@ def prompt(
     for path, prompts in first.items():
         _show(path, "first", prompts, as_json)
     if not any(sent.messages for sent in sent_prompts) and not as_json:
-        screen.out().print("no model is asked for this input\n", style="bold")
+        screen.results_console().print("no model is asked for this input\n", style="bold")
     agent_names = {path.rpartition("/")[2] for path in first}
     for path, agent, is_wired in _agents(node):
         if agent.name not in agent_names:
@@ -72,7 +72,7 @@ def _show(path: str, turn: str, prompts: Sequence[SentPrompt], as_json: bool) ->
     if as_json:
         screen.json_line({"agent": path, "asked": turn, "prompts": [*map(_as_json, prompts)]})
         return
-    out = screen.out()
+    out = screen.results_console()
     note = ""
     if turn == "later":
         note = "asked later, if at all: what is sent depends on earlier answers"

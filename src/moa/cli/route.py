@@ -62,10 +62,10 @@ def fit(
     """
     from moa import rows
     from moa.routing.fitting import fit_router
-    from moa.routing.recorded import Recorded
+    from moa.routing.recorded import RecordedRequest
 
     screen.check_target("--out", out)
-    recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
+    recorded = [row for _, row in rows.read_models(data, RecordedRequest, format=format)]
     with screen.progress() as progress:
         router = fit_router(
             recorded, share=share, quality=quality, progress=partial(progress, "fitting")
@@ -108,12 +108,12 @@ def score(
         source=None if source == rows.STDIN else source,
     ) as file:
         fitted_router = Router.load(router)
-        requests = list(rows.typed(source, Request, format=format))
+        requests = list(rows.read_models(source, Request, format=format))
         cases = [request.case for _, request in requests]
         _warn(fitted_router.missing_fields(cases))
         gains = fitted_router.gains(cases).tolist()
         by_number = {row.number: gain for (row, _), gain in zip(requests, gains, strict=True)}
-        for row in file.left(row for row, _ in requests):
+        for row in file.due_rows(row for row, _ in requests):
             gain = by_number[row.number]
             scored = {"id": row.id, "input": row.input, "score": gain}
             file.write({**scored, "model": fitted_router.choose(gain)})
@@ -149,21 +149,21 @@ def evaluate(
     from moa.evals.plots import check_picture
     from moa.routing import Router
     from moa.routing.evaluation import evaluate_router, plot_routing
-    from moa.routing.recorded import Recorded
+    from moa.routing.recorded import RecordedRequest
 
     screen.check_target("--report", report)
     screen.check_target("--plot", plot)
     if plot is not None:
         check_picture(plot)
     fitted_router = Router.load(router)
-    recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
+    recorded = [row for _, row in rows.read_models(data, RecordedRequest, format=format)]
     routing_report = evaluate_router(fitted_router, recorded)
     _warn(fitted_router.missing_fields([row.case for row in recorded]))
     if plot is not None:
         plot_routing(
             routing_report, plot, title=f"{fitted_router.kind}, {routing_report.n} requests"
         )
-    _show_report(screen.out(as_json=as_json), fitted_router, routing_report)
+    _show_report(screen.results_console(as_json=as_json), fitted_router, routing_report)
     screen.report(routing_report, report, as_json=as_json)
 
 
@@ -187,7 +187,7 @@ def _show_router(router: Router) -> None:
     ]
     console.print(screen.make_table(("candidate", "APGR, held out", "weight"), rows))
     console.print(f"{origin.why}. Chance is 0.500.")
-    screen.out().print(f"threshold: {router.target}")
+    screen.results_console().print(f"threshold: {router.target}")
 
 
 def _show_report(console: Console, router: Router, report: RoutingReport) -> None:

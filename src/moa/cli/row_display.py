@@ -22,7 +22,7 @@ from rich.text import Text
 from moa._json import is_object
 from moa.batch import Item
 from moa.cli import screen
-from moa.cli.screen import OUTCOME, STATUS, by_node, cost_of, dollars
+from moa.cli.screen import OUTCOME, STATUS, cost_of, dollars, usage_by_node
 from moa.config.endpoints import TO_WRITE
 from moa.context import Reference, RunContext
 from moa.node import Outcome
@@ -54,14 +54,14 @@ def cells(item: Item[object]) -> dict[str, str]:
     decisions = dict(_decision_cells("", item.output))
     if isinstance(item.output, Outcome):  # whose end says more than its kind
         decisions.pop("kind", None)
-    outcome = _output_text(item.output, but=decisions) or _input_text(item)
+    outcome = _printed_at(item.output, but=decisions) or _input_text(item)
     return {"id": str(item.id), **decisions, STATUS: outcome_of(item), OUTCOME: outcome}
 
 
 def answer(item: Item[object]) -> str:
     """Return the output in words: the text, or the decisions."""
     decided = (value for name, value in _decision_cells("", item.output) if name not in _BESIDE)
-    return _output_text(item.output) or ", ".join(decided)
+    return _printed_at(item.output) or ", ".join(decided)
 
 
 def _decision_cells(name: str, value: object) -> Iterator[tuple[str, str]]:
@@ -83,7 +83,7 @@ def _decision_cells(name: str, value: object) -> Iterator[tuple[str, str]]:
                 yield key, inner
 
 
-def _output_text(output: object, *, but: Container[str] = ()) -> str:
+def _printed_at(output: object, *, but: Container[str] = ()) -> str:
     """Return the text of an output, else its plain fields without those shown elsewhere."""
     if is_answer(output):
         return ""
@@ -129,7 +129,9 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
         ("speed", f"{tally.items_per_second:.1f} items/s"),
     ):
         table.add_row(name, Text(words))
-    return Group(table, by_node(tally.total_usage)) if tally.total_usage.parts else Group(table)
+    return (
+        Group(table, usage_by_node(tally.total_usage)) if tally.total_usage.parts else Group(table)
+    )
 
 
 def _llm_rows(tally: Tally, reference: Reference | None) -> Iterator[tuple[str, str]]:
@@ -173,7 +175,7 @@ class RowDisplay:
         self._first: list[Item[object]] = []
         self._reference: Reference | None = None
         self._done_before = 0
-        self._output_text = time.monotonic()
+        self._printed_at = time.monotonic()
         self._told_of_drafts = False
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -196,7 +198,7 @@ class RowDisplay:
 
     def start(self, context: RunContext) -> None:
         """Start the clock and the bar."""
-        self._output_text = time.monotonic()
+        self._printed_at = time.monotonic()
         self._reference, self.tally.before = context.reference, context.usage
         context.watcher = self._watch
         self.tally.start()
@@ -207,7 +209,7 @@ class RowDisplay:
         if self._as_json:
             screen.json_line(self.line(item))
         elif screen.quiet.get() and self.prints_answers and item.error is None:
-            screen.out().print(answer(item))
+            screen.results_console().print(answer(item))
         self.tally.add(item)
         self._warn_of_unpriced(item)
         self._warn_of_drafts(item)
@@ -249,8 +251,8 @@ class RowDisplay:
 
     def _say_now_and_then(self, line: str) -> None:
         """Print the progress from time to time if there is no bar."""
-        if self._progress.disable and time.monotonic() > self._output_text + _SAID_EVERY_S:
-            self._output_text = time.monotonic()
+        if self._progress.disable and time.monotonic() > self._printed_at + _SAID_EVERY_S:
+            self._printed_at = time.monotonic()
             screen.notes().print(line)
 
     def _state(self) -> str:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Never, Protocol, runtime_checkable
 
 from rich.text import Text
 
-from moa.batch import Malformed, Row, reader_of, refusal_of, row_text
+from moa.batch import MalformedLine, Row, reader_of, refusal_of, row_text
 from moa.cli import options, screen
 from moa.cli.row_display import Line, RowDisplay
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnauthorized, QuotaExceeded
 from moa.node import Node
-from moa.rows import RowFile, aside, result_file, with_text, work_through
+from moa.rows import RowFile, read_in_thread, result_file, with_text, work_through
 
 if TYPE_CHECKING:
     from moa.config.tables import Config
     from moa.jobs import Job
 
-Rows = Iterator[Row | Malformed]
+Rows = Iterator[Row | MalformedLine]
 Prepare = Callable[[Endpoints, RunContext], Awaitable[tuple[Node[Never, object], "Asked"]]]
 """Builds the node, and names the endpoints to start first; it may already ask some."""
 Asked = frozenset[str] | None
@@ -111,7 +111,7 @@ class RowRunner:
             display.close(self._facts(), kept_in=str(file.path) if file else kept_in)
             if code == options.STOPPED:
                 items = display.tally.items
-                display.say(f"Stopped after {items} finished items: {self._to_go_on}.")
+                display.say(f"Stopped after {items} finished items: {self._resume_hint}.")
             if self._refusal is not None:
                 display.errors.print(Text("ended", "red"), Text(self._how_to_mend(self._refusal)))
         if file and (table := file.table) and table.rows is not None:
@@ -129,7 +129,7 @@ class RowRunner:
         display, file, live = self._display, self._file, self._input.live
         rows = self._input.rows
         if file:
-            rows = file.left(rows, all_rows=self._given.limit is None)
+            rows = file.due_rows(rows, all_rows=self._given.limit is None)
         if not live and (rows := _with_first_row(rows)) is None:  # nothing is left to be resumed
             return options.ANSWERED
         from moa.endpoints.encoders import keep_vectors
@@ -138,12 +138,12 @@ class RowRunner:
         keep_vectors()
         self._node, endpoint_names = await prepare(endpoints, context)
         rows = self._with_text(rows, self._node)
-        due: AsyncIterable[Row | Malformed] | Rows = aside(rows) if live else rows
+        due: AsyncIterable[Row | MalformedLine] | Rows = read_in_thread(rows) if live else rows
         if self._store is not None:
             from moa.jobs import Job
 
             self._job = opened.enter_context(Job(self._store, graph=self._node.name))
-            due = self._due(self._job, rows, context)
+            due = self._due_rows(self._job, rows, context)
         if endpoints.used_slm_as_llm:
             screen.notes().print(NO_LLM)
         await endpoints.warm(endpoint_names, texts=texts_to_encode(self._node))
@@ -166,7 +166,9 @@ class RowRunner:
             failed = bool(status.left or status.causes)
         return options.FAILED if failed else options.ANSWERED
 
-    def _due(self, job: Job, rows: Rows, context: RunContext) -> AsyncIterable[Row | Malformed]:
+    def _due_rows(
+        self, job: Job, rows: Rows, context: RunContext
+    ) -> AsyncIterable[Row | MalformedLine]:
         """Add rows to the job, and give those that are due in it."""
         job.add(rows, all_rows=self._given.limit is None)
         if job.not_given:
@@ -199,7 +201,7 @@ class RowRunner:
             yield f"Job in {self._job.where}: {counts}. moa job export writes what came out"
 
     @property
-    def _to_go_on(self) -> str:
+    def _resume_hint(self) -> str:
         if self._job:
             return "the same command goes on"
         return options.how_to_go_on(self._file and self._file.path)
@@ -214,7 +216,7 @@ class RowRunner:
     def _how_to_mend(self, refusal: EndpointUnauthorized) -> str:
         """Describe why the run ended, and how to continue."""
         do = "Add credit to the account of" if isinstance(refusal, QuotaExceeded) else "Correct"
-        return f"{refusal}. {do} {self._key}; then {self._to_go_on}"
+        return f"{refusal}. {do} {self._key}; then {self._resume_hint}"
 
 
 def file_of(

@@ -222,7 +222,7 @@ def job_status(store: JobName, *, as_json: options.AsJson = False) -> None:
             }
         )
         return
-    out = screen.out()
+    out = screen.results_console()
     for state, count in sorted(status.rows.items()):
         out.print(f"{state:<8} {count}")
     out.print(f"calls    {status.calls}, {screen.dollars(Decimal(str(status.cost)))}")
@@ -241,7 +241,7 @@ def job_retry(store: JobName) -> None:
     from moa.jobs import Job
 
     with Job(store) as job:
-        screen.out().print(f"{job.retry()} rows are due again")
+        screen.results_console().print(f"{job.retry()} rows are due again")
 
 
 def job_failed(store: JobName) -> None:
@@ -282,7 +282,7 @@ def job_export(
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
     with Job(store) as job:
         count = job.export(out, where=where or ())
-    screen.out().print(f"{count} lines in {out}")
+    screen.results_console().print(f"{count} lines in {out}")
 
 
 def draw(
@@ -344,6 +344,6 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         return
     model = ", ".join(sorted({measurement.model for measurement in measurements.values()}))
     rows = [(name, ready.does, str(measurements.get(name, ""))) for name, ready in ready_graphs]
-    screen.out().print(
+    screen.results_console().print(
         screen.make_table(("name", "what it does", f"beside one call ({model})"), rows)
     )

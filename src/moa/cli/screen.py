@@ -44,7 +44,7 @@ quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 """True with `--quiet`: only results and errors are printed."""
 
 
-def out(*, as_json: bool = False) -> Console:
+def results_console(*, as_json: bool = False) -> Console:
     """Return the console for results: standard output, or standard error if JSON is printed."""
     return notes() if as_json else _console(sys.stdout)
 
@@ -207,7 +207,7 @@ def cost_of(usage: Usage) -> str:
     return f"{dollars(total.priced_cost)} + {unknown}" if total.priced_cost else unknown
 
 
-def by_node(usage: Usage) -> Table:
+def usage_by_node(usage: Usage) -> Table:
     """Make a table of the usage by node."""
     return make_table(COLUMNS, usage.rows(), words=3)
 

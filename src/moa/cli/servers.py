@@ -105,7 +105,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
 
     down_reports = [
         ServerReport(name=name, model=entry.model, port=port)
-        for name, entry in options.load_config(config).served.items()
+        for name, entry in options.load_config(config).served_endpoints.items()
         for port in entry.vllm.ports
     ]
     reports = asyncio.run(report_servers(down_reports))
@@ -113,7 +113,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         for report in reports:
             screen.json_line(report.line())
         return
-    console = screen.out()
+    console = screen.results_console()
     if not reports:
         console.print('no server runs, and no endpoint has serve = "vllm"')
         return
@@ -135,7 +135,7 @@ def doctor(*, config: options.ConfigFile = None) -> None:
     """
     from moa.doctor import checks
 
-    console = screen.out()
+    console = screen.results_console()
     missing = 0
     for check in asyncio.run(checks(options.load_config(config))):
         missing += not check.passed
@@ -169,7 +169,7 @@ def plan_servers(config: Config, names: Iterable[str]) -> list[ServerSpec]:
     """Plan the servers of endpoints; without names, of all that are served here."""
     from moa.vllm.command import specs_of
 
-    entries = {name: config.served[name] for name in _choose_endpoints(config, names)}
+    entries = {name: config.served_endpoints[name] for name in _choose_endpoints(config, names)}
     return [
         spec
         for name, entry in entries.items()
@@ -181,7 +181,7 @@ def _choose_endpoints(config: Config, names: Iterable[str]) -> list[str]:
     """Return the named endpoints, or all that vLLM serves here."""
     from moa.config.faults import nearest
 
-    servers = config.served
+    servers = config.served_endpoints
     for name in names:
         if name not in config.endpoints and servers:
             raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(servers))}")
@@ -225,19 +225,21 @@ def find_running(
     old_names = [name for name in names if name not in config.endpoints]
     for name in old_names:
         if all(name != state.name for state in states.values()):
-            raise ConfigError(f"there is no server {name!r}{nearest(name, [*config.served])}")
+            raise ConfigError(
+                f"there is no server {name!r}{nearest(name, [*config.served_endpoints])}"
+            )
     folders = {
         state.label: folder
         for folder, state in states.items()
-        if state.name in old_names or (not config.served and not names)
+        if state.name in old_names or (not config.served_endpoints and not names)
     }
     current_names = [name for name in names if name not in old_names]
     for name in (
         _choose_endpoints(config, current_names)
-        if current_names or (not names and config.served)
+        if current_names or (not names and config.served_endpoints)
         else ()
     ):
-        for port in config.served[name].vllm.ports:
+        for port in config.served_endpoints[name].vllm.ports:
             folder = ServerFolder.of(port)
             state = folder.read()
             if state is None or state.name == name:  # else it is another's

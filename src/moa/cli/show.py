@@ -18,7 +18,7 @@ from moa.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moa.batch import Malformed, Row
+    from moa.batch import MalformedLine, Row
     from moa.rows.decided import Decision
 
 MOST = 100
@@ -78,17 +78,17 @@ def show(
             screen.json_line(line)
     elif id is not None:
         for number, line in matches:
-            screen.out().print(whole(number, line))
+            screen.results_console().print(line_table(number, line))
     else:
         _show_table(matches, full=full)
 
 
-def _lines(rows: Iterator[Row | Malformed]) -> Iterator[tuple[int, JSON]]:
+def _lines(rows: Iterator[Row | MalformedLine]) -> Iterator[tuple[int, JSON]]:
     """Yield each line with its number; report invalid ones."""
-    from moa.batch import Malformed
+    from moa.batch import MalformedLine
 
     for row in rows:
-        if isinstance(row, Malformed):
+        if isinstance(row, MalformedLine):
             screen.warn([f"line {row.number} is malformed: {row.error}"])
         else:
             yield row.number, {"input": row.value} if isinstance(row.value, str) else row.value
@@ -107,7 +107,7 @@ def _find_by_id(id: str, lines: Sequence[tuple[int, JSON]], source: str) -> list
 
 def _show_table(lines: Iterator[tuple[int, JSON]], *, full: bool) -> None:
     first = [cells(number, line) for number, line in islice(lines, MOST)]
-    out = screen.out()
+    out = screen.results_console()
     if first:
         out.print(screen.outcomes(first, full=full))
     if hidden := sum(1 for _ in lines):
@@ -153,9 +153,9 @@ def _decisions(output: object) -> list[Decision]:
     return [decision for decision in decisions_in(output) if not decision.filters]
 
 
-def whole(number: int, line: JSON) -> Table:
+def line_table(number: int, line: JSON) -> Table:
     """Show all parts of a line, one per table row."""
-    from moa.rows.decided import written
+    from moa.rows.decided import format_value
 
     table = screen.make_facts_table()
     status = "failed" if "error" in line else line.get("status", "")
@@ -164,7 +164,7 @@ def whole(number: int, line: JSON) -> Table:
         (decision.name, decision.said, decision.probabilities) for decision in _decisions(output)
     ]
     if "scores" in line:  # of moa decide
-        decisions.insert(0, ("decision", written(line.get("label")), line["scores"]))
+        decisions.insert(0, ("decision", format_value(line.get("label")), line["scores"]))
     notes = [note for note in objects_of(line.get("trace")) if note.get("kind") != "answered"]
     parts = [
         ("id", f"{line.get('id', number)} (line {number})"),
@@ -184,10 +184,10 @@ def whole(number: int, line: JSON) -> Table:
 
 def _fields(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
     """Yield the fields of a value by path, without decisions."""
-    from moa.rows.decided import DEEP, is_decision, written
+    from moa.rows.decided import DEEP, format_value, is_decision
 
     if not is_object(value) or deep == DEEP:
-        yield name, written(value)
+        yield name, format_value(value)
     elif not is_decision(value):
         for key, inner in value.items():
             yield from _fields(f"{name}.{key}", inner, deep + 1)

@@ -179,7 +179,7 @@ def report(
         view.on_read = lambda read, total: say(_describe_progress(read, total))
         rows = write_report(view, out, rows=limit)
     view.close()
-    screen.out().print(f"{rows} of {len(view.book.entries)} rows in {out}")
+    screen.results_console().print(f"{rows} of {len(view.book.entries)} rows in {out}")
 
 
 def _describe_progress(read: int, total: int | None) -> str:

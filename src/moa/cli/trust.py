@@ -56,7 +56,9 @@ def trust(
         from moa.config.trust import revoke as forget
 
         was = forget(file)
-        screen.out().print(f"{file} {'is trusted no longer' if was else 'was not trusted'}")
+        screen.results_console().print(
+            f"{file} {'is trusted no longer' if was else 'was not trusted'}"
+        )
     elif not _ask_about(file, yes=yes):
         raise typer.Exit(1)
 
@@ -68,7 +70,7 @@ def _ask_about(file: Path, *, yes: bool) -> bool:
     from moa.config.trust import trust as keep
 
     config, data = read(file, variables=False)
-    file_needs, console = needs(config), screen.out()
+    file_needs, console = needs(config), screen.results_console()
     if not file_needs:
         console.print(f"{file} does nothing that needs trust")
         return True
@@ -98,7 +100,7 @@ def _list() -> None:
     from moa.config.trust import entries
 
     rows = [(str(entry.file), entry.state) for entry in entries()]
-    console = screen.out()
+    console = screen.results_console()
     console.print(screen.make_table(("file", "state"), rows) if rows else "no file is trusted")
 
 

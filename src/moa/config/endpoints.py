@@ -139,7 +139,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     @property
     def has_llm(self) -> bool:
         """True if a large model is configured, so that replies can be more than drafts."""
-        name = self.config.of_tier("llm") or EMBEDDED
+        name = self.config.default_of("llm") or EMBEDDED
         return name != EMBEDDED and self._config_of(name).tier == "llm"
 
     @property
@@ -149,7 +149,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         `None` without one, and if several are configured and none is the default.
         """
         try:
-            name = self.config.of_tier("llm")
+            name = self.config.default_of("llm")
         except ConfigError:  # raised if one is asked for
             return None
         if name is None or not self.has_llm:
@@ -286,7 +286,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         return EmbeddedEndpoint(
             name,
             tier=config.tier,
-            model=config.known_as,
+            model=config.model_name,
             model_path=weights.path,
             price=config.price(),
             settings=replace(settings, context_window=window) if window else settings,

@@ -56,7 +56,7 @@ def write_endpoint(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
             "replace it with --overwrite"
         )
-    new_table = _plain(table)
+    new_table = _to_toml(table)
     if exists:
         after = _with_table(before, "endpoints", name, new_table)
     else:
@@ -91,7 +91,7 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     file = target(path)
     before, tables = _read(file)
     graphs = object_of(tables.get("graphs"))
-    old, new = object_of(graphs.get(name)), _plain(keys)
+    old, new = object_of(graphs.get(name)), _to_toml(keys)
     new_table = {**old, **new}
     if name in graphs:
         after = _with_keys(before, ["graphs", name], new)
@@ -246,13 +246,13 @@ def _to_trust(file: Path, tables: Toml, own_places: Sequence[trust.Place]) -> Co
     return config if places and (not foreign_places or trust.is_trusted(file)) else None
 
 
-def _plain(table: Mapping[str, object]) -> Toml:
+def _to_toml(table: Mapping[str, object]) -> Toml:
     """Turn a table into what TOML can say: tuples become lists, tables come after plain values."""
     values: Toml = {}
     inner: Toml = {}
     for key, value in table.items():
         if is_table(value):
-            inner[key] = _plain(value)
+            inner[key] = _to_toml(value)
         else:
             values[key] = [*value] if is_sequence(value) else value
     return values | inner

@@ -87,7 +87,7 @@ class EndpointConfig(BaseModel):
     """Name of the endpoint that is asked if this one fails, or `embedded`."""
 
     @property
-    def known_as(self) -> str:
+    def model_name(self) -> str:
         """Name of the model in traces and measurements."""
         return self.model
 
@@ -223,7 +223,7 @@ class EngineConfig(EndpointConfig):
     """How it is asked to decide: by the log-probabilities of labels."""
 
     @property
-    def known_as(self) -> str:
+    def model_name(self) -> str:
         """Name of its file without `.gguf`."""
         return PurePath(self.model).name.removesuffix(".gguf")
 
@@ -314,7 +314,7 @@ class Config(BaseModel):
         return name == EMBEDDED or isinstance(self.endpoints[name], EngineConfig)
 
     @property
-    def served(self) -> dict[str, ServerConfig]:
+    def served_endpoints(self) -> dict[str, ServerConfig]:
         """The endpoints that `moa up` starts servers for."""
         entries = self.endpoints.items()
         return {name: entry for name, entry in entries if isinstance(entry, ServerConfig)}
@@ -325,10 +325,10 @@ class Config(BaseModel):
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.
         """
-        name = self.of_tier(tier)
+        name = self.default_of(tier)
         return name or (self.default("slm") if tier == "llm" else EMBEDDED)
 
-    def of_tier(self, tier: Tier) -> str | None:
+    def default_of(self, tier: Tier) -> str | None:
         """Name of the endpoint that is the default of `tier`; `None` if there is none.
 
         Raises:
@@ -394,11 +394,11 @@ class Config(BaseModel):
             yield f"{table} has a priority, which only a vLLM of your own heeds. Leave it out"
 
     def _find_wrong_server(self, entry: AdapterConfig, table: str) -> Iterator[str]:
-        server = self.served.get(entry.served_by)
+        server = self.served_endpoints.get(entry.served_by)
         if server is None:
             yield (
                 f'{table} served_by = {entry.served_by!r} is no endpoint with serve = "vllm"'
-                f"{nearest(entry.served_by, list(self.served))}"
+                f"{nearest(entry.served_by, list(self.served_endpoints))}"
             )
             return
         models = [server.model, *server.vllm.lora]
@@ -411,7 +411,7 @@ class Config(BaseModel):
 
     def _find_shared_ports(self) -> Iterator[str]:
         names: dict[int, str] = {}
-        for name, endpoint in self.served.items():
+        for name, endpoint in self.served_endpoints.items():
             for port in endpoint.vllm.ports:
                 owner = names.setdefault(port, name)
                 if owner != name:

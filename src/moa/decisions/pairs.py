@@ -109,20 +109,20 @@ class Labels:
             meanings = unit(self.meanings[:, part])
             examples = np.vstack([unit(self.examples[:, part]), meanings[bare_labels]])
             sums = np.zeros_like(meanings)
-            np.add.at(sums, self._places, examples)
+            np.add.at(sums, self._label_indices, examples)
             prototypes.append((examples, unit(sums), meanings))
         return prototypes
 
     @cached_property
-    def _places(self) -> Ints:
+    def _label_indices(self) -> Ints:
         """The label of each example, and of each meaning used as one."""
         return np.r_[self.label_indices, np.flatnonzero(self.counts == 0)]
 
     @cached_property
     def _order(self) -> tuple[Ints, Ints]:
         """The examples sorted by label, and the start of each label."""
-        order = np.argsort(self._places, kind="stable")
-        return order, np.searchsorted(self._places[order], np.arange(len(self.meanings)))
+        order = np.argsort(self._label_indices, kind="stable")
+        return order, np.searchsorted(self._label_indices[order], np.arange(len(self.meanings)))
 
     @cached_property
     def contrasts(self) -> list[tuple[Floats, Floats, Floats]]:
@@ -152,7 +152,7 @@ class Labels:
             _SCALES, views, self.prototypes, strict=True
         ):
             joint = unit(centroids + _NEAR_MEANING * meanings)
-            counts = np.bincount(self._places, minlength=len(meanings))
+            counts = np.bincount(self._label_indices, minlength=len(meanings))
             for text in view:
                 by_example = (text @ examples.T)[:, order]
                 nearest = np.maximum.reduceat(by_example, starts, axis=1)

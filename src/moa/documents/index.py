@@ -129,7 +129,7 @@ class Index:
         """
         files, ignored, unlisted = files_under(sources)
         form = f"{_FORM}:{self.max_tokens}"
-        digests = self._known(form)
+        digests = self._hashes_by_id(form)
         ids_by_kind: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
         unread, notes = [*unlisted], list[str]()
         pending: list[tuple[Document, list[Passage]]] = []
@@ -212,7 +212,7 @@ class Index:
             vectors_by_id |= {passage.id: vector for passage, vector in pairs}
         return [vectors_by_id[passage.id] for passage in passages]
 
-    def _known(self, form: str) -> dict[str, str]:
+    def _hashes_by_id(self, form: str) -> dict[str, str]:
         """Return the SHA-256 of each file by id; empty for files that were split in another way."""
         with self._open() as database:
             select = "select id, case form when ? then digest else '' end from files"
@@ -331,7 +331,7 @@ def _explain(error: Exception) -> str:
     return f"is broken ({fault_in(error)}): delete it, and it is built again"
 
 
-class Indexed(Retriever):
+class IndexRetriever(Retriever):
     """Finds passages in files, by words, and by meaning if there is an endpoint that embeds.
 
     The index is brought up to date at the first search. A run whose time is up meanwhile fails, and

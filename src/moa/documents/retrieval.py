@@ -93,7 +93,7 @@ class BM25(Retriever):
         word_ids, score = self._index
         ids = [word_ids[word] for word in words(query) if word in word_ids]
         scores: list[float] = score(ids).tolist() if ids and score else []
-        ranking = by_score(self.passages, scores)[:top_k]
+        ranking = rank_by_score(self.passages, scores)[:top_k]
         return Passages(passages=tuple(passage for passage, score in ranking if score > 0))
 
     @cached_property
@@ -168,7 +168,7 @@ class Dense(Retriever):
         return await asyncio.to_thread(self._nearest, embedding.vectors[0], top_k)
 
     def _nearest(self, vector: Sequence[float], top_k: int) -> Passages:
-        ranking = by_score(self.passages, similarities(self._matrix, vector))[:top_k]
+        ranking = rank_by_score(self.passages, similarities(self._matrix, vector))[:top_k]
         return Passages(passages=tuple(passage for passage, _ in ranking))
 
     @cached_property
@@ -250,7 +250,9 @@ def fuse_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...]
     return tuple(sorted(scores, key=scores.__getitem__, reverse=True))
 
 
-def by_score(passages: Sequence[Passage], scores: Sequence[float]) -> list[tuple[Passage, float]]:
+def rank_by_score(
+    passages: Sequence[Passage], scores: Sequence[float]
+) -> list[tuple[Passage, float]]:
     """Return passages with their scores, the best first; without scores none."""
     return sorted(zip(passages, scores, strict=False), key=itemgetter(1), reverse=True)
 

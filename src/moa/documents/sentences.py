@@ -110,7 +110,7 @@ class Length(Frozen):
             return True
         return self.sentences is not None and len(sentences(text)) > self.sentences
 
-    def cut(self, text: str) -> str:
+    def shorten(self, text: str) -> str:
         """Cut a long text at the end of a sentence; keep at least the first sentence."""
         ends = [start + len(sentence) for start, sentence in sentences(text)]
         if not ends:

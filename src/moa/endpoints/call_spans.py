@@ -122,15 +122,15 @@ def _set_answer(span: Span, answer: AnyAnswer, endpoint: Endpoint) -> None:
 async def _record_request(span: Span, request: object) -> None:
     """Record the request; texts to embed are not recorded."""
     if isinstance(request, Prompt):
-        await content.record(span, content.of_messages(request.messages))
+        await content.record(span, content.write_messages(request.messages))
     elif isinstance(request, str):
-        await content.record(span, content.of_text(request))
+        await content.record(span, content.write_text(request))
 
 
 async def _record_answer(span: Span, answer: AnyAnswer) -> None:
     """Record the answer."""
     if isinstance(answer, Completion):
-        output = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
+        output = content.write_answer(answer.text, answer.tool_calls, answer.reasoning)
         await content.record(span, output)
 
 

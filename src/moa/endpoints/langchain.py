@@ -22,7 +22,7 @@ from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, 
 from moa.endpoints.openai import with_schema
 from moa.endpoints.sent import describe_prompt, log_prompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
-from moa.endpoints.transport import describe_error, known_error
+from moa.endpoints.transport import describe_error, map_error
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Price, Tier
@@ -242,7 +242,7 @@ class LangChainEndpoint(EndpointBase):
         except Exception as error:
             source = "the chat model"
             message = f"{source} raised {describe_error(error)}"
-            mapped_error = known_error(error, endpoint=self.name, model=self.model, who=source)
+            mapped_error = map_error(error, endpoint=self.name, model=self.model, who=source)
             raise mapped_error or EndpointRejected(message, endpoint=self.name) from error
 
 

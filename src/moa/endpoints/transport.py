@@ -317,7 +317,7 @@ def _is_quota(status: int, message: str) -> bool:
     return status == 402 or (status == 429 and "insufficient_quota" in message)
 
 
-def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
+def map_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
     """Map an exception of another library's client; `None`: unknown.
 
     It needs a status of HTTP, or a name that means a timeout or a lost connection.

@@ -69,7 +69,7 @@ class VectorFile:
         if not vectors or (file := self._open()) is None:
             return
         try:
-            file.many(_PUT, [(self._key(text), _pack(v)) for text, v in vectors.items()])
+            file.execute_many(_PUT, [(self._key(text), _pack(v)) for text, v in vectors.items()])
             self._new += len(vectors)
             if self._new >= min(_TRIM_EVERY, self._most):
                 self._new = 0

@@ -53,7 +53,7 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
     return language_shares([detect(text) for text in texts[::step]])
 
 
-def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
+def warn_of_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
     """Return a warning if texts are in another language than those of a calibration."""
     shares = languages(texts)
     old = {name for name, share in was.items() if share >= _RARE}
@@ -73,7 +73,7 @@ def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str
     made_from = calibration.data
     if made_from is None:
         return
-    if warning := other_language(made_from.languages, [row.text for row in rows]):
+    if warning := warn_of_language(made_from.languages, [row.text for row in rows]):
         yield warning
     if CleanRows(rows=tuple(rows), notes=(), duplicates=0).fingerprint == made_from.sha256:
         yield (

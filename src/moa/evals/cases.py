@@ -21,7 +21,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError
 from moa.node import Frozen, Node
 from moa.questions import answers_in
-from moa.rows import Format, typed
+from moa.rows import Format, read_models
 from moa.usage import Usage
 
 DataKind = Literal["labels", "texts"]
@@ -109,7 +109,7 @@ def read_cases(
         ConfigError: there is no such file, or a row in it is none to compare on.
         InputError: some rows have labels and others texts.
     """
-    rows = typed(source, Case, format=format, text_column=text_column, encoding=encoding)
+    rows = read_models(source, Case, format=format, text_column=text_column, encoding=encoding)
     return _of_one_kind([case for _, case in islice(rows, limit)])
 
 

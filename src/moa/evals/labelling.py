@@ -29,7 +29,7 @@ from moa.endpoints.encoders import feeds_heads
 from moa.errors import BudgetExceeded, ConfigError, MoaError, check_recoverable
 from moa.node import Frozen
 from moa.questions import Answer, Option, Question
-from moa.rows import Format, typed
+from moa.rows import Format, read_models
 
 MOST_READ = 300
 """Default number of texts to choose from."""
@@ -48,7 +48,7 @@ def question_of(task: str, labels: Sequence[str]) -> Question:
     return Question(LABEL, "choice", task, tuple(Option(name, name) for name in labels))
 
 
-class Unlabelled(NamedTuple):
+class UnlabelledRow(NamedTuple):
     """A row to be labelled."""
 
     text: str
@@ -68,20 +68,20 @@ def read_unlabelled(
     format: Format | None = None,
     text_column: str | None = None,
     encoding: str | None = None,
-) -> list[Unlabelled]:
+) -> list[UnlabelledRow]:
     """Read the texts of a file; a row without one is passed over.
 
     Raises:
         ConfigError: no row has one, or a row can't be read.
     """
     columns: dict[str, None] = {}
-    unlabelled: list[Unlabelled] = []
-    rows = typed(source, _Row, format=format, text_column=text_column, encoding=encoding)
+    unlabelled: list[UnlabelledRow] = []
+    rows = read_models(source, _Row, format=format, text_column=text_column, encoding=encoding)
     for row, read in rows:
         fields = row.value if isinstance(row.value, dict) else {}
         columns |= dict.fromkeys(map(str, fields))
         if read.text and read.text.strip():
-            unlabelled.append(Unlabelled(read.text, fields, {LABEL: read.text}))
+            unlabelled.append(UnlabelledRow(read.text, fields, {LABEL: read.text}))
     if not unlabelled:
         names = ", ".join(map(repr, columns))
         hint = f". Their columns are {names}: name the one with the text by --text-column"
@@ -137,7 +137,7 @@ class LabelFile(LineFile):
         return self
 
     def label(
-        self, row: Unlabelled, labels: Mapping[str, object], *, by: str, chosen: bool
+        self, row: UnlabelledRow, labels: Mapping[str, object], *, by: str, chosen: bool
     ) -> None:
         """Write one line, with a key for each question, and wait until the disk has it."""
         fields = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
@@ -183,7 +183,7 @@ class LabellingReport:
 
 async def label_by_model(
     agents: Agents,
-    rows: Sequence[Unlabelled],
+    rows: Sequence[UnlabelledRow],
     picks: Sequence[Pick],
     write: Callable[[Pick, Mapping[str, str]], None],
     *,
@@ -237,7 +237,7 @@ async def label_by_model(
 
 async def pick_texts(
     agents: Agents,
-    rows: Sequence[Unlabelled],
+    rows: Sequence[UnlabelledRow],
     *,
     most: int,
     known: Sequence[str] = (),
@@ -296,7 +296,7 @@ async def pick_texts(
     return [pick for pick in mixed if pick is not None][:most]
 
 
-async def _decide_row(agents: Agents, row: Unlabelled, context: RunContext) -> dict[str, Answer]:
+async def _decide_row(agents: Agents, row: UnlabelledRow, context: RunContext) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for name, agent in agents.items():
         if name not in answers:  # an agent may ask several
@@ -326,7 +326,7 @@ def _probabilities(answer: Answer) -> Sequence[float]:
 
 async def _vectors(
     agents: Agents,
-    rows: Sequence[Unlabelled],
+    rows: Sequence[UnlabelledRow],
     read: Sequence[Mapping[str, Answer]],
     context: RunContext,
 ) -> Floats:

@@ -45,7 +45,7 @@ _SAYS_NOTHING = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled(Result[Out]):
+class CascadeResult(Result[Out]):
     """The result of a cascade, with the tier that answered."""
 
     accepted: bool
@@ -223,7 +223,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                         f"{'; '.join(differences)}. Give all of them the same"
                     )
 
-    async def run(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
+    async def run(self, request: In, /, context: RunContext | None = None) -> CascadeResult[Out]:
         """Ask the first tier, and the next ones while the answer is not accepted.
 
         Raises:
@@ -241,14 +241,14 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             if span is not None:
                 self._annotate(answer, span)
         result = finish(answer.output, inner, seconds=time.perf_counter() - start)
-        return Settled(
+        return CascadeResult(
             **{field.name: getattr(result, field.name) for field in fields(result)},
             accepted=answer.accepted,
             by=self.tiers[answer.place].name,
             tier=answer.place,
         )
 
-    def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
+    def run_sync(self, request: In, /, context: RunContext | None = None) -> CascadeResult[Out]:
         """Run from synchronous code; see `run` and `NodeBase.run_sync`."""
         return run_sync(lambda: self.run(request, context))
 

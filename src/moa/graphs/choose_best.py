@@ -18,13 +18,13 @@ from moa.errors import ConfigError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated, write_answer
+from moa.mixing.answer_extraction import Key, read_answer, write_answer
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted, unreadable_error
+from moa.mixing.voting import Tally, VotedReply, unreadable_error
 from moa.node import Node
 
 
-class Chosen(Voted):
+class ChosenReply(VotedReply):
     """The answer of the model that agrees most with itself; `votes` are of its own samples."""
 
     model: str
@@ -42,7 +42,7 @@ def _complete_models(models: list[object] | None, table: Table) -> list[object]:
     return models or [*small] or [{}]
 
 
-class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
+class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
     """Small models, and the one that agrees most with itself.
 
     They don't read each other. A sample that fails counts against its model; a model that gives
@@ -71,7 +71,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
     above 0. In a table: endpoints; missing: every small one that is configured."""
     samples: int = Field(default=3, ge=1)
     """Times that each is asked; the calls are as many for each model."""
-    key: Key = stated
+    key: Key = read_answer
     """Turns what a node gives into what is compared; see `SelfConsistency`."""
     accuracy: Mapping[str, float] = Field(default_factory=dict[str, float])
     """Share of right answers of each model on one's own labelled rows, by name. It decides where
@@ -91,7 +91,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
             )
         self.input_type = signature_of(self.nodes[0]).input(0)
 
-    async def answer(self, request: In, context: RunContext) -> Chosen:
+    async def answer(self, request: In, context: RunContext) -> ChosenReply:
         """Sample every model in parallel, and choose.
 
         Raises:
@@ -104,7 +104,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         for result in results:
             model, sample = divmod(result.place, self.samples)
             outputs[model][sample] = result.output
-        choice = self._chosen(outputs, len(results))
+        choice = self._choose(outputs, len(results))
         if choice.partial:
             context.note(
                 "degraded",
@@ -119,7 +119,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         answers = sketch.side_by_side(sketch.input, nodes)
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
-    def _chosen(self, outputs: Sequence[Mapping[int, object]], came: int) -> Chosen:
+    def _choose(self, outputs: Sequence[Mapping[int, object]], came: int) -> ChosenReply:
         """Return the answer of the best model, and name those that nothing tells from it."""
         tallies = [
             Tally.of(
@@ -142,7 +142,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
             for index, (tally, share) in enumerate(zip(tallies, shares, strict=True))
             if index != best
         )
-        return Chosen(
+        return ChosenReply(
             **voted.model_dump(exclude={"confidence", "partial"}),
             confidence=shares[best],
             partial=voted.partial or overtaken,

@@ -136,7 +136,7 @@ class Review(Frozen):
     )
 
 
-class _Cut(OutputError):
+class _TruncatedProgram(OutputError):
     """More tokens would have given a program."""
 
 
@@ -171,7 +171,7 @@ class Coder(Agent[str, Reply]):
             return Reply(text=program)
         if self.is_limited and not repeats_itself(reply.text):
             message = f"{self.max_tokens} tokens are too few for it"
-            raise _Cut(message, node=self.name, text=reply.text)
+            raise _TruncatedProgram(message, node=self.name, text=reply.text)
         return reply
 
     def check(self, request: str, output: Reply) -> None:
@@ -190,7 +190,7 @@ class Tester(Coder):
         """Read the reply; of one that was cut, the tests before that."""
         reply = super(Coder, self).read(completion)
         if completion.finish_reason == "length" and _is_open(reply.text):
-            fence, lines, _, _ = _whole_lines(reply.text)
+            fence, lines, _, _ = _drop_broken_lines(reply.text)
             return Reply(text=_fence(fence, lines))
         return reply
 
@@ -310,7 +310,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             return (await first.run(prompt, context)).output.text
         except OutputError as error:
             # A text that wasn't cut is wrong in another way, which more tokens don't mend.
-            if not first.is_limited or (error.text and not isinstance(error, _Cut)):
+            if not first.is_limited or (error.text and not isinstance(error, _TruncatedProgram)):
                 raise
             self.thinks = not error.text  # all tokens went into thoughts, and will next time
             context.note("repaired", f"asked again, with {coder.max_tokens} tokens: {error}")
@@ -407,13 +407,13 @@ def without_examples(text: str) -> str | None:
     A small model that has written the program may go on with examples until it is cut. `None`: it
     was cut elsewhere.
     """
-    fence, lines, cut, body = _whole_lines(text)
+    fence, lines, cut, body = _drop_broken_lines(text)
     last = _program_end(body)
     goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
     return None if last is None or goes_on else _fence(fence, lines[:last])
 
 
-def _whole_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
+def _drop_broken_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
     """Leave out of a block of Python that was cut what no longer parses.
 
     Returns its fence, its lines, the first line that was left out, and the statements; no lines

@@ -21,10 +21,10 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated
+from moa.mixing.answer_extraction import Key, read_answer
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Pick, ask_judge, distinct, judge_of
-from moa.mixing.voting import Tally, Voted, unreadable_error
+from moa.mixing.voting import Tally, VotedReply, unreadable_error
 from moa.node import Frozen, Node, Reply, Result, unique_names
 
 _DEBATERS = 3
@@ -70,7 +70,7 @@ class Debater(Agent[Exchange, Reply]):
         return "\n\n".join((_READ, *answers, f"Request: {escape_tags(request.text)}"))
 
 
-class Debated(Voted):
+class DebateReply(VotedReply):
     """What a debate comes to; `votes` are those of its last round."""
 
     by: Literal["agreement", "majority", "judge"]
@@ -104,7 +104,7 @@ def _complete_debaters(debaters: list[object] | None, table: Table) -> list[obje
     return entries if len(entries) > 1 else entries * _DEBATERS
 
 
-class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
+class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
     """Models that read each other's answers, and answer again.
 
     It ends when all agree, or after the rounds: then the judge decides, or the majority if there
@@ -138,7 +138,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     each debater, and another in each round."""
     judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of)] | None = None
     """Decides if they don't agree in the end, as in `BestOfN`; `None`: the majority."""
-    key: Key = stated
+    key: Key = read_answer
     """Function that turns an answer, which is a `Reply`, into what is compared; see
     `SelfConsistency`."""
 
@@ -149,7 +149,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
                 f"{self.name}: {len(self.debaters)} debaters, but a debate takes two or more"
             )
 
-    async def answer(self, request: str | BaseModel, context: RunContext) -> Debated:
+    async def answer(self, request: str | BaseModel, context: RunContext) -> DebateReply:
         """Let everyone answer, and answer again, until they agree or the rounds are up.
 
         Raises:
@@ -195,7 +195,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
 
     async def _decide(
         self, request: str, replies: Mapping[int, str], rounds: int, context: RunContext
-    ) -> Debated:
+    ) -> DebateReply:
         tally = self._tally(replies)
         index, basis = None, "agreement" if tally.share == 1.0 else "majority"
         if basis == "majority":
@@ -203,13 +203,13 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         if index is not None:
             basis = "judge"
         elif tally.leaders:
-            index = tally.place_of(tally.leaders[0])
+            index = tally.index_of(tally.leaders[0])
         else:
             text, judge = replies[min(replies)], ", or give a judge"
             raise unreadable_error(len(replies), self.name, text, else_do=judge)
         answer = self.key(Reply(text=replies[index]))
         voted = tally.record_vote(replies[index], answer)
-        return Debated(**voted.model_dump(), by=basis, rounds=rounds)
+        return DebateReply(**voted.model_dump(), by=basis, rounds=rounds)
 
     async def _ask_judge(
         self, request: str, replies: Mapping[int, str], context: RunContext

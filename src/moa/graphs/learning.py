@@ -283,12 +283,12 @@ def rows_of(
         ConfigError: a row is malformed.
     """
     from moa import rows
-    from moa.batch import Malformed
+    from moa.batch import MalformedLine
 
     items = rows.read(source, format=format, text_column=text_column, encoding=encoding)
     for row in items:
         prefix = f"{Path(source).name if source != rows.STDIN else 'standard input'}, line"
-        if isinstance(row, Malformed):
+        if isinstance(row, MalformedLine):
             raise ConfigError(f"{prefix} {row.number}: {row.error}")
         fields: dict[str, object] = {"text": row.value} if isinstance(row.value, str) else row.value
         yield f"{prefix} {row.number}", fields

@@ -53,7 +53,7 @@ _READ_EACH_OTHER = (
 )
 
 
-class Mixed(Reply):
+class MixtureReply(Reply):
     """The text of a mixture, with the proposals behind it."""
 
     by: str
@@ -64,7 +64,7 @@ class Mixed(Reply):
     """Proposers that gave no answer in one of the layers; the trace says why."""
 
 
-class BaseMixture(Recipe[str | BaseModel, Mixed]):
+class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
     """What a mixture and a self-mixture share: who is waited for, and how the answer is made."""
 
     quorum: int | None = Field(default=None, ge=1)
@@ -121,7 +121,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
 
-    async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
+    async def answer(self, request: str | BaseModel, context: RunContext) -> MixtureReply:
         """Ask the proposers, layer by layer, and have their answers made into one.
 
         Raises:
@@ -135,7 +135,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
             context.note("skipped", f"proposers: {self.top.name!r} answers alone, {_ALONE}")
         await run.propose()
         if run.agreed is not None:
-            return self._chosen(run, run.agreed, "the proposers agree")
+            return self._choose(run, run.agreed, "the proposers agree")
         pieces, heard = count_text_deltas(context)
         try:
             text = await self.aggregate(run.asked, heard)
@@ -146,14 +146,14 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
             best = find_most_agreed(run.asked.answers)
             message = f"a proposal stands in for what {self.top.name!r} would have written"
             context.note("degraded", message)
-            return self._chosen(run, best, "it is the one most alike to the others")
+            return self._choose(run, best, "it is the one most alike to the others")
         return run.finish(text, self.top.name)
 
     async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
         """Merge several answers into one."""
         return (await self.top.run(asked, context)).output
 
-    def _chosen(self, run: _Run, index: int, reason: str) -> Mixed:
+    def _choose(self, run: _Run, index: int, reason: str) -> MixtureReply:
         name, text = run.asked.names[index], run.asked.answers[index]
         run.context.note("answered", f"the answer is that of {name!r}: {reason}")
         return run.finish(text, name)
@@ -347,10 +347,10 @@ class _Run:
             if self.agreed is not None:
                 return
 
-    def finish(self, text: str, by: str) -> Mixed:
+    def finish(self, text: str, by: str) -> MixtureReply:
         """Return the output of the run."""
         proposals = dict(zip(self.asked.names, self.asked.answers, strict=True))
-        return Mixed(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
+        return MixtureReply(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
 
     def _members(self, depth: int) -> list[Reader]:
         """Return the proposers of a layer, without those that failed before, if others are left."""

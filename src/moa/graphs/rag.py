@@ -38,13 +38,13 @@ from moa.documents.claims import (
     without_brackets,
     word_shares,
 )
-from moa.documents.index import MAX_TOKENS, Index, Indexed
+from moa.documents.index import MAX_TOKENS, Index, IndexRetriever
 from moa.documents.retrieval import (
     BM25,
-    by_score,
     fuse,
     fuse_ranks,
     normalise,
+    rank_by_score,
     similarities,
     words,
 )
@@ -223,7 +223,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     def prepare(self) -> None:
         """Make the nodes."""
         embedder = self.embedder or sentence_encoder()
-        self.finder = self.retriever or Indexed(
+        self.finder = self.retriever or IndexRetriever(
             self.documents,
             Index(self.index, max_tokens=self.passage_tokens),
             endpoint=None if self.search == "words" else embedder,
@@ -455,7 +455,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         rankings = [(await by_words.run(request.question, context)).output]
         level: tuple[int, ...] = ()
         if self.endpoint is not None and sentences:
-            ranked = self._by_meaning(self.endpoint, request.question, numbers, context)
+            ranked = self._rank_by_meaning(self.endpoint, request.question, numbers, context)
             fallback = "sentences are compared by words alone"
             by_meaning = await attempt(ranked, context, fallback, kind="degraded")
             if by_meaning is not None:
@@ -473,7 +473,7 @@ class Extractive(TypedNode[Sheet, Quote]):
             return Quote(text="", near=level)
         return Quote(text=f"{without_brackets(best.text)} [{numbers[best]}]", near=level)
 
-    async def _by_meaning(
+    async def _rank_by_meaning(
         self,
         endpoint: Endpoint,
         question: str,
@@ -484,7 +484,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors
-        ranking = by_score(sentences, similarities(normalise(vectors[1:]), vectors[0]))
+        ranking = rank_by_score(sentences, similarities(normalise(vectors[1:]), vectors[0]))
         shares = word_shares(question, [set(words(sentence.text)) for sentence in sentences])
         sharing = [
             sentence for sentence, share in zip(sentences, shares, strict=True) if share >= _SHARED

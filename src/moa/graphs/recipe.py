@@ -53,7 +53,7 @@ class _KeywordOnly:
 class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
-        class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
+        class SelfConsistency(Recipe[In, VotedReply], Generic[In], recipe="self_consistency"):
             node: Annotated[Node[In, object], FromEndpoint(sampler, "slm")]
             samples: int = Field(default=5, ge=1)
 

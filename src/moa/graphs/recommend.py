@@ -27,7 +27,7 @@ from moa.graphs.fields import File, Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.writing import attempt, attempt_writing, report_step
 from moa.node import Frozen, Reply
-from moa.rows import typed
+from moa.rows import read_models
 
 _BY_WORDS = "items are found by words alone"
 _RECENT = 5
@@ -309,4 +309,4 @@ def items_of(file: Path) -> list[Item]:
     """
     if file.suffix.lower() not in (".jsonl", ".csv"):
         raise ConfigError(f"{file} is no catalogue: give a .jsonl or a .csv file")
-    return [item for _, item in typed(file, Item)]
+    return [item for _, item in read_models(file, Item)]

@@ -54,13 +54,13 @@ class Critic(Agent[Draft, Critique]):
         return "\n\n".join((block(request.request, "Request"), block(request.text, "Draft")))
 
 
-class Criticised(Draft):
+class DraftReview(Draft):
     """A draft, the request that it answers, and its faults."""
 
     faults: tuple[str, ...]
 
 
-class Reviser(Agent[Criticised, Reply]):
+class Reviser(Agent[DraftReview, Reply]):
     """Mends a draft."""
 
     instructions = (
@@ -68,14 +68,14 @@ class Reviser(Agent[Criticised, Reply]):
         "real, and keep what is right. Give only the whole new answer, without comments."
     )
 
-    def user_prompt(self, request: Criticised) -> str:
+    def user_prompt(self, request: DraftReview) -> str:
         """Write the request, the draft and its faults, each as data."""
         faults = "\n".join(f"- {fault}" for fault in request.faults)
         parts = (("Request", request.request), ("Draft", request.text), ("Faults", faults))
         return "\n\n".join(block(text, name) for name, text in parts)
 
 
-class Refined(Reply):
+class RefinedReply(Reply):
     """The best of the drafts that were written."""
 
     draft: int = Field(ge=0)
@@ -116,7 +116,7 @@ def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Rev
     return Reviser(endpoint, max_tokens=max_tokens)
 
 
-class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
+class Refine(Recipe[In, RefinedReply], Generic[In], recipe="refine"):
     """A draft, its critique, and the best revision.
 
     The draft is revised until the critic is content. The one with the best score is the answer; of
@@ -140,7 +140,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     """Writes the first draft."""
     critic: Annotated[Node[Draft, Critique], FromEndpoint(critic_of)]
     """Finds faults and scores, such as `Critic(endpoint)`."""
-    reviser: Annotated[Node[Criticised, Reply], FromEndpoint(reviser_of)] | None = None
+    reviser: Annotated[Node[DraftReview, Reply], FromEndpoint(reviser_of)] | None = None
     """Mends a draft, such as `Reviser(endpoint)`; `None`: the writer's endpoint does."""
     rounds: int = Field(default=2, ge=1)
     """Maximum number of revisions."""
@@ -160,7 +160,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
             max_tokens = getattr(self.writer, "max_tokens", MAX_TOKENS)
             self.reviser = reviser_of(endpoint, max_tokens=max_tokens)
 
-    async def answer(self, request: In, context: RunContext) -> Refined:
+    async def answer(self, request: In, context: RunContext) -> RefinedReply:
         """Write, criticise and revise.
 
         Raises:
@@ -186,13 +186,13 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
 
     async def _drafts(
         self, request: str, text: str, context: RunContext
-    ) -> tuple[list[Refined], MoaError | None]:
+    ) -> tuple[list[RefinedReply], MoaError | None]:
         """Return all drafts, and what ended it early."""
         assert self.reviser is not None, "there is one once it is prepared"
-        drafts: list[Refined] = []
+        drafts: list[RefinedReply] = []
         try:
             for index in range(self.rounds + 1):
-                refined = Refined(text=text, draft=index, drafts=index + 1)
+                refined = RefinedReply(text=text, draft=index, drafts=index + 1)
                 drafts.append(refined)
                 draft = Draft(request=request, text=text)
                 critique = (await self.critic.run(draft, context)).output
@@ -201,7 +201,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
                 drafts[-1] = refined.model_copy(update=update)
                 if content or index == self.rounds:
                     break
-                faulty = Criticised(request=request, text=text, faults=critique.faults)
+                faulty = DraftReview(request=request, text=text, faults=critique.faults)
                 text = (await self.reviser.run(faulty, context)).output.text
         except MoaError as error:
             if not error.recoverable:

@@ -19,9 +19,9 @@ from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated
+from moa.mixing.answer_extraction import Key, read_answer
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, VotedReply
 from moa.node import Node
 
 
@@ -37,7 +37,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     answers to one request, so its temperature is above 0."""
     samples: int = Field(default=5, ge=1)
     """Maximum number of samples."""
-    key: Key = stated
+    key: Key = read_answer
     """Function that turns what the node gives into what is counted, such as `stated` or
     `last_number` of `moa.mixing.answer_extraction`. In a table: the name of one of these two."""
 
@@ -52,7 +52,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
         sketch.chain((self.node, f"{self.node.name} x {self.samples}"), chooser)
 
 
-class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency"):
+class SelfConsistency(Sampling[In, VotedReply], Generic[In], recipe="self_consistency"):
     """Asks one node several times, and gives the answer that most of its samples give.
 
     It stops as soon as no further sample can change the majority. A sample that fails is left out;
@@ -71,7 +71,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
     """Samples that are asked in parallel; `None`: as many as could settle the vote if they agreed,
     which costs the fewest calls. As many as `samples` is the quickest."""
 
-    async def answer(self, request: In, context: RunContext) -> Voted:
+    async def answer(self, request: In, context: RunContext) -> VotedReply:
         """Sample until no further sample can change the majority.
 
         Raises:
@@ -80,21 +80,21 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
         """
         tally, outputs = Tally(left=self.samples), dict[int, object]()
         while not tally.is_settled:
-            size = min(self.max_concurrency or tally.needed, tally.left)
+            size = min(self.max_concurrency or tally.minimum_needed, tally.left)
             try:
                 samples = await self._sample(size, request, tally, context)
             except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
                 if not outputs:
                     raise
                 goes_on = isinstance(error, QuorumNotMet)
-                tally = tally.without(size if goes_on else tally.left)
+                tally = tally.drop(size if goes_on else tally.left)
                 continue
             start = self.samples - tally.left
             for index, output in samples.items():
                 outputs[start + index] = output
                 tally = tally.with_vote(start + index, self.key(output))
             if not tally.is_settled:
-                tally = tally.without(size - len(samples))
+                tally = tally.drop(size - len(samples))
         voted = tally.majority(outputs, self.name)
         if voted.partial:
             context.note(

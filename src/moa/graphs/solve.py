@@ -118,7 +118,7 @@ class Steps(Frozen):
         return self
 
     @property
-    def in_order(self) -> tuple[Step, ...]:
+    def sorted_steps(self) -> tuple[Step, ...]:
         """The steps, each after those that it needs."""
         by_id = {step.id: step for step in self.steps}
         return tuple(by_id[name] for name in self._sort())
@@ -386,7 +386,7 @@ class PlanRun:
         """Run every step, but those that need one that failed; if all failed it is an error."""
         loop = asyncio.get_running_loop()
         self.done = {step.id: loop.create_future() for step in plan.steps}
-        results = await gather(map(self._run, plan.in_order))
+        results = await gather(map(self._run, plan.sorted_steps))
         if self.failures and not any(result.answer for result in results):
             raise self.failures[0]
         return tuple(results)

@@ -423,7 +423,7 @@ class Student(Generic[Out_co]):
         was_drawn = people and await store.run_in_thread(
             lambda: store.add_person_label(side, label)
         )
-        if not was_drawn and await store.run_in_thread(lambda: store.places_of(side)):
+        if not was_drawn and await store.run_in_thread(lambda: store.indices_of(side)):
             return False
         state, _ = await store.run_in_thread(learning.current)
         fits_alone, learned = people or chosen or len(labels) <= len(self.others), label

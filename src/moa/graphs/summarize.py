@@ -199,10 +199,10 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         extracts = [
             sentence
             for chunk in _by_chunk(sentences)
-            for sentence in salience.up_to(share * _tokens(chunk), chunk)
+            for sentence in salience.take(share * _tokens(chunk), chunk)
         ]
         if _tokens(extracts) > self.read_tokens:
-            extracts = salience.up_to(self.read_tokens, extracts)
+            extracts = salience.take(self.read_tokens, extracts)
         context.note("changed", f"kept {_tokens(extracts)} of about {total} tokens, as they stand")
         return extracts, salience
 
@@ -303,7 +303,7 @@ class Salience:
             scores[best] = -math.inf
         return [said[n] for n in sorted(picks)]
 
-    def up_to(self, tokens: float, said: Sequence[Sentence]) -> list[Sentence]:
+    def take(self, tokens: float, said: Sequence[Sentence]) -> list[Sentence]:
         """Take the best sentences, up to so many tokens; one at least."""
         return self.pick(said, full=lambda picks: _tokens(picks) > tokens)
 

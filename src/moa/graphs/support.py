@@ -24,7 +24,7 @@ from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Sentiment
 from moa.calibration.learned import LearnedGraph
 from moa.documents import Passages
-from moa.documents.index import Index, Indexed
+from moa.documents.index import Index, IndexRetriever
 from moa.endpoints.encoders import encoder_for, feeds_heads, sentence_encoder
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
@@ -32,7 +32,7 @@ from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import File, Large, Small, from_file, resolve_path
 from moa.graphs.recipe import WiredRecipe
 from moa.graphs.student import Learn, Student, read_learn
-from moa.graphs.support_learning import Label, Lesson, Lessons, Opened, intent_in
+from moa.graphs.support_learning import Label, Lesson, Lessons, OpenMessage, intent_in
 from moa.graphs.support_reading import (
     DANGER,
     INTENTS,
@@ -307,7 +307,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         self.student = lessons.student
         return lessons
 
-    def _lesson(self, letter: Letter, opened: Opened | Skipped, reading: Reading | None) -> Lesson:
+    def _lesson(
+        self, letter: Letter, opened: OpenMessage | Skipped, reading: Reading | None
+    ) -> Lesson:
         """Put together what the large model is asked, and whether that hangs on the intent."""
         if reading is None or isinstance(opened, Skipped):
             return Lesson(letter=letter, opened=None, moot=True)
@@ -321,9 +323,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         }
         return Lesson(letter=letter, opened=opened, moot=len(outcomes) == 1, reading=reading)
 
-    def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
+    def is_asked(self, reading: Reading | None, opened: OpenMessage | Skipped) -> bool:
         """Return True if the large model reads the message, to answer or to label it."""
-        return self.needs_llm(reading) or (isinstance(opened, Opened) and opened.held)
+        return self.needs_llm(reading) or (isinstance(opened, OpenMessage) and opened.held)
 
     def is_unwritten(self, reading: Reading | None) -> bool:
         """Return True if there is a message, and no model writes to it."""
@@ -346,7 +348,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Search for facts in the documents, if there are any."""
         if self.documents is None and self.index is None:
             return []
-        finder = Indexed(
+        finder = IndexRetriever(
             self.documents,
             Index(self.index),
             endpoint=encoder_for(self.slm) or sentence_encoder(),
@@ -381,13 +383,13 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         ours = {"intent": shop, "danger": False}  # whose words decide: no head was fitted
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
-        return copied.by_shipped_head(question.name) if ours.get(question.name, True) else copied
+        return copied.with_shipped_head(question.name) if ours.get(question.name, True) else copied
 
     def needs_llm(self, reading: Reading | None) -> bool:
         """Return True if a model has to write, since no routine settles it."""
-        return self.why_llm(reading) is not None and not self._for_people(reading)
+        return self.reason_for_llm(reading) is not None and not self._for_people(reading)
 
-    def why_llm(self, reading: Reading | None) -> str | None:
+    def reason_for_llm(self, reading: Reading | None) -> str | None:
         """Say why a large model has to write; `None` if it hasn't."""
         if reading is None or self._find_unwanted(reading):
             return None
@@ -404,7 +406,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return f"as it is unclear what it wants ({unclear})"
         if reading.sentiment.label == "negative":
             return "as its writer is unhappy"
-        return None if self._routine(reading) else self._why_not_routine(reading)
+        return None if self._routine(reading) else self._reason_against_routine(reading)
 
     def _unclear(self, intent: Choice[str | None]) -> str | None:
         """Say why an intent isn't expected to be right as often as asked; `None` if it is."""
@@ -417,7 +419,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return None
         return f"confidence {confidence:.2f}, expected precision {expected:.2f}, not guaranteed"
 
-    def _why_not_routine(self, reading: Reading) -> str:
+    def _reason_against_routine(self, reading: Reading) -> str:
         """Say why a message of a known intent has no routine."""
         label, language = reading.intent.label, reading.language
         replies = self.intents[label].reply if label in self.intents else {}
@@ -444,7 +446,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             if kind in self.drop:
                 return Rejected(reason=reason, decisions=reading)
             return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
-        llm_reason = self.why_llm(reading) or ""
+        llm_reason = self.reason_for_llm(reading) or ""
         if isinstance(reply, Dropped) or self._for_people(reading):
             return Routed(queue=UNWRITTEN, reason=llm_reason, decisions=reading)
         if isinstance(reply, Reply):

@@ -27,7 +27,7 @@ from moa.node import Frozen, Reply, Result, Text
 from moa.questions import Answer, Choice, Question
 
 
-class Opened(Frozen):
+class OpenMessage(Frozen):
     """A message whose intent was decided, and whose side is known."""
 
     intent: Choice[str | None]
@@ -44,7 +44,7 @@ class Lesson(Frozen):
     """A message, as the large model is asked: what was decided isn't in it."""
 
     letter: Letter
-    opened: Opened | None
+    opened: OpenMessage | None
     """`None` if there was nothing to read."""
     moot: bool
     """True if the intent doesn't change whether the large model writes."""
@@ -59,14 +59,14 @@ class Label(Frozen):
     """`None`: it was not asked, or said nothing."""
 
 
-class LearningIntent(TypedNode[Text, Opened]):
+class LearningIntent(TypedNode[Text, OpenMessage]):
     """Decides the intent, by what was learned where a guarantee holds, and tosses the coin."""
 
     def __init__(self, student: Student[Choice[str | None]], labeller: ReplyWriter) -> None:
         super().__init__(name="intent")
         self.student, self.agent, self.labeller = student, student.small, labeller
 
-    async def answer(self, request: Text, context: RunContext) -> Opened:
+    async def answer(self, request: Text, context: RunContext) -> OpenMessage:
         """Decide, and keep the message before anybody else is asked."""
         student, model = self.student, self.labeller.endpoint.model
         student.check(self.labeller)
@@ -81,7 +81,7 @@ class LearningIntent(TypedNode[Text, Opened]):
         intent = student.small.read([answer or Answer(question=student.question, status="missing")])
         index = await student.add(consideration, context)
         twice = consideration.held and consideration.side.is_asked_twice
-        return Opened(intent=intent, place=index, held=consideration.held, twice=twice)
+        return OpenMessage(intent=intent, place=index, held=consideration.held, twice=twice)
 
 
 class LearningWriter(TypedNode[Lesson, Reply]):
@@ -216,7 +216,7 @@ def _is_urgent(urgency: Urgency) -> bool | None:
     return score.level == URGENT if score.status == "answered" else None
 
 
-def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
+def intent_in(opened: OpenMessage | Skipped) -> Choice[str | None] | Skipped:
     """Take the decision."""
     return opened if isinstance(opened, Skipped) else opened.intent
 
@@ -240,6 +240,6 @@ def _label_in(student: Student, request: Lesson, reply: object) -> str | None:
     return student.label(reply.labels, outputs)
 
 
-def _require_opened(request: Lesson) -> Opened:
+def _require_opened(request: Lesson) -> OpenMessage:
     assert request.opened is not None, "an empty message is asked of nobody"
     return request.opened

@@ -194,7 +194,7 @@ async def write_to_length(
         )
         if longer is not None:
             text = max(text, longer.output.text, key=word_count)
-    cut = length.cut(text)
+    cut = length.shorten(text)
     if len(cut) < len(text):
         context.note("truncated", f"{what}, by its length")
     if (fault := length.fault(cut)) is not None:

@@ -34,7 +34,7 @@ _QUOTED = "QUOTED"
 """Kind of texts that look like a placeholder in the input."""
 
 
-class Redacted(Text):
+class RedactedText(Text):
     """A text with placeholders for personal data, which can't be restored."""
 
     found: dict[str, int] = Field(default_factory=dict[str, int])
@@ -42,7 +42,7 @@ class Redacted(Text):
 
 
 @ready("pii", "Masks personal data in a text")
-class Pii(TypedNode[Text | str, Redacted]):
+class Pii(TypedNode[Text | str, RedactedText]):
     """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
 
     By itself it is a node that masks a text for good. As a guard of `moa.guards.guarded` it masks
@@ -124,14 +124,14 @@ class Pii(TypedNode[Text | str, Redacted]):
         finally:
             session.close()
 
-    async def answer(self, request: Text | str, context: RunContext) -> Redacted:
+    async def answer(self, request: Text | str, context: RunContext) -> RedactedText:
         """Mask a text for good, and note how much was found."""
         with self.session() as session:
             text = await session.mask_all(str(request), context)
             session.note_found(context)
             counts = dict(session.found)
         language = request.language if isinstance(request, Text) else None
-        return Redacted(text=text, language=language, found=counts)
+        return RedactedText(text=text, language=language, found=counts)
 
 
 class PiiSession:

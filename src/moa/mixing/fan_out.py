@@ -267,7 +267,7 @@ class _Fan(Generic[Out]):
         if self.interrupts:
             raise join_interrupts(self.interrupts)
         if len(self.results) < self.minimum:
-            raise self._too_few()
+            raise self._too_few_error()
         return [self.results[index] for index in sorted(self.results)]
 
     def _outputs(self) -> list[Out]:
@@ -315,7 +315,7 @@ class _Fan(Generic[Out]):
     def _path(self, index: int) -> str:
         return f"{self.context.node}/{self.names[index]}".lstrip("/")
 
-    def _too_few(self) -> MoaError:
+    def _too_few_error(self) -> MoaError:
         causes = {self.names[index]: error for index, error in sorted(self.failed.items())}
         listed = "".join(f"\n  - {name}: {error}" for name, error in causes.items())
         message = (

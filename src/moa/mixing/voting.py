@@ -16,14 +16,14 @@ from pydantic import Field
 from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
-from moa.mixing.answer_extraction import Key, format_answer, stated, write_answer
+from moa.mixing.answer_extraction import Key, format_answer, read_answer, write_answer
 from moa.node import Reply
 
 _RUN = 3
 """Words in a row that are compared: enough that word order counts."""
 
 
-class Voted(Reply):
+class VotedReply(Reply):
     """A text that was chosen for what it answers, and how the others answered."""
 
     answer: str
@@ -64,7 +64,7 @@ class Tally:
         ballots = tuple(sorted((*self.ballots, (place, answer)), key=lambda ballot: ballot[0]))
         return replace(self, left=self.left - 1, ballots=ballots)
 
-    def without(self, samples: int) -> Tally:
+    def drop(self, samples: int) -> Tally:
         """Return the tally without some outstanding samples, which count as lost."""
         return replace(self, left=self.left - samples, lost=self.lost + samples)
 
@@ -95,17 +95,17 @@ class Tally:
         return bool(self.lost) and self._lead <= self.lost + self.left
 
     @property
-    def needed(self) -> int:
+    def minimum_needed(self) -> int:
         """Minimum number of further samples that could settle it, if all agree with the leader."""
         if self.is_settled:
             return 0
         return min(self.left, (self.left - self._lead) // 2 + 1)
 
-    def place_of(self, answer: Hashable) -> int:
+    def index_of(self, answer: Hashable) -> int:
         """Place of the first sample that answers so."""
         return next(place for place, vote in self.ballots if vote == answer)
 
-    def majority(self, outputs: Mapping[int, object], node: str) -> Voted:
+    def majority(self, outputs: Mapping[int, object], node: str) -> VotedReply:
         """Return the leading answer, as the first sample that gives it says it.
 
         Raises:
@@ -116,12 +116,12 @@ class Tally:
                 len(outputs), node, write_answer(next(iter(outputs.values())), None)
             )
         winner = self.leaders[0]
-        return self.record_vote(write_answer(outputs[self.place_of(winner)], winner), winner)
+        return self.record_vote(write_answer(outputs[self.index_of(winner)], winner), winner)
 
-    def record_vote(self, text: str, answer: Hashable | None) -> Voted:
+    def record_vote(self, text: str, answer: Hashable | None) -> VotedReply:
         """Return the vote, for the answer that was chosen."""
         votes = 0 if answer is None else self.counts[answer]
-        return Voted(
+        return VotedReply(
             text=text,
             answer="" if answer is None else format_answer(answer),
             confidence=votes / len(self.ballots),
@@ -151,7 +151,7 @@ def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> 
     )
 
 
-def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
+def agreement_test(least: int, *, key: Key = read_answer) -> Callable[[Sequence[object]], bool]:
     """Return a test that ends a fan-out once enough answers agree.
 
     Args:
@@ -173,7 +173,7 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
     return enough
 
 
-def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
+def find_most_agreed(answers: Sequence[object], *, key: Key = read_answer) -> int:
     """Return the place of the first answer of the largest group that says the same.
 
     If all differ, it is the one whose words the others use most.

@@ -115,9 +115,9 @@ class Grams(_FileModel):
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
-        return np.array([self._one(case.prompt) for case in table.cases])
+        return np.array([self._score_text(case.prompt) for case in table.cases])
 
-    def _one(self, text: str) -> float:
+    def _score_text(self, text: str) -> float:
         tf_idf = {b: count * self.rarity[b] for b, count in grams(text).items() if b in self.rarity}
         length = sqrt(sum(weight**2 for weight in tf_idf.values())) or 1.0
         return self.constant + sum(tf_idf[b] * self.weights[b] for b in tf_idf) / length

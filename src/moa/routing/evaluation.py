@@ -22,7 +22,7 @@ from moa.evals.metrics import Interval, difference, stats
 from moa.evals.plots import Axes, save_picture
 from moa.node import Frozen
 from moa.routing import Router, RouterKind
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import RecordedRequest
 
 CHANCE = 0.5
 _DRAWS = 1000
@@ -255,7 +255,7 @@ def _interval(scores: Floats, weak: Floats, strong: Floats) -> tuple[float, floa
     return low, high
 
 
-def evaluate_router(router: Router, recorded: Sequence[Recorded]) -> RoutingReport:
+def evaluate_router(router: Router, recorded: Sequence[RecordedRequest]) -> RoutingReport:
     """Evaluate a router on recorded answers that it wasn't fitted on.
 
     Raises:

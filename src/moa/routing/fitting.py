@@ -36,7 +36,7 @@ from moa.routing import (
     WeightedPart,
 )
 from moa.routing.evaluation import recovery
-from moa.routing.recorded import BUCKETS, Recorded, Table, describe, grams
+from moa.routing.recorded import BUCKETS, RecordedRequest, Table, describe, grams
 
 LEAST_ROWS = 40
 """Fewer rows than these say too little."""
@@ -106,7 +106,7 @@ Fitter = Callable[[Table, Truth], RouterPart]
 
 
 def fit_router(
-    recorded: Sequence[Recorded],
+    recorded: Sequence[RecordedRequest],
     *,
     share: float | None = None,
     quality: float | None = None,
@@ -194,7 +194,7 @@ class _Trials:
 
 
 def _run_trials(
-    rows: Sequence[Recorded], fields: Sequence[str], progress: Progress | None = None
+    rows: Sequence[RecordedRequest], fields: Sequence[str], progress: Progress | None = None
 ) -> _Trials:
     """Fit every candidate to all folds but one, and predict that one."""
     table = describe([row.case for row in rows], tuple(rows[0].features))
@@ -217,12 +217,12 @@ def _run_trials(
     return _Trials(table, truth, fitters, held_out)
 
 
-def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
+def _key(row: RecordedRequest) -> tuple[str, str | None, bool, bool]:
     """Return the key of a row; its features follow from the rest."""
     return row.case.prompt, row.case.reply, row.weak_correct, row.strong_correct
 
 
-def _check(rows: Sequence[Recorded]) -> None:
+def _check(rows: Sequence[RecordedRequest]) -> None:
     """Make sure that there is something to learn, and enough to learn it from."""
     replied = sum(row.case.reply is not None for row in rows)
     if 0 < replied < len(rows):
@@ -249,7 +249,7 @@ def _check(rows: Sequence[Recorded]) -> None:
         )
 
 
-def _grouping(rows: Sequence[Recorded]) -> list[str]:
+def _grouping(rows: Sequence[RecordedRequest]) -> list[str]:
     """Find the fields that all rows have, and whose values come often enough to tell something."""
     names = [n for n in rows[0].case.fields if all(n in row.case.fields for row in rows)]
     different = {name: len({row.case.fields[name] for row in rows}) for name in names}
@@ -340,7 +340,12 @@ def _fewest_calls(scores: Floats, truth: Truth, recovered: float) -> float:
 
 
 def _origin(
-    rows: Sequence[Recorded], trial: _Trials, weights: Weights, best: PartReport, *, left_out: int
+    rows: Sequence[RecordedRequest],
+    trial: _Trials,
+    weights: Weights,
+    best: PartReport,
+    *,
+    left_out: int,
 ) -> Origin:
     hasher = hashlib.sha256()
     for row in rows:
@@ -413,7 +418,7 @@ def _tree(tree: _FittedTree) -> Tree:
         thresholds=tuple(float(f"{t:.9g}") for t in np.where(inner, tree.threshold, 0.0)),
         left=tuple(np.maximum(tree.children_left, 0).tolist()),
         right=tuple(np.maximum(tree.children_right, 0).tolist()),
-        values=_rounded(tree.value[:, 0, 0]),
+        values=_round(tree.value[:, 0, 0]),
     )
 
 
@@ -429,8 +434,8 @@ def _grams(table: Table, truth: Truth) -> Grams:
     model = _sklearn("linear_model").Ridge(alpha=_GRAMS_PENALTY)
     model.fit(weighted.transform(matrix), truth.gains)
     return Grams(
-        rarity=dict(zip(columns.tolist(), _rounded(weighted.idf_), strict=True)),
-        weights=dict(zip(columns.tolist(), _rounded(model.coef_, 4), strict=True)),
+        rarity=dict(zip(columns.tolist(), _round(weighted.idf_), strict=True)),
+        weights=dict(zip(columns.tolist(), _round(model.coef_, 4), strict=True)),
         constant=float(model.intercept_),
     )
 
@@ -451,5 +456,5 @@ def _groups(field: str, table: Table, truth: Truth) -> Groups:
     )
 
 
-def _rounded(values: Floats, digits: int = _DIGITS) -> tuple[float, ...]:
+def _round(values: Floats, digits: int = _DIGITS) -> tuple[float, ...]:
     return tuple(float(f"{value:.{digits}g}") for value in values.tolist())

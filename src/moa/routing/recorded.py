@@ -74,7 +74,7 @@ class Request(Frozen):
         return Case(self.prompt, self.weak_response, fields, self.features)
 
 
-class Recorded(Request):
+class RecordedRequest(Request):
     """A row that both models have answered."""
 
     weak_correct: bool

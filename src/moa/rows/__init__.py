@@ -8,12 +8,12 @@ left to do. `work_through` is the loop between.
 from moa.rows.loop import work_through as work_through
 from moa.rows.reading import STDIN as STDIN
 from moa.rows.reading import Format as Format
-from moa.rows.reading import aside as aside
 from moa.rows.reading import count as count
 from moa.rows.reading import format_of as format_of
 from moa.rows.reading import literal as literal
 from moa.rows.reading import read as read
-from moa.rows.reading import typed as typed
+from moa.rows.reading import read_in_thread as read_in_thread
+from moa.rows.reading import read_models as read_models
 from moa.rows.reading import with_text as with_text
 from moa.rows.records import line as line
 from moa.rows.records import resources_of as resources_of

@@ -33,7 +33,7 @@ class Store(Protocol):
         ...
 
     def run(self, sql: str, *values: object) -> list[SQLRow]: ...
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+    def execute_many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of some values, which follow `job`; all of them or none."""
         ...
 
@@ -45,11 +45,11 @@ class Store(Protocol):
         """
         ...
 
-    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
+    def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
         """Run a statement, and yield its rows."""
         ...
 
-    async def beside(self, work: Callable[[], T]) -> T:
+    async def offload(self, work: Callable[[], T]) -> T:
         """Call a function without blocking the event loop for long."""
         ...
 
@@ -109,7 +109,7 @@ class Postgres:
 
         return self._with_retries(work)
 
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+    def execute_many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         rows = [(self.job, *row) for row in values]
 
         def work() -> None:
@@ -129,7 +129,7 @@ class Postgres:
 
         return self._with_retries(whole)
 
-    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
+    def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
         with (
             self._lock,
             self._map_errors(),
@@ -139,7 +139,7 @@ class Postgres:
             cursor.execute(_query(sql), values)
             yield from cursor
 
-    async def beside(self, work: Callable[[], T]) -> T:
+    async def offload(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
 
     def _with_retries(self, work: Callable[[], T]) -> T:

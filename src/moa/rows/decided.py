@@ -56,7 +56,7 @@ def is_decision(fields: Mapping[str, object]) -> bool:
     return is_object(fields.get("probabilities"))
 
 
-def written(value: object) -> str:
+def format_value(value: object) -> str:
     """Format a value of a line for people."""
     if value is None:
         return ""
@@ -74,13 +74,13 @@ def describe_fields(fields: Iterable[tuple[str, object]]) -> str:
         for name, value in fields
         if isinstance(value, str | int | float) and value != ""
     ]
-    return ", ".join(f"{name} {written(value)}" for name, value in pairs)
+    return ", ".join(f"{name} {format_value(value)}" for name, value in pairs)
 
 
 def _decision(name: str, fields: Mapping[str, object]) -> Decision:
     label = next((fields[field] for field in _LABELS if fields.get(field) is not None), None)
     status = fields.get("status", "answered")
-    option = NONE_OF_THESE if label is None else written(label)
+    option = NONE_OF_THESE if label is None else format_value(label)
     return Decision(
         name=name,
         said=option if status == "answered" else str(status),

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from moa.batch import Malformed, Row
+from moa.batch import MalformedLine, Row
 from moa.errors import ConfigError
 from moa.rows.lines import IN_WHICH, Line, encodable, malformed_row, row_of
 
@@ -61,7 +61,7 @@ def _find_header(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
     return ",", lines
 
 
-def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]:
+def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | MalformedLine]:
     """Read the rows of a table; after an invalid record reading continues at the next line."""
     csv.field_size_limit(_LONGEST_CELL)
     separator, lines = _find_header(lines)
@@ -96,7 +96,7 @@ def header_of(cells: list[str], what: str) -> list[str]:
     return cells
 
 
-def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
+def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | MalformedLine:
     raw = csv_line(cells)
     if len(cells) != len(header):
         return malformed_row(number, f"{len(cells)} cells under a header of {len(header)}", raw)

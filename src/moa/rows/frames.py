@@ -12,7 +12,7 @@ from typing import Any, Never, TypeGuard, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from moa._json import is_mapping, is_object
-from moa.batch import Item, Malformed, Row
+from moa.batch import Item, MalformedLine, Row
 from moa.errors import ConfigError
 from moa.node import Node
 
@@ -24,7 +24,7 @@ _WITH_GAPS = {frozenset((bool, NoneType)): "boolean", frozenset((int, NoneType))
 
 def open_frame(
     frame: Frame, node: Node[Never, object], column: str | None
-) -> tuple[list[Row | Malformed], Callable[[Sequence[Item[object]]], Frame]]:
+) -> tuple[list[Row | MalformedLine], Callable[[Sequence[Item[object]]], Frame]]:
     """Return the rows of a frame, and a function that copies it with a node's outputs."""
     rows = [_read_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
     names = _name_cells(getattr(node, "output_type", None))
@@ -51,10 +51,10 @@ def _cells_in(frame: Any, column: str | None) -> list[object]:
     return frame[column].to_list()
 
 
-def _read_row(cell: object, column: str | None, number: int) -> Row | Malformed:
+def _read_row(cell: object, column: str | None, number: int) -> Row | MalformedLine:
     if isinstance(cell, str) or (column is None and is_object(cell)):
         return Row(number=number, id=number, value=cell)
-    return Malformed(number=number, error=f"{column!r} is no text: {cell!r}", raw=repr(cell))
+    return MalformedLine(number=number, error=f"{column!r} is no text: {cell!r}", raw=repr(cell))
 
 
 def _name_cells(kind: object) -> list[str]:

@@ -120,7 +120,7 @@ class RowIndex(Scratch):
             "select 1 from row as other where other.given = row.given and other.place is not null "
             f"and other.start is not null and not (other.due and other.failed))) order by {columns}"
         )
-        for (start,) in self.each(query):
+        for (start,) in self.iterate(query):
             yield start
 
     def has_replaced(self) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, AnyStr, BinaryIO
 
-from moa.batch import Malformed, Row
+from moa.batch import MalformedLine, Row
 from moa.errors import ConfigError
 
 IN_WHICH = "Say what it is written in, such as --encoding cp1252 for most of Windows and Excel"
@@ -88,9 +88,9 @@ def _recode(file: BinaryIO, encoding: str) -> Iterator[bytes]:
             text.detach()
 
 
-def malformed_row(number: int, error: str, raw: str) -> Malformed:
+def malformed_row(number: int, error: str, raw: str) -> MalformedLine:
     """Make a malformed row of an invalid line."""
-    return Malformed(number=number, error=error, raw=raw)
+    return MalformedLine(number=number, error=error, raw=raw)
 
 
 def row_of(number: int, value: dict[str, object]) -> Row:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from typing import Literal, Never, Protocol, TypeVar
 
-from moa.batch import Item, Malformed, Progress, Row, enumerate_inputs, map_rows, refusal_of
+from moa.batch import Item, MalformedLine, Progress, Row, enumerate_inputs, map_rows, refusal_of
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
 from moa.journal import Journal, Key, list_causes
@@ -45,7 +45,7 @@ class Ledger(Protocol):
 async def work_through(
     ledger: Ledger | None,
     node: Node[Never, Out],
-    rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed],
+    rows: Iterable[Row | MalformedLine] | AsyncIterable[Row | MalformedLine],
     context: RunContext,
     *,
     max_concurrency: int = 8,
@@ -74,8 +74,8 @@ async def work_through(
 
 
 async def _take_until_end(
-    rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed], context: RunContext
-) -> AsyncGenerator[Row | Malformed]:
+    rows: Iterable[Row | MalformedLine] | AsyncIterable[Row | MalformedLine], context: RunContext
+) -> AsyncGenerator[Row | MalformedLine]:
     """Yield rows until the run ends."""
     async with aclosing(enumerate_inputs(rows)) as numbered_rows:
         async for _, row in numbered_rows:
@@ -203,7 +203,7 @@ class Calls:
     async def write(self, journals: Sequence[RowJournal]) -> None:
         """Write the finished calls of rows; raise a `StoreError` if that fails."""
         self._check()
-        await self._store.beside(lambda: self._write(journals))
+        await self._store.offload(lambda: self._write(journals))
 
     def close(self) -> None:
         """Write the finished calls of unfinished rows, for the next run."""
@@ -245,7 +245,7 @@ class Calls:
                 return
             for journal in journals:
                 journal.is_written = True
-            self._store.many(
+            self._store.execute_many(
                 "insert into moa_calls (job, key, call, record) values (?, ?, ?, ?) "
                 "on conflict do nothing",
                 records,

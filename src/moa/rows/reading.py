@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from moa._files import dump_json, to_jsonable
 from moa._json import JSON, is_object
-from moa.batch import Malformed, Row, faults_of, in_words
+from moa.batch import MalformedLine, Row, describe, faults_of
 from moa.errors import ConfigError, MissingDependency, require_package
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
 from moa.rows.lines import (
@@ -60,10 +60,10 @@ _NAME = re.compile(r"[\w.-]+( [\w.-]+)*")
 
 
 Model = TypeVar("Model", bound=BaseModel)
-Reader = Callable[[Iterator["Line"]], Iterator[Row | Malformed]]
+Reader = Callable[[Iterator["Line"]], Iterator[Row | MalformedLine]]
 
 
-def literal(text: str) -> Iterator[Row | Malformed]:
+def literal(text: str) -> Iterator[Row | MalformedLine]:
     """Read the text of the command line itself as the one item."""
     yield Row(number=1, id=1, value=text)
 
@@ -76,7 +76,7 @@ def read(
     encoding: str | None = None,
     else_do: str = "",
     say: Say = len,
-) -> Iterator[Row | Malformed]:
+) -> Iterator[Row | MalformedLine]:
     """Read `.jsonl`, `.csv`, `.txt`, `.parquet` or `.xlsx` files, or `-`, one row at a time.
 
     Columns of a CSV file are separated by what its header has most of: comma, semicolon, tab or
@@ -113,7 +113,7 @@ def read(
     return _require_rows(rows, "standard input" if source == STDIN else str(source))
 
 
-def typed(
+def read_models(
     source: str | Path,
     model: type[Model],
     *,
@@ -129,7 +129,7 @@ def typed(
     """
     for row in read(source, format=format, text_column=text_column, encoding=encoding):
         location = f"{source}, line {row.number}"
-        if isinstance(row, Malformed):
+        if isinstance(row, MalformedLine):
             raise ConfigError(f"{location}: {row.error}")
         fields = {"text": row.value} if isinstance(row.value, str) else row.value
         try:
@@ -153,7 +153,7 @@ class _ReadOptions:
     say: Say
 
 
-def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[Row | Malformed]:
+def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[Row | MalformedLine]:
     if source == STDIN:
         stdin: BinaryIO | None = getattr(sys.stdin, "buffer", None)
         if stdin is None:
@@ -184,27 +184,29 @@ def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[R
 
 
 def _read_files(
-    files: Iterable[tuple[str, Iterator[Row | Malformed]]],
-) -> Iterator[Row | Malformed]:
+    files: Iterable[tuple[str, Iterator[Row | MalformedLine]]],
+) -> Iterator[Row | MalformedLine]:
     for file, rows in files:
         for row in rows:
             name = Path(file).name
-            if isinstance(row, Malformed):
+            if isinstance(row, MalformedLine):
                 row = replace(row, error=f"{name}: {row.error}")
             elif isinstance(row.value, str) or own_id(row.value) is None:
                 row = replace(row, id=f"{name}:{row.number}")
             yield row
 
 
-async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malformed]:
+async def read_in_thread(
+    found: Iterator[Row | MalformedLine],
+) -> AsyncIterator[Row | MalformedLine]:
     """Read rows in a thread, since a pipe may block.
 
     The thread isn't awaited when reading is given up.
     """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Row | Malformed | Exception | None] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[Row | MalformedLine | Exception | None] = asyncio.Queue(maxsize=64)
 
-    def hand_over(item: Row | Malformed | Exception | None) -> None:
+    def hand_over(item: Row | MalformedLine | Exception | None) -> None:
         asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
 
     def keep_reading() -> None:
@@ -230,7 +232,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
     return format or _KINDS.get(kind)
 
 
-def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
+def with_text(found: Iterator[Row | MalformedLine], column: str) -> Iterator[Row | MalformedLine]:
     """Copy one column of each row to `text`.
 
     If the first row lacks it the column is wrong; a later one without it is malformed.
@@ -246,7 +248,7 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 problem = f"there is no text in a column {column!r}: it has {has}"
                 if column in fields:
                     problem = (
-                        f"what stands in {column!r} is no text, but {in_words(fields[column])}"
+                        f"what stands in {column!r} is no text, but {describe(fields[column])}"
                     )
                 if first:
                     hint = "Name the column that holds the text by --text-column"
@@ -269,7 +271,9 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
     return items if limit is None else min(items, limit)
 
 
-def _require_rows(rows: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malformed]:
+def _require_rows(
+    rows: Iterator[Row | MalformedLine], source: str
+) -> Iterator[Row | MalformedLine]:
     first = next(rows, None)
     if first is None:
         raise ConfigError(f"{source}: there are no rows in it")
@@ -277,7 +281,7 @@ def _require_rows(rows: Iterator[Row | Malformed], source: str) -> Iterator[Row 
     yield from rows
 
 
-def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row | Malformed]:
+def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row | MalformedLine]:
     with _open(source) as file:
         if kind == "parquet":
             reader = _read_parquet(file, source)
@@ -290,7 +294,7 @@ def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row
 
 def _read_table(
     cells: Iterator[tuple[int, list[object]]], table_name: str
-) -> Iterator[Row | Malformed]:
+) -> Iterator[Row | MalformedLine]:
     """Read the rows of a table, whose first one is the header."""
     header: list[str] | None = None
     for number, row in cells:
@@ -306,7 +310,7 @@ def _read_table(
         yield row_of(number, dict(zip(header, row, strict=True)))
 
 
-def _end_at_break(rows: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
+def _end_at_break(rows: Iterator[Row | MalformedLine]) -> Iterator[Row | MalformedLine]:
     """Yield rows up to a break in the file, then a malformed row that names the fault."""
     number = 0
     try:
@@ -354,7 +358,7 @@ def import_arrow(purpose: str) -> ModuleType:
         return import_module("pyarrow")
 
 
-def _read_parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
+def _read_parquet(file: BinaryIO, source: str) -> Iterator[Row | MalformedLine]:
     pyarrow, number = import_arrow("to read Parquet"), 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
@@ -373,7 +377,7 @@ def _read_parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
         raise ConfigError(f"{source!r} is no Parquet: {error}") from error
 
 
-def _read_stdin(file: BinaryIO, options: _ReadOptions) -> Iterator[Row | Malformed]:
+def _read_stdin(file: BinaryIO, options: _ReadOptions) -> Iterator[Row | MalformedLine]:
     if options.format in ("parquet", "xlsx"):
         raise ConfigError(f"--format {options.format} needs a file: it is not read front to back")
     lines = lines_of(file, options.encoding)
@@ -405,7 +409,7 @@ def _reader(kind: Format, options: _ReadOptions) -> Reader:
     return partial(csv_rows, say=options.say) if kind == "csv" else _READERS[kind]
 
 
-def _read_txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+def _read_txt(lines: Iterator[Line]) -> Iterator[Row | MalformedLine]:
     for line in lines:
         try:
             yield Row(number=line.number, id=line.number, value=line.text())
@@ -413,7 +417,7 @@ def _read_txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
             yield malformed_row(line.number, str(error), repr(line.raw))
 
 
-def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+def jsonl(lines: Iterator[Line]) -> Iterator[Row | MalformedLine]:
     """Read JSON Lines; blank lines aren't items."""
     for line in lines:
         if not line.raw.strip():

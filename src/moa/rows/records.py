@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from moa._files import dump_json, to_jsonable
 from moa._json import JSON, is_object
-from moa.batch import Item, Malformed, Row
+from moa.batch import Item, MalformedLine, Row
 from moa.rows.loop import RowJournal
 from moa.usage import Amount, Usage
 
@@ -87,23 +87,23 @@ def _digest(value: object) -> str:
     return hashlib.sha256(dump_json(value).encode()).hexdigest()[:32]
 
 
-def written_row(row: Row | Malformed) -> str:
+def format_row(row: Row | MalformedLine) -> str:
     """Write a row."""
-    if isinstance(row, Malformed):
+    if isinstance(row, MalformedLine):
         return dump_json({"number": row.number, "error": row.error, "raw": row.raw})
     return dump_json({"number": row.number, "id": row.id, "value": row.value})
 
 
-def read_row(given: str, place: int, journal: RowJournal) -> Row | Malformed:
-    """Read a row; return a `Malformed` row with its number if it is damaged."""
+def read_row(given: str, place: int, journal: RowJournal) -> Row | MalformedLine:
+    """Read a row; return a `MalformedLine` with its number if it is damaged."""
     try:
         values = json.loads(given)
         if "error" in values:
-            return Malformed(**values, key=journal.name)
+            return MalformedLine(**values, key=journal.name)
         return Row(**values, key=journal.name, journal=journal)
     except (TypeError, ValueError):
         error = "the job holds this row damaged: run it on the same input again, and moa job retry"
-        return Malformed(number=place, error=error, raw=given, key=journal.name)
+        return MalformedLine(number=place, error=error, raw=given, key=journal.name)
 
 
 def read_line(written: str) -> JSON | None:

@@ -13,7 +13,7 @@ from typing import Self
 from moa._files import Existing, LineFile, check_existing, replacing
 from moa._json import JSON
 from moa._sqlite import SQLite, SQLRow
-from moa.batch import Item, Malformed, Row
+from moa.batch import Item, MalformedLine, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.rows.index import RowIndex
@@ -127,9 +127,9 @@ class RowFile(LineFile):
             self._index.close()
             super().close()
 
-    def left(
-        self, found: Iterable[Row | Malformed], *, all_rows: bool = True
-    ) -> Iterator[Row | Malformed]:
+    def due_rows(
+        self, found: Iterable[Row | MalformedLine], *, all_rows: bool = True
+    ) -> Iterator[Row | MalformedLine]:
         """Yield the due rows: those without a good line for their id and input.
 
         Args:
@@ -146,7 +146,7 @@ class RowFile(LineFile):
                 continue
             self.failed += failed
             self.changed += good
-            if isinstance(row, Malformed):
+            if isinstance(row, MalformedLine):
                 yield replace(row, key=key)
             else:
                 yield replace(row, key=key, journal=self._calls.journals([key])[0])
@@ -246,12 +246,12 @@ class _CallFile(SQLite):
         """Run a statement; without a file there are no rows."""
         return super().run(sql, *values) if self._is_open else []
 
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+    def execute_many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         """See `SQLite.many`."""
         self.begin()
         if not self._is_open:
             self.open()
-        super().many(sql, values)
+        super().execute_many(sql, values)
 
     def drop_others(self, is_unfinished: Callable[[str], bool]) -> None:
         """Drop calls that a killed process has left of finished or removed rows."""

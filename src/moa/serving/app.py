@@ -87,7 +87,7 @@ def server_of(
     settings: Settings | None = None,
 ) -> Server:
     """Make what all routes share; see `serve`."""
-    served_nodes = [served_of(node, endpoints) for node in nodes]
+    served_nodes = [serve_node(node, endpoints) for node in nodes]
     return Server(served_nodes, endpoints, settings or Settings(), keys_in(keys))
 
 
@@ -153,7 +153,7 @@ def _server_routes(server: Server) -> list[Route]:
     ]
 
 
-def served_of(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
+def serve_node(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
     """Serve a node, or the one of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.

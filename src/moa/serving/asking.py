@@ -66,7 +66,7 @@ def body_of(
         way: Tells it from other bodies of this kind.
         change: What is otherwise for these models.
     """
-    ref_template = schemas.place(kind.__name__, way)
+    ref_template = schemas.reference_template(kind.__name__, way)
     schema = kind.model_json_schema(ref_template=ref_template)
     object_of(schema["properties"])["model"] = {"enum": [*models]}
     change(schema)

@@ -233,7 +233,7 @@ class Chunks:
     def _end(self, finished: FinishedRun) -> Iterator[ServerSentEvent]:
         try:
             output = finished.output
-            rest = self._rest(output)
+            rest = self._unsent(output)
         except Exception as error:  # noqa: BLE001  the status is sent: what is wrong comes here
             yield ServerSentEvent(dump_json(fault_of(error).body))
             yield DONE
@@ -249,7 +249,7 @@ class Chunks:
             yield self._chunk([], usage(finished.item.usage.total))
         yield DONE
 
-    def _rest(self, output: object) -> str:
+    def _unsent(self, output: object) -> str:
         """Return the part of the answer that wasn't sent yet."""
         text = output.text if isinstance(output, ToolRequest) else self.turn.content(output)
         if text.startswith(self.sent_text):

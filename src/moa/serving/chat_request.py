@@ -244,7 +244,7 @@ class ChatRequest(Body):
                 return None
 
     @property
-    def most_tokens(self) -> int | None:
+    def max_output(self) -> int | None:
         """Most tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
 

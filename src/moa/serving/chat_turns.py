@@ -105,7 +105,7 @@ def _relay_turn(
         one_call=body.parallel_tool_calls is False,
         schema=schema,
         check=_make_check(schema) if schema else lambda _: None,
-        max_tokens=body.most_tokens,
+        max_tokens=body.max_output,
         temperature=body.temperature,
         stop=body.stops,
     )
@@ -152,7 +152,7 @@ def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
         raise unsupported_error(f"`temperature`: {tells} out", "temperature")
     if body.stops:
         raise unsupported_error(f"`stop`: {tells} out", "stop")
-    if body.most_tokens is not None and not served.decides:
+    if body.max_output is not None and not served.decides:
         name = "max_tokens" if body.max_tokens else "max_completion_tokens"
         raise unsupported_error(f"`{name}`: {tells} out", name)
 

@@ -171,7 +171,7 @@ class KeyStore(Protocol):
         """
         ...
 
-    def by_digest(self, given: str) -> Key | None:
+    def find_by_digest(self, given: str) -> Key | None:
         """Find a key by the hash of its secret."""
         ...
 
@@ -232,7 +232,7 @@ class KeyFile:
                 raise ConfigError(f"{self._path} can't be read: {error.strerror}") from error
         return self._keys
 
-    def by_digest(self, given: str) -> Key | None:
+    def find_by_digest(self, given: str) -> Key | None:
         """See `KeyStore`."""
         self.all()
         return self._by_digest.get(given)
@@ -319,7 +319,7 @@ class KeyTable:
         rows = self._rows("select name, settings from moa_keys where job = ? order by name")
         return {key.name: key for key in map(_row, rows)}
 
-    def by_digest(self, given: str) -> Key | None:
+    def find_by_digest(self, given: str) -> Key | None:
         """See `KeyStore`."""
         rows = self._rows("select name, settings from moa_keys where job = ? and sha256 = ?", given)
         return _row(rows[0]) if rows else None
@@ -404,7 +404,7 @@ class StoredKeys(Keys):
             raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         sha256 = digest(secret.strip())
         key = await self.ledger.run_off_loop(
-            lambda: self._read(lambda: self.store.by_digest(sha256))
+            lambda: self._read(lambda: self.store.find_by_digest(sha256))
         )
         # That a hash was found says nothing of the secret to who sends others. It is compared in
         # constant time nevertheless, whatever a store looks it up by.

@@ -160,7 +160,7 @@ class Ledger:
 
     async def _run_in_turn(self, work: Callable[[], T]) -> T:
         async with self._turn:
-            return await self.store.beside(work)
+            return await self.store.offload(work)
 
     def _discard(self, task: asyncio.Task[object]) -> None:
         self._pending.discard(task)

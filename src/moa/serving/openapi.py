@@ -104,7 +104,7 @@ class Schemas:
     def __init__(self) -> None:
         self.found: dict[str, Schema] = {"Error": _ERROR}
 
-    def place(self, name: str, way: str) -> str:
+    def reference_template(self, name: str, way: str) -> str:
         """Return the reference template for the models of a node, on the way `in` or `out`."""
         safe_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         return f"#/components/schemas/{safe_name}.{way}.{{model}}"

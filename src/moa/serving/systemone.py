@@ -348,7 +348,7 @@ def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list
     names = {question.name for question in agent.questions}
     questions: list[Question] = []
     for id, spec in asked.items():
-        question = _own_question(agent, id, spec) or _question(id, spec)
+        question = _match_question(agent, id, spec) or _question(id, spec)
         final_question = own_by_key.get(_key(question))
         if final_question is None:
             while question.name in names:
@@ -379,7 +379,7 @@ def _key(question: Question) -> object:
     return question.kind, question.text, options
 
 
-def _own_question(agent: _Decider, id: str, spec: AnyQuestion) -> Question | None:
+def _match_question(agent: _Decider, id: str, spec: AnyQuestion) -> Question | None:
     """Find the agent's own question that is meant by its name and kind alone."""
     if spec.instructions is not None or spec.criteria is not None:
         return None

@@ -223,7 +223,9 @@ def _jobs_paths(models: Schema) -> dict[str, object]:
 
 
 def _run(served: ServedNode, schemas: Schemas) -> Operation:
-    template_in, template_out = (schemas.place(served.name, way) for way in ("in", "out"))
+    template_in, template_out = (
+        schemas.reference_template(served.name, way) for way in ("in", "out")
+    )
     answer: Schema = {
         "type": "object",
         "required": ["output", "status", "usage", "trace", "seconds"],

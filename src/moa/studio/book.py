@@ -24,7 +24,15 @@ from moa._json import is_object, object_of, objects_of
 from moa.calibration.labelled import label_of, normalise_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
-from moa.rows.decided import DEEP, Decision, Values, decisions_in, is_decision, numbers, written
+from moa.rows.decided import (
+    DEEP,
+    Decision,
+    Values,
+    decisions_in,
+    format_value,
+    is_decision,
+    numbers,
+)
 from moa.studio.data import (
     WHYS,
     Query,
@@ -195,7 +203,7 @@ class Book:
         self._file.seek(self._starts[place])
         return json.loads(self._file.readline())
 
-    def place_of(self, id: str, place: int) -> int:
+    def index_of(self, id: str, place: int) -> int:
         """Find the row of an id, which was at a place before the rows were read again.
 
         Raises:
@@ -340,7 +348,7 @@ class Book:
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
         by_node = object_of(object_of(line.get("usage")).get("by_node"))
-        seconds_by_node = self._seconds_by_node(written(line.get("id")))
+        seconds_by_node = self._seconds_by_node(format_value(line.get("id")))
         for path in (paths := dict.fromkeys([*map(str, by_node), *seconds_by_node])):
             self.nodes.setdefault(path, len(self.nodes))
             spent = self.spent.setdefault(path, NodeTotals())
@@ -451,7 +459,7 @@ def text_of(line: Values) -> str:
 def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
     """Yield the fields of a value under their paths, without decisions."""
     if not is_object(value) or deep == DEEP:
-        yield name, written(value)
+        yield name, format_value(value)
     elif not is_decision(value):
         for key, inner in value.items():
             yield from fields_of(f"{name}.{key}", inner, deep + 1)
@@ -463,7 +471,7 @@ def decisions_of(line: Values) -> Iterator[Decision]:
         label, accepted = line.get("label"), line.get("accepted")
         yield Decision(
             name=LABEL,
-            said=NONE_OF_THESE if label is None else written(label),
+            said=NONE_OF_THESE if label is None else format_value(label),
             probabilities=numbers(scores),
             answered=line.get("status", "answered") == "answered",
             accepted=accepted if isinstance(accepted, bool) else None,
@@ -489,7 +497,7 @@ def _entry(
     case = input_fields.get("case")
     return Entry(
         place=place,
-        id=written(line.get("id", place + 1)),
+        id=format_value(line.get("id", place + 1)),
         text=_excerpt(line),
         decisions=decisions,
         right={},
@@ -497,9 +505,9 @@ def _entry(
         case=None if case is None else str(case),
         by=endpoint,
         tier=tier,
-        queue=written(output.get("queue") or output.get("kind")),
-        status="failed" if "error" in line else written(line.get("status", "answered")),
-        error=written(line.get("error")),
+        queue=format_value(output.get("queue") or output.get("kind")),
+        status="failed" if "error" in line else format_value(line.get("status", "answered")),
+        error=format_value(line.get("error")),
         cost=read_number(usage.get("cost")),
         seconds=read_number(line.get("seconds")) or 0.0,
         in_doubt=bool(doubts)

@@ -213,11 +213,11 @@ def _line_of_answer(row: Values) -> Values:
 
 def _lines(path: Path) -> Iterator[Values]:
     from moa import rows
-    from moa.batch import Malformed
+    from moa.batch import MalformedLine
 
     is_run = False
     for row in rows.read(path):
-        if isinstance(row, Malformed):
+        if isinstance(row, MalformedLine):
             yield {"id": row.number, "input": row.raw, "status": "failed", "error": row.error}
             continue
         line = {"input": row.value} if isinstance(row.value, str) else row.value
@@ -268,7 +268,7 @@ class View:
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
         if self.source.demo and not self.calibrations:
-            with _unpacked("learned.json") as learned:
+            with _unpack_example("learned.json") as learned:
                 self.calibrations = read_calibrations(learned)
         self._book: Book | None = None
         self._curves: dict[str, tuple[Book, int, Curve]] = {}
@@ -426,7 +426,7 @@ class View:
         labels = self._labels
         with self._lock:
             book = self.book
-            place = place if id is None else book.place_of(id, place)
+            place = place if id is None else book.index_of(id, place)
             line, target, entry = book.line(place), book.question(question), book.entries[place]
             was, names = entry.right.get(question), book.question_names
             labels.give(line, place, target, label, id=entry.id, was=was, others=names)
@@ -440,7 +440,7 @@ class View:
         """
         with self._lock:
             place, id, question, was = self._labels.take_back()
-            place = self.book.place_of(id, place)
+            place = self.book.index_of(id, place)
             self.book.correct(place, question, was)
             return self._row_line(place)
 
@@ -517,12 +517,12 @@ _NO_TEXTS = {"asked": "", "answered": "", "error": "", "detail": ""}
 
 
 def _example_spans() -> Spans:
-    with _unpacked("spans.jsonl") as path:
+    with _unpack_example("spans.jsonl") as path:
         return Spans(path)
 
 
 @contextmanager
-def _unpacked(name: str) -> Generator[Path]:
+def _unpack_example(name: str) -> Generator[Path]:
     """Return a file of the example, until it is read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from moa._json import is_mapping
 from moa.errors import RequestRefused
 from moa.graphs.engine.attended import Inquiry, attend
-from moa.rows.decided import written
+from moa.rows.decided import format_value
 from moa.serving.http import read_json
 from moa.serving.runs import Stream
 from moa.serving.server import Server
@@ -87,7 +87,7 @@ def _question(inquiry: Inquiry) -> Question:
     """Write what is asked; by an id of its own, since runs may ask the same."""
     value = inquiry.value
     if is_mapping(value):
-        text = "\n".join(f"{name}: {written(item)}" for name, item in value.items())
+        text = "\n".join(f"{name}: {format_value(item)}" for name, item in value.items())
     else:
-        text = written(value)
+        text = format_value(value)
     return Question(id=uuid4().hex, asked=text, answers=inquiry.answers)

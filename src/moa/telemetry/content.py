@@ -63,7 +63,7 @@ async def record(span: Span, writes: Writes) -> None:
         span.set(name, value)
 
 
-def of_messages(messages: Sequence[Message]) -> Writes:
+def write_messages(messages: Sequence[Message]) -> Writes:
     """Write a prompt: the instructions separate from the messages."""
     rules = [message.content for message in messages if message.role == "system"]
     conversation = [message for message in messages if message.role != "system"]
@@ -75,14 +75,14 @@ def of_messages(messages: Sequence[Message]) -> Writes:
     return writes
 
 
-def of_text(text: str) -> Writes:
+def write_text(text: str) -> Writes:
     """Write the text of a decision."""
     return {
         names.INPUT_MESSAGES: lambda clean: [{"role": "user", "parts": [_text(text, clean)]}],
     }
 
 
-def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Writes:
+def write_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Writes:
     """Write a model's answer."""
 
     def write(clean: Clean) -> object:
@@ -97,12 +97,12 @@ def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Wr
     return {names.OUTPUT_MESSAGES: write}
 
 
-def of_arguments(arguments: str) -> Writes:
+def write_arguments(arguments: str) -> Writes:
     """Write a tool's arguments."""
     return {names.ARGUMENTS: lambda clean: _values(arguments, clean)}
 
 
-def of_result(result: str) -> Writes:
+def write_result(result: str) -> Writes:
     """Write a tool's result."""
     return {names.RESULT: lambda clean: clean(result)}
 

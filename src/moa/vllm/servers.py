@@ -137,7 +137,7 @@ async def wait_until_ready(
     while True:
         is_running, state = launched.folder.is_running, launched.folder.read()
         if not is_running:
-            raise EndpointUnavailable(_why_not(launched, state), endpoint=spec.name)
+            raise EndpointUnavailable(_failure_reason(launched, state), endpoint=spec.name)
         # What a supervisor left that was killed is not the state of the next one.
         if state is not None and state.phase == "ready" and state.is_supervised:
             _logger.info("%s is up on port %d", spec.name, spec.port)
@@ -153,7 +153,7 @@ async def wait_until_ready(
         await asyncio.sleep(_POLL_S)
 
 
-def _why_not(launched: LaunchedServer, state: ServerState | None) -> str:
+def _failure_reason(launched: LaunchedServer, state: ServerState | None) -> str:
     if state is not None and state.phase == "failed" and state.cause:
         log = "" if launched.spec.tethered else f". Its log: {launched.folder.log}"
         return f"vLLM did not come up: {state.cause}{log}"

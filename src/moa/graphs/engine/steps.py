@@ -218,10 +218,10 @@ class Handle(Generic[T_co]):
         def __getitem__(self, key: object) -> NoReturn:
             raise TypeError(_holds_nothing(self, f"handle.map(lambda value: value[{key!r}])"))
 
-        def _compared(self, other: object) -> NoReturn:
+        def _refuse_comparison(self, other: object) -> NoReturn:
             raise TypeError(_holds_nothing(self, "handle.map(lambda value: …) to compare, or join"))
 
-        __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
+        __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse_comparison
         __hash__ = object.__hash__
 
 
