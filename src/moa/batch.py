@@ -440,7 +440,7 @@ def _origin_of(item_input: object, number: int) -> _Origin:
 
 async def run_one(
     node: Node[Any, Out],
-    given: object,
+    payload: object,
     number: int,
     read: Reader,
     context: RunContext,
@@ -449,13 +449,13 @@ async def run_one(
 
     Args:
         node: What runs.
-        given: What it takes; or a row, which is read by `read`.
+        payload: What it takes; or a row, which is read by `read`.
         number: Number of the item, and its id if it isn't a row.
         read: See `reader_of`.
         context: Context of this run alone.
     """
-    row = given if isinstance(given, Row | MalformedLine) else None
-    origin = _origin_of(given, number)
+    row = payload if isinstance(payload, Row | MalformedLine) else None
+    origin = _origin_of(payload, number)
     if isinstance(row, MalformedLine):
         error = MalformedRow(f"line {row.number} is malformed: {row.error}")
         return Item(**origin, status="failed", error=error)
@@ -464,7 +464,7 @@ async def run_one(
         context.journal, journal.context = journal.root, context
     start = time.perf_counter()
     try:
-        value = read(row.value) if row else given
+        value = read(row.value) if row else payload
         result = await run_alone(node, value, context, journal, row=row and row.id)
     except MoaError as problem:
         error = problem

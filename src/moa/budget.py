@@ -87,9 +87,9 @@ class Budget:
         excess = {name: value - limit for name, value, limit in over}
         return replace(UNLIMITED, **excess) if excess else None
 
-    def with_more(self, more: Budget) -> Budget:
+    def with_more(self, added: Budget) -> Budget:
         """Raise the limits that are on by those of another budget."""
-        limits, extra = self.limits, more.limits
+        limits, extra = self.limits, added.limits
         return replace(self, **{name: limits[name] + extra[name] for name in limits.keys() & extra})
 
     def subtract(self, spent: Usage) -> Budget:

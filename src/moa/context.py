@@ -375,20 +375,20 @@ class RunContext:
             level = level.parent
 
 
-def run_context(given: RunContext | None, node: str = "") -> RunContext:
+def run_context(context: RunContext | None, node: str = "") -> RunContext:
     """Return the context that a node is run with, or begin one; with `node`, open one in it for it.
 
     Raises:
         ConfigError: something else is given, such as a budget.
     """
-    if given is None:
+    if context is None:
         return RunContext(node=node)
-    if not isinstance(cast("object", given), RunContext):
+    if not isinstance(cast("object", context), RunContext):
         raise ConfigError(
-            f"a node is run with a RunContext, not {given!r:.80}: give "
+            f"a node is run with a RunContext, not {context!r:.80}: give "
             "RunContext(budget=Budget(…), timeout_s=…)"
         )
-    return given.nested(node) if node else given
+    return context.nested(node) if node else context
 
 
 def quiet(context: RunContext) -> RunContext:

@@ -46,7 +46,7 @@ class Journal:
 
     Args:
         name: Tells the run from any other.
-        kept: What was kept of it before, by key.
+        texts: What was kept of it before, by key.
         write: Keeps a record under a key. One that is there already may stay.
         inside: Entered with the key of each place, while what is there runs; `None`: nothing.
         context: What is spent in it is counted; `None`: all that is kept.
@@ -58,14 +58,14 @@ class Journal:
     def __init__(
         self,
         name: str = "",
-        kept: Mapping[str, str] | None = None,
+        texts: Mapping[str, str] | None = None,
         *,
         write: Callable[[str, str], Awaitable[None]] | None = None,
         inside: Callable[[str], AbstractContextManager[object]] | None = None,
         context: RunContext | None = None,
     ) -> None:
         self.name = name
-        self.kept = dict(kept or {})
+        self.kept = dict(texts or {})
         self.inside = inside
         self.context = context
         self.root = Place(self)
@@ -74,7 +74,7 @@ class Journal:
         self.found = 0
         """How many calls were found."""
         self._write = write
-        failures = [key for key in self.kept if key.startswith(_FAILURE)] if kept else []
+        failures = [key for key in self.kept if key.startswith(_FAILURE)] if texts else []
         self._failures = len(failures)
         self._failed_before = Counter(call for key in failures for call in self._read_blamed(key))
         self._seen: Counter[str] = Counter()

@@ -220,25 +220,25 @@ class Message:
         return message
 
     @classmethod
-    def of(cls, given: Message | Mapping[str, object]) -> Message:
+    def of(cls, message: Message | Mapping[str, object]) -> Message:
         """Read a message as OpenAI writes it; a `Message` is returned as it is.
 
         Raises:
             InputError: it is none.
         """
-        if isinstance(given, Message):
-            return given
-        if not hasattr(given, "get"):
-            raise InputError(f"no message: {given!r:.200}")
-        role = _ROLES.get(given.get("role"))
+        if isinstance(message, Message):
+            return message
+        if not hasattr(message, "get"):
+            raise InputError(f"no message: {message!r:.200}")
+        role = _ROLES.get(message.get("role"))
         if role is None:
-            raise InputError(f"no message: its role is {given.get('role')!r}, not {list(_ROLES)}")
+            raise InputError(f"no message: its role is {message.get('role')!r}, not {list(_ROLES)}")
         try:
-            content = given.get("content") or ""
+            content = message.get("content") or ""
             parts: list[JSON] = [{"text": content}]
             if not isinstance(content, str):
                 parts = _parts_of(content)
-            calls = _parts_of(given.get("tool_calls") or [])
+            calls = _parts_of(message.get("tool_calls") or [])
             return cls(
                 role,
                 "\n".join(_text_at(part, "text") for part in parts if "text" in part),
@@ -250,12 +250,12 @@ class Message:
                     )
                     for call in calls
                 ),
-                str(given.get("tool_call_id") or ""),
+                str(message.get("tool_call_id") or ""),
                 tuple(_file_in(part) for part in parts if "text" not in part),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"no message: {error} is missing or wrong in {given!r:.200}"
+                f"no message: {error} is missing or wrong in {message!r:.200}"
             ) from error
 
 

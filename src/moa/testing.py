@@ -89,7 +89,7 @@ class _Double(EndpointBase):
     """Every text it decided on."""
     closed: bool = False
 
-    def next_step(self, asked: SimulatedRequest) -> Step:
+    def next_step(self, request: SimulatedRequest) -> Step:
         raise NotImplementedError
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
@@ -194,9 +194,9 @@ class ScriptedEndpoint(_Double):
         assert not isinstance(self.steps, str), f"give a list of steps: [{self.steps!r}]"
         self._left = list(self.steps)
 
-    def next_step(self, asked: SimulatedRequest) -> Step:
+    def next_step(self, request: SimulatedRequest) -> Step:
         """Take the next step; a used-up script is an `AssertionError`."""
-        assert self._left, f"{self.name}: the script is used up, but it was asked {asked.text!r}"
+        assert self._left, f"{self.name}: the script is used up, but it was asked {request.text!r}"
         return self._left.pop(0)
 
     def assert_used_up(self) -> None:
@@ -215,10 +215,10 @@ class SimulatedEndpoint(_Double):
 
     rule: Rule = lambda text: text
 
-    def next_step(self, asked: SimulatedRequest) -> Step:
+    def next_step(self, request: SimulatedRequest) -> Step:
         """Apply the rule."""
         rule = cast("Callable[..., Step]", self.rule)
-        return rule(asked.text, asked) if _takes_two(rule) else rule(asked.text)
+        return rule(request.text, request) if _takes_two(rule) else rule(request.text)
 
 
 def _takes_two(rule: Callable[..., Step]) -> bool:

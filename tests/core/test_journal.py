@@ -69,7 +69,7 @@ async def test_an_answer_is_found_as_it_was(name: str, around: Any) -> None:
     answer = await CALLS[name](around(bare()), first)
     assert len(before.kept) == 1
     silent = bare()
-    again = begun(Journal(kept=before.kept))
+    again = begun(Journal(texts=before.kept))
     assert await CALLS[name](around(silent), again) == answer
     assert (silent.prompts, silent.states) == ([], [])
     assert again.usage == first.usage
@@ -79,7 +79,7 @@ async def test_an_answer_is_found_as_it_was(name: str, around: Any) -> None:
 async def test_a_text_that_came_in_pieces_is_found_when_it_is_asked_whole() -> None:
     before = Journal()
     answer = await streamed(bare(), begun(before))
-    assert await CALLS["complete"](bare(), begun(Journal(kept=before.kept))) == answer
+    assert await CALLS["complete"](bare(), begun(Journal(texts=before.kept))) == answer
 
 
 def test_what_is_asked_is_told_apart_whatever_it_is() -> None:
@@ -92,7 +92,7 @@ async def test_equal_calls_have_an_answer_each() -> None:
     endpoint = SimulatedEndpoint(rule=lambda _: next(said))
     context = begun(before)
     texts = [(await endpoint.complete(PROMPT, context)).text for _ in "ab"]
-    context = begun(Journal(kept=before.kept))
+    context = begun(Journal(texts=before.kept))
     assert [(await endpoint.complete(PROMPT, context)).text for _ in "ab"] == texts == ["a", "b"]
 
 
@@ -109,7 +109,7 @@ async def test_an_error_is_found_too(error: MoaError) -> None:
     with pytest.raises(type(error)):
         await failing.complete(PROMPT, begun(before))
     with pytest.raises(type(error)) as found:
-        await bare().complete(PROMPT, begun(Journal(kept=before.kept)))
+        await bare().complete(PROMPT, begun(Journal(texts=before.kept)))
     assert (str(found.value), vars(found.value)) == (str(error), vars(error))
 
 
@@ -118,7 +118,7 @@ async def test_what_is_kept_of_another_kind_is_told() -> None:
     await bare().complete(PROMPT, begun(before))
     broken = dict.fromkeys(before.kept, '{"value": 7}')
     with pytest.raises(StoreError, match="what the thread keeps can't be read"):
-        await bare().complete(PROMPT, begun(Journal(kept=broken)))
+        await bare().complete(PROMPT, begun(Journal(texts=broken)))
 
 
 def test_a_set_is_told_apart_alike_in_every_process() -> None:

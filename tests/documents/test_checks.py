@@ -16,7 +16,9 @@ RULES = (
 
 def kinds(text: str, asked: str, language: str | None, given: str = RULES) -> set[str]:
     ground = Ground([given] if given else [], asked)
-    return {fault.kind for fault in faults_of(text, ground=ground, asked=asked, language=language)}
+    return {
+        fault.kind for fault in faults_of(text, ground=ground, question=asked, language=language)
+    }
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def stated(read: str = "Hi", written: str = "Hello", **usage: Any) -> Amount | N
         {"usage": usage},
         estimate=estimate_of(read, max_tokens=512, price=LARGE),
         sent=[read],
-        written=[written],
+        texts=[written],
     )
 
 

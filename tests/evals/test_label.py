@@ -82,7 +82,7 @@ async def test_what_is_drawn_does_not_depend_on_what_was_labelled(made: Calibrat
     at_once = [p.place for p in await pick_texts(ready(made), texts, most=40) if not p.chosen]
     first = await pick_texts(ready(made), texts, most=20)
     known = [texts[p.place].text for p in first]
-    then = await pick_texts(ready(made), texts, most=20, known=known)
+    then = await pick_texts(ready(made), texts, most=20, labelled=known)
     drawn = [p.place for p in (*first, *then) if not p.chosen]
     assert drawn == at_once
 

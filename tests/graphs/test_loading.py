@@ -164,7 +164,7 @@ async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() ->
     assert isinstance(ready, Cascade)
     assert (await ready.run("x")).tier == 1
     given = {"confidence": 0.5, "threshold": 0.1}  # what it has no setting for is for others
-    lenient = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})), given=given)
+    lenient = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})), options=given)
     assert isinstance(lenient, Cascade)
     assert (await lenient.run("x")).tier == 0
 
@@ -343,7 +343,7 @@ def test_one_model_debates_with_itself_and_several_with_each_other() -> None:
 async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:
     rules = {"small": says('{"answer": "Lost card"}')}
     node: Any = load_graph(
-        "self_consistency", Doubles(rules), given={"labels": ["Lost card", "PIN"]}
+        "self_consistency", Doubles(rules), options={"labels": ["Lost card", "PIN"]}
     )
     output: Any = (await node.run("Where is it?")).output
     assert (output.text, output.confidence) == ("Lost card", 1.0)
@@ -368,7 +368,7 @@ async def test_they_are_compared_by_name_on_labels() -> None:
     rows = [{"text": "Lovely", "label": "good"}, {"text": "Awful", "label": "bad"}]
     given = {"labels": ["good", "bad"]}
     names = ("self_consistency", "choose_best")
-    found = await compare(rows, {n: load_graph(n, endpoints, given=given) for n in names})
+    found = await compare(rows, {n: load_graph(n, endpoints, options=given) for n in names})
     assert [design.quality.value for design in found.designs] == [0.5, 0.5]
 
 

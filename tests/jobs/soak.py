@@ -44,10 +44,10 @@ class Soaked(SimulatedEndpoint):
 
     calls = 0
 
-    def next_step(self, asked: SimulatedRequest) -> Step:
+    def next_step(self, request: SimulatedRequest) -> Step:
         self.calls += 1
         self.prompts.clear()
-        if self.calls % EVERY == 0 or " hopeless" in asked.text:
+        if self.calls % EVERY == 0 or " hopeless" in request.text:
             kind = ERRORS[self.calls // EVERY % len(ERRORS)]
             raise type(kind)(kind.message, endpoint=kind.endpoint, status=kind.status)
         return "Fine."

@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     timeout_s: float
     straggler_timeout_s: float | None
     hurry_s: float
-    enough: Callable[[Sequence[str]], bool]
+    is_enough: Callable[[Sequence[str]], bool]
 
 
 @dataclass
@@ -147,7 +147,7 @@ CASES: dict[str, tuple[list[Member], Options, str, float, list[str]]] = {
     "one without a quorum": ([dead("a"), B, dead("c")], {}, "b", 0.3, down("a", "c")),
     "enough": (
         each([0.1, 0.2, 0.3, 30.0]),
-        {"enough": lambda outputs: len(outputs) == 2},
+        {"is_enough": lambda outputs: len(outputs) == 2},
         "ab",
         0.2,
         left_out("skipped", "cd", NOT_NEEDED),

@@ -76,7 +76,7 @@ def ask(
         limits,
         spent=spent or Amount(),
         granted=granted or Budget(calls=0, cost=Decimal(0)),
-        needed=Budget(calls=calls, cost=Decimal(usd)),
+        budget=Budget(calls=calls, cost=Decimal(usd)),
         may_settle=may_settle,
     )
 
@@ -323,7 +323,7 @@ class Processes(RuleBasedStateMachine):
             LIMITS,
             spent=run.spent,
             granted=run.granted,
-            needed=needed,
+            budget=needed,
             may_settle=run.done < run.calls,
         )
         if grant.answer == "gone":

@@ -97,7 +97,7 @@ class Call:
             written: What the model wrote, which tells what can't be true, and for the estimate.
         """
         name, fields = self.reservation.part.endpoint, _fields_of(usage)
-        amount = amount_of({"usage": fields}, estimate=self.reservation.estimate, written=written)
+        amount = amount_of({"usage": fields}, estimate=self.reservation.estimate, texts=written)
         if amount is None:
             output_tokens = sum(map(approximate_tokens, written))
             amount = replace(self.reservation.estimate, output_tokens=output_tokens)

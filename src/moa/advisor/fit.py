@@ -169,16 +169,16 @@ class LocalModel:
         return self.read_s(reads) + _REQUEST_S + writes * self.write_s(slots) / slots
 
 
-def quantisations(model: Model, place: Placement) -> list[Quantisation]:
+def quantisations(model: Model, placement: Placement) -> list[Quantisation]:
     """List in which forms a place can run a model.
 
     vLLM makes `fp8` out of `bf16` while it loads; other forms need files that are published.
     """
-    if place.engine not in model.servers or (model.no_float16 and place.only_float16):
+    if placement.engine not in model.servers or (model.no_float16 and placement.only_float16):
         return []
-    if place.engine == "llama.cpp":
+    if placement.engine == "llama.cpp":
         return [kind for kind in GGUF if kind in model.weights]
-    able = place.gpu.capability if place.gpu else None
+    able = placement.gpu.capability if placement.gpu else None
     return [
         kind
         for kind in _BY_VLLM
@@ -252,11 +252,11 @@ def _ways(
     ]
 
 
-def _count_used_bytes(place: Placement, machine: Machine, config: Config | None) -> int:
+def _count_used_bytes(placement: Placement, machine: Machine, config: Config | None) -> int:
     """Bytes of a place that the configuration gives to others, be they up already or not."""
     if config is None:
         return 0
-    if place.gpu is None:
+    if placement.gpu is None:
         sizes = {
             entry.repository: entry.bytes
             for model in models().values()
@@ -273,5 +273,5 @@ def _count_used_bytes(place: Placement, machine: Machine, config: Config | None)
             endpoint.vllm.gpu_memory_utilization or UTILISATION
             for endpoint in config.served_endpoints.values()
         )
-        free = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
-    return max(0, place.memory - free)
+        free = int((UTILISATION - sum(shares)) * placement.gpu.memory * placement.count)
+    return max(0, placement.memory - free)

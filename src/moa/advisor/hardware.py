@@ -272,7 +272,7 @@ def list_placements(machine: Machine) -> list[Placement]:
 
 
 def describe_machine(
-    here: Machine,
+    machine: Machine,
     *,
     gpus: Sequence[str] = (),
     no_gpu: bool = False,
@@ -286,14 +286,14 @@ def describe_machine(
     if no_gpu and gpus:
         raise ConfigError("--gpu and --no-gpu contradict each other: give one of them")
     if not (gpus or no_gpu or ram or cores):
-        return here
-    size = _size(ram) if ram else here.ram
+        return machine
+    size = _size(ram) if ram else machine.ram
     parsed_gpus = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
     return Machine(
-        cores=cores or here.cores,
+        cores=cores or machine.cores,
         ram=size,
         ram_free=int(size * _FREE),
-        gpus=() if no_gpu else parsed_gpus or here.gpus,
+        gpus=() if no_gpu else parsed_gpus or machine.gpus,
     )
 
 

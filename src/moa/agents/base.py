@@ -310,11 +310,11 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
     )
 
 
-def no_endpoint(given: object) -> str:
+def no_endpoint(value: object) -> str:
     """Write the end of a sentence: this is no endpoint, and what to give instead."""
-    if isinstance(given, type):
-        return f"but was given the class {given.__name__}: give an object of it"
-    return f"but was given {given!r}"
+    if isinstance(value, type):
+        return f"but was given the class {value.__name__}: give an object of it"
+    return f"but was given {value!r}"
 
 
 def fault_in(error: Exception) -> str:

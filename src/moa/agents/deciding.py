@@ -235,12 +235,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 )
         return calibration
 
-    def decide_by(self, given: Mapping[str, Calibration]) -> None:
+    def decide_by(self, calibration_by_name: Mapping[str, Calibration]) -> None:
         """Set what decides each question, by its name; the others are decided as ever."""
-        self.calibrations = given
+        self.calibrations = calibration_by_name
         """The given and the shipped calibrations, by name of the question."""
         heads = feeds_heads(self.encoder)
-        uncalibrated = [question for question in self.questions if question.name not in given]
+        uncalibrated = [
+            question for question in self.questions if question.name not in calibration_by_name
+        ]
         self._to_fit = tuple(
             q for q in uncalibrated if heads and _has_enough_examples(q, self.examples)
         )
@@ -249,7 +251,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         examples = [example for example in self.examples if names & set(example.labels)]
         calibrations = {
             q.name: self._default(q, examples, heads=heads) for q in default_questions
-        } | dict(given)
+        } | dict(calibration_by_name)
         # A question that a text may leave open is asked twice: what the answer is, and whether the
         # text tells it. `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
@@ -326,7 +328,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             self.questions,
             labelled=labelled,
             unlabelled=unlabelled,
-            own=self.examples,
+            examples=self.examples,
             encoder=encoder if feeds_heads(encoder) else None,
             context=(context or RunContext()).nested(self.name),
             progress=progress,

@@ -161,9 +161,9 @@ class Tool:
         return self._read(arguments)
 
     @classmethod
-    def of(cls, given: AnyTool) -> Tool:
+    def of(cls, tool: AnyTool) -> Tool:
         """Return a `Tool` of what is given; a `Tool` as it is."""
-        return given if isinstance(given, Tool) else cls(given)
+        return tool if isinstance(tool, Tool) else cls(tool)
 
     async def run(self, values: Mapping[str, object], context: RunContext) -> str:
         """Run it, and write its result as a model reads it, up to `max_characters`."""

@@ -56,7 +56,7 @@ async def adapt(
     *,
     labelled: Sequence[Example] = (),
     unlabelled: Sequence[str] = (),
-    own: Sequence[Example] = (),
+    examples: Sequence[Example] = (),
     encoder: Endpoint | None = None,
     asks: bool = True,
     context: RunContext | None = None,
@@ -79,7 +79,7 @@ async def adapt(
         labelled: Texts with the names of the right options.
         unlabelled: Texts like those to come. From 32 on they are used, at most 128 of them; else 36
             shipped texts are.
-        own: Examples that the agent shows anyway.
+        examples: Examples that the agent shows anyway.
         encoder: Gives the vectors for heads; `None`: the model alone decides.
         asks: Ask the endpoint, too; `False` uses the encoder alone.
         context: Budget, deadline and ledger; `None` starts one.
@@ -93,12 +93,12 @@ async def adapt(
         MissingDependency: there are labels to fit to, and SciPy is not installed.
     """
     sources = {DECIDES: endpoint, **({ENCODER: encoder} if encoder is not None else {})}
-    answers = AnswerCache(sources, questions if asks and not own else ())
+    answers = AnswerCache(sources, questions if asks and not examples else ())
     context = context or RunContext(keep_notes=False)
     calibrations: dict[str, Calibration] = {}
     for question in questions:
         fit = _QuestionFit(
-            question, answers, as_prompt_variant(question, own), asks, context, progress
+            question, answers, as_prompt_variant(question, examples), asks, context, progress
         )
         rows = labels_of(question, labelled)
         if has_enough_labels(question, rows, pairs=feeds_heads(encoder)):
@@ -191,7 +191,7 @@ class _QuestionFit:
                 )
         weight = self._weigh_model(beside_words=bool(blend.features))
         doubt = (
-            await self._add_model(reader, rows, blend, weight, many=has_enough_texts)
+            await self._add_model(reader, rows, blend, weight, has_many=has_enough_texts)
             if weight
             else ""
         )
@@ -230,7 +230,7 @@ class _QuestionFit:
         blend: _PriorBlend,
         weight: float,
         *,
-        many: bool,
+        has_many: bool,
     ) -> str:
         """Add the model's readings; return why it is doubtful, or an empty string."""
         labels = LabelFeature.of(self.question, self.endpoint, "labels", [self.own])
@@ -238,7 +238,7 @@ class _QuestionFit:
         if reading is None:
             return ""
         logs = _centre(reading.values)
-        blind = many and is_blind(logs)
+        blind = has_many and is_blind(logs)
         if blind and blend.features:
             return ""  # the words decide alone
         variants: list[PromptVariant] = []
@@ -247,7 +247,7 @@ class _QuestionFit:
                 [as_prompt_variant(self.question, self._first_examples(rows))] if rows else []
             )
             fair = logs - logs.mean(0)
-            example_sets = choose_confident(reader.texts, fair, self.question) if many else []
+            example_sets = choose_confident(reader.texts, fair, self.question) if has_many else []
             variants += [as_prompt_variant(self.question, examples) for examples in example_sets]
         after = LabelFeature.of(self.question, self.endpoint, "labels after sure texts", variants)
         after_reading = await reader.read(after) if variants else None

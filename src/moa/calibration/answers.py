@@ -52,7 +52,7 @@ class AnswerStore:
     Only its owner can read a file (0600): vectors are personal data.
 
     Args:
-        where: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
+        address: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
         must_exist: True to raise an error if it isn't there; the file may then be read-only.
 
     Raises:
@@ -60,14 +60,14 @@ class AnswerStore:
         MissingDependency: it is Postgres, and its client isn't installed.
     """
 
-    def __init__(self, where: str | Path, *, must_exist: bool = False) -> None:
+    def __init__(self, address: str | Path, *, must_exist: bool = False) -> None:
         self._store: Store
-        self._file = None if is_address(where) else Path(where)
+        self._file = None if is_address(address) else Path(address)
         self._must_exist = must_exist
         if self._file is None:
-            self._store = Postgres(str(where), TABLES, what="answers")
+            self._store = Postgres(str(address), TABLES, what="answers")
         else:
-            description = f"the answers in {where}"
+            description = f"the answers in {address}"
             tables = "" if must_exist else TABLES  # another database stays as it is
             self._store = SQLite(self._file, tables, what=description, may_only_read=must_exist)
         self._lock = threading.Lock()
@@ -224,34 +224,36 @@ class AnswerStore:
             if rows:
                 return int(rows[0][0])
 
-    def settle(self, place: int, said: LargeAnswer) -> None:
+    def settle(self, index: int, answer: LargeAnswer) -> None:
         """Store the large model's answer. A row that counted as failed meanwhile stays failed."""
         self._finish_row(
-            place,
+            index,
             "label = ?, again = ?, calls = ?, tokens = ?, cost = ?, seconds = ?, moot = ?",
-            *(*said[:-1], int(said.moot)),
+            *(*answer[:-1], int(answer.moot)),
         )
 
-    def settle_by_small(self, place: int, *, moot: bool) -> None:
+    def settle_by_small(self, index: int, *, moot: bool) -> None:
         """Record that the small model answered a row, so the large one isn't asked.
 
         Args:
-            place: Index of the row.
+            index: Index of the row.
             moot: True if the small model's answer made no difference to that.
         """
-        self._finish_row(place, "by_small = 1, moot = ?", int(moot), where="done = 0 and held = 0")
+        self._finish_row(
+            index, "by_small = 1, moot = ?", int(moot), condition="done = 0 and held = 0"
+        )
 
-    def drop(self, place: int) -> None:
+    def drop(self, index: int) -> None:
         """Empty a row that could never be answered, because of a wrong key.
 
         Its index stays taken: another row there would be one that audits have already passed.
         """
-        key = f"{DROPPED} {place}"
+        key = f"{DROPPED} {index}"
         self._finish_row(
-            place, f"{_EMPTY}, held = 0, look = null, source = ?, key = ?", DROPPED, key
+            index, f"{_EMPTY}, held = 0, look = null, source = ?, key = ?", DROPPED, key
         )
 
-    def forget(self, place: int) -> bool:
+    def forget(self, index: int) -> bool:
         """Delete everything read from a row, and its label; return False if there is no such row.
 
         The row still counts: as a difference at later looks if held out, and as wrong if drawn for
@@ -263,15 +265,15 @@ class AnswerStore:
             "delete from moa_learn_exceptions where job = ? and key = (select key from "
             "moa_learn_rows r where r.job = ? and place = ? and not exists (select 1 from "
             "moa_learn_rows o where o.job = r.job and o.key = r.key and o.place <> r.place))",
-            *(self._store.job, place),
+            *(self._store.job, index),
         )
-        key = f"{FORGOTTEN}{place}"
+        key = f"{FORGOTTEN}{index}"
         exists = self._finish_row(
-            place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1"
+            index, f"{_EMPTY}, label = null, again = null, key = ?", key, condition="1=1"
         )
         self._run(
             "update moa_learn_people set label = null, key = ? where job = ? and place = ?",
-            *(key, self._store.job, place),
+            *(key, self._store.job, index),
             job_first=False,
         )
         if self._file is not None:
@@ -279,13 +281,13 @@ class AnswerStore:
         return exists
 
     def _finish_row(
-        self, place: int, assignments: str, *values: object, where: str = "done = 0"
+        self, index: int, assignments: str, *values: object, condition: str = "done = 0"
     ) -> bool:
         """Change a row and mark it as done; return False if there is no such row."""
         rows = self._run(
             f"update moa_learn_rows set done = 1, {assignments} where job = ? and place = ? "
-            f"and {where} returning place",
-            *(*values, self._store.job, place),
+            f"and {condition} returning place",
+            *(*values, self._store.job, index),
             job_first=False,
         )
         return bool(rows)
@@ -409,7 +411,7 @@ class AnswerStore:
     def finish(
         self,
         spent: SpentLook,
-        said: Mapping[str, object],
+        answer: Mapping[str, object],
         *,
         head: str,
         used: bool,
@@ -427,7 +429,7 @@ class AnswerStore:
         self._run(
             "update moa_learn_looks set said = ?, head = ?, used = ?, audit = ?, drift = ?, "
             "audited = ?, drifted = ? where job = ? and epoch = ? and look = ? and said is null",
-            *(json.dumps(said), head, int(used), audit, drift, spent.cut, last),
+            *(json.dumps(answer), head, int(used), audit, drift, spent.cut, last),
             *(self._store.job, spent.epoch, spent.look),
             job_first=False,
         )
@@ -467,12 +469,12 @@ class AnswerStore:
         )
         return bool(rows)
 
-    def withdraw(self, state: LearningState, why: str) -> None:
+    def withdraw(self, state: LearningState, reason: str) -> None:
         """End the epoch and begin the next; a second call changes nothing."""
         self._run(
             "insert into moa_learn_epochs (job, epoch, at, first, why) values (?, ?, ?, ?, ?) "
             "on conflict (job, epoch) do nothing",
-            *(state.epoch + 1, self._store.now(), self.last_place() + 1, why),
+            *(state.epoch + 1, self._store.now(), self.last_place() + 1, reason),
         )
 
     def draw(self, state: LearningState, most: int) -> list[DrawnRow]:

@@ -87,7 +87,7 @@ def find_bound(
         )
     confidences = [o.confidence for o in draw_one_per_case(held_out)]
     thresholds = choose_thresholds(fitting, confidences, guarantee)
-    return find_bound_among(thresholds, held_out, guarantee, known=fitting)
+    return find_bound_among(thresholds, held_out, guarantee, scored=fitting)
 
 
 def find_bounds_by_label(
@@ -117,7 +117,7 @@ def find_bounds_by_label(
             bounds[name] = find_bound(label_fitting, label_held_out, label_guarantee)
         else:
             bounds[name] = find_bound_among(
-                (), label_held_out, label_guarantee, known=label_fitting
+                (), label_held_out, label_guarantee, scored=label_fitting
             )
     return bounds
 
@@ -198,12 +198,12 @@ def find_bound_among(
     held_out: Sequence[Outcome],
     guarantee: Guarantee,
     *,
-    known: Sequence[Outcome] = (),
+    scored: Sequence[Outcome] = (),
 ) -> Bound:
     """Test thresholds on held-out labels until one fails, and return the last that passed.
 
     Their order is fixed without looking at `held_out`. If none passes, the missing labels are
-    estimated from these decisions and `known`, other labelled ones.
+    estimated from these decisions and `scored`, other labelled ones.
     """
     _check_confidences([o.confidence for o in held_out])
     cases = draw_one_per_case(held_out)
@@ -227,7 +227,7 @@ def find_bound_among(
                 summary=f"accepts {percent(float(accepted[last]) / labels)} ({accepted[last]} of "
                 f"{labels} held-out decisions, {wrong[last]} of them wrong): {guarantee}{by_case}",
             )
-    outcomes = draw_one_per_case((*known, *held_out))
+    outcomes = draw_one_per_case((*scored, *held_out))
     more_labels, summary = _estimate_missing(
         [(o.confidence, o.correct) for o in outcomes], guarantee, labels=labels, cases=len(cases)
     )

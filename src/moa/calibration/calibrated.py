@@ -154,11 +154,11 @@ def check_question(calibration: Calibration, question: Question) -> None:
             )
 
 
-def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> list[str]:
+def check_models(calibration: Calibration, identities: Mapping[str, Identity]) -> list[str]:
     """Raise `CalibrationError` if a model differs, by role; return warnings of other servers."""
     warnings: list[str] = []
     for role, original in calibration.models.items():
-        identity = found[role]
+        identity = identities[role]
         if original.model != identity.model:
             raise CalibrationError(
                 f"the calibration was made on {original.model}, and here {identity.model} answers: "

@@ -296,9 +296,9 @@ def add_counts(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
     return {question: dict(sums) for question, sums in total.items()}
 
 
-def share_of(known: Mapping[str, int], label: str) -> float:
+def share_of(counts: Mapping[str, int], label: str) -> float:
     """Return the share of a label among those of its question; 0 without any."""
-    return known.get(label, 0) / max(1, sum(known.values()))
+    return counts.get(label, 0) / max(1, sum(counts.values()))
 
 
 def fisher_p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:

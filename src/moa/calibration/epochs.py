@@ -131,16 +131,16 @@ def level_of_draw(look: int, draw: int) -> float:
     return LOOKS[look].alpha * DRAWS[draw]
 
 
-def count_due(first: int, there: int) -> int | None:
+def count_due(first: int, held_out: int) -> int | None:
     """Return the count at which a look is considered; `None`: it isn't due before `first`.
 
     A postponed look is considered again when the count has grown by a quarter. So neither held-out
     labels nor response times influence when a look is made.
     """
-    if there < first:
+    if held_out < first:
         return None
     count = first
-    while (next_count := ceil(count * _GROWS)) <= there:
+    while (next_count := ceil(count * _GROWS)) <= held_out:
         count = next_count
     return count
 
@@ -211,29 +211,29 @@ class Proposal:
 
 
 def propose(
-    sure: Floats, right: Bools, held_out: int, level: float, apart: float = 1.0
+    confidences: Floats, right: Bools, held_out: int, level: float, gap: float = 1.0
 ) -> Proposal:
     """Choose the thresholds of a look by the fit side alone.
 
     The first is the likeliest to pass; the last accepts as much as half of the risk allows.
 
     Args:
-        sure: Confidence of each decision of the fit side, by a fit without its own label.
+        confidences: Confidence of each decision of the fit side, by a fit without its own label.
         right: True for decisions that agree with the large model.
         held_out: Number of held-out texts.
         level: Level of the test.
-        apart: Estimated share of texts without near-copies.
+        gap: Estimated share of texts without near-copies.
     """
-    if not len(sure):
+    if not len(confidences):
         return Proposal()
-    shares, errors = coverage_line(sure, right)
-    levels = np.sort(np.unique(sure))[::-1]
+    shares, errors = coverage_line(confidences, right)
+    levels = np.sort(np.unique(confidences))[::-1]
     sample = np.unique(np.linspace(0, len(levels) - 1, _LOOKED_AT).astype(np.intp))
     shares, errors, levels = shares[sample], errors[sample], levels[sample]
-    n = shares * len(sure)
+    n = shares * len(confidences)
     wrong, fair = _FEARED * errors * n + _MORE, (1 - errors) * n + _MORE
     likely = _pass_probabilities(
-        np.round(shares * held_out * apart).astype(np.intp), wrong, fair, level
+        np.round(shares * held_out * gap).astype(np.intp), wrong, fair, level
     )
     best = float(likely.max())
     if best < _HOPELESS:

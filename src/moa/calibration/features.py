@@ -87,7 +87,7 @@ class LabelFeature(Frozen):
         question: Question,
         endpoint: Endpoint,
         name: str = "labels",
-        shown: Iterable[PromptVariant] = ((),),
+        variants: Iterable[PromptVariant] = ((),),
         *,
         turned: bool = False,
     ) -> LabelFeature:
@@ -95,7 +95,7 @@ class LabelFeature(Frozen):
         read_as = facts_of(endpoint.model).layout_of(question.kind)
         return cls(
             name=name,
-            prompt_variants=tuple(shown),
+            prompt_variants=tuple(variants),
             turned=turned,
             read_as=read_as,
             layout=layout_of(question, read_as),
@@ -279,7 +279,7 @@ async def encode(
     if by_sentence:
         from moa.decisions.heads import encode as encode_for_heads
 
-        return (await encode_for_heads(sources[source], [text], context, each=keeps_each))[0]
+        return (await encode_for_heads(sources[source], [text], context, separately=keeps_each))[0]
     words = text[:_LONGEST]
     if prompt is not None:
         words = prompt.replace("{text}", one_line(words))
@@ -297,7 +297,7 @@ async def read_vector(
     encoding = _encoding_of(feature, question)
     assert encoding is not None, "it reads a vector"
     vector = await encode(encoding, text, sources, context)
-    return await _apply_head(feature, question, vector, sources, context, without=text)
+    return await _apply_head(feature, question, vector, sources, context, left_out=text)
 
 
 async def _apply_head(
@@ -307,7 +307,7 @@ async def _apply_head(
     sources: Sources,
     context: RunContext,
     *,
-    without: str | None = None,
+    left_out: str | None = None,
 ) -> tuple[float, ...]:
     if not isinstance(feature, WordsFeature):
         return vector
@@ -315,7 +315,7 @@ async def _apply_head(
         from moa.decisions.pairs import pair_head
 
         head = await pair_head(question, feature.examples, sources[feature.source], context)
-        return head.logs_of(vector, without)
+        return head.logs_of(vector, left_out)
     from moa.decisions.relevance import words_head
 
     return (await words_head(question, context)).head.logs_of(vector)

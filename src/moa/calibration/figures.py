@@ -180,13 +180,13 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     )
 
 
-def figures_at(where: str) -> LearningFigures:
+def figures_at(address: str) -> LearningFigures:
     """Compute the figures of a file, or of `postgresql://…#NAME`; it is only read.
 
     Raises:
         ConfigError: there are no answers there.
     """
-    with AnswerStore(where, must_exist=True) as store:
+    with AnswerStore(address, must_exist=True) as store:
         return figures_of(store)
 
 

@@ -423,13 +423,13 @@ class Calibration(Frozen):
 
         return judge_readings(self, readings)
 
-    def find_accepted(self, found: Judgements) -> Bools:
+    def find_accepted(self, judgements: Judgements) -> Bools:
         """Return which decisions of the accepting fit are accepted; none without a bound."""
         from moa.decisions.arrays import np
 
         bounds = [self.bounds.get(label, self.bound) for label in self.labels]
         decisions = zip(
-            map(int, found.probabilities.argmax(1)), map(float, found.sure), strict=True
+            map(int, judgements.probabilities.argmax(1)), map(float, judgements.sure), strict=True
         )
         pairs = [(bounds[index], confidence) for index, confidence in decisions]
         return np.array([b is not None and b.accepts(confidence) for b, confidence in pairs], bool)

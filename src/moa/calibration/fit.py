@@ -162,7 +162,7 @@ async def calibrate(
 async def fit_all(
     reader: FeatureReader,
     rows: Sequence[Labelled],
-    own: Sequence[PromptVariant],
+    variants: Sequence[PromptVariant],
     latency_penalty: float = LATENCY_PENALTY,
 ) -> Calibration | None:
     """Choose and fit a scorer by cross-validation on all rows, without a bound.
@@ -170,7 +170,7 @@ async def fit_all(
     Args:
         reader: The reader of the question; its texts become those of the rows.
         rows: Labelled texts, of at least two labels.
-        own: Examples that the endpoint is shown anyway; empty: it isn't asked.
+        variants: Examples that the endpoint is shown anyway; empty: it isn't asked.
         latency_penalty: See `calibrate`.
 
     Returns:
@@ -179,7 +179,7 @@ async def fit_all(
     data = clean_rows(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")
     reader.texts = [row.text for row in data.rows]
-    scorer = await _choose_scorer(_Search(reader, task, latency_penalty, own))
+    scorer = await _choose_scorer(_Search(reader, task, latency_penalty, variants))
     if scorer is None:
         return None
     features = ", ".join(feature.name for feature in scorer.best.features)
@@ -337,10 +337,10 @@ class _Task:
         summary = f"{bound.summary}. Approximate: by cross-fitting, without a finite-sample proof"
         return bound.model_copy(update={"summary": summary})
 
-    def outcomes(self, found: Judgements, rows: Ints) -> list[Outcome]:
+    def outcomes(self, judgements: Judgements, rows: Ints) -> list[Outcome]:
         """Compare the judgements of some texts with their labels."""
         cases = [self.data.rows[row].case for row in map(int, rows)]
-        return found.outcomes(self.labels[rows], self.names, cases)
+        return judgements.outcomes(self.labels[rows], self.names, cases)
 
     def part(
         self, reading: FeatureReading, rows: Bools, penalty: float | None = None
@@ -359,7 +359,7 @@ class _Task:
             len(self.names),
             self.folds[rows],
             penalties=PENALTIES if penalty is None else (penalty,),
-            known=reading.names,
+            labelled=reading.names,
         )
         return FittedFeature(reading, fit.held_out, fit.head, fit.penalty)
 
@@ -376,10 +376,10 @@ class _Search:
         reader: FeatureReader,
         task: _Task,
         latency_penalty: float,
-        own: Sequence[PromptVariant] = ((),),
+        variants: Sequence[PromptVariant] = ((),),
     ) -> None:
         self.reader, self.task, self.latency_penalty = reader, task, latency_penalty
-        self.own = own
+        self.own = variants
         """Examples that the endpoint is shown anyway; empty: it isn't asked."""
         self.parts: list[FittedFeature] = []
         self._stop_reason = ""

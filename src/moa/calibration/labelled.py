@@ -152,7 +152,7 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
         len(rows),
         doubled=len(rows) - len(rows_by_text),
         torn=len(torn),
-        chosen=sum(row.chosen for row in unique),
+        count=sum(row.chosen for row in unique),
         leaks=len(rows_by_text) - len(unique),
         unseen=sorted(set(labels or ()) - set(row_labels)),
     )
@@ -160,7 +160,7 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
 
 
 def _describe_oddities(
-    rows: int, *, doubled: int, torn: int, chosen: int, leaks: int, unseen: Sequence[str]
+    rows: int, *, doubled: int, torn: int, count: int, leaks: int, unseen: Sequence[str]
 ) -> Iterator[str]:
     if doubled:
         yield (
@@ -169,9 +169,9 @@ def _describe_oddities(
         )
     if torn:
         yield f"{torn} texts stand there with more than one label; the first one counts"
-    if chosen:
+    if count:
         yield (
-            f"{chosen} rows were chosen to be labelled: they are fitted to and not held out, since "
+            f"{count} rows were chosen to be labelled: they are fitted to and not held out, since "
             "a guarantee can only be found on rows that were drawn at random"
         )
     if leaks:

@@ -95,19 +95,19 @@ def round_as_stored(values: Sequence[float]) -> Floats:
     return np.asarray(values, "<f2").astype(float)
 
 
-def probabilities_of(made: Calibration, vectors: Floats) -> tuple[Floats, Floats]:
+def probabilities_of(calibration: Calibration, vectors: Floats) -> tuple[Floats, Floats]:
     """Return probabilities of the options, and the confidence of each decision.
 
     Unread texts (`nan`) and `OTHERWISE` are never accepted: the large model answers them.
     """
     is_read = ~np.isnan(vectors).any(1) & (vectors.shape[1] > 0)
-    options = len(made.question.options)
+    options = len(calibration.question.options)
     p = np.full((len(vectors), options), 1.0 / options)
     confidences = np.full(len(vectors), -np.inf)
     if is_read.any():
-        p[is_read] = made.predict(_split(made.features, options, vectors[is_read]))
+        p[is_read] = calibration.predict(_split(calibration.features, options, vectors[is_read]))
         confidences[is_read] = np.where(
-            _may_be_accepted(p[is_read], made.question.options), p[is_read].max(1), -np.inf
+            _may_be_accepted(p[is_read], calibration.question.options), p[is_read].max(1), -np.inf
         )
     return p, confidences
 
@@ -179,10 +179,10 @@ class Learning:
             current = self._current = (state, head or None)  # at once: threads share it
         return (state, None) if self._is_blind else current
 
-    def wake(self, place: int) -> None:
+    def wake(self, index: int) -> None:
         """Work in a thread if this row makes something due."""
         with self._lock:
-            if place < self._next or self._is_blind:
+            if index < self._next or self._is_blind:
                 return
             if self._thread is not None:
                 self._must_repeat = True
@@ -460,7 +460,11 @@ class Learning:
                 extras.append((np.concatenate(pairs[0]), np.concatenate(pairs[1])))
             fits = [
                 fit_head(
-                    values[own_rows], labels[own_rows], len(self.options), fold_indices, known=extra
+                    values[own_rows],
+                    labels[own_rows],
+                    len(self.options),
+                    fold_indices,
+                    labelled=extra,
                 )
                 for extra in extras
             ]
@@ -520,9 +524,9 @@ def _make_bound(verdict: LookResult) -> Bound:
     )
 
 
-def round_confidence(sure: float) -> float:
+def round_confidence(confidence: float) -> float:
     """Round a confidence to hundredths for the drift check, since less says nothing of a risk."""
-    return round(sure, 2)
+    return round(confidence, 2)
 
 
 def _start_drift_check(rows: RowArrays, p: Floats, takes: Bools) -> Drift | None:

@@ -87,15 +87,15 @@ class AnswerCache:
         self,
         question: Question,
         feature: LabelFeature,
-        shown: PromptVariant,
+        variant: PromptVariant,
         text: str,
         context: RunContext,
     ) -> Answer:
         """Return the answer to one question; without examples, ask the other questions along."""
         name = feature.lay_out(question).name
-        variant_feature = feature.model_copy(update={"prompt_variants": (shown,)})
+        variant_feature = feature.model_copy(update={"prompt_variants": (variant,)})
         asks = [QuestionFeatures(question, [variant_feature])]
-        if not shown and not feature.turned:
+        if not variant and not feature.turned:
             endpoint = self.sources[feature.source]
             other_questions = (
                 other for other in self.questions if other.name not in (name, question.name)
@@ -105,7 +105,7 @@ class AnswerCache:
                 for other in other_questions
             ]
         (request,) = plan_requests(asks)
-        key = feature.source, feature.turned, feature.read_as, shown, text
+        key = feature.source, feature.turned, feature.read_as, variant, text
         answers = self._known.setdefault(str(key), {})
         if name not in answers:
             new_answers = await request.ask(text, self.sources, context)
@@ -318,6 +318,6 @@ class FeatureReader:
         ]
         return np.array(vectors), np.array([index for index, _ in indexed_options])
 
-    def drop(self, feature: Feature, why: str) -> None:
+    def drop(self, feature: Feature, reason: str) -> None:
         """Leave a feature out, and record the reason."""
-        self.dropped.append(f"{feature.name} left out: {why}")
+        self.dropped.append(f"{feature.name} left out: {reason}")

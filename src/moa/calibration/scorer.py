@@ -220,11 +220,11 @@ def reads_examples(part: FittedFeature) -> bool:
 
 
 def choose_features(
-    found: Sequence[FeatureSet], *, latency_penalty: float
+    sets: Sequence[FeatureSet], *, latency_penalty: float
 ) -> tuple[FeatureSet, str]:
     """Choose the candidate with the highest utility, and explain why."""
-    best = max(found, key=lambda feature_set: feature_set.candidate.utility)
-    lowest_loss = min(found, key=lambda feature_set: feature_set.candidate.log_loss)
+    best = max(sets, key=lambda feature_set: feature_set.candidate.utility)
+    lowest_loss = min(sets, key=lambda feature_set: feature_set.candidate.log_loss)
     choice, rival = best.candidate, lowest_loss.candidate
     if best is lowest_loss:
         return best, (
@@ -251,11 +251,11 @@ def _format_time(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def predict_right(fitted: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floats:
+def predict_right(uncertainty: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floats:
     """Return the probability that each decision is right."""
-    columns = _columns(p, signs, fitted.signs)
-    columns[:, 1:] = (columns[:, 1:] - np.array(fitted.means)) / np.array(fitted.spreads)
-    return 1 / (1 + np.exp(-(columns @ np.array(fitted.weights) + fitted.constant)))
+    columns = _columns(p, signs, uncertainty.signs)
+    columns[:, 1:] = (columns[:, 1:] - np.array(uncertainty.means)) / np.array(uncertainty.spreads)
+    return 1 / (1 + np.exp(-(columns @ np.array(uncertainty.weights) + uncertainty.constant)))
 
 
 def fit_uncertainty(
@@ -293,9 +293,9 @@ class Judgements(NamedTuple):
     """Label mass, as the geometric mean of the features that read labels; `None` without any."""
 
     @classmethod
-    def from_signs(cls, p: Floats, sure: Floats, signs: Mapping[str, Floats]) -> Self:
+    def from_signs(cls, p: Floats, confidences: Floats, signs: Mapping[str, Floats]) -> Self:
         """Build it from probabilities, confidences and signs."""
-        return cls(p, sure, np.exp(signs[MASS]) if MASS in signs else None)
+        return cls(p, confidences, np.exp(signs[MASS]) if MASS in signs else None)
 
     def outcomes(
         self, labels: Ints, names: Sequence[str], cases: Sequence[str | None]

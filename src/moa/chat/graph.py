@@ -198,7 +198,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         async with self.threads.writer(request.thread, context) as thread:
             turn = await self._find_answered(request)
             if turn is not None:
-                return _reply(thread, turn, kept=True)
+                return _reply(thread, turn, is_kept=True)
             last = thread.conversation.last
             was_unfinished = last is not None and last.unfinished and _is_same(last, request)
             await thread.save(_with_message(request, thread.conversation, context))
@@ -322,7 +322,7 @@ async def _save_turn(thread: ThreadWriter, context: RunContext, **facts: str) ->
 
 
 def _reply(
-    thread: ThreadWriter, turn: Turn, *, unfinished_before: bool = False, kept: bool = False
+    thread: ThreadWriter, turn: Turn, *, unfinished_before: bool = False, is_kept: bool = False
 ) -> ChatReply:
     summary = thread.conversation.summary
     assert turn.by is not None, "an answered turn"
@@ -336,5 +336,5 @@ def _reply(
         reason=turn.reason,
         summarised=0 if summary is None else summary.turns,
         unfinished_before=unfinished_before,
-        kept=kept,
+        kept=is_kept,
     )

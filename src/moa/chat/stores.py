@@ -128,7 +128,7 @@ def describe_delay(thread: str, writer: str, context: RunContext) -> str:
     return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 
 
-def store_of(given: str | Path | SecretStr | Saver) -> Store:
+def store_of(store: str | Path | SecretStr | Saver) -> Store:
     """Choose the store of what `Chat` is given.
 
     Raises:
@@ -136,9 +136,9 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
             asynchronous methods.
         MissingDependency: the package for it is not installed.
     """
-    if isinstance(given, BaseCheckpointSaver):
-        return _saver_store(given)
-    text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
+    if isinstance(store, BaseCheckpointSaver):
+        return _saver_store(store)
+    text = store.get_secret_value() if isinstance(store, SecretStr) else str(store)
     if is_file(text):
         return _sqlite_store(Path(text))
     if "://" not in text:

@@ -93,7 +93,7 @@ def chat(
     with asyncio.Runner() as runner:
         endpoints = Endpoints(options.load_config(config))
         try:
-            node = load_graph("chat", endpoints, given=settings)
+            node = load_graph("chat", endpoints, options=settings)
             assert isinstance(node, Chat), "its name is built in"
             talk = Talk(node, runner, thread=thread)
             if endpoints.used_slm_as_llm:
@@ -126,14 +126,14 @@ class Talk:
         """Talk until the end of the lines; return the exit code."""
         lines = self._lines()
         first = None if self._live else next(lines, None)
-        self.enter(said=first)
+        self.enter(text=first)
         for line in lines if first is None else chain((first,), lines):
             if line == "/quit":
                 break
             self._take(line)
         return int(self._failed)
 
-    def enter(self, *, said: str | None = None) -> None:
+    def enter(self, *, text: str | None = None) -> None:
         """Continue the thread: show its last turn, and finish an unfinished answer.
 
         An answer isn't finished if the same message comes next.
@@ -148,7 +148,7 @@ class Talk:
             if self._live:
                 self.tell(f"> {last.text}")
                 self.show(f"{last.reply}\n")
-        elif said is None or said.strip() != last.text:
+        elif text is None or text.strip() != last.text:
             self.tell(
                 f"The answer to your last message is unfinished, and is written anew: {last.text}"
             )

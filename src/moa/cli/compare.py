@@ -112,7 +112,7 @@ def compare(
                 strict=given.strict,
                 cache=out,
                 existing=existing,
-                setup=None if out is None else fingerprints(names, endpoints, given=settings),
+                setup=None if out is None else fingerprints(names, endpoints, options=settings),
                 concurrency=given.concurrency,
                 progress=progress,
             )
@@ -182,7 +182,7 @@ def _nodes(
             "--designs has llm, and no LLM is configured: the small model would be compared with "
             "itself. Put one into moa.toml (moa models add), or leave llm out"
         )
-    return {name: load_graph(name, endpoints, given=settings) for name in names}
+    return {name: load_graph(name, endpoints, options=settings) for name in names}
 
 
 def _comparison_table(comparison: Comparison) -> Group:

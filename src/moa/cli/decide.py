@@ -195,9 +195,9 @@ class _CalibratedDecider:
             return "since nothing could be guaranteed"
         return str(replace(self.made.bound.guarantee, look=None))
 
-    def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
+    def look(self, source_rows: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the first texts to check their language, or check it as they pass; keep all rows."""
-        return ((), self._check_languages(found)) if live else _take_first(found)
+        return ((), self._check_languages(source_rows)) if live else _take_first(source_rows)
 
     @property
     def _languages(self) -> dict[str, float]:
@@ -271,22 +271,22 @@ class _AdaptedDecider:
     unlabelled: Path | None
     guarantee: str = ""
 
-    def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
+    def look(self, source_rows: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take texts of a file or of the input to remove bias on; keep all rows."""
         from moa import rows
         from moa.decisions import ENOUGH
 
         if len(self.labelled) >= ENOUGH:
-            return (), found
+            return (), source_rows
         if self.unlabelled is not None:
-            return tuple(_texts(rows.read(str(self.unlabelled)))), found
+            return tuple(_texts(rows.read(str(self.unlabelled)))), source_rows
         if live:
             screen.notes().print(
                 f"waiting for {SAMPLE} texts, or the end of the input, to fit to them. "
                 "--unlabelled FILE takes them from a file, and then each text is decided as it "
                 "comes"
             )
-        return _take_first(found)
+        return _take_first(source_rows)
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext

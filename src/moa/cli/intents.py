@@ -93,7 +93,7 @@ async def _propose_by_llm(
         "to propose intents",
         requests=1,
         read=input_tokens,
-        written=output_tokens,
+        output_tokens=output_tokens,
         yes=yes,
     )
     with screen.waiting() as tell:
@@ -132,7 +132,7 @@ def _harmless(out: Path) -> Callable[[str], bool]:
     return may_stand
 
 
-def as_toml(found: list[Proposal]) -> str:
+def as_toml(proposals: list[Proposal]) -> str:
     """Write the intents as tables, with what is to be done about them."""
     import tomlkit
 
@@ -148,7 +148,7 @@ def as_toml(found: list[Proposal]) -> str:
         '#   policy = "…"      your rules, in words or in a file such as policy.md',
         '#   facts = ["…"]     prices, hours and the like; of many, documents = ["folder"]',
     ]
-    for proposal in found:
+    for proposal in proposals:
         table = tomlkit.table()
         table.add("means", proposal.means)
         table.add("examples", tomlkit.item([*proposal.examples]).multiline(multiline=True))

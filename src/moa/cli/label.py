@@ -238,7 +238,7 @@ class _Session:
                 task.agents,
                 task.rows,
                 most=most,
-                known=self.file.texts,
+                labelled=self.file.texts,
                 most_read=read,
                 at_random=at_random,
                 context=context,

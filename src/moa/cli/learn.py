@@ -300,7 +300,7 @@ async def _recheck(
     return 0 if confirmed else 1
 
 
-def show(made: Calibration) -> None:
+def show(calibration: Calibration) -> None:
     """Print the candidates, the chosen one, and the guarantee."""
     from rich.table import Table
 
@@ -313,8 +313,8 @@ def show(made: Calibration) -> None:
     figures = ("accuracy", "macro F1", "ECE (by chance)", "acceptable", "ms", "tokens")
     for heading in (*figures, "$ per 1000"):
         table.add_column(heading, justify="right")
-    chosen_name = " + ".join(feature.name for feature in made.features)
-    for candidate in made.candidates:
+    chosen_name = " + ".join(feature.name for feature in calibration.features)
+    for candidate in calibration.candidates:
         table.add_row(
             candidate.name,
             f"{candidate.accuracy:.3f}",
@@ -327,16 +327,18 @@ def show(made: Calibration) -> None:
             style="bold" if candidate.name == chosen_name else "",
         )
     console.print(table)
-    console.print(f"\nchosen: {made.origin}")
-    for note in made.notes:
+    console.print(f"\nchosen: {calibration.origin}")
+    for note in calibration.notes:
         console.print(f"note: {note}")
-    if made.bound is None:
+    if calibration.bound is None:
         expectation = (
-            "" if made.reached is None else f"; expected: {percent(made.reached.accuracy)} right"
+            ""
+            if calibration.reached is None
+            else f"; expected: {percent(calibration.reached.accuracy)} right"
         )
         screen.results_console().print(f"guarantee: none{expectation}")
     else:
-        _show_guarantee(console, made)
+        _show_guarantee(console, calibration)
 
 
 def _show_guarantee(console: Console, calibration: Calibration) -> None:

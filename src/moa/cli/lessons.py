@@ -120,7 +120,7 @@ async def _lesson(
         learner.collect_labelled(name, messages),
         terms,
         context=context,
-        more=learner.collect_labelled(name, examples),
+        more_examples=learner.collect_labelled(name, examples),
         progress=tell,
     )
 
@@ -160,7 +160,7 @@ async def written_messages(
                 purpose,
                 requests=len(wishes),
                 read=input_tokens,
-                written=output_tokens,
+                output_tokens=output_tokens,
                 yes=yes,
             )
         with screen.progress() as progress:

@@ -401,7 +401,7 @@ def choose(
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(explain(error, Task, where="the task")) from error
+        raise ConfigError(explain(error, Task, path="the task")) from error
     ranking = choice.choose(
         task,
         describe_machine(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),

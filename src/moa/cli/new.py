@@ -125,7 +125,7 @@ class _Drafts:
         self._files: Sequence[Path] = ()
         if not self._config.is_file():
             user_files = (self._config, Path(messages))
-            self._files = _plan_files("inbox", folder, overwrite=overwrite, given=user_files)
+            self._files = _plan_files("inbox", folder, overwrite=overwrite, paths=user_files)
 
     async def write(
         self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
@@ -161,9 +161,9 @@ def _files(template: str) -> list[Path]:
 
 
 def _plan_files(
-    template: str, folder: Path, *, overwrite: bool, given: Sequence[Path] = ()
+    template: str, folder: Path, *, overwrite: bool, paths: Sequence[Path] = ()
 ) -> Sequence[Path]:
-    """List the files to write: those of the template, without those `given`.
+    """List the files to write: those of the template, without those `paths`.
 
     Raises:
         ConfigError: one is there already, or the folder is a file.
@@ -173,7 +173,7 @@ def _plan_files(
         raise ConfigError(
             f"{folder} is a file, and a project a folder: moa new {template} DIR{hint}"
         )
-    given_paths = {path.resolve() for path in given}
+    given_paths = {path.resolve() for path in paths}
     files = [path for path in _files(template) if (folder / path).resolve() not in given_paths]
     existing = [str(path) for path in files if (folder / path).exists()]
     if existing and not overwrite:

@@ -232,9 +232,9 @@ def write_text(option: str, path: Path, text: str) -> None:
         raise ConfigError(f"{option} {path} can't be written: {error.strerror}") from error
 
 
-def report(found: BaseModel, path: Path | None, *, as_json: bool) -> None:
+def report(model: BaseModel, path: Path | None, *, as_json: bool) -> None:
     """Write the figures of a command, where `--report` names a file and where JSON is asked for."""
-    figures = found.model_dump(mode="json")
+    figures = model.model_dump(mode="json")
     if path is not None:
         write_text("--report", path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     if as_json:
@@ -242,7 +242,7 @@ def report(found: BaseModel, path: Path | None, *, as_json: bool) -> None:
 
 
 def agree_to_pay(
-    endpoint: Endpoint, purpose: str, *, requests: int, read: int, written: int, yes: bool
+    endpoint: Endpoint, purpose: str, *, requests: int, read: int, output_tokens: int, yes: bool
 ) -> None:
     """Print the cost of asking an endpoint, and return only if the user agrees.
 
@@ -253,7 +253,7 @@ def agree_to_pay(
         purpose: What for, as in "to propose intents".
         requests: Number of requests.
         read: Tokens that it reads in all, as estimated.
-        written: Tokens that it writes in all, as estimated.
+        output_tokens: Tokens that it writes in all, as estimated.
         yes: Whether it was agreed to beforehand.
 
     Raises:
@@ -262,13 +262,13 @@ def agree_to_pay(
     from moa.decisions.probe import costs_nothing
     from moa.usage import Amount
 
-    amount = Amount(calls=requests, input_tokens=read, output_tokens=written)
+    amount = Amount(calls=requests, input_tokens=read, output_tokens=output_tokens)
     cost = endpoint.price.of(amount)
     priced = f"about {dollars(cost)}" if cost is not None else "its price isn't known"
     times = "one request" if requests == 1 else f"{requests} requests"
     message = (
         f"{endpoint.name} ({endpoint.model}) is asked {purpose}: {times}, about {read:,} tokens "
-        f"read and {written:,} written; {priced}"
+        f"read and {output_tokens:,} written; {priced}"
     )
     if yes or costs_nothing(endpoint):
         notes().print(message)

@@ -109,7 +109,7 @@ def config_of(tables: Mapping[str, object], file: Path | None, *, variables: boo
     try:
         config = Config.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(explain(error, Config, where=source)) from error
+        raise ConfigError(explain(error, Config, path=source)) from error
     config._file = file  # pyright: ignore[reportPrivateUsage]
     return config
 

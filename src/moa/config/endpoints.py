@@ -179,12 +179,12 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         return self._built[name]
 
     async def warm(
-        self, asked: Collection[str] | None = None, *, texts: Collection[str] = ()
+        self, names: Collection[str] | None = None, *, texts: Collection[str] = ()
     ) -> None:
         """Load and start what has to be, so that no item waits for it.
 
         Args:
-            asked: Names of the endpoints that will be asked; `None`: all that were built.
+            names: Names of the endpoints that will be asked; `None`: all that were built.
             texts: Texts that both encoders embed in advance; none: they aren't asked.
 
         Raises:
@@ -193,7 +193,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             EndpointError: its engine does not come up.
         """
         built = [
-            endpoint for name, endpoint in self._built.items() if asked is None or name in asked
+            endpoint for name, endpoint in self._built.items() if names is None or name in names
         ]
         await warm(built, texts=texts)
 

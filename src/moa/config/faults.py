@@ -74,26 +74,26 @@ class _Fault(NamedTuple):
     """True if another member of a union may have taken the value."""
 
 
-def nearest(wrong: str, known: Sequence[str]) -> str:
+def nearest(wrong: str, names: Sequence[str]) -> str:
     """End a sentence about an unknown name with the nearest known one, or with all of them."""
-    close = get_close_matches(wrong, known, n=1, cutoff=0.6)
+    close = get_close_matches(wrong, names, n=1, cutoff=0.6)
     if close:
         return f". Did you mean {close[0]!r}?"
-    return f". Known: {', '.join(known)}" if known else ""
+    return f". Known: {', '.join(names)}" if names else ""
 
 
-def explain(error: ValidationError, kind: object, *, where: str, table: str | None = None) -> str:
+def explain(error: ValidationError, kind: object, *, path: str, table: str | None = None) -> str:
     """Say in sentences what pydantic found wrong, with the nearest right key.
 
     Args:
         error: What pydantic found.
         kind: What was to be read: a model, a dataclass, or an annotation.
-        where: What each sentence starts with, such as the file.
+        path: What each sentence starts with, such as the file.
         table: The table of the file that was read; `None`: the whole file.
     """
     sentences: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors(include_url=False):
-        for start, sentence, is_choice in _faults(problem, kind, where, table):
+        for start, sentence, is_choice in _faults(problem, kind, path, table):
             # The members of a union refuse one value, each in its own words.
             sentences.setdefault((start, "" if is_choice else sentence), []).append(sentence)
     return "\n".join(

@@ -105,7 +105,7 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
 
 
 def add_block(
-    path: str | Path | None, block: str, place: Sequence[str], *, overwrite: bool = False
+    path: str | Path | None, block: str, table_path: Sequence[str], *, overwrite: bool = False
 ) -> Path:
     """Put tables, with the comments in them, at the end of a configuration.
 
@@ -115,19 +115,19 @@ def add_block(
     Args:
         path: The file; see `target`.
         block: The tables, as TOML.
-        place: Keys of the table that holds them all. If one is there already, it is replaced
+        table_path: Keys of the table that holds them all. If one is there already, it is replaced
             only to `overwrite` it.
         overwrite: Whether that may be.
 
     Raises:
         ConfigError: there is such a table, the file can't be written, or says something wrong.
     """
-    check_block(path, place, overwrite=overwrite)
+    check_block(path, table_path, overwrite=overwrite)
     file = target(path)
     before, tables = _read(file)
-    if _at(tables, place):
+    if _at(tables, table_path):
         document = _document(before)
-        del _at(document, place[:-1])[place[-1]]
+        del _at(document, table_path[:-1])[table_path[-1]]
         before, tables = document.as_string(), document.unwrap()
     after = f"{before.rstrip()}\n\n{block}" if before.strip() else block
     added = parse(block, file)
@@ -135,23 +135,23 @@ def add_block(
     return file
 
 
-def check_block(path: str | Path | None, place: Sequence[str], *, overwrite: bool) -> None:
+def check_block(path: str | Path | None, table_path: Sequence[str], *, overwrite: bool) -> None:
     """Make sure that `add_block` would find room for a table.
 
     Raises:
         ConfigError: there is such a table, and it isn't to be overwritten.
     """
     file = target(path)
-    if not overwrite and _at(_read(file)[1], place):
+    if not overwrite and _at(_read(file)[1], table_path):
         raise ConfigError(
-            f"{file} has [{'.'.join(place)}] already, and nothing was written: name another "
+            f"{file} has [{'.'.join(table_path)}] already, and nothing was written: name another "
             "folder, or replace them by --overwrite"
         )
 
 
-def _at(tables: Toml, place: Sequence[str]) -> Toml:
+def _at(tables: Toml, path: Sequence[str]) -> Toml:
     """Return the table at a place; an empty one if there is none."""
-    for key in place:
+    for key in path:
         tables = object_of(tables.get(key))
     return tables
 
@@ -179,10 +179,10 @@ def _with_table(before: str, section: str, name: str, table: Mapping[str, object
     return f"{document.as_string().rstrip()}\n"
 
 
-def _with_keys(before: str, place: Sequence[str], keys: Mapping[str, object]) -> str:
+def _with_keys(before: str, path: Sequence[str], keys: Mapping[str, object]) -> str:
     """Set keys of the table at a place, and leave its others."""
     document = _document(before)
-    _at(document, place).update(keys)
+    _at(document, path).update(keys)
     return document.as_string()
 
 

@@ -43,12 +43,14 @@ def log_loss(logs: Floats, labels: Ints, *, least: float = 1e-12) -> float:
     return float(-np.maximum(right, np.log(least)).mean())
 
 
-def macro_f1(given: Ints, labels: Ints) -> float:
+def macro_f1(predicted: Ints, labels: Ints) -> float:
     """Return the mean F1 score of the options that are right, or given, at least once."""
     scores: list[float] = []
-    for option in np.union1d(given, labels):
-        true_positives = int(((given == option) & (labels == option)).sum())
-        scores.append(2 * true_positives / int((given == option).sum() + (labels == option).sum()))
+    for option in np.union1d(predicted, labels):
+        true_positives = int(((predicted == option) & (labels == option)).sum())
+        scores.append(
+            2 * true_positives / int((predicted == option).sum() + (labels == option).sum())
+        )
     return float(np.mean(scores))
 
 
@@ -74,37 +76,37 @@ def calibration_error_by_chance(confidences: Floats) -> float:
     return float(np.mean([calibration_error(confidences, correct) for correct in samples]))
 
 
-def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:
+def coverage_line(confidences: Floats, correct: Bools) -> tuple[Floats, Floats]:
     """Return the share of cases that each confidence accepts, and their error rate.
 
     Cases of one confidence are accepted together.
     """
-    order = np.argsort(-sure, kind="stable")
-    ranked = sure[order]
+    order = np.argsort(-confidences, kind="stable")
+    ranked = confidences[order]
     wrong = np.cumsum(1.0 - correct[order].astype(float))
     counts = np.arange(1, len(order) + 1)
     ends = np.append(ranked[1:] != ranked[:-1], True)
     return counts[ends] / len(order), (wrong / counts)[ends]
 
 
-def expected_curve(sure: Floats, correct: Bools) -> tuple[tuple[float, float], ...]:
+def expected_curve(scores: Floats, correct: Bools) -> tuple[tuple[float, float], ...]:
     """Return rising confidences, each with the share right of the cases at least as sure.
 
     It ends when fewer than 20 cases are left. One more right and one more wrong case are counted,
     so that a share of few isn't 1.
     """
-    shares, errors = coverage_line(sure, correct)
-    counts = np.round(shares * len(sure))
+    shares, errors = coverage_line(scores, correct)
+    counts = np.round(shares * len(scores))
     mask = counts >= _FEWEST
     right = ((1 - errors) * counts + 1) / (counts + 2)
-    confidences = np.sort(np.unique(sure))[mask[::-1]]
+    confidences = np.sort(np.unique(scores))[mask[::-1]]
     rising = np.maximum.accumulate(right[mask][::-1])
     step = max(1, len(rising) // _POINTS)
     return tuple(zip(confidences[::step].tolist(), rising[::step].tolist(), strict=True))
 
 
-def coverage_at_risk(sure: Floats, correct: Bools, risk: float) -> float:
+def coverage_at_risk(confidences: Floats, correct: Bools, risk: float) -> float:
     """Return the largest share of the surest cases with at most `risk` wrong."""
-    shares, errors = coverage_line(sure, correct)
+    shares, errors = coverage_line(confidences, correct)
     coverages = shares[errors <= risk]
     return float(coverages.max()) if coverages.size else 0.0

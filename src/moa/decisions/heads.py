@@ -146,13 +146,13 @@ class Blend:
 
 
 async def encode(
-    encoder: Endpoint, texts: Sequence[str], context: RunContext, *, each: bool = False
+    encoder: Endpoint, texts: Sequence[str], context: RunContext, *, separately: bool = False
 ) -> list[tuple[float, ...]]:
     """Encode texts for heads, each as twice as many numbers as the encoder gives.
 
     They are the vector of the whole text, and the mean of its sentences' vectors times
     `SENTENCES_WEIGH`; with both encoders, e5 and USE of the whole, then of the sentences. With
-    `each` the same follows for each sentence as a text of its own.
+    `separately` the same follows for each sentence as a text of its own.
     """
     parts = [sentences(text) for text in texts]
     inputs = [piece for text, part in zip(texts, parts, strict=True) for piece in (text, *part)]
@@ -163,7 +163,7 @@ async def encode(
         pieces = [next(vectors) for _ in part]
         mean: Floats = np.array(pieces or [vector]).mean(0)
         numbers = [*vector, *(SENTENCES_WEIGH * mean).tolist()]
-        for piece in pieces if each else ():
+        for piece in pieces if separately else ():
             numbers += piece
             numbers += (SENTENCES_WEIGH * np.array(piece)).tolist()
         results.append(tuple(numbers))

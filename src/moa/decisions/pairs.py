@@ -309,15 +309,15 @@ class PairHead:
     order: Ints
     """Index of each option among the labels; "none of these" comes after them."""
 
-    def logs_of(self, vector: Sequence[float], without: str | None = None) -> tuple[float, ...]:
+    def logs_of(self, vector: Sequence[float], left_out: str | None = None) -> tuple[float, ...]:
         """Return log-probabilities of the options for one vector.
 
         Args:
             vector: The text's vector.
-            without: A text to exclude from the examples, so that a fit doesn't see a text's own
+            left_out: A text to exclude from the examples, so that a fit doesn't see a text's own
                 label.
         """
-        mask = np.array([example.text != without for example in self.examples], bool)
+        mask = np.array([example.text != left_out for example in self.examples], bool)
         labels = self.labels
         if not mask.all():
             indices = labels.label_indices[mask]

@@ -81,14 +81,14 @@ def fit_head(
     folds: Ints,
     *,
     penalties: Sequence[float] = PENALTIES,
-    known: tuple[Floats, Ints] | None = None,
+    labelled: tuple[Floats, Ints] | None = None,
 ) -> FittedHead:
     """Fit a head by multinomial logistic regression, with the penalty of lowest held-out log loss.
 
-    Penalties are tried in order, strong ones first. `known` are further vectors with the index of
-    the right option, which are fitted to but never measured on.
+    Penalties are tried in order, strong ones first. `labelled` are further vectors with the index
+    of the right option, which are fitted to but never measured on.
     """
-    extra, extra_labels = known or (vectors[:0], labels[:0])
+    extra, extra_labels = labelled or (vectors[:0], labels[:0])
     everything = np.concatenate([vectors, extra])
     centre = everything.mean(0)
     scale = float(np.linalg.norm(everything - centre, axis=1).mean()) or 1.0
@@ -143,7 +143,7 @@ def _fit(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
         return value, slope
 
     point = np.concatenate([(start.weights / units).ravel(), start.bias])
-    point = _minimise(loss, point, steps=100, near=1e-4)
+    point = _minimise(loss, point, steps=100, tolerance=1e-4)
     return Head(point[:cut].reshape(size, options) * units, point[cut:])
 
 
@@ -152,12 +152,12 @@ def _minimise(
     start: Floats,
     *,
     steps: int,
-    near: float,
+    tolerance: float,
     positive: int = 0,
 ) -> Floats:
     """Minimise a smooth convex loss with its gradient; keep the first `positive` at least 0."""
     minimize = _load_minimize()
-    limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
+    limits = {"gtol": tolerance, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
     # Of many weights, a list that says of none that it is bound takes as long as some steps.
     all_bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
     bounds = all_bounds if positive else None
@@ -227,7 +227,7 @@ def fit_blend(
         value = float((precision * away**2).sum()) / 2 - float((target * logs).sum())
         return value / n, (slope + precision * away) / n
 
-    point = _minimise(loss, start, steps=200, near=1e-5, positive=sources if positive else 0)
+    point = _minimise(loss, start, steps=200, tolerance=1e-5, positive=sources if positive else 0)
     return Blend.of(point[:sources], point[sources:])
 
 

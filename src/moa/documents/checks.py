@@ -136,12 +136,12 @@ class Ground:
     """The sources that a text may rely on.
 
     Args:
-        given: What the writer was given to say, such as rules and facts.
-        asked: What it answers: its figures and days may be repeated, but not promised.
+        sources: What the writer was given to say, such as rules and facts.
+        question: What it answers: its figures and days may be repeated, but not promised.
     """
 
-    def __init__(self, given: Sequence[str], asked: str = "") -> None:
-        self._given, self._asked = given, asked
+    def __init__(self, sources: Sequence[str], question: str = "") -> None:
+        self._given, self._asked = sources, question
 
     @cached_property
     def _sentences(self) -> list[set[str]]:
@@ -181,20 +181,20 @@ class Ground:
         return max(word_shares(sentence, self._sentences), default=0.0) >= _RESTS
 
 
-def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) -> list[Fault]:
+def faults_of(text: str, *, ground: Ground, question: str, language: str | None) -> list[Fault]:
     """List the faults of an answer, the worst first, as far as words show them.
 
     Args:
         text: What a model wrote.
         ground: What it may rest on.
-        asked: What it answers.
+        question: What it answers.
         language: In which it should be written, as ISO 639-1; `None`: in any.
     """
     faults: list[Fault] = []
     if len(text) > _READ:
         faults.append(Fault("length", f"only its first {_READ} characters are looked at"))
         text = text[:_READ]
-    faults += _repetitions(text, asked[:_READ])
+    faults += _repetitions(text, question[:_READ])
     if placeholder := _PLACEHOLDER.search(text):
         faults.append(Fault("placeholder", f"something is to be filled in: {placeholder[0]}"))
     text_language = language_of(text) if can_detect() else language

@@ -216,7 +216,7 @@ def _cite_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
     return "".join((*parts, answer[end:])), changes
 
 
-def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> list[float]:
+def word_shares(sentence: str, word_sets: Sequence[Set[str]], *more: Set[str]) -> list[float]:
     """Return the share of a sentence's words in each of several texts; rare words count more.
 
     What holds `more` is measured too, and doesn't make words less rare.
@@ -226,13 +226,13 @@ def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> lis
     """
     sentence_words = set(words(sentence))
     counts = {
-        word: max(1, sum(word in text_words for text_words in held)) for word in sentence_words
+        word: max(1, sum(word in text_words for text_words in word_sets)) for word in sentence_words
     }
-    weights = {word: math.log((len(held) + 1) / (n + 0.5)) for word, n in counts.items()}
+    weights = {word: math.log((len(word_sets) + 1) / (n + 0.5)) for word, n in counts.items()}
     total = sum(weights.values()) or 1.0
     return [
         sum(weights[word] for word in sentence_words & text_words) / total
-        for text_words in (*held, *more)
+        for text_words in (*word_sets, *more)
     ]
 
 
@@ -251,18 +251,18 @@ def _numbers(inside: str) -> list[int]:
     return numbers
 
 
-def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
+def claims_in(answer: str, *, limit: int | None = None) -> list[Claim]:
     """Split an answer into its sentences, each with the numbers that it cites, unchecked.
 
     A line without letters and digits beside its citations, such as a rule, isn't one. Those after
-    the first `checked` are `unchecked` too if they cite nothing.
+    the first `limit` are `unchecked` too if they cite nothing.
     """
     claims: list[Claim] = []
     for _, sentence in sentences(answer):
         numbers = tuple(sorted(_numbers_in(sentence)))
         text = _CITATION.sub("", sentence).strip()
         if has_words(text):
-            is_checked = checked is None or len(claims) < checked
+            is_checked = limit is None or len(claims) < limit
             verdict: Verdict = "uncited" if is_checked and not numbers else "unchecked"
             claims.append(Claim(text=text, numbers=numbers, verdict=verdict))
     return claims
@@ -300,7 +300,7 @@ async def check_claims(
     trace says so.
     """
     all_claims = await run_off_loop(
-        lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
+        lambda: claims_in(answer, limit=_MOST_CHECKED), context, characters=len(answer)
     )
     claims, rest = all_claims[:_MOST_CHECKED], all_claims[_MOST_CHECKED:]
     if rest:
@@ -329,7 +329,7 @@ async def check_answer(
     context: RunContext,
     *,
     question: str,
-    near: Sequence[Passage] = (),
+    neighbours: Sequence[Passage] = (),
 ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
     """Check an answer's citations and sentences, and leave out what no passage says.
 
@@ -339,7 +339,7 @@ async def check_answer(
         support: Node that says if passages support a sentence; `None`: words alone decide.
         context: The context of the run.
         question: What it answers.
-        near: Passages; an answer that cites none of them is unsupported. Empty: any will do.
+        neighbours: Passages; an answer that cites none of them is unsupported. Empty: any will do.
 
     Returns:
         What is left of the answer, which may be nothing; the passages that this cites; and all
@@ -347,7 +347,11 @@ async def check_answer(
     """
     text, citations = await cite(answer, passages, context)
     claims = await check_claims(text, passages, support, context, question=question)
-    if near and citations and not any(citation.passage in near for citation in citations):
+    if (
+        neighbours
+        and citations
+        and not any(citation.passage in neighbours for citation in citations)
+    ):
         claims = tuple(claim.model_copy(update={"verdict": "unsupported"}) for claim in claims)
     return (*_drop_unsupported(text, citations, claims, context), claims)
 

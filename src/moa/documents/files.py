@@ -115,7 +115,7 @@ def load(sources: Sources, *, progress: Progress | None = None) -> LoadedDocumen
 
 def read_each(
     files: Sequence[File],
-    known: Mapping[str, str] = MappingProxyType({}),
+    hashes: Mapping[str, str] = MappingProxyType({}),
     *,
     progress: Progress | None = None,
 ) -> Iterator[tuple[File, Document | UnreadFile | None]]:
@@ -126,7 +126,7 @@ def read_each(
         try:
             data = file.path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
-            yield file, None if known.get(file.id) == digest else _document(file.id, data, digest)
+            yield file, None if hashes.get(file.id) == digest else _document(file.id, data, digest)
         except OSError as error:
             yield file, UnreadFile(file.id, f"{file.id} can't be read: {error.strerror or error}")
         except InputError as error:

@@ -33,19 +33,19 @@ T = TypeVar("T", bound=AnyAnswer)
 async def ask_in_span(
     ask: Callable[..., Awaitable[T]],
     endpoint: Endpoint,
-    asked: Sequence[object],
+    request: Sequence[object],
     context: RunContext,
-    named: Mapping[str, object],
+    attributes: Mapping[str, object],
 ) -> T:
     """Ask an endpoint in the span of a call, unless there is one already or it only delegates."""
-    span = _start_span(endpoint, asked[0], context, embeds=ask.__name__ == "embed")
+    span = _start_span(endpoint, request[0], context, embeds=ask.__name__ == "embed")
     if span is None:
-        return await ask(endpoint, *asked, context, **named)
+        return await ask(endpoint, *request, context, **attributes)
     with span:
         inner = context.in_span(span)
         if span.content:
-            await _record_request(span, asked[0])
-        answer = await ask(endpoint, *asked, inner, **named)
+            await _record_request(span, request[0])
+        answer = await ask(endpoint, *request, inner, **attributes)
         _set_answer(span, answer, endpoint)
         if span.content:
             await _record_answer(span, answer)

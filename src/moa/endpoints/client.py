@@ -157,7 +157,7 @@ class Client:
             answer, seconds = await self._exchange(
                 self._wire(), path, body, context, at_root=at_root, call=call
             )
-            texts = texts_in(answer, without="delta")
+            texts = texts_in(answer, left_out="delta")
             amount = self._charge(call, answer, seconds, context, body, texts)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
@@ -184,7 +184,7 @@ class Client:
                     async for event in events:
                         if event.get("usage"):  # some servers send it in several: the last counts
                             usage = event
-                        texts += texts_in(event, without="message")
+                        texts += texts_in(event, left_out="message")
                         was_cut = was_cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start
@@ -234,7 +234,7 @@ class Client:
         """Settle the usage that an answer states, or else the reserved maximum."""
         amount, window = call.estimate, self.context_window
         if amount.calls:
-            usage = amount_of(answer, estimate=amount, sent=sent, written=texts, window=window)
+            usage = amount_of(answer, estimate=amount, sent=sent, texts=texts, window=window)
             if usage is None:  # then the estimate, which is the most: a limit holds all the same
                 context.note("degraded", NO_USAGE, endpoint=self.name)
             amount = usage or amount

@@ -199,7 +199,7 @@ class DecisionClient:
             raise _make_unsupported(error) from error
 
 
-def describe_way(decides: Decides, known: Dialect | None) -> str:
+def describe_way(decides: Decides, dialect: Dialect | None) -> str:
     """Describe how an endpoint will decide, as far as it is known before the first decision."""
     match decides:
         case "systemone" | "decisions":
@@ -209,9 +209,9 @@ def describe_way(decides: Decides, known: Dialect | None) -> str:
         case "text":
             return WrittenLabels.title
         case "auto":
-            if known is None:
+            if dialect is None:
                 return "not known yet"
-            fallback = WrittenLabels if known.labels is None else LabelReader
+            fallback = WrittenLabels if dialect.labels is None else LabelReader
             return f"natively if it can, else {fallback.title}"
 
 
@@ -394,7 +394,7 @@ class Native(ABC):
         """Return an answer for each question, in order; `InvalidResponse`: they are missing."""
 
     @abstractmethod
-    def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
+    def read(self, question: Question, body: JSON, reply: JSON) -> Answer:
         """Read an answer; `InvalidResponse`: it has another format."""
 
     def weigh(
@@ -413,7 +413,7 @@ class Native(ABC):
             label_mass=_number(label_mass),
         )
 
-    def order(self, question: Question, given: Mapping[str, object]) -> list[object]:
+    def order(self, question: Question, answers: Mapping[str, object]) -> list[object]:
         """Sort probabilities given by names of options; a missing one is 0.
 
         Probabilities of a score are given by the number of the level, from "0" on.
@@ -426,7 +426,7 @@ class Native(ABC):
             key = _fold(name)
             folded_index[key] = -1 if key in folded_index else index
         values: list[object] = [0.0] * len(names)
-        for name, value in given.items():
+        for name, value in answers.items():
             index = exact_index.get(name, folded_index.get(_fold(name), -1))
             if index < 0:
                 raise self.invalid(
@@ -442,9 +442,9 @@ class Native(ABC):
             raise self.invalid(f"{value!r} is no probability (question {question.name!r})")
         return min(1.0, max(0.0, number))
 
-    def invalid(self, said: str) -> InvalidResponse:
+    def invalid(self, reason: str) -> InvalidResponse:
         """Return the error for an invalid answer of the server."""
-        return InvalidResponse(said, endpoint=self.client.name)
+        return InvalidResponse(reason, endpoint=self.client.name)
 
 
 class SystemOne(Native):
@@ -468,20 +468,20 @@ class SystemOne(Native):
             raise self.invalid("the answer holds no `answers`")
         return [answers.get(question.name) for question in questions]
 
-    def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
+    def read(self, question: Question, body: JSON, reply: JSON) -> Answer:
         """Read an answer; gateways to models that write may omit probabilities."""
         if question.kind == "predicate":
-            probabilities = _with_complement(given.get("noul"))
-        elif is_object(likelihoods := given.get("probabilities")):
+            probabilities = _with_complement(body.get("noul"))
+        elif is_object(likelihoods := body.get("probabilities")):
             probabilities = self.order(question, likelihoods)
         else:
-            name, names = given.get("choice"), _option_names(question)
+            name, names = body.get("choice"), _option_names(question)
             if not isinstance(name, str) or name not in names:
                 return answer_of_label(question, None)
             return answer_of_label(question, question.options[names.index(name)].name)
         # vLLM has the mass in its `diagnostics`, SGLang beside the answer, and so has moa.
         diagnostics = object_of(object_of(reply.get("diagnostics")).get(question.name))
-        mass = diagnostics.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
+        mass = diagnostics.get("label_mass", body.get("label_mass", body.get("x_label_mass")))
         return self.weigh(question, probabilities, label_mass=mass)
 
     def _write_question(self, question: Question) -> JSON:
@@ -529,12 +529,12 @@ class Decisions(Native):
                 )
         return [*answers, *[None] * (len(questions) - len(answers))]
 
-    def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
+    def read(self, question: Question, body: JSON, reply: JSON) -> Answer:
         """Read an answer."""
         del reply
         if question.kind == "predicate":
-            return self.weigh(question, _with_complement(given.get("probability")))
-        rows = objects_of(given.get("probabilities"))
+            return self.weigh(question, _with_complement(body.get("probability")))
+        rows = objects_of(body.get("probabilities"))
         probabilities = {str(row.get("value")): row.get("probability") for row in rows}
         return self.weigh(question, self.order(question, probabilities))
 

@@ -178,13 +178,13 @@ _UNENFORCED = {
 <https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>."""
 
 
-def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
+def _close(value: object, *, is_named: bool = False) -> tuple[object, bool]:
     """Close every object of a schema; return False if not all of them can be."""
     if is_object(value):
-        pairs = {key: _close(inner, named=key in _NAMED) for key, inner in value.items()}
+        pairs = {key: _close(inner, is_named=key in _NAMED) for key, inner in value.items()}
         closed = {key: inner for key, (inner, _) in pairs.items()}
         strict = all(is_strict for _, is_strict in pairs.values())
-        if named:  # its keys are names of the user's own
+        if is_named:  # its keys are names of the user's own
             return closed, strict
         strict = strict and not _UNENFORCED & value.keys()
         if value.get("type") == "object":

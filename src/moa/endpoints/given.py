@@ -125,17 +125,17 @@ class _ClientReply(Reply):
         await self._response.aclose()
 
 
-def is_client(given: object) -> TypeGuard[AsyncOpenAI]:
+def is_client(value: object) -> TypeGuard[AsyncOpenAI]:
     """Return True for a client of OpenAI's library, without importing that."""
     openai = sys.modules.get("openai")
-    return openai is not None and isinstance(given, openai.AsyncOpenAI)
+    return openai is not None and isinstance(value, openai.AsyncOpenAI)
 
 
-def check_client(given: object, name: str) -> None:
+def check_client(client: object, name: str) -> None:
     """Raise `ConfigError` for an object that can't send for an endpoint."""
-    if not is_client(given):
+    if not is_client(client):
         raise ConfigError(
-            f"{name}: client is of the class {type(given).__name__}. Give an openai.AsyncOpenAI, "
+            f"{name}: client is of the class {type(client).__name__}. Give an openai.AsyncOpenAI, "
             "an openai.AsyncAzureOpenAI or one derived from them"
         )
 

@@ -131,16 +131,16 @@ def can_reply(model: str) -> bool | None:
     return float(size[1]) / (1 if size[2].lower() == "b" else 1000) >= REPLIES_FROM
 
 
-def save_facts(found: ModelFacts) -> Path:
+def save_facts(facts: ModelFacts) -> Path:
     """Store the facts about a model, in this process and in the cache.
 
     Raises:
         StoreError: the cache can't be written; in this process it counts.
     """
     folder = cache_folder()
-    _probed_here[found.name, folder] = found
+    _probed_here[facts.name, folder] = facts
     with ContentStore(folder / _MEASURED) as store:
-        store.put(_probe_key(found.name), found.model_dump(mode="json"))
+        store.put(_probe_key(facts.name), facts.model_dump(mode="json"))
     return store.path
 
 

@@ -190,7 +190,7 @@ class LangChainEndpoint(EndpointBase):
             {"usage": message.usage_metadata},
             estimate=call.estimate,
             sent=[turn.content for turn in prompt.messages],
-            written=[str(message.text), *(tool_call.arguments for tool_call in calls)],
+            texts=[str(message.text), *(tool_call.arguments for tool_call in calls)],
         )
         if amount is None:
             amount = call.estimate

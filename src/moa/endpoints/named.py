@@ -98,23 +98,23 @@ def endpoint(
     )
 
 
-def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
+def as_endpoint(endpoint: Endpoint | str, tier: Tier | None = None) -> Endpoint:
     """Return the endpoint for an argument of an agent or a recipe.
 
     Equal strings give one endpoint, so that they share its connections and slots. A bare
     `OpenAIEndpoint` gets retries; wrapped endpoints stay unchanged.
     """
-    if isinstance(given, str):
+    if isinstance(endpoint, str):
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
-        shared_endpoint = _shared_endpoint(given, None, keys)
+        shared_endpoint = _shared_endpoint(endpoint, None, keys)
         return (
             shared_endpoint
             if tier in (None, shared_endpoint.tier)
-            else _shared_endpoint(given, tier, keys)
+            else _shared_endpoint(endpoint, tier, keys)
         )
-    if is_client(given):
+    if is_client(endpoint):
         raise ConfigError(_NO_MODEL)
-    return Retried(given) if isinstance(given, OpenAIEndpoint) else given
+    return Retried(endpoint) if isinstance(endpoint, OpenAIEndpoint) else endpoint
 
 
 @cache

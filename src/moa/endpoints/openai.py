@@ -452,11 +452,11 @@ def with_schema(messages: Sequence[Message], schema: Mapping[str, object]) -> tu
     return add_instruction(messages, f"Answer with JSON alone, by this schema: {form}")
 
 
-def add_instruction(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
+def add_instruction(messages: Sequence[Message], instruction: str) -> tuple[Message, ...]:
     """Append an instruction to the system message."""
     if messages[0].role != "system":
-        return (Message("system", told), *messages)
-    return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
+        return (Message("system", instruction), *messages)
+    return (Message("system", f"{messages[0].content}\n\n{instruction}"), *messages[1:])
 
 
 @dataclass(slots=True)
@@ -470,14 +470,14 @@ class _ToolCallPart:
     arguments: str
 
     @classmethod
-    def of(cls, written: JSON) -> _ToolCallPart:
+    def of(cls, part: JSON) -> _ToolCallPart:
         """Read it; some servers write the arguments as an object instead of a text."""
-        function = object_of(written.get("function"))
+        function = object_of(part.get("function"))
         arguments = function.get("arguments")
         if is_object(arguments):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        id, name = _as_text(written.get("id")), _as_text(function.get("name"))
-        return cls(written.get("index"), id, name, _as_text(arguments))
+        id, name = _as_text(part.get("id")), _as_text(function.get("name"))
+        return cls(part.get("index"), id, name, _as_text(arguments))
 
     def goes_on_with(self, part: _ToolCallPart) -> bool:
         """Return True if a later part of a stream continues this call.

@@ -147,11 +147,11 @@ def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
     return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
-def texts_in(sent: object, *, without: str = "") -> list[str]:
+def texts_in(sent: object, *, left_out: str = "") -> list[str]:
     """Collect the texts of a request or an answer in JSON; a token id counts as four characters.
 
     Pictures, schemas, tools and the words around them are left out: servers differ in them. The
-    value of the key `without` is, too: in a stream some servers repeat the whole `message`.
+    value of the key `left_out` is, too: in a stream some servers repeat the whole `message`.
     """
     texts: list[str] = []
     pending = [sent]
@@ -167,7 +167,7 @@ def texts_in(sent: object, *, without: str = "") -> list[str]:
         elif is_object(part):
             for key, value in part.items():
                 is_repeated = key == "reasoning" and part.get("reasoning_content")
-                if key in _HOLDS_TEXT and key != without and not is_repeated:
+                if key in _HOLDS_TEXT and key != left_out and not is_repeated:
                     pending.append(value)
     return texts
 
@@ -177,7 +177,7 @@ def amount_of(
     *,
     estimate: Amount,
     sent: object = None,
-    written: Sequence[str] = (),
+    texts: Sequence[str] = (),
     window: int | None = None,
 ) -> Amount | None:
     """Read the `usage` of an answer, in the terms of OpenAI, System One or LangChain.
@@ -191,7 +191,7 @@ def amount_of(
         body: The answer, or its part with `usage`.
         estimate: The reserved maximum of the call.
         sent: The request, or its texts.
-        written: Texts of the answer. The count may include more: hidden thoughts.
+        texts: Texts of the answer. The count may include more: hidden thoughts.
         window: Maximum tokens of a request; `None`: ten million.
 
     Returns:
@@ -218,7 +218,7 @@ def amount_of(
         return None
     # The estimate has a token for three bytes, so it mostly tells enough of what was sent.
     is_likely = input_tokens * _LONGEST_MEAN >= estimate.input_tokens * BYTES_A_TOKEN
-    if not (is_likely or may_fit(input_tokens, texts_in(sent))) or not may_fit(output, written):
+    if not (is_likely or may_fit(input_tokens, texts_in(sent))) or not may_fit(output, texts):
         return None
     return Amount(
         calls=estimate.calls,

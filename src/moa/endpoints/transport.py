@@ -281,7 +281,7 @@ def error_of_response(
 
 
 def classify_status(
-    status: int, said: str, *, path: str, model: str
+    status: int, message: str, *, path: str, model: str
 ) -> tuple[type[EndpointError], str]:
     """Return the error class for a status of 300 or more and its message, with advice."""
     if status < 400:
@@ -289,12 +289,14 @@ def classify_status(
             EndpointRejected,
             "No prompt and no key follow: correct `base_url` where that is right",
         )
-    if _is_quota(status, said):
+    if _is_quota(status, message):
         advice = "The account's quota is used up: waiting does not help. Add credit to the account"
         return QuotaExceeded, advice
-    if status in (401, 403) or (status == 400 and _BAD_KEY.search(said)):
+    if status in (401, 403) or (status == 400 and _BAD_KEY.search(message)):
         return EndpointUnauthorized, "Check the key of this endpoint (`api_key_env`)"
-    if (status == 404 and "model" in said.lower()) or (status == 400 and _NO_MODEL.search(said)):
+    if (status == 404 and "model" in message.lower()) or (
+        status == 400 and _NO_MODEL.search(message)
+    ):
         advice = f"The server has no model {model!r}: correct `model`, or load it there"
         return EndpointRejected, advice
     if status in (404, 405, 501):
@@ -305,7 +307,7 @@ def classify_status(
         return EndpointUnavailable, "Too many requests: lower `concurrency`, or try later"
     if status >= 500:
         return EndpointUnavailable, _WAITED if status in GATEWAY_TIMEOUTS else _FAILED
-    if status in (400, 413, 422) and _TOO_LONG.search(said):
+    if status in (400, 413, 422) and _TOO_LONG.search(message):
         return EndpointRejected, "The prompt does not fit the context: shorten or split the text"
     return EndpointRejected, "The request is wrong, so it was not sent again"
 
@@ -508,17 +510,17 @@ def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((name, reset) for name, reset in pairs if name != reset and reset in names)
 
 
-def seconds_until(written: str) -> float | None:
+def seconds_until(date_text: str) -> float | None:
     """Read the reset of a limit: a span, seconds, or a time; `None`: none of them."""
-    spans = _SPAN.findall(written)
-    if spans and _SPAN.sub("", written).strip() == "":
+    spans = _SPAN.findall(date_text)
+    if spans and _SPAN.sub("", date_text).strip() == "":
         return sum(float(number) * _SECONDS[unit] for number, unit in spans)
     with suppress(ValueError):
-        number = float(written)
+        number = float(date_text)
         if number < _FIRST_EPOCH:
             return number
         return number / (1000 if number > _FIRST_EPOCH * 1000 else 1) - time.time()
     with suppress(ValueError, OverflowError):
-        date = datetime.fromisoformat(written)
+        date = datetime.fromisoformat(date_text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
     return None

@@ -159,11 +159,11 @@ class _Arrays:
         self.all: list[Numbers] = []
         self.size = 0
 
-    def add(self, one: Numbers) -> int:
+    def add(self, array: Numbers) -> int:
         """Add one, and return its start."""
-        self.all.append(one)
-        self.size += _pad(one.nbytes)
-        return self.size - _pad(one.nbytes)
+        self.all.append(array)
+        self.size += _pad(array.nbytes)
+        return self.size - _pad(array.nbytes)
 
 
 def _pad(size: int) -> int:

@@ -240,7 +240,7 @@ async def pick_texts(
     rows: Sequence[UnlabelledRow],
     *,
     most: int,
-    known: Sequence[str] = (),
+    labelled: Sequence[str] = (),
     most_read: int = MOST_READ,
     at_random: bool = False,
     context: RunContext | None = None,
@@ -250,20 +250,20 @@ async def pick_texts(
 
     Which texts can be drawn, and in which order, depends on their words alone. So it makes no
     difference to the guarantee whether they are labelled in one session or in several. A text that
-    comes twice counts once, and one that is `known` is picked no more.
+    comes twice counts once, and one that is `labelled` is picked no more.
 
     Args:
         agents: Agents that decide now, by the name of the question.
         rows: The texts.
         most: Maximum of picks.
-        known: Texts that are labelled already.
+        labelled: Texts that are labelled already.
         most_read: Maximum of texts that are read to choose among.
         at_random: Whether all are drawn at random, for a guarantee.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Told how many texts are read.
     """
     context = context or RunContext(keep_notes=False)
-    known_keys = {normalise_text(text) for text in known}
+    known_keys = {normalise_text(text) for text in labelled}
     index_by_key = {
         normalise_text(row.text): index for index, row in reversed(list(enumerate(rows)))
     }

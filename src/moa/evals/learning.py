@@ -144,7 +144,7 @@ async def learn_from(
     terms: Terms,
     *,
     context: RunContext,
-    more: Sequence[Labelled] = (),
+    more_examples: Sequence[Labelled] = (),
     progress: Progress | None = None,
 ) -> Lesson | str:
     """Learn one question of an agent, and measure the gain.
@@ -155,7 +155,7 @@ async def learn_from(
         rows: Texts with labels, those chosen to be labelled among them.
         terms: What is to be guaranteed.
         context: Budget, deadline and ledger.
-        more: Texts that are fitted to, and count for nothing else, such as what a model wrote.
+        more_examples: Texts for the fit alone, such as what a model wrote.
         progress: Told how far each feature is.
 
     Returns:
@@ -164,7 +164,7 @@ async def learn_from(
     rows = list({normalise_text(row.text): row for row in reversed(rows)}.values())[::-1]
     if not _has_enough(question, rows):
         return _why_too_few(rows)
-    extra = _for_training_only(rows, [*labels_of(question, agent.examples), *more])
+    extra = _for_training_only(rows, [*labels_of(question, agent.examples), *more_examples])
     fit = partial(_fit, agent, question, terms, context, extra)
     by_examples = _are_examples_only(agent, question, [*rows, *extra])
     if by_examples:

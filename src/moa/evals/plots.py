@@ -35,7 +35,7 @@ def check_picture(path: Path) -> None:
         raise MissingDependency("matplotlib", extra="plots", purpose="to draw a plot")
 
 
-def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
+def plot_comparison(comparison: Comparison, path: Path) -> tuple[Path, ...]:
     """Draw the pictures of a comparison.
 
     Returns:
@@ -43,32 +43,34 @@ def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
         designs have confidences `NAME-reliability` and `NAME-coverage`.
     """
     kinds: dict[str, Callable[[Comparison, Axes], None]] = {"cost": _cost}
-    if found.coverage:
+    if comparison.coverage:
         kinds |= {"reliability": _reliability, "coverage": _coverage}
     files: list[Path] = []
     for kind, draw in kinds.items():
         files.append(path.with_name(f"{path.stem}-{kind}{path.suffix}"))
-        save_picture(files[-1], partial(draw, found))
+        save_picture(files[-1], partial(draw, comparison))
     return tuple(files)
 
 
-def plot_learning(found: LearningFigures, path: Path) -> None:
+def plot_learning(figures: LearningFigures, path: Path) -> None:
     """Draw the calls of the large model a hundred inputs, over the inputs."""
 
     def draw(axes: Axes) -> None:
-        inputs = [hundred.last for hundred in found.hundreds]
-        sizes = [hundred.last - hundred.first + 1 for hundred in found.hundreds]
+        inputs = [hundred.last for hundred in figures.hundreds]
+        sizes = [hundred.last - hundred.first + 1 for hundred in figures.hundreds]
         calls = [
-            100 * hundred.calls / size for hundred, size in zip(found.hundreds, sizes, strict=True)
+            100 * hundred.calls / size
+            for hundred, size in zip(figures.hundreds, sizes, strict=True)
         ]
         axes.plot(inputs, calls, drawstyle="steps-pre", label="calls of the large model")
         would = [
-            100 * hundred.would / size for hundred, size in zip(found.hundreds, sizes, strict=True)
+            100 * hundred.would / size
+            for hundred, size in zip(figures.hundreds, sizes, strict=True)
         ]
         if would != calls:
             axes.plot(inputs, would, drawstyle="steps-pre", label="were the small answers given")
             axes.legend()
-        for epoch in found.epochs[1:]:
+        for epoch in figures.epochs[1:]:
             axes.axvline(epoch.first, linestyle="--", color="grey")
         axes.set(xlabel="inputs", ylabel="calls of the large model, of 100", ylim=(0, None))
 

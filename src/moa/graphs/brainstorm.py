@@ -198,7 +198,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             return round(total / (2 * (len(_LEVELS) - 1)), 4)
 
         scores = await attempt_each(
-            score, ideas, context, lambda idea: f"no score for {idea.text[:60]!r}", needed=0
+            score, ideas, context, lambda idea: f"no score for {idea.text[:60]!r}", minimum=0
         )
         ranked = [
             idea.model_copy(update={"score": score}) if isinstance(score, float) else idea

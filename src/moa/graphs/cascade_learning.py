@@ -48,7 +48,7 @@ class Learner(Generic[In, Out]):
         self.student = Student(name, small, learn)
         self.large = large
 
-    async def answer(self, request: In, own: RunContext) -> LearnedAnswer[Out]:
+    async def answer(self, request: In, nested: RunContext) -> LearnedAnswer[Out]:
         """Answer an input, and keep what there is to be learned from it.
 
         Raises:
@@ -61,32 +61,32 @@ class Learner(Generic[In, Out]):
             name = student.small.name
             raise InputError(f"{name}: the text is empty, so there is nothing to decide")
         student.check(self.large)
-        consideration = await student.consider(text, own, case=getattr(request, "case", None))
+        consideration = await student.consider(text, nested, case=getattr(request, "case", None))
         small = student.may_answer(consideration) and not consideration.held
-        if consideration.head is not None and isinstance(own.tracer, Span):
-            own.tracer.set(names.DECISION_BOUND, consideration.head.bound.guarantee.risk)
-        index = await student.add(consideration, own, by_small=small)
+        if consideration.head is not None and isinstance(nested.tracer, Span):
+            nested.tracer.set(names.DECISION_BOUND, consideration.head.bound.guarantee.risk)
+        index = await student.add(consideration, nested, by_small=small)
         if small:
             return self._answer_small(consideration, accepted=True)
-        own.note("escalated", f"to {self.large.name!r}: {_explain_escalation(consideration)}")
+        nested.note("escalated", f"to {self.large.name!r}: {_explain_escalation(consideration)}")
         ask = partial(self.large.run, request)
         try:
             result = await student.teach(
                 index,
                 ask,
                 self._label,
-                own,
-                again=ask if consideration.held and consideration.side.is_asked_twice else None,
+                nested,
+                repeat=ask if consideration.held and consideration.side.is_asked_twice else None,
             )
         except SET_UP_WRONG:
             raise
         except MoaError as error:
             if not error.recoverable or consideration.read is None:
                 raise
-            own.note("failed", f"{self.large.name!r} gave no answer: {error}")
+            nested.note("failed", f"{self.large.name!r} gave no answer: {error}")
             return self._answer_small(consideration, accepted=False)
         except (Exception, asyncio.CancelledError):  # while a row waits, no look goes past it
-            await student.record_failure(index, own)
+            await student.record_failure(index, nested)
             raise
         return LearnedAnswer(result.output, False, True)
 

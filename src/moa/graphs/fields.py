@@ -74,7 +74,7 @@ class Table:
 
     def explain(self, error: ValidationError, kind: object) -> str:
         """Say in sentences what is wrong in it, with the nearest key that may be there."""
-        return explain(error, kind, where=self.file, table=f"graphs.{self.name}")
+        return explain(error, kind, path=self.file, table=f"graphs.{self.name}")
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
         """Return the endpoint of a name, or the default of the tier if there is no name."""

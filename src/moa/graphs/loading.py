@@ -144,7 +144,7 @@ READY: Mapping[str, Ready] = _Ready()
 def load_graph(
     name: str,
     endpoints: Endpoints,
-    given: Mapping[str, object] | None = None,
+    options: Mapping[str, object] | None = None,
     *,
     around: tuple[str, ...] = (),
 ) -> AnyNode:
@@ -154,7 +154,7 @@ def load_graph(
         name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
             these endpoints as its only argument or without any.
         endpoints: The endpoints to ask; their configuration has the tables.
-        given: Settings that come before those of its table, if it has them.
+        options: Settings that come before those of its table, if it has them.
         around: Names of the graphs that it is in.
 
     Raises:
@@ -184,7 +184,7 @@ def load_graph(
                 f"{name!r} runs {inner_name!r}, which can't be built: {error}"
             ) from error
 
-    ready, table, guards = _find_ready(name, endpoints, given)
+    ready, table, guards = _find_ready(name, endpoints, options)
     node = ready.build(table, Table(name, endpoints, other))
     if guards is None:
         return node
@@ -265,7 +265,7 @@ def nodes_in(node: object) -> Iterator[object]:
 
 
 def fingerprints(
-    names: Iterable[str], endpoints: Endpoints, *, given: Mapping[str, object] | None = None
+    names: Iterable[str], endpoints: Endpoints, *, options: Mapping[str, object] | None = None
 ) -> dict[str, str]:
     """Return a fingerprint for each node of everything that its answers depend on.
 
@@ -275,14 +275,14 @@ def fingerprints(
     Args:
         names: See `load_graph`, as for the others. The nodes have been built.
         endpoints: The endpoints to ask.
-        given: Settings that come before those of its table.
+        options: Settings that come before those of its table.
     """
     config = endpoints.config
     tables = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
     models = sorted([endpoint.name, endpoint.model] for endpoint in endpoints.used)
     files = {*files_in(config.graphs, config.file.parent if config.file else Path())}
-    files |= {*files_in(given or {}, Path())}
-    settings = {name: str(value) for name, value in (given or {}).items()}
+    files |= {*files_in(options or {}, Path())}
+    settings = {name: str(value) for name, value in (options or {}).items()}
     shared = [tables, models, settings, _digest_files(sorted(files))]
     targets = {name: object_in(name) for name in names}
     return {
@@ -295,18 +295,18 @@ _WRITTEN = ("index", "learn", "state", "store")
 """Keys of files that a graph writes itself, so that they change with each run."""
 
 
-def files_in(said: object, folder: Path) -> Iterator[Path]:
+def files_in(source: object, folder: Path) -> Iterator[Path]:
     """Find the files and folders that tables name, but for those that their graphs write."""
-    if is_table(said):
-        for key, value in said.items():
+    if is_table(source):
+        for key, value in source.items():
             if key not in _WRITTEN:
                 yield from files_in(value, folder)
-    elif is_sequence(said):
-        for value in said:
+    elif is_sequence(source):
+        for value in source:
             yield from files_in(value, folder)
-    elif isinstance(said, str | Path) and str(said):
-        target = object_in(str(said))
-        path = folder / (target[0] if target else said)
+    elif isinstance(source, str | Path) and str(source):
+        target = object_in(str(source))
+        path = folder / (target[0] if target else source)
         if os.path.exists(path):
             yield path
 

@@ -149,9 +149,9 @@ class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
             return self._choose(run, best, "it is the one most alike to the others")
         return run.finish(text, self.top.name)
 
-    async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
+    async def aggregate(self, request: LayerRequest, context: RunContext) -> str:
         """Merge several answers into one."""
-        return (await self.top.run(asked, context)).output
+        return (await self.top.run(request, context)).output
 
     def _choose(self, run: _Run, index: int, reason: str) -> MixtureReply:
         name, text = run.asked.names[index], run.asked.answers[index]
@@ -380,7 +380,7 @@ class _Run:
             timeout_s=timeout_s,
             straggler_timeout_s=mixture.straggler_timeout_s,
             hurry_s=hurry_s,
-            enough=agrees,
+            is_enough=agrees,
         )
         answers = tuple(result.output for result in results)
         names = tuple(result.name for result in results)

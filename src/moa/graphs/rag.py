@@ -366,7 +366,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             reason = "the passages do not hold the answer"
             return NotInDocuments(reason=reason, passages=passages)
         text, citations, claims = await check_answer(
-            answer, passages, self.support, context, question=question, near=near_passages
+            answer, passages, self.support, context, question=question, neighbours=near_passages
         )
         if not text:
             reason = "no passage says what was answered"

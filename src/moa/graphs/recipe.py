@@ -98,7 +98,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         except ValidationError as error:
             if info.context is not None:
                 raise
-            raise ConfigError(explain(error, cls, where=f"{cls._default_name()}:")) from None
+            raise ConfigError(explain(error, cls, path=f"{cls._default_name()}:")) from None
 
     def __post_init__(self) -> None:
         self.name = self.name or self._default_name()
@@ -173,9 +173,9 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         return result
 
 
-def show(output: object, context: RunContext, shown: int) -> None:
+def show(output: object, context: RunContext, limit: int) -> None:
     """Show a reply as a whole, unless some pieces of it were shown already."""
-    if isinstance(output, Reply) and not shown:
+    if isinstance(output, Reply) and not limit:
         context.emit(TextDelta(context.node, output.text))
 
 

@@ -114,6 +114,6 @@ class SelfConsistency(Sampling[In, VotedReply], Generic[In], recipe="self_consis
             return seen.is_settled
 
         results = await fan_out(
-            [self.node] * size, request, context, straggler_timeout_s=None, enough=enough
+            [self.node] * size, request, context, straggler_timeout_s=None, is_enough=enough
         )
         return {result.place: result.output for result in results}

@@ -81,18 +81,18 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
             self.aggregator = self._itself(node)
         self.arrange([[node] * self.samples], node_of(self.aggregator), aggregations=windows)
 
-    async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
+    async def aggregate(self, request: LayerRequest, context: RunContext) -> str:
         """Merge all answers into one; with a `window`, a few at a time into the one so far."""
-        if self.window is None or len(asked.answers) <= self.window:
-            return await super().aggregate(asked, context)
+        if self.window is None or len(request.answers) <= self.window:
+            return await super().aggregate(request, context)
         hidden = quiet(context)  # only the last window's text is the answer
-        answers, names = asked.answers, asked.names
+        answers, names = request.answers, request.names
         while len(answers) > self.window:
-            first = LayerRequest(asked.request, answers[: self.window], names[: self.window])
+            first = LayerRequest(request.request, answers[: self.window], names[: self.window])
             standing = await super().aggregate(first, hidden)
             answers = (standing, *answers[self.window :])
             names = ("the answer so far", *names[self.window :])
-        return await super().aggregate(LayerRequest(asked.request, answers, names), context)
+        return await super().aggregate(LayerRequest(request.request, answers, names), context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The model, and what makes one answer of its samples."""

@@ -74,9 +74,9 @@ class Learn(Frozen):
     agree with the large model's where it isn't asked."""
 
 
-def read_learn(given: object, info: ValidationInfo) -> object:
+def read_learn(value: object, info: ValidationInfo) -> object:
     """Read what a cascade was given: a file, which a table names beside its moa.toml, or more."""
-    learn = Learn(where=given) if isinstance(given, str | Path) else given
+    learn = Learn(where=value) if isinstance(value, str | Path) else value
     if isinstance(learn, Mapping):
         learn = Learn.model_validate(learn)
     if not isinstance(learn, Learn) or is_address(learn.where):
@@ -84,17 +84,17 @@ def read_learn(given: object, info: ValidationInfo) -> object:
     return learn.model_copy(update={"where": resolve_path(learn.where, info)})
 
 
-def store_of_owner(where: str | Path, owner: str) -> str | Path:
+def store_of_owner(location: str | Path, owner: str) -> str | Path:
     """Say where the answers of an owner of runs are: in `answers.db` those of nobody.
 
     Those of `team` are in `answers.team.db`, or in Postgres under the name with `.team` behind it.
     """
     if not owner:
-        return where
-    if is_address(where):
-        address, _, name = str(where).partition("#")
+        return location
+    if is_address(location):
+        address, _, name = str(location).partition("#")
         return f"{address}#{name or 'answers'}.{owner}"
-    path = Path(where)
+    path = Path(location)
     return path.with_name(f"{path.stem}.{owner}{path.suffix}")
 
 
@@ -255,36 +255,36 @@ class Student(Generic[Out_co]):
         return np.array(read), np.array([index for index, _ in options])
 
     async def consider(
-        self, text: str, own: RunContext, *, case: str | None = None
+        self, text: str, nested: RunContext, *, case: str | None = None
     ) -> Consideration:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
-            prompts = await self.small.prompts(text, own)
-            await rehearsal.record(prompts, f"{own.node}/{self.small.name}", hold=True)
-        learning = await self.ready(own)
+            prompts = await self.small.prompts(text, nested)
+            await rehearsal.record(prompts, f"{nested.node}/{self.small.name}", hold=True)
+        learning = await self.ready(nested)
         state, head = await learning.store.run_in_thread(learning.current)
         if learning.stopped:
-            own.note("failed", learning.stopped)
+            nested.note("failed", learning.stopped)
         side = learning.store.coin.toss(text, case)
-        read = await self._read(text, own)
+        read = await self._read(text, nested)
         judged = None
         if head is not None and read is not None:
             judged = head.judge(self._round(read), side.key)
         is_held_out = side.is_held_out(state.looks)
         return Consideration(text, side, is_held_out, state.epoch, read, judged, head)
 
-    def may_answer(self, found: Consideration) -> bool:
+    def may_answer(self, consideration: Consideration) -> bool:
         """Return True if its own answer may be given; the text may still be held out."""
-        accepted = found.judged is not None and found.judged.accepted
+        accepted = consideration.judged is not None and consideration.judged.accepted
         return accepted and self.learn.answer == "small"
 
-    def answer(self, found: Consideration, *, accepted: bool) -> Answer | None:
+    def answer(self, consideration: Consideration, *, accepted: bool) -> Answer | None:
         """Return its own answer, by the head if one is in use; `None` if nothing was read."""
-        if found.read is None:
+        if consideration.read is None:
             return None
-        judged = found.judged
+        judged = consideration.judged
         if judged is None or self._best(judged) == OTHERWISE:
-            return replace(found.read.own, accepted=accepted)
+            return replace(consideration.read.own, accepted=accepted)
         probabilities = judged.probabilities[: len(self.asked.options)]
         total = sum(probabilities)
         return Answer(
@@ -295,100 +295,104 @@ class Student(Generic[Out_co]):
             expected_precision=None,
         )
 
-    def label(self, given: Mapping[str, str], made: Mapping[str, object]) -> str | None:
+    def label(self, labels: Mapping[str, str], answers: Mapping[str, object]) -> str | None:
         """Return the label of a text, by what the large model says of it; `None`: it said nothing.
 
         Args:
-            given: Names of the options that it gave, by the names of the questions.
-            made: What the agents of other decisions gave, by the same names.
+            labels: Names of the options that it gave, by the names of the questions.
+            answers: What the agents of other decisions gave, by the same names.
         """
         names = [self.asked.name, *(decision.name for decision in self.others)]
-        if not given.keys() >= set(names):
+        if not labels.keys() >= set(names):
             return None
         agrees = all(
-            (given[decision.name] == decision.option) == decision.is_it(made[decision.name])
+            (labels[decision.name] == decision.option) == decision.is_it(answers[decision.name])
             for decision in self.others
         )
-        return given[self.asked.name] if agrees else OTHERWISE
+        return labels[self.asked.name] if agrees else OTHERWISE
 
-    async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
+    async def add(
+        self, consideration: Consideration, nested: RunContext, *, by_small: bool = False
+    ) -> int:
         """Store a text before any model is asked, and return its index."""
-        learning = await self.ready(own)
+        learning = await self.ready(nested)
         index = await learning.store.run_in_thread(
-            lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
+            lambda: learning.store.add(
+                self._row(consideration, by_small=by_small), consideration.epoch
+            )
         )
         if by_small:
             learning.wake(index)
         return index
 
-    async def spare(self, place: int, own: RunContext, *, moot: bool) -> None:
+    async def spare(self, index: int, nested: RunContext, *, moot: bool) -> None:
         """Record that the large model isn't asked about a text.
 
         Args:
-            place: Index of the text.
-            own: Context of the run.
+            index: Index of the text.
+            nested: Context of the run.
             moot: True if it wouldn't be asked whatever the small answer is.
         """
-        learning = await self.ready(own)
-        await learning.store.run_in_thread(lambda: learning.store.settle_by_small(place, moot=moot))
-        learning.wake(place)
+        learning = await self.ready(nested)
+        await learning.store.run_in_thread(lambda: learning.store.settle_by_small(index, moot=moot))
+        learning.wake(index)
 
     async def teach(
         self,
-        place: int,
+        index: int,
         ask: Callable[[RunContext], Awaitable[Result[T]]],
         label: Callable[[T], str | None],
-        own: RunContext,
+        nested: RunContext,
         *,
-        again: Callable[[RunContext], Awaitable[Result[T]]] | None = None,
+        repeat: Callable[[RunContext], Awaitable[Result[T]]] | None = None,
         moot: bool = False,
     ) -> Result[T]:
         """Ask the large model, which must see nothing of the small answer, and keep its label.
 
         Args:
-            place: Index of the text.
+            index: Index of the text.
             ask: Asks it.
             label: Names the option that it gave; `None`: it gave none.
-            own: Context of the run.
-            again: Asks it a second time, if that is wanted.
+            nested: Context of the run.
+            repeat: Asks it a second time, if that is wanted.
             moot: Whether it is asked whatever the small answer is.
 
         Raises:
             MoaError: it failed, which counts as another answer than any; or it is set up so wrong
                 that it would answer nothing, which counts as nothing.
         """
-        store = (await self.ready(own)).store
-        start, inner = time.perf_counter(), own.nested()
+        store = (await self.ready(nested)).store
+        start, inner = time.perf_counter(), nested.nested()
         try:
             result = await ask(inner)
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
-                await store.run_in_thread(lambda: store.drop(place))
+                await store.run_in_thread(lambda: store.drop(index))
             else:
                 answer = _record_answer(inner.usage, None)._replace(moot=moot)
-                await self._settle(place, answer, own)
+                await self._settle(index, answer, nested)
             raise
         seconds = time.perf_counter() - start
         answer = _record_answer(result.usage, label(result.output))._replace(
             seconds=seconds, moot=moot
         )
-        if again is not None:
-            answer = await self._ask_again(again, label, answer, own)
-        await self._settle(place, answer, own)
+        if repeat is not None:
+            answer = await self._ask_again(repeat, label, answer, nested)
+        await self._settle(index, answer, nested)
         return result
 
-    async def record_failure(self, place: int, own: RunContext) -> None:
+    async def record_failure(self, index: int, nested: RunContext) -> None:
         """Store that the large model gave no answer, which counts as a difference."""
         from moa.calibration.answer_rows import LargeAnswer
 
-        await self._settle(place, LargeAnswer(None), own)
+        await self._settle(index, LargeAnswer(None), nested)
 
     async def take(
         self,
         text: str,
-        given: Mapping[str, object],
-        own: RunContext,
+        label_values: Mapping[str, object],
+        nested: RunContext,
         *,
         case: str | None = None,
         chosen: bool = False,
@@ -401,9 +405,9 @@ class Student(Generic[Out_co]):
 
         Args:
             text: What was answered.
-            given: The answers, by the names of the questions. If those of others lack, the text
-                is fitted to alone.
-            own: Context of the run.
+            label_values: The answers, by the names of the questions. If those of others are missing,
+                the text serves the fit alone.
+            nested: Context of the run.
             case: What it belongs to.
             chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
             people: Whether people have labelled it.
@@ -413,9 +417,9 @@ class Student(Generic[Out_co]):
         """
         from moa.calibration.answer_rows import LargeAnswer
 
-        learning = await self.ready(own)
+        learning = await self.ready(nested)
         store = learning.store
-        labels = self._name_options(given)
+        labels = self._name_options(label_values)
         label = labels.get(self.asked.name)
         side = store.coin.toss(text, case)
         if label is None:
@@ -429,18 +433,18 @@ class Student(Generic[Out_co]):
         fits_alone, learned = people or chosen or len(labels) <= len(self.others), label
         if self.others and not fits_alone:
             outputs = {
-                decision.name: (await decision.agent.run(text, own)).output
+                decision.name: (await decision.agent.run(text, nested)).output
                 for decision in self.others
             }
             learned = self.label(labels, outputs)
         is_held_out = side.is_held_out(state.looks) and not fits_alone
         consideration = Consideration(
-            text, side, is_held_out, state.epoch, await self._read(text, own), None, None
+            text, side, is_held_out, state.epoch, await self._read(text, nested), None, None
         )
         source = "person" if people or chosen else "log"
         row = self._row(consideration, by_small=False)._replace(source=source)
         index = await store.run_in_thread(lambda: store.add(row, state.epoch))
-        await self._settle(index, LargeAnswer(learned, calls=0), own)
+        await self._settle(index, LargeAnswer(learned, calls=0), nested)
         return True
 
     def _name_options(self, answers: Mapping[str, object]) -> dict[str, str]:

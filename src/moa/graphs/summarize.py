@@ -271,41 +271,42 @@ class Salience:
             self._centroid = normalise([centroid])[0]
 
     def pick(
-        self, said: Sequence[Sentence], *, full: Callable[[list[Sentence]], bool]
+        self, taken_sentences: Sequence[Sentence], *, full: Callable[[list[Sentence]], bool]
     ) -> list[Sentence]:
         """Pick the most important sentences, and return them in the order of the text.
 
         Args:
-            said: The sentences to choose from, in the order of the text.
+            taken_sentences: The sentences to choose from, in the order of the text.
             full: Called with the sentences picked so far, and one more: `True` drops that one, and
                 a shorter one may still be picked. The first is always picked.
         """
         if self._vectors is None:
-            ends = (n for n in range(2, len(said) + 1) if full([*said[:n]]))
-            return [*said[: next(ends, len(said) + 1) - 1]]
-        if not said:
+            ends = (n for n in range(2, len(taken_sentences) + 1) if full([*taken_sentences[:n]]))
+            return [*taken_sentences[: next(ends, len(taken_sentences) + 1) - 1]]
+        if not taken_sentences:
             return []
-        rows = normalise([self._vectors[sentence.text] for sentence in said])
+        rows = normalise([self._vectors[sentence.text] for sentence in taken_sentences])
         scores = rows @ self._centroid
         for text in self._about:
             scores = scores + rows @ normalise([self._vectors[text]])[0]
         scores = scores + [
-            _FIGURE * min(_MOST_FIGURES, len(find_numbers(sentence.text))) for sentence in said
+            _FIGURE * min(_MOST_FIGURES, len(find_numbers(sentence.text)))
+            for sentence in taken_sentences
         ]
         nearest = scores * 0
         picks: list[int] = []
         while (best := int(scores.argmax())) not in picks and scores[best] > -math.inf:
-            if not picks or not full([said[n] for n in (*picks, best)]):
+            if not picks or not full([taken_sentences[n] for n in (*picks, best)]):
                 picks.append(best)
                 nearer = (rows @ rows[best]).clip(min=nearest)
                 scores, nearest = scores - _REDUNDANCY * (nearer - nearest), nearer
                 scores[nearest >= _SAME] = -math.inf
             scores[best] = -math.inf
-        return [said[n] for n in sorted(picks)]
+        return [taken_sentences[n] for n in sorted(picks)]
 
-    def take(self, tokens: float, said: Sequence[Sentence]) -> list[Sentence]:
+    def take(self, tokens: float, taken_sentences: Sequence[Sentence]) -> list[Sentence]:
         """Take the best sentences, up to so many tokens; one at least."""
-        return self.pick(said, full=lambda picks: _tokens(picks) > tokens)
+        return self.pick(taken_sentences, full=lambda picks: _tokens(picks) > tokens)
 
 
 def _note_figures(summary: Sequence[Sentence], original: Original, context: RunContext) -> None:

@@ -90,16 +90,16 @@ class LearningWriter(TypedNode[Lesson, Reply]):
     Args:
         student: What learns.
         writer: Writes both.
-        plain: Writes the reply alone, if nothing valid came of both.
+        base_writer: Writes the reply alone, if nothing valid came of both.
         labeller: As `writer`, but breaks off behind the labels, which it says a second time.
     """
 
     def __init__(
-        self, student: Student, writer: ReplyWriter, plain: ReplyWriter, labeller: ReplyWriter
+        self, student: Student, writer: ReplyWriter, base_writer: ReplyWriter, labeller: ReplyWriter
     ) -> None:
         super().__init__(name="reply")
         self.student, self.labeller = student, labeller
-        self.writer, self.plain = writer, plain
+        self.writer, self.plain = writer, base_writer
 
     async def answer(self, request: Lesson, context: RunContext) -> Reply:
         """Write, and keep the label."""
@@ -111,7 +111,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
                 partial(self.writer.run, request.letter),
                 partial(_label_in, self.student, request),
                 context,
-                again=ask_again if opened.twice else None,
+                repeat=ask_again if opened.twice else None,
                 moot=request.moot,
             )
         except OutputError as error:
@@ -146,7 +146,7 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
                 ask,
                 label,
                 context,
-                again=ask if opened.twice else None,
+                repeat=ask if opened.twice else None,
                 moot=request.moot,
             )
         except SET_UP_WRONG:

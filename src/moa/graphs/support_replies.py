@@ -232,7 +232,7 @@ def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
 def letter_of(
     text: Text,
     reading: Reading | None,
-    found: Passages | Skipped | None,
+    retrieved: Passages | Skipped | None,
     intents: Mapping[str, Intent],
 ) -> Letter:
     """Put a message together with what was decided, as far as that is sure, and found.
@@ -240,10 +240,10 @@ def letter_of(
     Args:
         text: The message.
         reading: What was decided; `None` if it is empty.
-        found: Passages of documents.
+        retrieved: Passages of documents.
         intents: What its intent means, by name; empty if the intent isn't sure.
     """
-    passages = found.passages if isinstance(found, Passages) else ()
+    passages = retrieved.passages if isinstance(retrieved, Passages) else ()
     letter = Letter(text=text.text, language=text.language, passages=passages)
     if reading is None:
         return letter
@@ -265,21 +265,21 @@ def is_sent(llm: Endpoint) -> bool:
 
 
 def doubts_about(
-    reply: Reply, letter: Letter, given: Sequence[str], *, sent: bool, model: str
+    reply: Reply, letter: Letter, facts: Sequence[str], *, sent: bool, model: str
 ) -> tuple[list[str], bool]:
     """Say why a text has to be read before it is sent, and whether it is worth that.
 
     Args:
         reply: What a model wrote.
         letter: What it was asked.
-        given: Rules and facts.
+        facts: Rules and facts.
         sent: Whether replies of this model may go out.
         model: Its name.
     """
-    sources = [*given, *(passage.text for passage in letter.passages)]
+    sources = [*facts, *(passage.text for passage in letter.passages)]
     ground = Ground(sources, letter.text)
     faults: list[Fault] = faults_of(
-        reply.text, ground=ground, asked=letter.text, language=letter.language
+        reply.text, ground=ground, question=letter.text, language=letter.language
     )
     doubts = [] if sent else [f"{model} isn't known to write replies that nobody has to read"]
     if not sources:

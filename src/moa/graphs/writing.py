@@ -54,14 +54,14 @@ async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
 
 
 async def attempt(
-    work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
+    work: Awaitable[T], context: RunContext, missing: str, *, kind: NoteKind = "failed"
 ) -> T | None:
     """Do what a recipe can do without; if it fails, return `None`.
 
     Args:
         work: What is done.
         context: Its trace says why it failed.
-        without: What happens to the run then, in words.
+        missing: What happens to the run then, in words.
         kind: Kind of the note.
 
     Raises:
@@ -71,7 +71,7 @@ async def attempt(
         return await work
     except MoaError as error:
         _check(error)
-        context.note(kind, f"{without}: {error}")
+        context.note(kind, f"{missing}: {error}")
         return None
 
 
@@ -82,7 +82,7 @@ def _check(error: MoaError) -> None:
 
 
 async def attempt_writing(
-    writer: Agent[In, Out], request: In, context: RunContext, without: str
+    writer: Agent[In, Out], request: In, context: RunContext, missing: str
 ) -> Out | None:
     """Let an agent write what a recipe can do without, unless its model is too small to write.
 
@@ -90,9 +90,9 @@ async def attempt_writing(
     """
     model = writer.endpoint.model
     if not can_write(model):
-        context.note("degraded", f"{without}: {model} is too small to write")
+        context.note("degraded", f"{missing}: {model} is too small to write")
         return None
-    result = await attempt(writer.run(request, context), context, without)
+    result = await attempt(writer.run(request, context), context, missing)
     return None if result is None else result.output
 
 
@@ -100,9 +100,9 @@ async def attempt_each(
     work: Callable[[Item], Awaitable[T]],
     items: Iterable[Item],
     context: RunContext,
-    without: Callable[[Item], str],
+    missing: Callable[[Item], str],
     *,
-    needed: int = 1,
+    minimum: int = 1,
 ) -> list[T | MoaError]:
     """Do something for each item, some in parallel; if it fails, the error is in its place.
 
@@ -110,8 +110,8 @@ async def attempt_each(
         work: What is done for one item.
         items: The items.
         context: Its trace says why an item failed.
-        without: Says what happens to the run without an item.
-        needed: Minimum number of items that must succeed, unless there are none.
+        missing: Says what happens to the run without an item.
+        minimum: Minimum number of items that must succeed, unless there are none.
 
     Raises:
         MoaError: too few items succeeded, with the first error; or it is set up wrong, or the run's
@@ -124,12 +124,12 @@ async def attempt_each(
             return await work(item)
         except MoaError as error:
             _check(error)
-            context.note("failed", f"{without(item)}: {error}")
+            context.note("failed", f"{missing(item)}: {error}")
             failed.append(error)
             return error
 
     results = await map_async(work_on, items, max_concurrency=MAX_CONCURRENCY)
-    if failed and len(results) - len(failed) < needed:
+    if failed and len(results) - len(failed) < minimum:
         raise failed[0]
     return results
 

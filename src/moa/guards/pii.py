@@ -219,11 +219,11 @@ class PiiSession:
         self._placeholders.clear()
         self._is_open = False
 
-    def mask_findings(self, text: str, found: Iterable[Finding]) -> str:
+    def mask_findings(self, text: str, findings: Iterable[Finding]) -> str:
         """Replace findings in a text by placeholders."""
         pieces: list[str] = []
         end = 0
-        for finding in found:
+        for finding in findings:
             secret = text[finding.start : finding.end]
             if any(_normal_form(secret) in session._secrets for session in self._within):
                 continue

@@ -107,7 +107,7 @@ def _ask_recognizer(recognizer: Recognizer, text: str) -> list[Finding]:
     )
 
 
-def merge(found: Iterable[Finding]) -> list[Finding]:
+def merge(findings: Iterable[Finding]) -> list[Finding]:
     """Make one finding of those that overlap.
 
     It has the kind of the one with the highest score, of the longest among those, and covers all
@@ -116,7 +116,7 @@ def merge(found: Iterable[Finding]) -> list[Finding]:
     merged: list[Finding] = []
     cluster: list[Finding] = []
     end = -1
-    for finding in sorted(found, key=lambda f: f.start):
+    for finding in sorted(findings, key=lambda f: f.start):
         if finding.start >= end and cluster:
             merged.append(_merge_cluster(cluster))
             cluster = []

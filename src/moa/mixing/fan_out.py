@@ -58,7 +58,7 @@ async def fan_out(
     timeout_s: float | None = None,
     straggler_timeout_s: float | None = 0.2,
     hurry_s: float | None = None,
-    enough: Callable[[Sequence[Out]], bool] | None = None,
+    is_enough: Callable[[Sequence[Out]], bool] | None = None,
 ) -> list[MemberResult[Out]]:
     """Ask all members in parallel; return their results, in the order of the members.
 
@@ -80,8 +80,8 @@ async def fan_out(
             are in their retries; `None` waits for all.
         hurry_s: Seconds after which nothing more than the minimum number of answers is waited for,
             so that time is left for what follows; `None`: no hurry.
-        enough: Told what is there after each answer, in the order of the members; `True` ends the
-            fan-out at once.
+        is_enough: Called after each answer with all of them, in the order of the members; `True`
+            ends the fan-out at once.
 
     Raises:
         QuorumNotMet: too few members answered; with the cause of each that didn't.
@@ -103,7 +103,7 @@ async def fan_out(
         timeout_s=timeout_s,
         straggler_timeout_s=math.inf if straggler_timeout_s is None else straggler_timeout_s,
         quorum=quorum,
-        enough=enough,
+        enough=is_enough,
     )
     call = Call(context, "fan out", (fan.names, request)) if context.journal else None
     if call and (finished := call.find(PLAIN)):

@@ -59,9 +59,9 @@ class Tally:
         ballots = tuple((place, answers[place]) for place in sorted(answers))
         return cls(left=0, ballots=ballots, lost=samples - len(ballots))
 
-    def with_vote(self, place: int, answer: Hashable | None) -> Tally:
+    def with_vote(self, index: int, answer: Hashable | None) -> Tally:
         """Return the tally with one more sample."""
-        ballots = tuple(sorted((*self.ballots, (place, answer)), key=lambda ballot: ballot[0]))
+        ballots = tuple(sorted((*self.ballots, (index, answer)), key=lambda ballot: ballot[0]))
         return replace(self, left=self.left - 1, ballots=ballots)
 
     def drop(self, samples: int) -> Tally:
@@ -188,12 +188,12 @@ def find_most_agreed(answers: Sequence[object], *, key: Key = read_answer) -> in
     return shared.index(max(shared))
 
 
-def likeness(one: str, other: str) -> float:
+def likeness(first: str, second: str) -> float:
     """Say how alike two texts are, between 0 and 1: the share of runs of three words they share.
 
     Source: Broder 1997, "On the resemblance and containment of documents", resemblance.
     """
-    return _overlap(_runs(one), _runs(other))
+    return _overlap(_runs(first), _runs(second))
 
 
 def _overlap(mine: set[tuple[str, ...]], others: set[tuple[str, ...]]) -> float:

@@ -96,9 +96,9 @@ class Truth(NamedTuple):
         """Gain of the strong model: 1, 0 or -1."""
         return self.strong - self.weak
 
-    def of(self, places: Ints) -> Truth:
+    def of(self, indices: Ints) -> Truth:
         """The same of some of the cases."""
-        return Truth(self.weak[places], self.strong[places])
+        return Truth(self.weak[indices], self.strong[indices])
 
 
 Fitter = Callable[[Table, Truth], RouterPart]

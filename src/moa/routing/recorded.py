@@ -95,10 +95,10 @@ class Table:
     values: Floats
     """Cases, features."""
 
-    def __getitem__(self, places: Ints) -> Table:
+    def __getitem__(self, indices: Ints) -> Table:
         """Some of the cases."""
-        cases = tuple(self.cases[index] for index in map(int, places))
-        return Table(cases, self.names, self.values[places])
+        cases = tuple(self.cases[index] for index in map(int, indices))
+        return Table(cases, self.names, self.values[indices])
 
     def columns(self, names: Sequence[str]) -> Floats:
         """Some of the features, in the order asked for."""
@@ -106,21 +106,21 @@ class Table:
         return self.values[:, [indices[name] for name in names]]
 
 
-def describe(cases: Sequence[Case], own: Sequence[str] = ()) -> Table:
+def describe(cases: Sequence[Case], own_names: Sequence[str] = ()) -> Table:
     """Compute the features of cases: of their replies if all have one, else of their prompts.
 
-    After them come their `own` features of these names, in place of computed ones of one name.
+    After them come their `own_names` features, in place of computed ones of one name.
 
     Raises:
         InputError: a case has not all of them.
     """
     rows: list[dict[str, float]] = []
     for number, case in enumerate(cases, start=1):
-        if lacks := [name for name in own if name not in case.features]:
+        if lacks := [name for name in own_names if name not in case.features]:
             raise InputError(f"request {number} has no {lacks[0]!r} in its `features`")
         prompt, reply = case.prompt, case.reply
         computed = prompt_features(prompt) if reply is None else reply_features(prompt, reply)
-        rows.append(computed | {name: case.features[name] for name in own})
+        rows.append(computed | {name: case.features[name] for name in own_names})
     names = tuple(rows[0]) if rows else ()
     values = np.array([[features[name] for name in names] for features in rows], dtype=float)
     return Table(tuple(cases), names, values.reshape(len(cases), len(names)))

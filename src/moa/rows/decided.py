@@ -106,11 +106,11 @@ def _filter_decision(name: str, fields: Mapping[str, object]) -> Decision:
     )
 
 
-def numbers(found: object) -> dict[str, float]:
+def numbers(value: object) -> dict[str, float]:
     """Return the numeric values of a JSON object."""
     return {
         name: float(p)
-        for name, p in object_of(found).items()
+        for name, p in object_of(value).items()
         if isinstance(p, int | float) and not isinstance(p, bool)
     }
 

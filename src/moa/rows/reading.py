@@ -197,7 +197,7 @@ def _read_files(
 
 
 async def read_in_thread(
-    found: Iterator[Row | MalformedLine],
+    rows: Iterator[Row | MalformedLine],
 ) -> AsyncIterator[Row | MalformedLine]:
     """Read rows in a thread, since a pipe may block.
 
@@ -212,7 +212,7 @@ async def read_in_thread(
     def keep_reading() -> None:
         with suppress(RuntimeError, CancelledError):  # the run has ended before the rows did
             try:
-                for row in chain(found, (None,)):
+                for row in chain(rows, (None,)):
                     hand_over(row)
             except Exception as error:  # noqa: BLE001  it is raised by whoever awaits the rows
                 hand_over(error)
@@ -232,13 +232,13 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
     return format or _KINDS.get(kind)
 
 
-def with_text(found: Iterator[Row | MalformedLine], column: str) -> Iterator[Row | MalformedLine]:
+def with_text(rows: Iterator[Row | MalformedLine], column: str) -> Iterator[Row | MalformedLine]:
     """Copy one column of each row to `text`.
 
     If the first row lacks it the column is wrong; a later one without it is malformed.
     """
     first = True
-    for row in found:
+    for row in rows:
         if isinstance(row, Row):
             fields = row.value if isinstance(row.value, dict) else {}
             if isinstance(text := fields.get(column), str):

@@ -94,32 +94,32 @@ def format_row(row: Row | MalformedLine) -> str:
     return dump_json({"number": row.number, "id": row.id, "value": row.value})
 
 
-def read_row(given: str, place: int, journal: RowJournal) -> Row | MalformedLine:
+def read_row(line: str, number: int, journal: RowJournal) -> Row | MalformedLine:
     """Read a row; return a `MalformedLine` with its number if it is damaged."""
     try:
-        values = json.loads(given)
+        values = json.loads(line)
         if "error" in values:
             return MalformedLine(**values, key=journal.name)
         return Row(**values, key=journal.name, journal=journal)
     except (TypeError, ValueError):
         error = "the job holds this row damaged: run it on the same input again, and moa job retry"
-        return MalformedLine(number=place, error=error, raw=given, key=journal.name)
+        return MalformedLine(number=number, error=error, raw=line, key=journal.name)
 
 
-def read_line(written: str) -> JSON | None:
+def read_line(line: str) -> JSON | None:
     """Read the line of a row; `None` if it is damaged."""
     try:
-        values: object = json.loads(written)
+        values: object = json.loads(line)
     except ValueError:
         return None
     return values if is_object(values) else None
 
 
-def damaged_line(given: str, place: int) -> JSON:
+def damaged_line(line: str, number: int) -> JSON:
     """Return a failed line for a row whose output is lost."""
-    row = read_line(given) or {}
+    row = read_line(line) or {}
     return {
-        "id": row.get("id", place),
+        "id": row.get("id", number),
         "input": row.get("value", row.get("raw")),
         "output": None,
         "status": "failed",

@@ -55,13 +55,13 @@ class Where:
     conditions: tuple[Callable[[Line], bool], ...] = ()
 
     @classmethod
-    def of(cls, given: Iterable[str]) -> Where:
+    def of(cls, conditions: Iterable[str]) -> Where:
         """Read conditions; none at all hold for every line.
 
         Raises:
             ConfigError: one is neither a word of `WORDS` nor `FIELD=VALUE`.
         """
-        return cls(tuple(map(_parse_condition, given)))
+        return cls(tuple(map(_parse_condition, conditions)))
 
     def matches(self, line: Line) -> bool:
         """Return True if a line of `moa run --out` meets all conditions."""

@@ -128,16 +128,16 @@ class RowFile(LineFile):
             super().close()
 
     def due_rows(
-        self, found: Iterable[Row | MalformedLine], *, all_rows: bool = True
+        self, rows: Iterable[Row | MalformedLine], *, all_rows: bool = True
     ) -> Iterator[Row | MalformedLine]:
         """Yield the due rows: those without a good line for their id and input.
 
         Args:
-            found: The rows.
+            rows: The rows.
             all_rows: Whether these are all rows; else no line is removed, since a row with its
                 id may still come.
         """
-        for row in found:
+        for row in rows:
             name = name_of(row.id, row.input)
             failed, good = self._index.old_lines(name)
             key = self._index.read(name)  # of copies each has its own line

@@ -153,20 +153,22 @@ def _server_routes(server: Server) -> list[Route]:
     ]
 
 
-def serve_node(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
+def serve_node(node_or_name: AnyNode | str, endpoints: Endpoints) -> ServedNode:
     """Serve a node, or the one of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.
     What it does is said by the docstring of its class, or of its file.
     """
-    if not isinstance(given, str):
-        kind = type(given)
+    if not isinstance(node_or_name, str):
+        kind = type(node_or_name)
         is_custom = not kind.__module__.startswith("moa.")  # what ours say is for programmers
-        return ServedNode(given, description=_first(inspect.getdoc(kind)) if is_custom else "")
-    node = load_graph(given, endpoints)
-    if given in READY:
-        return ServedNode(node, name=given, description=READY[given].does)
-    location = object_in(given)
+        return ServedNode(
+            node_or_name, description=_first(inspect.getdoc(kind)) if is_custom else ""
+        )
+    node = load_graph(node_or_name, endpoints)
+    if node_or_name in READY:
+        return ServedNode(node, name=node_or_name, description=READY[node_or_name].does)
+    location = object_in(node_or_name)
     return ServedNode(node, description=_first(_docstring(location[0])) if location else "")
 
 

@@ -31,22 +31,22 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
+def read_as(kind: type[M], value: object, *, status: int = 400) -> M:
     """Read the body of a request.
 
     Args:
         kind: What it is to be.
-        given: What was sent, read as JSON.
+        value: What was sent, read as JSON.
         status: HTTP status of the refusal.
 
     Raises:
         RequestRefused: it doesn't fit; each fault is named.
     """
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
-        raise misfit(faults, given, status=status) from None
+        raise misfit(faults, value, status=status) from None
 
 
 def body_of(
@@ -73,12 +73,12 @@ def body_of(
     return schemas.add(schema, ref_template)
 
 
-def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> RequestRefused:
+def misfit(faults: Sequence[ErrorDetails], value: object, *, status: int) -> RequestRefused:
     """Make the error of a request that doesn't fit: as OpenAI's, with a list of all faults.
 
     The one that lies deepest is what is at fault: of a choice, the form that fits best.
     """
-    paths = [_find_place(fault["loc"], given) for fault in faults]
+    paths = [_find_place(fault["loc"], value) for fault in faults]
     path, first = max(zip(paths, faults, strict=True), key=lambda pair: len(pair[0]))
     param = _write_place(path) or None
     problem = "; ".join(

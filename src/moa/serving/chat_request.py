@@ -278,14 +278,14 @@ class ChatRequest(Body):
         return is_required and bool(self.tools)
 
 
-def request_error(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
+def request_error(message: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
     """Make the error of a request that isn't answered (400)."""
-    return RequestRefused(said, status=400, code=code, param=param)
+    return RequestRefused(message, status=400, code=code, param=param)
 
 
-def unsupported_error(said: str, param: str) -> RequestRefused:
+def unsupported_error(message: str, param: str) -> RequestRefused:
     """Refuse a parameter that would change an answer, which nothing here can do."""
-    return request_error(said, param, code="unsupported_parameter")
+    return request_error(message, param, code="unsupported_parameter")
 
 
 def messages_of(request: ChatRequest) -> tuple[Message, ...]:

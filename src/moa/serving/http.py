@@ -104,14 +104,14 @@ def caller_of(request: Request) -> Caller:
     return request.state.caller
 
 
-def check_host(given: str, settings: Settings) -> None:
+def check_host(host: str, settings: Settings) -> None:
     """Refuse a request to another host: a page whose name was bound to this address may send it.
 
     Raises:
         RequestRefused: the host is no address, not `localhost`, and not allowed (421).
     """
     try:
-        name = urlsplit(f"//{given}").hostname or ""
+        name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         name = ""
     if name == "localhost" or name in settings.hosts or _is_address(name):
@@ -140,13 +140,13 @@ def check_format(method: str, headers: Headers) -> None:
         )
 
 
-def check_length(given: str | None, settings: Settings) -> None:
+def check_length(length: str | None, settings: Settings) -> None:
     """Refuse a request whose stated length is too large.
 
     Raises:
         RequestRefused: it is (413).
     """
-    if given is not None and given.isdecimal() and int(given) > settings.body_bytes:
+    if length is not None and length.isdecimal() and int(length) > settings.body_bytes:
         raise _too_large(settings)
 
 

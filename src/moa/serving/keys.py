@@ -171,7 +171,7 @@ class KeyStore(Protocol):
         """
         ...
 
-    def find_by_digest(self, given: str) -> Key | None:
+    def find_by_digest(self, digest: str) -> Key | None:
         """Find a key by the hash of its secret."""
         ...
 
@@ -232,10 +232,10 @@ class KeyFile:
                 raise ConfigError(f"{self._path} can't be read: {error.strerror}") from error
         return self._keys
 
-    def find_by_digest(self, given: str) -> Key | None:
+    def find_by_digest(self, digest: str) -> Key | None:
         """See `KeyStore`."""
         self.all()
-        return self._by_digest.get(given)
+        return self._by_digest.get(digest)
 
     def add(self, key: Key) -> None:
         """See `KeyStore`."""
@@ -319,9 +319,11 @@ class KeyTable:
         rows = self._rows("select name, settings from moa_keys where job = ? order by name")
         return {key.name: key for key in map(_row, rows)}
 
-    def find_by_digest(self, given: str) -> Key | None:
+    def find_by_digest(self, digest: str) -> Key | None:
         """See `KeyStore`."""
-        rows = self._rows("select name, settings from moa_keys where job = ? and sha256 = ?", given)
+        rows = self._rows(
+            "select name, settings from moa_keys where job = ? and sha256 = ?", digest
+        )
         return _row(rows[0]) if rows else None
 
     def add(self, key: Key) -> None:
@@ -520,7 +522,7 @@ class _Purchase:
                 key,
                 spent=self._context.usage.total,
                 granted=budget,
-                needed=budget.with_more(lacking.limits),
+                budget=budget.with_more(lacking.limits),
                 may_settle=lacking.may_settle,
             )
             if grant.answer == "gone":

@@ -82,7 +82,7 @@ class Ledger:
     set aside is charged: nobody knows what of it was billed.
 
     Args:
-        where: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
+        address: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
         lease_s: Seconds of silence after which a process is taken to be dead.
         clock: Seconds since 1970; `None`: as the store says, which all processes agree on.
 
@@ -93,16 +93,16 @@ class Ledger:
 
     def __init__(
         self,
-        where: str | Path,
+        address: str | Path,
         *,
         lease_s: float = LEASE_S,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.store: Store
-        if is_address(where):
-            self.store = Postgres(str(where), _TABLES, what="keys")
+        if is_address(address):
+            self.store = Postgres(str(address), _TABLES, what="keys")
         else:
-            self.store = SQLite(Path(where), _TABLES, what=f"the ledger {where}")
+            self.store = SQLite(Path(address), _TABLES, what=f"the ledger {address}")
         self._lease_s = lease_s
         self.now = clock or self.store.now
         """Gives the time, in seconds since 1970."""
@@ -198,7 +198,7 @@ class Ledger:
         *,
         spent: Amount,
         granted: Budget,
-        needed: Budget,
+        budget: Budget,
         may_settle: bool,
     ) -> Grant:
         """Reserve what a run needs, or say why that fails.
@@ -209,12 +209,12 @@ class Ledger:
             limits: Limits of the key at this moment.
             spent: What it has used so far.
             granted: What it was granted so far, what it used included.
-            needed: What it is to have been granted.
+            budget: What it is to have been granted.
             may_settle: Whether a call of its own may give back something meanwhile.
         """
 
         def work() -> Grant:
-            return self._reserve(run, name, limits, spent, granted, needed, may_settle)
+            return self._reserve(run, name, limits, spent, granted, budget, may_settle)
 
         grant = self.store.atomically(work)
         if grant.answer in ("wait", "spent") and self.charge_the_dead(name):
@@ -308,7 +308,7 @@ class Ledger:
         limits: Limits,
         spent: Amount,
         granted: Budget,
-        needed: Budget,
+        budget: Budget,
         may_settle: bool,
     ) -> Grant:
         self._lock(name)
@@ -321,7 +321,7 @@ class Ledger:
         usage = self._usage_of(name, but=run)
         if not rows:
             return Grant("gone", Sums(), Sums(), usage)
-        want, old_hold = Sums.of_budget(needed).minus(sums), Sums.of_budget(granted).minus(sums)
+        want, old_hold = Sums.of_budget(budget).minus(sums), Sums.of_budget(granted).minus(sums)
         short, free = usage.short_limits(limits, want, usage.held), usage.free(limits)
         answer, hold = "granted", want
         if short:

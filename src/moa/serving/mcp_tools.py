@@ -71,18 +71,18 @@ class Shape:
         definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
         return cls({**outer, "additionalProperties": False, **definitions}, key)
 
-    def unwrap(self, given: Mapping[str, object]) -> object:
+    def unwrap(self, arguments: Mapping[str, object]) -> object:
         """Return the value in an object.
 
         Raises:
             InputError: it isn't there, or something else is.
         """
         if self.key is None:
-            return dict(given)
-        if set(given) != {self.key}:
-            names = ", ".join(map(repr, given)) or "none"
+            return dict(arguments)
+        if set(arguments) != {self.key}:
+            names = ", ".join(map(repr, arguments)) or "none"
             raise InputError(f"give one argument, {self.key!r}; there is {names}")
-        return given[self.key]
+        return arguments[self.key]
 
     def wrap(self, value: object) -> object:
         """Return an object that holds a value."""

@@ -109,10 +109,10 @@ class Schemas:
         safe_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         return f"#/components/schemas/{safe_name}.{way}.{{model}}"
 
-    def add(self, schema: Schema, place: str) -> Schema:
+    def add(self, schema: Schema, path: str) -> Schema:
         """Take the models out of a schema, and give what is left."""
         for name, model in object_of(schema.pop("$defs", None)).items():
-            self.found[place.rpartition("/")[2].format(model=name)] = object_of(model)
+            self.found[path.rpartition("/")[2].format(model=name)] = object_of(model)
         return schema
 
 

@@ -314,10 +314,10 @@ class _Run:
         self._working = asyncio.ensure_future(self._work())
         return self._working
 
-    def stop(self, why: RequestRefused) -> None:
+    def stop(self, reason: RequestRefused) -> None:
         """End it early: it has failed, for this reason."""
         if self._working is not None and self._why is None:
-            self._why = why
+            self._why = reason
             self._working.cancel()
 
     async def _work(self) -> FinishedRun:

@@ -71,15 +71,15 @@ class ServedNode:
         clone.node, clone._input = node, object
         return clone
 
-    def parse(self, given: object) -> object:
+    def parse(self, value: object) -> object:
         """Make the node's input of JSON: a text of a string, anything else by its schema.
 
         Raises:
             InputError: it doesn't fit.
         """
-        if not isinstance(given, str | dict) and self.takes_text:
+        if not isinstance(value, str | dict) and self.takes_text:
             raise InputError(f"{self.name} takes a text: send a JSON string")
-        return self._read(given)  # pyright: ignore[reportArgumentType]
+        return self._read(value)  # pyright: ignore[reportArgumentType]
 
     def node_of(self, caller: Caller) -> AnyNode:
         """Return the node for a caller: a chat keeps separate threads for each named caller."""
@@ -124,22 +124,22 @@ class ServedNode:
         """The JSON schema of what `dump` gives; `{}` if nothing says what that is."""
         return _schema(self._output, "serialization", _OWN)
 
-    def input_in(self, place: str) -> Schema:
-        """Write the schema of an input for a document, `place` being where `{model}` is."""
+    def input_in(self, path: str) -> Schema:
+        """Write the schema of an input for a document, `path` being where `{model}` is."""
         if self.decides and not isinstance(self.node, Filter):  # which drops an empty text
             return copy.deepcopy(_SOME_TEXT)
         if self._read is row_text:
             return {"type": "string"}
-        schema = _schema(self._input, "validation", place)
+        schema = _schema(self._input, "validation", path)
         if not schema or not self.takes_text:
             return schema
         definitions = schema.pop("$defs", None)
         union: Schema = {"anyOf": [{"type": "string"}, schema]}
         return union | ({"$defs": definitions} if definitions else {})
 
-    def output_in(self, place: str) -> Schema:
+    def output_in(self, path: str) -> Schema:
         """Write the schema of an output for a document; see `input_in`."""
-        return _schema(self._output, "serialization", place)
+        return _schema(self._output, "serialization", path)
 
     def schemas(self) -> Mapping[str, object]:
         """Return the schemas of input and output, with name and description."""

@@ -329,12 +329,12 @@ def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
     }
 
 
-def text_of(told: TextOrJson) -> str:
+def text_of(value: TextOrJson) -> str:
     """Write what was sent as a text."""
-    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
+def resolve_questions(agent: _Decider, requested: Mapping[str, AnyQuestion]) -> list[Question]:
     """Return the questions of a request, in its order.
 
     One that is the agent's own is given as the agent has it, to be decided with its calibration and
@@ -347,7 +347,7 @@ def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list
     own_by_key = {_key(question): question for question in agent.questions}
     names = {question.name for question in agent.questions}
     questions: list[Question] = []
-    for id, spec in asked.items():
+    for id, spec in requested.items():
         question = _match_question(agent, id, spec) or _question(id, spec)
         final_question = own_by_key.get(_key(question))
         if final_question is None:

@@ -259,13 +259,13 @@ def _live(trials: Trials) -> list[Route]:
     ]
 
 
-def read_query(asked: dict[str, str]) -> Query:
+def read_query(parameters: dict[str, str]) -> Query:
     """Read which rows are wanted, from an address.
 
     Raises:
         RequestRefused: a number is none (400).
     """
-    query = read_as(Query, asked)
+    query = read_as(Query, parameters)
     return query.model_copy(
         update={"limit": min(max(query.limit, 1), _MOST), "offset": max(query.offset, 0)}
     )

@@ -192,25 +192,25 @@ class Book:
         """Texts as they are searched, from the first search on."""
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
-    def line(self, place: int) -> Values:
+    def line(self, index: int) -> Values:
         """Return the whole line of a row.
 
         Raises:
             InputError: there is no such row.
         """
-        if not 0 <= place < len(self._starts):
-            raise InputError(f"there is no row {place}: there are {len(self._starts)}")
-        self._file.seek(self._starts[place])
+        if not 0 <= index < len(self._starts):
+            raise InputError(f"there is no row {index}: there are {len(self._starts)}")
+        self._file.seek(self._starts[index])
         return json.loads(self._file.readline())
 
-    def index_of(self, id: str, place: int) -> int:
+    def index_of(self, id: str, index: int) -> int:
         """Find the row of an id, which was at a place before the rows were read again.
 
         Raises:
             InputError: there is none any more.
         """
-        if 0 <= place < len(self.entries) and self.entries[place].id == id:
-            return place
+        if 0 <= index < len(self.entries) and self.entries[index].id == id:
+            return index
         new_place = next((entry.place for entry in self.entries if entry.id == id), None)
         if new_place is None:
             raise InputError(f"there is no row {id!r:.80} any more: reload the page")
@@ -299,9 +299,9 @@ class Book:
             error=entry.error if texts else _find_error_type(entry.error),
         )
 
-    def correct(self, place: int, name: str, label: str | None) -> Entry:
+    def correct(self, index: int, name: str, label: str | None) -> Entry:
         """Add or remove the label that a person gives to a row; the order stays."""
-        entry = self.entries[place]
+        entry = self.entries[index]
         if label is None:
             entry.right.pop(name, None)
             entry.chosen -= {name}
@@ -403,12 +403,12 @@ class Book:
         for spent in self.spent.values():
             spent.seconds.sort()
 
-    def _urgency(self, place: int) -> tuple[int, float, int]:
-        entry = self.entries[place]
+    def _urgency(self, index: int) -> tuple[int, float, int]:
+        entry = self.entries[index]
         wrong = [entry.decisions[name].confidence for name in entry.wrong_questions()]
         main = [d.confidence for d in entry.decisions.values() if d.answered and not d.filters]
         confidence = -max(wrong) if entry.why == "corrected" and wrong else min(main, default=1.0)
-        return WHYS.index(entry.why), confidence, place
+        return WHYS.index(entry.why), confidence, index
 
 
 def _no_confidences() -> array[float]:
@@ -482,7 +482,7 @@ def decisions_of(line: Values) -> Iterator[Decision]:
 
 
 def _entry(
-    place: int, line: Values, decisions: dict[str, Verdict], nodes: tuple[int, ...]
+    index: int, line: Values, decisions: dict[str, Verdict], nodes: tuple[int, ...]
 ) -> Entry:
     usage, output, input_fields = (object_of(line.get(key)) for key in ("usage", "output", "input"))
     by_tier = object_of(usage.get("by_tier"))
@@ -496,8 +496,8 @@ def _entry(
     verdicts = [verdict for verdict in decisions.values() if not verdict.filters]
     case = input_fields.get("case")
     return Entry(
-        place=place,
-        id=format_value(line.get("id", place + 1)),
+        place=index,
+        id=format_value(line.get("id", index + 1)),
         text=_excerpt(line),
         decisions=decisions,
         right={},

@@ -55,7 +55,7 @@ class Labels:
     def give(
         self,
         line: Values,
-        place: int,
+        index: int,
         question: Question,
         label: str,
         *,
@@ -67,7 +67,7 @@ class Labels:
 
         Args:
             line: The row, as `moa run` wrote it.
-            place: Its place.
+            index: Its place.
             question: What it answers.
             label: Name of the option.
             id: The row's.
@@ -94,7 +94,7 @@ class Labels:
             "chosen": True,
         }
         before = self._put(text, question.name, label_line)
-        self._changes.append(_Change(place, id, question.name, before, was, text))
+        self._changes.append(_Change(index, id, question.name, before, was, text))
 
     def take_back(self) -> tuple[int, str, str, str | None]:
         """Undo the last change of this session.

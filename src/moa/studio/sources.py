@@ -86,13 +86,13 @@ class Source:
         return ""
 
 
-def find_source(given: str | None) -> Source:
+def find_source(name: str | None) -> Source:
     """Find what a word of the command line means: a file of lines, a job, or answers.
 
     Raises:
         ConfigError: it isn't one of these.
     """
-    if given is None:
+    if name is None:
         return Source(
             name="Example inbox",
             about="a recorded run of the graph support. No large model was asked: its price is "
@@ -101,17 +101,17 @@ def find_source(given: str | None) -> Source:
             demo=True,
             graph="support",
         )
-    path = Path(given)
-    if is_address(given) or path.is_dir():
-        return _job(given)
+    path = Path(name)
+    if is_address(name) or path.is_dir():
+        return _job(name)
     if not path.is_file():
         raise ConfigError(
-            f"there is no {given!r}: give what moa run --out wrote, the folder of a job, or the "
+            f"there is no {name!r}: give what moa run --out wrote, the folder of a job, or the "
             "answers of a cascade that learns"
         )
     with path.open("rb") as file:
         if file.read(len(_SQLITE)) == _SQLITE:
-            return _answers(given)
+            return _answers(name)
     return _file(path)
 
 
@@ -379,14 +379,14 @@ class View:
                 self._curves[name] = book, changes, curve
         return tuple(self._curves[name][2] for name in book.question_names)
 
-    def detail(self, place: int) -> RowDetail:
+    def detail(self, index: int) -> RowDetail:
         """Return one whole row.
 
         Raises:
             InputError: there is no such row.
         """
         with self._lock:
-            line, entry = self.book.line(place), self.book.entries[place]
+            line, entry = self.book.line(index), self.book.entries[index]
             row_line = self.book.row_line(entry, texts=self.texts)
         bars = self._spans.bars(entry.id)
         timed = bool(bars)
@@ -410,11 +410,11 @@ class View:
             notes=tuple(self._note(note) for note in notes),
         )
 
-    def label(self, place: int, question: str, label: str, *, id: str | None = None) -> RowLine:
+    def label(self, index: int, question: str, label: str, *, id: str | None = None) -> RowLine:
         """Store a label.
 
         Args:
-            place: The row's, as it was shown.
+            index: The row's, as it was shown.
             question: What is answered.
             label: The right answer.
             id: The row's, which is at another place where rows came in between.
@@ -426,11 +426,11 @@ class View:
         labels = self._labels
         with self._lock:
             book = self.book
-            place = place if id is None else book.index_of(id, place)
-            line, target, entry = book.line(place), book.question(question), book.entries[place]
+            index = index if id is None else book.index_of(id, index)
+            line, target, entry = book.line(index), book.question(question), book.entries[index]
             was, names = entry.right.get(question), book.question_names
-            labels.give(line, place, target, label, id=entry.id, was=was, others=names)
-            return self._row_line(book.correct(place, question, label).place)
+            labels.give(line, index, target, label, id=entry.id, was=was, others=names)
+            return self._row_line(book.correct(index, question, label).place)
 
     def undo(self) -> RowLine:
         """Remove the last label.
@@ -452,8 +452,8 @@ class View:
             )
         return self.labels
 
-    def _row_line(self, place: int) -> RowLine:
-        return self.book.row_line(self.book.entries[place], texts=self.texts)
+    def _row_line(self, index: int) -> RowLine:
+        return self.book.row_line(self.book.entries[index], texts=self.texts)
 
     def _read(self) -> Book:
         mark, total = self.source.mark(), self.source.count()

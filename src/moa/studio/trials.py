@@ -70,9 +70,9 @@ class Trials:
             raise RequestRefused("this isn't asked any more", status=404, code="not_asked")
         future.set_result(answer)
 
-    async def ask(self, asked: Sequence[Inquiry]) -> Mapping[str, object]:
+    async def ask(self, inquiries: Sequence[Inquiry]) -> Mapping[str, object]:
         """Wait until people have answered all questions; return the answers by their ids."""
-        questions = {inquiry.id: _question(inquiry) for inquiry in asked}
+        questions = {inquiry.id: _question(inquiry) for inquiry in inquiries}
         futures = {id: asyncio.get_running_loop().create_future() for id in questions}
         try:
             for id, question in questions.items():

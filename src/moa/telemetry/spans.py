@@ -525,8 +525,8 @@ _DEFAULT = Tracer()
 """Tracer of contexts without one."""
 
 
-def tracer_for(given: Tracer | None) -> Tracer | None:
+def tracer_for(tracer: Tracer | None) -> Tracer | None:
     """Return the tracer of a context; `None`: nobody would hear of its spans."""
-    if given is not None and given.file is not None:
-        return given
-    return (given or _DEFAULT) if sink_of_process() is not None else None
+    if tracer is not None and tracer.file is not None:
+        return tracer
+    return (tracer or _DEFAULT) if sink_of_process() is not None else None

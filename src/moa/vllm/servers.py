@@ -299,11 +299,11 @@ class ServerReport:
         }
 
 
-async def report_servers(wanted: Iterable[ServerReport]) -> list[ServerReport]:
+async def report_servers(server_reports: Iterable[ServerReport]) -> list[ServerReport]:
     """Report on all wanted servers, given as if down, and on others that aren't down."""
     states = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
     reports = await asyncio.gather(*(_report(*pair) for pair in states))
-    wanted_by_key = {(report.name, report.port): report for report in wanted}
+    wanted_by_key = {(report.name, report.port): report for report in server_reports}
     keys = {(report.name, report.port) for report in reports}
     visible = [
         report

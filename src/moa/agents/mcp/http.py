@@ -69,9 +69,9 @@ class HttpTransport:
         ):
             yield streams  # pyright: ignore[reportReturnType]
 
-    async def lost_error(self, said: str = "") -> EndpointError:
-        """Return the error of a lost connection; `said` is the SDK's description."""
-        reason = f"the connection is lost: {said}" if said else "the connection is lost"
+    async def lost_error(self, message: str = "") -> EndpointError:
+        """Return the error of a lost connection; `message` is the SDK's description."""
+        reason = f"the connection is lost: {message}" if message else "the connection is lost"
         return EndpointUnavailable(reason, endpoint=self.name)
 
     def last_output(self) -> str:

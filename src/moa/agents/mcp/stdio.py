@@ -184,9 +184,9 @@ class StdioTransport:
             self._errors.append(_quote(line))
             _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
 
-    async def lost_error(self, said: str = "") -> EndpointError:
-        """Return the error of a lost connection; the SDK's description, `said`, knows less."""
-        del said
+    async def lost_error(self, message: str = "") -> EndpointError:
+        """Return the error of a lost connection; the SDK's description, `message`, knows less."""
+        del message
         if self._fault is not None:
             return self._fault
         if self._process is not None and await _wait_exit(self._process, _LAST_WORDS_S):

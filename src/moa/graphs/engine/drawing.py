@@ -214,9 +214,9 @@ class Sketch:
             return self.box(node, str(label))
         return self.box(step)
 
-    def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
+    def side_by_side(self, start: str, branches: Iterable[tuple[object, str]]) -> str:
         """Draw nodes that are asked in parallel, with labels; return the key of their answers."""
-        boxes = [self.box(node, label) for node, label in asked]
+        boxes = [self.box(node, label) for node, label in branches]
         answers = self.box(label="answers")
         for box in boxes:
             self.arrow(start, box, answers)
@@ -353,19 +353,19 @@ class Diagram:
             yield from inner.walk()
 
 
-def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagram:
+def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagram:
     """Find out what there is to draw.
 
     Args:
-        drawn: A node of nodes.
+        graph: A node of nodes.
         key: Starts the keys of all boxes.
         opened: Whether such nodes within it are drawn with what is in them.
     """
     sketch, diagram = Sketch(), Diagram(key)
-    drawn.sketch(sketch)
+    graph.sketch(sketch)
     input_key, output_key = f"{key}_in", f"{key}_out"
     ends = {sketch.input: (input_key, input_key), sketch.output: (output_key, output_key)}
-    diagram.boxes[input_key] = Box(describe_type(drawn.input_type), look="terminal")
+    diagram.boxes[input_key] = Box(describe_type(graph.input_type), look="terminal")
     for name, box in sketch.boxes.items():
         box_key = f"{key}_{name}"
         node = box.node.body if isinstance(box.node, Loop) else box.node
@@ -379,7 +379,7 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
         else:
             ends[name] = box_key, box_key
             diagram.boxes[box_key] = replace(box, node=node).looks
-    output = "output" if drawn.output_type is UNKNOWN else describe_type(drawn.output_type)
+    output = "output" if graph.output_type is UNKNOWN else describe_type(graph.output_type)
     diagram.boxes[output_key] = Box(output, look="terminal")
     for start, end, label, decides in sketch.arrows:  # a second one adds its label
         pair = ends[start][1], ends[end][0]

@@ -156,8 +156,8 @@ def compile_node(
     is_kept = checkpointer is not None
     if is_kept:
         _check_outputs(node)
-    request_form = channel_form(node.input_type, "input", kept=is_kept)
-    output_form = channel_form(node.output_type, _source_of_output(node), kept=is_kept)
+    request_form = channel_form(node.input_type, "input", is_kept=is_kept)
+    output_form = channel_form(node.output_type, _source_of_output(node), is_kept=is_kept)
 
     async def run(request: Never, *, blocking: bool = False) -> list[object]:
         is_read = get_config().get("configurable", {}).get(_IS_READ) or Task().is_streamed
@@ -239,19 +239,19 @@ def _check_outputs(node: object) -> None:
     plan: object = getattr(node, "plan", None)
     for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
-            channel_form(step.signature.output, step.name, kept=True)
+            channel_form(step.signature.output, step.name, is_kept=True)
             _check_outputs(step.node)
 
 
-def context_in(given: object) -> RunContext | None:
+def context_in(config_value: object) -> RunContext | None:
     """Find the context of the run in what a state graph was run with."""
-    values: list[object] = [given]
-    if is_table(given):
-        values += given.values()
-    elif is_dataclass(given):
-        values += [getattr(given, field.name) for field in fields(given)]
+    values: list[object] = [config_value]
+    if is_table(config_value):
+        values += config_value.values()
+    elif is_dataclass(config_value):
+        values += [getattr(config_value, field.name) for field in fields(config_value)]
     else:
-        values += getattr(given, "__dict__", {}).values()
+        values += getattr(config_value, "__dict__", {}).values()
     return next((value for value in values if isinstance(value, RunContext)), None)
 
 

@@ -52,14 +52,14 @@ class JsonForm:
             text=repr(value),
         )
 
-    def load(self, written: object) -> object:
+    def load(self, stored: object) -> object:
         """Read a value back.
 
         Raises:
             StoreError: a checkpoint holds something else.
         """
         try:
-            index, value = list_of(written)
+            index, value = list_of(stored)
             return self._adapters[_number(index)].validate_python(value)
         except (TypeError, ValueError, IndexError) as error:
             raise StoreError(
@@ -87,9 +87,9 @@ class AsItIs(JsonForm):
         """Pass a value on."""
         return [0, value]
 
-    def load(self, written: object) -> object:
+    def load(self, stored: object) -> object:
         """Pass a value on."""
-        return at(written, 1)
+        return at(stored, 1)
 
 
 def is_known(kind: object) -> bool:
@@ -108,15 +108,15 @@ def json_form(kind: object, owner: str) -> JsonForm | None:
     return JsonForm(kind, owner=owner) if is_known(kind) else None
 
 
-def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
+def channel_form(kind: object, owner: str, *, is_kept: bool) -> JsonForm:
     """Return the form in which LangGraph passes values on, and a checkpoint keeps them.
 
     Raises:
         WiringError: they are kept, and their type is unknown, so they could not be read back.
     """
-    if is_known(kind) and (kept or BaseModel not in get_args(kind)):
+    if is_known(kind) and (is_kept or BaseModel not in get_args(kind)):
         return JsonForm(kind, owner=owner)
-    if kept:
+    if is_kept:
         raise WiringError(
             f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
             "annotate what its function returns"

@@ -71,7 +71,7 @@ class Task:
         return self.scratchpad and self.scratchpad.get_null_resume(True)
 
     @contextmanager
-    def ask_in(self, place: str, answers: Mapping[str, object]) -> Generator[None]:
+    def ask_in(self, path: str, answers: Mapping[str, object]) -> Generator[None]:
         """Let `interrupt` number its questions in this place alone, and find answers by their id.
 
         LangGraph numbers the questions of a task in order. The nodes of a run are no tasks, and ask
@@ -80,7 +80,7 @@ class Task:
         if self.scratchpad is None:
             yield
             return
-        namespace = f"{self._settings['checkpoint_ns']}|{place}"
+        namespace = f"{self._settings['checkpoint_ns']}|{path}"
         resume_values: list[object] = []
 
         def answer(consume: bool = False) -> object:

@@ -31,16 +31,16 @@ def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
     return max(branches, key=lambda branch: len(_lineage(branch)), default=None)
 
 
-def exclude_each_other(one: Branch | None, other: Branch | None) -> bool:
+def exclude_each_other(first: Branch | None, second: Branch | None) -> bool:
     """Return True if two branches are never taken together."""
-    labels = {branch.match: branch.label for branch in _lineage(one)}
-    return any(b.match in labels and labels[b.match] != b.label for b in _lineage(other))
+    labels = {branch.match: branch.label for branch in _lineage(first)}
+    return any(b.match in labels and labels[b.match] != b.label for b in _lineage(second))
 
 
-def find_common(one: Branch | None, other: Branch | None) -> Branch | None:
+def find_common(first: Branch | None, second: Branch | None) -> Branch | None:
     """The innermost branch around both."""
-    around = _lineage(other)
-    return next((branch for branch in _lineage(one) if branch in around), None)
+    around = _lineage(second)
+    return next((branch for branch in _lineage(first) if branch in around), None)
 
 
 def path(branch: Branch | None) -> str:
@@ -262,7 +262,7 @@ def _is_choice(kind: object) -> TypeGuard[type[Choice[object]]]:
     return isinstance(kind, type) and issubclass(kind, Choice)
 
 
-def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...] | None:
+def labels_of(choice: Step, allowed_labels: Sequence[object] | None) -> tuple[object, ...] | None:
     """Return all labels: those given, else of the type, else of the one question of the node.
 
     Returns:
@@ -272,8 +272,8 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     none, kind = False, choice.type
     if _is_choice(kind):
         labels, none = labels_of_type(kind)
-    if given is not None:
-        labels = tuple(given)
+    if allowed_labels is not None:
+        labels = tuple(allowed_labels)
     if labels is None and isinstance(choice, NodeStep):
         questions: tuple[Question, ...] = getattr(choice.node, "questions", ())
         if len(questions) == 1:

@@ -61,24 +61,24 @@ class _Unknown:
 UNKNOWN: object = _Unknown()
 
 
-def fits(given: object, expected: object) -> bool:
-    """Return True if a value of type `given` can go where `expected` is required.
+def fits(actual: object, expected: object) -> bool:
+    """Return True if a value of type `actual` can go where `expected` is required.
 
     What can't be told at run time fits: type variables, protocols, callables and unknown types
     are a type checker's to judge.
     """
-    given, expected = _bare(given), _bare(expected)
-    if _undecidable(given) or _undecidable(expected) or expected is object:
+    actual, expected = _bare(actual), _bare(expected)
+    if _undecidable(actual) or _undecidable(expected) or expected is object:
         return True
-    if is_union(given):
-        return all(fits(member, expected) for member in get_args(given))
+    if is_union(actual):
+        return all(fits(member, expected) for member in get_args(actual))
     if is_union(expected):
-        return any(fits(given, member) for member in get_args(expected))
-    if get_origin(given) is Literal:
-        return _literal_fits(get_args(given), expected)
+        return any(fits(actual, member) for member in get_args(expected))
+    if get_origin(actual) is Literal:
+        return _literal_fits(get_args(actual), expected)
     if get_origin(expected) is Literal:
         return False
-    return _class_fits(given, expected)
+    return _class_fits(actual, expected)
 
 
 def split_skipped(annotation: object) -> tuple[object, bool]:
@@ -147,8 +147,8 @@ def _literal_fits(values: tuple[object, ...], expected: object) -> bool:
     return all(_class_fits(type(value), expected) for value in values)
 
 
-def _class_fits(given: object, expected: object) -> bool:
-    given_kind, given_args = _parts(given)
+def _class_fits(actual: object, expected: object) -> bool:
+    given_kind, given_args = _parts(actual)
     kind, args = _parts(expected)
     if kind is float and given_kind is int:
         return True
@@ -214,16 +214,16 @@ def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
     return is_named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
-def check_arity(what: str, function: Callable[..., object], given: int) -> Iterator[str]:
+def check_arity(what: str, function: Callable[..., object], count: int) -> Iterator[str]:
     """Yield a fault if the signature of a function doesn't take this number of values."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # a builtin without a signature
         return
     try:
-        signature.bind(*range(given))
+        signature.bind(*range(count))
     except TypeError:
-        values = "one value" if given == 1 else f"{given} values"
+        values = "one value" if count == 1 else f"{count} values"
         yield f"{what} is given {values}, but takes ({', '.join(signature.parameters)})"
 
 
