@@ -87,7 +87,7 @@ def alarm(
     values = {name: [v for one in known if (v := one[name]) is not None] for name in known[0]}
     drift = Drift.of(values, tolerance=tolerance, seed=seed)
     for number in range(1, INPUTS + 1):
-        drift = drift.after(draw(kind if rng.random() < share else BEFORE))
+        drift = drift.update(draw(kind if rng.random() < share else BEFORE))
         if drift.alarms:
             return number
     return None

@@ -102,7 +102,7 @@ def ready(name: str, field: str, **given: object) -> Callable[[Models], Any]:
     """Build a ready graph as `moa run` does, with these settings."""
 
     async def graph(models: Models) -> Run:
-        return reads(load_graph(name, models, given=given), field)
+        return reads(load_graph(name, models, options=given), field)
 
     return graph
 

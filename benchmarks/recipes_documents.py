@@ -92,7 +92,7 @@ def _documents(models: Models) -> Path:
 @cache
 def _retriever(models: Models) -> Retriever:
     """What the ready graphs search with."""
-    graph = load_graph("rag", models, given={"documents": _documents(models)})
+    graph = load_graph("rag", models, options={"documents": _documents(models)})
     assert isinstance(graph, Rag)
     assert isinstance(graph.finder, Retriever)
     return graph.finder
@@ -110,7 +110,7 @@ def _sourced(outcome: Any) -> Answer:
 
 def _from_documents(name: str) -> Any:
     async def graph(models: Models) -> Run:
-        node = load_graph(name, models, given={"documents": _documents(models)})
+        node = load_graph(name, models, options={"documents": _documents(models)})
 
         async def run(item: Item, context: RunContext) -> Answer:
             return _sourced((await node.run(item["question"], context)).output)

@@ -121,7 +121,7 @@ def _business(data: Path) -> list[Item]:
 
 def _summarize(count: int) -> Any:
     async def graph(models: Models) -> Run:
-        node = load_graph("summarize", models, given={"sentences": count})
+        node = load_graph("summarize", models, options={"sentences": count})
 
         async def run(item: Item, context: RunContext) -> Answer:
             original = Original(text=item["source"], title=item.get("title"))
@@ -155,7 +155,7 @@ async def _decisions(models: Models, item: Item, ask: Plain) -> Answer:
 def facts_kept(item: Item, answer: Answer) -> Scores:
     """Share of the facts that a summary keeps within its length, and of its figures of the text."""
     length = Length(sentences=BUSINESS_SENTENCES)
-    text = length.cut(answer["text"])
+    text = length.shorten(answer["text"])
     figures, known = find_numbers(text), {*find_numbers(item["source"])}
     return {
         "facts kept": fmean(float(holds(text, each)) for each in item["facts"]),
@@ -180,11 +180,11 @@ def _likeness(item: Item, answer: Answer) -> Scores:
 
 def _likeness_cut(item: Item, answer: Answer) -> Scores:
     """Compare what stands within the length that was asked for."""
-    return _likeness(item, {"text": Length(sentences=SENTENCES).cut(answer["text"])})
+    return _likeness(item, {"text": Length(sentences=SENTENCES).shorten(answer["text"])})
 
 
 async def _write(models: Models) -> Run:
-    node = load_graph("write", models, given={"words": WORDS})
+    node = load_graph("write", models, options={"words": WORDS})
 
     async def run(item: Item, context: RunContext) -> Answer:
         task = Assignment(text=_task(item))
@@ -244,7 +244,7 @@ def ideas_apart(item: Item, answer: Answer) -> Scores:
 
 async def _recommend(models: Models) -> Run:
     file = Path(__file__).parent / "data" / "recipes_catalogue.jsonl"
-    node = load_graph("recommend", models, given={"catalogue": file, "shown": SHOWN})
+    node = load_graph("recommend", models, options={"catalogue": file, "shown": SHOWN})
 
     async def run(item: Item, context: RunContext) -> Answer:
         wish = Interests(text=item["text"], history=tuple(item["history"]))
@@ -309,7 +309,7 @@ async def _chat(models: Models) -> Run:
         "summary_tokens": SUMMED,
         "reply_tokens": REPLY,
     }
-    node = load_graph("chat", models, given=given)
+    node = load_graph("chat", models, options=given)
 
     async def run(item: Item, context: RunContext) -> Answer:
         replies: list[str] = []

@@ -34,7 +34,7 @@ from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection
 from moa.guards.pii import Pii
-from moa.mixing.answer_extraction import last_number, read_answer
+from moa.mixing.answer_extraction import last_number, stated
 from moa.mixing.judges import ByPolicy, Listwise
 from moa.node import AnyNode, Node, Reply
 from moa.testing import SimulatedEndpoint, Step
@@ -337,7 +337,7 @@ def test_one_model_debates_with_itself_and_several_with_each_other() -> None:
     assert type(cast("object", node)) is Debate
     assert [debater.name for debater in node.debaters] == ["small", "large"]
     assert isinstance(node.judge, Listwise)
-    assert node.key is read_answer
+    assert node.key is stated
 
 
 async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:

@@ -28,7 +28,7 @@ from moa.errors import (
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.cascade import Cascade
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.answer_extraction import last_number, read_answer
+from moa.mixing.answer_extraction import last_number, stated
 from moa.mixing.judges import Listwise
 from moa.mixing.voting import VotedReply
 from moa.node import Reply, Result
@@ -157,7 +157,7 @@ async def test_a_typed_output_is_counted_by_its_field() -> None:
 
     endpoint = small(*(Bill(total=total, note=total) for total in ("$12.50", "12.5")))
     agent = Agent(endpoint, "Read the bill.", output=Bill, temperature=0.7)
-    node = SelfConsistency(node=agent, samples=3, key=lambda bill: read_answer(bill.total))
+    node = SelfConsistency(node=agent, samples=3, key=lambda bill: stated(bill.total))
     output = (await node.run("…")).output
     assert (output.text, output.answer, output.votes) == ("12.5", "12.5", {"12.5": 2})
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
-from moa.mixing.answer_extraction import format_answer, last_number, read_answer, write_answer
+from moa.mixing.answer_extraction import format_answer, last_number, stated, write_answer
 from moa.mixing.voting import Tally, agreement_test, find_most_agreed, likeness
 from moa.node import Reply
 from moa.questions import Choice
@@ -112,7 +112,7 @@ def test_a_tie_is_said_and_the_first_sample_counts() -> None:
     ],
 )
 def test_what_a_reply_answers_is_read(reply: Any, answer: object) -> None:
-    assert read_answer(reply) == answer
+    assert stated(reply) == answer
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_a_reply_answers_is_read(reply: Any, answer: object) -> None:
     ],
 )
 def test_answers_that_only_share_a_number_are_not_the_same(one: str, other: str) -> None:
-    assert read_answer(Reply(text=one)) != read_answer(Reply(text=other))
+    assert stated(Reply(text=one)) != stated(Reply(text=other))
 
 
 def test_the_last_number_counts_where_none_is_marked() -> None:

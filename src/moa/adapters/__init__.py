@@ -156,11 +156,11 @@ class Calls:
 
     @asynccontextmanager
     async def reserve(self, *texts: str, model: str | None = None) -> AsyncGenerator[Call]:
-        """Reserve a call, make it in the block, and report its usage by its `used`.
+        """Reserve a call, make it in the block, and report its usage by `charge`.
 
-            async with calls.one(question, model="gpt-5-mini") as call:
+            async with calls.reserve(question, model="gpt-5-mini") as call:
                 answer = await client.chat.completions.create(model="gpt-5-mini", messages=…)
-                call.used(answer.usage)
+                call.charge(answer.usage)
 
         Args:
             texts: What the model reads, for the estimate.
@@ -190,7 +190,7 @@ class Calls:
         self.open[key] = Call(reserved, self.context, price)
 
     def answer(self, key: object, usage: object, *written: str) -> None:
-        """Charge a call that was answered; see `Call.used`."""
+        """Charge a call that was answered; see `Call.charge`."""
         if call := self.open.pop(key, None):
             call.charge(usage, *written)
 
@@ -340,9 +340,9 @@ class FunctionNode(Adapter[In, Out]):
     """An asynchronous function that calls a client, and says what that took.
 
         async def ask(question: str, calls: Calls) -> str:
-            async with calls.one(question, model="gpt-5-mini") as call:
+            async with calls.reserve(question, model="gpt-5-mini") as call:
                 answer = await client.chat.completions.create(model="gpt-5-mini", messages=…)
-                call.used(answer.usage)
+                call.charge(answer.usage)
             return answer.choices[0].message.content or ""
 
         FunctionNode(ask)                       # text in, a `Reply` out

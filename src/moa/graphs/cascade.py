@@ -366,7 +366,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     def _part(self, index: int, names: tuple[str, ...]) -> Node[In, Out] | None:
         """Return a tier that asks only these questions; `None` if it can't, or there are none."""
-        restrict = getattr(self.tiers[index], "only", None)
+        restrict = getattr(self.tiers[index], "select", None)
         if not names or restrict is None:
             return None
         if (index, names) not in self._parts:

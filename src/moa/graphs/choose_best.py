@@ -18,7 +18,7 @@ from moa.errors import ConfigError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, read_answer, write_answer
+from moa.mixing.answer_extraction import Key, stated, write_answer
 from moa.mixing.fan_out import fan_out
 from moa.mixing.voting import Tally, VotedReply, unreadable_error
 from moa.node import Node
@@ -71,7 +71,7 @@ class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
     above 0. In a table: endpoints; missing: every small one that is configured."""
     samples: int = Field(default=3, ge=1)
     """Times that each is asked; the calls are as many for each model."""
-    key: Key = read_answer
+    key: Key = stated
     """Turns what a node gives into what is compared; see `SelfConsistency`."""
     accuracy: Mapping[str, float] = Field(default_factory=dict[str, float])
     """Share of right answers of each model on one's own labelled rows, by name. It decides where

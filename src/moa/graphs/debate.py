@@ -21,7 +21,7 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, read_answer
+from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Pick, ask_judge, distinct, judge_of
 from moa.mixing.voting import Tally, VotedReply, unreadable_error
@@ -138,7 +138,7 @@ class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
     each debater, and another in each round."""
     judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of)] | None = None
     """Decides if they don't agree in the end, as in `BestOfN`; `None`: the majority."""
-    key: Key = read_answer
+    key: Key = stated
     """Function that turns an answer, which is a `Reply`, into what is compared; see
     `SelfConsistency`."""
 

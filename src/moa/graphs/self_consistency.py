@@ -19,7 +19,7 @@ from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, read_answer
+from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.voting import Tally, VotedReply
 from moa.node import Node
@@ -37,7 +37,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     answers to one request, so its temperature is above 0."""
     samples: int = Field(default=5, ge=1)
     """Maximum number of samples."""
-    key: Key = read_answer
+    key: Key = stated
     """Function that turns what the node gives into what is counted, such as `stated` or
     `last_number` of `moa.mixing.answer_extraction`. In a table: the name of one of these two."""
 

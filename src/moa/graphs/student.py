@@ -405,8 +405,8 @@ class Student(Generic[Out_co]):
 
         Args:
             text: What was answered.
-            label_values: The answers, by the names of the questions. If those of others are missing,
-                the text serves the fit alone.
+            label_values: The answers, by the names of the questions. If some are missing, the text
+                serves the fit alone.
             nested: Context of the run.
             case: What it belongs to.
             chosen: Whether it was chosen to be labelled, so that it is fitted to alone.

@@ -16,7 +16,7 @@ from moa.node import Reply, Text
 
 def read_key(value: object) -> Callable[..., object]:
     """Read a key: a function, or the name of one of this module as a table of moa.toml has it."""
-    keys_by_name = {key.__name__: key for key in (read_answer, last_number)}
+    keys_by_name = {key.__name__: key for key in (stated, last_number)}
     key = keys_by_name.get(value, value) if isinstance(value, str) else value
     if not callable(key):
         raise ValueError(f"a function, or {' or '.join(map(repr, keys_by_name))}, not {value!r}")
@@ -30,7 +30,7 @@ answers nothing that could be read."""
 _ANSWER = "answer"
 
 
-def read_answer(reply: object) -> Hashable | None:
+def stated(reply: object) -> Hashable | None:
     """Read what a reply answers: its field `answer` if it has one, else as `answer_of` does.
 
     For a decision that is its label. For an answer that is little more than a number, as in "The

@@ -21,7 +21,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import InputError, OutputError
-from moa.mixing.answer_extraction import read_answer
+from moa.mixing.answer_extraction import stated
 from moa.mixing.voting import likeness
 from moa.node import Consultation, Node, Result, unique_names
 from moa.usage import Amount, Tier
@@ -100,7 +100,7 @@ async def pack(
     remarks = {index: _note_repeats(times) for index, times in Counter(merged.values()).items()}
     texts = [text + remarks.get(index, "") for index, text in enumerate(answers)]
     order = [index for index in order if index not in merged]
-    keys = [read_answer(answer) for answer in answers]
+    keys = [stated(answer) for answer in answers]
     alone = {p for p in order if keys.count(keys[p]) == 1 and p not in remarks}
     cut, left_out = dict[int, int](), list[int]()
     sizes = {index: await count(texts[index]) for index in order}

@@ -16,7 +16,7 @@ from pydantic import Field
 from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
-from moa.mixing.answer_extraction import Key, format_answer, read_answer, write_answer
+from moa.mixing.answer_extraction import Key, format_answer, stated, write_answer
 from moa.node import Reply
 
 _RUN = 3
@@ -151,7 +151,7 @@ def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> 
     )
 
 
-def agreement_test(least: int, *, key: Key = read_answer) -> Callable[[Sequence[object]], bool]:
+def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
     """Return a test that ends a fan-out once enough answers agree.
 
     Args:
@@ -173,7 +173,7 @@ def agreement_test(least: int, *, key: Key = read_answer) -> Callable[[Sequence[
     return enough
 
 
-def find_most_agreed(answers: Sequence[object], *, key: Key = read_answer) -> int:
+def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
     """Return the place of the first answer of the largest group that says the same.
 
     If all differ, it is the one whose words the others use most.

@@ -29,10 +29,10 @@ _TABLES: tuple[Format, ...] = ("csv", "parquet", "xlsx")
 class RowFile(LineFile):
     """A file of results, in the order in which rows were done, that can be resumed.
 
-    A line has `id` and `input`, and `error` where its row failed. With `resume`, `left` passes over
-    the rows that have a good line. Rows that failed are due again, and so are those whose input has
-    changed under the same id; the lines that they had are removed when the file is closed after all
-    rows were read. Until then the last line of an id counts.
+    A line has `id` and `input`, and `error` where its row failed. With `resume`, `due_rows` passes
+    over the rows that have a good line. Rows that failed are due again, and so are those whose
+    input has changed under the same id; the lines that they had are removed when the file is closed
+    after all rows were read. Until then the last line of an id counts.
 
     The lines alone say which rows are done. Finished calls of unfinished rows are beside
     them, in a file whose name ends in `.calls`: with `resume` they are found and not made again. It
@@ -247,7 +247,7 @@ class _CallFile(SQLite):
         return super().run(sql, *values) if self._is_open else []
 
     def execute_many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        """See `SQLite.many`."""
+        """See `SQLite.execute_many`."""
         self.begin()
         if not self._is_open:
             self.open()
