@@ -34,6 +34,7 @@ from moa.graphs.loading import load_graph
 from moa.node import Node, Result
 from moa.node_base import NodeBase
 from moa.rows import line
+from moa.rows.lines import own_id
 from moa.usage import Usage
 
 T_co = TypeVar("T_co", covariant=True)
@@ -490,9 +491,8 @@ def _row(number: int, value: JSON) -> Row:
     if set(value) == {"item"}:  # so Ray calls the column if it is given texts alone
         return Row(number=number, id="", value=str(value["item"]))
     value = {name: to_jsonable(cell) for name, cell in value.items()}
-    raw_id = value.get("id")
-    row_id = raw_id if isinstance(raw_id, str | int) and not isinstance(raw_id, bool) else ""
-    return Row(number=number, id=row_id, value=value)
+    row_id = own_id(value)
+    return Row(number=number, id="" if row_id is None else row_id, value=value)
 
 
 def _cells(item: Item[object]) -> JSON:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 from pydantic_core import from_json
-from typing_extensions import TypeIs
 
 from moa._files import dump_json, to_jsonable
 from moa._json import is_object, list_of, object_of
@@ -30,7 +29,7 @@ from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
 from moa.node import AnyNode, Node, Reply
-from moa.questions import Choice, Predicate, Score, questions_in
+from moa.questions import Choice, TypedAnswer, is_answer, questions_in
 from moa.serving.chat_request import (
     ChatRequest,
     FromUser,
@@ -40,8 +39,6 @@ from moa.serving.chat_request import (
 )
 from moa.serving.schemas import checker
 from moa.serving.served import Schema, ServedNode
-
-_Answer = Choice[object] | Predicate[bool | None] | Score[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +218,13 @@ def _forms(output: object, served: ServedNode) -> Iterator[object]:
     yield served.dump(output)
     names = questions_in(output)
     answers = {name: getattr(output, name) for name in names}
-    if _is_answer(output):
+    if is_answer(output):
         answers = {(output.question or "answer"): output}
     yield {name: _plain(answer) for name, answer in answers.items()}
     yield {name: answer.said for name, answer in answers.items()}
 
 
-def _is_answer(output: object) -> TypeIs[_Answer]:
-    return isinstance(output, Choice | Predicate | Score)
-
-
-def _plain(answer: _Answer) -> object:
+def _plain(answer: TypedAnswer) -> object:
     if isinstance(answer, Choice):
         return None if answer.label is None else answer.said
     return answer.value
@@ -247,7 +240,7 @@ def _project(value: object, schema: Schema) -> object:
 
 def content_of(output: object) -> str:
     """Write an output as text: its text, or its decision; anything else as JSON."""
-    if _is_answer(output):
+    if is_answer(output):
         return output.said
     if isinstance(output, Verdict):
         return "kept" if output.kept else "dropped"
