@@ -1,6 +1,6 @@
-"""Calls in parallel: one failure is raised, the rest is cancelled; and who waits for whom.
+"""Parallel calls, time limits, locks, and asynchronous code called from synchronous code.
 
-And calls from if nothing is awaited: they share an event loop in a thread of its own.
+Synchronous callers share one event loop, which runs in a thread of moa's own.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Item = TypeVar("Item")
 
 
 class Lock:
-    """A lock for calls of any event loop; one of asyncio's belongs to a single loop.
+    """A lock for any event loop; one of asyncio's belongs to a single loop.
 
-    Calls of different loops don't wait for each other.
+    Calls in different loops don't wait for each other.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Lock:
 
     @asynccontextmanager
     async def hold(self, left_s: float | None) -> AsyncGenerator[None]:
-        """Hold it for the block; raise `DeadlineExceeded` if it isn't free in the time left."""
+        """Hold the lock for the block; raise `DeadlineExceeded` if it isn't free in time."""
         lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         async with time_limit(left_s):
             await lock.acquire()
@@ -55,7 +55,7 @@ class Lock:
 async def time_limit(
     left_s: float | None, message: str = "the run's time is up"
 ) -> AsyncGenerator[None]:
-    """Limit the block to the seconds that a run has left; raise `DeadlineExceeded` after them."""
+    """Limit the block to `left_s` seconds; then raise `DeadlineExceeded`."""
     limit = asyncio.timeout(left_s)
     try:
         async with limit:
@@ -67,7 +67,7 @@ async def time_limit(
 
 
 async def gather(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Await several calls in parallel; if some fail, raise the first failure alone."""
+    """Await calls in parallel. If one fails, cancel the others and raise only its error."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]
@@ -82,14 +82,14 @@ def is_group(error: BaseException) -> TypeIs[BaseExceptionGroup[BaseException]]:
 
 
 def first_error(error: BaseException) -> BaseException:
-    """Return the first error in a group, however deep; any other error as it is."""
+    """Return the first error in a group, even if nested; return any other error unchanged."""
     while is_group(error):
         error = error.exceptions[0]
     return error
 
 
 async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancel tasks, and wait until they have ended; their errors are dropped."""
+    """Cancel tasks, and wait until they end. Their errors are dropped."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -98,7 +98,7 @@ async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
 async def map_async(
     function: Callable[[Item], Awaitable[T]], items: Iterable[Item], *, max_concurrency: int
 ) -> list[T]:
-    """Call a function with each item, a few at once, and return the results in their order.
+    """Call a function with each item, at most `max_concurrency` at once; keep the order.
 
     Items are taken one by one, as earlier calls end.
     """
@@ -114,7 +114,7 @@ async def map_async(
 
 
 class _Loop(threading.Thread):
-    """An event loop in a thread, until the process ends."""
+    """An event loop that runs in a thread until the process ends."""
 
     def __init__(self) -> None:
         super().__init__(name="moa", daemon=True)
@@ -132,7 +132,7 @@ class _Loop(threading.Thread):
         await self._ending.wait()
 
     def end(self) -> None:
-        """End it, and close what is open in it."""
+        """Stop the loop, which cancels its tasks and closes its generators."""
         if self.is_alive():
             self.loop.call_soon_threadsafe(self._ending.set)
             self.join(timeout=_LONGEST_END_S)
@@ -144,7 +144,7 @@ _started: list[_Loop] = []
 
 
 def run_sync(work: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Run a coroutine in the event loop of moa's thread, and wait for it here."""
+    """Run a coroutine in the event loop of moa's thread, and return its result."""
     with _lock:
         if not _started or not _started[-1].is_alive():  # a forked process has no threads
             _started.append(_Loop())
@@ -165,7 +165,7 @@ def run_sync(work: Callable[[], Coroutine[object, object, T]]) -> T:
 
 @asynccontextmanager
 async def closing_stream(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
-    """Close a stream at the end of the block, also if it is left early: that settles its call.
+    """Close a stream at the end of the block, even if left early, so that its call is settled.
 
     An iterator that isn't a generator needs no closing.
     """

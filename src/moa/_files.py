@@ -1,4 +1,4 @@
-"""Files: replaced whole or not at all, or added to line by line, by one process at a time."""
+"""Files: atomic replacement, and JSON Lines files that one process at a time appends to."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="BaseModel")
 
 Existing = Literal["refuse", "resume", "overwrite"]
-"""What to do if a file has lines already."""
+"""Action if a file already has lines."""
 _ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
 @contextmanager
 def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
-    """Write a file in place of the one that is there, whole or not at all.
+    """Replace a file atomically: whole, or not at all.
 
-    What is there keeps its mode, and what isn't a plain file, such as `/dev/stdout`, is written to.
-    If `private`, only its owner can read a new file, as with what models wrote.
+    An existing file keeps its mode. Anything but a plain file, such as `/dev/stdout`, is written to
+    directly. If `private`, only the owner can read a new file.
     """
     target = path.resolve()
     exists = target.exists()
@@ -54,7 +54,7 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
 
 
 def replace_text(path: Path, text: str, *, private: bool = True) -> None:
-    """Write a text in place of what is there; see `replacing`."""
+    """Replace a file's text atomically; see `replacing`."""
     with replacing(path, private=private) as file:
         file.write(text.encode())
 
@@ -62,9 +62,10 @@ def replace_text(path: Path, text: str, *, private: bool = True) -> None:
 def load_model(
     path: str | Path, kind: type[M], *, what: str, maker: str, error: type[MoaError] = ConfigError
 ) -> M:
-    """Read a value that was saved as JSON: `what`, in words, that the command `maker` makes.
+    """Read a pydantic model from a JSON file.
 
-    An `error` is raised if the file is missing, can't be read, or holds something else.
+    `error` is raised if the file is missing, can't be read, or holds something else. Its message
+    names the value by `what`, and the command that makes one by `maker`.
     """
     from pydantic import ValidationError
 
@@ -88,9 +89,9 @@ def load_model(
 def save_text(
     path: str | Path, text: str, *, error: type[MoaError] = ConfigError, private: bool = False
 ) -> None:
-    """Write a text in place of what is there, for all to read; what fails is an `error`.
+    """Replace a file's text, readable by all; raise `error` if that fails.
 
-    If `private`, since it holds texts of customers, only its owner can read it.
+    If `private`, as for texts of customers, only the owner can read it.
     """
     try:
         replace_text(Path(path), text, private=private)
@@ -99,17 +100,17 @@ def save_text(
 
 
 def make_private(path: Path) -> None:
-    """Make a file that only its owner can read; an existing one stays as it is."""
+    """Create a file that only its owner can read; leave an existing one unchanged."""
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 class LineFile:
-    """A file of JSON lines that one process at a time adds to.
+    """A JSON Lines file that one process at a time appends to.
 
-    It is a context manager: entered, it is locked against other processes; left empty, it is
-    removed. Only its owner can read a new file (mode 0600). Of the lines that are
-    there, `refuse` raises, `resume` goes on behind them, and `overwrite` drops them when the first
-    one is added. `source` is the file that is read meanwhile.
+    It is a context manager: entering locks it against other processes, and leaving removes it if
+    it is empty. Only the owner can read a new file (mode 0600). If it already has lines, `refuse`
+    raises `ConfigError`, `resume` appends to them, and `overwrite` drops them when the first line
+    is added. `source` is the input file, which must be another one.
     """
 
     def __init__(
@@ -155,10 +156,10 @@ class LineFile:
         self.close()
 
     def lines(self) -> Iterator[tuple[int, int, JSON]]:
-        """Yield the number of each line that is there, where it starts, and what is in it.
+        """Yield each existing line's number, start offset and JSON object; only with `resume`.
 
-        What a killed process left of a last line is removed. There are none but with `resume`.
-        Where a line isn't a JSON object, or can't be read, the file is closed.
+        An incomplete last line, left by a killed process, is removed. If a line can't be read or
+        isn't a JSON object, the file is closed, and a `ConfigError` raised.
         """
         if self._existing != "resume":
             return
@@ -182,26 +183,26 @@ class LineFile:
             self._append(b"\n")
 
     def add(self, values: Mapping[str, object]) -> int:
-        """Write one line, and return where it starts; it has left this process by then.
+        """Append one line, unbuffered, and return its start offset.
 
-        If the disk is full, or gone, the lines before it are whole.
+        If the disk is full, or gone, the lines before it stay whole.
         """
         return self.add_line(dump_json(values).encode())
 
     def add_line(self, line: bytes) -> int:
-        """Write one line of JSON that is written already; see `add`."""
+        """Append one line of encoded JSON; see `add`."""
         if self._existing == "overwrite":
             self.cut(0)
             self._existing = "resume"
         return self._append(line + b"\n")
 
     def cut(self, start: int) -> None:
-        """Remove the line that starts there, and those behind it."""
+        """Remove the line at offset `start`, and all lines after it."""
         with suppress(OSError):  # a device, such as /dev/full, has no lines to remove
             os.ftruncate(self._file, start)
 
     def close(self) -> None:
-        """Close it, and with that free its lock; an empty one is removed."""
+        """Close the file and release its lock; remove it if it is empty."""
         if self._file < 0:
             return
         empty = not os.fstat(self._file).st_size
@@ -212,7 +213,7 @@ class LineFile:
         self._lock.release()
 
     def line_error(self, number: int) -> ConfigError:
-        """Close the file, and make the error of a line that doesn't belong there."""
+        """Close the file, and return the error for a line that doesn't belong there."""
         self.close()
         return ConfigError(
             f"{self.path}, line {number} is none of those that would be written there, so nothing "
@@ -235,14 +236,14 @@ class LineFile:
 
 
 def check_lines(path: Path, *, existing: Existing, source: str | None = None) -> None:
-    """Make sure that a file is one to add lines to; see `check_existing`."""
+    """Check that a file is named `.jsonl` and may be written; see `check_existing`."""
     if path.suffix != ".jsonl":
         raise ConfigError(f"{path} would hold JSON Lines: call it {path.with_suffix('.jsonl')}")
     check_existing(path, existing=existing, source=source)
 
 
 def check_existing(path: Path, *, existing: Existing, source: str | None = None) -> None:
-    """Make sure that a file may be written, and is not `source`, which is read meanwhile."""
+    """Check that a file may be written, and isn't `source`, the input."""
     if not path.exists():
         return
     if source is not None and Path(source).exists() and path.samefile(source):
@@ -254,33 +255,33 @@ def check_existing(path: Path, *, existing: Existing, source: str | None = None)
 
 
 def dump_json(value: object) -> str:
-    """Write a value as JSON on one line that every reader can read."""
+    """Encode a value as one line of JSON, in valid Unicode."""
     return join_surrogates(json.dumps(value, ensure_ascii=False))
 
 
 def encode_json(value: object) -> bytes:
-    """Write a value as JSON on one line, in a third of the time of `to_jsonable` and `dump_json`.
+    """Encode a value as one line of JSON, in a third of the time of `to_jsonable` and `dump_json`.
 
-    What JSON has no word for is a text, and what isn't a number is null.
+    Types that JSON lacks become strings; NaN and infinity become null.
     """
     from pydantic_core import to_json, to_jsonable_python
 
     try:
         return to_json(value, inf_nan_mode="null", fallback=str)
-    except ValueError:  # half of a surrogate pair, which isn't a text
+    except ValueError:  # a lone surrogate
         jsonable = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
         return dump_json(jsonable).encode()
 
 
 def to_jsonable(value: object) -> object:
-    """Turn a value into what JSON can say."""
+    """Convert a value to types that JSON has."""
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value, fallback=str)
 
 
 def join_surrogates(text: str) -> str:
-    """Join the halves of surrogate pairs; a half alone, which isn't a text, becomes U+FFFD."""
+    """Join surrogate pairs; a lone surrogate becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -289,10 +290,10 @@ def join_surrogates(text: str) -> str:
 
 
 class _Lock:
-    """A lock beside a file, `.NAME.lock`, which the system frees when its process ends.
+    """A lock file beside a file, `.NAME.lock`; the system frees it when the process ends.
 
-    It is not on the file itself: a file that is replaced would lose it, and on Windows nobody could
-    read what is locked. Nor is it in a folder of temporary files: two processes may have two.
+    The file itself isn't locked: replacing it would lose the lock, and on Windows a locked file
+    can't be read. The lock isn't in a temporary folder: two processes may have different ones.
     """
 
     def __init__(self, path: Path) -> None:
@@ -301,12 +302,12 @@ class _Lock:
         self._lock = FileLock(self._path, blocking=False, thread_local=False)
 
     def acquire(self) -> None:
-        """Take it at once, or raise `Timeout`; an `OSError` if no lock can be there."""
+        """Take it at once, or raise `Timeout`; raise `OSError` if it can't be made."""
         self._lock.acquire()
 
     def release(self) -> None:
-        """Free it, and remove its file: who has opened that meanwhile sees that it is gone."""
-        if os.name != "nt":  # where an open file can't be removed, filelock does it after
+        """Free it, and remove its file; a process that has opened the file sees that it is gone."""
+        if os.name != "nt":  # Windows can't remove an open file: filelock does it afterwards
             with suppress(OSError):
                 self._path.unlink()
         self._lock.release()

@@ -1,6 +1,6 @@
-"""JSON that was read: nothing is known of a value until somebody has looked at it.
+"""JSON: types of values, and functions that check and read them without a cast.
 
-`JSON` is an object, `object` any other value. These functions look at values without a cast.
+`JSON` is an object; `object` is any value.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 from typing_extensions import TypeIs
 
 JSON = dict[str, object]
-"""A JSON object, as it was read or as it is to be sent."""
+"""A JSON object."""
 JSONValue = Any
-"""A JSON value that a store gives back as it was put in, so that its owner knows what it is."""
+"""A JSON value that a store returns as it was put in; the caller knows its type."""
 
 
 def is_object(value: object) -> TypeIs[JSON]:
@@ -27,7 +27,7 @@ def is_list(value: object) -> TypeIs[list[object]]:
 
 
 def is_sequence(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
-    """Return True if a value is written as a list."""
+    """Return True if a value is a list or a tuple."""
     return isinstance(value, list | tuple)
 
 
@@ -37,12 +37,12 @@ def is_set(value: object) -> TypeIs[set[object] | frozenset[object]]:
 
 
 def is_mapping(value: object) -> TypeIs[Mapping[object, object]]:
-    """Return True if a value is a mapping, of whatever kind."""
+    """Return True if a value is a mapping."""
     return isinstance(value, Mapping)
 
 
 def is_table(value: object) -> TypeIs[Mapping[str, object]]:
-    """Return True if a value is a mapping; its keys are taken to be texts."""
+    """Return True if a value is a mapping; its keys are assumed to be strings."""
     return isinstance(value, Mapping)
 
 
@@ -66,8 +66,9 @@ def at(value: object, *path: str | int) -> object:
 
     Raises:
         KeyError: an object lacks a key.
-        IndexError: a list is shorter.
-        TypeError: a key is asked of what isn't an object, or an index of what isn't a list.
+        IndexError: a list is too short.
+        TypeError: a key is looked up in a value that isn't an object, or an index in one that
+            isn't a list.
     """
     for step in path:
         value = _step(value, step)
@@ -83,11 +84,11 @@ def _step(value: object, step: str | int) -> object:
 
 
 def number_of(value: object) -> float:
-    """Return a number, also one that was written as a text.
+    """Return a number, or the number that a string holds.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: the text isn't a number.
+        TypeError: the value is no number and no string.
+        ValueError: the string isn't a number.
     """
     if isinstance(value, int | float | str):
         return float(value)

@@ -1,4 +1,4 @@
-"""Machine: how much of it this process may use: cores, memory, and the library of NVIDIA's GPUs."""
+"""Machine: the cores and memory that this process may use, and NVIDIA's GPU library."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LIMITS = (
 def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
     """Count the physical cores that this process may use, at least 1.
 
-    Two threads of one core count once, since arithmetic gains nothing from the second; so do only
-    the processors that this process is bound to, and no more than its container's quota.
+    Two threads of one core count once, since arithmetic gains nothing from the second. Only
+    processors that this process is bound to count, and at most its container's quota.
     """
     if hasattr(os, "sched_getaffinity"):
         cpu_ids = os.sched_getaffinity(0)
@@ -47,7 +47,7 @@ def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
 
 
 class _OneThread:
-    """Limits numpy to one thread while anybody wants that: the first sets it, the last lifts it."""
+    """Limits numpy to one thread while in use: the first user sets the limit, the last lifts it."""
 
     def __init__(self) -> None:
         self._start()
@@ -55,7 +55,7 @@ class _OneThread:
             os.register_at_fork(after_in_child=self._start)
 
     def _start(self) -> None:
-        """Start with nobody who wants it: a forked process has none of the threads."""
+        """Start without users: a forked process has none of the threads."""
         self._lock = threading.Lock()
         self._wanted = 0
         self._limit: AbstractContextManager[object] | None = None
@@ -80,11 +80,10 @@ _one_thread = _OneThread()
 
 @contextmanager
 def one_blas_thread() -> Generator[None]:
-    """Make numpy and SciPy compute in one thread, also for other callers in this process.
+    """Limit numpy and SciPy to one thread in the block, for the whole process.
 
-    For arrays as small as those that decide, a second thread gains nothing, and spins while it
-    waits: on a busy machine a text took 65 ms of CPU in place of 10. Without threadpoolctl nothing
-    changes.
+    On the small arrays of decisions a second thread gains nothing, and spins while it waits: on a
+    busy machine a text took 65 ms of CPU instead of 10. Without threadpoolctl nothing changes.
     """
     _one_thread.begin()
     try:
@@ -94,15 +93,15 @@ def one_blas_thread() -> Generator[None]:
 
 
 class _Pools(Protocol):
-    """The part of threadpoolctl's controller that is used."""
+    """The used part of threadpoolctl's controller."""
 
     def limit(self, *, limits: int, user_api: str) -> AbstractContextManager[object]: ...
 
 
 @cache
 def _thread_pools(with_scipy: bool) -> _Pools | None:
-    """Find what computes in threads; SciPy brings another. `None` without threadpoolctl."""
-    del with_scipy  # it is looked for again once SciPy has been loaded
+    """Return the controller of the thread pools; `None` without threadpoolctl."""
+    del with_scipy  # part of the cache key, since SciPy adds a pool of its own
     try:
         import_module("numpy")
         return import_module("threadpoolctl").ThreadpoolController()
@@ -118,7 +117,7 @@ class Memory(NamedTuple):
 
 
 def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
-    """Read this machine's memory, and hold it against the limit of this process's container."""
+    """Return this machine's memory, or the limit of this process's container if that is lower."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -133,7 +132,7 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
 
 
 def start_nvml() -> tuple[ModuleType, int]:
-    """Start `pynvml`, for as long as the process lives, and count the GPUs that the driver knows.
+    """Start `pynvml` for the life of the process, and count the driver's GPUs.
 
     The count is 0 if there is no driver, or the package is not installed.
     """

@@ -1,4 +1,4 @@
-"""SQLite: database files of this machine, private, shared by processes, and honest about damage."""
+"""SQLite: private database files, which processes share; damage is reported."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from moa.errors import ConfigError, StoreError
 
 T = TypeVar("T")
 SQLRow = tuple[Any, ...]
-"""A row of a database, whose statement says the types."""
+"""A row of a database; the statement determines its types."""
 BUSY_S = 60.0
-"""Seconds that a process waits for others that write the same file."""
+"""Seconds to wait for other processes that write the same file."""
 _CACHE_S = 5.0
-"""The same of a cache: the event loop stands still meanwhile."""
+"""The same for a cache; shorter, since waiting blocks the event loop."""
 _logger = logging.getLogger(__name__)
 
 
 class SQLite:
-    """A file that only its owner can read. A statement takes some 50 µs: none is awaited.
+    """A database file that only its owner can read.
+
+    A statement takes some 50 µs, so none is awaited.
 
     Args:
-        path: Made if it isn't there.
+        path: Path of the file; created if missing.
         tables: Its tables, as SQL statements separated by `;`.
         what: Its name in errors.
-        alone: Whether one process uses it at a time.
-        may_only_read: Whether to open it also if it can't be written, to be looked at.
-        busy_s: Seconds to wait for others that write it.
-        mend: What to do if it is damaged, or no database.
+        alone: True if only one process uses it at a time.
+        may_only_read: True to open it for reading if it can't be written.
+        busy_s: Seconds to wait for other processes that write it.
+        mend: Advice in errors if it is damaged, or no database.
     """
 
     job, skip_locked = "job", ""
@@ -117,11 +119,11 @@ class SQLite:
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
-        # Closed with the last user; at the end of the process a thread may still be using it.
+        # Closed with its last reference, but not at exit: a thread may still be using it.
         finalize(self, self._file.close).atexit = False
 
     def _use_wal(self) -> None:
-        """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
+        """Let others read while one writes (WAL). SQLite's busy timeout doesn't cover this."""
         give_up = time.monotonic() + self._busy_s
         while True:
             try:
@@ -147,12 +149,12 @@ class SQLite:
             return self._file.execute(sql, values).fetchall()
 
     def execute_many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        """Run one statement for each of some values, which follow `job`; all of them or none."""
+        """Run a statement for each row of values, after `job`, in one transaction."""
         rows = ((self.job, *row) for row in values)
         self.atomically(lambda: self._file.executemany(sql, rows))
 
     def atomically(self, work: Callable[[], T]) -> T:
-        """Do something while nobody else writes: all that it writes is kept, or nothing."""
+        """Run `work` in a transaction: all of its changes are kept, or none."""
         with self._lock, self._mapped_errors():
             self._file.execute("begin immediate")
             try:
@@ -164,12 +166,12 @@ class SQLite:
                     self._file.execute("rollback")
 
     def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
-        """Run a statement, and give its rows one by one."""
+        """Run a statement, and yield its rows one by one."""
         with self._mapped_errors():
             yield from self._file.execute(sql, values)
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Do something with it; it is too short to be worth a thread."""
+        """Run `work` here: it is too short to be worth a thread."""
         return work()
 
     @contextmanager
@@ -188,7 +190,7 @@ class SQLite:
 
 
 def _check_header(path: Path) -> None:
-    """Raise an error if it isn't a file of SQLite, which takes a short file to be empty."""
+    """Raise an error unless it is an SQLite file; SQLite itself takes a short file for empty."""
     with path.open("rb") as file:
         header = file.read(16)
     if header not in (b"", b"SQLite format 3\0"):
@@ -210,9 +212,9 @@ def _is_read_only(error: Exception) -> bool:
 
 
 class Scratch(SQLite):
-    """A table of what would take much memory, in a temporary file that nobody else sees.
+    """A table in a private temporary file, for data that would take much memory.
 
-    Rows may be read in one thread, and be done in another.
+    Threads may share it.
     """
 
     def __init__(self, table: str) -> None:
@@ -223,25 +225,25 @@ class Scratch(SQLite):
 
 
 class ContentStore:
-    """JSON on disk, by what it answers; several processes may share one file.
+    """A cache of JSON values on disk, by key; several processes may share one file.
 
         with ContentStore(Path("answers.sqlite")) as store:
             found = store.get(question)
             if found is None:
                 store.put(question, answer)
 
-    It holds values and digests of keys, but no keys. Nothing in it is deleted: remove the file to
-    start again. A damaged value counts as missing; a warning says so once.
+    It holds values and digests of keys, but no keys. Values never expire; `clear` drops them all. A
+    damaged value counts as missing, with one warning.
 
     Args:
-        path: Made at first use, readable only by its owner: a disk that can't be written is known
-            before something is paid for that could not be kept.
-        optional: Whether to do without it if it can't be used; a warning says so, once. Then it
-            is made when the first value is put, and read if it can only be read.
+        path: Path of the file, which only its owner can read. It is created at first use, so that
+            a disk that can't be written is noticed before an answer is paid for.
+        optional: True to go on without it, with one warning, if it can't be used. It is then
+            created at the first `put`, and may be read-only.
 
     Raises:
-        StoreError: at `get` and `put`, unless it is `optional`: the file can't be used, or is no
-            such store. It is left as it is.
+        StoreError: by `get`, `put` and `clear`, unless `optional`: the file can't be used, or is
+            no such store. It is left unchanged.
     """
 
     def __init__(self, path: Path, *, optional: bool = False) -> None:
@@ -263,7 +265,7 @@ class ContentStore:
         self.close()
 
     def get(self, key: str) -> JSONValue | None:
-        """Return the value of a key; `None`: there is none."""
+        """Return a key's value; `None` if it has none."""
         if self._optional and self._file is None and not os.path.exists(self.path):
             return None
         rows = self._run("select answer from answers where key = ?", _digest(key))
@@ -274,7 +276,7 @@ class ContentStore:
             return None
 
     def put(self, key: str, value: JSONValue) -> None:
-        """Store a value, in place of an existing one."""
+        """Store a value, replacing an existing one."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
 
@@ -283,7 +285,7 @@ class ContentStore:
         self._run("delete from answers")
 
     def close(self) -> None:
-        """Close the file; it is opened again if it is needed."""
+        """Close the file; the next call opens it again."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -329,7 +331,7 @@ def _digest(key: str) -> bytes:
 
 
 def columns_of(tables: str) -> dict[str, set[str]]:
-    """Return the columns of each table that statements of SQL make, with `;` between two."""
+    """Return the columns of each table that SQL statements, separated by `;`, create."""
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(tables)
         sql = (

@@ -1,4 +1,4 @@
-"""Terminal: what is printed for people, without what could steer a terminal."""
+"""Terminal: output for people, without characters that could steer a terminal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Console(console.Console):  # noqa: TID251
-    """A console that takes text as it is: no markup, no highlights, no control characters.
+    """A console for plain text: no markup, no highlights, no control characters.
 
-    Long lines are for the terminal to wrap, so that a path can be copied.
+    The terminal wraps long lines, so that a path can be copied.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Console(console.Console):  # noqa: TID251
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render, and let only rich itself steer the terminal."""
+        """Render; only rich itself may steer the terminal."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else strip_controls(text), style, control)
 
     def bars(self) -> Progress:
-        """Bars of progress, which go when all is done."""
+        """Return progress bars, which disappear when all is done."""
         from rich.progress import Progress, TextColumn
 
         _, *columns = Progress.get_default_columns()
@@ -56,12 +56,12 @@ class Console(console.Console):  # noqa: TID251
 
 @contextmanager
 def show_progress(total: int | None, what: str) -> Generator[Callable[[int], None]]:
-    """Show how many are done: on standard error, if that is a terminal, or in a notebook's cell.
+    """Show progress on standard error, if that is a terminal, or in a notebook's cell.
 
-    `what` is written before the bar; a `total` of `None` is unknown. Below other bars it is a line.
+    `what` is the label; a `total` of `None` is unknown. Beside other bars, only the label is shown.
     """
     console = Console(sys.stderr)
-    if isinstance(sys.stderr, FileProxy):  # other bars are there, and a line goes above them
+    if isinstance(sys.stderr, FileProxy):  # other bars are shown, and a line goes above them
         console.print(what)
         yield lambda _: None
     elif console.is_jupyter:
@@ -75,7 +75,7 @@ def show_progress(total: int | None, what: str) -> Generator[Callable[[int], Non
 
 
 def _cell(total: int | None, description: str) -> Callable[[int], None]:
-    """Show a bar in a notebook's cell, which needs no widgets."""
+    """Show a bar in a notebook's cell, without widgets."""
     from html import escape
     from importlib import import_module
 
@@ -98,7 +98,7 @@ def _cell(total: int | None, description: str) -> Callable[[int], None]:
 
 
 class PlainStream:
-    """A stream for `print` and whatever else writes to it; a rich console goes past it."""
+    """A stream that drops control characters; a rich console writes past it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream
@@ -107,11 +107,11 @@ class PlainStream:
         return getattr(self.rich_proxied_file, name)
 
     def write(self, text: str) -> int:
-        """Write what is plain of a text."""
+        """Write a text without its control characters."""
         self.rich_proxied_file.write(strip_controls(text))
         return len(text)
 
 
 def escape_json(json: str) -> str:
-    """Write what could steer a terminal as JSON's escapes; the values stay the same."""
+    """Escape characters that could steer a terminal; the JSON values stay the same."""
     return STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", json)

@@ -1,6 +1,4 @@
-"""Text: its words, in languages with spaces and without; without what could steer a terminal; and
-rows of cells, as text and as HTML.
-"""
+"""Text: count words, remove control characters, and format tables as text or HTML."""
 
 from __future__ import annotations
 
@@ -11,25 +9,25 @@ from itertools import zip_longest
 
 # Thai to Khmer, kana, Chinese characters.
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
-"""Writing without spaces between its words."""
+"""Scripts without spaces between words."""
 _WORD = re.compile(r"\w+")
 STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Control characters but for line breaks and tabs, those that turn the direction of writing, and
-halves of characters, which no terminal takes."""
+"""Control characters except line breaks and tabs, marks of the writing direction, and lone
+surrogates, which no terminal takes."""
 _LONGEST = 400
-"""Characters of a cell in a table of HTML."""
+"""Maximum characters of a cell in an HTML table."""
 _STYLE = "color:inherit;background:none;text-align:left;white-space:pre-wrap"
 
 
 def words_in(text: str) -> list[str]:
-    """List the words of a text in small letters, without the characters between them."""
+    """List the words of a text in lower case, without punctuation."""
     return _WORD.findall(text.casefold())
 
 
 def word_count(text: str) -> int:
-    """Count words between blanks; in scripts without spaces each character, as is usual."""
+    """Count the words of a text; in scripts without spaces, each character counts, as is usual."""
     return sum(map(_count_words, text.split()))
 
 
@@ -42,16 +40,16 @@ def _count_words(token: str) -> int:
 
 
 def strip_controls(text: str) -> str:
-    """Leave out what could steer a terminal."""
+    """Remove characters that could steer a terminal."""
     return STEERING.sub(lambda match: "�" if match[0] >= "\ud800" else "", text)
 
 
 Rows = Sequence[Sequence[str]]
-"""The first one is the head; the first column holds names."""
+"""Rows of a table: the first one is the header, and the first column holds names."""
 
 
 def as_text(rows: Rows, *, right: int) -> str:
-    """Lay rows out in columns, those from `right` on to the right."""
+    """Align rows in columns; those with an index of at least `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     lines = (
         "  ".join(
@@ -64,9 +62,9 @@ def as_text(rows: Rows, *, right: int) -> str:
 
 
 def as_html(*tables: Rows) -> str:
-    """Write tables of HTML, in which every cell is text, cut if it is long.
+    """Format tables as HTML; cells are escaped, and cut if long.
 
-    They take the colours of the page around them, so that they can be read in dark mode too.
+    They inherit the colours of the page, so that they can be read in dark mode.
     """
     return "".join(map(_table, tables))
 

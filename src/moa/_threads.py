@@ -1,7 +1,7 @@
-"""Threads for what users wrote: one that hangs holds up neither moa's own work nor the exit.
+"""Threads for users' functions: one that hangs blocks neither moa's own work nor the exit.
 
-asyncio's own pool has few threads, and joins each at the end of the process. These are others:
-daemons, and when nobody waits for a call any more, its place is given to the next one.
+asyncio's own pool has few threads, and joins them at exit. These are daemons, and a call that is
+no longer awaited gives its place to the next one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Call:
-    """A call, from the moment that it has a thread."""
+    """A call that has a thread."""
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class _Call:
         self.is_stuck = False
 
     def outcome(self) -> Callable[[], None]:
-        """Do the work, and give what tells its outcome to whoever waits."""
+        """Do the work, and return a function that reports its outcome to the caller."""
         try:
             return partial(self.future.set_result, self.work())
         except StopIteration as error:  # no future can hold one
@@ -51,18 +51,17 @@ class _Call:
 
 
 class Threads:
-    """A pool of daemon threads, which knows who hangs in it.
+    """A pool of daemon threads that detects stuck calls.
 
-    A call is stuck when it still runs and nobody waits for it any more, or when another one needs
-    its place and it has run for `late_s`. No thread can be stopped, so a stuck one is left alone,
-    and no longer counts among the `most`.
+    A call is stuck if it still runs but is no longer awaited, or if it has run for `late_s` and
+    another one needs its place. A thread can't be stopped, so a stuck one is left alone, and no
+    longer counts towards `most`.
 
     Args:
-        most: Calls that run at once; others wait for a place.
-        most_stuck: Stuck calls, from which on no other is begun.
-        most_stuck_of_one: Stuck calls of one function, from which on it is called no more, while
-            the others are.
-        late_s: Seconds after which a call leaves its place to one that waits.
+        most: Maximum calls at once; others wait.
+        most_stuck: Number of stuck calls at which no further call is started.
+        most_stuck_of_one: Number of stuck calls of one function at which it is no longer called.
+        late_s: Seconds after which a call gives its place to a waiting one.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Threads:
         self.reset()
 
     def reset(self) -> None:
-        """Start again: a forked process has none of the threads, and perhaps a held lock."""
+        """Reset the pool: a forked process has none of the threads, and perhaps a held lock."""
         self._lock = threading.Lock()
         self._calls = set[_Call]()
         self._idle: list[SimpleQueue[_Call]] = []
@@ -88,14 +87,14 @@ class Threads:
         self._warned = set[str]()
 
     async def run(self, work: Callable[[], T], name: str) -> T:
-        """Call a function in a thread, with the context variables of the caller.
+        """Call a function in a thread, with the caller's context variables.
 
         Args:
-            work: Is called without arguments. If the wait for it is cancelled, it goes on alone.
-            name: Whose work it is, for the log and for errors.
+            work: The function, without arguments. It runs on if the caller is cancelled.
+            name: Its name in logs and errors.
 
         Raises:
-            ConfigError: as many calls of it, or of all, as there may be are stuck.
+            ConfigError: too many calls are stuck, of this function or altogether.
         """
         work = partial(contextvars.copy_context().run, work)
         while (call := self._begin(name, work)) is None:
@@ -112,7 +111,7 @@ class Threads:
             return Counter(call.name for call in self._calls if call.is_stuck)
 
     def _begin(self, name: str, work: Callable[[], object]) -> _Call | None:
-        """Start a call in a thread; return `None` if there is no place for it yet."""
+        """Start a call in a thread; return `None` if the pool is full."""
         stuck = self.count_stuck()
         count = stuck.get(name, 0)
         if count >= self.most_stuck_of_one or sum(stuck.values()) >= self.most_stuck:
@@ -182,7 +181,7 @@ class Threads:
             self._leave(call)
 
     def _leave(self, call: _Call) -> None:
-        """Count a call as stuck if it still runs, and say so once for each name."""
+        """Mark a call as stuck if it still runs, and log that once for each name."""
         with self._lock:
             if call not in self._calls or call.is_stuck:
                 return
@@ -208,7 +207,7 @@ class Threads:
 
 
 USER_THREADS = Threads()
-"""The threads of this process."""
+"""The pool of this process."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=USER_THREADS.reset)

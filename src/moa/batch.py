@@ -1,4 +1,4 @@
-"""Batch: many inputs through one node, some at a time, and what became of each."""
+"""Batch: runs a node on many inputs, some at a time, and returns an item for each."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ Out = TypeVar("Out")
 Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
-"""What to do if one input fails: return an item with an `error`, or raise and end the run."""
+"""Action if an input fails: return an item with an `error`, or raise and end the run."""
 Progress = bool | Callable[[int, int | None], None]
 """True to show a bar; or a function that is called with the number of finished inputs and their
 total, which may be `None`."""
 _REFUSALS = 3
-"""Inputs that fail one after the other by an endpoint's refusal of its key, before a map ends."""
+"""Consecutive inputs refused by an endpoint because of its key, after which a map ends."""
 Value = str | dict[str, object]
 """A text, or the row's fields."""
 Reader = Callable[[Value], object]
@@ -63,7 +63,7 @@ class Row:
     number: int
     """Number of its line, from 1."""
     id: str | int
-    """The row's own, else its line number."""
+    """The row's own ID, else its line number."""
     value: Value
     key: str = field(default="", compare=False)
     """Key of the row in its store; see `moa.rows`."""
@@ -103,18 +103,18 @@ class Item(Generic[Out_co]):
     """The result of one input."""
 
     number: int
-    """Place of the input, from 1; of a row, the number of its line."""
+    """Position of the input, from 1; for a row, its line number."""
     id: str | int
-    """The row's own, else `number`."""
+    """The row's own ID, else `number`."""
     input: object
     key: str = ""
     """Key of the row in its store."""
     status: Status
-    """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
+    """`dropped` if the output is a `Dropped`, or its `kept` is false."""
     result: Result[Out_co] | None = None
     """The node's result; `None` if it failed."""
     error: MoaError | None = None
-    """Why it failed."""
+    """The error; `None` if it didn't fail."""
     seconds: float = 0.0
     """Wall time of its run."""
     usage: Usage = field(default_factory=Usage)
@@ -127,14 +127,14 @@ class Item(Generic[Out_co]):
 
     @property
     def problem(self) -> str | None:
-        """Why it failed, in words; `None` if it didn't."""
+        """The error in words; `None` if it didn't fail."""
         if self.error is None or isinstance(self.error, MalformedRow):
             return self.error and str(self.error)
         return f"{type(self.error).__name__}: {self.error}"
 
     @property
     def needed_llm(self) -> bool:
-        """True if a large model was asked, or would have been, had there been one."""
+        """True if a large model was asked, or would have been if there were one."""
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
     def _repr_html_(self) -> str:
@@ -170,7 +170,7 @@ _KINDS: dict[type[object], str] = {
 
 
 def describe(value: object) -> str:
-    """Say what a value is that isn't a text, such as `a number: 5`."""
+    """Describe a value that isn't a text, such as `a number: 5`."""
     kind = "empty" if value is None else _KINDS.get(type(value), type(value).__name__)
     return kind if value is None else f"{kind}: {value!r:.40}"
 
@@ -178,8 +178,8 @@ def describe(value: object) -> str:
 def reader_of(node: object) -> Reader:
     """Return the function that turns a row's value into the node's input.
 
-    It is the row's text if the node takes a `str`, and else what pydantic makes of the row.
-    The function raises `InputError` where a row does not fit.
+    The input is the row's text if the node takes a `str`; else pydantic makes it from the row.
+    The function raises `InputError` if a row doesn't fit.
     """
     return reader_for(getattr(node, "input_type", object))
 
@@ -201,7 +201,7 @@ def _validate(adapter: TypeAdapter[object], name: str, value: Value) -> object:
 
 
 def faults_of(error: ValidationError) -> str:
-    """Say what pydantic found wrong, in one line: each field and its fault."""
+    """Describe a pydantic error in one line: each field and its fault."""
     faults = (
         (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
         for fault in error.errors(include_url=False, include_input=False)
@@ -222,40 +222,39 @@ async def map_rows(
     ordered: bool = False,
     progress: Progress = False,
 ) -> AsyncGenerator[Item[Out]]:
-    """Run a node on many inputs, and give an item for each as soon as it is finished.
+    """Run a node on many inputs, and yield an item for each as soon as it is finished.
 
         async with aclosing(map_rows(node, texts)) as items:
             async for item in items:
                 print(item.id, item.output or item.error)
 
-    If an endpoint refuses its key (401), or its account has no credit left, three inputs in a
-    row, the run ends: all that are left fail at once with an error that says so, and nothing is
-    asked for them. So it is where an endpoint forbids (403) what is asked and has answered nothing
-    before. With a fallback inputs don't fail, and the run goes on. `context.ended_by` is the error.
+    The run ends if three inputs in a row fail because an endpoint refuses its key (401) or its
+    account has no credit left; a 403 counts too, if the endpoint has answered nothing before. All
+    remaining inputs then fail at once with that error, which is in `context.ended_by`, and nothing
+    is asked for them. With a fallback, inputs don't fail, and the run goes on.
 
-    Inputs are taken in their order, each when there is room for it: the next one begins once the
-    loop has come back from an item. If the loop is cancelled, as by Ctrl-C, it still gets what
-    was finished by then. Leaving it early cancels what runs and closes `inputs`, if that is a
-    generator: at once if this one is closed, as by `aclosing`.
+    Inputs are taken in order; the next one starts when the loop comes back from an item. If the
+    loop is cancelled, as by Ctrl-C, it still gets the finished items. Leaving it early cancels
+    running inputs, and closes `inputs` if that is a generator; `aclosing` does so at once.
 
     Args:
         node: An agent, a graph, or any other node.
-        inputs: What the node takes, or the rows of `moa.rows.read`, which are read as `reader_of`
-            says. An iterator that can take long, such as one of a pipe, is to be an async one.
+        inputs: Inputs of the node, or the rows of `moa.rows.read`, which are converted by
+            `reader_of`. A slow iterator, such as one over a pipe, must be asynchronous.
         context: Budget, deadline and ledger over all of them; `None` starts one without limits.
         max_concurrency: Maximum number of inputs worked on at once.
-        on_error: `return` gives an item with an `error` for an input that fails; `raise` raises
-            the first error, and cancels what runs.
-        ordered: Whether items come in the order of the inputs; those that are finished before
-            their turn wait in memory.
-        progress: `True` shows a bar on standard error, if that is a terminal, or in the cell of
-            a notebook; a function is called with how many are finished, and of how many, which is
+        on_error: `return` yields an item with an `error` for an input that fails; `raise` raises
+            the first error, and cancels running inputs.
+        ordered: True to yield items in the order of the inputs; items that finish early wait in
+            memory.
+        progress: `True` shows a bar on standard error, if that is a terminal, or in a notebook's
+            cell. A function is called with the number of finished inputs and their total, which is
             `None` if `inputs` has no length.
 
     Raises:
         ConfigError: `max_concurrency` is not positive, or `inputs` is a single text.
         MoaError: as `on_error` says.
-        Exception: whatever `inputs` raises, once what was finished before it has been given.
+        Exception: any error of `inputs`, once the items finished before it have been yielded.
     """
     if max_concurrency < 1 or isinstance(inputs, str):
         wrong = "one text, not many" if isinstance(inputs, str) else f"{max_concurrency=}"
@@ -308,12 +307,12 @@ class _Batch(Generic[In, Out]):
     context: RunContext
     on_error: OnError
     bar: AbstractContextManager[Callable[[int], None]]
-    """Opens the bar: called with the number of finished inputs."""
+    """Context manager of a function to call with the number of finished inputs."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     done: asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None] = field(
         default_factory=asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None]
     )
-    """Places and items that are finished, in that order, and what says that one was taken."""
+    """Positions and items, in the order they finish, with an event to set when one is taken."""
     finished: int = 0
 
     def __post_init__(self) -> None:
@@ -321,7 +320,7 @@ class _Batch(Generic[In, Out]):
         self.refusals = _Refusals()
 
     async def run(self, max_concurrency: int) -> None:
-        """Work on all inputs; `None` is the last of `done`."""
+        """Process all inputs; the last entry of `done` is `None`."""
         try:
             with self.bar as tell:
                 await gather(self._work(tell) for _ in range(max_concurrency))
@@ -329,7 +328,7 @@ class _Batch(Generic[In, Out]):
             self.done.put_nowait(None)
 
     async def _work(self, tell: Callable[[int], None]) -> None:
-        """Work on one input after the other; the next one begins when the last item was taken."""
+        """Process one input after the other; the next one starts when the last item is taken."""
         while True:
             async with self.turn:
                 numbered_input = await anext(self.inputs, None)
@@ -354,7 +353,7 @@ class _Batch(Generic[In, Out]):
         return item
 
     def take_finished(self) -> dict[int, Item[Out]]:
-        """Return what was finished, and not yet taken."""
+        """Return the finished items that weren't taken."""
         items: dict[int, Item[Out]] = {}
         while not self.done.empty():
             if (finished := self.done.get_nowait()) is not None:
@@ -363,7 +362,7 @@ class _Batch(Generic[In, Out]):
 
 
 class _Refusals:
-    """Counts inputs in a row that failed since an endpoint would not take its key."""
+    """Counts consecutive inputs that failed because an endpoint refused its key."""
 
     def __init__(self) -> None:
         self._count: dict[str, int] = {}
@@ -371,7 +370,7 @@ class _Refusals:
         """Endpoints that have answered in this run."""
 
     def add(self, item: Item[object]) -> EndpointUnauthorized | None:
-        """Count an item; the error that ends the run, if there were enough."""
+        """Count an item; return the error that ends the run if there were enough."""
         error = refusal_of(item.error)
         refused = "" if error is None else error.endpoint
         for part, amount in item.usage.parts.items():
@@ -379,7 +378,7 @@ class _Refusals:
                 self._answered.add(part.endpoint)
                 if part.endpoint != refused:
                     self._count.pop(part.endpoint, None)
-        # What is forbidden may be about what one input says, a key that isn't known never is.
+        # A 403 may be due to one input's content; a refused key never is.
         if error is None or (error.status == 403 and refused in self._answered):
             return None
         self._count[refused] = self._count.get(refused, 0) + 1
@@ -390,9 +389,9 @@ class _Refusals:
 
 
 def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
-    """Find the refusal of a key, or of an account without credit, that an error comes from.
+    """Find the refusal of a key, or of an account without credit, that caused an error.
 
-    What was got over before, such as that of a small model for which a large one stood in, is none.
+    Refusals with a fallback, such as a small model's that a large one replaced, don't count.
     """
     if error is None or isinstance(error, EndpointUnauthorized):
         return error
@@ -405,7 +404,7 @@ def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
 async def enumerate_inputs(
     inputs: Iterable[In] | AsyncIterable[In],
 ) -> AsyncGenerator[tuple[int, In]]:
-    """Number inputs from 1. Closing it closes them, if they are a generator."""
+    """Number inputs from 1. Closing it closes `inputs`, if that is a generator."""
     numbers = count(1)
     if isinstance(inputs, AsyncIterable):
         async with closing_stream(aiter(inputs)) as items:
@@ -422,7 +421,7 @@ async def enumerate_inputs(
 
 
 class _Origin(TypedDict):
-    """The fields of an item that say which input it is of."""
+    """The fields of an item that identify its input."""
 
     number: int
     id: str | int
@@ -445,12 +444,12 @@ async def run_one(
     read: Reader,
     context: RunContext,
 ) -> Item[Out]:
-    """Run the node on one input; whatever goes wrong is this item's alone.
+    """Run the node on one input; an error fails only this item.
 
     Args:
-        node: What runs.
-        payload: What it takes; or a row, which is read by `read`.
-        number: Number of the item, and its id if it isn't a row.
+        node: The node.
+        payload: Its input, or a row, which is converted by `read`.
+        number: Number of the item, and its ID if it isn't a row.
         read: See `reader_of`.
         context: Context of this run alone.
     """
@@ -474,7 +473,7 @@ async def run_one(
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        error = NodeError(node.name, problem)  # from within: nobody has cancelled this
+        error = NodeError(node.name, problem)  # raised inside: this task isn't cancelled
     except Exception as problem:  # noqa: BLE001  a bug in a user's node must not stop the others
         error = NodeError(node.name, problem)
         error.__cause__ = problem

@@ -21,7 +21,7 @@ from moa.errors import BudgetExceeded, ConfigError, PriceUnknown, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
 
 Quantity = Decimal | int
-"""US dollars are a `Decimal`; calls and tokens are counted."""
+"""US dollars as a `Decimal`, or a number of calls or tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class Budget:
         return replace(UNLIMITED, **excess) if excess else None
 
     def with_more(self, added: Budget) -> Budget:
-        """Raise the limits that are on by those of another budget."""
+        """Raise the limits that are set by those of another budget."""
         limits, extra = self.limits, added.limits
         return replace(self, **{name: limits[name] + extra[name] for name in limits.keys() & extra})
 
@@ -122,24 +122,24 @@ UNLIMITED = Budget()
 
 _logger = logging.getLogger(__name__)
 _USUAL = 2
-"""How many times the mean length of earlier answers a call needs at least."""
+"""Minimum output of a call, as a multiple of the mean length of earlier answers."""
 Planned = Sequence[tuple[Tier, Amount]]
-"""Calls by their tier, and what each is expected to take."""
+"""Tier and expected usage of each planned call."""
 
 
 class Shortfall(NamedTuple):
     """The part of a call's need that its budget can't cover."""
 
     limits: Budget
-    """By how much it would pass each limit that it would pass."""
+    """Excess over each limit that it would exceed."""
     may_settle: bool
-    """True if a call in flight may settle before it, for less than it set aside."""
+    """True if a call in flight may settle before it, for less than it reserved."""
 
 
 Look = Callable[[], Shortfall | None]
-"""Tells what a call lacks at that moment, from any thread; `None`: nothing."""
+"""Returns the current shortfall of a call, from any thread; `None`: none."""
 More = Callable[[Look], Awaitable[bool]]
-"""Asked before a call is refused, where a budget is a share of a larger one. It says whether it is
+"""Called before a call is refused, if a budget is a share of a larger one. Returns True if it is
 worth looking again."""
 
 
@@ -149,11 +149,11 @@ class Share:
 
     more: More
     more_now: Callable[[Look], bool] | None
-    """The same where nothing can be awaited; `None`: there is no more then."""
+    """The same in synchronous code; `None`: there is no more to get there."""
     most: Budget | None = None
     """The budget's upper limit; `None`: unknown."""
     refused: Callable[[str, Usage], BudgetExceeded] | None = None
-    """Makes the error of a call that is refused; `None`: as that of any budget."""
+    """Makes the error of a refused call; `None`: the usual one."""
 
 
 class Account:
@@ -178,22 +178,22 @@ class Account:
         self.node = node
         self.spent = spent
         self.total = NOTHING
-        """The sum of `spent`, since a sum over many names takes longer than a call."""
+        """The sum of `spent`, stored since summing many parts takes longer than a call."""
         self.held = NOTHING
         self.calls: dict[Tier, int] = {}
-        """Made or set aside."""
+        """Calls made or reserved, by tier."""
         self.flights: set[Reservation] = set()
         self.waiters: deque[_Waiter] = deque()
         self.share: Share | None = None
         self.unpriced: set[str] = set()
-        """Endpoints of which it was told that no limit on the cost holds for them."""
+        """Endpoints already warned about, since no cost limit applies to them."""
         self.is_used_up = False
         """True if it has refused a call."""
 
     def name_exceeded(self, planned: Planned, *, when_settled: bool = False) -> str | None:
-        """Name the first limit that calls would pass.
+        """Name the first limit that calls would exceed.
 
-        `when_settled`, calls in flight count as calls alone: they may take nothing.
+        With `when_settled`, calls in flight count only as calls: they may use no tokens.
         """
         return self.budget.name_exceeded(*self._with(planned, when_settled=when_settled))
 
@@ -203,7 +203,7 @@ class Account:
         return None if budget is None else budget.name_exceeded(*self._with(planned))
 
     def lacking(self, planned: Planned) -> Shortfall | None:
-        """Return the part of the calls' need that isn't covered."""
+        """Return the part of the calls' need that the budget can't cover."""
         limits = self.budget.lacking(*self._with(planned))
         return None if limits is None else Shortfall(limits, not self._is_stuck)
 
@@ -223,7 +223,7 @@ class Account:
         return used, calls
 
     def count(self, tier: Tier, calls: int) -> None:
-        """Count calls; below 0 they are given back."""
+        """Count calls; a negative number gives them back."""
         self.calls[tier] = self.calls.get(tier, 0) + calls
 
     def hold(self, call: Reservation) -> None:
@@ -234,7 +234,7 @@ class Account:
             self.flights.add(call)
 
     def free(self, call: Reservation, back: Amount, calls: int) -> None:
-        """Free the reservation `back` of a call; `calls` were made beyond it."""
+        """Free a call's reservation; `back` is its negative, and `calls` were made beyond it."""
         self.held += back
         self.count(call.part.tier, calls)
         self.flights.discard(call)
@@ -302,9 +302,9 @@ class Purse:
         return None
 
     def check_price_known(self, endpoint: str) -> None:
-        """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
+        """Warn, once in a run, that no cost limit applies to an endpoint without a price.
 
-        If a budget is strict it is a `PriceUnknown`.
+        If a budget is strict, raise `PriceUnknown`.
         """
         if any(account.budget.strict for account in self.accounts):
             raise PriceUnknown(
@@ -389,7 +389,7 @@ class Purse:
     def _try_reserve(
         self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
     ) -> Reservation | None:
-        """Reserve what fits; `None`: wait for calls in flight."""
+        """Reserve a call, shortened to fit if `cuttable`; `None`: wait for calls in flight."""
         refused = self.refusal([(part.tier, estimate)])
         if refused is None:
             return self.set_aside(part, estimate, price)
@@ -447,7 +447,7 @@ class Purse:
                 account.free(call, back, calls)
 
     def charge(self, usage: Usage, *, back: bool, levels: int) -> None:
-        """Count what was spent before, here and in some runs around it; see `RunContext.charge`."""
+        """Charge earlier usage, here and in some runs around it; see `RunContext.charge`."""
         with self.lock:
             for spent in self.spent[:levels]:
                 account = next(
@@ -457,7 +457,7 @@ class Purse:
                     charged = -amount if back else amount
                     before = spent.get(part, NOTHING)
                     spent[part] = before + charged
-                    if back and not spent[part].calls:  # what is left of no call goes too
+                    if back and not spent[part].calls:  # without calls, nothing else stays
                         del spent[part]
                         charged = -before
                     if account is not None:
@@ -469,15 +469,15 @@ class Payment(Protocol):
     """Receives the usage of a call, once it is settled or released."""
 
     def settle(self, actual: Amount, /) -> None:
-        """Hear it."""
+        """Receive it."""
         ...
 
 
 class Reservation:
     """A reservation in a run's budget for one call.
 
-    Leaving it unsettled charges the estimate, since nobody knows what was billed; after an error
-    that can't have been billed, the call alone: see `may_be_billed`.
+    Leaving it unsettled charges the estimate, since the bill is unknown. After an error that can't
+    have been billed, only the call is charged; see `may_be_billed`.
     """
 
     __slots__ = ("_price", "_purse", "_start", "estimate", "part", "payment", "settled", "waits")
@@ -487,9 +487,9 @@ class Reservation:
         self.estimate = estimate
         """The amount that is reserved."""
         self.waits = 0
-        """How many calls that are made within this one wait, so that it can't settle."""
+        """Number of waiting calls made within this one, which keep it from settling."""
         self.payment: Payment | None = None
-        """Hears what it takes; `None`: nobody does."""
+        """Receiver of its usage; `None`: none."""
         self._purse = purse
         self._price = price
         self.settled = False
@@ -508,7 +508,7 @@ class Reservation:
             self.payment.settle(actual)
 
     def release(self) -> None:
-        """Charge nothing, once: nobody was asked."""
+        """Charge nothing, once: no endpoint was asked."""
         assert not self.settled, "a reservation is settled once"
         self.settled = True
         self._purse.release(self)
@@ -535,7 +535,7 @@ class Reservation:
 
 
 _enclosing_calls: ContextVar[tuple[Reservation, ...]] = ContextVar("_enclosing_calls", default=())
-"""The calls that the running code is within: none of them settles before it goes on."""
+"""The calls that the running code is within; none of them settles before it continues."""
 
 
 def open_call() -> Part | None:
@@ -550,7 +550,7 @@ def _list_open_calls() -> tuple[Reservation, ...]:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A call that doesn't fit into a budget before others have settled. Used under its lock."""
+    """A call that doesn't fit into a budget until others settle. Used under the purse's lock."""
 
     around: tuple[Reservation, ...] = field(default_factory=_list_open_calls)
     account: Account | None = None
@@ -559,7 +559,7 @@ class _Waiter:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def leave_queue(self) -> None:
-        """Let the next one try."""
+        """Leave the queue, and wake the next waiter."""
         if self.account is not None:
             self.account.waiters.remove(self)
             self.account.wake_first()

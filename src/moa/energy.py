@@ -1,4 +1,4 @@
-"""Energy: the joules that this machine takes, measured where it can be, and estimated where not.
+"""Energy: joules that this machine uses, measured if possible, else estimated.
 
 Sources: RAPL counters, https://docs.kernel.org/power/powercap/powercap.html; NVML's
 `nvmlDeviceGetTotalEnergyConsumption`.
@@ -22,27 +22,27 @@ _MICRO = 1e-6
 _MILLI = 1e-3
 
 Part = Literal["processor", "gpu"]
-"""The hardware that a model runs on."""
+"""Hardware that a model runs on."""
 Read = Callable[[], float]
-"""Gives a counter of joules that only rises."""
+"""Reads a counter of joules that only rises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Joules of a span of time."""
+    """Joules used in a span of time."""
 
     joules: float
     measured: bool
-    """True if it was measured; otherwise it is an estimate."""
+    """True if measured, False if estimated."""
     source: str
-    """The meter, or the assumption of the estimate."""
+    """Meter, or the assumption of the estimate."""
 
     def __str__(self) -> str:
         return f"{self.joules:.2f} J ({'measured' if self.measured else 'estimate'}: {self.source})"
 
 
 class Meter:
-    """Counts joules by counters from its start on: of all that runs there meanwhile."""
+    """Counts joules since its start, of everything that runs on the hardware."""
 
     def __init__(self, read: Sequence[Read], *, measured: bool, source: str) -> None:
         self._read = tuple(read)
@@ -51,7 +51,7 @@ class Meter:
         self._start = self._now()
 
     def joules(self) -> float:
-        """Return the joules since its start."""
+        """Return the joules since the start."""
         return max(0.0, self._now() - self._start)
 
     def since(self, before: float) -> Reading:
@@ -66,16 +66,16 @@ class Meter:
 def meter(
     *, on: Part = "processor", sysfs: Path = SYSFS, watts_per_core: float = WATTS_PER_CORE
 ) -> Meter:
-    """Make the best meter that this machine has for what a model runs on.
+    """Return the best meter that this machine has for a model's hardware.
 
-    RAPL counts processors and memory; NVML the GPUs, which are added for a model that runs on them
-    alone, since they take power at rest too. Without a counter it is an estimate: the CPU seconds
-    of this process and its children times `watts_per_core`, and nothing for GPUs.
+    RAPL counts processors and memory, NVML the GPUs. GPUs are counted only for a model that runs on
+    them, since they use power at rest too. Without a counter, it estimates: CPU seconds of this
+    process and its children, times `watts_per_core`, and nothing for GPUs.
 
     Args:
-        on: What the model runs on. The built-in model runs on the processor.
-        sysfs: Where Linux shows its devices.
-        watts_per_core: What a busy core is taken to draw, if nothing is measured.
+        on: Hardware of the model. The built-in model runs on the processor.
+        sysfs: Folder of Linux's device files.
+        watts_per_core: Assumed power of a busy core, if nothing is measured.
     """
     processors, cards = rapl(sysfs), nvml() if on == "gpu" else []
     if processors and (cards or on == "processor"):
@@ -90,11 +90,11 @@ def meter(
 
 
 def rapl(sysfs: Path = SYSFS) -> list[Read]:
-    """Find the counters of processors and memory; none if they are missing, or only for root.
+    """Find the counters of processors and memory; none if missing or readable only by root.
 
-    The whole platform's if there is one, else each package's and each memory's: the other parts
-    of a package are in its own counter. Some packages have a second one, by memory-mapped
-    registers, which counts the same.
+    Returns the counter of the whole platform if there is one, else those of each package and each
+    memory: a package's counter includes its other parts. Some packages have a second counter, in
+    memory-mapped registers, which counts the same.
     """
     counters: list[tuple[str, Read]] = []
     zones = (sysfs / "class" / "powercap").glob("*:*")
@@ -110,7 +110,7 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
 
 
 def nvml() -> list[Read]:
-    """Find the GPUs that count their energy (NVIDIA's, from Volta on); none without a driver."""
+    """Find the GPUs that count their energy (NVIDIA, since Volta); none without a driver."""
     library, count = start_nvml()
     counters: list[Read] = []
     for index in range(count):
@@ -124,7 +124,7 @@ def nvml() -> list[Read]:
 
 
 def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:
-    """Estimate from the CPU seconds of this process and its children, the engine among them."""
+    """Estimate from the CPU seconds of this process and its children, such as the engine."""
     import psutil
 
     parent = psutil.Process()
@@ -141,7 +141,7 @@ def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:
 
 
 def _rising(zone: Path) -> Read:
-    """Read a counter that starts again at zero when it has reached its end."""
+    """Read a counter that wraps around to zero at its maximum."""
     file, span = zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())
     last, total = int(file.read_text()), 0
 

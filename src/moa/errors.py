@@ -1,6 +1,6 @@
-"""Every error `moa` raises.
+"""Errors that `moa` raises.
 
-`retryable` says whether asking again can help, `recoverable` whether another node may do better.
+`retryable` is true if asking again can help, `recoverable` if another node may do better.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class MoaError(Exception):
     """
 
     retryable: ClassVar[bool] = False
-    """True if the same request can succeed when sent again."""
+    """True if sending the same request again can succeed."""
     recoverable: bool = False
     """True if retrying, or asking another node, could succeed.
 
     A wrong setup, such as a wrong key, is not recoverable: a fallback would hide it.
     """
     escalates: bool = False
-    """True if a large node may answer, at its price, for a small node that failed.
+    """True if a large node may answer instead, at its price, when a small node fails with this.
 
-    A small node with a refused key counts as down: the large one answers; the trace says why.
+    A small node with a refused key counts as down: the large one answers, and the trace says why.
     """
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Support pickling, since `__init__` takes other arguments than `args` holds."""
+        """Support pickling, since `__init__` takes other arguments than `args`."""
         return _rebuild, (type(self), self.args), self.__dict__
 
 
@@ -52,11 +52,11 @@ def _rebuild(kind: type[MoaError], args: tuple[object, ...]) -> MoaError:
 
 
 class ConfigError(MoaError):
-    """The caller wrote something that no retry can mend."""
+    """A mistake of the caller that no retry can fix."""
 
 
 class WiringError(ConfigError):
-    """A graph was built from nodes that do not fit together.
+    """A graph was built of nodes that do not fit together.
 
     Examples:
         >>> g = Graph("wrong", Text)
@@ -68,7 +68,7 @@ class WiringError(ConfigError):
 
 
 class CapabilityError(ConfigError):
-    """An endpoint was given a job that it cannot do.
+    """An endpoint was given a task that it can't do.
 
     Examples:
         >>> writer = ScriptedEndpoint(capabilities={"complete"})
@@ -80,13 +80,13 @@ class CapabilityError(ConfigError):
 
 
 class MissingDependency(ConfigError):
-    """An optional package is needed and not installed.
+    """A required optional package is not installed.
 
     Args:
-        package: Name of the package on the index.
-        extra: The extra of `mixture-of-agents` that it belongs to.
-        purpose: What it is needed for, as the end of a sentence.
-        command: What installs it; `None`: pip, with the extra.
+        package: Name of the package on PyPI.
+        extra: Extra of `mixture-of-agents` that installs it.
+        purpose: Purpose that needs it, as the end of a sentence.
+        command: Command that installs it; `None` for pip, with the extra.
     """
 
     def __init__(
@@ -114,19 +114,19 @@ class ModelNotFound(ConfigError):
 
 
 class PriceUnknown(ConfigError):
-    """A budget is strict, and the price of an endpoint is unknown, so it was not asked."""
+    """A budget is strict and an endpoint's price is unknown, so no request was sent."""
 
 
 class NotResumable(ConfigError):
-    """A node may ask people in a run of which nothing is kept, or a thread has no run to go on."""
+    """A node may ask people in a run that isn't stored, or a thread has no run to resume."""
 
 
 class CalibrationError(ConfigError):
-    """A calibration belongs to another model, question or set of options, or its file is broken."""
+    """A calibration is of another model, question or set of options, or its file is broken."""
 
 
 class InputError(MoaError):
-    """A value does not fit the node, or the file, that it was given to."""
+    """A value does not fit the node or the file that it was given to."""
 
 
 class MalformedRow(InputError):
@@ -134,7 +134,7 @@ class MalformedRow(InputError):
 
 
 class ProcessDied(MoaError):
-    """Each process that worked on a row of a job died with it in its hands."""
+    """Every process that worked on a row of a job died while working on it."""
 
 
 class StoreError(MoaError):
@@ -145,13 +145,13 @@ class RequestRefused(MoaError):
     """A server of `moa` refused a request, because of its content or its sender.
 
     Args:
-        message: Why, and what to do.
+        message: Reason, and what to do.
         status: HTTP status.
-        code: Error code of OpenAI, such as `model_not_found`, or a similar one.
-        param: The field of the request that is at fault.
-        retry_after_s: Seconds after which it can succeed; `None`: it can't as it is.
-        headers: Further headers of the response.
-        faults: Each fault of an invalid request: `loc`, `msg` and `type`.
+        code: OpenAI error code, such as `model_not_found`, or a similar one.
+        param: Invalid field of the request.
+        retry_after_s: Seconds after which it can succeed; `None` if it can't.
+        headers: Extra headers of the response.
+        faults: Faults of an invalid request, each with `loc`, `msg` and `type`.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class RequestRefused(MoaError):
 
 
 GATEWAY_TIMEOUTS = frozenset((504, 524))
-"""Statuses of a gateway whose server had the request, and may go on with it."""
+"""Statuses of a gateway whose server got the request, and may still work on it."""
 
 
 class EndpointError(MoaError):
@@ -183,11 +183,11 @@ class EndpointError(MoaError):
 
     Args:
         message: What happened, and what to do.
-        endpoint: Name of the endpoint that was asked.
+        endpoint: Name of the endpoint.
         status: HTTP status, if there was one.
         retry_after_s: Seconds the server asked to wait before the next try.
-        begun: Whether it ended when the server had, or may have, begun to answer: the connection
-            was lost, or a gateway waited no longer. See `may_be_billed`.
+        begun: True if the server had, or may have, begun to answer: the connection was lost, or a
+            gateway timed out. See `may_be_billed`.
     """
 
     recoverable = True
@@ -202,7 +202,7 @@ class EndpointError(MoaError):
         retry_after_s: float | None = None,
         begun: bool = False,
     ) -> None:
-        message = strip_controls(message)  # it quotes servers, and may be printed anywhere
+        message = strip_controls(message)  # it quotes servers, and may be printed
         super().__init__(f"{endpoint}: {message}")
         self.message = message
         self.endpoint = endpoint
@@ -210,7 +210,7 @@ class EndpointError(MoaError):
         self.retry_after_s = retry_after_s
         self.begun = begun or status in GATEWAY_TIMEOUTS
         self.seconds: float | None = None
-        """How long the request took that failed, waiting for its turn excluded; `None`: unknown."""
+        """Duration of the failed request, without the wait for a slot; `None` if unknown."""
 
     def with_message(self, message: str) -> Self:
         """Return a copy with another message."""
@@ -220,13 +220,13 @@ class EndpointError(MoaError):
 
 
 class EndpointTimeout(EndpointError):
-    """No complete answer within the endpoint's timeout."""
+    """No complete answer came within the endpoint's timeout."""
 
     retryable = True
 
 
 class EndpointUnavailable(EndpointError):
-    """Connection refused or lost, 429 or 5xx.
+    """The connection was refused or lost, or the status is 429 or 5xx.
 
     Examples:
         >>> down = EndpointUnavailable("connection refused", endpoint="first")
@@ -239,17 +239,17 @@ class EndpointUnavailable(EndpointError):
 
 
 class InvalidResponse(EndpointError):
-    """The response violates the protocol: HTML, incomplete JSON, no choice, no text."""
+    """The response violates the protocol: HTML, incomplete JSON, no choice, or no text."""
 
     retryable = True
 
 
 class EndpointRejected(EndpointError):
-    """The server understood the request and said no (4xx), or sent it elsewhere (3xx)."""
+    """The server understood the request and refused it (4xx) or redirected it (3xx)."""
 
 
 class EndpointUnauthorized(EndpointRejected):
-    """The key is missing, wrong, or not allowed to do this (401, 403)."""
+    """The key is missing, wrong, or lacks permission (401, 403)."""
 
     recoverable = False
 
@@ -257,12 +257,12 @@ class EndpointUnauthorized(EndpointRejected):
 class QuotaExceeded(EndpointUnauthorized):
     """The account of the key has no credit left (402, or 429 with `insufficient_quota`).
 
-    Waiting does not help. A rate limit, which does pass, is `EndpointUnavailable`.
+    Waiting does not help. A rate limit, which passes, is `EndpointUnavailable`.
     """
 
 
 class EndpointUnsupported(EndpointRejected):
-    """The server or its model can't do what was asked (501, or 404 for the route)."""
+    """The server or its model doesn't support the request (501, or 404 for the route)."""
 
     recoverable = False
 
@@ -271,9 +271,9 @@ class OutputError(MoaError):
     """The model answered, but the answer does not fit the node's output type.
 
     Args:
-        message: What is wrong with it.
+        message: Fault of the answer.
         node: Name of the node.
-        text: What the model wrote.
+        text: Text that the model wrote.
     """
 
     recoverable = True
@@ -286,11 +286,11 @@ class OutputError(MoaError):
 
 
 class Unanswered(MoaError):
-    """A label was read from a question that the model refused or left out.
+    """The label of a question was read that the model refused or left out.
 
     Args:
-        question: Name of the question, or of the kind of its answer where that isn't known.
-        status: `refused` or `missing`, or that the text doesn't tell it.
+        question: Name of the question, or if unknown, of the kind of its answer.
+        status: `refused` or `missing`, or words that say that the text doesn't state it.
     """
 
     recoverable = True
@@ -306,13 +306,13 @@ class Unanswered(MoaError):
 
 
 class NodeError(MoaError):
-    """A plain function that is in a graph raised; the cause is chained.
+    """A plain function in a graph raised an error, which is chained.
 
-    It says in which file and line, as far as that is code of one's own.
+    The message states the file and line, if they are in the user's code.
 
     Args:
         node: Name of the node.
-        cause: What it raised.
+        cause: Error that it raised.
     """
 
     def __init__(self, node: str, cause: BaseException) -> None:
@@ -325,20 +325,20 @@ _NOT_OWN = (str(Path(__file__).parent), *(get_paths()[name] for name in ("stdlib
 
 
 def _place_of(cause: BaseException) -> str:
-    """Say where an error was raised, or the call that led there, in code of one's own."""
+    """Return where in the user's code an error was raised, or the call that led to it."""
     frames = traceback.extract_tb(cause.__traceback__)
     own_frames = [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
     return f" ({Path(own_frames[-1].filename).name}:{own_frames[-1].lineno})" if own_frames else ""
 
 
 class QuorumNotMet(MoaError):
-    """Too few of several nodes answered one request.
+    """Too few of several nodes answered a request.
 
-    It is recoverable if one of them was set up right.
+    It is recoverable unless all of them were set up wrong.
 
     Args:
-        message: How many did, how many must, and each cause.
-        causes: Why, by the name of each node that failed.
+        message: Number that answered, number required, and each cause.
+        causes: Errors, by name of the failed node.
     """
 
     def __init__(self, message: str, *, causes: Mapping[str, MoaError]) -> None:
@@ -351,15 +351,15 @@ class QuorumNotMet(MoaError):
 
 
 class GuardFailed(MoaError):
-    """A guard could not look at a text, so nothing was sent. It never quotes the text."""
+    """A guard could not check a text, so nothing was sent. The message never quotes the text."""
 
 
 class BudgetExceeded(MoaError):
     """A limit of a run's `Budget` would be passed by the next call, so it was not sent or was cut.
 
     Args:
-        message: The limit, what was spent, what the call asked for.
-        spent: What the run had used by then.
+        message: The limit, the amount spent, and the amount that the call asked for.
+        spent: Usage of the run so far.
 
     Examples:
         >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.", budget=Budget(calls=0))
@@ -382,10 +382,10 @@ class KeySpent(BudgetExceeded):
     """The daily or monthly limit of a server's key is used up, so no further call was sent.
 
     Args:
-        message: The limit, what is left of it, and when it renews.
-        spent: What the run had used by then.
-        left: What is left of each limit of the key, by its name.
-        renews_at: When the limit renews, in UTC.
+        message: The limit, the amount left, and the time of renewal.
+        spent: Usage of the run so far.
+        left: Amount left of each limit of the key, by name.
+        renews_at: Time when the limit renews, in UTC.
     """
 
     def __init__(
@@ -402,18 +402,18 @@ class KeySpent(BudgetExceeded):
 
 
 class DeadlineExceeded(MoaError):
-    """The time given to the run is up."""
+    """The run's deadline has passed."""
 
     recoverable = True
     escalates = True
 
 
 def may_be_billed(error: BaseException | None) -> bool:
-    """Return True if a server may bill for the tokens of a call that ended with an error.
+    """Return True if a server may bill for the tokens of a failed call.
 
-    It can't if nothing was sent, or the server refused: no connection, a 3xx, a 4xx, and a 5xx but
-    for `GATEWAY_TIMEOUTS`. An answer that was cut, lost or unreadable may have been generated. The
-    table is in `docs/endpoints.md`.
+    It can't if nothing was sent or the server refused: no connection, a 3xx, a 4xx, or a 5xx except
+    `GATEWAY_TIMEOUTS`. An answer that was cut, lost or unreadable may have been generated.
+    `docs/endpoints.md` has the table.
     """
     if isinstance(error, EndpointRejected | EndpointUnavailable):
         return error.begun
@@ -421,11 +421,10 @@ def may_be_billed(error: BaseException | None) -> bool:
 
 
 def check_recoverable(error: MoaError) -> None:
-    """Raise an error that no simpler way may stand in for.
+    """Raise an error that no fallback may hide.
 
     Raises:
-        MoaError: it is not recoverable, such as a wrong key, which nobody would see behind a
-            stand-in; or the run's time is up.
+        MoaError: it is not recoverable, such as a wrong key, or the run's time is up.
     """
     if isinstance(error, DeadlineExceeded) or not error.recoverable:
         raise error

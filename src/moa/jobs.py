@@ -1,8 +1,8 @@
-"""Jobs: rows that are worked on until each is done, over days, restarts and several processes.
+"""Jobs: rows processed until all are done, over days, restarts and several processes.
 
-A job is kept in a database: SQLite in a folder, or Postgres. It holds the rows by their id and
-content, who works on which, what became of each, and the finished calls of rows that aren't done.
-A process that dies leaves nothing behind but leases, which run out.
+A job is stored in a database: SQLite in a folder, or Postgres. It holds the rows by id and content,
+the process that works on each, its result, and the finished calls of unfinished rows. A process
+that dies leaves only leases, which expire.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
 """A row that `failed` is tried again; one that is `dead` is not."""
 TRIES = 3
-"""Times that a row may fail."""
+"""Number of failures after which a row is dead."""
 LEASE_S = 60.0
-"""Seconds after which the rows of a process that has died, or lost its network, go to others; one
-that lives renews its leases three times as often."""
+"""Seconds after which the rows of a process that died or lost its network go to others. A live
+process renews its leases three times as often."""
 _RETRY_S = 5.0
-"""Seconds until a row that failed is tried again; doubled each time."""
+"""Seconds until a failed row is tried again, doubled each time."""
 _MAX_DEATHS = 20
-"""Times that a process may die with a row in its hands; then it is taken to be the row's fault."""
+"""Number of processes that may die while working on a row; then the row is blamed."""
 _WAIT_S = 0.5
 _MADE_S = 2.0
-"""Seconds within which a process that makes the file of a job has written into it."""
+"""Seconds within which a process that creates a job's file must have written to it."""
 _BATCH = 1000
-"""Rows that are added in one transaction."""
+"""Rows added in one transaction."""
 _TABLES = """
 create table if not exists moa_jobs (job text primary key, graph text not null);
 create table if not exists moa_workers (
@@ -73,11 +73,12 @@ create index if not exists moa_rows_failed on moa_rows (job, until)
     where state = 'failed' and gone = 0
 """
 _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
-"""Rows to lease: the second kind if there isn't one of the first. An `or` would use no index."""
+"""Conditions of the rows to lease: the second applies if no row meets the first. An `or` would use
+no index."""
 
 
 _ended_workers: set[str] = set()
-"""Workers of this process that have ended; with a full disk they could not record it."""
+"""Workers of this process that have ended. With a full disk they can't record it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +86,29 @@ class JobStatus:
     """Progress of a job."""
 
     rows: Mapping[State, int]
-    """Rows by their state."""
+    """Number of rows by state."""
     calls: int
-    """Calls of the rows that were worked on."""
+    """Number of calls of the rows processed so far."""
     cost: float
-    """US dollars; of endpoints without a price, nothing."""
+    """US dollars; endpoints without a price count as 0."""
     needed_llm: int
-    """Rows for which a large model was asked."""
+    """Number of rows for which a large model was asked."""
     causes: Mapping[str, int]
-    """Rows that failed or are dead, by the kind of their error."""
+    """Number of failed and dead rows, by the class of their error."""
 
     @property
     def total(self) -> int:
-        """Rows in all."""
+        """Number of rows."""
         return sum(self.rows.values())
 
     @property
     def left(self) -> int:
-        """Rows that are due, leased or to be retried."""
+        """Number of rows that are due, leased or to be retried."""
         return sum(self.rows.get(state, 0) for state in ("due", "leased", "failed"))
 
 
 class Job:
-    """Rows that one or more processes run until each is done.
+    """Rows that one or more processes work on until all are done.
 
         with Job("nightly", graph="support") as job:
             job.add(rows.read("inbox.jsonl"))
@@ -115,15 +116,15 @@ class Job:
             job.export(Path("done.jsonl"))
 
     Args:
-        store: A folder, in which `job.sqlite` is kept; or `postgresql://USER@HOST/DATABASE#NAME`,
-            the address of a database and the name of the job in it.
-        graph: Name of what runs; `None`: what the job was begun with.
-        tries: Times that a row may fail; then it is dead.
+        store: A folder, which holds `job.sqlite`; or `postgresql://USER@HOST/DATABASE#NAME`, the
+            address of a database and the name of the job in it.
+        graph: Name of the graph to run; `None`: the one that the job was begun with.
+        tries: Number of failures after which a row is dead.
         lease_s: Seconds after which the rows of a process that is gone go to others.
 
     Raises:
-        ConfigError: a number is out of range; or, when it is entered: there is no such job and no
-            `graph`, it was begun with another one, or the store can't be used.
+        ConfigError: a number is out of range. On entering: there is no such job and no `graph`, it
+            was begun with another graph, or the store can't be used.
         MissingDependency: the store is Postgres, and its client isn't installed.
     """
 
@@ -152,13 +153,14 @@ class Job:
         self.worker = f"{_machine()}|{os.getpid()}|{secrets.token_hex(4)}"
         """Identifies this worker: its machine, its process, and a random part."""
         self.not_given = 0
-        """Rows that the job holds and the last `add` lacked, where other processes work on it."""
+        """Number of rows that the last `add` lacked, but that stay since other processes work on
+        the job."""
         self._failures: dict[str, int] = {}
-        """How often each row in the hands of this process has failed."""
+        """Number of failures of each row leased to this process."""
         self._turn = threading.Lock()
-        """Held while a thread uses the database, so that state in memory and on disk agree."""
+        """Held while a thread uses the database, so that memory and disk agree."""
         self._renewing: threading.Thread | None = None
-        """Says again and again that this process is at work."""
+        """Thread that renews the leases of this process."""
         self._over = threading.Event()
 
     @property
@@ -168,7 +170,7 @@ class Job:
 
     @property
     def where(self) -> str:
-        """The place of the store, in words, without the password of a database URL."""
+        """Location of the store, for messages, without the password of a database URL."""
         return self._store.where
 
     def __enter__(self) -> Self:
@@ -211,21 +213,21 @@ class Job:
             self._store.close()
 
     def add(self, inputs: Iterable[Row | MalformedLine], *, all_rows: bool = True) -> int:
-        """Add rows; those that are there already, by their id and content, stay as they are.
+        """Add rows. Rows already there, with the same id and content, stay as they are.
 
-        If another process works on the job, rows that are not among these stay in it, whatever
-        `all_rows`: they may be the input of that one.
+        If another process works on the job, rows that are missing here stay in it even with
+        `all_rows`, since they may be that process's input.
 
         Args:
-            inputs: The rows. Of rows that are copies each counts.
-            all_rows: Whether they are all that there are: others that the job holds are left out of
-                it and of its export, until they are added again.
+            inputs: The rows. Each copy of a row counts.
+            all_rows: True if these are all the rows. Other rows of the job are then left out of it
+                and of its export until they are added again.
 
         Returns:
-            How many rows were read.
+            Number of rows read.
 
         Raises:
-            StoreError: the store can't be written; or the folder of temporary files.
+            StoreError: the store, or the folder of temporary files, can't be written.
         """
         insert = (
             "insert into moa_rows (job, key, place, given) values (?, ?, ?, ?) "
@@ -274,16 +276,16 @@ class Job:
         max_concurrency: int = 8,
         progress: Progress = False,
     ) -> JobStatus:
-        """Work on rows until none is left, or the budget or time of the run is used up.
+        """Process rows until none is left, or the run's budget or time is used up.
 
         Args:
-            node: What each row goes through.
-            context: Budget, deadline and ledger over all rows of this process.
-            max_concurrency: Maximum number of rows worked on at once.
+            node: Node to run on each row.
+            context: Budget, deadline and ledger for all rows of this process.
+            max_concurrency: Maximum number of rows processed at once.
             progress: See `moa.batch.map_rows`.
 
         Raises:
-            StoreError: the store fails; what is done is kept.
+            StoreError: the store fails; finished rows are kept.
         """
         context = context or RunContext(keep_notes=False)
         left = self.left(context, at_once=max_concurrency)
@@ -298,14 +300,15 @@ class Job:
     async def left(
         self, context: RunContext, *, at_once: int = 8
     ) -> AsyncGenerator[Row | MalformedLine]:
-        """Yield the rows that are to be done, leased to this process, until none is left.
+        """Lease rows to this process and yield them, until none is left.
 
-        Rows that others work on are waited for: those that fail, or that a process had which died,
-        are given here. What a row has paid for before is in its `journal`.
+        It waits for rows that other processes work on: if one fails, or its process dies, the row
+        is yielded here. A row's `journal` has the calls already paid for.
 
         Args:
-            context: Context of the run; once its budget or time is used up, no more rows are given.
-            at_once: Rows that are leased together.
+            context: Context of the run. Once its budget or time is used up, no more rows are
+                yielded.
+            at_once: Number of rows leased together.
         """
         self._failures.clear()
         await self._run_locked(self._begin)
@@ -319,10 +322,10 @@ class Job:
                 await asyncio.sleep(_WAIT_S)
 
     async def take(self, item: Item[object], context: RunContext) -> None:
-        """Store the result of a row: it is on disk when this returns.
+        """Store the result of a row. It is on disk when this returns.
 
-        A row that failed is tried again later, unless the row itself is at fault. If a limit of the
-        whole run ended it, it is due.
+        A failed row is tried again later, unless the row itself is at fault. If a limit of the
+        whole run ended it, it is due again.
         """
         fate = fate_of(item, context)
         await self._run_locked(lambda: self._settle(item, fate))
@@ -336,8 +339,8 @@ class Job:
             self._give_back(item.key)
         else:
             wait_s = _RETRY_S * 2 ** (failures - 1)
-            # Where its lease ran out meanwhile the row may be another's, or done: then what failed
-            # here says nothing of it, and the first that is done stays.
+            # If its lease expired meanwhile, the row may be another's, or done. Then a failure
+            # here says nothing about it, and the first result stays.
             self._store.run(
                 "update moa_rows set worker = null, state = ?, failures = ?, until = ?, line = ?, "
                 "cause = ?, calls = ?, cost = ?, llm = ? where job = ? and key = ? "
@@ -361,7 +364,7 @@ class Job:
             self._rows(f"{update} and key = ?", self.worker, key)
 
     def status(self) -> JobStatus:
-        """Count the rows."""
+        """Return the progress of the job."""
         groups = self._rows(
             "select state, cause, count(*), sum(calls), sum(cost), sum(llm) from moa_rows "
             "where job = ? and gone = 0 group by state, cause"
@@ -375,7 +378,7 @@ class Job:
         return JobStatus(rows, int(calls), float(cost), int(llm), causes)
 
     def retry(self) -> int:
-        """Make the rows that failed, are dead, or have a damaged line due again; count them."""
+        """Make failed, dead and damaged rows due again; return their number."""
         query = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
         damaged = [
             key
@@ -393,12 +396,12 @@ class Job:
         return len(self._rows(mark_due))
 
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
-        """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
+        """Yield the lines of rows in input order, as `moa run --out` writes them.
 
-        If the store holds a line damaged, a line says so, by an `error`.
+        A damaged line is replaced by one with an `error`.
 
         Args:
-            states: States of the rows to return; none: all rows that were worked on.
+            states: States of the rows to return; none: all rows processed so far.
         """
         clause = f" and state in ({', '.join('?' * len(states))})" if states else ""
         query = (
@@ -409,21 +412,21 @@ class Job:
             yield read_line(line_json) or damaged_line(row_json, number)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
-        """Write the lines of all rows that were worked on to a file, whole or not at all.
+        """Write the lines of all processed rows to a file, completely or not at all.
 
         Args:
-            path: Its name ends in `.jsonl`, `.csv`, `.parquet` or `.xlsx`, and then in `.gz` where
-                it is to be compressed. A table has the columns of the input, and then those of
-                what came out; what is nested in them is JSON.
+            path: A name that ends in `.jsonl`, `.csv`, `.parquet` or `.xlsx`, plus `.gz` to
+                compress it. A table has the columns of the input, then those of the output. Nested
+                values are JSON.
             where: Conditions on the lines, such as `kept` or `label=spam`; see `moa.rows.where`.
 
         Returns:
-            How many they are.
+            Number of lines written.
 
         Raises:
-            ConfigError: the file can't be written, its name ends otherwise, or one of `where` is no
-                condition.
-            MissingDependency: it is Parquet or Excel, and its package isn't installed.
+            ConfigError: the file can't be written, its name has another ending, or `where` has an
+                invalid condition.
+            MissingDependency: the package for Parquet or Excel isn't installed.
         """
         conditions = Where.of(where)
         return export_lines(lambda: filter(conditions.matches, self.lines()), path)
@@ -436,13 +439,13 @@ class Job:
         return await self._store.offload(in_turn)
 
     def _rows(self, sql: str, *values: object) -> list[SQLRow]:
-        """Run a statement whose first value is the job."""
+        """Run a statement whose first parameter is the job."""
         return self._store.run(sql, self._store.job, *values)
 
     def _lease(self, limit: int) -> list[Row | MalformedLine]:
-        """Lease rows: those that are due, or else those whose wait has run out."""
+        """Lease due rows, or else failed rows whose wait is over."""
         now = self._store.now()
-        longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait
+        longest = now + _RETRY_S * 2**self._tries  # beyond it, the clock was set back
         leased = list[SQLRow]()
         for clause, values in zip(_DUE, ((), (now, longest)), strict=True):
             leased = leased or self._store.run(
@@ -465,15 +468,15 @@ class Job:
     def _begin(self) -> None:
         self._start_renewing()
         self._calls.close()
-        self._give_back()  # what an earlier run of this job had in hand
-        self._rows(  # a process may have been killed when a row was done, and its calls still there
+        self._give_back()  # rows leased by an earlier run of this job
+        self._rows(  # a process may have died after a row was done, before its calls were deleted
             "delete from moa_calls where job = ? and exists (select 1 from moa_rows where "
             "moa_rows.job = moa_calls.job and moa_rows.key = moa_calls.key and state = 'done')"
         )
         self._free_the_dead()
 
     def _has_unfinished(self) -> bool:
-        # Those whose lease was told to nobody, since the connection was lost then.
+        # Release rows whose lease was never reported here, since the connection was lost.
         query = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
         for (key,) in self._rows(query, self.worker):
             if key not in self._failures:
@@ -493,7 +496,7 @@ class Job:
 
     def _keep_renewing(self) -> None:
         while not self._over.wait(self._lease_s / 3):
-            with suppress(StoreError):  # what is done next says so too, unless it has passed
+            with suppress(StoreError):  # the next operation reports it, unless it has passed
                 self._renew()
 
     def _renew(self) -> None:
@@ -509,11 +512,11 @@ class Job:
         return [(worker, until, steady) for worker, until, steady in self._rows(query, self.worker)]
 
     def _free_the_dead(self) -> None:
-        """Free the rows of processes that are gone; one that kills too many of them is dead."""
+        """Free the rows of dead processes. A row that too many processes died on becomes dead."""
         now = self._store.now()
         for worker, until, steady in self._list_others():
             machine, pid, _ = worker.split("|")
-            is_local = machine == _machine()  # clocks may be set, and processes looked up
+            is_local = machine == _machine()  # clocks may be reset, processes looked up
             is_late = steady < time.monotonic() if is_local else until < now
             if is_late or worker in _ended_workers or (is_local and not _is_alive(int(pid))):
                 self._rows("delete from moa_workers where job = ? and worker = ?", worker)
@@ -541,7 +544,7 @@ class Job:
 
 @cache
 def _machine() -> str:
-    """Name this machine, since it was started, and the processes that one can see in it."""
+    """Return an id of this machine, its boot and its process namespace."""
     parts = [socket.gethostname()]
     with suppress(OSError):  # only Linux has them
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -559,11 +562,11 @@ def _is_alive(pid: int) -> bool:
 
 
 def _check_file(path: Path, *, is_begun: bool) -> None:
-    """See that the file of a job is there, if it is begun, and holds something, if it is there."""
+    """Check that the file of a begun job exists, and that an existing file isn't empty."""
     if is_begun and not path.exists():
         raise ConfigError(f"there is no job in {path.parent}")
     give_up = time.monotonic() + _MADE_S
-    while path.is_file() and not path.stat().st_size:  # it may be made at this moment
+    while path.is_file() and not path.stat().st_size:  # it may be being written right now
         if time.monotonic() > give_up:
             raise ConfigError(
                 f"{path} is empty (0 bytes): what was done in this job is lost, and would be paid "

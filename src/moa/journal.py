@@ -1,7 +1,7 @@
-"""Journal: what a run keeps of its finished calls, so that one that goes on pays for none again.
+"""Journal: finished calls of a run, stored so that a resumed run doesn't pay for them again.
 
-A call is found again by where it is made and what it asks, never by when: nodes run in parallel,
-and end in another order each time. LangGraph's nested tasks are found by the order of calls.
+A call is identified by where it is made and what it asks, not by when: nodes run in parallel, and
+end in another order each time. LangGraph, in contrast, identifies nested tasks by their order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Key:
-    """The key of a call, computed when it is first needed: a new run of one call needs none."""
+    """Key of a call, computed on first use: a new run with a single call needs none."""
 
     __slots__ = ("_journal", "what", "written")
 
@@ -42,18 +42,19 @@ class Key:
 
 
 class Journal:
-    """The records of one run, and of the run before it. Its state belongs to one event loop.
+    """Records of one run, and of the run that it resumes. Its state belongs to one event loop.
 
     Args:
-        name: Tells the run from any other.
-        texts: What was kept of it before, by key.
-        write: Keeps a record under a key. One that is there already may stay.
-        inside: Entered with the key of each place, while what is there runs; `None`: nothing.
-        context: What is spent in it is counted; `None`: all that is kept.
+        name: Identifies the run.
+        texts: Records stored earlier, by key.
+        write: Stores a record under a key. It may leave an existing record as it is.
+        inside: Returns a context manager for the key of a place, entered while the place runs;
+            `None`: nothing is entered.
+        context: Only calls within this context are counted; `None`: all stored calls.
     """
 
     charges_all = True
-    """True if a call that is found is charged to all contexts, or up to `context` alone."""
+    """True if a found call is charged to all contexts; False if only up to `context`."""
 
     def __init__(
         self,
@@ -70,9 +71,9 @@ class Journal:
         self.context = context
         self.root = Place(self)
         self.counted = set(context.counted.get(name, ())) if context else set[str]()
-        """Keys of what `context` has paid for, here or in an earlier part of the run."""
+        """Keys of the calls that `context` has paid for, here or in an earlier part of the run."""
         self.found = 0
-        """How many calls were found."""
+        """Number of calls found."""
         self._write = write
         failures = [key for key in self.kept if key.startswith(_FAILURE)] if texts else []
         self._failures = len(failures)
@@ -81,7 +82,7 @@ class Journal:
         self._unwritten: list[Key] = []
 
     def _read_blamed(self, key: str) -> Sequence[str]:
-        """Read which calls a run has failed by."""
+        """Return the calls blamed for an earlier failure."""
         try:
             calls: object = from_json(self.kept[key])
         except ValueError as fault:
@@ -90,28 +91,31 @@ class Journal:
         return [str(call) for call in list_of(calls)]
 
     def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
-        """Do without what is kept under a key, which can't be read, if that may be made again.
+        """Discard an unreadable record, if its call may be made again.
 
         Raises:
-            StoreError: it may not; here nothing may, since a person may have answered before.
+            StoreError: it may not. In this class no call may, since a person may have answered.
         """
         del key
         reason = "" if may_repeat else ", and what a tool did is not done twice"
         raise StoreError(f"what the thread keeps can't be read{reason}: {fault}") from fault
 
     def number(self, *what: object) -> str:
-        """Return an id that tells a call from all others in the run, and from equal ones."""
+        """Return an id that is unique in the run, even among equal calls."""
         key = digest(*what)
         self._seen[key] += 1
         return f"{key}.{self._seen[key]}"
 
     def key(self, *what: object) -> Key:
-        """Return a call's key. One that is blamed for an earlier failure gets a new one."""
+        """Return a call's key.
+
+        A call blamed for an earlier failure gets a new key, so it is made again.
+        """
         self._unwritten.append(key := Key(self, what))
         return key
 
     def write_keys(self) -> None:
-        """Work out the keys of calls, in the order in which they were made: equal ones count."""
+        """Compute the pending keys in the order of the calls, numbering equal calls."""
         for key in self._unwritten:
             number = self.number(*key.what)
             key.written = f"{number}.{self._failed_before[number]}"
@@ -128,12 +132,12 @@ class Journal:
         await self.keep(str(key), record())
 
     async def flush(self) -> None:
-        """Write what is kept and not written yet, where that may wait until the next call."""
+        """Write pending records; here there are none, since `keep` writes at once."""
 
     async def fail(self, error: Exception) -> None:
-        """Record that the run has failed, so that the call that caused it is made again.
+        """Record that the run failed, so that the calls that may have caused it are made again.
 
-        What ended well stays, and so does what failed where something else stood in.
+        Successful calls stay, and so do failed calls that something else replaced.
         """
         if blamed := self.root.find_blamed(error):
             calls = sorted(str(key).rpartition(".")[0] for key in blamed)
@@ -157,16 +161,16 @@ class Place:
         self.request = request
         self.around = around
         self.calls: list[Key | str] = []
-        """Keys of the calls that were made or found in it, at any depth."""
+        """Keys of the calls made or found in it, at any depth."""
         self.own_calls: list[Key] = []
-        """Keys of those that were made or found in no place within."""
+        """Keys of the calls made or found directly in it."""
         self.failed_calls: list[tuple[BaseException, Key]] = []
-        """Errors that own calls ended with, and the key of each."""
+        """Errors of its own calls, each with the call's key."""
         self._failed: list[tuple[Exception, Set[Key]]] = []
-        """Errors that left places within, and what is to blame for each."""
+        """Errors raised by inner places, each with the keys of the calls to blame."""
 
     def inside(self, path: str, request: object) -> AbstractContextManager[Place]:
-        """Enter the place of a node and what it is given, unless it is this one."""
+        """Enter the place of a node and its input, unless it is this place."""
         if path == self.path and (
             request is self.request or digest(request) == digest(self.request)
         ):
@@ -175,7 +179,7 @@ class Place:
 
     @contextmanager
     def enter(self, path: str, request: object) -> Generator[Place]:
-        """Enter a place in this one."""
+        """Enter a place within this one."""
         place, inside = Place(self.journal, path, request, self), self.journal.inside
         try:
             with inside(self.journal.number(digest(path, request))) if inside else nullcontext():
@@ -187,12 +191,13 @@ class Place:
     def find_blamed(self, error: Exception) -> Set[Key]:
         """Return the keys of the calls whose answers may have caused an error.
 
-        If the error came from one of its own calls, that is it alone: what was answered before
-        stays, above all what tools did. Else they are all that it made itself, and those to blame
-        in the places that the error came from; where it came from none of them, in all that failed.
+        If the error came from one of its own calls, only that call is blamed. Earlier answers stay,
+        above all what tools did. Otherwise all its own calls are blamed, and the blamed calls of
+        the inner places that the error came from, or of all failed inner places if it came from
+        none.
         """
         if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
-            return frozenset()  # what mends that is a larger limit, or a person, and no new answer
+            return frozenset()  # a larger limit or a person mends that, not a new answer
         chain = list_causes(error)
         if own_keys := {key for failure, key in self.failed_calls if failure in chain}:
             return own_keys
@@ -200,7 +205,7 @@ class Place:
         return {*self.own_calls}.union(*(inner_calls or [calls for _, calls in self._failed]))
 
     def count(self, keys: Sequence[Key | str]) -> None:
-        """Count calls as made in this place, and so in those around it."""
+        """Count calls as made in this place and in all outer ones."""
         place: Place | None = self
         while place is not None:
             place.calls += keys
@@ -208,22 +213,22 @@ class Place:
 
 
 def digest(*what: object) -> str:
-    """Return a digest of a request, which is the same in every process."""
+    """Return a digest of a request. It is the same in every process."""
     try:
         data = to_json(
             _order(what), fallback=lambda value: type(value).__qualname__, bytes_mode="base64"
         )
-    except ValueError:  # half a character, which no JSON holds
+    except ValueError:  # a lone surrogate, which JSON can't hold
         data = repr(what).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _order(value: object) -> object:
-    """Order sets, since each process orders them differently."""
+    """Sort the sets in a value, since each process orders them differently."""
     if is_set(value):
         return sorted(digest(item) for item in value)
     if isinstance(value, BaseModel):
-        # Fields alone: what else an object holds isn't there when it comes back from JSON.
+        # Only fields: other attributes are lost on the way through JSON.
         fields = {name: getattr(value, name) for name in type(value).model_fields}
         return {name: _order(field) for name, field in (fields | (value.model_extra or {})).items()}
     if is_mapping(value):
@@ -234,7 +239,7 @@ def _order(value: object) -> object:
 
 
 def list_causes(error: BaseException) -> Sequence[BaseException]:
-    """Return an error, and all that it was raised from, or put together of."""
+    """Return an error, and all errors that it was raised from or groups."""
     causes = [error]
     for cause in causes:
         origins = [origin for origin in (cause.__cause__, cause.__context__) if origin is not None]
@@ -247,20 +252,20 @@ def list_causes(error: BaseException) -> Sequence[BaseException]:
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:
-    """Return a node's questions to people, if it stopped for them; LangGraph raises them."""
-    errors = sys.modules.get("langgraph.errors")  # not imported: then nobody asks people
+    """Return the questions to people in a LangGraph interrupt; empty for any other error."""
+    errors = sys.modules.get("langgraph.errors")  # if not imported, nobody asks people
     return error.args[0] if errors and isinstance(error, errors.GraphInterrupt) else ()
 
 
 def join_interrupts(errors: Sequence[Exception]) -> Exception:
-    """Join several errors by which nodes ask people."""
+    """Join the interrupts of several nodes that ask people."""
     return type(errors[0])(tuple(question for error in errors for question in interrupts_of(error)))
 
 
 def explain(error: Exception, node: str) -> Exception:
-    """Replace the error of a node that asks people in a run that can't be resumed.
+    """Replace the error of a node that asked people in a run that can't be resumed.
 
-    LangGraph's `interrupt` finds nobody to stop for there, and fails by whatever it misses first.
+    LangGraph's `interrupt` can't stop the run there, and fails with an unrelated error.
     """
     types = sys.modules.get("langgraph.types")
     if types is None or not isinstance(error, RuntimeError | KeyError):
@@ -271,7 +276,7 @@ def explain(error: Exception, node: str) -> Exception:
 
 
 def not_resumable_error(who: str) -> NotResumable:
-    """Return the error of a run that asks people and can't be resumed."""
+    """Make the error of a run that asks people and can't be resumed."""
     return NotResumable(
         f"{who}: people may be asked, and nothing of this run is kept until they answer. "
         "Run it as graph.compile(checkpointer=…).ainvoke(request, "

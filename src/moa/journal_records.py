@@ -1,4 +1,4 @@
-"""Journal records: how a finished call is written into the journal of a run, and found there."""
+"""Journal records: writing finished calls to the journal of a run, and finding them there."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[T]):
-    """How a value is written as JSON, and read back."""
+    """Functions that write a value as JSON and read it back."""
 
     dump: Callable[[T], JSONValue]
     load: Callable[[JSONValue], T]
 
 
 def form_of(kind: type[T]) -> Form[T]:
-    """Write and read values of a type as pydantic does."""
+    """Return the form that pydantic has for a type."""
 
-    @cache  # few runs keep anything, and building it takes longer than importing this
+    @cache  # few runs store anything, and building it takes longer than importing this
     def adapter() -> TypeAdapter[T]:
         return TypeAdapter(kind)
 
@@ -43,7 +43,7 @@ def form_of(kind: type[T]) -> Form[T]:
 
 
 PLAIN: Form[JSONValue] = Form(lambda value: value, lambda value: value)
-"""The form of a value that is JSON already."""
+"""Form of a value that is JSON already."""
 _Error = tuple[str, str, JSON]
 """Class, text and attributes."""
 
@@ -68,17 +68,17 @@ def _records() -> TypeAdapter[_Record]:
 
 @dataclass(frozen=True, slots=True)
 class _FinishedCall(Generic[T]):
-    """A call that was made before, as it was read from the journal."""
+    """A call made earlier, as read from the journal."""
 
     record: _Record
     outcome: T | MoaError
-    """Its answer, or the error that it ended with."""
+    """Its answer, or its error."""
     paid: Mapping[str, Usage]
     """Usage of the calls in it, by key."""
 
 
 class Call:
-    """A call in a run that can be resumed: found in the journal, or made in `inner` and stored.
+    """A call in a resumable run: found in the journal, or made in `inner` and stored.
 
     As a context manager around the call itself, it stores the error of an endpoint or model.
 
@@ -98,15 +98,15 @@ class Call:
         if not of_calls:
             self.place.own_calls.append(self.key)
         self.inner = context.nested()
-        """Context of the call: it counts all usage, and stores nothing a second time."""
+        """Context of the call. It counts all usage, and stores nothing a second time."""
         self.inner.journal = None
 
     def find(self, form: Form[T], *, may_repeat: bool = True) -> _FinishedCall[T] | None:
         """Find the call if it was made before, for `reuse`.
 
         Raises:
-            StoreError: what is kept can't be read, and the journal doesn't let it be made again;
-                none does where it may not be repeated.
+            StoreError: the record can't be read, and the journal doesn't let the call be made
+                again. No journal does if `may_repeat` is false.
         """
         journal = self.place.journal
         if not journal.kept or (own_key := str(self.key)) not in journal.kept:
@@ -133,10 +133,10 @@ class Call:
         return run is None or self.inner.is_within(run)
 
     def reuse(self, finished: _FinishedCall[T]) -> T:
-        """Return the answer that `find` has read, and count what it took.
+        """Return the answer that `find` has read, and charge its usage.
 
         Raises:
-            MoaError: the call ended with it.
+            MoaError: the call ended with this error.
         """
         record, outcome = finished.record, finished.outcome
         self._charge(record, finished.paid)
@@ -162,7 +162,7 @@ class Call:
             journal.counted |= {own_key, *paid}
 
     async def keep(self, value: JSONValue, *, calls: Sequence[Key | str] | None = None) -> None:
-        """Store its answer; `calls` are those in it, already counted; `None`: it is one call."""
+        """Store its answer. `calls` are those within it, already counted; `None`: a single call."""
         await self._keep(value, None, calls)
 
     async def __aenter__(self) -> Call:
@@ -189,7 +189,7 @@ class Call:
         if journal.charges_all and self._is_counted:
             journal.counted.add(str(self.key))
         await journal.keep_call(self.key, partial(_write_record, value, error, usage, notes, calls))
-        if is_single and self._is_counted:  # the places around it may name only what is kept
+        if is_single and self._is_counted:  # outer places may name only stored calls
             self.place.count(calls)
 
 
@@ -200,7 +200,7 @@ async def call_once(
     form: Form[T],
     ask: Callable[[RunContext], Awaitable[T]],
 ) -> T:
-    """Make a call, or give what is kept of it: its answer, or the error that it ended with."""
+    """Make a call, or return its stored answer or raise its stored error."""
     call = Call(context, what, request)
     if finished := call.find(form):
         return call.reuse(finished)

@@ -1,4 +1,4 @@
-"""Messages: what is said in a chat, by whom, and the files and tool calls that go with it."""
+"""Messages: the messages of a chat, with their roles, files and tool calls."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ _MAGIC = {
     b"RIFF": "image/webp",
     b"%PDF": "application/pdf",
 }
-"""How the formats begin that models read."""
+"""First bytes of the formats that models read, with their media types."""
 IN_WORDS: Mapping[str, object] = {"moa": "in words"}
-"""Context of pydantic in which a file is written by its name."""
+"""Pydantic serialization context in which a file is written as its name."""
 
 
 class File(BaseModel):
     """A file that a model reads, such as a PDF: `File("bill.pdf")`, `File(data)`, `File(url)`.
 
     Args:
-        source: A path, which is read now; the bytes themselves; or an address of http or https.
+        source: A path, which is read now; the bytes themselves; or an http, https or data URL.
 
     Raises:
-        InputError: the path can't be read, or nothing tells the format of the bytes.
+        InputError: the path can't be read, or the format of the bytes is unknown.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
     kind: ClassVar[Literal["images", "files"]] = "files"
-    """The capability of an endpoint that reads it."""
+    """Capability that an endpoint needs to read it."""
 
     url: str = Field(pattern="^(https?|data):", repr=False)
-    """An address, or the data itself as a `data:` URL."""
+    """An http or https URL, or the content as a `data:` URL."""
     name: str = "file"
 
     def __init__(self, source: str | Path | bytes | None = None, /, **fields: object) -> None:
@@ -115,7 +115,7 @@ def _data_url(data: bytes, name: str) -> str:
 
 
 def files_of(value: object) -> Iterator[File]:
-    """Yield the files in an input: itself, or in its fields and in lists there."""
+    """Yield the files in an input: the input itself, or those in its fields and lists."""
     if isinstance(value, File):
         yield value
     elif isinstance(value, BaseModel):
@@ -127,7 +127,7 @@ def files_of(value: object) -> Iterator[File]:
 
 
 def required_file_kinds(kind: object) -> Iterator[Literal["images", "files"]]:
-    """Yield the kinds of files without which no value of a type can be made."""
+    """Yield the kinds of files that the values of a type require."""
     if isinstance(kind, type) and issubclass(kind, File):
         yield kind.kind
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -138,7 +138,7 @@ def required_file_kinds(kind: object) -> Iterator[Literal["images", "files"]]:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that a model wants used.
+    """A tool call that a model asks for.
 
     Examples:
         >>> ToolCall("in_stock", '{"item": "pens"}').values
@@ -147,17 +147,17 @@ class ToolCall:
 
     name: str
     arguments: str = "{}"
-    """JSON, as the model wrote it; it may be invalid."""
+    """JSON as the model wrote it; it may be invalid."""
     id: str = ""
     """Identifies the call in its conversation."""
 
     @classmethod
     def of(cls, name: str, /, **arguments: object) -> ToolCall:
-        """Write a call with arguments of Python, as in a script for tests.
+        """Make a call from Python arguments, as in a script for tests.
 
         Args:
             name: Name of the tool.
-            arguments: By name; what JSON can hold.
+            arguments: The arguments by name, as values that JSON can hold.
         """
         return cls(name, json.dumps(arguments, ensure_ascii=False))
 
@@ -191,12 +191,12 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     """Tool calls of an assistant's message."""
     tool_call_id: str = ""
-    """In a tool's message: the `id` of the call that it answers."""
+    """`id` of the call that a tool's message answers."""
     files: tuple[File, ...] = ()
     """Files of a user's message."""
 
     def as_dict(self, clean: Callable[[str], str] = str) -> JSON:
-        """Write it as OpenAI does.
+        """Return it in OpenAI's format.
 
         Args:
             clean: Applied to every text in it.
@@ -221,10 +221,10 @@ class Message:
 
     @classmethod
     def of(cls, message: Message | Mapping[str, object]) -> Message:
-        """Read a message as OpenAI writes it; a `Message` is returned as it is.
+        """Read a message in OpenAI's format; return a `Message` as it is.
 
         Raises:
-            InputError: it is none.
+            InputError: it is not a message.
         """
         if isinstance(message, Message):
             return message

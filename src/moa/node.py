@@ -1,6 +1,6 @@
-"""Node: the one shape that everything in `moa` has. A typed value in, a typed result out.
+"""Node: the interface of everything in `moa`: a typed value in, a typed result out.
 
-The values that pass between nodes are here too: agents and graphs meet only in them.
+The values that pass between nodes are here too. Agents and graphs share nothing else.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out")
 _TRACE = "traceparent"
-"""The key under which a journal names the span that a resumed run goes on from."""
+"""Journal key of the span that a resumed run continues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[Out_co]):
-    """The result of a node. It prints as its output, its usage and its notes, in tables.
+    """Result of a node. It prints its output, usage and notes as tables.
 
     Examples:
         >>> result = Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
@@ -57,17 +57,16 @@ class Result(Generic[Out_co]):
     usage: Usage = field(default_factory=Usage)
     """Usage of this node and everything under it."""
     trace: tuple[Note, ...] = ()
-    """Notes: who answered; what was dropped, cut, repaired or skipped, and why."""
+    """Notes on who answered, and on what was dropped, cut, repaired or skipped, and why."""
     seconds: float = 0.0
     """Wall time of this node."""
     llm_alone: CostEstimate | None = None
-    """Estimated cost of the same requests on the LLM alone; `None` if the run has no LLM to
-    compare with."""
+    """Estimated cost of the same requests on the LLM alone; `None` without a reference LLM."""
     messages: tuple[Message, ...] = ()
-    """Chat messages of an agent that writes, with tool calls and results, for the next run's
-    `history`; without the agent's instructions and examples."""
+    """Chat messages of an agent that writes, with tool calls and results, but without its
+    instructions and examples. They can be the next run's `history`."""
     new_messages: tuple[Message, ...] = ()
-    """The part of `messages` that this run added."""
+    """The `messages` that this run added."""
 
     def __repr__(self) -> str:
         return f"Result({self.output!r}, {self.usage.line()})"
@@ -84,7 +83,7 @@ class Result(Generic[Out_co]):
 
 
 def output_rows(output: object) -> list[tuple[str, str]]:
-    """Return what came out in rows of a table: a text, or the fields of a model."""
+    """Return an output as rows of a table: a text, or the fields of a model."""
     if not isinstance(output, BaseModel):
         return [("output", str(output))]
     name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
@@ -94,7 +93,7 @@ def output_rows(output: object) -> list[tuple[str, str]]:
 
 
 def _describe(value: object) -> str:
-    """Write a value of a field: of figures by name, such as probabilities, the highest first."""
+    """Format the value of a field. Numbers by name, such as probabilities, come highest first."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if not isinstance(value, dict):
@@ -109,7 +108,7 @@ def _describe(value: object) -> str:
 
 
 def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
-    """Return what is worth knowing beside who answered, in rows of a table."""
+    """Return the notes, except on who answered, as rows of a table."""
     notes = (note for note in trace if note.kind != "answered")
     return [(note.kind, f"{note.node}: {note.text}") for note in notes]
 
@@ -130,7 +129,7 @@ class Node(Protocol[In_contra, Out_co]):
 
     @property
     def name(self) -> str:
-        """Shown in traces, errors and drawings."""
+        """Name shown in traces, errors and drawings."""
         ...
 
     async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
@@ -138,7 +137,7 @@ class Node(Protocol[In_contra, Out_co]):
 
         Args:
             request: The typed input.
-            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+            context: Budget, deadline and ledger of the run that it is part of; `None` starts a run.
 
         Raises:
             MoaError: see `moa.errors`; each class says when.
@@ -147,7 +146,7 @@ class Node(Protocol[In_contra, Out_co]):
 
 
 AnyNode = Node[Any, Any]
-"""A node whose types are known at run time only, such as one that is loaded by its name."""
+"""A node whose types are known only at run time, such as one loaded by its name."""
 
 Became = Literal[
     "in danger",
@@ -160,24 +159,23 @@ Became = Literal[
     "dropped",
     "not found",
 ]
-"""What became of an input: it goes to people first, since somebody may be in danger; it has a fixed
-reply, one that a model wrote, or a draft that somebody has to read; it is in a queue of people,
-waits for a large model or people, is set aside as unwanted, is dropped, or nothing was found that
-answers it."""
+"""Outcome of an input: it goes to people first, since somebody may be in danger; it has a fixed
+reply; a model wrote the reply; a person has to read the draft; it is in a queue of people; it waits
+for a large model or people; it is set aside as unwanted; it is dropped; or no answer was found."""
 
 
 @runtime_checkable
 class Outcome(Protocol):
-    """An output that says itself what became of its input, so that runs can count it."""
+    """Output that tells the outcome of its input, so that runs can count it."""
 
     @property
     def became(self) -> Became:
-        """The fate of the input."""
+        """Outcome of the input."""
         ...
 
 
 class Frozen(BaseModel):
-    """A typed value that stays as it was made."""
+    """An immutable typed value."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -214,7 +212,7 @@ class Reply(Frozen):
 
 
 class Consultation(Frozen):
-    """A request, and what others answered to it, without a word of whose it is."""
+    """A request and the answers of others, without their authors."""
 
     request: str
     answers: tuple[str, ...]
@@ -229,7 +227,7 @@ class Dropped(Frozen):
     """
 
     reason: str
-    """In words, for whoever looks later."""
+    """Reason in words, for people who look later."""
 
     def __str__(self) -> str:
         return self.reason
@@ -254,7 +252,7 @@ async def stream_run(
     context: RunContext | None = None,
     /,
 ) -> AsyncGenerator[Event | Result[Out]]:
-    """Run, and tell what happens while it happens; see `NodeBase.stream`."""
+    """Run, and yield events as they happen, then the result; see `NodeBase.stream`."""
     seen: asyncio.Queue[Event | None] = asyncio.Queue()
     outer = run_context(context)
     inner = outer.nested()
@@ -282,9 +280,9 @@ async def run_alone(
     *,
     row: str | int | None = None,
 ) -> Result[Out]:
-    """Run a node as a run of its own, which has a span: a row, or one that can be resumed.
+    """Run a node as a run of its own, with its own span: a row, or a resumable run.
 
-    If it is resumed, its trace goes on from the one that the journal names.
+    A resumed run continues the trace that the journal names.
     """
     around = context.tracer
     if around is None:
@@ -302,7 +300,7 @@ async def run_alone(
 async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
     """Run a node of a recipe beside others, or beside itself with other requests.
 
-    If the run can be resumed, its calls are kept apart from those of the others.
+    In a resumable run, its calls are kept apart from those of the others.
     """
     if context.journal is None:
         return await node.run(request, context)
@@ -312,7 +310,7 @@ async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> R
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Number the names that several nodes have, as `sample 1` and `sample 2`."""
+    """Number names that occur more than once, as in `sample 1` and `sample 2`."""
     if len(set(names)) == len(names):
         return list(names)
     several = {name for name, count in Counter(names).items() if count > 1}

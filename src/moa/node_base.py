@@ -1,4 +1,4 @@
-"""NodeBase: what every node of `moa` can do beside `run`: stream, and work on many inputs."""
+"""NodeBase: the methods of a node besides `run`, to stream and to run on many inputs."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Out = TypeVar("Out")
 
 
 class NodeBase(Generic[In_contra, Out_co]):
-    """Methods that every node of `moa` has beside `run`."""
+    """Base class of the nodes of `moa`, with their methods besides `run`."""
 
     def stream(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> AsyncIterator[Event | Result[Out_co]]:
-        """Run, and tell what happens while it happens. The result comes last.
+        """Run, and yield events as they happen. The result comes last.
 
         Leaving the loop early cancels the run.
 
@@ -54,19 +54,19 @@ class NodeBase(Generic[In_contra, Out_co]):
     def run_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Result[Out_co]:
-        """Run from synchronous code: in a script, or in a notebook whose event loop runs.
+        """Run from synchronous code: a script, or a notebook with a running event loop.
 
-        All such runs of a process share one event loop, in a thread of its own, so that endpoints
-        keep their connections from one to the next. An endpoint has connections of its own in each
-        loop, and can be used in several; its `close` closes those of the loop it is awaited in, and
-        those of this one are closed with the process.
+        All such runs of a process share one event loop, in its own thread, so that endpoints keep
+        their connections from run to run. An endpoint has separate connections in each loop, and
+        can be used in several. Its `close` closes those of the loop it is awaited in. Those of the
+        shared loop are closed with the process.
 
         Args:
             request: The input.
             context: Budget, deadline and ledger; `None` starts one without limits.
 
         Raises:
-            ConfigError: it is called by what such a run awaits, which would wait for itself.
+            ConfigError: it is called in code that such a run awaits, and would wait for itself.
             MoaError: as `run`.
         """
         return run_sync(lambda: self.run(request, context))
@@ -74,7 +74,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     def stream_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Generator[Event | Result[Out_co]]:
-        """Stream in synchronous code, also in a notebook; see `stream` and `run_sync`."""
+        """Stream from synchronous code, also in a notebook; see `stream` and `run_sync`."""
         return iterate_sync(stream_run(self.run, request, context))
 
     def map(
@@ -89,7 +89,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         ordered: bool = False,
         progress: Progress = False,
     ) -> AsyncGenerator[Item[Out_co]]:
-        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
+        """Run on many inputs, or rows of a file, several at a time; see `moa.batch.map_rows`."""
         return map_rows(
             self,
             inputs,
@@ -110,17 +110,17 @@ class NodeBase(Generic[In_contra, Out_co]):
         on_error: OnError = "return",
         progress: Progress = False,
     ) -> list[Item[Out_co]]:
-        """Run on many inputs from synchronous code, and return their items in the same order.
+        """Run on many inputs from synchronous code; return their items in the same order.
 
-        It works in a notebook too, whose event loop runs. If it is interrupted, what was
-        finished is lost: with many inputs use `map`, and keep each item.
+        It also works in a notebook with a running event loop. If it is interrupted, finished items
+        are lost: for many inputs use `map`, and keep each item.
 
         Args:
             inputs, context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
 
         Raises:
-            ConfigError: see `moa.batch.map_rows`; or something that is awaited in such a run calls
-                it, and would wait for itself.
+            ConfigError: see `moa.batch.map_rows`; or it is called in code that such a run awaits,
+                and would wait for itself.
             MoaError: as `on_error` says.
         """
         mapped = map_rows(
@@ -145,20 +145,20 @@ class NodeBase(Generic[In_contra, Out_co]):
         on_error: OnError = "return",
         progress: Progress = False,
     ) -> Frame:
-        """Run on each row of a DataFrame of pandas or polars, and give it with what came out.
+        """Run on each row of a pandas or polars DataFrame; return it with columns of the outputs.
 
             reviews = Sentiment(endpoint).map_frame(reviews, column="body")
 
-        The new columns are the fields of the outputs, or `output` if they have none, and
-        `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
-        If the frame has a column of that name, the node's name comes before it, as in
-        `agent_text`. The frame that was given stays as it is.
+        The new columns are the fields of the outputs, or `output` if they have none, and `error`:
+        why a row failed, else `None`. An `Enum` member is written as its value. If the frame has a
+        column of that name, the new one has the node's name in front, as in `agent_text`. The given
+        frame stays as it is.
 
         Args:
-            frame: A DataFrame of pandas or polars.
+            frame: A pandas or polars DataFrame.
             context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
-            column: Where the texts are; a cell that holds none is an error of its row. `None`: each
-                row as a whole is what the node takes, its columns the fields.
+            column: Column with the texts. A cell without text is an error of its row. `None`: the
+                node takes whole rows, with the columns as fields.
 
         Raises:
             ConfigError: it isn't a DataFrame, or has no such column.
@@ -189,22 +189,22 @@ class NodeBase(Generic[In_contra, Out_co]):
         max_concurrency: int = 8,
         progress: Progress = False,
     ) -> JobStatus:
-        """Run on many inputs as a job that can't be lost: called again, it goes on.
+        """Run on many inputs as a job that can't be lost. Call it again to go on.
 
             status = await graph.run_job(rows.read("inbox.jsonl"), store="nightly")
             with Job("nightly") as job:
                 job.export(Path("done.jsonl"))
 
         Args:
-            inputs: Texts, models, or the rows of `moa.rows.read`: all of them, each time.
-            context: Budget, deadline and ledger over all rows of this call.
+            inputs: Texts, models, or the rows of `moa.rows.read`. Pass all of them on each call.
+            context: Budget, deadline and ledger for all rows of this call.
             store: See `moa.jobs.Job`.
-            max_concurrency: Maximum number of inputs worked on at once.
+            max_concurrency: Maximum number of inputs processed at once.
             progress: See `moa.batch.map_rows`.
 
         Raises:
             ConfigError: the store can't be used, or holds a job of another graph.
-            StoreError: the store fails; what is done is kept.
+            StoreError: the store fails; finished rows are kept.
         """
         from moa.jobs import Job
 
@@ -233,5 +233,5 @@ def _as_row(number: int, entry: Value | BaseModel | Row | MalformedLine) -> Row 
 
 
 def _short(kind: object) -> str:
-    """Name a type without the modules that its parts are from."""
+    """Return the name of a type, without modules."""
     return getattr(kind, "__name__", "") or re.sub(r"[\w.]+\.", "", str(kind))

@@ -1,4 +1,4 @@
-"""The pytest plug-in: a fixture that lets a test ask nobody outside this machine."""
+"""Pytest plug-in: a fixture that blocks a test's connections to other machines."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 @pytest.fixture
 def moa_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forbid every connection and every look-up of a name, save for those of this machine.
+    """Forbid all connections and name look-ups, except to this machine.
 
     Raises:
-        AssertionError: in the code that tries; it names the host, and the node that asked.
+        AssertionError: in the code that tries. It names the host, and the node that asked.
     """
     for owner, name, index in (
         (socket.socket, "connect", 1),
         (socket.socket, "connect_ex", 1),
         (socket, "getaddrinfo", 0),
-        (asyncio.BaseEventLoop, "getaddrinfo", 1),  # before it goes to a thread without a node
+        (asyncio.BaseEventLoop, "getaddrinfo", 1),  # before it moves to a thread without a node
     ):
         monkeypatch.setattr(owner, name, _guard(getattr(owner, name), index))
 

@@ -38,17 +38,17 @@ from moa.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
 Layout = Literal["completion", "chat"]
-"""How a prompt is laid out if the log-probabilities of labels are read: as a text to be
-continued after demonstrations, or as a turn of a chat."""
+"""Layout of a prompt whose label log-probabilities are read: a text to be continued after
+demonstrations, or a turn of a chat."""
 Status = Literal["answered", "refused", "missing"]
 Source = Literal["native", "logprob", "encoder", "text"]
-"""Where an answer comes from: a server that decides, the log-probabilities of the labels, an
-encoder with a head, or a written label, which has no probabilities."""
+"""Source of an answer: a server that decides, the log-probabilities of the labels, an encoder with
+a head, or a written label, which has no probabilities."""
 
 NONE_OF_THESE = "none of these"
-"""Its name in prompts and in `probabilities`; the label itself is `None`."""
+"""Name of this option in prompts and in `probabilities`. Its label is `None`."""
 UNTOLD = "can't be told from the text"
-"""The value of `said` if the text doesn't tell."""
+"""Value of `said` if the text doesn't tell."""
 
 L = TypeVar("L", covariant=True)
 B = TypeVar("B", bound=bool | None, default=bool, covariant=True)
@@ -80,11 +80,11 @@ class Question:
     layout: Layout | None = None
     """Layout of the prompt for log-probabilities of labels; `None`: as suits the model."""
     unknown: bool = False
-    """True if it may be answered that the text doesn't tell."""
+    """True if the answer may be that the text doesn't tell."""
 
     @property
     def answerable_question(self) -> Question:
-        """The question whether the text tells the answer. Its name is no field's."""
+        """The question whether the text tells the answer. Its name matches no field."""
         text = f'Does the text answer the question "{self.text}"?'
         yes_or_no = Option("yes", value=True), Option("no", value=False)
         return Question(f"{self.name} told", "predicate", text, yes_or_no, self.layout)
@@ -107,7 +107,7 @@ class Answer:
     question: Question
     status: Status = "answered"
     probabilities: tuple[float, ...] | None = None
-    """One for each option, in order, adding up to 1; `None` if there are none."""
+    """Probability of each option, in order, adding up to 1; `None` if there are none."""
     written: int | None = None
     """Index of the option that the model wrote, if it has no probabilities."""
     label_mass: float | None = None
@@ -142,7 +142,7 @@ class Answer:
         return self.written
 
     def by_name(self) -> dict[str, float]:
-        """Probabilities by the name of the option; empty if there are none."""
+        """Return the probabilities by option name; empty if there are none."""
         if self.probabilities is None:
             return {}
         names = (option.name for option in self.question.options)
@@ -162,7 +162,7 @@ class _TypedAnswer(BaseModel):
 
     status: Status = "answered"
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])
-    """By the name of the option; empty if the model wrote its answer."""
+    """Probabilities by option name; empty if the model wrote its answer."""
     source: Source = "native"
     accepted: bool | None = None
     """True if a calibration's guarantee covers the answer; `None` without a calibration."""
@@ -197,7 +197,7 @@ class _TypedAnswer(BaseModel):
         return self.probabilities
 
     def _read(self, value: object, *, empty: bool) -> Any:
-        """Return what was answered; `empty` says whether that may be nothing."""
+        """Return the answer. If `empty`, it may be `None`."""
         if self.status != "answered" or (value is None and not empty):
             status = "not told by the text" if self.untold else self.status
             raise Unanswered(self.question or type(self).__name__, status=status)
@@ -221,13 +221,13 @@ class _TypedAnswer(BaseModel):
         elif answer.status == "answered":
             fields |= cls._fields_of(answer)
         typed = cls.model_validate(fields)
-        # No field, so that what comes back from JSON equals what was written.
+        # Not a field, so that an answer read back from JSON equals the one written.
         object.__setattr__(typed, "question", answer.question.name)
         return typed
 
     @classmethod
     def _fields_of(cls, answer: Answer) -> JSON:
-        """Return the fields of what was answered."""
+        """Return the fields that hold the answer."""
         raise NotImplementedError
 
 
@@ -247,7 +247,7 @@ class Predicate(_TypedAnswer, Generic[B]):
 
     @property
     def value(self) -> B:
-        """Yes or no; `None` if the text doesn't tell, and that may be an answer.
+        """Yes or no; `None` if the text doesn't tell and the question allows that.
 
         Raises:
             Unanswered: the question was refused or left out.
@@ -286,8 +286,7 @@ class Choice(_TypedAnswer, Generic[L]):
 
     @property
     def label(self) -> L:
-        """The label; `None` if none of them fits or the text doesn't tell, and that may be an
-        answer.
+        """The label; `None` if none fits or the text doesn't tell, and the type allows that.
 
         Raises:
             Unanswered: the question was refused or left out.
@@ -296,9 +295,7 @@ class Choice(_TypedAnswer, Generic[L]):
 
     @property
     def said(self) -> str:
-        """Name of the label, "none of these" among them, or that it can't be told; raises as
-        `label` does.
-        """
+        """Name of the label, or "none of these", or that it can't be told; raises as `label`."""
         label = self.label
         if self.untold:
             return UNTOLD
@@ -335,7 +332,7 @@ class Score(_TypedAnswer, Generic[S]):
 
     @property
     def level(self) -> S:
-        """The most probable level; `None` if the text doesn't tell, and that may be an answer.
+        """The most probable level; `None` if the text doesn't tell and the question allows that.
 
         Raises:
             Unanswered: the question was refused or left out.
@@ -356,11 +353,11 @@ class Score(_TypedAnswer, Generic[S]):
 
 
 TypedAnswer = Predicate | Choice[object] | Score
-"""An answer as a model has it; a `Choice` has labels of any type."""
+"""Any typed answer. A `Choice` may have labels of any type."""
 
 
 class _Extra(TypedDict, total=False):
-    """Settings of a question, beside the type of its field."""
+    """Settings of a question, besides the type of its field."""
 
     yes: str | None
     no: str | None
@@ -472,15 +469,15 @@ def fill(model: type[M], answers: Sequence[Answer]) -> M:
 
 
 def is_answer(value: object) -> TypeIs[TypedAnswer]:
-    """Return True for the answer to one question."""
+    """Return True if a value is the answer to one question."""
     return isinstance(value, Predicate | Choice | Score)
 
 
 def answers_in(output: object, path: str = "") -> dict[str, TypedAnswer]:
-    """Find the typed answers in an output, however deep, by the path of their field.
+    """Find the typed answers in an output, at any depth, by the path of their field.
 
-    What is in a model of a field has its name in front, such as `decisions.spam`; an output that is
-    an answer itself has the path that is given.
+    An answer in a nested model has the field's name in front, such as `decisions.spam`. An output
+    that is an answer itself has the path `path`.
     """
     if is_answer(output):
         return {path: output}
@@ -495,11 +492,11 @@ def answers_in(output: object, path: str = "") -> dict[str, TypedAnswer]:
 
 
 def answers_of(output: object, questions: Sequence[Question]) -> tuple[Answer, ...]:
-    """Read the answers to questions out of an output: the reverse of `fill` and of `of`.
+    """Read the answers to questions from an output: the reverse of `fill` and of `of`.
 
     Args:
-        output: An answer, to the one question that was asked, or a model made of answers.
-        questions: Those whose answers are wanted, in their order.
+        output: The answer to the only question, or a model made of answers.
+        questions: The questions whose answers to return, in order.
     """
     answers = answers_in(output)
     return tuple(
@@ -526,7 +523,7 @@ def _answer_to(question: Question, typed: TypedAnswer) -> Answer:
 
 
 def gives_answers(kind: object) -> bool:
-    """Return True if values of a type are an answer, or a model that is made of answers alone."""
+    """Return True if a type is an answer, or a model made of answers alone."""
     if not isinstance(kind, type) or not issubclass(kind, BaseModel):
         return False
     fields = [field.annotation for field in kind.model_fields.values()]
@@ -534,16 +531,16 @@ def gives_answers(kind: object) -> bool:
 
 
 def questions_in(output: object) -> tuple[str, ...]:
-    """Name the fields of a model that is made of typed answers alone; empty for any other."""
+    """Return the fields of a model made of typed answers alone; empty for any other output."""
     names = tuple(answers_in(output))
     made_of = isinstance(output, BaseModel) and names == tuple(type(output).model_fields)
     return names if made_of else ()
 
 
 def is_accepted(output: object) -> bool | None:
-    """Return True if an answer is accepted, as it says itself; of several questions all must be.
+    """Return True if an answer is marked as accepted. Of several questions all must be.
 
-    `None` if it doesn't say, since nothing calibrated gave it.
+    `None` if it isn't marked, since it comes from nothing calibrated.
     """
     names = questions_in(output)
     answers = [getattr(output, name) for name in names] if names else [output]
@@ -571,7 +568,7 @@ def may_be_accepted(kind: object) -> bool:
 def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
     """Return True if values of a type, or answers in them, may have a confidence.
 
-    `within` are the models that it is a field of; outside of them, what isn't a model may have one.
+    `within` are the models around the type. Outside of any, a type that isn't a model may have one.
     """
     if get_origin(kind) in (Union, UnionType):
         return any(may_have_confidence(part, within) for part in get_args(kind))
@@ -626,9 +623,9 @@ def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
 
 
 def labels_of_type(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
-    """Return the labels that a type of `Choice` tells, and whether "none of these" is one more.
+    """Return the labels that a `Choice` type lists, and whether "none of these" is one more.
 
-    The labels are `None` if the type lists none, as `Choice[str]` does.
+    The labels are `None` if the type lists none, such as `Choice[str]`.
     """
     args = kind.__pydantic_generic_metadata__["args"]
     parts = _parts_of(args[0]) if args else ()
@@ -638,7 +635,7 @@ def labels_of_type(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bo
 
 
 def _parts_of(labels: object) -> tuple[object, ...]:
-    """Return the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
+    """Return the labels of an Enum or a Literal, `None` for `NoneType`, else the type itself."""
     if get_origin(labels) in (Union, UnionType):
         return tuple(part for member in get_args(labels) for part in _parts_of(member))
     if _is_enum(labels):

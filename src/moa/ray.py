@@ -1,7 +1,7 @@
-"""Ray: a graph over the rows of a Dataset or of a file on many machines, with one budget.
+"""Ray: runs a graph over a Dataset or a file on many machines, with one budget.
 
-Each worker builds its graph once. What all of them may spend is in a ledger, an actor that
-hands out shares of the budget, so that no number of workers passes it, whichever of them dies.
+Each worker builds its graph once. The budget of all workers is in a ledger, an actor that hands out
+shares of it, so that no number of workers exceeds it, whichever of them dies.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ Dataset = Any
 Build = str | Callable[[], Node[Any, object]]
 """Name of a ready graph or agent, `file.py:object`, or a function that makes a node."""
 Limits = Mapping[str, Quantity]
-"""Limits of a budget by name, without those that are off."""
+"""Limits of a budget by name, without those that aren't set."""
 COLUMNS = ("id", "input", "output", "status", "error", "seconds", "usage", "trace")
-"""Columns of the resulting rows: the fields of a line of `moa run --out`. Those that hold more than
-a word or a number are JSON, since a column has one type."""
+"""Columns of the resulting rows: the fields of a line of `moa run --out`. Values with more than a
+word or a number are JSON, since a column has one type."""
 _JSON = ("input", "output", "usage", "trace")
 _REPORT_S = 1.0
-"""Seconds between two reports of a worker that has rows at work."""
+"""Seconds between two reports of a worker that is running rows."""
 _LEASE_S = 15.0
-"""Seconds without a report after which a worker is taken to be dead, and its share to be spent."""
+"""Seconds without a report after which a worker counts as dead, and its share as spent."""
 _WAIT_S = 0.2
 _CONNECT_S = 5.0
 _MAX_DEATHS = 3
-"""Workers that may die with a row in their hands; then it fails."""
+"""Number of workers that may die while running a row; then the row fails."""
 _ROWS_OF_A_WORKER = 32
-"""Rows in flight that one process looks after before there is another one on its machine."""
+"""Number of rows in flight per process, before its machine gets another one."""
 
 
 def map_dataset(
@@ -77,21 +77,20 @@ def map_dataset(
         mapped.rows.write_parquet("done/")
         print(mapped.usage())
 
-    Rows that fail are rows with an `error`, and no failed job. The batches of a worker that dies
-    are done again by another one: each row comes out once, and at most what those batches had asked
-    is paid for twice.
+    A failed row has an `error`; the job doesn't fail. If a worker dies, another one runs its
+    batches again: each row comes out once, and at most the calls of those batches are paid twice.
 
     Args:
-        dataset: Rows with a `text`, or with the fields that the graph takes; and with an `id` that
-            tells them apart afterwards.
-        graph: What is run. A file that it names must be at the same place on each machine.
-        config: Endpoints and tables, for a `graph` by name; they are read here and sent to the
-            workers. Keys are read there, from the environment. `None`: as everywhere.
-        workers: Processes, each with a graph of its own.
-        max_concurrency: Maximum number of rows worked on at once in each.
-        batch_size: Rows that a worker takes together.
-        budget: Over all workers. Rows that it leaves no room for fail.
-        num_cpus: What Ray sets aside for a worker, which mostly waits.
+        dataset: Rows with a `text`, or with the fields that the graph takes, and with an `id` to
+            tell them apart afterwards.
+        graph: The graph to run. A file that it names must be at the same path on each machine.
+        config: Endpoints and tables, for a `graph` by name. They are read here and sent to the
+            workers. Keys are read there, from the environment. `None`: see `moa.config.load`.
+        workers: Number of processes, each with its own graph.
+        max_concurrency: Maximum number of rows at once in each process.
+        batch_size: Number of rows that a worker takes together.
+        budget: Budget of all workers together. Rows that exceed it fail.
+        num_cpus: CPUs that Ray reserves for a worker, which mostly waits.
 
     Raises:
         ConfigError: a number is not positive, or no worker can build the graph.
@@ -118,12 +117,12 @@ class MappedDataset:
 
     def __init__(self, rows: Dataset, ledger: _LedgerHandle) -> None:
         self.rows = rows
-        """A Dataset, which is worked on when it is read: each time, so write or `materialize` it
-        once. `COLUMNS` says what it holds."""
+        """A Dataset with the columns `COLUMNS`. Each time it is read, it is computed again, so
+        write or `materialize` it once."""
         self._ledger = ledger
 
     def usage(self) -> Usage:
-        """Return what all workers have spent, up to the last report of those that died."""
+        """Return what all workers have spent; of dead ones, up to their last report."""
         usage: Usage = _import_ray().get(self._ledger.usage.remote())
         return usage
 
@@ -131,7 +130,7 @@ class MappedDataset:
 class RayNode(NodeBase[object, object]):
     """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
 
-    `node` is the same graph, built on this machine: its input type is used. For the rest see
+    `node` is the same graph, built on this machine, for its name and input type. For the rest see
     `map_dataset`. At most `max_concurrency` runs go on at once, over all workers.
     """
 
@@ -168,9 +167,9 @@ class RayNode(NodeBase[object, object]):
         ]
 
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
-        """See `Node.run`; what it spent there is counted here too.
+        """Run one request on a worker; see `Node.run`. Its usage is counted here too.
 
-        If its worker dies, another one runs it, unless that has happened too often.
+        If the worker dies, another one runs it, unless that has happened too often.
         """
         context = context or RunContext()
         deaths = 0
@@ -228,7 +227,7 @@ class _WorkerHandle(Protocol):
 
 @dataclass(slots=True)
 class _RemoteWorker:
-    """A worker as this process knows it."""
+    """A worker as this process sees it."""
 
     actor: _WorkerHandle
     running: int = 0
@@ -236,16 +235,16 @@ class _RemoteWorker:
 
     @property
     def is_away(self) -> bool:
-        """True if it was lost a short while ago: Ray starts it again if there is room."""
+        """True if it was lost recently. Ray starts it again if there is room."""
         return time.monotonic() < self.away_until
 
 
 def connect(address: str) -> None:
-    """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here."""
+    """Join the Ray cluster at an address. If it is empty, use `$RAY_ADDRESS` or start one here."""
     ray = _import_ray()
     if ray.is_initialized():
         return
-    # Whoever wants to tell Ray's makers what it is used for sets it to 1.
+    # Set it to 1 to send usage statistics to the makers of Ray.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cluster_address = address or os.environ.get("RAY_ADDRESS") or "local"
     host, colon, port = cluster_address.removeprefix("ray://").rpartition(":")
@@ -261,7 +260,7 @@ def connect(address: str) -> None:
 
 
 class Ledger:
-    """Adds up what workers spend, and hands out shares of what they may."""
+    """Ledger that adds up what workers spend, and hands out shares of the budget."""
 
     def __init__(
         self, limits: Limits, workers: int, clock: Callable[[], float] = time.monotonic
@@ -271,14 +270,14 @@ class Ledger:
         self._clock = clock
         self._spent: dict[str, Usage] = {}
         self._holders: dict[str, float] = {}
-        """When each worker that has a share last reported."""
+        """Time of the last report of each worker with a share."""
         self._waiting: dict[str, float] = {}
-        """When each worker that got none last asked."""
+        """Time of the last request of each worker that got no share."""
 
     def share(self, worker: str, lacking: Limits) -> Limits | Literal["wait"] | None:
         """Return a share of the budget that covers what a call lacks.
 
-        `wait`: other workers may still give back a part. `None`: too little is left, and none can.
+        `wait`: other workers may still give a part back. `None`: too little is left, and none can.
         """
         now = self._clock()
         if any(self._left[name] < amount for name, amount in lacking.items()):
@@ -288,7 +287,7 @@ class Ledger:
                 for holder, reported_at in self._holders.items()
                 if now - reported_at < _LEASE_S
             ]
-            # A worker that waits itself gives nothing back before it has got something.
+            # A worker that waits itself gives nothing back before it gets something.
             idle_s = 5 * _WAIT_S
             may_give_back = any(
                 now - self._waiting.get(holder, -_LEASE_S) > idle_s for holder in holders
@@ -304,7 +303,7 @@ class Ledger:
         return share
 
     def report(self, worker: str, spent: Usage, back: Limits | None = None) -> None:
-        """Take what a worker has spent since it began, and what it has left if it is idle."""
+        """Record what a worker has spent since it began, and take back the rest if it is idle."""
         self._spent[worker] = spent
         if back is not None:
             self._left = {name: left + back[name] for name, left in self._left.items()}
@@ -313,7 +312,7 @@ class Ledger:
             self._holders[worker] = self._clock()
 
     def usage(self) -> Usage:
-        """Return what was spent, as far as it was reported."""
+        """Return the reported usage of all workers."""
         return sum(self._spent.values(), Usage())
 
 
@@ -322,7 +321,7 @@ def _start_ledger(
 ) -> _LedgerHandle:
     """Start a ledger on the driver's machine, so that it doesn't die with another one.
 
-    With `soft=True` Ray could put it anywhere, since it asks for no processor.
+    With `soft=True` Ray could put it anywhere, since it needs no CPU.
     """
     affine = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     strategy = affine(ray.get_runtime_context().get_node_id(), soft=False)
@@ -331,7 +330,7 @@ def _start_ledger(
 
 
 class _Worker:
-    """One process: its graph, and its share of the budget."""
+    """One process, with its graph and its share of the budget."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -343,7 +342,7 @@ class _Worker:
         ledger: _LedgerHandle | str,
         max_concurrency: int,
     ) -> None:
-        self._name = uuid4().hex  # a new one where it takes the place of one that died
+        self._name = uuid4().hex  # a new name, even in place of a dead worker
         self._ledger: _LedgerHandle = (
             _import_ray().get_actor(ledger) if isinstance(ledger, str) else ledger
         )
@@ -364,13 +363,13 @@ class _Worker:
         self._reporting: list[asyncio.Future[None]] = []
 
     def __del__(self) -> None:
-        """Close the connections, when Ray Data has done with it."""
+        """Close the connections when Ray Data is done with it."""
         if self._loop is not None and self._loop.is_running():
             closing = self._loop.shutdown_asyncgens()
             asyncio.run_coroutine_threadsafe(closing, self._loop).result(_WAIT_S)
 
     async def __call__(self, batch: Any) -> object:
-        """Run the rows of a table of Arrow, and return another one; Ray Data calls it."""
+        """Run the rows of an Arrow table, and return another one. Ray Data calls this."""
         arrow = import_module("pyarrow")
         kinds = {"seconds": arrow.float64()}
         schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in COLUMNS])
@@ -391,7 +390,7 @@ class _Worker:
 
     @asynccontextmanager
     async def _report_usage(self) -> AsyncGenerator[None]:
-        """Report while rows are running, and give back what is left after them."""
+        """Report while rows are running, and give back the rest of the share afterwards."""
         self._loop = asyncio.get_running_loop()
         self._running += 1
         if not self._reporting:
@@ -401,7 +400,7 @@ class _Worker:
         finally:
             self._running -= 1
             if not self._running:
-                # All at once, as the next may begin while this waits.
+                # All before the first `await`, since the next run may begin during it.
                 reporting, self._reporting = self._reporting, []
                 spent, budget = self._context.usage, self._context.budget
                 back = budget.subtract(spent).limits
@@ -416,7 +415,7 @@ class _Worker:
             await self._ledger.report.remote(self._name, self._context.usage)
 
     async def _ask_for_more(self, look: Look) -> bool:
-        async with self._asking:  # what the first one got may do for all
+        async with self._asking:  # what the first one got may be enough for all
             lacking = look()
             if lacking is None:
                 return True
@@ -435,7 +434,7 @@ class _Worker:
 
 
 def _empty(budget: Budget) -> Budget:
-    """Return the budget that a worker begins with: a share of 0 of each limit."""
+    """Return the budget that a worker begins with: 0 for each limit."""
     return replace(budget, **dict.fromkeys(budget.limits, 0))
 
 
@@ -451,7 +450,7 @@ def _build(graph: Build, config: Config | None) -> tuple[Node[Any, object], Refe
 
 
 def _try_build(graph: Build, config: Config | None) -> str | None:
-    """Return why the graph can't be built on this machine; `None`: it can."""
+    """Return why the graph can't be built on this machine; `None` if it can."""
     try:
         _build(graph, config)
     except MoaError as error:
@@ -460,7 +459,7 @@ def _try_build(graph: Build, config: Config | None) -> str | None:
 
 
 def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Build, Config | None]:
-    """Return what workers build their graphs from, once a worker has built one."""
+    """Return what workers build their graphs from, after a trial on one worker."""
     ray = _import_ray()
     if callable(getattr(graph, "run", None)):
         raise ConfigError(
@@ -488,7 +487,7 @@ def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Bu
 
 
 def _row(number: int, value: JSON) -> Row:
-    if set(value) == {"item"}:  # so Ray calls the column if it is given texts alone
+    if set(value) == {"item"}:  # Ray's column name for plain texts
         return Row(number=number, id="", value=str(value["item"]))
     value = {name: to_jsonable(cell) for name, cell in value.items()}
     row_id = own_id(value)

@@ -29,10 +29,10 @@ from moa.questions import Answer, Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
 Probabilities = Mapping[str, float]
-"""Probability by the name of the option; what is left over goes to the others in equal parts."""
+"""Probabilities by option name. The rest is shared equally by the other options."""
 Step = str | BaseModel | ToolCall | Sequence[ToolCall] | Mapping[str, Probabilities] | Exception
-"""One answer: a text, a model to be written as JSON, tools to be used, probabilities by question,
-or an error."""
+"""One answer: a text, a model to be written as JSON, tool calls, probabilities by question, or an
+error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class SimulatedRequest:
     text: str
     """The last user message, or the text of a decision."""
     prompt: Prompt | None = None
-    """The whole prompt; `None` of a decision."""
+    """The whole prompt; `None` for a decision."""
     questions: tuple[Question, ...] = ()
     """The questions of a decision."""
 
@@ -59,8 +59,8 @@ class SimulatedRequest:
 
 
 Rule = Callable[[str], Step] | Callable[[str, SimulatedRequest], Step]
-"""Works out an answer from the last user message, or from the text of a decision; with a second
-parameter, from all that was asked."""
+"""Returns the answer to the last user message, or to the text of a decision. A second parameter
+gets the whole request."""
 
 ALL: frozenset[Capability] = frozenset(get_args(Capability))
 T = TypeVar("T")
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True, repr=False)
 class _Double(EndpointBase):
-    """The base of the doubles: reserve, wait, answer, settle."""
+    """Base class of the test endpoints: reserve, wait, answer, settle."""
 
     name: str = "scripted"
     tier: Tier = "slm"
@@ -76,17 +76,17 @@ class _Double(EndpointBase):
     price: Price = UNKNOWN_PRICE
     capabilities: frozenset[Capability] = ALL
     tokens: tuple[int, int] = (10, 5)
-    """Input and output tokens that each call is said to take."""
+    """Input and output tokens that each call reports."""
     latency_s: float = 0.0
-    """Seconds that each call takes; if the run's time is up before, `DeadlineExceeded`."""
+    """Seconds that each call takes. Raises `DeadlineExceeded` if the run's time is up before."""
     piece_s: float = 0.0
-    """Seconds between the pieces of a text that is streamed, which come after `latency_s`."""
+    """Seconds between the pieces of a streamed text, which start after `latency_s`."""
     encoder: Endpoint | None = None
-    """The encoder of agents that use it; none, so that decisions are its own."""
+    """Encoder for agents that use this endpoint; `None`, so that it decides itself."""
     prompts: list[Prompt] = field(default_factory=list[Prompt])
-    """Every prompt it was given."""
+    """All prompts that it was given."""
     states: list[str] = field(default_factory=list[str])
-    """Every text it decided on."""
+    """All texts that it decided on."""
     closed: bool = False
 
     def next_step(self, request: SimulatedRequest) -> Step:
@@ -158,7 +158,7 @@ class _Double(EndpointBase):
         return step, estimate
 
     async def _wait(self, seconds: float, context: RunContext) -> None:
-        """Wait as for a server, but no longer than the run has."""
+        """Wait as for a server, but no longer than the run's time left."""
         left_s = context.remaining_s()
         await asyncio.sleep(seconds if left_s is None else min(seconds, left_s))
         if left_s is not None and left_s < seconds:
@@ -182,10 +182,10 @@ class _Double(EndpointBase):
 
 @dataclass(repr=False)
 class ScriptedEndpoint(_Double):
-    """Answers from a script, in order, and remembers what it was asked.
+    """Answers from a script, in order, and records its requests.
 
     Args:
-        steps: One answer a call.
+        steps: One answer per call.
     """
 
     steps: Sequence[Step] = ()
@@ -195,7 +195,7 @@ class ScriptedEndpoint(_Double):
         self._left = list(self.steps)
 
     def next_step(self, request: SimulatedRequest) -> Step:
-        """Take the next step; a used-up script is an `AssertionError`."""
+        """Return the next step. Raises `AssertionError` if the script is used up."""
         assert self._left, f"{self.name}: the script is used up, but it was asked {request.text!r}"
         return self._left.pop(0)
 
@@ -224,7 +224,7 @@ class SimulatedEndpoint(_Double):
 def _takes_two(rule: Callable[..., Step]) -> bool:
     try:
         parameters = inspect.signature(rule).parameters.values()
-    except ValueError:  # of some that are built in
+    except ValueError:  # some built-ins have no signature
         return False
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positionals = [

@@ -1,4 +1,4 @@
-"""Usage: what a run consumed, and what that costs."""
+"""Usage: the calls, tokens and seconds of a run, and their cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """The usage of one call, or of several together. Adds up; never mutated."""
+    """The usage of one or several calls. Immutable; supports `+`."""
 
     calls: int = 0
     """Requests sent, failed ones included."""
@@ -34,13 +34,13 @@ class Amount:
     priced_cost: Decimal = ZERO
     """US dollars of the calls whose price is known."""
     unpriced_calls: int = 0
-    """Calls whose price is not known, so that `cost` is unknown too."""
+    """Calls with an unknown price. If there are any, `cost` is unknown."""
     seconds: float = 0.0
-    """Seconds spent waiting for endpoints, added up; calls overlap, so not the wall time."""
+    """Total seconds of waiting for endpoints. Calls overlap, so this isn't wall time."""
     tool_calls: int = 0
     """Tools that models had used."""
     encodings: int = 0
-    """Calls among them that turned texts into vectors."""
+    """Calls, counted in `calls` too, that turned texts into vectors."""
 
     @property
     def cost(self) -> Decimal | None:
@@ -85,7 +85,7 @@ COLUMNS = ("node", "tier", "endpoint", "calls", "tokens in", "out", "seconds", "
 
 
 def dollars(cost: Decimal | None) -> str:
-    """Write US dollars with as many places as they need."""
+    """Format US dollars with as many decimals as needed."""
     if cost is None:
         return "unknown"
     return f"US$ {cost:.2f}" if cost >= 1 or not cost else f"US$ {cost:.6f}".rstrip("0")
@@ -102,7 +102,7 @@ def _figures(amount: Amount) -> tuple[str, ...]:
 
 
 class Part(NamedTuple):
-    """The tier, node and endpoint that consumed it."""
+    """Tier, node and endpoint of an amount."""
 
     tier: Tier
     node: str
@@ -111,9 +111,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The usage of a run, by tier, node and endpoint. Adds up; never mutated.
+    """The usage of a run, by tier, node and endpoint. Immutable; supports `+`.
 
-    It prints as a table, and is shown as one in a notebook.
+    It prints as a table, and a notebook shows it as one.
     """
 
     parts: Mapping[Part, Amount] = field(default_factory=dict[Part, Amount])
@@ -128,20 +128,20 @@ class Usage:
         return as_html(self.table())
 
     def line(self) -> str:
-        """Sum it up in a line: calls, tokens, seconds and cost."""
+        """Return a summary in one line: calls, tokens, seconds and cost."""
         calls, tokens_in, tokens_out, seconds, cost = _figures(self.total)
         noun = "call" if calls == "1" else "calls"
         return f"{calls} {noun}, {tokens_in} tokens in, {tokens_out} out, {seconds} s, cost {cost}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return what each node used of each endpoint, in words; see `COLUMNS`."""
+        """Return the usage of each endpoint by each node, as text; see `COLUMNS`."""
         return [
             (part.node or "-", part.tier, part.endpoint, *_figures(amount))
             for part, amount in sorted(self.parts.items(), key=lambda entry: entry[0].node)
         ]
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return `rows` between a head and their sum."""
+        """Return `rows` with a header and a total."""
         return [COLUMNS, *self.rows(), ("total", "", "", *_figures(self.total))]
 
     @property
@@ -201,10 +201,10 @@ class Usage:
     def on(self, price: Price, *, endpoint: str) -> CostEstimate:
         """Estimate what the same requests would have cost on another endpoint.
 
-        What an encoder read isn't in it: no other endpoint would have been sent that.
+        Calls to encoders are left out: another endpoint wouldn't get them.
 
         Args:
-            price: What that endpoint charges.
+            price: Price of that endpoint.
             endpoint: Its name, for the explanation.
         """
         amounts = (amount for amount in self.parts.values() if amount.encodings < amount.calls)
@@ -220,7 +220,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
-    """A cost that was not paid, and how it was worked out."""
+    """An estimated cost that wasn't paid, and how it was computed."""
 
     cost: Decimal | None
     """US dollars; `None` if the price is unknown."""
@@ -269,7 +269,7 @@ class Price:
         return (self.input is not None and self.output is not None) or self.hour is not None
 
     def of(self, amount: Amount) -> Decimal | None:
-        """US dollars for `amount`, or `None` if the price is unknown."""
+        """Return the US dollars for `amount`, or `None` if the price is unknown."""
         if not self.known:
             return None
         cost = ZERO
@@ -286,7 +286,7 @@ class Price:
         return cost
 
     def charge(self, amount: Amount) -> Amount:
-        """Fill in `amount`'s cost, or count its calls as unpriced."""
+        """Return `amount` with its cost, or with its calls counted as unpriced."""
         cost = self.of(amount)
         if cost is None:
             return replace(amount, unpriced_calls=amount.calls)

@@ -1,13 +1,13 @@
-"""Adapters: what other frameworks run, as nodes whose calls are in the budget and in the ledger.
+"""Adapters: code of other frameworks as nodes, with its calls in the budget and the ledger.
 
     moa.adapters              FunctionNode(ask)        an asynchronous function that calls a client
     moa.adapters.langchain    LangChainNode(runnable)  a chain, or an agent or graph of LangGraph
     moa.adapters.pydantic_ai  PydanticAINode(agent)    an agent of pydantic-ai
     moa.adapters.dspy         DSPyNode(module)         a module of DSPy
 
-Each call is set aside before a model is asked, and what it took is charged afterwards. How long an
-answer will be nobody knows before, so limits of calls hold exactly, and a limit of tokens or of
-dollars stops the call after the one that passed it.
+Each call is reserved before a model is asked, and its usage is charged afterwards. The length of an
+answer isn't known in advance. So limits of calls hold exactly, and a limit of tokens or dollars
+stops the call after the one that exceeded it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 Takes = TypeVar("Takes")
 
 TEXT: Any = str | BaseModel
-"""The default input of a node, as of an `Agent`: a union, which isn't a `type` to a checker."""
+"""Default input of a node, as of an `Agent`. To type checkers, a union isn't a `type`."""
 REPLY: Any = Reply
-"""The default output of a node: a checker can't tell that it fits the type variable."""
+"""Default output of a node. Type checkers can't tell that it fits the type variable."""
 _UNUSABLE = {
     "AdapterParseError",
     "GraphRecursionError",
@@ -53,21 +53,21 @@ _UNUSABLE = {
     "UnexpectedModelBehavior",
     "UsageLimitExceeded",
 }
-"""Errors of frameworks that mean that a model gave no usable answer."""
+"""Framework errors that mean that a model gave no usable answer."""
 
 
 class Settings(Limits, total=False):
-    """The keywords that every adapter takes."""
+    """Keywords of every adapter."""
 
     tier: Tier
-    """Tier of its models: `llm`, unless it is `slm`."""
+    """Tier of its models; `llm` by default."""
     price: Price
     """Price of its models. If it isn't known, the cost that an answer states is charged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignModels:
-    """The models behind a foreign node, for drawings and scheduling. It can do nothing itself."""
+    """The models behind a foreign node, for drawings and scheduling. It has no capabilities."""
 
     name: str
     tier: Tier
@@ -82,7 +82,7 @@ class ForeignModels:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A call of a model, which is set aside in the budget."""
+    """A model call, reserved in the budget."""
 
     reservation: Reservation
     context: RunContext
@@ -92,9 +92,9 @@ class Call:
         """Charge its usage, once; an estimate if the usage can't be read.
 
         Args:
-            usage: As a client gives it: an object or a mapping with the words of OpenAI,
-                LangChain, pydantic-ai and those like them; `None`: the answer didn't say.
-            written: What the model wrote, which tells what can't be true, and for the estimate.
+            usage: The client's usage: an object or a mapping with the field names of OpenAI,
+                LangChain, pydantic-ai or similar; `None` if the answer has none.
+            written: Texts of the answer, to reject impossible usage, and for the estimate.
         """
         name, fields = self.reservation.part.endpoint, _fields_of(usage)
         amount = amount_of({"usage": fields}, estimate=self.reservation.estimate, texts=written)
@@ -110,7 +110,7 @@ class Call:
         self.context.note("answered", name, endpoint=name)
 
     def fail(self, error: BaseException | None) -> None:
-        """Charge the estimate; if it was refused or nobody was reached, the call alone."""
+        """Charge the estimate; if the call was refused or reached no server, only the call."""
         failure = error
         if isinstance(error, Exception) and not isinstance(error, MoaError):
             name = self.reservation.part.endpoint
@@ -119,7 +119,7 @@ class Call:
 
 
 def _cost(usage: JSON) -> Decimal | None:
-    """Read the dollars that usage names; a cost below 0 or not a number would lift the limit."""
+    """Read the cost in dollars. A negative one or NaN is ignored: it would lift the limit."""
     cost = usage.get("cost")
     if isinstance(cost, Decimal | float | int) and not isinstance(cost, bool):
         dollars = Decimal(str(cost))
@@ -140,15 +140,15 @@ def _fields_of(usage: object) -> JSON:
 
 @dataclass(eq=False)
 class Calls:
-    """The calls of one run of foreign code: each is set aside, and charged when it is answered."""
+    """The calls of one run of foreign code; each is reserved, and charged when answered."""
 
     context: RunContext
     """Context of the run."""
     asked: ForeignModels
     open: dict[object, Call] = field(default_factory=dict[object, Call], init=False)
-    """Calls under way that a framework tells of, by its own key."""
+    """Open calls that a framework reports, by its own key."""
     answered: Amount = field(default=NOTHING, init=False)
-    """Usage of the calls that ended well."""
+    """Usage of the successful calls."""
     ended: bool = field(default=False, init=False)
     loop: asyncio.AbstractEventLoop = field(
         default_factory=asyncio.get_running_loop, init=False, repr=False
@@ -182,7 +182,7 @@ class Calls:
             call.charge(None)
 
     def begin(self, key: object, *texts: str, model: str | None = None) -> None:
-        """Reserve a call in synchronous code: what doesn't fit now is refused."""
+        """Reserve a call in synchronous code; refuse it if it doesn't fit now."""
         if self.ended:
             raise DeadlineExceeded(f"{self.context.node}: the run has ended")
         price = self.asked.price
@@ -190,17 +190,17 @@ class Calls:
         self.open[key] = Call(reserved, self.context, price)
 
     def answer(self, key: object, usage: object, *written: str) -> None:
-        """Charge a call that was answered; see `Call.charge`."""
+        """Charge an answered call; see `Call.charge`."""
         if call := self.open.pop(key, None):
             call.charge(usage, *written)
 
     def fail(self, key: object, error: BaseException | None) -> None:
-        """Charge a call that failed; see `Call.fail`."""
+        """Charge a failed call; see `Call.fail`."""
         if call := self.open.pop(key, None):
             call.fail(error)
 
     def release(self, key: object) -> None:
-        """Charge nothing: the framework had the answer."""
+        """Charge nothing: the answer was in the framework's cache."""
         if call := self.open.pop(key, None):
             call.reservation.release()
             name = call.reservation.part.endpoint
@@ -228,13 +228,13 @@ class Calls:
 
 
 class Adapter(TypedNode[In, Out]):
-    """The base of the adapters: it checks input and output, translates errors, and limits time.
+    """Base class of adapters: checks input and output, maps errors, and limits time.
 
     Raises:
-        OutputError: what came out isn't an `output`, or the framework got no usable answer.
-        EndpointError: it raised an error of HTTP, of the connection, or a timeout.
-        NodeError: it raised something else, which is chained.
-        BudgetExceeded: no call is left, so it didn't begin, or went on no further.
+        OutputError: the result isn't an `output`, or the framework got no usable answer.
+        EndpointError: the framework raised an HTTP error, a connection error or a timeout.
+        NodeError: it raised another error, which is chained.
+        BudgetExceeded: no call is left; it didn't start, or was stopped.
     """
 
     def __init__(
@@ -258,9 +258,9 @@ class Adapter(TypedNode[In, Out]):
         self._read, self._write = read or self.read_input, write
 
     def read_input(self, request: object) -> object:
-        """Turn an input into the framework's: a text, or the fields of a model by name.
+        """Convert an input for the framework: to a text, or to a model's fields by name.
 
-        A model that has a `__str__` of its own, such as `Text` and `Reply`, is a text.
+        A model with its own `__str__`, such as `Text` or `Reply`, becomes a text.
         """
         if not isinstance(request, BaseModel):
             return request
@@ -269,17 +269,17 @@ class Adapter(TypedNode[In, Out]):
 
     @abstractmethod
     async def ask(self, value: Any, calls: Calls) -> object:
-        """Run the framework, and return what it returns."""
+        """Run the framework, and return its result."""
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Show the framework's input; the prompts that it makes of it are its own."""
+        """Return the framework's input; its own prompts aren't known."""
         del context
         parts = (("given", str(self._read(request))),)
         return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", parts)]
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Run the framework within the budget and the time of the run."""
-        # What it does besides, such as a search, isn't begun either if no call is left.
+        # If no call is left, nothing starts, not even other work such as a search.
         (await context.reserve(self.name, self.endpoint.tier, Amount(calls=1))).release()
         calls = Calls(context, self.endpoint)
         message = f"{context.node}: the time given to the run is up"
@@ -296,7 +296,7 @@ class Adapter(TypedNode[In, Out]):
             calls.end()
 
     def shows(self, context: RunContext) -> bool:
-        """Return True if texts are shown while models write them: if the text is the output."""
+        """Return True if text is streamed: somebody listens, and the output is the text."""
         return context.listener is not None and self._write is None and self.output_type is Reply
 
     def _check_output(self, answer: object) -> Out:
@@ -314,7 +314,7 @@ class Adapter(TypedNode[In, Out]):
             raise OutputError(fault, node=self.name, text=repr(answer)) from error
 
     def _translate(self, error: Exception, context: RunContext) -> Exception:
-        """Return the error of moa for one of the framework's; moa's own and signals stay."""
+        """Map an error of the framework to one of moa; moa's own and LangGraph's signals stay."""
         first = first_error(error)
         error = first if isinstance(first, Exception) else error
         if {kind.__name__ for kind in type(error).__mro__} & _UNUSABLE:
@@ -329,7 +329,7 @@ class Adapter(TypedNode[In, Out]):
 
 
 def _text_of(answer: object) -> str:
-    """Find the text of an answer: of a message, of the last message, or of the last field."""
+    """Return the text of an answer: of a message, the last message, or the last field."""
     if is_table(answer) and answer:
         messages, last = answer.get("messages"), [*answer.values()][-1]
         return _text_of(messages[-1] if is_sequence(messages) and messages else last)
@@ -337,7 +337,7 @@ def _text_of(answer: object) -> str:
 
 
 class FunctionNode(Adapter[In, Out]):
-    """An asynchronous function that calls a client, and says what that took.
+    """An asynchronous function that calls a client, and reports its usage.
 
         async def ask(question: str, calls: Calls) -> str:
             async with calls.reserve(question, model="gpt-5-mini") as call:
@@ -348,11 +348,13 @@ class FunctionNode(Adapter[In, Out]):
         FunctionNode(ask)                       # text in, a `Reply` out
 
     Args:
-        ask: Its annotations say what the node takes and gives; a `str` is given as a `Reply`.
+        ask: The function. Its annotations are the node's input and output types; a `str` becomes a
+            `Reply`.
         settings: See `Settings`.
 
     Raises:
-        ConfigError: it isn't asynchronous, or its annotations name no pydantic model as output.
+        ConfigError: it isn't asynchronous, or isn't annotated to return a `str` or a pydantic
+            model.
     """
 
     @overload
@@ -384,7 +386,7 @@ class FunctionNode(Adapter[In, Out]):
         self._ask = ask
 
     def read_input(self, request: object) -> object:
-        """Leave the input as it is."""
+        """Return the input unchanged."""
         return request
 
     async def ask(self, value: Any, calls: Calls) -> object:

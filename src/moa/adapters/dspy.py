@@ -22,17 +22,17 @@ class DSPyNode(Adapter[In, Out]):
         DSPyNode(dspy.Predict("question -> answer"))          # text in, a `Reply` out
         DSPyNode(dspy.ChainOfThought(Triage), input=Mail, output=Ticket)
 
-    Every call of a model is counted, by DSPy's callbacks; what its cache answers costs nothing. A
-    module that has no `aforward` runs in a thread.
+    DSPy's callbacks count each model call; answers from DSPy's cache cost nothing. A module is
+    called by `acall`, or in a thread if it has no `aforward`.
 
     Args:
-        module: Is called by its `acall`.
-        input: What it takes: a text or any pydantic model, unless it is said.
-        output: What it gives: a `Reply` of the last field, or a pydantic model that is made of the
-            fields of the prediction.
-        read: Makes the fields of the module's input; `None`: those of the model, or the text as
-            the only field of its first predictor.
-        write: Makes the output of the prediction; `None`: as `output` says.
+        module: The module.
+        input: Input type; by default a text or any pydantic model.
+        output: Output type: by default a `Reply` with the last field, else a pydantic model of the
+            prediction's fields.
+        read: Makes the module's input fields. `None`: the model's fields, or the text as the only
+            field of the first predictor.
+        write: Makes the output from the prediction; `None`: as `output` says.
         settings: See `Settings`.
 
     Raises:
@@ -62,7 +62,7 @@ class DSPyNode(Adapter[In, Out]):
             ) from error
 
     def read_input(self, request: object) -> JSON:
-        """Name the fields of the input."""
+        """Return the input's fields by name."""
         value = super().read_input(request)
         if is_object(value):
             return value
@@ -75,7 +75,7 @@ class DSPyNode(Adapter[In, Out]):
         return {fields[0]: value}
 
     async def ask(self, value: Mapping[str, object], calls: Calls) -> object:
-        """Run the module, and count each model that it asks in the ledger."""
+        """Run the module, and count each of its model calls in the ledger."""
         dspy, meter = self._dspy, _Meter(calls, self._dspy)
         callbacks = [*dspy.settings.get("callbacks", []), meter]
         try:
@@ -90,7 +90,7 @@ class DSPyNode(Adapter[In, Out]):
 
 
 class _Stop(BaseException):
-    """Ends a module: DSPy lets no `Exception` of a callback through."""
+    """Stops a module: DSPy swallows any `Exception` of a callback."""
 
     def __init__(self, error: MoaError) -> None:
         super().__init__(str(error))
@@ -102,7 +102,7 @@ def _ignore(**_: object) -> None:
 
 
 class _Meter:
-    """Counts what DSPy asks: a callback, and a tracker of usage."""
+    """Counts DSPy's model calls, as a callback and a usage tracker."""
 
     def __init__(self, calls: Calls, dspy: ModuleType) -> None:
         self._calls = calls
@@ -110,15 +110,15 @@ class _Meter:
         self._active = import_module("dspy.utils.callback").ACTIVE_CALL_ID
         self._usage: dict[str, object] = {}
         self.usage_data = defaultdict[str, list[object]](list)
-        """Usage that trackers inside this one leave here."""
+        """Usage that nested trackers add here."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not name.startswith("on_"):
             raise AttributeError(name)
-        return _ignore  # of modules, tools and parsers
+        return _ignore  # callbacks of modules, tools and parsers
 
     def on_lm_start(self, *, call_id: str, instance: Any, inputs: Mapping[str, object]) -> None:
-        """Set the call aside."""
+        """Reserve the call."""
         messages = list_of(inputs.get("messages")) or [inputs.get("prompt")]
         try:
             self._calls.begin(call_id, *map(str, messages), model=instance.model)
@@ -126,14 +126,14 @@ class _Meter:
             raise _Stop(error) from None
 
     def add_usage(self, lm: str, usage_entry: Mapping[str, object]) -> None:
-        """Hear what the call took that is under way here."""
+        """Record the usage of the call in progress."""
         del lm
         self._usage[self._active.get()] = usage_entry
 
     def on_lm_end(
         self, *, call_id: str, outputs: object, exception: BaseException | None = None
     ) -> None:
-        """Charge what it took."""
+        """Charge the call's usage."""
         del outputs
         usage = self._usage.pop(call_id, None)
         if exception is not None:

@@ -28,17 +28,17 @@ class LangChainNode(Adapter[In, Out]):
         LangChainNode(prompt | model)                                  # text in, a `Reply` out
         LangChainNode(create_agent(model, tools), read=lambda text: {"messages": [("user", text)]})
 
-    Every call of a model inside is counted, by LangChain's callbacks. Its texts go to whoever
-    listens to the run, if the output is a `Reply`. A graph that asks a person by `interrupt` is
-    a `ConfigError`, once it does.
+    LangChain's callbacks count each model call inside. If the output is a `Reply`, its text is
+    streamed to the run's listener. A graph that asks a person by `interrupt` raises `ConfigError`
+    when it does.
 
     Args:
-        runnable: What is run, by `ainvoke`; settings of its own are bound by its `with_config`.
-        input: What it takes: a text or any pydantic model, unless it is said.
-        output: What it gives: a `Reply` of the text, or a pydantic model that is made of the value
-            or of its `structured_response`.
-        read: Makes the runnable's input; `None`: the text, or the fields of the model by name.
-        write: Makes the output of what the runnable gave; `None`: as `output` says.
+        runnable: The runnable, called by `ainvoke`. Bind its own settings by `with_config`.
+        input: Input type; by default a text or any pydantic model.
+        output: Output type: by default a `Reply` with the text, else a pydantic model of the value
+            or its `structured_response`.
+        read: Makes the runnable's input; `None`: the text, or the model's fields by name.
+        write: Makes the output from the runnable's result; `None`: as `output` says.
         settings: See `Settings`.
     """
 
@@ -63,10 +63,10 @@ class LangChainNode(Adapter[In, Out]):
         self.runnable = runnable
 
     async def ask(self, value: object, calls: Calls) -> object:
-        """Run it, and count each model that it asks in the ledger."""
+        """Run it, and count each of its model calls in the ledger."""
         meter = (_ShowingMeter if self.shows(calls.context) else _Meter)(calls)
-        # It isn't a part of the LangGraph graph that holds this node: that one would be asked
-        # for what this one keeps, and would hear of its texts twice.
+        # Run it apart from a LangGraph graph that holds this node: else that graph would be asked
+        # for this one's state, and would stream its texts twice.
         around = var_child_runnable_config.set(None)
         try:
             answer: object = await self.runnable.ainvoke(value, {"callbacks": [meter]})
@@ -81,7 +81,7 @@ class LangChainNode(Adapter[In, Out]):
 
 
 class _Meter(BaseCallbackHandler):
-    """Counts what LangChain asks. It stops a call by raising, also in threads."""
+    """Counts LangChain's model calls. It stops a call by raising, also in threads."""
 
     raise_error = True
     run_inline = True
@@ -97,7 +97,7 @@ class _Meter(BaseCallbackHandler):
         run_id: UUID,
         **about: object,
     ) -> None:
-        """Set the call aside."""
+        """Reserve the call."""
         self.on_llm_start(
             serialized,
             [str(message.text) for batch in messages for message in batch],
@@ -108,12 +108,12 @@ class _Meter(BaseCallbackHandler):
     def on_llm_start(
         self, serialized: dict[str, object], prompts: list[str], *, run_id: UUID, **about: object
     ) -> None:
-        """Set the call aside."""
+        """Reserve the call."""
         model = object_of(about.get("metadata")).get("ls_model_name")
         self._calls.begin(run_id, *prompts, model=model if isinstance(model, str) else None)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **about: object) -> None:
-        """Charge what it took."""
+        """Charge the call's usage."""
         del about
         generated = response.generations[0][0] if response.generations else None
         usage: object = getattr(getattr(generated, "message", None), "usage_metadata", None)
@@ -121,13 +121,13 @@ class _Meter(BaseCallbackHandler):
         self._calls.answer(run_id, usage, str(getattr(generated, "text", "")))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **about: object) -> None:
-        """Charge what it may have taken."""
+        """Charge a failed call."""
         del about
         self._calls.fail(run_id, error)
 
 
 class _ShowingMeter(_Meter):
-    """Shows texts too; by the two methods below LangChain knows that they are to be streamed."""
+    """Also shows texts. LangChain streams them because of the two `tap_output` methods."""
 
     def on_llm_new_token(self, token: object, **about: object) -> None:
         """Show a piece of text."""
@@ -136,11 +136,11 @@ class _ShowingMeter(_Meter):
             self._calls.show(token)
 
     def tap_output_aiter(self, run_id: UUID, output: T) -> T:
-        """Leave a stream as it is."""
+        """Return the stream unchanged."""
         del run_id
         return output
 
     def tap_output_iter(self, run_id: UUID, output: T) -> T:
-        """Leave a stream as it is."""
+        """Return the stream unchanged."""
         del run_id
         return output

@@ -25,25 +25,26 @@ if TYPE_CHECKING:
 
 
 class PydanticAINode(Adapter[In, Out]):
-    """An agent of pydantic-ai, from version 2 on.
+    """An agent of pydantic-ai, version 2 or later.
 
-        PydanticAINode(agent)                   # text in, what the agent gives out
+        PydanticAINode(agent)                   # text in, the agent's output out
 
-    Every request of the agent is counted, by a capability that is added to the run; so a limit of
-    calls stops it between two of its tools. Its texts go to whoever listens to the run.
+    A capability added to the run counts each request of the agent, so a limit of calls stops it
+    between two tools. If the output is a `Reply`, its text is streamed to the run's listener.
 
     Args:
-        agent: Is run by its `run`.
-        input: What it takes: a text or any pydantic model, unless it is said.
-        deps: What its tools are given.
-        read: Makes its prompt; `None`: the text, or the fields of the model in words.
-        write: Makes the output of the agent's; `None`: a text is a `Reply`, and a pydantic model
-            stays what it is. Any other output needs it, and `output`.
-        output: What `write` gives.
+        agent: The agent, called by `run`.
+        input: Input type; by default a text or any pydantic model.
+        deps: Dependencies of its tools.
+        read: Makes its prompt; `None`: the text, or the model's fields in words.
+        write: Makes the output from the agent's. `None`: a text becomes a `Reply`, and a pydantic
+            model is unchanged. Any other output needs `write` and `output`.
+        output: Type that `write` returns.
         settings: See `Settings`.
 
     Raises:
-        ConfigError: the agent gives something else, and nothing says what to make of it.
+        ConfigError: the agent returns another type, and `output` is missing.
+        MissingDependency: pydantic-ai 2 is not installed.
     """
 
     @overload
@@ -113,7 +114,7 @@ class PydanticAINode(Adapter[In, Out]):
             ) from error
 
     def read_input(self, request: object) -> str:
-        """Write the prompt."""
+        """Return the prompt."""
         return write_input(request)
 
     async def ask(self, value: Any, calls: Calls) -> object:
@@ -171,7 +172,7 @@ def _contents(messages: Sequence[ModelMessage]) -> list[str]:
 
 
 def _piece(event: AgentStreamEvent) -> str:
-    """Return the text that an event of pydantic-ai adds to the answer; not to a thought."""
+    """Return the text that an event of pydantic-ai adds to the answer; empty for a thought."""
     if event.event_kind == "part_start" and event.part.part_kind == "text":
         return event.part.content
     if event.event_kind == "part_delta" and event.delta.part_delta_kind == "text":

@@ -1,7 +1,7 @@
-"""Catalogue: the models that `moa` knows, and what is known of each.
+"""Catalogue: the models that `moa` knows, with their figures.
 
-The data are in `models.toml` beside this file, each entry with its sources. A figure that could
-be computed (weights of a quantised model, bytes of KV cache) is computed here and nowhere stated.
+The data are in `models.toml` beside this file, each entry with its sources. Figures that can be
+computed (weights of a quantised model, bytes of KV cache) are computed here, and not stored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from moa.usage import Price, Tier
 BITS: Mapping[Quantisation, float] = MappingProxyType(
     {"bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4.25, "q8_0": 8.5, "q4_k_m": 4.85}
 )
-"""Bits of one weight, scales included: 16 more per group of 128 (`int4`) or of 32 (`q8_0`);
+"""Bits per weight, scales included: 16 more per group of 128 (`int4`) or of 32 (`q8_0`);
 `q4_k_m` mixes 4.5 with 6.6 bits, as llama.cpp's `quantize` shows for a Llama of 8B."""
 GGUF: tuple[Quantisation, ...] = ("q8_0", "q4_k_m")
 BUILT_IN = "smollm2-135m"
@@ -36,7 +36,7 @@ BUILT_IN = "smollm2-135m"
 
 
 class Weights(NamedTuple):
-    """Weights of a model, kept in one way."""
+    """Weights of a model in one format."""
 
     bytes: int
     published: bool
@@ -46,23 +46,23 @@ class Weights(NamedTuple):
 
 
 class Attention(BaseModel):
-    """The figures that decide the size of the KV cache."""
+    """Figures that determine the size of the KV cache."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: PositiveInt
-    """Layers that keep keys and values; a hybrid's recurrent layers are not among them."""
+    """Layers that keep keys and values, without a hybrid's recurrent layers."""
     kv_heads: PositiveInt
     head_dim: PositiveInt
     window: PositiveInt | None = None
-    """Tokens that the layers with a sliding window look back; `None`: no layer has one."""
+    """Size of the sliding window in tokens; `None`: no layer has one."""
     windowed_layers: Annotated[int, Field(ge=0)] = 0
-    """How many of `layers` have the window."""
+    """Number of `layers` with the window."""
     state: Annotated[int, Field(ge=0)] = 0
-    """Bytes that the recurrent layers of a hybrid keep of a sequence, however long it is."""
+    """Bytes per sequence, of any length, that a hybrid's recurrent layers keep."""
 
     def bytes(self, tokens: int) -> int:
-        """Bytes of a sequence in 16 bits; a window that is full grows no further."""
+        """Return the bytes of a sequence in 16 bits; a full window doesn't grow."""
         layer_bytes = 2 * self.kv_heads * self.head_dim * 2
         window_tokens = tokens if self.window is None else min(tokens, self.window)
         full_layers = self.layers - self.windowed_layers
@@ -72,7 +72,7 @@ class Attention(BaseModel):
 
 
 class Model(BaseModel):
-    """One model: what it is, what it takes, and what it is good for."""
+    """A model: its names, figures, servers and skills."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,14 +83,14 @@ class Model(BaseModel):
     kind: Kind
     tier: Tier
     hub: str | None = None
-    """Repository of its weights on the Hugging Face hub, as they were made: mostly `bf16`."""
+    """Repository of its original weights on the Hugging Face hub, mostly `bf16`."""
     vendor_model: str | None = None
     """Its name at the vendor that serves it."""
     servers: tuple[Server, ...]
     parameters: PositiveInt | None = None
-    """All of them, embeddings included; `None`: its maker does not say."""
+    """Number of parameters, embeddings included; `None`: not published."""
     active_parameters: PositiveInt | None = None
-    """Parameters that one token goes through, in a mixture of experts; `None`: all."""
+    """Parameters used per token, in a mixture of experts; `None`: all."""
     embeddings: Annotated[int, Field(ge=0)] = 0
     """Parameters that vLLM's quantisations leave in `bf16`: embeddings and output."""
     context: PositiveInt | None = None
@@ -100,21 +100,21 @@ class Model(BaseModel):
     gated: bool = False
     """True if its licence has to be accepted on the hub first."""
     no_float16: bool = False
-    """True if it goes wrong in `float16`, which cards before Ampere compute in."""
+    """True if it fails in `float16`, the format of cards before Ampere."""
     attention: Attention | None = None
     cache_bytes: Annotated[int, Field(ge=0)] | None = None
-    """Bytes of cache per token at two bytes a value, where `attention` can't tell: 0 for an
-    encoder, which keeps none."""
+    """Bytes of cache per token at two bytes a value, if `attention` is missing; 0 for an encoder,
+    which keeps none."""
     published: dict[Quantisation, PositiveInt] = Field(default_factory=dict[Quantisation, int])
     """Bytes of published weights."""
     repositories: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
     """Repositories of quantised weights on the hub."""
     files: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
-    """GGUF files of those repositories, each in one piece, which `moa models fetch` fetches."""
+    """GGUF files in those repositories, not split, which `moa models fetch` downloads."""
     sha256: dict[Quantisation, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         default_factory=dict[Quantisation, str]
     )
-    """SHA-256 of those files; if it is not given, the hub is asked."""
+    """SHA-256 of those files; if missing, the hub is asked."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes that its makers name, or `100+`; empty: they name none."""
     good_for: tuple[Skill, ...]
@@ -123,23 +123,23 @@ class Model(BaseModel):
     quality_basis: str = "estimate from its size and generation; measure on your own data"
     """The source of the hints."""
     decides: Literal["systemone", "decisions"] | None = None
-    """The route by which it decides natively; `None`: by its label scores, or in text."""
+    """API by which it decides natively; `None`: it decides by label scores, or in text."""
     start: str | None = None
-    """The command that serves it, if that is not vLLM."""
+    """Command that serves it, if vLLM doesn't."""
     base_url: HttpUrl | None = None
-    """Its address then."""
+    """Address of that server."""
     released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
     retired: bool = False
-    """True if its vendor has switched it off, or said when."""
+    """True if its vendor has switched it off, or announced when."""
     sources: tuple[HttpUrl, ...] = Field(min_length=1)
     verified: date
-    """When the entry was last compared with its sources."""
+    """Date of the last comparison of the entry with its sources."""
     unchecked: tuple[str, ...] = ()
-    """Fields that are written from general knowledge, and were not compared with a source."""
+    """Fields from general knowledge, not compared with a source."""
 
     @cached_property
     def weights(self) -> Mapping[Quantisation, Weights]:
-        """Size of the weights by how they are kept; empty if the parameters are not known."""
+        """Weights by format, as published or computed from the number of parameters."""
         weights: dict[Quantisation, Weights] = {}
         for kind, bits in BITS.items():
             repository = self.repositories.get(kind, self.hub if kind == "bf16" else None)
@@ -153,26 +153,26 @@ class Model(BaseModel):
 
     @property
     def gguf(self) -> HubFile | None:
-        """The file that runs in an engine of moa's own; `None`: none is known."""
+        """GGUF file for moa's own engine; `None`: none is known."""
         for kind, file in self.files.items():
             return HubFile(self.repositories[kind], file, sha256=self.sha256.get(kind))
         return None
 
     @property
     def kv_bytes_per_token(self) -> int | None:
-        """Bytes of KV cache that one more token takes, while every window has room.
+        """Bytes of KV cache per token, while no window is full.
 
-        `None`: it isn't known, as for a vendor's model.
+        `None`: unknown, as for a vendor's model.
         """
         if self.attention is None and self.cache_bytes is None:
             return None
         return self.kv_bytes(1) - self.kv_bytes(0)
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides.
+        """Return the bytes of a sequence's KV cache in 16 bits, with a hybrid's recurrent state.
 
         Raises:
-            ConfigError: it isn't known, as for a vendor's model.
+            ConfigError: it is unknown, as for a vendor's model.
         """
         if self.attention is not None:
             return self.attention.bytes(tokens)
@@ -182,12 +182,12 @@ class Model(BaseModel):
 
     @cached_property
     def price(self) -> Price:
-        """Its vendor's price; unknown if nobody sells it by the token."""
+        """Its vendor's price; unknown if no vendor sells it by the token."""
         return self._sold.price() if self._sold else Price()
 
     @property
     def vendor(self) -> Dialect | None:
-        """The vendor that sells it by the token; `None`: nobody does."""
+        """The vendor that sells it by the token; `None`: no vendor does."""
         return self._sold.vendor if self._sold else None
 
     @cached_property
@@ -196,7 +196,7 @@ class Model(BaseModel):
         return AddressConfig(tier=self.tier, model=name) if name is not None else None
 
     def values(self) -> dict[str, object]:
-        """Return all that is known, computed figures included, as JSON can write it."""
+        """Return its fields and computed figures as JSON values."""
         price = self.price
         weights = {
             name: entry._asdict() | {"file": self.files.get(name)}
@@ -212,19 +212,19 @@ class Model(BaseModel):
 
 
 class Local(NamedTuple):
-    """Weights that an engine of moa's own runs."""
+    """Weights for moa's own engine."""
 
     path: Path
-    """Path of the weights, there or not fetched yet."""
+    """Path of the weights, which may not be downloaded yet."""
     hub: HubFile | None = None
-    """Their file on the hub; `None`: they are a file of the user's, or built in."""
+    """Their file on the hub; `None`: a file of the user's, or the built-in model."""
     built_in: bool = False
-    """True if they are those of the built-in model, which is fetched at first use."""
+    """True for the built-in model, which is downloaded at first use."""
 
 
 @cache
 def models() -> Mapping[str, Model]:
-    """Return all known models by name, in the order of the file: small to large, open first."""
+    """Return all models by name, in the order of the file: small to large, open first."""
     text = files("moa.advisor").joinpath("models.toml").read_text(encoding="utf-8")
     tables = {name: {"name": name, **table} for name, table in tomllib.loads(text).items()}
     return MappingProxyType(TypeAdapter(dict[str, Model]).validate_python(tables))
@@ -246,10 +246,10 @@ def model(name: str) -> Model:
 
 
 def local(name: str, *, folder: Path) -> Local:
-    """Say which weights a name means, as `model` of an endpoint with `serve = "llama.cpp"` does.
+    """Find the weights that `model` of an endpoint with `serve = "llama.cpp"` names.
 
-    It is a path, from `folder` on, if it holds a slash or ends with `.gguf`; a file of the hub, if
-    it begins with `hf:`; else a model of the catalogue.
+    A name that begins with `hf:` is a file on the hub. One that holds a slash or ends with `.gguf`
+    is a path, relative to `folder`. Any other is a model of the catalogue.
     """
     if name.startswith("hf:"):
         file = HubFile.parse(name)

@@ -1,9 +1,9 @@
-"""Choice: which models, alone or in pairs, do a task on a machine; ranked by named options.
+"""Choice: ranks models, alone or in pairs, for a task on a machine.
 
-A model runs at a place of the machine, or is asked at the vendor that sells it. What breaks a limit
-of the task is rejected with the reason. The rest is ordered by `Task.prefer`: those that are good
-enough first, then by time, price or quality. All figures are estimates: of quality a hint, of time
-the roofline of `fit.py`, without what a request waits for others.
+A model runs at a place of the machine, or at its vendor. Plans that break a limit of the task are
+rejected with the reason. The rest is sorted by `Task.prefer`: good enough plans first, then by
+time, price or quality. All figures are estimates: quality is a hint, and time comes from the
+roofline of `fit.py`, without queueing.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ Cause = Literal[
 _LARGE_SHARE = 0.5
 """Assumed share of the items that the large model of a pair sees: count your own."""
 _SCORED, _FITTED, _BEST_FITTED = 0.5, 1.0, 4.0
-"""Points that a small model that decides gains, as its labels are scored and not written, and where
-it is fitted to labelled items besides; and how good it gets (docs/benchmarks.md, Decisions)."""
+"""Quality points that a deciding small model gains by scoring labels instead of writing them, and
+by fitting to labelled items; and its maximum quality (docs/benchmarks.md, Decisions)."""
 _LABELLED = 32
-"""Labelled items that a model can be fitted to."""
+"""Minimum labelled items to fit a model to."""
 _FOUR_BITS = 0.2
 """Points lost by weights in four bits."""
 _SLACK = 0.5
-"""How much less quality is still shown, as weak."""
+"""Quality points that a plan may lack and still be shown, as weak."""
 _CHEAP_USD = Decimal("0.1")
-"""US dollars for a thousand items, below which a price makes no difference."""
+"""US dollars per thousand items below which the price makes no difference."""
 _VENDOR_FIRST_S, _VENDOR_TOKEN_S = 0.8, 1 / 70
-"""Vendors publish no latency: these stand for what users see."""
+"""Assumed seconds to the first token, and per token, as vendors publish no latency."""
 _VENDOR_WRITES = 10
-"""Tokens that a vendor's model writes at least; a label takes no fewer."""
+"""Minimum tokens that a vendor's model writes, even for a label."""
 _LADDER = ("T4", "L4", "L40S", "H100")
-"""GPUs that are suggested, the smallest first."""
+"""GPUs to suggest, smallest first."""
 _DAY_S = 86_400
 
 
@@ -65,7 +65,7 @@ class VendorModel:
         return float(self.model.price.of(Amount(input_tokens=10**6, output_tokens=10**6)) or 0)
 
     def seconds(self, reads: int, writes: int) -> float:
-        """Seconds of one item; how much is read makes little difference."""
+        """Return the seconds of one item; the length of the input makes little difference."""
         return _VENDOR_FIRST_S + max(writes, _VENDOR_WRITES) * _VENDOR_TOKEN_S
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Plan:
     quality: float
     """1 (poor) to 5 (as good as the best), for this task: a hint, to be measured."""
     hourly_usd: Decimal | None = None
-    """US dollars an hour for the machine; `None`: not known."""
+    """US dollars per hour for the machine; `None`: unknown."""
 
     @property
     def good_enough(self) -> bool:
@@ -101,7 +101,7 @@ class Plan:
 
     @cached_property
     def seconds(self) -> float | None:
-        """Seconds of an item, on the mean; `None`: nothing is known of the hardware's speed."""
+        """Mean seconds of an item; `None`: the hardware's speed is unknown."""
         total = 0.0
         for member, share in self.shares:
             alone = member.seconds(self.task.reads, self.task.writes)
@@ -124,9 +124,9 @@ class Plan:
 
     @cached_property
     def usd_per_thousand(self) -> Decimal | None:
-        """US dollars for a thousand items; `None`: not known.
+        """US dollars for a thousand items; `None`: unknown.
 
-        The machine's hour is paid for all day, where `per_day` is known, else while it works.
+        The machine is paid for all day if `per_day` is known, else only while it works.
         """
         if not any(member.place for member in self.members):
             return self.vendors_usd
@@ -138,7 +138,7 @@ class Plan:
 
     @property
     def exists(self) -> bool:
-        """True if `--write` can write it; a cascade takes a calibration besides."""
+        """True if `--write` can write it; a cascade also needs a calibration."""
         return self.pattern != "cascade"
 
     @property
@@ -147,7 +147,7 @@ class Plan:
         return any(member.place is None for member in self.members)
 
     def busy(self, member: LocalModel) -> float:
-        """Estimate how many servers of a member a day's items keep busy; 0: not known."""
+        """Estimate how many servers of a member a day's items keep busy; 0: unknown."""
         if member.place.throughput is None or not self.task.per_day:
             return 0.0
         item_s = member.busy_s(self.task.reads, self.task.writes)
@@ -159,7 +159,7 @@ class Plan:
         return tuple(_reasons(self))
 
     def values(self) -> dict[str, object]:
-        """Return it as JSON can write it; `null` is unknown."""
+        """Return it as JSON values; `null` is unknown."""
         usd = self.usd_per_thousand
         return {
             "pattern": self.pattern,
@@ -193,7 +193,7 @@ class Rejection:
     why: str
     """A sentence, with numbers."""
     miss: float = 1.0
-    """How many times the limit it takes, to show the one that misses by least."""
+    """Its need as a multiple of the limit, to show the rejection closest to it."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.cause}: {self.why}"
@@ -207,7 +207,7 @@ class Ranking:
     machine: Machine
     plans: tuple[Plan, ...]
     rejected: tuple[Rejection, ...]
-    """For each cause, what missed the limit by least."""
+    """For each cause, the rejection closest to the limit."""
     suggestions: tuple[str, ...] = ()
     """Changes that would help if nothing is good enough; each was tried."""
 
@@ -217,7 +217,7 @@ class Ranking:
         return self.plans[0] if self.plans else None
 
     def values(self) -> dict[str, object]:
-        """Return the plans and what was rejected, as values for JSON."""
+        """Return the plans and rejections as JSON values."""
         return {
             "machine": str(self.machine),
             "plans": [plan.values() for plan in self.plans],
@@ -233,12 +233,12 @@ class Ranking:
 def choose(
     task: Task, on_machine: Machine | None = None, *, hourly_usd: Decimal | None = None
 ) -> Ranking:
-    """Choose models for a task, from what the machine has. Nothing is started, fetched or sent.
+    """Choose models for a task on a machine. Nothing is started, downloaded or sent.
 
     Args:
-        task: What is to be done, how hard it is, and what decides: speed, price or depth.
-        on_machine: Where; `None`: on this machine, as `moa.advisor.hardware.machine` reads it.
-        hourly_usd: What the machine costs an hour, in US dollars; `None`: not known.
+        task: The job, its complexity, its limits, and the preference: speed, balance or depth.
+        on_machine: The machine; `None`: this one, as `moa.advisor.hardware.machine` reads it.
+        hourly_usd: US dollars per hour for the machine; `None`: unknown.
 
     Examples:
         >>> from moa.advisor.choice import choose
@@ -273,10 +273,10 @@ def _rank(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Ranking:
 
 
 def _order(plan: Plan) -> tuple[object, ...]:
-    """Order plans: good enough first, then by what the task prefers, and then by the rest.
+    """Return a plan's sort key: good enough first, then by the task's preference, then the rest.
 
-    The balance of time and price is their product. What one's own machine costs counts as nothing
-    if it isn't known: it is there anyway.
+    The balance of time and price is their product. An unknown price of one's own machine counts as
+    nothing.
     """
     seconds = inf if plan.seconds is None else plan.seconds
     usd = plan.vendors_usd if plan.usd_per_thousand is None else plan.usd_per_thousand
@@ -291,7 +291,7 @@ def _order(plan: Plan) -> tuple[object, ...]:
 
 
 def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
-    """Keep the best plans: at most two of a pattern, and one of the same models."""
+    """Keep the best plans: at most two per pattern, and one with the same models."""
     plans_by_models: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
         names = plan.pattern, *(member.model.name for member in plan.members)
@@ -301,7 +301,7 @@ def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
 
 
 def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection]]:
-    """List the models that may be asked, and those that can't be, with the reason."""
+    """List the usable models, and the rejected ones with the reason."""
     members: list[Member] = []
     rejected: list[Rejection] = []
     placements = list_placements(machine)
@@ -322,7 +322,7 @@ def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection
             for kind in quantisations(model, place)
         ]
         fitting: dict[object, Member] = {}
-        for candidate in candidates:  # few GPUs first: on more of them it would run as well
+        for candidate in candidates:  # fewest GPUs first: more aren't needed
             if candidate.fits:
                 fitting.setdefault(
                     (candidate.quantisation, candidate.place.gpu and candidate.place.gpu.name),
@@ -344,7 +344,7 @@ def _not_spoken(model: Model, task: Task) -> list[str]:
 
 
 def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Iterator[Plan]:
-    """Take every model alone, and every pair of a small and a large one for the task's job."""
+    """Yield each model alone, and pairs of a small and a large one that suit the job."""
     for member in members:
         yield Plan(
             task=task,
@@ -375,7 +375,7 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
 
 
 def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float]]:
-    """Judge those that are better than every lighter one, here and at vendors: few are left."""
+    """Return members better than all lighter ones, with their quality; vendors' models apart."""
     lightest: list[tuple[Member, float]] = []
     best = {True: 0.0, False: 0.0}
     judged = [(member, _quality(member, task)) for member in members]
@@ -388,7 +388,7 @@ def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float
 
 
 def _share_machine(member: Member, neighbour: Member) -> Member:
-    """Return what is left for a member where another one has some of its place's memory."""
+    """Return a member with the memory that its neighbour at the same place leaves."""
     if member.place is None or neighbour.place is None:
         return member
     gpu, neighbour_gpu = (
@@ -401,7 +401,7 @@ def _share_machine(member: Member, neighbour: Member) -> Member:
 
 
 def _quality(member: Member, task: Task) -> float:
-    """Judge how well a model does the task alone, from 1 to 5; 0: it can't do the job at all."""
+    """Rate how well a model does the task alone, from 1 to 5; 0: it can't do the job at all."""
     model = member.model
     value = float(min(model.quality.get(skill, 0) for skill in task.profile.skills))
     if member.place is None or not value:
@@ -425,7 +425,7 @@ def _reject_too_big(candidate: LocalModel) -> Rejection:
 
 
 def _broken_limits(plan: Plan) -> Iterator[Rejection]:
-    """Check a plan against the task's limits."""
+    """Yield a rejection for each limit of the task that a plan breaks."""
     task, tokens = plan.task, plan.task.prompt + plan.task.writes
     if plan.quality < task.needed_quality - _SLACK:
         reason = f"about {plan.quality:.1f} of 5, where {task.needed_quality:g} are asked for"
@@ -454,7 +454,7 @@ def _broken_limits(plan: Plan) -> Iterator[Rejection]:
 
 
 def _suggestions(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
-    """Change one thing at a time, and say which change makes a good enough plan possible."""
+    """Yield the single changes that make a good enough plan possible."""
 
     def best(on: Machine = machine, **changes: object) -> Plan | None:
         plan = _rank(task.model_copy(update=changes), on, hourly_usd).best
@@ -518,7 +518,7 @@ def _describe_member(member: Member, plan: Plan) -> Iterator[str]:
 
 
 def format_seconds(value: float | None) -> str:
-    """Write seconds as a person would."""
+    """Format seconds for people."""
     if value is None:
         return "unknown"
     if value < 1:
@@ -527,5 +527,5 @@ def format_seconds(value: float | None) -> str:
 
 
 def format_usd(value: Decimal | None) -> str:
-    """Write US dollars as far as an estimate goes."""
+    """Format US dollars to three digits, since they are estimates."""
     return "unknown" if value is None else f"US$ {float(value):.3g}"

@@ -1,6 +1,6 @@
-"""Config: the endpoints that a known model or a plan becomes in `moa.toml`, and what is left to do.
+"""Config: writes a known model or a plan as endpoints in `moa.toml`, and lists the next steps.
 
-A plan's endpoints are written all or none, beside what is configured already.
+A plan's endpoints are written all or none, beside the existing configuration.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _NAMES: dict[Tier, str] = {"slm": "small", "llm": "large"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The endpoint that a model becomes, and what to say of it."""
+    """The endpoint of a model, with notes and steps for the user."""
 
     table: Mapping[str, object] = field(default_factory=dict[str, object])
     """Table of the endpoint; empty: it needs none."""
     notes: tuple[str, ...]
     """Notes for the user."""
     steps: tuple[str, ...] = ()
-    """Next steps of the user, commands among them."""
+    """Next steps of the user, such as commands."""
     tiers: Mapping[Tier, str] = field(default_factory=dict[Tier, str])
-    """Defaults to be written with it: which endpoint its tier had so far, if none was named."""
+    """Default endpoint to write for its tier: the only one so far, if no default was named."""
 
 
 def setup(
@@ -56,9 +56,9 @@ def setup(
 ) -> Setup:
     """Make the endpoint of a known model: served by vLLM here, by its vendor, or by its user.
 
-    `tokens` are of the longest prompt and its answer, and `concurrency` is how many such sequences
-    there are at once; what is `None` is taken as it fits, beside what `config` has already.
-    `anyway` makes also what doesn't fit the machine, or is retired.
+    `tokens` is the length of the longest prompt with its answer, and `concurrency` the number of
+    such sequences at once; `None` is what fits beside the endpoints in `config`. `anyway` allows a
+    model that is retired, or doesn't fit the machine.
     """
     if model.retired and not anyway:
         raise ConfigError(
@@ -92,7 +92,7 @@ def setup(
 def vllm_table(
     served: LocalModel, *, tier: Tier | None = None, port: int = 8000, replicas: int = 1
 ) -> dict[str, object]:
-    """Write the endpoint table of a model that `moa up` serves with vLLM; see `setup`."""
+    """Return the endpoint table of a model that `moa up` serves with vLLM; see `setup`."""
     model, place = served.model, served.place
     repository = model.weights[served.quantisation].repository
     settings: dict[str, object] = {"port": port}
@@ -120,7 +120,7 @@ def vllm_table(
 
 
 def _share(local_model: LocalModel, memory: int) -> float:
-    """Share of each GPU's memory that the model needs, rounded up, and no more than is free."""
+    """Return the share of each GPU's memory that the model needs, at most the free share."""
     if not local_model.fits:
         return UTILISATION
     limit = min(UTILISATION, local_model.budget / memory)
@@ -153,7 +153,7 @@ def _started_by_its_user(model: Model, tier: Tier) -> Setup:
 
 
 def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
-    """Keep the default that a tier had, which two endpoints would leave open."""
+    """Keep the tier's default endpoint, which a second endpoint would make ambiguous."""
     stated = config.tiers.slm if tier == "slm" else config.tiers.llm
     peers = [
         endpoint_name
@@ -173,7 +173,7 @@ def _drop_endpoints(config: Config, *names: str) -> Config:
 
 
 def _free_port(config: Config) -> int:
-    """Return the first port, from vLLM's own on, that no endpoint is served at."""
+    """Return the first port that no endpoint uses, starting at vLLM's default."""
     ports = {port for endpoint in config.served_endpoints.values() for port in endpoint.vllm.ports}
     ports |= {urlsplit(url).port for endpoint in config.endpoints.values() for url in endpoint.urls}
     port = VLLMConfig().port
@@ -210,9 +210,9 @@ def _cautions(model: Model) -> tuple[str, ...]:
 def write_plan(
     plan: Plan, machine: Machine, *, path: str | Path | None = None, overwrite: bool = False
 ) -> tuple[Path, dict[str, Setup]]:
-    """Write the endpoints of a plan of a pattern that can be written: all of them, or none.
+    """Write all endpoints of a plan, or none. Its pattern must be writable; see `Plan.exists`.
 
-    The file comes back, and by name what each model became; some need no endpoint.
+    Return the file, and a `Setup` for each name; some models need no endpoint.
     """
     file = target(path)
     config = load(path) if file.exists() else Config()
@@ -252,7 +252,7 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
             config=config,
             tier=tier,
             tokens=member.tokens,
-            concurrency=None if member is plan.members[-1] else 1,  # the last has what is left
+            concurrency=None if member is plan.members[-1] else 1,  # the last gets the rest
             quantisation=member.quantisation,
             replicas=min(member.place.replicas, max(1, math.ceil(plan.busy(member)))),
         )
@@ -263,7 +263,7 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
 
 
 def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:
-    """A GGUF file, which llama.cpp runs in an engine of moa's own."""
+    """Make the endpoint of a GGUF file, which moa's own engine runs with llama.cpp."""
     model, kind = member.model, member.quantisation
     file, step = model.name, f"moa models fetch {_NAMES[tier]}"
     if kind not in model.files:

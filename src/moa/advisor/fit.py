@@ -1,11 +1,11 @@
-"""Fit: whether a model fits a place of a machine, and how fast it runs there. All is an estimate.
+"""Fit: estimates whether a model fits a place of a machine, and how fast it runs there.
 
-The memory of a served model is its weights, the KV cache of all sequences in flight, and what the
-server needs to work. vLLM takes a share of a GPU's memory and divides it so
+A served model needs memory for its weights, the KV cache of all sequences in flight, and the
+server's overhead. vLLM divides a share of a GPU's memory among them
 (https://docs.vllm.ai/en/latest/configuration/conserving_memory/); llama.cpp takes what it needs.
 
-Speed is estimated by the roofline. To write a token, the active weights and the KV cache of every
-sequence are read from memory once; to read one, two operations a parameter are done. So decoding is
+Speed is estimated by the roofline model. Writing a token reads the active weights and the KV cache
+of every sequence from memory once; reading one takes two operations per parameter. So decoding is
 bounded by bandwidth, and reading by arithmetic (Williams and others, 2009,
 https://doi.org/10.1145/1498765.1498785; Pope and others, 2022, https://arxiv.org/abs/2211.05102).
 """
@@ -24,41 +24,41 @@ from moa.errors import ConfigError
 from moa.vllm.settings import UTILISATION
 
 SPARE = 1.1
-"""Memory that is asked of a GPU for each that is reckoned with: the overhead is an estimate."""
+"""Factor on the estimated memory when reserving it, since the overhead is an estimate."""
 _FIXED = {"vllm": int(1.25 * GIB), "llama.cpp": int(0.25 * GIB)}
-"""CUDA context, CUDA graphs and the buffers of a batch. vLLM logs its own figures at start; for
-models of 0.5B to 8B these came to 1 to 2 GiB."""
+"""Bytes of the CUDA context, CUDA graphs and batch buffers. vLLM logs its own figures at start:
+1 to 2 GiB for models of 0.5B to 8B."""
 _ACTIVATIONS = 0.05
-"""Activations grow with the width of a model, and so with its weights."""
+"""Bytes of activations per byte of weights; both grow with the width of a model."""
 _BY_VLLM: tuple[Quantisation, ...] = ("bf16", "int4", "int8", "fp8")
 _TURING, _ADA = (7, 5), (8, 9)
-"""Least CUDA compute capability of all, and of `fp8`; a card before 8.0 computes in fp16 for bf16
-(https://docs.vllm.ai/en/latest/features/quantization/)."""
+"""Minimum CUDA compute capability, in general and for `fp8`. A card before 8.0 computes in fp16
+instead of bf16 (https://docs.vllm.ai/en/latest/features/quantization/)."""
 MAX_SEQUENCES = 256
-"""More are never counted: a server takes no more at once, whatever its memory."""
+"""Maximum sequences that a server runs at once, whatever its memory."""
 
 STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4), (1024, 1))
-"""Longest prompt and answer together, and how many such sequences at once: as much as fits, where
-nothing else is asked for."""
+"""Pairs of maximum tokens (prompt and answer) and sequences at once. The first that fits is the
+default."""
 CPU_CONCURRENCY = 4
 """Maximum sequences at once on a processor: more would only share its cores."""
 _GOOD = 3
-"""So many of `STEPS` are room enough to keep weights that lose next to nothing."""
+"""Number of first `STEPS` at which near-lossless weights are preferred to coarser ones."""
 _NEAR_LOSSLESS: tuple[Quantisation, ...] = ("bf16", "fp8")
-"""On two GPUs they are taken before coarser ones on one."""
+"""Formats that lose next to nothing; on two GPUs they are preferred to coarser ones on one."""
 _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
-"""What vLLM computes with on a processor
+"""Formats that vLLM runs on a processor
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
 
 _STEP_S = 0.0015
-"""Least seconds of a decoding step, whatever is read."""
+"""Fixed seconds of a decoding step, whatever is read."""
 _REQUEST_S = 0.0015
-"""Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
+"""Seconds of the server's processor per request: HTTP, tokenizer, scheduling."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LocalModel:
-    """A model at a place of the machine: what it takes there, and how fast it runs."""
+    """A model at a place of the machine, with its memory and speed there."""
 
     model: Model
     place: Placement
@@ -66,9 +66,9 @@ class LocalModel:
     tokens: int
     """Tokens of one sequence, prompt and answer."""
     concurrency: int = 1
-    """Sequences in flight that there has to be room for."""
+    """Sequences in flight to make room for."""
     taken: int = 0
-    """Bytes of the place that others have already."""
+    """Bytes of the place that others use already."""
 
     def __str__(self) -> str:
         return f"{self.model.name} ({self.quantisation}, {self.place})"
@@ -80,13 +80,13 @@ class LocalModel:
 
     @cached_property
     def active(self) -> float:
-        """Part of the weights that one token goes through; 1 but in a mixture of experts."""
+        """Share of the weights used per token; below 1 only in a mixture of experts."""
         every = self.model.parameters or 1
         return (self.model.active_parameters or every) / every
 
     @property
     def weight(self) -> float:
-        """Bytes that are read for a token."""
+        """Bytes of weights read per token."""
         return self.weights * self.active
 
     @property
@@ -112,7 +112,7 @@ class LocalModel:
 
     @property
     def budget(self) -> int:
-        """Bytes that may be taken."""
+        """Bytes available for it."""
         return max(0, self.place.memory - self.taken)
 
     @property
@@ -121,12 +121,12 @@ class LocalModel:
         return self.weights + self.kv + self.overhead
 
     def missing_bytes(self) -> int:
-        """Bytes that are needed and not there; below 0, those that are left."""
+        """Return the bytes that are missing; negative if some are left."""
         return self.total_bytes - self.budget
 
     @property
     def fits(self) -> bool:
-        """True if all that was asked for fits."""
+        """True if it fits the place."""
         return self.missing_bytes() <= 0
 
     @property
@@ -138,18 +138,18 @@ class LocalModel:
         return min(MAX_SEQUENCES, left // self.kv_each) if self.kv_each else MAX_SEQUENCES
 
     def seconds(self, reads: int, writes: int) -> float | None:
-        """Seconds of one item alone, of which `reads` tokens aren't cached; `None`: not known."""
+        """Return the seconds of an item alone, with `reads` uncached tokens; `None`: unknown."""
         if self.place.throughput is None:
             return None
         return self.read_s(reads) + writes * self.write_s(1)
 
     def read_s(self, tokens: int) -> float:
-        """Seconds to read a prompt of `tokens` that are not cached; not of an unknown GPU."""
+        """Return the seconds to read `tokens` uncached tokens; the GPU must be known."""
         assert self.place.throughput, "asked only of a GPU that is known"
         return tokens * self._flops_a_token / self.place.throughput[1]
 
     def write_s(self, batch: float) -> float:
-        """Seconds of one decoding step, in which each of `batch` sequences gets a token."""
+        """Return the seconds of a decoding step that gives each of `batch` sequences a token."""
         assert self.place.throughput, "asked only of a GPU that is known"
         bandwidth, flops = self.place.throughput
         touched = 1 - (1 - self.active) ** max(1.0, batch)  # experts that any of them needs
@@ -157,7 +157,7 @@ class LocalModel:
         return max(memory_s, batch * self._flops_a_token / flops) + _STEP_S
 
     def busy_s(self, reads: int, writes: int) -> float:
-        """Seconds of one server that an item takes for itself, beside as many as it works on.
+        """Return the server seconds per item, if the server works on as many as fit.
 
         Args:
             reads: Tokens of a prompt that are not cached.
@@ -170,9 +170,9 @@ class LocalModel:
 
 
 def quantisations(model: Model, placement: Placement) -> list[Quantisation]:
-    """List in which forms a place can run a model.
+    """List the formats in which a place can run a model.
 
-    vLLM makes `fp8` out of `bf16` while it loads; other forms need files that are published.
+    vLLM makes `fp8` from `bf16` while it loads; other formats need published files.
     """
     if placement.engine not in model.servers or (model.no_float16 and placement.only_float16):
         return []
@@ -199,10 +199,13 @@ def vllm_fit(
 ) -> LocalModel:
     """Find how vLLM can serve a model on a machine; if it can't, what lacks the least memory.
 
-    Exact weights are taken if there is room enough, then coarser ones, then less room. Where the
-    tokens of a prompt and its answer, or the sequences of that length at once, are not given, it is
-    the first of `STEPS` that fits. What the configuration gives to other servers on the same GPUs
-    is not taken.
+    Near-lossless weights are taken if there is room enough, then coarser ones, then less room. If
+    `tokens` (of a prompt and its answer) or `concurrency` (sequences of that length) is `None`, it
+    comes from the first of `STEPS` that fits. Memory that the configuration gives to other servers
+    is not used.
+
+    Raises:
+        ConfigError: vLLM serves no known format of the model on this machine.
     """
     ways = _ways(model, machine, quantisation)
     if not ways:
@@ -237,7 +240,7 @@ def vllm_fit(
 def _ways(
     model: Model, machine: Machine, quantisation: Quantisation | None = None
 ) -> list[tuple[Placement, Quantisation]]:
-    """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
+    """List the places and formats to serve a model with vLLM: few GPUs first, exact ones first."""
     processor, *gpu_places = list_placements(machine)
     placements = [place for place in gpu_places if place.engine == "vllm"]
     placements.sort(key=lambda place: place.count)
@@ -253,7 +256,7 @@ def _ways(
 
 
 def _count_used_bytes(placement: Placement, machine: Machine, config: Config | None) -> int:
-    """Bytes of a place that the configuration gives to others, be they up already or not."""
+    """Return the bytes of a place that the configuration gives to others, running or not."""
     if config is None:
         return 0
     if placement.gpu is None:

@@ -1,11 +1,11 @@
-"""Hardware: what a machine has, as it is read here or described, and the places for models on it.
+"""Hardware: a machine's cores, RAM and GPUs, read or described, and its places for models.
 
-Of known GPUs, memory, memory bandwidth and dense 16-bit arithmetic are the makers' own figures:
+Memory, memory bandwidth and dense 16-bit arithmetic of known GPUs are the makers' own figures:
 NVIDIA's data sheets (https://www.nvidia.com/en-us/data-center/, the Ada and Ampere GA102 papers
 for the RTX cards, https://developer.nvidia.com/embedded/jetson-modules for Jetson) and Apple's
 technical specifications (https://support.apple.com/specs). Figures "with sparsity" are halved.
-Apple states no 16-bit rate; there it is four times the published 32-bit rate of a GPU core count
-times clock, rounded down, and is the least certain of all.
+Apple publishes no 16-bit rate. There it is four times the published 32-bit rate of a GPU core count
+times clock, rounded down: the least certain figure.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ T = TypeVar("T")
 GIB = 2**30
 _BOARD = Path("/proc/device-tree/model")
 _SYSTEM_SHARE = 0.75
-"""Part of memory shared with the processor that macOS and Jetson leave to a GPU: Metal's
+"""Share of the RAM that macOS and Jetson leave to a GPU without memory of its own: Metal's
 `recommendedMaxWorkingSetSize` is two thirds to three quarters of RAM."""
 _FREE = 0.75
-"""Part of its RAM that a machine that is described leaves to models."""
+"""Share of a described machine's RAM that is assumed to be free."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mi?b|gi?b|ti?b|g|m|t)?", re.IGNORECASE)
 _UNITS = {"m": 2**20, "g": 2**30, "t": 2**40}
 RAM_SHARE = 0.9
 """Share of the free RAM that a model may take; the rest is left to everything else."""
 _AMPERE = (8, 0)
-"""Compute capability from which on cards know `bfloat16`."""
+"""Minimum compute capability for `bfloat16`."""
 _BANDWIDTH_SHARE, _FLOPS_SHARE = 0.7, 0.4
-"""Parts of a memory's peak that decoding reaches, and of a GPU's arithmetic that reading does."""
+"""Share of peak bandwidth that decoding reaches, and of peak arithmetic that reading reaches."""
 _FLOPS_A_BYTE = 75
-"""Assumed of an unknown GPU: an RTX 3090 does 76 for each byte, and newer cards do more."""
+"""Assumed operations per byte of an unknown GPU: an RTX 3090 does 76, and newer cards do more."""
 _CORE_BANDWIDTH, _SOCKET_BANDWIDTH, _SERVER_CORE_BANDWIDTH = 10e9, 50e9, 3e9
-"""Bytes a second of RAM: a core takes about 10 GB/s, two channels of DDR4 or DDR5 give about 50
-GB/s together; a processor with more than 16 cores has more channels, about 3 GB/s a core."""
+"""RAM bandwidth, bytes per second: about 10 GB/s for one core, and 50 GB/s for two channels of
+DDR4 or DDR5. A processor with more than 16 cores has more channels: about 3 GB/s per core."""
 _CORE_FLOPS = 58e9
-"""Operations a second of one core, reached: the built-in model of 135M parameters read 430 tokens
-a second on two cores of an AMD EPYC (measured)."""
+"""Operations per second that one core reaches: the built-in model of 135M parameters read 430
+tokens a second on two cores of an AMD EPYC (measured)."""
 
 
 class Card(NamedTuple):
-    """One kind of GPU, as its maker describes it."""
+    """A GPU model, with its maker's figures."""
 
     name: str
     gib: float
-    """Memory."""
+    """Memory, GiB."""
     gb_per_s: float
     """Peak bandwidth of its memory, GB/s."""
     tflops: float
@@ -98,14 +98,14 @@ CARDS = (
     Card("Apple M4 Max", 36, 410, 68, None, shared=True),
     Card("Apple M2 Ultra", 64, 800, 108, None, shared=True),
 )
-"""The known ones."""
+"""The known GPUs."""
 
 
 def card(name: str) -> Card | None:
-    """Find the card that a driver or a user means; `None` if it isn't one of the known ones.
+    """Find the card for a driver's or user's name; `None` if it isn't a known one.
 
-    Every word of the card's name has to be in `name`; of several, the one with most words is
-    meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
+    Every word of the card's name must be in `name`. Of several, the one with most words is
+    returned: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
     """
     words = _words(name)
     matches = [candidate for candidate in CARDS if _words(candidate.name) <= words]
@@ -122,23 +122,23 @@ class GPU:
 
     name: str
     memory: int
-    """Bytes, of which `free` are free."""
+    """Total bytes of memory; `free` are the free ones."""
     free: int
     capability: tuple[int, int] | None = None
     """CUDA compute capability; `None`: no CUDA, or not known."""
     bandwidth: float | None = None
-    """Bytes a second of its memory, as the driver's bus width and clock say; `None`: not known."""
+    """Memory bandwidth, bytes per second, by the driver's bus width and clock; `None`: unknown."""
     shared: bool = False
     """True if its memory is the machine's RAM."""
 
     @property
     def usable(self) -> int:
-        """Bytes that a server may take of it."""
+        """Bytes that a server may use."""
         return min(self.memory if self.shared else int(self.memory * UTILISATION), self.free)
 
     @classmethod
     def from_name(cls, name: str, *, memory: int | None = None) -> GPU:
-        """Describe a known card by its name, with nothing on it.
+        """Return a card by its name, with all memory free.
 
         Args:
             name: Such as `L4`, `NVIDIA A100-SXM4-80GB` or `Jetson Orin 8GB`.
@@ -167,12 +167,12 @@ class GPU:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A computer: this one as `machine()` reads it, or one that is described."""
+    """A computer: this one, as read by `machine()`, or a described one."""
 
     cores: int
-    """Physical cores that may be used."""
+    """Usable physical cores."""
     ram: int
-    """Bytes that may be used, a container's limit included."""
+    """Usable bytes of RAM, within a container's limit."""
     ram_free: int
     gpus: tuple[GPU, ...] = ()
 
@@ -195,7 +195,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """A place for a model on a machine: a number of its GPUs, or its processor."""
+    """A place for a model on a machine: some of its GPUs, or its processor."""
 
     engine: Literal["vllm", "llama.cpp"]
     gpu: GPU | None = None
@@ -203,10 +203,10 @@ class Placement:
     count: int = 1
     """GPUs that share the weights, by tensor parallelism."""
     replicas: int = 1
-    """How often the machine has such a place, so that as many servers share the work."""
+    """Number of such places on the machine; as many servers can share the work."""
     cores: int = 1
     memory: int = 0
-    """Bytes that may be taken, of all its GPUs together."""
+    """Usable bytes, of all its GPUs together."""
 
     @property
     def only_float16(self) -> bool:
@@ -216,7 +216,7 @@ class Placement:
 
     @cached_property
     def throughput(self) -> tuple[float, float] | None:
-        """Bytes and operations a second that it reaches; `None`: its GPU isn't known."""
+        """Bytes and operations per second that it reaches; `None`: its GPU is unknown."""
         if self.gpu is None:
             limit = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
             bandwidth = min(self.cores * _CORE_BANDWIDTH, limit)
@@ -235,10 +235,9 @@ class Placement:
 
 
 def machine() -> Machine:
-    """Read what this machine has: cores, RAM, GPUs. Starts and sends nothing.
+    """Read this machine's cores, RAM and GPUs. Nothing is started or sent.
 
-    A container's limits hold. A machine without NVIDIA's driver has no NVIDIA GPU; that is no
-    error.
+    A container's limits apply. Without NVIDIA's driver, no NVIDIA GPU is found; that is no error.
     """
     memory = usable_memory()
     return Machine(
@@ -250,10 +249,10 @@ def machine() -> Machine:
 
 
 def list_placements(machine: Machine) -> list[Placement]:
-    """List where on a machine a model can run, and with how much memory.
+    """List the places on a machine where a model can run, with their memory.
 
-    Equal GPUs are taken together, in powers of two, as tensor parallelism wants them. A GPU that
-    shares the machine's memory is driven by llama.cpp, as is the processor.
+    Equal GPUs are grouped in powers of two, as tensor parallelism needs. llama.cpp runs on the
+    processor, and on GPUs that share the machine's memory.
     """
     ram = int(machine.ram_free * RAM_SHARE)
     placement = partial(Placement, cores=machine.cores)
@@ -279,7 +278,7 @@ def describe_machine(
     ram: str | None = None,
     cores: int | None = None,
 ) -> Machine:
-    """Describe another machine in words; what is not said is as it is here.
+    """Describe another machine; parts that aren't given are those of `machine`.
 
     GPUs are written as `NAME`, `NAME:COUNT` or `NAME:COUNT:MEMORY`, memory as `64GB`.
     """
@@ -321,7 +320,7 @@ def _nvidia() -> tuple[GPU, ...]:
 
 
 def _visible(count: int) -> list[int]:
-    """Number the GPUs that this process may use; a list of identifiers hides none."""
+    """List the GPUs that this process may use; identifiers in the variable hide none."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [] if listed is None else listed.replace(" ", "").split(",")
     if listed is None or not all(name.lstrip("-").isdigit() for name in names if name):
@@ -354,7 +353,7 @@ def _read(nvml: ModuleType, handle: object) -> GPU | None:
 
 
 def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
-    """Return the GPU that shares the machine's memory, if the board has one that is known."""
+    """Return the GPU that shares the machine's memory, if the board has a known one."""
     spec = card(_chip())
     if spec is None or not spec.shared:
         return ()
@@ -363,7 +362,7 @@ def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
 
 
 def _chip() -> str:
-    """Name the board or the chip, where graphics share the machine's memory."""
+    """Return the name of the board or chip, to find a GPU that shares the machine's memory."""
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""Task: what is to be done, how hard it is, how much of it, and within which limits."""
+"""Task: a job with its complexity, volume and limits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4
 
 
 class Profile(NamedTuple):
-    """The needs of a job, unless its task states others."""
+    """Defaults of a job, which its task can override."""
 
     skills: tuple[Skill, ...]
-    """All that a model has to be good for."""
+    """Skills that a model needs, all of them."""
     reads: int
     """Tokens of an item."""
     writes: int
     """Tokens of an answer, reasoning included."""
     pair: Literal["cascade", "hybrid"] | None = None
-    """How a small and a large model share it; `None`: they don't."""
+    """Pattern in which a small and a large model share it; `None`: they don't."""
 
 
 _PROFILES: dict[Job, Profile] = {
@@ -64,13 +64,13 @@ class Task(BaseModel):
 
     job: Job
     complexity: Complexity = "moderate"
-    """How hard it is, and so how good a model has to be."""
+    """Complexity, which determines the needed quality of a model."""
     prefer: Prefer = "balance"
     """The criterion among the models that are good enough."""
     languages: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = ("en",)
     """ISO 639-1 codes of the items' languages, such as `de` for German."""
     labels: int = Field(default=0, ge=0)
-    """How many items there are whose right answer is known; a small model is fitted to them."""
+    """Number of labelled items, to which a small model is fitted."""
     per_day: Annotated[int, Field(gt=0)] | None = None
     """Items a day, spread evenly; `None`: not known."""
     latency_s: Annotated[float, Field(gt=0)] | None = None
@@ -78,7 +78,7 @@ class Task(BaseModel):
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
     """US dollars that a thousand items may cost; `None`: no limit."""
     vendors: tuple[Annotated[str, AfterValidator(_known)], ...] = ()
-    """Vendors that may be asked, such as `openai`. Empty: none, so the items stay here."""
+    """Allowed vendors, such as `openai`; empty: none, so the items stay here."""
     input_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of one item, without instructions; `None`: as usual for the job."""
     output_tokens: Annotated[int, Field(gt=0)] | None = None
@@ -86,12 +86,12 @@ class Task(BaseModel):
 
     @property
     def profile(self) -> Profile:
-        """The needs of its job."""
+        """The defaults of its job."""
         return _PROFILES[self.job]
 
     @property
     def needed_quality(self) -> float:
-        """How good a model has to be, from 1 to 5."""
+        """Needed quality of a model, from 1 to 5."""
         return _NEEDED[self.complexity]
 
     @property
@@ -111,5 +111,5 @@ class Task(BaseModel):
 
     @property
     def decides(self) -> bool:
-        """True if an answer is a label or a score, and no text."""
+        """True if an answer is a label or a score, not a text."""
         return self.job in ("classify", "recommend")

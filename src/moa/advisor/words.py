@@ -1,4 +1,4 @@
-"""Words that the advisor and the command line share; they load nothing."""
+"""Words that the advisor and the command line share. This module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Job = Literal[
     "recommend",
     "answer-from-documents",
 ]
-"""The work on an item. `recommend`: score given candidates for somebody."""
+"""The work on an item. `recommend`: score given candidates for a person."""
 Complexity = Literal["simple", "moderate", "complex"]
-"""How hard the task is, and so how good a model has to be: 2, 3 or 4 of 5."""
+"""Complexity of a task, which determines the needed quality: 2, 3 or 4 of 5."""
 Prefer = Literal["speed", "balance", "depth"]
 """The criterion among models that are good enough: the shortest time, the best of time and price
 together, or the highest quality."""
 Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
-"""How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
+"""Format of weights: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
 Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
 """Servers of a model; `own`: a server that its makers publish with it."""

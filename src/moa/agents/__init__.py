@@ -1,8 +1,8 @@
-"""Agents: one prompt, one endpoint, one output type. Each is in a file of its own.
+"""Agents: one prompt, one endpoint, one output type; each in its own file.
 
-`Agent` writes and `Decider`, in `deciding.py`, decides; most others derive from what one of the two
-is. What they share: `base.py`, which has nodes with limits, and `@ready`; `prompts.py`; `tools.py`
-and the `tool_calls.py` of a run; `splitting.py` and `language.py`, which are about texts.
+`Agent` writes, and `Decider`, in `deciding.py`, decides. Most others derive from `Agent` or
+`DecidingAgent`. They share `base.py` (nodes with limits, and `@ready`), `prompts.py`, `tools.py`,
+`tool_calls.py`, and, for texts, `splitting.py` and `language.py`.
 """
 
 from moa.agents.agent import (

@@ -1,4 +1,4 @@
-"""Agent: asks a model to write its output, checks it, and has it repaired."""
+"""Agent: asks a model to write its output, validates it, and asks again if it is invalid."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ MaxTokens = Annotated[int, Field(gt=0)]
 """Maximum number of tokens to generate, reasoning included."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
 WarmTemperature = Annotated[float, Field(gt=0, le=2)]
-"""Temperature of samples: at 0 all would be the same."""
+"""Temperature for several samples: at 0 all would be the same."""
 
 
 class Settings(Limits, total=False):
-    """The keywords that every writing agent takes."""
+    """Keywords of every writing agent."""
 
     repairs: int
     """Maximum number of retries after an invalid answer; each tells the model the error."""
@@ -92,7 +92,7 @@ class _Talk:
 
 
 _TALK: ContextVar[_Talk | None] = ContextVar("_TALK", default=None)
-"""Conversation of the agent that runs: `answer`, which classes override, doesn't get it."""
+"""Conversation of the running agent; `answer`, which classes override, has no parameter for it."""
 
 
 class Agent(TypedNode[In, Out]):
@@ -135,10 +135,10 @@ class Agent(TypedNode[In, Out]):
     """
 
     instructions: str = ""
-    """What to do, in words; the model reads it first."""
+    """The task, in words; the model reads it first."""
     tag: str = TAG
-    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty if
-    the input is not data but the request to follow: then it has no tags."""
+    """Name of the tags around data in prompts; they are removed from answers. Empty if the input is
+    the request itself, which then has no tags."""
 
     @overload
     def __init__(
@@ -243,7 +243,7 @@ class Agent(TypedNode[In, Out]):
     def stream(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> AsyncIterator[Event | Result[Out]]:
-        """Run, and tell what happens while it happens. The result comes last; see `run`."""
+        """Run, and yield events as they happen, then the result; see `run`."""
         return stream_run(partial(self.run, history=history), request, context)
 
     def run_sync(
@@ -255,7 +255,7 @@ class Agent(TypedNode[In, Out]):
     def stream_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
-        """As `stream`, from synchronous code; see `run` and `NodeBase.run_sync`."""
+        """Stream from synchronous code; see `stream`, `run` and `NodeBase.run_sync`."""
         return iterate_sync(stream_run(partial(self.run, history=history), request, context))
 
     @property
@@ -286,7 +286,7 @@ class Agent(TypedNode[In, Out]):
         return data(request, tag=self.tag) if self.tag else write_input(request)
 
     def messages(self, request: In) -> tuple[Message, ...]:
-        """Write what the model reads; by default the instructions, and `user_prompt`."""
+        """Write the messages to the model; by default the instructions, and `user_prompt`."""
         prompt = self.user_prompt(request)
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
         return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
@@ -310,12 +310,12 @@ class Agent(TypedNode[In, Out]):
         return tuple(before)
 
     def _tag_in(self, prompt: str) -> str:
-        """Return the tag if the prompt or a tool's result may hold it; else an empty text."""
+        """Return the tag if the prompt or a tool's result may hold it; else an empty string."""
         tag = self.tag or TAG
         return tag if self.tools or (self.tag and f"</{tag}>" in prompt) else ""
 
     def read(self, completion: Completion) -> Out:
-        """Read what the model wrote.
+        """Parse the model's answer.
 
         Raises:
             ValueError: it is not valid; the message is shown to the model.
@@ -326,7 +326,7 @@ class Agent(TypedNode[In, Out]):
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
         json_text = strip_fence(text)
-        if not self._writes_model and not json_text.startswith("{"):  # no server holds it to that
+        if not self._writes_model and not json_text.startswith("{"):  # no schema was enforced
             return TypeAdapter[Out](self.output_type).validate_json(json_text)
         instance = self._model.model_validate_json(json_text)
         return cast("Out", instance) if self._writes_model else getattr(instance, _VALUE)
@@ -339,13 +339,13 @@ class Agent(TypedNode[In, Out]):
         """
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Ask, have tools used, validate, check, and have it repaired."""
+        """Ask the model, run its tool calls, check the answer, and ask again if it is invalid."""
         talk = _TALK.get() or _Talk(())
         before, user_messages = self._first_messages(request, talk.history)
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
-        # Beside tools many servers enforce no schema, so that JSON may have to be asked for again.
+        # With tools, many servers enforce no schema, so JSON may need one more try.
         tries = self.repairs + 1 + (self._schema is not None and bool(self.tools))
         for left in range(tries - 1, -1, -1):
             free = self._schema is None or messages is before
@@ -387,14 +387,14 @@ class Agent(TypedNode[In, Out]):
     def _first_messages(
         self, request: In, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-        """Write all messages of the first call, and those of them that the request makes."""
+        """Return all messages of the first call, and those of them that come from the request."""
         messages = self.messages(request)
         user_messages = tuple(message for message in messages if message.role != "system")
         before = (*self._opening_messages(messages, history), *user_messages)
         return (flatten_tool_calls(before) if history and not self.tools else before), user_messages
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Write the first call that `request` makes; see `TypedNode.prompt`."""
+        """Return the first call of `request`; see `TypedNode.prompt`."""
         talk = _TALK.get() or _Talk(())
         messages, _ = self._first_messages(request, talk.history)
         return [await preview_prompt(self.endpoint, self._prompt(messages, free=True), context)]
@@ -402,9 +402,9 @@ class Agent(TypedNode[In, Out]):
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
     ) -> tuple[Completion, tuple[Message, ...]]:
-        """Ask until the model answers; if it is `free` to, have the tools used that it calls.
+        """Ask until the model answers; if `free`, it may call tools, which are run.
 
-        Give the answer, and the calls and results before it.
+        Return the answer, and the calls and results before it.
         """
         turns: tuple[Message, ...] = ()
         while True:
@@ -415,20 +415,20 @@ class Agent(TypedNode[In, Out]):
             turns += (call_message, *await calls.results(completion.tool_calls, context))
 
     def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
-        """Remove the tags of the data from an answer."""
+        """Remove the data's tags from an answer."""
         if not tag or f"<{tag}>" in self.instructions:
             return completion
         text = without_tags(completion.text, tag=tag)
         if text == completion.text.strip():
             return completion
-        if self._streams(context):  # it has been shown
+        if self._streams(context):  # it has already been shown
             context.note("degraded", "the model repeated the tags around its data")
             return completion
         context.note("changed", "the tags around the data, which the model repeated, are cut")
         return replace(completion, text=text)
 
     def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
-        """Cut what is too much, rather than have it all written again."""
+        """Cut texts and lists that are too long, instead of asking again."""
         if self._schema is None:
             return completion
         text, cut = fit_to_schema(self._model, strip_fence(completion.text.strip()))
@@ -465,12 +465,12 @@ class Agent(TypedNode[In, Out]):
     def _streams(self, context: RunContext) -> bool:
         if context.listener is None or "stream" not in self.endpoint.capabilities:
             return False
-        # What `check` may reject is not shown: nobody could take it back.
+        # An answer that `check` may reject isn't shown: it couldn't be taken back.
         return self._schema is None and type(self).check is Agent[In, Out].check
 
 
 _VALUE = "value"
-"""The one field of a model that stands for a type which is none."""
+"""Name of the only field of a model that wraps another output type."""
 
 
 def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
@@ -481,7 +481,7 @@ def _model_of(output: TypeForm[object]) -> type[BaseModel]:
     """Return a pydantic model for any output type: servers take only schemas of objects.
 
     Raises:
-        ConfigError: JSON can't hold it, or it is a text, which is what an agent gives anyway.
+        ConfigError: JSON can't hold it, or it is `str`, for which `Reply` is the default.
     """
     if output is str:
         raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
@@ -499,7 +499,7 @@ def _model_of(output: TypeForm[object]) -> type[BaseModel]:
 
 
 def strip_fence(text: str) -> str:
-    """Extract JSON from its code fence."""
+    """Remove the code fence around JSON."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text
 

@@ -1,4 +1,4 @@
-"""Base: what every agent is: a node with a name and limits, that only the right types enter."""
+"""Base: the base class of agents, a node with a name, limits and checked input."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ class NamedAgent(NamedTuple):
     """An agent that can be run, drawn and configured by its name."""
 
     make: Callable[..., AnyNode]
-    """Its class, or a function that makes it; its keywords are its table in moa.toml."""
+    """Class or function that makes it; its keywords are the keys of its table in moa.toml."""
     does: str
-    """In words, for whoever looks for one."""
+    """Description for listings."""
     tier: Tier | None
     """Tier of the endpoint that it asks by default; `None`: it asks none."""
 
 
 _ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}
 _LONG = 4000
-"""Characters from which on a text is read beside the event loop, and not in it."""
+"""Maximum characters of a text that is processed in the event loop, not in a thread."""
 AGENTS: dict[str, NamedAgent] = {}
-"""By name."""
+"""Registered agents, by name."""
 
 
 def ready(name: str, does: str, tier: Tier | None = None) -> Callable[[Make], Make]:
-    """Let an agent be run by its name, as in `moa run NAME`; see `NamedAgent`."""
+    """Register an agent, to be run by its name, as in `moa run NAME`; see `NamedAgent`."""
 
     def enter(make: Make) -> Make:
         AGENTS[name] = NamedAgent(make, does, tier)
@@ -75,27 +75,27 @@ def ready(name: str, does: str, tier: Tier | None = None) -> Callable[[Make], Ma
 
 
 class Limits(TypedDict, total=False):
-    """The keywords that every agent takes."""
+    """Keywords of every agent."""
 
     name: str | None
-    """Shown in traces, errors and drawings; `None`: the class's name, in snake case."""
+    """Name in traces, errors and drawings; `None`: the class's name, in snake case."""
     budget: Budget
     """Limits on each of its runs, on top of those of the run it is part of."""
     timeout_s: float | None
-    """Seconds for each of its runs; `None`: as long as the run that it is part of has."""
+    """Seconds for each of its runs; `None`: as many as the run it is part of has left."""
 
 
 class TypedNode(ABC, NodeBase[In, Out]):
-    """A node that checks what it is given, and runs in a nested context of its own.
+    """A node that checks its input, and runs in a nested context of its own.
 
-    `input_type` and `output_type` are read from the type arguments of the class, so that graphs
-    can check their wiring; a class that is generic itself sets them where it is built.
+    `input_type` and `output_type` come from the type arguments of the class, so that graphs can
+    check their wiring. A generic class sets them in its constructor.
 
     Args:
         name, budget, timeout_s: See `Limits`.
 
     Raises:
-        ConfigError: the class does not say what it takes or gives.
+        ConfigError: the class has no input or output type.
     """
 
     span_kind: ClassVar[Kind] = "agent"
@@ -130,14 +130,14 @@ class TypedNode(ABC, NodeBase[In, Out]):
                     setattr(cls, which, argument)
 
     def members(self) -> Iterator[object]:
-        """Yield the nodes that it runs: those among its attributes, and in their lists."""
+        """Yield the nodes that it runs: those in its attributes, lists and mappings included."""
         nodes = {id(node): node for node in _parts_in(vars(self).values()) if _is_node(node)}
         yield from nodes.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List the endpoints that it may ask itself, beside those of its members.
+        """List the endpoints that it may ask itself, without those of its members.
 
-        Calibrations may read others. `None`: nobody knows whom it asks.
+        Calibrations may read others. `None`: unknown.
         """
         endpoints = {
             id(endpoint): endpoint
@@ -159,10 +159,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
             context: Budget, deadline and ledger of the run it is part of; `None` starts one.
 
         Raises:
-            InputError: `request` is not of the type that the agent takes; nothing was sent.
+            InputError: `request` is not of the agent's input type; nothing was sent.
             OutputError: the model answered, but not with a valid output.
             EndpointError: a request to the endpoint failed.
-            BudgetExceeded: a limit would be passed by the next call, which was not sent.
+            BudgetExceeded: the next call would exceed a limit, and was not sent.
             DeadlineExceeded: the time is up.
         """
         started = time.perf_counter()
@@ -181,17 +181,17 @@ class TypedNode(ABC, NodeBase[In, Out]):
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
         """Return the first model calls of a request as they would be sent, without making them.
 
-        What comes before them is done: texts are cleaned, passages are found, and encoders in this
-        process decide. A server may be asked what it is, and to count tokens; that isn't a call of
-        its model. What depends on the answers isn't there, and if no model is asked there is
-        nothing, or what decides instead.
+        All work before them is done: texts are cleaned, passages are found, and encoders in this
+        process decide. A server may be asked for its identity or to count tokens, but its model
+        isn't called. Calls that depend on answers are missing. If no model is asked, the result is
+        empty, or describes what decides instead.
 
         Args:
             request: The input.
 
         Raises:
-            InputError: `request` is not of the type that the agent takes.
-            EndpointError: the server has to say what it is, and doesn't answer.
+            InputError: `request` is not of the agent's input type.
+            EndpointError: the server must tell its identity, and doesn't answer.
         """
         if self._shows_prompts:
             context = RunContext().nested(self.name)
@@ -199,7 +199,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return run_sync(lambda: rehearse(partial(self.run, request)))
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Write what `prompt` gives; an agent that asks a model overrides it."""
+        """Return the calls for `prompt`; an agent that asks a model overrides it."""
         del request, context
         return []
 
@@ -208,7 +208,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return type(self).prompts is not TypedNode.prompts
 
     async def _answer_or_show(self, request: In, context: RunContext) -> Out:
-        """Answer, or in a rehearsal say what is asked, and answer where that isn't a model."""
+        """Answer; in a rehearsal, record the prompts, and answer only if they ask no model."""
         rehearsal = REHEARSAL.get()
         if rehearsal is None or not self._shows_prompts:
             return await self.answer(request, context)
@@ -220,16 +220,16 @@ class TypedNode(ABC, NodeBase[In, Out]):
 
     @abstractmethod
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Work out the output.
+        """Compute the output.
 
         Args:
-            request: The input, checked.
-            context: The agent's own, nested in that of the run.
+            request: The checked input.
+            context: The agent's own context, nested in the run's.
         """
 
     def _check_input(self, request: object) -> In:
         if self._input is None:
-            # Instances alone: pydantic would make an empty model of a dictionary for `BaseModel`.
+            # Only instances: pydantic would turn a dictionary into an empty `BaseModel`.
             if not self._is_input(request):
                 raise InputError(self._misfit(request))
             return request
@@ -266,17 +266,17 @@ def _is_endpoint(value: object) -> TypeIs[Endpoint]:
 
 
 async def run_off_loop(work: Callable[[], T], context: RunContext, *, characters: int | None) -> T:
-    """Read a text of so many characters, a long one in a thread and until the run's deadline.
+    """Process a text, a long one in a thread and until the run's deadline.
 
-    In that thread no single call of `re` may take long: it lets no other thread run meanwhile.
+    No single call of `re` in that thread may take long: it blocks all other threads.
 
     Args:
-        work: What is done; it can't be stopped.
-        context: The deadline is its.
-        characters: Length of the text; `None`: also a short one may take long.
+        work: Function to call; it can't be stopped.
+        context: Context with the deadline.
+        characters: Length of the text; `None`: even a short one may take long.
 
     Raises:
-        DeadlineExceeded: the time is up; the thread goes on alone to its end.
+        DeadlineExceeded: the time is up; the thread runs on.
     """
     if characters is not None and characters <= _LONG:
         return work()
@@ -289,10 +289,10 @@ async def run_off_loop(work: Callable[[], T], context: RunContext, *, characters
 
 
 def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> Endpoint:
-    """Make an endpoint of what is given as one, if it can do what an agent needs of it.
+    """Return an endpoint, or the one that a string names, if it has a capability.
 
     Raises:
-        CapabilityError: it can't.
+        CapabilityError: it lacks the capability.
         ConfigError: it isn't an endpoint, or a string that names none; see `moa.endpoint`.
     """
     if isinstance(endpoint, type) or not (
@@ -311,12 +311,12 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
 
 
 def no_endpoint(value: object) -> str:
-    """Write the end of a sentence: this is no endpoint, and what to give instead."""
+    """Return the end of an error's sentence: what was given, and what to give instead."""
     if isinstance(value, type):
         return f"but was given the class {value.__name__}: give an object of it"
     return f"but was given {value!r}"
 
 
 def fault_in(error: Exception) -> str:
-    """Describe an error in one line; of a pydantic error, each field and its fault."""
+    """Describe an error in one line; a pydantic error by each field and its fault."""
     return faults_of(error) if isinstance(error, ValidationError) else str(error)

@@ -1,6 +1,7 @@
 """Deciding: questions about a text, asked in one request and scored.
 
-`Decider` asks those that a pydantic model is made of; `DecidingAgent` is what all such agents are.
+`Decider` asks the questions in a pydantic model's fields. `DecidingAgent` is the base class of all
+agents that decide.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 Calibrations = Calibration | Mapping[str, Calibration] | None
-"""For the one question of an agent, or by the name of the question."""
+"""A calibration of an agent's only question, or several by question name."""
 
 
 class DecidingAgent(TypedNode[Text | str, Out]):
@@ -62,10 +63,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     decide by the words of the question alone.
 
     Examples, a few of each label, show what you mean. The model reads them in its prompt. With an
-    encoder, a choice uses the scorer of pairs (`moa.decisions.pairs`), and from twenty examples a
-    label on also a head; a criterion uses a head from eight examples on. With dozens to hundreds
-    of labelled rows, `adapt` chooses the best scorer by cross-validation, and `moa learn` also
-    bounds the error rate of accepted answers.
+    encoder, a choice uses the scorer of pairs (`moa.decisions.pairs`), and with twenty examples per
+    label also a head; a criterion uses a head with eight examples. With dozens to hundreds of
+    labelled rows, `adapt` chooses the best scorer by cross-validation, and `moa learn` also bounds
+    the error rate of accepted answers.
 
     If a text exceeds the endpoint's `context_window`, only its opening and end are read, and the
     trace says so. If the window is unknown, the whole text is sent.
@@ -78,8 +79,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             (see `moa.endpoints.encoders.deciding_encoder_for`).
         calibration: A fitted scorer for the one question, or several by question name. With a
             bound it also sets `accepted`. Other questions go to the endpoint.
-        embedders: Endpoints that compute vectors for a calibration, by role, besides the embedded
-            model's own.
+        embedders: Endpoints that compute vectors for a calibration, by role, in addition to the
+            embedded model's own.
         limits: See `Limits`.
 
     Raises:
@@ -109,7 +110,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def decided_by(self) -> str:
-        """What decides, if that is a head on an encoder's vectors; else empty."""
+        """Description of the encoder whose head decides; empty if none does."""
         if self.encoder is None or not any(_reads_vectors(c) for c in self.calibrations.values()):
             return ""
         also = f" and {self.endpoint.name}" if self.asks_endpoint else ""
@@ -142,7 +143,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def texts_to_encode(self) -> list[str]:
-        """The texts that both encoders read whatever the request is; empty if neither is used.
+        """Texts that both encoders read for any request; empty if they aren't used.
 
         They are labels and their examples, and an empty text, which loads the encoders.
         """
@@ -163,7 +164,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
     ) -> Self:
-        """Copy the agent with a calibration; `None` takes all away, those that ship too.
+        """Return a copy with a calibration; `None` removes all, shipped ones included.
 
         Raises:
             CalibrationError: it belongs to another question.
@@ -174,9 +175,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return copied
 
     def with_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
-        """Copy the agent, to decide its one question by the head that ships for `name` in a file.
+        """Return a copy that decides its only question by the head `name` in a shipped file.
 
-        Without an encoder beside the endpoint, the copy decides as the agent does.
+        Without an encoder, return the agent itself.
         """
         if not feeds_heads(self.encoder):
             return self
@@ -184,9 +185,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return self.calibrated(shipped_calibration(question, name, file=file))
 
     def with_heads(self) -> Self:
-        """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
+        """Return a copy in which an encoder's heads decide beside any endpoint.
 
-        If no encoder is installed it stays as it is.
+        If no encoder is installed, the copy decides as before.
         """
         copied = copy.copy(self)
         copied.encoder = self.encoder or encoder_for(self.endpoint)
@@ -194,9 +195,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return copied
 
     def with_questions(self, questions: Sequence[Question]) -> Self:
-        """Copy the agent so that it asks other questions, in its way; ask the copy for `answers`.
+        """Return a copy that asks other questions; call its `answers`.
 
-        Those that are its own keep their calibration and their examples.
+        Questions of the agent keep their calibration and examples.
         """
         copied = copy.copy(self)
         copied.questions = tuple(questions)
@@ -212,7 +213,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return copied
 
     def alone(self) -> Self:
-        """Copy the agent so that the endpoint alone decides: no encoder, and no calibration."""
+        """Return a copy whose endpoint alone decides, without encoder and calibration."""
         copied = copy.copy(self)
         copied.encoder = None
         return copied.calibrated(None)
@@ -236,9 +237,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return calibration
 
     def decide_by(self, calibration_by_name: Mapping[str, Calibration]) -> None:
-        """Set what decides each question, by its name; the others are decided as ever."""
+        """Set the calibrations by question name; other questions keep their default scorer."""
         self.calibrations = calibration_by_name
-        """The given and the shipped calibrations, by name of the question."""
+        """Given and shipped calibrations, by question name."""
         heads = feeds_heads(self.encoder)
         uncalibrated = [
             question for question in self.questions if question.name not in calibration_by_name
@@ -287,7 +288,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def _may_choose(self, question: Question) -> bool:
         """Return True if the endpoint may choose among bare labels, which tell an encoder little.
 
-        Not of very many, and not if it is known to guess.
+        False for very many labels, or if the model is known to guess.
         """
         guesses = question.kind in facts_of(self.endpoint.model).guesses
         return not guesses and len(question.options) <= MOST_OPTIONS
@@ -304,15 +305,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         context: RunContext | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Copy the agent, fitted to its task; see `moa.calibration.adapt.adapt`.
+        """Return a copy fitted to its task; see `moa.calibration.adapt.adapt`.
 
-        What was fitted is in `calibrations`, and can be saved.
+        Its `calibrations` can be saved.
 
         Args:
             labelled: Texts with the names of the right options, by name of the question.
-            unlabelled: Texts like those to come; from 32 on they are used.
+            unlabelled: Texts like those to come; used if there are at least 32.
             context: Budget, deadline and ledger of the fitting; `None` starts one.
-            progress: Called with the name of what reads, the texts read so far, and those to read.
+            progress: Called with the name of a feature, the number of texts read, and their total.
 
         Raises:
             EndpointError: a request failed.
@@ -336,7 +337,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return self.calibrated(calibrations)
 
     async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
-        """Write what is sent for each question, and what decides without being asked."""
+        """Return the prompts for each question, and describe scorers that need none."""
         text = await self._cut_to_window(str(request), context)
         prompts: list[SentPrompt] = []
         for plan_request in self._plan.requests:
@@ -358,11 +359,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return prompts
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Turn the answers into the output."""
+        """Answer the questions, and turn the answers into the output."""
         return self.read(await self.answers(request, context))
 
     async def answers(self, request: Text | str, context: RunContext) -> list[Answer]:
-        """Read the text once for all questions, and conclude each answer, in their order.
+        """Read the text once for all questions, and return their answers in order.
 
         Raises:
             InputError: the text is empty.
@@ -372,7 +373,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     async def answers_and_reads(
         self, request: Text | str, also: Sequence[Feature], context: RunContext
     ) -> tuple[list[Answer], list[TextReading]]:
-        """Conclude each answer, and give what further features read of the same text.
+        """Return the answers, and what further features read of the same text.
 
         Raises:
             InputError: the text is empty.
@@ -409,15 +410,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return marked_answers, further
 
     def _with_doubt(self, answer: Answer) -> Answer:
-        """Add to an answer without a fitted scorer the reason to doubt it."""
+        """Add the reason to doubt an answer that has no fitted scorer."""
         doubts = self._doubts.get(answer.question.name)
         return replace(answer, doubt=doubts.find(answer)) if doubts and not answer.doubt else answer
 
     async def _cut_to_window(self, text: str, context: RunContext) -> str:
-        """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
+        """Cut a text that exceeds the endpoint's window to its opening and end, and note it.
 
-        A quarter of the window is then left for the questions, whatever the tokenizer: it makes no
-        more tokens of a text than that has bytes.
+        A quarter of the window is then left for the questions, with any tokenizer: a text never has
+        more tokens than bytes.
         """
         window = window_of(self.endpoint)
         if window is None or not self.asks_endpoint:
@@ -442,7 +443,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         answers: Mapping[str, Answer],
         context: RunContext,
     ) -> None:
-        """Note in the trace who decided, and what answers can't be trusted with."""
+        """Note in the trace what decided, and answers that are missing, written or doubtful."""
         for name, answer in answers.items():
             if answer.status != "answered":
                 context.note("refused", f"question {name!r} has no answer: {answer.status}")
@@ -462,14 +463,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def _note_refusals(
         name: str, answers: Mapping[str, Answer], reads: Sequence[TextReading], context: RunContext
     ) -> None:
-        """Note what the endpoint refused where something else decided."""
+        """Note a question that the endpoint refused, if something else decided it."""
         statuses = [answer.status for read in reads for answer in read.answers]
         refused = next((status for status in statuses if status != "answered"), None)
         if refused is not None and answers[name].status == "answered":
             context.note("refused", f"question {name!r} is decided without an answer: {refused}")
 
     def _describe_scorer(self, calibration: Calibration) -> str:
-        """Describe the scorer, unless the endpoint decided as it is or there is a bound."""
+        """Describe the scorer; empty with a bound, or if the plain endpoint decided."""
         if calibration.bound is not None:
             return ""
         if _reads_vectors(calibration):
@@ -482,14 +483,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
 
 def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
-    """Return a question's answer, marked if the text doesn't tell it and that was asked too."""
+    """Return a question's answer, marked as untold if the text doesn't tell it."""
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
     answerable = answers[question.answerable_question.name]
     if answerable.status != "answered" or answerable.best == 0:
         return answer
-    # What a calibration guarantees or expects is of the option, which isn't given.
+    # The guarantee and the expected precision are about the option, which isn't given.
     accepted = None if answer.accepted is None else False
     return replace(answer, untold=True, accepted=accepted, expected_precision=None)
 
@@ -514,7 +515,7 @@ def _reads_vectors(calibration: Calibration) -> bool:
 
 
 def _is_bare(question: Question, examples: Sequence[Example]) -> bool:
-    """Return True if a question has labels without descriptions or examples."""
+    """Return True if a question's labels have neither descriptions nor examples."""
     return not (
         any(option.description for option in question.options)
         or any(question.name in example.labels for example in examples)
@@ -614,17 +615,17 @@ class Decider(DecidingAgent[M]):
         )
 
     def read(self, answers: Sequence[Answer]) -> M:
-        """Fill the model in."""
+        """Fill in the model."""
         return fill(self.output_type, answers)
 
     def select(self, names: Sequence[str]) -> Decider[BaseModel]:
-        """Copy the agent so that it asks some of its questions; its output has those fields alone.
+        """Return a copy that asks some of the questions; its output has only their fields.
 
         Args:
             names: Names of the questions, in any order.
 
         Raises:
-            ConfigError: there is none, or it has no question of one of these names.
+            ConfigError: `names` is empty, or names a question that it doesn't ask.
         """
         model = self.output_type
         unknown = [name for name in names if name not in model.model_fields]
@@ -646,10 +647,10 @@ class Decider(DecidingAgent[M]):
 
 
 def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
-    """Make examples of texts and values of one question's options.
+    """Make examples from pairs of a text and an option's value.
 
     Raises:
-        ConfigError: a value is that of no option.
+        ConfigError: a value belongs to no option, or the pairs are a mapping.
     """
     examples: list[Example] = []
     if isinstance(pairs, Mapping):

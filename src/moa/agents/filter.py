@@ -18,11 +18,11 @@ from moa.node import Text
 from moa.questions import Answer, Option, Predicate, Question
 
 Action = Literal["keep", "drop"]
-"""What is done with a text that meets the criterion: the others are dropped, or kept."""
+"""Action for a text that meets the criterion; all others get the opposite."""
 
 
 class Verdict(BaseModel):
-    """Whether a text was kept, and why.
+    """A filter's decision on a text, with the reason.
 
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.9}})
@@ -39,17 +39,17 @@ class Verdict(BaseModel):
     confidence: float | None
     """Probability that it is right; `None` if the model wrote its answer."""
     met: bool
-    """Whether the text meets the criterion."""
+    """True if the text meets the criterion."""
     doubtful: bool = False
     """True if the answer is unreliable: the model gives it for every text, or only the words of
     the criterion decide, and are undecided. Such a text is kept."""
     accepted: bool | None = None
-    """Whether a calibration's guarantee covers it; `None` without a calibration."""
+    """True if a calibration's guarantee covers it; `None` without a calibration."""
 
 
 UNSURE = 0.1
-"""Where the words of a criterion decide alone, a probability that is no farther from the threshold
-can't tell: of new criteria, just over half of such answers were right (benchmarks/filters.py)."""
+"""Distance from the threshold up to which an answer by the criterion's words alone is unsure: for
+new criteria, just over half of such answers were right (benchmarks/filters.py)."""
 
 
 class Filter(DecidingAgent[Verdict]):
@@ -119,9 +119,9 @@ class Filter(DecidingAgent[Verdict]):
         )
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
-        """Ask, unless there is nothing to ask about.
+        """Decide; an empty text is dropped without a call.
 
-        The trace notes a drop, and a criterion whose words alone decide and are badly understood.
+        The trace notes a drop, and a badly understood criterion whose words alone decide.
         """
         if str(request).strip():
             verdict = await super().answer(request, context)

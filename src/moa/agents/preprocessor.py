@@ -1,7 +1,6 @@
-"""Preprocessor: makes of what arrives the text that a person would read.
+"""Preprocessor: turns raw input into the text that a person would read.
 
-HTML, broken encodings, hidden characters and the mails below a reply are worked on by functions,
-each by itself.
+Separate functions handle HTML, broken encodings, hidden characters and quoted mails.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _REWRITE = (
     "and every name and number. Answer with the corrected text alone."
 )
 _REWRITTEN_TOKENS = 600
-"""Longer texts are not rewritten: a small model loses the thread."""
+"""Maximum tokens of a text to rewrite: in longer ones a small model loses the thread."""
 
 
 @ready("preprocessor", "Repairs and unwraps a text")
@@ -92,7 +91,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
             )
 
     async def answer(self, request: Text | str, context: RunContext) -> Text:
-        """Clean, cut, rewrite, and look for the language."""
+        """Clean, cut and rewrite the text, and detect its language."""
         original = str(request)
         text = await run_off_loop(
             lambda: self._cut(self._clean(original, context), context),
@@ -197,18 +196,18 @@ _LINES = re.compile(r" ?\n ?")
 _QUOTE = re.compile(r"(?:^[ \t]*+>.*+(?:\n|\Z))++", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 _PARTS = 5000
-"""Maximum number of parts, about, of a text that is repaired: each takes 20 µs, empty or not."""
+"""Approximate maximum of parts of a text to repair: each takes 20 µs, even if empty."""
 _PART = 100_000
 _HISTORY_WITHIN = 20_000
-"""Characters of a mail in which the header above the first quoted one is looked for."""
+"""Characters of a mail in which to look for the header above the first quoted one."""
 _HEADER_LINE = 300
-"""Characters of its longest line: the time that the patterns take is cubic in it."""
+"""Maximum characters of its lines: the patterns take cubic time in their length."""
 
 
 def html_to_text(html: str) -> str:
-    """Write HTML as text: what a reader sees, a line for each block, links by their words.
+    """Convert HTML to its visible text: a line for each block, and links as their text.
 
-    Takes time in proportion to its length, whatever it holds.
+    Takes linear time on any input.
     """
     # The standard library's parser takes quadratic time for `<!--` or `<a ` many times over.
     html_parser = import_module("lxml.etree").HTMLParser
@@ -218,12 +217,12 @@ def html_to_text(html: str) -> str:
 
 
 class _Reader:
-    """Takes what a parser finds, and keeps what a reader sees."""
+    """Target of a parser that keeps the visible text."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._unread: list[bool] = []
-        """For each open tag."""
+        """For each open tag, True if it hides its content."""
         self._hidden = 0
         self._verbatim = 0
 
@@ -258,14 +257,14 @@ def _repair(text: str, *, entities: bool) -> str:
 
     repaired: list[str] = []
     for part in _parts(text):
-        entities = entities and "<" not in part  # from a tag on they are meant as they are
+        entities = entities and "<" not in part  # after a tag they are meant literally
         config = TextFixerConfig(unescape_html=entities, uncurl_quotes=False, explain=False)
         repaired.append(fix_and_explain(part, config).text)
     return "".join(repaired)
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Cut a text at ends of lines: each line by itself, and in a long text some together."""
+    """Cut a text at ends of lines: line by line, or in a long text several lines together."""
     min_size = len(text) // _PARTS
     begins = 0
     while begins < len(text):
@@ -276,15 +275,15 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def tidy(text: str) -> str:
-    """Make runs of blanks one, and more than one empty line one."""
+    """Collapse runs of blanks into one blank, and runs of empty lines into one empty line."""
     return _GAPS.sub("\n\n", _LINES.sub("\n", _BLANKS.sub(" ", text))).strip()
 
 
 def _without_history(mail: str) -> str:
-    """Leave out the mails below a reply, and lines below it that are quoted by `>`.
+    """Remove the mails below a reply, and lines below it that are quoted by `>`.
 
-    A mail that is nothing but a quote stays, and so do quotes that are answered line by line. What
-    begins after the first 20,000 characters stays too.
+    A mail that is only a quote stays, and so do quotes that are answered line by line, and quoted
+    mails that begin after the first 20,000 characters.
     """
     latest = mail[: _history_begins(mail)].strip()
     return _without_quote(latest) if latest else mail
@@ -304,7 +303,7 @@ def _history_begins(mail: str) -> int:
 
 @cache
 def _header() -> re.Pattern[str]:
-    # Its parser itself took .9 s for 2,000 empty lines, and strips each line.
+    # The library's own parser took 0.9 s for 2,000 empty lines, and strips each line.
     from mailparser_reply import EmailMessage
 
     languages = ["en", "de", "fr", "es", "it", "nl", "pl", "pt", "sv", "da", "cs", "ja", "ko", "zh"]

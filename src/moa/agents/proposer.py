@@ -1,4 +1,4 @@
-"""Proposer: answers a request, alone or after reading what others answered."""
+"""Proposer: answers a request, alone or after reading others' answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from moa.messages import Message
 from moa.node import Consultation, Node, Reply
 
 ANSWER = "Answer the request, in its language. Work problems out step by step."
-"""How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
+"""Instructions of every node that answers on its own, so that a cache serves them all."""
 _NUMBER = "End with a sentence such as 'The answer is 12.'"
-"""Added to requests about figures only: small models would write it everywhere."""
+"""Added only to requests about figures: small models would write it everywhere."""
 _FIGURES = 2
-"""Numbers in a request from which on it is one about figures."""
+"""Minimum numbers in a request about figures."""
 _READ = (
     "Here are drafts of an answer to the request below, in no particular order. Some may be wrong, "
     "and one that stands alone may be right. Use what is right in them, correct what is wrong, and "
@@ -29,11 +29,11 @@ _READ = (
 
 
 class Answerer(Agent[str | BaseModel, Reply]):
-    """Answers a request; if it has several figures, so that the resulting number can be found.
+    """Answers a request; if it has several figures, the answer ends with the resulting number.
 
     Args:
         endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.
-        instructions: What to do with the request.
+        instructions: The task, in words.
         settings: See `Agent`.
 
     Raises:
@@ -52,16 +52,16 @@ class Answerer(Agent[str | BaseModel, Reply]):
 
 
 class Proposer(Answerer):
-    """A proposer of a mixture, and its aggregator too: what others answered is read critically.
+    """A proposer of a mixture, or its aggregator, which reads others' answers critically.
 
-    The request comes last: a small model continues what it read last, so it copies answers that
-    are there, above all numbered ones, or adds another.
+    The request comes last, since a small model continues what it read last: answers there would be
+    copied, above all numbered ones, or another one added.
 
     Args:
         endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.
-        instructions: What to do with the request.
+        instructions: The task, in words.
         role: A point of view of its own, such as "Look for what could go wrong."; empty: none.
-        settings: See `Agent`; without a name it has that of its endpoint.
+        settings: See `Agent`; the default name is that of the endpoint.
 
     Raises:
         CapabilityError: the endpoint can't complete.
@@ -80,7 +80,7 @@ class Proposer(Answerer):
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
     def user_prompt(self, request: str | BaseModel) -> str:
-        """Write the answers of others as data, and then the request."""
+        """Write others' answers as data, and then the request."""
         if not isinstance(request, Consultation):
             return write_input(request)
         drafts = (block(text, "Draft") for text in request.answers)
@@ -95,9 +95,10 @@ def sampler(
     temperature: WarmTemperature = 0.7,
     max_tokens: MaxTokens = 512,
 ) -> Node[str | BaseModel, BaseModel]:
-    """Make an agent whose answers to one request differ, to be asked several times.
+    """Make an agent to be asked several times, whose answers to one request differ.
 
-    Without instructions it answers the request; with `labels`, or what each means, it chooses one.
+    Without instructions it answers the request. With `labels`, a list or the meaning of each, it
+    chooses one.
     """
     writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
     if labels is None:

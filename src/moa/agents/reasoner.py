@@ -75,7 +75,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         super().__init__(endpoint, instructions=instructions, **settings)
 
     def read(self, completion: Completion) -> Reasoned[A]:
-        """Read the answer, and prefer what a thinking model thought to what it wrote of it."""
+        """Read the answer; a thinking model's thoughts replace the reasons that it wrote."""
         output = super().read(completion)
         if completion.reasoning:
             return output.model_copy(update={"reasons": completion.reasoning})

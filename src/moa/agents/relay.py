@@ -1,7 +1,7 @@
-"""Relay: has an agent answer a whole conversation as its client wants it.
+"""Relay: lets an agent answer a whole conversation with a client's options.
 
-The client keeps the conversation, and may bring tools of its own, which nobody runs here: what the
-model wants called is what comes out. An OpenAI-compatible server is such a client's other end.
+The client keeps the conversation, and may bring its own tools. These aren't run here: the model's
+calls are returned to the client. An OpenAI-compatible server has such clients.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from moa.node import Reply, Result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayOptions:
-    """The options of a client for one answer."""
+    """A client's options for one answer."""
 
     history: tuple[Message, ...] = ()
     """Messages before the one to answer."""
     since: tuple[Message, ...] = ()
-    """Calls of the client's tools after it, and their results."""
+    """Calls of the client's tools after that message, and their results."""
     files: tuple[File, ...] = ()
     """Files of the message."""
     tools: tuple[ToolSchema, ...] = ()
@@ -39,19 +39,19 @@ class RelayOptions:
     one_call: bool = False
     """True if only one tool may be called at once."""
     schema: Mapping[str, object] | None = None
-    """JSON schema of the answer; `None`: it is as the agent gives it."""
+    """JSON schema of the answer; `None`: the agent's own output."""
     check: Callable[[object], None] = lambda value: None
-    """Raises `ValueError` where a value isn't of the schema."""
+    """Raises `ValueError` if a value doesn't fit the schema."""
     max_tokens: int | None = None
-    """Most tokens of the answer, if the agent's own limit isn't lower."""
+    """Maximum tokens of the answer; the agent's own limit also applies."""
     temperature: float | None = None
-    """`None`: the agent's own."""
+    """Sampling temperature; `None`: the agent's own."""
     stop: tuple[str, ...] = ()
-    """Sequences that end the answer, and aren't in it."""
+    """Sequences that end the answer, and aren't part of it."""
 
 
 def are_paired(messages: Iterable[Message]) -> bool:
-    """Return True if each tool call is followed by exactly its result, as servers want it."""
+    """Return True if each tool call is followed by exactly its result, as servers require."""
     waiting: set[str] = set()
     for message in messages:
         if message.role == "tool":
@@ -68,13 +68,16 @@ def are_paired(messages: Iterable[Message]) -> bool:
 
 
 class ToolRequest(Reply):
-    """What a model wrote when it asks for tools of the client."""
+    """A model's text, with calls of the client's tools."""
 
     calls: tuple[ToolCall, ...]
 
 
 def as_relayable(node: object) -> Agent[object, object] | None:
-    """Return an agent that doesn't override `answer`, so that options reach its model."""
+    """Return the node if it is an agent whose `answer` isn't overridden; `None` otherwise.
+
+    Only then do options reach its model.
+    """
     if not isinstance(node, Agent):
         return None
     agent = cast("Agent[object, object]", node)
@@ -82,17 +85,17 @@ def as_relayable(node: object) -> Agent[object, object] | None:
 
 
 class Relay(Agent[object, object]):
-    """Has an agent answer a whole conversation as its client wants it; made for one answer.
+    """Lets an agent answer a whole conversation with a client's options; made for one answer.
 
-    Instructions, examples, tools and checks stay the agent's. What comes out is what the agent
-    gives, a `Reply` of JSON by the client's schema, or `ToolRequest`.
+    Instructions and tools stay the agent's, and so do examples and checks, unless the client gives
+    a schema. The output is the agent's, a `Reply` of JSON by the client's schema, or `ToolRequest`.
 
     Args:
         agent: The agent that answers; see `as_relayable`.
-        options: The options of the client.
+        options: The client's options.
 
     Raises:
-        InputError: both bring tools, or its endpoint can't read a file.
+        InputError: both the agent and the client have tools, or the endpoint can't read a file.
     """
 
     def __init__(self, agent: Agent[object, object], options: RelayOptions) -> None:
@@ -120,24 +123,24 @@ class Relay(Agent[object, object]):
     async def run(
         self, request: object, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[object]:
-        """Answer the message after what was said before; see `Agent.run`."""
+        """Answer the message, after the client's history; see `Agent.run`."""
         return await super().run(request, context, history=history or self.options.history)
 
     def user_prompt(self, request: object) -> str:
-        """Write it as the agent does."""
+        """Write the user message as the agent does."""
         return self.agent.user_prompt(request)
 
     def messages(self, request: object) -> tuple[Message, ...]:
-        """Write them as the agent does."""
+        """Write the messages as the agent does."""
         return self.agent.messages(request)
 
     def check(self, request: object, output: object) -> None:
-        """Check as the agent does what is the agent's to give."""
+        """Check an output of the agent's own as the agent does."""
         if self.options.schema is None and not isinstance(output, ToolRequest):
             self.agent.check(request, output)
 
     def read(self, completion: Completion) -> object:
-        """Read what the model wrote: tool calls, an answer by the client's schema, or the agent's.
+        """Parse the model's answer: tool calls, JSON by the client's schema, or the agent's output.
 
         Raises:
             ValueError: it is not valid; the message is shown to the model.
@@ -170,7 +173,7 @@ class Relay(Agent[object, object]):
         return (flatten_tool_calls(all_messages) if is_flat else all_messages), user_messages
 
     def _mark_as_data(self, message: Message) -> Message:
-        """Mark the result of a tool as data, as that of a tool of the agent's own is."""
+        """Mark a tool's result as data, like results of the agent's own tools."""
         if message.role != "tool":
             return message
         return replace(message, content=block(message.content, tag=self.tag or TAG))

@@ -1,4 +1,4 @@
-"""Sentiment: what the writer of a text feels, and how strongly."""
+"""Sentiment: the feeling of a text's writer, and its strength."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXAMPLES: tuple[tuple[str, Feeling], ...] = (
 
 
 class Mood(Choice[Feeling]):
-    """What the writer feels.
+    """The writer's feeling.
 
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}})
@@ -43,8 +43,8 @@ class Mood(Choice[Feeling]):
     @computed_field
     @property
     def intensity(self) -> float | None:
-        """How strong the feeling is, from 0 to 1: the distance between the probabilities of
-        positive and negative. `None` if the model wrote its answer.
+        """Strength of the feeling, from 0 to 1: the distance between the probabilities of positive
+        and negative. `None` if the model wrote its answer.
         """
         if not self.probabilities:
             return None

@@ -1,4 +1,4 @@
-"""Splitting: a long text into chunks that fit, at the ends of paragraphs and sentences."""
+"""Splitting: cuts a long text into chunks, at the ends of paragraphs and sentences."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from moa.errors import ConfigError, MissingDependency
 from moa.node import Text
 
 _WINDOW, _WINDOW_MARKDOWN = 24, 96
-"""Characters that are split at once for each token of a chunk: some eight chunks, and in Markdown,
-which is read from its headings on, some thirty."""
+"""Characters to split at once, per token of a chunk: about eight chunks, and about thirty in
+Markdown, which is split by headings."""
 
 
 def split(
@@ -18,7 +18,7 @@ def split(
 ) -> list[Text]:
     """Split a text into chunks, in order; nothing but white space between them is lost.
 
-    It splits at the end of a paragraph where it can, else of a sentence, else of a word.
+    It splits at the end of a paragraph if it can, else of a sentence, else of a word.
 
     Args:
         text: Any text; an empty one has no chunks.
@@ -37,18 +37,18 @@ def split(
 
 
 def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
-    """Return the opening and the end of a text that is too long; any other as it is."""
+    """Return the opening and the end of a text that is too long; any other unchanged."""
     if approximate_tokens(text) <= max_tokens:
         return text
     half = max(1, max_tokens * BYTES_A_TOKEN // 2)
-    # The word at the cut goes; a language that writes no blanks keeps all of it.
+    # Drop the word at the cut; a text without blanks has none to drop.
     opening = _decode_part(text[:half].encode("utf-8", "replace")[:half]).rsplit(maxsplit=1)
     end = _decode_part(text[-half:].encode("utf-8", "replace")[-half:]).split(maxsplit=1)
     return "\n".join((*opening[:1], left_out, *end[-1:]))
 
 
 def _decode_part(data: bytes) -> str:
-    """Decode what was cut out of a text, without the halves of characters at its ends."""
+    """Decode a part of a text, without partial characters at its ends."""
     return data.decode("utf-8", "ignore")
 
 
@@ -59,10 +59,9 @@ def chunks(
     count: Callable[[str], int] = approximate_tokens,
     markdown: bool = False,
 ) -> Iterator[tuple[int, str]]:
-    """Split as `split` does, and say at which character each chunk begins.
+    """Split as `split` does, and yield each chunk after the index of its first character.
 
-    With `markdown` it splits where headings and blocks end. Chunks come one by one: whoever needs
-    the first doesn't wait for the others.
+    With `markdown`, it splits at headings and blocks. Chunks are made lazily.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens}, but a chunk has at least 1 token")
@@ -80,9 +79,9 @@ def chunks(
 def _split_windows(
     cut: Callable[[str], list[tuple[int, str]]], text: str, window: int
 ) -> Iterator[tuple[int, str]]:
-    """Cut a text window by window, since the splitter takes quadratic time.
+    """Split a text window by window, since the splitter takes quadratic time.
 
-    The last chunk of a window is cut once more at the beginning of the next one.
+    The last chunk of a window is split again at the beginning of the next one.
     """
     begin, size = 0, window
     while begin < len(text):

@@ -1,4 +1,4 @@
-"""Tools: what a model may have done: functions, tools of LangChain, and tools on a server."""
+"""Tools: functions, tools of LangChain, and tools on a server, which a model may call."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from moa.agents.filter import Verdict
 
 Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
-"""Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
-the tool is given them, checked and with defaults, written as JSON."""
+"""Allows or refuses a call: `True`, `False`, or the reason to refuse. `call.values` are the tool's
+arguments as JSON values, checked and with defaults."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _LARGE = 100
-"""Items from which on a list is written piece by piece."""
+"""Maximum items of a list or dictionary that may be written in one piece."""
 
 
 def name_for_models(name: str) -> str:
-    """Make a name that servers of models take for a tool of one that others gave it."""
+    """Convert a tool's name to one that model servers accept."""
     return _NOT_IN_A_NAME.sub("_", name)[:64]
 
 
@@ -55,15 +55,15 @@ class LangChainTool(Protocol):
 
 @dataclass(frozen=True)
 class RemoteTool:
-    """A tool that is on a server, which tells its schema and checks its arguments itself."""
+    """A tool on a server, which provides its schema and checks its arguments."""
 
     schema: ToolSchema
     call: Callable[[Mapping[str, object]], Awaitable[object]]
-    """Has it run with these arguments; raises `ToolFailed` if the tool says that it failed."""
+    """Runs it with these arguments; raises `ToolFailed` if the tool reports a failure."""
 
     @property
     def name(self) -> str:
-        """Its name for models; there it may have letters more."""
+        """Its name for models; on the server it may have other characters."""
         return self.schema.name
 
     @property
@@ -86,7 +86,7 @@ class Tool:
         description: Description for the model; `None`: the docstring up to its first section.
         timeout_s: Maximum seconds of a call; the model reads an error after that. A thread can't
             be stopped and continues in the background. With 32 of these in a process, further
-            synchronous calls raise `ConfigError`.
+            calls of the tool raise `ConfigError`.
         max_characters: Maximum characters of a result for the model, 100,000 by default. A longer
             one is cut; the model and the trace get its original length.
         approve: Called before each call, to allow or refuse it.
@@ -153,7 +153,7 @@ class Tool:
             raise ConfigError(f"tool {self.name!r}: max_characters={max_characters} isn't positive")
 
     def read(self, arguments: str) -> Mapping[str, object]:
-        """Read the arguments that a model wrote.
+        """Parse the arguments that a model wrote.
 
         Raises:
             ValueError: they don't fit.
@@ -162,11 +162,11 @@ class Tool:
 
     @classmethod
     def of(cls, tool: AnyTool) -> Tool:
-        """Return a `Tool` of what is given; a `Tool` as it is."""
+        """Wrap a tool in a `Tool`; return a `Tool` unchanged."""
         return tool if isinstance(tool, Tool) else cls(tool)
 
     async def run(self, values: Mapping[str, object], context: RunContext) -> str:
-        """Run it, and write its result as a model reads it, up to `max_characters`."""
+        """Run it, and return its result as text for the model, cut at `max_characters`."""
         result = await self._invoke(values, context)
         if not isinstance(result, str):
             result = await asyncio.to_thread(_write_result, result)
@@ -177,9 +177,9 @@ class Tool:
         return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
     async def guard(self, text: str, context: RunContext) -> tuple[str, str | None]:
-        """Let the guards check the tool's text or error.
+        """Check the tool's text or error with the guards.
 
-        Return the text and `None`, or the reason why it is stopped, and by which guard.
+        Return the text and `None`, or the reason to stop it and the name of the guard.
         """
         for guard in self.guards if text.strip() else ():
             guard_context = context if context.tracer is None else context.nested()
@@ -210,13 +210,13 @@ _Parts = tuple[ToolSchema, ReadArguments, InvokeTool]
 def _write_result(result: object) -> str:
     """Write a result as JSON, a large one piece by piece.
 
-    Pydantic holds up every thread for as long as it writes.
+    Pydantic blocks all threads while it writes.
     """
     return "".join(_pieces(result, depth=3))
 
 
 def _pieces(value: object, depth: int) -> Iterator[str]:
-    """Write the items of a list or dictionary apart, if it is large or not far inside."""
+    """Write the items of a list or dictionary separately, if it is large or not deeply nested."""
     size = len(value) if is_sequence(value) or is_object(value) else 0
     is_large = size > _LARGE
     inner_depth = 0 if is_large else depth - 1
@@ -265,7 +265,7 @@ def _of_function(function: Callable[..., object], name: str | None) -> _Parts:
 
 
 async def in_thread(work: partial[object], name: str) -> object:
-    """Call a function, and await it if it is asynchronous; else it runs in a thread."""
+    """Call and await an asynchronous function; call any other in a thread."""
     is_async = any(map(inspect.iscoroutinefunction, (work.func, type(work.func).__call__)))
     result = work() if is_async else await USER_THREADS.run(work, name)
     return await result if inspect.isawaitable(result) else result
@@ -274,14 +274,14 @@ async def in_thread(work: partial[object], name: str) -> object:
 def _arguments_of(
     function: Callable[..., object], hints: Mapping[str, object]
 ) -> Callable[..., JSON]:
-    """Make a function of the same parameters that returns its arguments by name."""
+    """Make a function with the same parameters that returns its arguments by name."""
 
     @wraps(function, updated=())
     def given(**values: object) -> JSON:
         return values
 
     signature = inspect.signature(function)
-    bound = getattr(function, "keywords", {})  # of a `partial`: not for the model to say
+    bound = getattr(function, "keywords", {})  # of a `partial`: not for the model to set
     parameters = [
         parameter
         for key, parameter in signature.parameters.items()
@@ -304,7 +304,7 @@ _MEANING = re.compile(r"^(\w+)(?: *\([^)]*\))?: *(.*(?:\n[ \t]+.*)*)", re.MULTIL
 
 
 def _docstring(doc: str) -> tuple[str, Mapping[str, str]]:
-    """Read what a function does, and what its arguments mean."""
+    """Parse a docstring into its summary and the meaning of each argument."""
     summary, *sections = _SECTION.split(doc)
     parts = dict(zip(sections[::2], sections[1::2], strict=True))
     arguments = inspect.cleandoc(parts.get("Args") or parts.get("Arguments") or "")
@@ -360,4 +360,4 @@ def _is_blocking(tool: object) -> bool:
 
 
 class ToolFailed(Exception):
-    """A tool says that it failed; the model reads the text."""
+    """A tool's own report of failure; the model reads the text."""

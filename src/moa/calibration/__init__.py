@@ -21,8 +21,8 @@ _HALVINGS = 60
 _ALL_LOOKS = 1.2020569031595943
 """The sum of `1 / look**3` over all looks."""
 _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
-"""Share of the randomly drawn texts that is held out. The larger share applies from `_MANY` texts
-per option on, when enough texts remain to fit to."""
+"""Share of the randomly drawn texts that is held out. The larger share applies to at least `_MANY`
+texts per option, since enough remain to fit to."""
 _MANY = 100
 Learn = Literal["split", "nothing", "approximate", "all"]
 """Use of the labelled rows. `split` learns from a part and holds out the rest; `nothing` holds out
@@ -32,7 +32,7 @@ all; `approximate` uses all for both, by cross-fitting; `all` learns from all, w
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """A guarantee: of the accepted decisions at most `risk` are wrong, with `confidence`.
+    """A guarantee: at most `risk` of the accepted decisions are wrong, with `confidence`.
 
     The confidence is over the held-out labels: among bounds found on many sets of labels, at most
     the share `1 - confidence` breaks its guarantee on inputs like the labelled ones.
@@ -89,9 +89,9 @@ class Guarantee:
         return tuple(Guarantee(r, c, self.look) for r, c in pairs if c > 0 and r < 1)
 
     def split(self, parts: int) -> Guarantee:
-        """Return a stricter guarantee, of which `parts` hold together with this confidence.
+        """Return a stricter guarantee: `parts` like it hold together with this confidence.
 
-        Failure probabilities of the parts add up at most (Bonferroni).
+        Failure probabilities of the parts at most add up (Bonferroni).
         """
         return Guarantee(self.risk, 1.0 - self.failure / parts)
 
@@ -122,7 +122,7 @@ def min_rows(guarantee: Guarantee, labels: int = 2, *, learn: Learn = "split") -
 
 
 def min_rows_to_hold_out(held_out: int, labels: int, *, learn: Learn = "split") -> int:
-    """Return the minimum number of labelled rows of which `held_out` are held out."""
+    """Return the minimum number of labelled rows for `held_out` of them to be held out."""
     if learn != "split":
         return held_out
     many_rows = max(_MANY * labels, math.ceil(held_out / _HELD_OUT_OF_MANY))
@@ -161,7 +161,7 @@ class Bound(Frozen):
 
     guarantee: Guarantee
     threshold: float | None
-    """Decisions from this confidence on are accepted; `None` accepts nothing."""
+    """Minimum confidence of accepted decisions; `None` accepts nothing."""
     labels: int
     """Held-out decisions used to find the threshold."""
     accepted: int = 0
@@ -213,7 +213,7 @@ def tail(errors: int, n: int, risk: float) -> float:
         return 0.0
     if errors >= n:
         return 1.0
-    if errors > n * risk:  # the other side, whose terms fall from its first one on
+    if errors > n * risk:  # sum the other side, whose terms decrease
         return 1.0 - tail(n - errors - 1, n, 1.0 - risk)
     term = math.exp(
         log_choose(n, errors) + errors * math.log(risk) + (n - errors) * math.log1p(-risk)

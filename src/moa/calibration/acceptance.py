@@ -57,7 +57,7 @@ class Policy(ABC):
             context: Budget, deadline and ledger for calls to models.
 
         Raises:
-            MoaError: a model was asked, and that failed; the reply is not accepted then.
+            MoaError: a call to a model failed; the reply is then not accepted.
         """
 
     @property
@@ -75,8 +75,8 @@ class Policy(ABC):
     ) -> FittedPolicy:
         """Fit one policy to graded replies, from the scores of the parts.
 
-        Half of the replies fit a logistic regression, half find its bound. The way in which the
-        parts were combined is ignored.
+        Half of the replies fit a logistic regression, the other half find its bound. How the parts
+        were combined is ignored.
 
         Args:
             graded: Replies of the small model with their grades.
@@ -86,7 +86,7 @@ class Policy(ABC):
 
         Raises:
             InputError: there are fewer than 10 graded replies, or they are about too few cases.
-            MoaError: a model was asked, and that failed.
+            MoaError: a call to a model failed.
             MissingDependency: numpy or SciPy is not installed.
         """
         from moa.calibration.bounds import Outcome, find_bound
@@ -184,10 +184,10 @@ class _Not(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Confident(Policy):
-    """Accepts a decision from a minimum confidence on; of several questions the least sure counts.
+    """Accepts decisions with a minimum confidence; of several questions the least sure counts.
 
-    If an answer has its own calibration, that decides instead of the bound: the confidence of an
-    answer that it rejects comes from another fit, for which no bound was found.
+    If an answer has its own calibration, that decides instead of the bound. The confidence of an
+    answer that it rejects comes from another fit, which has no bound.
 
     Args:
         threshold: A confidence, or the bound found for the scorer. A number not derived from your
@@ -325,8 +325,8 @@ def _split_graded(graded: Sequence[GradedReply], seed: int) -> tuple[Bools, Ints
 
     good = np.array([g.good for g in graded], int)
     cases = [str(index) if g.case is None else f"case {g.case}" for index, g in enumerate(graded)]
-    # The halves must be exchangeable. Were each given as many good replies, the errors of the one
-    # would tell those of the other, and a bound takes them for independent.
+    # The halves must be exchangeable. If each had as many good replies, the errors of one would
+    # predict those of the other, but a bound assumes that they are independent.
     held_out = split(cases, 0.5, seed=seed)
     fit_cases = [case for case, out in zip(cases, held_out.tolist(), strict=True) if not out]
     fold_indices = folds(fit_cases, good[~held_out], _PARTS, seed=seed)

@@ -2,8 +2,8 @@
 
 With labels it runs the search of `moa.calibration.fit` on all of them. Without, a small model's
 bias towards some labels is measured on unlabelled texts and removed (as Zhao et al. 2021, arXiv
-2102.09690, do with empty texts, and Zhou et al. 2023, arXiv 2309.17249, with the batch). Texts of
-which it is sure serve as examples (pseudo-labels: Lee 2013), and the weights are those of a prior.
+2102.09690, do with empty texts, and Zhou et al. 2023, arXiv 2309.17249, with the batch). Texts that
+it is sure of serve as examples (pseudo-labels: Lee 2013), and the weights are those of a prior.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ async def adapt(
     then not read.
 
     With fewer labels, the bias measured on the unlabelled texts is removed from the words and the
-    model, and each text is also read after examples of which the model was sure.
+    model, and each text is also read after examples that the model was sure of.
 
     Args:
         endpoint: The endpoint that decides.
         questions: The questions.
         labelled: Texts with the names of the right options.
-        unlabelled: Texts like those to come. From 32 on they are used, at most 128 of them; else 36
+        unlabelled: Texts like those to come. If there are at least 32, up to 128 are used; else 36
             shipped texts are.
         examples: Examples that the agent shows anyway.
-        encoder: Gives the vectors for heads; `None`: the model alone decides.
-        asks: Ask the endpoint, too; `False` uses the encoder alone.
+        encoder: Computes the vectors for heads; `None`: the model alone decides.
+        asks: True to ask the endpoint, too; `False` uses the encoder alone.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Called with the progress of each feature.
 
@@ -182,7 +182,7 @@ class _QuestionFit:
             feature = make_words_feature(self.question, [*self.own, *examples])
             words = await reader.read(feature)
             if words is not None:
-                # The scorer of pairs knows ordinary texts: only one's own tell it of a bias.
+                # The pair scorer knows ordinary texts: only the user's own reveal its bias.
                 blend.add(
                     feature,
                     words.values,
@@ -252,7 +252,7 @@ class _QuestionFit:
         after = LabelFeature.of(self.question, self.endpoint, "labels after sure texts", variants)
         after_reading = await reader.read(after) if variants else None
         after_logs = None if after_reading is None else _centre(after_reading.values)
-        if blind and after_logs is not None:  # they count for as much as they agree
+        if blind and after_logs is not None:  # weight them by their agreement
             weight *= agreement(np.stack([logs, after_logs], 1))
         blend.add(labels, logs, weight, whole_mean=blind)
         if after_logs is not None:

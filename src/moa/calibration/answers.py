@@ -53,10 +53,10 @@ class AnswerStore:
 
     Args:
         address: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
-        must_exist: True to raise an error if it isn't there; the file may then be read-only.
+        must_exist: True to raise an error if it doesn't exist; the file may then be read-only.
 
     Raises:
-        ConfigError: when it is opened: it can't be used, or must be there and isn't.
+        ConfigError: on opening: it can't be used, or must exist and doesn't.
         MissingDependency: it is Postgres, and its client isn't installed.
     """
 
@@ -161,7 +161,7 @@ class AnswerStore:
                 )
 
     def bind_large(self, model: str) -> None:
-        """Begin an epoch if another large model answered before: what was tested is about that."""
+        """Begin a new epoch if another large model answered before: tests were about that one."""
         stored = self._run("select made_of from moa_learn where job = ?")[0][0]
         made_of, _, before = stored.partition("\n")
         if before == model:
@@ -178,7 +178,7 @@ class AnswerStore:
         """Return the question and the models that it was created with, both as JSON.
 
         Raises:
-            ConfigError: nothing was begun.
+            ConfigError: nothing is stored yet.
         """
         rows = self._run("select secret, question, made_of from moa_learn where job = ?")
         if not rows:
@@ -237,7 +237,7 @@ class AnswerStore:
 
         Args:
             index: Index of the row.
-            moot: True if the small model's answer made no difference to that.
+            moot: True if the large model wouldn't be asked, whatever the small one answers.
         """
         self._finish_row(
             index, "by_small = 1, moot = ?", int(moot), condition="done = 0 and held = 0"
@@ -246,7 +246,7 @@ class AnswerStore:
     def drop(self, index: int) -> None:
         """Empty a row that could never be answered, because of a wrong key.
 
-        Its index stays taken: another row there would be one that audits have already passed.
+        Its index stays taken: audits have already passed it, and would miss another row there.
         """
         key = f"{DROPPED} {index}"
         self._finish_row(
@@ -322,7 +322,7 @@ class AnswerStore:
         return int(rows[0][0]) if rows else None
 
     def last_answered_place(self) -> int:
-        """Return the last row up to which all held-out rows are answered or failed."""
+        """Return the last index up to which all held-out rows are answered or failed."""
         now = self._store.now()
         self._run(  # a clock that was set back may have dated rows later than now
             "update moa_learn_rows set done = 1, calls = 1 where job = ? and done = 0 "
@@ -337,7 +337,7 @@ class AnswerStore:
     def read_fit_rows(self, state: LearningState, cut: int, most: int) -> RowArrays:
         """Return the latest labelled rows up to `cut` that are not held out.
 
-        A row is left out, too, if its text is held out in this epoch.
+        A row is also left out if its text is held out in this epoch.
         """
         return self._read(
             "held = 0 and label is not null and vector is not null and place <= ? and not exists "
@@ -384,9 +384,9 @@ class AnswerStore:
         return [WatchedRow(*row) for row in rows], end
 
     def claim(self, spent: SpentLook) -> bool:
-        """Spend a look, and store all that determines its outcome; False if another process did.
+        """Spend a look, and store all that determines its outcome.
 
-        It is spent from now on, even if this process dies.
+        Return False if another process did. The look stays spent even if this process dies.
         """
         rows = self._run(
             "insert into moa_learn_looks (job, epoch, look, at, cut, head, thresholds) "
@@ -460,7 +460,7 @@ class AnswerStore:
     def replace_check(
         self, state: LearningState, kind: Literal["audit", "drift"], value: str, was: int, end: int
     ) -> bool:
-        """Replace an audit or a drift check that read on; False if another process did."""
+        """Store an audit or drift check that has read on; return False if another process did."""
         rows = self._run(
             f"update moa_learn_looks set {kind} = ?, {kind}ed = ? where job = ? and epoch = ? "
             f"and look = ? and {kind}ed = ? returning look",
@@ -526,7 +526,7 @@ class AnswerStore:
         return [DrawnRow(*row) for row in rows]
 
     def add_person_label(self, side: Side, label: str) -> bool:
-        """Store a person's label of a drawn text; False if none is awaited."""
+        """Store a person's label of a drawn text; return False if none is awaited."""
         rows = self._run(
             "update moa_learn_people set label = ? where job = ? and key = ? and label is null "
             "returning place",
@@ -598,7 +598,7 @@ _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 fr
 
 
 def _name_of_keys(file: Path) -> str:
-    """Name the files beside one in which keys of a server learn."""
+    """Name the files beside this one in which a server learns for each of its keys."""
     files = sorted(file.parent.glob(f"{escape(file.stem)}.*{escape(file.suffix)}"))
     return f"; those of keys are in {', '.join(map(str, files))}" if files else ""
 

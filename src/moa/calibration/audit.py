@@ -1,16 +1,16 @@
 """Audit: check a random share of accepted decisions, and withdraw a broken guarantee.
 
 The evidence may be inspected after every observation. A gambler starts with a wealth of 1 and bets
-against a claim at odds that are fair if it holds. The wealth then ever reaches `1 / alpha` with a
-probability of at most `alpha`, however long the game lasts (Ville's inequality). See Ramdas,
+against a claim at odds that are fair if it holds. The probability that the wealth ever reaches
+`1 / alpha` is then at most `alpha`, however long the game lasts (Ville's inequality). See Ramdas,
 Grünwald, Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference",
 Statistical Science 38.
 
-A claim may hold for long and then fail. So half of the wealth is bet from the first observation on,
-and the other half is released over time, `1 / (t * (t - 1))` at observation `t`: whenever a change
-occurs, some wealth is fresh. The price is the logarithm of `t` twice (a mixture of starting times,
-as in Shin, Ramdas and Rinaldo 2024, "E-detectors: a nonparametric framework for sequential change
-detection").
+A claim may hold for long and then fail. So half of the wealth is bet from the first observation,
+and the other half is released over time, `1 / (t * (t - 1))` at observation `t`. Some wealth is
+then fresh whenever a change occurs. The price is the logarithm of `t` twice (a mixture of starting
+times, as in Shin, Ramdas and Rinaldo 2024, "E-detectors: a nonparametric framework for sequential
+change detection").
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Evidence(Frozen):
     """Logarithm of each bet's wealth for a stake of 1, without the part not released yet."""
 
     def update(self, factors: Sequence[float]) -> Evidence:
-        """Return the evidence after an observation, given the factor by which each bet multiplies.
+        """Return the evidence after an observation, given a factor for each bet's wealth.
 
         Factors are positive, with a mean of at most 1 if the claim holds.
         """
@@ -74,12 +74,12 @@ class Audit(Frozen):
     Each check is a bet against "the risk of this decision is at most `risk`", by the likelihood
     ratio of a larger risk to this one (a mixture of Wald's sequential probability ratio tests;
     Waudby-Smith and Ramdas 2023, "Estimating means of bounded random variables by betting", JRSS-B
-    86). A guarantee that holds is ever withdrawn with a probability of at most `alpha`, however
+    86). The probability of ever withdrawing a guarantee that holds is at most `alpha`, however
     long the audit runs and whenever it is inspected.
 
     In simulations with a risk and an `alpha` of 5 %, twice the risk from the start is detected
-    after 170 checks on average, and three times the risk after 50. If the risk rises from 3 % to 10
-    % after 500 checks, detection takes 540 more. With 2 % checked, a hundred checks take 5,000
+    after 170 checks on average, and three times the risk after 50. If the risk rises from 3 % to
+    10 % after 500 checks, detection takes 540 more. With 2 % checked, a hundred checks take 5,000
     accepted decisions; a larger `share` detects sooner.
 
     Check every decision that was picked: if inconvenient ones are skipped, the audit is worthless.
@@ -93,7 +93,7 @@ class Audit(Frozen):
     share: float = Field(default=0.02, ge=0, le=1)
     """Share of the accepted decisions to check."""
     seed: int = 0
-    """Makes the picks repeatable: processes that start again with one seed pick the same."""
+    """Seed of the picks. A process that restarts with the same seed makes the same picks."""
     accepted: int = 0
     """Number of accepted decisions so far."""
     checked: int = 0
@@ -108,7 +108,7 @@ class Audit(Frozen):
     def of(cls, bound: Bound, *, share: float = 0.02, alpha: float = 0.05, seed: int = 0) -> Self:
         """Start the audit of a bound's risk.
 
-        Draw a new seed whenever a process starts again, so that it doesn't pick the same decisions.
+        Use a new seed when a process restarts; with the old one it makes the same picks again.
         """
         return cls(risk=bound.guarantee.risk, share=share, alpha=alpha, seed=seed)
 

@@ -1,9 +1,9 @@
-"""Bounds: the confidence from which decisions are accepted at a guaranteed risk.
+"""Bounds: the minimum confidence at which decisions are accepted, for a guaranteed risk.
 
-Thresholds are tested one after another, from a strict one on, until the first that fails
-("fixed-sequence testing" in Learn then Test; Angelopoulos, Bates, Candès, Jordan and Lei 2021,
-arXiv:2110.01052). How many held-out decisions each threshold accepts is fixed by the labels that
-the scorer was fitted on, before the held-out labels are seen; the held-out scores then locate it.
+Thresholds are tested in order, a strict one first, until one fails ("fixed-sequence testing" in
+Learn then Test; Angelopoulos, Bates, Candès, Jordan and Lei 2021, arXiv:2110.01052). The labels
+that the scorer was fitted on fix how many held-out decisions each threshold accepts, before the
+held-out labels are seen. The held-out scores then locate the threshold.
 Given the next lower score, the accepted decisions are a random sample, so the number of wrong ones
 is binomial, whatever the scores mean. Testing stops at the first failure. The guarantee is
 therefore broken only if the first threshold that should fail passes, and no confidence is lost to
@@ -11,11 +11,11 @@ the number of thresholds. The proof holds if the risk crosses the target once as
 falls; if it crosses several times, tests and simulations found no more broken guarantees than
 stated.
 
-Decisions about one case are wrong together, so the binomial doesn't apply to them. One decision of
-each case is then drawn for the test, blindly, and each case counts once: the proof covers the risk
-of a decision drawn from a case. If cases with many decisions are wrong more often, the share of
-wrong decisions is larger than that. So a threshold must also keep the risk among all held-out
-decisions that it accepts, which only makes it stricter.
+Decisions about one case are wrong together, so the binomial doesn't apply to them. The test
+therefore uses one decision of each case, drawn blindly, and the proof covers the risk of a decision
+drawn from a case. If cases with many decisions are wrong more often, the share of wrong decisions
+is larger than that. So a threshold must also keep the risk among all held-out decisions that it
+accepts, which only makes it stricter.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Outcome:
 def find_bound(
     fitting: Sequence[Outcome], held_out: Sequence[Outcome], guarantee: Guarantee
 ) -> Bound:
-    """Find the confidence from which decisions are accepted.
+    """Find the minimum confidence at which decisions are accepted.
 
     Args:
         fitting: Decisions on the labels that the scorer was fitted on, each by a fit without its
@@ -96,7 +96,7 @@ def find_bounds_by_label(
     """Find a threshold for each label, at the risk of that label.
 
     All guarantees hold together with the confidence (Bonferroni). Arguments and errors are those of
-    `find_bound`. Labels too rare in `fitting` to be accepted ever are not tested, and cost the
+    `find_bound`. Labels too rare in `fitting` to ever be accepted are not tested, and cost the
     others nothing.
     """
     ratio = len(held_out) / len(fitting) if fitting else 1.0
@@ -123,7 +123,7 @@ def find_bounds_by_label(
 
 
 def sum_bounds(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
-    """Sum the bounds of labels up to one for display; each is applied by itself."""
+    """Combine the bounds of labels into one for display. Each bound is applied separately."""
     labels = sum(bound.labels for bound in bounds.values())
     accepted = sum(bound.accepted for bound in bounds.values())
     thresholds = {name: b.threshold for name, b in bounds.items() if b.threshold is not None}
@@ -157,15 +157,16 @@ def choose_thresholds(
 ) -> tuple[float, ...]:
     """Choose the thresholds to test, in order, without looking at the held-out labels.
 
-    A threshold that accepts 123 decisions may have one error at 5 % risk and 95 % confidence, one
-    that accepts 124 may have two. So thresholds are set where one more error is allowed, and
+    At 5 % risk and 95 % confidence, a threshold that accepts 123 decisions may have one error, and
+    one that accepts 124 may have two. So thresholds are set where one more error is allowed, and
     densely after the last of those. Each lies halfway between two scores, so that a score may vary
     a little with its batch.
 
     The start decides how much is accepted in the end: a strict start has too few decisions to bear
-    one error, a lenient one fails at once. It starts at three tenths; or halfway to a little over
-    half of the share that is acceptable by the labels the scorer was fitted on, which are too few
-    to rely on. The page of benchmarks shows the result for nine kinds of simulated scores.
+    one error, and a lenient one fails at once. Testing starts at three tenths of the decisions.
+    With `fitting`, it starts halfway between that and 0.55 of the share that these labels would
+    accept, since they are too few to rely on. The benchmarks page shows the result for nine kinds
+    of simulated scores.
     """
     scores = np.sort(_check_confidences(confidences))[::-1]
     counts = _accepted_counts(len(scores), guarantee)
@@ -202,8 +203,8 @@ def find_bound_among(
 ) -> Bound:
     """Test thresholds on held-out labels until one fails, and return the last that passed.
 
-    Their order is fixed without looking at `held_out`. If none passes, the missing labels are
-    estimated from these decisions and `scored`, other labelled ones.
+    Their order is fixed without looking at `held_out`. If none passes, the number of missing labels
+    is estimated from `held_out` and `scored`, other labelled decisions.
     """
     _check_confidences([o.confidence for o in held_out])
     cases = draw_one_per_case(held_out)
@@ -262,7 +263,7 @@ def _check_confidences(confidences: Sequence[float]) -> Floats:
 def _estimate_missing(
     outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee, *, labels: int, cases: int
 ) -> tuple[int | None, str]:
-    """Estimate the missing held-out labels, and explain why nothing is accepted.
+    """Estimate how many held-out labels are missing, and explain why nothing is accepted.
 
     Outcomes are pairs of a confidence and its correctness, one for each case. The number is `None`
     if more labels won't help.
@@ -343,7 +344,7 @@ class CurvePoint(Frozen):
     """A threshold, with the labelled decisions that it accepts."""
 
     threshold: float
-    """Decisions from this confidence on are accepted."""
+    """Minimum confidence of accepted decisions."""
     accepted: int
     errors: int
     """Wrong ones among the accepted."""
@@ -370,7 +371,7 @@ def risk_curve(
         return ()
     wrong = np.cumsum([not outcome.correct for outcome in cases])
     confidences = np.array([outcome.confidence for outcome in cases])
-    # Equal ones stay together.
+    # Decisions of equal confidence stay together.
     ends = np.flatnonzero(np.append(confidences[1:] < confidences[:-1], True))
     if len(ends) > most:
         ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).astype(int))]

@@ -70,10 +70,10 @@ class CalibratedDecider:
         return self.conclude(reads, text)
 
     def conclude(self, reads: Sequence[TextReading], text: str) -> Answer:
-        """Decide by the readings of a text, one for each feature.
+        """Decide by the readings of a text, one per feature.
 
         A refused answer makes all options equally likely. If only answers were read and all were
-        refused, the refusal is returned. A written answer is returned as it is, without a
+        refused, the refusal is returned. A written answer is returned unchanged, without a
         guarantee.
 
         Raises:
@@ -155,7 +155,7 @@ def check_question(calibration: Calibration, question: Question) -> None:
 
 
 def check_models(calibration: Calibration, identities: Mapping[str, Identity]) -> list[str]:
-    """Raise `CalibrationError` if a model differs, by role; return warnings of other servers."""
+    """Return warnings about changed servers; raise `CalibrationError` if a role's model differs."""
     warnings: list[str] = []
     for role, original in calibration.models.items():
         identity = identities[role]

@@ -1,7 +1,7 @@
-"""Epochs: the guarantee of a head in a stream whose labels it changes.
+"""Epochs: the guarantee of a head that changes which inputs of a stream get labels.
 
 A large model answers a stream of inputs, and its answers are labels. A head fitted to some of them
-takes over the inputs of which it is surest. The guarantee, for each epoch and with 95 % confidence:
+takes over the inputs that it is surest of. The guarantee, for each epoch and with 95 % confidence:
 every head that was used differs from the large model on at most 5 % of the inputs it accepts, for
 inputs drawn like those before. This module reads and writes nothing: `moa.calibration.answers`
 stores the results.
@@ -14,12 +14,12 @@ other row whose text is held out in the epoch.
 
 **Looks.** An epoch has at most three looks, scheduled by counts of inputs, independently of their
 labels: at 200 held-out texts, at row 900 and at row 3,600. If the fit side calls a look unlikely to
-pass, or not worth it, it is postponed until there are a quarter more. A look tests one head, fitted
-beforehand, at up to eight thresholds chosen by the fit side alone, from the strictest on, until one
-fails. Each held-out text counts once, by its first label; without a label it counts as a
-difference. If `n` of them are accepted and `k` of these differ, a threshold passes if the exact
-binomial test at the level of the look refutes a difference above the risk (Clopper and Pearson
-1934).
+pass, or not worth it, it is postponed until the count has grown by a quarter. A look tests one
+head, fitted beforehand, at up to eight thresholds chosen by the fit side alone, the strictest
+first, until one fails. Each held-out text counts once, by its first label; without a label it
+counts as a difference. If `n` of them are accepted and `k` of these differ, a threshold passes if
+the exact binomial test at the level of the look refutes a difference above the risk (Clopper and
+Pearson 1934).
 
 *One look.* Given the fit side, head and thresholds are fixed, and the held-out texts are
 independent draws: given `n`, `k` is binomial. Suppose some thresholds break the guarantee. To use
@@ -38,15 +38,15 @@ H(o) breaks its guarantee with at most the probability of its level; the level i
 too, so they are part of H(o). The alphas of the three looks add up to 5 %. Withdrawing a guarantee
 ends the epoch, which removes chances and adds none.
 
-**Exceptions.** A head doesn't answer a text to which the large model is known to give another
-answer. With a share `b` accepted and `a <= b` of it different, excluding `m` that is different
+**Exceptions.** A head doesn't answer a text if the large model is known to answer it differently.
+With a share `b` accepted and a share `a <= b` different, excluding a share `m` that is different
 turns `a/b` into the smaller `(a - m) / (b - m)`.
 
 **Several decisions.** Other decisions made here may affect a text, too. Its label is `OTHERWISE` if
-the large model makes any of them differently; that is fitted to like another label, and no head
-accepts it. So an accepted text differs if any of its decisions does, and the share that differs in
-one given decision is no larger. One guarantee covers them all, and no alpha is divided between
-them.
+the large model makes any of them differently. `OTHERWISE` is fitted like any other label, and no
+head accepts it. So an accepted text differs if any of its decisions does, and the share that
+differs in one given decision is no larger. One guarantee covers them all, and no alpha is divided
+between them.
 
 **Copies.** A frequent text is on one side with all its copies, so it counts once. A repeated text
 of the fit side has a known answer: if the head gives another it is an exception. A threshold must
@@ -55,14 +55,14 @@ held-out texts that are near-copies of no text of the fit side and of no earlier
 only make it stricter. They protect against clusters of inputs, which are right or wrong together.
 
 **People.** A second guarantee is about people's labels: of the inputs that a head accepts, at most
-5 % are wrong. It takes rows drawn at random among those that the head in use has accepted after it
-was chosen. So their labels are draws independent of it, whatever people's labels it was fitted to.
-Each head has at most three draws, each with its part of the failure probability of the look that
-the head passed. An unlabelled row counts as wrong; so more labels can only prove more, and a draw
-may be inspected while they come in.
+5 % are wrong. It is tested on rows drawn at random from those that the head in use accepted after
+it was chosen. So their labels are independent of the head, even if it was fitted to people's
+labels. Each head has at most three draws, each with its part of the failure probability of the look
+that the head passed. An unlabelled row counts as wrong, so more labels can only prove more, and a
+draw may be inspected while labels come in.
 
-**Audit.** Held-out inputs that arrive after the look, and that the head would accept, are checks of
-it. They are the bets of `moa.calibration.audit`, which withdraw a broken guarantee.
+**Audit.** Held-out inputs that arrive after the look and that the head would accept are its checks.
+`moa.calibration.audit` bets on them, and withdraws a broken guarantee.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ _LIKELY = 0.6
 _GAIN = 0.03
 """Minimum further share of accepted inputs expected from a later look."""
 _SOUGHT = RISK / 2
-"""Maximum risk, estimated on the fit side, of the accepted inputs. It is half of the guaranteed
-risk: a threshold that passes by luck is then seldom worse, and few calls are saved by more."""
+"""Maximum risk of the accepted inputs, estimated on the fit side. It is half of the guaranteed
+risk: a threshold that passes by luck then seldom breaks the guarantee, and more would save few
+calls."""
 _GROWS = 1.25
 _FEARED, _MORE = 1.5, 1.0
 """Pessimistic error count: errors assumed for each error seen, and for none. The best of many
@@ -132,7 +133,7 @@ def level_of_draw(look: int, draw: int) -> float:
 
 
 def count_due(first: int, held_out: int) -> int | None:
-    """Return the count at which a look is considered; `None`: it isn't due before `first`.
+    """Return the count at which a look is considered; `None` below `first`.
 
     A postponed look is considered again when the count has grown by a quarter. So neither held-out
     labels nor response times influence when a look is made.
@@ -148,8 +149,8 @@ def count_due(first: int, held_out: int) -> int | None:
 def level_of(look: int) -> float:
     """Return the test level of each threshold of a look, by its number from 0.
 
-    Earlier looks may have had `THRESHOLDS + 1` outcomes each: no threshold passed, or which was
-    last.
+    Each earlier look has `THRESHOLDS + 1` possible outcomes: the last threshold that passed, or
+    none.
     """
     return LOOKS[look].alpha / (THRESHOLDS + 1) ** look
 
@@ -199,14 +200,14 @@ class Proposal:
     """The thresholds of a look, with the estimates of the fit side."""
 
     thresholds: tuple[float, ...] = ()
-    """From the strictest on; empty if none is likely to pass."""
+    """Thresholds, the strictest first; empty if none is likely to pass."""
     likely: float = 0.0
     """Estimated probability that the first one passes."""
     share: float = 0.0
     """Share accepted by the last threshold that passes with a probability of a half or more."""
 
     def is_worth_it(self, accepted: float) -> bool:
-        """Return True to look; `accepted` is the share that the head in use accepts."""
+        """Return True if the look is worth it; the head in use accepts the share `accepted`."""
         return self.likely >= _LIKELY and self.share > (accepted + _GAIN if accepted else 0.0)
 
 
@@ -215,7 +216,7 @@ def propose(
 ) -> Proposal:
     """Choose the thresholds of a look by the fit side alone.
 
-    The first is the likeliest to pass; the last accepts as much as half of the risk allows.
+    The first is the likeliest to pass. The last accepts as much as half of the risk allows.
 
     Args:
         confidences: Confidence of each decision of the fit side, by a fit without its own label.
@@ -238,7 +239,7 @@ def propose(
     best = float(likely.max())
     if best < _HOPELESS:
         return Proposal()
-    start = int(likely.argmax())  # those behind it are tested too, and may fail without harm
+    start = int(likely.argmax())  # later ones are tested too, and may fail without harm
     safe_indices = np.flatnonzero(wrong <= _SOUGHT * (n + _MORE))
     end = max(start, int(safe_indices[-1]) if len(safe_indices) else 0)
     indices = np.unique(np.round(np.linspace(start, end, THRESHOLDS)).astype(np.intp))
@@ -316,7 +317,7 @@ def judge_head(thresholds: Sequence[float], rows: HeldOutRows, level: float) -> 
     """Test the thresholds in order until one fails."""
     firsts = rows.first_rows()
     distinct = firsts[rows.apart[firsts]]
-    counted_rows = rows.labelled.copy()  # a text that was answered at last isn't missing
+    counted_rows = rows.labelled.copy()  # without unlabelled copies of a text
     counted_rows[firsts] = True
     verdict = LookResult(0, None, len(firsts))
     for number, threshold in enumerate(thresholds[:THRESHOLDS], start=1):

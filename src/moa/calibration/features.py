@@ -33,7 +33,7 @@ HIDDEN = "hidden states"
 SENTENCES = "sentences"
 """Role of a small sentence encoder on this machine."""
 ENCODER = "encoder"
-"""Role of the joint encoder, whose vectors shipped heads and words read."""
+"""Role of the joint encoder. Shipped heads and `WordsFeature` read its vectors."""
 ASKED_AS = "label"
 """Name of the question in the examples of a feature, whatever the agent calls it."""
 PROMPT = "Task: {question}\nText: {text}\nLabel:"
@@ -71,7 +71,7 @@ class LabelFeature(Frozen):
     name: str = "labels"
     source: str = DECIDES
     prompt_variants: tuple[PromptVariant, ...] = ((),)
-    """Labelled texts to show, for each variant; an empty one leaves it to the endpoint."""
+    """Labelled texts to show in each variant; an empty one leaves the choice to the endpoint."""
     turned: bool = False
     """True if the options are listed in reverse order."""
     read_as: Layout | None = "completion"
@@ -91,7 +91,7 @@ class LabelFeature(Frozen):
         *,
         turned: bool = False,
     ) -> LabelFeature:
-        """Read a question in the layout that suits the endpoint's model, and record that layout."""
+        """Make a feature that reads a question in the layout that suits the endpoint's model."""
         read_as = facts_of(endpoint.model).layout_of(question.kind)
         return cls(
             name=name,
@@ -103,7 +103,7 @@ class LabelFeature(Frozen):
         )
 
     def lay_out(self, question: Question) -> Question:
-        """Return the question as it is asked."""
+        """Return the question as the endpoint is asked it."""
         options = question.options[::-1] if self.turned else question.options
         name, layout = self.asked_as or question.name, self.read_as or question.layout
         return replace(question, name=name, options=options, layout=layout)
@@ -120,7 +120,7 @@ class VectorFeature(Frozen):
     sentences: bool = False
     """True to append the mean of the sentences' vectors to that of the whole text."""
     each: bool = Field(default=False, exclude_if=operator.not_)
-    """True to append the same for each sentence, for a head that a single sentence decides."""
+    """True to append each sentence's vectors too, for a head that one sentence can decide."""
 
 
 class WordsFeature(Frozen):
@@ -155,9 +155,10 @@ def as_prompt_variant(question: Question, examples: Sequence[Example]) -> Prompt
 
 
 def make_words_feature(question: Question, examples: Sequence[Example]) -> WordsFeature:
-    """Read a question by its words, and a choice by its labelled examples, too, each text once.
+    """Make a feature that reads a question by its words, and a choice by its examples, too.
 
-    The examples' labels have the name that features use.
+    Unlabelled examples and repeated texts are left out. The examples' labels have the name that
+    features use.
     """
     if question.kind != "choice":
         return WordsFeature()
@@ -169,7 +170,7 @@ class TextReading(NamedTuple):
     """The values that a feature read from a text: answers or numbers."""
 
     answers: tuple[Answer, ...] = ()
-    """One for each prompt variant."""
+    """Answers, one per prompt variant."""
     vector: tuple[float, ...] = ()
     """A vector, or log-probabilities of the options."""
 
@@ -216,9 +217,9 @@ class LabelRequest:
 
 
 def plan_requests(asks: Sequence[QuestionFeatures]) -> list[LabelRequest]:
-    """Join questions to one endpoint with the same examples into one request.
+    """Combine questions with the same endpoint and examples into one request.
 
-    Questions of the same name go into different requests.
+    Questions with the same name go into different requests.
     """
     groups: dict[object, list[tuple[Question, PromptVariant, _FeatureIndex]]] = {}
     for question_index, (question, features) in enumerate(asks):
@@ -293,7 +294,7 @@ async def read_vector(
     sources: Sources,
     context: RunContext,
 ) -> tuple[float, ...]:
-    """Encode one text, and ignore it among the feature's examples."""
+    """Encode one text for a feature, without the text's own label among the examples."""
     encoding = _encoding_of(feature, question)
     assert encoding is not None, "it reads a vector"
     vector = await encode(encoding, text, sources, context)

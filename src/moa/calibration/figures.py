@@ -17,15 +17,14 @@ HUNDRED = 100
 
 
 class Hundred(Frozen):
-    """A hundred consecutive inputs; the last ones may be fewer."""
+    """A hundred consecutive inputs; the last group may be smaller."""
 
     first: int
     last: int
     calls: int
     """Calls of the large model, including those for tests and checks."""
     would: int
-    """Calls needed if accepted answers had been used, for inputs answered by the large model
-    anyway."""
+    """Calls that would remain if every accepted answer had been used."""
     cost: float | None
     """US dollars of these calls; `None`: unknown."""
 
@@ -45,7 +44,7 @@ class LookFigures(Frozen):
 
 
 class PeopleFigures(Frozen):
-    """Rows drawn at random for people, from those that the head in use accepts."""
+    """Rows drawn at random for people to label, from those that the head in use accepts."""
 
     drawn: int
     labelled: int
@@ -64,7 +63,7 @@ class EpochFigures(Frozen):
     epoch: int
     first: int
     why: str
-    """Reason for it; empty for the first."""
+    """Why the epoch began; empty for the first."""
 
 
 class LearningFigures(Frozen):
@@ -89,7 +88,7 @@ class LearningFigures(Frozen):
     checked: int
     """Number of checks of the head in use."""
     differ: int
-    """Checks in which the large model gave another answer."""
+    """Number of checks where the large model's answer differs."""
     differ_at_most: float | None
     """Exact upper bound (95 %) of the share that differs, by the checks alone."""
     people: tuple[PeopleFigures, ...]
@@ -98,8 +97,8 @@ class LearningFigures(Frozen):
     """Held-out inputs of this epoch without an answer; each counts as a difference."""
     asked_twice: int
     differs_from_itself: int
-    """Inputs asked twice to which the large model gave two different answers. No head can differ
-    less from it."""
+    """Inputs asked twice where the large model's two answers differ. No head can agree with it more
+    often."""
     spent: float | None
     """US dollars spent on the large model; `None`: unknown."""
     saved: float | None
@@ -109,7 +108,7 @@ class LearningFigures(Frozen):
 
     @property
     def summary(self) -> str:
-        """In a sentence or three."""
+        """The figures in one to three sentences."""
         last = self.hundreds[-1].calls if self.hundreds else 0
         money = ""
         if self.spent is not None and self.saved is not None:
@@ -127,7 +126,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     """Compute the figures of a store.
 
     Raises:
-        ConfigError: nothing is kept there.
+        ConfigError: it has no answers.
     """
     store.read_question()
     state = store.read_state()
@@ -181,10 +180,10 @@ def figures_of(store: AnswerStore) -> LearningFigures:
 
 
 def figures_at(address: str) -> LearningFigures:
-    """Compute the figures of a file, or of `postgresql://…#NAME`; it is only read.
+    """Compute the figures of a file, or of `postgresql://…#NAME`, without changing it.
 
     Raises:
-        ConfigError: there are no answers there.
+        ConfigError: it has no answers.
     """
     with AnswerStore(address, must_exist=True) as store:
         return figures_of(store)
@@ -211,7 +210,7 @@ def _cost_of_one_call(rows: Sequence[FigureRow]) -> float | None:
 
 
 def _sum_costs(rows: Sequence[FigureRow], one_call: float | None) -> float | None:
-    """Sum the costs of rows; a call whose end nobody saw counts as an average one."""
+    """Sum the costs of rows. A call whose end wasn't recorded counts as an average one."""
     total = 0.0
     for row in filter(_count_calls, rows):
         cost = one_call if row.tokens is None else row.cost

@@ -95,7 +95,7 @@ class ShippedHead(Frozen):
     question: str
 
     def head(self) -> Head:
-        """Load it.
+        """Load the head.
 
         Raises:
             CalibrationError: none ships for it.
@@ -236,11 +236,11 @@ class Proof(NamedTuple):
 
 
 class Calibration(Frozen):
-    """A fitted scorer for a question, and the guarantee on its decisions, if there is one.
+    """A fitted scorer for a question, and the guarantee on its decisions, if any.
 
-    With a bound it has two fits of one scorer. The accepting fit never saw the held-out texts, on
-    which its guarantee was tested; accepted decisions have its label. All others have the label of
-    the full fit, to all texts, which is the better guess.
+    With a bound it has two fits of one scorer. The accepting fit never saw the held-out texts that
+    its guarantee was tested on; accepted decisions have its label. The full fit used all texts, so
+    its label is the better guess for all other decisions.
 
     Without a bound it neither accepts nor rejects.
 
@@ -255,23 +255,23 @@ class Calibration(Frozen):
     made: datetime
     question: QuestionRecord
     models: dict[str, Identity]
-    """By role: `slm` decides; others compute vectors. Empty if nothing was fitted to a model."""
+    """Models by role: `slm` decides, others compute vectors. Empty if nothing was fitted to one."""
     features: tuple[Feature, ...]
     bound: Bound | None = None
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
-    """By label, if each has its own guarantee; `bound` sums them up. Empty: one for all."""
+    """Bounds by label, if each has its own guarantee; `bound` sums them up. Empty: one for all."""
     looser: tuple[Bound, ...] = ()
-    """Shares accepted under looser guarantees, from the same labels. Choosing the best would use
-    these labels once more: only plan the next calibration by them."""
+    """Bounds of looser guarantees, from the same labels. Use them only to plan the next
+    calibration: choosing the best would use these labels once more."""
     accepting: FitRecord | None = None
-    """`None` without a bound."""
+    """The accepting fit; `None` without a bound."""
     expected: tuple[tuple[float, float], ...] = ()
     """Rising confidences, each with the expected share of right decisions at or above it, from
     labelled data. It is not a bound. Empty: unknown."""
     uncertainty: Uncertainty | None = None
-    """Signals used for acceptance besides the confidence; `None`: the confidence alone."""
+    """Signals used for acceptance in addition to the confidence; `None`: the confidence alone."""
     full: FitRecord | None = None
-    """`None`: the one feature's answer as it is."""
+    """The fit to all texts; `None`: the only feature's answer is used unchanged."""
     data: DataRecord | None = None
     """`None` if there were no labels."""
     reached: ReachedMeasures | None = None
@@ -279,14 +279,14 @@ class Calibration(Frozen):
     origin: str
     """Its origin and the reason for this scorer, for the trace."""
     doubtful: str = ""
-    """Why its answers are unreliable: the model gives the same for every text."""
+    """Why its answers are unreliable, such as the same one for every text; empty if they aren't."""
     candidates: tuple[Candidate, ...] = ()
     drift: Drift | None = None
-    """The check on drift before its first input: what new inputs are compared with."""
+    """The drift check before its first input: the reference for new inputs."""
     notes: tuple[str, ...] = ()
     """Rows and features left out, with reasons; warnings about the data."""
     seal: str = ""
-    """SHA-256 of what decisions depend on, so that an edited file is not taken for this one."""
+    """SHA-256 of everything that decisions depend on, to detect an edited file."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -302,7 +302,7 @@ class Calibration(Frozen):
         return calibration
 
     def check_seal(self, path: str | Path) -> None:
-        """Raise an error if the file was edited.
+        """Check that the file wasn't edited.
 
         Raises:
             CalibrationError: it was edited.
@@ -314,7 +314,7 @@ class Calibration(Frozen):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write it atomically, readable only by its owner, since it contains examples.
+        """Write the file atomically, readable only by its owner, since it contains examples.
 
         Raises:
             CalibrationError: the file can't be written.
@@ -370,7 +370,7 @@ class Calibration(Frozen):
 
     @property
     def more_rows(self) -> int | None:
-        """Estimate how many more labelled rows are needed to accept something at the next look.
+        """Estimated number of further labelled rows needed to accept something at the next look.
 
         `None`: something is accepted, or more labels alone won't help.
         """
@@ -398,7 +398,7 @@ class Calibration(Frozen):
         return max(shares, default=0.0)
 
     def predict(self, readings: Sequence[Floats]) -> Floats:
-        """Return probabilities by the full fit: texts, options."""
+        """Return the full fit's probabilities: texts, options."""
         from moa.decisions.arrays import log_softmax, np
 
         if self.full is None:
@@ -407,7 +407,7 @@ class Calibration(Frozen):
         return np.exp(full.logs(full.stack(readings)))
 
     def decide(self, readings: Sequence[Floats]) -> tuple[Judgements, Bools]:
-        """Decide on the readings of some texts; return judgements and which are accepted."""
+        """Decide on texts by their readings; return the judgements, and which are accepted."""
         from moa.decisions.arrays import np
 
         judgements = self.judge(readings)

@@ -1,10 +1,10 @@
 """Fit: from labelled texts to a scorer, chosen by cross-validation, and a guarantee.
 
 The texts are split once, before any label is seen. On the fitting part, features are read, fitted
-and compared, and the scorer is chosen. Then the held-out part is used once, to find the confidence
-from which decisions are accepted (`moa.calibration.bounds`). A scorer that learns nothing leaves
-all texts to be held out. A second fit to all texts labels the decisions that are not accepted: it
-has seen the held-out labels, so it has no guarantee.
+and compared, and the scorer is chosen. Then the held-out part is used once, to find the minimum
+confidence of accepted decisions (`moa.calibration.bounds`). If the scorer learns nothing, all texts
+are held out. A second fit to all texts labels the decisions that are not accepted: it has seen the
+held-out labels, so it has no guarantee.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ async def calibrate(
         rows: Labelled texts, in the order of arrival, unsorted.
         guarantee: The target; `None`: at most 5 % wrong, with 95 % confidence.
         by_label: Guarantee the risk for each label; this needs more rows.
-        learn: `"split"` learns from half of the rows, or from 20 % from 100 rows a label on, and
-            holds out the others. `"nothing"` uses the endpoint's label probabilities unchanged,
+        learn: `"split"` learns from half of the rows, or from 20 % with 100 rows or more per label,
+            and holds out the others. `"nothing"` uses the endpoint's label probabilities unchanged,
             and holds out all rows. `"approximate"` uses all rows for both, by ten-fold
             cross-fitting, without a finite-sample proof. `"all"` learns from all rows: the
             calibration has no bound.
@@ -113,14 +113,14 @@ async def calibrate(
         embedders: Endpoints that embed, by role in the file; `None`: a small sentence encoder,
             and the hidden states of the embedded model.
         language: Detects the language of a text; `None`: languages are ignored.
-        limit_s: Maximum seconds for reading features; `None`: 1 a text, and at least 120. Slower
+        limit_s: Maximum seconds for reading features; `None`: 1 per text, and at least 120. Slower
             features are left out.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Called with the progress of each feature.
 
     Raises:
         InputError: the rows don't suit a calibration (see `clean_rows`), or all have one `case`.
-        CalibrationError: no scorer could be read.
+        CalibrationError: no feature could be read.
         EndpointError: a request failed.
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
@@ -170,11 +170,11 @@ async def fit_all(
     Args:
         reader: The reader of the question; its texts become those of the rows.
         rows: Labelled texts, of at least two labels.
-        variants: Examples that the endpoint is shown anyway; empty: it isn't asked.
+        variants: Prompt variants that the endpoint is asked with; empty: it isn't asked.
         latency_penalty: See `calibrate`.
 
     Returns:
-        `None` if nothing could be read, and the reader says why.
+        The calibration; `None` if nothing could be read, for the reasons in `reader.dropped`.
     """
     data = clean_rows(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")
@@ -231,7 +231,7 @@ async def _make_calibration(
     languages = [] if language is None else [language(text) for text in texts]
     notes = (*task.data.notes, *warn_of_near_copies(task.data.rows), *reader.dropped)
     fields = {
-        # Through the record, since what is applied has the weights as they are written.
+        # Converted here, so that the test uses the weights as they are stored.
         "accepting": FitRecord.of(scorer.blend),
         "uncertainty": scorer.uncertainty,
         "data": task.record(language_shares(languages)),
@@ -255,7 +255,7 @@ async def _make_calibration(
 
 
 class _Task:
-    """The labelled texts, and which of them are held out."""
+    """The labelled texts, split into the fitting and the held-out part."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class _Task:
         self.learn: Learn = learn
         self.labels: Ints = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         self.drawn: Bools = np.array([not row.chosen for row in data.rows])
-        """True for texts drawn at random, whose figures apply to texts to come."""
+        """True for texts drawn at random. Only their figures apply to future texts."""
         cases, drawn = np.array(data.cases), self.drawn
         share = held_out_share(int(drawn.sum()), len(names), guarantee, learn)
         self.held: Bools = np.zeros(len(drawn), bool)
@@ -284,7 +284,7 @@ class _Task:
         if learn == "split" and len(set(cases[~self.held])) < 2:
             self.held[:] = False  # too few cases to fit to some and hold others out
         self.folds: Ints = np.zeros(len(drawn), np.intp)
-        for side in (self.held, ~self.held):  # apart, so that no fit depends on a held-out label
+        for side in (self.held, ~self.held):  # separate, so that no fit uses a held-out label
             if side.any():
                 parts = min(_FOLDS, len(set(cases[side])))
                 self.folds[side] = folds(cases[side].tolist(), self.labels[side], parts, seed=1)
@@ -347,7 +347,7 @@ class _Task:
     ) -> FittedFeature:
         """Fit a feature to some of the texts; probabilities need no fit.
 
-        Names of options that were read like texts are fitted to as well, since they need no
+        If the options' names were read like texts, they are fitted, too, since they need no
         labelling. Without a `penalty` one is chosen.
         """
         values = reading.values[rows]
@@ -380,7 +380,7 @@ class _Search:
     ) -> None:
         self.reader, self.task, self.latency_penalty = reader, task, latency_penalty
         self.own = variants
-        """Examples that the endpoint is shown anyway; empty: it isn't asked."""
+        """Prompt variants that the endpoint is asked with; empty: it isn't asked."""
         self.parts: list[FittedFeature] = []
         self._stop_reason = ""
         """Why no further feature is read."""
@@ -407,14 +407,14 @@ class _Search:
         return reading
 
     def _measure_alone(self, part: FittedFeature) -> None:
-        """Measure a feature alone; stop, or limit slower features, by the possible gain."""
+        """Measure a feature alone. The possible gain may stop the search, or limit its features."""
         task, rows = self.task, self.task.compared_rows
         labels, penalty = task.labels[rows], self.latency_penalty
         p = predict_held_out([part], labels, task.folds[rows])
         feature_set = FeatureSet.of(
             [part], p, labels, risk=task.guarantee.risk, latency_penalty=penalty
         )
-        # The best log loss there is is 0.
+        # The best possible log loss is 0.
         self.reader.most_s = min(self.reader.most_s, -feature_set.candidate.utility / penalty)
         wrong = int((p.argmax(1) != labels).sum())
         blind = len(labels) - int(np.bincount(labels).max())
@@ -450,7 +450,7 @@ async def _choose_scorer(search: _Search) -> _Scorer | None:
 
 
 async def _read_features(search: _Search) -> None:
-    """Read with all available features, the cheap ones first."""
+    """Read all available features, the cheap ones first."""
     reader, task = search.reader, search.task
     if search.learns:
         for feature in _vector_features(search):
@@ -458,11 +458,11 @@ async def _read_features(search: _Search) -> None:
     plain_reading = await _read_labels(search, "labels", search.own) if search.own else None
     if plain_reading is None:
         return
-    # A server that decides by itself is shown the options in an order of which it may prefer the
-    # first; if the words of the labels are read, the prompt hardly shows the order.
+    # A server that decides natively may prefer the first option that it is shown. Prompts for label
+    # probabilities hardly show the order.
     if reader.question.kind == "choice" and reader.answers.source == "native":
         await _read_labels(search, "turned", search.own, turned=True)
-    # A server that decides by itself takes no examples.
+    # A server that decides natively takes no examples.
     shows = reader.answers.source == "logprob" and len(task.names) <= _MOST_OPTIONS_SHOWN
     if search.learns and shows:
         question = replace(reader.question, name=ASKED_AS)
@@ -505,7 +505,7 @@ async def _read_labels(
 def _show_sure_texts(
     reader: FeatureReader, task: _Task, readings: Sequence[Floats]
 ) -> list[PromptVariant]:
-    """Choose examples of which the model is surest, from the fitting part, for two prompts."""
+    """Choose the examples that the model is surest of, from the fitting part, for two prompts."""
     rows = np.flatnonzero(~task.held)
     logs = np.stack([values[rows] for values in readings], 1)
     fair = fit_around_average(logs, task.labels[rows]).logs(logs)
@@ -515,7 +515,7 @@ def _show_sure_texts(
 
 
 class _Scorer(NamedTuple):
-    """A scorer, as chosen on the fitting part."""
+    """The scorer chosen on the fitting part."""
 
     candidates: Sequence[FeatureSet]
     best: FeatureSet
@@ -552,7 +552,7 @@ def _choose_by_validation(
 
 
 def _average_all(task: _Task, parts: Sequence[FittedFeature], latency_penalty: float) -> _Scorer:
-    """Average all features; labels serve for the figures only."""
+    """Average all features. Labels are used for the figures only."""
     scorer = average_blend(len(parts), len(task.names))
     p = np.exp(scorer.logs(stack_logs(parts)))
     risk = task.guarantee.risk

@@ -1,4 +1,4 @@
-"""Labelled: texts with their right labels, and faults of such data before a fit."""
+"""Labelled: texts with their right labels, and checks of such data before a fit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ OTHERWISE = "another decision differs"
 """Label of a text for which a large model makes another decision differently. It is never given as
 an answer."""
 _LIKE_TEXTS, _LONG = 0.5, 30
-"""A column holds no labels if more than this share of its values is distinct, and most have at
+"""A column has no labels if more than this share of its values is distinct, and most have at
 least this many characters."""
 _LIKE_NUMBERS = 0.95
-"""A column holds no labels if more than this share of its values is distinct, however short they
+"""A column has no labels if more than this share of its values is distinct, however short they
 are."""
 _ALIKE = 0.8
-"""Share of common words from which on two texts are near-copies."""
+"""Minimum share of common words for two texts to be near-copies."""
 _LOOK_BACK = 50
 """Number of earlier texts with the same rare word to compare with."""
 _TRUTHS = {"true": "yes", "false": "no"}
 _MANY = 30
-"""Minimum of rows to judge whether a column holds labels."""
+"""Minimum rows to judge whether a column has labels."""
 
 
 def _check_not_blank(text: str) -> str:
@@ -65,7 +65,7 @@ class LoggedRow(Labelled):
     """A row of a log: a text with answers, by names of questions.
 
     Examples:
-        >>> Logged.model_validate({"text": "Hi", "intent": "thanks"}).answers("intent")
+        >>> LoggedRow.model_validate({"text": "Hi", "intent": "thanks"}).answers("intent")
         {'intent': 'thanks'}
     """
 
@@ -77,7 +77,7 @@ class LoggedRow(Labelled):
         """Return the answers, including that to the learned question.
 
         Raises:
-            InputError: it has none to that.
+            InputError: it has no answer to the learned question.
         """
         answers: dict[str, object] = dict(self.model_extra or {})
         if self.label:
@@ -145,7 +145,7 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
     for row in rows:
         if rows_by_text.setdefault(normalise_text(row.text), row).label != row.label:
             torn.add(normalise_text(row.text))
-    # A chosen row would tell what a case is about that is held out.
+    # A chosen row of a held-out case would reveal what the case is about.
     cases = {row.case for row in rows_by_text.values() if not row.chosen and row.case is not None}
     unique = tuple(row for row in rows_by_text.values() if not (row.chosen and row.case in cases))
     notes = _describe_oddities(
@@ -185,8 +185,8 @@ def warn_of_near_copies(rows: Sequence[Labelled]) -> Iterator[str]:
 
     Near-copies share four fifths of their words (Jaccard). They must then share one of their rarest
     words, so only such pairs are compared (prefix filtering; Bayardo, Ma and Srikant 2007, "Scaling
-    up all pairs similarity search"). Of many texts with one such word, as from one template, each
-    is compared with the latest: time stays linear, and a copy may be missed.
+    up all pairs similarity search"). If many texts share such a word, as from one template, each is
+    compared only with the latest: time stays linear, but a copy may be missed.
     """
     words = [frozenset(words_in(row.text)) for row in rows]
     frequency = Counter(word for row_words in words for word in row_words)
@@ -270,12 +270,12 @@ def label_of(question: Question, value: object) -> str | None:
 
 
 def row_value(question: Question, name: str) -> str | bool | None:
-    """Return an option as a row has it: its name; true or false; null for "none of these"."""
+    """Return an option's value in a row: its name, true or false, or null for "none of these"."""
     if question.kind == "predicate":
         return name == question.options[0].name
     return None if name == NONE_OF_THESE else name
 
 
 def normalise_text(text: str) -> str:
-    """Return the form that equal texts share: words in lower case, single spaces."""
+    """Normalise a text for comparison: words in lower case, single spaces."""
     return " ".join(text.split()).casefold()

@@ -1,4 +1,4 @@
-"""Learned: the calibrations of a graph's questions, in the one file that its table names."""
+"""Learned: the calibrations of a graph's questions, in one file that the graph's table names."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from moa.questions import Question
 
 
 class LearnedGraph(Frozen):
-    """Calibrations of a graph's questions, for those that something was learned about.
+    """Calibrations of the questions of a graph that something was learned about.
 
-    Questions with a bound have a guarantee; of the others only the accuracy in cross-validation is
+    Questions with a bound have a guarantee. For the others, only the cross-validated accuracy is
     known.
     """
 
@@ -29,14 +29,14 @@ class LearnedGraph(Frozen):
     looks: int = 0
     """Number of times that a guarantee was tested on the same, growing rows."""
     calibrations: dict[str, Calibration]
-    """By name of the question."""
+    """Calibrations by name of the question."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file.
 
         Raises:
-            CalibrationError: it is missing, is none that `moa learn --graph` wrote, or was edited.
+            CalibrationError: it is missing, wasn't written by `moa learn --graph`, or was edited.
         """
         subject, maker = "file of what a graph has learned", "moa learn --graph"
         learned_graph = load_model(path, cls, what=subject, maker=maker, error=CalibrationError)
@@ -45,7 +45,7 @@ class LearnedGraph(Frozen):
         return learned_graph
 
     def save(self, path: str | Path) -> None:
-        """Write it atomically, readable only by its owner, since it contains learned texts.
+        """Write the file atomically, readable only by its owner, since it contains learned texts.
 
         Raises:
             CalibrationError: the file can't be written.
@@ -57,8 +57,8 @@ class LearnedGraph(Frozen):
         """Return the calibration of a graph's question; `None` if nothing was learned about it.
 
         Raises:
-            CalibrationError: it is for another graph, or the question was another one: it says
-                what differs, and what to do.
+            CalibrationError: it is for another graph, or the question has changed. The message
+                says what differs, and what to do.
         """
         if self.graph != graph:
             raise CalibrationError(
@@ -89,7 +89,7 @@ class LearnedGraph(Frozen):
 
     @property
     def summary(self) -> str:
-        """A sentence: what is guaranteed, and what is only expected."""
+        """A sentence on what is guaranteed, and what is only expected."""
         guaranteed = "; ".join(self._guaranteed_questions()) or "nothing"
         expected = ", ".join(self._expected_questions())
         return f"guaranteed: {guaranteed}" + (f". Expected: {expected}" if expected else "")

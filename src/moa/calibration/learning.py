@@ -50,10 +50,10 @@ _FOLDS, _FOLDS_OF_MANY, _MANY = 10, 5, 20
 """Folds of a cross-validation; fewer with more labels than `_MANY`, since a fit with 77 labels
 takes ten times as long as one with ten."""
 _OFTEN = 25
-"""Rows after which audit and drift are checked again."""
+"""Number of rows after which audit and drift are checked again."""
 _CONFIDENCE = 0.95
 TOLERANCE = 0.1
-"""Share of inputs of another kind that ends no epoch by drift."""
+"""Maximum share of changed inputs that drift doesn't end an epoch for."""
 _logger = logging.getLogger(__name__)
 
 
@@ -139,7 +139,7 @@ class Learning:
 
     Args:
         store: The open store.
-        question: What is asked.
+        question: The question to learn.
         features: The features of each text, in the order in which they are stored: probabilities of
             the options, and last a vector, if any.
         names: The vectors of the options' names, and the index of each option.
@@ -156,15 +156,15 @@ class Learning:
         self.options = [option.name for option in question.options]
         self._current: tuple[LearningState, Head | None] | None = None
         self._next = 0
-        """Row from which on there may be work."""
+        """First row that may make work due."""
         self._considered = (0, 0, 0)
-        """Epoch, look and count that were considered last."""
+        """Epoch, look and count considered last."""
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._must_repeat = False
         self._working = threading.Lock()
         self.stopped = ""
-        """Why this process learns no more, and what to do; empty while it learns."""
+        """Why this process stopped learning, and what to do; empty while it learns."""
         self._is_blind = False
         """True if the head in use can't be checked here, so that it isn't used."""
 
@@ -176,11 +176,11 @@ class Learning:
             head = stored_head and Head(
                 Calibration.model_validate_json(stored_head[0]), state, stored_head[1]
             )
-            current = self._current = (state, head or None)  # at once: threads share it
+            current = self._current = (state, head or None)  # in one step: threads share it
         return (state, None) if self._is_blind else current
 
     def wake(self, index: int) -> None:
-        """Work in a thread if this row makes something due."""
+        """Start a thread if this row makes work due."""
         with self._lock:
             if index < self._next or self._is_blind:
                 return
@@ -196,7 +196,7 @@ class Learning:
             thread.join()
 
     def wait(self) -> None:
-        """Do all that is due now, and wait for it."""
+        """Do all due work now, and wait for it."""
         self.join()
         with self._working:
             self.step()
@@ -218,10 +218,10 @@ class Learning:
                 self._thread = None
 
     def step(self) -> None:
-        """Do all that is due: finish a look, check audit and drift, consider the next look.
+        """Do all due work: finish a look, check audit and drift, consider the next look.
 
-        After an unexpected error the head in use is only checked. After a second one it isn't used
-        either, since nobody would notice that its guarantee fails.
+        After an unexpected error, nothing is learned: the head in use is only checked. After a
+        second one it isn't used either, since a broken guarantee would go unnoticed.
         """
         try:
             self._step()
@@ -257,7 +257,7 @@ class Learning:
             self._consider(state)
 
     def _consider(self, state: LearningState) -> None:
-        """Look, if it is due and the fit side finds it worth it."""
+        """Make the next look if it is due, and worth it by the fit side."""
         count, cut = self._find_due(state)
         if cut is None or self._considered == (state.epoch, state.looks, count):
             return
@@ -280,7 +280,7 @@ class Learning:
             self._finish(state, spent)
 
     def _find_due(self, state: LearningState) -> tuple[int, int | None]:
-        """Return the count at which the next look is due, and its last row if that is there.
+        """Return the count at which the next look is due, and its last row, if stored already.
 
         Counts are of inputs, and grow by a quarter for a postponed look. So held-out labels don't
         influence when a look is made.
@@ -300,7 +300,7 @@ class Learning:
     def _propose(
         self, state: LearningState, fit: FittedSteps, rows: RowArrays, tests: RowArrays
     ) -> Proposal | None:
-        """Choose the thresholds of a look; `None` if the fit side finds it not worth it."""
+        """Choose the thresholds of a look; `None` if it isn't worth it by the fit side."""
         texts, level = len(set(tests.keys)), level_of(state.looks)
         distinct_share = float(self._find_distinct(rows.vectors, rows.vectors[:0]).mean())
         proposal = propose(fit.sure, fit.right, texts, level, distinct_share)
@@ -311,7 +311,7 @@ class Learning:
         return proposal if proposal.is_worth_it(accepted) else None
 
     def _finish(self, state: LearningState, spent: SpentLook) -> None:
-        """Compute the outcome of a look from what was stored when it was spent."""
+        """Compute and store the outcome of a look, from the head and rows stored by then."""
         calibration = Calibration.model_validate_json(spent.head)
         tests = self.store.read_test_rows(state, spent.cut)
         fit_rows = self.store.read_fit_rows(state, spent.cut, MOST)
@@ -348,7 +348,7 @@ class Learning:
         return find_distinct(np.nan_to_num(vectors[:, start:]), known_vectors[:, start:])
 
     def _exceptions(self, state: LearningState, calibration: Calibration) -> list[str]:
-        """Return the keys of texts to which the large model gave another answer, or none."""
+        """Return the keys of texts where the large model gave another answer, or none."""
         rows = self.store.read_answered_rows(state)
         agreements = self._equals_large(probabilities_of(calibration, rows.vectors)[0], rows)
         return sorted(
@@ -426,7 +426,7 @@ class Learning:
         best = min(feature_sets, key=lambda feature_set: feature_set.candidate.log_loss)
         full = FitRecord.of(blend_parts(best.parts, labels[own_rows]))
         uses = [feature in best.features for feature in self.features]
-        features = self.features[: len(uses) - uses[::-1].index(True)]  # no head has a vector alone
+        features = self.features[: len(uses) - uses[::-1].index(True)]  # a prefix, for `_split`
         calibration = Calibration(
             made=current_time(),
             question=QuestionRecord.model_validate(self.question),
@@ -474,9 +474,9 @@ class Learning:
 
 
 def _judge_held_out(calibration: Calibration, rows: RowArrays) -> tuple[Floats, Floats]:
-    """Judge held-out rows; a forgotten one counts as accepted and different.
+    """Judge held-out rows. A forgotten row counts as accepted and different.
 
-    Otherwise whoever forgets rows could influence the result.
+    Otherwise forgetting rows could influence the result.
     """
     p, confidences = probabilities_of(calibration, rows.vectors)
     forgotten = np.array([key.startswith(FORGOTTEN) for key in rows.keys], bool)
@@ -525,7 +525,7 @@ def _make_bound(verdict: LookResult) -> Bound:
 
 
 def round_confidence(confidence: float) -> float:
-    """Round a confidence to hundredths for the drift check, since less says nothing of a risk."""
+    """Round a confidence to hundredths for the drift check, since less says nothing about risk."""
     return round(confidence, 2)
 
 

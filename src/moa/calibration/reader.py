@@ -33,7 +33,7 @@ _AT_ONCE = 8
 _SECONDS_A_TEXT, _LEAST_S = 1.0, 120.0
 """Time limit for all reading, in seconds per text and at least."""
 _PROBE = 6
-"""Number of texts to estimate the time by; the first of them warms up."""
+"""Number of texts to estimate the time from; the first is a warm-up."""
 
 
 def logs_of(answer: Answer) -> Floats:
@@ -48,7 +48,7 @@ def logs_of(answer: Answer) -> Floats:
             f"the answer to {answer.question.name!r} was written, so there are no probabilities "
             "to calibrate"
         )
-    if answer.probabilities is None:  # refused: all options are as likely, and none is likely
+    if answer.probabilities is None:  # refused: all options are equally unlikely
         return np.full(n, np.log(_LEAST_MASS / n))
     mass = 1.0 if answer.label_mass is None else max(answer.label_mass, _LEAST_MASS)
     return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)
@@ -72,9 +72,9 @@ def values_of(feature: Feature, read: TextReading, text: str) -> Floats:
 
 @dataclass(slots=True)
 class AnswerCache:
-    """Answers to questions that are fitted together; one request asks them all.
+    """Answers to questions that are fitted together; one request asks all of them.
 
-    A text is asked about only once with the same examples.
+    With the same examples, a text is asked about only once.
     """
 
     sources: Sources
@@ -91,7 +91,7 @@ class AnswerCache:
         text: str,
         context: RunContext,
     ) -> Answer:
-        """Return the answer to one question; without examples, ask the other questions along."""
+        """Return the answer to one question. Without examples, the others are asked along."""
         name = feature.lay_out(question).name
         variant_feature = feature.model_copy(update={"prompt_variants": (variant,)})
         asks = [QuestionFeatures(question, [variant_feature])]
@@ -120,7 +120,7 @@ class FeatureReading:
 
     feature: Feature
     values: Floats
-    """Texts; options or parts of a vector. `nan` for unread texts."""
+    """Values by text, then by option or part of a vector. `nan` for unread texts."""
     seconds: float
     """Wall time per text, with several in parallel."""
     tokens: float
@@ -134,9 +134,10 @@ class FeatureReading:
 
 @dataclass(slots=True)
 class FeatureReader:
-    """Reads texts with one feature after another, until the time is up; equal texts once.
+    """Reads texts with one feature after another, until the time is up.
 
     It reads some `rows` first, to compare features, and later the others with the chosen ones.
+    Equal texts are read once.
     """
 
     question: Question
@@ -151,7 +152,7 @@ class FeatureReader:
     dropped: list[str] = field(default_factory=list[str])
     """Features left out, with reasons, in sentences."""
     most_s: float = math.inf
-    """Seconds per text from which on no feature can be worth its time."""
+    """Maximum seconds per text for a feature to be worth its time."""
     _reserved_s: float = 0.0
     """Estimated seconds to read the other rows with all features so far."""
     _started: float = field(default_factory=time.monotonic)
@@ -259,7 +260,7 @@ class FeatureReader:
             counts = {text: texts.count(text) for text in texts}
             answers: list[list[Answer]] = []
             vectors: list[tuple[float, ...]] = []
-            # One by one, since a server keeps one beginning of a prompt at a time.
+            # One by one, since a server caches one prompt prefix at a time.
             for variant in variants:
 
                 async def answer(text: str, examples: PromptVariant = variant) -> Answer:
@@ -288,7 +289,7 @@ class FeatureReader:
         return read
 
     def _reason_to_drop(self, seconds: float, read_count: int) -> str | None:
-        """Return why a feature that takes this many seconds per text is dropped, if it is."""
+        """Return why a feature with this time per text is dropped; `None` if it isn't."""
         if seconds > self.most_s:
             return (
                 f"it takes {seconds:.1f} s a decision, and even if it were always right the "

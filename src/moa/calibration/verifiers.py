@@ -23,7 +23,7 @@ from moa.questions import Choice, Predicate, Score, answers_in
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _STEM = 6
-"""Words count as equal if this many first letters agree: mostly inflected forms."""
+"""Number of first letters to compare, so that most inflected forms of a word are equal."""
 _PLAIN = frozenset(
     """
     about above after again also because been before being below between both cannot could does down
@@ -34,7 +34,7 @@ _PLAIN = frozenset(
     """.split()  # noqa: SIM905 - a list of them takes a screen
 )
 _BESIDE = 3
-"""Maximum of words beside the number of a text that is taken as a number with its unit."""
+"""Maximum number of other words in a text that counts as a number with its unit."""
 _OPENS = " \t\n:*`\"'(="
 _ENDS = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|(?<!\d)\s[-\u2013\u2014]\s|[(\n]")
 """End of a text's first clause; the rest explains it."""
@@ -53,7 +53,7 @@ class Arithmetic(Policy):
     least: int = 0
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
-        """Re-compute the sums of the reply."""
+        """Recompute the equations of the reply."""
         sums = find_equations(text_of(reply))
         total, wrong = len(sums), [equation for equation in sums if not equation.holds]
         score = 1.0 - len(wrong) / total if total else 0.5
@@ -76,7 +76,7 @@ class Format(Policy):
     form: Literal["json"] | re.Pattern[str] | type[object]
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
-        """Read the reply."""
+        """Check the form of the reply."""
         fault = self._fault(text_of(reply))
         return Judgement(0.0 if fault else 1.0, not fault, (fault or "it has the form asked for",))
 
@@ -188,7 +188,7 @@ class Signs(Policy):
     """
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
-        """Gather the signs."""
+        """Collect the signs."""
         signs = reply_features(text_of(request), text_of(reply))
         return Judgement(0.5, True, (f"{len(signs)} signs gathered",), signs)
 
@@ -205,8 +205,8 @@ class Plausible(Policy):
     A model asked about its own reply mostly agrees with it: ask another one, and fit it.
 
     Args:
-        node: Takes a text with request and reply, and returns a `Predicate`, or a model of several,
-            of which the lowest counts.
+        node: Takes a text with request and reply, and returns a `Predicate`, or a model with
+            several; the lowest counts.
         least: Minimum probability for acceptance.
 
     Raises:
@@ -282,11 +282,11 @@ class Agreement(Policy):
 
 
 def answer_of(reply: object) -> object:
-    """Return the answer of a reply in a form that is equal for equal answers.
+    """Return the answer of a reply in a form that compares equal for equal answers.
 
-    For a decision it is the label. For a text that is little more than a number it is the number;
-    such a text is the whole reply, or the first clause after a mark such as "The answer is".
-    Otherwise it is the words in lower case, without punctuation.
+    For a decision it is the label. If the whole reply, or the first clause after a mark such as
+    "The answer is", is little more than a number, it is that number. Otherwise it is the words in
+    lower case, without punctuation.
     """
     if isinstance(reply, Predicate | Choice | Score):
         return cast("Any", reply).picked
@@ -299,10 +299,10 @@ def answer_of(reply: object) -> object:
 
 
 def _read_one_number(clause: str) -> Fraction | None:
-    """Read the number of a clause that is little more; of an equation its result.
+    """Read the number of a clause that is little more; of an equation, the result.
 
-    Among other words the same number can be part of opposite answers: "buy within 30 days" and
-    "rent for 30 days". So can one of several numbers: "3 of 5" and "3 of 7".
+    With more words, the same number can be part of opposite answers: "buy within 30 days" and "rent
+    for 30 days". So can one of several numbers: "3 of 5" and "3 of 7".
     """
     words = words_in(NUMBER.sub("0", clause))
     other_words = [word for word in words if not word[0].isdigit()]

@@ -1,6 +1,6 @@
-"""Chat: conversations over many turns, as a recipe whose turns are checkpoints of LangGraph.
+"""Chat: conversations over many turns, stored as LangGraph checkpoints.
 
-`graph.py` is the recipe. It keeps a message in one of the `threads.py` in one of the `stores.py`;
-`memory.py` says what a model reads of the conversation, and `routing.py` who replies. `messages.py`
-has what goes in and out, and what is kept.
+`graph.py` has the recipe, `threads.py` the conversations, and `stores.py` their storage.
+`memory.py` selects what a model reads of a conversation, and `routing.py` the model that replies.
+`messages.py` has the types.
 """

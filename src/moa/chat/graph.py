@@ -39,7 +39,7 @@ else:
 
 
 def resolve_store(store: object, info: ValidationInfo) -> object:
-    """Find a file beside moa.toml, and keep what may hold a password from being shown."""
+    """Resolve a file relative to moa.toml, and hide a URL, which may contain a password."""
     if not isinstance(store, str | SecretStr):
         return store
     text = store.get_secret_value() if isinstance(store, SecretStr) else store
@@ -77,7 +77,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """Storage of the threads: a SQLite file, `:memory:`, the URL of a Postgres database, or a
     LangGraph saver. In a table, a file's path is relative to moa.toml."""
     persona: str = Field(default=PERSONA, min_length=1)
-    """Instructions to the model: who answers, and how."""
+    """Instructions for the model: who answers, and how."""
     language: str | None = None
     """The language of the answers, such as "French"; `None`: that of each message."""
     history_tokens: int = Field(default=2000, gt=0)
@@ -134,13 +134,13 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         )
 
     def members(self) -> Iterator[AnyNode]:
-        """Yield the nodes that take part."""
+        """Yield the nodes of the chat."""
         router = self.router
         nodes = (self.memory.summariser, router.keeps, router.small, router.large)
         yield from (node for node in nodes if node is not None)
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw who reads what, and who answers."""
+        """Draw the steps, from recalling the conversation to the models that answer."""
         router = self.router
         recall, summary = sketch.box(label="recall"), sketch.box(self.memory.summariser)
         read = sketch.box(label="read")
@@ -173,7 +173,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
         """Return the last message of a thread if its answer was cut off or failed.
 
-        Run it to have the answer written again; the message is not said twice by that.
+        Run it to write the answer again. That doesn't repeat the message in the thread.
 
         Raises:
             StoreError: the store can't be read.
@@ -184,15 +184,15 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return UserMessage(text=last.text, thread=thread, id=last.id)
 
     async def prompts(self, request: UserMessage, context: RunContext) -> list[SentPrompt]:
-        """Write what is first sent for a message, and keep nothing of it."""
+        """Return the first prompts for a message, without storing anything."""
         file = self.threads.store.file
-        is_new = file is not None and not await asyncio.to_thread(file.exists)  # else made
+        is_new = file is not None and not await asyncio.to_thread(file.exists)  # don't create it
         before = Conversation() if is_new else await self.threads.load(request.thread)
         conversation = _with_message(request, before, context)
         return [*await rehearse(partial(Continuation(self).run, conversation))]
 
     async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
-        """Store the message, sum up what no longer fits, have it answered, and store the reply."""
+        """Store the message, summarise turns that no longer fit, answer, and store the reply."""
         if not request.text.strip():
             raise InputError(f"{self.name}: the message is empty")
         async with self.threads.writer(request.thread, context) as thread:
@@ -207,7 +207,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             )
 
     async def _find_answered(self, request: UserMessage) -> Turn | None:
-        """Find the answered turn of a message that was sent before, with the same id."""
+        """Find the answered turn of an earlier message with the same id."""
         if request.id is None:
             return None
         turn = await self.threads.find(request.thread, request.id)
@@ -219,7 +219,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return turn if turn is not None and turn.status == "answered" else None
 
     async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
-        """Answer the last turn, and save the result, whatever it is."""
+        """Answer the last turn, and save the result, even if it failed."""
         turn_context = context.nested(budget=self.thread_budget.subtract(thread.conversation.usage))
         text = _record_text(turn_context)
         try:
@@ -248,11 +248,11 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
 
 class Continuation(TypedNode[Conversation, Reply]):
-    """Answers the last message of a conversation that whoever asks keeps: nothing is stored.
+    """Answers the last message of a conversation that the caller keeps. Nothing is stored.
 
     Args:
-        chat: Whose models answer, and how much of the conversation they read.
-        rules: What whoever asks says of the whole conversation, beside the chat's persona.
+        chat: The chat whose models and memory are used.
+        rules: The caller's instructions for the whole conversation, in addition to the persona.
     """
 
     def __init__(self, chat: Chat, *, rules: str = "") -> None:
@@ -260,7 +260,7 @@ class Continuation(TypedNode[Conversation, Reply]):
         self.chat, self.rules = chat, rules
 
     async def answer(self, request: Conversation, context: RunContext) -> Reply:
-        """Summarise what no longer fits, and answer the last message."""
+        """Summarise turns that no longer fit, and answer the last message."""
         last = request.last
         if last is None or not last.text.strip():
             raise InputError(f"{self.name}: the message is empty")
@@ -278,9 +278,9 @@ def _is_same(turn: Turn, request: UserMessage) -> bool:
 def _with_message(
     request: UserMessage, conversation: Conversation, context: RunContext
 ) -> Conversation:
-    """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
+    """Append the message to a conversation, unless it is its unanswered last message already."""
     last = conversation.last
-    is_lost = last is not None and last.status == "open"  # with its process
+    is_lost = last is not None and last.status == "open"  # its process ended
     longer = conversation.model_copy(update={"cut_off": conversation.cut_off + is_lost})
     if last is not None and last.status != "answered" and _is_same(last, request):
         if last.unfinished:
@@ -298,7 +298,7 @@ def _with_message(
 
 
 def _record_text(context: RunContext) -> Callable[[], str]:
-    """Record the text that a context shows, if somebody listens."""
+    """Record the streamed text, if there is a listener; return a function that gives the text."""
     pieces: list[str] = []
     listener = context.listener
     if listener is not None:
@@ -313,7 +313,7 @@ def _record_text(context: RunContext) -> Callable[[], str]:
 
 
 async def _save_turn(thread: ThreadWriter, context: RunContext, **facts: str) -> Turn:
-    """Save what became of the last turn, and its usage."""
+    """Save the outcome of the last turn, and its usage."""
     last = thread.conversation.last
     assert last is not None, "a turn was opened"
     turn = last.model_copy(update=facts)

@@ -1,6 +1,6 @@
-"""Memory: what of a conversation a model reads: the last turns, and what stands for the others.
+"""Memory: what a model reads of a conversation: a summary, and the last turns.
 
-A summary of the first turns is written by a model, or extracted from them.
+The summary of the first turns is written by a model, or extracted from them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _INSTRUCTIONS = (
     "they are. Include what the earlier summary says. Add nothing. Write only the summary."
 )
 _ASKING = ("?", "\uff1f", "\u061f")
-"""Ends of questions, in Chinese and Japanese, and in Arabic, too."""
+"""Question marks, including those of Chinese and Japanese, and of Arabic."""
 _OF_A_REPLY = 1
-"""Sentences of a reply that are extracted: it opens with what it answers."""
+"""Number of sentences extracted from a reply, since it usually begins with the answer."""
 
 
 class Passage(Frozen):
-    """Turns that are to be summed up, and the summary of what came before them."""
+    """Turns to summarise, and the summary of the turns before them."""
 
     turns: tuple[Turn, ...] = Field(min_length=1)
     before: str | None = None
@@ -69,11 +69,10 @@ class Summariser(Agent[Passage, Reply]):
 
 
 class Extract(TypedNode[Passage, Reply]):
-    """Keeps sentences word for word: what the user stated, then asked, then the replies' openings.
+    """Quotes sentences: the user's statements, then the user's questions, then replies' openings.
 
-    Of each kind the last ones are kept, and what is left out is marked. No model is asked. A
-    summary that a small model rewrites every few turns loses names and numbers, and may add
-    some; these are in the user's own words.
+    The latest of each kind are kept, and gaps are marked. No model is asked. A summary that a small
+    model rewrites every few turns loses names and numbers, and may add some; quotes don't.
 
     Args:
         max_tokens: Maximum number of tokens, by `approximate_tokens`, without the marks.
@@ -89,7 +88,7 @@ class Extract(TypedNode[Passage, Reply]):
         self.max_tokens = max_tokens
 
     async def answer(self, request: Passage, context: RunContext) -> Reply:
-        """Pick the newest sentences that fit, and give them in the order they were said."""
+        """Pick the newest sentences that fit, and return them in their original order."""
         del context
         before = (request.before or "").splitlines()
         lines = [line for line in before if line not in ("", LEFT_OUT)]
@@ -110,7 +109,7 @@ class Extract(TypedNode[Passage, Reply]):
 
 
 def _rank(line: str) -> int:
-    """Rank a line: what the user states of the matter is what later turns rest on."""
+    """Rank a line: the user's statements highest, since later turns rest on them."""
     if not line.startswith("user:"):
         return 0
     return 1 if line.endswith(_ASKING) else 2
@@ -130,7 +129,7 @@ def _mark_gaps(lines: list[str], indices: set[int]) -> Iterator[str]:
 
 
 def _tail(line: str, tokens: int) -> str:
-    """Keep the end of a sentence that is too long as a whole."""
+    """Return the end of a sentence that is too long."""
     while approximate_tokens(line) > tokens:
         line = line[max(1, len(line) // 8) :]
     return line
@@ -138,23 +137,23 @@ def _tail(line: str, tokens: int) -> str:
 
 @dataclass(slots=True)
 class Memory:
-    """Keeps what is read of a conversation within a limit."""
+    """Limits what a model reads of a conversation."""
 
     summariser: Node[Passage, Reply]
-    """Makes the summary. It reads about `history_tokens` at once, and the summary so far: what is
-    more comes in batches, and of a message or reply that is longer than half of that, it reads the
-    opening and the end."""
+    """Writes the summary. It reads the summary so far, and about `history_tokens` at a time; more
+    comes in batches. Of a message or reply longer than half of that it reads the start and the
+    end."""
     history_tokens: int
-    """From how many tokens on the oldest turns are summed up."""
+    """Number of tokens above which the oldest turns are summarised."""
     keep_turns: int
-    """The last turns before the message, which never are."""
+    """Number of last turns before the message that are never summarised."""
     fallback: Node[Passage, Reply] = field(default_factory=lambda: Extract())
-    """Makes the summary of what `summariser` refuses."""
+    """Writes the summary of turns that `summariser` refuses."""
 
     async def shorten(self, conversation: Conversation, context: RunContext) -> Conversation | None:
-        """Sum up the oldest turns if the conversation is over its limit; else return `None`.
+        """Summarise the oldest turns if the conversation is over its limit; else return `None`.
 
-        A summary that fails is noted, and the turns stay as they are.
+        A failed summary is noted, and the turns stay unchanged.
         """
         old = self._select_old_turns(conversation)
         if not old:
@@ -176,7 +175,7 @@ class Memory:
     async def _sum_up(
         self, turns: Sequence[Turn], conversation: Conversation, context: RunContext
     ) -> Conversation | None:
-        """Let a new summary stand for turns and the summary so far; `None`: nobody made one."""
+        """Replace turns and the summary so far by a new summary; `None` if it failed."""
         before = conversation.summary
         passage = Passage(
             turns=tuple(self._cut(turn) for turn in turns), before=before and before.text
@@ -219,7 +218,7 @@ class Memory:
         return turn.model_copy(update={"text": text, "reply": reply})
 
     def _select_old_turns(self, conversation: Conversation) -> tuple[Turn, ...]:
-        """Pick what is to be summed up: down to half of the limit, so that it is done seldom."""
+        """Select the turns to summarise: down to half of the limit, so that it seldom happens."""
         left = conversation.tokens
         old: list[Turn] = []
         if left > self.history_tokens:
@@ -231,10 +230,10 @@ class Memory:
         return tuple(old)
 
     def select_context(self, conversation: Conversation, context: RunContext) -> ChatContext:
-        """Return what the model reads, and note in the trace what is left out.
+        """Return what the model reads, and note left-out turns in the trace.
 
-        If no summary could be made, the oldest turns beyond twice the limit are left out. Messages
-        that a server rejected are left out too: it would reject every later request with them.
+        If no summary could be made, the oldest turns beyond twice the limit are left out. So are
+        messages that a server rejected: it would reject every later request with them.
         """
         *before, last = conversation.recent
         turns = [turn for turn in before if turn.status != "rejected"]

@@ -1,4 +1,4 @@
-"""Messages: what goes into a chat and comes out, and what was said in a thread, turn by turn."""
+"""Messages: the input and output of a chat, and the turns of a conversation."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from moa.usage import Amount, Part, Tier, Usage
 
 THREAD = "default"
 FILE = "chat.sqlite"
-"""The default file of the threads."""
+"""Default file of the threads."""
 MEMORY = ":memory:"
-"""Instead of a file: the threads are gone with the chat."""
+"""Given instead of a file: the threads are lost when the chat ends."""
 _POSTGRES = ("postgres", "postgresql")
-"""Schemes of the address of a database."""
+"""URL schemes of a Postgres database."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
-"""Scheme of a URL; a single letter is a drive of Windows."""
+"""Scheme of a URL; a single letter would be a Windows drive."""
 
 
 def is_file(store: str) -> bool:
-    """Return True if a store is a file, and not `:memory:` or the URL of a Postgres database.
+    """Return True if a store is a file, not `:memory:` or the URL of a Postgres database.
 
     Raises:
-        ConfigError: it is a URL of something else. The message doesn't quote it: it may hold a
+        ConfigError: it is another URL. The message doesn't quote it, since it may contain a
             password.
     """
     match = _SCHEME.match(store)
@@ -53,93 +53,93 @@ class UserMessage(Frozen):
 
     text: str
     thread: str = Field(default=THREAD, min_length=1)
-    """The conversation that it belongs to."""
+    """Name of its conversation."""
     id: str | None = Field(default=None, min_length=1)
-    """A message with an id is answered once: said again, it gives the reply that is kept."""
+    """Id of the message. Sent again with the same id, it gets the stored reply."""
 
 
 class ChatReply(Reply):
-    """What was answered, and by whom."""
+    """A reply of the chat, and who wrote it."""
 
     thread: str
     turn: int
-    """Its place in the thread; the first is 1."""
+    """Number of the turn in the thread, from 1."""
     by: Tier
     endpoint: str
-    """Name of the endpoint that was asked."""
+    """Name of the endpoint that wrote it."""
     reason: str
-    """Why it was asked, and not the other one."""
+    """Why this endpoint wrote it, and not the other."""
     summarised: int = 0
-    """Turns at the beginning of the thread that were read as a summary, not word for word."""
+    """Number of first turns of the thread that were read as a summary, not word for word."""
     unfinished_before: bool = False
-    """Whether an earlier answer to the message had been cut off, so that it was rewritten."""
+    """True if an earlier answer to the message was cut off, and has been written again."""
     kept: bool = False
-    """Whether it is an earlier reply, to a message with the same id; nobody was asked."""
+    """True if it is the stored reply to a message with the same id. No model was asked."""
 
 
 Status = Literal["open", "answered", "stopped", "failed", "rejected"]
-"""`open`: being answered, or cut off when its process ended. `stopped`: by whoever asked, on
-purpose. `failed`: no model answered. `rejected`: a server would not take the message, as too
-long or by its rules, so that it is not read again."""
+"""`open`: being answered, or cut off when its process ended. `stopped`: cancelled by the caller.
+`failed`: no model answered. `rejected`: a server refused the message, as too long or against its
+rules, so it isn't read again."""
 
 LEFT_OUT = "[…]"
-"""Stands for words that are missing."""
+"""Mark for left-out words."""
 
 
 class Turn(Frozen):
     """A message, and the reply to it."""
 
     number: int
-    """Its place in the thread; the first is 1."""
+    """Its number in the thread, from 1."""
     id: str
     """Id of the message; a message with the same id isn't answered twice."""
     text: str
     at: datetime
     status: Status = "open"
     reply: str = ""
-    """What was written; if it was stopped or failed, what had been written until then."""
+    """The reply; if it was stopped or failed, the part written until then."""
     by: Tier | None = None
-    """Who wrote it."""
+    """Tier of the model that wrote it."""
     endpoint: str | None = None
-    """Name of the endpoint that was asked to."""
+    """Name of the endpoint that wrote it."""
     reason: str = ""
-    """Why it, and not the other one."""
+    """Why this endpoint wrote it, and not the other; or the error."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether its answer is still to be written."""
+        """True if the answer is still to be written."""
         return self.status in ("open", "failed")
 
     @property
     def tokens(self) -> int:
-        """What it takes of a prompt, counted from above."""
+        """Upper bound of its tokens in a prompt."""
         if self.status == "rejected":
             return 0
         return approximate_tokens(self.text) + approximate_tokens(self.reply)
 
 
 class Summary(Frozen):
-    """What stands for the turns that are no longer read word for word."""
+    """A summary, which a model reads instead of the first turns."""
 
     text: str
     turns: int
-    """It stands for turns 1 to this one."""
+    """Number of the last summarised turn; the first is 1."""
     by: str
-    """Name of the node that made it."""
+    """Name of the node that wrote it."""
 
 
 class Conversation(Frozen):
-    """A thread as its checkpoint holds it: everything that the next turn needs."""
+    """A thread as stored in its checkpoint: everything that the next turn needs."""
 
     form: Literal["moa.chat/1"] = "moa.chat/1"
-    """Tells what holds a conversation from what other graphs keep in the same store."""
+    """Format, which distinguishes it from what other graphs store in the same place."""
     recent: tuple[Turn, ...] = ()
-    """The turns after the summary, word for word, the last one last."""
+    """Turns after the summary, word for word, in order."""
     summary: Summary | None = None
     spent: tuple[tuple[Part, Amount], ...] = ()
     """Usage of all turns, over all restarts."""
     cut_off: int = Field(default=0, ge=0)
-    """Answers that were lost with their process: what those took nobody knows."""
+    """Number of answers lost because their process ended. Their usage is unknown."""
 
     @property
     def last(self) -> Turn | None:
@@ -148,20 +148,20 @@ class Conversation(Frozen):
 
     @property
     def usage(self) -> Usage:
-        """What all turns took."""
+        """Usage of all turns."""
         return Usage(dict(self.spent))
 
     @property
     def tokens(self) -> int:
-        """What the turns after the summary take of a prompt, counted from above."""
+        """Upper bound of the tokens of the turns after the summary, in a prompt."""
         return sum(turn.tokens for turn in self.recent)
 
     @classmethod
     def of(cls, messages: Iterable[Message]) -> Conversation:
-        """Make one of messages, of which the last is to be answered; those of the system are none.
+        """Make a conversation of messages, the last to be answered, without system messages.
 
         Raises:
-            InputError: one is of a tool, or the last isn't the user's.
+            InputError: a message is a tool's, or the last isn't the user's.
         """
         entries: list[tuple[str, str]] = []
         for role, group in groupby(messages, lambda message: message.role):
@@ -192,15 +192,15 @@ class Conversation(Frozen):
         )
 
     def with_usage(self, usage: Usage) -> Conversation:
-        """Add what a turn took."""
+        """Return a copy with the usage of a turn added."""
         return self.model_copy(update={"spent": tuple((self.usage + usage).parts.items())})
 
     def with_last(self, turn: Turn) -> Conversation:
-        """Put a turn at the end, in place of the one with its number if there is one."""
+        """Return a copy with a turn at the end, in place of the turn with its number, if any."""
         before = tuple(other for other in self.recent if other.number != turn.number)
         return self.model_copy(update={"recent": (*before, turn)})
 
     def with_summary(self, summary: Summary) -> Conversation:
-        """Let a summary stand for the turns that it covers."""
+        """Return a copy with a summary in place of the turns that it covers."""
         recent = tuple(turn for turn in self.recent if turn.number > summary.turns)
         return self.model_copy(update={"summary": summary, "recent": recent})

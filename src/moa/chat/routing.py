@@ -1,4 +1,4 @@
-"""Chat routing: who replies, the small model or the large one, and how a reply is written."""
+"""Chat routing: which model replies, the small or the large one, and how a reply is written."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from moa.trace import TextDelta
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer in {language}."
-"""Only if one is set: told to answer "the last message in its language", a model of 1.5B
-repeated an introduction word for word, and models answer in the language they read anyway."""
+"""Used only if a language is set. Models answer in the language of the message anyway, and a 1.5B
+model told to answer "the last message in its language" repeated an introduction word for word."""
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
 )
@@ -48,11 +48,11 @@ _EXAMPLES = (
     ("Why is that, and what would you do instead?", "no"),
 )
 _PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
-"""Errors of one model that another may not have."""
+"""Errors of one model after which another may still answer."""
 
 
 def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
-    """Build the filter that keeps for the small model what needs no large one."""
+    """Build the filter that selects messages for the small model: those that need no large one."""
     examples = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
     talk_filter = Filter(slm, _CRITERION, action="keep", threshold=threshold, name="small_talk")
     (question,) = talk_filter.questions
@@ -61,18 +61,18 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
 
 
 class ChatContext(Frozen):
-    """What a model reads before it replies."""
+    """The part of a conversation that a model reads before it replies."""
 
     turns: tuple[Turn, ...] = Field(min_length=1)
-    """Word for word; the last one is to be answered."""
+    """Turns, word for word; the last one is to be answered."""
     summary: Summary | None = None
-    """What stands for the turns before."""
+    """Summary of the turns before."""
     rules: str = ""
-    """What whoever leads the conversation says of it, beside the persona."""
+    """Instructions of the caller, in addition to the persona."""
 
     @property
     def message(self) -> str:
-        """What is to be answered, with what was said just before and got no answer."""
+        """The message to answer, after those just before it that got no answer."""
         texts = [self.turns[-1].text]
         for turn in reversed(self.turns[:-1]):
             if not turn.unfinished:
@@ -84,8 +84,8 @@ class ChatContext(Frozen):
 class Speaker(Agent[ChatContext, Reply]):
     """Replies to the last message of a conversation.
 
-    The turns go out as messages with their roles; the summary of what was said before is data, in
-    a block of its own. `persona` and `language` are those of `Chat`.
+    The turns are sent as messages with their roles, and the summary of earlier turns as data, in a
+    separate block. `persona` and `language` are those of `Chat`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Speaker(Agent[ChatContext, Reply]):
         super().__init__(endpoint, **settings)
 
     def messages(self, request: ChatContext) -> tuple[Message, ...]:
-        """Write persona and summary, then the turns; user and assistant take turns."""
+        """Return persona and summary, then the turns; user and assistant alternate."""
         rules = "\n\n".join(filter(None, (self.instructions, request.rules)))
         system_prompt = system(rules, None, tag=TAG if request.summary else "")
         if request.summary is not None:
@@ -113,13 +113,13 @@ class Speaker(Agent[ChatContext, Reply]):
         )
 
     def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
-        """Let a reply hold the tags of a block: a conversation can be about them."""
+        """Keep the tags of a block in a reply: a conversation can be about them."""
         del tag, context
         return completion
 
 
 def _earlier_messages(turns: Sequence[Turn]) -> Iterator[Message]:
-    """Yield the answered messages; one without an answer joins the next that has one."""
+    """Yield the answered messages. A message without an answer joins the next that has one."""
     waiting: list[str] = []
     for turn in turns[:-1]:
         waiting.append(turn.text)
@@ -154,9 +154,9 @@ class ChatRouter:
 
     large: Speaker
     small: Speaker | None
-    """`None`: the large one replies to everything."""
+    """The small model; `None`: the large one replies to everything."""
     why_alone: str = ""
-    """Why there is no small one."""
+    """Why there is no small model."""
     keeps: Node[str, Verdict] | None = None
     """Decides which messages the small model may answer; `None`: it tries all."""
     accept: Policy | None = None
@@ -187,7 +187,7 @@ class ChatRouter:
     async def _try_small(
         self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
     ) -> tuple[SpokenReply | None, str]:
-        """Let the small model reply; `None` with the reason where that isn't taken."""
+        """Let the small model reply; return `None` and the reason if its reply isn't used."""
         count_pieces, inner = count_text_deltas(context)
         try:
             if self.accept is None:
@@ -196,7 +196,7 @@ class ChatRouter:
             judgement = await self.accept.judge(chat.message, Reply(text=text), quiet(context))
         except _PASSING as error:
             if count_pieces():
-                raise  # nobody can take back what was shown
+                raise  # shown text can't be taken back
             context.note("failed", f"{small.name!r}, so the large model is asked: {error}")
             return None, "the small model gave no answer"
         reasons = ", ".join(judgement.reasons)
@@ -222,7 +222,7 @@ class ChatRouter:
                 return await self._speak(small, chat, small_reason, context)
             except EndpointRejected as refused:
                 context.note("failed", f"{small.name!r} took it neither: {refused}")
-                raise error from refused  # the large one may take the message another time
+                raise error from refused  # the large one may accept the message another time
 
     @staticmethod
     async def _speak(
@@ -232,6 +232,6 @@ class ChatRouter:
 
 
 def is_refusal(error: MoaError) -> bool:
-    """Return True if a server rejected the message itself; a wrong key can be mended."""
+    """Return True if a server rejected the message itself, not for example a wrong key."""
     mendable = (EndpointUnauthorized, EndpointUnsupported)
     return isinstance(error, EndpointRejected) and not isinstance(error, mendable)

@@ -1,6 +1,6 @@
-"""Stores: where LangGraph's savers keep the threads, and who may write into one.
+"""Stores: storage of the threads by LangGraph's savers, with a lock for each thread.
 
-Connections are closed after use: nothing has to be closed at the end, and while a model writes only
+Connections are closed after use, so nothing has to be closed at the end. While a model writes, only
 the lock of its thread is held.
 """
 
@@ -39,17 +39,17 @@ Saver = BaseCheckpointSaver[str]
 
 
 class PlainJson:
-    """Writes checkpoints as JSON, and revives nothing but JSON from them.
+    """Serializes checkpoints as JSON, and reads nothing else.
 
-    LangGraph's own serializer can revive classes that a checkpoint names.
+    LangGraph's own serializer can instantiate classes that a checkpoint names.
     """
 
     def dumps_typed(self, obj: object) -> tuple[str, bytes]:
-        """Write a value that is JSON already."""
+        """Serialize a JSON value."""
         return "json", json.dumps(obj).encode()
 
     def loads_typed(self, data: tuple[str, bytes]) -> object:
-        """Read it back, or raise a `ValueError` if it was written otherwise."""
+        """Deserialize a JSON value; raise `ValueError` if it has another format."""
         kind, text = data
         if kind != "json":
             raise ValueError(f"a checkpoint of kind {kind!r}, and only JSON is read")
@@ -60,34 +60,34 @@ class PlainJson:
 
 
 Locks = Callable[[str | None], AbstractAsyncContextManager[object]]
-"""Makes the lock of a thread, or of the setup (`None`)."""
+"""Function that makes the lock of a thread, or of the setup (`None`)."""
 
 
 @dataclass
 class Store:
     """Opens savers, and lets one writer at a time into a thread.
 
-    What a saver raises becomes a `StoreError`.
+    Errors of a saver become a `StoreError`.
     """
 
     shown: str
-    """Its name in messages, without a secret."""
+    """Its name in messages, without secrets."""
     advice: str
     """Advice for when it can't be read or written."""
     connect: Callable[[], AbstractAsyncContextManager[Saver]]
     is_set_up: bool = False
-    """True once its tables exist, as for a saver that is given."""
+    """True once its tables exist; a given saver must have them."""
     file: Path | None = None
     _locks: Locks | None = field(default=None, init=False, repr=False)
 
     @contextmanager
     def _errors(self) -> Generator[None]:
-        """Raise a `StoreError` for whatever a saver raises."""
+        """Turn errors of a saver into a `StoreError`."""
         try:
             yield
         except MoaError:
             raise
-        except Exception as error:  # savers and drivers raise what they like
+        except Exception as error:  # savers and drivers raise all kinds of errors
             raise StoreError(
                 f"{self.shown}: the conversations in it can't be read or written: "
                 f"{type(error).__name__}: {error}. {self.advice}"
@@ -99,7 +99,7 @@ class Store:
         with self._errors():
             async with self.connect() as saver:
                 if not self.is_set_up:
-                    # Two at once would each make the tables; SQLite waits for nobody then.
+                    # Two at once would both create the tables, and SQLite doesn't wait then.
                     async with (await _locks_of(saver))(None):
                         await getattr(saver, "setup")()  # noqa: B009  not of the base class
                     self.is_set_up = True
@@ -107,7 +107,7 @@ class Store:
 
     @asynccontextmanager
     async def lock(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
-        """Keep other processes out of a thread; one that dies lets go of it.
+        """Lock a thread against other processes. The lock of a process that dies is released.
 
         Raises:
             DeadlineExceeded: the thread isn't free in time.
@@ -124,16 +124,16 @@ class Store:
 
 
 def describe_delay(thread: str, writer: str, context: RunContext) -> str:
-    """Write why a turn was not begun in time."""
+    """Explain why a turn wasn't begun in time."""
     return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 
 
 def store_of(store: str | Path | SecretStr | Saver) -> Store:
-    """Choose the store of what `Chat` is given.
+    """Return the store for the `store` of a `Chat`.
 
     Raises:
-        ConfigError: it is a URL of something else, or one that can't be read; or the saver has no
-            asynchronous methods.
+        ConfigError: the URL is invalid or not one of Postgres, or the saver has no asynchronous
+            methods.
         MissingDependency: the package for it is not installed.
     """
     if isinstance(store, BaseCheckpointSaver):
@@ -144,12 +144,12 @@ def store_of(store: str | Path | SecretStr | Saver) -> Store:
     if "://" not in text:
         return _saver_store(InMemorySaver(serde=PlainJson()))
     scheme, rest = text.split("://", 1)
-    return _postgres_store(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
+    return _postgres_store(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq needs lower case
 
 
 def _saver_store(saver: Saver) -> Store:
     for name in ("aput", "aget_tuple", "alist", "adelete_thread"):
-        if getattr(type(saver), name) is getattr(BaseCheckpointSaver, name):  # which raises
+        if getattr(type(saver), name) is getattr(BaseCheckpointSaver, name):  # it only raises
             raise ConfigError(
                 f"a {type(saver).__name__} has no {name}, and a chat keeps its conversations "
                 "with asynchronous methods. Take the asynchronous saver of that package"
@@ -176,7 +176,7 @@ def _sqlite_store(file: Path) -> Store:
 
 
 def _postgres_store(url: SecretStr) -> Store:
-    """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
+    """Return the store of a database. libpq looks up a missing password in `~/.pgpass`."""
     description = _describe_url(url)
     package, purpose = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
     with require_package(package, extra="postgres", purpose=purpose):
@@ -190,7 +190,7 @@ def _postgres_store(url: SecretStr) -> Store:
 
 
 def _describe_url(url: SecretStr) -> str:
-    """Return where a database is, without the password, or raise if its URL can't be read."""
+    """Return the address of a database without the password; raise if its URL is invalid."""
     try:
         parts = urlsplit(url.get_secret_value())
     except ValueError:
@@ -199,12 +199,12 @@ def _describe_url(url: SecretStr) -> str:
         raise ConfigError(
             "the URL of the Postgres database can't be read. In a user name and a password, "
             "characters such as : / ? # [ ] @ are written with a percent sign: %2F for /"
-        )  # nothing is quoted or chained: what Python says of it may hold the password
+        )  # nothing is quoted or chained: Python's own message may contain the password
     return f"postgres at {parts.hostname or 'this machine'}{parts.path}"
 
 
 async def _locks_of(saver: Saver) -> Locks:
-    """Choose the locks of the threads; other kinds of savers belong to one process."""
+    """Choose the locks of threads. Other kinds of savers belong to one process, and need none."""
     connection: Any = getattr(saver, "conn", None)
     if hasattr(connection, "execute_fetchall"):  # of aiosqlite
         files = await connection.execute_fetchall("pragma database_list")
@@ -221,7 +221,7 @@ async def _locks_of(saver: Saver) -> Locks:
 
 
 def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
-    """Make the lock of a thread in a SQLite file, or of the file, whatever path leads to it."""
+    """Make the lock of a thread in a SQLite file, or of its setup, the same for all its paths."""
     name = "setup"
     if thread is not None:
         name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -236,10 +236,10 @@ def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
 async def _advisory_lock(
     database: str, password: SecretStr, thread: str | None
 ) -> AsyncGenerator[None]:
-    """Hold a lock of Postgres, which ends with its connection.
+    """Hold a Postgres advisory lock, which ends with its connection.
 
-    It is polled. A statement that waits would hold up the indexes that
-    LangGraph builds concurrently, for which whoever holds the lock may wait in turn:
+    It is polled. A waiting statement would block the indexes that LangGraph builds concurrently,
+    and the holder of the lock may be waiting for these:
     https://www.postgresql.org/docs/current/sql-createindex.html.
     """
     import psycopg

@@ -1,4 +1,4 @@
-"""Threads: conversations by name, each the newest of its checkpoints in a store."""
+"""Threads: conversations by name, each in the newest of its checkpoints in a store."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ _OPENING = 60
 
 
 class _Metadata(CheckpointMetadata, total=False):
-    """The keys by which checkpoints are found."""
+    """Metadata to find checkpoints by."""
 
     moa_first: bool
     moa_said: str
 
 
 class Thread(Frozen):
-    """A thread, as a list of them shows it."""
+    """A thread in a list of threads."""
 
     name: str
     turns: int
     opening: str
-    """How its first message begins, or what is left of it."""
+    """The beginning of its first message."""
     last_at: datetime
     unfinished: bool
-    """Whether the answer to the last message is still to be written."""
+    """True if the answer to the last message is still to be written."""
     usage: Usage
 
 
 class NodeUsage(Frozen):
-    """What one node asked of one endpoint, over all turns of a thread."""
+    """Usage of one endpoint by one node, over all turns of a thread."""
 
     tier: Tier
     node: str
@@ -65,19 +65,19 @@ class NodeUsage(Frozen):
 
 
 class Transcript(Frozen):
-    """All that was said in a thread; write it with `model_dump_json()`."""
+    """All turns of a thread; write it with `model_dump_json()`."""
 
     thread: str
     turns: tuple[Turn, ...]
     summary: Summary | None
-    """What stands for the first turns when a model reads the thread."""
+    """The summary that a model reads instead of the first turns."""
     spent: tuple[NodeUsage, ...]
     cut_off: int
-    """Answers that were lost with their process, and what those took."""
+    """Number of answers lost because their process ended. Their usage is unknown."""
 
 
 class ThreadWriter:
-    """A thread that nobody else writes into meanwhile; `tip` is the id of its newest checkpoint."""
+    """A thread that is locked for writing; `tip` is the id of its newest checkpoint."""
 
     def __init__(
         self, name: str, conversation: Conversation, tip: str | None, store: Store
@@ -88,12 +88,12 @@ class ThreadWriter:
         self._store = store
 
     async def save(self, conversation: Conversation) -> None:
-        """Write a checkpoint, which any LangGraph graph with this channel reads."""
+        """Write a checkpoint, which any LangGraph graph with this channel can read."""
         turn = conversation.last
         assert turn is not None, "there is nothing to save before something is said"
         checkpoint = empty_checkpoint()
-        # `aupdate_state` of a graph gives its checkpoint the clock's id. If the clock is behind,
-        # the one before stays the newest, and the turn is lost.
+        # `aupdate_state` of a graph takes ids from the clock. If the clock is behind, the previous
+        # checkpoint stays the newest, and the turn is lost.
         checkpoint["id"] = _next_id(self._tip, checkpoint["id"])
         checkpoint["channel_values"] = {_CHANNEL: conversation.model_dump(mode="json")}
         versions: ChannelVersions = {_CHANNEL: checkpoint["id"]}
@@ -111,8 +111,8 @@ class ThreadWriter:
 class Threads:
     """The conversations in a store.
 
-    Each method raises `StoreError` if the store can't be read or written, and those that wait
-    for a thread `DeadlineExceeded` if the time is up.
+    Each method raises `StoreError` if the store can't be read or written. Those that wait for a
+    thread raise `DeadlineExceeded` if the time is up.
     """
 
     def __init__(self, store: Store) -> None:
@@ -122,7 +122,7 @@ class Threads:
 
     @asynccontextmanager
     async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:
-        """Wait for a thread, first come first served, and keep all others out of it."""
+        """Wait for a thread, first come first served, and lock it."""
         lock = self._locks.setdefault(name, Lock())
         message = describe_delay(name, "another turn, which this process answers,", context)
         async with AsyncExitStack() as stack:
@@ -136,7 +136,7 @@ class Threads:
             yield ThreadWriter(name, conversation, newest, self.store)
 
     async def list(self) -> tuple[Thread, ...]:
-        """List the threads, the one that was used last first."""
+        """List the threads, the most recently used first."""
         threads = list[Thread]()
         async with self.store.open() as saver:
             firsts = [first async for first in saver.alist(None, filter={"moa_first": True})]
@@ -148,12 +148,12 @@ class Threads:
         return tuple(sorted(threads, key=lambda thread: thread.last_at, reverse=True))
 
     async def load(self, name: str) -> Conversation:
-        """Read what the next turn of a thread would need; an unknown thread is empty."""
+        """Load the conversation of a thread; an unknown thread is empty."""
         async with self.store.open() as saver:
             return _conversation(await saver.aget_tuple(_config(name)), self.store)
 
     async def transcript(self, name: str) -> Transcript:
-        """Read all that was said in a thread, from its checkpoints."""
+        """Read all turns of a thread from its checkpoints."""
         turns = dict[int, Turn]()
         last: Conversation | None = None
         async with (
@@ -184,14 +184,14 @@ class Threads:
         )
 
     async def find(self, name: str, message: str) -> Turn | None:
-        """Look for the newest turn whose message has an id; `None` if there is none."""
+        """Find the newest turn by the id of its message; `None` if there is none."""
         async with self.store.open() as saver:
             checkpoints = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
             newest = [checkpoint async for checkpoint in checkpoints]
         return _conversation(newest[0], self.store).last if newest else None
 
     async def delete(self, name: str, context: RunContext | None = None) -> bool:
-        """Delete a thread, once nobody writes into it; return whether there was one."""
+        """Delete a thread once it isn't being written; return False if it doesn't exist."""
         async with self.writer(name, context or RunContext()) as thread:
             if thread.conversation.last is None:
                 return False
@@ -212,14 +212,14 @@ class _Channels(BaseModel):
 
 
 class _Checkpoint(BaseModel):
-    """What is read of a checkpoint."""
+    """The parts of a checkpoint that are read."""
 
     id: UUID
     channel_values: _Channels
 
 
 def _conversation(tip: CheckpointTuple | None, store: Store) -> Conversation:
-    """Validate what a checkpoint holds; without one, nothing has been said."""
+    """Validate the conversation of a checkpoint; without a checkpoint it is empty."""
     if tip is None:
         return Conversation()
     try:

@@ -1,4 +1,4 @@
-"""The commands of `moa`, under headings, and what their help teaches."""
+"""The commands of `moa`, under headings, and their help."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HeadedGroup(TyperGroup):
     """Lists its commands under their headings."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a list under each heading, in the order in which they were added."""
+        """List the commands under each heading, in the order they were added."""
         width = max(map(len, self.commands))
         rows_by_heading: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
@@ -54,7 +54,7 @@ class PlainCommand(TyperCommand):
     """A command whose errors about wrong values drop Pydantic's prefix."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words of the command line."""
+        """Parse the command line."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -76,12 +76,12 @@ class RayCommand(PlainCommand):
 
 
 class LearnCommand(PlainCommand):
-    """`moa learn`, whose subcommands are groups of their own: `moa learn status answers.db`."""
+    """`moa learn`, which also has subcommands: `moa learn status answers.db`."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """Hand such words to their command."""
+        """Pass the arguments of a subcommand to it."""
         group: Any = get_command(lessons)
         if args and args[0] in group.commands:
             return group.make_context(info_name, args, parent=parent, **extra)

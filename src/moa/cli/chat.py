@@ -1,6 +1,6 @@
 """moa chat: a conversation in the terminal.
 
-It reads lines, has them answered, shows the answers as they are written, and obeys commands.
+It reads lines, streams the answers, and runs commands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moa.node import Result
 
 _NOTE_KINDS = ("truncated", "degraded", "failed", "retried")
-"""Kinds of notes that the user sees."""
+"""Kinds of notes to show."""
 _NO_LARGE_MODEL = (
     "No large model is configured, so a small one answers everything. Take what it says for a "
     "draft: small models are there to decide, and the built-in one writes badly. "
@@ -109,7 +109,7 @@ def chat(
 class Talk:
     """A conversation at the terminal, or through a pipe.
 
-    Each answer is run by the runner, where Ctrl-C cancels it.
+    The runner runs each answer, so that Ctrl-C cancels it.
     """
 
     def __init__(self, chat: Chat, runner: asyncio.Runner, *, thread: str) -> None:
@@ -120,10 +120,10 @@ class Talk:
         self._failed = False
         self._shown = False
         self._why = ""
-        """Reason for the model of the last reply; only a change is shown."""
+        """Reason for the model of the last reply, shown only when it changes."""
 
     def hold(self) -> int:
-        """Talk until the end of the lines; return the exit code."""
+        """Talk until the input ends; return the exit code."""
         lines = self._lines()
         first = None if self._live else next(lines, None)
         self.enter(text=first)
@@ -171,7 +171,7 @@ class Talk:
             yield from (line.strip() for line in sys.stdin if line.strip())
             return
         with suppress(ImportError):
-            import readline as readline  # the arrows work in `input` from here on
+            import readline as readline  # makes the arrow keys work in `input`
         while True:
             try:
                 line = input("\n> ").strip()
@@ -234,7 +234,7 @@ class Talk:
             self.tell(f"{turns}:\n{conversation.summary.text}")
 
     def _say(self, text: str, *, id: str | None = None) -> None:
-        """Send a message, and show the answer as it is written."""
+        """Send a message, and stream the answer."""
         from moa.chat.messages import UserMessage
 
         message = UserMessage(text=text, thread=self.thread, id=id)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from moa.endpoints import Example
 
 SAMPLE = 256
-"""Maximum texts of the input, from its start, that bias is measured on."""
+"""Maximum number of first texts of the input to measure bias on."""
 _HEARD = (32, SAMPLE)
-"""Texts of standard input after which their language is checked."""
+"""Numbers of texts from standard input after which their language is checked."""
 
 
 def decide(
@@ -180,7 +180,7 @@ def _adapt_options(
 
 @dataclass(frozen=True, slots=True)
 class _CalibratedDecider:
-    """Decide by a calibration, which must be for the given task and labels, if any."""
+    """Decides by a calibration, which must be for the given task and labels, if any."""
 
     made: Calibration
     task: str | None
@@ -196,7 +196,7 @@ class _CalibratedDecider:
         return str(replace(self.made.bound.guarantee, look=None))
 
     def look(self, source_rows: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take the first texts to check their language, or check it as they pass; keep all rows."""
+        """Return the first texts, to check their language, and all rows; live rows are checked."""
         return ((), self._check_languages(source_rows)) if live else _take_first(source_rows)
 
     @property
@@ -262,7 +262,7 @@ class _CalibratedDecider:
 
 @dataclass(frozen=True, slots=True)
 class _AdaptedDecider:
-    """Decide with few labels or none."""
+    """Decides with few labels or none."""
 
     task: str
     names: list[str]
@@ -272,7 +272,7 @@ class _AdaptedDecider:
     guarantee: str = ""
 
     def look(self, source_rows: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take texts of a file or of the input to remove bias on; keep all rows."""
+        """Return texts of a file or of the input to measure bias on, and all rows."""
         from moa import rows
         from moa.decisions import ENOUGH
 
@@ -291,7 +291,7 @@ class _AdaptedDecider:
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
     ) -> Classifier[str | None]:
-        """Fit it before the first decision, and show the progress."""
+        """Build and fit the classifier, and show the progress."""
         from moa.agents.classifier import Classifier
 
         agent = Classifier(endpoints.slm, self.names, task=self.task, none=self.none, name="label")

@@ -1,4 +1,4 @@
-"""moa docs: what a coding agent has to know to write with `moa`."""
+"""moa docs: a guide to `moa` for coding agents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from moa.errors import ConfigError
 
 SKILL = Path(__file__).parents[1] / ".agents" / "skills" / "moa" / "SKILL.md"
-"""The file in which tools look for the skills of an installed package."""
+"""File where tools look for the skill of an installed package."""
 
 
 def docs(

@@ -1,4 +1,4 @@
-"""The intents of an inbox, drafted for moa new inbox by a large model, or by what is alike."""
+"""Drafts the intents of an inbox for `moa new inbox`, by a large model or by similarity."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def draft(
     """Draft the intents of an inbox, for the configuration `out`.
 
     Raises:
-        ConfigError: what it costs isn't agreed to, or there is neither a large model nor the
-            encoder.
+        ConfigError: the user doesn't agree to the cost, or both a large model and the encoder are
+            missing.
         MoaError: a model fails.
     """
     texts = await _texts(source, reading, endpoints, context)
@@ -47,7 +47,7 @@ async def draft(
 async def _texts(
     source: str, reading: options.ReadingOptions, endpoints: Endpoints, context: RunContext
 ) -> list[str]:
-    """Read some messages as the graph does, but for what it takes for unwanted."""
+    """Read some messages as the graph does, without those that it finds unwanted."""
     from moa._async import map_async
     from moa.evals.inbox import MOST_GROUPED, spread
     from moa.evals.labelling import MAX_CONCURRENCY
@@ -121,7 +121,7 @@ async def _propose_by_groups(
 
 
 def _harmless(out: Path) -> Callable[[str], bool]:
-    """Return what tells if a message can be in a configuration: as neither path nor code."""
+    """Return a function that tells if a text in a configuration needs no trust."""
     from moa.config import config_of
     from moa.config.trust import needs
 
@@ -133,7 +133,7 @@ def _harmless(out: Path) -> Callable[[str], bool]:
 
 
 def as_toml(proposals: list[Proposal]) -> str:
-    """Write the intents as tables, with what is to be done about them."""
+    """Write the intents as TOML tables, with comments on how to edit them."""
     import tomlkit
 
     lines = [

@@ -33,7 +33,7 @@ _HOW = (
     f"each question that it changes, as in: 2 7. Or {SKIP}, {BACK} or {QUIT}"
 )
 _MOST_SHOWN = 2000
-"""Characters of a message that are shown."""
+"""Maximum characters of a message to show."""
 
 
 def label(
@@ -167,7 +167,7 @@ async def _find_file_task(
     endpoints: Endpoints,
     context: RunContext,
 ) -> _Task:
-    """Ask the one question of a calibration."""
+    """Return the rows and agents for the one question of a calibration."""
     from moa.calibration.file import Calibration
     from moa.evals.labelling import LABEL, read_unlabelled
     from moa.graphs.single_model import single_model
@@ -194,7 +194,7 @@ async def _find_graph_task(
     endpoints: Endpoints,
     context: RunContext,
 ) -> _Task:
-    """Ask all questions of a graph."""
+    """Return the rows and agents for all questions of a graph."""
     from moa.evals.labelling import UnlabelledRow
     from moa.graphs.learning import Learner, agents_of, rows_of
 
@@ -217,7 +217,7 @@ async def _find_graph_task(
 
 @dataclass
 class _Session:
-    """Texts that are labelled into a file."""
+    """Labels texts into a file."""
 
     file: LabelFile
     rows: Sequence[UnlabelledRow] = ()
@@ -227,7 +227,7 @@ class _Session:
     async def pick(
         self, task: _Task, most: int, read: int, context: RunContext, *, at_random: bool
     ) -> None:
-        """Choose what is to be labelled."""
+        """Choose the texts to label."""
         from moa.evals.labelling import pick_texts
 
         self.rows = task.rows
@@ -282,7 +282,7 @@ class _Session:
         return code if code or self.file.added else NOTHING
 
     def _ask(self, console: Console) -> None:
-        """Show the texts that were picked, and write the labels that are given."""
+        """Show the chosen texts, and store the labels that the user enters."""
         form = Form(self.questions)
         if reconfigure := getattr(sys.stdin, "reconfigure", None):
             reconfigure(errors="replace")
@@ -359,7 +359,7 @@ class Form:
         answers = [(q.name, option.name) for q in questions for option in q.options]
         names = Counter(_short(option) for _, option in answers)
         self._numbers = {answer: str(number) for number, answer in enumerate(answers, start=1)}
-        if not names.keys().isdisjoint(self._numbers.values()):  # a label such as 3 is no number
+        if not names.keys().isdisjoint(self._numbers.values()):  # a label such as 3 looks like one
             self._numbers = {}
         self._meant: dict[str, tuple[str, str]] = {}
         """The answer that a word means."""
@@ -370,7 +370,7 @@ class Form:
         self._meant |= {number: answer for answer, number in self._numbers.items()}
 
     def lines(self, guess: Mapping[str, str]) -> Iterator[Text]:
-        """Show the options of each question, the current answer in brackets."""
+        """Yield a line for each question with its options, the current answer in brackets."""
         width = max(len(question.name) for question in self._questions)
         for question in self._questions:
             line = Text(f"{question.name:<{width}}  ", "bold")
@@ -387,7 +387,7 @@ class Form:
         """Read the right answers: the current ones, corrected by the line.
 
         Raises:
-            ConfigError: a word isn't an answer, a question has two answers, or is open.
+            ConfigError: a word isn't an answer, or a question has two answers or none.
         """
         from moa.config.faults import nearest
 

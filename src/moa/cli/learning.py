@@ -1,4 +1,4 @@
-"""moa learn status, from, draw and forget: a cascade that learns, seen from outside."""
+"""moa learn status, from, draw and forget: watch and feed a cascade that learns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _BARS, _WIDE = 20, 40
 ROWS_FOR_PEOPLE = 151
-"""With so many in a first draw, two wrong ones are allowed; with none wrong, 79 suffice."""
+"""Rows of a first draw that allow two wrong ones; with none wrong, 79 suffice."""
 Answers = Annotated[
     str, typer.Argument(metavar="ANSWERS", help="The file, or postgresql://…#NAME, of learn =.")
 ]

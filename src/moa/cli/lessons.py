@@ -1,4 +1,4 @@
-"""Lessons: what `moa learn --graph` learns about each question of a graph, shown and kept."""
+"""Lessons: learns each question of a graph for `moa learn --graph`, and shows the gain."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from moa.graphs.learning import Learner, Message
 
 _LONGEST = 300
-"""Characters of a message that a model is shown as an example."""
+"""Maximum characters of an example message in a prompt."""
 MOST_RUN = 200
-"""Maximum of labelled messages that run through the graph, to see how many it settles."""
+"""Maximum number of labelled messages to run through the graph, to count those that it settles."""
 
 
 async def learn_graph(
@@ -222,10 +222,10 @@ def _make_terms(wishes: Wishes, look: int) -> Terms:
 
 
 def _count_looks(out: Path, graph: str) -> int:
-    """Count the looks of the file that is to be replaced.
+    """Return the number of looks in the file to replace; 0 if there is none.
 
     Raises:
-        ConfigError: it is there, and is something else.
+        ConfigError: the file is of another kind, or for another graph.
     """
     from moa.calibration.learned import LearnedGraph
 
@@ -245,7 +245,7 @@ def _count_looks(out: Path, graph: str) -> int:
 
 
 def _show(lessons: Mapping[str, Lesson], reasons: Mapping[str, str], terms: Terms) -> None:
-    """Print what was gained, question by question."""
+    """Print the gain for each question."""
     console = screen.details()
     columns = ("question", "labels", "drawn", "right before", "with half", "right now", "50 more")
     rows = [
@@ -356,7 +356,7 @@ async def recheck_graph(
     endpoints: Endpoints,
     context: RunContext,
 ) -> int:
-    """Test the guarantees of a graph on labelled rows; the exit code."""
+    """Test the guarantees of a graph on labelled rows; return the exit code."""
     from moa.calibration.calibrated import CalibratedDecider
     from moa.calibration.features import sources_of
     from moa.calibration.learned import LearnedGraph

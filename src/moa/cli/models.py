@@ -1,4 +1,4 @@
-"""moa choose and models: which models to take; which are configured and known; adding one."""
+"""moa choose and moa models: choose, list, add, fetch and probe models."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def probe_model(
 
 
 async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
-    """Probe an endpoint; one that may cost money needs consent."""
+    """Probe an endpoint. One that may cost money needs `may_cost`."""
     from moa.config.endpoints import Endpoints
     from moa.decisions.probe import costs_nothing, probe, shipped_trials
     from moa.endpoints.encoders import deciding_encoder_for

@@ -1,4 +1,4 @@
-"""moa new: a small project to begin with, which runs at once."""
+"""moa new: a small project that runs at once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from moa.evals.inbox import Proposal
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-"""A folder of files for each template."""
+"""Folder with a folder of files for each template."""
 Template = Literal["inbox", "moderation", "extraction", "cascade", "rag"]
 _CONFIG, _MESSAGES = "moa.toml", "messages.jsonl"
 _SHOWN = 10
-"""Rows of an inbox that a project begins with."""
+"""Number of messages of an inbox to write into a new project."""
 
 
 def new(
@@ -103,13 +103,13 @@ class _Drafts:
     """Drafts the intents of an inbox, and writes them into its project.
 
     Args:
-        messages: The file of its messages, or `-`.
-        folder: The project; if it has no configuration yet, the template is written too.
-        reading: How the messages are read.
-        overwrite: Whether what is there is replaced.
+        messages: File of the messages, or `-`.
+        folder: Folder of the project; if it has no configuration yet, the template is written too.
+        reading: Options for reading the messages.
+        overwrite: Replace what exists already.
 
     Raises:
-        ConfigError: something is there already.
+        ConfigError: something exists already, without `overwrite`.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class _Drafts:
     async def write(
         self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
     ) -> int:
-        """Draft them, write all files, and say what is next; return the exit code."""
+        """Draft the intents, write all files, and print the next steps; return the exit code."""
         from moa.cli.intents import PLACE, as_toml, draft
         from moa.config.file import add_block
         from moa.rows import STDIN
@@ -154,7 +154,7 @@ class _Drafts:
 
 
 def _files(template: str) -> list[Path]:
-    """List the files of a template, as they lie in a project."""
+    """List the files of a template, relative to a project."""
     folder = TEMPLATES / template
     paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [path for path in paths if not any(part.startswith(("__", ".")) for part in path.parts)]
@@ -163,10 +163,10 @@ def _files(template: str) -> list[Path]:
 def _plan_files(
     template: str, folder: Path, *, overwrite: bool, paths: Sequence[Path] = ()
 ) -> Sequence[Path]:
-    """List the files to write: those of the template, without those `paths`.
+    """List the files of the template to write, except `paths`.
 
     Raises:
-        ConfigError: one is there already, or the folder is a file.
+        ConfigError: one exists already, or the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         hint = f" --from {folder}" if template == "inbox" else ""
@@ -206,7 +206,7 @@ def _write_messages(source: str, target: Path, reading: options.ReadingOptions) 
 
 
 def _say_what_is_next(template: str, folder: Path) -> None:
-    """List what was written, and the commands to try."""
+    """Print the written files, and the commands to try."""
     files = _files(template)
     console = screen.results_console()
     for path in files:

@@ -1,4 +1,4 @@
-"""moa prompt: what a model would be sent for a text, without sending it."""
+"""moa prompt: show the prompts for a text, without sending them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def prompt(
     first: dict[str, list[SentPrompt]] = {}
     for sent in sent_prompts:
         of_agent = first.setdefault(sent.node or node.name, [])
-        if sent not in of_agent:  # who is asked several times alike is shown once
+        if sent not in of_agent:  # repeated prompts are shown once
             of_agent.append(sent)
     for path, prompts in first.items():
         _show(path, "first", prompts, as_json)
@@ -68,7 +68,7 @@ def prompt(
 
 
 def _show(path: str, turn: str, prompts: Sequence[SentPrompt], as_json: bool) -> None:
-    """Print the prompts of an agent; for one that is asked later, those of the input alone."""
+    """Print the prompts of an agent; for one asked later, those for the input alone."""
     if as_json:
         screen.json_line({"agent": path, "asked": turn, "prompts": [*map(_as_json, prompts)]})
         return

@@ -1,4 +1,4 @@
-"""moa route: routers fitted on recorded answers of two models, applied and measured."""
+"""moa route: fit routers on recorded answers of two models, apply and evaluate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row runner: rows run through a node, kept in a file or a job, and shown."""
+"""Row runner: runs rows through a node, stores the results in a file or a job, and shows them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 Rows = Iterator[Row | MalformedLine]
 Prepare = Callable[[Endpoints, RunContext], Awaitable[tuple[Node[Never, object], "Asked"]]]
-"""Builds the node, and names the endpoints to start first; it may already ask some."""
+"""Builds the node, and returns the endpoints to start first. It may already ask some."""
 Asked = frozenset[str] | None
-"""Names of endpoints; `None`: it may be all."""
+"""Names of the endpoints that may be asked; `None`: all."""
 
 
 @runtime_checkable
@@ -52,19 +52,19 @@ class Input:
     source: str | None = None
     """The file that they are read from."""
     tabular: bool = False
-    """True if all rows are refused when the first lacks the text that the node takes."""
+    """True to refuse all rows if the first lacks the text that the node takes."""
 
 
 class RowRunner:
     """Runs rows through a node, stores their results, and shows them.
 
     Args:
-        given: The options on pace, budget and configuration.
+        given: Options for pace, budget and configuration.
         input: The rows.
-        display: Where they are shown.
-        file: Where a line of each is kept; see `file_of`.
-        job: Where the rows are kept as a job.
-        tracing: Where spans are written.
+        display: Shows the rows.
+        file: Stores a line for each row; see `file_of`.
+        job: Folder or URL of a job that stores the rows.
+        tracing: Options for writing spans.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RowRunner:
                     screen.check_target("--out", path)
                 opened.enter_context(file)
             trace = self._tracing.trace
-            adds = self._store is not None or trace is None  # a job goes on by the same command
+            adds = self._store is not None or trace is None  # the same command continues a job
             existing = "resume" if adds else self._given.existing(trace)
             tracer = self._tracing.tracer(opened, existing, self._input.source)
             work = partial(self._work, prepare, opened)
@@ -130,7 +130,7 @@ class RowRunner:
         rows = self._input.rows
         if file:
             rows = file.due_rows(rows, all_rows=self._given.limit is None)
-        if not live and (rows := _with_first_row(rows)) is None:  # nothing is left to be resumed
+        if not live and (rows := _with_first_row(rows)) is None:  # nothing is left to resume
             return options.ANSWERED
         from moa.endpoints.encoders import keep_vectors
         from moa.graphs.loading import texts_to_encode
@@ -161,7 +161,7 @@ class RowRunner:
         if self._refusal is not None:
             self._key = _key_in_words(self._refusal.endpoint, endpoints.config)
         failed = display.tally.has_failed
-        if self._job:  # what failed here may have been done since, and others work on it too
+        if self._job:  # other processes may have run rows, also those that failed here
             status = self._job.status()
             failed = bool(status.left or status.causes)
         return options.FAILED if failed else options.ANSWERED
@@ -169,7 +169,7 @@ class RowRunner:
     def _due_rows(
         self, job: Job, rows: Rows, context: RunContext
     ) -> AsyncIterable[Row | MalformedLine]:
-        """Add rows to the job, and give those that are due in it."""
+        """Add rows to the job, and return the due ones."""
         job.add(rows, all_rows=self._given.limit is None)
         if job.not_given:
             screen.notes().print(
@@ -181,7 +181,7 @@ class RowRunner:
         return job.left(context, at_once=self._given.concurrency)
 
     def _facts(self) -> Iterator[str]:
-        """List what is stored."""
+        """Describe what is stored."""
         if file := self._file:
             yield f"{self._display.tally.items + file.there} lines in {file.path}"
             if file.there or file.failed or file.changed:
@@ -228,12 +228,12 @@ def file_of(
     job: str | None = None,
     trace: Path | None = None,
 ) -> RowFile | None:
-    """Return the file that options name; `source` is the one that rows are read from.
+    """Return the output file that options name; `source` is the input file.
 
-    `trace` is another file that `--resume` and `--overwrite` may be about.
+    `trace` is another file that `--resume` and `--overwrite` can apply to.
 
     Raises:
-        ConfigError: options contradict each other, or the file is there already.
+        ConfigError: options contradict each other, or the file exists already.
     """
     out, existing = writing.out, given.existing(writing.out or trace)
     if job is not None and out is not None:
@@ -260,7 +260,7 @@ def file_of(
 
 
 def _key_in_words(endpoint: str, config: Config) -> str:
-    name, _, _ = endpoint.partition("@")  # of replicas each has a name of its own
+    name, _, _ = endpoint.partition("@")  # each replica has its own name
     configured = config.endpoints.get(name)
     if configured is None:
         return f"the key of {name!r}"
@@ -269,6 +269,6 @@ def _key_in_words(endpoint: str, config: Config) -> str:
 
 
 def _with_first_row(rows: Rows) -> Rows | None:
-    """Read the first row, so that its faults show early; return None if there is none."""
+    """Read the first row, so that its faults show early; return `None` if there is none."""
     first = next(rows, None)
     return None if first is None else chain((first,), rows)

@@ -1,4 +1,4 @@
-"""moa run, job, draw and graphs: graphs and agents, run on many items, drawn and listed."""
+"""moa run, job, draw and graphs: run graphs and agents on many items, draw and list them."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def draw(
 
     screen.check_target("--out", out)
     node = load_graph(graph, Endpoints(options.load_config(config), read_keys=False))
-    draw: Callable[[], Drawing] | None = getattr(node, "draw", None)  # a node of one's own may too
+    draw: Callable[[], Drawing] | None = getattr(node, "draw", None)  # custom nodes may have it
     if draw is None:
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
     drawing = draw()

@@ -1,4 +1,4 @@
-"""Screen: consoles, tables, and questions of the commands, and the files that they write."""
+"""Screen: consoles, tables, confirmations and output files of the commands."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from moa.usage import Usage
 
 Progress = Callable[[str, int, int], None]
-"""Is called with a name, the number done, and the total."""
+"""Called with a name, the number done, and the total."""
 WIDE = 140
-"""Columns if the output isn't a terminal: a file or a pipe has no width of its own."""
+"""Number of columns if the output isn't a terminal, since a file or a pipe has no width."""
 STATUS, OUTCOME = "status", "outcome"
 """The last two columns of a table of rows."""
 _STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}
@@ -60,7 +60,7 @@ def notes() -> Console:
 
 
 def show_prompts() -> None:
-    """Print all prompts on standard error from now on."""
+    """Start printing all prompts on standard error."""
     logger = logging.getLogger("moa.prompts")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -83,7 +83,7 @@ def _console(stream: TextIO, *, silent: bool = False) -> Console:
 
 @contextmanager
 def plain_streams() -> Generator[None, None, None]:
-    """Keep all printed text from steering the terminal.
+    """Prevent printed text from controlling the terminal.
 
     After an unexpected error the streams stay plain, for its traceback.
     """
@@ -109,7 +109,7 @@ def json_line(values: Mapping[str, object]) -> None:
 
 @contextmanager
 def waiting() -> Generator[Callable[[str], None], None, None]:
-    """Show one line that changes, on a terminal; elsewhere nothing."""
+    """Show a status line on a terminal; elsewhere show nothing."""
     console = notes()
     if not console.is_terminal or console.quiet:
         yield lambda line: None
@@ -120,9 +120,9 @@ def waiting() -> Generator[Callable[[str], None], None, None]:
 
 @contextmanager
 def progress(verb: str = "") -> Generator[Progress, None, None]:
-    """Show progress: a bar for each thing on a terminal, else a line now and then.
+    """Show progress: a bar for each name on a terminal, else a line now and then.
 
-    It is called with a name, the number done, and the total.
+    The yielded function is called with a name, the number done, and the total.
     """
     console = notes()
     if not console.is_terminal:
@@ -156,7 +156,7 @@ def warn(warnings: Iterable[str]) -> None:
 def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: int | None = None
 ) -> Table:
-    """Make a table; the first cell of a row, its name, stays on one line.
+    """Make a table. The first cell of a row, its name, isn't wrapped.
 
     The first `words` columns hold words, the others numbers.
     """
@@ -233,7 +233,7 @@ def write_text(option: str, path: Path, text: str) -> None:
 
 
 def report(model: BaseModel, path: Path | None, *, as_json: bool) -> None:
-    """Write the figures of a command, where `--report` names a file and where JSON is asked for."""
+    """Write a command's figures to the file of `--report`, if any, and as JSON if requested."""
     figures = model.model_dump(mode="json")
     if path is not None:
         write_text("--report", path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
@@ -250,14 +250,14 @@ def agree_to_pay(
 
     Args:
         endpoint: The endpoint to ask.
-        purpose: What for, as in "to propose intents".
+        purpose: The purpose, as in "to propose intents".
         requests: Number of requests.
-        read: Tokens that it reads in all, as estimated.
-        output_tokens: Tokens that it writes in all, as estimated.
-        yes: Whether it was agreed to beforehand.
+        read: Estimated input tokens in all.
+        output_tokens: Estimated output tokens in all.
+        yes: True if the user agreed beforehand.
 
     Raises:
-        ConfigError: it isn't agreed to; nothing was sent.
+        ConfigError: the user doesn't agree. Nothing was sent.
     """
     from moa.decisions.probe import costs_nothing
     from moa.usage import Amount

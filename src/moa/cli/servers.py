@@ -1,4 +1,4 @@
-"""moa up, down, status, doctor: the vLLM servers of the configuration, and what is missing."""
+"""moa up, down, status and doctor: manage vLLM servers, and check the installation."""
 
 from __future__ import annotations
 
@@ -212,9 +212,9 @@ def _choose_endpoints(config: Config, names: Iterable[str]) -> list[str]:
 def find_running(
     config: Config, names: Sequence[str], *, everything: bool = False
 ) -> dict[str, ServerFolder]:
-    """Return the folders of servers by label, also of servers that are no longer configured.
+    """Return the folders of servers by label, also of servers no longer configured.
 
-    Without a name, of all that vLLM serves here; `everything` means every server of this machine.
+    Without names, of all that vLLM serves here; with `everything`, of all on this machine.
     """
     from moa.config.faults import nearest
     from moa.vllm.state import ServerFolder

@@ -1,7 +1,7 @@
-"""Configuration: `moa.toml` and the environment, found, read and typed.
+"""Configuration: finds, reads and validates `moa.toml` and the environment variables.
 
-The models in `moa.config.tables` say what a file may hold. Variables such as
-`MOA_ENDPOINTS__SMALL__BASE_URL` override it.
+`moa.config.tables` has the models of a file. Variables such as `MOA_ENDPOINTS__SMALL__BASE_URL`
+override it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from moa.errors import ConfigError
 
 VARIABLE = "MOA_CONFIG"
 VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_KEYS", "MOA_MODEL", "MOA_VECTORS")
-"""All that are read, beside those of `Config`."""
+"""All variables that are read, in addition to those of the fields of `Config`."""
 _PREFIX = "MOA_"
 _MOST_BYTES = 2 << 20
-"""Maximum size of a configuration: each text in it is checked before anything runs."""
+"""Maximum size of a configuration, since each text in it is checked before anything runs."""
 
 
 def find(path: str | Path | None = None) -> Path | None:
     """Find the configuration file: `path`, else `$MOA_CONFIG`, else `./moa.toml`.
 
     Raises:
-        ConfigError: the file that `path` or the variable names is not there.
+        ConfigError: the file that `path` or the variable names doesn't exist.
     """
     name, source = (path, "--config") if path else (os.environ.get(VARIABLE), f"${VARIABLE}")
     if name:
@@ -44,11 +44,11 @@ def find(path: str | Path | None = None) -> Path | None:
 
 
 def load(path: str | Path | None = None) -> Config:
-    """Read the configuration that `find` finds; else what the environment says, or nothing.
+    """Read the configuration that `find` finds; without one, only the environment variables.
 
     Raises:
-        ConfigError: the file is missing or no TOML, a key or a value in it is wrong, or it was not
-            named and does what needs trust; see `moa.config.trust`.
+        ConfigError: the file is missing or not TOML, a key or a value in it is wrong, or it was not
+            named and needs trust; see `moa.config.trust`.
     """
     file = find(path)
     if file is None:
@@ -60,16 +60,16 @@ def load(path: str | Path | None = None) -> Config:
 
 
 def read(file: Path, *, variables: bool = True) -> tuple[Config, bytes]:
-    """Read a file, with the `MOA_…` variables before it or without, and give all that it holds.
+    """Read a file; return its configuration and its contents.
 
-    Whether it is trusted is not looked at; see `load`.
+    With `variables`, `MOA_…` variables override it. Trust is not checked; see `load`.
     """
     text = read_text(file)
     return config_of(parse(text, file), file, variables=variables), text.encode()
 
 
 def read_text(file: Path) -> str:
-    """Read what is in a file, byte for byte, unless it is too long for a configuration."""
+    """Read a file as UTF-8, with its line ends unchanged, unless it is larger than 2 MiB."""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)
@@ -86,7 +86,7 @@ def read_text(file: Path) -> str:
 
 
 def parse(text: str, file: Path) -> Toml:
-    """Read the tables of a configuration."""
+    """Parse the tables of a configuration."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -96,12 +96,12 @@ def parse(text: str, file: Path) -> Toml:
 
 
 def config_of(tables: Mapping[str, object], file: Path | None, *, variables: bool = True) -> Config:
-    """Check the tables of a file, with the `MOA_…` variables before them, or without.
+    """Validate the tables of a file.
 
-    Whether it is trusted is not looked at; see `load`.
+    With `variables`, `MOA_…` variables override them. Trust is not checked; see `load`.
 
     Raises:
-        ConfigError: each fault has a line of its own.
+        ConfigError: they are wrong. Each fault has its own line.
     """
     source = str(file) if file else f"the {_PREFIX}… variables"
     if variables:
@@ -115,7 +115,7 @@ def config_of(tables: Mapping[str, object], file: Path | None, *, variables: boo
 
 
 def misspelt_variables() -> dict[str, str]:
-    """Find variables that nothing reads and that are nearly one that is, which is named."""
+    """Find unknown `MOA_…` variables that resemble a known one; return its name for each."""
     names = [name.removeprefix(_PREFIX) for name in VARIABLES]
     names += [field.upper() for field in Config.model_fields]
     corrections: dict[str, str] = {}
@@ -128,7 +128,7 @@ def misspelt_variables() -> dict[str, str]:
 
 
 def _variables() -> Toml:
-    """Read the tables that `MOA_…` variables say; pydantic-settings loads only where some do."""
+    """Read tables from `MOA_…` variables; pydantic-settings is imported only if there are any."""
     starts = tuple(f"{_PREFIX}{field}".lower() for field in Config.model_fields)
     if not any(name.lower().startswith(starts) for name in os.environ):
         return {}
@@ -147,7 +147,7 @@ def _variables() -> Toml:
 
 
 def merge(first: Mapping[str, object], second: Mapping[str, object]) -> Toml:
-    """Merge tables, and those in them; if both have a value, the first one counts."""
+    """Merge tables recursively; if both have a value, the first one counts."""
     tables = {**second, **first}
     for key in first.keys() & second.keys():
         left, right = first[key], second[key]

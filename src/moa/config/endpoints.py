@@ -1,4 +1,4 @@
-"""The endpoints of a configuration, each built at first use and closed with the others."""
+"""The endpoints of a configuration, each built at first use, and closed together."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ To have a large model write, put three lines into moa.toml:
 
 
 TO_WRITE = "A large model writes better: name one in moa.toml, as [endpoints.large]"
-"""The advice about bad drafts."""
+"""Advice shown with bad drafts."""
 
 
 class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
@@ -83,18 +83,18 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     ) -> None:
         self.config = config if isinstance(config, Config) else load(config)
         self.can_be_asked = read_keys
-        """True if they can be asked; without keys they are only there to be drawn."""
+        """True if they can be asked; without keys they can only be wired and drawn."""
         self.used_slm_as_llm = False
-        """True if a large model has been asked for, and a small one given."""
+        """True once a small model was returned in place of a large one."""
         self._built: dict[str, Endpoint] = {}
 
     @classmethod
     def of(cls, **named: Endpoint) -> Self:
-        """Hold endpoints that exist, by name: for tests of what takes `Endpoints`.
+        """Hold existing endpoints by name, for tests of code that takes `Endpoints`.
 
-        No file and no variable is read. Each is of its own `tier`, the first of a tier is its
-        default, and as in a file without a small one, that is the built-in model. They are asked
-        as they are, without retries, and closed with this.
+        No file and no variable is read. Each endpoint has its own `tier`, and the first of a tier
+        is its default. Without a small one, the built-in model is the default, as with a file.
+        Endpoints are asked unchanged, without retries, and closed with this object.
 
         Examples:
             >>> large = ScriptedEndpoint(["Hello!"], tier="llm")
@@ -150,7 +150,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         """
         try:
             name = self.config.default_of("llm")
-        except ConfigError:  # raised if one is asked for
+        except ConfigError:  # raised again when it is asked for
             return None
         if name is None or not self.has_llm:
             return None
@@ -167,12 +167,12 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         """Return an endpoint of the configuration.
 
         Args:
-            name: Its name, or `embedded`: the model that runs in this machine.
+            name: Its name, or `embedded` for the built-in model.
 
         Raises:
-            ConfigError: it isn't there, has no address, or its key is missing.
-            ModelNotFound: it runs in this machine, and its weights are not here yet. Only those of
-                the built-in model are fetched at first use.
+            ConfigError: it isn't configured, has no address, or its key is missing.
+            ModelNotFound: it runs on this machine, and its weights haven't been fetched. Only those
+                of the built-in model are fetched at first use.
         """
         if name not in self._built:
             self._built[name] = self._wrap(name, self._build(name))
@@ -181,16 +181,16 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     async def warm(
         self, names: Collection[str] | None = None, *, texts: Collection[str] = ()
     ) -> None:
-        """Load and start what has to be, so that no item waits for it.
+        """Load and start models in advance, so that no item waits for them.
 
         Args:
             names: Names of the endpoints that will be asked; `None`: all that were built.
-            texts: Texts that both encoders embed in advance; none: they aren't asked.
+            texts: Texts that both encoders embed in advance; empty: they aren't loaded.
 
         Raises:
-            ModelNotFound: the weights of an embedded model can't be had, or not be loaded.
+            ModelNotFound: the weights of an embedded model can't be fetched or loaded.
             MissingDependency: its engine is not installed.
-            EndpointError: its engine does not come up.
+            EndpointError: its engine doesn't start.
         """
         built = [
             endpoint for name, endpoint in self._built.items() if names is None or name in names
@@ -208,16 +208,16 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         await self.close()
 
     def server(self, name: str) -> OpenAIEndpoint:
-        """Build an endpoint without its retries, of several replicas the first; see `servers`."""
+        """Build an endpoint without retries; of several replicas, the first. See `servers`."""
         return self.servers(name)[0]
 
     def servers(self, name: str) -> list[OpenAIEndpoint]:
-        """Build all replicas of an endpoint without retries, save those that were never up.
+        """Build all replicas of an endpoint without retries, except those never started.
 
-        Whoever asks closes them. Their names are not that of them all.
+        The caller closes them. If there are several, each has its own name, such as `small@8001`.
 
         Raises:
-            ConfigError: it isn't there, has no address, its key is missing, or it is served by
+            ConfigError: it isn't configured, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
         """
         config = self._config_of(name)
@@ -242,7 +242,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         ]
 
     def _keys(self, name: str, vllm: VLLMConfig) -> dict[int, SecretStr]:
-        """The keys of the servers that `moa up` started for an endpoint, by their ports."""
+        """Return the keys of the servers that `moa up` started for an endpoint, by port."""
         if not self.can_be_asked:
             return dict.fromkeys(vllm.ports, _UNREAD)
         return keys_of_running(self.config.server_of(name), vllm.ports)
@@ -259,13 +259,13 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         return Retried(self._add_waits(name, vllm, servers) if vllm else servers)
 
     def _wrap(self, name: str, endpoint: Endpoint) -> Endpoint:
-        """Put a cache and a fallback around an endpoint, as its table says."""
+        """Wrap an endpoint in the cache and the fallback that its table names."""
         from moa.endpoints.wrappers import Cached, Fallback
 
         config = self.config.endpoints.get(name)
         if config is None:
             return endpoint
-        if config.cache is not None:  # within: what another answers is not kept as its own
+        if config.cache is not None:  # innermost, so that it stores no answers of the fallback
             file = None if config.cache == "memory" else self.config.folder / config.cache
             endpoint = Cached(endpoint, file=file)
         if config.fallback is not None:
@@ -273,7 +273,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         return endpoint
 
     def _build_embedded(self, name: str) -> EmbeddedEndpoint:
-        """Build an endpoint whose model runs in an engine of moa's own."""
+        """Build an endpoint whose model runs in moa's own engine."""
         from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
 
         if name == EMBEDDED:
@@ -294,7 +294,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         )
 
     def _add_waits(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:
-        """Let calls wait for a server that `moa up` starts again after a crash."""
+        """Make calls wait for a server that `moa up` restarts after a crash."""
         from moa.endpoints.vllm import VLLMServer, WaitingEndpoint
 
         keys = self._keys(name, vllm)
@@ -322,7 +322,7 @@ async def warm(endpoints: Iterable[Endpoint], *, texts: Collection[str] = ()) ->
     from moa.endpoints.wrappers import innermost
 
     if texts:
-        JointEncoder().load(texts)  # in threads, while the rest is made ready
+        JointEncoder().load(texts)  # in threads, while the rest is loaded
     due = list(endpoints)
     if due:
         import_module("aiohttp")
@@ -334,7 +334,7 @@ async def warm(endpoints: Iterable[Endpoint], *, texts: Collection[str] = ()) ->
 def _build_server(
     name: str, config: RemoteConfig, vllm: VLLMConfig | None, url: str, key: SecretStr | None
 ) -> OpenAIEndpoint:
-    """Build the endpoint of one server; `vllm` says how, where `moa up` starts it."""
+    """Build the endpoint of one server; `vllm` has its settings if `moa up` starts it."""
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
 
@@ -356,7 +356,7 @@ def _build_server(
 
 
 def weights_of(config: Config, name: str) -> Local:
-    """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be."""
+    """Locate the weights of an endpoint with `serve = "llama.cpp"`, fetched or not."""
     from moa.advisor.catalogue import local
 
     try:
@@ -366,7 +366,7 @@ def weights_of(config: Config, name: str) -> Local:
 
 
 def locate_weights(config: Config, name: str) -> Local:
-    """Find the weights of an endpoint, of a model of the catalogue, or of a file on the hub."""
+    """Locate the weights of an endpoint, of a model of the catalogue, or of a file on the hub."""
     from moa.advisor.catalogue import BUILT_IN, local, models
 
     if name == EMBEDDED:
@@ -388,7 +388,7 @@ def locate_weights(config: Config, name: str) -> Local:
 
 
 def _check_weights(config: Config, name: str, weights: Local) -> None:
-    """Refuse what has to be fetched first: some gigabytes are never fetched unasked."""
+    """Refuse weights that aren't here: gigabytes are only fetched on request."""
     if weights.built_in or weights.path.is_file():
         return
     if weights.hub is None:

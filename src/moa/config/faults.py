@@ -1,7 +1,7 @@
-"""Faults: what is wrong in a table of `moa.toml`, in sentences that say what to do.
+"""Faults: error messages about the tables of `moa.toml`, which say what to do.
 
-Pydantic finds them. This is the one place that says them: the file, the table and the key first,
-then what is wrong, then the nearest right name.
+Pydantic finds the faults. Only this module words them: the file, the table and the key first, then
+what is wrong, then the nearest right name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 Location = tuple[int | str, ...]
-"""Keys and indices, from the outermost one on."""
+"""Keys and indices, the outermost first."""
 _TABLE = "a table, such as {KEY = VALUE}"
 _LIST = "a list, such as [VALUE, VALUE]"
 _TAKES = {
@@ -39,16 +39,16 @@ _TAKES = {
     "path_type": "a path",
     "string_type": "a text",
 }
-"""The expected kind of value, in words of TOML, by pydantic's type of error."""
+"""Expected kind of value, in the words of TOML, by pydantic's type of error."""
 
 
 @runtime_checkable
 class SaysFields(Protocol):
-    """Metadata of an annotation whose table has other keys than the type has."""
+    """Metadata of an annotation whose table has other keys than the type's fields."""
 
     @property
     def table_fields(self) -> Mapping[str, FieldInfo]:
-        """The keys, and what each reads."""
+        """Fields of the table, by key."""
         ...
 
 
@@ -56,10 +56,10 @@ class _Table(NamedTuple):
     """The table that a location leads to."""
 
     place: Location
-    """The location without what pydantic adds to it: the member of a union that was read."""
+    """The location without the member of a union, which pydantic adds."""
     keys: list[str]
     kind: str = ""
-    """Tag of its kind, where such tables are of several kinds."""
+    """Tag of its kind, if such tables have several kinds."""
     kinds: Mapping[str, list[str]] = {}
     """The keys of each kind."""
 
@@ -71,11 +71,11 @@ class _Fault(NamedTuple):
     """Its place: the file, the table and the key."""
     said: str
     is_choice: bool
-    """True if another member of a union may have taken the value."""
+    """True if another member of a union might accept the value."""
 
 
 def nearest(wrong: str, names: Sequence[str]) -> str:
-    """End a sentence about an unknown name with the nearest known one, or with all of them."""
+    """Return the end of a sentence about an unknown name: the nearest known one, or all."""
     close = get_close_matches(wrong, names, n=1, cutoff=0.6)
     if close:
         return f". Did you mean {close[0]!r}?"
@@ -83,13 +83,13 @@ def nearest(wrong: str, names: Sequence[str]) -> str:
 
 
 def explain(error: ValidationError, kind: object, *, path: str, table: str | None = None) -> str:
-    """Say in sentences what pydantic found wrong, with the nearest right key.
+    """Explain an error of pydantic in sentences, with the nearest right key.
 
     Args:
-        error: What pydantic found.
-        kind: What was to be read: a model, a dataclass, or an annotation.
-        path: What each sentence starts with, such as the file.
-        table: The table of the file that was read; `None`: the whole file.
+        error: The error of pydantic.
+        kind: The expected type: a model, a dataclass, or an annotation.
+        path: Start of each sentence, such as the file.
+        table: The table of the file that was validated; `None`: the whole file.
     """
     sentences: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors(include_url=False):
@@ -103,9 +103,9 @@ def explain(error: ValidationError, kind: object, *, path: str, table: str | Non
 
 
 def fields_of(kind: object) -> Mapping[str, FieldInfo]:
-    """Return the keys of the table that an annotation, or a field, reads; none for other values.
+    """Return the fields, by key, of the table that an annotation or a field reads; else none.
 
-    Metadata of an annotation may say them by `table_fields`; else models and dataclasses do.
+    They come from `table_fields` of an annotation's metadata, or from the model or dataclass.
     """
     for item in _metadata(kind):
         if isinstance(item, SaysFields):
@@ -151,7 +151,7 @@ def _faults(problem: ErrorDetails, kind: object, source: str, outer: str | None)
 
 
 def _unknown(key: str, table: _Table) -> str:
-    """Say that a table has no such key, or that only tables of another kind have it."""
+    """Explain that a table has no such key, or that only tables of another kind have it."""
     kinds = [kind for kind, keys in table.kinds.items() if key in keys]
     if not kinds:
         return f"has no key {key!r}{nearest(key, table.keys)}"
@@ -165,7 +165,7 @@ def _table_at(kind: object, location: Location) -> _Table:
     parts, table = list[int | str](), _Table((), [])
     for part in location:
         members = _members(kind)
-        # Pydantic puts the member of a union that it read into the location.
+        # Pydantic puts the member of a union that it tried into the location.
         if str(part) in members or (members and "[" in str(part)):
             kinds = {tag: [*fields_of(member)] for tag, member in members.items()}
             kind, table = members.get(str(part)), _Table((), [], str(part), kinds)
@@ -177,7 +177,7 @@ def _table_at(kind: object, location: Location) -> _Table:
 
 
 def _inner(kind: object, part: int | str) -> object:
-    """Return what reads the value at a key, or at an index."""
+    """Return the field or type of the value at a key or an index."""
     fields, inner = fields_of(kind), _bare(kind)
     if str(part) in fields:
         return fields[str(part)]
@@ -188,7 +188,7 @@ def _inner(kind: object, part: int | str) -> object:
 
 
 def _members(kind: object) -> dict[str, object]:
-    """Map the members of a union by the words that pydantic has for them; none of `X | None`."""
+    """Return the members of a union by pydantic's names for them; none for `X | None`."""
     inner = _bare(kind)
     if get_origin(inner) not in (Union, UnionType):
         return {}
@@ -201,7 +201,7 @@ def _tag(member: object) -> str:
 
 
 def _metadata(kind: object) -> Sequence[object]:
-    """Return what is beside a type; in `X | None` that of X."""
+    """Return the metadata of a field or an annotation; of `X | None`, that of X."""
     if isinstance(kind, FieldInfo):
         return (*kind.metadata, *_metadata(kind.annotation))
     metadata = getattr(kind, "__metadata__", ())
@@ -210,7 +210,7 @@ def _metadata(kind: object) -> Sequence[object]:
 
 
 def _bare(kind: object) -> object:
-    """Return the type of a field, of `Annotated[X, …]`, and of `X | None`, which is X."""
+    """Return the bare type of a field, of `Annotated[X, …]` or of `X | None`: it is X."""
     if isinstance(kind, FieldInfo):
         return _bare(kind.annotation)
     if get_origin(kind) is Annotated:

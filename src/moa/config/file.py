@@ -1,4 +1,4 @@
-"""Writes `moa.toml`: an endpoint or a graph, and leaves every other line and comment as it was."""
+"""Writes endpoints and graphs into `moa.toml`, and keeps all its other lines and comments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def target(path: str | Path | None = None) -> Path:
-    """Return the file to write, there or not: `path`, else `$MOA_CONFIG`, else `./moa.toml`."""
+    """Return the file to write, which may not exist: `path`, `$MOA_CONFIG` or `./moa.toml`."""
     return Path(path or os.environ.get(VARIABLE) or FILE)
 
 
@@ -36,11 +36,11 @@ def write_endpoint(
     tiers: Mapping[Tier, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `[endpoints.NAME]` at the end of a configuration, which is made if it isn't there.
+    """Write `[endpoints.NAME]` at the end of a configuration, which is created if missing.
 
-    The file is replaced in one step, by one that `moa.config.load` takes: when this raises,
-    the file is as it was. An endpoint of this name that is overwritten stays where it is;
-    `tiers` are the endpoints that become the defaults of their tiers.
+    The file is replaced atomically, and only if `moa.config.load` accepts the result: on an error
+    it is unchanged. An overwritten endpoint stays in its place. `tiers` are the endpoints that
+    become the defaults of their tiers.
     """
     file = target(path)
     if name == EMBEDDED or not _NAME.fullmatch(name):
@@ -74,19 +74,19 @@ def write_endpoint(
 
 
 class SetKeys(NamedTuple):
-    """Keys that were set in a table, beside those that were there."""
+    """The result of setting keys in a table."""
 
     file: Path
     changed: Mapping[str, object]
-    """Keys that had another value before, and that value."""
+    """Keys that had another value before, with that value."""
     kept: tuple[str, ...]
-    """Keys that stay as they were."""
+    """The table's other keys, which are unchanged."""
 
 
 def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object]) -> SetKeys:
-    """Set keys of `[graphs.NAME]`, and leave its others; the file is replaced in one step.
+    """Set keys of `[graphs.NAME]`, and keep its others. The file is replaced atomically.
 
-    File and table are made if they aren't there.
+    File and table are created if missing.
     """
     file = target(path)
     before, tables = _read(file)
@@ -107,20 +107,19 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
 def add_block(
     path: str | Path | None, block: str, table_path: Sequence[str], *, overwrite: bool = False
 ) -> Path:
-    """Put tables, with the comments in them, at the end of a configuration.
+    """Append tables, with the comments in them, to a configuration.
 
-    The file is made if it isn't there, and replaced in one step. It becomes trusted by nothing
-    that is in the tables, since their texts may be anybody's.
+    The file is created if missing, and replaced atomically. The tables don't become trusted, since
+    their texts may be anybody's.
 
     Args:
         path: The file; see `target`.
         block: The tables, as TOML.
-        table_path: Keys of the table that holds them all. If one is there already, it is replaced
-            only to `overwrite` it.
-        overwrite: Whether that may be.
+        table_path: Keys of the table that contains them all.
+        overwrite: Replace this table if it exists.
 
     Raises:
-        ConfigError: there is such a table, the file can't be written, or says something wrong.
+        ConfigError: the table exists already, the file can't be written, or is invalid.
     """
     check_block(path, table_path, overwrite=overwrite)
     file = target(path)
@@ -136,10 +135,10 @@ def add_block(
 
 
 def check_block(path: str | Path | None, table_path: Sequence[str], *, overwrite: bool) -> None:
-    """Make sure that `add_block` would find room for a table.
+    """Check that `add_block` could add a table.
 
     Raises:
-        ConfigError: there is such a table, and it isn't to be overwritten.
+        ConfigError: the table exists, and `overwrite` is False.
     """
     file = target(path)
     if not overwrite and _at(_read(file)[1], table_path):
@@ -150,7 +149,7 @@ def check_block(path: str | Path | None, table_path: Sequence[str], *, overwrite
 
 
 def _at(tables: Toml, path: Sequence[str]) -> Toml:
-    """Return the table at a place; an empty one if there is none."""
+    """Return the table at a path of keys; an empty one if there is none."""
     for key in path:
         tables = object_of(tables.get(key))
     return tables
@@ -163,7 +162,7 @@ def _read(file: Path) -> tuple[str, Toml]:
 
 
 def _join(before: str, tables: Mapping[str, object]) -> str:
-    """Put tables at the end of a text."""
+    """Append tables to a text."""
     import tomlkit
 
     block = tomlkit.dumps(tables)
@@ -171,7 +170,7 @@ def _join(before: str, tables: Mapping[str, object]) -> str:
 
 
 def _with_table(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
-    """Put a table in the place of another; where it is in one line, nothing is changed."""
+    """Replace a table in a text. An inline table is left unchanged."""
     document = _document(before)
     addition = _document(_join("", {section: {name: table}}) + "\n")
     with suppress(ValueError):
@@ -180,7 +179,7 @@ def _with_table(before: str, section: str, name: str, table: Mapping[str, object
 
 
 def _with_keys(before: str, path: Sequence[str], keys: Mapping[str, object]) -> str:
-    """Set keys of the table at a place, and leave its others."""
+    """Set keys of a table in a text, and keep its others."""
     document = _document(before)
     _at(document, path).update(keys)
     return document.as_string()
@@ -192,7 +191,7 @@ def _document(text: str) -> TOMLDocument:
 
     try:
         return parse(text)
-    except TOMLKitError as error:  # such as what is nested deeper than it reads
+    except TOMLKitError as error:  # such as too deep nesting
         raise ConfigError(f"the configuration can't be added to by moa: {error}") from error
 
 
@@ -204,15 +203,15 @@ def _replace(
     added: Mapping[str, object],
     own: Sequence[trust.Place],
 ) -> None:
-    """Put a text in the place of a file, if it says `tables`, and `load` would take it.
+    """Replace a file by a text, if the text has these `tables`, and `load` would accept it.
 
-    A trusted file stays trusted. So does a file that, like a new one, needs trust only for the
-    places of moa's `own`. Nothing else in it becomes trusted by that.
+    A trusted file stays trusted. A file that needs trust only for moa's `own` places, such as a new
+    one, becomes trusted. Any other file doesn't.
     """
     try:
         written_tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        written_tables = None  # such as tables that are in one line, which can't be added to
+        written_tables = None  # such as inline tables, which can't be extended
     if written_tables != tables:
         raise ConfigError(
             f"{file} is laid out so that moa can't add to it. Add this by hand:\n{_join('', added)}"
@@ -227,15 +226,15 @@ def _replace(
     except OSError as error:
         raise ConfigError(f"{file} can't be written: {error.strerror}") from error
     if config is not None:
-        with suppress(OSError):  # then the next command says how it is trusted
+        with suppress(OSError):  # then the next command says how to trust it
             trust.trust(config, text.encode())
 
 
 def _to_trust(file: Path, tables: Toml, own_places: Sequence[trust.Place]) -> Config | None:
-    """Return the configuration that is to be trusted once it is written; `None`: none is."""
+    """Return the configuration to trust once it is written; `None`: don't trust it."""
     try:
         config = config_of(tables, file, variables=False)
-    except ConfigError:  # variables complete it, so that nobody knows what they hide
+    except ConfigError:  # valid only with variables, which may hide something
         return None
     places = [need.place for need in trust.needs(config)]
     foreign_places = [
@@ -247,7 +246,7 @@ def _to_trust(file: Path, tables: Toml, own_places: Sequence[trust.Place]) -> Co
 
 
 def _to_toml(table: Mapping[str, object]) -> Toml:
-    """Turn a table into what TOML can say: tuples become lists, tables come after plain values."""
+    """Convert a table for TOML: tuples become lists, and tables come after plain values."""
     values: Toml = {}
     inner: Toml = {}
     for key, value in table.items():

@@ -1,4 +1,4 @@
-"""Tables: what may be in `moa.toml`, as models that pydantic reads and checks.
+"""Tables: pydantic models of `moa.toml`.
 
     [endpoints.small]
     tier = "slm"
@@ -12,9 +12,9 @@
     [graphs.support]
     company = "Northwind Bank"
 
-An endpoint is of one of four kinds, each with keys of its own: `AddressConfig`, `ServerConfig`,
-`AdapterConfig` and `EngineConfig`. Keys to servers are never in the file: it names the environment
-variable that holds one.
+There are four kinds of endpoints, each with its own keys: `AddressConfig`, `ServerConfig`,
+`AdapterConfig` and `EngineConfig`. API keys are never in the file: it names the environment
+variable that has one.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from moa.vllm.settings import VLLMConfig
 
 FILE = "moa.toml"
 EMBEDDED = "embedded"
-"""The name that `[tiers]` uses for the model that runs inside this process's machine."""
+"""Name of the built-in model in `[tiers]`."""
 
 Toml = JSON
 """A table of a file, as `tomllib` reads it."""
 Dollars = Annotated[Decimal, Field(ge=0)]
 
 _CHECKED = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-"""Built once, where `Config` first reads something: building each by itself takes as long again."""
+"""Models are built at the first use of `Config`: building each separately takes twice as long."""
 
 
 class EndpointConfig(BaseModel):
@@ -68,23 +68,23 @@ class EndpointConfig(BaseModel):
     input_price: Dollars | None = None
     """US dollars per million input tokens; `None`: as published, if the vendor is known."""
     cached_input_price: Dollars | None = None
-    """US dollars per million input tokens that the server had cached; `None`: as published, where
-    the other two are taken from there, else as `input_price`."""
+    """US dollars per million input tokens that the server had cached; `None`: as published, if the
+    other prices are, else `input_price`."""
     output_price: Dollars | None = None
     """US dollars per million output tokens; `None`: as published, if the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
-    """Maximum number of tokens of a prompt and its answer together; a prompt that is longer by any
-    tokenizer is refused before it is sent. `None`: whatever the server takes."""
+    """Maximum number of tokens of a prompt and its answer together. A prompt that is longer by any
+    tokenizer is refused before it is sent. `None`: the server's limit."""
     concurrency: int = Field(default=64, gt=0)
-    """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it is
-    said to the engine, which else works on as many as this machine allows."""
+    """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it sets
+    the engine's slots, by default as many as this machine allows."""
     timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds until a request without a complete answer is given up."""
+    """Seconds until a request without a complete answer fails."""
     cache: str | None = Field(default=None, min_length=1)
-    """Where answers are kept, so that none is paid for twice: `memory`, or a file, from the folder
-    of the configuration on; `None`: nowhere."""
+    """Cache of answers, so that none is paid for twice: `memory`, or a file relative to the
+    configuration's folder; `None`: no cache."""
     fallback: str | None = None
-    """Name of the endpoint that is asked if this one fails, or `embedded`."""
+    """Name of the endpoint to ask if this one fails, or `embedded`."""
 
     @property
     def model_name(self) -> str:
@@ -93,12 +93,12 @@ class EndpointConfig(BaseModel):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The addresses that its table gives."""
+        """Addresses in its table."""
         return ()
 
     @property
     def vendor(self) -> Dialect | None:
-        """The vendor that serves the model, if its name or its address tells."""
+        """The vendor that serves the model; `None` if its name and address don't tell."""
         return None
 
     @property
@@ -138,13 +138,13 @@ class EndpointConfig(BaseModel):
 
 
 class RemoteConfig(EndpointConfig):
-    """An endpoint that a server answers for; see the three kinds of it."""
+    """An endpoint on a server; there are three kinds."""
 
     decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
-    """How it is asked to decide; `auto` finds out at first use."""
+    """Way to ask for decisions; `auto` finds out at first use."""
     priority: int = 0
-    """Lower is served earlier, by a vLLM that was started with `--scheduling-policy priority`, as
-    `moa up` does where `vllm.priority` is set."""
+    """Scheduling priority; lower is served earlier. It needs a vLLM started with
+    `--scheduling-policy priority`, as `moa up` does if `vllm.priority` is set."""
 
 
 class AddressConfig(RemoteConfig):
@@ -154,18 +154,18 @@ class AddressConfig(RemoteConfig):
     """Its address, `/v1` included, or the addresses of several servers of the same model;
     `None`: the address of the model's vendor."""
     api_key_env: str | None = None
-    """Environment variable that holds the key; `None`: the vendor's usual one, or no key where
-    `base_url` is given."""
+    """Environment variable that holds the key; `None`: the vendor's usual one, or no key for an
+    unknown vendor."""
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The addresses that `base_url` gives."""
+        """Addresses in `base_url`."""
         addresses = self.base_url or ()
         return (addresses,) if isinstance(addresses, str) else addresses
 
     @property
     def vendor(self) -> Dialect | None:
-        """The vendor that serves the model, if its name or its address tells."""
+        """The vendor that serves the model; `None` if its name and address don't tell."""
         address = self.urls[0].rstrip("/") if self.urls else None
         for vendor in VENDORS:
             is_named = self.model.startswith(vendor.prefixes)
@@ -201,7 +201,7 @@ class ServerConfig(RemoteConfig):
 
     serve: Literal["vllm"]
     vllm: VLLMConfig = VLLMConfig()
-    """How vLLM is started."""
+    """Settings of vLLM."""
 
 
 class AdapterConfig(RemoteConfig):
@@ -212,15 +212,15 @@ class AdapterConfig(RemoteConfig):
 
 
 class EngineConfig(EndpointConfig):
-    """An endpoint whose model runs in an engine of moa's own, which starts at its first call.
+    """An endpoint whose model runs in moa's own engine, which starts at its first call.
 
-    Its `model` is a GGUF file, from the folder of the configuration on; a name of the catalogue;
-    or `hf:OWNER/REPOSITORY/FILE.gguf`.
+    Its `model` is a GGUF file relative to the configuration's folder, a name of the catalogue, or
+    `hf:OWNER/REPOSITORY/FILE.gguf`.
     """
 
     serve: Literal["llama.cpp"]
     decide: Literal["auto", "labels"] = "auto"
-    """How it is asked to decide: by the log-probabilities of labels."""
+    """Way to ask for decisions: always by the log-probabilities of labels."""
 
     @property
     def model_name(self) -> str:
@@ -238,7 +238,7 @@ _ADAPTER = "served_by (an adapter)"
 
 
 def _kind(table: object) -> str | None:
-    """Tell which kind of endpoint a table is: pydantic's discriminator."""
+    """Return the tag of a table's kind of endpoint, as pydantic's discriminator."""
     if isinstance(table, EndpointConfig):
         table = {key: getattr(table, key) for key in table.model_fields_set}
     if not is_table(table):
@@ -259,27 +259,27 @@ AnyEndpoint = Annotated[
 
 
 def endpoint_of(table: Mapping[str, object]) -> AnyEndpoint:
-    """Read the table of one endpoint by itself.
+    """Validate the table of a single endpoint.
 
     Raises:
-        ValidationError: it is wrong.
+        ValidationError: it is invalid.
     """
     return TypeAdapter[AnyEndpoint](AnyEndpoint).validate_python(table)
 
 
 class Tiers(BaseModel):
-    """The `[tiers]` table: which endpoint a graph takes where it names none."""
+    """The `[tiers]` table: the default endpoint of each tier, for graphs that name none."""
 
     model_config = _CHECKED
 
     slm: str | None = None
-    """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the embedded."""
+    """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else `embedded`."""
     llm: str | None = None
     """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the SLM."""
 
 
 class Config(BaseModel):
-    """Everything that `moa.toml` and the `MOA_…` variables say."""
+    """The contents of `moa.toml` and of the `MOA_…` variables."""
 
     model_config = _CHECKED
 
@@ -296,21 +296,21 @@ class Config(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """The start of relative paths in it: the folder of its file, else the working directory."""
+        """Base of relative paths in it: the folder of its file, else the working directory."""
         return (self._file.parent if self._file else Path()).absolute()
 
     def server_of(self, name: str) -> str:
-        """Name of the endpoint whose server answers for `name`: mostly its own."""
+        """Return the endpoint whose server answers for `name`: itself, or its `served_by`."""
         entry = self.endpoints[name]
         return entry.served_by if isinstance(entry, AdapterConfig) else name
 
     def vllm_of(self, name: str) -> VLLMConfig | None:
-        """How the server that answers for `name` is started; `None`: not by `moa up`."""
+        """Return the settings of the server for `name`; `None` if `moa up` doesn't start it."""
         server = self.endpoints[self.server_of(name)]
         return server.vllm if isinstance(server, ServerConfig) else None
 
     def embeds(self, name: str) -> bool:
-        """Return True if it runs in an engine of moa's own, as the built-in model does."""
+        """Return True if an endpoint runs in moa's own engine, as the built-in model does."""
         return name == EMBEDDED or isinstance(self.endpoints[name], EngineConfig)
 
     @property
@@ -320,7 +320,7 @@ class Config(BaseModel):
         return {name: entry for name, entry in entries if isinstance(entry, ServerConfig)}
 
     def default(self, tier: Tier) -> str:
-        """Name of the endpoint that is taken for `tier`: a small one stands in for a large one.
+        """Return the name of the endpoint for `tier`; a small one stands in for a large one.
 
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.
@@ -329,7 +329,7 @@ class Config(BaseModel):
         return name or (self.default("slm") if tier == "llm" else EMBEDDED)
 
     def default_of(self, tier: Tier) -> str | None:
-        """Name of the endpoint that is the default of `tier`; `None` if there is none.
+        """Return the name of the default endpoint of `tier`; `None` if there is none.
 
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.
@@ -347,7 +347,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Check what one table says of another; each line is a fault."""
+        """Check references between tables; each line of the error is a fault."""
         faults = [
             *self._find_wrong_names(),
             *(fault for name in self.endpoints for fault in self._find_wrong_values(name)),
@@ -358,7 +358,7 @@ class Config(BaseModel):
         return self
 
     def _find_wrong_names(self) -> Iterator[str]:
-        """Find names of endpoints that are none, and fallbacks that lead back to their start."""
+        """Find names of endpoints that don't exist, and circular fallbacks."""
         if EMBEDDED in self.endpoints:
             yield f"[endpoints.{EMBEDDED}] is the name of the model that is built in"
         names = [*self.endpoints, EMBEDDED]

@@ -1,11 +1,11 @@
-"""Trust: what a `moa.toml` that was only found may not do, and which files the user trusts.
+"""Trust: limits on a `moa.toml` that was found but not named, and the files that the user trusts.
 
-A file that lies in the working directory may have come with a folder from anybody. Until its user
-says `moa trust`, it runs no code, reaches nothing outside of its folder, and sends texts and keys
-to this machine and to known vendors alone. A file that somebody names is trusted by that.
+A file in the working directory may have come with a folder from anybody. Until the user runs
+`moa trust`, it runs no code, reaches nothing outside of its folder, and sends texts and keys only
+to this machine and to known vendors. A file that the user names is trusted.
 
-Each trusted file has an entry of its own in the user's data folder: with its SHA-256, and those of
-the programs that it names.
+Each trusted file has its own entry in the user's data folder, with its SHA-256 and those of the
+programs that it names.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 
 Place = tuple[int | str, ...]
-"""Keys and places in lists, from the outermost one on."""
+"""Keys and list indices, the outermost first."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PLAIN = re.compile(r"[!-\[\]-~]+")
 """An address without blanks, line breaks and backslashes, which libraries read in several ways."""
 _ONE_NAME = re.compile(r"[^/\\:~\0]*")
-"""A text without what divides a path, or begins one elsewhere."""
+"""A text without characters that divide a path or start it elsewhere."""
 _NUMBERS = ("VLLM_CPU_KVCACHE_SPACE", "--tensor-parallel-size")
-"""`env` and `args` that `moa models add` writes: its file may be edited by hand."""
+"""`env` and `args` that `moa models add` writes. They need no trust with another number, so that
+the file may be edited by hand."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Need(NamedTuple):
-    """One thing that a file does, and may not do untrusted."""
+    """One thing in a file that needs trust."""
 
     place: Place
     does: str
     program: Path | None = None
-    """The file that it runs, if it is one."""
+    """The file that it runs, if any."""
 
     def __str__(self) -> str:
         *table, key = (part for part in self.place if isinstance(part, str))
@@ -65,39 +66,40 @@ class Need(NamedTuple):
 
 
 class Entry(BaseModel):
-    """A file that is trusted as long as it holds what it held then."""
+    """A file that is trusted as long as it and its programs are unchanged."""
 
     model_config = ConfigDict(frozen=True)
 
     file: Path
     sha256: str
     programs: dict[Path, str]
-    """SHA-256 of the programs that it names; of one that wasn't there it is empty."""
+    """SHA-256 of the programs that it names; empty for a missing one."""
 
     @property
     def state(self) -> str:
-        """In words, whether the file still is what was trusted."""
+        """Trusted, changed or gone, in words."""
         data = _bytes(self.file)
         if data is None:
             return "gone"
         return "trusted" if self.holds(data) else "changed since it was trusted"
 
     def holds(self, data: bytes) -> bool:
-        """Return True if the file, which holds `data` now, and its programs are what they were."""
+        """Return True if the file, with contents `data` now, and its programs are unchanged."""
         programs = {path: _digest(_bytes(path)) for path in self.programs}
         return (_digest(data), programs) == (self.sha256, self.programs)
 
 
 def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> None:
-    """Refuse a file that nobody named, and that does what needs trust, unless it is trusted.
+    """Refuse a file that was not named and needs trust, unless it is trusted.
 
     Args:
-        config: What was read of it, with the `MOA_…` variables.
-        data: What is in it.
-        overrides: What the variables say, which are the user's own.
+        config: Its configuration, with the `MOA_…` variables.
+        data: Its contents.
+        overrides: Tables of the variables, which are the user's own.
 
     Raises:
-        ConfigError: each key that needs trust is named, with the command that gives it.
+        ConfigError: it isn't trusted. The message names each key that needs trust, and the command
+            that gives it.
     """
     file, file_needs = config.file, needs(config, overrides=overrides)
     if file is None or not file_needs:
@@ -115,11 +117,11 @@ def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> No
 
 
 def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType({})) -> list[Need]:
-    """List what a file does that needs trust.
+    """List what needs trust in a file.
 
     Args:
-        config: What was read of it.
-        overrides: What in it is the user's own, as `MOA_…` variables are.
+        config: Its configuration.
+        overrides: Tables in it that are the user's own, such as those of `MOA_…` variables.
     """
     file_needs = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
@@ -128,18 +130,18 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
 
 
 def is_trusted(file: Path) -> bool:
-    """Return True if a file is trusted as it is."""
+    """Return True if a file is trusted with its current contents."""
     entry, data = _entry(file), _bytes(file)
     return entry is not None and data is not None and entry.holds(data)
 
 
 def trust(config: Config, data: bytes) -> None:
-    """Trust the file of a configuration, which holds `data`.
+    """Trust the file of a configuration, with contents `data`.
 
-    The configuration is of the file alone: what variables say now, they may not say later.
+    Read the configuration without variables, since these may change.
 
     Raises:
-        OSError: that can't be kept.
+        OSError: the entry can't be written.
     """
     assert config.file is not None, "what is trusted is a file"
     programs = {need.program for need in needs(config)} - {None}
@@ -154,7 +156,7 @@ def trust(config: Config, data: bytes) -> None:
 
 
 def revoke(file: Path) -> bool:
-    """Trust a file no longer; `False` if it was not trusted."""
+    """Stop trusting a file; return False if it wasn't trusted."""
     path = _entry_path(file)
     existed = path.exists()
     path.unlink(missing_ok=True)
@@ -162,7 +164,7 @@ def revoke(file: Path) -> bool:
 
 
 def entries() -> list[Entry]:
-    """List the files that were trusted, by their paths."""
+    """List the trusted files, sorted by path."""
     candidates = [_read(path) for path in _folder().glob("*.json")]
     return sorted(
         (entry for entry in candidates if entry is not None), key=lambda entry: entry.file
@@ -170,7 +172,7 @@ def entries() -> list[Entry]:
 
 
 def object_in(text: str) -> tuple[Path, str] | None:
-    """Read `FILE.py:OBJECT`; `None` if a text isn't written so."""
+    """Parse `FILE.py:OBJECT`; return `None` for another text."""
     file, colon, attribute = text.rpartition(":")
     return (Path(file), attribute) if colon and file.endswith(".py") else None
 
@@ -188,8 +190,8 @@ _SERVER = frozenset(
         *("max_model_len", "gpu_memory_utilization", "block_size", "max_num_seqs"),
     )
 )
-"""The keys of an endpoint, and of its table `vllm`, of which somebody has thought about what they
-may do: below, or nothing. Any other needs trust."""
+"""Reviewed keys of an endpoint, and of its table `vllm`: they are harmless, or checked below. Any
+other key needs trust."""
 
 
 def _in_endpoint(folder: Path, place: Place, entry: EndpointConfig) -> Iterator[Need]:
@@ -200,7 +202,7 @@ def _in_endpoint(folder: Path, place: Place, entry: EndpointConfig) -> Iterator[
     if entry.cache not in (None, "memory") and _leads_out(folder, entry.cache):
         does = f"reads and writes {entry.cache!r}, outside of the file's folder"
         yield Need((*place, "cache"), does)
-    # A file of the hub is data, is fetched by a command alone, and is kept in moa's cache.
+    # A file of the hub is data, is only fetched by a command, and is stored in moa's cache.
     is_hub = isinstance(entry, EngineConfig) and entry.model.startswith("hf:")
     is_here = isinstance(entry, ServerConfig | EngineConfig) and not is_hub
     if is_here and _leads_out(folder, entry.model):
@@ -234,12 +236,12 @@ def _unknown(place: Place, table: BaseModel, known_keys: frozenset[str]) -> Iter
 
 
 def _is_number(name: str, *values: str) -> bool:
-    """Return True if it is a number that moa gives vLLM itself: it takes memory or GPUs alone."""
+    """Return True for a number that moa itself gives vLLM: it only takes memory or GPUs."""
     return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
 
 
 def _key_needs(place: Place, entry: EndpointConfig) -> Iterator[Need]:
-    """A vendor's key goes to that vendor; what other variables hold, to this machine too."""
+    """Check where keys go: a vendor's to that vendor, others to this machine or known vendors."""
     if not isinstance(entry, AddressConfig) or (variable := entry.key_variable) is None:
         return
     key = "base_url" if entry.api_key_env is None else "api_key_env"
@@ -254,9 +256,9 @@ def _key_needs(place: Place, entry: EndpointConfig) -> Iterator[Need]:
 
 
 def _in_graphs(config: Config) -> Iterator[Need]:
-    """Look at every text in the tables of graphs: a graph alone knows which are paths."""
+    """Check every text in the tables of graphs, since only a graph knows which are paths."""
     stack: list[tuple[Place, object]] = [(("graphs",), config.graphs)]
-    while stack:  # and not by recursion, which what is nested deep would break
+    while stack:  # not by recursion, which deep nesting would break
         place, value = stack.pop()
         inner: list[tuple[Place, object]] = []
         if is_table(value):
@@ -282,13 +284,13 @@ def _in_text(config: Config, place: Place, text: str) -> Iterator[Need]:
 
 
 def _is_database(text: str) -> bool:
-    """Return True if it is a URL that a graph may connect to: links of the web are texts to it."""
+    """Return True for a URL that a graph may connect to; links of the web are only texts to it."""
     scheme = _URL.match(text)
     return scheme is not None and scheme[0].lower() not in ("http://", "https://")
 
 
 def _is_local_database(url: str) -> bool:
-    """Return True if it is on this machine; what is behind `?` could name another host."""
+    """Return True if a database is on this machine; a query after `?` could name another host."""
     try:
         is_local = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
     except ValueError:
@@ -305,7 +307,7 @@ def _is_near(url: str) -> bool:
 
 
 def _origin(url: str) -> str | None:
-    """Return scheme, host and port of an address, with whatever else is between the slashes.
+    """Return scheme, host and port of an address, with the user name and password, if any.
 
     It is `None` if libraries could read it in several ways.
     """
@@ -319,7 +321,7 @@ def _origin(url: str) -> str | None:
 
 
 def _server(url: str) -> str:
-    """Name where an address leads, without the password that may be in it."""
+    """Return scheme, host and port of an address in words, without a password."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
@@ -331,18 +333,18 @@ def _server(url: str) -> str:
 
 
 def _leads_out(folder: Path, text: str) -> bool:
-    """Return True if a text, read as a path, leads out of a folder: also by a link, or one in it.
+    """Return True if a text, read as a path, leads out of a folder, itself or by a link in it.
 
-    A `~` and `..` are read in each way in which some code may read them.
+    `~` and `..` are resolved in every way that some code may resolve them.
     """
     if _ONE_NAME.fullmatch(text) and text != ".." and not os.path.lexists(folder / text):
-        return False  # as nearly all texts: a catalogue in a table has thousands
+        return False  # the quick case of nearly all texts: a catalogue in a table has thousands
     root = Path(os.path.realpath(folder))
     paths = {str(folder / text), str(folder / os.path.expanduser(text))}
     paths |= {os.path.abspath(path) for path in paths}
     try:
         real = [os.path.realpath(path) for path in paths]
-    except ValueError:  # it holds a NUL, which no path can
+    except ValueError:  # it has a NUL, which no path can
         return False
     real += [os.path.realpath(link) for path in real for link in _links_in(path)]
     return not all(Path(path).is_relative_to(root) for path in real)
@@ -353,12 +355,12 @@ def _links_in(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return [entry.path for entry in entries if entry.is_symlink() and not entry.is_dir()]
-    except OSError:  # it isn't a folder, or can't be looked into
+    except OSError:  # it isn't a folder, or can't be read
         return []
 
 
 def _is_in(tables: object, place: Place) -> bool:
-    """Return True if tables say what is at a place, be it as a part of a list."""
+    """Return True if tables set the value at a place, or a list that contains it."""
     for part in place:
         if not is_mapping(tables):
             return True
@@ -369,7 +371,7 @@ def _is_in(tables: object, place: Place) -> bool:
 
 
 def _key(name: str) -> str:
-    """Write a key as TOML does, so that none can look like something else."""
+    """Quote a key as TOML does, so that it can't look like something else."""
     return name if _BARE.fullmatch(name) else json.dumps(name)
 
 
@@ -383,7 +385,7 @@ def _entry_path(file: Path) -> Path:
 
 
 def _path_of(file: Path) -> Path:
-    """Tell a file from all others by its folder: by a link, its paths would start elsewhere."""
+    """Return the path of a file, resolved in its folder only, where its relative paths start."""
     return file.absolute().parent.resolve() / file.name
 
 

@@ -1,7 +1,7 @@
-"""Doubt: reasons to distrust an answer to which nothing was fitted.
+"""Doubt: reasons to distrust an answer that nothing was fitted to.
 
-It asks no model. It considers what is known of the model, whether the question takes a calculation,
-the label mass, and the previous answers.
+It asks no model. It considers known facts about the model, whether the question needs a
+calculation, the label mass, and the previous answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHANCE = 0.01
 """Answers that are all the same become doubtful when the model's own probability that all are right
 falls below this. At .9 each that takes 44 texts, at .99 459."""
 LEAST_MASS = 0.5
-"""Share of the probability on yes and no below which a chat would say something else."""
+"""Minimum probability of yes and no together; below it, a chat would say something else."""
 LEAD = 0.5
 """Minimum lead of the best bare label if its words alone decide."""
 _WORDS = (
@@ -57,8 +57,8 @@ others."""
 class Doubts:
     """Finds reasons to doubt the answers to a question, one text after another.
 
-    An agent has one for each question that nothing was fitted to. Texts are counted in the order in
-    which they are answered.
+    An agent has one for each question that nothing was fitted to. Texts are counted in the order
+    they are answered.
 
     Args:
         question: The question.
@@ -89,7 +89,7 @@ class Doubts:
             return ""
         from moa.decisions.relevance import is_about_whole_text
 
-        if is_about_whole_text(self.question):  # most texts don't meet a criterion: that is no sign
+        if is_about_whole_text(self.question):  # equal answers are normal: few texts meet it
             return self._doubt_alone(answer)
         reason = self._doubt_sameness(answer)
         if self.question.kind != "predicate":
@@ -102,7 +102,7 @@ class Doubts:
         """Return why a yes or no is doubtful, regardless of previous answers."""
         if compares_figures(self.question.text):
             return "it compares figures, and a model that is scored can't work a sum out"
-        # A text to be continued doesn't say that yes and no are all that there is.
+        # A completion prompt doesn't say that yes and no are the only answers.
         chat = (self.question.layout or facts_of(self.model).layout_of("predicate")) == "chat"
         mass = answer.label_mass
         if chat and mass is not None and mass < LEAST_MASS:
@@ -141,7 +141,7 @@ class Doubts:
 def compares_figures(question: str) -> bool:
     """Return True if a question compares with a figure, such as "more than 10" or "by 3 May".
 
-    Such a question takes a calculation, or the right figure among many. A model whose labels are
-    scored writes neither down.
+    Such a question needs a calculation, or the right figure among many. A model that only scores
+    labels writes neither down.
     """
     return _COMPARES.search(question) is not None

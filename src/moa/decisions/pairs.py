@@ -36,7 +36,7 @@ from moa.questions import NONE_OF_THESE, Question
 FILE = Path(__file__).parent / "heads" / "pairs.npz"
 """The shipped scorer."""
 USUAL_LABELS = 8
-"""Number of labels at which the feature for it is 0."""
+"""Number of labels at which its feature is 0."""
 USUAL_EXAMPLES = 0.2
 """`1 / (1 + n)` for four examples a label, at which the feature for their number is 0."""
 _WHOLE = E5_PARTS + USE_PARTS
@@ -62,7 +62,7 @@ class Background:
     texts: Floats
     """Vectors of ordinary texts."""
     languages: tuple[Floats, Floats]
-    """For each encoder, orthonormal directions in which texts of several languages differ."""
+    """For each encoder, orthonormal directions of the differences between languages."""
 
     @cached_property
     def views(self) -> list[tuple[Floats, Floats]]:
@@ -101,7 +101,7 @@ class Labels:
     def prototypes(self) -> list[tuple[Floats, Floats, Floats]]:
         """For each encoder: examples, the centroid of each label's, and its meaning.
 
-        A label without examples has its meaning as the only one.
+        A label without examples has its meaning as the only example.
         """
         bare_labels = np.flatnonzero(self.counts == 0)
         prototypes: list[tuple[Floats, Floats, Floats]] = []
@@ -126,7 +126,7 @@ class Labels:
 
     @cached_property
     def contrasts(self) -> list[tuple[Floats, Floats, Floats]]:
-        """Return for each encoder how centroids, meanings, and both differ from the set's mean."""
+        """For each encoder, how centroids, meanings, and both differ from the set's mean."""
         contrasts: list[tuple[Floats, Floats, Floats]] = []
         for encoder, (_, centroids, meanings) in enumerate(self.prototypes):
             neutral_centroids = self.background.remove_language(encoder, centroids)
@@ -222,13 +222,13 @@ class PairScorer:
     spread: Floats
     """Spread of each similarity, the learnt one last."""
     weights: Floats
-    """For each similarity, and for each times `1 / (1 + n) - USUAL_EXAMPLES`."""
+    """Weights of each similarity, and of each times `1 / (1 + n) - USUAL_EXAMPLES`."""
     none: Floats
-    """For the largest and the mean of each similarity, and for `constants`."""
+    """Weights for "none of these": of each similarity's largest and mean, and of `constants`."""
     sure: Floats
     """Coefficients from a label's log-odds to the log-odds of being right."""
     expected: Floats
-    """Certainties, each with the expected share right from there on: points, 2."""
+    """Certainties, each with the expected share right at or above it: points, 2."""
 
     def features(self, vectors: Floats, labels: Labels) -> Floats:
         """Return all similarities, standardised: texts, labels, similarities."""
@@ -361,7 +361,7 @@ async def pair_head(
     key = encoder.model, options, example_key
     if (head := _heads.get(key)) is not None:
         return head
-    async with _encoding.hold(context.remaining_s()):  # those who come meanwhile wait for it
+    async with _encoding.hold(context.remaining_s()):  # concurrent callers wait for it
         if (head := _heads.get(key)) is None:
             head = await _encode_labels(question, examples, encoder, context)
             while len(_heads) >= _MOST_HEADS:

@@ -1,10 +1,10 @@
 """Probe: find the best prompt layout of a model, and its weight relative to the encoder.
 
 Texts with known labels, short and long, of many tasks and languages, are read in each layout. The
-weight of a model relative to the words of a question minimises the log loss of its answers as they
-are. Only the bias to yes, which belongs to a model and not to a question, is removed and reported.
-If no weight helps, the layout minimises the log loss with all bias removed, since a fit removes
-that.
+weight of a model relative to the words of a question minimises the log loss of its unchanged
+answers. Only the bias to yes, which belongs to a model and not to a question, is removed and
+reported. If no weight helps, the layout minimises the log loss without any bias, since a fit
+removes it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def probe(
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.
-        EndpointRejected: no text could be read, as of a model without a chat template.
+        EndpointRejected: no text could be read, as with a model without a chat template.
     """
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, progress)
@@ -133,7 +133,7 @@ class _Row:
     trial: Trial
     model: Mapping[Layout, Floats]
     words: Floats
-    """By the words of the question; zeros without an encoder."""
+    """Log-probabilities by the words of the question; zeros without an encoder."""
 
 
 async def _read_all(
@@ -168,7 +168,7 @@ async def _read_all(
         if progress is not None:
             progress(len(read) // len(LAYOUTS), len(trials))
 
-    # A few texts in one layout, then in the other: a server keeps one beginning of a prompt.
+    # A few texts in one layout, then in the other, since a server caches one prompt prefix.
     texts = list(by_text)
     order: list[tuple[str, Layout]] = [
         (text, layout)

@@ -47,7 +47,7 @@ def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> I
 def split(cases: Sequence[str], share: float, *, seed: int = 0) -> Bools:
     """Return which texts are held out: a random `share` of the cases.
 
-    Labels are ignored, since the proofs of bounds require it.
+    Labels are ignored, as the proofs of bounds require.
     """
     unique_cases = sorted(set(cases))
     held_out = set(random.Random(seed).sample(unique_cases, round(share * len(unique_cases))))
@@ -92,7 +92,7 @@ def fit_head(
     everything = np.concatenate([vectors, extra])
     centre = everything.mean(0)
     scale = float(np.linalg.norm(everything - centre, axis=1).mean()) or 1.0
-    # In the directions in which the vectors differ, of which there are never more than vectors.
+    # Fit in the directions in which the vectors differ: there are never more than vectors.
     _, sizes, basis = np.linalg.svd((everything - centre) / scale, full_matrices=False)
     basis = basis[sizes > 1e-6 * max(1.0, sizes[0])].T / scale
     inside, extra = (vectors - centre) @ basis, (extra - centre) @ basis
@@ -130,7 +130,7 @@ def _fit(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
     options = len(start.bias)
     cut = size * options
     target = np.eye(options)[labels]
-    # Measured by how curved the loss is along it, no direction is much longer than another.
+    # Scaled by the curvature of the loss, no direction is much longer than another.
     units = ((vectors**2).mean(0) / options + penalty)[:, None] ** -0.5
 
     def loss(point: Floats) -> tuple[float, Floats]:
@@ -158,7 +158,7 @@ def _minimise(
     """Minimise a smooth convex loss with its gradient; keep the first `positive` at least 0."""
     minimize = _load_minimize()
     limits = {"gtol": tolerance, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
-    # Of many weights, a list that says of none that it is bound takes as long as some steps.
+    # With many weights, a list without any bound takes as long as some steps.
     all_bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
     bounds = all_bounds if positive else None
     with one_blas_thread():
@@ -240,7 +240,7 @@ def centred_mean(reading: Floats) -> Floats:
 def shrunk_mean(reading: Floats) -> Floats:
     """Return the part of the mean on unlabelled texts that counts as bias: `1 - 1 / options`.
 
-    One of two labels may really be rarer, so half of it stays; among many labels it is the model's.
+    One of two labels may really be rarer, so only half counts; with many labels, nearly all does.
     """
     return (1 - 1 / reading.shape[1]) * centred_mean(reading)
 

@@ -3,11 +3,11 @@
 It makes a head from the words alone. The score of a text is linear in its direction by both
 encoders. The weights are the sum of those of a few hundred known criteria, each by the similarity
 of its words, and of the criterion's own direction: a text near a criterion is likelier to meet it.
-Ordinary texts score zero. `benchmarks/relevance.py` fits all that to texts that meet the known
+Ordinary texts score zero. `benchmarks/relevance.py` fits this to texts that meet the known
 criteria, and to texts that nearly do.
 
-The accuracy to expect is that of similar known criteria when they are left out of the fit. If it is
-low, probabilities stay near a half.
+The expected accuracy is that of similar known criteria when left out of the fit. If it is low,
+probabilities stay near a half.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ class Directions:
     centre: Floats
     """Mean of ordinary texts: parts of e5, then of the other encoder."""
     languages: Floats
-    """Directions to ignore, in which texts of several languages differ; for each encoder they are
-    orthonormal."""
+    """Directions to ignore: differences between languages, orthonormal for each encoder."""
 
     def __call__(self, vectors: Floats) -> Floats:
         """Return directions of length 1, half of it from each encoder: vectors, parts."""
@@ -141,7 +140,7 @@ def criterion_of(question: Question) -> str | None:
 
 
 def is_about_whole_text(question: Question) -> bool:
-    """Return True if a yes-or-no question asks what a text is, like a filter, not for a fact."""
+    """Return True if a yes-or-no question is about the text as a whole, like a filter's."""
     return question.kind == "predicate" and _IS.match(question.text.strip()) is not None
 
 
@@ -155,7 +154,7 @@ def strip_negation(criterion: str) -> tuple[str, bool]:
 
 
 def has_words(question: Question) -> bool:
-    """Return True if a question's words have meaning without its texts; those of levels don't."""
+    """Return True if a question can be read by its words: a choice, or one with a criterion."""
     return question.kind == "choice" or criterion_of(question) is not None
 
 
@@ -166,7 +165,7 @@ async def words_head(question: Question, context: RunContext) -> WordsHead:
     """Make a head from a question's own words, which are encoded once.
 
     Raises:
-        CapabilityError: it asks for no criterion in words.
+        CapabilityError: the question has no criterion in words.
     """
     criterion = criterion_of(question)
     if criterion is None:

@@ -1,6 +1,6 @@
 """Variants: choose the examples that a model is shown with a text.
 
-Examples are labelled texts, or texts of which the model is sure once its bias is removed. A text is
+Examples are labelled texts, or texts that the model is sure of once its bias is removed. A text is
 read after two sets of them, which stabilises the answer.
 """
 
@@ -19,15 +19,15 @@ from moa.questions import Question
 _MOST_PER_OPTION = 4
 _MOST_SHOWN = 24
 _LONG = 600
-"""Longer texts are shown only for an option without shorter ones, in characters."""
+"""Characters above which a text is shown only for an option without shorter ones."""
 
 
 @cache
 def stand_in_texts() -> tuple[str, ...]:
-    """Load the shipped texts for tasks without unlabelled texts of their own.
+    """Load the shipped texts, for tasks without unlabelled texts.
 
-    Twelve are glad, twelve are not, twelve are neither; they are letters, reviews, notes,
-    questions, news and advertisements. An answer that a model gives to all of them is its bias.
+    Twelve are positive, twelve negative and twelve neutral: letters, reviews, notes, questions,
+    news and advertisements. An answer that a model gives to all of them is its bias.
     """
     return tuple((FOLDER / "stand_ins.txt").read_text(encoding="utf-8").splitlines())
 
@@ -35,7 +35,7 @@ def stand_in_texts() -> tuple[str, ...]:
 def choose_halves(labelled: Sequence[Example], question: Question) -> list[PromptVariant]:
     """Choose two disjoint sets of labelled texts, with equal numbers for each option.
 
-    An option with one text is alternately in the first or the second.
+    Options with a single text go alternately into the first and the second set.
     """
     sets: tuple[list[Example], list[Example]] = ([], [])
     limit = _per_option(len(question.options)) or 1
@@ -48,9 +48,9 @@ def choose_halves(labelled: Sequence[Example], question: Question) -> list[Promp
 
 
 def choose_confident(texts: Sequence[str], fair: Floats, question: Question) -> list[PromptVariant]:
-    """Choose two sets of unlabelled texts of which the model is surest, its bias removed.
+    """Choose two sets of unlabelled texts that the model is surest of, with its bias removed.
 
-    A question with more than 24 options has none: too many texts would have to be shown.
+    With more than 24 options there are none, since too many texts would have to be shown.
     """
     sets: tuple[list[Example], list[Example]] = ([], [])
     best = fair.argmax(1)
@@ -70,7 +70,7 @@ def _per_option(options: int) -> int:
 
 
 def _shuffle(examples: Sequence[Example]) -> list[Example]:
-    """Shuffle, always in the same order, so that the order says nothing about the labels."""
+    """Shuffle repeatably, so that the order says nothing about the labels."""
     mixed = list(examples)
     random.Random(len(mixed)).shuffle(mixed)
     return mixed

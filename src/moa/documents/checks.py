@@ -1,11 +1,11 @@
-"""Checks: what is wrong with a text that a model wrote, as far as words tell, without a call.
+"""Checks: find faults in a text that a model wrote, by its words, without a call.
 
-A text rests on its *ground*: what the writer was given to say. A number, a day, a yes or a promise
-that isn't in it may be made up. What is looked for is in `checks.toml`, by language; the words
-of a language that isn't there tell nothing, and `Checks.of` says so by `None`.
+A text rests on its *ground*: the texts that its writer was given. A number, a day, a yes or a
+promise that isn't in it may be made up. The patterns are in `checks.toml`, by language; for other
+languages `Checks.of` returns `None`.
 
-They find what small models write badly most, and not what is wrong with the sense: a text without
-a fault isn't proven to be right.
+They find the most frequent faults of small models, not errors of meaning: a text without a fault
+isn't proven to be right.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ Kind = Literal[
 ]
 _PROMISES = ("sends", "refunds", "replaces", "cancels")
 _READ = 4000
-"""Characters of a text that are looked at; replies are shorter."""
+"""Maximum characters of a text to check; replies are shorter."""
 _ALIKE = 0.7
-"""Share of the words of two sentences that both have, from which on they say the same."""
+"""Minimum share of common words for two sentences to say the same."""
 _FEWEST = 4
-"""Words from which on a sentence can repeat another: short ones may be meant to."""
+"""Minimum words for a sentence to repeat another: short ones may do so on purpose."""
 _TIMES = 3
-"""Times that a shorter sentence must be said to be a repetition."""
+"""Number of times that a shorter sentence must occur to be a repetition."""
 _LONG, _NEARLY = 6, 0.8
-"""Words of a sentence of the question, and the share of them in one of the answer, from which on
-that repeats it, whatever else it says."""
+"""A sentence of the question with at least this many words is repeated by a sentence of the answer
+with at least this share of them, whatever else that says."""
 _RESTS = 0.55
-"""Share of the words of a sentence, rare ones counting more, with which a text holds it."""
+"""Minimum share of a sentence's words, rare ones counting more, for a text to hold it."""
 _GREETING = 2
-"""Sentences of a text that says nothing: a greeting, and what can be done for whom."""
+"""Maximum sentences of a text that says nothing: a greeting, and an offer of help."""
 _OPENING = 3
-"""Sentences of a text that may begin with a yes: a greeting comes before it."""
+"""Number of first sentences that may begin with a yes, since a greeting may come before it."""
 _WEEK = 7
 _PLACEHOLDER = re.compile(r"\[[^\W\d][\w' ]{2,40}\]|\{[^\W\d][\w' ]{2,40}\}|<[^\W\d][\w' ]{2,40}>")
 """A placeholder that somebody has to fill in."""
 _APOSTROPHES = {0x2019: "'", 0x02BC: "'"}
 _SMALLEST = 2
-"""The first of the numbers that are listed in words; one is also an article."""
+"""The smallest of the numbers listed in words, since one is also an article."""
 
 
 class Fault(NamedTuple):
@@ -70,7 +70,7 @@ class Fault(NamedTuple):
 
     kind: Kind
     said: str
-    """In words."""
+    """Description of the fault."""
 
 
 class Checks:
@@ -136,8 +136,9 @@ class Ground:
     """The sources that a text may rely on.
 
     Args:
-        sources: What the writer was given to say, such as rules and facts.
-        question: What it answers: its figures and days may be repeated, but not promised.
+        sources: The texts that the writer was given, such as rules and facts.
+        question: The question that it answers. Its figures and days may be repeated, but not
+            promised.
     """
 
     def __init__(self, sources: Sequence[str], question: str = "") -> None:
@@ -161,7 +162,7 @@ class Ground:
         return frozenset(_figures(self._asked))
 
     def lacks(self, figures: Iterable[Fraction]) -> list[Fraction]:
-        """Return the numbers that aren't in it, each once."""
+        """Return the numbers that are in neither sources nor question, each once."""
         known_figures = self._given_figures | self._asked_figures
         return [figure for figure in dict.fromkeys(figures) if figure not in known_figures]
 
@@ -185,10 +186,10 @@ def faults_of(text: str, *, ground: Ground, question: str, language: str | None)
     """List the faults of an answer, the worst first, as far as words show them.
 
     Args:
-        text: What a model wrote.
-        ground: What it may rest on.
-        question: What it answers.
-        language: In which it should be written, as ISO 639-1; `None`: in any.
+        text: The answer that a model wrote.
+        ground: The sources that it may rely on.
+        question: The question that it answers.
+        language: Expected language, as ISO 639-1; `None`: any.
     """
     faults: list[Fault] = []
     if len(text) > _READ:
@@ -255,7 +256,7 @@ def _find_strange(figures: Iterable[Fraction], ground: Ground) -> Iterator[Fault
 
 
 def _find_unsupported(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
-    """Find figures, days, a yes and promises without ground."""
+    """Find figures, days, a yes and promises that the ground doesn't support."""
     yield from _find_strange(checks.figures(text), ground)
     all_sentences = [sentence for _, sentence in sentences(text)]
     for index, sentence in enumerate(all_sentences):

@@ -1,4 +1,4 @@
-"""Claims: the sentences of an answer, the passages that each cites, and whether these say so."""
+"""Claims: the sentences of an answer, and whether the passages that each cites support it."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ Verdict = Literal["supported", "unsupported", "uncited", "unchecked"]
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
 MOST_WORDS = 0.6
-"""Share of the words of a sentence, rare ones counting more, from which on a text that holds them
-is taken for what the sentence rests on."""
+"""Minimum share of a sentence's words, rare ones counting more, for a text to count as its
+source."""
 _BETTER = 0.3
-"""By how much a passage must share more of a sentence than those that it cites, to be cited
-instead."""
+"""Minimum lead in this share of a passage over those that a sentence cites, to be cited instead."""
 _BRACKETS = re.compile(r"\[(\d[\d\s,;\u2013-]*)\]")
 _FEW_WORDS = 0.55
-"""If no passage holds a larger share of a sentence's words, rare ones counting more, the passages
-don't say it. Of 40 answers about XQuAD that a 1.5B model wrote it told 7 of
-the 9 to questions that the passages don't answer, and none of the 22 that were right."""
+"""A sentence is unsupported if no passage has this share of its words, rare ones counting more. Of
+40 answers of a 1.5B model about XQuAD this flagged 7 of the 9 to questions that the passages don't
+answer, and none of the 22 that were right."""
 _MOST_CHECKED = 500
-"""Sentences of an answer that are checked: what a model wrote may ask another for so much."""
+"""Maximum sentences of an answer to check, to limit the calls that an answer causes."""
 _READ = 2000
-"""Characters of a sentence of which the words are compared."""
+"""Maximum characters of a sentence whose words are compared."""
 _FEWEST_WORDS = 3
-"""A shorter sentence, such as a yes, tells too little by its words."""
+"""Minimum words for a sentence to be judged by them; a yes, for example, is too short."""
 
 
 class Citation(Frozen):
@@ -56,17 +55,17 @@ class Citation(Frozen):
 
 
 class Claim(Frozen):
-    """A sentence of an answer, and whether the passages that it cites say so."""
+    """A sentence of an answer, and whether the passages that it cites support it."""
 
     text: str
-    """Without its citations."""
+    """The sentence without its citations."""
     numbers: tuple[int, ...]
-    """The passages that it cites."""
+    """Numbers of the passages that it cites."""
     verdict: Verdict
-    """`uncited` where it cites none, `unsupported` where a model says that the passages don't say
-    it, or none has its words, `unchecked` if that could not be told."""
+    """`uncited`: it cites no passage. `unsupported`: a model says that the passages don't support
+    it, or none has its words. `unchecked`: it wasn't checked, or the check gave no answer."""
     probability: float | None = None
-    """Probability that the passages say it; `None` if no model gave one."""
+    """Probability that the passages support it; `None` if no model gave one."""
 
 
 class Grade(Frozen):
@@ -81,14 +80,14 @@ class Grade(Frozen):
 
 
 class Grader(DecidingAgent[Grade]):
-    """Asks a yes-or-no question about a passage and what it is held against.
+    """Asks a yes-or-no question about a passage and a question or a claim.
 
     Args:
         endpoint: The endpoint that decides.
         question: A yes-or-no question.
-        threshold: Probability from which on the answer is yes, if there is no calibration.
+        threshold: Minimum probability to answer yes, if no calibration's guarantee decides.
         calibration: Made by `moa learn` from pairs as `filter_text` and `claim_text` write them,
-            with the labels yes and no; its question comes before the one given.
+            with the labels yes and no. Its question replaces `question`.
         limits: See `Limits`.
 
     Raises:
@@ -123,7 +122,7 @@ class Grader(DecidingAgent[Grade]):
         super().__init__(endpoint, [predicate], calibration=calibration, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Grade:
-        """Compare the probability with the threshold, or take what the calibration says."""
+        """Compare the probability with the threshold, or use the calibration's decision."""
         answer = answers[0]
         if answer.status != "answered":
             return Grade(met=None, accepted=answer.accepted)
@@ -135,10 +134,10 @@ class Grader(DecidingAgent[Grade]):
 
 
 def number_passages(passages: Sequence[Passage]) -> str:
-    """Write passages for a prompt, each as data, under the number that it is cited by.
+    """Format passages for a prompt, each as data, under its citation number.
 
-    Numbers in brackets inside a passage are put in parentheses, so that none of them can pass for
-    a citation.
+    Numbers in brackets inside a passage are put in parentheses, so that none is taken for a
+    citation.
     """
     texts = [without_brackets(f"{_heading(passage)}{passage.text}") for passage in passages]
     return "\n\n".join(f"[{number}]\n{block(text)}" for number, text in enumerate(texts, 1))
@@ -158,12 +157,12 @@ def without_brackets(text: str) -> str:
 async def cite(
     answer: str, passages: Sequence[Passage], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
-    """Check the citations of an answer, and cite by words where a writer didn't; the trace says so.
+    """Check the citations of an answer, and correct them by comparing words.
 
-    Those of passages that were not given are taken out. Small models forget citations, or write
-    `[1]` whatever they read: a sentence that cites nothing is given the passage that holds most of
-    its words, if it holds enough of them; one whose passages hold far fewer than another cites
-    that one instead. An answer cites by `[1]`, `[1, 2]` or `[1-3]`.
+    Citations are written `[1]`, `[1, 2]` or `[1-3]`. Those of passages that don't exist are
+    removed. Small models forget citations, or always write `[1]`. So a sentence that cites nothing
+    is given the passage with most of its words, if that has enough of them. If another passage has
+    far more of them than those cited, it is cited instead. The trace notes all changes.
 
     Returns:
         The answer, and each passage that it cites, once, in the order of their numbers.
@@ -219,10 +218,10 @@ def _cite_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
 def word_shares(sentence: str, word_sets: Sequence[Set[str]], *more: Set[str]) -> list[float]:
     """Return the share of a sentence's words in each of several texts; rare words count more.
 
-    What holds `more` is measured too, and doesn't make words less rare.
+    Texts in `more` are measured, too, but don't make words less rare.
 
-    A word weighs log((texts + 1) / (those that hold it + 0.5)). One that none holds counts as if
-    one did, or if there are few texts a word such as `it` would count more than all others.
+    A word weighs log((texts + 1) / (texts with it + 0.5)). A word in no text counts as in one;
+    otherwise, with few texts, a word such as `it` would count more than all others.
     """
     sentence_words = set(words(sentence))
     counts = {
@@ -241,7 +240,7 @@ def _numbers_in(text: str) -> set[int]:
 
 
 def _numbers(inside: str) -> list[int]:
-    """Read `1, 3-5`. A range counts as its two ends where it runs backwards or over 50 numbers."""
+    """Parse `1, 3-5`. A range that is reversed or longer than 50 counts as its two ends."""
     numbers: list[int] = []
     for match in _PART.finditer(inside):
         first = int(match[1])
@@ -252,10 +251,11 @@ def _numbers(inside: str) -> list[int]:
 
 
 def claims_in(answer: str, *, limit: int | None = None) -> list[Claim]:
-    """Split an answer into its sentences, each with the numbers that it cites, unchecked.
+    """Split an answer into its sentences, each with the numbers that it cites.
 
-    A line without letters and digits beside its citations, such as a rule, isn't one. Those after
-    the first `limit` are `unchecked` too if they cite nothing.
+    A line without letters and digits apart from its citations, such as a rule, is left out.
+    Sentences that cite nothing are `uncited`; all others, and those after the first `limit`, are
+    `unchecked`.
     """
     claims: list[Claim] = []
     for _, sentence in sentences(answer):
@@ -269,7 +269,7 @@ def claims_in(answer: str, *, limit: int | None = None) -> list[Claim]:
 
 
 def has_words(answer: str) -> bool:
-    """Return True if there is a letter or a digit beside the citations."""
+    """Return True if there is a letter or a digit apart from the citations."""
     return any(map(str.isalnum, _CITATION.sub("", answer)))
 
 
@@ -292,12 +292,11 @@ async def check_claims(
     *,
     question: str = "",
 ) -> tuple[Claim, ...]:
-    """Ask of each sentence whether the passages that it cites, which exist, say so.
+    """Check for each sentence whether the passages that it cites, which must exist, support it.
 
-    Without `support`, a sentence is unsupported if the passages hold too few of its words,
-    unless it is in another language or hardly has words. Words of the `question`
-    don't count if there are enough others. Sentences after the first 500 are not checked; the
-    trace says so.
+    Without `support`, a sentence is unsupported if the passages have too few of its words, unless
+    it is in another language or has hardly any words. Words of the `question` don't count if there
+    are enough others. Sentences after the first 500 aren't checked; the trace notes that.
     """
     all_claims = await run_off_loop(
         lambda: claims_in(answer, limit=_MOST_CHECKED), context, characters=len(answer)
@@ -331,19 +330,20 @@ async def check_answer(
     question: str,
     neighbours: Sequence[Passage] = (),
 ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
-    """Check an answer's citations and sentences, and leave out what no passage says.
+    """Check an answer's citations and sentences, and leave out unsupported sentences.
 
     Args:
-        answer: What was written.
-        passages: What it was written from; `[1]` is the first.
+        answer: The answer.
+        passages: The passages that it was written from; `[1]` is the first.
         support: Node that says if passages support a sentence; `None`: words alone decide.
         context: The context of the run.
-        question: What it answers.
-        neighbours: Passages; an answer that cites none of them is unsupported. Empty: any will do.
+        question: The question that it answers.
+        neighbours: If the answer cites only other passages than these, it is unsupported. Empty:
+            any will do.
 
     Returns:
-        What is left of the answer, which may be nothing; the passages that this cites; and all
-        sentences, with a verdict on each.
+        The rest of the answer, which may be empty; the passages that it cites; and all sentences,
+        each with a verdict.
     """
     text, citations = await cite(answer, passages, context)
     claims = await check_claims(text, passages, support, context, question=question)
@@ -357,7 +357,7 @@ async def check_answer(
 
 
 def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
-    """Return True if a text is known to be in another language than the passages."""
+    """Return True if a text is known to be in a different language from the passages."""
     if not can_detect():
         return False
     language = language_of(" ".join(passage.text for passage in passages))
@@ -367,7 +367,7 @@ def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
 def _judge_by_words(
     claims: Sequence[Claim], passages: Sequence[Passage], question: str
 ) -> Iterator[Claim]:
-    """Mark sentences whose words no passage has; the others stay unchecked."""
+    """Mark sentences as unsupported if no passage has enough of their words."""
     question_words = set(words(question))
     passage_words = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
     for claim in claims:
@@ -408,12 +408,12 @@ def _drop_unsupported(
 
 
 def join_claims(claims: Sequence[Claim]) -> str:
-    """Put sentences one after another, each with its citations."""
+    """Join sentences, each with its citations."""
     return " ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims)
 
 
 def quote_claims(extract: str) -> tuple[Claim, ...]:
-    """Return the sentences of an extract, which its passage has word for word."""
+    """Return the sentences of an extract as supported: its passage has them word for word."""
     claims = claims_in(extract)
     return tuple(claim.model_copy(update={"verdict": "supported"}) for claim in claims)
 
@@ -421,9 +421,9 @@ def quote_claims(extract: str) -> tuple[Claim, ...]:
 async def grade_each(
     grader: Node[Text | str, Grade], texts: Sequence[str], context: RunContext
 ) -> list[Grade]:
-    """Grade texts in parallel; one that fails has no grade, and is named in the trace.
+    """Grade texts in parallel. One that fails has no grade, and the trace notes it.
 
-    What another text could not mend either is raised, such as a wrong key.
+    Errors that any text would cause, such as a wrong key, are raised.
     """
 
     async def grade(text: str) -> Grade:

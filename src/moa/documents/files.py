@@ -1,4 +1,4 @@
-"""Files and folders as documents. Unreadable files are named, and the others are read."""
+"""Reads files and folders as documents. Unreadable files are reported, and the others read."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ KINDS = {
     ".xhtml": "HTML",
     ".pdf": "PDF",
 }
-"""Kinds of files, by the ending of the name."""
+"""Kinds of files, by extension."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.-]+)", re.I)
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,500}?)</title", re.IGNORECASE | re.DOTALL)
 _HEADED = 4000
-"""Characters at the beginning of a Markdown file in which its heading is looked for."""
+"""Number of first characters of a Markdown file to search for its heading."""
 _HEADING = re.compile(
     r"\A(?:---\n.*?\n---\s*)?\s*#[^\S\n]+([^\n]+?)[^\S\n]*#*[^\S\n]*$", re.MULTILINE | re.DOTALL
 )
-# What a parser trips over in a broken file; pypdf's own errors are added if it is imported.
+# Errors of parsers on a broken file; pypdf's own errors are added if it is imported.
 _TRIPS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError,
     RecursionError, TypeError, ValueError, struct.error, zlib.error,
@@ -69,7 +69,7 @@ class UnreadFile(NamedTuple):
     """A file or folder that could not be read."""
 
     file: str
-    """Id of the file. That of a folder ends with a slash, or is empty: ids in it begin with it."""
+    """Id of the file; of a folder, the prefix of the ids in it: empty, or ending with a slash."""
     reason: str
     """A sentence that names it."""
 
@@ -78,7 +78,7 @@ class UnreadFile(NamedTuple):
 
 
 Progress = Callable[[str], None]
-"""Is called with the progress, in words."""
+"""Called with the progress, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +95,16 @@ class LoadedDocuments:
 def load(sources: Sources, *, progress: Progress | None = None) -> LoadedDocuments:
     """Read files, and all text, Markdown, HTML and PDF files in folders.
 
-    It blocks; where an event loop runs, call it by `asyncio.to_thread`.
+    It blocks: in an event loop, use `asyncio.to_thread`.
 
     Args:
-        sources: Files and folders. Folders are read with those in them; what is hidden is not,
-            and neither is what a link leads to outside of the folder.
-        progress: Told of each file before it is read.
+        sources: Files and folders. Folders are read recursively, without hidden files and without
+            links that lead out of the folder.
+        progress: Called before each file is read.
 
     Raises:
-        ConfigError: a file or folder isn't there, or two files would have the same id.
-        MissingDependency: what reads a kind of file is not installed.
+        ConfigError: a file or folder doesn't exist, or two files would have the same id.
+        MissingDependency: the package for a kind of file is not installed.
     """
     files, ignored, folders = files_under(sources)
     results = [result for _, result in read_each(files, progress=progress)]
@@ -119,7 +119,7 @@ def read_each(
     *,
     progress: Progress | None = None,
 ) -> Iterator[tuple[File, Document | UnreadFile | None]]:
-    """Read files, one after another; `None` stands for one that has the SHA-256 that is known."""
+    """Read files, one after another; yield `None` for one with its SHA-256 in `hashes`, by id."""
     for number, file in enumerate(files, 1):
         if progress is not None:
             progress(f"reading {number} of {len(files)}: {file.id}")
@@ -136,7 +136,7 @@ def read_each(
 def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[UnreadFile]]:
     """Find the files to read, the ids of files of other kinds, and unreadable folders.
 
-    One that isn't there, or an id twice, is a `ConfigError`.
+    A missing file or folder, or a repeated id, raises `ConfigError`.
     """
     paths = [Path(source) for source in ([sources] if isinstance(sources, Path | str) else sources)]
     files, ignored, unread = list[File](), list[str](), list[UnreadFile]()
@@ -169,9 +169,9 @@ def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unr
 
 
 def _walk(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[Path, bool]]:
-    """Files of a folder in the order of their names, without what is hidden.
+    """Yield the files of a folder in order of name, without hidden ones.
 
-    With each, whether it is a link that leads out of the folder; then it may be one to a folder.
+    Each comes with True if it is a link that leads out of the folder, to a file or a folder.
     """
     root = os.path.realpath(folder)
     for parent, folders, names in os.walk(folder, onerror=onerror):
@@ -189,11 +189,11 @@ def _may_be_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:
-        return True  # in a folder that gives names alone; reading it says what is wrong
+        return True  # the folder only allows listing; reading the file tells what is wrong
 
 
 def _printable(name: str) -> str:
-    r"""Write a name so that every name is text: bytes that aren't UTF-8 become `\xff`."""
+    r"""Return a name as valid text: bytes that aren't UTF-8 become escapes such as `\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -205,7 +205,7 @@ def _unread_folder(error: OSError, source: Path, prefix: str) -> UnreadFile:
 
 
 def _document(name: str, data: bytes, digest: str) -> Document:
-    """Read the bytes of a file, whose kind is the ending of its name."""
+    """Read the bytes of a file, whose extension tells its kind."""
     kind = KINDS.get(PurePosixPath(name).suffix.lower())
     if kind is None:
         raise InputError(f"{name} is of no kind that is read: {', '.join(KINDS)}")
@@ -216,14 +216,14 @@ def _document(name: str, data: bytes, digest: str) -> Document:
 
 
 def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
-    """Read a PDF: its title, empty where it says none, and the text of each page.
+    """Read a PDF: its title, empty if it has none, and the text of each page.
 
-    Words that are split at the end of a line are joined, and so are lines within a sentence.
+    Words split at the end of a line are joined, and so are lines within a sentence.
     """
     with require_package("pypdf", extra="local", purpose="to read PDF files"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, PyPdfError
-    # What pypdf logs of a broken file would go to the terminal; the errors here say it.
+    # pypdf would log faults to the terminal; the errors here report them.
     logging.getLogger("pypdf").addHandler(_SILENT)
     try:
         reader = PdfReader(io.BytesIO(data))
@@ -252,7 +252,7 @@ _SILENT = logging.NullHandler()
 
 
 def _clean(text: str) -> str:
-    """Replace halves of characters, which a broken font leaves and nothing can write."""
+    """Replace halves of surrogate pairs, which broken fonts leave, and remove NUL characters."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
@@ -293,9 +293,9 @@ def _text_document(name: str, data: bytes, kind: str) -> Document:
 
 
 def _decode_text(name: str, data: bytes, kind: str) -> str:
-    """Decode as UTF-8, as HTML declares it, or by a guess, which knows the marks of UTF-16."""
+    """Decode as UTF-8, as HTML declares it, or by a guess, which recognises UTF-16."""
     text = _decode(data, "utf-8-sig")
-    # Of Japanese pages a guess alone reads a third wrong.
+    # A guess alone decodes a third of Japanese pages wrongly.
     if text is None and kind == "HTML" and (declared := _CHARSET.search(data[:4096])):
         text = _decode(data, declared[1].decode("ascii", "replace"))
     if text is None:

@@ -1,4 +1,4 @@
-"""Index: the passages of files, kept on disk, and searched; only what has changed is read again."""
+"""Index: stores passages of files on disk and searches them. Only changed files are read again."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverab
 from moa.node import Text
 
 MAX_TOKENS = 200
-"""Tokens of a passage: a sentence encoder reads so many, and a small model decides well on them."""
+"""Maximum tokens of a passage. A sentence encoder reads so many, and a small model decides well."""
 _FORM = 1
-"""Increase it when files are read or split in another way: then all are read again."""
+"""Version of how files are read and split. Increase it to have all files read again."""
 BATCH = 16
-"""Passages that are embedded in one call, and kept at once."""
+"""Number of passages embedded in one call and stored together."""
 _WRITE_EVERY_S = 2.0
 _DEPTH = 4
-"""Times `top_k` that each of two retrievers gives, so that the fusion has something to weigh."""
+"""Passages from each of two retrievers, as a multiple of `top_k`, for the fusion to rank."""
 _SHOWN = 5
-"""Maximum number of files that could not be read that each run names."""
+"""Maximum number of unread files that each run names."""
 _NAME = "documents.sqlite"
 _VERSION = 1
 _WAIT_S = 60.0
-"""Seconds to wait while another process writes, which takes it a moment."""
+"""Seconds to wait while another process writes."""
 _SCHEMA = """
 create table if not exists files (
     id text primary key, digest text not null, form text not null,
@@ -67,9 +67,9 @@ class Changes:
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    """Unchanged files, which were not read."""
+    """Unchanged files, which were not read again."""
     unread: tuple[UnreadFile, ...] = ()
-    """Files and folders that could not be read, and why. Their old passages stay."""
+    """Files and folders that could not be read, and why. Their old passages are kept."""
     ignored: tuple[str, ...] = ()
     """Files of other kinds in the folders."""
     notes: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Changes:
 
     @property
     def summary(self) -> str:
-        """The number of files of each kind, in words."""
+        """Number of files of each kind, in words."""
         counts = {
             "added": self.added,
             "changed": self.changed,
@@ -91,14 +91,14 @@ class Changes:
 
 
 class Index:
-    """The passages of files, and their vectors, kept in a folder and brought up to date.
+    """Passages of files and their vectors, stored in a folder and kept up to date.
 
-    Several processes may use one index at once: each sees every file whole, as it was before a
-    write or after it. One that is broken, of another version, or can't be opened or written is a
+    Several processes can share an index: each sees a file as it was before or after a write, never
+    between. An index that is broken, of another version, or can't be opened or written raises
     `ConfigError`.
 
     Args:
-        folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
+        folder: Folder of the index, created if missing. `None` keeps it in memory.
         max_tokens: Maximum number of tokens of a passage. If it changes, all files are split
             again.
     """
@@ -106,26 +106,24 @@ class Index:
     def __init__(self, folder: Path | str | None = None, *, max_tokens: int = MAX_TOKENS) -> None:
         self.max_tokens = max_tokens
         self.path = None if folder is None else Path(folder) / _NAME
-        """The file that it is kept in; `None` in memory."""
+        """Path of the database; `None` in memory."""
         self._lock = ThreadLock()
         self._memory: sqlite3.Connection | None = None
 
     def update(self, sources: Sources, *, progress: Progress | None = None) -> Changes:
-        """Read what was added or changed since the last time, and forget what was removed.
+        """Read new and changed files, and remove the deleted ones.
 
-        Files are told apart by their SHA-256. What is read is kept every two seconds, so an update
-        that is broken off goes on where it was. It blocks; where an event loop runs, call it by
-        `asyncio.to_thread`.
+        Changes are detected by SHA-256. Progress is stored every two seconds, so an interrupted
+        update resumes where it stopped. It blocks; in async code, call it with `asyncio.to_thread`.
 
         Args:
-            sources: All files and folders that the index is of. What was read of others before
-                is removed.
-            progress: Told of each file before it is read.
+            sources: All files and folders of the index. Passages of other files are removed.
+            progress: Called with each file before it is read.
 
         Raises:
-            ConfigError: a file or folder isn't there, two files would have the same id, or the
-                index is broken or can't be written.
-            MissingDependency: what reads a kind of file is not installed.
+            ConfigError: a file or folder is missing, two files would have the same id, or the index
+                is broken or can't be written.
+            MissingDependency: a package to read a kind of file is not installed.
         """
         files, ignored, unlisted = files_under(sources)
         form = f"{_FORM}:{self.max_tokens}"
@@ -163,7 +161,7 @@ class Index:
         )
 
     def passages(self) -> tuple[Passage, ...]:
-        """Return all passages, in the order of files and within them. It blocks."""
+        """Return all passages, ordered by file and position. It blocks."""
         with self._open() as database:
             rows = database.execute(
                 "select document, title, start, page, text from passages "
@@ -182,17 +180,17 @@ class Index:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Sequence[float]]:
-        """Return the vector of each passage; missing ones are computed and stored.
+        """Return the vector of each passage. Missing ones are computed and stored.
 
         Args:
             passages: Passages of this index.
-            endpoint: The encoder that makes them. Each model has its own.
+            endpoint: Encoder. Vectors are stored per model.
             context: Budget, deadline and ledger; `None` starts one without limits.
-            progress: Told the passages that have one, and all there are.
+            progress: Called with the number of passages that have a vector, and the total.
 
         Raises:
             CapabilityError: the endpoint can't embed.
-            MoaError: a request failed, or a limit is passed. What was made before is kept.
+            MoaError: a request failed, or a limit is passed. Vectors computed before are kept.
         """
         endpoint = require(endpoint, "embed", agent="index")
         context = context or RunContext()
@@ -213,7 +211,7 @@ class Index:
         return [vectors_by_id[passage.id] for passage in passages]
 
     def _hashes_by_id(self, form: str) -> dict[str, str]:
-        """Return the SHA-256 of each file by id; empty for files that were split in another way."""
+        """Return the SHA-256 of each file by id; empty for files that were split differently."""
         with self._open() as database:
             select = "select id, case form when ? then digest else '' end from files"
             return {_text(file): digest for file, digest in database.execute(select, (form,))}
@@ -261,9 +259,9 @@ class Index:
 
     @contextmanager
     def _open(self) -> Generator[sqlite3.Connection]:
-        """Open the file for one transaction, in which rows are checked.
+        """Open the database for one transaction.
 
-        SQLite keeps any type in any column: rows that hold what no index does are refused.
+        SQLite stores any type in any column, so rows of wrong types are refused.
         """
         try:
             if self.path is None:
@@ -332,19 +330,19 @@ def _explain(error: Exception) -> str:
 
 
 class IndexRetriever(Retriever):
-    """Finds passages in files, by words, and by meaning if there is an endpoint that embeds.
+    """Finds passages in files, by words, and by meaning if an endpoint embeds them.
 
-    The index is brought up to date at the first search. A run whose time is up meanwhile fails, and
-    the reading goes on for those that follow. If vectors can't be had, such
-    as when their endpoint is down, passages are found by words alone, the trace says so, and the
-    next run asks for them again. The trace of each run names the files that could not be read.
+    The first search updates the index. A run whose deadline passes meanwhile fails, but the reading
+    goes on for later runs. If no vectors are available, such as when their endpoint is down,
+    passages are found by words alone, the trace says so, and the next run tries again. The trace of
+    each run names the files that could not be read.
 
     Args:
-        sources: Files and folders; `None`: what the index holds already, which then stays as it is.
-        index: Where it is kept; `None` keeps it in memory.
-        endpoint: Encoder of the texts; `None`: passages are found by words alone.
-        by_words: Whether to search by words beside an endpoint.
-        top_k: Maximum number of passages to give.
+        sources: Files and folders; `None` uses the index as it is.
+        index: Index to search; `None` builds one in memory.
+        endpoint: Encoder of the texts; `None` searches by words alone.
+        by_words: True to search by words too when there is an endpoint.
+        top_k: Maximum number of passages to return.
         limits: See `Limits`.
 
     Raises:
@@ -372,11 +370,11 @@ class IndexRetriever(Retriever):
         self._lock = Lock()
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Search, in an index that is up to date."""
+        """Search an up-to-date index."""
         return (await (await self._retriever(context)).run(request, context)).output
 
     async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
-        """Return all passages of an index that is up to date."""
+        """Return all passages of an up-to-date index."""
         return await (await self._retriever(context)).all(context)
 
     async def _retriever(self, context: RunContext) -> Retriever:
@@ -398,14 +396,11 @@ class IndexRetriever(Retriever):
                 )
 
     def _start_reading(self) -> Future[tuple[Changes, BM25]]:
-        """Return the current reading, or start one; runs share it.
-
-        A failed one is started again.
-        """
+        """Return the current reading. Runs share it. Start one if there is none, or it failed."""
         reading = self._reading
         if reading is None or (reading.done() and reading.exception() is not None):
             reading = self._reading = Future()
-            reading.set_running_or_notify_cancel()  # so that a run that gives up can't cancel it
+            reading.set_running_or_notify_cancel()  # a run that gives up can't cancel it
             Thread(target=self._read_into, args=(reading,)).start()
         return reading
 
@@ -431,7 +426,7 @@ class IndexRetriever(Retriever):
     async def _build_retriever(
         self, changes: Changes, by_words: BM25, context: RunContext
     ) -> Retriever:
-        """Build the retriever, and keep it; without vectors it serves this run alone."""
+        """Build the retriever and keep it. Without vectors, it serves this run only."""
         retriever, passages = by_words, by_words.passages
         if self.endpoint is not None:
             try:
@@ -450,10 +445,10 @@ class IndexRetriever(Retriever):
 
 
 def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:
-    """Split a document, at the ends of sections, paragraphs and sentences if that is possible.
+    """Split a document, at ends of sections, paragraphs or sentences where possible.
 
-    A passage has at most `max_tokens` tokens, by an estimate on the safe side. It may run over the
-    end of a page; its `page` is that on which it begins.
+    A passage has at most `max_tokens` tokens, by a conservative estimate. Its `page` is the page on
+    which it starts.
     """
     return [
         Passage(

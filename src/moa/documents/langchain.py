@@ -1,4 +1,4 @@
-"""LangChain: its retrievers as nodes."""
+"""LangChain retrievers as nodes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class FromLangChain(Retriever):
-    """A retriever of LangChain, as a node that fits into a graph as any other.
+    """A LangChain retriever as a node of a graph.
 
-    Of a document's metadata `source`, `title`, `page` (which LangChain counts from 0) and
-    `start_index` are read, if they are there.
+    It reads a document's metadata `source`, `title`, `page` (which LangChain counts from 0) and
+    `start_index`, if present.
 
     Args:
         retriever: A `BaseRetriever`.
-        top_k: Maximum number of passages to give; the rest of what it finds is left.
+        top_k: Maximum number of passages to return.
         limits: See `Limits`.
 
     Raises:
@@ -40,10 +40,10 @@ class FromLangChain(Retriever):
         self.retriever = retriever
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Ask it, within the time that the run has.
+        """Call the retriever, within the run's deadline.
 
         Raises:
-            NodeError: it raised.
+            NodeError: the retriever raised an error.
             DeadlineExceeded: the run's time is up.
         """
         try:

@@ -1,4 +1,4 @@
-"""Endpoints: the protocol of a served model, its requests and its answers.
+"""Endpoints: the protocol of a served model, its requests and answers.
 
 The JSON forms of requests and answers are at the end.
 """
@@ -53,15 +53,15 @@ class Prompt:
 
     messages: tuple[Message, ...]
     json_schema: Mapping[str, object] | None = None
-    """JSON schema that the answer must follow; `None` is free text. It isn't part of the messages:
+    """JSON schema that the answer must follow; `None` for free text. It isn't part of the messages:
     an endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
     """Maximum tokens to generate, reasoning included."""
     temperature: float | None = None
-    """`None` leaves it to the server."""
+    """`None` uses the server's default."""
     stop: tuple[str, ...] = ()
     tools: tuple[ToolSchema, ...] = ()
-    """Tools that the model may call before it answers; the schema is that of its answer."""
+    """Tools that the model may call before it answers. `json_schema` applies to the answer only."""
 
     @property
     def needs(self) -> frozenset[Capability]:
@@ -107,11 +107,11 @@ class Completion:
     reasoning: str | None = None
     """The reasoning of a thinking model, without its answer."""
     tool_calls: tuple[ToolCall, ...] = ()
-    """Calls that the model requests before it answers; `text` then comments on them."""
+    """Calls that the model requests before it answers. `text` then comments on them."""
     finish_reason: str = "stop"
     """`stop`, or `length` if `max_tokens` cut it."""
     endpoint: str
-    """Name of the endpoint that answered, which after a fallback is another one."""
+    """Name of the endpoint that answered, such as a fallback."""
     model: str
     """The model as reported by the server."""
     amount: Amount
@@ -135,7 +135,7 @@ class Example:
 Questions = Sequence[Question]
 Examples = Sequence[Example]
 Pieces = AsyncIterator[str | Completion]
-"""A stream: pieces of the text, and last the whole completion."""
+"""A stream: pieces of the text, then the whole completion."""
 
 
 class DecisionRequest(NamedTuple):
@@ -169,9 +169,9 @@ class Embeddings:
 class Endpoint(Protocol):
     """One served model.
 
-    Every call reserves in `context` what it is expected to take before it sends anything, and
-    settles what it took, so callers neither reserve nor charge. What it can't do it refuses with
-    `CapabilityError`; callers look at `capabilities` when they are built.
+    Every call reserves its estimated usage in `context` before it sends anything, and settles the
+    actual usage after, so callers neither reserve nor charge. A call that it doesn't support raises
+    `CapabilityError`. Callers check `capabilities` when they are built.
 
     Examples:
         >>> small: Endpoint = SimulatedEndpoint(name="small")
@@ -181,7 +181,7 @@ class Endpoint(Protocol):
 
     @property
     def name(self) -> str:
-        """Shown in traces, errors and usage."""
+        """Name shown in traces, errors and usage."""
         ...
 
     @property
@@ -196,22 +196,22 @@ class Endpoint(Protocol):
 
     @property
     def price(self) -> Price:
-        """Its price."""
+        """Price of its calls."""
         ...
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do."""
+        """What the endpoint can do."""
         ...
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """Ask for text, or for JSON by a schema.
 
         Raises:
-            EndpointError: the request failed; `retryable` says whether to try again.
+            EndpointError: the request failed; `retryable` is true if another try may succeed.
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't complete.
+            CapabilityError: the endpoint can't complete.
         """
         ...
 
@@ -222,7 +222,7 @@ class Endpoint(Protocol):
             EndpointError: the request failed, at the start or in the middle.
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't stream.
+            CapabilityError: the endpoint can't stream.
         """
         ...
 
@@ -233,17 +233,17 @@ class Endpoint(Protocol):
 
         Args:
             text: The text that the questions are about. It is data: nothing in it is obeyed.
-            questions: Asked together if the server can, else one after another.
+            questions: Asked together if the server supports it, else one after another.
             context: Budget, deadline and ledger.
-            examples: Shown to a model whose label log-probabilities are read; a server that
-                decides by itself takes none, and the trace says so.
+            examples: Shown to a model whose label log-probabilities are read. A server that decides
+                by itself takes none, and the trace says so.
 
         Raises:
             EndpointError: the request failed.
             BudgetExceeded: a limit would be passed by the next request, which was not sent.
             DeadlineExceeded: the run's time is up.
             ConfigError: a question is over a limit of this server; nothing was sent.
-            CapabilityError: it can't decide.
+            CapabilityError: the endpoint can't decide.
         """
         ...
 
@@ -254,7 +254,7 @@ class Endpoint(Protocol):
             EndpointError: the request failed.
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't embed.
+            CapabilityError: the endpoint can't embed.
         """
         ...
 
@@ -264,10 +264,10 @@ class Endpoint(Protocol):
 
 
 def require(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = None) -> None:
-    """Check that an endpoint has a capability, and those that a prompt needs.
+    """Check that an endpoint has a capability, and those a prompt needs.
 
     Raises:
-        CapabilityError: it can't.
+        CapabilityError: one is missing.
     """
     capabilities = (capability, *prompt.needs) if prompt else (capability,)
     for name in capabilities:
@@ -283,10 +283,10 @@ def capability_error(endpoint: Endpoint, capability: Capability) -> CapabilityEr
 
 
 class EndpointBase(ABC):
-    """Base class of all endpoints of `moa`; they are closed at the end of an `async with`.
+    """Base class of all endpoints of `moa`. `async with` closes them at its end.
 
-    Each `complete`, `decide`, `stream` and `embed` of a subclass is wrapped, so that a resumed run
-    finds the answer, and the call is traced: see `moa.endpoints.journalled`. If endpoints wrap each
+    Each `complete`, `decide`, `stream` and `embed` of a subclass is wrapped to trace the call and
+    to reuse its answer in a resumed run: see `moa.endpoints.journalled`. If endpoints wrap each
     other, the outermost one does both.
 
     Methods that a subclass doesn't define raise `CapabilityError`. This class isn't part of the
@@ -320,7 +320,7 @@ class EndpointBase(ABC):
     async def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`."""
         raise capability_error(self, "stream")
-        yield  # what makes it a generator
+        yield  # makes this a generator
 
     async def decide(
         self: Endpoint,
@@ -346,14 +346,14 @@ class EndpointBase(ABC):
 
 
 async def close_all(endpoints: Iterable[Endpoint]) -> None:
-    """Close all of them, even if one fails; its error is raised at the end."""
+    """Close all endpoints, even if one fails. Its error is raised at the end."""
     async with AsyncExitStack() as stack:
         for endpoint in endpoints:
             stack.push_async_callback(endpoint.close)
 
 
 def decision_form(questions: Sequence[Question]) -> Form[Decision]:
-    """Return the form of a decision in JSON, with answers to these questions."""
+    """Return the JSON form of a decision with answers to these questions."""
     return Form(_dump_decision, lambda value: _load_decision(value, questions))
 
 
@@ -392,7 +392,7 @@ def _decision_entry(
 
 
 def _embedding_entry(endpoint: Endpoint, texts: Sequence[str]) -> JournalEntry[Embeddings] | None:
-    if endpoint.price is FREE:  # sooner worked out than read
+    if endpoint.price is FREE:  # computing it is faster than reading it
         return None
     return f"embed {endpoint.name}", (endpoint.model, texts), EMBEDDINGS
 
@@ -405,7 +405,7 @@ def _answers() -> TypeAdapter[Answer]:
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
 _JOURNALLED: Mapping[str, Callable[..., object]] = {
     "complete": journal_answer(_completion_entry),
-    "stream": journal_stream(_completion_entry),  # the same, whether it comes whole or not
+    "stream": journal_stream(_completion_entry),  # the same entry as when it comes whole
     "decide": journal_answer(_decision_entry),
     "embed": journal_answer(_embedding_entry),
 }

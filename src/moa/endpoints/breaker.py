@@ -1,7 +1,7 @@
-"""Breaker: skips a server that is down, and probes from time to time whether it is back.
+"""Breaker: skips a server that is down, and probes it from time to time.
 
-The pattern is that of Nygard, "Release It!" (2007). Closed, all requests pass; open, none does;
-half open, one at a time does, and its outcome decides.
+The pattern is from Nygard, "Release It!" (2007). Closed, all requests pass. Open, none does. Half
+open, one at a time passes, and its outcome decides.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from weakref import finalize
 from moa.errors import EndpointError, EndpointTimeout, EndpointUnavailable, MoaError
 
 _DOWN = (None, 502, 503, 504)
-"""Statuses of a server that is down: none, or that of a gateway before it."""
+"""Statuses of a server that is down: none, or a gateway's in front of it."""
 _FAILURES, _CALLS = 3, 2
-"""A breaker opens after this many failures in a row, of at least this many calls: all tries of one
-call may fail because of its content."""
+"""Failures in a row that open a breaker, and the minimum number of calls that they come from: all
+tries of one call may fail because of its content."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _MOST_DOUBLINGS = 0.5, 30.0, 16
-"""Seconds until the first probe, and at most between two probes."""
+"""Seconds until the first probe, maximum seconds between probes, and maximum doublings."""
 _HUNG_S = 30.0
-"""Seconds after which a probe without an answer no longer blocks others."""
+"""Seconds after which an unanswered probe no longer blocks others."""
 _LEAST_TIMEOUT_S = 10.0
-"""Minimum seconds without an answer to conclude that a server hangs."""
+"""Minimum seconds without an answer to count a server as hung."""
 
 
 class Breaker:
-    """The state of a server: whether it is skipped, and until when.
+    """State of a server: whether it is skipped, and until when.
 
     All calls to the server share it, in any event loop.
 
     Args:
-        failures: Failures in a row that open it; they must be of two calls, unless it is 1.
-        clock: Returns the seconds.
+        failures: Failures in a row that open it. Unless 1, they must come from two calls.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
         self, *, failures: int = _FAILURES, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.probe_at: float | None = None
-        """Time of the next probe; `None`: requests pass."""
+        """Time of the next probe; `None` if requests pass."""
         self.reason = ""
-        """Reason of the last failure that opened it."""
+        """Message of the last failure that opened it."""
         self.has_answered = False
         """True if the server has ever answered."""
         self.times_opened = 0
@@ -64,7 +64,7 @@ class Breaker:
 
     @property
     def is_due(self) -> bool:
-        """True if it is time for a probe, and none is in progress."""
+        """True if a probe is due and none is in progress."""
         return self.probe_at is not None and max(self.probe_at, self._probed_until) <= self._clock()
 
     @property
@@ -85,7 +85,7 @@ class Breaker:
 
     @contextmanager
     def watch(self, call: object) -> Generator[None]:
-        """Count the outcome of a call's request, which is a probe if the breaker is open."""
+        """Count the outcome of a call's request. It is a probe if the breaker is open."""
         if self.probe_at is not None:
             with self.probe():
                 yield from self._count_outcome(call, probes=True)
@@ -98,14 +98,14 @@ class Breaker:
         except EndpointError as error:
             if is_down(error):
                 self.fail(error, call=call, probes=probes)
-            elif error.status is not None:  # it says no, so it is there
+            elif error.status is not None:  # a refusal shows that the server is up
                 self.succeed()
             raise
         if self._failures or not self.has_answered:
             self.succeed()
 
     def fail(self, error: MoaError, *, call: object = None, probes: bool = False) -> None:
-        """Count a failure of a server that is down; after a failed probe, wait longer."""
+        """Count a failure of a server that is down. After a failed probe, the wait gets longer."""
         with self._turn:
             if self.probe_at is not None and not probes:
                 return  # one of many requests that failed together
@@ -124,7 +124,7 @@ class Breaker:
         self.reason = str(error)
 
     def close(self) -> None:
-        """Let requests pass; after the next failure the wait is longer."""
+        """Let requests pass. After the next failure, the wait is longer."""
         self.probe_at = None
 
     def succeed(self) -> None:
@@ -137,14 +137,14 @@ class Breaker:
 
 
 def is_down(error: EndpointError) -> bool:
-    """Return True if an error means that the server is down, whatever was asked."""
+    """Return True if an error means that the server is down, whatever the request."""
     if isinstance(error, EndpointTimeout):
         return error.status is None and (error.seconds or 0.0) >= _LEAST_TIMEOUT_S
     return isinstance(error, EndpointUnavailable) and error.status in _DOWN
 
 
 _known: dict[int, Breaker] = {}
-"""By the identity of each endpoint, as long as there is one."""
+"""Breakers by `id` of the endpoint, as long as it exists."""
 
 
 def breaker_of(endpoint: object) -> Breaker:
@@ -152,7 +152,7 @@ def breaker_of(endpoint: object) -> Breaker:
     breaker = _known.get(id(endpoint))
     if breaker is None:
         breaker = Breaker()
-        with suppress(TypeError):  # one that can't be referred to weakly has a breaker for each use
+        with suppress(TypeError):  # no weak references: a new breaker each time
             finalize(endpoint, _known.pop, id(endpoint))
             _known[id(endpoint)] = breaker
     return breaker

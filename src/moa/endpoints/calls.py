@@ -1,4 +1,4 @@
-"""Calls: what a wrapper tells all requests within a call, however deep."""
+"""Calls: context variables that a wrapper sets for all requests within a call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 left_of_call_s: ContextVar[float] = ContextVar("left_of_call_s", default=math.inf)
-"""Maximum seconds of a request: the time left after earlier tries of its call."""
+"""Maximum seconds of a request: the time that earlier tries of its call left."""
 has_other: ContextVar[bool] = ContextVar("has_other", default=False)
-"""True if another endpoint is asked when this one fails, so that nobody waits for this one."""
+"""True if another endpoint is asked when this one fails, so retries needn't wait for it."""
 
 
 @contextmanager

@@ -53,7 +53,7 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 
 
 class PostResult(NamedTuple):
-    """The answer to a request, settled in the budget."""
+    """Answer to a request, and the amount charged."""
 
     body: JSON
     amount: Amount
@@ -64,11 +64,11 @@ class Client:
 
     Requests are plain dictionaries over an aiohttp pool: building the typed models of a client
     library takes longer than everything else in a call. If a client of OpenAI's library is given,
-    that sends them.
+    it sends them.
 
-    It uses the proxy that the environment names for the address, except for this machine:
-    `$HTTP_PROXY`, `$HTTPS_PROXY` or `$ALL_PROXY`, less `$NO_PROXY`; SOCKS is not supported. It
-    trusts the certificates of `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else those of this machine.
+    It uses the proxy that the environment sets, except for this machine: `$HTTP_PROXY`,
+    `$HTTPS_PROXY` or `$ALL_PROXY`, less `$NO_PROXY`; SOCKS is not supported. It trusts the
+    certificates of `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else those of this machine.
 
     For arguments and errors see `OpenAIEndpoint`.
     """
@@ -116,19 +116,19 @@ class Client:
 
     @cached_property
     def price(self) -> Price:
-        """The server's price."""
+        """Price of the server."""
         return self._price if isinstance(self._price, Price) else self._price()
 
     @property
     def is_hosted_by_openai(self) -> bool:
-        """True if the server is OpenAI's, or Azure's."""
+        """True if OpenAI or Azure hosts the server."""
         if self._client is not None:
             return asks_openai(self._client)
         return self._base_url is None or is_openai(self._base_url)
 
     @property
     def is_near(self) -> bool:
-        """True if the server is on this machine or in its network."""
+        """True if the server is on this machine or its network."""
         return self._base_url is not None and is_near(self._base_url)
 
     async def post(
@@ -140,18 +140,18 @@ class Client:
         estimate: Amount,
         at_root: bool = False,
     ) -> PostResult:
-        """Send `body`, and charge the usage that the answer states, or else `estimate`.
+        """Send `body`, and charge the usage that the answer states, else `estimate`.
 
-        An estimate of no calls makes the request free, such as to a tokenizer. With `at_root` the
-        path starts at the server's root, before `/v1`.
+        With an estimate of no calls, the request is free, such as to a tokenizer. With `at_root`
+        the path starts at the server's root, before `/v1`.
 
         Raises:
             EndpointError: the request failed; see its subclasses.
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
-        # Reserved before it is sent: if limits were checked first and charged after, calls that run
-        # at once would all pass.
+        # Reserve before sending: if limits were checked first and charged after, concurrent calls
+        # would all pass.
         call, body = await self._reserve(path, body, context, estimate)
         with call:
             answer, seconds = await self._exchange(
@@ -164,14 +164,14 @@ class Client:
         return PostResult(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
-        """Read information about the server. It is free: nothing is reserved or charged."""
+        """Get information about the server. It is free: nothing is reserved or charged."""
         answer, _ = await self._exchange(self._wire(), path, None, context, at_root=at_root)
         return answer
 
     async def stream(
         self, path: str, body: Mapping[str, object], context: RunContext, *, estimate: Amount
     ) -> AsyncGenerator[JSON | Amount, None]:
-        """Send `body`, and yield each event of the answer, and last the amount charged."""
+        """Send `body`, and yield each event of the answer, then the amount charged."""
         usage: JSON = {}
         texts: list[str] = []
         was_cut = False
@@ -200,8 +200,8 @@ class Client:
             await wire.close()
 
     def _preview(self, path: str, body: Mapping[str, object]) -> SentPrompt:
-        """Describe a request that no agent makes, such as for vectors."""
-        from moa.endpoints.sent import SentPrompt  # which is about all endpoints
+        """Describe a request that no agent makes, such as one for vectors."""
+        from moa.endpoints.sent import SentPrompt  # imported late: it imports other endpoints
 
         text = json.dumps({key: value for key, value in body.items() if key != "model"})
         return SentPrompt(self.name, self.model, path, (("body", text),))
@@ -216,7 +216,7 @@ class Client:
         call = await context.reserve(
             self.name, self.tier, estimate, price=self.price, cuttable=limit is not None
         )
-        # A budget with less left than a whole answer shortens the answer, before it refuses.
+        # If the budget left doesn't pay for a whole answer, shorten the answer before refusing it.
         tokens = call.estimate.output_tokens
         if limit is not None and tokens < estimate.output_tokens:
             body = {**body, limit: tokens}
@@ -231,11 +231,11 @@ class Client:
         sent: Mapping[str, object],
         texts: Sequence[str],
     ) -> Amount:
-        """Settle the usage that an answer states, or else the reserved maximum."""
+        """Settle the usage that an answer states, else the reserved maximum."""
         amount, window = call.estimate, self.context_window
         if amount.calls:
             usage = amount_of(answer, estimate=amount, sent=sent, texts=texts, window=window)
-            if usage is None:  # then the estimate, which is the most: a limit holds all the same
+            if usage is None:  # charge the maximum, so that limits hold
                 context.note("degraded", NO_USAGE, endpoint=self.name)
             amount = usage or amount
         amount = self.price.charge(replace(amount, seconds=seconds))
@@ -243,7 +243,7 @@ class Client:
         return amount
 
     def _check_cut(self, call: Reservation, estimate: Amount, context: RunContext) -> None:
-        """Raise an error if the budget, and not `max_tokens`, cut an answer."""
+        """Raise an error if the budget, not `max_tokens`, cut an answer."""
         tokens = call.estimate.output_tokens
         if tokens < estimate.output_tokens:
             raise BudgetExceeded(
@@ -257,7 +257,7 @@ class Client:
         wire = self._wires.get(loop)
         if wire is None:
             for closed_loop in [other_loop for other_loop in self._wires if other_loop.is_closed()]:
-                del self._wires[closed_loop]  # its connections hold it, so it would stay for good
+                del self._wires[closed_loop]  # its connections keep it alive
             wire = self._wires[loop] = self._open()
         return wire
 
@@ -285,7 +285,7 @@ class Client:
         at_root: bool,
         call: Reservation | None = None,
     ) -> tuple[JSON, float]:
-        # The slot is held until the body is read: until then the server is busy with it.
+        # Hold the slot until the body is read: the server is busy until then.
         async with self._hold_slot(wire, context, call):
             start = time.monotonic()
             url = wire.url(path, at_root=at_root)
@@ -295,7 +295,7 @@ class Client:
                 content = await reply.read()
             seconds = time.monotonic() - start
             self._check_status(reply, content, wire)
-            if body is not None:  # a GET says nothing of how busy the model is
+            if body is not None:  # a GET doesn't show how busy the model is
                 kind = (url, reply.sent_bytes.bit_length(), len(content).bit_length())
                 self._pacing.learn_answer(start, kind, wire.slots.in_flight, reply.headers)
         return self._read_json(reply, content, wire), seconds
@@ -304,14 +304,14 @@ class Client:
         """Read an answer of status 200, which may still state an error."""
         try:
             answer: object = json.loads(content)
-            key_signs = (wire.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
+            key_signs = (wire.secret.encode(), b"\\u", b"\\/")  # the key, or escapes that hide it
             if any(part in content for part in key_signs):
                 answer = wire.without_key(answer)
         except (ValueError, RecursionError) as error:
             raise self._invalid(reply, content, wire) from error
         if not is_object(answer):
             raise self._invalid(reply, content, wire)
-        # Gateways answer 200 around an error. Beside an answer it is only a remark.
+        # Gateways return errors with status 200. Beside an answer, an error is only a remark.
         if answer.get("error") and not answer.get("choices"):
             raise stated_error(answer, self.name, wire.secret)
         return answer
@@ -327,12 +327,12 @@ class Client:
             content = b"" if reply.streams else await reply.read()
         self._check_status(reply, content, wire)
         if not reply.streams:
-            self._read_json(reply, content, wire)  # raises the error that it may state
+            self._read_json(reply, content, wire)  # raises an error stated in it
             raise self._invalid(reply, content, wire)
         self._pacing.learn_headers(start, reply.sent_bytes, reply.headers)
         try:
             while True:
-                # Around each wait and not around the `yield`, where it would cancel the reader.
+                # Limit each wait, not the `yield`, where a timeout would cancel the reader.
                 async with self._limit_wait(until, wire, url, context):
                     data = await _read_event(reply)
                 if data is None or data.startswith(b"[DONE]"):
@@ -355,7 +355,7 @@ class Client:
     async def _hold_slot(
         self, wire: Wire, context: RunContext, call: Reservation | None
     ) -> AsyncGenerator[None, None]:
-        """Wait for a slot; a call that ends during the wait was not sent, and costs nothing."""
+        """Wait for a slot. A call that ends during the wait was not sent, and costs nothing."""
         has_slot = wire.slots.take()
         try:
             if not has_slot:
@@ -382,7 +382,7 @@ class Client:
             wire.slots.free()
 
     async def _wait(self, slots: Slots, context: RunContext) -> None:
-        """Wait for a slot, or until the server's limits are renewed."""
+        """Wait for a slot, or until the server's rate limit resets."""
         was_paused, start = slots.is_paused, time.monotonic()
         async with asyncio.timeout(context.remaining_s()):
             await slots.wait()
@@ -391,7 +391,7 @@ class Client:
             context.note("waited", text, endpoint=self.name)
 
     def _request_timeout_s(self) -> float:
-        """Return the maximum seconds of a request that is sent now."""
+        """Return the maximum seconds of a request sent now."""
         return min(self.timeout_s, left_of_call_s.get())
 
     @asynccontextmanager
@@ -406,7 +406,7 @@ class Client:
             async with limit:
                 yield
         except (TimeoutError, EndpointError) as error:
-            if not limit.expired():  # it is an error of the connection, whose own words say more
+            if not limit.expired():  # a connection error says more itself
                 raise
             cause = cause_of(error, wire.secret)
             if run_ends_first:

@@ -1,8 +1,8 @@
-"""Deciding: the backends by which an endpoint decides, and how the first that works is found.
+"""Deciding: backends by which an endpoint decides, and the search for the first that works.
 
-Two are routes of the server itself. `SystemOne` is `POST /v1/systemone`, as vLLM, llama.cpp,
+Two backends are routes of the server. `SystemOne` is `POST /v1/systemone`, as vLLM, llama.cpp,
 Ollama, SGLang and others serve it: <https://github.com/mandu5/jevcompat/blob/main/SPEC.md>.
-`Decisions` is OpenAI's `POST /v1/decisions`, as `AsyncOpenAI.decisions.create` of openai 3.57 sends
+`Decisions` is OpenAI's `POST /v1/decisions`, as `AsyncOpenAI.decisions.create` of openai 3.57 calls
 it. Only the probabilities of an answer are read: everything else follows from them.
 """
 
@@ -50,10 +50,10 @@ _INSTRUCTIONS = (
 _TOKENS_A_LABEL = 24
 _TOKENS_AN_ANSWER = 2
 _BAND = (0.97, 1.03)
-"""Sums of probabilities that count as rounding: gateways that keep two decimals send 0.33 three
-times."""
+"""Range of sums of probabilities that counts as rounding: gateways that keep two decimals send 0.33
+three times."""
 _ROUNDING = 1e-6
-"""Tolerance of a probability outside of 0 to 1."""
+"""Tolerance of a probability below 0 or above 1."""
 
 
 class Completer(Protocol):
@@ -73,7 +73,7 @@ class Backend(Protocol):
 
     @property
     def title(self) -> str:
-        """Its name in traces, such as `label log-probabilities`."""
+        """Name in traces, such as `label log-probabilities`."""
         ...
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
@@ -91,15 +91,15 @@ class Backend(Protocol):
 class DecisionClient:
     """Decides by the first backend that works on the server, and remembers it.
 
-    The first decision finds it, by the server's own information and one trial of each backend;
-    other decisions wait meanwhile. If the dialect isn't known, the server is asked.
+    The first decision finds it from the server's information and one trial of each backend. Other
+    decisions wait meanwhile. An unknown dialect is read from the server.
     """
 
     def __init__(
         self, client: Client, asker: Completer, *, decides: Decides, dialect: Dialect | None
     ) -> None:
         self.priority = 0
-        """Priority of label readings, if vLLM schedules by it; lower is earlier."""
+        """Priority of label readings, if vLLM schedules by priority. Lower is earlier."""
         self._client = client
         self._written = WrittenLabels(asker)
         self._decides: Decides = decides
@@ -129,9 +129,9 @@ class DecisionClient:
         return backend.preview(request)
 
     async def _try(self, request: DecisionRequest, context: RunContext) -> Decision | None:
-        """Find the backend that works, and return its decision; `None`: only the last one is left.
+        """Find the backend that works and return its decision, or `None` if only the last is left.
 
-        The trace says why a backend is skipped before the next one notes anything.
+        The reason to skip a backend is noted in the trace before the next one notes anything.
         """
         backends, reasons = await self._list_backends(context)
         for reason in reasons:
@@ -149,7 +149,7 @@ class DecisionClient:
         return None
 
     async def _list_backends(self, context: RunContext) -> tuple[list[Backend], list[str]]:
-        """Return the backends that may work, and why an earlier one can't."""
+        """Return the backends that may work, and why earlier ones can't."""
         match self._decides:
             case "systemone":
                 return [SystemOne(self._client, self._dialect or UNKNOWN)], []
@@ -174,7 +174,7 @@ class DecisionClient:
         dialect = self._dialect or (OPENAI if self._client.is_hosted_by_openai else None)
         try:
             dialect = dialect or await self._detect_dialect(context)
-        except EndpointUnsupported as error:  # what lists no models has no route of its own either
+        except EndpointUnsupported as error:  # no model list, so no native route
             return [self._written], [f"to {self._written.title}: {error}"]
         native = Decisions if dialect.wire == "decisions" else SystemOne
         return [native(self._client, dialect), *self._label_readers(dialect), self._written], []
@@ -190,7 +190,7 @@ class DecisionClient:
                 return []
 
     async def _detect_dialect(self, context: RunContext) -> Dialect:
-        """Ask the server for its dialect."""
+        """Detect the server's dialect from its list of models."""
         try:
             return dialect_of(await self._client.get("/models", context))
         except EndpointRejected as error:
@@ -220,9 +220,9 @@ def _make_unsupported(error: EndpointRejected) -> EndpointUnsupported:
 
 
 class WrittenLabels:
-    """Decides by having a model write the labels as a JSON object by a schema.
+    """Decides by having a model write the labels as a JSON object that follows a schema.
 
-    Any endpoint can do it. It gives no probabilities, so nothing can be accepted on confidence.
+    Any endpoint can do this. It returns no probabilities, so nothing can be accepted by confidence.
     """
 
     title = "written labels, without probabilities"
@@ -252,7 +252,7 @@ class WrittenLabels:
         )
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
-        """Answer typed questions; raises `OutputError` if the model wrote no JSON object."""
+        """Answer typed questions. `OutputError`: the model wrote no JSON object."""
         questions = request.questions
         unique_questions = number_duplicates(questions)
         completion = await self._asker.complete(self._prompt(request), context)
@@ -312,7 +312,7 @@ def _labels_schema(questions: Sequence[Question]) -> JSON:
 
 @dataclass(frozen=True, slots=True)
 class Native(ABC):
-    """Decides by a route of the server itself, in several requests if one can't hold all."""
+    """Base class of server routes that decide. They send several requests if one is too small."""
 
     client: Client
     dialect: Dialect
@@ -322,7 +322,7 @@ class Native(ABC):
     path: ClassVar[str]
     """The route, such as `/systemone`."""
     refusal_signs: ClassVar[tuple[tuple[int, ...], str]]
-    """Statuses, and words of the message, by which servers say that their model can't decide."""
+    """Statuses, and words of the message, that say that the model can't decide."""
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
@@ -391,11 +391,11 @@ class Native(ABC):
 
     @abstractmethod
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
-        """Return an answer for each question, in order; `InvalidResponse`: they are missing."""
+        """Return an answer for each question, in order. `InvalidResponse`: they are missing."""
 
     @abstractmethod
     def read(self, question: Question, body: JSON, reply: JSON) -> Answer:
-        """Read an answer; `InvalidResponse`: it has another format."""
+        """Read an answer. `InvalidResponse`: it has another format."""
 
     def weigh(
         self, question: Question, probabilities: Sequence[object], *, label_mass: object = None
@@ -414,9 +414,9 @@ class Native(ABC):
         )
 
     def order(self, question: Question, answers: Mapping[str, object]) -> list[object]:
-        """Sort probabilities given by names of options; a missing one is 0.
+        """Sort probabilities by option, given their names. A missing one is 0.
 
-        Probabilities of a score are given by the number of the level, from "0" on.
+        Levels of a score are named by number, starting at "0".
         """
         levels = list(map(str, range(len(question.options))))
         names = levels if question.kind == "score" else _option_names(question)
@@ -469,7 +469,7 @@ class SystemOne(Native):
         return [answers.get(question.name) for question in questions]
 
     def read(self, question: Question, body: JSON, reply: JSON) -> Answer:
-        """Read an answer; gateways to models that write may omit probabilities."""
+        """Read an answer. Gateways to generative models may omit probabilities."""
         if question.kind == "predicate":
             probabilities = _with_complement(body.get("noul"))
         elif is_object(likelihoods := body.get("probabilities")):
@@ -479,7 +479,7 @@ class SystemOne(Native):
             if not isinstance(name, str) or name not in names:
                 return answer_of_label(question, None)
             return answer_of_label(question, question.options[names.index(name)].name)
-        # vLLM has the mass in its `diagnostics`, SGLang beside the answer, and so has moa.
+        # vLLM puts the mass into `diagnostics`; SGLang and moa put it beside the answer.
         diagnostics = object_of(object_of(reply.get("diagnostics")).get(question.name))
         mass = diagnostics.get("label_mass", body.get("label_mass", body.get("x_label_mass")))
         return self.weigh(question, probabilities, label_mass=mass)
@@ -503,11 +503,11 @@ class SystemOne(Native):
 
 
 class Decisions(Native):
-    """Decides by `/v1/decisions`: questions and answers are lists in one order."""
+    """Decides by `/v1/decisions`: questions and answers are lists in the same order."""
 
     title = "OpenAI Decisions"
     path = "/decisions"
-    refusal_signs = (400, 404), "model"  # OpenAI names those that decide
+    refusal_signs = (400, 404), "model"  # OpenAI's message names the models that decide
 
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
         """Return the body of a request."""
@@ -515,7 +515,7 @@ class Decisions(Native):
         return {"model": self.client.model, "input": text, "questions": question_objects}
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
-        """Return an answer for each question; missing ones at the end are `None`."""
+        """Return an answer for each question. Missing ones at the end are `None`."""
         answers = reply.get("answers")
         if not is_list(answers):
             raise self.invalid("the answer holds no list of `answers`")
@@ -542,7 +542,7 @@ class Decisions(Native):
         text = neutralise(question.text)
         fields: JSON = {"type": question.kind, "name": question.name, "instructions": text}
         if question.kind == "predicate":
-            # A predicate has no place for what yes and no mean, so its text says it.
+            # A predicate has no field for the meanings of yes and no, so its text states them.
             meanings = [_format_option(o) for o in question.options if o.description]
             lines = [text, *map(neutralise, meanings)]
             return {**fields, "instructions": "\n".join(lines)}
@@ -558,7 +558,7 @@ class Decisions(Native):
 
 
 def answer_of_label(question: Question, name: object) -> Answer:
-    """Build the answer from a written label; an unknown label isn't an answer."""
+    """Build the answer from a written label. An unknown label counts as no answer."""
     names = [_fold(option.name) for option in question.options]
     label = _fold(name.strip()) if isinstance(name, str) else ""
     if names.count(label) != 1:
@@ -589,14 +589,14 @@ def _fold(name: str) -> str:
 
 
 def _number(value: object) -> float | None:
-    """Read a finite number; booleans are none."""
+    """Return a finite number; `None` for anything else, such as a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def number_duplicates(questions: Sequence[Question]) -> list[Question]:
-    """Number questions of the same name, so that answers can be told apart."""
+    """Number questions of the same name, to tell their answers apart."""
     names: set[str] = set()
     unique_questions: list[Question] = []
     for question in questions:

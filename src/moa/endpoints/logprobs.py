@@ -1,6 +1,6 @@
 """Log-probabilities: answers questions by the log-probabilities of their labels' words.
 
-The fields of vLLM are those of 0.32:
+The vLLM fields are those of version 0.32:
 <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
 """
 
@@ -29,17 +29,17 @@ from moa.questions import Answer, Question
 from moa.usage import NOTHING, Amount
 
 _PUSH = 8.0
-"""Added to the logits of the labels, so that their probabilities are sent. Its effect is removed
-again, which keeps four digits if the labels have up to 0.98 of the mass."""
+"""Bias added to the logits of the labels, so that the server sends their probabilities. It is
+undone after, which keeps four digits if the labels have up to 0.98 of the mass."""
 _HARD_PUSH = 60.0
-"""Leaves nothing to other tokens: reveals labels that the first push did not."""
+"""Bias that leaves nothing to other tokens, to reveal labels that the first push did not."""
 _OTHERS = 20
-"""Number of probabilities requested besides those of the labels."""
+"""Number of probabilities requested in addition to those of the labels."""
 _MOST_IN_VOCABULARY = 1_000_000
-"""A number above the size of any vocabulary."""
+"""A number larger than any vocabulary."""
 _NO_TEXT = ("", "\N{REPLACEMENT CHARACTER}")
 _MOST_SPELT = 10_000
-"""Maximum of labels and examples whose tokens are cached."""
+"""Maximum number of labels and examples whose tokens are cached."""
 _SMALLEST = 1e-45
 """Replaces a probability that was rounded to zero."""
 
@@ -51,12 +51,12 @@ class LabelReading:
     logprobs: tuple[float, ...]
     """Natural logarithms, one per label, in order. Their `exp` sums to `label_mass`."""
     label_mass: float
-    """Probability of the labels' first tokens together, 0 to 1."""
+    """Total probability of the labels' first tokens, 0 to 1."""
     amount: Amount
 
     @property
     def probabilities(self) -> tuple[float, ...]:
-        """The probabilities, normalised."""
+        """Normalised probabilities."""
         highest = max(self.logprobs)
         weights = [math.exp(logprob - highest) for logprob in self.logprobs]
         total = sum(weights)
@@ -65,28 +65,28 @@ class LabelReading:
 
 @dataclass(frozen=True, slots=True)
 class TokenReading:
-    """The probabilities of some tokens as the next one, in the whole vocabulary."""
+    """Probabilities of some tokens as the next one, among the whole vocabulary."""
 
     logprobs: tuple[float, ...]
     amount: Amount
 
 
 ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
-"""Reads the log-probabilities of the second tokens as the next one after the first."""
+"""Reads the log-probabilities of the second tokens as the next one after the first tokens."""
 
 
 async def walk_labels(
     spellings: Sequence[Sequence[Sequence[int]]], read: ReadTokens
 ) -> LabelReading:
-    """Read labels of any length with one request for each place if they differ.
+    """Read labels of any length, with one request per position where they differ.
 
     `read` is called with the tokens after the prompt, and the candidates. The first token is
-    weighed against the whole vocabulary, a later one only against those with which another label
-    continues. Tokens that a label shares with no other count as certain, since the sum of all
-    log-probabilities would penalise long labels.
+    weighed against the whole vocabulary, a later one only against those by which other labels
+    continue. Tokens at other positions count as certain, since the sum of all log-probabilities
+    would penalise long labels.
 
-    `spellings` has the tokens of each label, then those of other spellings, whose first tokens are
-    added to the label's own. `ConfigError`: a label equals another, or its start.
+    `spellings` has the tokens of each label, then those of its other spellings, whose first tokens
+    are added to the label's own. `ConfigError`: a label is equal to another or its start.
     """
     labels = [ways[0] for ways in spellings]
     for first, second in pairwise(sorted(map(tuple, labels))):
@@ -123,10 +123,10 @@ async def walk_labels(
 
 
 def _first_tokens(spellings: Sequence[Sequence[Sequence[int]]]) -> dict[int, int]:
-    """Map first tokens of other spellings to the label's own first token.
+    """Map first tokens of other spellings to the label's first token.
 
-    A first token of labels with different beginnings counts for none of them. Neither does one of a
-    spelling with more tokens than the label, which may be one letter: "NO" as "N" and "O".
+    A first token shared by labels with different first tokens is left out. So is one of a spelling
+    with more tokens than the label, which may be a single letter: "NO" as "N" and "O".
     """
     own_tokens = {label[0] for label, *_ in spellings}
     owners_by_token: dict[int, set[int]] = {}
@@ -145,8 +145,8 @@ def _log_sum(logprobs: Sequence[float]) -> float:
 class LabelReader(ABC):
     """Decides by the log-probabilities of the labels' words.
 
-    Questions about one text are asked in a row, those of one layout together, so that the server
-    has the start of their prompts in its cache, and reads the text once.
+    Questions about one text are asked in a row, grouped by layout, so that the server caches the
+    start of their prompts and reads the text once.
     """
 
     title = "label log-probabilities"
@@ -180,8 +180,8 @@ class LabelReader(ABC):
     ) -> LabelReading:
         """Remove the model's known bias to yes.
 
-        It was measured without examples, in the model's best layout. If a layout is requested, as
-        by a fit to the answers, they stay unchanged.
+        The bias was measured without examples, in the model's best layout. With a given layout,
+        such as that of a calibration fit, the answers stay unchanged.
         """
         bias = facts_of(self._client.model).yes_bias
         if question.kind != "predicate" or question.layout or examples or not bias:
@@ -193,7 +193,7 @@ class LabelReader(ABC):
     async def _read_all(
         self, prompts: Sequence[LabelPrompt], context: RunContext
     ) -> list[LabelReading]:
-        """Read prompts, the first of each layout before the others, which find its text cached."""
+        """Read prompts, the first of each layout alone, so that the others find its text cached."""
         readings: dict[int, LabelReading] = {}
 
         async def read(index: int) -> None:
@@ -239,7 +239,7 @@ class LabelReader(ABC):
         """Read the probability of each label after a prompt without control tokens."""
 
     async def _tokenize(self, body: Mapping[str, object], context: RunContext) -> list[int]:
-        """Let the server tokenize, which is free."""
+        """Tokenize on the server, which is free."""
         client = self._client
         answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
         sent = list_of(answer.get("tokens"))
@@ -256,7 +256,7 @@ def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
 
 
 class VLLMLabelReader(LabelReader):
-    """Reads label log-probabilities by `logprob_token_ids`, which, unlike a top 20, misses none."""
+    """Reads label log-probabilities by `logprob_token_ids`. Unlike a top 20, it misses no label."""
 
     side_by_side = True
 
@@ -269,7 +269,7 @@ class VLLMLabelReader(LabelReader):
         """Read the probability of each label after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
         is_chat = prompt.layout == "chat"
-        # A label is at the start of the assistant's turn, or goes on the last line.
+        # A label starts the assistant's turn, or continues the last line.
         line = "" if is_chat else text.rpartition("\n")[2]
         tokens = await self._label_tokens(
             line, [way for ways in prompt.spellings for way in ways], context
@@ -284,7 +284,7 @@ class VLLMLabelReader(LabelReader):
         async def read(after: Sequence[int], candidates: Sequence[int]) -> TokenReading:
             if after and not prompt_tokens:
                 prompt_tokens.extend(await self._tokens_of(text, context, special=True))
-            # The server reads the text itself, with its own special tokens, where it can.
+            # Where possible, the server tokenizes the text itself, with its own special tokens.
             sent = [*prompt_tokens, *after] if after or is_chat else text
             return await self._read(sent, candidates, context, text=text)
 
@@ -334,7 +334,7 @@ class VLLMLabelReader(LabelReader):
     async def _label_tokens(
         self, line: str, labels: Sequence[str], context: RunContext
     ) -> dict[str, tuple[int, ...]]:
-        """Tokenize each label in its place, once; some tokenizers join it to the line before."""
+        """Tokenize each new label in its position. Some tokenizers join it to the line before."""
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
             texts = [line] * bool(line) + [line + label for label in missing]
@@ -360,18 +360,18 @@ class VLLMLabelReader(LabelReader):
 class LlamaCppReader(LabelReader):
     """Reads label log-probabilities from llama.cpp's server.
 
-    Its list of the most probable tokens omits labels. So an equal `logit_bias` pushes all labels,
-    probabilities are read after sampling, and the push is undone: if the pushed labels have the
-    probabilities q with sum s, each had q / (s + (1 - s) exp(push)).
+    Its list of the most probable tokens may omit labels. So the same `logit_bias` is added to all
+    labels, probabilities are read after sampling, and the bias is undone: if the labels then have
+    the probabilities q with sum s, each had q / (s + (1 - s) exp(push)).
     """
 
-    side_by_side = False  # each of its slots has a cache of its own
+    side_by_side = False  # each slot has its own cache
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
         self._spellings: dict[str, tuple[int, ...]] = {}
         self._templates: dict[int, list[tuple[int, ...]]] = {}
-        """The tokens around the turns of a chat, by the number of turns."""
+        """Tokens around the turns of a chat, by number of turns."""
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read the probability of each label after a prompt; see `LabelReader`."""
@@ -391,7 +391,7 @@ class LlamaCppReader(LabelReader):
     async def read_next_tokens(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, /
     ) -> TokenReading:
-        """Read the log-probabilities of `tokens` as the next one, in the whole vocabulary."""
+        """Read the log-probabilities of `tokens` as the next one, among the whole vocabulary."""
         pushed, amount = await self._probabilities(prompt, tokens, context, push=_PUSH)
         if pushed is None:
             return await self._read_vocabulary(prompt, tokens, context, before=amount)
@@ -414,9 +414,9 @@ class LlamaCppReader(LabelReader):
     async def tokenize(
         self, text: str, context: RunContext, /, *, whole: bool, control: bool = False
     ) -> list[int]:
-        """Tokenize a text, as the `whole` start of a prompt or a piece.
+        """Tokenize a text, as the start of a prompt (`whole`) or a later piece.
 
-        Only with `control` do control tokens have their meaning; otherwise all of it is data.
+        Control tokens have their meaning only with `control`. Otherwise the whole text is data.
         """
         body = {"content": text, "add_special": whole, "parse_special": control}
         return await self._tokenize(body, context)
@@ -424,7 +424,7 @@ class LlamaCppReader(LabelReader):
     async def _tokenize_turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         """Tokenize turns of user and assistant by the model's chat template.
 
-        The template is rendered with marks in place of the turns, whose texts stay data.
+        The template is rendered with marks in place of the turns, so that their texts stay data.
         """
         if len(turns) not in self._templates:
             marks = [f"@{index}@" for index in range(len(turns))]
@@ -443,7 +443,7 @@ class LlamaCppReader(LabelReader):
                 else ()
                 for index, piece in enumerate(pieces)
             ]
-        *earlier_turns, last = turns  # the earlier ones come again and again
+        *earlier_turns, last = turns  # earlier turns recur, so they are cached
         turn_tokens = [await self._spelling(turn, context) for turn in earlier_turns]
         turn_tokens.append(tuple(await self.tokenize(last, context, whole=False)))
         first, *ends = self._templates[len(turns)]
@@ -462,7 +462,7 @@ class LlamaCppReader(LabelReader):
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Read the tokens after a push; `None` if the sampled one hides them; see `_sample`."""
+        """Read the tokens' probabilities after a push, or `None`; see `_sample`."""
         is_hard = push == _HARD_PUSH
         sampling: JSON = {
             "samplers": ["top_k", "temperature"] if is_hard else ["temperature"],
@@ -479,7 +479,7 @@ class LlamaCppReader(LabelReader):
     async def _read_vocabulary(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, before: Amount
     ) -> TokenReading:
-        """Read tokens from the whole vocabulary, which takes a server long to write.
+        """Read tokens from the whole vocabulary, which is slow.
 
         The server sends nothing if the sampled token writes no text, so a full stop is sampled.
         """
@@ -493,10 +493,10 @@ class LlamaCppReader(LabelReader):
     async def _sample(
         self, prompt: Sequence[int], sampling: Mapping[str, object], context: RunContext
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Sample a token; return probabilities, or their logarithms before sampling, if requested.
+        """Sample a token. Return probabilities, or their logarithms before sampling, as requested.
 
-        `None`: the server sends none, since the token writes no text. It is a control token, or a
-        part of a character, as the first ones of Japanese labels may be.
+        `None`: the server sends none, since the sampled token writes no text. It is a control
+        token, or part of a character, as the first token of a Japanese label may be.
         """
         body: JSON = {
             "model": self._client.model,
@@ -504,7 +504,7 @@ class LlamaCppReader(LabelReader):
             "max_tokens": 1,
             "temperature": 1.0,
             "cache_prompt": True,
-            "ignore_eos": True,  # if the end is sampled, no probabilities are sent
+            "ignore_eos": True,  # no probabilities are sent if the end is sampled
             **sampling,
         }
         estimate = self._client.price.charge(
@@ -534,7 +534,7 @@ class LlamaCppReader(LabelReader):
 
 
 def _merge_readings(first: dict[int, float], second: dict[int, float]) -> dict[int, float]:
-    """Add the tokens that only the second reading shows, scaled by those that both show."""
+    """Add the tokens that only the second reading has, scaled by those that both have."""
     shared = math.fsum(second[token] for token in first)
     # If the first push shows no label at all, each had less than this.
     scale = math.fsum(first.values()) / shared if shared else math.exp(-_PUSH) / _OTHERS

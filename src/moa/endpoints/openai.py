@@ -1,4 +1,4 @@
-"""OpenAIEndpoint: a model behind any server that speaks OpenAI's protocol."""
+"""OpenAIEndpoint: a model on any server with OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _REFUSES = re.compile(
 CHAT: frozenset[Capability] = frozenset(
     ("complete", "stream", "decide", "tools", "images", "files")
 )
-"""Default capabilities of a server; it refuses itself what its model can't do."""
+"""Default capabilities of a server. It refuses itself what its model doesn't support."""
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 _DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]+")
 _FILE = "word " * 1000
-"""Replaces a file in the estimate of tokens: a page or a large picture takes about as many."""
+"""Stands for a file in the estimate of tokens: a page or a large picture takes about as many."""
 _TAGS = {
     "<think>": "</think>",
     "<thought>": "</thought>",  # Gemini's compatible endpoint
@@ -65,7 +65,7 @@ _TAGS = {
 }
 """Closing tags of a thought, by opening tag."""
 _CLOSE = "</think>"
-"""Closing tag of a thought that the chat template opened."""
+"""Closing tag of a thought whose opening tag is in the chat template."""
 _VECTOR = TypeAdapter(tuple[float, ...], config=ConfigDict(defer_build=True))
 
 
@@ -83,29 +83,29 @@ class Settings(TypedDict, total=False):
 
 
 class OpenAIEndpoint(EndpointBase):
-    """A model behind any server that speaks OpenAI's protocol.
+    """A model on any server with OpenAI's protocol.
 
     Args:
         name: Shown in traces, errors and usage.
-        model: Name of the model, as the server knows it.
-        base_url: Address up to `/v1`; `None`: `$OPENAI_BASE_URL`, else OpenAI.
+        model: Name of the model on the server.
+        base_url: Address up to `/v1`. `None` uses `$OPENAI_BASE_URL`, else OpenAI.
         api_key: Sent as a bearer token. `None` sends no key to a `base_url`, and
             `$OPENAI_API_KEY` to OpenAI.
         tier: `slm` or `llm`.
-        price: Its price, or a function that finds it when it is first needed.
-        context_window: Maximum tokens of a request, prompt and answer together; `None`: unknown.
-            A prompt with at least as many words is refused before it is sent; otherwise the server
+        price: Price, or a function that returns it, called when it is first needed.
+        context_window: Maximum tokens of a request, prompt and answer together. `None`: unknown. A
+            prompt with at least as many words is refused before it is sent. Otherwise the server
             decides.
-        concurrency: Maximum requests at once; more wait for a slot.
+        concurrency: Maximum concurrent requests. Others wait for a slot.
         connect_timeout_s: Maximum seconds to wait for a connection.
         timeout_s: Maximum seconds of a whole request.
-        capabilities: What it can do; an embedding model has `{"embed"}`.
+        capabilities: What the model can do. An embedding model has `{"embed"}`.
         decides: How it decides; see `Decides`.
-        dialect: How the server differs from OpenAI's format; `None`: OpenAI's own for OpenAI, else
-            a general one. A server that decides is then asked which it is.
+        dialect: How the server differs from OpenAI's format. `None`: none for OpenAI, else a
+            general one, and the first decision detects the server's.
         client: An `openai.AsyncOpenAI`, `AsyncAzureOpenAI` or a subclass, which sends the requests
             with its own address, key, headers, proxy, hooks and timeouts. So omit `base_url`,
-            `api_key` and `connect_timeout_s`. It sends each request once, by its method `post` or
+            `api_key` and `connect_timeout_s`. It sends each request once, with its method `post` or
             `get`, without redirects. It belongs to the event loop of its first use; `close` leaves
             it open.
 
@@ -163,15 +163,15 @@ class OpenAIEndpoint(EndpointBase):
 
     @property
     def price(self) -> Price:
-        """Its price."""
+        """Price of its calls."""
         return self.client.price
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.
 
         Raises:
-            InvalidResponse: the answer brought no text.
-            EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
+            InvalidResponse: the answer has no text.
+            EndpointRejected: the prompt can't fit into `context_window`, or the server refuses it.
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
         require(self, "complete", prompt)
@@ -185,10 +185,10 @@ class OpenAIEndpoint(EndpointBase):
         return self._completion(transcript, prompt, amount, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; it raises the errors of `complete`.
+        """See `Endpoint.stream`. It raises the errors of `complete`.
 
-        If the server omits a thought's opening tag, the thought is recognised only at its end: it
-        is in the pieces, but not in the text of the `Completion`.
+        If the server omits a thought's opening tag, the thought is detected only at its end. Then
+        it is in the pieces, but not in the text of the `Completion`.
         """
         require(self, "stream", prompt)
         self._check_length(prompt)
@@ -200,7 +200,7 @@ class OpenAIEndpoint(EndpointBase):
                     amount = event
                     continue
                 if context.watcher is not None and event.get("choices"):
-                    tokens += 1  # llama.cpp and vLLM send each in an event
+                    tokens += 1  # llama.cpp and vLLM send one event per token
                     context.watcher(context.node or self.name, tokens)
                 if piece := transcript.add(event, "delta"):
                     yield piece
@@ -216,15 +216,15 @@ class OpenAIEndpoint(EndpointBase):
         """See `Endpoint.decide`.
 
         Raises:
-            OutputError: the labels had to be written, and the model wrote something else.
-            ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
-                of a server whose log-probabilities can't be read; no question was sent.
+            OutputError: the model had to write labels, and wrote something else.
+            ConfigError: a question is over a limit of this server, or `decides="labels"` with a
+                server whose log-probabilities can't be read. No question was sent.
         """
         require(self, "decide")
         return await self._decider.decide(_neutral_request(text, questions, examples), context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """See `Endpoint.embed`; raises `InvalidResponse` if a vector is missing or invalid."""
+        """See `Endpoint.embed`. `InvalidResponse`: a vector is missing or invalid."""
         require(self, "embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = replace(estimate_of(*texts, max_tokens=0, price=self.price), encodings=1)
@@ -244,7 +244,7 @@ class OpenAIEndpoint(EndpointBase):
         return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
 
     async def identity(self, context: RunContext, /) -> Identity:
-        """Return the model, and the version of a server with `/version`, such as vLLM."""
+        """Return the model, and the server's version if it has `/version`, as vLLM does."""
         try:
             answer = await self.client.get("/version", context, at_root=True)
         except EndpointError:
@@ -253,7 +253,7 @@ class OpenAIEndpoint(EndpointBase):
         return Identity(model=self.model, server="OpenAI-compatible", version=version)
 
     async def close(self) -> None:
-        """Close the connections of this event loop, but no given `client`.
+        """Close the connections of this event loop. A given `client` stays open.
 
         A second call does nothing.
         """
@@ -268,7 +268,7 @@ class OpenAIEndpoint(EndpointBase):
     ) -> Sequence[SentPrompt]:
         """Return what would be sent for typed questions, by the working backend or the first one.
 
-        A server of unknown dialect is asked for it, which isn't a call of its model.
+        If the dialect is unknown, the server is asked, which isn't a call of its model.
         """
         return await self._decider.preview(_neutral_request(text, questions, examples), context)
 
@@ -343,14 +343,14 @@ class OpenAIEndpoint(EndpointBase):
             for k, v in {**self.chat(prompt), **extra_fields}.items()
             if k not in self._dropped_fields
         }
-        # The words around the messages stand for what the chat template puts there.
+        # The JSON around the messages accounts for the tokens of the chat template.
         text = _DATA_URL.sub(_FILE, _as_json(body))
         return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _leave_out(
         self, body: Mapping[str, object], error: EndpointRejected, context: RunContext
     ) -> None:
-        """Drop optional fields that the model refuses, for good; raise other errors.
+        """Drop optional fields that the model refuses, permanently. Raise other errors.
 
         OpenAI's reasoning models take no temperature and no stop, Mistral no `stream_options`.
         """
@@ -363,11 +363,11 @@ class OpenAIEndpoint(EndpointBase):
             context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
     def _check_length(self, prompt: Prompt) -> None:
-        """Refuse what is too long by any tokenizer; servers differ in handling it."""
+        """Refuse a prompt that is too long for any tokenizer. Servers differ in handling it."""
         if self.context_window is None:
             return
         texts = [message.content for message in prompt.messages]
-        words = sum(len(text.split()) for text in texts)  # no token is longer than one
+        words = sum(len(text.split()) for text in texts)  # no token is longer than a word
         if words >= self.context_window or not may_fit(self.context_window, texts):
             raise EndpointRejected(
                 f"the prompt is longer than the context window of {self.model}, which is "
@@ -421,7 +421,7 @@ def _as_text(value: object) -> str:
 
 
 def _read_content(message: Mapping[str, object]) -> tuple[str, str]:
-    """Return the text of a message, and the reasoning before it; Mistral sends both in parts."""
+    """Return the text of a message and the reasoning before it. Mistral sends both in parts."""
     content = message.get("content")
     thought = _as_text(message.get("reasoning_content")) or _as_text(message.get("reasoning"))
     if not is_list(content):
@@ -438,7 +438,7 @@ def _neutral_request(text: str, questions: Questions, examples: Examples) -> Dec
 
 
 def _format_message(message: Mapping[str, object]) -> str:
-    """Format a message for people: other parts as JSON, without the data of files."""
+    """Format a message for display: other parts as JSON, without the data of files."""
     content = message.get("content")
     extra = {k: v for k, v in message.items() if k not in ("role", "content")}
     parts = [content if isinstance(content, str) else _as_json(content)] if content else []
@@ -447,7 +447,7 @@ def _format_message(message: Mapping[str, object]) -> str:
 
 
 def with_schema(messages: Sequence[Message], schema: Mapping[str, object]) -> tuple[Message, ...]:
-    """Show a schema to the model, at the end of the system message."""
+    """Append a schema for the model to the system message."""
     form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     return add_instruction(messages, f"Answer with JSON alone, by this schema: {form}")
 
@@ -461,17 +461,17 @@ def add_instruction(messages: Sequence[Message], instruction: str) -> tuple[Mess
 
 @dataclass(slots=True)
 class _ToolCallPart:
-    """A tool call, whole or in part, as in a message or an event of a stream."""
+    """A tool call, whole or in part, from a message or a stream's event."""
 
     index: object
     id: str
-    """Gemini leaves it empty."""
+    """Id of the call. Gemini leaves it empty."""
     name: str
     arguments: str
 
     @classmethod
     def of(cls, part: JSON) -> _ToolCallPart:
-        """Read it; some servers write the arguments as an object instead of a text."""
+        """Read a tool call. Some servers write the arguments as an object instead of a text."""
         function = object_of(part.get("function"))
         arguments = function.get("arguments")
         if is_object(arguments):
@@ -482,8 +482,8 @@ class _ToolCallPart:
     def goes_on_with(self, part: _ToolCallPart) -> bool:
         """Return True if a later part of a stream continues this call.
 
-        Another call has another id. If ids are empty, it has a name and follows complete arguments;
-        a name alone isn't enough, as some servers repeat it in each part.
+        A new call has another id. Without ids, it has a name and follows complete arguments. A name
+        alone isn't enough, as some servers repeat it in each part.
         """
         if self.index != part.index:
             return False
@@ -492,14 +492,14 @@ class _ToolCallPart:
 
 @dataclass(slots=True)
 class ThinkingSplitter:
-    """Splits a text that comes in pieces into reasoning and answer.
+    """Splits a streamed text into reasoning and answer.
 
-    Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text. A thought
-    that isn't closed has no answer.
+    Servers without a reasoning parser leave tags such as `<think>…</think>` in the text. After a
+    thought that isn't closed, there is no answer.
     """
 
     _blanks: list[str] = field(default_factory=list[str])
-    """White space before the first word, until it is known whether that opens a thought."""
+    """White space before the first word, until it is known whether a thought starts there."""
     _held: str = ""
     """Text that may be the start of a tag."""
     _thought: list[str] = field(default_factory=list[str])
@@ -508,18 +508,18 @@ class ThinkingSplitter:
     _state: Literal["start", "thinking", "answering"] = "start"
 
     def split(self) -> tuple[str, str | None]:
-        """Return the answer and the reasoning, at the end; `None` without any."""
+        """Return the answer, and the reasoning or `None`, at the end of the text."""
         text = "".join(self._text)
         if self._closing:
             return text, "".join(self._thought).strip()
-        # If the chat template wrote the opening tag, only the end tells what was a thought.
+        # If the opening tag is in the chat template, only the closing tag shows what was a thought.
         thought, closed, answer = text.lstrip().partition(_CLOSE)
         if closed and "<think>" not in thought:
             return answer.lstrip(), thought.strip()
         return text, None
 
     def feed(self, piece: str) -> str:
-        """Add a piece; return the part that belongs to the answer."""
+        """Add a piece. Return the part that belongs to the answer."""
         if self._state == "start":
             if not self._held:
                 start = piece.lstrip()
@@ -532,14 +532,14 @@ class ThinkingSplitter:
         return self._think(piece) if self._state == "thinking" else self._answer(piece)
 
     def finish(self) -> str:
-        """End the text; return the held part that belongs to the answer."""
+        """End the text. Return the held part that belongs to the answer."""
         if self._state == "thinking":
             self._thought.append(self._held)
             return ""
         return self._answer(self._take())
 
     def _open_thought(self) -> str:
-        """Detect an opening tag; return what follows it, or everything."""
+        """Detect an opening tag. Return the text after it, or everything."""
         opening = next((tag for tag in _TAGS if self._held.startswith(tag)), None)
         if opening is None:
             self._state = "answering"
@@ -583,7 +583,7 @@ class _Transcript:
     splitter: ThinkingSplitter = field(default_factory=ThinkingSplitter)
 
     def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
-        """Read an answer, or an event of a stream; return its text."""
+        """Read an answer, or an event of a stream. Return its text."""
         self.model = _as_text(body.get("model")) or self.model
         answer_text = ""
         for choice in objects_of(body.get("choices"))[:1]:

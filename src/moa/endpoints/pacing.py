@@ -1,10 +1,10 @@
-"""Pacing: adapts the number of requests in flight to a server, and pauses.
+"""Pacing: adapts the number of requests in flight to a server, and pauses them.
 
-The limit falls by a share if the server refuses requests (429) or queues them, and rises by one per
-round: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase and
+The limit falls by a factor if the server refuses requests (429) or queues them, and rises by one
+per round: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase and
 Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989). Queueing is detected as
 in TCP Vegas (Brakmo, O'Malley and Peterson 1994): requests take long relative to the shortest of
-their kind, and more of them in flight bring no more answers.
+their kind, and more of them in flight don't raise the answer rate.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from contextlib import suppress
 from moa.endpoints.transport import limit_names, seconds_until
 
 _FALL = 0.9
-"""Factor of the limit after refusals, or when requests queue."""
+"""Factor of the limit after a refusal, or when requests queue."""
 _CAREFUL_RISE = 0.1
-"""Rise per round if one more than now was too many the last time."""
+"""Rise per round when the next higher limit was refused before."""
 _QUEUES = 6.0
-"""Requests queue if they take this many times the shortest of their kind."""
+"""Factor over the shortest time of its kind from which a request counts as queued."""
 _GAIN = 1.5
-"""More requests in flight must raise the answer rate by this factor, if they don't queue."""
+"""Factor by which more requests in flight must raise the answer rate, unless they queue."""
 _AGING = 1.03
-"""Growth of the known shortest time per queueing round: the server may have changed."""
+"""Growth of the known shortest time per queued round, as the server may have changed."""
 _LONGEST_HOLD_S = 60.0
-"""Longest pause at a server's request. Beyond it requests are sent, and fail with a message."""
+"""Longest pause at a server's request. If it asks for more, requests are sent, and fail with a
+message."""
 _FIRST_HOLD_S, _LONGER, _LONGEST_STRIKE_S = 0.1, 1.3, 5.0
-"""Pauses without information from the server: if even requests sent after the last fall are
-refused."""
+"""Pauses when the server states none: first pause, growth and maximum. They apply if even requests
+sent after the last fall are refused."""
 _LOOK_S = 0.02
-"""Seconds between two checks of a loop that waits for a request of another one."""
+"""Seconds between checks of a loop that waits for a request of another loop."""
 _SCAN_EVERY = 64
-"""Answers between two checks whether a server states its limits."""
+"""Answers between checks for headers that state the server's limits."""
 
 Kind = tuple[str, int, int]
-"""Requests of similar duration: their address, and the bit lengths of the bytes sent and
-received."""
+"""Requests of similar duration: address, and bit lengths of the bytes sent and received."""
 _BYTES_A_TOKEN = 4
 
 
 class Pacing:
-    """The known limits of a server, shared by all event loops.
+    """Known limits of a server, shared by all event loops.
 
     Args:
         most: Maximum requests in flight, in each event loop.
@@ -54,11 +54,11 @@ class Pacing:
         self.limit = float(most)
         """Current maximum of requests in flight."""
         self.paused_until = 0.0
-        """On the monotonic clock; nothing is sent before."""
+        """Monotonic time before which nothing is sent."""
         self.strikes = 0
-        """Refusals in a row of requests that were sent after the last fall."""
+        """Refusals in a row of requests sent after the last fall."""
         self.probing_until = 0.0
-        """On the monotonic clock; before it a single request tests whether more are accepted."""
+        """Monotonic time until which a single request tests whether more are accepted."""
         self._most = most
         self._fell_at = self._struck_at = self._ceiling = 0.0
         self._accepted_of_burst = 0
@@ -66,16 +66,16 @@ class Pacing:
         self._answered_since = True
         """True if a request sent after the last fall was answered."""
         self._shortest: dict[Kind, tuple[float, int]] = {}
-        """Shortest seconds of each kind, and the requests in flight then."""
+        """Shortest seconds of each kind, and the number of requests in flight then."""
         self._round = self._queued = 0
-        """Answers of this round, and those of them that had queued."""
+        """Number of answers of this round, and how many of them had queued."""
         self._names: tuple[tuple[str, str], ...] = ()
         self._answers = 0
 
     def learn_answer(
         self, start: float, kind: Kind, in_flight: int, headers: Mapping[str, str]
     ) -> None:
-        """Learn from a good answer to a request that was sent at `start`."""
+        """Learn from a successful answer to a request sent at `start`."""
         self.learn_headers(start, 1 << kind[1], headers)
         self._round += 1
         self._queued += self._has_queued(kind, time.monotonic() - start, in_flight)
@@ -85,7 +85,7 @@ class Pacing:
     def learn_headers(self, start: float, size: int, headers: Mapping[str, str]) -> None:
         """Learn from the headers of an answer to a request of `size` bytes, such as a stream's.
 
-        If a limit is used up, nothing is sent before it is renewed.
+        If a rate limit is used up, nothing is sent before its reset.
         """
         if start >= self._fell_at:
             self._answered_since = True
@@ -103,11 +103,11 @@ class Pacing:
                     self.paused_until = max(self.paused_until, time.monotonic() + wait_s)
 
     def learn_refusal(self, start: float, in_flight: int, asked_s: float | None) -> None:
-        """Learn from a 429 to a request that was sent at `start`, with others in flight."""
+        """Learn from a 429 to a request sent at `start`, with others in flight."""
         now = time.monotonic()
         if asked_s is not None and asked_s <= _LONGEST_HOLD_S:
             self.paused_until = max(self.paused_until, now + asked_s)
-        if start < self._fell_at:  # of the same burst: the server took those that it didn't refuse
+        if start < self._fell_at:  # of the same burst: the rest were accepted
             self._accepted_of_burst -= 1
             self.limit = max(1.0, min(self.limit, float(self._accepted_of_burst)))
             self._ceiling = self.limit + 1.0
@@ -121,7 +121,7 @@ class Pacing:
             self.strikes += 1
 
     def _fall(self, now: float, in_flight: int) -> None:
-        # With few in flight one refusal says little of how many there may be.
+        # With few requests in flight, one refusal says little about the limit.
         self._ceiling = min(self.limit, max(in_flight + 1.0, self.limit / 2))
         self.limit = max(1.0, self._ceiling * _FALL)
         self._fell_at, self._accepted_of_burst, self._answered_since = now, in_flight, False
@@ -147,7 +147,7 @@ class Pacing:
 
 
 class Slots:
-    """An event loop's requests in flight, and those waiting for a slot."""
+    """Requests of an event loop: those in flight, and those waiting for a slot."""
 
     __slots__ = ("_pacing", "_timer", "_waiting", "in_flight")
 
@@ -163,7 +163,7 @@ class Slots:
         return self._pacing.paused_until > time.monotonic()
 
     def take(self) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
+        """Take a slot if one is free and no request waits for it."""
         if self._waiting or not self._has_room():
             return False
         self._count()
@@ -180,7 +180,7 @@ class Slots:
             if turn.done() and not turn.cancelled():
                 self.free()
             else:
-                with suppress(ValueError):  # it was passed over already
+                with suppress(ValueError):  # it was skipped already
                     self._waiting.remove(turn)
             raise
 
@@ -205,7 +205,7 @@ class Slots:
             self._pacing.probing_until = time.monotonic() + _LONGEST_HOLD_S
 
     def _wake(self) -> None:
-        """Wake waiters while there is room, and schedule a check for the end of a pause."""
+        """Wake waiting requests while there is room, and schedule a check at the end of a pause."""
         while self._waiting and self._has_room():
             turn = self._waiting.popleft()
             if not turn.done():
@@ -214,7 +214,7 @@ class Slots:
         if not self._waiting or self._timer is not None:
             return
         left_s = self._pacing.paused_until - time.monotonic()
-        if left_s > 0 or not self.in_flight:  # else who is in flight looks again
+        if left_s > 0 or not self.in_flight:  # else a request in flight checks at its end
             look_s = max(left_s, _LOOK_S)
             self._timer = asyncio.get_running_loop().call_later(look_s, self._look_again)
 

@@ -25,44 +25,45 @@ Strategy = Callable[["RetryCallState"], T | Awaitable[T]]
 """A strategy of tenacity: it gets the state of a call, and may be async."""
 
 _LOOK_S = 0.25
-"""Seconds between two checks of a server that another call probes."""
+"""Seconds between checks of a server that another call probes."""
 _LOOKS_FOR_A_STRANGER = 4
-"""Number of looks, some 8 s in all, for which calls wait for a server that has never answered. Its
-address may be wrong, and each row of a long run would wait half a minute to say so."""
+"""Number of probes, about 8 s in all, for which calls wait for a server that has never answered.
+Its address may be wrong, and each row of a long run would wait half a minute to say so."""
 _FOR_ALL_TRIES = 1.5
-"""Time for all tries of a call, in multiples of one request's: after a try that hung, half as long
-is left for another, since most answers come much earlier."""
+"""Time for all tries of a call, as a multiple of one request's limit. After a try that hung, half a
+request's time is left for another, since most answers come much earlier."""
 
 
 class Retried(Wrapping):
     """Retries after a retryable error, and notes it in the trace.
 
-    Strategies of [tenacity](https://tenacity.readthedocs.io) decide when and how often; you can
-    give any of them. No wait is shorter than a server requests. All tries and waits of a call
-    together take at most `timeout_s`, without the wait for a slot: each try has the time left by
-    those before. A wait that would end after that, or after the run's deadline, is not begun: the
-    error is raised at once. Each try is charged, as it is sent.
+    Any strategies of [tenacity](https://tenacity.readthedocs.io) decide when and how often. No wait
+    is shorter than the server requests. All tries and waits of a call together take at most
+    `timeout_s`, not counting the wait for a slot: each try has the time that earlier ones left. If
+    a wait would end after that, or after the run's deadline, the error is raised at once. Each try
+    is charged.
 
-    A server that is down is skipped: one that three times in a row, for at least two calls, can't
-    be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call probes it, and
-    again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
-    wait in their own time; if the server has never answered, at most for one probe, and after four
-    probes not at all. Probes are no tries: no strategy counts or schedules them. Nobody waits if a
-    `Fallback` or a cascade asks another endpoint. All `Retried` of one endpoint in this process
-    share this state.
+    A server counts as down, and is skipped, after three failures in a row from at least two calls:
+    it can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call probes it,
+    and again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
+    wait within their own time. If the server has never answered, they wait for at most one probe,
+    and after four probes not at all. Probes are not tries: no strategy counts or schedules them.
+    Calls don't wait if a `Fallback` or a cascade asks another endpoint. All `Retried` of one
+    endpoint in this process share this state.
 
     Args:
         endpoint: The endpoint to ask.
-        wait: Seconds before the next try; `None`: at random up to 0.5 s, then up to 1 s, and so on,
-            doubling up to 20 s: `wait_random_exponential(multiplier=0.5, max=20)`.
-        stop: True after the last try; `None`: after the third, `stop_after_attempt(3)`. The seconds
-            for `stop_after_delay` are those that count for `timeout_s`.
-        retry: True to retry after an error; `None`: after `retryable` ones. It is called for each
-            `EndpointError` and `OutputError`, and for no answer, since that is paid for.
+        wait: Seconds before the next try. `None`:
+            `wait_random_exponential(multiplier=0.5, max=20)`, random up to 0.5 s, then 1 s,
+            doubling to 20 s.
+        stop: True after the last try. `None`: after the third, `stop_after_attempt(3)`.
+            `stop_after_delay` counts the same seconds as `timeout_s`.
+        retry: True to retry after an error. `None`: after `retryable` ones. It is called for each
+            `EndpointError` and `OutputError`, but not for answers, since they are paid for.
         longest_asked_s: Longest wait at a server's request. If it requests more, its error, which
-            says how long, is raised at once.
-        timeout_s: Maximum seconds of all tries together; `None`: 1.5 times the endpoint's limit for
-            one request, or 180 if it has none. So a try that hung leaves time for another.
+            states the wait, is raised at once.
+        timeout_s: Maximum seconds of all tries together. `None`: 1.5 times the endpoint's limit for
+            one request, or 180 if it has none, so that a try that hung leaves time for another.
 
     Raises:
         ConfigError: a strategy can't be called, or a number is out of range.
@@ -109,10 +110,10 @@ class Retried(Wrapping):
 
     @cached_property
     def _strategies(self) -> AsyncRetrying:
-        """The given strategies and the defaults; tenacity is loaded at the first failure.
+        """Given strategies, or the defaults. Tenacity is loaded at the first failure.
 
-        Its loop isn't used: a call that succeeds at once would take nine times the CPU, and it
-        knows neither probes nor the wait for a slot.
+        Tenacity's loop isn't used: a call that succeeds at once would take nine times the CPU, and
+        the loop has no probes and counts the wait for a slot.
         """
         from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
 
@@ -123,7 +124,7 @@ class Retried(Wrapping):
         )
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request until it is answered, fails for good, or the tries are used up."""
+        """Send a request until it is answered, fails permanently, or runs out of tries."""
         call = _Call(self._timeout_s)
         while True:
             if self._breaker.is_open:
@@ -147,12 +148,12 @@ class Retried(Wrapping):
     async def _pause_s(
         self, error: EndpointError | OutputError, call: _Call, context: RunContext
     ) -> float | None:
-        """Return the seconds until the next try; `None`: it makes no sense, or there is no time."""
+        """Return the seconds until the next try; `None` if there is no next try."""
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
         strategies, state = self._strategies, self._state(error, call)
         if asked_s > self._longest_asked_s or not await _apply(strategies.retry, state):
             return None
-        if self._breaker.is_open:  # that says when
+        if self._breaker.is_open:  # the breaker decides when
             return 0.0 if self._may_wait(call) and call.left_s > 0 else None
         state.upcoming_sleep = pause_s = max(asked_s, await _apply(strategies.wait, state))
         if await _apply(strategies.stop, state):
@@ -179,7 +180,7 @@ class Retried(Wrapping):
         return (self._breaker.has_answered or is_first_wait) and not has_other.get()
 
     async def _wait_for_server(self, call: _Call, context: RunContext) -> None:
-        """Wait until a skipped server is back, or due to be probed by this call."""
+        """Wait until a skipped server is back, or until this call may probe it."""
         breaker, start, waited_s = self._breaker, time.monotonic(), 0.0
         while breaker.is_open and not breaker.is_due:
             run_left_s = context.remaining_s()
@@ -206,11 +207,11 @@ class Retried(Wrapping):
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """The remaining time of a call, and its tries so far."""
+    """Remaining time of a call, and its tries so far."""
 
     left_s: float
     slept_s: float = 0.0
-    """Seconds between its tries."""
+    """Seconds waited between tries."""
     tries: int = 0
     probes: int = 0
     """Tries that only probed the server: no strategy counts them."""
@@ -219,7 +220,7 @@ class _Call:
 
 
 def _seconds_of(error: EndpointError | OutputError, start: float) -> float:
-    """Return the duration of a try, without the wait for a slot if that is known."""
+    """Return the duration of a try, without the wait for a slot if it is known."""
     seconds = error.seconds if isinstance(error, EndpointError) else None
     return time.monotonic() - start if seconds is None else seconds
 

@@ -1,7 +1,7 @@
-"""Sent: shows what an endpoint is sent, before a call and during a run.
+"""Sent: shows the requests to an endpoint, before a call and during a run.
 
 Each backend describes its requests as a `SentPrompt`. The logger `moa.prompts` logs those that are
-sent. It is off until its level is set, since prompts hold what users wrote.
+sent. It is off until its level is set, since prompts hold user input.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from moa.endpoints.wrappers import Wrapping, innermost
 from moa.errors import EndpointError
 
 LOGGER = logging.getLogger("moa.prompts")
-if LOGGER.level == logging.NOTSET:  # else it would follow an application's level
+if LOGGER.level == logging.NOTSET:  # otherwise it would follow an application's level
     LOGGER.setLevel(logging.CRITICAL + 1)
 _ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class SentPrompt:
-    """One request to a model, as it is sent; it prints in a form for people.
+    """One request to a model, as it is sent. Print it to read it.
 
     Examples:
         >>> from moa import Agent
@@ -42,20 +42,20 @@ class SentPrompt:
     """Name of the endpoint."""
     model: str
     way: str
-    """The backend: `chat`, `label log-probabilities`, `System One` …; or what decides without a
+    """Backend, such as `chat`, `label log-probabilities` or `System One`; or what decides without a
     prompt."""
     messages: tuple[tuple[str, str], ...] = ()
     """Role and text of each message. The role `prompt` is a text to continue."""
     labels: tuple[str, ...] = ()
-    """Continuations whose probabilities are read; empty if the model writes."""
+    """Continuations whose probabilities are read. Empty if the model generates text."""
     schema: Mapping[str, object] | None = None
     """JSON schema of the answer."""
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
     """Other fields, such as `max_tokens`."""
     tokens: int | None = None
-    """Tokens of the messages, without those of the chat template; `None`: not counted."""
+    """Tokens of the messages, without those of the chat template; `None` if not counted."""
     counted: bool = False
-    """True if the model's own tokenizer counted them; else they are estimated."""
+    """True if the model's own tokenizer counted the tokens, False if they are estimated."""
     node: str = ""
     """Path of the agent in a graph."""
 
@@ -80,7 +80,7 @@ class SentPrompt:
 
 @runtime_checkable
 class ShowsPrompts(Protocol):
-    """An endpoint that can show its requests without sending anything paid for."""
+    """An endpoint that can show its requests without making a paid call."""
 
     def preview(self, prompt: Prompt, /) -> SentPrompt:
         """Return what would be sent for a prompt."""
@@ -89,18 +89,18 @@ class ShowsPrompts(Protocol):
     async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
-        """Return what would be sent for typed questions; a server may be asked for its dialect."""
+        """Return what would be sent for typed questions. A server may be asked for its dialect."""
         ...
 
 
 def log_prompt(write: Callable[[], SentPrompt]) -> None:
-    """Log what is sent, if the logger is on."""
+    """Log a request if the logger is on."""
     if LOGGER.isEnabledFor(logging.INFO):
         LOGGER.info("%s", write())
 
 
 def describe_prompt(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
-    """Describe a prompt as it is handed to an endpoint."""
+    """Describe a prompt as it is passed to an endpoint."""
     tools = {"tools": [tool.name for tool in prompt.tools]} if prompt.tools else {}
     limit = {"max_tokens": prompt.max_tokens, "temperature": prompt.temperature}
     return SentPrompt(
@@ -114,7 +114,7 @@ def describe_prompt(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
 
 
 async def preview_prompt(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> SentPrompt:
-    """Return what would be sent for a prompt, with its tokens."""
+    """Return what would be sent for a prompt, with the number of tokens."""
     server = endpoint
     while isinstance(server, Wrapping):
         prompt, server = server.outgoing(prompt), server.endpoint
@@ -134,7 +134,7 @@ async def preview_questions(
     *,
     examples: Examples = (),
 ) -> list[SentPrompt]:
-    """Return what would be sent for typed questions, or their words if the endpoint can't say."""
+    """Return what would be sent for typed questions, or their texts if that is unknown."""
     server = innermost(endpoint)
     if isinstance(server, ShowsPrompts):
         prompts = await server.preview_questions(text, questions, context, examples=examples)
@@ -164,7 +164,7 @@ async def _count(sent: SentPrompt, server: Endpoint, context: RunContext) -> Sen
     if not sent.messages:
         return sent
     if isinstance(server, CountsTokens):
-        with suppress(EndpointError):  # a server that isn't there lends no tokenizer
+        with suppress(EndpointError):  # no tokenizer without the server
             tokens = await server.count_tokens(sent.text, context)
             return replace(sent, tokens=tokens, counted=True)
     return replace(sent, tokens=approximate_tokens(sent.text))

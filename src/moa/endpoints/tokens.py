@@ -1,9 +1,9 @@
-"""Tokens: count those of a text, estimate and read those of a call, disarm control tokens.
+"""Tokens: count those of a text, estimate and read those of a call, and disarm control tokens.
 
 Servers tokenize the rendered prompt as a whole, so `<|im_end|>` written by a user ends the turn as
 if the application had written it. A space after the first character keeps the text readable, and
-makes it plain text for every tokenizer. Look-alikes of such tokens are treated alike: a server, or
-the model, may take them for real.
+makes it plain text for every tokenizer. Look-alikes of such tokens get the same space: a server, or
+the model, may read them as real.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BYTES_A_TOKEN = 3
 _MOST = 10**7
 """Maximum tokens of any request, for a model with an unknown context window."""
 _LONGEST_MEAN = 16
-"""Upper limit of the mean characters per token over a text; those of English have four to seven."""
+"""Upper limit of the mean characters per token of a text. English has four to seven."""
 _PIECE = 2**12
 _SHORT = 64
 """Maximum characters that may be a single token: some vocabularies have such tokens."""
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-"""Chinese, Japanese and Korean: a token has a third as many characters."""
+"""Chinese, Japanese and Korean, which have a third as many characters per token."""
 _RUN = re.compile(r"(\s)\s+|(\S)\2+")
-"""Repeated white space, or a repeated character: it may be one token, however long."""
+"""Repeated white space, or a repeated character. It may be one token, however long."""
 _HOLDS_TEXT = frozenset(
     (
         *("messages", "choices", "message", "delta", "content", "text", "thinking", "refusal"),
@@ -42,7 +42,7 @@ _HOLDS_TEXT = frozenset(
         *("tool_calls", "function", "arguments"),
     )
 )
-"""Keys of requests and answers with a text that every server counts as tokens."""
+"""Keys of requests and answers whose texts every server counts as tokens."""
 NO_USAGE = "the answer states no usage, or one that can't be true, so the estimate is charged"
 """The trace's note when `amount_of` returns `None`."""
 _UNSEEN = frozenset(
@@ -109,7 +109,7 @@ _HINTS = re.compile(f"[>\\]~|{''.join(look for look, sign in _LOOKS.items() if s
 
 
 def approximate_tokens(text: str) -> int:
-    """Estimate tokens without a tokenizer, conservatively: one for three bytes of UTF-8.
+    """Estimate tokens without a tokenizer, conservatively: one per three bytes of UTF-8.
 
     English has more than four bytes per token, Chinese three and a half.
     """
@@ -118,7 +118,7 @@ def approximate_tokens(text: str) -> int:
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """An endpoint whose server offers its tokenizer. Counting is free, and charged nowhere."""
+    """An endpoint whose server offers its tokenizer. Counting is free and not recorded."""
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text without control tokens."""
@@ -126,16 +126,16 @@ class CountsTokens(Protocol):
 
 
 async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
-    """Count tokens by the endpoint's tokenizer, else by a conservative estimate."""
+    """Count tokens with the endpoint's tokenizer, else by a conservative estimate."""
     server = None if endpoint is None else innermost(endpoint)
     if text and isinstance(server, CountsTokens):
-        with suppress(EndpointError):  # it lends none after all; a safe count does as well
+        with suppress(EndpointError):  # no tokenizer after all: estimate
             return await server.count_tokens(text, context)
     return approximate_tokens(text)
 
 
 def window_of(endpoint: Endpoint | None) -> int | None:
-    """Return the maximum tokens of a request, prompt and answer together; `None`: unknown."""
+    """Return the maximum tokens of a request, prompt and answer together; `None` if unknown."""
     server = None if endpoint is None else innermost(endpoint)
     window: object = getattr(server, "context_window", None)
     return window if isinstance(window, int) else None
@@ -148,10 +148,11 @@ def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
 
 
 def texts_in(sent: object, *, left_out: str = "") -> list[str]:
-    """Collect the texts of a request or an answer in JSON; a token id counts as four characters.
+    """Collect the texts of a request or an answer in JSON. A token id counts as four characters.
 
-    Pictures, schemas, tools and the words around them are left out: servers differ in them. The
-    value of the key `left_out` is, too: in a stream some servers repeat the whole `message`.
+    Pictures, schemas, tools and the words around them are left out, as servers count them
+    differently. So is the value of the key `left_out`: in a stream some servers repeat the whole
+    `message`.
     """
     texts: list[str] = []
     pending = [sent]
@@ -180,10 +181,10 @@ def amount_of(
     texts: Sequence[str] = (),
     window: int | None = None,
 ) -> Amount | None:
-    """Read the `usage` of an answer, in the terms of OpenAI, System One or LangChain.
+    """Read the `usage` of an answer, in the format of OpenAI, System One or LangChain.
 
     Impossible values are rejected: an invalid or negative count; no prompt tokens; more cached than
-    read tokens; a total below its parts; fewer tokens than one for sixteen characters of the texts,
+    read tokens; a total below its parts; fewer tokens than one per sixteen characters of the texts,
     repeated characters aside (Chinese, Japanese and Korean ones count threefold); and more than the
     window and the longest answer together.
 
@@ -191,11 +192,11 @@ def amount_of(
         body: The answer, or its part with `usage`.
         estimate: The reserved maximum of the call.
         sent: The request, or its texts.
-        texts: Texts of the answer. The count may include more: hidden thoughts.
-        window: Maximum tokens of a request; `None`: ten million.
+        texts: Texts of the answer. The count may include more, such as hidden thoughts.
+        window: Maximum tokens of a request. `None`: ten million.
 
     Returns:
-        It, not priced yet; `None`: it says nothing that can be true.
+        The usage, not priced yet; `None` if none is stated, or it is impossible.
     """
     usage = body.get("usage")
     if not is_object(usage):
@@ -207,16 +208,16 @@ def amount_of(
         cached = _cached_tokens(usage)
     except ValueError:
         return None
-    # A proxy that knows nothing may say 0, but no prompt has no token.
+    # A proxy that knows no count may state 0, but every prompt has tokens.
     is_unstated = not input_tokens and estimate.input_tokens
     is_unstated = is_unstated or (answer_tokens is None and not total and estimate.output_tokens)
     if is_unstated or cached > input_tokens or 0 < total < input_tokens + (answer_tokens or 0):
         return None
-    # Gemini's compatible endpoint counts reasoning in the total alone.
+    # Gemini's compatible endpoint counts reasoning only in the total.
     output = max(answer_tokens or 0, total - input_tokens)
     if input_tokens + output > (window or _MOST) + estimate.output_tokens:
         return None
-    # The estimate has a token for three bytes, so it mostly tells enough of what was sent.
+    # The estimate has a token per three bytes, so it mostly suffices to know the length sent.
     is_likely = input_tokens * _LONGEST_MEAN >= estimate.input_tokens * BYTES_A_TOKEN
     if not (is_likely or may_fit(input_tokens, texts_in(sent))) or not may_fit(output, texts):
         return None
@@ -231,11 +232,11 @@ def amount_of(
 
 def may_fit(tokens: int, texts: Sequence[str]) -> bool:
     """Return True if some tokenizer may produce so few tokens from these texts."""
-    if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # as nearly always
+    if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # almost always
         return True
     text, length = "".join(texts), 0
     longest = _SHORT + _LONGEST_MEAN * tokens if tokens else 0
-    for start in range(0, len(text), _PIECE):  # a long text ends no later than it is too long
+    for start in range(0, len(text), _PIECE):  # stop once it is too long
         piece = _RUN.sub(r"\1\2", text[start : start + _PIECE])
         length += len(piece) if piece.isascii() else len(piece) + 2 * len(_WIDE.findall(piece))
         if length > longest:
@@ -248,7 +249,7 @@ def _cached_tokens(usage: Mapping[str, object]) -> int:
         details = usage.get(key)
         if is_object(details):
             return _count(details, "cached_tokens", "cache_read") or 0
-    # DeepSeek's name for it, Mistral's, and pydantic-ai's.
+    # The names of DeepSeek, Mistral and pydantic-ai.
     return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_tokens") or 0
 
 
@@ -265,8 +266,8 @@ def _count(usage: Mapping[str, object], *names: str) -> int | None:
 def neutralise(text: str) -> str:
     """Make every control token of a chat template in `text` plain text.
 
-    Text without control tokens comes back unchanged, byte for byte. Doing it twice changes
-    nothing more.
+    A text without control tokens is returned unchanged, byte for byte. A second call changes
+    nothing.
     """
     if not _HINTS.search(text):
         return text
@@ -274,10 +275,10 @@ def neutralise(text: str) -> str:
 
 
 def rewrite(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) -> str:
-    """Rewrite characters of a text that match a pattern in the text's visible form.
+    """Rewrite the characters of a text that match a pattern in its visible form.
 
-    The pattern matches one character, with lookaround for its context. In the visible form letters,
-    brackets, bars and slashes are plain ones, and invisible characters are gone.
+    The pattern matches one character, with lookaround for its context. In the visible form,
+    letters, brackets, bars and slashes are plain ones, and invisible characters are removed.
     """
     if text.isascii() or _ODD.isdisjoint(text):
         return pattern.sub(lambda match: write(match[0]), text)

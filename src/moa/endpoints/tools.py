@@ -1,4 +1,4 @@
-"""Tools: ask any endpoint with tools; without support for tools it chooses by a JSON schema."""
+"""Tools: adds tools to any endpoint. Without native tools, the model chooses by a JSON schema."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _REFUSES = re.compile(
     r"|(support|unknown|unrecognized|extra).{0,100}\btools?\b",
     re.IGNORECASE | re.DOTALL,
 )
-"""Messages of servers without tools: vLLM, Ollama, llama.cpp, and those that check fields."""
+"""Messages of servers without tools: vLLM, Ollama, llama.cpp, and servers that check fields."""
 _ALONE = re.compile(
     r"\s*(?:```(?:json)?|<tool_call>)?\s*\{.*\}\s*(?:```|</tool_call>)?\s*", re.DOTALL
 )
 _CALL = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')
-"""Start of a call that is in the text because the server's parser missed it. Some templates
-make models double the braces around it."""
+"""Start of a call left in the text because the server's parser missed it. Some templates make
+models double the braces around it."""
 _MAX_READ = 8
 _BLANK = re.compile(r"\s{20}\Z")
 _JSON = json.JSONDecoder()
@@ -48,9 +48,9 @@ _TOLD_TO_CALL = (
 class WithTools(Wrapping):
     """Adds tools to any endpoint.
 
-    The model chooses by JSON, `{"tool": …, "arguments": …}` or `{"answer": …}`, one at a time, if
-    the endpoint has no tools, its server refuses them, or its model writes calls that the server
-    can't read; and always if the server of a small model enforces the schema.
+    The model chooses one tool at a time in JSON, `{"tool": …, "arguments": …}` or `{"answer": …}`,
+    if the endpoint has no tools, its server refuses them, or its model writes calls that the server
+    can't read; and always with `must_call`, or if the server of a small model enforces the schema.
 
     Args:
         endpoint: The endpoint to ask.
@@ -65,12 +65,12 @@ class WithTools(Wrapping):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Its capabilities, and tools."""
+        """Capabilities of the endpoint, and tools."""
         return self.endpoint.capabilities | _TOOLS
 
     def outgoing(self, prompt: Prompt) -> Prompt:
-        """Rewrite the prompt without tools if they are chosen by a schema."""
-        # Some servers take no results of tools without tools.
+        """Rewrite a prompt without tools if they are chosen by a schema."""
+        # Some servers refuse results of tools in a request without tools.
         if self._uses_native_tools and prompt.tools:
             return prompt
         return choose_by_schema(prompt, must_call=self._must_call)
@@ -79,7 +79,7 @@ class WithTools(Wrapping):
         """See `Endpoint.complete`.
 
         Raises:
-            OutputError: `max_tokens` cut the JSON by which a tool is chosen.
+            OutputError: `max_tokens` cut the JSON that chooses a tool.
         """
         if (sent_prompt := self.outgoing(prompt)) is prompt:
             try:
@@ -91,15 +91,15 @@ class WithTools(Wrapping):
                 sent_prompt = choose_by_schema(prompt)
         completion = await self.endpoint.complete(sent_prompt, context)
         if completion.finish_reason == "length" and _BLANK.search(completion.text):
-            # A schema lets a model write spaces between its parts, and small ones may not end:
-            # <https://github.com/vllm-project/vllm/issues/38696>. What is wanted is shown, too.
+            # A schema lets a model write spaces between its parts, and small ones may never stop:
+            # <https://github.com/vllm-project/vllm/issues/38696>. The prompt shows the schema, too.
             completion = await self.endpoint.complete(
                 replace(sent_prompt, json_schema=None), context
             )
         return _read_turn(completion, prompt, context) if prompt.tools else completion
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; text that may be a call is held back until it is complete."""
+        """See `Endpoint.stream`. Text that may be a call is held back until it is complete."""
         if self._uses_native_tools and prompt.tools:
             held_text, has_begun = "", False
             try:
@@ -124,12 +124,12 @@ class WithTools(Wrapping):
         yield completion
 
     def _find_call(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
-        """Find a call that the model wrote as text; from then on choose by a schema."""
+        """Find a call that the model wrote as text. If found, choose by a schema from now on."""
         if completion.tool_calls or (call := _find_written_call(completion.text, prompt)) is None:
             return completion
         is_unknown = call.name not in {tool.name for tool in prompt.tools}
         is_alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
-        if is_unknown and not is_alone:  # it may be the answer, or be in one
+        if is_unknown and not is_alone:  # it may be part of the answer
             return completion
         self._uses_native_tools = False
         context.note(
@@ -140,7 +140,7 @@ class WithTools(Wrapping):
         return replace(completion, text="", tool_calls=(call,))
 
     def _give_up(self, error: EndpointError, prompt: Prompt, context: RunContext) -> None:
-        """Stop using native tools if the server refuses them; else raise the error."""
+        """Stop using native tools if the server refuses them. Otherwise raise the error."""
         was_refused = error.status is not None and 400 <= error.status <= 501
         if (
             not (was_refused and prompt.tools and _REFUSES.search(error.message))
@@ -153,16 +153,16 @@ class WithTools(Wrapping):
 
 
 def _is_schema_enforced(endpoint: Endpoint) -> bool:
-    """Return True if a small model's server enforces schemas, but perhaps not its calls."""
+    """Return True if a small model's server enforces schemas, as it may not enforce tool calls."""
     inner = innermost(endpoint)
     enforces_all = isinstance(inner, OpenAIEndpoint) and inner.dialect.enforces == "all"
     return enforces_all and inner.tier == "slm"
 
 
 def choose_by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
-    """Rewrite a prompt with tools as one that describes them, and chooses by a schema.
+    """Rewrite a prompt with tools as one that describes them and chooses by a schema.
 
-    With `must_call` the schema has no form for an answer.
+    With `must_call`, the schema allows no answer.
     """
     messages = flatten_tool_calls(prompt.messages)
     if not prompt.tools:
@@ -192,7 +192,7 @@ def flatten_tool_calls(messages: Iterable[Message]) -> tuple[Message, ...]:
         role = message.role
         if role == "tool":
             role, text = "user", f"Result of {names.get(message.tool_call_id, 'it')}:\n{text}"
-        if not turns or turns[-1][0] != role:  # many chat templates take no two of a kind
+        if not turns or turns[-1][0] != role:  # many chat templates need alternating roles
             turns.append((role, [], []))
         turns[-1][1].append(text)
         turns[-1][2].extend(message.files)
@@ -232,7 +232,7 @@ def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, object] | Non
 
 
 def _hoist(schema: Mapping[str, object], owner: str) -> JSON:
-    """Prefix the shared parts of a schema by their owner, so that schemas can be joined."""
+    """Prefix the shared parts of a schema with their owner, so that schemas can be joined."""
     hoisted: JSON = json.loads(json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_'))
     if is_object(shared := hoisted.get("$defs")):
         hoisted["$defs"] = {f"{owner}_{name}": part for name, part in shared.items()}
@@ -240,7 +240,7 @@ def _hoist(schema: Mapping[str, object], owner: str) -> JSON:
 
 
 def _find_written_call(text: str, prompt: Prompt) -> ToolCall | None:
-    """Find `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
+    """Find a call in the usual form of models, `{"name": …, "arguments": {…}}`."""
     for match in islice(_CALL.finditer(text), _MAX_READ):
         try:
             call = object_of(_JSON.raw_decode(text, match.start())[0])
@@ -253,7 +253,7 @@ def _find_written_call(text: str, prompt: Prompt) -> ToolCall | None:
 
 
 def _read_turn(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
-    """Read a turn; other text, from a server that doesn't enforce the schema, is the answer."""
+    """Read a turn. Other text, from a server that doesn't enforce the schema, is the answer."""
     try:
         turn = object_of(json.loads(completion.text))
     except ValueError:

@@ -1,6 +1,6 @@
-"""Transport: addresses, proxies and certificates, and the meaning of failures.
+"""Transport: addresses, proxies and certificates, and the mapping of failures.
 
-Exceptions of HTTP libraries and refusals of servers become errors of `moa`, without the key.
+Exceptions of HTTP libraries and refusals of servers become errors of `moa`. The key is masked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from moa.endpoints.wire import Reply
 
 KEY = re.compile(r"[!-~]+")
-"""Characters of a key or a token: a header takes no line break, and aiohttp ASCII alone."""
+"""Characters of a key or a token: a header takes no line break, and aiohttp only ASCII."""
 _HOST = re.compile(rb"[\w.-]+")
 _TOO_LONG = re.compile(
     r"context.{0,20}(length|size|window)|maximum.{0,20}(context|length)|too (long|large|many tok)"
@@ -64,16 +64,16 @@ _NO_CREDIT = re.compile(r"your credit balance is too low", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FIRST_EPOCH = 1e9
-"""Numbers from here on are times since 1970, in seconds or milliseconds, and no spans."""
+"""Numbers from here on are times since 1970, in seconds or milliseconds, not spans."""
 _LONGEST_QUOTE = 300
 _DEEPEST = 16
 """Maximum nesting of an explanation."""
 
 
 def check_address(url: str, name: str, what: str = "base_url") -> None:
-    """Raise `ConfigError` if an address isn't HTTP, or could show a secret in an error.
+    """Raise `ConfigError` if an address isn't HTTP, or may show a secret in errors.
 
-    `name` is the endpoint's, and `what` the key that holds the address.
+    `name` is the endpoint's name, and `what` the key of the address.
     """
     if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
         raise ConfigError(
@@ -109,7 +109,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_near(url: str) -> bool:
-    """Return True for an address of this machine, or of its network."""
+    """Return True for an address of this machine or its network."""
     host = urlsplit(url).hostname or ""
     try:
         return is_loopback(url) or ipaddress.ip_address(host).is_private
@@ -118,7 +118,7 @@ def is_near(url: str) -> bool:
 
 
 def proxy_of(url: str, name: str) -> str | None:
-    """Return the proxy that the environment names for an address; `None` without one."""
+    """Return the proxy that the environment sets for an address; `None` without one."""
     from urllib.request import getproxies, proxy_bypass
 
     parts, proxies = urlsplit(url), getproxies()
@@ -162,7 +162,7 @@ def ssl_context(name: str) -> ssl.SSLContext:
 
 @cache
 def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """Load them once: it takes 20 ms."""
+    """Load certificates, once: it takes 20 ms."""
     import ssl
 
     source = file or folder
@@ -184,12 +184,12 @@ def foreign_errors() -> tuple[type[Exception], ...]:
 
 
 def mask(text: str, secret: str) -> str:
-    """Remove a key, if there is one, from a server's message."""
+    """Remove a key, if any, from a server's message."""
     return text.replace(secret, "***") if secret else text
 
 
 def without_key(value: object, secret: str) -> object:
-    """Remove a key from every text of a JSON value; `RecursionError`: it is nested too deep."""
+    """Remove a key from every text of a JSON value. `RecursionError`: it is nested too deep."""
     if isinstance(value, str):
         return mask(value, secret)
     if is_list(value):
@@ -204,7 +204,7 @@ def cause_of(error: BaseException, secret: str) -> BaseException | None:
     """Return an exception to chain; `None` if its traceback shows a secret."""
     import aiohttp
 
-    # A proxy's refusal names its address, which may hold a password.
+    # A proxy's refusal contains its address, which may include a password.
     shows_secret = isinstance(error, aiohttp.ClientHttpProxyError)
     shows_secret = shows_secret or (
         bool(secret) and secret in "".join(traceback.format_exception(error))
@@ -249,7 +249,7 @@ def error_of_exception(
 
 
 def is_lost(error: BaseException) -> bool:
-    """Return True if an open connection was lost before an answer came."""
+    """Return True if an open connection was lost before the answer."""
     import aiohttp
 
     lost = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
@@ -257,10 +257,10 @@ def is_lost(error: BaseException) -> bool:
 
 
 def is_unsent(error: BaseException) -> bool:
-    """Return True if a connection had ended before a request was written to it."""
+    """Return True if a connection had closed before a request was written to it."""
     import aiohttp
 
-    # aiohttp raises another where it writes the body, from this one.
+    # aiohttp raises another error from this one when it writes the body.
     return isinstance(error.__cause__ or error, aiohttp.ClientConnectionResetError)
 
 
@@ -283,7 +283,7 @@ def error_of_response(
 def classify_status(
     status: int, message: str, *, path: str, model: str
 ) -> tuple[type[EndpointError], str]:
-    """Return the error class for a status of 300 or more and its message, with advice."""
+    """Return the error class and advice for a status of 300 or more and its message."""
     if status < 400:
         return (
             EndpointRejected,
@@ -313,16 +313,16 @@ def classify_status(
 
 
 def _is_quota(status: int, message: str) -> bool:
-    """Return True if the account has no credit. Gemini says "quota" of temporary limits, too."""
+    """Return True if the account has no credit. Gemini uses "quota" for temporary limits, too."""
     if status == 400:
         return _NO_CREDIT.search(message) is not None
     return status == 402 or (status == 429 and "insufficient_quota" in message)
 
 
 def map_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
-    """Map an exception of another library's client; `None`: unknown.
+    """Map an exception of another library's client; `None` if unknown.
 
-    It needs a status of HTTP, or a name that means a timeout or a lost connection.
+    It is known by an HTTP status, or a name that means a timeout or a lost connection.
     """
     kind, description = type(error), describe_error(error)
     response: object = getattr(error, "response", None)
@@ -343,7 +343,7 @@ def map_error(error: Exception, *, endpoint: str, model: str, who: str) -> Endpo
 
 
 def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -> EndpointError:
-    """Map an exception of OpenAI's client, or of the HTTP library under it."""
+    """Map an exception of OpenAI's client, or of its HTTP library."""
     names = " ".join(_class_names(error))
     reason = _find_reason(error, secret)
     if _NOT_SENT.search(names):
@@ -363,7 +363,7 @@ def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -
 
 
 def _is_lost_by_name(error: BaseException) -> bool:
-    """Return True if the error, or a cause of it, is a lost connection by its name."""
+    """Return True if the name of the error, or of a cause, means a lost connection."""
     return any(_LOST.search(name) for name in _class_names(error))
 
 
@@ -377,7 +377,7 @@ def _class_names(error: BaseException | None) -> list[str]:
 
 
 def describe_error(error: Exception) -> str:
-    """Format an error on one line: its class and its message."""
+    """Format an error on one line: class and message."""
     message = " ".join(str(error).split())[:_LONGEST_QUOTE]
     return f"{type(error).__name__}: {message or type(error).__name__}"
 
@@ -390,7 +390,7 @@ def _make_unreachable(
 
 
 def stated_error(body: object, endpoint: str, secret: str) -> EndpointError:
-    """Read an error inside an answer of status 200, or inside a stream."""
+    """Read an error from an answer of status 200, or from a stream."""
     explanation, code = _find_explanation(body)
     explanation = mask(explanation, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
@@ -408,7 +408,7 @@ def _find_reason(error: BaseException | None, secret: str) -> str:
     reason = type(error).__name__
     while error is not None:
         words = " ".join(mask(str(error), secret).split())
-        # aiohttp gives the headers that it had read in place of words.
+        # aiohttp's message is the headers read so far.
         reason = (
             "it closed the connection in its headers" if words[:4] == "<Raw" else words or reason
         )
@@ -417,7 +417,7 @@ def _find_reason(error: BaseException | None, secret: str) -> str:
 
 
 def body_text(content: bytes) -> str:
-    """Decode an answer as UTF-8, whatever it states: some codecs of Python can't read."""
+    """Decode an answer as UTF-8, whatever it states: some of Python's codecs fail."""
     return content.decode("utf-8", "replace")
 
 
@@ -437,7 +437,7 @@ def _read_explanation(response: Reply, content: bytes, secret: str) -> tuple[str
 
 
 def _find_explanation(body: object, depth: int = 0) -> tuple[str, str]:
-    """Find the message in the formats of servers: OpenAI's, FastAPI's, Ollama's."""
+    """Find the message in servers' formats, such as OpenAI's, FastAPI's and Ollama's."""
     if isinstance(body, str):
         return body, ""
     if depth == _DEEPEST:
@@ -480,12 +480,12 @@ def _retry_after_s(response: Reply, content: bytes) -> float | None:
         date = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
-    # A time zone can put a date past the last year that Python knows, so none is converted.
+    # A time zone can move a date past the last year of Python, so don't convert it.
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 def _reset_s(response: Reply, content: bytes) -> float | None:
-    """Return the wait by the limits that are used up, or by Google's `RetryInfo`."""
+    """Return the wait until used-up limits reset, or that of Google's `RetryInfo`."""
     if response.status != 429:
         return None
     headers = response.headers
@@ -500,10 +500,10 @@ def _reset_s(response: Reply, content: bytes) -> float | None:
 
 
 def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the names of the headers for the rest of a limit, and for its reset.
+    """Return the names of the headers for the remaining part of a limit and for its reset.
 
-    They are OpenAI's (`x-ratelimit-remaining-tokens`), Anthropic's
-    (`anthropic-ratelimit-tokens-remaining`), or those of the IETF's draft (`ratelimit-remaining`).
+    Known are OpenAI's (`x-ratelimit-remaining-tokens`), Anthropic's
+    (`anthropic-ratelimit-tokens-remaining`) and the IETF draft's (`ratelimit-remaining`).
     """
     names = {name.lower() for name in headers if "ratelimit" in name.lower()}
     pairs = ((name, name.replace("remaining", "reset")) for name in sorted(names))
@@ -511,7 +511,7 @@ def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def seconds_until(date_text: str) -> float | None:
-    """Read the reset of a limit: a span, seconds, or a time; `None`: none of them."""
+    """Read the reset of a limit, a span, seconds or a time, as seconds from now; else `None`."""
     spans = _SPAN.findall(date_text)
     if spans and _SPAN.sub("", date_text).strip() == "":
         return sum(float(number) * _SECONDS[unit] for number, unit in spans)

@@ -1,6 +1,6 @@
-"""Wire: how one event loop sends requests to a server and reads the answers.
+"""Wire: sends the requests of one event loop to a server and reads the answers.
 
-`Pool` in `pool.py` is the usual one; `ClientWire` in `given.py` sends by a client of OpenAI's.
+`Pool` in `pool.py` is the usual one. `ClientWire` in `given.py` uses a client of OpenAI's library.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from moa.endpoints.transport import without_key
 from moa.errors import EndpointError, InvalidResponse
 
 LARGEST_ANSWER = 128 * 2**20
-"""Maximum bytes of an answer or a whole stream, decompressed: as two thousand vectors of 3,000
+"""Maximum bytes of an answer or a whole stream, decompressed: about two thousand vectors of 3,000
 numbers."""
 LONGEST_LINE = 8 * 2**20
 """Maximum bytes of one line of a stream."""
 _DRAIN_S = 0.1
-"""Seconds to wait for the end of a stream after its last event, to keep its connection."""
+"""Seconds to wait for the end of a stream after its last event, so that its connection is kept."""
 
 
 class Reply(ABC):
-    """An HTTP answer whose headers have arrived; its size is limited.
+    """An HTTP answer whose headers have arrived. Its size is limited.
 
     Args:
-        name: The endpoint, for errors.
-        url: What was asked.
+        name: Name of the endpoint, for errors.
+        url: Address of the request.
         status: HTTP status.
-        headers: Names are case-insensitive.
-        sent: Bytes of the request's body.
+        headers: Headers; names are case-insensitive.
+        sent: Number of bytes in the request's body.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Reply(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Release it; its connection is kept if all of it was read."""
+        """Release the answer. Its connection is kept if all of it was read."""
 
     async def read(self) -> bytes:
-        """Read all of it, and release it."""
+        """Read the whole answer and release it."""
         pieces: list[bytes] = []
         try:
             while piece := await self._take_piece():
@@ -87,7 +87,7 @@ class Reply(ABC):
         return line
 
     async def drain(self) -> None:
-        """Read a stream past its last event to its end, which frees its connection."""
+        """Read a stream after its last event to the end, which frees its connection."""
         with suppress(TimeoutError, EndpointError):
             async with asyncio.timeout(_DRAIN_S):
                 while await self._take_piece():
@@ -112,9 +112,9 @@ class Wire(ABC):
     """Sends the requests of one event loop to a server.
 
     Args:
-        base_url: Up to `/v1`, without a final slash.
-        slots: The loop's requests in flight.
-        secret: The key that is sent, whatever its origin; empty without one.
+        base_url: Address up to `/v1`, without a final slash.
+        slots: Requests of the loop in flight.
+        secret: Key that is sent, whatever its origin; empty without one.
     """
 
     def __init__(self, base_url: str, slots: Slots, secret: str) -> None:
@@ -131,20 +131,20 @@ class Wire(ABC):
         at_root: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Post a body, or get a path without one; redirects aren't followed.
+        """Post a body, or get a path without one. Redirects aren't followed.
 
-        `headers` are further ones, by which the server continues a trace.
+        `headers` are extra headers, such as those of a trace that the server continues.
 
         Raises:
-            EndpointError: no headers came back.
+            EndpointError: no headers were received.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Close the connections that it opened itself."""
+        """Close the connections that it opened."""
 
     def url(self, path: str, *, at_root: bool = False) -> str:
-        """Return the address of a path; with `at_root` it starts before `/v1`."""
+        """Return the address of a path. With `at_root`, it starts before `/v1`."""
         base = self.base_url.removesuffix("/v1") if at_root else self.base_url
         return f"{base}{path}"
 

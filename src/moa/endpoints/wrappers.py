@@ -50,24 +50,24 @@ T = TypeVar("T")
 Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _USUAL_TIMEOUT_S = 120.0
-"""Timeout of a request to an endpoint without its own."""
+"""Default timeout of a request to an endpoint."""
 
 
 def innermost(endpoint: Endpoint) -> Endpoint:
-    """Return the endpoint beneath all wrappers; of replicas, the first."""
+    """Return the endpoint beneath all wrappers; with replicas, the first."""
     while isinstance(endpoint, Wrapping):
         endpoint = endpoint.endpoint
     return endpoint
 
 
 def concurrency_of(endpoint: Endpoint) -> int | None:
-    """Return the parallel requests of an endpoint, beyond which requests wait; `None`: unknown."""
+    """Return the maximum parallel requests of an endpoint, or `None` if unknown. Others wait."""
     limit: object = getattr(innermost(endpoint), "concurrency", None)
     return limit if isinstance(limit, int) else None
 
 
 def timeout_of(endpoint: Endpoint) -> float:
-    """Return the seconds after which an endpoint gives up a request, or a default."""
+    """Return the seconds after which an endpoint gives up on a request, or a default."""
     while (timeout_s := getattr(endpoint, "timeout_s", None)) is None and isinstance(
         endpoint, Wrapping
     ):
@@ -86,7 +86,7 @@ class Sender(EndpointBase):
 
     @abstractmethod
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request: `send` sends it to an endpoint, each time that it is called."""
+        """Send a request. Each call of `send` sends it to an endpoint."""
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
@@ -106,7 +106,7 @@ class Sender(EndpointBase):
 
 
 class ScopedSender(Sender):
-    """Asks an endpoint inside a context manager; a stream is one request from start to end."""
+    """Asks an endpoint inside a context manager. A stream is one request from start to end."""
 
     @abstractmethod
     def scope(self, context: RunContext) -> AbstractAsyncContextManager[Endpoint]:
@@ -128,7 +128,7 @@ class ScopedSender(Sender):
 
 
 class Wrapping(Sender):
-    """Delegates everything. A wrapper overrides what it changes, and keeps the name.
+    """Delegates everything. A subclass overrides what it changes, and keeps the name.
 
     Args:
         endpoint: The wrapped endpoint.
@@ -151,7 +151,7 @@ class Wrapping(Sender):
         return f"{type(self).__name__}({self.endpoint!r})"
 
     def outgoing(self, prompt: Prompt) -> Prompt:
-        """Return a prompt as it is passed on at first."""
+        """Return a prompt as it is first passed on."""
         return prompt
 
     @property
@@ -161,22 +161,22 @@ class Wrapping(Sender):
 
     @property
     def tier(self) -> Tier:
-        """Its tier."""
+        """Tier of the wrapped endpoint."""
         return self.endpoint.tier
 
     @property
     def model(self) -> str:
-        """Its model."""
+        """Model of the wrapped endpoint."""
         return self.endpoint.model
 
     @property
     def price(self) -> Price:
-        """Its price."""
+        """Price of the wrapped endpoint."""
         return self.endpoint.price
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Its capabilities."""
+        """Capabilities of the wrapped endpoint."""
         return self.endpoint.capabilities
 
     @property
@@ -185,11 +185,11 @@ class Wrapping(Sender):
         return isinstance(self.endpoint, EndpointBase) and self.endpoint.asks_several
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request; an override affects all requests, and the start of every stream."""
+        """Send a request. An override affects all requests, and the start of every stream."""
         return await send(self.endpoint)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; nothing is repeated after the first piece."""
+        """See `Endpoint.stream`. Nothing is repeated after the first piece."""
 
         async def start(endpoint: Endpoint) -> tuple[Pieces, str | Completion]:
             pieces = endpoint.stream(prompt, context)
@@ -207,10 +207,10 @@ class Wrapping(Sender):
 
 
 class Fallback(Wrapping):
-    """Asks the next endpoint if one fails. The trace says why, the answer which one answered.
+    """Asks the next endpoint if one fails. The trace says why, and the answer names the endpoint.
 
     Args:
-        endpoint: The first endpoint; its name, tier and price are shown.
+        endpoint: The first endpoint. Its name, tier and price are shown.
         others: The next ones, in order.
 
     Examples:
@@ -230,7 +230,7 @@ class Fallback(Wrapping):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Capabilities that all of them have."""
+        """Capabilities that all endpoints have."""
         return shared_capabilities(self._endpoints)
 
     @property
@@ -240,11 +240,11 @@ class Fallback(Wrapping):
 
     @property
     def timeout_s(self) -> float:
-        """Seconds after which all of them have given up."""
+        """Seconds after which all endpoints have given up."""
         return sum(timeout_of(endpoint) for endpoint in self._endpoints)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request to one endpoint after the other, until one answers."""
+        """Send a request to one endpoint after another, until one answers."""
         *endpoints, last = self._endpoints
         for endpoint, successor in zip(endpoints, self._endpoints[1:], strict=True):
             try:
@@ -256,24 +256,24 @@ class Fallback(Wrapping):
         return await send(last)
 
     async def close(self) -> None:
-        """Close all of them, even if one fails; its error is raised at the end."""
+        """Close all endpoints, even if one fails. Its error is raised at the end."""
         await close_all(self._endpoints)
 
 
 class Cached(Wrapping):
-    """Caches answers in memory, least recently used first out, and in a file permanently.
+    """Caches answers in memory (LRU), and permanently in a file.
 
     A hit costs nothing, and the trace notes it. The key is the whole request, the model, and the
     owner of the run, if any. A prompt with a temperature above 0 asks for a new sample, so it is
-    passed on. A prompt without a temperature uses the server's, and most servers sample: its first
-    answer is cached, as any answer will do. Answers cut by their length are not cached, nor is
-    invalid JSON for a schema.
+    not cached. A prompt without a temperature uses the server's, and most servers sample: its first
+    answer is cached, as any answer will do. Answers cut by their length, and invalid JSON for a
+    schema, are not cached.
 
     Args:
         endpoint: The endpoint to ask.
-        size: Maximum of answers in memory.
-        file: A file for other processes, too, which use it if the endpoint's name and model are the
-            same; `None`: no file. Each call raises a `StoreError` if it can't be used.
+        size: Maximum number of answers in memory.
+        file: File shared with other processes if the endpoint's name and model are the same; `None`
+            for no file. Each call raises a `StoreError` if it can't be used.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class Cached(Wrapping):
         self._file = None if file is None else ContentStore(Path(file))
         self._answers: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
         self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
-        """Requests in progress, for others that want the same."""
+        """Requests in progress, shared by equal requests."""
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
@@ -302,7 +302,7 @@ class Cached(Wrapping):
         )
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`; a cached text comes in one piece."""
+        """See `Endpoint.stream`. A cached text comes in one piece."""
         key = self._key("complete", asdict(prompt), context)
         hit = None if prompt.temperature else self._look_up(Completion, key, COMPLETION)
         if hit is not None:
@@ -354,7 +354,7 @@ class Cached(Wrapping):
         def dump(value: object) -> object:
             return value.model_dump() if isinstance(value, BaseModel) else repr(value)
 
-        owner = [context.owner] if context.owner else []  # nobody learns what others have asked
+        owner = [context.owner] if context.owner else []  # answers aren't shared between owners
         parts = [kind, self.name, self.model, request, *owner]
         return json.dumps(parts, sort_keys=True, default=dump)
 
@@ -368,7 +368,7 @@ class Cached(Wrapping):
         *,
         is_whole: Callable[[Answered], bool] = lambda _: True,
     ) -> Answered:
-        """Return the cached answer, or that of an equal request in progress, or else ask."""
+        """Return the cached answer, or that of an equal request in progress, else ask."""
         loop = asyncio.get_running_loop()
         while True:
             hit = self._look_up(kind, key, form)
@@ -403,10 +403,10 @@ class Cached(Wrapping):
             flight.set_result(answer)
         except (EndpointError, OutputError) as error:
             flight.set_exception(error)
-            flight.exception()  # there may be nobody else to hear of it
+            flight.exception()  # marked as retrieved: maybe nobody waits
             raise
         finally:
-            flight.cancel()  # where a budget or a deadline ended it, which concerns this run alone
+            flight.cancel()  # if this run's budget or deadline ended it
             if self._flights.get(key) is flight:
                 del self._flights[key]
         return answer
@@ -440,13 +440,13 @@ class Cached(Wrapping):
 
 
 class Limited(ScopedSender, Wrapping):
-    """Limits the requests in flight and per second; a request waits until its run's deadline.
+    """Limits the requests in flight and per second. Others wait, up to their run's deadline.
 
     Args:
         endpoint: The endpoint to ask.
-        concurrency: Maximum requests in flight, in each event loop; `None`: no limit. A stream is
-            in flight until its end.
-        per_second: Maximum requests that start per second, evenly spaced; `None`: no limit.
+        concurrency: Maximum requests in flight, in each event loop; `None` for no limit. A stream
+            is in flight until its end.
+        per_second: Maximum requests that start per second, evenly spaced; `None` for no limit.
     """
 
     def __init__(
@@ -466,7 +466,7 @@ class Limited(ScopedSender, Wrapping):
 
     @asynccontextmanager
     async def scope(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
-        """Wait for a slot and the start time, and free the slot afterwards."""
+        """Wait for a slot and the start time, then free the slot."""
         loop = asyncio.get_running_loop()
         slots = self._slots.setdefault(loop, asyncio.Semaphore(self._concurrency or 2**31))
         try:
@@ -500,7 +500,7 @@ class Limited(ScopedSender, Wrapping):
 
 
 def _is_whole(completion: Completion, prompt: Prompt) -> bool:
-    """Return True if a completion is whole, so that it may be cached."""
+    """Return True if a completion is complete, so that it may be cached."""
     if completion.finish_reason == "length":
         return False
     return prompt.json_schema is None or bool(completion.tool_calls) or is_json(completion.text)

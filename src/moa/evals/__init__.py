@@ -1,4 +1,4 @@
-"""Evals: what a design reaches on labelled data, in figures, tables and plots."""
+"""Evals: quality and cost of designs on labelled data, in figures, tables and plots."""
 
 from __future__ import annotations
 

@@ -25,13 +25,14 @@ from moa.rows import Format, read_models
 from moa.usage import Usage
 
 DataKind = Literal["labels", "texts"]
-"""Designs are measured by their labels, or by their texts."""
+"""Kind of answer that designs are measured by: labels or texts."""
 
 
 class Case(Frozen):
     """A request with its expected answer: a label, or a good reply.
 
-    Of a row it reads `text`, `prompt` or `question`, and `label`, `reference` or `answer`.
+    It reads these keys of a row: `text`, `prompt` or `question`, and `label`, `reference` or
+    `answer`.
     """
 
     model_config = ConfigDict(validate_by_name=True, coerce_numbers_to_str=True)
@@ -60,7 +61,7 @@ class Case(Frozen):
 
     @property
     def expected(self) -> str:
-        """The right label, or a text that would be a good reply."""
+        """The right label, or a good reply."""
         return self.label or self.reference or ""
 
 
@@ -72,12 +73,12 @@ class Data(NamedTuple):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that are expected, in alphabetical order."""
+        """Expected labels, in alphabetical order."""
         return tuple(sorted({case.expected for case in self.cases}))
 
 
 def cases_of(rows: Iterable[Mapping[str, object]]) -> Data:
-    """Read rows as cases; where some have labels and others texts, it is an `InputError`."""
+    """Read rows as cases. `InputError`: some have labels and others texts."""
     cases: list[Case] = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -100,13 +101,13 @@ def read_cases(
 
     Args:
         source: A `.jsonl` or `.csv` file, `-` for standard input.
-        format: The format of the rows; `None` goes by the name.
-        text_column: The column that holds the text; `None`: the usual ones.
-        encoding: What it is written in; `None`: UTF-8.
+        format: Format of the rows; `None` chooses by the file name.
+        text_column: Column of the text; `None` for the usual ones.
+        encoding: Encoding of the file; `None` for UTF-8.
         limit: Maximum number of rows; `None` reads all.
 
     Raises:
-        ConfigError: there is no such file, or a row in it is none to compare on.
+        ConfigError: the file doesn't exist, or a row lacks a request or an expected answer.
         InputError: some rows have labels and others texts.
     """
     rows = read_models(source, Case, format=format, text_column=text_column, encoding=encoding)
@@ -123,10 +124,10 @@ def _of_one_kind(cases: Sequence[Case]) -> Data:
 
 
 class DesignAnswer(Frozen):
-    """One answer of a design, as a cache of answers stores it."""
+    """Answer of a design, as stored in a cache."""
 
     text: str | None
-    """The label it gave, or the text it wrote; `None` if it failed."""
+    """Label or text of the answer; `None` if the design failed."""
     error: str | None = None
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])
     confidence: float | None = None
@@ -137,7 +138,7 @@ class DesignAnswer(Frozen):
     llm_calls: int = 0
     tokens: int = 0
     cost: float | None = None
-    """US dollars; `None` is unknown."""
+    """US dollars; `None` if unknown."""
 
     @classmethod
     def of(cls, item: Item[object]) -> DesignAnswer:
@@ -168,7 +169,7 @@ class DesignAnswer(Frozen):
 
 
 class _Spent(TypedDict):
-    """The fields of `DesignAnswer` that say what it took."""
+    """Fields of `DesignAnswer` for the usage."""
 
     seconds: float
     calls: int
@@ -202,13 +203,13 @@ def answer_text(output: object) -> str:
 
 
 class Cache:
-    """Good answers of earlier runs, in a file of JSON lines.
+    """Successful answers of earlier runs, in a file of JSON lines.
 
     Args:
-        path: The file, see `LineFile`; `None` keeps nothing.
-        existing: What is done with answers that the file has.
-        setup: Settings of each design that change its answers, such as the configuration:
-            answers of another setup are ignored.
+        path: File, see `LineFile`; `None` stores nothing.
+        existing: How to treat answers already in the file.
+        setup: Settings of each design that change its answers, such as the configuration. Answers
+            with another setup are ignored.
     """
 
     def __init__(
@@ -235,7 +236,7 @@ class Cache:
         return self._known.get(self._key(design, request))
 
     def put(self, design: str, request: str, answer: DesignAnswer) -> None:
-        """Store an answer: it is on disk when this returns."""
+        """Store an answer. It is on disk when this returns."""
         key = self._key(design, request)
         self._known[key] = answer
         if self._file is not None:
@@ -261,10 +262,10 @@ async def answers_of(
     concurrency: int,
     progress: Progress | None = None,
 ) -> list[DesignAnswer]:
-    """Return the answers of a design to all cases, in their order.
+    """Return the answers of a design to all cases, in order.
 
-    A case that fails has an answer without a text, which says why. It is asked again next time. A
-    design that can't work at all, such as with a calibration of another model, is an error.
+    A failed case has an answer without a text, with the error. It is asked again next time.
+    `ConfigError`: the design can't work at all, such as with a calibration of another model.
     """
     answers = {index: cache.get(name, case.request) for index, case in enumerate(cases)}
     missing = [index for index, answer in answers.items() if answer is None]

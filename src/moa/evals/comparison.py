@@ -1,4 +1,4 @@
-"""Comparison: designs side by side on the same cases, at the same budget, and which ones pay."""
+"""Comparison: designs side by side on the same cases and budget, and which ones pay."""
 
 from __future__ import annotations
 
@@ -37,24 +37,23 @@ from moa.mixing.judges import Candidates, Listwise
 from moa.node import Frozen, Node
 
 REFERENCE = "llm"
-"""The design that others are compared with, if it is among them."""
+"""Name of the design that others are compared with, if present."""
 MARGIN = 0.05
-"""The non-inferiority margin: a cheaper design pays if it is shown to lose less quality than
-this, on the scale of the metric, from 0 to 1 (Piaggio et al. 2012, JAMA 308). It is fixed before
-any answer is looked at; half of it would take about four times the cases."""
+"""Non-inferiority margin: a cheaper design pays if it is shown to lose less quality than this, on
+the metric's scale of 0 to 1 (Piaggio et al. 2012, JAMA 308). It is fixed before any answer is seen.
+Half of it would take about four times the cases."""
 _POINTS = 101
 _JUDGED_AT_ONCE = 8
 
 
 class DifferenceToReference(Frozen):
-    """The difference of a design to the reference, on the same cases."""
+    """Difference of a design to the reference, on the same cases."""
 
     reference: str
     difference: Interval
     """Lead over the reference, at 95 % confidence for all designs together."""
     p: float | None
-    """McNemar's exact test, of this design by itself; `None` if answers are not just right or
-    wrong."""
+    """McNemar's exact test for this design alone; `None` if answers aren't just right or wrong."""
 
 
 class DesignReport(Frozen):
@@ -62,41 +61,41 @@ class DesignReport(Frozen):
 
     name: str
     answered: int
-    """Cases with an answer."""
+    """Number of cases with an answer."""
     unreadable: int = 0
-    """Cases whose answer the judge gave no verdict on; they are left out of `quality`."""
+    """Number of answers without a verdict of the judge. They are left out of `quality`."""
     quality: Interval
-    """Mean over the cases; one without an answer counts 0."""
+    """Mean over the cases. One without an answer counts as 0."""
     labels: LabelMetrics | None
     """`None` if texts are compared."""
     cost: float | None
     """US dollars for all cases; `None` if a price is unknown."""
     tokens: float
-    """A case, on average."""
+    """Mean per case."""
     llm_calls: float
-    """A case, on average."""
+    """Mean per case."""
     seconds_mean: float
-    """Mean over the cases with an answer; the next figure too."""
+    """Mean over the cases with an answer, as is `seconds_p95`."""
     seconds_p95: float
     """95th percentile, by nearest rank."""
     against: DifferenceToReference | None = None
     """`None` for the reference itself."""
     pays: bool | None = None
-    """True if it is worth its cost; `None` if only the user can weigh loss against cost, or if
-    the cases are too few."""
+    """True if the design is worth its cost; `None` if only the user can weigh loss against cost, or
+    there are too few cases."""
     verdict: str = ""
     error: str | None = None
     """Error of the first case without an answer."""
 
 
 class Point(Frozen):
-    """Figures for one threshold: the small model answers above it, the large one below."""
+    """Figures at one threshold: the small model answers above it, the large one below."""
 
     llm_share: float
-    """Share of the cases that the large model answers."""
+    """Share of cases that the large model answers."""
     quality: float
     cost: float | None
-    """US dollars for all cases; the small model is asked about each."""
+    """US dollars for all cases. The small model is asked about each."""
 
 
 class Comparison(Frozen):
@@ -104,21 +103,21 @@ class Comparison(Frozen):
 
     kind: DataKind
     metric: str
-    """The metric of `quality`: `accuracy`, or the text metric."""
+    """Metric of `quality`: `accuracy`, or the text metric."""
     n: int
     reference: str
     budget: float | None
-    """US dollars that each design had; `None` is no limit."""
+    """US dollars for each design; `None` for no limit."""
     designs: tuple[DesignReport, ...]
     curve: tuple[Point, ...] = ()
-    """Quality against cost of `slm` before `llm`, by how much of it is believed: what its
-    calibration accepts first, then the surest first. Empty if one of the two is missing, or has
-    no confidence."""
+    """Quality against cost of `slm` before `llm`, by threshold: answers that its calibration
+    accepts come first, then the most confident. Empty if one of the two is missing, or has no
+    confidence."""
     reliability: dict[str, list[tuple[float, float, int]]] = Field(default_factory=dict)
-    """By design: mean confidence, share of right ones and number of the cases in each bin."""
+    """By design: mean confidence, share of right answers and number of cases in each bin."""
     coverage: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)
-    """By design: share of cases accepted, and the share of wrong ones in it. What a calibration
-    accepts comes first, then the surest first."""
+    """By design: share of cases accepted, and the share of wrong ones among them. Answers that a
+    calibration accepts come first, then the most confident."""
 
     def design(self, name: str) -> DesignReport:
         """Return the report of one design."""
@@ -126,14 +125,14 @@ class Comparison(Frozen):
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns of its table."""
+        """Column names of the table."""
         names = ["design", self.metric, f"against {self.reference}"]
         if self.kind == "labels":
             names += ["macro F1", "ECE (by chance)", "accepts", "wrong of it"]
         return [*names, "US$", "LLM calls", "tokens", "s mean", "s p95", "failed"]
 
     def cells(self, design: DesignReport) -> list[str]:
-        """Write a design's row of its table; unknown is `-`."""
+        """Return a design's row of the table. Unknown is `-`."""
         quality, measured = design.quality, design.labels
         labels: list[str] = []
         if measured is not None:
@@ -158,7 +157,7 @@ class Comparison(Frozen):
         ]
 
     def markdown(self) -> str:
-        """Write it as Markdown: the table, and what each design is worth."""
+        """Write the comparison as Markdown: the table, and the verdict on each design."""
         budget = "" if self.budget is None else f", each with US$ {self.budget:.2f}"
         lines = [
             f"{self.n} cases{budget}. Intervals are at 95 % confidence.",
@@ -177,7 +176,7 @@ class Comparison(Frozen):
 
 
 def figure(value: float | None) -> str:
-    """Write a figure to three places; `-` if there is none."""
+    """Format a figure to three places; `-` for `None`."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -212,34 +211,33 @@ async def compare(
     concurrency: int = 8,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Let designs answer the same rows; report the quality and cost of each, and whether it pays.
+    """Let designs answer the same rows, and report quality, cost and whether each pays.
 
     Args:
-        rows: With `text` or `prompt`, and `label` or `reference`; or what
-            `moa.evals.cases.read_cases` read of a file.
-        designs: Nodes that take a text, by the name they are shown by.
-        metric: For texts: `exact`, `numeric`, `rouge-l` or `judge`; `None` chooses by what the
-            references look like. Labels are compared by accuracy.
-        judge: The model that judges, if the metric is `judge`.
-        reference: The design that the others are compared with; `None`: `llm`, else the first.
+        rows: Rows with `text` or `prompt`, and `label` or `reference`; or the result of
+            `moa.evals.cases.read_cases`.
+        designs: Nodes that take a text, by display name.
+        metric: For texts: `exact`, `numeric`, `rouge-l` or `judge`; `None` chooses by the
+            references. Labels are compared by accuracy.
+        judge: Model that judges, for the metric `judge`.
+        reference: Design that the others are compared with; `None` for `llm`, else the first.
         risk: Risk at which the coverage of labels is shown.
-        budget_usd: US dollars for all designs together; each has an equal part, and so has the
-            judge, if there is one: what it can't pay for has no verdict. Calls without a price
-            don't count against it.
-        strict: Whether a call without a price is an error, before it is made.
+        budget_usd: US dollars for all designs together. Each has an equal part, and so has a judge:
+            answers beyond its part get no verdict. Calls without a price don't count.
+        strict: True to raise an error before a call without a price.
         cache: File of answers; `None` keeps none.
-        existing: What is done with answers that it has.
+        existing: How to treat answers already in it.
         setup: Settings of each design that change its answers; see `moa.evals.cases.Cache`.
         concurrency: Maximum number of cases that a design works on at once.
-        progress: Told how far each design is.
+        progress: Called with the progress of each design.
 
     Raises:
-        InputError: rows lack what is asked or expected.
-        ConfigError: there is no design, the reference isn't one of them, the metric is not known
-            or has no judge, or a design can't work at all.
-        MissingDependency: numpy or scipy is not installed, which the extra `calibration` brings.
+        InputError: rows lack a request or an expected answer.
+        ConfigError: there is no design, the reference isn't one of them, the metric is unknown or
+            has no judge, or a design can't work at all.
+        MissingDependency: numpy or scipy, of the extra `calibration`, is not installed.
     """
-    stats()  # before anything is asked, so that nothing is paid for in vain
+    stats()  # fail before any paid call
     data = rows if isinstance(rows, Data) else cases_of(rows)
     main = _choose_reference(designs, reference)
     parts = len(designs) + (metric == "judge")
@@ -340,9 +338,9 @@ async def _score_answers(
     judge: Endpoint | None,
     context: RunContext,
 ) -> Floats:
-    """Score each answer from 0 to 1, by the reference, or by a judge who sees both.
+    """Score each answer from 0 to 1, by the reference, or by a judge that sees both.
 
-    A missing answer scores 0; one without the judge's verdict NaN.
+    A missing answer scores 0, one without a verdict NaN.
     """
     score = TEXT_METRICS.get(metric, lambda text, expected: float(text == expected))
     picks = Listwise(judge) if metric == "judge" and judge is not None else None
@@ -394,8 +392,7 @@ def judge_designs(
 ) -> tuple[DesignReport, ...]:
     """Compare each design with the reference, and judge whether it pays.
 
-    Scores are of the same cases, NaN if missing; `binary` ones are right or wrong, and nothing
-    between.
+    Scores are of the same cases, NaN if missing. `binary` scores are only 0 or 1.
     """
     reference = next(design for design in designs if design.name == main)
     reports: list[DesignReport] = []
@@ -423,9 +420,9 @@ def judge_design(
     reference: DesignReport,
     lead: Mapping[str, Interval],
 ) -> tuple[bool | None, str]:
-    """Judge whether a design pays, and why, by its lead over each of the others.
+    """Judge by its lead over each other design whether a design pays. Also return why.
 
-    `None`: the user has to weigh it, or the cases are too few.
+    `None`: the user has to weigh it, or there are too few cases.
     """
     if design.name == reference.name:
         return None, "what the others are compared with"
@@ -441,8 +438,9 @@ def judge_design(
 
 
 def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
-    """Return the cost of a design as a multiple of another's; `None` if neither prices nor calls
-    to large models are known.
+    """Return the cost of a design as a multiple of another's.
+
+    `None` if neither prices nor calls to large models are known.
     """
     if design.cost is not None and other.cost:
         return design.cost / other.cost
@@ -453,10 +451,10 @@ def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
 
 
 def pays(lead: Interval, ratio: float | None) -> bool | None:
-    """Judge whether a design pays against another one: a dearer one has to be shown to be better.
+    """Judge whether a design pays against another. If it costs more, it must be shown to be better.
 
-    Takes its lead, and its cost as a multiple of the other's, if known. `None` if that depends
-    on the worth of a loss, or can't be told yet.
+    `ratio` is its cost as a multiple of the other's, if known. `None` if the verdict depends on the
+    value of a loss, or is still open.
     """
     saves = ratio is not None and ratio < 1.0
     if lead.low > 0.0 or (saves and lead.low > -MARGIN and lead.high >= 0.0):
@@ -500,7 +498,7 @@ def _format_cost(design: DesignReport, reference: DesignReport) -> str:
 def _trace_curve(
     answers: Mapping[str, Sequence[DesignAnswer]], scores: Mapping[str, Floats]
 ) -> tuple[Point, ...]:
-    """Trace quality and cost while the small model answers ever more cases, the surest first."""
+    """Trace quality and cost as the small model answers more cases, the most confident first."""
     small, large = answers.get("slm"), answers.get(REFERENCE)
     ranks = None if small is None else rank_answers(small)
     if small is None or large is None or ranks is None:

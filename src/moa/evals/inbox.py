@@ -1,7 +1,7 @@
-"""Inbox: the intents of an unknown inbox, as a draft to edit.
+"""Inbox: proposes the intents of an unknown inbox, as a draft to edit.
 
-A large model proposes them from a sample, or the messages are put into groups by their vectors:
-Ward's linkage, cut where the groups are told apart best (silhouettes: Rousseeuw 1987).
+A large model proposes them from a sample, or the messages are clustered by their vectors: Ward's
+linkage, cut where the groups are best separated (silhouettes: Rousseeuw 1987).
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from moa.node import Frozen
 
 T = TypeVar("T")
 FEWEST, MOST = 4, 12
-"""Intents of an inbox."""
+"""Minimum and maximum number of intents."""
 EXAMPLES = 4
-"""Messages that are examples of each."""
+"""Number of example messages for each intent."""
 WRITTEN = 20
-"""Messages that a large model writes for an intent."""
+"""Number of messages that a large model writes for an intent."""
 MOST_GROUPED, MOST_SHOWN = 400, 120
-"""Maximum messages to group, and to show to a large model; evenly spread."""
+"""Maximum number of messages to group, and to show to a large model, evenly spread."""
 _TOKENS, _LONGEST = 80, 240
-"""Tokens of a message that a large model is shown; characters of an example."""
+"""Maximum tokens of a message shown to a large model, and maximum characters of an example."""
 _ANSWER = 3000
-"""Tokens that a large model may write."""
+"""Maximum tokens that a large model may write."""
 _NEAREST = 12
-"""Messages next to the middle of a group that its examples are taken from."""
+"""Number of messages nearest to the centre of a group from which its examples are taken."""
 _OFTEN = 5
-"""Messages of a language from which on it is told apart."""
+"""Minimum number of messages of a language for it to be treated on its own."""
 _ELSEWHERE = 0.06
-"""A word that is in a larger share of the messages of other groups is typical of none."""
+"""Maximum share of the messages of other groups that may contain a typical word."""
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
 class Proposal(Frozen):
-    """An intent as it is proposed."""
+    """A proposed intent."""
 
     name: str
     means: str
     examples: tuple[str, ...]
     """Messages of the inbox."""
     messages: int | None = None
-    """Messages in its group; `None`: not counted."""
+    """Number of messages in its group; `None` if not counted."""
 
 
 class Sample(BaseModel):
@@ -92,12 +92,12 @@ class Proposer(Agent[Sample, Intents]):
     )
 
     def user_prompt(self, request: Sample) -> str:
-        """Number the messages."""
+        """Number the messages in the prompt."""
         numbered = (f"{n}. {text}" for n, text in enumerate(request.messages, start=1))
         return super().user_prompt(Sample(messages=list(numbered)))
 
     def check(self, request: Sample, output: Intents) -> None:
-        """Check that names differ, and that examples are messages."""
+        """Check that names are distinct, and that examples are numbers of messages."""
         names = [_slug(intent.name) for intent in output.intents]
         if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"the names of the intents must be different words, not {names}")
@@ -108,14 +108,14 @@ class Proposer(Agent[Sample, Intents]):
 
 
 def shown_to_model(texts: Sequence[str]) -> Sample:
-    """Return the messages that a model is shown."""
+    """Return the messages to show to a model."""
     return Sample(
         messages=[excerpt(text, max_tokens=_TOKENS) for text in spread(texts, MOST_SHOWN)]
     )
 
 
 def tokens_of_proposing(sample: Sample) -> tuple[int, int]:
-    """Estimate the tokens that are read and written."""
+    """Estimate the tokens read and written."""
     return 600 + sum(approximate_tokens(text) + 8 for text in sample.messages), _ANSWER // 2
 
 
@@ -126,12 +126,12 @@ async def propose(
 
     Args:
         llm: The endpoint that proposes.
-        sample: What it is shown, as data.
+        sample: Messages to show, as data.
         context: Budget, deadline and ledger.
-        usable: Whether a message may be an example.
+        usable: Returns True if a message may be an example.
 
     Raises:
-        OutputError: it proposes nothing that can be used.
+        OutputError: the proposal is unusable.
         EndpointError: a request failed.
     """
     agent = Proposer(llm, max_tokens=_ANSWER)
@@ -175,16 +175,16 @@ class Writer(Agent[Wish, Written]):
 
 
 def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
-    """Estimate the tokens that are read and written for all of them."""
+    """Estimate the tokens read and written for all wishes."""
     read = sum(300 + approximate_tokens(wish.model_dump_json()) for wish in wishes)
     return read, len(wishes) * WRITTEN * _TOKENS
 
 
 async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list[str]:
-    """Let a large model write messages that have an intent.
+    """Let a large model write messages with an intent.
 
     Raises:
-        OutputError: it writes nothing that can be used.
+        OutputError: its output is unusable.
         EndpointError: a request failed.
     """
     output = (await Writer(llm, max_tokens=2 * WRITTEN * _TOKENS).run(wish, context)).output
@@ -199,11 +199,11 @@ def group(
 
     Args:
         texts: Messages.
-        vectors: One of each.
-        usable: Whether a message may be an example.
+        vectors: Vector of each text.
+        usable: Returns True if a message may be an example.
 
     Returns:
-        The groups, the largest first.
+        Groups, the largest first.
 
     Raises:
         InputError: there are too few messages.
@@ -236,20 +236,20 @@ def group(
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """Take some, evenly spread."""
+    """Take at most `most` items, evenly spread."""
     step = max(1.0, len(items) / most)
     return [items[int(n * step)] for n in range(min(len(items), most))]
 
 
 def languages_of(texts: Sequence[str]) -> list[str]:
-    """Detect the language of each text; rare languages get an empty name."""
+    """Detect the language of each text. Rare languages get an empty name."""
     languages = [language_of(text) or "" for text in texts] if can_detect() else [""] * len(texts)
     counts = Counter(languages)
     return [name if counts[name] >= _OFTEN else "" for name in languages]
 
 
 def _remove_language(vectors: Floats, languages: Sequence[str]) -> Floats:
-    """Remove the language from vectors, so that groups are of the content."""
+    """Remove the language from vectors, so that groups differ in content."""
     content = vectors.copy()
     for name in set(languages):
         mask = np.array([language == name for language in languages])
@@ -258,7 +258,7 @@ def _remove_language(vectors: Floats, languages: Sequence[str]) -> Floats:
 
 
 def _cut_into_groups(vectors: Floats) -> Ints:
-    """Return the group of each vector, for the number of groups that are told apart best."""
+    """Return the group of each vector, for the number of groups with the best separation."""
     with require_package("scipy", extra="calibration", purpose="to put messages into groups"):
         hierarchy = import_module("scipy.cluster.hierarchy")
     tree = hierarchy.linkage(vectors, "ward")
@@ -269,7 +269,7 @@ def _cut_into_groups(vectors: Floats) -> Ints:
 
 
 def _silhouette(distances: Floats, groups: Ints) -> float:
-    """Return the mean silhouette: how much nearer each is to its own group than to the next."""
+    """Return the mean silhouette: how much nearer a vector is to its own group than to the next."""
     membership = np.eye(int(groups.max()) + 1)[groups]
     sizes = membership.sum(0)
     total = distances @ membership
@@ -282,10 +282,10 @@ def _silhouette(distances: Floats, groups: Ints) -> float:
 
 
 def _typical_words(texts: Sequence[str], groups: Ints, languages: Sequence[str]) -> list[list[str]]:
-    """Return the words that are most typical of each group: more frequent in it than elsewhere.
+    """Return the most typical words of each group: those more frequent in it than elsewhere.
 
-    They are of the language that is written most. Of a word that is in `a` of the `n` messages of
-    a group, and in `b` of all `m`, what is above chance counts: `(a - n b / m) / sqrt(b)`.
+    They are of the most frequent language. A word in `a` of the `n` messages of a group, and in `b`
+    of all `m`, scores by its excess over chance: `(a - n b / m) / sqrt(b)`.
     """
     usual = Counter(languages).most_common(1)[0][0]
     is_usual = np.array([language == usual for language in languages])
@@ -309,7 +309,7 @@ def _typical_words(texts: Sequence[str], groups: Ints, languages: Sequence[str])
 
 
 def _order_by_difference(vectors: Floats, indices: Sequence[int]) -> list[int]:
-    """Order messages of a group so that each is as unlike those before it as can be."""
+    """Order messages of a group so that each differs most from those before it."""
     order, left = [indices[0]], list(indices[1:])
     while left:
         nearest = (vectors[left] @ vectors[order].T).max(1)
@@ -330,7 +330,7 @@ def _slug(name: str) -> str:
 
 
 def _make_names_distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """Number names that come twice."""
+    """Number names that occur more than once."""
     seen: Counter[str] = Counter()
     distinct: list[Proposal] = []
     for proposal in proposals:

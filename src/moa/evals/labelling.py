@@ -1,10 +1,10 @@
-"""Labelling: which texts teach most, and rows made by labelling them.
+"""Labelling: picks the texts whose labels teach most, and stores their labels.
 
-Half of the texts that are picked are drawn at random: a guarantee can only be found on such. The
-others are those that some question is undecided about, each far from those before it: the gradients
-that their labels could cause are compared, as BADGE does (Ash et al. 2020, "Deep Batch Active
-Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv 1906.03671), of all questions together,
-and always the farthest is taken (Gonzalez 1985).
+Half of the picked texts are drawn at random: only these can support a guarantee. The others are
+texts that some question is undecided about, each far from those before it. As in BADGE (Ash et al.
+2020, "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv 1906.03671),
+distances are between the gradients that their labels could cause, here of all questions together.
+The farthest is always taken next (Gonzalez 1985).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from moa.rows import Format, read_models
 MOST_READ = 300
 """Default number of texts to choose from."""
 MAX_CONCURRENCY = 8
-"""Texts that are read in parallel."""
+"""Number of texts read in parallel."""
 Agents = Mapping[str, DecidingAgent[Any]]
 """Deciding agents, by the name of the question."""
 
 
 LABEL = "label"
-"""Name of a question of one's own, and of the key of its labels."""
+"""Name of a user's own question, and key of its labels."""
 
 
 def question_of(task: str, labels: Sequence[str]) -> Question:
@@ -49,13 +49,13 @@ def question_of(task: str, labels: Sequence[str]) -> Question:
 
 
 class UnlabelledRow(NamedTuple):
-    """A row to be labelled."""
+    """A row to label."""
 
     text: str
     fields: dict[str, object]
     """All fields of the row."""
     texts: Mapping[str, str]
-    """The text that each question is about, by its name."""
+    """Text that each question is about, by name of the question."""
 
 
 class _Row(Frozen):
@@ -69,10 +69,10 @@ def read_unlabelled(
     text_column: str | None = None,
     encoding: str | None = None,
 ) -> list[UnlabelledRow]:
-    """Read the texts of a file; a row without one is passed over.
+    """Read the texts of a file. Rows without one are skipped.
 
     Raises:
-        ConfigError: no row has one, or a row can't be read.
+        ConfigError: no row has a text, or a row can't be read.
     """
     columns: dict[str, None] = {}
     unlabelled: list[UnlabelledRow] = []
@@ -91,18 +91,18 @@ def read_unlabelled(
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A text to be labelled."""
+    """A text to label."""
 
     place: int
     """Index of the text."""
     chosen: bool
-    """True if it was chosen because it teaches most, False if it was drawn at random."""
+    """True if the text was chosen because it teaches most, False if drawn at random."""
     answers: Mapping[str, Answer]
-    """The current answers, by name of the question."""
+    """Current answers, by name of the question."""
 
     @property
     def guess(self) -> dict[str, str]:
-        """Names of the decided options; a question without an answer has none."""
+        """Names of the decided options. A question without an answer has none."""
         answered = {n: answer for n, answer in self.answers.items() if answer.status == "answered"}
         return {
             name: answer.question.options[answer.best].name for name, answer in answered.items()
@@ -110,24 +110,24 @@ class Pick:
 
 
 class LabelFile(LineFile):
-    """Labelled rows on disk, see `LineFile`. A line is there for good once `label` returns."""
+    """Labelled rows on disk, see `LineFile`. A line is safely stored once `label` returns."""
 
     def __init__(self, path: Path, *, existing: Existing, source: str | None) -> None:
         super().__init__(path, existing=existing, source=source)
         self.texts: list[str] = []
-        """Labelled texts, those of earlier sessions included."""
+        """Labelled texts, including those of earlier sessions."""
         self.drawn = 0
-        """Number of them that were drawn at random."""
+        """Number of labelled texts drawn at random."""
         self._lines: list[tuple[int, bool]] = []
-        """The offset of each line of this session, with True if its text was drawn at random."""
+        """Offset of each line of this session, and True if its text was drawn at random."""
 
     @property
     def added(self) -> int:
-        """Lines of this session."""
+        """Number of lines added in this session."""
         return len(self._lines)
 
     def __enter__(self) -> Self:
-        """Open it, and read what is there."""
+        """Open the file and read its lines."""
         super().__enter__()
         for number, _, values in self.lines():
             if not isinstance(text := values.get("text"), str):
@@ -139,7 +139,7 @@ class LabelFile(LineFile):
     def label(
         self, row: UnlabelledRow, labels: Mapping[str, object], *, by: str, chosen: bool
     ) -> None:
-        """Write one line, with a key for each question, and wait until the disk has it."""
+        """Write one line, with a key for each question, and wait until it is on disk."""
         fields = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
         self._lines.append((self.add(row.fields | fields), not chosen))
         try:
@@ -150,7 +150,7 @@ class LabelFile(LineFile):
         self.drawn += not chosen
 
     def take_back(self) -> None:
-        """Remove the last line of this session, if there is one."""
+        """Remove the last line of this session, if any."""
         if self._lines:
             start, was_drawn = self._lines.pop()
             self.cut(start)
@@ -160,13 +160,13 @@ class LabelFile(LineFile):
 
 @dataclass(slots=True)
 class LabellingReport:
-    """The result of labelling texts by a model."""
+    """Result of labelling texts by a model."""
 
     spent: BudgetExceeded | None = None
-    """The error that ended it before the last text."""
+    """Error of the budget that stopped the labelling early."""
     failed: list[MoaError] = field(default_factory=list[MoaError])
     unlabelled: int = 0
-    """Texts with a question that the model left open."""
+    """Number of texts with a question that the model left open."""
 
     @property
     def problems(self) -> list[str]:
@@ -190,20 +190,20 @@ async def label_by_model(
     context: RunContext,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabellingReport:
-    """Ask a model for the labels of each text that was picked, and write them as they come.
+    """Ask a model for the labels of each picked text, and write them as they come.
 
-    It stops once the budget is spent.
+    It stops when the budget is spent.
 
     Args:
         agents: Agents that ask the model, by the name of the question.
         rows: All texts.
-        picks: Those to be labelled.
-        write: Called with a text, and the names of the options by question.
+        picks: Texts to label.
+        write: Called with a pick, and the names of the options by question.
         context: Budget, deadline and ledger.
-        progress: Told how many were asked about, and of how many.
+        progress: Called with the number of texts done, and the total.
 
     Raises:
-        MoaError: it is set up wrong, such as without a key.
+        MoaError: the setup is wrong, such as a missing key.
     """
     report = LabellingReport()
     done = 0
@@ -246,21 +246,21 @@ async def pick_texts(
     context: RunContext | None = None,
     progress: Progress | None = None,
 ) -> list[Pick]:
-    """Pick the texts to label next, drawn and chosen ones in turn, those that teach most first.
+    """Pick the texts to label next: drawn and chosen ones in turn, those that teach most first.
 
-    Which texts can be drawn, and in which order, depends on their words alone. So it makes no
-    difference to the guarantee whether they are labelled in one session or in several. A text that
-    comes twice counts once, and one that is `labelled` is picked no more.
+    Which texts can be drawn, and in which order, depends only on their words. So a guarantee is the
+    same whether they are labelled in one session or in several. Duplicate texts count once, and
+    `labelled` ones are not picked again.
 
     Args:
         agents: Agents that decide now, by the name of the question.
         rows: The texts.
-        most: Maximum of picks.
-        labelled: Texts that are labelled already.
-        most_read: Maximum of texts that are read to choose among.
-        at_random: Whether all are drawn at random, for a guarantee.
+        most: Maximum number of picks.
+        labelled: Texts already labelled.
+        most_read: Maximum number of texts read to choose from.
+        at_random: True to draw all at random, for a guarantee.
         context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how many texts are read.
+        progress: Called with the number of texts read.
     """
     context = context or RunContext(keep_notes=False)
     known_keys = {normalise_text(text) for text in labelled}
@@ -306,9 +306,9 @@ async def _decide_row(agents: Agents, row: UnlabelledRow, context: RunContext) -
 
 
 def find_helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most: int) -> list[int]:
-    """Return the indices of the texts whose labels teach most, by the answers about each.
+    """Return the indices of the texts whose labels teach most, judged by their answers.
 
-    Questions count alike: the text that each is least sure of has the same worth.
+    Questions have equal weight: the text that each is least sure of counts the same.
     """
     slopes: list[Floats] = []
     for name in read[0]:
@@ -319,7 +319,7 @@ def find_helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most:
 
 
 def _probabilities(answer: Answer) -> Sequence[float]:
-    """Return the probabilities of the options; equal ones if unknown."""
+    """Return the probabilities of the options, equal ones if unknown."""
     options = len(answer.question.options)
     return answer.probabilities or (1 / options,) * options
 
@@ -330,7 +330,7 @@ async def _vectors(
     read: Sequence[Mapping[str, Answer]],
     context: RunContext,
 ) -> Floats:
-    """Return vectors that tell texts apart: of the encoder if there is one, else of the answers."""
+    """Return vectors to compare texts: of the encoder if there is one, else of the answers."""
     encoder = next((agent.encoder for agent in agents.values()), None)
     if feeds_heads(encoder):
         name = next(iter(agents))
@@ -347,9 +347,9 @@ async def _vectors(
 
 
 def _pick_farthest(slopes: Floats, vectors: Floats, limit: int) -> list[int]:
-    """Take the largest gradient, then always the one that is farthest from all that were taken.
+    """Take the largest gradient, then always the one farthest from all taken.
 
-    A gradient is the outer product of a slope and a vector; it is never written out.
+    A gradient is the outer product of a slope and a vector, and is never computed in full.
     """
     sizes = (slopes**2).sum(1) * (vectors**2).sum(1)
     distances = sizes.copy()

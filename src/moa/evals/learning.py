@@ -1,9 +1,9 @@
-"""Learning: the gain of a question's labels, that of more labels, and the guarantee.
+"""Learning: the gain from a question's labels and from more labels, and the guarantee.
 
-Of a question with labels the scorer is fitted to all of them, and, to see how much labels gain, to
-each half, which is looked at on the other one. From these two points on the curve of learning,
-straight over the logarithm of the labels, follows what the next ones would gain; of a few dozen
-labels that is an estimate, and no more.
+The scorer is fitted to all labels of a question. To measure the gain from labels, it is also fitted
+to each half and tested on the other. These two points of the learning curve, taken as linear in the
+logarithm of the number of labels, give the gain from the next labels. With a few dozen labels, that
+is only an estimate.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Out = TypeVar("Out")
 LABELS_MORE = 50
 """Number of further labels whose gain is estimated."""
 _OFTEN_ENOUGH = 20
-"""Over the risk, how many labels drawn at random it takes before a guarantee is worth a look: each
-look takes half of them away from learning, and spends a part of the confidence."""
+"""Number of randomly drawn labels, as a multiple of 1 / risk, from which a guarantee is worth a
+test: each test takes half of them from learning, and uses a part of the confidence."""
 HALVES = (0, 1)
 _FOLDS = 8
 
@@ -55,13 +55,13 @@ class Terms:
     latency_penalty: float | None = None
     limit_s: float | None = None
     insists: bool = False
-    """True if a guarantee is tested as soon as possible, even if it can hardly hold."""
+    """True if a guarantee is tested as soon as possible, even if it is unlikely to hold."""
 
     def count_missing(self, question: Question, rows: Sequence[Labelled]) -> int:
         """Return how many more randomly drawn labels a test of the guarantee needs.
 
-        Of a yes-or-no question a guarantee over both answers says little if one of them is rare,
-        so it takes `by_label`.
+        For a yes-or-no question, a guarantee over both answers says little if one is rare, so it
+        needs `by_label`. -1: no guarantee is tested.
         """
         drawn_count = sum(not row.chosen for row in rows)
         if question.kind == "predicate" and not self.by_label:
@@ -81,32 +81,33 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """The gain of the labels of one question."""
+    """Gain from the labels of one question."""
 
     question: Question
     labels: int
     drawn: int
-    """Labels of texts that were drawn at random: figures are of these, if there are any."""
+    """Number of labels of texts drawn at random. Figures are measured on these, if any."""
     before: float
-    """Share that was right before anything was learned."""
+    """Share of right answers before learning."""
     half: float | None
-    """Share that is right where half of the labels were learned from; `None`: too few for that."""
+    """Share of right answers when learning from half of the labels; `None` with too few."""
     gained: int
-    """Additional right answers with half of the labels, on all texts, chosen ones too."""
+    """Additional right answers when learning from half of the labels, on all texts, including
+    chosen ones."""
     made: Calibration
-    """The calibration from all labels."""
+    """Calibration from all labels."""
     as_before: bool = False
-    """True if labels serve as examples, as before: more of them seldom hurt."""
+    """True if labels serve as examples, both before and after. More examples seldom hurt."""
     halves: tuple[Calibration, ...]
-    """The calibrations from each half."""
+    """Calibrations from each half."""
     tested: Calibration | None = None
-    """The calibration with a tested guarantee, if any."""
+    """Calibration with a tested guarantee, if any."""
     more: int = 0
-    """Labels drawn at random that are missing before a guarantee is tested; -1: none is."""
+    """Number of randomly drawn labels missing for a test of the guarantee; -1 if none is tested."""
 
     @property
     def after(self) -> float:
-        """Share that is right by cross-validation, with all labels."""
+        """Share of right answers with all labels, by cross-validation."""
         assert self.made.reached is not None, "it was fitted to labels"
         return self.made.reached.accuracy
 
@@ -126,10 +127,10 @@ class Lesson:
 
     @property
     def new_calibration(self) -> Calibration | None:
-        """The calibration to use from now on; `None`: the old one, which is no worse.
+        """Calibration to use from now on; `None` to keep the old one, which is no worse.
 
-        It adds up right answers on random texts with all labels, and on all texts with half of
-        them: random texts alone are often too few.
+        It adds up gained right answers on random texts with all labels, and on all texts with half
+        of them: random texts alone are often too few.
         """
         if self.guarantees:
             return self.tested
@@ -150,16 +151,16 @@ async def learn_from(
     """Learn one question of an agent, and measure the gain.
 
     Args:
-        agent: The agent that decides it now. It has seen none of the labels.
+        agent: Agent that decides the question now. It has seen none of the labels.
         question: One of the agent's.
-        rows: Texts with labels, those chosen to be labelled among them.
-        terms: What is to be guaranteed.
+        rows: Labelled texts, both drawn and chosen.
+        terms: The wanted guarantee.
         context: Budget, deadline and ledger.
-        more_examples: Texts for the fit alone, such as what a model wrote.
-        progress: Told how far each feature is.
+        more_examples: Labelled texts for the fit only, such as those a model wrote.
+        progress: Called with the progress of each feature.
 
     Returns:
-        Why nothing can be learned, in words, if the labels are too few or all the same.
+        The gain; or, as text, why nothing can be learned, if labels are too few or all the same.
     """
     rows = list({normalise_text(row.text): row for row in reversed(rows)}.values())[::-1]
     if not _has_enough(question, rows):
@@ -201,7 +202,7 @@ def _has_enough(question: Question, rows: Sequence[Labelled]) -> bool:
 
 
 def half_of(text: str) -> int:
-    """Return the half that a text is in: by its words alone, the same for all questions."""
+    """Return the half of a text. It depends only on its words, so all questions share it."""
     return _part_of(text, len(HALVES))
 
 
@@ -254,7 +255,7 @@ def _are_examples_only(
 def _decide_by_words(
     agent: DecidingAgent[Out], question: Question, rows: Sequence[Labelled]
 ) -> Calibration:
-    """Decide by the words of a question, with labelled texts as its examples."""
+    """Decide by the words of a question, with labelled texts as examples."""
     examples = [Example(row.text, {question.name: row.label}) for row in rows]
     return calibrate_by_words(question, agent.endpoint, examples).with_seal()
 

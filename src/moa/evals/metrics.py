@@ -34,21 +34,21 @@ class Interval(NamedTuple):
 
     @property
     def signed(self) -> str:
-        """Written as a difference."""
+        """Formatted as a difference."""
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
 def stats() -> ModuleType:
-    """Import `scipy.stats`, at first use."""
+    """Import `scipy.stats` on first use."""
     with require_package("scipy", extra="calibration", purpose="to measure"):
         return import_module("scipy.stats")
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Interval:
-    """Return the mean of scores from 0 to 1, of independent cases; none leave every mean possible.
+    """Return the mean of scores from 0 to 1 of independent cases; without cases, 0 to 1.
 
-    If each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
-    has a width at 0 and 1 too. Scores between are adjusted as in `difference`.
+    If each is 0 or 1, the interval is Wilson's (1927, JASA 22), which stays within 0 to 1 and has a
+    width at 0 and 1 too. Other scores are treated as in `difference`.
     """
     values = np.asarray(scores, float)
     if not values.size:
@@ -63,20 +63,20 @@ def mean_of(scores: Sequence[float] | Floats) -> Interval:
 def difference(
     first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, together: int = 1
 ) -> Interval:
-    """Return how much better the first is on average than the second, on the same cases.
+    """Return the mean lead of the first scores over the second, on the same cases.
 
     The interval is the adjusted Wald interval for paired proportions (Bonett and Price 2012,
-    Journal of Educational and Behavioral Statistics 37): one case more that only the first gets
-    right and one that only the second does, so that a few cases without a difference leave room
-    for one. Scores between 0 and 1 are taken in the same way; none leave every difference possible.
-    So many differences `together` all lie in their intervals with 95 % confidence (Bonferroni).
+    Journal of Educational and Behavioral Statistics 37): it adds one case that only the first gets
+    right and one that only the second does, so that a few equal cases still leave room for a
+    difference. Scores between 0 and 1 are treated the same. No cases give the interval -1 to 1.
+    With 95 % confidence, `together` differences all lie in their intervals (Bonferroni).
     """
     differences = np.asarray(first, float) - np.asarray(second, float)
     return _adjusted_interval(differences, (-1.0, 1.0), together)
 
 
 def _adjusted_interval(values: Floats, ends: tuple[float, float], together: int = 1) -> Interval:
-    """Take a Wald interval of values and, once more each, of the ends of their range."""
+    """Return a Wald interval of the values plus both ends of their range."""
     sample = np.append(values, ends)
     middle = float(sample.mean())
     reach = NormalDist().inv_cdf(1 - 0.025 / together) * float(sample.std()) / sqrt(len(sample))
@@ -85,9 +85,9 @@ def _adjusted_interval(values: Floats, ends: tuple[float, float], together: int 
 
 
 def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
-    """Return the probability of a difference as large if both are as good: McNemar's exact test.
+    """Return the p-value of McNemar's exact test, for both being equally good.
 
-    By whether the first, and the second, was right on each case.
+    The arguments state whether the first, and the second, was right on each case.
     """
     first_right, second_right = np.asarray(first, bool), np.asarray(second, bool)
     discordant = int((first_right != second_right).sum())
@@ -103,28 +103,28 @@ class LabelMetrics(Frozen):
 
     accuracy: float
     macro_f1: float
-    """Mean over the labels that are right, or given, at least once."""
+    """Mean over the labels that are expected or given at least once."""
     ece: float | None
-    """Expected calibration error, in 10 bins; `None`, as the four below, without confidences."""
+    """Expected calibration error, in 10 bins; `None` without confidences, as are the next four."""
     ece_by_chance: float | None
-    """The error that perfectly calibrated confidences would show by chance; see `Measures`."""
+    """Error that perfectly calibrated confidences would show by chance; see `Measures`."""
     brier: float | None
     """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
     coverage_at_risk: float | None
-    """Largest share of these cases, by `rank_answers`, of which at most `risk` are wrong. It is
-    no guarantee: that takes `moa learn`."""
+    """Largest share of these cases, by `rank_answers`, with at most `risk` wrong. It is no
+    guarantee: that takes `moa learn`."""
     risk: float
-    """The risk of `coverage_at_risk`."""
+    """Risk of `coverage_at_risk`."""
     coverage: float | None
-    """Share that the design accepts; `None`, as the next, if it doesn't say."""
+    """Share that the design accepts; `None` if it doesn't say, as is the next."""
     accepted_error: float | None
-    """Share of wrong ones among the accepted; `None` if none is."""
+    """Share of wrong answers among the accepted; `None` if none is accepted."""
 
 
 def label_metrics(
     answers: Sequence[DesignAnswer], expected: Sequence[str], *, risk: float
 ) -> LabelMetrics:
-    """Measure the labels of a design against the right ones; coverage is that at `risk`."""
+    """Measure the labels of a design against the right ones, with coverage at `risk`."""
     names = sorted({*expected, *(a.text for a in answers if a.text is not None)})
     index_by_name = {name: number for number, name in enumerate(names)}
     labels = np.array([index_by_name[name] for name in expected])
@@ -156,10 +156,10 @@ def confidences(answers: Sequence[DesignAnswer]) -> Floats | None:
 
 
 def rank_answers(answers: Sequence[DesignAnswer]) -> Floats | None:
-    """Return sort keys of the answers: accepted ones first, then the surest first.
+    """Return a rank for each answer: higher if accepted, then by confidence.
 
-    Answers that aren't accepted have confidences of another fit, so the two can't be compared.
-    `None` if an answer has no confidence.
+    Accepted and other answers have confidences of different fits, which can't be compared. `None`
+    if an answer has no confidence.
     """
     confidence = confidences(answers)
     return (
@@ -184,20 +184,20 @@ def _brier(answers: Sequence[DesignAnswer], expected: Sequence[str]) -> float | 
 
 
 def exact_match(reply: str, reference: str) -> float:
-    """Return 1 if both have the same words, in small letters and without punctuation."""
+    """Return 1 if both have the same words, ignoring case and punctuation."""
     return float(words_in(reply) == words_in(reference))
 
 
 def numeric_match(reply: str, reference: str) -> float:
-    """Return 1 if both have the same final number: the one behind a mark, else the last."""
+    """Return 1 if both have the same final number: the one after a mark, else the last."""
     expected = find_final_answer(reference).number
     return float(expected is not None and find_final_answer(reply).number == expected)
 
 
 def rouge_l(reply: str, reference: str) -> float:
-    """F1 of the longest common subsequence of words (Lin 2004, "ROUGE", ACL workshop).
+    """Return the F1 of the longest common subsequence of words (Lin 2004, "ROUGE", ACL workshop).
 
-    Words are compared in small letters and not stemmed.
+    Words are compared in lower case and not stemmed.
     """
     reply_words, reference_words = words_in(reply), words_in(reference)
     if not reply_words or not reference_words:
@@ -219,11 +219,11 @@ TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
     "numeric": numeric_match,
     "rouge-l": rouge_l,
 }
-"""By the name that the command line knows them by; a reply and a reference in, 0 to 1 out."""
+"""Metrics by name on the command line. Each takes a reply and a reference, and returns 0 to 1."""
 
 
 def metric_for(references: Sequence[str]) -> str:
-    """Choose a metric by the references: a few words with a number, a few words, or texts."""
+    """Choose a metric by the references: short ones with a number, short ones, or longer texts."""
     if any(len(words_in(reference)) > 4 for reference in references):
         return "rouge-l"
     numbers = all(find_final_answer(reference).number is not None for reference in references)

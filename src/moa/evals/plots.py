@@ -1,4 +1,4 @@
-"""Plots: pictures drawn by matplotlib, such as those of a comparison."""
+"""Plots: pictures drawn with matplotlib, such as those of a comparison."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FORMATS = (".png", ".svg")
 
 
 class Axes(Protocol):
-    """The axes of a picture; matplotlib types few of its parameters."""
+    """The axes of a picture. Matplotlib types few of its parameters."""
 
     def __getattr__(self, name: str, /) -> Callable[..., Any]: ...
 
 
 def check_picture(path: Path) -> None:
-    """Make sure that a picture can be drawn under this name.
+    """Check that a picture can be saved under this name.
 
     Raises:
-        ConfigError: it ends in neither `.png` nor `.svg`.
+        ConfigError: the name doesn't end in `.png` or `.svg`.
         MissingDependency: matplotlib is not installed.
     """
     if path.suffix.lower() not in FORMATS:
@@ -39,8 +39,8 @@ def plot_comparison(comparison: Comparison, path: Path) -> tuple[Path, ...]:
     """Draw the pictures of a comparison.
 
     Returns:
-        The files, named after a `path` that ends in `.png` or `.svg`: `NAME-cost`, and where
-        designs have confidences `NAME-reliability` and `NAME-coverage`.
+        Files, named after a `path` that ends in `.png` or `.svg`: `NAME-cost`, and if designs have
+        confidences, `NAME-reliability` and `NAME-coverage`.
     """
     kinds: dict[str, Callable[[Comparison, Axes], None]] = {"cost": _cost}
     if comparison.coverage:
@@ -53,7 +53,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> tuple[Path, ...]:
 
 
 def plot_learning(figures: LearningFigures, path: Path) -> None:
-    """Draw the calls of the large model a hundred inputs, over the inputs."""
+    """Draw the calls to the large model per hundred inputs, over the inputs."""
 
     def draw(axes: Axes) -> None:
         inputs = [hundred.last for hundred in figures.hundreds]

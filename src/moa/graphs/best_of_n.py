@@ -1,7 +1,7 @@
-"""Best of n: several samples of one node, and a judge or a verifier that picks one.
+"""Best of n: samples one node several times, and a judge or verifier picks one.
 
 Source: https://arxiv.org/abs/2110.14168 (Cobbe et al. 2021, "Training verifiers to solve math word
-problems"), if the verifier is a model that was trained for it.
+problems"), if the verifier is a trained model.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from moa.mixing.judges import ByPolicy, Candidates, Pick, ask_judge, distinct, j
 from moa.node import Node, Reply
 
 _FOR_SAMPLES = 0.7
-"""Share of the time left after which no further sample is waited for; the rest is the judge's."""
+"""Share of the remaining time to wait for samples. The rest is the judge's."""
 
 
 class BestOf(Reply):
-    """A text that was picked from several."""
+    """A text picked from several."""
 
     verdict: Literal["won", "tied", "unreadable", "unopposed", "unjudged"]
     """`won`: the judge prefers it. `tied`: others are as good. `unreadable`: the judge gave no
-    verdict. `unopposed`: there was one text alone to pick from. `unjudged`: the judge could not be
-    asked. If it didn't win, most samples answer as it does."""
+    verdict. `unopposed`: there was only one text. `unjudged`: the judge could not be asked. If it
+    didn't win, it has the most frequent answer."""
     reason: str
-    """Why it was picked, in words."""
+    """Reason for the pick, in words."""
     samples: int = Field(ge=1)
-    """Samples that came."""
+    """Number of samples received."""
     texts: int = Field(ge=1)
-    """Different texts among them, which is what is judged."""
+    """Number of different texts among them. These are judged."""
     partial: bool = False
-    """True if samples failed, or were too many for the budget or the time."""
+    """True if samples failed, or the budget or time was too short for all."""
 
 
 def _arithmetic(value: object, table: Table) -> object:
-    """Read `by = "arithmetic"` in a table, for which no endpoint has to be there."""
+    """Read `by = "arithmetic"` in a table, which needs no endpoint."""
     return ByPolicy(Arithmetic()) if table.shared.get("by") == "arithmetic" else value
 
 
@@ -53,8 +53,8 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """Several samples, and a judge that picks.
 
     Equal texts are judged once. If the judge finds a tie, gives no readable verdict, or can't be
-    asked, the answer that most samples give decides, and the result says which it was. A sample
-    that fails is left out; a deadline leaves the judge three tenths of the time.
+    asked, the most frequent answer is picked, and the verdict says which of these happened. A
+    failed sample is left out. With a deadline, the judge has three tenths of the time.
 
     Examples:
         >>> from moa.calibration.verifiers import Arithmetic
@@ -67,16 +67,16 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """
 
     judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of), only_in_tables(_arithmetic)]
-    """Picks: `Listwise(endpoint)` or `ByPolicy(policy)` of `moa.mixing.judges`, or a node of one's
-    own. In a table, `by = "list"` or `"arithmetic"` says which."""
+    """Judge that picks: `Listwise(endpoint)` or `ByPolicy(policy)` of `moa.mixing.judges`, or your
+    own node. In a table: `by = "list"` or `"arithmetic"`."""
     samples: int = Field(default=4, ge=1)
-    """Times that the node is asked."""
+    """Number of samples."""
 
     async def answer(self, request: In, context: RunContext) -> BestOf:
-        """Sample in parallel, and have the best one picked.
+        """Sample in parallel, and let the judge pick the best.
 
         Raises:
-            QuorumNotMet: no sample came; with the cause of each.
+            QuorumNotMet: all samples failed; with the cause of each.
         """
         left = context.remaining_s()
         hurry_s = None if left is None else left * _FOR_SAMPLES
@@ -109,13 +109,13 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     def _read(
         self, pick: Pick | None, indices: Sequence[int], votes: Sequence[int]
     ) -> tuple[int, Literal["won", "tied", "unreadable", "unopposed", "unjudged"], str]:
-        """Return the index of the best sample, the verdict on it and the reason."""
+        """Return the index of the best sample, its verdict and the reason."""
         if pick is not None and pick.verdict == "won":
             return indices[pick.place], "won", pick.reason
         among = indices
         if pick is not None and pick.verdict == "tied":
             among = [indices[p] for p in sorted((pick.place, *pick.tied))]
-        index = max(among, key=lambda p: votes[p])  # the first of those with equally many
+        index = max(among, key=lambda p: votes[p])  # ties: the first one
         if len(indices) == 1:
             return index, "unopposed", "all samples are the same text, or only one came"
         agree = f"{votes[index]} of {len(votes)} samples answer so"

@@ -1,8 +1,8 @@
-"""Brainstorm: several personas propose, what is alike is merged, scored, and grouped by theme.
+"""Brainstorm: personas propose ideas, which are merged if alike, scored, and grouped by theme.
 
-Diverging before converging is Osborn's (1953, "Applied imagination"); that many samples of a model
-repeat each other, so that they have to be merged, is in Si et al. 2024, "Can LLMs generate novel
-research ideas?", arXiv:2409.04109.
+Diverging before converging is from Osborn (1953, "Applied imagination"). Ideas have to be merged
+because many samples of a model repeat each other (Si et al. 2024, "Can LLMs generate novel research
+ideas?", arXiv:2409.04109).
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PERSONAS: Mapping[str, str] = {
     "expert": "You know the field, and what has worked and failed in it.",
     "outsider": "You carry over what works in fields that have nothing to do with it.",
 }
-"""Points of view that ideas are proposed from, by the name of the persona."""
+"""Points of view for proposing ideas, by name of the persona."""
 _LEVELS = ["poor", "fair", "good", "excellent"]
 
 
 class Idea(Frozen):
-    """One idea, and what became of it."""
+    """One idea, with its proposers, score and theme."""
 
     text: str
     proposed_by: tuple[str, ...]
-    """Names of the personas that had it."""
+    """Names of the personas that proposed it."""
     score: float | None = None
-    """How good it is, from 0 to 1; `None` if it could not be scored."""
+    """Quality, from 0 to 1; `None` if it could not be scored."""
     group: str = ""
-    """Its theme; empty if no model named the themes."""
+    """Theme; empty if no model named the themes."""
 
 
 class Pool(BaseModel):
@@ -62,14 +62,14 @@ class Pool(BaseModel):
 class Proposal(BaseModel):
     """What a persona proposes."""
 
-    # Where a server enforces no schema, its title is part of the prompt, which was measured.
+    # The title is part of the prompt if a server enforces no schema. Results were measured with it.
     model_config = ConfigDict(title="Proposed")
 
     ideas: list[Words] = Field(min_length=1)
 
 
 class Ideas(Reply):
-    """Ideas by theme; the text lists them. The best are first, in each theme and of the themes."""
+    """Ideas by theme, listed in the text. The best come first, in each theme and among themes."""
 
     ideas: tuple[Idea, ...]
 
@@ -96,26 +96,26 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     """
 
     slm: Small
-    """Scores the ideas."""
+    """Model that scores the ideas."""
     llm: Large
-    """Names the themes, and proposes if no others do."""
+    """Model that names the themes, and proposes if there are no `proposers`."""
     personas: Mapping[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
-    """What each persona looks for, by its name."""
+    """Point of view of each persona, by name."""
     proposers: Sequence[Large] = ()
-    """Who proposes, the personas in turn; none: the large model for all of them."""
+    """Models that propose, assigned to the personas in turn. If empty, the large model for all."""
     ideas: int = Field(default=5, ge=1)
-    """How many each persona proposes."""
+    """Number of ideas per persona."""
     max_ideas: int | None = Field(default=None, ge=1)
-    """Maximum number of ideas that are kept, by their score; `None` keeps all."""
+    """Maximum number of ideas to keep, by score; `None` keeps all."""
     alike: float = Field(default=0.8, gt=0, le=1)
-    """Cosine of the encoder's vectors from which on two ideas are one."""
+    """Minimum cosine similarity, by the encoder's vectors, at which two ideas are merged."""
     temperature: float | None = 1.0
-    """Temperature of the personas; `None` leaves it to the server."""
+    """Temperature of the personas; `None` uses the server's default."""
     encoder: Large | None = None
-    """Turns ideas into vectors; `None`: the built-in one."""
+    """Encoder of the ideas; `None` for the built-in one."""
 
     def prepare(self) -> None:
-        """Make the agents."""
+        """Build the agents."""
         self.likeness = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
         endpoints = self.proposers or (self.llm,)
         self.views = [
@@ -137,10 +137,10 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     async def answer(self, request: str | BaseModel, context: RunContext) -> Ideas:
         """Propose in parallel, then merge, score and group.
 
-        A persona that fails is left out. A later step that fails leaves the ideas as they are.
+        A persona that fails is left out. If a later step fails, the ideas stay as they are.
 
         Raises:
-            QuorumNotMet: no persona proposed anything; with each cause.
+            QuorumNotMet: all personas failed; with the cause of each.
         """
         results = await fan_out(self.views, request, context)
         proposed = [
@@ -172,7 +172,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         vectors = () if embeddings is None else embeddings.vectors
         rows = normalise(vectors) if vectors else None
         idea_words = [words(idea.text) for idea in ideas]
-        names: dict[int, list[str]] = {}  # of personas, by the index of the idea that stays
+        names: dict[int, list[str]] = {}  # names of personas, by index of the kept idea
         for index, idea in enumerate(ideas):
             cosines = [0.0] * index if rows is None else similarities(rows, vectors[index])
             alike = (
@@ -189,7 +189,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     async def _rank(
         self, request: str, ideas: Sequence[Idea], context: RunContext
     ) -> tuple[Idea, ...]:
-        """Score all, and put the best first; what can't be scored comes last."""
+        """Score all ideas, and sort the best first. Unscored ones come last."""
 
         async def score(idea: Idea) -> float:
             text = f"What is asked: {request}\n\nThe idea: {idea.text}"
@@ -210,7 +210,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         return tuple(ranked[: self.max_ideas])
 
     async def _group(self, ideas: tuple[Idea, ...], context: RunContext) -> Sequence[Idea]:
-        """Let a large model sort them by theme; if it fails, they stay in one list."""
+        """Let a large model sort the ideas by theme. If it fails, they stay in one list."""
         fallback = "no model named the themes"
         sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, fallback)
         if sorting is None:
@@ -248,7 +248,7 @@ class Sorter(Agent[Pool, Themes]):
     )
 
     def check(self, request: Pool, output: Themes) -> None:
-        """Refuse numbers that no idea has, and ideas that have two themes or none."""
+        """Reject numbers that no idea has, and ideas with several themes or none."""
         numbers = [number for theme in output.themes for number in theme.ideas]
         valid_numbers = set(range(1, len(request.ideas) + 1))
         if wrong := sorted(set(numbers) - valid_numbers):
@@ -260,7 +260,7 @@ class Sorter(Agent[Pool, Themes]):
 
 
 def _list(ranked: Sequence[Idea]) -> Ideas:
-    """Put the ideas in the order of their themes, that of the best idea first."""
+    """List the ideas by theme, the theme of the best idea first."""
     themes = list(dict.fromkeys(idea.group for idea in ranked))
     ideas = sorted(ranked, key=lambda idea: themes.index(idea.group))
     lines: list[str] = []

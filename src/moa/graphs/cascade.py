@@ -1,7 +1,7 @@
-"""Cascade: a small node first, and a larger one if the small one's answer isn't accepted.
+"""Cascade: asks a small node first, and a larger one if its answer isn't accepted.
 
-After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
-say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a guarantee.
+After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. A policy decides what is accepted
+(`moa.calibration.acceptance`). If it has a bound, accepted answers have a guarantee.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ class CascadeResult(Result[Out]):
     """True if a policy accepted the answer, or it is the last tier's. Otherwise it is the best
     guess of an earlier tier, since no later one could answer."""
     by: str
-    """Name of the tier that answered; of several questions, of the last that was asked."""
+    """Name of the tier that answered; with several questions, of the last tier asked."""
     tier: int
-    """Number of that tier; 0 is the first and smallest."""
+    """Index of that tier; 0 is the first and smallest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Policy):
-    """Accepts an answer whose own `.accepted` is true, as of calibrated agents."""
+    """Accepts an answer whose own `.accepted` is true, as calibrated agents set it."""
 
     async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
-        """Read `.accepted`; of several questions all must be.
+        """Read `.accepted`. With several questions, all must be accepted.
 
         Raises:
-            ConfigError: the answer has none, since nothing calibrated gave it.
+            ConfigError: the answer has none, since no calibrated agent gave it.
         """
         del request, context
         accepted = is_accepted(reply)
@@ -83,7 +83,7 @@ class _TierAnswer(Generic[Out]):
     place: int
     accepted: bool = False
     doubtful: tuple[str, ...] = ()
-    """Questions that go on; none, if the answer is judged as a whole."""
+    """Questions that the next tier is asked; empty if the answer is judged as a whole."""
     reason: str = ""
 
 
@@ -94,11 +94,11 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     next tier is asked. If no further tier can answer, the result is the best answer so far, with
     `accepted=False`. A wrong setup of the last tier, such as a missing key, is an error. If
     `Confident` judges several questions (a `Decider`), only those not accepted go on. The last
-    tier's text streams; that of another tier is shown once it is accepted. In a table the tiers
-    decide between labels.
+    tier's text is streamed. Another tier's text is shown once it is accepted. In a table, the tiers
+    choose among labels.
 
     Raises:
-        ConfigError: the number of policies is wrong, or there is none, and the first tier's answers
+        ConfigError: the number of policies is wrong, or there are none and the first tier's answers
             have no `accepted`.
 
     Examples:
@@ -111,27 +111,26 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     """
 
     calibration: Annotated[Calibration, from_file(load_calibration)] | None = None
-    """A file of `moa learn` for the small tier. In a table, the tiers use its question and labels.
-    Its guarantee isn't checked in use; that of `learn` is."""
+    """File of `moa learn` for the small tier. In a table, the tiers use its question and labels.
+    Its guarantee isn't checked in use, unlike that of `learn`."""
     small: Annotated[Node[In, Out], FromEndpoint(single_model, "slm", given=("calibration",))]
-    """The first tier."""
+    """First tier."""
     between: Sequence[Annotated[Node[In, Out], _LARGE]] = ()
     """Tiers between the first and the last, asked in this order."""
     large: Annotated[Node[In, Out], _LARGE]
-    """The last tier, whose answer is always accepted."""
+    """Last tier. Its answer is always accepted."""
     accept: Policy | Sequence[Policy] | None = None
     """One policy, or one for each tier but the last. `None` uses the answer's own `.accepted`,
     which calibrated agents set."""
     confidence: float | None = Field(default=None, ge=0, le=1)
-    """Minimum confidence of an accepted answer, as in `accept=Confident(…)`. It guarantees
-    nothing."""
+    """Minimum confidence of an accepted answer, as in `accept=Confident(…)`. It is no guarantee."""
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
     """Storage for the last tier's answers, from which the first one learns: a file,
     `postgresql://USER@HOST/DATABASE#NAME`, or a `Learn` with more settings. At first all inputs go
-    to the last tier; once a test has passed, the first answers those above a threshold."""
+    to the last tier. Once a test has passed, the first one answers those above a threshold."""
 
     def prepare(self) -> None:
-        """Put the tiers in a row, each but the last with its policy."""
+        """Build the tiers and the policy of each but the last."""
         self.tiers = (self.small, *self.between, self.large)
         self.learner = self._learner()
         self.student: Student | None = self.learner and self.learner.student
@@ -145,7 +144,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Say what is accepted, if it is only drawn."""
+        """Check that a table says what is accepted; if only drawn, use the answer's `.accepted`."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}
         if not says and endpoints.can_be_asked:
@@ -199,10 +198,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return policies
 
     def _check_labels(self) -> None:
-        """Refuse tiers that choose among different labels: a large one would answer another one.
+        """Reject tiers with different labels: they would answer different questions.
 
         Raises:
-            ConfigError: two differ, with the labels that only one of them has.
+            ConfigError: two tiers differ. The message names the labels that only one has.
         """
         (first, mine), *others = [(tier.name, _labels(tier)) for tier in self.tiers]
         for name, labels in others:
@@ -224,12 +223,11 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                     )
 
     async def run(self, request: In, /, context: RunContext | None = None) -> CascadeResult[Out]:
-        """Ask the first tier, and the next ones while the answer is not accepted.
+        """Ask one tier after another until an answer is accepted.
 
         Raises:
-            InputError: `request` is not what the tiers take.
-            MoaError: every tier failed, or the last one broke off when some of its text was
-                streamed.
+            InputError: `request` is not of the tiers' input type.
+            MoaError: every tier failed, or the last one failed after some of its text was streamed.
             EndpointUnauthorized, EndpointUnsupported: the last tier is set up wrong.
         """
         start = time.perf_counter()
@@ -253,11 +251,11 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return run_sync(lambda: self.run(request, context))
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Ask the first tier, and the next ones while the answer is not accepted."""
+        """Ask one tier after another until an answer is accepted."""
         return (await self._find_answer(request, context)).output
 
     def sketch(self, sketch: Sketch) -> None:
-        """The tiers, one after another."""
+        """Draw the tiers, one after another."""
         names = unique_names([tier.name for tier in self.tiers])
         before = None
         for tier, name in zip(self.tiers, names, strict=True):
@@ -268,7 +266,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             before = box
 
     def _annotate(self, answer: _TierAnswer[Out], span: Span) -> None:
-        """Write to the span of the cascade which tier decided, and what."""
+        """Set which tier decided, and what, on the span of the cascade."""
         span.set(names.DECISION_ACCEPTED, answer.accepted)
         span.set(names.DECISION_ESCALATED, answer.place > 0)
         first = self.tiers[0]
@@ -296,7 +294,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     async def _settle(
         self, request: In, context: RunContext, count_pieces: Callable[[], int]
     ) -> _TierAnswer[Out]:
-        """Ask tier after tier until an answer is accepted; else give the best there is."""
+        """Ask one tier after another until an answer is accepted. Otherwise return the best one."""
         last = len(self.tiers) - 1
         best: _TierAnswer[Out] | None = None
         failed: MoaError | None = None
@@ -322,7 +320,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return _TierAnswer(best.output, best.place)
 
     def _can_go_on(self, index: int, error: MoaError) -> bool:
-        """Return True if an earlier answer or another tier may stand in for a failed tier."""
+        """Return True if an earlier answer or another tier can replace a failed tier."""
         return error.recoverable if index == len(self.tiers) - 1 else error.escalates
 
     async def _ask(
@@ -332,13 +330,13 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         before: _TierAnswer[Out] | None,
         context: RunContext,
     ) -> _TierAnswer[Out]:
-        """Ask one tier everything, or only the questions that are still in doubt."""
+        """Ask one tier everything, or only the questions still in doubt."""
         names = () if before is None else before.doubtful
         part = self._part(index, names)
         if part is None:
             names, part = (), self.tiers[index]
         last = index == len(self.tiers) - 1
-        context = context if last else quiet(context)  # nobody could take back what is rejected
+        context = context if last else quiet(context)  # streamed text can't be taken back
         output = (await part.run(request, context)).output
         if names and before is not None and isinstance(before.output, BaseModel):
             answers = {name: getattr(output, name) for name in names}
@@ -365,7 +363,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return _TierAnswer(output, index, judgement.accepted, (), ", ".join(judgement.reasons))
 
     def _part(self, index: int, names: tuple[str, ...]) -> Node[In, Out] | None:
-        """Return a tier that asks only these questions; `None` if it can't, or there are none."""
+        """Return a tier restricted to these questions; `None` if it can't be, or there are none."""
         restrict = getattr(self.tiers[index], "select", None)
         if not names or restrict is None:
             return None
@@ -380,7 +378,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
 
 def _labels(tier: object) -> dict[str, set[str]]:
-    """Return the labels of a tier by question; a single question has no name, as names may vary."""
+    """Return the labels of a tier by question. A single question has no name, as names may vary."""
     questions = tier.questions if isinstance(tier, DecidingAgent) else ()
     single = len(questions) == 1
     return {

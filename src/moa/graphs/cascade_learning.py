@@ -1,4 +1,4 @@
-"""Learning: how a cascade answers an input whose small node learns from its large one."""
+"""Learning: answers inputs in a cascade whose small node learns from its large one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moa.telemetry import Span, names
 
 
 class LearnedAnswer(NamedTuple, Generic[Out]):
-    """An answer, and who gave it."""
+    """An answer, and which node gave it."""
 
     output: Out
     by_small: bool
@@ -26,13 +26,13 @@ class LearnedAnswer(NamedTuple, Generic[Out]):
 
 
 class Learner(Generic[In, Out]):
-    """Two nodes, of which the small one learns from the large one's answers.
+    """A small node that learns from the answers of a large one.
 
     Args:
         name: Name of the cascade, for errors.
-        small: Asks one question.
-        large: Gives the labels.
-        learn: Where rows are stored, and which model's answer is returned.
+        small: Node that asks one question.
+        large: Node that gives the labels.
+        learn: Storage of the rows, and which node's answer to return.
 
     Raises:
         ConfigError: the small node asks no question, or several.
@@ -49,11 +49,11 @@ class Learner(Generic[In, Out]):
         self.large = large
 
     async def answer(self, request: In, nested: RunContext) -> LearnedAnswer[Out]:
-        """Answer an input, and keep what there is to be learned from it.
+        """Answer an input, and store what can be learned from it.
 
         Raises:
             InputError: the text is empty.
-            MoaError: the large model failed, and so did the small one; or it is set up wrong.
+            MoaError: the large model is set up wrong, or both models failed.
             StoreError: the answers can't be written.
         """
         text, student = str(request), self.student
@@ -85,13 +85,13 @@ class Learner(Generic[In, Out]):
                 raise
             nested.note("failed", f"{self.large.name!r} gave no answer: {error}")
             return self._answer_small(consideration, accepted=False)
-        except (Exception, asyncio.CancelledError):  # while a row waits, no look goes past it
+        except (Exception, asyncio.CancelledError):  # a waiting row would block later tests
             await student.record_failure(index, nested)
             raise
         return LearnedAnswer(result.output, False, True)
 
     def _label(self, output: object) -> str | None:
-        """Name the option that the large model gave; `None`: it gave none."""
+        """Return the option that the large model chose; `None` if it chose none."""
         if getattr(output, "status", "answered") != "answered":
             return None
         answer = output.met if isinstance(output, Verdict) else answer_of(output)

@@ -1,7 +1,8 @@
-"""Choose best: several models sampled, and the one that agrees most with itself is believed.
+"""Choose best: samples several models, and believes the one that agrees most with itself.
 
 After Wang et al. 2025, "SLM-MUX: Orchestrating small language models for reasoning",
-arXiv:2510.05077: small models that read each other get worse, and choosing among them gets better.
+arXiv:2510.05077: small models that read each other get worse, while choosing among them improves
+results.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from moa.node import Node
 
 
 class ChosenReply(VotedReply):
-    """The answer of the model that agrees most with itself; `votes` are of its own samples."""
+    """Answer of the model that agrees most with itself; `votes` are of its own samples."""
 
     model: str
-    """Name of the node that was chosen."""
+    """Name of the chosen node."""
     shares: dict[str, float]
-    """Share of each node's samples that give its own most frequent answer, by name."""
+    """Share of each node's samples that give its most frequent answer, by name."""
     tied_models: tuple[str, ...] = ()
-    """Others that agree with themselves as much, and that nothing told apart from it."""
+    """Other nodes that agree with themselves as much and rank the same."""
 
 
 def _complete_models(models: list[object] | None, table: Table) -> list[object]:
-    """Return the models of a table: every small one that is configured if there are none."""
+    """Return the models of a table; if there are none, every configured small one."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
     return models or [*small] or [{}]
@@ -45,11 +46,12 @@ def _complete_models(models: list[object] | None, table: Table) -> list[object]:
 class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
     """Small models, and the one that agrees most with itself.
 
-    They don't read each other. A sample that fails counts against its model; a model that gives
-    nothing is left out.
+    They don't read each other. A failed sample counts against its model. A model without any sample
+    is left out.
 
     Raises:
-        ConfigError: there are no models, two have one name, or `accuracy` names another.
+        ConfigError: there are no models, two have the same name, or `accuracy` names an unknown
+            one.
 
     Examples:
         >>> one = ScriptedEndpoint(["It is 5.", "It is 6."])
@@ -67,18 +69,18 @@ class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
         Sequence[Annotated[Node[In, object], FromEndpoint(sampler, "slm")]],
         lists_in_tables(_complete_models),
     ]
-    """The models, each a node that answers the request, with a name of its own and a temperature
-    above 0. In a table: endpoints; missing: every small one that is configured."""
+    """Models, each a node that answers the request, with its own name and a temperature above 0. In
+    a table: endpoints; if missing, every configured small one."""
     samples: int = Field(default=3, ge=1)
-    """Times that each is asked; the calls are as many for each model."""
+    """Number of samples, and so calls, of each model."""
     key: Key = stated
-    """Turns what a node gives into what is compared; see `SelfConsistency`."""
+    """Function that turns a node's output into the value to compare; see `SelfConsistency`."""
     accuracy: Mapping[str, float] = Field(default_factory=dict[str, float])
-    """Share of right answers of each model on one's own labelled rows, by name. It decides where
-    models agree with themselves equally often; without it the first one does."""
+    """Share of right answers of each model on your own labelled rows, by name. It decides between
+    models that agree with themselves equally often. Without it, the first is chosen."""
 
     def prepare(self) -> None:
-        """Check that models can be told apart, and that the key can read them."""
+        """Check that names are distinct, and that the key can read the models' outputs."""
         names = [node.name for node in self.nodes]
         unknown = sorted(set(self.accuracy) - set(names))
         if not names:
@@ -95,8 +97,8 @@ class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
         """Sample every model in parallel, and choose.
 
         Raises:
-            QuorumNotMet: no sample of any model came; with the cause of each.
-            OutputError: no sample holds an answer that could be read.
+            QuorumNotMet: all samples of all models failed; with the cause of each.
+            OutputError: no sample has a readable answer.
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
         results = await fan_out(members, request, context, straggler_timeout_s=None)
@@ -114,13 +116,13 @@ class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
         return choice
 
     def sketch(self, sketch: Sketch) -> None:
-        """The models, and the choice among their answers."""
+        """Draw the models, and the choice among their answers."""
         nodes = [(node, f"{node.name} x {self.samples}") for node in self.nodes]
         answers = sketch.side_by_side(sketch.input, nodes)
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
     def _choose(self, outputs: Sequence[Mapping[int, object]], came: int) -> ChosenReply:
-        """Return the answer of the best model, and name those that nothing tells from it."""
+        """Return the answer of the best model, with the models that rank the same."""
         tallies = [
             Tally.of(
                 {index: self.key(output) for index, output in model_outputs.items()}, self.samples
@@ -128,14 +130,14 @@ class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
             for model_outputs in outputs
         ]
         names = [node.name for node in self.nodes]
-        # Of all that were asked: a model that fails, or can't be read, is not one that agrees.
+        # Shares of all samples: one that fails or can't be read doesn't count as agreement.
         shares = [max(t.counts.values(), default=0) / self.samples for t in tallies]
         read = [index for index, tally in enumerate(tallies) if tally.leaders]
         if not read:
             output = next(output for model_outputs in outputs for output in model_outputs.values())
             raise unreadable_error(came, self.name, write_answer(output, None))
         ranks = {index: (shares[index], self.accuracy.get(names[index], 0.0)) for index in read}
-        best = max(read, key=ranks.__getitem__)  # the first of those that rank alike
+        best = max(read, key=ranks.__getitem__)  # ties: the first one
         voted = tallies[best].majority(outputs[best], self.name)
         overtaken = any(
             tally.lost and share + tally.lost / self.samples >= shares[best]

@@ -1,8 +1,8 @@
-"""Code: writes a program, parses it, and mends what is found. It is run in a given sandbox alone.
+"""Code: writes a program, parses it, and fixes faults. It runs only in a given sandbox.
 
-What a sandbox or a reviewer finds goes back to the writer, as in Chen et al. 2023, "Teaching large
-language models to self-debug", arXiv:2304.05128. Tests are written from the task alone, as in Chen
-et al. 2022, "CodeT: code generation with generated tests", arXiv:2207.10397.
+Faults that a sandbox or a reviewer finds go back to the writer, as in Chen et al. 2023, "Teaching
+large language models to self-debug", arXiv:2304.05128. Tests are written from the task alone, as in
+Chen et al. 2022, "CodeT: code generation with generated tests", arXiv:2207.10397.
 """
 
 from __future__ import annotations
@@ -61,50 +61,50 @@ _REVIEW = (
     "find no bug, give an empty list."
 )
 _SHOWN = 4000
-"""Characters of a sandbox's output that the writer is shown: the last ones, where errors are."""
+"""Maximum characters of a sandbox's output shown to the writer: the last ones, where errors are."""
 _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
 _LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
-"""Tokens that a program gets at first: so many for each of its task, and as many at least."""
+"""Minimum tokens of a program's first try, and tokens per token of its task."""
 _EXAMPLES, _EXAMPLE_LINES = 3, 40
-"""Calls behind functions from which on they are examples of their use, if they were cut; and
-the most lines of the one that is cut."""
+"""Minimum number of calls after the functions to count as examples of their use, and maximum number
+of lines to drop from a truncated one."""
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LAST, _NEW = 12, 0.3
-"""Lines at the end of a text that are looked at, and the share of them that must be different, or
-it repeats itself."""
+"""Number of lines checked at the end of a text, and the share of them that must differ. Otherwise
+the text repeats itself."""
 _LINE = 120
-"""Characters of a line with an error that are shown."""
+"""Maximum characters shown of a line with an error."""
 
 
 class SandboxResult(Frozen):
-    """What came of running a program and its tests."""
+    """Result of running a program and its tests."""
 
     passed: bool
     output: str = ""
-    """What was printed and raised; the writer is shown the end of it."""
+    """Printed text and errors. The writer is shown the end of it."""
 
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """Runs a program somewhere it can do no harm. What is safe is for whoever gives it to say."""
+    """Runs a program where it can do no harm. Its safety is up to the user who provides it."""
 
     async def run(self, code: str, tests: str, /) -> SandboxResult:
         """Run a program and a test of it.
 
         Args:
-            code: The program.
-            tests: To be run below the program, in the same file; empty if there are none.
+            code: Program to run.
+            tests: Tests to run after the program, in the same file; empty if there are none.
         """
         ...
 
 
 class Source(NamedTuple):
-    """A program, taken out of a reply."""
+    """A program extracted from a reply."""
 
     code: str
     language: str
-    """As the block names it, such as `python`; `python` where it names none."""
+    """Language named by the block, such as `python`. Default: `python`."""
 
 
 class Program(Reply):
@@ -112,18 +112,17 @@ class Program(Reply):
 
     language: str
     tests: str
-    """Its tests, one after another; written where a sandbox runs them, else empty."""
+    """Tests, one after another, written only for a sandbox; otherwise empty."""
     parsed_by: Parser | None
-    """What found it to be valid; `None`: nothing here parses its language."""
+    """Parser that accepted the program; `None` if none parses its language."""
     faults: tuple[str, ...] = ()
-    """What the reviewer and the sandbox still find wrong."""
+    """Faults that the reviewer and the sandbox still find."""
     reviewed: bool = False
-    """True if a reviewer read it; if not, nothing is known of its faults."""
+    """True if a reviewer read the program. If False, its faults are unknown."""
     sandboxed: SandboxResult | None = None
-    """What came of the first test that it failed, or that it passed all; `None`: nothing was
-    executed."""
+    """Result of the first failed test, or of passing all; `None` if nothing was run."""
     tries: int = 1
-    """Times it was written."""
+    """Number of times the program was written."""
 
 
 class Review(Frozen):
@@ -137,7 +136,7 @@ class Review(Frozen):
 
 
 class _TruncatedProgram(OutputError):
-    """More tokens would have given a program."""
+    """The token limit cut a program that more tokens would complete."""
 
 
 class Coder(Agent[str, Reply]):
@@ -149,7 +148,7 @@ class Coder(Agent[str, Reply]):
 
     tag = ""
     is_limited = False
-    """True if it may be asked again with more tokens: then a cut program isn't repaired."""
+    """True if it can be asked again with more tokens, so a truncated program isn't repaired."""
 
     def with_limit(self, max_tokens: int) -> Self:
         """Return a copy that writes at most `max_tokens` tokens."""
@@ -159,10 +158,10 @@ class Coder(Agent[str, Reply]):
         return coder
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply; if it was cut in the examples after the program, keep only the program.
+        """Read the reply. If it was cut in the examples after the program, keep only the program.
 
         Raises:
-            _Cut: the limit cut a program that was going on.
+            _TruncatedProgram: the limit cut the program.
         """
         reply = super().read(completion)
         if completion.finish_reason != "length" or not _is_open(reply.text):
@@ -175,19 +174,19 @@ class Coder(Agent[str, Reply]):
         return reply
 
     def check(self, request: str, output: Reply) -> None:
-        """Parse it."""
+        """Check that the program parses."""
         del request
         source_of(output.text)
 
 
 class Tester(Coder):
-    """Writes tests. Of those that the limit cuts the whole ones stand.
+    """Writes tests. If the limit cuts them, the complete ones are kept.
 
-    A small model that has written three may go on without end, and more tokens would not help.
+    A small model that has written three may never stop, and more tokens would not help.
     """
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply; of one that was cut, the tests before that."""
+        """Read the reply. If it was cut, keep the complete tests."""
         reply = super(Coder, self).read(completion)
         if completion.finish_reason == "length" and _is_open(reply.text):
             fence, lines, _, _ = _drop_broken_lines(reply.text)
@@ -199,18 +198,18 @@ class _Draft(NamedTuple):
     program: Program
     reply: str
     failed: int = 0
-    """Tests that failed; where it could not be run, more than there can be."""
+    """Number of failed tests; if it could not be run, more than the maximum number of tests."""
 
 
 class Code(Recipe[str | BaseModel, Program], recipe="code"):
     r"""Writes a program, parses it, and mends what a reviewer and a sandbox find.
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
-    executed unless a sandbox is given; then tests are written too, from the task alone, a program
-    that passed review runs there with each of them, and what fails goes back as well. If no try
-    is without fault, the first of those that pass the most tests is given, with its `faults`; a
-    program is given too if the tests can't be written, or the reviewer or the sandbox itself
-    fails, which the trace says.
+    executed without a sandbox. With one, tests are written from the task alone, a program that
+    passed review runs there with each of them, and failures go back to the writer too. If every try
+    has faults, the first of those that pass the most tests is returned, with its `faults`. A
+    program is also returned if the tests can't be written, or the reviewer or the sandbox itself
+    fails. The trace says so.
 
     Raises:
         CapabilityError: an endpoint can't complete.
@@ -225,31 +224,31 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
     """
 
     writer: Large
-    """Writes."""
+    """Model that writes the program."""
     reviewer: Large | None = None
-    """Reviews; another model than the writer, which sees little of its own faults. `None`: nobody
-    does."""
+    """Model that reviews it. Use another model than the writer, which overlooks its own faults.
+    `None`: no review."""
     sandbox: Sandbox | None = None
-    """Runs the program and its tests; `None` executes nothing. Given in Python alone."""
+    """Sandbox for the program and its tests; `None` executes nothing. Only in Python."""
     tries: int = Field(default=3, ge=1)
-    """Maximum number of times the program is written, a syntax error that is mended not counted."""
+    """Maximum number of times the program is written, not counting repairs of syntax errors."""
     repairs: int = Field(default=2, ge=0)
-    """Times a program that can't be parsed goes back; after that it is an `OutputError`."""
+    """Number of times an unparsable program goes back to the writer, before an `OutputError`."""
     max_tokens: int = Field(default=4096, ge=1)
     """Maximum number of tokens of each text, reasoning included. Programs get fewer at first, by
-    the length of the task, and all of them where those don't do: a small model may repeat itself
+    the length of the task, and all of them if those are too few: a small model may repeat itself
     until it is cut, which takes minutes."""
 
     def prepare(self) -> None:
-        """Make the agents."""
+        """Build the agents."""
         repairs, max_tokens = self.repairs, self.max_tokens
         self.thinks = False
-        """True if the writer was seen to think at length before it writes."""
+        """True if the writer has spent all tokens of a first try on thinking."""
         self.coder = Coder(
             self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=max_tokens
         )
         self.tester = self.critic = None
-        if self.sandbox is not None:  # else nobody would run the tests
+        if self.sandbox is not None:  # without one, tests would not run
             self.tester = Tester(
                 self.writer, _TEST, name="tests", repairs=repairs, max_tokens=max_tokens
             )
@@ -264,8 +263,8 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             )
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
-        """Write, review, run, and mend what is found."""
-        silent = quiet(context)  # what may be rejected: nobody could take it back
+        """Write, review, run, and fix faults."""
+        silent = quiet(context)  # streamed text can't be taken back
         task = text_of(request)
         tests = await self._write_tests(task, silent)
         first = await self._try(task, None, tests, silent)
@@ -276,7 +275,8 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         drafts = await revise(
             first, mend, lambda draft: draft.program.faults or None, context, tries=self.tries
         )
-        # Tests are often wrong too: a later program has to pass more of them to be believed.
+        # Tests are often wrong too: a later program must pass more of them to replace an earlier
+        # one.
         best = min(drafts, key=lambda draft: draft.failed).program
         return best.model_copy(update={"tries": len(drafts)})
 
@@ -284,7 +284,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Write the tests from the task alone, so that they can't repeat a program's faults."""
         if self.tester is None:
             return ()
-        # The request for tests comes last, or a small model does the task.
+        # The request for tests comes last. Otherwise a small model does the task.
         prompt = (
             f"A programmer was asked:\n{task}\n\nWrite three tests of what comes of it, "
             "one assert statement a line, in one fenced block. Do not write the program itself."
@@ -303,23 +303,23 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         return tests
 
     async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
-        """Write it within the tokens that such a task takes; if that is too few, within all."""
+        """Write within the tokens that such a task takes. If they are too few, within all."""
         tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
         first = coder if self.thinks else coder.with_limit(tokens)
         try:
             return (await first.run(prompt, context)).output.text
         except OutputError as error:
-            # A text that wasn't cut is wrong in another way, which more tokens don't mend.
+            # A text that wasn't cut has another fault, which more tokens don't fix.
             if not first.is_limited or (error.text and not isinstance(error, _TruncatedProgram)):
                 raise
-            self.thinks = not error.text  # all tokens went into thoughts, and will next time
+            self.thinks = not error.text  # all tokens went into thoughts
             context.note("repaired", f"asked again, with {coder.max_tokens} tokens: {error}")
             return (await coder.run(prompt, context)).output.text
 
     async def _try(
         self, task: str, before: _Draft | None, tests: Sequence[str], context: RunContext
     ) -> _Draft:
-        """Write a program, or mend the one before it, and find its faults."""
+        """Write a program, or fix the one before, and find its faults."""
         prompt = task if before is None else _mend_prompt(task, before)
         reply = await self._write(self.coder, task, prompt, context)
         code, language = source_of(reply)
@@ -371,7 +371,7 @@ def _mend_prompt(task: str, draft: _Draft) -> str:
 
 
 def parser_of(language: str) -> Parser | None:
-    """Return what parses a language; `None`: nothing here does."""
+    """Return the parser of a language, or `None`."""
     return _PARSERS.get(language.strip().lower())
 
 
@@ -379,7 +379,8 @@ def source_of(text: str) -> Source:
     """Extract the program from a reply: its first fenced block, or all of it if it is Python.
 
     Raises:
-        ValueError: there is none, it can't be parsed, or it is a value; the message says where.
+        ValueError: there is none, it can't be parsed, or it is only a value. The message says
+            where.
     """
     block = _FENCE.search(text)
     code = block["code"].strip("\n") if block else text.strip()
@@ -402,10 +403,10 @@ def _is_open(text: str) -> bool:
 
 
 def without_examples(text: str) -> str | None:
-    """Close a block of Python that was cut among examples of its use, and leave those out.
+    """Close a truncated block of Python, without the examples of use at its end.
 
-    A small model that has written the program may go on with examples until it is cut. `None`: it
-    was cut elsewhere.
+    A small model may write examples after the program until it is cut. `None`: it was cut
+    elsewhere.
     """
     fence, lines, cut, body = _drop_broken_lines(text)
     last = _program_end(body)
@@ -414,10 +415,10 @@ def without_examples(text: str) -> str | None:
 
 
 def _drop_broken_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
-    """Leave out of a block of Python that was cut what no longer parses.
+    """Drop the lines at the end of a truncated block of Python that don't parse.
 
-    Returns its fence, its lines, the first line that was left out, and the statements; no lines
-    where too many would have to be left out.
+    Returns its fence, its lines, the first dropped line, and the statements. If too many lines
+    would be dropped, there are no lines.
     """
     fence, _, source = text.partition("\n")
     while source and not fence.startswith("```"):
@@ -433,7 +434,7 @@ def _drop_broken_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stm
 
 
 def _program_end(body: Sequence[ast.stmt]) -> int | None:
-    """Return the line that a program ends in, before examples; `None`: there are none."""
+    """Return the last line of a program, before examples of its use; `None` without examples."""
     program = len(body)
     while program and isinstance(body[program - 1], ast.Expr):
         program -= 1
@@ -450,14 +451,14 @@ def _fence(fence: str, lines: Sequence[str]) -> str:
 
 
 def repeats_itself(text: str) -> bool:
-    """Return True if a text ends in one repeated line, apart from its figures and strings."""
+    """Return True if a text ends in one repeated line, ignoring figures and strings."""
     *lines, _ = (_VALUES.sub("", line.strip()) for line in text.split("\n") if line.strip())
     last = lines[-_LAST:]
     return len(last) == _LAST and len(set(last)) <= _LAST * _NEW
 
 
 def _asserts(source: str) -> Sequence[str]:
-    """Keep what tests, each with what all import; a model may write the program once more."""
+    """Keep the assertions, each with all imports. A model may write the program again."""
     lines = ast.parse(source).body
     imports = [
         ast.unparse(statement)
@@ -470,8 +471,8 @@ def _asserts(source: str) -> Sequence[str]:
 
 def _python(source: str) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the program, such as an invalid escape
-        # For the line of an error, CPython opens the file of this name: there is none.
+        warnings.simplefilter("ignore")  # warnings about the program, such as invalid escapes
+        # CPython opens the file of this name for the line of an error. There is none.
         return ast.parse(source, filename="")
 
 
@@ -496,7 +497,7 @@ def _parse(source: str, parser: Parser) -> None:
 
 
 def _is_value(program: ast.Module) -> bool:
-    """Return True if a program is only a value that is written out, such as a plan in JSON."""
+    """Return True if a program is only a literal value, such as a plan in JSON."""
     match program.body:
         case [ast.Expr(value=ast.Dict() | ast.List() | ast.Constant())]:
             return True
@@ -505,7 +506,7 @@ def _is_value(program: ast.Module) -> bool:
 
 
 async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> SandboxResult:
-    """Run a program; that the run's time is up is its failure, an error that of the sandbox."""
+    """Run a program. Running out of time is its failure; an error is the sandbox's."""
     try:
         limit_s = context.remaining_s()
     except DeadlineExceeded:
@@ -514,7 +515,7 @@ async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> 
     try:
         async with timer:
             return await sandbox.run(code, tests)
-    except Exception as error:  # whatever it is, it is the sandbox's, and no program's fault
+    except Exception as error:  # any error is the sandbox's, not the program's
         if timer.expired():
             return SandboxResult(passed=False, output=f"it had not ended after {limit_s:.1f} s")
         raise NodeError("sandbox", error) from error

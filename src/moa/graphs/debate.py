@@ -28,7 +28,7 @@ from moa.mixing.voting import Tally, VotedReply, unreadable_error
 from moa.node import Frozen, Node, Reply, Result, unique_names
 
 _DEBATERS = 3
-"""Debaters if one model debates with itself."""
+"""Number of debaters if one model debates with itself."""
 _READ = (
     "Here is your answer to the request below, and what others answered. Compare them: keep what "
     "is right in yours, adopt what is right in theirs, and do not follow a majority for its own "
@@ -37,20 +37,20 @@ _READ = (
 
 
 class Exchange(Frozen):
-    """A request, and what was answered to it so far; nobody is told who answered what."""
+    """A request and the answers so far, without the names of who gave them."""
 
     text: str
     """The request."""
     own: str | None = None
-    """What the debater itself answered; `None` in the first round."""
+    """The debater's own answer; `None` in the first round."""
     others: tuple[str, ...] = ()
-    """What the others answered."""
+    """Answers of the others."""
 
 
 class Debater(Agent[Exchange, Reply]):
-    """Answers a request, from the second round on after reading the others' answers.
+    """Answers a request. From the second round, it reads the others' answers first.
 
-    See `Agent` for its arguments; the temperature is 0.7, so that two debaters of one model differ.
+    See `Agent` for its arguments. The temperature is 0.7, so that two debaters of one model differ.
     """
 
     instructions = ANSWER
@@ -62,7 +62,7 @@ class Debater(Agent[Exchange, Reply]):
         super().__init__(endpoint, instructions=instructions, **settings)
 
     def user_prompt(self, request: Exchange) -> str:
-        """Write the answers as data, and then the request."""
+        """Write the answers as data, then the request."""
         if request.own is None:
             return escape_tags(request.text)
         others = (block(other, "Another answer") for other in request.others)
@@ -71,13 +71,13 @@ class Debater(Agent[Exchange, Reply]):
 
 
 class DebateReply(VotedReply):
-    """What a debate comes to; `votes` are those of its last round."""
+    """Result of a debate; `votes` are those of its last round."""
 
     by: Literal["agreement", "majority", "judge"]
-    """What decided. Without a majority the first of the most frequent answers counts, and `tied`
-    has the others."""
+    """What decided. Without a majority, the first of the most frequent answers wins, and `tied` has
+    the others."""
     rounds: int = Field(ge=0)
-    """Times that the answers of others were read."""
+    """Number of times that answers of others were read."""
 
 
 def debater_of(
@@ -87,7 +87,7 @@ def debater_of(
     temperature: Temperature = 0.7,
     max_tokens: MaxTokens = 512,
 ) -> Debater:
-    """Make a debater of an endpoint; without instructions it answers the request."""
+    """Return a debater of an endpoint. Without instructions it answers the request."""
     return Debater(
         endpoint,
         instructions=instructions,
@@ -98,7 +98,7 @@ def debater_of(
 
 
 def _complete_debaters(debaters: list[object] | None, table: Table) -> list[object]:
-    """Return the debaters of a table: if one model debates with itself, three of it."""
+    """Return the debaters of a table. A single model debates with itself, as three."""
     del table
     entries = debaters or [{}]
     return entries if len(entries) > 1 else entries * _DEBATERS
@@ -107,12 +107,13 @@ def _complete_debaters(debaters: list[object] | None, table: Table) -> list[obje
 class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
     """Models that read each other's answers, and answer again.
 
-    It ends when all agree, or after the rounds: then the judge decides, or the majority if there
-    is no judge or it prefers nothing. A debater that fails in the first round is left out; one that
-    fails later keeps its last answer. If the budget or time ends, the answers so far are counted.
+    It ends when all agree, or after the rounds. Then the judge decides, or the majority if there is
+    no judge or it has no preference. A debater that fails in the first round is left out. One that
+    fails later keeps its last answer. If the budget or time runs out, the answers so far are
+    counted.
 
-    Small models that read each other tend to get worse (arXiv:2510.05077): use `ChooseBest` for
-    those.
+    Small models that read each other tend to get worse (arXiv:2510.05077). Use `ChooseBest` for
+    them.
 
     Raises:
         ConfigError: there are fewer than two debaters.
@@ -131,35 +132,34 @@ class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
         Sequence[Annotated[Node[Exchange, Reply], FromEndpoint(debater_of)]],
         lists_in_tables(_complete_debaters),
     ]
-    """Two or more, such as `Debater(endpoint)`; they read answers without a name. In a table:
-    endpoints, of which one alone debates with itself; missing: the default large one."""
+    """Two or more debaters, such as `Debater(endpoint)`. They read answers without names. In a
+    table: endpoints; a single one debates with itself; if missing, the default large one."""
     rounds: int = Field(default=2, ge=0)
-    """Maximum number of times that answers are read and rewritten; 0 is a vote. It takes a call for
-    each debater, and another in each round."""
+    """Maximum number of times that answers are read and rewritten; 0 is a vote. Calls: one per
+    debater, and another in each round."""
     judge: Annotated[Node[Candidates, Pick], FromEndpoint(judge_of)] | None = None
-    """Decides if they don't agree in the end, as in `BestOfN`; `None`: the majority."""
+    """Judge if they don't agree at the end, as in `BestOfN`; `None` for the majority."""
     key: Key = stated
-    """Function that turns an answer, which is a `Reply`, into what is compared; see
-    `SelfConsistency`."""
+    """Function that turns an answer (`Reply`) into the value to compare; see `SelfConsistency`."""
 
     def prepare(self) -> None:
-        """Check that there is somebody to debate with."""
+        """Check that there are at least two debaters."""
         if len(self.debaters) < 2:
             raise ConfigError(
                 f"{self.name}: {len(self.debaters)} debaters, but a debate takes two or more"
             )
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> DebateReply:
-        """Let everyone answer, and answer again, until they agree or the rounds are up.
+        """Let all answer, and answer again, until they agree or the rounds are over.
 
         Raises:
-            QuorumNotMet: nobody answered; with the cause of each.
-            OutputError: no answer could be read.
+            QuorumNotMet: all debaters failed; with the cause of each.
+            OutputError: no answer is readable.
         """
         text, rounds = text_of(request), 0
         replies = await self._round(range(len(self.debaters)), _Floor(text, {}), context)
         while rounds < self.rounds and not self._agree(replies):
-            # Who has not answered at all is out; who fails later keeps the answer it gave.
+            # A debater without any answer is out. One that fails later keeps its answer.
             try:
                 new_replies = await self._round(sorted(replies), _Floor(text, replies), context)
                 replies = {**replies, **new_replies}
@@ -170,7 +170,7 @@ class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
         return await self._decide(text, replies, rounds, context)
 
     def sketch(self, sketch: Sketch) -> None:
-        """The debaters, one round of theirs, and what decides."""
+        """Draw the debaters, one of their rounds, and what decides."""
         names = unique_names([debater.name for debater in self.debaters])
         answers = sketch.side_by_side(sketch.input, zip(self.debaters, names, strict=True))
         if self.rounds:
@@ -214,7 +214,7 @@ class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
     async def _ask_judge(
         self, request: str, replies: Mapping[int, str], context: RunContext
     ) -> int | None:
-        """Return the index that the judge prefers; `None` without one, or where it prefers none."""
+        """Return the index that the judge prefers; `None` without a judge or a preference."""
         if self.judge is None:
             return None
         indices = sorted(replies)
@@ -230,16 +230,16 @@ class Debate(Recipe[str | BaseModel, DebateReply], recipe="debate"):
 
 @dataclass(frozen=True, slots=True)
 class _Floor:
-    """What has been answered so far."""
+    """Answers so far."""
 
     request: str
     replies: Mapping[int, str]
-    """The latest answer of each debater, by its place."""
+    """Latest answer of each debater, by its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seat:
-    """A debater at its place, from which it sees the others' answers and not their names."""
+    """A debater at its index, which sees the others' answers but not their names."""
 
     debater: Node[Exchange, Reply]
     place: int
@@ -250,7 +250,7 @@ class _Seat:
         return self.debater.name
 
     async def run(self, floor: _Floor, context: RunContext | None = None, /) -> Result[Reply]:
-        # From its own place on, so that no answer is the first that everyone reads.
+        # Start after its own index, so that no answer is the first that everyone reads.
         indices = ((self.place + step) % self.of for step in range(1, self.of))
         exchange = Exchange(
             text=floor.request,

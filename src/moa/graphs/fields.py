@@ -1,7 +1,7 @@
-"""Fields: how a value in a table of moa.toml becomes what a field of a recipe takes.
+"""Fields: turns values in a table of moa.toml into the fields of a recipe.
 
-Python gives a recipe endpoints, nodes and files that were read; a table names them. The types and
-validators here take both. The table that is being read is pydantic's context: a `Table`.
+In Python, a recipe takes endpoints, nodes and loaded files. A table names them. The types and
+validators here accept both. Pydantic's context is the table being read, a `Table`.
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is being read: pydantic's context."""
+    """Table being read. It is pydantic's context."""
 
     name: str
-    """It is `[graphs.NAME]`."""
+    """The table is `[graphs.NAME]`."""
     endpoints: Endpoints
     graph: Callable[[str], object]
-    """Builds another graph by its name."""
+    """Builds another graph by name."""
     shared: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Settings that aren't fields of the recipe, but of its nodes."""
+    """Settings for nodes of the recipe that aren't its own fields."""
 
     @property
     def file(self) -> str:
-        """Path of its file, for errors."""
+        """Path of the file, for errors."""
         return str(self.endpoints.config.file or FILE)
 
     def explain(self, error: ValidationError, kind: object) -> str:
-        """Say in sentences what is wrong in it, with the nearest key that may be there."""
+        """Explain in sentences what is wrong in the table, with the nearest valid key."""
         return explain(error, kind, path=self.file, table=f"graphs.{self.name}")
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
-        """Return the endpoint of a name, or the default of the tier if there is no name."""
+        """Return the endpoint of a name, or without a name, the default of the tier."""
         if is_endpoint(name):
             return name
         if name is None or name == "":
@@ -89,20 +89,21 @@ class Table:
 
 @dataclass(frozen=True)
 class FromEndpoint:
-    """Marks a field that in a table is an endpoint's name, or a table that names one.
+    """Marks a field that is an endpoint's name in a table, or a table that names one.
 
         node: Annotated[Node[In, object], FromEndpoint(sampler, tier="slm")]
 
     `node = "small"` and `node = { endpoint = "small", temperature = 0.9 }` are then read as
-    `sampler(endpoint, temperature=0.9)`; a table that names no endpoint, and a missing field, take
-    the default endpoint of the tier. In Python it takes the node itself, or the endpoint.
+    `sampler(endpoint)` and `sampler(endpoint, temperature=0.9)`. A table without an endpoint, or a
+    missing field, uses the tier's default endpoint. In Python the field takes the node itself, or
+    the endpoint.
 
     Args:
-        make: Makes the node of an endpoint and of the keywords in its signature: a function, or
-            the class of an agent. A recipe is read from a table of its own, and takes those
-            settings around it that are its fields. `None`: the field is the endpoint itself.
-        tier: Whose endpoint is the default; `None`: it takes none.
-        given: Fields that are before it in the recipe, and that the node is given too.
+        make: Function, or class of an agent, that makes the node of an endpoint and the keywords in
+            its signature. A recipe is read from its own table, and also takes outer settings that
+            are its fields. `None`: the field is the endpoint itself.
+        tier: Tier of the default endpoint; `None` if the node takes no endpoint.
+        given: Earlier fields of the recipe that are passed to the node too.
     """
 
     make: Callable[..., object] | None = None
@@ -110,13 +111,13 @@ class FromEndpoint:
     given: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        """Read the field by `read`; pydantic calls it."""
+        """Validate the field with `read`. Called by pydantic."""
         del source, handler
         return core_schema.with_info_plain_validator_function(self.read)
 
     @property
     def table_fields(self) -> Mapping[str, FieldInfo]:
-        """The fields that its table can set, by key."""
+        """Fields that its table can set, by key."""
         settings = settings_of(self.make) if self.make else dict[str, FieldInfo]()
         return (
             settings if self.tier is None else {"endpoint": FieldInfo(annotation=str), **settings}
@@ -161,13 +162,13 @@ class FromEndpoint:
 
 
 Small = Annotated[Endpoint, FromEndpoint(tier="slm")]
-"""An endpoint; in a table its name, or none for the default small one."""
+"""An endpoint. In a table: its name, or none for the default small one."""
 Large = Annotated[Endpoint, FromEndpoint(tier="llm")]
-"""An endpoint; in a table its name, or none for the default large one."""
+"""An endpoint. In a table: its name, or none for the default large one."""
 
 
 def markers_in(kind: object) -> Iterator[FromEndpoint]:
-    """Yield the `FromEndpoint` markers of a field or an annotation, however deep."""
+    """Yield the `FromEndpoint` markers of a field or an annotation, at any depth."""
     if isinstance(kind, FromEndpoint):
         yield kind
     elif isinstance(kind, FieldInfo):
@@ -179,7 +180,7 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
 
 
 def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
-    """Make a validator that applies `read` to a table's value, or to `None` if it is missing."""
+    """Return a validator that applies `read` to a table's value, or to `None` if it is missing."""
 
     def read_first(value: object, info: ValidationInfo) -> object:
         return read(value, info.context) if isinstance(info.context, Table) else value
@@ -190,7 +191,7 @@ def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
 def lists_in_tables(
     complete: Callable[[list[object] | None, Table], list[object]],
 ) -> BeforeValidator:
-    """Complete the list of a table, or `None` if it is missing, before its items are read."""
+    """Return a validator that completes a table's list (or `None`) before its items are read."""
 
     def complete_list(value: object, table: Table) -> object:
         return complete(value, table) if value is None or is_list(value) else value
@@ -205,7 +206,7 @@ def _only_a_node(value: object) -> object:
 
 
 PythonNode = Annotated[Node[A, B], PlainValidator(_only_a_node)]
-"""A node that is given in Python alone."""
+"""A node that can only be given in Python."""
 
 
 def _graph(value: object, info: ValidationInfo) -> object:
@@ -222,11 +223,11 @@ def _graph(value: object, info: ValidationInfo) -> object:
 
 
 FROM_GRAPH = PlainValidator(_graph)
-"""Reads a node: in a table the name of a graph, or `file.py:object`."""
+"""Reads a node. In a table: the name of a graph, or `file.py:object`."""
 
 
 def resolve_path(path: str | Path, info: ValidationInfo) -> Path:
-    """Resolve a path of a table from the folder of its moa.toml; used as an `AfterValidator`."""
+    """Resolve a table's path from the folder of its moa.toml. Used as an `AfterValidator`."""
     file = info.context.endpoints.config.file if isinstance(info.context, Table) else None
     return Path(path) if file is None else file.parent / path
 
@@ -238,11 +239,11 @@ def _path(value: object, info: ValidationInfo) -> Path:
 
 
 File = Annotated[str | Path, PlainValidator(_path)]
-"""A path; one in a table starts at the folder of its moa.toml."""
+"""A path. In a table, it is relative to the folder of its moa.toml."""
 
 
 def from_file(load: Callable[[Path], object]) -> PlainValidator:
-    """Read a field from a file, or from several; what was read of one is taken as it is."""
+    """Return a validator that reads one or several files. Loaded objects are taken as they are."""
 
     def read(value: object, info: ValidationInfo) -> object:
         if isinstance(value, str | Path):
@@ -263,7 +264,7 @@ def settings_of(make: Callable[..., object]) -> Mapping[str, FieldInfo]:
 
 
 def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
-    """Return the keys of a table, with those of the nodes in it; see `settings_of`."""
+    """Return the keys of a table and of the nodes in it; see `settings_of`."""
     settings, inner_settings = settings_of(make), dict[str, FieldInfo]()
     for marker in (marker for setting in settings.values() for marker in markers_in(setting)):
         inner_settings |= settings_below(marker.make) if marker.make else {}
@@ -272,9 +273,9 @@ def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
 
 @cache
 def _model_of(make: Callable[..., object]) -> type[BaseModel]:
-    """Make the model of a maker's keywords. Of a class with overloads the first one counts.
+    """Return the model of a maker's keywords. For a class with overloads, the first one counts.
 
-    Those whose types no table can say are excluded, and refused if they are said or needed.
+    Keywords whose types a table can't express are excluded, and rejected if given or required.
     """
     inner = getattr(make, "func", make)
     inner = get_origin(inner) or inner
@@ -309,7 +310,7 @@ _ONLY_IN_PYTHON = Annotated[object, PlainValidator(_refuse)]
 
 
 def _hint_of(annotation: object, names: dict[str, object]) -> object:
-    """Evaluate an annotation; `None` for one that is imported for type checkers alone."""
+    """Evaluate an annotation; `None` if it is imported only for type checkers."""
     try:
         namespace = SimpleNamespace(__annotations__={"it": annotation})
         return get_type_hints(namespace, names, include_extras=True)["it"]
@@ -318,7 +319,7 @@ def _hint_of(annotation: object, names: dict[str, object]) -> object:
 
 
 def _is_read(hint: object) -> bool:
-    """Return True if pydantic can read a type from a table; endpoints are passed separately."""
+    """Return True if pydantic can read a type from a table. Endpoints are passed separately."""
     if hint is None or hint is inspect.Parameter.empty:
         return False
     try:

@@ -1,8 +1,7 @@
-"""Learning: a ready graph whose questions can be labelled, and what it reads of a row.
+"""Learning: a built-in graph whose questions can be labelled, and what it reads of a row.
 
-What a graph asks is what its deciding agents ask; what they read of a row is the output of the
-nodes before them. So labels are for texts as the graph decides on them: cleaned, and cut if they
-are long.
+The questions of a graph are those of its deciding agents. They read the output of the nodes before
+them. So labels are for texts as the graph decides on them: cleaned, and cut if long.
 """
 
 from __future__ import annotations
@@ -38,28 +37,28 @@ if TYPE_CHECKING:
     from moa.rows import Format
 
 LEARNED = "learned"
-"""The setting of a graph that learns."""
+"""Setting of a graph that learns."""
 SETTLED = ("replied", "routed")
-"""What happens to what was settled without a large model."""
+"""Outcomes of messages settled without a large model."""
 
 
 class Message(NamedTuple):
-    """A row with what a graph reads of it."""
+    """A row, with what a graph reads of it."""
 
     fields: dict[str, object]
-    """All that is in the row."""
+    """All fields of the row."""
     request: object
-    """The input of the graph."""
+    """Input of the graph."""
     texts: Mapping[str, str]
-    """The text that each question is decided on, by its name."""
+    """Text that each question is decided on, by name of the question."""
     labels: Mapping[str, str]
     """Names of the right options, by name of the question."""
     marks: Mapping[str, object]
-    """`chosen`, `case` and `labelled_by` of the row, as far as it has them."""
+    """`chosen`, `case` and `labelled_by` of the row, if present."""
 
 
 class SettledCount(NamedTuple):
-    """Numbers of messages, of those settled without a large model, and of the right ones."""
+    """Numbers of messages: all, those settled without a large model, and those settled right."""
 
     messages: int
     settled: int
@@ -68,14 +67,14 @@ class SettledCount(NamedTuple):
 
 @dataclass(frozen=True)
 class Learner:
-    """A ready graph that learns, as a configuration sets it.
+    """A built-in graph that learns, as configured.
 
     Args:
         name: Name of the built-in graph.
-        endpoints: The endpoints to ask.
+        endpoints: Endpoints to ask.
 
     Raises:
-        ConfigError: it doesn't learn, or can't be built.
+        ConfigError: the graph doesn't learn, or can't be built.
     """
 
     name: str
@@ -91,13 +90,13 @@ class Learner:
 
     @cached_property
     def current(self) -> WiredRecipe[object, object]:
-        """The graph as its table says, with what was learned before."""
+        """The graph as configured, with what was learned before."""
         return self._load({"llm": EMBEDDED})
 
     def build(
         self, calibrations: Mapping[str, Calibration] | None = None, /, **given: object
     ) -> WiredRecipe[object, object]:
-        """Build the graph with what was learned, or without; no large model writes in it."""
+        """Build the graph, with calibrations or without. No large model writes in it."""
         learned = (
             None
             if calibrations is None
@@ -106,24 +105,24 @@ class Learner:
         return self._load({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
     def _load(self, settings: Mapping[str, object]) -> WiredRecipe[object, object]:
-        # What is learned here is fitted to labels that are given, and to no large model's.
+        # Here it learns from given labels, not from a large model's.
         node = _without_guards(load_graph(self.name, self.endpoints, {"learn": None, **settings}))
         assert isinstance(node, WiredRecipe), "what learns is wired"
         return node
 
     @cached_property
     def node(self) -> WiredRecipe[object, object]:
-        """The graph, as it decides if nothing was learned."""
+        """The graph without anything learned."""
         return self.build()
 
     @cached_property
     def agents(self) -> dict[str, DecidingAgent[Any]]:
-        """The deciding agents, by the name of the question."""
+        """Deciding agents, by name of the question."""
         return agents_of(self.node)
 
     @property
     def questions(self) -> dict[str, Question]:
-        """The questions, by name."""
+        """Questions, by name."""
         return {
             question.name: question
             for agent in self.agents.values()
@@ -138,17 +137,17 @@ class Learner:
         *,
         labels: bool = True,
     ) -> list[Message]:
-        """Read rows as the graph does; those that nothing is left of are passed over.
+        """Read rows as the graph does. Rows of which no text is left are skipped.
 
         Args:
-            rows: The place of each row, in words, and its fields. A row that `moa run` wrote counts
-                as its input.
+            rows: Location of each row, in words, and its fields. For a row that `moa run` wrote,
+                its input is read.
             context: Budget, deadline and ledger.
-            progress: Told how many are read.
-            labels: Whether their labels are read.
+            progress: Called with the number of rows read.
+            labels: True to read their labels.
 
         Raises:
-            ConfigError: a row is none that the graph takes, or has a label that no question has.
+            ConfigError: a row isn't an input of the graph, or has a label that its question lacks.
         """
         take, messages = reader_of(self.node), list[Message]()
         lines = list(rows)
@@ -185,7 +184,7 @@ class Learner:
 
     @cached_property
     def _sources(self) -> dict[str, Step]:
-        """The step whose output each question is decided on."""
+        """Step whose output each question is decided on, by name of the question."""
         steps = [step for step in self.node.plan.steps if isinstance(step, NodeStep)]
         return {
             name: step.sources[0]
@@ -195,7 +194,7 @@ class Learner:
         }
 
     def collect_labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
-        """Return the texts that have a label of a question, as it is decided on them."""
+        """Return the texts with a label of a question, as the graph decides on them."""
         return [
             Labelled.model_validate(
                 {"text": message.texts[name], "label": message.labels[name], **message.marks}
@@ -211,7 +210,7 @@ class Learner:
         context: RunContext,
         progress: Progress | None = None,
     ) -> SettledCount:
-        """Run the graph on messages with labels, and count what it settles, and settles rightly."""
+        """Run the graph on labelled messages. Count those it settles, and settles right."""
         name = self.node.settles_by
         agent = agents_of(node)[name]
         settled = right = number = 0
@@ -230,12 +229,12 @@ class Learner:
 
 
 def learns(name: str) -> bool:
-    """Return True if the ready graph of this name learns."""
+    """Return True if the built-in graph of this name learns."""
     return name in READY and LEARNED in READY[name].settings
 
 
 def find_learned(node: AnyNode) -> LearnedGraph | None:
-    """Return what a graph has learned; `None` if it has learned nothing."""
+    """Return what a graph has learned, or `None`."""
     learned = getattr(_without_guards(node), LEARNED, None)
     return learned if isinstance(learned, LearnedGraph) else None
 
@@ -245,7 +244,7 @@ def _without_guards(node: AnyNode) -> AnyNode:
 
 
 def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
-    """Return the agents of a graph that decide, by the name of each question."""
+    """Return the deciding agents of a graph, by name of the question."""
     agents: dict[str, DecidingAgent[Any]] = {}
     for member in node.members():
         if isinstance(member, DecidingAgent):
@@ -254,7 +253,7 @@ def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]
 
 
 async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
-    """Return the name of the option that an agent of one question decides on."""
+    """Return the option that an agent of one question decides on; `None` if it has no answer."""
     (answer,) = await agent.answers(text, context)
     if answer.status != "answered":
         return None
@@ -262,7 +261,7 @@ async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContex
 
 
 def _input_of(line: dict[str, object]) -> dict[str, object]:
-    """Return the input and id of a line of `moa run`; any other line is an input itself."""
+    """Return the input and id of a line of `moa run`. Any other line is itself the input."""
     inside = line.get("input")
     if not {"output", "status"} <= line.keys() or inside is None:
         return line
@@ -277,7 +276,7 @@ def rows_of(
     text_column: str | None = None,
     encoding: str | None = None,
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """Read the rows of a file: the place and the fields of each.
+    """Read the rows of a file: location and fields of each.
 
     Raises:
         ConfigError: a row is malformed.

@@ -1,4 +1,4 @@
-"""Loading: a graph or an agent by its name in moa.toml, or from a file of Python."""
+"""Loading: builds a graph or an agent by its name in moa.toml, or from a Python file."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ from moa.guards.guarded import Guarded
 from moa.node import AnyNode
 
 _GUARDS = "guards"
-"""The key of any graph's table that names what is before it, beside it and after it."""
+"""Key of a graph's table for its guards: before it, beside it and after it."""
 
 
 @runtime_checkable
 class _ListsEndpoints(Protocol):
-    """A node that says whom it may ask."""
+    """A node that lists the endpoints it may ask."""
 
     def list_endpoints(self) -> list[Endpoint] | None: ...
 
 
 class Measurement(BaseModel):
-    """What a graph reached beside one call to the same model: `benchmarks/recipes.py` writes it."""
+    """Scores of a graph and of one call to the same model, written by `benchmarks/recipes.py`."""
 
     model: str
     measure: str
     items: int
     plain: float
-    """What one call reached, from 0 to 1."""
+    """Score of one call, from 0 to 1."""
     graph: float
     calls: float
-    """Calls of the graph for an item."""
+    """Calls of the graph per item."""
     verdict: str
 
     def __str__(self) -> str:
@@ -67,18 +67,18 @@ class Measurement(BaseModel):
 
 
 def read_measurements() -> dict[str, Measurement]:
-    """Return the measured figures of ready graphs, by name; others weren't measured."""
+    """Return the measurements of ready graphs, by name. Unmeasured graphs are left out."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
     return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
 
 class Ready(NamedTuple):
-    """A graph or an agent that has a name."""
+    """A ready graph or agent, used by its name."""
 
     does: str
-    """In words, for whoever looks for one."""
+    """Short description, for listings."""
     made_by: FromEndpoint
-    """Makes a recipe of its table, or an agent, of an endpoint if it asks one."""
+    """Builds a recipe from its table, or an agent, from an endpoint if it asks one."""
 
     @property
     def settings(self) -> Mapping[str, FieldInfo]:
@@ -87,7 +87,7 @@ class Ready(NamedTuple):
         return below | dict(self.made_by.table_fields)
 
     def build(self, table: Mapping[str, object], context: Table) -> AnyNode:
-        """Build it.
+        """Build the node from its table.
 
         Raises:
             ConfigError: a key is unknown, or a value is wrong.
@@ -100,9 +100,9 @@ class Ready(NamedTuple):
 
 
 class _Ready(Mapping[str, Ready]):
-    """The ready agents and graphs by name; each is in the module of its name, if not imported.
+    """Ready agents and graphs by name, imported when they are needed.
 
-    So a run imports its own alone. All are imported to list them, or to look for another name.
+    A run imports only the module of that name. Listing, or looking up another name, imports all.
     """
 
     def __getitem__(self, name: str) -> Ready:
@@ -126,7 +126,7 @@ class _Ready(Mapping[str, Ready]):
 
 @cache
 def _modules() -> tuple[str, ...]:
-    """List the modules that may hold a ready agent or graph."""
+    """Return the names of the modules that may define a ready agent or graph."""
     packages = (agents, guards, graphs)
     module_lists = (iter_modules(package.__path__, f"{package.__name__}.") for package in packages)
     return (*(module.name for modules in module_lists for module in modules), "moa.chat.graph")
@@ -151,11 +151,11 @@ def load_graph(
     """Build a ready agent or graph as moa.toml configures it, or load one from a file.
 
     Args:
-        name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
-            these endpoints as its only argument or without any.
-        endpoints: The endpoints to ask; their configuration has the tables.
-        options: Settings that come before those of its table, if it has them.
-        around: Names of the graphs that it is in.
+        name: Name of a ready graph or agent, or `file.py:object`. The object is a node, or a
+            function that returns one and takes these endpoints or nothing.
+        endpoints: Endpoints to ask. Their configuration holds the tables.
+        options: Settings that override those of its table. Keys that it doesn't have are ignored.
+        around: Names of the graphs that contain it.
 
     Raises:
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
@@ -165,7 +165,7 @@ def load_graph(
     if target is not None:
         file, attribute = target
         settings = endpoints.config.file
-        if around and settings is not None:  # named in moa.toml, whose paths are beside it
+        if around and settings is not None:  # named in moa.toml, so relative to it
             file = settings.parent / file
         return _load_object(file, attribute, endpoints)
     if name.endswith(".py"):
@@ -195,7 +195,7 @@ def load_graph(
 def _find_ready(
     name: str, endpoints: Endpoints, overrides: Mapping[str, object] | None
 ) -> tuple[Ready, Toml, Toml | None]:
-    """Find a ready one, its settings, and the names of the guards around it."""
+    """Return a ready graph or agent, its settings, and the table of its guards."""
     tables = endpoints.config.graphs
     for table in tables:
         if target := object_in(table):
@@ -219,7 +219,7 @@ def _find_ready(
         raise ConfigError(
             f'[graphs.{name}] guards: takes a list of names, such as ["pii"], not {around!r}'
         )
-    if is_list(around):  # what masks is before the node, whatever else beside it
+    if is_list(around):  # guards that mask run before the node, others beside it
         entries = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
         masks = [guard for guard in around if isinstance(guard, str) and entries.get(guard)]
         around = {"before": masks, "beside": [guard for guard in around if guard not in masks]}
@@ -227,15 +227,15 @@ def _find_ready(
 
 
 def endpoint_names(node: object) -> frozenset[str] | None:
-    """Name the endpoints that a node may ask; see `endpoints_in`."""
+    """Return the names of the endpoints that a node may ask; see `endpoints_in`."""
     endpoints = endpoints_in(node)
     return None if endpoints is None else frozenset(endpoint.name for endpoint in endpoints)
 
 
 def endpoints_in(node: object) -> list[Endpoint] | None:
-    """Return the endpoints that a node may ask, without those that only a calibration reads.
+    """Return the endpoints that a node may ask, except those that only a calibration reads.
 
-    `None`: a node in it, however deep, may ask any endpoint.
+    Return `None` if a node in it, at any depth, may ask any endpoint.
     """
     endpoints: list[Endpoint] = []
     for member in nodes_in(node):
@@ -247,7 +247,7 @@ def endpoints_in(node: object) -> list[Endpoint] | None:
 
 
 def texts_to_encode(node: object) -> list[str]:
-    """Return the texts that encoders will read whatever the inputs are; empty without encoders."""
+    """Return the texts that encoders read for any input; empty without encoders."""
     texts: list[str] = []
     for member in nodes_in(node):
         if isinstance(member, DecidingAgent):
@@ -256,7 +256,7 @@ def texts_to_encode(node: object) -> list[str]:
 
 
 def nodes_in(node: object) -> Iterator[object]:
-    """Yield a node and the nodes that it runs, however deep, without functions."""
+    """Yield a node and the nodes in it, at any depth. Functions are left out."""
     if is_node(node):
         yield node
         members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
@@ -267,15 +267,15 @@ def nodes_in(node: object) -> Iterator[object]:
 def fingerprints(
     names: Iterable[str], endpoints: Endpoints, *, options: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """Return a fingerprint for each node of everything that its answers depend on.
+    """Return a fingerprint of everything that each node's answers depend on, by name.
 
-    That is the endpoints and graphs of the configuration, the settings given, and the
-    contents of the files that these name and of your own node's file, without what it imports.
+    It covers the configuration's endpoints and graphs, the given settings, the files that these
+    name, and your own node's file, but not what that file imports.
 
     Args:
-        names: See `load_graph`, as for the others. The nodes have been built.
-        endpoints: The endpoints to ask.
-        options: Settings that come before those of its table.
+        names: Names as in `load_graph`. Build the nodes first.
+        endpoints: Endpoints to ask.
+        options: Settings that override those of its table.
     """
     config = endpoints.config
     tables = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
@@ -292,11 +292,11 @@ def fingerprints(
 
 
 _WRITTEN = ("index", "learn", "state", "store")
-"""Keys of files that a graph writes itself, so that they change with each run."""
+"""Keys of files that a graph itself writes, so they change with each run."""
 
 
 def files_in(source: object, folder: Path) -> Iterator[Path]:
-    """Find the files and folders that tables name, but for those that their graphs write."""
+    """Yield the files and folders that tables name, except those that their graphs write."""
     if is_table(source):
         for key, value in source.items():
             if key not in _WRITTEN:
@@ -312,7 +312,7 @@ def files_in(source: object, folder: Path) -> Iterator[Path]:
 
 
 def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Return the SHA-256 of files, and of all files of folders."""
+    """Return the path and SHA-256 of each file, and of all files in folders."""
     files = [
         file
         for path in paths
@@ -323,9 +323,9 @@ def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
 
 
 def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
-    """Return the node that a file holds, or that a function in it makes.
+    """Return the node in a file, or the one that a function in it returns.
 
-    The file is executed; a function in it may take the endpoints, or nothing.
+    The file is executed. The function takes the endpoints, or nothing.
     """
     location = f"{file}:{attribute}"
     module = _module(file)
@@ -366,7 +366,7 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
 
 
 def _explain_unnamed(file: Path) -> str:
-    """Say that a file needs the name of an object in it, and which there are."""
+    """Return the error message for a file without an object name. It lists the file's nodes."""
     module = _module(file)
     nodes = [
         name for name, value in vars(module).items() if not name.startswith("_") and _is_node(value)
@@ -384,8 +384,8 @@ def _module(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     folder = str(file.resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # so that it finds its neighbours, as a script does
-    sys.modules[spec.name] = module  # pydantic looks annotations up by the name of their module
+        sys.path.insert(0, folder)  # so that it can import its neighbours, as a script can
+    sys.modules[spec.name] = module  # pydantic looks annotations up by module name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -395,7 +395,7 @@ def _module(file: Path) -> ModuleType:
 
 def _explain_error(problem: str, error: Exception) -> ConfigError:
     message = f"{problem}: {type(error).__name__}: {error}"
-    if isinstance(error, SyntaxError):  # which says its own place; it was raised by the importer
+    if isinstance(error, SyntaxError):  # it names its own place; the importer raised it
         return ConfigError(message)
     (*_, last) = traceback.extract_tb(error.__traceback__)
     return ConfigError(f"{message} ({last.filename}, line {last.lineno})")

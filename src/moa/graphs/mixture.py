@@ -1,8 +1,8 @@
 """Mixture: layers of proposers that read each other, and an aggregator that writes the answer.
 
 After Wang et al. 2024, "Mixture-of-Agents enhances large language model capabilities",
-arXiv:2406.04692. The aggregator's quality decides, so let it be a large model; small models that
-read each other's text get worse.
+arXiv:2406.04692. The aggregator matters most, so use a large model for it. Small models that read
+each other's text get worse.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from moa.mixing.voting import agreement_test, find_most_agreed
 from moa.node import Consultation, Node, Reply
 
 Member = Endpoint | Node[Never, object]
-"""An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consultation`."""
+"""An endpoint, asked as a `Proposer`, or a node that takes a text and a `Consultation`."""
 
 MAX_TOKENS = 1024
-"""Limit of an answer, unless a table says otherwise."""
+"""Default maximum number of tokens of an answer."""
 _REPEATED = 0.7
-"""Temperature of an endpoint that a table names more than once in a layer."""
+"""Temperature of an endpoint that a table lists more than once in a layer."""
 _ALONE = (
     "as no second model here can write; name one several times in `proposers` to have its own "
     "answers merged, which takes more and wasn't shown to be better"
@@ -57,7 +57,7 @@ class MixtureReply(Reply):
     """The text of a mixture, with the proposals behind it."""
 
     by: str
-    """Who wrote the text: the aggregator, or a proposer if it failed or was not asked."""
+    """Name of the text's author: the aggregator, or a proposer if it failed or wasn't asked."""
     proposals: dict[str, str]
     """Answers of the last layer, by proposer."""
     missing: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class MixtureReply(Reply):
 
 
 class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
-    """What a mixture and a self-mixture share: who is waited for, and how the answer is made."""
+    """Base class of mixture and self-mixture: quorum, timeouts and aggregation."""
 
     quorum: int | None = Field(default=None, ge=1)
     """Minimum number of answers in a layer. `None`: one, but the layer waits for all; after two
@@ -74,12 +74,12 @@ class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
     """Maximum seconds of a proposer in a layer, retries included; `None`: the run's time. A run
     with a deadline reserves time for later steps."""
     straggler_timeout_s: float | None = Field(default=0.2, ge=0)
-    """Seconds left for the others after a layer's quorum; `None` waits for all."""
+    """Seconds that the others get after a layer's quorum is reached; `None` waits for all."""
     agree: int | None = Field(default=None, ge=2)
     """Number of equal answers that ends the run, with one of them as the answer; `None` asks
     all."""
     seed: int = 0
-    """Seed for the order of the answers; the request also counts."""
+    """Seed for the order of the answers, combined with the request."""
 
     def arrange(
         self,
@@ -88,13 +88,13 @@ class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
         *,
         aggregations: int = 1,
     ) -> None:
-        """Set who is asked, layer by layer, and who makes one answer of theirs.
+        """Set the proposers of each layer, and the aggregator.
 
-        The aggregator is asked `aggregations` times in a run.
+        A run asks the aggregator `aggregations` times.
 
         Raises:
-            ConfigError: a layer has fewer proposers than must answer, or agree.
-            WiringError: a node doesn't take what it is given.
+            ConfigError: a layer is empty, or has fewer proposers than `quorum` or `agree`.
+            WiringError: a node doesn't take the type that it is given.
         """
         self.readers = tuple(tuple(readers_of(layer, seed=self.seed)) for layer in layers)
         self.top = Reader(aggregator, seed=self.seed)
@@ -117,18 +117,18 @@ class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
                     )
 
     def members(self) -> Iterator[Node[Never, object]]:
-        """Return the proposers, and the aggregator."""
+        """Yield the proposers and the aggregator, each once."""
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> MixtureReply:
-        """Ask the proposers, layer by layer, and have their answers made into one.
+        """Ask the proposers, layer by layer, and merge their answers.
 
         Raises:
             QuorumNotMet: too few proposers of the first layer answered.
-            DeadlineExceeded: the time was up before any had.
-            MoaError: no proposer could be asked, and the aggregator failed alone; or it is set up
-                wrong, or broke off when some of its text was streamed.
+            DeadlineExceeded: the time was up before any answered.
+            MoaError: the aggregator failed and no proposal can replace it, it is set up wrong, or
+                it failed after some of its text was streamed.
         """
         run = _Run(self, request, context)
         if not self.readers:
@@ -160,7 +160,7 @@ class BaseMixture(Recipe[str | BaseModel, MixtureReply]):
 
 
 def node_of(member: Member) -> Node[Never, object]:
-    """Return a member that was read, so that it is a node."""
+    """Return a validated member, which is a node."""
     assert is_node(member), "a proposer is made of an endpoint"
     return member
 
@@ -173,7 +173,7 @@ def proposer_of(
     temperature: Temperature = 0.0,
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Proposer:
-    """Make a proposer of an endpoint; `role` is a point of view of its own."""
+    """Make a proposer from an endpoint. `role` gives it a point of view."""
     return Proposer(
         endpoint, instructions, role=role, temperature=temperature, max_tokens=max_tokens
     )
@@ -182,12 +182,12 @@ def proposer_of(
 def aggregator_of(
     endpoint: Endpoint, *, instructions: Instructions = ANSWER, max_tokens: MaxTokens = MAX_TOKENS
 ) -> Proposer:
-    """Make the aggregator of an endpoint."""
+    """Make the aggregator from an endpoint."""
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
 def _complete_proposers(proposers: list[object] | None, table: Table) -> list[object]:
-    """Return the proposers of a table: the default models if there are none."""
+    """Return the proposers of a table, or the default models if it names none."""
     if proposers is None:
         endpoints = (table.endpoints.slm, table.endpoints.llm)
         writers = [endpoint.name for endpoint in endpoints if can_write(endpoint.model)]
@@ -200,7 +200,7 @@ def _complete_proposers(proposers: list[object] | None, table: Table) -> list[ob
 
 
 def _vary_temperatures(layer: Sequence[object]) -> list[object]:
-    """Set a temperature for endpoints that a layer names more than once."""
+    """Set a temperature for endpoints that a layer lists more than once."""
     tables = [proposer if is_object(proposer) else {"endpoint": proposer} for proposer in layer]
     names = [table.get("endpoint") for table in tables]
     return [
@@ -210,7 +210,7 @@ def _vary_temperatures(layer: Sequence[object]) -> list[object]:
 
 
 def _shape_of(proposers: object) -> str:
-    """Tell one list of proposers from a list for each layer."""
+    """Return the form of `proposers`: one list, or a list for each layer."""
     return "layers" if is_sequence(proposers) and _is_nested(proposers) else "one layer"
 
 
@@ -232,17 +232,17 @@ _Proposer = Annotated[Member, FromEndpoint(proposer_of)]
 class Mixture(BaseMixture, recipe="mixture"):
     """Several models, merged by a large one.
 
-    Each further layer reads the answers of the one before. A proposer that fails or is late is left
-    out, named in the trace, and not asked in the next layer. A small budget drops proposers, then
-    layers, until the aggregator answers alone; the trace says so. If a further layer gives too few
-    answers in time, those of the layer before are used. If the aggregator can't be asked, fails or
-    is late, a proposal is the answer, and `by` names the proposer; a wrong setup, such as a wrong
-    key, is an error. Only the aggregator's text streams; if it fails after that, the run fails.
+    Each further layer reads the answers of the previous one. A proposer that fails or is late is
+    left out, named in the trace, and not asked in the next layer. A small budget drops proposers,
+    then layers, until the aggregator answers alone; the trace says so. If a further layer gives too
+    few answers in time, the previous layer's are used. If the aggregator can't be asked, fails or
+    is late, a proposal is the answer, and `by` names the proposer. A wrong setup, such as a wrong
+    key, is an error. Only the aggregator's text is streamed; if it fails after that, the run fails.
 
     Raises:
-        ConfigError: there are no proposers, or fewer in a layer than the quorum.
+        ConfigError: a layer has no proposers, or fewer than the quorum.
         CapabilityError: an endpoint can't complete.
-        WiringError: a node does not take what it is given.
+        WiringError: a node doesn't take the type that it is given.
 
     Examples:
         >>> one = ScriptedEndpoint(["Fly."], name="one")
@@ -260,23 +260,22 @@ class Mixture(BaseMixture, recipe="mixture"):
         lists_in_tables(_complete_proposers),
         BeforeValidator(_refuse_mixed),
     ]
-    """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
-    temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
-    "Mind the cost." }`; an endpoint that is there twice gets a temperature of 0.7. Missing: the
-    default small one and the default large one, if both can write; else the aggregator alone is
-    asked."""
+    """Proposers of every layer, or one list per layer. `Proposer` gives an endpoint a temperature
+    and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role = "Mind the
+    cost." }`; an endpoint listed twice gets a temperature of 0.7. Default: the small and the large
+    model, if both can write; else only the aggregator is asked."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)]
-    """Writes the answer from those of the last layer."""
+    """Writes the answer from the answers of the last layer."""
     layers: int = Field(default=1, ge=1)
     """Number of layers, if `proposers` is one list."""
 
     def prepare(self) -> None:
-        """Lay out the layers."""
+        """Set up the layers."""
         self.arrange([*self._layers()], node_of(self.aggregator))
 
     def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
         proposers: Sequence[object] = self.proposers
-        if proposers == [[]]:  # what a table says that names none, if one model alone can write
+        if proposers == [[]]:  # from a table that names none, if only one model can write
             return
         layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, proposers)]
         if not layers:
@@ -290,7 +289,7 @@ class Mixture(BaseMixture, recipe="mixture"):
             )
 
     def sketch(self, sketch: Sketch) -> None:
-        """The proposers, layer by layer, and the aggregator."""
+        """Draw the proposers, layer by layer, and the aggregator."""
         before = sketch.input
         for depth, layer in enumerate(self.readers):
             prefix = f"layer {depth + 1} · " if len(self.readers) > 1 else ""
@@ -301,7 +300,7 @@ class Mixture(BaseMixture, recipe="mixture"):
 
 @dataclass(slots=True)
 class _Run:
-    """The proposers of one run, and what they have answered, as far as budget and time go."""
+    """State of one run, which asks the proposers as far as budget and time allow."""
 
     mixture: BaseMixture
     request: str | BaseModel
@@ -311,19 +310,19 @@ class _Run:
     missing: list[str] = field(default_factory=list[str])
     """Names of the proposers that gave no answer in a layer."""
     agreed: int | None = None
-    """Place of the answer that enough of the last layer agree on."""
+    """Index of the answer that enough proposers of the last layer agree on."""
     _affordable: tuple[int, ...] = ()
-    """Number of proposers of each further layer that the budget allowed at the last look."""
+    """Number of proposers in each further layer that the budget allowed at the last check."""
 
     def __post_init__(self) -> None:
         self.asked = LayerRequest(self.request)
         self._affordable = tuple(len(layer) for layer in self.mixture.readers)
 
     async def propose(self) -> None:
-        """Ask layer after layer, until all are through, enough agree, or the budget is too thin.
+        """Ask layer after layer, until all are done, enough agree, or the budget is too small.
 
-        If a further layer gives too few answers in its part of the time, those of the one before
-        stand.
+        If a further layer gives too few answers in its share of the time, the previous layer's are
+        kept.
 
         Raises:
             MoaError: the first layer gave too few answers; see `fan_out`.
@@ -353,7 +352,7 @@ class _Run:
         return MixtureReply(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
 
     def _members(self, depth: int) -> list[Reader]:
-        """Return the proposers of a layer, without those that failed before, if others are left."""
+        """Return the proposers of a layer, except those that failed before, unless all have."""
         layer = self.mixture.readers[depth]
         members = [member for member in layer if member.name not in self.missing]
         if not members:
@@ -369,7 +368,7 @@ class _Run:
         if len(mixture.readers) > 1:
             context = context.nested(f"layer {depth + 1}")
         hurry_s, timeout_s = self._part_of_the_time(depth), mixture.proposer_timeout_s
-        if depth and hurry_s is not None:  # what is there can wait for no answer that is late
+        if depth and hurry_s is not None:  # there are answers, so late ones aren't waited for
             timeout_s = min(hurry_s, timeout_s or hurry_s)
         agrees = None if mixture.agree is None else agreement_test(mixture.agree)
         results = await fan_out(
@@ -391,12 +390,12 @@ class _Run:
             self.missing += [member.name for member in members if member.name not in names]
 
     def _part_of_the_time(self, depth: int) -> float | None:
-        """Seconds that a layer has, so that as many are left for each that follows."""
+        """Return a layer's share of the remaining seconds: as many as each later step gets."""
         left = self.context.remaining_s()
         return None if left is None else left / (len(self.mixture.readers) - depth + 1)
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
-        """Return how many of a layer the budget allows, with all calls that follow."""
+        """Return how many proposers of a layer the budget allows, together with all later calls."""
         if not self.context.has_budget:
             return len(members)
         answers, further = self.asked.answers, 0
@@ -435,15 +434,16 @@ def _sizes(layers: Sequence[int], depth: int) -> str:
 def affordable(
     layers: Sequence[Sequence[Call]], ending: Sequence[Call], context: RunContext
 ) -> tuple[tuple[int, ...], str]:
-    """Find the largest part of a mixture that the budget pays for.
+    """Return the largest part of a mixture that the budget pays for.
 
-    A thin budget takes proposers away first, the last ones of each layer, then layers, and leaves
-    one model alone at last; whether it pays for that one is seen when it is asked. `layers` are the
-    calls of those still to be run, and `ending` those of the aggregator.
+    A small budget drops proposers first, the last ones of each layer, then layers, until one model
+    is left. Whether it pays for that one is checked when it is asked. `layers` are the calls of the
+    layers still to run, and `ending` those of the aggregator.
 
     Returns:
-        How many proposers of each layer are asked, the first ones, and without a layer one model
-        alone; and the limit that the whole would pass, such as `calls=9 of 8`, else nothing.
+        The number of proposers to ask in each layer, from the first on, without layers if one model
+        answers alone; and the limit that the whole would exceed, such as `calls=9 of 8`, empty if
+        none.
     """
     limit = ""
     for part in _parts(tuple(len(layer) for layer in layers)):
@@ -456,7 +456,7 @@ def affordable(
 
 
 def _parts(sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All parts, the largest first. No layer is cut to one proposer: that is worth nothing."""
+    """Yield all parts, the largest first. None cuts a layer to one proposer, which is useless."""
     yield sizes
     for depth in range(len(sizes), 0, -1):
         part = sizes[:depth]

@@ -1,4 +1,4 @@
-"""Monitor: small decisions on every item of a stream, and a report where something has changed."""
+"""Monitor: decides on every item of a stream, and reports what has changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from moa.node import Dropped, Frozen, Node, Reply
 from moa.questions import Question, TypedAnswer, answers_in
 
 LabelReader = Callable[[Any], Mapping[str, str]]
-"""Reads the labels that are watched out of a decision, by the name of the question."""
+"""Function that returns the watched labels of a decision, by question name."""
 
 _REPORT = (
     "Something changed in a stream of messages: the share of a label. Report it in a few sentences "
@@ -44,11 +44,11 @@ class Item(Frozen):
 
     text: str
     at: datetime | None = None
-    """When it came, in UTC unless it says otherwise; `None` is now. Windows by time go by it."""
+    """Time of arrival, in UTC if it has no time zone; `None` is now. Windows by time use it."""
 
 
 class Figure(Frozen):
-    """How often a label came."""
+    """Frequency of a label."""
 
     question: str
     label: str
@@ -57,29 +57,29 @@ class Figure(Frozen):
     window: float
     """Its share in the latest window."""
     count: int
-    """Items of the latest window with it."""
+    """Number of items with it in the latest window."""
 
 
 class Report(Reply):
-    """What has changed. `text` is for people."""
+    """A report of what has changed. `text` is for people."""
 
     window: int
-    """Number of the window at whose end that was known, from 1."""
+    """Number of the window that showed the change, from 1."""
     items: int
     """Items in that window."""
     moved: tuple[LabelShift, ...]
     """The labels whose share has changed."""
     figures: tuple[Figure, ...]
-    """All labels."""
+    """Frequencies of all labels."""
     examples: dict[str, tuple[str, ...]]
-    """The first few texts of that window with labels that are more frequent now, cut. Data: they
-    may say anything."""
+    """First few texts of that window, shortened, for each label that grew, or for each that moved
+    if none grew. They are data and may say anything."""
     written: bool
-    """True if the large model wrote `text`; otherwise it holds the figures alone."""
+    """True if the large model wrote `text`; otherwise it holds only the figures."""
 
 
 class _Read(BaseModel):
-    """A decision that was read from JSON, which doesn't name its class."""
+    """A decision read from JSON, which doesn't name its class."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -95,7 +95,7 @@ class Observation(Frozen):
 
 
 class Findings(BaseModel):
-    """What the report is written from."""
+    """Input of the report's writer."""
 
     changes: tuple[str, ...]
     figures: tuple[Figure, ...]
@@ -103,7 +103,7 @@ class Findings(BaseModel):
 
 
 def read_labels(decision: object) -> dict[str, str]:
-    """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
+    """Return the labels of a decision, by question name. Unanswered questions are left out."""
     labels: dict[str, str] = {}
     for question, answer in find_answers(decision):
         if isinstance(answer, Verdict):
@@ -114,9 +114,9 @@ def read_labels(decision: object) -> dict[str, str]:
 
 
 def find_answers(decision: object, name: str = "") -> Iterator[tuple[str, Verdict | TypedAnswer]]:
-    """Find the answers in a decision, and in the models in it, by the name of the question.
+    """Yield the answers in a decision and in its nested models, with their question names.
 
-    What is in a model of a field has its name in front, such as `decisions.spam`.
+    The name of an answer in a nested model has its field in front, as in `decisions.spam`.
     """
     if isinstance(decision, Verdict):
         yield name or "filter", decision
@@ -134,16 +134,16 @@ def decider(
     task: str = "What is this text about?",
     criterion: Annotated[str | None, Field(min_length=1)] = None,
 ) -> Node[str, BaseModel]:
-    """Build what decides on a text: by labels, by a criterion, or else by what its writer feels.
+    """Build the node that decides on a text: by labels, by a criterion, or else by sentiment.
 
     Args:
         endpoint: The endpoint that decides.
-        labels: The labels, or what each means, by label.
+        labels: Labels, or the meaning of each, by label.
         task: The question that the labels answer.
-        criterion: Texts that meet it are counted, and no others: "a complaint".
+        criterion: Criterion that a text meets or not, such as "a complaint".
 
     Raises:
-        ValueError: there are labels and a criterion.
+        ValueError: both labels and a criterion are given.
     """
     if labels is not None and criterion is not None:
         raise ValueError("give labels or a criterion, not both")
@@ -157,16 +157,15 @@ def decider(
 class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """A stream, reported where it changes.
 
-    It decides on every item of a stream, and has a report written where something has changed. The
-    first windows are the reference. At the end of each later one the share of each label is
-    compared with it, in that window and in the latest ones together. Only if one has moved the
-    large model is asked, and the next windows are a new reference. If nothing changes, a window
-    ends with a false report with a probability of at most `alpha`.
+    It decides on every item, and writes a report when something has changed. The first windows are
+    the reference. At the end of each later window, each label's share in that window, and in the
+    latest windows together, is compared with the reference. Only if a share has moved is the large
+    model asked, and the next windows become the new reference. If nothing changes, a window ends
+    with a false report with a probability of at most `alpha`.
 
-    `map` runs the items of a stream. They can run in parallel: they count in
-    the order in which their runs began, and the report comes with the item that completes the
-    window, since it is the last of it to be decided. It changes while it is used, and belongs to
-    one event loop.
+    Use `map` to run a stream. Items can run in parallel: they are counted in the order in which
+    their runs began, and the report comes with the item that completes the window, the last of it
+    to be decided. A monitor has state, and belongs to one event loop.
 
     Raises:
         CapabilityError: `writer` can't complete.
@@ -186,38 +185,37 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """
 
     decider: Annotated[Node[str, BaseModel], FromEndpoint(decider, "slm")]
-    """Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph. In a table
-    by labels, by a criterion, or else it is sentiment."""
+    """Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph. In a table:
+    by `labels`, by a `criterion`, or else by sentiment."""
     writer: Large | None = None
-    """Writes the reports; `None`: they hold the figures alone. In a table the default large model,
+    """Writes the reports; `None`: they hold only the figures. Default in a table: the large model,
     if it can write."""
     window: int | None = Field(default=None, gt=0)
-    """Items of a window; `None`: 50, where `seconds` isn't given either."""
+    """Items per window; `None`: 50, unless `seconds` is given."""
     seconds: float | None = Field(default=None, gt=0)
-    """How long a window lasts, by the `at` of the items."""
+    """Seconds per window, by the `at` of the items."""
     reference: int = Field(default=4, gt=0)
-    """Windows that make up a reference, and the maximum that are looked at together."""
+    """Number of windows in a reference, and maximum number of later windows compared together."""
     alpha: float = Field(default=0.001, gt=0, lt=1)
     """Maximum rate of false reports: 0.001 is one in 1,000 windows."""
     seen: LabelReader = read_labels
-    """Reads the labels to watch out of a decision; by default all of its labels, `yes` and `no`,
-    levels, and whether a filter kept it, also of the models in it."""
+    """Function that returns the labels to watch in a decision. Default: all labels, `yes` and `no`,
+    levels, and whether a filter kept the text, in nested models, too."""
     state: Annotated[Path, AfterValidator(resolve_path)] | None = None
-    """File that keeps the windows from one process to the next, with the texts of the examples;
-    `None` keeps nothing. If the questions or the windows have changed, it begins again, and the
-    trace says so."""
+    """File that stores the windows between processes, with the example texts; `None` stores
+    nothing. If the questions or the windows have changed, it starts anew, and the trace says so."""
     max_tokens: int = Field(default=512, gt=0)
     """Maximum tokens of a report."""
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Take the large model to write, where it can."""
+        """Use the named or the large model as the writer, if it can write."""
         name = table.get("writer")
         writer = endpoints.named(name) if isinstance(name, str) else endpoints.llm
         return {**table, "writer": writer if can_write(writer.model) else None}
 
     def prepare(self) -> None:
-        """Read what was kept of the windows before."""
+        """Make the report's writer, and load the stored windows."""
         if self.window is not None and self.seconds is not None:
             raise ValueError("give window or seconds, not both")
         self.reporter: Agent[str | BaseModel, Reply] | None = None
@@ -233,11 +231,11 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         )
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
-        """Decide on an item, and report where a window has ended with a change."""
+        """Decide on an item, and report if a window has ended with a change."""
         if self.windows.is_reset:
             self.windows.is_reset = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
-        # Before anything is awaited, so in the order of the runs.
+        # Nothing is awaited before, so items queue in the order of their runs.
         with self.windows.enter(request.text, request.at) as entry:
             decision = (await self.decider.run(request.text, context)).output
             entry.labels = self.seen(decision)
@@ -248,7 +246,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         return Observation(decision=decision, report=report)
 
     def _look(self, decision: BaseModel) -> None:
-        """Refuse a decision that never has labels: nothing was counted before, or set aside."""
+        """Refuse a decision without labels, unless some were counted before or it is `Dropped`."""
         state = self.windows.state
         has_counts = state.learned or state.window.counts
         if (
@@ -262,7 +260,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             )
 
     async def _report(self, change: Change, context: RunContext) -> Report:
-        """Gather the figures, and have the text written; if nobody can, it holds them alone."""
+        """Gather the figures, and write the text. If writing fails, it holds only the figures."""
         findings = Findings(
             changes=tuple(map(_describe_move, change.moved)),
             figures=tuple(_figures(change)),
@@ -287,7 +285,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         )
 
     def sketch(self, sketch: Sketch) -> None:
-        """One item."""
+        """Draw the path of one item."""
         decision = sketch.box(self.decider)
         windows = sketch.box(label="windows")
         sketch.arrow(sketch.input, decision, windows)
@@ -300,7 +298,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
 
 
 def identify_decider(decider: object) -> str:
-    """Return a text that differs between deciders: its questions, or those in its graph."""
+    """Return a text that identifies a decider: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     details = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
     plan = getattr(decider, "plan", None)
@@ -338,7 +336,7 @@ def _figures(change: Change) -> Iterator[Figure]:
 
 
 def _examples(change: Change) -> dict[str, tuple[str, ...]]:
-    """Texts of the labels that are more frequent now; if there are none, of all that moved."""
+    """Return example texts for the labels that grew, or for all that moved if none grew."""
     examples = change.window.examples
     return {
         f"{shift.question}: {shift.label}": examples[shift.question][shift.label]

@@ -1,4 +1,4 @@
-"""Windows: what is counted of a stream, window by window, and where it has changed."""
+"""Windows: counts of a stream's labels, window by window, and their changes."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from moa.node import Frozen
 
 _EXAMPLES = 3
 _LONGEST = 300
-"""Characters of an example that are kept."""
+"""Maximum characters of a stored example."""
 
 
 class Window(BaseModel):
-    """What came in one window."""
+    """Counts and examples of one window."""
 
     number: int = 1
     items: int = 0
     failed: int = 0
-    """Those of them that could not be decided."""
+    """Number of items that could not be decided."""
     counts: dict[str, dict[str, int]] = Field(default_factory=dict[str, dict[str, int]])
-    """How often each label came, by the name of the question."""
+    """Count of each label, by question name."""
     examples: dict[str, dict[str, tuple[str, ...]]] = Field(
         default_factory=dict[str, dict[str, tuple[str, ...]]]
     )
-    """The first few texts of each label, cut, by the name of the question."""
+    """First few texts of each label, shortened, by question name."""
 
     def add(self, text: str, labels: Mapping[str, str] | None) -> None:
-        """Add one item; `None`: it could not be decided."""
+        """Add one item. Its labels are `None` if it could not be decided."""
         self.items += 1
         self.failed += labels is None
         for question, label in (labels or {}).items():
@@ -48,7 +48,7 @@ class Window(BaseModel):
 
 
 class Change(Frozen):
-    """What moved, and the window at whose end that was known."""
+    """Labels that moved, and the window that showed it."""
 
     moved: tuple[LabelShift, ...]
     window: Window
@@ -56,20 +56,20 @@ class Change(Frozen):
 
 
 class State(BaseModel):
-    """What is kept from one process to the next."""
+    """State that is stored between processes."""
 
     reference: Counts = Field(default_factory=dict[str, Mapping[str, int]])
     learned: int = 0
-    """Windows in the reference so far."""
+    """Number of windows in the reference so far."""
     latest: tuple[Counts, ...] = ()
-    """The windows since then that are looked at, the latest last."""
+    """Counts of the later windows that are compared together, the latest last."""
     window: Window = Field(default_factory=Window)
     ends: datetime | None = None
-    """When the open window ends, where windows go by time."""
+    """End of the open window, if windows go by time."""
     untold: tuple[Change, ...] = ()
-    """Changes of which there is no report yet."""
+    """Changes without a report so far."""
     counts: str = ""
-    """Tells what is counted from anything else; empty where that was not kept."""
+    """Fingerprint of what is counted; empty if it wasn't stored."""
 
 
 @dataclass(slots=True)
@@ -85,19 +85,18 @@ class Entry:
 
 @dataclass(kw_only=True)
 class Windows:
-    """The windows of a stream, and what changed. Of one event loop; it changes while it is used."""
+    """The windows of a stream, and their changes. It has state, and belongs to one event loop."""
 
     size: int | timedelta
-    """Items of a window, or how long one lasts."""
+    """Items per window, or its duration."""
     reference: int
-    """Windows that the next ones are compared with."""
+    """Number of windows that the next ones are compared with."""
     alpha: float
-    """Rate of false alarms, for each window that is compared."""
+    """Maximum rate of false alarms per compared window."""
     file: Path | None
-    """Keeps the state from one process to the next; `None` keeps nothing."""
+    """File that stores the state between processes; `None` stores nothing."""
     counts: InitVar[str]
-    """Tells what is counted from anything else. If the file has other counts, they are dropped.
-    """
+    """Text that identifies what is counted. Stored counts of anything else are dropped."""
 
     def __post_init__(self, counts: str) -> None:
         state = read_state(self.file, State, what="the windows of a monitor") or State()
@@ -107,22 +106,22 @@ class Windows:
         self.state = State() if self.is_reset else state
         self.state.counts = counts
         self._queue: deque[Entry] = deque()
-        """The items that are not counted yet, in the order in which they came."""
+        """Items that aren't counted yet, in order of arrival."""
         self._claimed: set[int] = set()
         """Numbers of the windows whose change is being reported."""
 
     @contextmanager
     def enter(self, text: str, at: datetime | None) -> Generator[Entry]:
-        """Queue an item, in the order of these calls; set its labels inside the block.
+        """Queue an item. Set its labels inside the block.
 
-        It is counted once all before it are.
+        Items are counted in the order of these calls.
         """
         at = at or datetime.now(UTC)
         entry = Entry(text, at if at.tzinfo else at.replace(tzinfo=UTC))
         self._queue.append(entry)
         try:
             yield entry
-        finally:  # an item that fails, or is given up, has its place in the window all the same
+        finally:  # a failed or cancelled item still has its place in the window
             entry.decided = True
             if entry is self._queue[0]:
                 while self._queue and self._queue[0].decided:
@@ -131,9 +130,9 @@ class Windows:
 
     @contextmanager
     def claim_change(self) -> Generator[Change | None]:
-        """Claim a change that nobody reports yet, if there is one.
+        """Claim a change that isn't being reported yet, if there is one.
 
-        It counts as reported if nothing is raised; else the next call claims it again.
+        If the block raises, the next call claims it again; otherwise it counts as reported.
         """
         unclaimed = (
             candidate
@@ -166,7 +165,7 @@ class Windows:
             self._close()
 
     def _close(self) -> None:
-        """Close the open window: it adds to the reference, or is compared with it."""
+        """Close the open window: add it to the reference, or compare it with the reference."""
         state, window = self.state, self.state.window
         state.window = Window(number=window.number + 1)
         if state.learned < self.reference:

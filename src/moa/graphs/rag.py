@@ -1,8 +1,8 @@
-"""Rag: a question in; passages are found, and an answer cites them.
+"""Rag: finds passages for a question, and answers from them with citations.
 
 After Lewis et al. 2020, "Retrieval-Augmented Generation for Knowledge-Intensive NLP Tasks",
-arXiv:2005.11401. A large model writes; if they are asked to, small ones rewrite the question,
-filter the passages and check the answer.
+arXiv:2005.11401. A large model writes. Small models can rewrite the question, filter the passages
+and check the answer.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ from moa.graphs.writing import attempt
 from moa.node import Became, Frozen, Node, Reply, Text
 
 ABSENT = "NOT IN THE DOCUMENTS"
-"""What a writer may answer if the passages don't; it isn't asked to."""
+"""Start of a writer's answer that means "no answer". The writer isn't told to use it."""
 _LEADING = re.compile(r"^[\s\"'*_`\u201c]+")
 NEAR = 0.5
-"""Cosine of a question with a sentence from which on the sentence may answer it. Chosen with
-`_SHARED` on one half of 200 questions about XQuAD: of those whose passage is in no document 55 %
-have no such sentence, of the others none; on the other half 67 % and 3 %."""
+"""Minimum cosine of a question and a sentence that may answer it. Chosen with `_SHARED` on half of
+200 questions about XQuAD: of those whose passage is in no document, 55 % have no such sentence; of
+the others, none. On the other half: 67 % and 3 %."""
 _SHARED = 0.35
-"""Share of the words of a question, rare ones counting more, from which on a sentence that holds
-them may answer it, whatever its meaning is to an encoder."""
+"""Minimum share of a question's words, rare ones counting more, in a sentence that may answer it
+whatever its cosine."""
 _BEHIND = 0.1
-"""By how much less like the question the nearest sentence of a passage may be than that of all, for
-an answer to rest on it alone. Of 134 passages that hold an answer about XQuAD none was further
-behind, of the others that were found with them 93 % were."""
+"""Maximum difference in cosine between a passage's nearest sentence and the nearest of all, for an
+answer to rest on that passage alone. Of 134 passages that hold an answer about XQuAD, none was
+further behind; of the others found with them, 93 % were."""
 _REWRITE = (
     "Turn the question into a search query: the words and names, with synonyms, that a passage "
     "with the answer would contain, in the language of the question. Do not answer it."
@@ -83,7 +83,7 @@ class Sheet(Frozen):
 
     question: str
     passages: tuple[Passage, ...]
-    """They are cited by their places, from 1."""
+    """Passages, cited by position, from 1."""
 
 
 class Query(Frozen):
@@ -96,8 +96,8 @@ class Quote(Reply):
     """A sentence of a passage, with its citation; empty if none is near to the question."""
 
     near: tuple[int, ...] = ()
-    """Numbers of the passages that are as near to the question by meaning as the nearest, or nearly
-    so; empty if nothing was compared by meaning."""
+    """Numbers of the passages that are nearest to the question by meaning, or nearly so; empty if
+    nothing was compared by meaning."""
 
 
 class SourcedAnswer(Reply):
@@ -106,15 +106,15 @@ class SourcedAnswer(Reply):
     kind: Literal["answer", "extract"]
     """An extract is a sentence of a passage, word for word: no model wrote it."""
     citations: tuple[Citation, ...]
-    """The passages that it cites."""
+    """Passages that it cites."""
     claims: tuple[Claim, ...]
-    """Its sentences. Those that are `unsupported` were left out of the text."""
+    """Its sentences. The `unsupported` ones were left out of the text."""
     passages: tuple[Passage, ...]
-    """All that it could have rested on; `[1]` is the first."""
+    """All passages that it could cite; `[1]` is the first."""
 
     @property
     def supported(self) -> bool:
-        """Return True if a check found every sentence of the text in the passages that it cites."""
+        """True if a check found every sentence of the text in the passages that it cites."""
         return all(claim.verdict in ("supported", "unsupported") for claim in self.claims)
 
     def __str__(self) -> str:
@@ -130,13 +130,13 @@ class NotInDocuments(Frozen):
 
     kind: Literal["not in the documents"] = "not in the documents"
     reason: str
-    """Why, in words."""
+    """Reason, in words."""
     passages: tuple[Passage, ...] = ()
-    """The nearest that were found."""
+    """Nearest passages that were found."""
 
     @property
     def became(self) -> Became:
-        """What became of the question: nothing answers it."""
+        """Outcome of the question: not found."""
         return "not found"
 
     def __str__(self) -> str:
@@ -166,52 +166,53 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """
 
     documents: File | Sequence[File] | None = None
-    """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
-    those in the index."""
+    """Files and folders of text, Markdown, HTML and PDF; in a table, relative to `moa.toml`.
+    `None`: those in the index."""
     index: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """Folder of the stored index; `None`: each process reads the files again."""
     search: Literal["words", "meaning", "both"] = "both"
     """Search by words, by meaning or by both. Without an endpoint that embeds: by words."""
     embedder: Large | None = None
-    """Turns texts into vectors; `None`: the built-in sentence encoder, if its packages are
+    """Endpoint that embeds texts; `None`: the built-in sentence encoder, if its packages are
     installed."""
     passage_tokens: int = Field(default=MAX_TOKENS, ge=1)
     """Maximum number of tokens of a passage."""
     retriever: PythonNode[Text | str, Passages] | None = None
-    """Replaces the search in `documents`: `BM25`, `Dense`, `Hybrid`, `Indexed`, or LangChain's by
-    `FromLangChain`. Only in Python."""
+    """Replaces the search in `documents`: `BM25`, `Dense`, `Hybrid`, `IndexRetriever`, or
+    LangChain's by `FromLangChain`. Only in Python."""
     top_k: int = Field(default=5, ge=1)
     """Maximum number of passages for the writer."""
     writer: Large | PythonNode[Sheet, Reply]
-    """Writes the answer, which is shown once it is checked: an endpoint, or in Python a node, such
-    as `Answerer`. A model that is too small to write quotes the nearest sentence (`Extractive`)."""
+    """Writes the answer: an endpoint, or in Python a node, such as `Answerer`. The answer is shown
+    once it is checked. If the model is too small to write, the nearest sentence is quoted
+    (`Extractive`)."""
     small: Small | None = None
-    """Rewrites, filters and checks, if set; in a table the default small model."""
+    """Rewrites, filters and checks, if that is turned on. Default in a table: the small model."""
     rewrite: bool | PythonNode[Text | str, Query] = False
-    """If true, also search for the question as the small model rewrites it, with one call; or pass
+    """If true, also search for the small model's rewriting of the question, with one call; or pass
     your own rewriter. The passages of both searches are fused."""
     filter: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model removes passages that don't help, with one call each; or pass the
-    file of a calibration for it, or your own filter. Otherwise only the search ranks."""
+    file of a calibration for it, or your own filter. Otherwise only the search selects passages."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
     """Minimum probability of a passage that helps, without a calibration."""
     check: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model checks each sentence against its cited passages, with one call each;
-    or pass the file of a calibration for it, or your own check. Otherwise each sentence must only
+    or pass the file of a calibration for it, or your own check. Otherwise each sentence only has to
     cite one."""
     supported: float = Field(default=0.5, gt=0, lt=1)
     """Minimum probability of a supported sentence, without a calibration."""
     near: float = Field(default=NEAR, ge=0, le=1)
     """Minimum cosine of the question and a sentence that may answer it. If no sentence reaches it,
     and none has a third of the question's words, the result is `NotInDocuments`, without a call.
-    The default suits the built-in encoder. 0: every sentence may. Used if the search is by meaning
-    and there is no `filter`."""
+    The default suits the built-in encoder. 0 lets every sentence answer. Used if the search is by
+    meaning and there is no `filter`."""
     max_tokens: int = Field(default=512, ge=1)
     """Maximum number of tokens of an answer."""
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Take the default small model; documents are needed to run."""
+        """Use the default small model. To run, documents or an index are required."""
         if not {"documents", "index"} & {*table} and endpoints.can_be_asked:
             raise ConfigError(
                 'there is nothing to search in: name files or folders by documents = ["docs"], or '
@@ -268,18 +269,18 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         return self.small
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Return the endpoints that are asked: no writer where sentences are quoted instead."""
+        """Return the endpoints that are asked. If sentences are quoted, the writer isn't."""
         endpoints = super().list_endpoints()
         if endpoints is None or not isinstance(self.answerer, Extractive):
             return endpoints
         return [endpoint for endpoint in endpoints if endpoint is not self.writer]
 
     async def answer(self, request: Text | str, context: RunContext) -> RagOutcome:
-        """Search, filter, write, check.
+        """Search, filter, write and check.
 
         Raises:
             InputError: the question is empty.
-            ConfigError: a node can't work, as where a package or a calibration is missing.
+            ConfigError: a node can't run, since a package or a calibration is missing, for example.
         """
         question = question_of(request, self.name)
         passages = await self._search(question, context)
@@ -292,7 +293,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         return await self._answer_from(relevant, question, context)
 
     async def _search(self, question: str, context: RunContext) -> tuple[Passage, ...]:
-        """Search for the question, and for what it was rewritten to: a bad rewriting loses none."""
+        """Search for the question and for its rewriting, so that a bad rewriting loses nothing."""
         queries = [question, *await self._rewrite(question, context)]
         results = [(await self.finder.run(query, context)).output for query in queries]
         total = sum(len(result.passages) for result in results)
@@ -311,7 +312,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     async def _filter(
         self, question: str, passages: tuple[Passage, ...], context: RunContext
     ) -> tuple[Passage, ...]:
-        """Leave out what is surely of no use; what nobody can judge stays."""
+        """Remove passages judged not to help. Passages in doubt stay."""
         if self.relevance is None:
             return passages[: self.top_k]
         texts = [filter_text(question, passage) for passage in passages]
@@ -330,22 +331,22 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     async def _answer_from(
         self, passages: tuple[Passage, ...], question: str, context: RunContext
     ) -> RagOutcome:
-        """Answer from these passages: write, and check.
+        """Write an answer from these passages, and check it.
 
-        Nobody is asked if no sentence is near to the question, by words or by meaning.
+        No model is asked if no sentence is near to the question, by words or by meaning.
         """
         ranked = Sheet(question=question, passages=passages)
         quotes = isinstance(self.answerer, Extractive)
         nearest = self.answerer if isinstance(self.answerer, Extractive) else self.extractive
         extract = (await nearest.run(ranked, context)).output
-        # If no vectors were to be had, words alone don't tell.
+        # Without vectors, words alone can't decide that nothing is near.
         judges = self.gates and extract.near and not is_foreign(question, passages)
         if not extract.text and (quotes or judges):
             return NotInDocuments(reason="no sentence is near to the question", passages=passages)
         if quotes:
             return await self._quote(extract, passages, context)
-        # Given by place, not by rank, prompts about the same passages begin alike, and a server
-        # that keeps what it has read doesn't read them again.
+        # In document order, not by rank: prompts about the same passages then begin alike, and a
+        # server with a prefix cache doesn't read them again.
         placed = sorted(passages, key=lambda passage: (passage.document, passage.start))
         sheet = Sheet(question=question, passages=tuple(placed))
         # Nothing is shown before it is checked.
@@ -360,7 +361,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     async def _check(
         self, answer: str, sheet: Sheet, near_passages: Sequence[Passage], context: RunContext
     ) -> RagOutcome:
-        """Keep what the passages say; the answer must rest on one of `near_passages`, if any."""
+        """Keep the supported sentences. The answer must rest on one of `near_passages`, if any."""
         passages, question = sheet.passages, sheet.question
         if is_absent(answer) or not has_words(answer):
             reason = "the passages do not hold the answer"
@@ -391,7 +392,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         )
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw the nodes as they follow one another."""
+        """Draw the nodes in order."""
         filtered = self.relevance and (self.relevance, "filter each")
         support = None if isinstance(self.answerer, Extractive) else self.support
         checks = support and (support, "check each sentence")
@@ -399,10 +400,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 
 
 class Answerer(Agent[Sheet, Reply]):
-    """Writes an answer from passages, each sentence with the numbers of those it rests on.
+    """Writes an answer from passages, each sentence with the numbers of the passages it rests on.
 
-    It isn't told what to write if they don't hold the answer: small models then write that of
-    answers that are there. See `Agent` for its arguments.
+    It isn't told what to write if they don't hold the answer: small models would then write that
+    even if they do. See `Agent` for its arguments.
     """
 
     instructions = "You answer questions from numbered passages and from nothing else."
@@ -411,26 +412,26 @@ class Answerer(Agent[Sheet, Reply]):
         "the language of the question. Behind it write the number of the passage it rests on, as "
         "in [2]."
     )
-    """Stands between the passages and the question."""
+    """Instruction between the passages and the question."""
 
     def user_prompt(self, request: Sheet) -> str:
-        """Put the passages first, so that a server can keep them, and the question last."""
+        """Put the passages first, so that a server can cache them, and the question last."""
         passages = number_passages(request.passages)
         question = escape_tags(request.question)
         return f"Passages:\n\n{passages}\n\n{self.asks}\n\nQuestion: {question}"
 
 
 class Extractive(TypedNode[Sheet, Quote]):
-    """Answers by one sentence of the passages, if no model writes well enough; or by none.
+    """Answers with one sentence of the passages, or none, if no model writes well enough.
 
-    Sentences are ranked by the words that they share with the question, by meaning where there is
-    an endpoint that embeds, and by the rank of their passage; the rankings are fused. If vectors
-    can't be had, sentences are compared by words alone, and the trace says so.
+    Sentences are ranked by the words they share with the question, by meaning if an endpoint
+    embeds, and by the rank of their passage; the rankings are fused. If embedding fails, sentences
+    are compared by words alone, and the trace says so.
 
     Args:
         endpoint: Encoder of the texts; `None`: sentences are compared by words alone.
-        least: Cosine under which a sentence that doesn't hold a third of the question's words is
-            no answer. Without an endpoint, a sentence that shares no word with it is none.
+        least: Minimum cosine of an answer, unless it has a third of the question's words. Without
+            an endpoint, an answer must share a word with the question.
         limits: See `Limits`.
 
     Raises:
@@ -445,7 +446,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         self.least = least
 
     async def answer(self, request: Sheet, context: RunContext) -> Quote:
-        """Rank the sentences, and give the first with the number of its passage."""
+        """Rank the sentences, and return the first with the number of its passage."""
         numbers: dict[Passage, int] = {}
         for number, passage in enumerate(request.passages, 1):
             for sentence in passage.sentences():
@@ -480,7 +481,7 @@ class Extractive(TypedNode[Sheet, Quote]):
         numbers: Mapping[Passage, int],
         context: RunContext,
     ) -> tuple[Passages, tuple[int, ...]]:
-        """Return the sentences that are near, and the numbers of the passages that are nearest."""
+        """Return the near sentences, and the numbers of the nearest passages."""
         sentences = list(numbers)
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors
@@ -498,11 +499,11 @@ class Extractive(TypedNode[Sheet, Quote]):
 
 
 _BEGINNING = 500
-"""Characters of an answer in which it says that it is none, if it is."""
+"""Characters of an answer in which `ABSENT` is looked for."""
 
 
 def question_of(request: Text | str, graph: str) -> str:
-    """Return the question that a graph is asked.
+    """Return the question in a request.
 
     Raises:
         InputError: it is empty.

@@ -1,4 +1,4 @@
-"""Recipe: a ready graph as one class, whose fields are its arguments and its table in moa.toml."""
+"""Recipe: a ready graph as one class. Its fields are its arguments and its table in moa.toml."""
 
 from __future__ import annotations
 
@@ -46,32 +46,33 @@ _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 class _KeywordOnly:
-    """Tells type checkers that the fields of what derives from it are its keywords."""
+    """Tells type checkers that the fields of its subclasses are keyword arguments."""
 
 
 @validated(kw_only=True, config=_CONFIG)
 class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
-    """A node made of nodes that runs by plain Python, and can be drawn and streamed.
+    """A node made of nodes. It runs plain Python code, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, VotedReply], Generic[In], recipe="self_consistency"):
             node: Annotated[Node[In, object], FromEndpoint(sampler, "slm")]
             samples: int = Field(default=5, ge=1)
 
-    It is a dataclass of pydantic: its fields are its keywords in Python and its table in moa.toml,
-    checked alike. The class's docstring begins with what `moa graphs` says of it. Answer in
-    `answer`, draw in `sketch`, and work out what follows from the fields in `prepare`.
+    It is a pydantic dataclass: its fields are its keyword arguments in Python and the keys of its
+    table in moa.toml, validated alike. `moa graphs` shows the first line of the class's docstring.
+    Override `answer` to answer, `sketch` to draw, and `prepare` to compute what depends on the
+    fields.
 
     Raises:
-        ConfigError: a keyword is unknown, or a value is wrong; each is named.
+        ConfigError: a keyword is unknown, or a value is wrong. The error names each.
     """
 
     span_kind: ClassVar[Kind] = "workflow"
     name: str = ""
-    """Shown in traces, errors and drawings; empty: the recipe's own."""
+    """Name in traces, errors and drawings; empty: the recipe's name."""
     budget: Budget = UNLIMITED
-    """Limits on each run, on top of those of the run it is part of."""
+    """Limits on each run, besides those of the run it is part of."""
     timeout_s: float | None = Field(default=None, gt=0)
-    """Seconds for each run; `None`: as long as the run it is part of has."""
+    """Timeout of each run in seconds; `None`: the time of the run it is part of."""
 
     def __init_subclass__(cls, *, recipe: str = "") -> None:
         super().__init_subclass__()
@@ -85,7 +86,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def _explain_faults(
         cls, arguments: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
-        """Say in sentences what is wrong with its keywords; a table says it by itself."""
+        """Raise wrong keywords as a `ConfigError` in words. For tables, `from_table` does so."""
         if isinstance(arguments, ArgsKwargs) and arguments.args:
             fields = fields_of(cls)
             keywords = (f"{name}=…" for name, field in fields.items() if field.is_required())
@@ -107,21 +108,21 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
 
     @classmethod
     def _default_name(cls) -> str:
-        """Return the name that it is run by, else that of the class."""
+        """Return the recipe's name, or else that of the class."""
         return cls.name or super()._default_name()
 
     def prepare(self) -> None:
-        """Work out what follows from the fields, such as `input_type` where a field decides it."""
+        """Compute what depends on the fields, such as `input_type` if a field decides it."""
 
     @classmethod
     def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
         """Build it from its table in moa.toml.
 
-        Fields that take a node or an endpoint may be left out. What isn't a field is a setting of
-        those of its nodes that have it, if they don't say otherwise.
+        Fields that take a node or an endpoint may be left out. A key that isn't a field is the
+        default for all nodes of the recipe that have that setting.
 
         Raises:
-            ConfigError: a key is unknown, or a value is wrong; each is named.
+            ConfigError: a key is unknown, or a value is wrong. The error names each.
         """
         fields, table = fields_of(cls), cls.complete(table, context.endpoints)
         values = {name: value for name, value in table.items() if name in fields}
@@ -148,18 +149,18 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Complete a table by what it may leave out, before it is read; by default nothing.
+        """Fill in the defaults of a table before it is validated; by default there are none.
 
-        If the endpoints are not `can_be_asked`, the recipe is only drawn.
+        If the endpoints' `can_be_asked` is False, the recipe is only drawn.
 
         Raises:
-            ConfigError: something is missing without which it can't run.
+            ConfigError: something that it needs to run is missing.
         """
         del endpoints
         return table
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
-        """Answer one request; a reply of which nothing was shown while it was written is shown.
+        """Answer one request. A reply that wasn't streamed is then shown as a whole.
 
         Raises:
             InputError: `request` is not of the type that the recipe takes; nothing was sent.
@@ -174,16 +175,16 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
 
 
 def show(output: object, context: RunContext, limit: int) -> None:
-    """Show a reply as a whole, unless some pieces of it were shown already."""
+    """Show a reply as a whole, unless pieces of it were streamed already."""
     if isinstance(output, Reply) and not limit:
         context.emit(TextDelta(context.node, output.text))
 
 
 def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
-    """Read the state of a recipe that learns while it is used, if an earlier process kept one.
+    """Return the state that an earlier process stored; `None` if there is none.
 
     Raises:
-        ConfigError: it is there, and can't be read.
+        ConfigError: the file can't be read.
     """
     if file is None or not file.exists():
         return None
@@ -197,7 +198,7 @@ def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
 
 
 def write_state(file: Path | None, state: BaseModel) -> None:
-    """Write a state in place of the one before it; `None` keeps nothing.
+    """Replace the stored state. If `file` is `None`, nothing is stored.
 
     Raises:
         ConfigError: it can't be written.
@@ -211,14 +212,14 @@ def write_state(file: Path | None, state: BaseModel) -> None:
 
 
 class WiredRecipe(Recipe[In, Out]):
-    """A recipe that is wired by the builder, and runs as any graph does."""
+    """A recipe that is wired with `Graph`, and runs like any graph."""
 
     settles_by: ClassVar[str] = ""
-    """The question whose answer has to be right where something is settled without a large model;
-    empty if that is none."""
+    """Question whose answer must be right if a request is settled without a large model; empty if
+    there is none."""
 
     def prepare(self) -> None:
-        """Wire it; what a recipe prepares itself comes before that, or after."""
+        """Wire the graph. An override can prepare more before or after."""
         self.graph: BuiltGraph[In, Out] = self.wire()
         self.input_type, self.output_type = self.graph.input_type, self.graph.output_type
 
@@ -228,7 +229,7 @@ class WiredRecipe(Recipe[In, Out]):
 
     @property
     def plan(self) -> Plan:
-        """What it runs by, and what is drawn."""
+        """Plan that is run and drawn."""
         return self.graph.plan
 
     async def answer(self, request: In, context: RunContext) -> Out:
@@ -236,13 +237,13 @@ class WiredRecipe(Recipe[In, Out]):
         return cast("Out", await Run(self.plan, context).output(request))
 
     def sketch(self, sketch: Sketch) -> None:
-        """Its wiring."""
+        """Draw the wired graph."""
         self.graph.sketch(sketch)
 
     def members(self) -> Iterator[Work]:
-        """Return the nodes that are wired."""
+        """Return the wired nodes."""
         return self.graph.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` if a function among them may ask any."""
+        """Return an empty list, since only its nodes ask; `None` if a function may ask any."""
         return self.graph.list_endpoints()

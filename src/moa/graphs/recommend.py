@@ -1,6 +1,6 @@
-"""Recommend: suitable items of a catalogue, found by meaning and by words, with reasons.
+"""Recommend: finds suitable items of a catalogue by meaning and by words, and gives reasons.
 
-The search ranks: a model of 1.5B that scored what it found ranked worse (see Benchmarks).
+Only the search ranks: a 1.5B model that scored its results ranked worse (see Benchmarks).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from moa.rows import read_models
 
 _BY_WORDS = "items are found by words alone"
 _RECENT = 5
-"""Items of the history that are searched for, the latest."""
+"""Number of latest items of the history that are used."""
 _DEPTH = 7
-"""Times `shown` that each ranking gives, so that the fusion has something to weigh."""
+"""Length of each ranking as a multiple of `shown`, so that the fusion has enough candidates."""
 
 
 class Item(BaseModel):
@@ -43,7 +43,7 @@ class Item(BaseModel):
 
     id: str
     text: str
-    """What it is."""
+    """Description of the item."""
     title: str | None = None
 
     def __str__(self) -> str:
@@ -53,37 +53,37 @@ class Item(BaseModel):
 
 
 class Interests(BaseModel):
-    """What somebody looks for, and what they had."""
+    """A person's wish, and their history."""
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     text: str = ""
-    """What they look for, in words; it may be empty."""
+    """Wish, in words; may be empty."""
     history: tuple[str, ...] = ()
-    """Ids, or titles, of what they had or saw, the latest last. None of it is recommended."""
+    """Ids or titles of the items they had or saw, the latest last. None of them is recommended."""
 
     def __str__(self) -> str:
         return self.text
 
 
 class Recommendation(Frozen):
-    """An item, and why it is shown."""
+    """An item, and the reason for it."""
 
     item: Item
     reason: str = ""
-    """In words; empty if no model could write it."""
+    """Reason, in words; empty if no model could write it."""
 
 
 class Shelf(BaseModel):
-    """Somebody's interests, what of the catalogue they had, and what may suit them."""
+    """A person's interests, the catalogue items they had, and the items recommended."""
 
     interests: Interests
     had: tuple[Item, ...]
     items: tuple[Recommendation, ...]
-    """The best first."""
+    """Recommendations, the best first."""
 
     def about(self) -> str:
-        """Somebody's interests, in words, for a model."""
+        """Return the person's interests, in words, for a model."""
         had = "; ".join(item.title or item.text for item in self.had[-_RECENT:])
         wants = [f"Looks for: {self.interests.text}"] if self.interests.text.strip() else []
         return "\n".join([*wants, *([f"Has had: {had}"] if had else [])])
@@ -116,18 +116,17 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     llm: Large
     """Writes the reasons."""
     catalogue: Sequence[Item] | File
-    """All items, each with an id of its own, or the file of them, `.jsonl` or `.csv`, in a table
-    beside its `moa.toml`: each row has an `id` and a `text`, and may have a `title` and further
-    columns."""
+    """All items, with unique ids, or their `.jsonl` or `.csv` file; in a table, relative to
+    `moa.toml`. Each row has an `id` and a `text`, and may have a `title` and further columns."""
     encoder: Large | None = None
-    """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
-    words alone, in a table by the built-in one, if it is installed."""
+    """Endpoint that embeds the items at the first run, so that they are found by meaning, too;
+    `None`: by words alone. Default in a table: the built-in encoder, if it is installed."""
     shown: int = Field(default=3, ge=1)
-    """Maximum number of items that are given."""
+    """Maximum number of items shown."""
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Take the built-in encoder; a catalogue is needed to run."""
+        """Use the built-in encoder. To run, a catalogue is required."""
         if "catalogue" not in table and endpoints.can_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs catalogue = "ITEMS.jsonl", a file of items with id '
@@ -176,7 +175,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         sketch.chain("candidates", (self.writer, "reasons") if writes else None)
 
     async def _find(self, request: Interests, context: RunContext) -> Shelf:
-        """Search for the wish, and for each of the latest items of the history; fuse the lists."""
+        """Search for the wish and the latest items of the history, and fuse the results."""
         had = self._history(request, context)
         queries = [request.text] if request.text.strip() else []
         queries += [str(item) for item in had[-_RECENT:]]
@@ -214,7 +213,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     async def _search(
         self, query: str, searcher: Dense | None, depth: int, context: RunContext
     ) -> Passages:
-        """Rank the catalogue by words, and by meaning if that is possible; fuse."""
+        """Rank the catalogue by words and, if possible, by meaning, and fuse the rankings."""
         rankings = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
         if searcher is not None:
             nearest = searcher.nearest(query, context, top_k=depth)
@@ -223,7 +222,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         return fuse(rankings, top_k=depth)
 
     async def _searcher(self, context: RunContext) -> Dense | None:
-        """Return what searches by meaning; vectors stay once made, whatever fails later."""
+        """Return the search by meaning. Vectors made before a failure are kept."""
         if self.encoder is None:
             return None
         async with self._lock.hold(context.remaining_s()):
@@ -271,7 +270,7 @@ class Reasons(BaseModel):
 
 
 class Writer(Agent[Shelf, Reasons]):
-    """Writes why each of a few items suits somebody."""
+    """Writes why each of a few items suits a person."""
 
     instructions = (
         "Recommend each numbered item to this person: say in one sentence why it suits them. Use "
@@ -284,7 +283,7 @@ class Writer(Agent[Shelf, Reasons]):
         return "\n\n".join((block(request.about(), "The person"), block(listing, "The items")))
 
     def check(self, request: Shelf, output: Reasons) -> None:
-        """Refuse reasons for what was not given, and items without a reason."""
+        """Reject reasons for unknown items, and items without a reason."""
         numbers = [reason.item for reason in output.reasons]
         expected = range(1, len(request.items) + 1)
         if sorted(numbers) != list(expected):
@@ -302,10 +301,10 @@ def _list(shelf: Shelf) -> Recommendations:
 
 
 def items_of(file: Path) -> list[Item]:
-    """Read a catalogue: JSON Lines, or CSV with a header; `id` and `text` are needed.
+    """Read a catalogue from JSON Lines, or from CSV with a header. `id` and `text` are required.
 
     Raises:
-        ConfigError: the file isn't there, is of another kind, or a row of it isn't an item.
+        ConfigError: the file is missing or of another kind, or a row isn't an item.
     """
     if file.suffix.lower() not in (".jsonl", ".csv"):
         raise ConfigError(f"{file} is no catalogue: give a .jsonl or a .csv file")

@@ -1,4 +1,4 @@
-"""Refine: a draft is criticised and revised until the critic is content; the best draft is kept.
+"""Refine: criticises and revises a draft until the critic is content, and keeps the best draft.
 
 After Madaan et al. 2023, "Self-Refine: Iterative refinement with self-feedback", arXiv:2303.17651,
 which keeps the last draft. A revision can be worse, so here the one with the best score is kept.
@@ -61,7 +61,7 @@ class DraftReview(Draft):
 
 
 class Reviser(Agent[DraftReview, Reply]):
-    """Mends a draft."""
+    """Revises a draft."""
 
     instructions = (
         "You are an editor. Rewrite the draft of an answer to the request: fix the faults that are "
@@ -76,24 +76,24 @@ class Reviser(Agent[DraftReview, Reply]):
 
 
 class RefinedReply(Reply):
-    """The best of the drafts that were written."""
+    """The best of the drafts."""
 
     draft: int = Field(ge=0)
-    """Which draft it is: 0 is the first."""
+    """Index of the draft; 0 is the first."""
     drafts: int = Field(ge=1)
-    """How many were written."""
+    """Number of drafts that were written."""
     score: int | None = None
-    """From 0 to 10, as the critic gave it; `None`: it was not criticised."""
+    """Critic's score, from 0 to 10; `None` if it was not criticised."""
     faults: tuple[str, ...] = ()
-    """What the critic still finds in it."""
+    """Faults that the critic still finds in it."""
     content: bool = False
     """True if the critic is content: it finds no fault, or its score is high enough."""
     partial: bool = False
-    """True if a failure, the budget or the time ended it before that, and before the rounds."""
+    """True if a failure, the budget or the time ended the revisions early."""
 
 
 MAX_TOKENS = 512
-"""Limit of each text that is written, unless a table says otherwise."""
+"""Default maximum number of tokens of each text."""
 
 
 def writer_of(
@@ -102,29 +102,29 @@ def writer_of(
     instructions: Instructions | None = None,
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Agent[str | BaseModel, Reply]:
-    """Make the writer of an endpoint; without instructions it answers the request."""
+    """Make the writer from an endpoint. Without instructions it answers the request."""
     return Answerer(endpoint, instructions, name="writer", max_tokens=max_tokens, tag="")
 
 
 def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:
-    """Make the critic of an endpoint."""
+    """Make the critic from an endpoint."""
     return Critic(endpoint, max_tokens=max_tokens)
 
 
 def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Reviser:
-    """Make the reviser of an endpoint."""
+    """Make the reviser from an endpoint."""
     return Reviser(endpoint, max_tokens=max_tokens)
 
 
 class Refine(Recipe[In, RefinedReply], Generic[In], recipe="refine"):
     """A draft, its critique, and the best revision.
 
-    The draft is revised until the critic is content. The one with the best score is the answer; of
-    equal ones the earlier. If the critic or the reviser fails, or the budget or the time is up,
-    it is the best draft so far, marked `partial`. It takes up to `2 * rounds + 2` calls.
+    The draft is revised until the critic is content. The answer is the draft with the best score;
+    of equal ones, the earlier. If the critic or the reviser fails, or the budget or the time is up,
+    it is the best draft so far, marked `partial`. A run takes up to `2 * rounds + 2` calls.
 
     Raises:
-        ConfigError: no reviser is given, and the writer has no endpoint that could be it.
+        ConfigError: no reviser is given, and the writer has no endpoint to use instead.
 
     Examples:
         >>> from moa.graphs.refine import Critic, Critique, Reviser
@@ -141,14 +141,14 @@ class Refine(Recipe[In, RefinedReply], Generic[In], recipe="refine"):
     critic: Annotated[Node[Draft, Critique], FromEndpoint(critic_of)]
     """Finds faults and scores, such as `Critic(endpoint)`."""
     reviser: Annotated[Node[DraftReview, Reply], FromEndpoint(reviser_of)] | None = None
-    """Mends a draft, such as `Reviser(endpoint)`; `None`: the writer's endpoint does."""
+    """Revises a draft, such as `Reviser(endpoint)`; `None`: uses the writer's endpoint."""
     rounds: int = Field(default=2, ge=1)
     """Maximum number of revisions."""
     accept_score: int = Field(default=9, ge=0, le=10)
-    """Score, from 0 to 10, at which the critic counts as content with faults left."""
+    """Minimum score, from 0 to 10, at which the critic counts as content despite faults."""
 
     def prepare(self) -> None:
-        """Take the writer's endpoint for revisions, if no other is given."""
+        """Use the writer's endpoint for revisions, if no reviser is given."""
         self.input_type = signature_of(self.writer).input(0)
         if self.reviser is None:
             endpoint = getattr(self.writer, "endpoint", None)
@@ -177,7 +177,7 @@ class Refine(Recipe[In, RefinedReply], Generic[In], recipe="refine"):
         return best.model_copy(update={"drafts": len(drafts), "partial": cause is not None})
 
     def sketch(self, sketch: Sketch) -> None:
-        """The draft, and one round of revision."""
+        """Draw the draft, and one round of revision."""
         draft, critique = sketch.box(self.writer, "draft"), sketch.box(self.critic, "critique")
         revision = sketch.box(self.reviser, f"revision, up to {self.rounds} x")
         next_critique = sketch.box(self.critic, "its critique")
@@ -187,7 +187,7 @@ class Refine(Recipe[In, RefinedReply], Generic[In], recipe="refine"):
     async def _drafts(
         self, request: str, text: str, context: RunContext
     ) -> tuple[list[RefinedReply], MoaError | None]:
-        """Return all drafts, and what ended it early."""
+        """Return all drafts, and the error that ended the revisions early, if any."""
         assert self.reviser is not None, "there is one once it is prepared"
         drafts: list[RefinedReply] = []
         try:

@@ -1,6 +1,6 @@
-"""Research: a question divided, each part answered from sources, and a report that cites them.
+"""Research: divides a question, answers its parts from sources, and writes a report with citations.
 
-Dividing a question is after Press et al. 2023, "Measuring and narrowing the compositionality gap in
+The division follows Press et al. 2023, "Measuring and narrowing the compositionality gap in
 language models", arXiv:2210.03350, with the parts in parallel.
 """
 
@@ -35,19 +35,19 @@ from moa.node import Frozen, Node, Reply, Text, run_in_place
 
 
 class Finding(Frozen):
-    """A sub-question, and what the sources say to it."""
+    """A sub-question, and its answer from the sources."""
 
     question: str
     answer: str = ""
-    """With citations that count over the whole report; empty if there is none."""
+    """Answer, with citations numbered across the whole report; empty if there is none."""
     citations: tuple[int, ...] = ()
-    """The numbers that it cites."""
+    """Numbers that it cites."""
     claims: tuple[Claim, ...] = ()
-    """Its sentences, as they were checked."""
+    """Its sentences, with the results of the check."""
     unsupported: tuple[str, ...] = ()
-    """Sentences that were left out of it, since no passage that they cite says so."""
+    """Sentences that were left out, since no passage that they cite says so."""
     missing: str | None = None
-    """Why there is no answer, in words."""
+    """Reason why there is no answer, in words."""
 
 
 class Disagreement(BaseModel):
@@ -58,22 +58,22 @@ class Disagreement(BaseModel):
 
 
 class Findings(Frozen):
-    """A question, and what was found."""
+    """A question, and its findings."""
 
     question: str
     findings: tuple[Finding, ...]
     passages: tuple[Passage, ...] = ()
-    """Those that are cited; `[1]` is the first."""
+    """Cited passages; `[1]` is the first."""
     disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def answered(self) -> tuple[Finding, ...]:
-        """Those that have an answer."""
+        """Findings with an answer."""
         return tuple(finding for finding in self.findings if finding.answer)
 
     @property
     def unanswered(self) -> tuple[Finding, ...]:
-        """Those that have none."""
+        """Findings without an answer."""
         return tuple(finding for finding in self.findings if not finding.answer)
 
     def __str__(self) -> str:
@@ -85,16 +85,16 @@ class Report(Reply):
 
     findings: tuple[Finding, ...]
     citations: tuple[Citation, ...]
-    """The passages that it cites."""
+    """Passages that it cites."""
     claims: tuple[Claim, ...]
-    """Its sentences, and whether the passages that they cite say so. Those that are `unsupported`
-    were left out of the text."""
+    """Its sentences, and whether the passages that they cite say so. The `unsupported` ones were
+    left out of the text."""
     unanswered: tuple[str, ...]
     """Sub-questions that the sources don't answer."""
     disagreements: tuple[Disagreement, ...]
-    """What the sources contradict each other about; numbers of findings count from 1."""
+    """Contradictions between the sources. Findings are numbered from 1."""
     written_by: Literal["llm", "findings"]
-    """`findings`: the answers to the sub-questions, one after another, as there is only one or no
+    """`findings`: the text lists the answers to the sub-questions, since there is only one or no
     model could write."""
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ class Comparer(Agent[Findings, Conflicts]):
         return block(_number(request))
 
     def check(self, request: Findings, output: Conflicts) -> None:
-        """Refuse numbers that no finding has, and those without an answer."""
+        """Reject numbers of findings that don't exist or have no answer."""
         numbers = {n for n, finding in enumerate(request.findings, 1) if finding.answer}
         wrong = sorted(
             {n for disagreement in output.disagreements for n in disagreement.findings} - numbers
@@ -151,7 +151,7 @@ class Synthesis(Agent[Findings, Reply]):
     )
 
     def user_prompt(self, request: Findings) -> str:
-        """Show the findings, if they disagree, what is open, and the question last."""
+        """Show the findings, what they disagree about, what is open, and the question last."""
         parts = [block(_number(request), "Findings")]
         if request.disagreements:
             about = "\n".join(disagreement.about for disagreement in request.disagreements)
@@ -163,20 +163,20 @@ class Synthesis(Agent[Findings, Reply]):
 
 
 class AllPassages(Retriever):
-    """Returns all passages that there are, whatever is asked."""
+    """Returns all passages, whatever is asked."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         super().__init__(name="passages")
         self.passages = tuple(passages)
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Return them."""
+        """Return all passages."""
         del request, context
         return Passages(passages=self.passages)
 
 
 class WholeReader(Answerer):
-    """Answers all parts of a question from passages that hold whatever there is."""
+    """Answers all parts of a question in one call, from all passages."""
 
     asks = (
         "The question may have several parts. Answer each part in one short sentence with what "
@@ -189,8 +189,8 @@ class WholeReader(Answerer):
 class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers a question part by part, from your sources, and tells what they disagree about.
 
-    If the answerer is a `Rag` over no more passages than its parts would read, and all of them
-    fit the window of its writer, that reads them all in one call. Where only one part has an
+    If the answerer is a `Rag` with no more passages than the parts would read, and all of them fit
+    its writer's context window, the writer reads them all in one call. If only one part has an
     answer, that is the report, word for word.
 
     Raises:
@@ -208,8 +208,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """
 
     llm: Large
-    """Divides the question, compares the findings, and writes the report. One that is too small to
-    write isn't asked: the question is looked up as it is."""
+    """Divides the question, compares the findings, and writes the report. A model too small to
+    write isn't asked: the question is then looked up undivided."""
     answerer: Annotated[Node[Text | str, RagOutcome], FromEndpoint(Rag, tier=None)]
     """Answers one question from sources, with citations, such as `Rag`."""
     max_parts: int = Field(default=5, ge=1)
@@ -217,9 +217,9 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     report_tokens: int = Field(default=2048, ge=1)
     """Maximum number of tokens of the report, reasoning included."""
     support: PythonNode[Text | str, Grade] | None = None
-    """Says of each sentence of the report whether the passages it cites say so; `None`: what a
-    `Rag` checks its answers by, else it is looked whether each sentence cites one. What the
-    answerer found unsupported does not get into the report. Given in Python alone."""
+    """Checks each sentence of the report against the passages it cites. `None`: the check of a
+    `Rag` answerer; without one, each sentence only has to cite a passage. What the answerer found
+    unsupported doesn't get into the report. Only in Python."""
 
     def prepare(self) -> None:
         """Make the agents."""
@@ -246,12 +246,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         Raises:
             InputError: the question is empty.
             ConfigError: the answerer has nothing to search in.
-            MoaError: every part failed; what the first failed with.
+            MoaError: every part failed. It is the first part's error.
         """
         question = question_of(request, self.name)
         if reader := await self._reader(question, context):
             return _report_of(question, (await run_in_place(reader, question, context)).output)
-        silent = quiet(context)  # the report alone is shown
+        silent = quiet(context)  # only the report is shown
         findings = await self._look_up(question, await self._divide(question, silent), silent)
         for finding in findings.findings:
             if finding.unsupported:
@@ -267,7 +267,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return await self._report(await self._compare(findings, silent), context)
 
     async def _reader(self, question: str, context: RunContext) -> Rag | None:
-        """Make what answers all parts in one call; `None` if there is too much to read."""
+        """Return a `Rag` that answers all parts in one call; `None` if that is too much to read."""
         rag = self.answerer
         if not isinstance(rag, Rag) or type(rag.answerer) is not Answerer or rag.relevance:
             return None
@@ -322,9 +322,9 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return findings.model_copy(update={"disagreements": tuple(output.disagreements)})
 
     async def _report(self, findings: Findings, context: RunContext) -> Report | NotInDocuments:
-        """Write a report of several findings, or list them; a single one is the report itself.
+        """Write a report of several findings, or list them. A single finding is the report itself.
 
-        Given one finding and the parts left open, a small model writes about the open ones too.
+        Given one finding and open parts, a small model would write about the open ones, too.
         """
         passages, finding = findings.passages, findings.answered[0]
         is_written = False
@@ -357,7 +357,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     async def _write(
         self, findings: Findings, context: RunContext
     ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
-        """Write the report, and check it; without one its text is empty."""
+        """Write the report, and check it. The text is empty if none was written."""
         if not self.writes:
             return "", (), ()
         pieces, heard = count_text_deltas(context)
@@ -365,7 +365,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             text = (await self.synthesis.run(findings, heard)).output.text
         except MoaError as error:
             check_recoverable(error)
-            if pieces():  # whoever reads along would be left with half a report
+            if pieces():  # half a report was streamed already
                 raise
             context.note("failed", f"no report was written: {error}")
             return "", (), ()
@@ -373,7 +373,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return await check_answer(text, passages, self.support, context, question=question)
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw its nodes as they follow one another."""
+        """Draw the nodes in order."""
         lookup = (self.answerer, f"{self.answerer.name} each")
         check = self.support and (self.support, "check each sentence")
         if self.writes:
@@ -383,7 +383,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
 
 
 def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
-    """Take over an answer to all parts."""
+    """Make the report of one answer to all parts."""
     if isinstance(outcome, NotInDocuments):
         return outcome
     numbers = tuple(citation.number for citation in outcome.citations)
@@ -402,7 +402,7 @@ def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
 
 
 def _finding(question: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
-    """Copy an answer without what no passage says, and add what it cites to `numbers`."""
+    """Copy an answer without its unsupported sentences, and number the passages it cites."""
     if isinstance(outcome, MoaError):
         return Finding(question=question, missing=f"it could not be looked up: {outcome}")
     if isinstance(outcome, NotInDocuments):

@@ -1,8 +1,8 @@
-"""Routed: a model is chosen from the request, before any answer, by a fitted router.
+"""Routed: a fitted router chooses a model by the request, before any answer.
 
 After Ong et al. 2024, "RouteLLM: Learning to Route LLMs with Preference Data", arXiv:2406.18665. A
-router that was fitted on answers of the weak model (`moa route fit` with `weak_response`) looks at
-its answer too: then the graph is a cascade.
+router fitted on answers of the weak model (`moa route fit` with `weak_response`) also looks at its
+answer: then the graph is a cascade.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from moa.routing import Router
     from moa.routing.recorded import Case
 else:
-    Router = object  # numpy is imported if one is read
+    Router = object  # numpy is imported only if a router is read
 
 _NO_ROUTER = (
     "{} has no router: give what moa route fit wrote, in Python by router=, in moa.toml by "
@@ -39,7 +39,7 @@ _NO_ROUTER = (
 
 
 def load_router(file: Path) -> Router:
-    """Read what `moa route fit` wrote.
+    """Read a router that `moa route fit` wrote.
 
     Raises:
         ConfigError: it can't be read.
@@ -50,7 +50,7 @@ def load_router(file: Path) -> Router:
 
 
 def _complete_models(models: list[object] | None, table: Table) -> list[object]:
-    """Take the small model and the large one by default; a calibration is of the first."""
+    """Use the small and the large model by default. A calibration is for the first model only."""
     first, *others = models or [
         {"endpoint": table.endpoints.slm},
         {"endpoint": table.endpoints.llm},
@@ -62,13 +62,13 @@ def _complete_models(models: list[object] | None, table: Table) -> list[object]:
 class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
     """The small model or the large one, chosen before.
 
-    A fitted router chooses the model that answers, before any has. If the chosen model can't
-    answer, the others are asked, the last first. If the routers look at the weak model's answer,
-    it runs as a cascade. In a table with labels the models decide, without them they write.
+    A fitted router chooses the model before any has answered. If the chosen model can't answer, the
+    others are asked, the last first. If the routers look at the weak model's answer, the graph runs
+    as a cascade. In a table with labels the models decide; without labels they write.
 
     Raises:
-        ConfigError: there is one model alone, not a router for each other model, or one router
-            looks at answers and another doesn't.
+        ConfigError: there is only one model, the number of routers is wrong, or only some routers
+            look at answers.
 
     Examples:
         >>> from moa.routing import Router
@@ -81,16 +81,16 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         Sequence[Annotated[Node[In, Out], FromEndpoint(single_model)]],
         lists_in_tables(_complete_models),
     ]
-    """The cheapest first, the best last; in a table without any, the default small model and the
-    large one."""
+    """Models, the cheapest first and the best last. Default in a table: the small and the large
+    model."""
     router: Annotated[Router | Sequence[Router], from_file(load_router)] = ()
-    """What `moa route fit` wrote, one for each model but the first: fitted with the first as the
-    weak model and that one as the strong. The model that gains most beyond its threshold is chosen.
-    If they look at the weak model's answer, each was fitted on a model and the one after it.
-    Without any it can be drawn alone."""
+    """Routers written by `moa route fit`, one for each model but the first, fitted with the first
+    as the weak model and that one as the strong. The model that gains most beyond its threshold is
+    chosen. Routers that look at the weak model's answer are each fitted on a model and the next
+    one. Without routers the graph can only be drawn."""
 
     def prepare(self) -> None:
-        """Check that there is a router for each model but the first, and of one kind."""
+        """Check that each model but the first has a router, and that all are of one kind."""
         routers = self.router
         self.routers: tuple[Router, ...] = tuple(
             routers if isinstance(routers, Sequence) else [routers]
@@ -113,12 +113,12 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
     def members(self) -> Iterator[Node[In, Out]]:
-        """Return the models; routers read encoders alone, or the answers of these."""
+        """Return the models. Routers only use encoders, or the answers of these models."""
         return iter(self.models)
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
-        """Let it pass without a router if it is only drawn."""
+        """Require a router, unless the graph is only drawn."""
         if not table.get("router") and endpoints.can_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '
@@ -127,10 +127,10 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         return table
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
-        """Answer one request; as a cascade, the result says who settled it.
+        """Answer one request. For a cascade, the result says which model settled it.
 
         Raises:
-            MoaError: as `answer`, or as a `Cascade` does.
+            MoaError: see `answer`, or `Cascade`.
         """
         if self.cascade is not None:
             return await self.cascade.run(request, context)
@@ -149,12 +149,12 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         )
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Choose a model and let it answer; if it can't, the others are asked, the last first.
+        """Choose a model and ask it. If it fails, ask the others, the last first.
 
         Raises:
             ConfigError: there is no router.
-            MoaError: every model failed, and it is the chosen one's error; or one broke off when
-                some of its text was streamed.
+            MoaError: every model failed (it is the chosen one's error), or one failed after some of
+                its text was streamed.
         """
         choice = self._choose(request, context)
         others = [index for index in reversed(range(len(self.models))) if index != choice]
@@ -173,7 +173,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         raise first_error
 
     def sketch(self, sketch: Sketch) -> None:
-        """The router and the models; or the cascade."""
+        """Draw the router and the models, or the cascade."""
         if self.cascade is not None:
             return self.cascade.sketch(sketch)
         router = sketch.box(label="router")
@@ -186,7 +186,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         return None
 
     def _choose(self, request: object, context: RunContext) -> int:
-        """Return the place of the model that gains most over the first, beyond its threshold."""
+        """Return the index of the model that gains most over the first, beyond its threshold."""
         if not self.routers:
             raise ConfigError(_NO_ROUTER.format(repr(self.name), self.name))
         gains = [float(r.gains([_case(r, request)])[0]) for r in self.routers]
@@ -204,7 +204,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
 
 @dataclass(frozen=True, slots=True)
 class LittleGain(Policy):
-    """Accepts a weak model's answer where a router sees little that the next model would gain."""
+    """Accepts a weak model's answer if a router predicts little gain from the next model."""
 
     router: Router
 
@@ -218,7 +218,7 @@ class LittleGain(Policy):
 
 
 def _case(router: Router, request: object, reply: str | None = None) -> Case:
-    """Give a router what it looks at: the text, and what the request has of fields and features."""
+    """Return what a router looks at: the text, and the fields and features that the request has."""
     from moa.routing.recorded import Case
 
     values = {field: getattr(request, field, None) for field in router.fields}

@@ -1,4 +1,4 @@
-"""Self-consistency: one node asked several times, and the answer that most of its samples give.
+"""Self-consistency: asks one node several times, and gives the majority answer.
 
 After Wang et al. 2023, "Self-consistency improves chain of thought reasoning in language models",
 arXiv:2203.11171.
@@ -26,20 +26,20 @@ from moa.node import Node
 
 
 class Sampling(Recipe[In, Out], Generic[In, Out]):
-    """What recipes share that ask one node several times, and choose among what it gives.
+    """Base class of recipes that ask one node several times, and choose among its samples.
 
     Raises:
         ConfigError: the samples would all be the same.
     """
 
     node: Annotated[Node[In, object], FromEndpoint(sampler, tier="slm")]
-    """Answers the request: a writer, an agent with a typed output, a graph. It must give different
-    answers to one request, so its temperature is above 0."""
+    """Answers the request: a writer, an agent with a typed output, or a graph. Its answers to one
+    request must differ, so its temperature must be above 0."""
     samples: int = Field(default=5, ge=1)
     """Maximum number of samples."""
     key: Key = stated
-    """Function that turns what the node gives into what is counted, such as `stated` or
-    `last_number` of `moa.mixing.answer_extraction`. In a table: the name of one of these two."""
+    """Function that extracts the answer to count from an output, such as `stated` or `last_number`
+    of `moa.mixing.answer_extraction`. In a table: the name of one of these two."""
 
     def prepare(self) -> None:
         """Check that samples can differ."""
@@ -47,7 +47,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
         self.node = check_sampling(self.node, self.samples)
 
     def sketch(self, sketch: Sketch) -> None:
-        """The node, and what chooses."""
+        """Draw the node, and the vote or the judge."""
         chooser = getattr(self, "judge", "vote")
         sketch.chain((self.node, f"{self.node.name} x {self.samples}"), chooser)
 
@@ -55,8 +55,8 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
 class SelfConsistency(Sampling[In, VotedReply], Generic[In], recipe="self_consistency"):
     """Asks one node several times, and gives the answer that most of its samples give.
 
-    It stops as soon as no further sample can change the majority. A sample that fails is left out;
-    if the budget or the time ends it, the majority so far is the answer, marked `partial` if the
+    It stops as soon as no further sample can change the majority. A failed sample is left out. If
+    the budget or the time runs out, the majority so far is the answer, marked `partial` if the
     missing samples could have changed it.
 
     Examples:
@@ -68,15 +68,15 @@ class SelfConsistency(Sampling[In, VotedReply], Generic[In], recipe="self_consis
     """
 
     max_concurrency: int | None = Field(default=None, ge=1)
-    """Samples that are asked in parallel; `None`: as many as could settle the vote if they agreed,
-    which costs the fewest calls. As many as `samples` is the quickest."""
+    """Maximum number of samples in parallel; `None`: as many as could settle the vote if they
+    agreed, which takes the fewest calls. The number of `samples` is the fastest."""
 
     async def answer(self, request: In, context: RunContext) -> VotedReply:
         """Sample until no further sample can change the majority.
 
         Raises:
-            QuorumNotMet: none of the first samples came; with the cause of each.
-            OutputError: no sample holds an answer that could be read.
+            QuorumNotMet: all of the first samples failed. It has the cause of each.
+            OutputError: no answer could be extracted from any sample.
         """
         tally, outputs = Tally(left=self.samples), dict[int, object]()
         while not tally.is_settled:

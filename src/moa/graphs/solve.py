@@ -1,9 +1,9 @@
-"""Solve: works a problem out and verifies it; what fails is planned and worked out step by step.
+"""Solve: solves a problem and verifies the answer. If that fails, it plans and solves step by step.
 
 The first try thinks step by step in one call, as in Kojima et al. 2022, "Large language models are
-zero-shot reasoners", arXiv:2205.11916. The steps of a plan form a graph without circles, as in Kim
-et al. 2024, "An LLM compiler for parallel function calling", arXiv:2312.04511. Calculations go to
-an evaluator, as in Gao et al. 2023, "PAL: program-aided language models", arXiv:2211.10435, but no
+zero-shot reasoners", arXiv:2205.11916. The steps of a plan form an acyclic graph, as in Kim et al.
+2024, "An LLM compiler for parallel function calling", arXiv:2312.04511. Calculations go to an
+evaluator, as in Gao et al. 2023, "PAL: program-aided language models", arXiv:2211.10435, but no
 program is executed. The next try sees what failed, as in Shinn et al. 2023, "Reflexion",
 arXiv:2303.11366.
 """
@@ -47,7 +47,7 @@ from moa.questions import Predicate, predicate
 from moa.usage import Tier
 
 Solver = Literal["slm", "llm", "arithmetic"]
-"""Who worked a step out: a model, or the exact evaluator."""
+"""Solver of a step: a model, or the exact evaluator."""
 _STEP = (
     "You work out one step of a problem. Use the problem and what is known so far, and answer only "
     "the question."
@@ -119,7 +119,7 @@ class Steps(Frozen):
 
     @property
     def sorted_steps(self) -> tuple[Step, ...]:
-        """The steps, each after those that it needs."""
+        """Steps, each after those that it needs."""
         by_id = {step.id: step for step in self.steps}
         return tuple(by_id[name] for name in self._sort())
 
@@ -129,18 +129,18 @@ class Steps(Frozen):
 
 
 class StepResult(Frozen):
-    """What a step found out, or why it did not."""
+    """Result of a step, or the reason why it has none."""
 
     id: str
     question: str
     needs: tuple[str, ...] = ()
     by: Solver
     answer: str = ""
-    """Empty if there is none; `fault` says why."""
+    """Answer; empty if there is none, and `fault` says why."""
     reasons: str = ""
-    """How it was found."""
+    """Derivation of the answer."""
     fault: str | None = None
-    """What is wrong with it; `None`: nothing was found."""
+    """Fault in it; `None` if none was found."""
 
 
 class StepAnswer(Frozen):
@@ -159,12 +159,13 @@ class Solution(Reply):
     steps: tuple[StepResult, ...]
     """Results of the plan's steps; empty if the first try is used."""
     verified: bool
-    """True if every step has an answer, all sums hold, and the answer is accepted by another model
-    than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
+    """True if every step has an answer, all sums are right, and the answer is accepted by another
+    model than its writer, or by the given policy. A model that agrees with itself verifies
+    nothing."""
     reasons: tuple[str, ...]
-    """What speaks for it if nothing was found wrong, else what is wrong with it."""
+    """Reasons for the answer if no fault was found, else its faults."""
     tries: int
-    """Times it was worked out."""
+    """Number of tries."""
 
 
 class _Try(NamedTuple):
@@ -185,12 +186,12 @@ class Verdict(BaseModel):
 class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     """Works a problem out, verifies the answer, and plans it step by step if that fails.
 
-    The first try is one call. Every sum that it states is computed again, and where there is
-    another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
-    steps that don't need each other run in parallel, so the time is that of the longest chain of
-    steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
-    if it fails too, with `verified` as `False` and the reasons. If one model is both, the
-    answer is never called verified.
+    The first try is one call. Every sum that it states is computed again, and another model or a
+    policy verifies the answer, if there is one. If the try fails, a plan is made with the faults in
+    the prompt. Independent steps run in parallel, so the time is that of the longest chain of
+    steps. Calculations are computed exactly, without a model. If the last answer fails, too, it is
+    given with `verified` as `False` and the reasons. If `slm` and `llm` are the same model, only
+    `accept` can verify an answer.
 
     Raises:
         CapabilityError: an endpoint can't complete, or `slm` can't decide.
@@ -204,15 +205,15 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     """
 
     slm: Small
-    """Works out the steps that a plan calls easy. If it is another model that can write, it says
-    whether the answer is plausible."""
+    """Solves the steps that a plan calls easy. If it is another model than `llm` and can write, it
+    judges whether the answer is plausible."""
     llm: Large
-    """Works the problem out, plans it, works out the other steps, and writes the answer."""
+    """Solves the problem, plans it, solves the other steps, and writes the answer."""
     accept: Policy | None = None
-    """What the answer must pass beside the sums; `None`: it is plausible to `slm`. Given in Python
-    alone."""
+    """Policy that must accept the answer, after the check of its sums; `None`: `slm` must find it
+    plausible. Only in Python."""
     tries: int = Field(default=2, ge=1)
-    """Times the problem is worked out: once directly, then by a plan."""
+    """Maximum number of tries: the first is direct, the others use a plan."""
     max_steps: int = Field(default=8, ge=1)
     """Maximum number of steps of a plan."""
     max_tokens: int = Field(default=1024, ge=1)
@@ -249,9 +250,9 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         self.policy = Plausible(self.verifier) if self.verifier else self.accept
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
-        """Try, verify, and try again with what failed."""
+        """Try, verify, and try again with the faults."""
         problem = text_of(request)
-        silent = quiet(context)  # what may be rejected: nobody could take it back
+        silent = quiet(context)  # streamed text can't be taken back if it is rejected
         text = (await self.direct.run(problem, silent)).output.text
         first = await self._verify(problem, text, (), 1, silent)
 
@@ -264,7 +265,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         return last.model_copy(update={"tries": len(tries)})
 
     async def _try_plan(self, problem: str, before: Solution, context: RunContext) -> _Try:
-        """Work the problem out by a plan."""
+        """Solve the problem by a plan."""
         silent, number = quiet(context), before.tries + 1
         last = number == self.tries
         plan = await self._plan(problem, before, silent)
@@ -306,7 +307,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             return Steps(steps=(Step(id="answer", question=problem),))
 
     async def _write(self, problem: str, results: Sequence[StepResult], context: RunContext) -> str:
-        """Write the answer; of a single step it is that of the step."""
+        """Write the answer. If there is a single step, its answer is used."""
         if len(results) == 1 and results[0].answer:
             return results[0].answer
         lines = (f"- {result.question} {result.answer or 'not found'}" for result in results)
@@ -316,7 +317,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     async def _judge(
         self, problem: str, results: Sequence[StepResult], text: str, context: RunContext
     ) -> tuple[bool, tuple[str, ...]]:
-        """Ask the policy; what can't be judged is not accepted."""
+        """Ask the policy. An answer that can't be judged is not accepted."""
         steps = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
         solution = f"{steps}\n{text}" if steps else text
         sums = len(find_equations(solution))
@@ -372,18 +373,19 @@ class PlanRun:
     solvers: Mapping[Tier, Node[str, StepAnswer]]
     """The node that solves a step, by the tier that the step asks for."""
     context: RunContext
-    """Its listener gets the events of steps, but nothing that a model writes."""
+    """Its listener gets the events of steps, but no text of a model."""
     uses_wrong: bool
-    """True if a step goes on from a result that is known to be wrong."""
+    """True if steps use results that are known to be wrong."""
     done: dict[str, asyncio.Future[StepResult]] = field(
         default_factory=dict[str, asyncio.Future[StepResult]]
     )
     failures: list[MoaError] = field(default_factory=list[MoaError])
     exact: dict[str, Fraction] = field(default_factory=dict[str, Fraction])
-    """A result shows a number rounded, and what is computed from it is computed from this."""
+    """Exact values of computed steps, by id. Results show them rounded; later steps compute with
+    them."""
 
     async def results(self, plan: Steps) -> tuple[StepResult, ...]:
-        """Run every step, but those that need one that failed; if all failed it is an error."""
+        """Run the steps, except those that need a failed one. If all failed, raise the error."""
         loop = asyncio.get_running_loop()
         self.done = {step.id: loop.create_future() for step in plan.steps}
         results = await gather(map(self._run, plan.sorted_steps))
@@ -433,14 +435,14 @@ class PlanRun:
     def _compute(
         self, step: Step, expression: str, inputs: Mapping[str, StepResult]
     ) -> dict[str, str]:
-        """Compute exactly; what isn't a calculation, or needs what isn't a number, is an error."""
+        """Compute exactly. Raise `InputError` if it, or a result that it needs, isn't numeric."""
         values = {
             name: self.exact[name] if name in self.exact else read_only_number(inputs[name].answer)
             for name in find_names(expression)
         }
-        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed again.
+        # Planners often write the result, too, as in `3 + 4 = 7`: it is computed again.
         filled_in = substitute(expression, values).partition("=")[0].strip()
-        # What is filled in makes it longer, and no less a sum.
+        # Filled-in values make it longer, which doesn't count against the limit.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
         self.exact[step.id] = value
         answer = format_number(value)
@@ -448,7 +450,7 @@ class PlanRun:
 
 
 def wrong_sums(text: str) -> list[str]:
-    """Say which of the sums that a text states are wrong, and what each comes to."""
+    """Return a message with the right value for each wrong sum that a text states."""
     return [
         f"{stated.left} = {stated.right} is wrong: it is {format_number(stated.value)}"
         for stated in find_equations(text)

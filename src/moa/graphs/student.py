@@ -1,6 +1,6 @@
-"""Student: a node of one question that learns from a large model's answers while it is used.
+"""Student: a node with one question that learns from a large model's answers during use.
 
-What is learned, and when it may be used, is in `moa.calibration.epochs`.
+`moa.calibration.epochs` explains what is learned, and when it may be used.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 Out_co = TypeVar("Out_co", covariant=True, default=object)
 T = TypeVar("T")
 _OWN = LabelFeature(name="small")
-"""What the small node says by itself is read like the label probabilities of a model."""
+"""Feature of the small node's own answer, read like a model's label probabilities."""
 _ENCODED = VectorFeature(name=ENCODER, source=ENCODER, sentences=True)
 _WRITTEN = 0.9
-"""Probability that a label counts as having which was written, and has none."""
+"""Probability assumed for a label that was written without one."""
 SET_UP_WRONG = (EndpointUnauthorized, EndpointUnsupported, ConfigError)
 """Errors of a large model that is set up wrong."""
 _OF_A_TEXT = (400, 403)
-"""Statuses that look like one of these, and that moderation gives to some texts alone."""
+"""HTTP statuses that look like these errors, but that moderation gives to single texts."""
 
 
 class Learn(Frozen):
@@ -70,12 +70,12 @@ class Learn(Frozen):
     keep_texts: bool = False
     """If true, store texts, too. Learning needs only vectors and labels."""
     alike: tuple[Literal["spam", "sentiment", "urgency"], ...] = ("spam", "sentiment", "urgency")
-    """For `support` only: the decisions besides the intent that the guarantee covers, so that they
-    agree with the large model's where it isn't asked."""
+    """For `support` only: decisions that the guarantee covers in addition to the intent, so that
+    they agree with the large model's when it isn't asked."""
 
 
 def read_learn(value: object, info: ValidationInfo) -> object:
-    """Read what a cascade was given: a file, which a table names beside its moa.toml, or more."""
+    """Read the `learn` setting: a `Learn`, an address, or a file, in a table beside moa.toml."""
     learn = Learn(where=value) if isinstance(value, str | Path) else value
     if isinstance(learn, Mapping):
         learn = Learn.model_validate(learn)
@@ -85,9 +85,9 @@ def read_learn(value: object, info: ValidationInfo) -> object:
 
 
 def store_of_owner(location: str | Path, owner: str) -> str | Path:
-    """Say where the answers of an owner of runs are: in `answers.db` those of nobody.
+    """Return the location of an owner's answers; without an owner, the location itself.
 
-    Those of `team` are in `answers.team.db`, or in Postgres under the name with `.team` behind it.
+    For `team`, `answers.db` becomes `answers.team.db`. In Postgres, `.team` is added to the name.
     """
     if not owner:
         return location
@@ -106,7 +106,7 @@ class TextReading(NamedTuple):
 
 
 class Consideration(NamedTuple):
-    """A text before the large model is asked: its side, and what is said of it so far."""
+    """A text before the large model is asked, with its side, its reading and its judgement."""
 
     text: str
     side: Side
@@ -126,7 +126,7 @@ class Decision(NamedTuple):
     """
 
     agent: DecidingAgent[Any]
-    """Asks one question."""
+    """Agent that asks one question."""
     option: str
     """Name of the option."""
     is_it: Callable[[Any], bool | None]
@@ -145,7 +145,7 @@ class Student(Generic[Out_co]):
         name: Name of the graph, for errors.
         small: The small node, which asks one question.
         learn: Where rows are stored, and which model's answer is returned.
-        others: Decisions that must also agree with the large model's where the small node answers.
+        others: Decisions that must also agree with the large model's when the small node answers.
 
     Raises:
         ConfigError: the node asks no question, or several.
@@ -172,13 +172,13 @@ class Student(Generic[Out_co]):
         """Name of the large model; empty if it isn't known."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
-        """By the owner of the runs: nobody's texts teach what answers another."""
+        """Learning, by owner of the runs. One owner's texts don't teach what answers another."""
 
     def check(self, large: object) -> None:
-        """Make sure that the large model is another one.
+        """Check that the large model isn't the small one.
 
         Raises:
-            ConfigError: it is the small one.
+            ConfigError: they are the same.
         """
         endpoint = getattr(large, "endpoint", None)
         if endpoint is self.small.endpoint:
@@ -190,11 +190,11 @@ class Student(Generic[Out_co]):
         self._large = str(getattr(endpoint, "model", ""))
 
     async def ready(self, context: RunContext | None = None) -> Learning:
-        """Open the answers, once; those of each owner of runs, such as a key, are kept apart.
+        """Open the answers of the run's owner, once. Owners, such as API keys, are kept apart.
 
         Raises:
             ConfigError: they belong to another question or other models, or can't be used.
-            MissingDependency: what fits heads isn't installed.
+            MissingDependency: a package for fitting heads isn't installed.
         """
         context = context or RunContext(keep_notes=False)
         if context.owner not in self._learning:
@@ -224,7 +224,7 @@ class Student(Generic[Out_co]):
         return Learning(store, self.question, features, await self._read_option_names(context))
 
     async def _identify_readers(self, context: RunContext) -> str:
-        """Identify the models and calibrations that read texts: a head fits no others."""
+        """Return an id of the models and calibrations that read texts. A head fits no others."""
         small, agents = self.small, (self.small, *(decision.agent for decision in self.others))
         endpoints = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
         if small.encoder is not None and self._encodes:
@@ -242,7 +242,7 @@ class Student(Generic[Out_co]):
         )
 
     async def _read_option_names(self, context: RunContext) -> tuple[Floats, Ints] | None:
-        """Compute vectors of the option names, which need no labels."""
+        """Return the vectors and indices of the option names, which need no labels."""
         question = self.asked
         if not self._encodes or question.kind != "choice":
             return None
@@ -258,7 +258,7 @@ class Student(Generic[Out_co]):
         self, text: str, nested: RunContext, *, case: str | None = None
     ) -> Consideration:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
-        if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
+        if (rehearsal := REHEARSAL.get()) is not None:  # a rehearsal must store nothing
             prompts = await self.small.prompts(text, nested)
             await rehearsal.record(prompts, f"{nested.node}/{self.small.name}", hold=True)
         learning = await self.ready(nested)
@@ -274,12 +274,12 @@ class Student(Generic[Out_co]):
         return Consideration(text, side, is_held_out, state.epoch, read, judged, head)
 
     def may_answer(self, consideration: Consideration) -> bool:
-        """Return True if its own answer may be given; the text may still be held out."""
+        """Return True if the small node's answer may be given. The text may still be held out."""
         accepted = consideration.judged is not None and consideration.judged.accepted
         return accepted and self.learn.answer == "small"
 
     def answer(self, consideration: Consideration, *, accepted: bool) -> Answer | None:
-        """Return its own answer, by the head if one is in use; `None` if nothing was read."""
+        """Return the small node's answer, by the head if in use; `None` if nothing was read."""
         if consideration.read is None:
             return None
         judged = consideration.judged
@@ -296,11 +296,11 @@ class Student(Generic[Out_co]):
         )
 
     def label(self, labels: Mapping[str, str], answers: Mapping[str, object]) -> str | None:
-        """Return the label of a text, by what the large model says of it; `None`: it said nothing.
+        """Return the label of a text by the large model's answers; `None` if one is missing.
 
         Args:
-            labels: Names of the options that it gave, by the names of the questions.
-            answers: What the agents of other decisions gave, by the same names.
+            labels: Names of the options that it chose, by question name.
+            answers: Outputs of the other decisions' agents, by question name.
         """
         names = [self.asked.name, *(decision.name for decision in self.others)]
         if not labels.keys() >= set(names):
@@ -314,7 +314,7 @@ class Student(Generic[Out_co]):
     async def add(
         self, consideration: Consideration, nested: RunContext, *, by_small: bool = False
     ) -> int:
-        """Store a text before any model is asked, and return its index."""
+        """Store a text before the large model is asked, and return its index."""
         learning = await self.ready(nested)
         index = await learning.store.run_in_thread(
             lambda: learning.store.add(
@@ -347,19 +347,19 @@ class Student(Generic[Out_co]):
         repeat: Callable[[RunContext], Awaitable[Result[T]]] | None = None,
         moot: bool = False,
     ) -> Result[T]:
-        """Ask the large model, which must see nothing of the small answer, and keep its label.
+        """Ask the large model, which must not see the small answer, and store its label.
 
         Args:
             index: Index of the text.
-            ask: Asks it.
-            label: Names the option that it gave; `None`: it gave none.
+            ask: Asks the large model.
+            label: Returns the name of the option that it chose; `None`: it chose none.
             nested: Context of the run.
-            repeat: Asks it a second time, if that is wanted.
-            moot: Whether it is asked whatever the small answer is.
+            repeat: Asks the large model a second time; `None`: it is asked once.
+            moot: True if it is asked whatever the small answer is.
 
         Raises:
-            MoaError: it failed, which counts as another answer than any; or it is set up so wrong
-                that it would answer nothing, which counts as nothing.
+            MoaError: the large model failed, which counts as a difference; or it is set up wrong,
+                and then the text is dropped.
         """
         store = (await self.ready(nested)).store
         start, inner = time.perf_counter(), nested.nested()
@@ -398,22 +398,23 @@ class Student(Generic[Out_co]):
         chosen: bool = False,
         people: bool = False,
     ) -> bool:
-        """Store a known answer, from a log or from people; `False`: the text was stored before.
+        """Store a known answer, from a log or from people. Return False if nothing was stored.
 
-        Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
-        texts that were drawn for them they count for what is guaranteed by people.
+        Nothing is stored if the label is missing, or the text was stored before. Texts from a log
+        of the large model may be held out, too. People's labels are used for fitting. Those of
+        texts drawn for labelling count for the guarantee about people's labels.
 
         Args:
-            text: What was answered.
-            label_values: The answers, by the names of the questions. If some are missing, the text
-                serves the fit alone.
+            text: Text that was answered.
+            label_values: Answers, by question name. If some are missing, the text is only used for
+                fitting.
             nested: Context of the run.
-            case: What it belongs to.
-            chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
-            people: Whether people have labelled it.
+            case: Case that the text belongs to.
+            chosen: True if it was chosen for labelling, so that it is only used for fitting.
+            people: True if people have labelled it.
 
         Raises:
-            InputError: a label isn't one of its question's.
+            InputError: a label isn't an option of its question.
         """
         from moa.calibration.answer_rows import LargeAnswer
 
@@ -448,7 +449,7 @@ class Student(Generic[Out_co]):
         return True
 
     def _name_options(self, answers: Mapping[str, object]) -> dict[str, str]:
-        """Name the options that were given, of the questions that matter here."""
+        """Return the names of the chosen options, for the questions that matter here."""
         questions = (self.asked, *(decision.agent.questions[0] for decision in self.others))
         labels = {
             question.name: label_of(question, answers[question.name])
@@ -458,7 +459,7 @@ class Student(Generic[Out_co]):
         return {name: label for name, label in labels.items() if label is not None}
 
     async def _read(self, text: str, context: RunContext) -> TextReading | None:
-        """Read a text; `None` if it can't be, and the large model answers."""
+        """Read a text; return `None` if that fails, so that the large model answers."""
         from moa.calibration.reader import logs_of
 
         features = (_ENCODED,) if self._encodes else ()
@@ -517,9 +518,9 @@ class Student(Generic[Out_co]):
         answer: LargeAnswer,
         context: RunContext,
     ) -> LargeAnswer:
-        """Ask the large model twice: its disagreement with itself bounds what can be learned.
+        """Ask the large model again: its disagreement with itself bounds what can be learned.
 
-        Whatever happens, such as a budget that is used up, the first answer stays.
+        If that fails, such as for want of budget, the first answer stays.
         """
         silent = quiet(context)
         try:
@@ -542,7 +543,7 @@ class Student(Generic[Out_co]):
 
 
 def _storable(text: str) -> str:
-    """Replace what a database can't hold in a text."""
+    """Replace the characters of a text that a database can't hold."""
     return join_surrogates(text).replace("\0", "\ufffd")
 
 

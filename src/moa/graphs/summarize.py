@@ -1,13 +1,13 @@
-"""Summarize: the sentences that say most of each chunk are kept, and a large model writes of them.
+"""Summarize: keeps each chunk's most important sentences, from which a large model writes.
 
 A map over chunks and one final step, as in Wu et al. 2021, "Recursively summarizing books with
-human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they are.
+human feedback", arXiv:2109.10862; but the map keeps sentences unchanged.
 
-A sentence counts by its figures, and by how near it is to the centroid of the text and to what the
-text is about (Radev et al. 2004, "Centroid-based summarization of multiple documents"; with vectors
-of sentences, Rossiello et al. 2017, "Centroid-based text summarization through compositionality of
-word embeddings"). What says the same as a sentence that is taken counts less (maximal marginal
-relevance, Carbonell and Goldstein 1998).
+A sentence is scored by its figures, and by its cosine with the centroid of the text and with its
+title and focus (Radev et al. 2004, "Centroid-based summarization of multiple documents"; with
+vectors of sentences, Rossiello et al. 2017, "Centroid-based text summarization through
+compositionality of word embeddings"). Likeness to a sentence already picked lowers the score
+(maximal marginal relevance, Carbonell and Goldstein 1998).
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from moa.graphs.writing import WholePrompt, attempt, report_step, write_to_lengt
 from moa.node import Frozen, Reply
 
 _SENTENCES, _MOST_SENTENCES, _WORDS_A_FURTHER = 3, 8, 300
-"""Sentences of a summary whose length isn't given: 3, and 1 for each further 300 words of the text,
-8 at most."""
+"""Default number of sentences: 3, and 1 for each further 300 words of the text, 8 at most."""
 _WRITE = (
     "You summarize texts. Say what was decided, found or asked for, with the names, figures and "
     "dates that matter most. Write full sentences, in the language of the text, and nothing that "
@@ -48,41 +47,42 @@ _WRITE = (
 )
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
-"""How much more than the summary is long is kept at least."""
+"""Minimum length of the kept sentences, as a multiple of the summary's."""
 _MAX_CHUNKS = 3
-"""Maximum number of chunks that a sentence rests on."""
+"""Maximum number of chunks cited for a sentence."""
 _MAX_TOKENS = 2048
-"""Limit of a written summary, reasoning included."""
+"""Maximum number of tokens of a written summary, reasoning included."""
 _REDUNDANCY = 0.3
-"""How much the likeness to the nearest sentence that is taken counts against one."""
+"""Weight of a sentence's cosine with the nearest one already picked, subtracted from its score."""
 _FIGURE, _MOST_FIGURES = 0.15, 3
-"""What each figure of a sentence adds to its worth, up to so many: the most central sentences of
-minutes and contracts name their topics, those with figures say what is settled. Chosen on business
-texts of one writer (.25 of their facts kept without it, .49 with); of another's .23 and .38."""
+"""Score that each figure of a sentence adds, and maximum number of figures that count. In minutes
+and contracts the most central sentences name topics; those with figures say what is settled. Chosen
+on one writer's business texts (.25 of their facts kept without it, .49 with); on another's, .23 and
+.38."""
 _SAME = 0.95
-"""Cosine from which on a sentence repeats one that is taken, and is left out."""
+"""Minimum cosine at which a sentence repeats one already picked, and is left out."""
 
 
 class Original(Frozen):
-    """A text that is to be summarised."""
+    """A text to summarise."""
 
     text: str
     title: str | None = None
-    """What it is called. It helps to find what matters."""
+    """Title. It helps to find what matters."""
     focus: str | None = None
-    """What the reader looks for in it."""
+    """Topic that the reader looks for."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def about(self) -> tuple[str, ...]:
-        """What is known of what it is about."""
+        """The title and the focus, if given."""
         return tuple(text for text in (self.title, self.focus) if text)
 
 
 class Sentence(Frozen):
-    """A sentence, and what it rests on."""
+    """A sentence, and the chunks that it rests on."""
 
     text: str
     chunks: tuple[int, ...]
@@ -94,9 +94,9 @@ class Summary(Reply):
 
     sentences: tuple[Sentence, ...]
     spans: tuple[tuple[int, int], ...]
-    """Where each chunk is in the text: its first character, and the one behind its last."""
+    """Position of each chunk: `text[start:end]`."""
     written_by: Literal["llm", "extract"]
-    """`extract`: the sentences are the text's own, since no model could write or had to."""
+    """`extract`: the sentences are the text's own, since no model could write or was needed."""
 
 
 class Summarize(Recipe[Original, Summary], recipe="summarize"):
@@ -128,11 +128,11 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     """Share of a longer text's tokens that the large model reads, unless the summary needs
     more."""
     read_tokens: int = Field(default=3000, ge=1)
-    """Maximum number of tokens that it reads; a shorter text is read whole."""
+    """Maximum number of tokens that the large model reads; a shorter text is read whole."""
     chunk_tokens: int = Field(default=800, ge=1)
     """Maximum number of tokens of a chunk, by a cautious estimate."""
     encoder: Large | None = None
-    """Turns sentences into vectors; `None`: the built-in one."""
+    """Endpoint that embeds sentences; `None`: the built-in encoder."""
 
     def prepare(self) -> None:
         """Make the agents."""
@@ -142,7 +142,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         )
 
     def _length_of(self, text: str) -> Length:
-        """Return the length that the summary of a text is to have."""
+        """Return the target length of a text's summary."""
         if self.sentences is not None or self.words is not None:
             return Length(sentences=self.sentences, words=self.words)
         extra = max(0, word_count(text) // _WORDS_A_FURTHER - 1)
@@ -175,7 +175,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         )
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw the chunks, what is kept of each, and who writes."""
+        """Draw the chunks, their extracts, and the writer."""
         writes = can_write(self.llm.model)
         sketch.chain("chunks", "extracts", (self.writer, "summary") if writes else None)
 
@@ -188,7 +188,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     ) -> tuple[Sequence[Sentence], Salience | None]:
         """Keep the most important sentences of each chunk, then of all if they are too many.
 
-        A text that is read at once is left whole.
+        A text within `read_tokens` is kept whole.
         """
         total = approximate_tokens(request.text)
         if total <= self.read_tokens:
@@ -235,7 +235,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         extracts: Sequence[Sentence],
         context: RunContext,
     ) -> list[Sentence]:
-        """Write it from the kept sentences; return nothing if that fails."""
+        """Write the summary from the kept sentences; return an empty list if that fails."""
         if not can_write(self.llm.model):
             context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             return []
@@ -256,7 +256,7 @@ class Salience:
     """Ranks sentences of one text by their vectors.
 
     Args:
-        vectors: By text; `None`: there are none, and the first sentences count as the best.
+        vectors: Vectors by text; `None`: the first sentences count as the best.
         about: What the text is about; each has a vector.
     """
 
@@ -305,12 +305,12 @@ class Salience:
         return [taken_sentences[n] for n in sorted(picks)]
 
     def take(self, tokens: float, taken_sentences: Sequence[Sentence]) -> list[Sentence]:
-        """Take the best sentences, up to so many tokens; one at least."""
+        """Take the best sentences, at least one, up to a number of tokens."""
         return self.pick(taken_sentences, full=lambda picks: _tokens(picks) > tokens)
 
 
 def _note_figures(summary: Sequence[Sentence], original: Original, context: RunContext) -> None:
-    """Note figures in a summary that the text hasn't: they may be made up."""
+    """Note figures in a summary that aren't in the text: they may be made up."""
     figures = {*find_numbers(original.text), *find_numbers(original.title or "")}
     unknown = [
         figure
@@ -326,7 +326,7 @@ def _note_figures(summary: Sequence[Sentence], original: Original, context: RunC
 
 
 def _prompt(original: Original, read: str) -> str:
-    """Show what is kept of a text, its title, and what its reader looks for."""
+    """Write the prompt: the title, the kept text, and the focus."""
     title = [f"Title: {original.title}"] if original.title else []
     parts = [block("\n\n".join([*title, read]))]
     if original.focus:
@@ -335,7 +335,7 @@ def _prompt(original: Original, read: str) -> str:
 
 
 def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
-    """Find for each sentence the chunks that share most of its words."""
+    """Return each sentence with the chunks that share most of its words."""
     word_sets = [{word for sentence in chunk for word in words(sentence.text)} for chunk in read]
     result: list[Sentence] = []
     for _, sentence in sentences(text):
@@ -348,7 +348,7 @@ def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
 
 
 def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Sentence]]:
-    """Return the chunks of a text, each with its place, and the sentences of each."""
+    """Return the chunks of a text with their starts, and their sentences."""
     pieces = list(chunks(text, max_tokens=max_tokens))
     all_sentences = [
         Sentence(text=sentence, chunks=(n,))

@@ -1,10 +1,10 @@
-"""Support: an inbox in; small models read each message, and a large one writes where it must.
+"""Support: small models read each message of an inbox, and a large one writes when it must.
 
-If the encoder for many languages is installed, heads decide that were fitted beforehand to
-labelled messages (see `moa.decisions.heads`), and the small model isn't asked: of sentiment,
-urgency, spam and injections always, of the intent if the intents are the shipped ones. Intents
-of one's own are decided by their examples and meaning. Elsewhere the small model is asked, with the
-examples of the settings.
+If the multilingual encoder is installed, shipped heads decide instead of the small model. They were
+fitted to labelled messages (see `moa.decisions.heads`). They decide sentiment, urgency, spam and
+injections, and the intent if the intents are the shipped ones. Your own intents are decided by
+their examples and meaning. Without the encoder the small model is asked, with the examples of the
+settings.
 """
 
 from __future__ import annotations
@@ -68,22 +68,22 @@ from moa.node import Became, Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Question
 
 HEADS_READ = 1000
-"""Minimum tokens of a message that heads read: the encoder is fast, and a long message may state
+"""Lower bound of `read_tokens` if heads decide: the encoder is fast, and a long message may state
 its wish anywhere."""
 UNWRITTEN = "replies"
-"""The queue of the messages that people answer, if no model can."""
+"""Queue of messages that people answer, since no model can."""
 QUARANTINE = "quarantine"
-"""The queue of what looks unwanted: people look through it, and nothing in it is lost."""
+"""Queue of messages that look unwanted. People look through it, so nothing is lost."""
 IN_DANGER = "danger"
-"""The queue that people look at first: somebody may be hurt, or about to be."""
+"""Queue that people look at first: somebody may be hurt, or about to be."""
 FOUND = 3
-"""Passages of the documents that whoever writes a reply is given."""
+"""Number of document passages that the writer of a reply is given."""
 _BECAME: Mapping[str, Became] = {
     UNWRITTEN: "waiting",
     QUARANTINE: "quarantined",
     IN_DANGER: "in danger",
 }
-"""What it means to be in a queue of the graph's own."""
+"""Outcomes of the graph's own queues."""
 Unwanted = Literal["spam", "injection"]
 D = TypeVar("D", bound=DecidingAgent[Any])
 
@@ -92,17 +92,17 @@ class Answered(Reply):
     """A message with its reply."""
 
     kind: Literal["reply", "draft"] = "reply"
-    """A draft has to be read by somebody before it is sent; `doubts` say why."""
+    """A draft must be read by a person before it is sent; `doubts` say why."""
     written_by: Literal["llm", "template"]
     reason: str
-    """Why the LLM wrote it, or why it didn't have to."""
+    """Reason why the LLM wrote it, or didn't have to."""
     doubts: tuple[str, ...] = ()
-    """Why it is a draft, in words; none of a reply."""
+    """Reasons why it is a draft, in words; empty for a reply."""
     decisions: Reading
 
     @property
     def became(self) -> Became:
-        """The kind of reply: a template, a draft, or a text that a model wrote."""
+        """Kind of reply: a template, a draft, or a text that a model wrote."""
         if self.kind == "draft":
             return "drafted"
         return "replied" if self.written_by == "template" else "written"
@@ -121,7 +121,7 @@ class Routed(Frozen):
 
     @property
     def became(self) -> Became:
-        """How it is handled: as a danger, waiting, quarantined, or routed to a queue."""
+        """Outcome: in danger, waiting, quarantined, or routed to a queue."""
         return _BECAME.get(self.queue, "routed")
 
     def __str__(self) -> str:
@@ -129,7 +129,7 @@ class Routed(Frozen):
 
 
 class Rejected(Dropped):
-    """A message that needs no answer: it is empty, or what the settings let be dropped."""
+    """A message that needs no answer: it is empty, or the settings drop its kind."""
 
     kind: Literal["drop"] = "drop"
     decisions: Reading | None = None
@@ -137,7 +137,7 @@ class Rejected(Dropped):
 
     @property
     def became(self) -> Became:
-        """It is dropped."""
+        """Outcome: dropped."""
         return "dropped"
 
 
@@ -165,7 +165,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
     settles_by: ClassVar[str] = "intent"
     slm: Small
-    """Decides."""
+    """Model that decides."""
     llm: Large
     """Writes the replies that no fixed reply or queue covers. A model known to be small writes only
     drafts, and urgent messages go to people: its advice on a stolen card helps nobody. The
@@ -183,7 +183,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     index: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """Folder of the stored index of documents; `None`: each process reads them again."""
     company: str = "a company"
-    """The company, as the writer of replies is told."""
+    """Description of the company for the writer of replies."""
     tone: str = "friendly, concrete, at most five sentences"
     """Tone of the replies."""
     spam: str = SPAM
@@ -191,7 +191,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     injection: str = CRITERION
     """Criterion of a prompt injection, which is quarantined."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Minimum probability of a message that is quarantined."""
+    """Minimum probability of spam or an injection at which a message is quarantined."""
     danger: str = Field(default=DANGER, min_length=1)
     """Criterion of an urgent (or possibly urgent) message that goes first, to the queue
     `danger`."""
@@ -202,7 +202,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Kinds of messages to drop instead of quarantining them. Empty by default: nobody sees a
     dropped message."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
-    """The intents, by name."""
+    """Intents, by name."""
     learned: Annotated[LearnedGraph, from_file(LearnedGraph.load)] | None = None
     """File of `moa learn --graph support`. It has priority for the questions in it. If its intent
     has a guarantee, messages not covered by it go to the large model or to people."""
@@ -213,8 +213,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     has passed, messages above a threshold are handled without it. A guarantee in `learned` is then
     ignored."""
     labelled: Annotated[Path, AfterValidator(resolve_path)] | None = None
-    """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
-    them, in a table beside its `moa.toml`. More are better."""
+    """File of messages with their `intent`, besides the examples: JSON Lines as `moa label` writes
+    them; in a table, relative to `moa.toml`. More are better."""
     heads: bool = True
     """If true and the encoder is installed, the shipped heads decide, whatever `slm` is; `False`:
     `slm` decides by itself."""
@@ -226,8 +226,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     reply_sure: float = Field(default=0.99, ge=0, le=1)
     """Minimum confidence in the intent for a fixed reply, which nobody reads before the customer.
     By cross-validation on the heads' training messages, 31 of 267 replies about a parcel and 20 of
-    208 to thanks were wrong from 0.5 on, and none of 41 and 62 from 0.99 on. Without a shipped
-    head, a model may never reach this: look at its confidence, and set a lower value."""
+    208 to thanks were wrong at 0.5, and none of 41 and 62 at 0.99. Without a shipped head, a model
+    may never reach this: look at its confidence, and set a lower value."""
     read_tokens: int = Field(default=200, gt=0)
     """Maximum tokens that the small model reads, from the opening and the end of a longer message;
     at least 1,000 if the shipped heads decide."""
@@ -235,7 +235,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Maximum tokens of a reply."""
 
     def wire(self) -> BuiltGraph[Ticket, SupportOutcome]:
-        """Clean, read, then settle or write."""
+        """Wire the nodes that clean, read, and then settle or write."""
         slm, g = self.slm, Graph(self.name, Ticket)
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
         encoder = encoder_for(slm) if self.heads else None
@@ -298,7 +298,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _lessons(
         self, intent: Classifier[str | None], *agents: DecidingAgent[Any]
     ) -> Lessons | None:
-        """Make what the intent learns with, if it learns."""
+        """Make the nodes that the intent learns with, if it learns."""
         self.student: Student | None = None
         if not isinstance(self.learn, Learn):
             return None
@@ -310,7 +310,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _lesson(
         self, letter: Letter, opened: OpenMessage | Skipped, reading: Reading | None
     ) -> Lesson:
-        """Put together what the large model is asked, and whether that hangs on the intent."""
+        """Make the large model's input, `moot` if the intent doesn't change who writes."""
         if reading is None or isinstance(opened, Skipped):
             return Lesson(letter=letter, opened=None, moot=True)
         outcomes = {
@@ -328,7 +328,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return self.needs_llm(reading) or (isinstance(opened, OpenMessage) and opened.held)
 
     def is_unwritten(self, reading: Reading | None) -> bool:
-        """Return True if there is a message, and no model writes to it."""
+        """Return True if there is a message that no model replies to."""
         return reading is not None and not self.needs_llm(reading)
 
     def _settle_taught(
@@ -338,7 +338,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         reply: Reply | Skipped,
         labels: Label | Skipped,
     ) -> SupportOutcome:
-        """Return the outcome once the label is kept, which it doesn't depend on."""
+        """Return the outcome once the label is stored. It doesn't depend on the label."""
         del labels
         return self.settle(reading, letter, reply)
 
@@ -360,7 +360,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _letter(
         self, text: Text, reading: Reading | None, passages: Passages | Skipped | None = None
     ) -> Letter:
-        if self.learn is not None:  # whoever labels must not see what was decided
+        if self.learn is not None:  # the labelling model must not see what was decided
             return letter_of(text, None, passages, {})
         return letter_of(text, reading, passages, self.intents if self._is_clear(reading) else {})
 
@@ -371,7 +371,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return self._unclear(reading.intent) is None
 
     def _with_head(self, agent: D, criterion: str | None = None) -> D:
-        """Let an agent decide by the shipped head, if its question is the shipped one."""
+        """Give an agent its learned calibration, or the shipped head if it fits its question."""
         (question,) = agent.questions
         learned = self.learned and self.learned.calibration_of("support", question)
         if learned:
@@ -380,17 +380,17 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return agent
         copied = agent.with_heads()
         shop = self.intents == INTENTS and self.labelled is None
-        ours = {"intent": shop, "danger": False}  # whose words decide: no head was fitted
+        ours = {"intent": shop, "danger": False}  # decided by its words: no head was fitted
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
         return copied.with_shipped_head(question.name) if ours.get(question.name, True) else copied
 
     def needs_llm(self, reading: Reading | None) -> bool:
-        """Return True if a model has to write, since no routine settles it."""
+        """Return True if a model must write, since no routine covers the message."""
         return self.reason_for_llm(reading) is not None and not self._for_people(reading)
 
     def reason_for_llm(self, reading: Reading | None) -> str | None:
-        """Say why a large model has to write; `None` if it hasn't."""
+        """Return the reason why a large model must write; `None` if it needn't."""
         if reading is None or self._find_unwanted(reading):
             return None
         answers = {name: getattr(reading, name) for name in ("intent", "sentiment", "urgency")}
@@ -409,7 +409,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None if self._routine(reading) else self._reason_against_routine(reading)
 
     def _unclear(self, intent: Choice[str | None]) -> str | None:
-        """Say why an intent isn't expected to be right as often as asked; `None` if it is."""
+        """Return the reason why an intent isn't reliable enough; `None` if it is."""
         confidence, expected = intent.confidence or 0.0, intent.expected_precision
         if intent.accepted is not None:
             return None if intent.accepted else "no guarantee covers it"
@@ -420,14 +420,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return f"confidence {confidence:.2f}, expected precision {expected:.2f}, not guaranteed"
 
     def _reason_against_routine(self, reading: Reading) -> str:
-        """Say why a message of a known intent has no routine."""
+        """Return the reason why a message of a known intent has no routine."""
         label, language = reading.intent.label, reading.language
         replies = self.intents[label].reply if label in self.intents else {}
         if not replies:
             return f"as {label!r} is answered one by one"
         if language not in replies:
             return f"as there is no template for {label!r} in {language or 'its language'}"
-        likely = floor(1000 * (reading.intent.confidence or 0)) / 10  # not up to what it lacks
+        likely = floor(1000 * (reading.intent.confidence or 0)) / 10  # always below the limit
         return (
             f"as {label!r} is only {likely:g} % likely, and its fixed reply is sent from "
             f"{100 * self.reply_sure:g} % on (reply_sure)"
@@ -436,7 +436,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def settle(
         self, reading: Reading | None, letter: Letter, reply: Reply | Dropped | Skipped
     ) -> SupportOutcome:
-        """Return the outcome: dropped, to people or quarantine, or a written or fixed reply."""
+        """Return the outcome: dropped, to people, to quarantine, or a written or fixed reply."""
         if reading is None:
             return Rejected(reason="the message is empty")
         if danger := self._explain_danger(reading):
@@ -476,7 +476,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
     @property
     def _may_send(self) -> bool:
-        """Return True if what the model writes may go out unread, by what is known of it."""
+        """True if the model's replies may be sent unread, as far as known."""
         return is_sent(self.llm)
 
     def _explain_danger(self, reading: Reading) -> str | None:
@@ -511,7 +511,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
     def _find_unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
-        """Say what looks unwanted about it, and why; `None` if nothing does."""
+        """Return what looks unwanted about it, and the reason; `None` if nothing does."""
         kinds: tuple[Unwanted, ...] = ("injection", "spam")
         for kind in kinds:
             verdict: Verdict = getattr(reading, kind)

@@ -1,8 +1,8 @@
-"""Support that learns: whoever writes says what a message wants, and the intent learns from it.
+"""Support that learns: the large model labels each message, and the intent learns from that.
 
-Whoever writes also says how it sounds, how urgent it is, and whether it is spam. These are decided
-as ever; but if one of them is decided otherwise than the large model would, and another thing
-would become of the message, it counts as a difference.
+The large model also labels sentiment, urgency and spam. These are decided as usual. But if a
+decision differs from the large model's label so that the outcome of the message would change, it
+counts as a difference.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from moa.questions import Answer, Choice, Question
 
 
 class OpenMessage(Frozen):
-    """A message whose intent was decided, and whose side is known."""
+    """A message with its decided intent and its side."""
 
     intent: Choice[str | None]
-    """Accepted where a guarantee covers it."""
+    """Intent, accepted if a guarantee covers it."""
     place: int
-    """Where its answer is kept."""
+    """Index of its stored answer."""
     held: bool
-    """True if the large model has to label it, whatever happens to it."""
+    """True if it is held out: the large model labels it in any case."""
     twice: bool
     """True if the large model is asked twice."""
 
 
 class Lesson(Frozen):
-    """A message, as the large model is asked: what was decided isn't in it."""
+    """A message for the large model. Its letter doesn't show what was decided."""
 
     letter: Letter
     opened: OpenMessage | None
@@ -49,25 +49,25 @@ class Lesson(Frozen):
     moot: bool
     """True if the intent doesn't change whether the large model writes."""
     reading: Reading | None = None
-    """What was decided."""
+    """The decisions; `None` if there was nothing to read."""
 
 
 class Label(Frozen):
-    """What is learned of a message to which the large model writes nothing."""
+    """Label of a message that the large model doesn't reply to."""
 
     label: str | None = None
-    """`None`: it was not asked, or said nothing."""
+    """`None`: the large model wasn't asked, or gave no label."""
 
 
 class LearningIntent(TypedNode[Text, OpenMessage]):
-    """Decides the intent, by what was learned where a guarantee holds, and tosses the coin."""
+    """Decides the intent, by what was learned if a guarantee holds, and tosses the coin."""
 
     def __init__(self, student: Student[Choice[str | None]], labeller: ReplyWriter) -> None:
         super().__init__(name="intent")
         self.student, self.agent, self.labeller = student, student.small, labeller
 
     async def answer(self, request: Text, context: RunContext) -> OpenMessage:
-        """Decide, and keep the message before anybody else is asked."""
+        """Decide, and store the message before the large model is asked."""
         student, model = self.student, self.labeller.endpoint.model
         student.check(self.labeller)
         if not can_write(model):
@@ -88,10 +88,10 @@ class LearningWriter(TypedNode[Lesson, Reply]):
     """Writes the reply, with the labels that the intent learns from, in one call.
 
     Args:
-        student: What learns.
-        writer: Writes both.
-        base_writer: Writes the reply alone, if nothing valid came of both.
-        labeller: As `writer`, but breaks off behind the labels, which it says a second time.
+        student: Student that learns.
+        writer: Writes the reply and the labels.
+        base_writer: Writes only the reply, if the output of `writer` is not valid.
+        labeller: Like `writer`, but stops after the labels. It is asked for the second labels.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
         self.writer, self.plain = writer, base_writer
 
     async def answer(self, request: Lesson, context: RunContext) -> Reply:
-        """Write, and keep the label."""
+        """Write the reply, and store the label."""
         opened = _require_opened(request)
         ask_again = partial(_ask_for_labels, self.labeller, request.letter)
         try:
@@ -121,9 +121,9 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 
 
 class HeldOutLabels(TypedNode[Lesson, Label]):
-    """Has a message labelled that is held out, if no reply is written to it.
+    """Labels a held-out message that gets no written reply.
 
-    It is asked as whoever writes is, and breaks off behind the labels: another prompt would be
+    The labeller has the writer's prompt, and stops after the labels: another prompt would be
     another large model.
     """
 
@@ -132,7 +132,7 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
         self.student, self.labeller = student, labeller
 
     async def answer(self, request: Lesson, context: RunContext) -> Label:
-        """Ask for the label of what is held out; keep of the others that nobody was asked."""
+        """Label a held-out message. For any other, store that the large model wasn't asked."""
         opened = _require_opened(request)
         if not opened.held:
             await self.student.spare(opened.place, context, moot=request.moot)
@@ -174,11 +174,11 @@ class Lessons(NamedTuple):
         learn: Learn,
         writer: Callable[[Sequence[Question]], ReplyWriter],
     ) -> Lessons:
-        """Make it from the nodes that decide and the function that makes the writer, with labels.
+        """Make the nodes from those that decide, and from a function that makes the writer.
 
         Args:
             intent: The node that learns.
-            others: Decide the rest about a message: spam, its sentiment and its urgency.
+            others: Nodes that decide spam, sentiment and urgency.
             learn: Where rows are stored, and which model's answer is returned.
             writer: Makes the node that writes, and answers questions in the same call.
         """
@@ -195,7 +195,7 @@ class Lessons(NamedTuple):
 
 
 def _decision(agent: DecidingAgent[Any]) -> Decision:
-    """Say what hangs on a decision: whether a message is quarantined, or written to."""
+    """Return the part of a decision that quarantines a message or has its reply written."""
     if isinstance(agent, Filter):
         return Decision(agent, "yes", _is_stopped)
     if isinstance(agent, Sentiment):
@@ -217,14 +217,14 @@ def _is_urgent(urgency: Urgency) -> bool | None:
 
 
 def intent_in(opened: OpenMessage | Skipped) -> Choice[str | None] | Skipped:
-    """Take the decision."""
+    """Return the decided intent."""
     return opened if isinstance(opened, Skipped) else opened.intent
 
 
 async def _ask_for_labels(
     labeller: ReplyWriter, letter: Letter, context: RunContext
 ) -> Result[Reply]:
-    return await labeller.run(letter, quiet(context))  # that it breaks off is meant
+    return await labeller.run(letter, quiet(context))  # it is meant to break off
 
 
 def _label_in(student: Student, request: Lesson, reply: object) -> str | None:

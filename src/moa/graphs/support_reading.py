@@ -1,4 +1,4 @@
-"""What the support graph decides about a message: the agents, and what they are told."""
+"""Decisions of the support graph about a message: the agents, and their questions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from moa.questions import Answer, Choice, Option, Predicate, Question, Score, sc
 
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 DANGER = "about danger to people, such as an injury, poison, smoke, fire or gas"
-"""What goes to people first."""
+"""Criterion of messages that go to people first."""
 URGENT = "now"
-"""The level of urgency that can't wait."""
+"""Level of urgency that can't wait."""
 MAY_BE = 0.05
-"""Probability of being urgent from which on it is asked whether people are in danger."""
+"""Minimum probability of being urgent for asking whether people are in danger."""
 SURE = 0.5
-"""Probability of danger from which on it counts in a message that isn't urgent. If urgency is
-read by heads that were fitted without a message's writer, 164 of 188 dangers are found, with 7 % of
-all other messages called dangerous; from 0.6 on it would be 159, with 6 %."""
+"""Minimum probability of danger in a message that isn't urgent. With urgency heads fitted without
+the message's writer, 164 of 188 dangers are found, and 7 % of all other messages are called
+dangerous; at 0.6 it would be 159, and 6 %."""
 
 
 class Ticket(BaseModel):
@@ -54,7 +54,7 @@ class Urgency(BaseModel):
 
 
 class Reading(Frozen):
-    """What the small model made of a message."""
+    """The decisions about a message."""
 
     language: str | None
     sentiment: Mood
@@ -63,7 +63,8 @@ class Reading(Frozen):
     spam: Verdict
     injection: Verdict
     danger: Predicate | None = None
-    """True if people are in danger; `None` if it surely isn't urgent, and nobody was asked."""
+    """Whether people are in danger; `None` if it wasn't asked, since the message surely isn't
+    urgent."""
 
 
 class DangerFinder(DecidingAgent[Predicate]):
@@ -71,7 +72,7 @@ class DangerFinder(DecidingAgent[Predicate]):
 
     Args:
         endpoint: The endpoint that decides.
-        criterion: What the message is then, so that "Is this message …?" is a question.
+        criterion: What completes the question "Is this message …?".
 
     Raises:
         CapabilityError: the endpoint can't decide.
@@ -88,14 +89,14 @@ class DangerFinder(DecidingAgent[Predicate]):
 
 
 class Excerpt(TypedNode[Text, Text]):
-    """Gives the opening and the end of a text that is too long to be decided on as a whole."""
+    """Shortens a text that is too long to decide on to its opening and its end."""
 
     def __init__(self, max_tokens: int) -> None:
         super().__init__(name="excerpt")
         self.max_tokens = max_tokens
 
     async def answer(self, request: Text, context: RunContext) -> Text:
-        """Cut, and say so in the trace."""
+        """Shorten the text, and note it in the trace."""
         text = excerpt(request.text, max_tokens=self.max_tokens)
         if text == request.text:
             return request
@@ -108,28 +109,29 @@ class Excerpt(TypedNode[Text, Text]):
 
 
 class Intent(BaseModel):
-    """What a message can want, and what is done then: reply, else route, else have it written."""
+    """An intent and its handling: a fixed reply, else a queue, else a written reply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     means: str
-    """What it means, in words."""
+    """Meaning, in words."""
     examples: tuple[str, ...] = ()
-    """Messages that want it, shown to a model whose label probabilities are read."""
+    """Example messages, shown to a model whose label probabilities are read."""
     reply: dict[str, str] = Field(default_factory=dict[str, str])
-    """The routine reply, by language; a message in another language is routed or written."""
+    """Fixed reply, by language. In another language the message is routed, or a reply is
+    written."""
     queue: str | None = None
-    """Who takes care of it without a reply."""
+    """Queue for messages without a fixed reply."""
 
 
 _SHIPPED = tomllib.loads(files("moa.graphs").joinpath("support.toml").read_text("utf-8"))
 INTENTS = {name: Intent(**intent) for name, intent in _SHIPPED["intents"].items()}
 OTHERS: tuple[str, ...] = tuple(_SHIPPED["others"])
-"""Messages that want none of it."""
+"""Example messages with none of the intents."""
 URGENCY_EXAMPLES: tuple[tuple[str, str], ...] = tuple(
     (text, level) for text, level in _SHIPPED["urgency"]
 )
-"""Texts, and how urgent they are."""
+"""Example texts, each with its level of urgency."""
 
 
 def intent_of(
@@ -138,7 +140,7 @@ def intent_of(
     """Build the agent that tells what a message is about.
 
     Raises:
-        ConfigError: the file `labelled` can't be read, or has another intent.
+        ConfigError: the file `labelled` can't be read, or has an unknown intent.
     """
     # One of each in turn: the last examples weigh most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
@@ -166,14 +168,14 @@ def urgency_of(slm: Endpoint) -> Decider[Urgency]:
 
 
 def as_one_text(ticket: Ticket) -> str:
-    """Put the subject before the text; what mail programs write if there is none is none."""
+    """Put the subject before the text. A placeholder such as `(no subject)` is left out."""
     subject = ticket.subject or ""
     parts = ("" if _NO_SUBJECT.fullmatch(subject.strip()) else subject, ticket.text)
     return "\n\n".join(part for part in parts if part.strip())
 
 
 def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
-    """Take what the rules say if they stop a message; `None` if the message is empty."""
+    """Return the rules' verdict if they stop a message, else the model's; `None` if it is empty."""
     if isinstance(rules, Skipped) or isinstance(injection, Skipped):
         return None
     return injection if rules.kept else rules
@@ -195,12 +197,12 @@ def may_be_urgent(urgency: Urgency | Skipped) -> bool:
 
 
 def is_urgent(urgency: Score) -> bool:
-    """Return True if a message is urgent, or nobody could say."""
+    """Return True if a message is urgent, or its urgency is unknown."""
     return urgency.status != "answered" or urgency.level == URGENT
 
 
 def with_danger(reading: Reading | None, *, threshold: float) -> Reading | None:
-    """Say yes to danger from a threshold on; where a message isn't urgent, where that is sure."""
+    """Decide danger by a threshold, of at least `SURE` if the message isn't urgent."""
     p = None if reading is None or reading.danger is None else reading.danger.probability
     if reading is None or reading.danger is None or p is None:
         return reading

@@ -1,4 +1,4 @@
-"""What the support graph writes: from which rules and facts, and what is looked at then."""
+"""Replies of the support graph: written from rules and facts, then checked."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from moa.node import Dropped, Frozen, Reply, Text
 from moa.questions import NONE_OF_THESE, Question
 
 Sent = Literal["send", "draft"]
-"""What happens to what a model writes."""
+"""Handling of the replies that a model writes."""
 _CUT: Literal["trailing-strings"] = "trailing-strings"
 _FILE = re.compile(r"[^\n]+\.(?:md|txt)", re.IGNORECASE)
 _TO_PEOPLE = ("refusal", "empty", "repetition", "echo")
-"""Faults of a text that helps nobody, not even as a draft."""
+"""Faults that make a text useless, even as a draft."""
 _MOODS = {
     "negative": "The customer is unhappy: begin by saying that you are sorry.",
     "positive": "The customer is pleased.",
@@ -54,16 +54,16 @@ LABEL_TOKENS = 100
 
 
 class Letter(Frozen):
-    """A message, and what whoever replies to it is told."""
+    """A message, and the hints for its writer."""
 
     text: str
     language: str | None = None
     about: str | None = None
-    """What it is about, in words; `None` if that isn't sure."""
+    """Topic, in words; `None` if it isn't sure."""
     mood: str | None = None
     urgent: bool = False
     passages: tuple[Passage, ...] = ()
-    """What was found in documents."""
+    """Passages found in the documents."""
 
 
 class Written(Reply):
@@ -74,24 +74,24 @@ class Written(Reply):
 
 
 class Labelled(Written):
-    """A reply, and the labels that stood before it."""
+    """A reply, and the labels written before it."""
 
     labels: dict[str, str]
-    """By the names of the questions."""
+    """Labels, by question name."""
 
 
 class ReplyWriter(Agent[Letter, Reply]):
-    """Writes replies from rules, facts and what was decided.
+    """Writes replies from rules, facts and decisions.
 
     Args:
         endpoint: The endpoint that writes.
         company: Description of the company that answers.
-        tone: How, in words.
-        policy: The rules of the house.
-        facts: What else may be said.
-        max_tokens: Limit of a reply.
-        labels: Questions that are answered in the same call, before the reply: it then reads as
-            `Labelled`, and what was decided must not be told.
+        tone: Tone of the replies, in words.
+        policy: Rules for replies.
+        facts: Facts that replies may use.
+        max_tokens: Maximum number of tokens of a reply.
+        labels: Questions answered in the same call, before the reply. The output is then
+            `Labelled`, and the request must not show what was decided.
 
     Raises:
         CapabilityError: the endpoint can't complete.
@@ -133,9 +133,9 @@ class ReplyWriter(Agent[Letter, Reply]):
         self._label_alone = False
 
     def messages(self, request: Letter) -> tuple[Message, ...]:
-        """Put what was found and decided after the rules, so that the message comes alone.
+        """Put facts and hints after the rules, so that the message comes alone.
 
-        Models of 1.5 billion parameters repeated a message that was followed by orders.
+        Models of 1.5 billion parameters repeated a message that was followed by instructions.
         """
         rule, *messages = super().messages(request)
         hints = [f"The message is about: {request.about}." if request.about else ""]
@@ -170,14 +170,14 @@ class ReplyWriter(Agent[Letter, Reply]):
         return Labelled(text=output.reply, cut=cut, labels=labels)
 
     def for_labels(self) -> ReplyWriter:
-        """Copy it, to be asked alike, and to break off behind the labels."""
+        """Return a copy with the same prompt that stops after the labels."""
         copied = copy.copy(self)
         copied.name, copied.max_tokens, copied._label_alone = "labeller", LABEL_TOKENS, True
         return copied
 
 
 class Waiting(TypedNode[Letter, Dropped]):
-    """Stands where a model would write, and leaves the message to people."""
+    """Takes the place of a writer, and leaves the message to people."""
 
     def __init__(self) -> None:
         super().__init__(name="reply")
@@ -191,7 +191,7 @@ class Waiting(TypedNode[Letter, Dropped]):
 
 
 def text_or_file(value: object, info: ValidationInfo) -> str:
-    """Return a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+    """Return the text. One line that ends in `.md` or `.txt` is a file, relative to moa.toml."""
     if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
         return value
     if not isinstance(value, str | Path):
@@ -205,7 +205,7 @@ def text_or_file(value: object, info: ValidationInfo) -> str:
 
 
 def _list_options(question: Question) -> str:
-    """List what can be answered, and what it means where its name doesn't say that."""
+    """Write a question and its options, with their descriptions."""
     lines = [f"{question.name}: {question.text}"]
     for option in question.options:
         means = "anything else" if option.name == NONE_OF_THESE else option.description
@@ -214,9 +214,9 @@ def _list_options(question: Question) -> str:
 
 
 def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
-    """Make what a large model fills in: the labels, and behind them the reply.
+    """Make the model that a large model fills in: the labels, then the reply.
 
-    The labels come first, so that they exist if the reply breaks off, or isn't wanted.
+    The labels come first, so that they exist even if the reply breaks off or isn't wanted.
     """
     fields: dict[str, Any] = {
         question.name: (
@@ -235,13 +235,13 @@ def letter_of(
     retrieved: Passages | Skipped | None,
     intents: Mapping[str, Intent],
 ) -> Letter:
-    """Put a message together with what was decided, as far as that is sure, and found.
+    """Combine a message with the decisions that are sure and the passages found.
 
     Args:
         text: The message.
-        reading: What was decided; `None` if it is empty.
+        reading: Decisions; `None` if the message is empty, or they must not be shown.
         retrieved: Passages of documents.
-        intents: What its intent means, by name; empty if the intent isn't sure.
+        intents: Intents, by name; empty if the message's intent isn't sure.
     """
     passages = retrieved.passages if isinstance(retrieved, Passages) else ()
     letter = Letter(text=text.text, language=text.language, passages=passages)
@@ -256,9 +256,9 @@ def letter_of(
 
 
 def is_sent(llm: Endpoint) -> bool:
-    """Return True if what an endpoint writes may go out unread, by what is known of its model.
+    """Return True if an endpoint's replies may be sent unread, as far as its model is known.
 
-    If nothing is, its tier says what somebody takes it for.
+    If nothing is known, its tier must be `llm`.
     """
     may = can_reply(llm.model)
     return llm.tier == "llm" if may is None else may
@@ -267,14 +267,14 @@ def is_sent(llm: Endpoint) -> bool:
 def doubts_about(
     reply: Reply, letter: Letter, facts: Sequence[str], *, sent: bool, model: str
 ) -> tuple[list[str], bool]:
-    """Say why a text has to be read before it is sent, and whether it is worth that.
+    """Return why a text must be read before it is sent, and True if it is useless.
 
     Args:
         reply: What a model wrote.
-        letter: What it was asked.
+        letter: Input of the model.
         facts: Rules and facts.
-        sent: Whether replies of this model may go out.
-        model: Its name.
+        sent: True if replies of this model may be sent.
+        model: Name of the model.
     """
     sources = [*facts, *(passage.text for passage in letter.passages)]
     ground = Ground(sources, letter.text)

@@ -1,6 +1,6 @@
-"""Write: a short text in one call; a long one by an outline, and its sections in parallel.
+"""Write: writes a short text in one call, a long one by an outline, with sections in parallel.
 
-The outline that tells each writer of the others is as in Ning et al. 2024, "Skeleton-of-thought:
+Each section's writer sees the whole outline, as in Ning et al. 2024, "Skeleton-of-thought:
 prompting LLMs for efficient parallel generation", arXiv:2307.15337, and Shao et al. 2024,
 "Assisting in writing Wikipedia-like articles from scratch", arXiv:2402.14207.
 """
@@ -30,10 +30,10 @@ from moa.graphs.writing import (
 from moa.node import Frozen, Reply
 
 WHOLE_WORDS = 400
-"""Words up to which a text is written in one call: an outline and its sections take six."""
+"""Maximum words of a text written in one call; an outline and its sections take six calls."""
 _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
 _FEW = 5
-"""Words from which on a sentence can repeat another; shorter ones may be meant to."""
+"""Minimum words of a sentence that counts as a repeat; shorter ones may be repeated on purpose."""
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
@@ -41,7 +41,7 @@ _SAID = re.compile(
     r"([5-9]\d|[1-9]\d{2,4})[\s-]{0,3}(?:words?|w[oö]rte[rn]*|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
     re.IGNORECASE,
 )
-"""Finds the number of words that a task asks for; fewer than 50 are rather its topic."""
+"""Finds the number of words that a task asks for. Fewer than 50 are rather its topic."""
 _COUNTS = {
     **{str(number): number for number in range(1, 9)},
     **dict.fromkeys(("one", "einem", "une", "una", "uma", "een"), 1),
@@ -76,7 +76,7 @@ _SECTION = (
 
 
 class Assignment(Frozen):
-    """What is to be written."""
+    """A writing task."""
 
     text: str
     """The task, in words."""
@@ -96,7 +96,7 @@ class Assignment(Frozen):
 
 
 class Form(NamedTuple):
-    """How long a text is to be, and how many sections it is to have."""
+    """Target length and number of sections of a text."""
 
     words: int
     sections: int
@@ -108,7 +108,7 @@ class Form(NamedTuple):
 
     @property
     def length(self) -> Length:
-        """The length alone."""
+        """The length without the sections."""
         return Length(words=self.words)
 
 
@@ -138,7 +138,7 @@ class Outline(BaseModel):
 
 
 class Section(Frozen):
-    """A section that is written."""
+    """A written section."""
 
     heading: str
     text: str
@@ -169,9 +169,9 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     """
 
     llm: Large
-    """Writes a short text; else the outline and the sections."""
+    """Writes the short text, or the outline and the sections."""
     words: int = Field(default=600, ge=1)
-    """Approximate length of the whole text, if the task has none, such as "about 300 words"."""
+    """Approximate length of the whole text, unless the task says it, as in "about 300 words"."""
     sections: int | None = Field(default=None, ge=1)
     """Maximum number of sections, each written by a call of its own; `None`: as many as the task
     says, as in "in two sections", or one for each 100 words, from 2 to 8."""
@@ -196,17 +196,17 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         )
 
     def _form_of(self, request: Assignment) -> Form:
-        """Return the length and the number of sections: the task's own, else the settings."""
+        """Return the form: the task's length, else `words`; `sections`, else the task's number."""
         match = _SAID.search(request.text)
         words = int(match[1]) if match else self.words
         by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(words / _WORDS_A_SECTION)))
         return Form(words, self.sections or sections_in(request.text) or by_length)
 
     async def answer(self, request: Assignment, context: RunContext) -> Article:
-        """Write it in one call; or outline it, and write the sections.
+        """Write the text in one call, or outline it and write the sections.
 
         Raises:
-            MoaError: it, the outline, or no section could be written.
+            MoaError: the text or the outline could not be written, or no section could.
         """
         silent = quiet(context)  # nothing is shown before its length is checked
         form = self._form_of(request)
@@ -217,14 +217,14 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         return await report_step("sections", writing, context)
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw one writer; or the outline and the sections."""
+        """Draw one writer, or the outline and the sections."""
         nodes = [self.whole] if self.in_one else [self.outliner, self.section_writer]
         sketch.chain(*nodes)
 
     async def _write_whole(self, request: Assignment, form: Form, context: RunContext) -> Article:
         """Write the text in one call; if it is too short, write it again by sections.
 
-        The one of the two that is nearer to the length is kept.
+        The text that is nearer to the length is kept.
         """
         length = form.length
         instruction = f"Write it in {length}: a title, then {form}."
@@ -244,7 +244,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     async def _write_longer(
         self, request: Assignment, article: Article, form: Form, context: RunContext
     ) -> Article:
-        """Write each section of a draft by itself, unseen: models copy what they are shown."""
+        """Write each section anew without showing the draft: models copy what they are shown."""
         parts = [
             Part(heading=section.heading, points=[section.heading]) for section in article.sections
         ]
@@ -255,7 +255,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         return await self._write_sections(request, outline, form.length, context)
 
     async def _outline(self, request: Assignment, form: Form, context: RunContext) -> Outline:
-        """Plan the sections; of those with the same heading the first stays."""
+        """Plan the sections. Of sections with the same heading, the first is kept."""
         instruction = f"Outline a text of {form.length} in {form.sections} sections."
         outline = (await self.outliner.run(f"{request.as_prompt}\n\n{instruction}", context)).output
         parts: dict[str, Part] = {}
@@ -270,11 +270,11 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     ) -> Article:
         """Write all sections in parallel, each to its share of the length.
 
-        One that fails is left out.
+        Failed sections are left out.
         """
         share = Length(words=max(1, round((length.words or 0) / len(outline.sections))))
         plan = str(outline)
-        # An outline of foreign material may repeat orders that are in it.
+        # An outline of untrusted material may repeat instructions in it.
         plan = block(plan, "Outline") if request.material else f"Outline:\n{escape_tags(plan)}"
 
         async def write(section: tuple[int, Part]) -> Section:
@@ -296,7 +296,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
 
 def _tidy(article: Article, length: Length, context: RunContext) -> Article:
-    """Remove what is said twice; then cut the ends of the longest sections, to the length."""
+    """Remove repeated sentences, then cut the ends of the longest sections to fit the length."""
     sections = _drop_repeats(article.sections, context)
     shorter = [*sections]
     while length.too_long(_prose(shorter)):
@@ -318,7 +318,7 @@ def sections_in(task: str) -> int | None:
 
 
 def article_of(text: str, task: str) -> Article:
-    """Read the sections of a text with headings of any levels, and its title, else the task."""
+    """Read the title and the sections of a Markdown text. Without a title, the task is used."""
     headings = [(len(m[1]), m[2], *m.span()) for m in _HEADING.finditer(text)]
     title, offset = task, 0
     if headings and [level for level, *_ in headings].count(headings[0][0]) == 1:
@@ -340,7 +340,7 @@ def _prose(sections: Sequence[Section]) -> str:
 
 
 def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Section]:
-    """Remove sentences that repeat an earlier one word for word: near ones may mean more."""
+    """Remove sentences that repeat an earlier one word for word. Similar ones may mean more."""
     seen: set[tuple[str, ...]] = set()
     remaining: list[Section] = []
     count = 0
@@ -363,7 +363,7 @@ def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Sect
 
 
 def _join(title: str, sections: Sequence[Section]) -> Article:
-    """Write Markdown; a section with the heading of the text is written without it."""
+    """Join the sections as Markdown. A section headed like the text is written without heading."""
     parts = [f"# {title}"]
     parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
     return Article(text="\n\n".join(parts), title=title, sections=tuple(sections))

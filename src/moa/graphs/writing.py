@@ -1,16 +1,16 @@
-"""Writing: the steps that recipes share which write in several calls.
+"""Writing: steps shared by recipes that write in several calls.
 
-Such a recipe plans, has the parts written in parallel, and checks and joins what came. Any of its
-calls may fail, or be refused by a budget; what is there by then is paid for, and still an answer.
-So a recipe says in its `answer` what happens `without` a step, and does the step by:
+Such a recipe plans, has the parts written in parallel, and checks and joins the results. Any of its
+calls may fail, or exceed the budget. The results so far are paid for, and still make an answer. So
+a recipe says what happens if a step is `missing`, and runs it with:
 
-- `report_step`: shows to whoever listens that a step begins and ends;
-- `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
-- `attempt_each`: one step for each part, some in parallel;
-- `revise`: a draft is made again, by what is wrong with it, until nothing is;
-- `write_to_length`: a text is written, once more if it is too short, and cut.
+- `report_step`: reports the start and the end of a step to the listener;
+- `attempt`, `attempt_writing`: run a step, or a writer, that the recipe can do without;
+- `attempt_each`: runs a step for each part, some in parallel;
+- `revise`: revises a draft by its faults until it has none;
+- `write_to_length`: writes a text, once more if it is too short, and cuts it.
 
-That an answer is valid is no matter of these: an `Agent` checks that, and asks again.
+They don't check that an answer is valid: an `Agent` does, and asks again.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from moa.trace import NodeFinished, NodeStarted, NoteKind
 Item = TypeVar("Item")
 T = TypeVar("T")
 MAX_CONCURRENCY = 8
-"""Calls that a recipe makes in parallel."""
+"""Maximum number of calls that a recipe makes in parallel."""
 
 
 class WholePrompt(Agent[str, Out], Generic[Out]):
-    """Sends the request as the prompt: its caller has put what is data into blocks."""
+    """Sends the request as the whole prompt. The caller has put data into blocks."""
 
     def user_prompt(self, request: str) -> str:
         """Return the request."""
@@ -45,7 +45,7 @@ class WholePrompt(Agent[str, Out], Generic[Out]):
 
 
 async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
-    """Do a step, and tell the run's listener that it begins and ends."""
+    """Run a step, and report its start and its end to the run's listener."""
     path, start = f"{context.node}/{step}", time.perf_counter()
     context.emit(NodeStarted(path))
     output = await work
@@ -56,13 +56,13 @@ async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
 async def attempt(
     work: Awaitable[T], context: RunContext, missing: str, *, kind: NoteKind = "failed"
 ) -> T | None:
-    """Do what a recipe can do without; if it fails, return `None`.
+    """Run a step that a recipe can do without; return `None` if it fails.
 
     Args:
-        work: What is done.
-        context: Its trace says why it failed.
-        missing: What happens to the run then, in words.
-        kind: Kind of the note.
+        work: The step.
+        context: Its trace says why the step failed.
+        missing: Consequence of a failure, in words.
+        kind: Kind of the note in the trace.
 
     Raises:
         MoaError: it is set up wrong, such as without a key, or the run's time is up.
@@ -76,7 +76,7 @@ async def attempt(
 
 
 def _check(error: MoaError) -> None:
-    """Raise an error that nothing may stand in for; a package that isn't installed is none."""
+    """Raise an error that no fallback may hide. A missing package may be hidden."""
     if not isinstance(error, MissingDependency):
         check_recoverable(error)
 
@@ -84,9 +84,9 @@ def _check(error: MoaError) -> None:
 async def attempt_writing(
     writer: Agent[In, Out], request: In, context: RunContext, missing: str
 ) -> Out | None:
-    """Let an agent write what a recipe can do without, unless its model is too small to write.
+    """Run a writer that a recipe can do without, unless its model is too small to write.
 
-    Returns `None` without it; see `attempt`.
+    Return `None` if nothing was written; see `attempt`.
     """
     model = writer.endpoint.model
     if not can_write(model):
@@ -104,18 +104,18 @@ async def attempt_each(
     *,
     minimum: int = 1,
 ) -> list[T | MoaError]:
-    """Do something for each item, some in parallel; if it fails, the error is in its place.
+    """Run a step for each item, some in parallel. The result of a failed item is its error.
 
     Args:
-        work: What is done for one item.
+        work: The step for one item.
         items: The items.
         context: Its trace says why an item failed.
-        missing: Says what happens to the run without an item.
+        missing: Returns the consequence of an item's failure, in words.
         minimum: Minimum number of items that must succeed, unless there are none.
 
     Raises:
-        MoaError: too few items succeeded, with the first error; or it is set up wrong, or the run's
-            time is up.
+        MoaError: too few items succeeded (it is the first error), an endpoint is set up wrong, or
+            the run's time is up.
     """
     failed: list[MoaError] = []
 
@@ -142,16 +142,16 @@ async def revise(
     *,
     tries: int,
 ) -> list[T]:
-    """Make a draft again until nothing is wrong with it, or `tries` are used up.
+    """Revise a draft until it has no faults, or `tries` are used up.
 
-    If the next draft fails, for whatever reason, the earlier ones are kept: they are paid for.
+    If the next draft fails, for any reason, the earlier ones are kept: they are paid for.
 
     Args:
         draft: The first draft.
-        redo: Makes the next draft out of the last one.
-        faults: Says what is wrong with a draft; `None`: it is accepted.
-        context: Its trace says what was wrong with each draft.
-        tries: Maximum number of drafts, with the first.
+        redo: Makes the next draft from the last one.
+        faults: Returns the faults of a draft; `None`: it is accepted.
+        context: Its trace gets the faults of each draft.
+        tries: Maximum number of drafts, including the first.
 
     Returns:
         All drafts, in order.
@@ -177,7 +177,7 @@ async def write_to_length(
     Args:
         writer: The agent that writes.
         prompt: The whole prompt.
-        length: How long the text is to be.
+        length: Target length of the text.
         context: The context of the run.
         what: The text's name in the trace, such as `section 2`.
 

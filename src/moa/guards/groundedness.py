@@ -1,4 +1,4 @@
-"""Groundedness: stops an answer with sentences that its passages don't hold."""
+"""Groundedness: stops an answer with sentences that its passages don't support."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from moa.guards.texts import texts_of
 
 
 class GroundedVerdict(Verdict):
-    """Verdict on an answer: True if it rests on its passages."""
+    """Verdict on an answer: kept if it rests on its passages."""
 
     ungrounded: tuple[int, ...] = Field(default=())
-    """Indices of the sentences without ground."""
+    """Indices of the sentences that the passages don't support."""
     sentences: int = 0
     """Number of sentences."""
 
 
 class Groundedness(TypedNode[Exchange, GroundedVerdict]):
-    """Looks every sentence of an answer up in passages; goes after a node.
+    """Checks every sentence of an answer against passages. It belongs after a node.
 
-    By default by its words and numbers, which sees what was made up, not what was put together
-    wrongly, and only in the language of the passages. `policy` asks who you say instead, such as
-    `Plausible` with a deciding node.
+    By default it compares words and numbers. That detects what was made up, but not what was
+    combined wrongly, and works only in the language of the passages. Pass a `policy` to check
+    differently, such as `Plausible` with a deciding node.
 
     Args:
-        passages: Finds them in the request and the output: `lambda request, output: [...]`;
-            `None`: every text of the request.
-        policy: Judges a sentence, the passages being the request; `None`: `Grounded(least=0.5)`.
-        most: Share of the sentences that may be without ground, 0 to 1.
+        passages: Returns the passages: `lambda request, output: [...]`; `None`: every text of the
+            request.
+        policy: Judges a sentence as the reply, with the passages as the request; `None`:
+            `Grounded(least=0.5)`.
+        most: Maximum share of unsupported sentences, from 0 to below 1.
         limits: See `Limits`.
 
     Raises:
@@ -62,7 +63,7 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
         self.most = most
 
     async def answer(self, request: Exchange, context: RunContext) -> GroundedVerdict:
-        """Look up sentence by sentence, in parallel; an empty answer has nothing to look up."""
+        """Check the sentences in parallel. An empty answer passes."""
         text = "\n".join(texts_of(request.output))
         sources = texts_of(request.request)
         if self._passages is not None:

@@ -27,7 +27,7 @@ from moa.trace import Event, NodeFinished, TextDelta
 
 T = TypeVar("T")
 Check = Node[Any, Verdict]
-"""A node that says whether a text, or an `Exchange`, is kept: a `Filter` is one."""
+"""A node that decides whether a text, or an `Exchange`, is kept, such as a `Filter`."""
 Guard = Check | Pii
 
 
@@ -53,7 +53,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
     """
 
     node: Annotated[Node[In, Out], FROM_GRAPH]
-    """The guarded node. It gives the whole its name, after "guarded", unless you pass one."""
+    """The guarded node. The default `name` is "guarded" and the node's name."""
     before: Sequence[Annotated[Guard, FROM_GRAPH]] = ()
     """Guards that run one after another before the node."""
     beside: Sequence[Annotated[Check, FROM_GRAPH]] = ()
@@ -91,7 +91,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
             )
 
     def sketch(self, sketch: Sketch) -> None:
-        """The guards and the node: one after another, but for those beside it."""
+        """Draw the guards and the node in order, with the guards beside it in parallel."""
         guards = (*self.before, *self.beside, self.node, *self.after)
         names = dict(zip(map(id, guards), unique_names([g.name for g in guards]), strict=True))
 
@@ -230,7 +230,7 @@ async def _first_blocked(calls: Sequence[Awaitable[Blocked | None]]) -> Blocked 
 
 
 class _Events:
-    """Holds the node's events back until they are released, and puts secrets back into them.
+    """Holds back the node's events until they are released, and restores secrets in them.
 
     Without a listener nothing is held. Sessions are applied one after another.
     """
@@ -246,7 +246,7 @@ class _Events:
         self.context.listener = self._take if outer.listener is not None else None
 
     def change(self, change: Callable[[str], str]) -> None:
-        """Change the texts that are held, each node's as a whole."""
+        """Change the held texts, each node's as a whole."""
         texts: dict[str, str] = {}
         for event in self._held:
             if isinstance(event, TextDelta):
@@ -260,14 +260,14 @@ class _Events:
         self._held = events
 
     def release(self) -> None:
-        """Emit the held events, and from now on each event at once."""
+        """Emit the held events, and later events at once."""
         self._released = True
         events, self._held = self._held, []
         for event in events:
             self._tell(event)
 
     def end(self) -> None:
-        """Emit the rest of each text: beginnings of placeholders that were none."""
+        """Emit the rest of each text: starts of placeholders that were never completed."""
         for node in list(self._streams):
             self._end(node)
 

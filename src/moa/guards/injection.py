@@ -1,8 +1,8 @@
-"""Injection: stops texts that try to give orders to the model that reads them.
+"""Injection: stops texts that try to give instructions to the model that reads them.
 
-Rules first, which cost nothing and know the plain forms; then a small model, which knows meaning
-(OWASP Top 10 for LLM applications 2025, LLM01). Neither is a wall: what a text says stays data in
-every prompt of `moa`, whatever a guard thinks of it.
+Rules come first: they cost nothing, and catch plain forms. Then a small model judges the meaning
+(OWASP Top 10 for LLM applications 2025, LLM01). Neither catches everything: in every prompt of
+`moa` a text stays data, whatever a guard says.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXAMPLES = (
     ("Thank you, everything works.", False),
     ("I returned it two weeks ago and still wait for the refund.", False),
 )
-"""Texts, and whether they are injections."""
+"""Texts, each with True if it is an injection."""
 
 _ORDERS = r"(?:instructions?|prompts?|rules?|guidelines?|commands?|directives?|directions|policies)"
 _EARLIER = r"(?:all|any|every|each|your|these|those|previous|prior|preceding|earlier|above|system)"
@@ -61,10 +61,11 @@ _TOLD = (
 
 
 def _verb_then(verbs: str, *, negated: str = "", without: str = "", most: int = 60) -> str:
-    """Match a verb that isn't `negated`, and up to `most` characters behind it, in one sentence.
+    """Return a pattern of a verb and up to `most` characters after it, in one sentence.
 
-    No other such verb may follow in them, since it is nearer to the object: so no stretch is read
-    again for each of many verbs. Neither may a word that is named as `without`.
+    `negated` is a pattern before the verb that excludes negations. The characters hold no other
+    such verb, since that is nearer to the object, so no stretch is read once for each verb. They
+    hold no word of `without`, either.
     """
     verb = rf"\b{negated}(?:{verbs})\b"
     lookahead = rf"(?!{verb})" + (rf"(?!\b(?:{without})\b)" if without else "")
@@ -73,7 +74,7 @@ def _verb_then(verbs: str, *, negated: str = "", without: str = "", most: int = 
 
 _RULES = {
     "it says to ignore instructions": (
-        # Customers forget rules, and ignore orders of theirs: it has to be all, or the model's.
+        # Customers forget rules, and ignore their own orders: it must be all, or the model's.
         _verb_then(
             "ignore|disregard|forget|override|bypass",
             negated="(?<!n.t )(?<!not )(?<!never )",
@@ -132,13 +133,13 @@ _RULES = {
 }
 _COMPILED = {says: re.compile(rule, re.IGNORECASE) for says, rule in _RULES.items()}
 _SMUGGLED = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007e]{4,}")
-"""Invisible letters of the tag block, except in flags of regions."""
+"""Invisible letters of Unicode's tag block, except in flags of regions."""
 _PIECE, _ACROSS = 20_000, 1_000
-"""Characters that a rule reads at once, since `re` lets no other thread run meanwhile; and those
-behind them that are read with them, which no match is longer than."""
+"""Characters that a rule reads at once, since `re` blocks other threads; and characters after them
+that are read too, the maximum length of a match."""
 _READ_TOKENS = 200
 _MOST_PARTS = 24
-"""Parts that a model reads of a text at most, if it is so long that not all of it is read."""
+"""Maximum number of parts that a model reads of a text too long to be read as a whole."""
 _AT_ONCE = 4
 _SUSPICIOUS = re.compile(
     r"\b(?:ignor|disregard|forget|override|bypass|instruct|prompt|system|assistant|developer"
@@ -146,13 +147,13 @@ _SUSPICIOUS = re.compile(
     r"|regla|oubli|consigne|règle|dimentic|istruzion|regol)\w*|\b(?:AI|LLM|GPT|KI|IA|rules?|role)\b",
     re.IGNORECASE,
 )
-"""Words that are frequent in orders to a model."""
+"""Words that are frequent in instructions to a model."""
 
 
 class InjectionRules(TypedNode[Text | str, Verdict]):
     """Stops plain forms of injection by rules: English, German, Spanish, French, Italian.
 
-    It reads the text folded too, so that hidden characters and full-width letters don't help.
+    It also reads the normalised text, so that hidden characters and full-width letters don't help.
     """
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
@@ -168,20 +169,20 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
 
 @ready("injection", "Drops orders to the software", "slm")
 class Injection(TypedNode[Text | str, Verdict]):
-    """Stops texts that try to give orders to a model: by rules, then by a small model.
+    """Stops texts that try to give instructions to a model: by rules, then by a small model.
 
     The rules read all of a text. The model reads a text of more than 200 tokens in parts, a few in
-    parallel, until one is an injection. If a text has more than 2,400 tokens, it reads 24 parts:
-    the start, the end, those with most words of such orders, and some at even distances. The trace
-    says so. If all of it must be read, refuse longer texts before this guard.
+    parallel, until one is an injection. Of a text of more than 2,400 tokens it reads 24 parts: the
+    start, the end, those with the most suspicious words, and some at even distances. The trace says
+    so. If all of it must be read, refuse longer texts before this guard.
 
     Args:
-        slm: Decides.
-        criterion: What is stopped, as `Filter` takes it.
-        threshold: Probability from which on a text is stopped.
-        rules: Whether the rules are asked first.
-        examples: Texts, and whether they are injections, shown to a model whose label
-            probabilities are read; `None`: those that ship, with the shipped criterion.
+        slm: Model that decides.
+        criterion: Criterion of the texts to stop, as in `Filter`.
+        threshold: Minimum probability at which a text is stopped.
+        rules: True to apply the rules first.
+        examples: Texts, each with True if it is an injection, shown to a model whose label
+            probabilities are read; `None`: the shipped ones, if the criterion is the shipped one.
         limits: See `Limits`.
 
     Raises:
@@ -208,7 +209,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         super().__init__(**limits)
         self._rules = InjectionRules(name="rules") if rules else None
         self.filter = injection_filter(slm, criterion, threshold=threshold, examples=examples)
-        """The small model's part of it."""
+        """Filter by the small model."""
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules, then ask the model."""
@@ -232,7 +233,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         return await self._find_surest(selection.parts, context)
 
     async def _find_surest(self, parts: Sequence[str], context: RunContext) -> Verdict:
-        """Ask about a few parts at once until one is met; else return the least sure verdict."""
+        """Ask about a few parts at once; return the first injection, else the least sure."""
         verdicts = list[Verdict]()
         for begin in range(0, len(parts), _AT_ONCE):
             batch = parts[begin : begin + _AT_ONCE]
@@ -248,13 +249,14 @@ class _Selection(NamedTuple):
 
     parts: list[str]
     left_out: int
-    """Characters that are in none of them."""
+    """Number of characters in none of them."""
 
 
 def _select(text: str) -> _Selection:
-    """Cut a text into parts that a model reads, the first ones first; of a long one, choose some.
+    """Return the parts of a text that a model reads, in reading order; of a long text, only some.
 
-    It is cut before it is split at its sentences, so that what isn't read takes no time.
+    A long text is cut into pieces before it is split at sentences, so that unread ones take no
+    time.
     """
     tokens = approximate_tokens(text)
     count = -(-tokens // _READ_TOKENS)
@@ -272,7 +274,7 @@ def _select(text: str) -> _Selection:
 
 
 def _choose_places(text: str, width: int, count: int) -> list[int]:
-    """Choose places of a text, `width` characters each, in the order in which they are read."""
+    """Choose places of a text, `width` characters each, and return them in reading order."""
     words = {
         (match.start() // width, match[0].lower())
         for begin in range(0, len(text), _PIECE)
@@ -292,7 +294,7 @@ def injection_filter(
     threshold: float = 0.5,
     examples: Sequence[tuple[str, bool]] | None = None,
 ) -> Filter:
-    """Build the filter that drops orders to the software, by the small model alone.
+    """Build the filter that drops injections, by the small model alone.
 
     The arguments are those of `Injection`.
     """
@@ -324,7 +326,7 @@ def _has_match(rule: re.Pattern[str], text: str) -> bool:
     for begin in range(0, len(text), _PIECE):
         end = begin + _PIECE + _ACROSS
         match = rule.search(text, begin, end)
-        # What follows may be other than the end that a rule took it for.
+        # A rule may have taken the end of the piece for the end of the text.
         while match and end < len(text) and not rule.match(text, match.start(), end + _ACROSS):
             match = rule.search(text, match.start() + 1, end)
         if match:

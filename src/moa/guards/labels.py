@@ -1,4 +1,4 @@
-"""Labels: a guard from a calibration, or from labels in words: topics, policies, anything."""
+"""Labels: a guard by labels, from a calibration or in words: topics, policies, anything."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
 
     Args:
         endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
-        labels: All labels, or what each means, by label; `None`: those of the calibration.
-        stop: The labels whose texts are stopped.
+        labels: All labels, or the meaning of each, by label; `None`: those of the calibration.
+        stop: Labels whose texts are stopped.
         task: The question that the labels answer; a calibration has its own.
-        calibration: What `moa learn` made for the endpoint's model.
-        doubtful: What happens to a text whose label the calibration doesn't accept: `judge` uses
-            the label all the same, `stop` stops the text, `keep` keeps it.
+        calibration: Calibration that `moa learn` made for the endpoint's model.
+        doubtful: What to do with a text whose label the calibration doesn't accept: `judge` uses
+            the label anyway, `stop` stops the text, `keep` keeps it.
         limits: See `Limits`.
 
     Raises:
@@ -80,7 +80,7 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
         )
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
-        """Ask for the label, and compare it."""
+        """Ask for the label, and stop the text if it is one of `stop`."""
         if not str(request).strip():
             return Verdict(kept=True, reason="the text is empty", confidence=1.0, met=False)
         choice = (await self._classifier.run(request, context)).output

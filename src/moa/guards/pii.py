@@ -31,7 +31,7 @@ _PLACEHOLDER = re.compile(r"\\?\[ ?([A-Za-z](?:[A-Za-z0-9]|\\?_)*\\?_[0-9]+) ?\\
 small letters, or escape them for Markdown."""
 _OPENED = re.compile(r"\\?\[[^\[]*\Z")
 _QUOTED = "QUOTED"
-"""Kind of texts that look like a placeholder in the input."""
+"""Kind of input texts that look like a placeholder."""
 
 
 class RedactedText(Text):
@@ -43,19 +43,19 @@ class RedactedText(Text):
 
 @ready("pii", "Masks personal data in a text")
 class Pii(TypedNode[Text | str, RedactedText]):
-    """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
+    """Replaces personal data with placeholders such as `[EMAIL_1]`.
 
-    By itself it is a node that masks a text for good. As a guard of `moa.guards.guarded` it masks
-    a request and puts everything back into the answer, streamed or whole. What it finds by itself:
-    credit cards, IBANs, e-mail addresses, phone numbers, IP and MAC addresses, wallets, URLs, and
-    the numbers that 17 countries give to people, by presidio's recognisers; checksums are
-    computed. It does not find names and postal addresses: those take a list, `deny`.
+    By itself it is a node that masks a text permanently. As a guard of `moa.guards.guarded` it
+    masks a request and restores everything in the answer, streamed or whole. By default it finds
+    credit cards, IBANs, e-mail addresses, phone numbers, IP and MAC addresses, crypto wallets,
+    URLs, and the personal numbers of 17 countries, by presidio's recognisers and with checksums. It
+    doesn't find names and postal addresses: list those in `deny`.
 
-    The same secret has the same placeholder within a request. What looked like a placeholder
-    before is masked itself, so that nothing is taken for another thing. If a recogniser raises,
-    nothing is sent. In a text with more numbers than can be checked one by one (phone numbers: from
-    about 250 different ones on; others: 150,000 characters with different numbers), the rest are
-    masked by their shape, as `PHONE` or `NUMBER`; the trace says so.
+    Within a request, the same secret has the same placeholder. Input that looks like a placeholder
+    is itself masked, to avoid confusion. If a recogniser raises, nothing is sent. If a text has too
+    many numbers to check one by one (more than about 250 different phone numbers, or 150,000
+    characters with different other numbers), the rest are masked by their shape, as `PHONE` or
+    `NUMBER`; the trace says so.
 
     Args:
         patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`. One that
@@ -63,8 +63,8 @@ class Pii(TypedNode[Text | str, RedactedText]):
         deny: Phrases that are masked wherever they are, in any case.
         ignore: Kinds to leave alone, such as `URL`.
         recognizers: Recognisers besides `patterns` and `deny`; `None`: presidio's.
-        threshold: Score from which on a finding counts, 0 to 1. Lower finds more, and more
-            order numbers among them.
+        threshold: Minimum score of a finding, 0 to 1. A lower one finds more, including more order
+            numbers.
         limits: See `Limits`.
 
     Raises:
@@ -79,7 +79,7 @@ class Pii(TypedNode[Text | str, RedactedText]):
     """
 
     masks = True
-    """True: it can't be beside a node."""
+    """True: it can't run beside a node."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Pii(TypedNode[Text | str, RedactedText]):
         self.threshold = threshold
         self.ignore = frozenset(ignore) - {_QUOTED}
         self.recognizers: tuple[Recognizer, ...] = (
-            Pattern(_QUOTED, _PLACEHOLDER.pattern),  # it would be taken for one when it comes back
+            Pattern(_QUOTED, _PLACEHOLDER.pattern),  # it would be taken for a placeholder later
             *(presidio_recognizers() if recognizers is None else recognizers),
             *(Pattern(kind, expression) for kind, expression in (patterns or {}).items()),
             *([deny_list(phrases)] if phrases else ()),
@@ -116,7 +116,7 @@ class Pii(TypedNode[Text | str, RedactedText]):
     def session(self, within: Sequence[PiiSession] = ()) -> Generator[PiiSession]:
         """Open a session that masks and restores the texts of one request, and then forgets them.
 
-        Placeholders of the sessions `within` which it is are left alone.
+        Placeholders of the enclosing sessions, `within`, are left alone.
         """
         session = PiiSession(self, within)
         try:
@@ -125,7 +125,7 @@ class Pii(TypedNode[Text | str, RedactedText]):
             session.close()
 
     async def answer(self, request: Text | str, context: RunContext) -> RedactedText:
-        """Mask a text for good, and note how much was found."""
+        """Mask a text permanently, and note how much was found."""
         with self.session() as session:
             text = await session.mask_all(str(request), context)
             session.note_found(context)
@@ -138,8 +138,8 @@ class PiiSession:
     """Masks and restores the texts of one request; `Pii.session` opens it.
 
     It shows no secret, and can't be copied. The same secret has the same placeholder. Masking
-    raises `GuardFailed` if a recogniser raised; after the session all methods raise
-    `ConfigError`.
+    raises `GuardFailed` if a recogniser raised. After the session, masking a finding and restoring
+    a text raise `ConfigError`.
     """
 
     def __init__(self, pii: Pii, within: Sequence[PiiSession] = ()) -> None:
@@ -149,14 +149,14 @@ class PiiSession:
         """Secrets, by placeholder."""
         self._placeholders: dict[SecretStr, str] = {}
         self._made: Counter[str] = Counter()
-        """Placeholders of each kind, with those of the sessions around."""
+        """Number of placeholders by kind, including those of the enclosing sessions."""
         for session in within:
             self._made |= session._made
         self._is_open = True
         self.found: Counter[str] = Counter()
         """Number of masked texts, by kind."""
         self.unchecked = 0
-        """Number of them masked by shape alone, in a text with too many numbers to check."""
+        """Number of texts masked by shape alone, since there were too many numbers to check."""
         self.altered: set[str] = set()
         """Placeholders that came back altered, and could not be restored."""
 
@@ -179,11 +179,11 @@ class PiiSession:
         return self.put_back(text)
 
     async def mask_all(self, value: T, context: RunContext) -> T:
-        """Mask every text in a value; a long one in a thread.
+        """Mask every text in a value, in a thread if it is long.
 
         Raises:
             DeadlineExceeded: the time given to the run is up.
-            InputError: something in it can't be looked into, or is a number to be masked.
+            InputError: a part of it can't be searched, or is a number that must be masked.
         """
         before = self.unchecked
         masked = await run_off_loop(
@@ -210,7 +210,7 @@ class PiiSession:
         return change_texts(value, self.restore, strict=False)
 
     def restorer(self) -> Restorer:
-        """Return a restorer of a text that comes in pieces."""
+        """Return a restorer for a streamed text."""
         return Restorer(self)
 
     def close(self) -> None:
@@ -285,7 +285,7 @@ def _normal_form(placeholder: str) -> str:
 
 
 class Restorer:
-    """Restores a text that comes in pieces: a placeholder may come in several."""
+    """Restores a streamed text. A placeholder may be split over several pieces."""
 
     def __init__(self, session: PiiSession) -> None:
         self._session = session
@@ -305,6 +305,6 @@ class Restorer:
         return self._session.put_back(text)
 
     def close(self) -> str:
-        """Return the rest: a beginning of a placeholder that was none."""
+        """Return the rest: the start of a placeholder that was never completed."""
         rest, self._pending = self._pending, ""
         return self._session.put_back(rest)

@@ -1,8 +1,8 @@
-"""Recognizers find secrets in a text: presidio's, and the user's own.
+"""Recognizers: find secrets in a text. They are presidio's, and the user's own.
 
-Presidio's come with their checksums, without a language model and without a network. What takes a
-language model is not there: names of people, places and organisations. Put those that you know on a
-deny list.
+Presidio's compute checksums, and need no language model and no network. Those for names of people,
+places and organisations aren't used, since they need a language model. Put the names that you know
+on a deny list.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 _KIND = re.compile(r"[A-Z][A-Z0-9_]*")
 _DENIED_S = 60.0
-"""Seconds for the phrases of a list: 5,000 of them take 26 s for 1 MB, but never more than that."""
+"""Timeout of a deny list in seconds: 5,000 phrases take at most 26 s for 1 MB."""
 _BRACE = re.compile(r"\\N\{[^}]*\}|\\.|\{(?:\d+(?:,\d*)?|,\d*)\}|\{", re.DOTALL)
-"""An escape, a count, or a brace that is neither: `regex` would take `{e}` for how many errors a
+"""An escape, a quantifier, or any other brace: `regex` would read `{e}` as the number of errors a
 match may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A part of a text that is to be kept from a model. It doesn't hold the part itself."""
+    """A part of a text that a model must not see. It doesn't hold the part itself."""
 
     kind: str
     """Kind, in capitals: `EMAIL`."""
@@ -47,7 +47,7 @@ class Finding:
     """False if only its shape counts, in a text with too many numbers to check."""
 
     def shift(self, by: int) -> Finding:
-        """Return it for a text that begins so many characters earlier."""
+        """Return the finding, shifted by that many characters."""
         return Finding(self.kind, self.start + by, self.end + by, self.score, self.checked)
 
 
@@ -56,11 +56,11 @@ class Recognizer(Protocol):
 
     @property
     def name(self) -> str:
-        """Shown in errors."""
+        """Name, for errors."""
         ...
 
     def find(self, text: str, /) -> Iterable[Finding]:
-        """Find them. Whatever it raises stops the request."""
+        """Find the secrets in a text. Any exception stops the request."""
         ...
 
 
@@ -70,7 +70,7 @@ def find(
     """Find everything in a text with a score of at least `least`, in order and without overlaps.
 
     Raises:
-        GuardFailed: a recogniser raised. What it said isn't told, since the text may be in it.
+        GuardFailed: a recogniser raised. Its message isn't shown, since it may quote the text.
     """
     findings: list[Finding] = []
     readers = [
@@ -94,7 +94,7 @@ def _ask_recognizer(recognizer: Recognizer, text: str) -> list[Finding]:
         return list(recognizer.find(text))
     except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
         failure = type(error).__name__
-    # Raised out here, so that the error doesn't carry the other one, which may quote the text.
+    # Raised out here, so that the error doesn't chain the other one, which may quote the text.
     if failure == "TimeoutError" and isinstance(recognizer, Pattern):
         raise GuardFailed(
             f"the pattern of {recognizer.name!r} took more than {recognizer.seconds:g} s for a "
@@ -108,10 +108,10 @@ def _ask_recognizer(recognizer: Recognizer, text: str) -> list[Finding]:
 
 
 def merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Make one finding of those that overlap.
+    """Merge findings that overlap.
 
-    It has the kind of the one with the highest score, of the longest among those, and covers all
-    of them: no part of a finding is left over.
+    The merged finding covers all of them, so no part is left over. It has the kind of the one with
+    the highest score; of equal ones, of the longest.
     """
     merged: list[Finding] = []
     cluster: list[Finding] = []
@@ -134,17 +134,18 @@ def _merge_cluster(cluster: Sequence[Finding]) -> Finding:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Finds what a regular expression matches, upper and lower case apart.
+    """Finds matches of a regular expression, case-sensitively.
 
     Args:
-        kind: What it is, in capitals.
+        kind: Kind of what it finds, in capitals.
         expression: The regular expression, as `re` takes it.
-        score: How sure a match is; 1 wins over everything else that is found in the same place.
-        seconds: Time that it may take for one text, or the request is stopped: there are
-            expressions that some texts keep busy for years.
+        score: Confidence of a match, from 0 to 1; 1 wins over all other findings in the same place.
+        seconds: Timeout for one text, after which the request is stopped. Some expressions would
+            take years on some texts.
 
     Raises:
-        ConfigError: it isn't valid, the kind is not in capitals, or there are no seconds.
+        ConfigError: the expression isn't valid, the kind is not in capitals, or `seconds` isn't
+            above 0.
     """
 
     kind: str
@@ -168,12 +169,12 @@ class Pattern:
 
     @property
     def name(self) -> str:
-        """The kind that it finds."""
+        """Kind that it finds."""
         return self.kind
 
     @functools.cached_property
     def _find_matches(self) -> Callable[..., Iterator[re.Match[str]]]:
-        # `re` can't be stopped, and lets no other thread run meanwhile.
+        # `re` can't be stopped, and blocks other threads.
         expression = _BRACE.sub(lambda f: r"\{" if f[0] == "{" else f[0], self.expression)
         return import_module("regex").compile(expression).finditer
 
@@ -181,7 +182,7 @@ class Pattern:
         """Find all matches that aren't empty.
 
         Raises:
-            TimeoutError: it took more time than it is given.
+            TimeoutError: it took longer than `seconds`.
         """
         for match in self._find_matches(text, timeout=self.seconds, concurrent=True):
             if match.end() > match.start():
@@ -189,9 +190,9 @@ class Pattern:
 
 
 def deny_list(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
-    """Find phrases of a list: in any case, with any white space between their words.
+    """Return a pattern of phrases, in any case, with any white space between their words.
 
-    A phrase is found as whole words, but for those that begin or end in a script without blanks.
+    Phrases match as whole words, except at an end in a script without spaces.
     """
     listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
     if not listed or not all(listed):
@@ -217,33 +218,33 @@ _RUN = re.compile(
     rf"(?=[{_PUNCTUATION}\w])[{_PUNCTUATION}]*+"
     rf"(?:(\w[{_PUNCTUATION}\w]*+(?<!\.)@{_LABEL}(?:\.{_LABEL})++)|[{_PUNCTUATION}\w]*+)"
 )
-"""An address with its local part, or else a whole run of characters that an address may hold: so
-each is read once."""
+"""An address with its local part, or else a whole run of characters that an address may hold, so
+that each is read once."""
 _ADDRESS = re.compile(r"(https?://)?((?:(?!https?://)[a-z0-9.-]){1,253})", re.IGNORECASE)
 _PATH = re.compile(r"(?::\d{1,5})?/[^\s()<>\"']*")
 
 
 class EmailAddresses:
-    """Finds e-mail addresses by their form; whether the domain is there isn't looked up.
+    """Finds e-mail addresses by their form. It doesn't look up the domain.
 
-    What it takes for one is what presidio's pattern matches, which takes quadratic time.
+    It matches the same addresses as presidio's pattern, which takes quadratic time.
     """
 
     name = "EMAIL"
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        """Find them, each up to the end of its domain."""
+        """Find the addresses, each up to the end of its domain."""
         for match in _RUN.finditer(text) if "@" in text else ():
             if match[1]:
                 yield Finding("EMAIL", match.start(1), match.end(1), 1.0)
 
 
 class Urls:
-    """Finds addresses with a scheme, a path or `www`, of the domains that presidio knows.
+    """Finds URLs with a scheme, a path or `www`, in the top-level domains that presidio knows.
 
-    Its own pattern, of which the domains are read, tries each of 1,400 at each of 253 places for
-    each character. Without any of the three it also takes `great.by`, two sentences without a
-    blank, for one.
+    The domains are read from presidio's pattern, which tries each of 1,400 at each of 253 places
+    for each character. That pattern also takes `great.by`, two sentences without a space, for a
+    URL.
     """
 
     name = "URL"
@@ -252,7 +253,7 @@ class Urls:
         self._domains = frozenset(re.findall(r"\(\?:([a-z]+)\)", pattern))
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        """Find them, each up to the end of its path."""
+        """Find the URLs, each up to the end of its path."""
         if "." not in text:
             return
         end = 0
@@ -278,35 +279,35 @@ _GENERIC = {
     "MacAddressRecognizer": "MAC",
     "CryptoRecognizer": "WALLET",
 }
-"""By the name of presidio's class, what its findings are called."""
+"""Kinds of findings, by the name of presidio's class."""
 _NATIONAL = (
     "UsSsn", "UsItin", "UkNino", "Nhs", "CaSin", "AuTfn", "AuMedicare", "DeTaxId",
     "DeSocialSecurity", "DeIdCard", "DeHealthInsurance", "EsNif", "EsNie", "ItFiscalCode",
     "PlPesel", "FiPersonalIdentityCode", "SePersonnummer", "InAadhaar", "InPan", "KrRrn", "KrFrn",
     "SgFin", "ThTnin", "TrNationalId", "ZaIdNumber", "NgNin",
 )  # fmt: skip
-"""Numbers that countries give to people: those with a check digit, or a form of their own."""
+"""Personal numbers of countries that have a check digit, or a form of their own."""
 _PHONE_REGIONS = (
     "US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "AT", "CH", "SE", "IN", "BR", "MX", "AU", "JP",
     "IL",
 )  # fmt: skip
 """Countries of phone numbers without a country code; with one, all countries are found."""
 _NEAR = 60
-"""Characters before a finding in which a word that speaks for it is looked for."""
+"""Characters before a finding that are searched for context words."""
 _MORE, _SURE_ENOUGH = 0.35, 0.4
-"""Score that such a word adds, and the minimum score with it; presidio's own numbers."""
+"""Score that a context word adds, and the minimum score with one; presidio's own numbers."""
 _PHONE_WORDS = ("phone", "number", "telephone", "cell", "cellphone", "mobile", "call")
 _FEW_DIGITS = 4
-"""Fewer digits than that are in no number that is looked for here."""
+"""Minimum digits of a number, unless its kind is in `_WITHOUT_DIGITS`."""
 _WITHOUT_DIGITS = frozenset(("WALLET", "IP", "MAC"))
 _CLUSTER = r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
-"""Places of numbers: digits, and characters between them. One may be as long as the text, so
-the `regex` module searches, which lets other threads run meanwhile."""
+"""Pattern of number clusters: digits, and characters between them. One may be as long as the text,
+so the `regex` module searches, which doesn't block other threads."""
 _AROUND_CLUSTER = 64
-"""Characters around a cluster that are read with it: letters of the number, and words before it."""
+"""Characters read around a cluster: letters of the number, and words before it."""
 _PART, _AROUND = 2000, 300
-"""Characters that are read at once, since some patterns take quadratic time; and those around
-them, which no finding is longer than."""
+"""Characters read at once, since some patterns take quadratic time; and those read around them, the
+maximum length of a finding."""
 _BETWEEN = (
     r"\-x\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()"
     r"\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e"
@@ -315,11 +316,11 @@ _PHONE = re.compile(rf"[+\uff0b(\uff08\[\uff3b{_BETWEEN}]{{0,8}}\d(?:[{_BETWEEN}
 """Candidates for phone numbers: digits, and the marks between them."""
 _BLANKS_AND_DASHES = " -./~x\u00a0\u3000"
 _AROUND_PHONE = 32
-"""Characters behind one that are read with it: an extension."""
+"""Characters read after a candidate, for an extension."""
 _READ = 150_000
-"""Characters of different places with numbers that are read with the patterns in one text."""
+"""Maximum characters of different number clusters read with the patterns in one text."""
 _PHONES = 3_000
-"""Characters of different phone numbers that are looked up in one text."""
+"""Maximum characters of different phone numbers looked up in one text."""
 _TOKEN = r"[+(]{0,2}\w*[\d:][\w.:/()+-]*"
 _SHAPE = re.compile(rf"{_TOKEN}(?: {_TOKEN}){{0,15}}")
 """Numbers by shape: words with digits, one after the other."""
@@ -332,7 +333,7 @@ _is_reading: ContextVar[bool] = ContextVar("moa.guards.recognizers.reading", def
 
 
 class _Silence(logging.Filter):
-    """While a text is read here, keeps presidio from logging numbers that it can't check."""
+    """Keeps presidio from logging numbers that it can't check while a text is read here."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not _is_reading.get()
@@ -340,19 +341,18 @@ class _Silence(logging.Filter):
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The numbers of one kind, which one of presidio's recognizers finds and checks."""
+    """Finds and checks numbers of one kind, by one of presidio's recognizers."""
 
     kind: str
     recognizer: PatternRecognizer
     words: re.Pattern[str] | None
-    """Words that speak for a finding if they are before it."""
+    """Context words, which raise the score of a finding after them."""
 
     def find(self, text: str) -> Iterator[Finding]:
-        """Find them.
+        """Find the numbers in a text.
 
         Raises:
-            TimeoutError: it took so long that presidio may have skipped a pattern, which it
-                doesn't say.
+            TimeoutError: it took so long that presidio may have silently skipped a pattern.
         """
         from presidio_analyzer import pattern_recognizer
 
@@ -375,9 +375,8 @@ class _Numbers:
 class PresidioNumbers:
     """Finds all kinds of numbers.
 
-    In one text, numbers in more than 150,000 characters of different places, and phone numbers in
-    more than 3,000, are not looked at one by one any more: whatever has their shape is found, and
-    not `checked`.
+    In one text, at most 150,000 characters of different number clusters and 3,000 of different
+    phone numbers are checked. Beyond that, everything of that shape is found, with `checked` False.
     """
 
     name = "presidio's recognisers"
@@ -386,7 +385,7 @@ class PresidioNumbers:
         self._kinds = kinds
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        """Find them in one text."""
+        """Find the numbers in one text."""
         return self.reader().find(text)
 
     def reader(self) -> NumberReader:
@@ -395,7 +394,7 @@ class PresidioNumbers:
 
 
 class NumberReader:
-    """Reads the views of one text for numbers; the same place once, however often it comes."""
+    """Finds numbers in the views of one text. The same place is read only once."""
 
     name = PresidioNumbers.name
 
@@ -407,7 +406,7 @@ class NumberReader:
         self._read = self._looked_up = 0
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        """Find them in one view."""
+        """Find the numbers in one view."""
         for start, end, begins, ends, first in _stretches(text):
             stretch = text[start:end]
             findings = self._stretches.get(stretch)
@@ -477,7 +476,7 @@ def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
 
 
 def _cut(text: str, begins: int, last: int) -> int:
-    """Return the end of a part: behind a line or a word, so that repeated lines are recognised."""
+    """Return the end of a part: after a line or a word, so that repeated lines are recognised."""
     if last - begins <= _PART:
         return last
     boundary = max(
@@ -487,7 +486,7 @@ def _cut(text: str, begins: int, last: int) -> int:
 
 
 def _look_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
-    """Find the phone numbers of any of the regions in what may be one."""
+    """Find the phone numbers of any region in a candidate."""
     from phonenumbers import PhoneNumberMatcher
 
     for region in _PHONE_REGIONS:
@@ -510,7 +509,7 @@ def _with_context(words: re.Pattern[str] | None, text: str, finding: Finding) ->
 
 @functools.cache
 def presidio_recognizers() -> Sequence[Recognizer]:
-    """Make recognisers of numbers and addresses that name a person, with presidio's patterns."""
+    """Make recognisers of numbers and addresses of persons, with presidio's patterns."""
     purpose = "to recognise numbers by their checksums"
     with require_package("presidio-analyzer", extra="guards", purpose=purpose):
         import presidio_analyzer

@@ -1,4 +1,4 @@
-"""Spam: stops unwanted mass mailings, by a head that ships."""
+"""Spam: a filter for unwanted mass mailings, with a head that ships with `moa`."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ EXAMPLES = (
     ("Meet beautiful singles tonight http://date.example", True),
     ("届いた商品が壊れていました。", False),
 )
-"""Texts, and whether they are spam."""
+"""Labelled examples: a text, and True if it is spam."""
 
 
 @ready("spam", "Drops unwanted mass mailings", "slm")
 class Spam(Filter):
-    """Stops unwanted mass mailings: a filter whose criterion is fitted already.
+    """Filter for unwanted mass mailings, whose criterion is already fitted.
 
-    The shipped head decides, if the encoder is beside the endpoint, and the endpoint isn't
-    asked; else the endpoint decides, shown examples of what is spam and what isn't.
+    If the encoder runs beside the endpoint, the shipped head decides and the endpoint isn't asked.
+    Otherwise the endpoint decides, with labelled examples in its prompt.
 
     Args:
         slm: Decides if there is no encoder.
-        criterion: What is stopped, as `Filter` takes it; with words of your own neither the head
-            nor its examples count.
-        threshold: Probability from which on a text is stopped.
-        examples: Texts, and whether they are spam, in the place of the head: see `Filter`.
+        criterion: What to stop, as in `Filter`. With a criterion of your own, neither the head nor
+            its examples are used.
+        threshold: Minimum probability at which a text is stopped.
+        examples: Labelled texts, used instead of the head; see `Filter`.
         limits: See `Limits`.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Texts: every text inside a typed value, read or changed; and the ways in which one may be read.
+"""Texts: reads or changes every text inside a typed value, and folds look-alike characters.
 
-A text is read folded too, as it is meant: digits of other scripts and full-width forms become
-ASCII, odd blanks and dashes plain ones, and invisible characters go (Unicode Technical
-Report 36, "Unicode Security Considerations"). Where each character came from is kept, so that what
-is found there can be taken out of the text as it was written.
+A text is also read folded, as it is meant: digits of other scripts and full-width forms become
+ASCII, unusual spaces and dashes become plain ones, and invisible characters are removed (Unicode
+Technical Report 36, "Unicode Security Considerations"). The origin of each character is kept, so
+that a match can be cut out of the original text.
 """
 
 from __future__ import annotations
@@ -46,19 +46,20 @@ _OPAQUE = (
 """Types that hold no text of a user, or hide it."""
 _NUMBERS = (int, float, decimal.Decimal, uuid.UUID)
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
-"""Characters that show nothing and are not of the category of formats."""
+"""Invisible characters outside the Unicode category Cf (format)."""
 _LONGEST = 4
-"""Characters that one stands for at most, as in `(10)`; more are a phrase in Arabic, whose many
-times over would be a long text to read."""
+"""Maximum number of characters that replace one, as in `(10)`. Longer replacements are Arabic
+phrases, which could make a text very long."""
 
 
 def change_texts(value: T, change: Change, *, strict: bool) -> T:
     """Change every text in a value: in models, data classes, mappings and sequences.
 
     What doesn't change is returned as the same object. Models and data classes are copied without
-    being validated or initialised again, so that a placeholder may replace a text that must match a
-    pattern. Private attributes and keys are changed too; cached properties are computed again. If
-    `strict`, a value that can't be inspected, or a number that would change, is an `InputError`.
+    being validated or initialised again, so a placeholder may replace a text that must match a
+    pattern. Private attributes and keys are changed too. Cached properties are computed again. If
+    `strict`, a value that can't be inspected, or a number that would change, raises an
+    `InputError`.
     """
     return cast("T", _Walk(change, strict=strict).walk(value))
 
@@ -172,13 +173,13 @@ class View:
     text: str
     """The text to read."""
     written: str | None = None
-    """The original text; `None`: the same."""
+    """The original text; `None` if it is the same."""
     meant: Mapping[int, str] = field(default_factory=dict[int, str])
     """The replacement of each changed character, by its code."""
 
     @cached_property
     def _origins(self) -> Sequence[int] | None:
-        """The original index of each character; `None` if it is the same."""
+        """Original index of each character; `None` if all are unchanged."""
         if self.written is None or all(
             len(replacement) == 1 for replacement in self.meant.values()
         ):
@@ -195,16 +196,16 @@ class View:
 
 
 def views(text: str) -> list[View]:
-    """Return the views of a text in which a secret could show; the first is the original.
+    """Return the views of a text in which a secret could show, the original first.
 
-    A plain text has one. Letters of scripts that put no blanks between words are blanked in one
-    of the others, since the end of a word is where many patterns begin.
+    An ASCII text has only one view. One of the others blanks the letters of scripts without spaces
+    between words, since many patterns begin at a word boundary.
     """
     all_views = [View(text)]
     if text.isascii():
         return all_views
     unusual = [character for character in set(text) if not character.isascii()]
-    # An invisible character may be inside a number, or between a word and one.
+    # An invisible character may be inside a number, or between a word and a number.
     for unseen, letter in (("", None), (" ", None), ("", " ")):
         replacements = {ord(character): _fold(character, unseen, letter) for character in unusual}
         view = View(text.translate(replacements), text, replacements)

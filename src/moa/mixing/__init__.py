@@ -1,1 +1,1 @@
-"""Mixing: asking several nodes at once, and making one answer of what they say."""
+"""Mixing: asking several nodes at once, and combining their answers into one."""

@@ -1,4 +1,4 @@
-"""Answer extraction: what a reply answers, so that answers can be counted and compared."""
+"""Answer extraction: finds the answer in a reply, so that answers can be counted and compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moa.node import Reply, Text
 
 
 def read_key(value: object) -> Callable[..., object]:
-    """Read a key: a function, or the name of one of this module as a table of moa.toml has it."""
+    """Read a key: a function, or the name of one in this module, as in a table of moa.toml."""
     keys_by_name = {key.__name__: key for key in (stated, last_number)}
     key = keys_by_name.get(value, value) if isinstance(value, str) else value
     if not callable(key):
@@ -24,17 +24,17 @@ def read_key(value: object) -> Callable[..., object]:
 
 
 Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(read_key)]
-"""Turns what a node gave into what it answers: equal if the answers are, and `None` if it
-answers nothing that could be read."""
+"""Returns the answer in a node's output, to be compared with others; `None` if there is no readable
+answer."""
 
 _ANSWER = "answer"
 
 
 def stated(reply: object) -> Hashable | None:
-    """Read what a reply answers: its field `answer` if it has one, else as `answer_of` does.
+    """Read the answer of a reply: its field `answer` if it has one, else as `answer_of` does.
 
     For a decision that is its label. For an answer that is little more than a number, as in "The
-    answer is 12 days, since …" or "12 days", it is the number; else the words.
+    answer is 12 days, since …" or "12 days", it is the number. Otherwise it is the words.
     """
     if isinstance(reply, BaseModel) and (field := type(reply).model_fields.get(_ANSWER)):
         value = getattr(reply, _ANSWER)
@@ -43,12 +43,12 @@ def stated(reply: object) -> Hashable | None:
 
 
 def last_number(reply: object) -> Fraction | None:
-    """Read the final number of a text: the one behind a mark, else the last."""
+    """Read the final number of a text: the one after an answer mark, else the last."""
     return find_final_answer(text_of(reply)).number
 
 
 def format_answer(answer: Hashable) -> str:
-    """Write an answer: a whole number without a fraction."""
+    """Format an answer, whole numbers without a fraction."""
     if isinstance(answer, Fraction) and answer.denominator > 1:
         exact = float(answer)
         return f"{exact:g}" if Fraction(f"{exact:g}") == answer else str(answer)
@@ -56,7 +56,7 @@ def format_answer(answer: Hashable) -> str:
 
 
 def write_answer(output: object, answer: Hashable | None) -> str:
-    """Write what a node gave as text: a text as it is, of any other output what it answers."""
+    """Write an output as text: a text as it is, any other output by its answer."""
     if isinstance(output, str | Text | Reply) or answer is None:
         return text_of(output)
     return format_answer(answer)

@@ -1,4 +1,4 @@
-"""Fan-out: several nodes on one request, in parallel, without waiting for the last of them."""
+"""Fan-out: asks several nodes in parallel, without waiting for the slowest."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class MemberResult(Generic[Out]):
     """The result of one member of a fan-out."""
 
     place: int
-    """Its place among the members that were asked, from 0."""
+    """Its index among the members that were asked, from 0."""
     name: str
-    """Its name; with a number behind it if several members have the same."""
+    """Its name, numbered if several members have the same name."""
     result: Result[Out]
     seconds: float
-    """Seconds from the start of the fan-out until it was there."""
+    """Seconds from the start of the fan-out until the answer."""
 
     @property
     def output(self) -> Out:
@@ -60,33 +60,32 @@ async def fan_out(
     hurry_s: float | None = None,
     is_enough: Callable[[Sequence[Out]], bool] | None = None,
 ) -> list[MemberResult[Out]]:
-    """Ask all members in parallel; return their results, in the order of the members.
+    """Ask all members in parallel; return their results in the order of the members.
 
-    A member that fails, whatever it raises, or is late is left out, and named in the trace with the
-    reason; what isn't an error of `moa` becomes a `NodeError`. What is still running when enough is
-    there is cancelled, and has ended when this returns. Nothing that members write is streamed. The
-    same node may be a member several times, to be sampled.
+    Members that fail or are late are left out, and the trace names them with the reason. An
+    exception that isn't an error of `moa` becomes a `NodeError`. Members that still run when there
+    are enough answers are cancelled, and have ended when this returns. Nothing that members write
+    is streamed. The same node may be a member several times, to be sampled.
 
     Args:
-        members, request, context: Who is asked what, nested in which run.
-        quorum: Minimum number of answers to go on with. Once they are there, the other members get
-            `straggler_timeout_s` more. `None`: one is enough to go on with, but all are waited for;
-            only the last one, where two or more have answered, gets no more than
-            `straggler_timeout_s`, unless the members wait for each other at an endpoint that works
-            on fewer at once.
-        timeout_s: Seconds that a member may take, its retries and repairs included; `None`: as
-            long as the run has.
-        straggler_timeout_s: Seconds that members still get once the quorum is there, wherever they
-            are in their retries; `None` waits for all.
-        hurry_s: Seconds after which nothing more than the minimum number of answers is waited for,
-            so that time is left for what follows; `None`: no hurry.
-        is_enough: Called after each answer with all of them, in the order of the members; `True`
-            ends the fan-out at once.
+        members, request, context: Nodes to ask, what to ask them, and the context of the run.
+        quorum: Minimum number of answers. Once they are there, the other members get
+            `straggler_timeout_s` more. `None`: one answer is enough, but all members are waited
+            for. If two or more have answered, the last one gets no more than `straggler_timeout_s`,
+            unless the members queue at an endpoint with a lower concurrency.
+        timeout_s: Seconds that a member may take, including retries and repairs; `None`: as long as
+            the run has.
+        straggler_timeout_s: Seconds that the other members get once the quorum is there, even in
+            the middle of retries; `None` waits for all.
+        hurry_s: Seconds after which only the minimum number of answers is waited for, to leave time
+            for what follows; `None`: no limit.
+        is_enough: Called after each answer with all answers so far, in the order of the members.
+            `True` ends the fan-out at once.
 
     Raises:
-        QuorumNotMet: too few members answered; with the cause of each that didn't.
-        BudgetExceeded: too few answered, and the budget alone was why.
-        DeadlineExceeded: too few answered, and the time of the run is up.
+        QuorumNotMet: too few members answered. It has the cause of each failure.
+        BudgetExceeded: too few answered, only because of the budget.
+        DeadlineExceeded: too few answered, and the run's time is up.
         ConfigError: there are no members, or fewer than the quorum.
     """
     if not 1 <= (quorum or 1) <= len(members):
@@ -115,13 +114,13 @@ async def fan_out(
     finally:
         await fan.stop()
     answers = fan.answers()
-    if call:  # who was late is not asked when the run goes on, or others would read other answers
+    if call:  # a resumed run leaves late members out, or others would read other answers
         await call.keep([sorted(fan.results), fan.notes], calls=())
     return answers
 
 
 def _take_turns(members: Sequence[object]) -> bool:
-    """Return True if an endpoint is asked by more members than it works on at once."""
+    """Return True if more members ask an endpoint than it serves at once."""
     member_endpoints = (getattr(member, "endpoint", None) for member in members)
     endpoints: list[Endpoint] = [
         innermost(endpoint) for endpoint in member_endpoints if endpoint is not None
@@ -134,7 +133,7 @@ def _take_turns(members: Sequence[object]) -> bool:
 
 
 _FanRecord = tuple[list[int], list[tuple[int, NoteKind, str]]]
-"""Places of those that answered, and the notes on the others."""
+"""Indices of the members that answered, and the notes on the others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -154,17 +153,17 @@ class _Fan(Generic[Out]):
         default_factory=list[asyncio.Task[MemberResult[Out]]]
     )
     change: asyncio.Future[None] | None = None
-    """Done once a member has ended."""
+    """Future that is done once a member has ended."""
     contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
     results: dict[int, MemberResult[Out]] = field(default_factory=dict[int, MemberResult[Out]])
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
     notes: list[tuple[int, NoteKind, str]] = field(default_factory=list[tuple[int, NoteKind, str]])
     interrupts: list[Exception] = field(default_factory=list[Exception])
-    """Interrupts of members that ask people: the run stops once the others have ended."""
+    """Interrupts of members that ask people. The run stops once the others have ended."""
 
     @property
     def minimum(self) -> int:
-        """Answers without which it can't go on."""
+        """Minimum number of answers."""
         return self.quorum or 1
 
     @property
@@ -185,7 +184,7 @@ class _Fan(Generic[Out]):
     async def ask_again(
         self, before: _FanRecord, members: Sequence[Node[In, Out]], request: In
     ) -> None:
-        """Ask those that had answered before, and say again why the others had not."""
+        """Ask the members that had answered before, and repeat the notes on the others."""
         indices, notes = before
         calls = [self._ask(index, members[index], request) for index in indices]
         for index, result in zip(indices, await gather(calls), strict=True):
@@ -198,7 +197,7 @@ class _Fan(Generic[Out]):
         step = "" if name == member.name else name
         inner = self.context.nested(step, timeout_s=self.timeout_s)
         self.contexts[index] = inner
-        inner.listener = None  # what members write is nobody's answer yet
+        inner.listener = None  # what members write isn't the answer yet
         is_heard = self.context.listener is not None
         if is_heard:
             self.context.emit(NodeStarted(self._path(index)))
@@ -237,7 +236,7 @@ class _Fan(Generic[Out]):
         return None
 
     async def _until_some_end(self, time: float) -> list[asyncio.Task[MemberResult[Out]]]:
-        """Wait until members have ended, and no longer than until a time of the event loop."""
+        """Wait until members have ended, at most until a time of the event loop."""
         if not self.ended:
             loop = asyncio.get_running_loop()
             self.change = loop.create_future()
@@ -259,7 +258,7 @@ class _Fan(Generic[Out]):
             self.change.set_result(None)
 
     async def stop(self) -> None:
-        """Cancel who still runs, and wait until it has ended."""
+        """Cancel the running members, and wait until they have ended."""
         await cancel([*self.running])
 
     def answers(self) -> list[MemberResult[Out]]:
@@ -281,7 +280,7 @@ class _Fan(Generic[Out]):
             raise
         except MoaError as error:
             self._miss(index, error)
-        except asyncio.CancelledError as error:  # from within: nothing here has cancelled it
+        except asyncio.CancelledError as error:  # raised within: nothing here has cancelled it
             self._miss(index, NodeError(self.names[index], error))
         except Exception as error:
             if interrupts_of(error):
@@ -291,7 +290,7 @@ class _Fan(Generic[Out]):
             if isinstance(error, NotResumable):
                 raise error from error.__context__
             failure = NodeError(self.names[index], error)
-            failure.__cause__ = error  # nobody raises it if it is only noted
+            failure.__cause__ = error  # set here, since it may be noted without being raised
             self._miss(index, failure)
 
     def _miss(self, index: int, error: MoaError) -> None:

@@ -1,6 +1,6 @@
 """Judges: nodes that pick the best of several replies, by a model or by an acceptance policy.
 
-Models prefer the first, or the last, of several replies whatever they say (Zheng et al. 2023,
+Models prefer the first or the last of several replies, whatever they say (Zheng et al. 2023,
 "Judging LLM-as-a-judge with MT-Bench and Chatbot Arena", arXiv:2306.05685). So a judge is asked in
 both orders, and a reply wins if it is picked in both; two different picks are a tie.
 """
@@ -25,21 +25,21 @@ from moa.node import Frozen, Node
 
 
 class Candidates(Frozen):
-    """A request, and replies to choose from, without a word of whose they are."""
+    """A request and the replies to choose from, without their authors."""
 
     request: str
     replies: tuple[str, ...] = Field(min_length=1)
 
 
 class Pick(Frozen):
-    """Which reply is the best."""
+    """The choice of the best reply."""
 
     place: int = Field(ge=0)
-    """Its place among the candidates, from 0; if nothing was told apart, the first of those."""
+    """Index of the best reply, from 0: the first of those tied, or 0 if unreadable."""
     verdict: Literal["won", "tied", "unreadable"]
     """`tied`: others are as good. `unreadable`: the judge gave no verdict, which isn't a tie."""
     tied: tuple[int, ...] = ()
-    """Places of the others that are as good."""
+    """Indices of the other replies that are as good."""
     reason: str
 
 
@@ -50,7 +50,7 @@ class Best(BaseModel):
 
 
 class ListJudge(Agent[Candidates, Best]):
-    """Says which of several replies to a request is the best."""
+    """Agent that picks the best of several replies to a request."""
 
     instructions = (
         "Several numbered replies to a request stand below. Give the number of the one that "
@@ -70,9 +70,9 @@ class ListJudge(Agent[Candidates, Best]):
 
 
 class Listwise(TypedNode[Candidates, Pick]):
-    """Shows a judge all replies at once, twice, the second time in reverse.
+    """Judge that sees all replies at once, twice, the second time in reverse order.
 
-    The same pick in both orders wins; two different ones are tied. It takes 2 calls.
+    The same pick in both orders wins. Two different picks are a tie. It takes 2 calls.
     """
 
     def __init__(self, endpoint: Endpoint, *, name: str = "judge") -> None:
@@ -80,7 +80,7 @@ class Listwise(TypedNode[Candidates, Pick]):
         self.judge = ListJudge(endpoint, max_tokens=256)
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
-        """Ask in both orders; a verdict that can't be read is no error."""
+        """Ask in both orders. A verdict that can't be read is not an error."""
         last = len(request.replies) - 1
         turned = request.model_copy(update={"replies": request.replies[::-1]})
         pick, turned_pick = await gather(self._best(r, context) for r in (request, turned))
@@ -100,12 +100,12 @@ class Listwise(TypedNode[Candidates, Pick]):
 
 
 class ByPolicy(TypedNode[Candidates, Pick]):
-    """Lets an acceptance policy score each reply; the highest of those it accepts wins.
+    """Judge that scores each reply by an acceptance policy; the highest accepted score wins.
 
-    If it accepts none, the highest score of all wins. A reply that can't be scored comes last.
+    If none is accepted, the highest score wins. A reply that can't be scored comes last.
 
     Args:
-        policy: Scores a reply to the request, such as `Arithmetic()` or one that was fitted.
+        policy: Scores a reply to the request, such as `Arithmetic()` or a fitted policy.
         name: Shown in traces, errors and drawings.
     """
 
@@ -147,10 +147,10 @@ class ByPolicy(TypedNode[Candidates, Pick]):
 async def ask_judge(
     judge: Node[Candidates, Pick], request: str, replies: Sequence[str], context: RunContext
 ) -> Pick | None:
-    """Ask a judge; `None` if it fails or can't be afforded, which the trace says.
+    """Ask a judge; return `None`, and note it in the trace, if it fails or can't be afforded.
 
     Raises:
-        MoaError: it is set up wrong, such as without its key.
+        MoaError: it is set up wrong, for example without its key.
     """
     try:
         result = await judge.run(Candidates(request=request, replies=tuple(replies)), context)
@@ -163,12 +163,12 @@ async def ask_judge(
 
 
 def distinct(texts: Sequence[str]) -> list[int]:
-    """Return the places of the texts that differ, the first of each."""
+    """Return the indices of the distinct texts, the first of each."""
     return [index for index, text in enumerate(texts) if text not in texts[:index]]
 
 
 def judge_of(
     endpoint: Endpoint, *, by: Literal["list", "arithmetic"] = "list"
 ) -> Node[Candidates, Pick]:
-    """Make the judge that a table names: it reads all replies, or re-computes the sums in them."""
+    """Make the judge that a table names: one that reads all replies, or re-computes their sums."""
     return ByPolicy(Arithmetic()) if by == "arithmetic" else Listwise(endpoint)

@@ -1,9 +1,9 @@
-"""Packing: what an aggregator reads of the answers of others, so that it fits its context.
+"""Packing: fits the answers of others into the context window of an aggregator.
 
-The request comes first and the answers last, so that a server's cache of prompts holds all that
-does not change. Answers have no names and a new random order for each request, since models
-prefer the first of several. If they don't fit, near duplicates are merged; then the longest answers
-that others agree with are cut in the middle, and last those that no other agrees with.
+The request comes first and the answers last, so that a server's prompt cache holds all that does
+not change. Answers have no names, and a new random order for each request, since models prefer the
+first of several. If they don't fit, near duplicates are merged. Then the longest answers that
+others agree with are cut in the middle, and last those that no other agrees with.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from moa.node import Consultation, Node, Result, unique_names
 from moa.usage import Amount, Tier
 
 Call = tuple[Tier, Amount]
-"""A call that is still to be made: the tier of who is asked, and what it is expected to take."""
+"""A call still to be made: the tier of its endpoint, and its expected usage."""
 Count = Callable[[str], Awaitable[int]]
-"""Counts the tokens of a text, as whoever reads it does."""
+"""Counts the tokens of a text, as its reader does."""
 
 CUT = " […] "
-"""Stands where the middle of an answer was cut out."""
+"""Replaces the middle of an answer that was cut."""
 _NEARLY_THE_SAME = 0.8
-"""Likeness from which on one of two answers stands for both."""
+"""Minimum likeness at which two answers are merged."""
 _AROUND = 160
-"""Tokens that the rule about data, the template of a chat and its roles may take."""
+"""Upper bound of the tokens of the rule about data, the chat template and its roles."""
 _MAX_TOKENS = 512
 _HEAD = 0.6
-"""Share of what is kept of a cut answer that is its beginning; its end has the conclusion."""
+"""Share of a cut answer that is its beginning. The rest is its end, with the conclusion."""
 _SHORTEST = 24
-"""Tokens under which an answer is left out rather than cut further."""
+"""Minimum tokens of a cut answer. Below that it is left out."""
 _SLACK = 0.95
-"""Cut texts are aimed a little too short, since tokens aren't evenly long."""
+"""Factor that makes cut texts a little too short, since tokens vary in length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """The text to be read, and what became of each answer, by its place."""
+    """The text to read, and what became of each answer, by its index."""
 
     consulted: Consultation
     order: tuple[int, ...]
-    """The answers in it, as they are written there."""
+    """Indices of the answers in it, in the order in which they are written."""
     tokens: int
-    """Tokens of all that is read, at most as many as there was room for."""
+    """Tokens of everything that is read, at most the available room."""
     cut: dict[int, int] = field(default_factory=dict[int, int])
-    """Tokens that are left of those that were cut."""
+    """Tokens that are left of each cut answer."""
     merged: dict[int, int] = field(default_factory=dict[int, int])
-    """Near duplicates, and the answer that stands for each of them."""
+    """Near duplicates, each with the answer that stands for it."""
     left_out: tuple[int, ...] = ()
-    """Places of answers for which there was no room at all."""
+    """Indices of the answers that found no room."""
 
 
 async def pack(
@@ -72,13 +72,13 @@ async def pack(
     room: int | None,
     seed: int | str = 0,
 ) -> Packing:
-    """Bring a request, which is never cut, and answers into what one request to a model holds.
+    """Fit a request and answers into one prompt. The request is never cut.
 
-    There is `room` for so many tokens of what `write` writes, which is all that the model will
-    read; `None`: there is no limit. The seed and the request decide the order.
+    `room` is the maximum number of tokens of what `write` returns, which is all that the model
+    reads; `None`: no limit. The seed and the request decide the order.
 
     Raises:
-        InputError: the request alone is longer than there is room for.
+        InputError: the request alone is too long.
     """
     seed_hash = blake2b(f"{seed}\n{request}".encode("utf-8", "surrogatepass"))
 
@@ -118,7 +118,7 @@ async def pack(
                 end = remarks.get(index, "")
                 texts[index], sizes[index] = await _cut(answers[index], end, level, count)
                 cut[index] = sizes[index]
-        else:  # one goes that others agree with, if there is one, and the longest of those
+        else:  # drop the longest that others agree with, else the longest of all
             longest = max(set(order) - alone or order, key=lambda index: (sizes[index], index))
             order.remove(longest)
             del sizes[longest]
@@ -136,7 +136,7 @@ async def pack(
 
 
 def _twins(answers: Sequence[str]) -> dict[int, int]:
-    """Find near duplicates, and the first answer that stands for each of them."""
+    """Find near duplicates, each with the first answer that stands for it."""
     merged: dict[int, int] = {}
     for index, text in enumerate(answers):
         for twin in range(index):
@@ -147,13 +147,13 @@ def _twins(answers: Sequence[str]) -> dict[int, int]:
 
 
 def _note_repeats(count: int) -> str:
-    """Return the remark behind an answer for which near duplicates were left out."""
+    """Return the remark appended to an answer whose near duplicates were left out."""
     say = "another answer says" if count == 1 else f"{count} other answers say"
     return f"\n[{say} nearly the same]"
 
 
 async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]:
-    """Cut the middle out until what is left has at most `level` tokens."""
+    """Cut out the middle until at most `level` tokens are left."""
     size, keep = await count(text), len(text)
     while True:
         keep = min(keep - 1, int(keep * level / max(size, 1) * _SLACK))
@@ -166,10 +166,10 @@ async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
-    """Return the length of each answer: answers that no other agrees with stay whole, if possible.
+    """Return the length of each answer. Answers that no other agrees with stay whole, if possible.
 
-    What is shared is shared so that the shorter ones stay whole and the longer ones get equally
-    much (max-min fairness).
+    The rest is shared by max-min fairness: shorter answers stay whole, and longer ones get equal
+    lengths.
     """
     agreed = {index: size for index, size in sizes.items() if index not in alone}
     left = room - sum(sizes[index] for index in alone)
@@ -193,14 +193,14 @@ class LayerRequest:
     request: str | BaseModel
     answers: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    """Author of each answer, for the trace alone."""
+    """Author of each answer, only for the trace."""
 
 
 class Reader:
-    """A proposer or an aggregator: gives the request to a node, with what others answered.
+    """A proposer or an aggregator: passes a request and the answers of others to a node.
 
     The node takes a text, or a `Consultation` with the answers of others, in an order that the seed
-    and the request decide; its output is taken as text.
+    and the request decide. Its output is taken as text.
     """
 
     def __init__(
@@ -216,11 +216,11 @@ class Reader:
 
     @property
     def is_small(self) -> bool:
-        """Return True if a small model writes."""
+        """True if a small model writes."""
         return self.endpoint is not None and self.endpoint.tier == "slm"
 
     async def run(self, request: LayerRequest, context: RunContext | None = None, /) -> Result[str]:
-        """Answer, and give the answer as text."""
+        """Answer, and return the answer as text."""
         context = context or RunContext()
         if self.name != self.node.name:
             context = context.nested(self.name)
@@ -231,7 +231,7 @@ class Reader:
         return replace(result, output=text)
 
     def estimate_call(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
-        """Estimate its call from above; `further` tokens of answers are read besides `answers`."""
+        """Return an upper bound of its call, with `further` tokens of answers besides `answers`."""
         if self.endpoint is None:
             return "llm", Amount(calls=1)
         texts = (self._instructions, text_of(request), *answers)
@@ -246,7 +246,7 @@ class Reader:
         room = self._room()
 
         async def count(text: str) -> int:
-            # No tokenizer makes more tokens of a text than it has bytes, so many need no counting.
+            # A text never has more tokens than bytes, so many need no counting.
             if room is None or len(text.encode("utf-8", "surrogatepass")) <= room:
                 return approximate_tokens(text)
             return await tokens_of(self.endpoint, text, inner)
@@ -263,7 +263,7 @@ class Reader:
         return packed.consulted
 
     def _room(self) -> int | None:
-        """Tokens for all that is written to the model."""
+        """Return the number of tokens available for the prompt; `None`: no limit."""
         window = window_of(self.endpoint)
         if window is None:
             return None
@@ -272,7 +272,7 @@ class Reader:
 
 
 def readers_of(nodes: Sequence[Node[Never, object]], *, seed: int = 0) -> list[Reader]:
-    """Make a reader of each node, with unique names."""
+    """Make a reader for each node, with unique names."""
     names = unique_names([node.name for node in nodes])
     return [Reader(node, name=name, seed=seed) for node, name in zip(nodes, names, strict=True)]
 
@@ -280,7 +280,7 @@ def readers_of(nodes: Sequence[Node[Never, object]], *, seed: int = 0) -> list[R
 def _note_packing(
     packed: Packing, names: Sequence[str], room: int | None, context: RunContext
 ) -> None:
-    """Say in the trace what is read: whose answers, in which order, and what was cut."""
+    """Note in the trace whose answers are read, in which order, and what was cut."""
     order = ", ".join(repr(names[index]) for index in packed.order)
     limit = "" if room is None else f" of {room}"
     context.note("packed", f"reads the answers of {order}, {packed.tokens}{limit} tokens in all")

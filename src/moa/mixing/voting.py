@@ -1,7 +1,7 @@
-"""Voting: answers counted by what they say: the majority, when it stands, and who agrees.
+"""Voting: counts equal answers, and tells the majority, and when it is settled.
 
 After Wang et al. 2023, "Self-consistency improves chain of thought reasoning in language models",
-arXiv:2203.11171: the answer that most samples give, whatever their reasons.
+arXiv:2203.11171: the answer that most samples give, whatever their reasoning.
 """
 
 from __future__ import annotations
@@ -20,42 +20,41 @@ from moa.mixing.answer_extraction import Key, format_answer, stated, write_answe
 from moa.node import Reply
 
 _RUN = 3
-"""Words in a row that are compared: enough that word order counts."""
+"""Number of words in a row that are compared, enough that word order counts."""
 
 
 class VotedReply(Reply):
-    """A text that was chosen for what it answers, and how the others answered."""
+    """A text chosen by its answer, with the votes for each answer."""
 
     answer: str
-    """What it answers, as it was compared: a number, a label, a few words; empty where a judge
-    chose a text in which nothing was found that could be compared."""
+    """Its answer as it was compared: a number, a label, a few words. Empty if a judge chose a text
+    without a comparable answer."""
     confidence: float = Field(ge=0, le=1)
-    """Share of the samples that answer so. No probability, unless it was calibrated."""
+    """Share of the samples with this answer. It is a probability only if calibrated."""
     votes: dict[str, int]
-    """How many samples gave each answer, most first."""
+    """Number of samples by answer, most first."""
     unreadable: int = 0
-    """Samples in which no answer was found; they count against the confidence."""
+    """Number of samples without a readable answer. They count against the confidence."""
     tied: tuple[str, ...] = ()
-    """Other answers that as many samples gave."""
+    """Other answers with as many samples."""
     partial: bool = False
-    """True if samples that failed, or were too many for the budget or the time, could have changed
-    it."""
+    """True if samples that failed, or that budget or time left out, could have changed it."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Votes so far. Ballots have places, so the order in which they come doesn't matter."""
+    """Votes so far. Ballots have indices, so the order in which they come doesn't matter."""
 
     left: int
-    """Samples that may still come."""
+    """Number of outstanding samples."""
     ballots: tuple[tuple[int, Hashable | None], ...] = ()
-    """The place of each sample that came, and what it answers; `None` if nothing was read."""
+    """Index and answer of each sample so far; the answer is `None` if unreadable."""
     lost: int = 0
-    """Samples that will not come."""
+    """Number of samples that will not come."""
 
     @classmethod
     def of(cls, answers: Mapping[int, Hashable | None], samples: int) -> Tally:
-        """Count the answers that came of so many samples, by place; no other will come."""
+        """Count the answers, by index, out of `samples` samples. No other will come."""
         ballots = tuple((place, answers[place]) for place in sorted(answers))
         return cls(left=0, ballots=ballots, lost=samples - len(ballots))
 
@@ -70,18 +69,18 @@ class Tally:
 
     @cached_property
     def counts(self) -> dict[Hashable, int]:
-        """Votes by answer, most first; of equally many, the one of the first place first."""
+        """Votes by answer, most first. Equal counts are in the order of their first samples."""
         votes = Counter(answer for _, answer in self.ballots if answer is not None)
         return dict(votes.most_common())
 
     @property
     def leaders(self) -> tuple[Hashable, ...]:
-        """The answers with most votes; several, if they are tied."""
+        """Answers with the most votes; several if they are tied."""
         return tuple(a for a, votes in self.counts.items() if votes == self._top)
 
     @property
     def share(self) -> float:
-        """Share of the samples that came which give the leading answer."""
+        """Share of the samples so far that give the leading answer."""
         return self._top / len(self.ballots) if self.ballots else 0.0
 
     @property
@@ -102,14 +101,14 @@ class Tally:
         return min(self.left, (self.left - self._lead) // 2 + 1)
 
     def index_of(self, answer: Hashable) -> int:
-        """Place of the first sample that answers so."""
+        """Return the index of the first sample with this answer."""
         return next(place for place, vote in self.ballots if vote == answer)
 
     def majority(self, outputs: Mapping[int, object], node: str) -> VotedReply:
-        """Return the leading answer, as the first sample that gives it says it.
+        """Return the leading answer, in the words of the first sample that gives it.
 
         Raises:
-            OutputError: no sample holds an answer that could be read.
+            OutputError: no sample has a readable answer.
         """
         if not self.leaders:
             raise unreadable_error(
@@ -119,7 +118,7 @@ class Tally:
         return self.record_vote(write_answer(outputs[self.index_of(winner)], winner), winner)
 
     def record_vote(self, text: str, answer: Hashable | None) -> VotedReply:
-        """Return the vote, for the answer that was chosen."""
+        """Return the chosen text and answer, with the votes."""
         votes = 0 if answer is None else self.counts[answer]
         return VotedReply(
             text=text,
@@ -137,12 +136,12 @@ class Tally:
 
     @property
     def _lead(self) -> int:
-        """By how much the leading answer is ahead of the next one, or of one nobody gave yet."""
+        """Votes by which the leading answer is ahead of the next one, or of one not given yet."""
         return self._top - next(iter(list(self.counts.values())[1:]), 0)
 
 
 def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
-    """Return the error for several answers, `text` among them, that can't be compared."""
+    """Make the error for several answers, `text` among them, that can't be compared."""
     return OutputError(
         f"in none of {count} answers something was found that could be compared. Ask for a form "
         f"that the key reads{else_do}",
@@ -156,7 +155,7 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
 
     Args:
         least: Minimum number of equal answers.
-        key: Returns what is compared; by default the label or final number of an answer, or its
+        key: Returns what to compare. The default is the label or final number of an answer, or its
             words without case and punctuation. A reply without an answer agrees with none.
 
     Raises:
@@ -174,9 +173,9 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
 
 
 def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
-    """Return the place of the first answer of the largest group that says the same.
+    """Return the index of the first answer in the largest group of equal answers.
 
-    If all differ, it is the one whose words the others use most.
+    If all differ, it is the one that shares the most word sequences with the others.
     """
     keys = [key(answer) for answer in answers]
     counts = Counter(answer for answer in keys if answer is not None)
@@ -189,7 +188,7 @@ def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
 
 
 def likeness(first: str, second: str) -> float:
-    """Say how alike two texts are, between 0 and 1: the share of runs of three words they share.
+    """Return the likeness of two texts, from 0 to 1: the share of three-word runs in common.
 
     Source: Broder 1997, "On the resemblance and containment of documents", resemblance.
     """

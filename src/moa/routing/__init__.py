@@ -1,7 +1,7 @@
 """Routers: fitted functions that predict the gain of the strong model on a request.
 
 A router looks at the prompt alone, before any answer; a cascade looks at the weak model's answer
-too. Both are one JSON file, and are applied with numpy alone.
+too. Both are stored as one JSON file, and need only numpy to run.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def _require(holds: bool, requirement: str) -> None:
 
 
 class Tree(_FileModel):
-    """A binary tree: node 0 is the root, and a leaf has feature -1."""
+    """A binary tree. Node 0 is the root, and a leaf has feature -1."""
 
     features: tuple[int, ...]
     thresholds: tuple[float, ...]
-    """A case goes left where its feature is at most the threshold."""
+    """A case goes left if its feature is at most the threshold."""
     left: tuple[int, ...]
     right: tuple[int, ...]
     values: tuple[float, ...]
@@ -100,11 +100,11 @@ class Trees(_FileModel):
 
 
 class Grams(_FileModel):
-    """A weighted sum of the short runs of characters of the prompt."""
+    """A weighted sum of the prompt's character n-grams."""
 
     kind: Literal["grams"] = "grams"
     rarity: Mapping[int, float]
-    """By bucket: how rare its runs are (smoothed inverse document frequency)."""
+    """Smoothed inverse document frequency of each bucket."""
     weights: Mapping[int, float]
     constant: float
 
@@ -124,7 +124,7 @@ class Grams(_FileModel):
 
 
 class Groups(_FileModel):
-    """The mean gain of cases with the same value in a field, drawn towards the mean of all."""
+    """The mean gain of cases with the same value in a field, shrunk towards the mean of all."""
 
     kind: Literal["groups"] = "groups"
     field: str
@@ -142,7 +142,7 @@ RouterPart = Annotated[Trees | Grams | Groups, Field(discriminator="kind")]
 
 
 class WeightedPart(_FileModel):
-    """A part, and its share in the predicted gain."""
+    """A part, and its share of the predicted gain."""
 
     name: str
     weight: float = Field(gt=0, le=1)
@@ -150,37 +150,38 @@ class WeightedPart(_FileModel):
 
 
 class PartReport(_FileModel):
-    """Result of a candidate by cross-validation."""
+    """Cross-validation result of a candidate."""
 
     name: str
     apgr: float
     weight: float
-    """Its share in the router; 0 if it was left out."""
+    """Its share of the router; 0 if it was left out."""
 
 
 class Origin(_FileModel):
     """Origin of a router."""
 
     moa: str
-    """Version that fitted it."""
+    """Version of `moa` that fitted it."""
     date: str
     rows: int
     """Number of rows that it was fitted on."""
     left_out: int
-    """Rows that stood in the data twice."""
+    """Number of duplicate rows, which were left out."""
     fingerprint: str
     """SHA-256 of the rows."""
     weak_quality: float
     strong_quality: float
     apgr: float
-    """By cross-validation, of what was chosen; a little hopeful, since it was chosen by it."""
+    """APGR of the chosen parts by cross-validation. A little too high, since they were chosen by
+    it."""
     why: str
 
 
 class Router(_FileModel):
-    """Chooses one of two models for a request, by the predicted gain.
+    """Node that chooses one of two models for a request, by the predicted gain.
 
-    It is a node: `run` takes a `Case`, or the prompt alone, and gives `"weak"` or `"strong"`.
+    `run` takes a `Case`, or the prompt alone, and returns `"weak"` or `"strong"`.
     """
 
     format: Literal["moa-router-1"] = "moa-router-1"
@@ -188,11 +189,11 @@ class Router(_FileModel):
     kind: RouterKind
     """`router`: from the prompt alone; `cascade`: from the weak model's answer too."""
     fields: tuple[str, ...]
-    """Other fields of a row that are used if they are there."""
+    """Other fields of a row that are used if present."""
     features: tuple[str, ...] = ()
-    """Numbers that each request brings; see `moa.routing.recorded.Request`."""
+    """Names of the numbers that each request has to bring; see `moa.routing.recorded.Request`."""
     target: str
-    """Goal of the threshold, in words."""
+    """Goal that the threshold was chosen for, in words."""
     threshold: float
     """A request goes to the strong model if the predicted gain is at least this."""
     candidates: tuple[PartReport, ...]
@@ -211,7 +212,7 @@ class Router(_FileModel):
         """Read a router's file.
 
         Raises:
-            ConfigError: it can't be read, or is no router's file of this version.
+            ConfigError: it can't be read, or is not a router file of this version.
         """
         maker = f"moa route fit DATA.jsonl --out {path}"
         return load_model(path, cls, what="router", maker=maker)
@@ -228,7 +229,7 @@ class Router(_FileModel):
         """Predict how much likelier the strong model is to be right: from about -1 to 1.
 
         Raises:
-            InputError: it is a cascade, and a case has no reply; or one lacks a feature.
+            InputError: it is a cascade and a case has no reply, or a case lacks a feature.
         """
         if self.kind == "router":
             cases = [replace(case, reply=None) for case in cases]
@@ -242,7 +243,7 @@ class Router(_FileModel):
         total = np.zeros(len(cases))
         for weighted in self.parts:
             total = total + weighted.weight * weighted.part.predict(table)
-        # Sums in another order differ in the last digits: the same case has the same gain anywhere.
+        # Rounded, since sums in another order differ in the last digits.
         return np.round(total, 9)
 
     def route(
@@ -258,24 +259,24 @@ class Router(_FileModel):
         Args:
             prompt: The request.
             reply: The weak model's answer, which a cascade needs; a router doesn't look at it.
-            fields: What else is known of the request, such as its subject.
-            features: Numbers that are known of it, if the router was fitted with such.
+            fields: Other fields of the request, such as its subject.
+            features: Your own numbers for it, if the router was fitted with such.
 
         Raises:
-            InputError: it is a cascade, and there is no reply; or a feature is missing.
+            InputError: it is a cascade and there is no reply, or a feature is missing.
         """
         case = Case(prompt, reply, fields or {}, features or {})
         (gain,) = self.gains([case]).tolist()
         return self.choose(gain)
 
     def choose(self, gain: float) -> Strength:
-        """Choose a model by the gain that was predicted for a request."""
+        """Choose a model by the predicted gain of a request."""
         return "strong" if gain >= self.threshold else "weak"
 
     async def run(
         self, request: Case | str, /, context: RunContext | None = None
     ) -> Result[Strength]:
-        """Choose a model for a request; no model is asked for it.
+        """Choose a model for a request, without asking a model.
 
         Raises:
             InputError: it is a cascade, and there is no reply.
@@ -291,23 +292,22 @@ class Router(_FileModel):
         return finish(strength, inner, seconds=time.perf_counter() - start)
 
     def missing_fields(self, cases: Sequence[Case]) -> str | None:
-        """Describe which used fields are missing in how many cases; return `None` if none."""
+        """Describe which used fields are missing in how many cases; `None` if all are there."""
         counts = {name: sum(name not in case.fields for case in cases) for name in self.fields}
         missing = ", ".join(f"{name!r} in {n} of {len(cases)}" for name, n in counts.items() if n)
         return f"missing, so done without: {missing}" if missing else None
 
     def at_threshold(self, gain: float) -> Self:
-        """The same router, asking the strong model where it gains at least so much.
+        """Return the same router with another threshold, the least gain worth a strong call.
 
-        With a value of a right answer and a price of a strong call in the same money, the gain
-        that pays is the price divided by the value.
+        That gain is the price of a strong call divided by the value of a right answer.
         """
         target = f"a predicted gain of at least {gain:g}"
         return self.model_copy(update={"threshold": gain, "target": target})
 
 
 def _dump(fields: JSON) -> str:
-    """Write JSON that a person can read: a line for each member, and for each item of a list."""
+    """Write JSON that people can read: a line for each member, and for each part and candidate."""
     members: list[str] = []
     for name, value in fields.items():
         if name in ("candidates", "parts"):

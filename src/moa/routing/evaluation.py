@@ -1,9 +1,8 @@
-"""Routing evaluation: how much of the quality between two models a ranking of requests recovers.
+"""Routing evaluation: the part of the quality gap between two models that a ranking recovers.
 
-The measures are those of RouteLLM (Ong et al. 2024, arXiv 2406.18665): requests are given to the
-strong model from the highest score on, and quality is followed over the share of strong calls.
-Where scores are tied, the mean over all orders of the tied requests is taken, so that no measure
-depends on the order of rows.
+The measures are those of RouteLLM (Ong et al. 2024, arXiv 2406.18665): the highest scores go to the
+strong model first, and quality is measured over the share of strong calls. For tied scores, the
+mean over all orders of the tied requests is taken, so that no measure depends on the order of rows.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ class Figures(Frozen):
     """APGR, and the shares of strong calls that recover 50 % and 80 % of the gap."""
 
     apgr: float | None
-    """`None`, as the others, if the strong model is no better than the weak one."""
+    """`None`, like the others, if the strong model is no better than the weak one."""
     cpt50: float | None
     cpt80: float | None
 
 
 RANDOM = Figures(apgr=CHANCE, cpt50=0.5, cpt80=0.8)
-"""Figures of asking the strong model by chance, on average."""
+"""Average figures of asking the strong model at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Recovery:
     """Quality over the share of strong calls: a line through points, from share 0 to share 1."""
 
     shares: Floats
-    """Rising, from 0 to 1."""
+    """Shares of strong calls, rising from 0 to 1."""
     qualities: Floats
     """Share of right answers at each share of strong calls."""
 
@@ -64,14 +63,15 @@ class Recovery:
 
     @property
     def apgr(self) -> float | None:
-        """Average performance gap recovered: the area under the performance gap recovered (the part
-        of the gap between the models that quality has made up) over the share of strong calls,
-        from 0 to 1; `None` if the strong model is no better.
+        """Average performance gap recovered (APGR); `None` if the strong model is no better.
 
+        It is the area under the performance gap recovered (the part of the gap between the models
+        that quality has made up) over the share of strong calls, from 0 to 1.
         0.5 is chance. Above 1 is possible, if the weak model is right and the strong one isn't.
-        The area is exact, by trapezoids between all shares that the scores can make. RouteLLM's
-        paper defines it so too, and takes the mean over ten shares for it; its code takes
-        trapezoids between about ten.
+
+        The area is exact, by trapezoids between all shares that the scores allow. RouteLLM's paper
+        has the same definition, but takes the mean over ten shares. Its code takes trapezoids
+        between about ten.
         """
         gap = self.strong - self.weak
         if gap <= _NOTHING:
@@ -80,10 +80,10 @@ class Recovery:
         return (area - self.weak) / gap
 
     def share_for(self, recovered: float) -> float | None:
-        """Return the smallest share of strong calls that recovers a part of the gap, from 0 to 1.
+        """Return the smallest share of strong calls that recovers a part of the gap (0 to 1).
 
-        `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` if the strong model
-        is no better than the weak one.
+        `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` if the strong model is
+        no better than the weak one.
         """
         if not 0 <= recovered <= 1:
             raise InputError(f"a part of the gap is from 0 to 1, not {recovered}")
@@ -100,7 +100,7 @@ class Recovery:
 
     @property
     def figures(self) -> Figures:
-        """The figures that are read off it."""
+        """The figures of this curve."""
         return Figures(apgr=self.apgr, cpt50=self.share_for(0.5), cpt80=self.share_for(0.8))
 
     def quality_at(self, share: float) -> float:
@@ -113,12 +113,12 @@ def recovery(
     weak_correct: Sequence[bool] | Floats,
     strong_correct: Sequence[bool] | Floats,
 ) -> Recovery:
-    """Follow the quality of a ranking: the higher a score, the sooner the strong model is asked.
+    """Return the quality curve of a ranking. The highest scores go to the strong model first.
 
-    Answers are right or wrong, or right in part, from 0 to 1.
+    Answers are right or wrong, or partly right, from 0 to 1.
 
     Raises:
-        InputError: they are not as many, or none, or a score is no number.
+        InputError: their numbers differ or are 0, or a score isn't a finite number.
     """
     ranked = np.asarray(scores, dtype=float)
     weak, strong = (np.asarray(values, dtype=float) for values in (weak_correct, strong_correct))
@@ -142,7 +142,7 @@ class ThresholdResult(Frozen):
 
     threshold: float
     strong_share: float
-    """Share of the requests that it gives to the strong model."""
+    """Share of the requests that go to the strong model."""
     quality: float
     """Share of right answers."""
 
@@ -171,7 +171,7 @@ class RoutingReport(Figures):
     @computed_field
     @property
     def verdict(self) -> str:
-        """The verdict on routing by this ranking, in a sentence."""
+        """The verdict on routing by this ranking, in words."""
         gap = self.gap.signed
         if self.gap.high < 0.0:
             return (
@@ -201,10 +201,10 @@ def evaluate_routing(
     *,
     router: Router | None = None,
 ) -> RoutingReport:
-    """Evaluate a ranking, see `recovery`, and what its `router` does at its threshold.
+    """Evaluate a ranking (see `recovery`), and its `router` at the router's threshold.
 
     Raises:
-        InputError: they are not as many, or none, or a score is no number.
+        InputError: their numbers differ or are 0, or a score isn't a finite number.
         MissingDependency: scipy is not installed.
     """
     line = recovery(scores, weak_correct, strong_correct)
@@ -230,13 +230,13 @@ def evaluate_routing(
 
 
 def _interval(scores: Floats, weak: Floats, strong: Floats) -> tuple[float, float] | None:
-    """Bootstrap APGR over the requests; draws in which the strong model is no better have none."""
+    """Bootstrap APGR over the requests, without draws in which the strong model is no better."""
 
     def apgr(*sample: Floats) -> float:
         value = recovery(*sample).apgr
         return np.nan if value is None else value
 
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of draws without one
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # for draws without one
         result = stats().bootstrap(
             (scores, weak, strong),
             apgr,
@@ -268,7 +268,7 @@ def evaluate_router(router: Router, recorded: Sequence[RecordedRequest]) -> Rout
 
 
 def plot_routing(report: RoutingReport, path: Path, *, title: str = "") -> None:
-    """Draw the curve of a router, with chance and both models alone, into a `.png` or `.svg`."""
+    """Draw the curve of a router as `.png` or `.svg`, with chance and both models alone."""
     save_picture(path, partial(_draw, report, title))
 
 

@@ -1,9 +1,9 @@
-"""Router fitting: from recorded answers of two models to a router that predicts the gain.
+"""Router fitting: fits a router that predicts the gain to recorded answers of two models.
 
-What is predicted is the gain of the strong model (right or not, less the same of the weak one), not
+The target is the gain of the strong model (1 if it is right, minus the same for the weak one), not
 the weak one's failure: a request that both get wrong is no reason to pay more. Several parts are
-fitted by scikit-learn and stacked on their predictions for rows that took no part in fitting
-(Breiman 1996, "Stacked regressions": weights that aren't negative), drawn towards equal weights.
+fitted by scikit-learn and stacked on their predictions for held-out rows (Breiman 1996, "Stacked
+regressions": non-negative weights), shrunk towards equal weights.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from moa.routing.evaluation import recovery
 from moa.routing.recorded import BUCKETS, RecordedRequest, Table, describe, grams
 
 LEAST_ROWS = 40
-"""Fewer rows than these say too little."""
+"""Minimum number of rows."""
 LEAST_GAINS = 8
 """Minimum number of rows on which only the strong model is right, and of other rows."""
 RECOVERED = 0.8
-"""Part of the quality gap that the threshold is chosen for if nothing else is said."""
+"""Default part of the quality gap that the threshold is chosen to recover."""
 _FOLDS, _REPEATS = 5, 2
 _EQUAL, _LEAST_WEIGHT = 0.3, 0.02
-"""Strength of the pull towards equal weights; minimum share of a weight in the sum."""
+"""Strength of the shrinkage towards equal weights, and minimum share of a weight in the sum."""
 _SHARES = 100
-"""Shares of strong calls that are looked at for a part of the quality gap."""
+"""Number of shares of strong calls that are tested for a part of the quality gap."""
 _Z = NormalDist().inv_cdf(0.95)
 LEAST_IN_GROUP = 5
-"""A field groups rows where its values are in at least so many of them, on average."""
+"""Minimum number of rows per value of a field, on average, for it to group rows."""
 NEVER = 2.0
-"""No gain is as large: the threshold that lets nothing through."""
+"""Threshold that lets nothing through, since no gain is as large."""
 GROUPS = "groups of "
-"""The name of a candidate that groups by a field begins so."""
+"""Prefix of the name of a candidate that groups by a field."""
 _DIGITS = 6
-"""Significant digits that a file keeps of a number."""
+"""Significant digits of a number in a file."""
 _DOUBT: Mapping[str, float] = {
     "n_estimators": 80,
     "max_features": 0.6,
@@ -75,18 +75,18 @@ _TREES: Mapping[str, float] = {
 }
 _LEAST_FOR_TREES = 100
 _GROVES = 2
-"""Times that trees are grown, from other random samples: their mean is steadier."""
+"""Number of times that trees are grown, from other random samples. Their mean is steadier."""
 _GROUP_WEIGHT = 5.0
-"""Number of cases with the mean gain that are added to every group."""
+"""Number of cases with the mean gain that are added to each group."""
 
 Weights = Mapping[str, float]
-"""By candidate; their sum is 1."""
+"""Weights by candidate; their sum is 1."""
 Progress = Callable[[int, int], None]
-"""Called with the steps done so far, and those to do in all."""
+"""Called with the number of steps done so far, and of all steps."""
 
 
 class Truth(NamedTuple):
-    """Correctness of the models on cases: 1 or 0 each."""
+    """Correctness of both models on cases: 1 or 0 each."""
 
     weak: Floats
     strong: Floats
@@ -97,12 +97,12 @@ class Truth(NamedTuple):
         return self.strong - self.weak
 
     def of(self, indices: Ints) -> Truth:
-        """The same of some of the cases."""
+        """Return the same for some of the cases."""
         return Truth(self.weak[indices], self.strong[indices])
 
 
 Fitter = Callable[[Table, Truth], RouterPart]
-"""Fits a part to cases and what is known of them."""
+"""Fits a part to cases and the correctness of both models."""
 
 
 def fit_router(
@@ -119,22 +119,22 @@ def fit_router(
 
     Args:
         recorded: Rows in any order. Rows with the same prompt are held out together.
-        share: Share of requests, from 0 to 1, that go to the strong model.
-        quality: Part of the quality gap, from 0 to 1, that is recovered; see `threshold_for`.
-            Without either it is 0.8.
-        fields: Fields of cases to group by; `None` takes those whose values come often enough.
-        progress: Told how far it is.
+        share: Share of requests that go to the strong model, from 0 to 1.
+        quality: Part of the quality gap to recover, from 0 to 1; see `threshold_for`. Without
+            either it is 0.8.
+        fields: Fields of cases to group by; `None`: those whose values occur often enough.
+        progress: Called with the progress.
 
     Raises:
         ConfigError: `share` and `quality` are both given, or not from 0 to 1.
         InputError: there are too few rows, only some have a reply, or there is nothing to learn:
-            the strong model is no better, or right on the very same rows, or nothing tells where
+            the strong model is no better, or is right on the same rows, or nothing predicts where
             it gains.
         MissingDependency: scikit-learn is not installed.
     """
     if share is not None and quality is not None:
         raise ConfigError("give a share or a quality, not both: each chooses the threshold")
-    _sklearn("base")  # before anything else, so that it is known what is missing
+    _sklearn("base")  # first, to report a missing package at once
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
     kind: RouterKind = "router" if rows[0].case.reply is None else "cascade"
@@ -164,7 +164,7 @@ def fit_router(
 
 
 def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
-    """Name the parts that can be fitted to such cases, by `fields` that group them among others."""
+    """Return the fitters for such cases by name, with one for each of `fields`."""
     fitters: dict[str, Fitter] = {"prompt grams": _grams}
     if table.cases[0].reply is not None:
         fitters["doubt"] = _doubt
@@ -175,28 +175,28 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
 
 @dataclass(frozen=True, slots=True)
 class _Trials:
-    """Candidates, and what each predicts for rows that took no part in its fitting."""
+    """Candidates, and their predictions for held-out rows."""
 
     table: Table
     truth: Truth
     fitters: Mapping[str, Fitter]
     held_out: Mapping[str, Floats]
-    """By candidate: deals of folds, rows."""
+    """Predictions by candidate, as an array of repeats and rows."""
 
     def blend(self, weights: Weights) -> Floats:
-        """Predict for held-out rows by several candidates: deals of folds, rows."""
+        """Return the weighted predictions for held-out rows, as an array of repeats and rows."""
         parts = [weight * self.held_out[name] for name, weight in weights.items()]
         return np.sum(parts, axis=0)
 
     def apgr(self, weights: Weights) -> float:
-        """Mean over the deals, of a blend."""
+        """Return the mean APGR of a blend over the repeats."""
         return fmean(recovery(scores, *self.truth).apgr or 0.0 for scores in self.blend(weights))
 
 
 def _run_trials(
     rows: Sequence[RecordedRequest], fields: Sequence[str], progress: Progress | None = None
 ) -> _Trials:
-    """Fit every candidate to all folds but one, and predict that one."""
+    """Fit each candidate to all folds but one, and predict that one."""
     table = describe([row.case for row in rows], tuple(rows[0].features))
     truth = Truth(
         np.array([row.weak_correct for row in rows], dtype=float),
@@ -218,12 +218,12 @@ def _run_trials(
 
 
 def _key(row: RecordedRequest) -> tuple[str, str | None, bool, bool]:
-    """Return the key of a row; its features follow from the rest."""
+    """Return the key of a row. Its features follow from the rest."""
     return row.case.prompt, row.case.reply, row.weak_correct, row.strong_correct
 
 
 def _check(rows: Sequence[RecordedRequest]) -> None:
-    """Make sure that there is something to learn, and enough to learn it from."""
+    """Check that there is something to learn, and enough rows to learn it from."""
     replied = sum(row.case.reply is not None for row in rows)
     if 0 < replied < len(rows):
         raise InputError(
@@ -250,14 +250,14 @@ def _check(rows: Sequence[RecordedRequest]) -> None:
 
 
 def _grouping(rows: Sequence[RecordedRequest]) -> list[str]:
-    """Find the fields that all rows have, and whose values come often enough to tell something."""
+    """Find the fields that all rows have, and whose values occur often enough to be useful."""
     names = [n for n in rows[0].case.fields if all(n in row.case.fields for row in rows)]
     different = {name: len({row.case.fields[name] for row in rows}) for name in names}
     return [n for n, values in different.items() if 2 <= values <= len(rows) / LEAST_IN_GROUP]
 
 
 def _stack(trial: _Trials) -> Weights:
-    """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
+    """Weight the candidates by least squares on held-out predictions, the heaviest first."""
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
     predictions = np.array([trial.held_out[name].mean(0) for name in names]).T
     predictions = predictions - predictions.mean(0)
@@ -282,9 +282,9 @@ def _stack(trial: _Trials) -> Weights:
 def _beats_chance(predictions: Floats, gains: Floats) -> bool:
     """Return True if held-out predictions (rows, candidates) beat chance on the gains.
 
-    Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
-    If a row teaches about another, that one teaches about it too, so what cross-validation finds
-    by chance has up to twice the variance of a permutation. The mean of all is 0.
+    Each candidate, and the mean of all, is one test, so each has its part of the 5 % (Bonferroni).
+    If a row informs about another, the reverse is true too, so a chance result of cross-validation
+    has up to twice the variance of a permutation. Both are centred, so its mean is 0.
     """
     looks = np.column_stack([predictions, predictions.mean(1)])
     spread = np.sqrt(2 * (looks**2).sum(0) * (gains @ gains) / (len(gains) - 1))
@@ -294,15 +294,14 @@ def _beats_chance(predictions: Floats, gains: Floats) -> bool:
 def threshold_for(
     scores: Floats, truth: Truth, *, share: float | None = None, quality: float | None = None
 ) -> tuple[float, str]:
-    """Choose the score from which on the strong model is asked.
+    """Return the minimum score at which the strong model is asked, and its goal in words.
 
     For a part of the quality gap it takes the fewest strong calls that are shown to recover it.
     Shares are tested from all strong calls down, each at 95 % confidence, until the first that
-    isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of many
-    that seem to, the lowest would be the luckiest.
+    isn't shown to recover it (fixed-sequence testing, as in `moa.calibration.bounds`). The lowest
+    of all that seem to would only be the luckiest.
 
-    Scores are of rows that took no part in fitting what scores them; a share counts before a
-    quality. Says in words, too, what the score was chosen for.
+    The scores are of held-out rows. A `share` takes precedence over a `quality`.
     """
     goal = quality if quality is not None else RECOVERED
     if not 0 <= (goal if share is None else share) <= 1:
@@ -321,14 +320,14 @@ def _threshold_at(scores: Floats, share: float) -> float:
 
 
 def _fewest_calls(scores: Floats, truth: Truth, recovered: float) -> float:
-    """Return the smallest share of strong calls that is shown to recover a part of the gap."""
+    """Return the smallest share of strong calls shown to recover a part of the gap."""
     if not recovered:
         return 0.0
     fewest, gains = 1.0, truth.gains
     line, disagreement = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
     for step in reversed(range(1, _SHARES)):
         share = step / _SHARES
-        # Of each row: its gain if the strong model is asked, less that part of its gain.
+        # Per row: its gain if the strong model is asked, minus that part of its gain.
         over = line.quality_at(share) - line.weak - recovered * (line.strong - line.weak)
         strong_part = disagreement.quality_at(share)
         weak_part = disagreement.strong - strong_part
@@ -367,7 +366,7 @@ def _origin(
 
 
 def _sklearn(module: str) -> ModuleType:
-    """Import a module of scikit-learn, at first use."""
+    """Import a module of scikit-learn on first use."""
     with require_package("scikit-learn", extra="routing", purpose="to fit a router"):
         return import_module(f"sklearn.{module}")
 
@@ -387,9 +386,9 @@ def _trees(table: Table, truth: Truth) -> Trees:
 
 
 def _doubt(table: Table, truth: Truth) -> Trees:
-    """Fit the probability that the weak model is wrong, from its reply, moved to the mean gain.
+    """Fit the probability that the weak model is wrong, from its reply, shifted to the mean gain.
 
-    Failure is a worse guide than gain, but is learnt from more rows, and so adds to the others.
+    Failure is a worse guide than gain, but more rows show it, so it adds to the others.
     """
     wrong = 1 - truth.weak
     model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.values, wrong)
@@ -402,7 +401,7 @@ def _doubt(table: Table, truth: Truth) -> Trees:
 
 
 class _FittedTree(Protocol):
-    """A tree as scikit-learn keeps it: arrays with a value for each node."""
+    """A tree of scikit-learn: arrays with a value for each node."""
 
     feature: Ints
     threshold: Floats

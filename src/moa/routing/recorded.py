@@ -1,6 +1,6 @@
-"""Recorded answers: rows as requests to be routed, and whether both models were right on them.
+"""Recorded answers: requests to route, and whether both models were right on them.
 
-What a request, or the weak model's reply to it, shows of how hard it is, is told in numbers.
+Features, computed from the request or the weak model's reply, indicate how hard it is.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from moa.node import Frozen
 
 _NO_FIELDS = {"id", "strong_response"}
 _LONGEST_FIELD = 100
-"""Characters of a field that groups rows."""
+"""Maximum number of characters of a field that groups rows."""
 BUCKETS = 2**13
-"""Runs of characters are counted in so many."""
+"""Number of hash buckets of the n-grams."""
 _SENTENCE = re.compile(r"[.?!](?:\s|$)")
 _FORMULA = re.compile(r"[=^<>\\{}|]")
 _SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
 _LENGTHS = (2, 3, 4)
 _LONGEST = 20_000
-"""Characters of a text whose runs are looked at."""
+"""Maximum number of characters of a text to count n-grams in."""
 _DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A request to be routed."""
+    """A request to route."""
 
     prompt: str
     reply: str | None = None
     """Answer of the weak model; `None` if it wasn't asked yet."""
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Whatever else is known of it, such as its subject."""
+    """Other fields of the request, such as its subject."""
     features: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Numbers that are known of it, by name."""
+    """Your own numbers for the request, by name."""
 
 
 class Request(Frozen):
-    """A row to be routed: `prompt`, and other fields, of which the short texts are used."""
+    """A row to route: `prompt`, and other fields, of which only short texts are used."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -58,8 +58,8 @@ class Request(Frozen):
     weak_response: str | None = None
     """Answer of the weak model."""
     features: dict[str, FiniteFloat] = Field(default_factory=dict[str, float])
-    """Numbers that you compute of a request, by name, beside those that are computed anyway. Every
-    row that a router is fitted on has the same ones, and so has what it routes."""
+    """Numbers that you compute for a request, by name, besides the built-in ones. All rows that a
+    router is fitted on must have the same ones, and so must the requests that it routes."""
 
     @cached_property
     def case(self) -> Case:
@@ -88,31 +88,31 @@ class RecordedRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cases as numbers: a column each feature."""
+    """Cases as numbers, with a column for each feature."""
 
     cases: tuple[Case, ...]
     names: tuple[str, ...]
     values: Floats
-    """Cases, features."""
+    """Array of cases and features."""
 
     def __getitem__(self, indices: Ints) -> Table:
-        """Some of the cases."""
+        """Return some of the cases."""
         cases = tuple(self.cases[index] for index in map(int, indices))
         return Table(cases, self.names, self.values[indices])
 
     def columns(self, names: Sequence[str]) -> Floats:
-        """Some of the features, in the order asked for."""
+        """Return some of the features, in the order of `names`."""
         indices = {name: number for number, name in enumerate(self.names)}
         return self.values[:, [indices[name] for name in names]]
 
 
 def describe(cases: Sequence[Case], own_names: Sequence[str] = ()) -> Table:
-    """Compute the features of cases: of their replies if all have one, else of their prompts.
+    """Compute the features of cases: of their replies if they have one, else of their prompts.
 
-    After them come their `own_names` features, in place of computed ones of one name.
+    Their `own_names` features are added, and replace computed ones of the same name.
 
     Raises:
-        InputError: a case has not all of them.
+        InputError: a case lacks one of them.
     """
     rows: list[dict[str, float]] = []
     for number, case in enumerate(cases, start=1):
@@ -127,7 +127,7 @@ def describe(cases: Sequence[Case], own_names: Sequence[str] = ()) -> Table:
 
 
 def prompt_features(prompt: str) -> dict[str, float]:
-    """Describe a prompt by numbers: length, form, figures, words; in any language with spaces."""
+    """Compute length, form, numbers and words of a prompt in any language with spaces."""
     words = prompt.split()
     return {
         "characters": log1p(len(prompt)),
@@ -147,10 +147,10 @@ def prompt_features(prompt: str) -> dict[str, float]:
 
 
 def grams(text: str) -> dict[int, float]:
-    """Count the short runs of characters of a text, by bucket; a count n weighs 1 + ln n.
+    """Count the n-grams of a text, by bucket. A count c weighs 1 + ln c.
 
-    Runs of 2 to 4 characters inside words, with a space at both ends of a word; digits count as one
-    digit. Hashing (Weinberger et al. 2009, arXiv 0902.2206) keeps a fitted model small.
+    An n-gram has 2 to 4 bytes of UTF-8, inside a word with a space at both ends. A number counts as
+    one digit. Hashing (Weinberger et al. 2009, arXiv 0902.2206) keeps a fitted model small.
     """
     counts: Counter[int] = Counter()
     for word in _DIGITS.sub("0", text[:_LONGEST].lower()).split():
@@ -162,4 +162,4 @@ def grams(text: str) -> dict[int, float]:
 
 
 KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))
-"""Names of the features that are computed of any case."""
+"""Names of the built-in features."""

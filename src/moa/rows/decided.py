@@ -11,9 +11,9 @@ from moa.questions import NONE_OF_THESE
 
 Values = Mapping[str, Any]
 DEEP = 20
-"""Maximum depth of a value that is searched."""
+"""Maximum depth to which a value is searched."""
 _LABELS = ("label", "level", "value")
-"""Fields with the decision; the first present one counts."""
+"""Fields that may hold the decision. The first one present counts."""
 
 
 class Decision(NamedTuple):
@@ -22,9 +22,9 @@ class Decision(NamedTuple):
     name: str
     """Name of the question, or of its field."""
     said: str
-    """Name of the option; else the reason for none: `refused` or `missing`."""
+    """Name of the option, or why there is none: `refused` or `missing`."""
     probabilities: Mapping[str, float]
-    """By name of the option; empty if there are none."""
+    """Probabilities by option name; empty if there are none."""
     answered: bool = True
     accepted: bool | None = None
     """True if a guarantee covers it; `None`: unknown."""
@@ -39,7 +39,7 @@ class Decision(NamedTuple):
 
 
 def decisions_in(value: object, name: str = "", deep: int = 0) -> Iterator[Decision]:
-    """Find the decisions in an output; one that is the output itself is called `decision`."""
+    """Find the decisions in an output. If the output is one itself, its name is `decision`."""
     if not is_object(value) or deep == DEEP:
         return
     if is_decision(value):

@@ -14,30 +14,30 @@ create table row (
     primary key (given, input, copy)) without rowid;
 create index row_unread on row (given, input, copy) where place is null
 """
-# Copies are counted from 1. What lines of earlier runs say is below: the failed line of a row
-# is copy 0, its good ones are -1, -2 and so on. `place` is null until this run has read the row.
+# Copies are counted from 1. Lines of earlier runs come below: the failed line of a row is copy 0,
+# its good ones are -1, -2 and so on. `place` is null until this run has read the row.
 
 
 class RowIndex(Scratch):
-    """Rows by their `name_of`, copies counted; a million take little memory.
+    """Index of rows by their `name_of`, with copies counted. A million rows take little memory.
 
-    Of a row that an earlier run has written, it knows where the line starts.
+    For a row that an earlier run has written, it has the offset of the line.
 
     Args:
-        forgets: Whether to forget rows that are done, unless there are lines of earlier runs: a
-            table of a million rows is slower than one of those in hand.
+        forgets: True to forget finished rows, unless there are lines of earlier runs. A table of a
+            million rows is slower than one of the rows in flight.
     """
 
     def __init__(self, *, forgets: bool = False) -> None:
         super().__init__(_TABLE)
         self._forgets = forgets
         self.lines = 0
-        """Lines that there are, replaced ones included."""
+        """Number of lines, including replaced ones."""
         self._read = 0
         self._has_lines = False
 
     def add_line(self, name: str, start: int, *, failed: bool) -> None:
-        """Add the line of an earlier run; the failed one that its row had counts no more."""
+        """Add the line of an earlier run. It replaces the row's failed line, if any."""
         self._has_lines = True
         self.lines += 1
         self._unfail(name)
@@ -47,7 +47,7 @@ class RowIndex(Scratch):
         self.run(insert, *_parts(name), copy, start, failed)
 
     def old_lines(self, name: str) -> tuple[bool, bool]:
-        """Return whether the id of a row has failed, and good, lines that no row has claimed."""
+        """Return whether a row's id has failed lines, and good lines, that no row has claimed."""
         if not self._has_lines:
             return False, False
         query = "select max(failed), min(failed) from row where given = ? and place is null"
@@ -55,7 +55,7 @@ class RowIndex(Scratch):
         return highest == 1, lowest == 0
 
     def read(self, name: str) -> str | None:
-        """Add a row, and return its key; `None`: it has a good line, which it claims."""
+        """Add a row and return its key; `None` if it has a good line, which it claims."""
         start = None
         if self._has_lines:
             claim = (
@@ -70,7 +70,7 @@ class RowIndex(Scratch):
         return self.add(name, start)
 
     def add(self, name: str, failed_at: int | None = None) -> str:
-        """Add a row that is due, and return its key; perhaps it has a failed line."""
+        """Add a due row and return its key. `failed_at` is the offset of its failed line."""
         self._read += 1
         ((copy,),) = self.run(
             "insert into row (given, input, copy, place, start, failed, due) "
@@ -83,13 +83,13 @@ class RowIndex(Scratch):
         return f"{name}/{copy}"
 
     def due(self, name: str) -> str | None:
-        """Return the key of the first copy of a row that is due."""
+        """Return the key of the first due copy of a row."""
         query = "select min(copy) from row where given = ? and input = ? and due"
         ((copy,),) = self.run(query, *_parts(name))
         return None if copy is None else f"{name}/{copy}"
 
     def settle(self, key: str, start: int, *, failed: bool) -> None:
-        """Record where the line of a due row starts."""
+        """Record the offset of a due row's line."""
         self.lines += 1
         which = "where given = ? and input = ? and copy = ?"
         if self._forgets and not self._has_lines and not failed:
@@ -111,8 +111,8 @@ class RowIndex(Scratch):
     def starts(self, order: Literal["place", "start"]) -> Iterator[int]:
         """Yield the offsets of the lines that count, in the order of the input or of the file.
 
-        Lines of rows that were not read come last. They count until a row with their id has a line:
-        then its input has changed.
+        Lines of rows that were not read come last. They count until a row with the same id has a
+        line: then its input has changed.
         """
         columns = "place is null, place, start" if order == "place" else "start"
         query = (
@@ -124,16 +124,16 @@ class RowIndex(Scratch):
             yield start
 
     def has_replaced(self) -> bool:
-        """Return True if later lines have replaced some."""
+        """Return True if later lines have replaced earlier ones."""
         return self._has_lines and sum(1 for _ in self.starts("start")) < self.lines
 
     def _unfail(self, name: str) -> int | None:
-        """Forget the failed line of a row, and return where it starts."""
+        """Forget the failed line of a row, and return its offset."""
         delete = "delete from row where given = ? and input = ? and copy = 0 returning start"
         rows = self.run(delete, *_parts(name))
         return rows[0][0] if rows else None
 
 
 def _parts(name: str) -> list[str]:
-    """Split a name, or a key, which has its copy too."""
+    """Split a name, or a key, which also has the copy."""
     return name.split("/")

@@ -17,7 +17,8 @@ IN_WHICH = "Say what it is written in, such as --encoding cp1252 for most of Win
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_LINE = 64 << 20
-"""Bytes of a line, or characters of one in another encoding; what has more is no row of texts."""
+"""Maximum length of a line: bytes, or characters in another encoding. More is not a row of
+texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Line:
 
     @property
     def legible(self) -> str:
-        """The line as text, with replacements for bytes that aren't UTF-8."""
+        """The line as text, with replacement characters for invalid UTF-8."""
         return self.raw.decode("utf-8", errors="replace")
 
     def text(self) -> str:
@@ -42,7 +43,7 @@ class Line:
 
 
 def encoding_of(encoding: str | None) -> str | None:
-    """Return the encoding if Python knows it as one of text, else raise a `ConfigError`."""
+    """Return the encoding if it is a text encoding of Python, else raise a `ConfigError`."""
     if encoding is None:
         return None
     try:
@@ -57,7 +58,7 @@ def encoding_of(encoding: str | None) -> str | None:
 
 
 def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
-    """Yield the lines of a file, without a byte order mark; `None` is UTF-8."""
+    """Yield the lines of a file, without a byte order mark. The encoding `None` is UTF-8."""
     raw_lines = iter_lines(file) if encoding is None else _recode(file, encoding)
     for number, raw in enumerate(raw_lines, start=1):
         if number == 1:
@@ -68,7 +69,7 @@ def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
 
 
 def iter_lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
-    """Yield the lines of a file; a line of gigabytes, as in a zip bomb, is an error."""
+    """Yield the lines of a file. A line of gigabytes, as in a zip bomb, raises an `OSError`."""
     while line := file.readline(_LONGEST_LINE + 1):
         if len(line) > _LONGEST_LINE:
             raise OSError(errno.EFBIG, f"a line has more than {_LONGEST_LINE >> 20} MiB")
@@ -76,7 +77,7 @@ def iter_lines(file: IO[AnyStr]) -> Iterator[AnyStr]:
 
 
 def _recode(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """Yield lines in UTF-8; bytes that can't be decoded stay as they are."""
+    """Yield the lines as UTF-8. Bytes that can't be decoded stay as they are."""
     text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="\n")
     try:
         for line in iter_lines(text):
@@ -84,23 +85,23 @@ def _recode(file: BinaryIO, encoding: str) -> Iterator[bytes]:
     except UnicodeError as error:
         raise ConfigError(f"this can't be read as {encoding}: {error}") from error
     finally:
-        with suppress(ValueError):  # the file is closed already, where not all of it is read
+        with suppress(ValueError):  # the file is already closed if not all of it was read
             text.detach()
 
 
 def malformed_row(number: int, error: str, raw: str) -> MalformedLine:
-    """Make a malformed row of an invalid line."""
+    """Make a malformed row from an invalid line."""
     return MalformedLine(number=number, error=error, raw=raw)
 
 
 def row_of(number: int, value: dict[str, object]) -> Row:
-    """Make a row, whose id is its own or the number of its line."""
+    """Make a row. Its id is its own, or else the number of its line."""
     row_id = own_id(value)
     return Row(number=number, id=number if row_id is None else row_id, value=value)
 
 
 def own_id(value: Mapping[str, object]) -> str | int | None:
-    """Return a row's own id."""
+    """Return a row's own id; `None` if it has none."""
     row_id = value.get("id")
     if isinstance(row_id, bool) or row_id == "":
         return None
@@ -108,7 +109,7 @@ def own_id(value: Mapping[str, object]) -> str | int | None:
 
 
 def encodable(text: str) -> bool:
-    """Return True if a text has no surrogates, and so came from valid UTF-8."""
+    """Return True if a text can be encoded as UTF-8, without lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

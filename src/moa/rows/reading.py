@@ -43,19 +43,19 @@ from moa.rows.lines import (
 from moa.rows.sheets import read_sheet
 
 Format = Literal["jsonl", "csv", "txt", "parquet", "xlsx"]
-"""Format of rows in a file: an object a line, a table with a header, a text a line, or a table of
-Parquet or of Excel."""
+"""Format of rows in a file: a JSON object per line, a table with a header, a text per line, or a
+Parquet or Excel table."""
 STDIN = "-"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
-"""Compression of a file, by the end of its name."""
+"""Compression of a file, by its suffix."""
 _BROKEN = (OSError, EOFError, zlib.error)
-"""Errors of reading if the disk fails, or a compressed file is cut off or damaged."""
+"""Errors raised if the disk fails, or a compressed file is cut off or damaged."""
 PARQUET_ROWS = 1024
-"""Rows of Parquet that are read or written together."""
+"""Number of Parquet rows that are read or written together."""
 _NAMES = {"id", "text"}
-"""Column names, one of which marks standard input as a table."""
+"""Column names. One of them is enough to mark standard input as a table."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""Half of a surrogate pair, escaped."""
+"""An escaped half of a surrogate pair."""
 _NAME = re.compile(r"[\w.-]+( [\w.-]+)*")
 
 
@@ -64,7 +64,7 @@ Reader = Callable[[Iterator["Line"]], Iterator[Row | MalformedLine]]
 
 
 def literal(text: str) -> Iterator[Row | MalformedLine]:
-    """Read the text of the command line itself as the one item."""
+    """Yield the text of the command line as the only row."""
     yield Row(number=1, id=1, value=text)
 
 
@@ -79,32 +79,31 @@ def read(
 ) -> Iterator[Row | MalformedLine]:
     """Read `.jsonl`, `.csv`, `.txt`, `.parquet` or `.xlsx` files, or `-`, one row at a time.
 
-    Columns of a CSV file are separated by what its header has most of: comma, semicolon, tab or
-    bar. Of an Excel file the first sheet is read; its first row that isn't empty is the header.
+    Columns of a CSV file are separated by the character that its header has most of: comma,
+    semicolon, tab or bar. Of an Excel file the first sheet is read. Its first non-empty row is the
+    header.
 
-    A file whose name ends in `.gz` or `.zst` is decompressed on the way. Rows of several files
-    without an `id` have that of their file and line, such as `b.csv:3`.
+    A file whose name ends in `.gz` or `.zst` is decompressed. With several files, rows without an
+    `id` get one from their file and line, such as `b.csv:3`.
 
     Args:
         source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
             as `s3://bucket/mails.parquet`; or `-` for standard input.
-        format: The format of the rows; `None` goes by the name. Standard input is then JSON Lines
-            where its first line that isn't empty begins with `{`, CSV if that is a header with
-            a column `id`, `text` or `text_column`, else one text a line.
-        text_column: The column, or key, that holds the text; it is given as `text` too. `None`
-            leaves rows as they are.
-        encoding: What lines are written in, such as `cp1252`; `None`: UTF-8. Others are never
-            guessed.
-        else_do: A sentence on what to do with what isn't a file.
-        say: Is told which separator a table has, other than a comma, and what standard input is
-            taken for.
+        format: The format of the rows; `None` goes by the file name. Standard input is then JSON
+            Lines if its first non-empty line begins with `{`, CSV if that line is a header with a
+            column `id`, `text` or `text_column`, else one text per line.
+        text_column: The column, or key, with the text. It is copied to `text`. `None` leaves rows
+            as they are.
+        encoding: Encoding of the lines, such as `cp1252`; `None`: UTF-8. Others are never guessed.
+        else_do: Advice to add to the error if `source` isn't a file.
+        say: Called with a message if a table's separator isn't a comma, or if standard input is
+            read as CSV.
 
     Raises:
-        ConfigError: there is no such file, it can't be read, or its name ends otherwise; or
-            standard input is closed. While it is read: there are no rows in it, two columns have
-            one name, or the first row lacks `text_column`.
-        MissingDependency: Parquet, `.xlsx`, `.zst` or an address needs a package that isn't
-            installed.
+        ConfigError: there is no such file, it can't be read, or its name has another ending; or
+            standard input is closed. While reading: there are no rows, two columns have the same
+            name, or the first row lacks `text_column`.
+        MissingDependency: the package for Parquet, `.xlsx`, `.zst` or an address isn't installed.
     """
     options = _ReadOptions(format, encoding_of(encoding), text_column, say)
     rows = _read_source(str(source), options, else_do)
@@ -121,10 +120,10 @@ def read_models(
     text_column: str | None = None,
     encoding: str | None = None,
 ) -> Iterator[tuple[Row, Model]]:
-    """Read a file as `read` does, each row as a model; a text alone is its `text`.
+    """Read a file as `read` does, each row as a model. A plain text becomes its `text`.
 
     Raises:
-        ConfigError: as for `read`, or a row is malformed or doesn't fit: it names file, line, field
+        ConfigError: as for `read`, or a row is malformed or doesn't fit. It names file, line, field
             and fault.
     """
     for row in read(source, format=format, text_column=text_column, encoding=encoding):
@@ -164,7 +163,7 @@ def _read_source(source: str, options: _ReadOptions, else_do: str) -> Iterator[R
         if not files:
             raise ConfigError(f"no file is called like {source!r}")
         return _read_files([(file, _read_source(file, options, else_do)) for file in files])
-    if os.path.isdir(source):  # which is false of a name that is too long, too
+    if os.path.isdir(source):  # also false for a name that is too long
         raise ConfigError(f"{source!r} is a folder: name its files, as in '{source}/*.jsonl'")
     path, kind = Path(source), format_of(source, options.format)
     if kind is None:
@@ -201,7 +200,7 @@ async def read_in_thread(
 ) -> AsyncIterator[Row | MalformedLine]:
     """Read rows in a thread, since a pipe may block.
 
-    The thread isn't awaited when reading is given up.
+    The thread isn't awaited if reading is abandoned.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Row | MalformedLine | Exception | None] = asyncio.Queue(maxsize=64)
@@ -214,7 +213,7 @@ async def read_in_thread(
             try:
                 for row in chain(rows, (None,)):
                     hand_over(row)
-            except Exception as error:  # noqa: BLE001  it is raised by whoever awaits the rows
+            except Exception as error:  # noqa: BLE001  raised where the rows are awaited
                 hand_over(error)
 
     threading.Thread(target=keep_reading, daemon=True, name="moa-rows").start()
@@ -235,7 +234,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
 def with_text(rows: Iterator[Row | MalformedLine], column: str) -> Iterator[Row | MalformedLine]:
     """Copy one column of each row to `text`.
 
-    If the first row lacks it the column is wrong; a later one without it is malformed.
+    If the first row lacks it, a `ConfigError` is raised. A later row without it is malformed.
     """
     first = True
     for row in rows:
@@ -259,7 +258,7 @@ def with_text(rows: Iterator[Row | MalformedLine], column: str) -> Iterator[Row 
 
 
 def count(source: str, limit: int | None, format: Format | None = None) -> int | None:
-    """Count the rows; return `None` if that takes reading them."""
+    """Count the rows; return `None` if they would have to be parsed."""
     path, kind = Path(source), format_of(source, format)
     if source == STDIN or kind not in ("jsonl", "txt") or not path.is_file():
         return None
@@ -295,7 +294,7 @@ def _read_file(source: str, kind: Format, options: _ReadOptions) -> Iterator[Row
 def _read_table(
     cells: Iterator[tuple[int, list[object]]], table_name: str
 ) -> Iterator[Row | MalformedLine]:
-    """Read the rows of a table, whose first one is the header."""
+    """Read the rows of a table. The first one is the header."""
     header: list[str] | None = None
     for number, row in cells:
         if header is None:
@@ -311,7 +310,7 @@ def _read_table(
 
 
 def _end_at_break(rows: Iterator[Row | MalformedLine]) -> Iterator[Row | MalformedLine]:
-    """Yield rows up to a break in the file, then a malformed row that names the fault."""
+    """Yield rows up to a read error, then a malformed row that names it."""
     number = 0
     try:
         for row in rows:
@@ -339,14 +338,14 @@ def _open_remote(source: str, packed: str | None) -> BinaryIO:
     try:
         unpacked = None if packed == "zstd" else packed
         file = import_module("fsspec").open(source, "rb", compression=unpacked).open()
-    except ImportError as error:  # of it, or of what it needs for such an address
+    except ImportError as error:  # fsspec, or what it needs for such an address
         name = error.name or "fsspec"
         raise MissingDependency(name, extra="files", purpose=f"to read {source}") from error
     return _open_zstd(file) if packed == "zstd" else file
 
 
 def _open_zstd(file: str | BinaryIO) -> BinaryIO:
-    """Unpack by Arrow: `zstandard` ends without a word where a file is cut off."""
+    """Decompress with Arrow: `zstandard` doesn't report that a file is cut off."""
     pyarrow = import_arrow("to read .zst")
     return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"))
 
@@ -450,4 +449,4 @@ _KINDS: dict[str, Format] = {
     "parquet": "parquet",
     "xlsx": "xlsx",
 }
-"""By the end of a name."""
+"""Format by file suffix."""

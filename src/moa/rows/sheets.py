@@ -1,4 +1,4 @@
-"""Sheets: tables of Excel files, read row by row, and written with texts as texts."""
+"""Sheets: reads Excel tables row by row, and writes them with texts as texts, not formulas."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 _LONGEST = 1_048_576
-"""Rows of a sheet, the header counted; Excel has no more."""
+"""Maximum number of rows of an Excel sheet, including the header."""
 _WIDEST = 16_384
-"""Columns of a sheet."""
+"""Maximum number of columns of a sheet."""
 _CELL = 32_767
-"""Characters of a cell."""
+"""Maximum number of characters of a cell."""
 _UNPACKED = 2**29
-"""Most bytes of what an Excel file holds, unpacked, so that a small one doesn't fill the memory."""
+"""Maximum size of an unpacked Excel file in bytes, so that a small file doesn't fill the memory."""
 _UNPACKED_REST = 2**25
-"""Most of them in what is neither a sheet nor its texts: that is read at once."""
+"""Maximum of these bytes outside the sheets and their texts, since that part is read at once."""
 _PARTS = 10_000
 
 
 def read_sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
-    """Read the rows of the first sheet that aren't empty, each with its number.
+    """Yield the non-empty rows of the first sheet, each with its number.
 
     Raises:
-        ConfigError: it isn't an Excel file, or too large to be read safely.
+        ConfigError: it isn't an Excel file, or is too large to be read safely.
         MissingDependency: `openpyxl` isn't installed.
     """
     library = import_openpyxl("to read Excel files")
     _check_size(file, source)
     try:
-        with warnings.catch_warnings():  # such as of a style that it doesn't know
+        with warnings.catch_warnings():  # such as about an unknown style
             warnings.simplefilter("ignore")
             book = library.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             first = book.worksheets[0]
-            first.reset_dimensions()  # what a file says of its own size is often wrong
+            first.reset_dimensions()  # the size that a file states is often wrong
             rows = islice(first.iter_rows(values_only=True), _LONGEST)
             for number, cells in enumerate(rows, start=1):
                 if row := _trim(cells):
                     yield number, row
-    except Exception as error:  # whatever the library raises of a file that is damaged
+    except Exception as error:  # the library raises anything for a damaged file
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{source!r} can't be read as an Excel file: {reason}") from error
 
@@ -56,10 +56,10 @@ def read_sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]
 def write_sheet(
     lines: Iterable[Mapping[str, object]], names: Sequence[str], file: SupportsWrite[bytes]
 ) -> int:
-    """Write a table as the one sheet of an Excel file, no text of it as a formula.
+    """Write a table as the only sheet of an Excel file, without formulas; count the rows.
 
     Raises:
-        ConfigError: it is longer or wider than Excel takes.
+        ConfigError: it is longer or wider than Excel allows.
         MissingDependency: `openpyxl` isn't installed.
     """
     library = import_openpyxl("to write Excel files")
@@ -74,7 +74,7 @@ def write_sheet(
         if not isinstance(value, str):
             return value
         text_cell = cells.WriteOnlyCell(sheet, _clean_text(value))
-        text_cell.data_type = "s"  # or "=1" would be a formula
+        text_cell.data_type = "s"  # else "=1" would be a formula
         return text_cell
 
     sheet.append([cell(name) for name in names])
@@ -87,13 +87,13 @@ def write_sheet(
 
 
 def import_openpyxl(purpose: str) -> ModuleType:
-    """Import the library of Excel files."""
+    """Import the library for Excel files."""
     with require_package("openpyxl", extra="files", purpose=purpose):
         return import_module("openpyxl")
 
 
 def _check_size(file: BinaryIO, source: str) -> None:
-    """Refuse what unpacks to much more than it is: `zipfile` reads no more than a part says."""
+    """Refuse a file that unpacks to too much. `zipfile` reads no more than a part states."""
     try:
         parts = ZipFile(file).infolist()
     except BadZipFile as error:
@@ -128,6 +128,6 @@ def _plain_cell(cell: object) -> object:
 
 
 def _clean_text(text: str) -> str:
-    """Leave out what XML can't hold, and cut off what is longer than a cell."""
+    """Replace characters that XML can't hold, and cut the text to a cell's length."""
     clean = "".join(c if c >= " " or c in "\t\n\r" else "\ufffd" for c in text)
     return clean[:_CELL].replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")

@@ -1,4 +1,4 @@
-"""Tables: lines of a run as a table of CSV, Parquet or Excel, the input's columns first."""
+"""Tables: the lines of a run as a CSV, Parquet or Excel table, the input's columns first."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 Lines = Callable[[], Iterable[Mapping[str, object]]]
-"""Gives the lines of a run, from the first, each time that it is called."""
+"""Returns the lines of a run, from the first, on each call."""
 Column = tuple[str, str]
 """Part of the line that a field is in (`input`, `line` or `output`), and its name."""
 _APART = {"input", "output", "seconds", "usage", "trace"}
-"""Keys of a line that aren't columns: the first two hold columns, the others stay in lines."""
+"""Keys of a line that aren't columns. The first two contain columns, the others are only in
+lines."""
 _ORDER = ("id", "label", "confidence", "accepted")
 _PREFIXES = {"input": "", "line": "moa_", "output": "output_"}
 _INT64 = range(-(2**63), 2**63)
@@ -34,31 +35,31 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table: those of the input, then those of what came out.
+    """Columns of a table: those of the input, then those of the output.
 
-    What is called like a column of the input has `output_` before its name, or `moa_` where it is
-    a line's own, such as `id`, `status` and `error`.
+    A name that the input already has gets the prefix `output_`, or `moa_` if it is a line's own
+    field, such as `id`, `status` and `error`.
     """
 
     names: Mapping[Column, str]
-    """Name of each column, in their order."""
+    """Name of each column, in order."""
     kinds: Mapping[str, set[type]]
     """Types of the values in each column, by its name."""
 
     @classmethod
     def of(cls, lines: Lines, *, copy_of: str | None = None) -> Columns:
-        """Find the columns that lines have.
+        """Find the columns of lines.
 
         Args:
             lines: The lines.
-            copy_of: The column of which `text` is a copy in each input; `text` is left out then.
+            copy_of: Column of the input that was copied to `text`. `text` is then left out.
         """
         kinds: dict[Column, set[type]] = {}
         for line in lines():
             for column, value in _fields(line).items():
                 kinds.setdefault(column, set()).add(_type_of(value))
         if ("input", "id") in kinds:
-            kinds.pop(("line", "id"), None)  # it is the same
+            kinds.pop(("line", "id"), None)  # the same id
         if copy_of != "text" and ("input", copy_of) in kinds:
             kinds.pop(("input", "text"), None)
         names = _name_columns(kinds)
@@ -70,7 +71,7 @@ class Columns:
         return {name: new_name for (_, name), new_name in self.names.items() if name != new_name}
 
     def cells(self, line: Mapping[str, object]) -> dict[str, object]:
-        """Return the cells of a line, nested values as JSON."""
+        """Return the cells of a line by column name, with nested values as JSON."""
         fields = _fields(line).items()
         return {
             self.names[column]: _flatten(value) for column, value in fields if column in self.names
@@ -78,7 +79,7 @@ class Columns:
 
 
 def _name_columns(columns: Iterable[Column]) -> dict[Column, str]:
-    """Order columns, and give them unique names."""
+    """Order columns and give them unique names."""
     columns_by_name: dict[str, Column] = {}
     for part, prefix in _PREFIXES.items():
         for column in (column for column in columns if column[0] == part):
@@ -123,7 +124,7 @@ def _flatten(value: object) -> object:
 
 
 def check_writer(kind: Format | None) -> None:
-    """Check that the package for a kind of table is installed, before a row is paid."""
+    """Check that the package for a kind of table is installed, before any row is paid for."""
     if kind == "parquet":
         import_arrow("to write Parquet")
     elif kind == "xlsx":
@@ -131,7 +132,7 @@ def check_writer(kind: Format | None) -> None:
 
 
 def export_lines(lines: Lines, path: Path) -> int:
-    """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
+    """Write lines to a file, completely or not at all; see `moa.jobs.Job.export`."""
     kind = format_of(str(path))
     if kind in (None, "txt") or path.suffix == ".zst":
         raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv, .parquet or .xlsx")
@@ -140,7 +141,7 @@ def export_lines(lines: Lines, path: Path) -> int:
 
 
 def write_lines(lines: Lines, path: Path, kind: Format | None, columns: Columns | None) -> int:
-    """Write lines as they are, or as a table of some columns; whole, or not at all.
+    """Write lines as they are, or as a table of `columns`, completely or not at all.
 
     Raises:
         ConfigError: the file can't be written, or is too long for its kind.
@@ -210,25 +211,25 @@ def _to_text(value: object) -> str | None:
 
 
 class Table:
-    """A table of results in the order of the input, made when their file is closed.
+    """A table of results in input order, written when their file of lines is closed.
 
-    It is replaced as a whole, even if the run was stopped.
+    It is replaced as a whole, even if the run was interrupted.
 
     Args:
-        path: Its name ends in `.csv`, `.parquet` or `.xlsx`.
-        where: Which lines are in it.
-        text_column: The column that the rows were given as `text` too: that is left out.
+        path: A name that ends in `.csv`, `.parquet` or `.xlsx`.
+        where: Conditions on the lines in it.
+        text_column: Column of the rows that was copied to `text`. `text` is left out.
 
     Raises:
-        MissingDependency: a package that its kind needs isn't installed.
+        MissingDependency: the package for its kind isn't installed.
     """
 
     def __init__(self, path: Path, *, where: Where, text_column: str | None = None) -> None:
         self.path = path
         self.rows: int | None = None
-        """Rows in it; `None` until it is written."""
+        """Number of rows; `None` until it is written."""
         self.renamed: Mapping[str, str] = {}
-        """New names of output columns whose names the input has already."""
+        """New names of output columns whose names the input already has."""
         self._kind: Format | None = format_of(path.name)
         self._where = where
         self._text_column = text_column

@@ -16,17 +16,18 @@ from moa.questions import answers_in, is_accepted
 from moa.usage import Usage
 
 _KEPT = 10_000
-"""Seconds of so many items are kept; of more, a random sample of as many."""
+"""Number of items whose seconds are kept. Of more, it is the size of a random sample."""
 WAITING = "waiting for an LLM or people"
-"""Name of the row that counts what no small model settles, if there is no large one."""
+"""Name of the row that counts items which no small model settles, if there is no large one."""
 _TROUBLES = ("retried", "waited", "fell back")
-"""Notes of an endpoint that did not answer at once."""
+"""Kinds of notes about an endpoint that did not answer at once."""
 
 
 class Tally:
-    """Adds items up, and counts their outcomes.
+    """Counts of items and their outcomes.
 
-    Doubtful answers are counted in all outputs. `labels` returns how many labels help.
+    Doubtful answers are counted in all outputs. `labels` returns how many labels to ask for, in
+    words.
     """
 
     def __init__(self, *, labels: Callable[[], str] = lambda: "some", guarantee: str = "") -> None:
@@ -44,20 +45,21 @@ class Tally:
         self.has_outcomes = False
         """True if an output had an outcome that says who handles it."""
         self.accepted = 0
-        """Items whose answer a calibration's guarantee covers."""
+        """Number of items whose answer a calibration's guarantee covers."""
         self.calibrated = False
         """True if an answer was accepted or not by a calibration."""
         self.questions: set[str] = set()
-        """Questions that are doubtful in some item, or the nodes that asked them."""
+        """Questions with a doubtful answer in some item, or the nodes that asked them."""
         self.doubts: Counter[str] = Counter()
-        """Items in which a question is doubtful, by what the trace says of it."""
+        """Number of items with a doubt, by its text in the trace."""
         self.troubles: Counter[tuple[str, str]] = Counter()
-        """Items in which an endpoint did not answer at once: its name, and the kind of the note."""
+        """Number of items in which an endpoint did not answer at once, by its name and the kind of
+        note."""
         self._seconds: list[float] = []
         self._dice = random.Random(0)
 
     def start(self) -> None:
-        """Start the clock again."""
+        """Restart the clock."""
         self.started = time.monotonic()
 
     @property
@@ -67,7 +69,7 @@ class Tally:
 
     @property
     def items(self) -> int:
-        """Items so far."""
+        """Number of items so far."""
         return self.statuses.total()
 
     @property
@@ -82,16 +84,16 @@ class Tally:
 
     @property
     def items_per_second(self) -> float:
-        """Items a second of wall time."""
+        """Items per second of wall time."""
         return self.items / max(time.monotonic() - self.started, 1e-9)
 
     def add(self, item: Item[object]) -> None:
-        """Count an item in."""
+        """Count an item."""
         self.statuses[item.status] += 1
         self.needed_llm += item.needed_llm
         self.usage += item.usage
         self._add_outcome(item)
-        # Of calls their own seconds count, and not those in which an item waited for its turn.
+        # The seconds of the calls count, not those in which the item waited for its turn.
         seconds = item.usage.total.seconds or item.seconds
         if not seconds:
             return
@@ -102,11 +104,11 @@ class Tally:
 
     @property
     def mean(self) -> float:
-        """Mean of the seconds that the calls of an item took together."""
+        """Mean of the total call seconds of an item."""
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Call seconds that did for `share` of the items, from 0 to 1 (nearest rank)."""
+        """Return the call seconds that were enough for a share of the items (nearest rank)."""
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
@@ -125,7 +127,7 @@ class Tally:
         ]
         if said:
             self.calibrated = True
-            # An outcome holds decisions that nothing is guaranteed of: those that say it count.
+            # An outcome may hold decisions without a guarantee: only those that have one count.
             covered = all(said) if isinstance(output, Outcome) else is_accepted(output)
             self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
@@ -190,9 +192,9 @@ class Tally:
 
 
 def outcome_of(item: Item[object]) -> str:
-    """Return the outcome of an item: of its output, else its status.
+    """Return the outcome of an item: that of its output, or else its status.
 
-    An answer of a model that writes badly, without a large one, is `drafted`.
+    Without a large model, the answer of a model that writes badly is `drafted`.
     """
     if isinstance(item.output, Outcome):
         return str(item.output.became)
@@ -203,7 +205,7 @@ def outcome_of(item: Item[object]) -> str:
 
 
 def _doubtful_questions(name: str, value: object) -> Iterator[str]:
-    """Name the questions with doubtful answers anywhere in an output."""
+    """Yield the questions with doubtful answers anywhere in an output."""
     if not isinstance(value, BaseModel):
         return
     if getattr(value, "doubtful", False) is True:

@@ -3,11 +3,12 @@
     where = Where.of(["kept", "label=spam"])
     [line for line in lines if where.matches(line)]
 
-A condition is a word of `WORDS`, or `FIELD=VALUE`, or `FIELD!=VALUE`. Of several, all must hold.
+A condition is a word of `WORDS`, `FIELD=VALUE` or `FIELD!=VALUE`. Of several, all must hold.
 
-A FIELD is looked for in the line itself (`status`, and `label` of `moa decide`), then in its
-`output`, then in its `input`; dots lead inward: `decisions.intent.label=refund`. A VALUE is
-compared as text, and else as JSON: `accepted=true`, `queue=null`, `stars=5`.
+A FIELD is looked up in the line itself (`status`, and `label` of `moa decide`), then in its
+`output`, then in its `input`. Dots lead into objects: `decisions.intent.label=refund`. A VALUE is
+compared with texts as text, and with anything else as JSON: `accepted=true`, `queue=null`,
+`stars=5`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ WORDS: Mapping[str, Callable[[Line], bool]] = {
     "accepted": _has("accepted", True),
     "quarantine": _has("queue", "quarantine"),
 }
-"""Conditions of one word. What was neither dropped nor failed is `kept`, and so is what is in
-`quarantine`."""
+"""Conditions of one word. Lines that were neither dropped nor failed are `kept`, and so are those
+in `quarantine`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,10 @@ class Where:
 
     @classmethod
     def of(cls, conditions: Iterable[str]) -> Where:
-        """Read conditions; none at all hold for every line.
+        """Read conditions. Without any, every line matches.
 
         Raises:
-            ConfigError: one is neither a word of `WORDS` nor `FIELD=VALUE`.
+            ConfigError: one is not a word of `WORDS` or a `FIELD=VALUE`.
         """
         return cls(tuple(map(_parse_condition, conditions)))
 
@@ -99,7 +100,7 @@ def _find_values(line: Line, field: str) -> list[object]:
 
 
 def _equals(value: object, text: str) -> bool:
-    """Compare a value with a given one, as text, or else as JSON."""
+    """Compare a value with a text: as text if it is one, otherwise as JSON."""
     if isinstance(value, str):
         return value == text
     try:

@@ -1,4 +1,4 @@
-"""Writing: results as lines of JSON, written as each row is done, and resumed."""
+"""Writing: results as JSON Lines, written as each row is done, and resumable."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _TABLES: tuple[Format, ...] = ("csv", "parquet", "xlsx")
 
 
 class RowFile(LineFile):
-    """A file of results, in the order in which rows were done, that can be resumed.
+    """A file of results, in the order in which rows were done. It can be resumed.
 
-    A line has `id` and `input`, and `error` where its row failed. With `resume`, `due_rows` passes
-    over the rows that have a good line. Rows that failed are due again, and so are those whose
-    input has changed under the same id; the lines that they had are removed when the file is closed
-    after all rows were read. Until then the last line of an id counts.
+    A line has `id` and `input`, and `error` if its row failed. With `resume`, `due_rows` skips the
+    rows that have a good line. Failed rows are due again, and so are those whose input has changed
+    under the same id. Their old lines are removed when the file is closed after all rows were read.
+    Until then the last line of an id counts.
 
-    The lines alone say which rows are done. Finished calls of unfinished rows are beside
-    them, in a file whose name ends in `.calls`: with `resume` they are found and not made again. It
-    goes when all rows are done.
+    Only the lines tell which rows are done. Finished calls of unfinished rows are in a file beside
+    it, whose name ends in `.calls`. With `resume` they are reused. The file is removed when all
+    rows are done.
 
     Args:
-        path: Made if it isn't there. Its name ends in `.jsonl`.
-        existing: What is done with lines that are there: `refuse` raises, `resume` goes on with
-            them, `overwrite` drops them when the first line is written.
-        source: The file that the rows are read from; `None`: from elsewhere.
-        line: Writes what became of a row, for `take`.
-        table: Made of the lines when the file is closed; see `result_file`.
+        path: Created if missing. Its name ends in `.jsonl`.
+        existing: What to do with existing lines: `refuse` raises, `resume` continues, `overwrite`
+            drops them when the first line is written.
+        source: File that the rows are read from; `None`: from elsewhere.
+        line: Returns the line of an item, for `take`.
+        table: Table to make of the lines when the file is closed; see `result_file`.
 
     Raises:
-        ConfigError: when it is entered: another process writes it, it has lines that are to be
-            refused, or that are none of rows, it is `source`, or it can't be written.
+        ConfigError: on entering: another process writes to it, it has lines that are to be refused
+            or aren't of rows, it is `source`, or it can't be written.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class RowFile(LineFile):
         super().__init__(path, existing=existing, source=source)
         self.table = table
         self.there = 0
-        """Rows so far that had a good line."""
+        """Number of rows so far that had a good line."""
         self.failed = 0
-        """Rows so far that had failed, and are due again."""
+        """Number of rows so far that had failed, and are due again."""
         self.changed = 0
-        """Rows so far that had another input, and are due again."""
+        """Number of rows so far whose input has changed, and that are due again."""
         self._line = line
         self._index: RowIndex
         self._kept = _CallFile(self.path, resumes=existing == "resume")
@@ -76,11 +76,11 @@ class RowFile(LineFile):
 
     @property
     def lost(self) -> int:
-        """Finished calls so far that were kept damaged, and that are made again."""
+        """Number of damaged finished calls so far, which are made again."""
         return self._calls.lost
 
     def __enter__(self) -> Self:
-        """Open and lock it, and read what is there."""
+        """Open and lock it, and read its lines."""
         super().__enter__()
         self._index = RowIndex(forgets=self.table is None)
         try:
@@ -102,11 +102,11 @@ class RowFile(LineFile):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the lines that others have replaced, and close it.
+        """Remove replaced lines, and close it.
 
         Raises:
-            ConfigError: the disk has no room for that; the lines are all there.
-            StoreError: it has none for finished calls of rows that aren't done.
+            ConfigError: the disk has no room for that. All lines are still there.
+            StoreError: the disk has no room for finished calls of unfinished rows.
         """
         try:
             self._calls.close()
@@ -120,7 +120,7 @@ class RowFile(LineFile):
             self.close()
 
     def close(self) -> None:
-        """Close it, and with that free its lock; an empty one is removed."""
+        """Close it, which frees its lock. An empty file is removed."""
         try:
             self._kept.end()
         finally:
@@ -134,13 +134,13 @@ class RowFile(LineFile):
 
         Args:
             rows: The rows.
-            all_rows: Whether these are all rows; else no line is removed, since a row with its
+            all_rows: True if these are all rows. Otherwise no line is removed, since a row with its
                 id may still come.
         """
         for row in rows:
             name = name_of(row.id, row.input)
             failed, good = self._index.old_lines(name)
-            key = self._index.read(name)  # of copies each has its own line
+            key = self._index.read(name)  # each copy has its own line
             if key is None:
                 self.there += 1
                 continue
@@ -153,7 +153,7 @@ class RowFile(LineFile):
         self._all_read = all_rows
 
     async def take(self, item: Item[object], context: RunContext, /) -> None:
-        """Write the line of a row, by `line`; see `write`.
+        """Write the line of an item, made by `line`; see `write`.
 
         A failed row's finished calls are stored, unless the row itself is at fault.
 
@@ -163,11 +163,11 @@ class RowFile(LineFile):
         self._write(self._line(item), fate_of(item, context), item.key)
 
     def write(self, values: Mapping[str, object]) -> None:
-        """Write the line of a row: it has left this process when this returns.
+        """Write the line of a row. It has left this process when this returns.
 
         Raises:
             InputError: `id` or `input` is missing.
-            ConfigError: the disk is full, or gone; the lines before it are whole.
+            ConfigError: the disk is full, or gone. The lines before it are complete.
         """
         if not values.keys() >= {"id", "input"}:
             raise InputError(f"a line needs 'id' and 'input', and this one has {list(values)}")
@@ -198,7 +198,7 @@ class RowFile(LineFile):
             raise ConfigError(f"{error}. What came out is all in {self.path}") from error
 
     def _remove_replaced(self) -> None:
-        """Remove lines that count no more."""
+        """Remove lines that were replaced."""
         if not self._index.has_replaced():
             return
         counting = self._index.starts("start")
@@ -212,7 +212,7 @@ class RowFile(LineFile):
 
 
 class _CallFile(SQLite):
-    """Finished calls in a file beside the lines, made for the first call."""
+    """File of finished calls beside the lines, created for the first call."""
 
     def __init__(self, lines: Path, *, resumes: bool) -> None:
         path = lines.with_name(f"{lines.name}.calls")
@@ -233,7 +233,7 @@ class _CallFile(SQLite):
             self.is_new = False
 
     def open(self) -> None:
-        """Open it; a `ConfigError` says that removing it loses paid calls."""
+        """Open it. A `ConfigError` says that removing it loses paid calls."""
         try:
             super().open()
         except ConfigError as error:
@@ -254,7 +254,7 @@ class _CallFile(SQLite):
         super().execute_many(sql, values)
 
     def drop_others(self, is_unfinished: Callable[[str], bool]) -> None:
-        """Drop calls that a killed process has left of finished or removed rows."""
+        """Drop calls of finished or removed rows, which a killed process has left."""
         for (key,) in self.run("select distinct key from moa_calls"):
             if not is_unfinished(key):
                 self.run("delete from moa_calls where key = ?", key)
@@ -275,7 +275,7 @@ class _CallFile(SQLite):
 
 
 def lines_path(table: Path) -> Path:
-    """Return the path of the lines of a table."""
+    """Return the path of the file of lines of a table."""
     return table.with_name(f"{table.name}.jsonl")
 
 
@@ -288,13 +288,13 @@ def result_file(
     where: Iterable[str] = (),
     text_column: str | None = None,
 ) -> RowFile:
-    """Open the file of lines of a path: itself, or the one beside a table.
+    """Open the file of lines for a path: the path itself, or the file beside a table.
 
-    A table that is there counts as its lines do.
+    An existing table is treated like existing lines.
 
     Raises:
-        ConfigError: it is of lines, and there is a `where`; or as for a `RowFile`; or the table is
-            there, and no lines beside it to go on with.
+        ConfigError: the path is a file of lines and there is a `where`; or the table exists without
+            the lines to resume; or as for a `RowFile`.
     """
     conditions = [*where]
     if path.suffix.lower().removeprefix(".") not in _TABLES:

@@ -1,19 +1,20 @@
-"""Serving: graphs and agents over HTTP, as any client knows it.
+"""Serving: graphs and agents over HTTP, by the APIs that clients know.
 
-Who looks for something finds it here:
+The modules:
 
 - `served.py`: a node under its name, its schemas, JSON in and out.
-- `server.py`: `Server`, what all routes share, and `Settings`; `app.py`: `serve`, which makes the
-  Starlette application of it.
-- `http.py`: what is asked of every request, before any route sees it.
-- `keys.py`: who asks, and what it may spend.
-- `metrics.py`, `jobs.py`: what Prometheus reads; rows that are worked on beside requests.
+- `server.py`: `Server`, which all routes share, and `Settings`.
+- `app.py`: `serve`, which makes the Starlette application.
+- `http.py`: checks on every request, before any route sees it.
+- `keys.py`: callers, and what each may run and spend.
+- `metrics.py`: metrics for Prometheus.
+- `jobs.py`: rows processed in the background.
 - `runs.py`: one request is one run: bounded, cancelled when its client goes away, kept for a while.
-- `faults.py`: which error is which status, in OpenAI's shape.
+- `faults.py`: the HTTP status of each error, in OpenAI's format.
 - One module for each protocol: `typed.py` (`/run`, `/jobs`, `/schema` …), `chat_completions.py`,
   `systemone.py`, `mcp.py`. Each has `routes(server) -> list[Route]`, which `app.py` calls, and may
-  have `paths(server, caller, schemas) -> dict[str, object]`, its part of the document that
-  `openapi.py` puts together.
+  have `paths(server, caller, schemas) -> dict[str, object]`, its part of the OpenAPI
+  document that `openapi.py` makes.
 """
 
 from importlib import import_module

@@ -40,7 +40,7 @@ _ROUTES = (
     metrics.routes,
 )
 _PATHS = (typed.paths, chat_completions.paths, systemone.paths, models.paths)
-"""Describe those routes in `/openapi.json` that a client calls by it."""
+"""Functions that describe the routes that clients call, for `/openapi.json`."""
 
 
 def serve(
@@ -56,10 +56,10 @@ def serve(
     To mount it in your own application, enter `app.router.lifespan_context(app)` in your lifespan.
 
     Args:
-        nodes: Graphs and agents, or names that `load_graph` takes; each is served by its name.
+        nodes: Graphs and agents, or names for `load_graph`. Each is served under its name.
         endpoints: Endpoints for nodes given by name; `None`: those of `moa.toml`, closed with the
             server.
-        keys: File or table of the keys; `None`: everybody who reaches the server may use it.
+        keys: File or table of the keys; `None`: anyone who reaches the server may use it.
         settings: Limits and hosts.
 
     Raises:
@@ -86,13 +86,13 @@ def server_of(
     keys: str | None = None,
     settings: Settings | None = None,
 ) -> Server:
-    """Make what all routes share; see `serve`."""
+    """Make the server that all routes share; see `serve`."""
     served_nodes = [serve_node(node, endpoints) for node in nodes]
     return Server(served_nodes, endpoints, settings or Settings(), keys_in(keys))
 
 
 def app_of(server: Server, *, closes: bool = False) -> Starlette:
-    """Make the application of a server; with `closes` its endpoints are closed when it ends."""
+    """Make the application of a server. With `closes`, its endpoints are closed when it ends."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -154,14 +154,14 @@ def _server_routes(server: Server) -> list[Route]:
 
 
 def serve_node(node_or_name: AnyNode | str, endpoints: Endpoints) -> ServedNode:
-    """Serve a node, or the one of a name that `load_graph` takes.
+    """Serve a node, or the one that `load_graph` loads by a name.
 
-    A ready one has the name by which it was asked for, any other that by which it calls itself.
-    What it does is said by the docstring of its class, or of its file.
+    A ready one is served under the name that was asked for, any other under its own name. A custom
+    one is described by the docstring of its class, or of its file.
     """
     if not isinstance(node_or_name, str):
         kind = type(node_or_name)
-        is_custom = not kind.__module__.startswith("moa.")  # what ours say is for programmers
+        is_custom = not kind.__module__.startswith("moa.")  # ours are for programmers
         return ServedNode(
             node_or_name, description=_first(inspect.getdoc(kind)) if is_custom else ""
         )
@@ -177,5 +177,5 @@ def _docstring(file: Path) -> str | None:
 
 
 def _first(docstring: str | None) -> str:
-    """Return the first paragraph."""
+    """Return the first paragraph on one line."""
     return " ".join((docstring or "").partition("\n\n")[0].split())

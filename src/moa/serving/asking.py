@@ -1,4 +1,4 @@
-"""Asking: the bodies of requests of other APIs, and the errors of those that don't fit."""
+"""Asking: the request bodies of other APIs, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ M = TypeVar("M", bound=BaseModel)
 
 _SOME = r"\S"
 SomeText = Annotated[str, Field(pattern=_SOME)]
-"""A text that is more than spaces."""
+"""A text that isn't blank."""
 WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
-"""Takes a whole number however JSON writes it."""
+"""Accepts a whole number in any JSON notation."""
 _LONGEST = 500
-"""Characters of what is said of a request that doesn't fit."""
+"""Maximum number of characters of an error message about an invalid request."""
 _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
 
 class Body(BaseModel):
-    """The body of a request, or a part of it: no type is converted, no unknown field allowed."""
+    """A request body, or a part of one, without type conversion and unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 def read_as(kind: type[M], value: object, *, status: int = 400) -> M:
-    """Read the body of a request.
+    """Validate the body of a request.
 
     Args:
-        kind: What it is to be.
-        value: What was sent, read as JSON.
+        kind: Model to read it as.
+        value: The body, parsed from JSON.
         status: HTTP status of the refusal.
 
     Raises:
-        RequestRefused: it doesn't fit; each fault is named.
+        RequestRefused: it is invalid. Each fault is named.
     """
     try:
         return kind.model_validate(value)
@@ -57,14 +57,14 @@ def body_of(
     way: str = "body",
     change: Callable[[Schema], None] = lambda _: None,
 ) -> Schema:
-    """Write the schema of a body for OpenAPI.
+    """Return the schema of a body for OpenAPI.
 
     Args:
-        kind: What it is read as.
-        schemas: Where its parts go.
-        models: Names of the models that may be asked so.
-        way: Tells it from other bodies of this kind.
-        change: What is otherwise for these models.
+        kind: Model that the body is read as.
+        schemas: Collects its parts.
+        models: Names of the models that take this body.
+        way: Distinguishes it from other bodies of this kind.
+        change: Adapts the schema to these models.
     """
     ref_template = schemas.reference_template(kind.__name__, way)
     schema = kind.model_json_schema(ref_template=ref_template)
@@ -74,9 +74,10 @@ def body_of(
 
 
 def misfit(faults: Sequence[ErrorDetails], value: object, *, status: int) -> RequestRefused:
-    """Make the error of a request that doesn't fit: as OpenAI's, with a list of all faults.
+    """Make the error of an invalid request, in OpenAI's format with a list of all faults.
 
-    The one that lies deepest is what is at fault: of a choice, the form that fits best.
+    The deepest fault counts as the cause: of several allowed forms, it is in the one that fits
+    best.
     """
     paths = [_find_place(fault["loc"], value) for fault in faults]
     path, first = max(zip(paths, faults, strict=True), key=lambda pair: len(pair[0]))
@@ -106,7 +107,7 @@ def _message(fault: ErrorDetails) -> str:
 
 
 def _find_place(location: tuple[str | int, ...], value: object) -> list[str | int]:
-    """Find where in a request a fault is; pydantic's location also names the types it tried."""
+    """Find the path of a fault in a request. Pydantic's location also names the types it tried."""
     path: list[str | int] = []
     for number, part in enumerate(location, start=1):
         try:
@@ -119,6 +120,6 @@ def _find_place(location: tuple[str | int, ...], value: object) -> list[str | in
 
 
 def _write_place(path: Sequence[str | int]) -> str:
-    """Write a path as clients do, such as `messages[0].role`."""
+    """Format a path as clients do, such as `messages[0].role`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).removeprefix(".")[:_LONGEST]

@@ -1,6 +1,6 @@
-"""Chat completions: what is served as a model of OpenAI's API, to whoever has a client for that.
+"""Chat completions: served nodes as models of OpenAI's Chat Completions API.
 
-`chat_request.py` says what may be asked for, and `chat_turns.py` what is run for it.
+`chat_request.py` defines the requests, and `chat_turns.py` what is run for them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from moa.trace import Event, TextDelta
 from moa.usage import Amount
 
 DONE = ServerSentEvent("[DONE]")
-"""Says that a stream is over."""
+"""Marks the end of a stream."""
 
 
 def routes(server: Server) -> list[Route]:
@@ -77,16 +77,16 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 class _Abilities(NamedTuple):
-    """The parts of a request that a model supports, besides texts."""
+    """Parts of a request that a model supports, besides texts."""
 
     settings: bool
-    """True if sampling settings reach its one model."""
+    """True if sampling settings reach its only model."""
     tools: bool
     most_tokens: bool
     objects: bool
     """True if its answers can be objects."""
     files: tuple[str, ...]
-    """The kinds of files that it reads."""
+    """Kinds of files that it reads."""
 
 
 def _abilities_of(served: ServedNode) -> _Abilities:
@@ -99,7 +99,7 @@ def _abilities_of(served: ServedNode) -> _Abilities:
 
 
 def _bodies(served_nodes: Sequence[ServedNode], schemas: Schemas) -> list[Schema]:
-    """Write what may be sent to each kind of model; what takes no text is asked by `/run`."""
+    """Return the request schema of each kind of model. `/run` calls nodes that take no text."""
     kinds: dict[_Abilities, list[str]] = {}
     for served in served_nodes:
         if served.takes_text:
@@ -117,7 +117,7 @@ def _bodies(served_nodes: Sequence[ServedNode], schemas: Schemas) -> list[Schema
 
 
 def _drop_unsupported(abilities: _Abilities, schema: Schema) -> None:
-    """Remove from the schema of a request what a kind of model doesn't support."""
+    """Remove what a kind of model doesn't support from the schema of a request."""
     fields, parts = object_of(schema["properties"]), object_of(schema["$defs"])
     nothing = {"type": "null"}
     if not abilities.settings:
@@ -143,7 +143,7 @@ def _drop_unsupported(abilities: _Abilities, schema: Schema) -> None:
 
 
 def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str, object]:
-    """Write a whole answer."""
+    """Return a complete response."""
     output = finished.output
     message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
     if isinstance(output, ToolRequest):
@@ -188,7 +188,7 @@ def _reason(turn: Turn, output: object) -> str:
 
 
 def usage(amount: Amount) -> dict[str, object]:
-    """Write a run's usage, without an unknown cost."""
+    """Return a run's usage in OpenAI's format, without an unknown cost."""
     fields: dict[str, object] = {
         "prompt_tokens": amount.input_tokens,
         "completion_tokens": amount.output_tokens,
@@ -202,18 +202,18 @@ def usage(amount: Amount) -> dict[str, object]:
 
 @dataclass
 class Chunks:
-    """The chunks of one stream."""
+    """Chunks of one stream."""
 
     body: ChatRequest
     turn: Turn
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
     created: int = field(default_factory=lambda: int(time.time()))
     sent_text: str = field(default="", init=False)
-    """The text that was sent so far."""
+    """Text sent so far."""
     has_begun: bool = field(default=False, init=False)
 
     def write(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
-        """Write an event, or what became of the run."""
+        """Write an event, or the end of the run."""
         if isinstance(event, FinishedRun):
             yield from self._end(event)
         elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:
@@ -234,7 +234,7 @@ class Chunks:
         try:
             output = finished.output
             rest = self._unsent(output)
-        except Exception as error:  # noqa: BLE001  the status is sent: what is wrong comes here
+        except Exception as error:  # noqa: BLE001  the status is already sent: report it here
             yield ServerSentEvent(dump_json(fault_of(error).body))
             yield DONE
             return

@@ -1,6 +1,6 @@
-"""Chat request: what a client of OpenAI's Chat Completions may ask for, and what is made of it.
+"""Chat request: a request of OpenAI's Chat Completions API, as far as it is supported.
 
-What would change the answer, and isn't done here, is refused; what changes nothing is ignored.
+Unsupported parameters that would change the answer are refused. The others are ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _refuse_true(value: bool) -> bool:
 
 
 _Data = Annotated[str, Field(json_schema_extra={"pattern": "^data:"})]
-"""A file itself, as an address with `data:`."""
+"""A file's content, as a `data:` URL."""
 _FROM_USER: JsonDict = {
     "type": "object",
     "properties": {"role": {"const": "user"}},
@@ -37,13 +37,13 @@ _FROM_USER: JsonDict = {
 
 
 class _Loose(Body):
-    """A part of a request of which other fields change nothing."""
+    """A part of a request whose unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Function(_Loose):
-    """A function of the client's, as a model is told of it."""
+    """A client's function, as described to a model."""
 
     name: Annotated[str, Field(pattern=_NAME)]
     description: str | None = None
@@ -51,14 +51,14 @@ class Function(_Loose):
 
 
 class FunctionTool(_Loose):
-    """A tool of the client's."""
+    """A tool of the client."""
 
     type: Literal["function"]
     function: Function
 
     @property
     def tool_schema(self) -> ToolSchema:
-        """It as endpoints take it."""
+        """The tool in the form that endpoints take."""
         function = self.function
         parameters = function.parameters or {"type": "object", "properties": {}}
         return ToolSchema(function.name, function.description or function.name, parameters)
@@ -69,7 +69,7 @@ class _ToolName(_Loose):
 
 
 class NamedTool(_Loose):
-    """The one tool that is to be called."""
+    """The tool that has to be called."""
 
     type: Literal["function"]
     function: _ToolName
@@ -97,7 +97,7 @@ AnyFormat = Annotated[_FreeText | _AnyObject | _BySchema, Field(discriminator="t
 
 
 class StreamOptions(_Loose):
-    """How a stream is sent."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
@@ -148,20 +148,20 @@ class FromSystem(_Loose):
 
 
 class FromUser(_Loose):
-    """What the user says, with files."""
+    """A message of the user, with files."""
 
     role: Literal["user"]
     content: SomeText | Annotated[list[_AnyPart], Field(min_length=1)]
 
     @property
     def is_blank(self) -> bool:
-        """Whether one of its texts is."""
+        """True if one of its text parts is blank."""
         parts = () if isinstance(self.content, str) else self.content
         return any(isinstance(part, _TextPart) and not part.text.strip() for part in parts)
 
 
 class FromAssistant(_Loose):
-    """What was answered, and which tools were to be called."""
+    """An earlier answer, with its tool calls."""
 
     role: Literal["assistant"]
     content: str | list[_TextPart] | None = None
@@ -169,7 +169,7 @@ class FromAssistant(_Loose):
 
 
 class FromTool(_Loose):
-    """The result of a call."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
     content: str | list[_TextPart]
@@ -182,7 +182,7 @@ AnyMessage = Annotated[
 
 
 class ChatRequest(Body):
-    """A conversation of which the last message is to be answered."""
+    """A conversation whose last message is to be answered."""
 
     model: str
     messages: Annotated[
@@ -200,7 +200,7 @@ class ChatRequest(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
 
-    # What would change the answer, but for the value that changes nothing.
+    # Parameters that would change the answer, with the only value that doesn't.
     n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     top_p: Annotated[float, Field(ge=1, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
@@ -220,7 +220,7 @@ class ChatRequest(Body):
     web_search_options: None = None
     moderation: None = None
 
-    # What changes nothing: whose request it is, and how it is worked on.
+    # Parameters that don't change the answer: whose request it is, and how it is processed.
     user: object = None
     metadata: object = None
     store: object = None
@@ -234,7 +234,7 @@ class ChatRequest(Body):
 
     @property
     def json_schema(self) -> Schema | None:
-        """The schema of the answer, `None` if it is free text."""
+        """JSON schema of the answer; `None` if it is free text."""
         match self.response_format:
             case _BySchema(json_schema=named_schema):
                 return named_schema.schema_
@@ -245,20 +245,21 @@ class ChatRequest(Body):
 
     @property
     def max_output(self) -> int | None:
-        """Most tokens of the answer."""
+        """Maximum number of tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """What ends the answer."""
+        """Texts that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def tool_schemas(self) -> tuple[ToolSchema, ...]:
-        """The tools that may be called.
+        """Tools that may be called.
 
         Raises:
-            RequestRefused: two have the same name, or the one to be called isn't among them.
+            RequestRefused: two different tools have the same name, or the one to call isn't among
+                them.
         """
         schemas = [tool.tool_schema for tool in self.tools or ()]
         schemas_by_name = {tool.name: tool for tool in schemas}
@@ -273,18 +274,18 @@ class ChatRequest(Body):
 
     @property
     def must_call(self) -> bool:
-        """Whether a tool has to be called, if there is any."""
+        """True if a tool has to be called."""
         is_required = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
         return is_required and bool(self.tools)
 
 
 def request_error(message: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
-    """Make the error of a request that isn't answered (400)."""
+    """Make the error of a request that is refused (400)."""
     return RequestRefused(message, status=400, code=code, param=param)
 
 
 def unsupported_error(message: str, param: str) -> RequestRefused:
-    """Refuse a parameter that would change an answer, which nothing here can do."""
+    """Make the error of an unsupported parameter that would change the answer."""
     return request_error(message, param, code="unsupported_parameter")
 
 
@@ -292,7 +293,8 @@ def messages_of(request: ChatRequest) -> tuple[Message, ...]:
     """Read the conversation.
 
     Raises:
-        RequestRefused: a file is at an address, or no message is the user's.
+        RequestRefused: a message is invalid, a file is given by its address, or there is no user
+            message.
     """
     messages: list[Message] = []
     for index, raw_message in enumerate(request.messages):

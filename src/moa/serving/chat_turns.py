@@ -1,7 +1,7 @@
-"""Chat turns: what is run for a request of OpenAI's Chat Completions, and what comes out in words.
+"""Chat turns: the node to run for a Chat Completions request, and its output as text.
 
-An agent that writes is given the whole conversation, and so is a chat; any other node the last
-message of the user. An agent that decides says its label.
+An agent that writes, or a chat, gets the whole conversation. Any other node gets the user's last
+message. An agent that decides answers with its label.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ class Turn:
     """The node to run for a request, and the way to write its output."""
 
     served: ServedNode
-    """The node, under the name of what was asked."""
+    """The node, under the name that was asked for."""
     value: object
     """The input of the node."""
     content: Callable[[object], str]
-    """Writes an output."""
+    """Writes an output as text."""
     shown: str | None
-    """Path of the node whose text is the answer, so that it is sent as it comes; `None`: nobody
-    knows before the end."""
+    """Path of the node whose text is streamed as the answer; `None` if the answer is known only at
+    the end."""
 
 
 def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
     """Choose the node and input for a request.
 
     Raises:
-        RequestRefused: it asks for what this node can't do, or its conversation has no end that
-            can be answered.
-        InputError: the last message isn't what the node takes.
+        RequestRefused: it asks for something that this node can't do, or its conversation can't be
+            answered.
+        InputError: the last message doesn't fit the node's input.
     """
     messages = messages_of(body)
     if (agent := as_relayable(served.node)) is not None:
@@ -86,7 +86,7 @@ def _relay_turn(
     agent: Agent[object, object],
     messages: tuple[Message, ...],
 ) -> Turn:
-    """Let an agent that writes answer in the form that the client wants."""
+    """Make the turn of an agent that writes, with the client's options."""
     last = max(index for index, message in enumerate(messages) if message.role == "user")
     writes = agent.output_type is Reply
     schema = body.json_schema if writes else None
@@ -114,7 +114,7 @@ def _relay_turn(
 
 
 def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
-    """Return a chat that answers a client's own conversation; `None`: the node isn't a chat."""
+    """Return a chat that answers a client's own conversation; `None` if the node isn't a chat."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):
@@ -137,10 +137,10 @@ def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -
 
 
 def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
-    """Refuse what reaches the one model of an agent, and in a graph none.
+    """Refuse settings that only the single model of an agent supports.
 
-    Temperatures are taken that change nothing: what nodes write at, and what clients send where
-    nobody has chosen one.
+    Temperatures that change nothing are accepted: the one that nodes write at, and the default of
+    clients.
     """
     tells = f"{served.name} is no single agent that writes, and has settings of its own: leave it"
     if body.tool_schemas:
@@ -155,10 +155,10 @@ def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
 
 
 def _value(message: Message, served: ServedNode) -> object:
-    """Make the input of a message: its text, or its JSON if no text is taken."""
+    """Make the input of a message: its text, or its JSON if the node takes no text."""
     if served.takes_text:
         value: object = served.parse(message.content)
-        if isinstance(value, UserMessage):  # a thread of its own: nobody else is to read it
+        if isinstance(value, UserMessage):  # its own thread, which nobody else can read
             return value.model_copy(update={"thread": secrets.token_hex(16)})
         return value
     try:
@@ -231,7 +231,7 @@ def _plain(answer: TypedAnswer) -> object:
 
 
 def _project(value: object, schema: Schema) -> object:
-    """Leave out the fields that a schema doesn't name."""
+    """Drop the fields that a schema doesn't name."""
     properties = schema.get("properties")
     if not is_object(value) or not is_object(properties):
         return value
@@ -255,9 +255,9 @@ def content_of(output: object) -> str:
 
 
 def find_streaming_node(node: AnyNode) -> str | None:
-    """Find the path of the node whose text is the output; `None`: that can't be told before.
+    """Find the path of the node whose text is the output; `None` if unknown beforehand.
 
-    What other nodes of a graph write on the way is no part of the answer.
+    Texts that other nodes of a graph write on the way are no part of the answer.
     """
     if isinstance(node, BuiltGraph | WiredRecipe):
         last = node.plan.steps[node.plan.output]

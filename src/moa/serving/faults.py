@@ -1,8 +1,8 @@
-"""Faults: which error is which HTTP status, in OpenAI's shape. The one table of them.
+"""Faults: the HTTP status of each error, in OpenAI's format. The only table of them.
 
-Whoever asks is told what to do about its own request, and of what is wrong with the server only
-that it is: what other servers and users' code say may hold keys, addresses and texts, and goes to
-the log of the server.
+A client is told what to change in its own request, but not what is wrong with the server: messages
+of other servers and of users' code may contain keys, addresses and texts. They go to the server's
+log.
 """
 
 from __future__ import annotations
@@ -46,36 +46,36 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-"""The `type` of an error by its status; of others of 4xx that of 400, and of 5xx `server_error`."""
+"""The `type` of an error by its status. Other 4xx have that of 400; 5xx have `server_error`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """An error as it is sent."""
+    """An error response."""
 
     status: int
     message: str
     code: str
     param: str | None = None
     retry: bool = False
-    """True if sending the same request again may succeed, and pays nothing twice."""
+    """True if the same request may succeed when sent again, and nothing is paid twice."""
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     more: Mapping[str, object] = field(default_factory=dict[str, object])
     """Further fields of the error."""
     faults: Sequence[Mapping[str, object]] = ()
-    """Each fault of a request that doesn't fit."""
+    """Faults of an invalid request."""
 
     @property
     def body(self) -> dict[str, object]:
-        """The error in OpenAI's shape, and as `detail` in that of System One."""
+        """The error in OpenAI's format, with `detail` in that of System One."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         detail = list(self.faults) or {"error_type": kind, "message": self.message}
         return {"error": {**error, **self.more}, "detail": detail}
 
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """Make the answer to a request."""
+        """Make the HTTP response."""
         own_headers = {"x-should-retry": "true" if self.retry else "false", **self.headers}
         if self.retry_after_s is not None:
             own_headers["retry-after"] = str(ceil(self.retry_after_s))
@@ -114,16 +114,16 @@ _TABLE: tuple[tuple[type[MoaError], int, str, str | None], ...] = (
         "of the models that were asked together too few answered: the server's log says why",
     ),
 )
-"""Errors with their status and code, and what is said of each; `None`: its own words, which are
-about the request."""
+"""Errors with their status, code and message. `None`: the error's own message, which is about the
+request."""
 
 
 _OF_INPUT = (400, 413, 422)
-"""Statuses by which a model refuses an input, such as one that is too long for it."""
+"""Statuses with which a model refuses an input, such as one that is too long."""
 
 
 def fault_of(error: Exception) -> Fault:
-    """Map an error to its answer; the message of a server's own error goes to the log only."""
+    """Map an error to its response. The message of a server's own error goes only to the log."""
     if isinstance(error, RequestRefused):
         return Fault(
             status=error.status,
@@ -163,7 +163,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def _key_fault(error: KeySpent) -> Fault:
-    """Return the fault of a spent key, with what is left; retrying is useless before it renews."""
+    """Return the fault of a spent key, with what is left. Retrying is useless before it renews."""
     wait_s = (error.renews_at - datetime.now(UTC)).total_seconds()
     return Fault(
         status=402,

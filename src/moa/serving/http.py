@@ -1,6 +1,6 @@
 """HTTP: checks on every request, before any route sees it. Pure ASGI.
 
-Nothing here holds a response back or runs it in another context, as `BaseHTTPMiddleware` would.
+Nothing here buffers a response or runs it in another context, as `BaseHTTPMiddleware` would.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from moa.serving.server import Server, Settings
 
 OPEN = ("/health", "/ready")
-"""Paths that anybody may ask, whatever runs: they say nothing of anybody."""
+"""Paths that are always open to anyone, since they reveal nothing about anyone."""
 _BODY_S = 30.0
-"""Seconds for which a client may take to send a request."""
+"""Seconds that a client may take to send a request."""
 
 
 class RequestChecks:
-    """Refuses what no route is to see: other hosts, other formats, too much, and strangers.
+    """Middleware that refuses other hosts, other formats, too large requests, and strangers.
 
-    The caller is then `caller_of(request)`.
+    Routes get the caller by `caller_of(request)`.
     """
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
@@ -46,7 +46,7 @@ class RequestChecks:
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer why not."""
+        """Pass a request on, or answer with the refusal."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -105,10 +105,10 @@ def caller_of(request: Request) -> Caller:
 
 
 def check_host(host: str, settings: Settings) -> None:
-    """Refuse a request to another host: a page whose name was bound to this address may send it.
+    """Refuse a request to another host, which a web page can send by DNS rebinding.
 
     Raises:
-        RequestRefused: the host is no address, not `localhost`, and not allowed (421).
+        RequestRefused: the host is not an IP address, `localhost` or an allowed host (421).
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -125,12 +125,12 @@ def check_host(host: str, settings: Settings) -> None:
 
 
 def check_format(method: str, headers: Headers) -> None:
-    """Refuse formats that a page of another origin could send without permission.
+    """Refuse formats that a page of another origin can send without a CORS preflight.
 
     Raises:
         RequestRefused: it has a body that isn't JSON (415).
     """
-    if method != "POST":  # no route takes another with a body
+    if method != "POST":  # no other method takes a body here
         return
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestRefused(
@@ -144,7 +144,7 @@ def check_length(length: str | None, settings: Settings) -> None:
     """Refuse a request whose stated length is too large.
 
     Raises:
-        RequestRefused: it is (413).
+        RequestRefused: it is too large (413).
     """
     if length is not None and length.isdecimal() and int(length) > settings.body_bytes:
         raise _too_large(settings)
@@ -154,8 +154,8 @@ async def read_body(request: Request) -> bytes:
     """Read the body of a request.
 
     Raises:
-        RequestRefused: it is too large (413), takes too long to come (408), or its client left
-            before all of it had come (400, which nobody reads).
+        RequestRefused: it is too large (413), takes too long (408), or its client left before it
+            was complete (400, which nobody reads).
     """
     try:
         async with asyncio.timeout(_BODY_S):
@@ -174,8 +174,8 @@ async def read_json(request: Request, settings: Settings) -> object:
     """Read the body of a request.
 
     Raises:
-        RequestRefused: it isn't JSON (400), is nested too deep (400), is too large (413), or
-            takes too long to come (408).
+        RequestRefused: it isn't JSON or is nested too deep (400), is too large (413), or takes too
+            long (408).
     """
     body = await read_body(request)
     try:
@@ -191,26 +191,26 @@ async def read_json(request: Request, settings: Settings) -> object:
 def json_response(
     value: object, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
-    """Answer with JSON; what isn't a number is null there."""
+    """Answer with JSON. NaN and infinity become null."""
     return Response(encode_json(value), status, headers, "application/json")
 
 
 class TimeLimit:
-    """A response with a time limit, which also ends slow reading."""
+    """A response with a time limit, which also applies to slow readers."""
 
     def __init__(self, response: ASGIApp, timeout_s: float) -> None:
         self._response = response
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
                 await self._response(scope, receive, send)
 
 
 def _count_body(receive: Receive, settings: Settings) -> Receive:
-    """Count the bytes of a body as they come."""
+    """Limit the size of a body, counting bytes as they come."""
     read = 0
 
     async def receive_some() -> Message:
@@ -243,7 +243,7 @@ def _is_deeper(value: object, depth: int) -> bool:
 
 
 def _parts(value: object) -> Iterable[object]:
-    """Return the items of an array or an object; none for anything else."""
+    """Return the items of an array or an object; nothing for anything else."""
     return value.values() if is_object(value) else list_of(value)
 
 
@@ -256,5 +256,5 @@ def _is_address(name: str) -> bool:
 
 
 def _path(scope: Scope) -> str:
-    """The path within this application, which may be mounted in another."""
+    """Return the path within this application, which may be mounted in another."""
     return scope["path"].removeprefix(scope.get("root_path", ""))

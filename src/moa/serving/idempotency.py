@@ -1,7 +1,7 @@
-"""Idempotency: a request that is sent again, with the same `Idempotency-Key`, is not paid twice.
+"""Idempotency: a request sent again with the same `Idempotency-Key` is not paid twice.
 
-Its answer is kept for a day, for its caller alone, and sent again. Such a request goes on when its
-client goes away, since that one asks again for what it has paid for. Pure ASGI.
+Its answer is stored for a day, for its caller alone, and sent again. Such a request goes on when
+its client disconnects, since the client will ask again for what it has paid for. Pure ASGI.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from moa.serving.server import Server
 
 KEPT_S = 86400.0
-"""Seconds for which an answer is kept."""
+"""Seconds for which an answer is stored."""
 _LARGEST = 4 << 20
-"""Bytes of an answer that is kept; of a larger one it is kept that there was one."""
+"""Maximum size of a stored answer, in bytes. Of a larger one, only its existence is stored."""
 _MOST = 256 << 20
-"""Bytes of answers that are kept for one caller."""
+"""Maximum size of all stored answers of a caller, in bytes."""
 _WAIT_S = 60.0
-"""Seconds for which a request waits for the first one like it; then its client is to ask again."""
+"""Seconds that a request waits for the first one like it. Then its client has to ask again."""
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 1.0
 _LONGEST_KEY = 255
 _logger = logging.getLogger(__name__)
@@ -50,27 +50,27 @@ class StoredAnswer(NamedTuple):
 
 
 Lookup = StoredAnswer | Literal["begun", "running", "other"]
-"""What is known of a request: nothing, so that it has begun now; that another one like it is worked
-on; or that the key was used for another request."""
+"""State of a request: `begun`: it is new, and has begun now. `running`: another one like it is
+running. `other`: the key was used for another request."""
 
 
 class Answers:
     """Answers by caller and key, in the store of the ledger.
 
     Args:
-        ledger: Its store is open when it is asked.
+        ledger: Ledger with an open store.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def begin(self, name: str, caller: str, request: str) -> Lookup:
-        """Begin to work on a request, unless it is known.
+        """Begin a request, unless it is known.
 
         Args:
-            name: Name made of the caller and its key.
+            name: Digest of the caller and its key.
             caller: Name of the caller.
-            request: What tells it from another one.
+            request: Fingerprint of the request.
         """
         return await self._ledger.run_off_loop(lambda: self._begin(name, caller, request))
 
@@ -101,7 +101,7 @@ class Answers:
             return StoredAnswer(status, pairs, bytes(body or b""), body is not None)
         if self._ledger.is_alive(holder):
             return "running"
-        # Its process has died. Of those that wait, the one whose update finds that process still in
+        # Its process has died. The first waiting request whose update still finds that process in
         # the row takes it over.
         updated_rows = store.run(
             "update moa_key_answers set worker = ?, until = ? where job = ? and name = ? "
@@ -111,7 +111,7 @@ class Answers:
         return "begun" if updated_rows else "running"
 
     async def keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
-        """Store the answer to a request that was begun here."""
+        """Store the answer to a request begun here."""
         await self._ledger.run_off_loop(lambda: self._keep(name, caller, stored))
 
     def _keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
@@ -131,7 +131,7 @@ class Answers:
         )
 
     async def drop(self, name: str) -> None:
-        """Forget a request that had no answer to keep: it may be sent again."""
+        """Forget a request without an answer to store. It may be sent again."""
         store, worker = self._ledger.store, self._ledger.worker
         await self._ledger.run_off_loop(
             lambda: store.run(
@@ -143,9 +143,9 @@ class Answers:
 
 
 class Idempotent:
-    """Answers a request that was sent before as it was answered then.
+    """Middleware that answers a repeated request with the stored answer.
 
-    Only what succeeded is kept: what was refused or failed may be sent again, and is worked on
+    Only successful answers are stored. A refused or failed request may be sent again, and is run
     again.
     """
 
@@ -154,7 +154,7 @@ class Idempotent:
         self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer as before."""
+        """Pass a request on, or send the stored answer."""
         key = Headers(scope=scope).get("idempotency-key") if scope["type"] == "http" else None
         if key is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
@@ -186,13 +186,13 @@ class Idempotent:
         finally:
             try:
                 await (answers.keep(name, caller.name, stored) if stored else answers.drop(name))
-            except MoaError as error:  # it was sent, all the same
+            except MoaError as error:  # it was sent all the same
                 _logger.warning("the answer to an Idempotency-Key can't be kept: %s", error)
 
     async def _await_answer(
         self, answers: Answers, name: str, caller: str, fingerprint: str, receive: Receive
     ) -> Lookup:
-        """Look for an answer, and wait for it a while, unless the client goes away."""
+        """Look up an answer, and wait for it a while, unless the client disconnects."""
         disconnect = asyncio.ensure_future(receive())
         poll_s, waited_s = _FIRST_POLL_S, 0.0
         try:
@@ -217,7 +217,7 @@ class Idempotent:
         return lookup
 
     def _is_success(self, copy: _Copy, request: Request) -> bool:
-        """Return True if an answer is whole and no error; a failing stream begins with 200, too."""
+        """Return True if an answer is complete and no error. A failing stream starts with 200."""
         if not copy.is_whole or not 200 <= copy.status < 300:
             return False
         run = Headers(raw=copy.headers).get("x-moa-trace")
@@ -225,12 +225,12 @@ class Idempotent:
             return True
         try:
             return self._server.runs.trace(run, caller_of(request)).failure is None
-        except RequestRefused:  # it is kept no longer
+        except RequestRefused:  # its trace is no longer kept
             return True
 
 
 class _Copy:
-    """Sends on what is sent, and keeps a copy."""
+    """Sender that forwards messages, and keeps a copy."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -274,7 +274,7 @@ def _replay(stored: StoredAnswer) -> Response:
 
 
 def _receiver_of(body: bytes) -> Receive:
-    """Make a `receive` that gives the body, and then never a disconnect: the run is finished."""
+    """Make a `receive` that returns the body, but never a disconnect: the run has to finish."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

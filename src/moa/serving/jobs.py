@@ -1,7 +1,7 @@
-"""Jobs: rows that came in the body of a request, worked on until each is done.
+"""Jobs: rows from the body of a request, processed until all are done.
 
-Each is a `moa.jobs.Job` in a folder of its own, beside what says whose it is. One that was cut
-short by the end of the server goes on when that starts again.
+Each is a `moa.jobs.Job` in its own folder, with a file that names its owner. A job that the end of
+the server interrupted goes on when the server starts again.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from moa.serving.served import ServedNode
 _logger = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{32}")
 _AT_ONCE = 4
-"""Jobs that are worked on at once; others wait."""
+"""Maximum number of jobs that run at once. Others wait."""
 _ROWS_AT_ONCE = 8
-"""Rows of a job that are."""
+"""Maximum number of rows of a job that run at once."""
 _STATES: tuple[State, ...] = get_args(State)
 Phase = Literal["running", "stopped", "cancelled", "done"]
-"""A job that is `stopped` has rows left and nobody works on it, such as for a spent budget."""
+"""A `stopped` job has rows left that nobody works on, for example since its budget is spent."""
 
 
 class Owner(BaseModel):
-    """The owner of a job."""
+    """Owner and phase of a job."""
 
     caller: str
     model: str
@@ -51,10 +51,10 @@ class Owner(BaseModel):
 
 
 class _Preparation(NamedTuple):
-    """Work before a job begins, and the future of who waits for it."""
+    """Work before a job begins, and a future that is done after it."""
 
     prepare: Callable[[], None]
-    """Called in a thread: many rows take seconds to be kept."""
+    """Called in a thread, since many rows take seconds to store."""
     begun: asyncio.Future[None]
 
     async def pass_on(self) -> None:
@@ -67,10 +67,10 @@ class Jobs:
     """The jobs of a server.
 
     Args:
-        folder: Where they are kept, each in a folder of its name; `None`: none are taken.
-        served: What can be run, by name.
+        folder: Folder of the jobs, each in a folder of its id; `None`: no jobs are accepted.
+        served: Nodes that can be run, by name.
         keys: The keys that may continue a job after a restart.
-        endpoints: The endpoints to ask.
+        endpoints: Endpoints, for the large model to compare the cost with.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Jobs:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        """Go on with the jobs that were cut short; at the end, stop all that run."""
+        """Go on with interrupted jobs. At the end, stop all running ones."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             for id, owner in await asyncio.to_thread(lambda: list(self._owners())):
@@ -102,10 +102,10 @@ class Jobs:
             await cancel(list(self._working.values()))
 
     async def begin(self, served: ServedNode, rows: list[object], caller: Caller) -> str:
-        """Store rows, and begin to work on them; return the id of the job.
+        """Store rows and start a job on them; return its id.
 
         Raises:
-            InputError: a row is neither a text nor an object, or there is none.
+            InputError: a row is neither a text nor an object, or there are no rows.
             RequestRefused: there is no folder for jobs (501), or the caller may not begin one now.
         """
         self._folder_of()
@@ -122,7 +122,7 @@ class Jobs:
         return id
 
     async def cancel(self, id: str, caller: Caller) -> None:
-        """Stop to work on a job; what is done stays, and `resume` goes on.
+        """Stop a job. Finished rows stay, and `resume` goes on.
 
         Raises:
             RequestRefused: there is no such job of the caller (404).
@@ -134,10 +134,10 @@ class Jobs:
             await cancel([working])
 
     async def resume(self, id: str, caller: Caller) -> None:
-        """Go on with a job that was cancelled or stopped; rows that failed are tried again.
+        """Go on with a cancelled or stopped job. Failed rows are tried again.
 
         Raises:
-            RequestRefused: there is no such job of the caller (404), or it may not go on now.
+            RequestRefused: the caller has no such job (404), or it may not go on now.
         """
         owner = self._owner(id, caller)
         if id in self._working:
@@ -181,7 +181,7 @@ class Jobs:
         return _summary(id, owner) | await asyncio.to_thread(look)
 
     async def list_for(self, caller: Caller) -> list[dict[str, object]]:
-        """List the jobs of a caller, the newest first."""
+        """List the jobs of a caller, newest first."""
         self._folder_of()
         jobs = await asyncio.to_thread(lambda: list(self._owners()))
         own_jobs = [(id, owner) for id, owner in jobs if owner.caller == caller.name]
@@ -189,10 +189,10 @@ class Jobs:
         return [_summary(id, owner) for id, owner in own_jobs]
 
     def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[JSON]:
-        """Yield the lines of rows that were worked on, as `moa run --out` writes them.
+        """Yield the lines of processed rows, as `moa run --out` writes them.
 
         Raises:
-            RequestRefused: there is no such job of the caller (404), or no such state (400).
+            RequestRefused: the caller has no such job (404), or there is no such state (400).
         """
         self._owner(id, caller)
         state_names = list(states)
@@ -213,12 +213,12 @@ class Jobs:
     async def _begin_work(
         self, id: str, owner: Owner, caller: Caller, prepare: Callable[[], None]
     ) -> None:
-        """Begin to work once the caller's budget lets it, and wait until rows are prepared."""
+        """Start a job once the caller's budget allows it, and wait until its rows are prepared."""
         begun = asyncio.get_running_loop().create_future()
         working = self._start(id, owner, caller, _Preparation(prepare, begun))
         try:
             await asyncio.wait((begun, working), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # whoever began it has gone away, and doesn't know its id
+        except asyncio.CancelledError:  # the client has left, and doesn't know its id
             await cancel([working])
             raise
         if not begun.done():
@@ -247,7 +247,7 @@ class Jobs:
                         node = served.node_of(caller)
                         status = await job.run(node, context, max_concurrency=_ROWS_AT_ONCE)
             phase = "stopped" if status.left else "done"
-        except Exception as error:  # whatever it is: nobody else would say so
+        except Exception as error:  # any error, since nobody else would report it
             if beginning is not None and not beginning.begun.done():
                 raise
             _logger.warning("job %s was stopped: %s: %s", id, type(error).__name__, error)

@@ -1,7 +1,7 @@
 """Keys: callers of a server, with what each may run and spend.
 
-A key is a secret of 256 random bits, of which the SHA-256 is kept. A slow hash would protect a
-password, which can be guessed; nobody guesses one of 2**256, so each request is spared it.
+A key is a secret of 256 random bits, whose SHA-256 is stored. A slow hash would protect a password,
+which can be guessed. Nobody guesses one of 2**256 keys, so requests are spared that cost.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _logger = logging.getLogger(__name__)
 
 
 class Key(Limits):
-    """A key as it is kept: its limits, and the hash of its secret."""
+    """A stored key: its limits, and the hash of its secret."""
 
     name: KeyName
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     graphs: tuple[str, ...] | None = None
-    """Names of what it may run; `None`: all that is served."""
+    """Names of the nodes that it may run; `None`: all that are served."""
 
     @property
     def limits(self) -> dict[str, int | float]:
-        """Those that are on, by name."""
+        """The limits that are set, by name."""
         limits = {name: getattr(self, name) for name in Limits.model_fields}
         return {
             name: float(limit) if isinstance(limit, Decimal) else limit
@@ -64,7 +64,7 @@ class Key(Limits):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """All but its name, as JSON."""
+        """Everything but its name, as JSON."""
         graphs = {} if self.graphs is None else {"graphs": [*self.graphs]}
         return graphs | self.limits | {"sha256": self.sha256}
 
@@ -80,13 +80,13 @@ def digest(secret: str) -> str:
 
 
 class Caller:
-    """Who asks. This one is anyone: it may run all that is served, without a limit."""
+    """A caller of the server. This one is anyone, and may run everything without a limit."""
 
     name = ""
-    """Its runs, jobs and threads are stored under this name."""
+    """Name under which its runs, jobs and threads are stored."""
 
     def may_run(self, name: str) -> bool:
-        """Return True if it may see and run what is served under a name."""
+        """Return True if it may see and run the node that is served under a name."""
         del name
         return True
 
@@ -94,20 +94,21 @@ class Caller:
     async def admit(
         self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
     ) -> AsyncGenerator[RunContext]:
-        """Open the context of one run: its budget is what this caller has left.
+        """Open the context of one run. Its budget is what this caller has left.
 
-        What the run has used is `context.usage` when the block ends, however it ends; it is
-        settled then. What further calls may take is set aside before each of them is sent.
+        When the block ends, in any way, the run is settled with `context.usage`. What a call may
+        cost is reserved before it is sent.
 
         Args:
-            name: What is run.
+            name: Name of the node to run.
             timeout_s: Seconds until the run's deadline.
             reference: The large model to compare the cost with.
 
         Raises:
-            KeySpent: it has nothing left. Calls of the run may raise it too.
-            RequestRefused: it may not run it (403), or runs too much at once or in a minute (429).
-            StoreError: what it has spent can't be read or written.
+            KeySpent: nothing is left. Calls of the run may raise it too.
+            RequestRefused: it may not run the node (403), or has too many runs at once or in a
+                minute (429).
+            StoreError: its usage can't be read or written.
         """
         del name
         yield RunContext(timeout_s=timeout_s, reference=reference, keep_notes=False)
@@ -117,10 +118,11 @@ ANYONE = Caller()
 
 
 class Keys:
-    """The keys of a server. This one has none: whoever asks is `ANYONE`."""
+    """The keys of a server. This one has none: every caller is `ANYONE`."""
 
     ledger: Ledger
-    """Stores what callers have spent, and their answers; open while this is."""
+    """Ledger of what callers have spent, which also stores their answers. It is open while this
+    is."""
 
     async def caller(self, authorization: str | None) -> Caller:
         """Return the caller of a request by its `Authorization` header.
@@ -132,23 +134,23 @@ class Keys:
         return ANYONE
 
     def caller_by_name(self, name: str) -> Caller | None:
-        """Return the caller of a name, to go on with its jobs; `None`: there is none any longer."""
+        """Return a caller by name, to go on with its jobs; `None` if it no longer exists."""
         return ANYONE if name == ANYONE.name else None
 
     async def open(self) -> None:
-        """Open what is needed, when the server starts."""
+        """Open the ledger, when the server starts."""
         self._folder = TemporaryDirectory(prefix="moa-")
         self.ledger = Ledger(Path(self._folder.name) / "ledger.sqlite")
         self.ledger.open()
 
     async def close(self) -> None:
-        """Close it, when the server ends."""
+        """Close the ledger, when the server ends."""
         self.ledger.close()
         self._folder.cleanup()
 
 
 def keys_in(address: str | None) -> Keys:
-    """Return the keys in a file, or in a table of Postgres; `None`: none are needed.
+    """Return the keys in a file, or in a Postgres table; `None`: no keys are needed.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
@@ -179,7 +181,7 @@ class KeyStore(Protocol):
         """Add a key.
 
         Raises:
-            ConfigError: there is one of this name, or it can't be written.
+            ConfigError: a key has this name already, or the keys can't be written.
         """
         ...
 
@@ -193,9 +195,9 @@ class KeyStore(Protocol):
 
 
 class KeyFile:
-    """Keys in a file of TOML, a table each, which is read again as soon as it has changed.
+    """Keys in a TOML file, with a table for each key. It is read again whenever it has changed.
 
-    Comments stay when it is written. Only its owner can read a new file.
+    Comments stay when it is written. A new file can be read only by its owner.
     """
 
     def __init__(self, path: Path) -> None:
@@ -208,7 +210,7 @@ class KeyFile:
 
     @property
     def ledger(self) -> str | Path:
-        """The address of the ledger: `ledger = …` in the file, or a file of SQLite beside it."""
+        """Address of the ledger: `ledger = …` in the file, or an SQLite file beside it."""
         self.all()
         if is_address(self._ledger):
             return self._ledger
@@ -261,7 +263,7 @@ class KeyFile:
         self._change(write)
 
     def _parse(self, data: bytes) -> None:
-        """Read what is in the file."""
+        """Parse the content of the file."""
         try:
             document = tomllib.loads(data.decode())
         except ValueError as error:
@@ -289,13 +291,13 @@ class KeyFile:
             raise ConfigError(f"{self._path}: [keys.{name}] {field}: {first['msg']}") from error
 
     def _change(self, write: Callable[[JSON], None]) -> None:
-        """Write the file again, while no other process does."""
+        """Write the file again, under a lock against other processes."""
         path = self._path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f".{path.name}.lock")):
                 if path.exists():
-                    self.all()  # what is wrong in it is said, and not written over
+                    self.all()  # raise its faults, rather than overwrite them
                     document = tomlkit.parse(path.read_text(encoding="utf-8"))
                 else:
                     document = tomlkit.document()
@@ -309,7 +311,7 @@ class KeyFile:
 
 
 class KeyTable:
-    """Keys in a table of the database of the ledger."""
+    """Keys in a table of the ledger's database."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._store = ledger.store
@@ -355,11 +357,11 @@ def _row(row: tuple[object, ...]) -> Key:
 
 @contextmanager
 def key_store(address: str) -> Generator[KeyStore]:
-    """Open a store of keys, to change them.
+    """Open a store of keys to change them.
 
     Raises:
-        ConfigError: it can't be used.
-        MissingDependency: it is Postgres, and its client isn't installed.
+        ConfigError: the store can't be used.
+        MissingDependency: the store is Postgres, and its client isn't installed.
     """
     if is_address(address):
         with Ledger(address) as ledger:
@@ -369,7 +371,7 @@ def key_store(address: str) -> Generator[KeyStore]:
 
 
 def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
-    """Return a store of keys and its ledger, which is to be opened first.
+    """Return a store of keys and its ledger, which must be opened first.
 
     Raises:
         ConfigError: there is no file of keys, or it holds something else.
@@ -382,7 +384,7 @@ def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
 
 
 class StoredKeys(Keys):
-    """The keys in a file or a table, and what they have spent."""
+    """Keys in a file or a table, with what they have spent."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -408,8 +410,8 @@ class StoredKeys(Keys):
         key = await self.ledger.run_off_loop(
             lambda: self._read(lambda: self.store.find_by_digest(sha256))
         )
-        # That a hash was found says nothing of the secret to who sends others. It is compared in
-        # constant time nevertheless, whatever a store looks it up by.
+        # A hash that was found tells nothing about the secret. It is compared in constant time
+        # nevertheless, however the store looks it up.
         if not hmac.compare_digest(key.sha256 if key else _NOBODY, sha256) or key is None:
             raise _key_error("this key is unknown here, or was revoked")
         return KeyCaller(self, key)
@@ -431,7 +433,7 @@ class StoredKeys(Keys):
         return key
 
     def _read(self, read: Callable[[], T]) -> T:
-        """Read keys; if they can't be read nobody is let in, since any may be revoked."""
+        """Read keys. If they can't be read, nobody is let in, since any may be revoked."""
         try:
             return read()
         except (ConfigError, StoreError) as error:
@@ -484,7 +486,7 @@ class KeyCaller(Caller):
 
 
 class _Purchase:
-    """Reserves the needs of a run's calls in the ledger."""
+    """Reservations in the ledger for the calls of one run."""
 
     def __init__(
         self, keys: StoredKeys, key: Key, run: str, context: RunContext, most: Budget
@@ -510,7 +512,7 @@ class _Purchase:
         return self._ask(look) == "granted"
 
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
-        # Calls of one run ask from several threads: each looks again at what the last one got.
+        # Calls of one run ask from several threads. Each first looks at what the last one got.
         with self._lock:
             lacking, budget = look(), self._context.budget
             if lacking is None:

@@ -1,8 +1,8 @@
 """Ledger: spending and reservations of each key, shared by several processes.
 
-A run holds what its calls may take before they are sent: no number of runs, in any number of
-processes, passes a limit. All amounts that a run names are those since it began, so that saying one
-twice changes nothing. What counts in a day is what is set aside at its end or was settled in it.
+A run reserves what its calls may cost before they are sent, so no number of runs, in any number of
+processes, exceeds a limit. All amounts that a run reports are totals since it began, so reporting
+one twice changes nothing. A day counts what was settled in it, and what is reserved at its end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from moa.usage import Amount
 
 T = TypeVar("T")
 LEASE_S = 30.0
-"""Seconds after which a process that says nothing is taken to be dead. It speaks three times as
+"""Seconds of silence after which a process is taken to be dead. A live one reports three times as
 often."""
 _MINUTE_S = 60.0
 _TABLES = """
@@ -63,12 +63,12 @@ class Grant(NamedTuple):
     """The answer to a run's request for more."""
 
     answer: Literal["granted", "wait", "spent", "gone"]
-    """`wait`: runs in flight may give back what it needs. `spent`: there won't be enough; what is
-    left is the run's. `gone`: this process was taken to be dead, and the run was charged."""
+    """`wait`: runs in flight may give back what it needs. `spent`: there won't be enough, and the
+    run gets what is left. `gone`: this process was taken to be dead, and the run was charged."""
     granted: Sums
-    """Total that the run may use, including what it has used so far."""
+    """Total that the run may use, including its usage so far."""
     most: Sums
-    """Total that further requests could be granted."""
+    """Total that the run could be granted by further requests."""
     usage: KeyUsage
     """Usage of the key, without what the run itself has reserved."""
     short: frozenset[Name] = frozenset()
@@ -76,19 +76,20 @@ class Grant(NamedTuple):
 
 
 class Ledger:
-    """Spending and reservations of keys, in a SQLite file or in Postgres.
+    """Spending and reservations of keys, in an SQLite file or in Postgres.
 
-    A process says again and again that it is alive, from a thread of its own. What a dead one had
-    set aside is charged: nobody knows what of it was billed.
+    A process reports that it is alive from its own thread. The reservations of a dead process are
+    charged, since nobody knows what was billed.
 
     Args:
         address: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
         lease_s: Seconds of silence after which a process is taken to be dead.
-        clock: Seconds since 1970; `None`: as the store says, which all processes agree on.
+        clock: Returns the seconds since 1970; `None`: the clock of the store, which all processes
+            share.
 
     Raises:
-        ConfigError: when it is opened: the store can't be used.
-        StoreError: later on.
+        ConfigError: on opening: the store can't be used.
+        StoreError: the store fails later.
     """
 
     def __init__(
@@ -105,9 +106,9 @@ class Ledger:
             self.store = SQLite(Path(address), _TABLES, what=f"the ledger {address}")
         self._lease_s = lease_s
         self.now = clock or self.store.now
-        """Gives the time, in seconds since 1970."""
+        """Returns the time in seconds since 1970."""
         self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
-        """Which process this is."""
+        """Id of this process."""
         self._alive_at = 0.0
         self._unsettled: dict[str, Amount] = {}
         """Usage of ended runs that could not be written to the store yet."""
@@ -121,13 +122,13 @@ class Ledger:
         self.store.open()
 
     def start_heartbeat(self) -> None:
-        """Start to renew the lease of this process, and charge what dead processes had reserved."""
+        """Start to renew the lease of this process, and to charge dead processes."""
         self.renew()
         self._heartbeat = threading.Thread(target=self._beat, name="moa-ledger", daemon=True)
         self._heartbeat.start()
 
     def close(self) -> None:
-        """Charge what is still reserved here, and close the store."""
+        """Charge what this process still reserves, and close the store."""
         self._over.set()
         if self._heartbeat is not None:
             self._heartbeat.join()
@@ -152,7 +153,7 @@ class Ledger:
         Calls are made in order, and finish even if the waiting task is cancelled.
         """
         if isinstance(self.store, SQLite):
-            return work()  # it takes less than a thread would
+            return work()  # faster than a thread
         task = asyncio.ensure_future(self._run_in_turn(work))
         self._pending.add(task)
         task.add_done_callback(self._discard)
@@ -165,10 +166,10 @@ class Ledger:
     def _discard(self, task: asyncio.Task[object]) -> None:
         self._pending.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waits for it is told; asyncio isn't to, if nobody does
+            task.exception()  # retrieve it, or asyncio reports it if nobody waits
 
     async def finish(self) -> None:
-        """Wait for what is being done."""
+        """Wait for pending calls."""
         await asyncio.gather(*self._pending, return_exceptions=True)
 
     def is_alive(self, worker: str) -> bool:
@@ -177,10 +178,10 @@ class Ledger:
         return worker == self.worker or bool(self._run(query, worker, self.now()))
 
     def begin(self, name: str, limits: Limits, run: str) -> KeyUsage:
-        """Begin a run, if the key may.
+        """Begin a run if the key may; return the key's usage.
 
         Raises:
-            KeySpent: what it may spend is spent.
+            KeySpent: a limit of the key is used up.
             RequestRefused: it has too many runs in a minute, or at once (429).
         """
         try:
@@ -201,16 +202,16 @@ class Ledger:
         budget: Budget,
         may_settle: bool,
     ) -> Grant:
-        """Reserve what a run needs, or say why that fails.
+        """Reserve what a run needs, or tell why that fails.
 
         Args:
-            run: Begun before.
-            name: Its key.
-            limits: Limits of the key at this moment.
-            spent: What it has used so far.
-            granted: What it was granted so far, what it used included.
-            budget: What it is to have been granted.
-            may_settle: Whether a call of its own may give back something meanwhile.
+            run: Id of a run that was begun.
+            name: Name of its key.
+            limits: Current limits of the key.
+            spent: Its usage so far.
+            granted: Total granted so far, including its usage.
+            budget: Total that it asks for.
+            may_settle: True if one of its own calls may give something back meanwhile.
         """
 
         def work() -> Grant:
@@ -222,9 +223,9 @@ class Ledger:
         return grant
 
     def settle(self, run: str, spent: Amount) -> None:
-        """End a run: charge what it has used, and give back the rest.
+        """End a run: charge its usage, and release the rest.
 
-        If the store fails it is settled later, as long as this process lives.
+        If the store fails, it is settled later, as long as this process lives.
         """
         try:
             self.store.atomically(lambda: self._settle(run, Sums.of(spent)))
@@ -237,7 +238,7 @@ class Ledger:
         return self.store.atomically(lambda: self._usage_of(name))
 
     def charge_the_dead(self, name: str | None = None) -> int:
-        """Charge the reservations of dead processes, of a key or of all; count their runs."""
+        """Charge what dead processes reserved, for one key or all; return the number of runs."""
         condition, value = ("", ()) if name is None else (" and one.name = ?", (name,))
         dead_runs = self._run(
             "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
@@ -255,14 +256,14 @@ class Ledger:
             _logger.warning(message, len(dead_runs), names)
         return len(dead_runs)
 
-    # What follows is done within a transaction.
+    # The following methods run within a transaction.
 
     def _begin(self, name: str, limits: Limits, run: str) -> KeyUsage:
         self._lock(name)
         if self._run("select 1 from moa_key_runs where job = ? and run = ?", run):
-            return self._usage_of(name)  # the connection was lost once it had been written
+            return self._usage_of(name)  # it was written, but then the connection was lost
         usage = self._usage_of(name)
-        # Calls that are set aside are made; dollars may come back.
+        # Reserved calls are made; reserved dollars may come back.
         used_up = usage.short_limits(limits, Sums(1, 1), Sums(usage.held.calls))
         if used_up:
             raise spent_error(name, limits, usage, used_up)
@@ -284,12 +285,12 @@ class Ledger:
         return usage
 
     def _count_request(self, name: str, limit: int, now: float) -> None:
-        """Count a request, unless the one that is `limit` before it was within the last minute."""
+        """Count a request. Refuse it if `limit` requests came within the last minute."""
         query = "select coalesce(max(number), 0) from moa_key_requests where job = ? and name = ?"
         clause, number = "where job = ? and name = ? and number", int(self._run(query, name)[0][0])
         rows = self._run(f"select at from moa_key_requests {clause} = ?", name, number - limit + 1)
         wait_s = rows[0][0] + _MINUTE_S - now if rows else 0.0
-        if 0 < wait_s <= _MINUTE_S:  # a clock that was set back holds up nobody for longer
+        if 0 < wait_s <= _MINUTE_S:  # a clock that was set back delays nobody longer
             raise RequestRefused(
                 f"the key {name!r} has sent the {limit} requests that it may in a minute: wait "
                 f"{wait_s:.0f} seconds",
@@ -325,7 +326,7 @@ class Ledger:
         short, free = usage.short_limits(limits, want, usage.held), usage.free(limits)
         answer, hold = "granted", want
         if short:
-            # Calls that are set aside are made; dollars may come back, but not of runs that wait.
+            # Reserved calls are made; reserved dollars may come back, but not from waiting runs.
             fixed_sums = Sums(usage.held.calls, usage.waiting.nano)
             can_wait = usage.working and not usage.short_limits(limits, want, fixed_sums)
             answer = "wait" if can_wait else "spent"
@@ -345,7 +346,7 @@ class Ledger:
         return Grant(answer, sums.plus(hold), sums.plus(free), usage, frozenset(short))
 
     def _settle(self, run: str, sums: Sums | None) -> None:
-        """End a run; with `None` all that it has reserved counts as used."""
+        """End a run. With `None`, all that it has reserved counts as used."""
         names = self._run("select name from moa_key_runs where job = ? and run = ?", run)
         if not names:
             return
@@ -369,7 +370,7 @@ class Ledger:
             self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", lock_name)
 
     def _book(self, name: str, sums: Sums) -> None:
-        """Add to what a key has spent today, and in this month."""
+        """Add to a key's spending of this day and this month."""
         if sums == Sums():
             return
         day, month = _periods(self.now())
@@ -384,7 +385,7 @@ class Ledger:
         )
 
     def _usage_of(self, name: str, *, but: str = "") -> KeyUsage:
-        """Return the usage of a key, without what one run holds."""
+        """Return the usage of a key, without the reservations of the run `but`."""
         now = self.now()
         day, month = _periods(now)
         sums = {
@@ -422,7 +423,7 @@ class Ledger:
         first = (self.store.job,) if job_first else ()
         return self.store.run(sql, *first, *values)
 
-    # What the thread does.
+    # The following methods run in the heartbeat thread.
 
     def _beat(self) -> None:
         while not self._over.wait(self._lease_s / 3):
@@ -432,7 +433,7 @@ class Ledger:
                 _logger.warning("the ledger of the keys: %s", error)
 
     def renew(self) -> None:
-        """Renew the lease of this process, settle what is left, and charge dead processes."""
+        """Renew the lease of this process, settle what is pending, and charge dead processes."""
         self._renew_lease(self.now())
         self._settle_late()
         self.charge_the_dead()
@@ -450,7 +451,7 @@ class Ledger:
 
 
 def _periods(seconds: float) -> tuple[str, str]:
-    """Name the day of a moment, and its month."""
+    """Return the names of the day and the month of a time."""
     return _name_periods(int(seconds // 86400))
 
 

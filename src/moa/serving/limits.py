@@ -18,38 +18,38 @@ Name = Literal["usd_per_day", "usd_per_month", "calls_per_day", "calls_per_month
 _NAMES: tuple[Name, ...] = get_args(Name)
 _VERY_MUCH = 2**62
 _NANO = Decimal(1_000_000_000)
-"""Dollars are kept as whole billionths: sums of them are exact, in SQLite too."""
+"""Dollars are stored as whole billionths, so that sums are exact, even in SQLite."""
 
 
 class Limits(BaseModel):
-    """What a key may take. `None` switches a limit off; days and months are those of UTC."""
+    """Limits of a key. `None` switches one off. Days and months are in UTC."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
-    """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
+    """US dollars. With this limit, an endpoint without a known price is not asked."""
     usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
     calls_per_day: int | None = Field(default=None, strict=True, ge=0, le=10**12)
-    """Calls to models, also small ones: a run makes several."""
+    """Calls to models, also small ones. A run makes several."""
     calls_per_month: int | None = Field(default=None, strict=True, ge=0, le=10**12)
     requests_per_minute: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
-    """Runs that begin within any 60 seconds."""
+    """Maximum number of runs that begin within any 60 seconds."""
     parallel: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
-    """Runs at once."""
+    """Maximum number of runs at once."""
 
     @property
     def budget(self) -> Budget:
-        """The budget of a run that has been given nothing yet.
+        """Budget of a run that was granted nothing yet.
 
-        Calls are asked for whether they are limited or not, so that what they took is known when
-        the process is killed.
+        Calls are reserved even without a limit on them, so that their usage is known if the process
+        is killed.
         """
         has_cost = self.usd_per_day is not None or self.usd_per_month is not None
         return Budget(cost=Decimal(0) if has_cost else None, calls=0, strict=has_cost)
 
 
 class Sums(NamedTuple):
-    """Calls, dollars in billionths, and those of the calls whose price isn't known."""
+    """Calls, dollars in billionths, and calls without a known price."""
 
     calls: int = 0
     nano: int = 0
@@ -62,12 +62,12 @@ class Sums(NamedTuple):
 
     @classmethod
     def of_budget(cls, budget: Budget) -> Sums:
-        """Convert the limits of a budget; what it doesn't limit is 0."""
+        """Convert the limits of a budget; a missing limit is 0."""
         return cls(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
 
     @property
     def usd(self) -> Decimal:
-        """US dollars of the calls whose price is known."""
+        """US dollars of the calls with a known price."""
         return self.nano / _NANO
 
     def plus(self, other: Sums) -> Sums:
@@ -79,7 +79,7 @@ class Sums(NamedTuple):
         return Sums(*(a - b for a, b in zip(self, other, strict=True)))
 
     def as_budget(self, budget: Budget) -> Budget:
-        """Return a budget that limits the same, at these sums."""
+        """Return a budget with the same limits, set to these sums."""
         return replace(
             budget,
             calls=None if budget.calls is None else self.calls,
@@ -89,30 +89,30 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyUsage:
-    """Usage and reservations of a key at a moment."""
+    """Usage and reservations of a key at a point in time."""
 
     at: datetime
     day: Sums
-    """Settled since midnight, UTC."""
+    """Settled since midnight UTC."""
     month: Sums
     held: Sums
-    """Set aside for runs in flight, of this process or others."""
+    """Reserved for runs in flight, of this process or others."""
     waiting: Sums
-    """Part of `held` by runs that can give nothing back before they get more."""
+    """Part of `held` of runs that can give nothing back before they get more."""
     runs: int
-    """In flight."""
+    """Number of runs in flight."""
     working: int
-    """Those that may give dollars back."""
+    """Number of runs that may still give dollars back."""
 
     def remaining(self, limits: Limits) -> dict[Name, int | float]:
-        """Return what is left of each limit on calls and dollars; never below 0."""
+        """Return what is left of each limit on calls and dollars, at least 0."""
         return {
             name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
             for name, left in self._remaining(limits, self.held)
         }
 
     def free(self, limits: Limits) -> Sums:
-        """Return the calls and dollars that a run may still use; never below 0."""
+        """Return the calls and dollars that a run may still use, at least 0."""
         left = [*self._remaining(limits, self.held)]
         calls, nano = (
             min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
@@ -136,7 +136,7 @@ class KeyUsage:
         return today + timedelta(days=1)
 
     def _remaining(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
-        """Yield what is left of each limit: calls, or billionths of dollars; it may be below 0."""
+        """Yield what is left of each limit: calls, or billionths of dollars. It may be negative."""
         for name in _NAMES:
             limit = getattr(limits, name)
             spent = self.day if name.endswith("day") else self.month
@@ -155,14 +155,14 @@ def spent_error(
     names: Collection[Name],
     spent: Usage | None = None,
 ) -> KeySpent:
-    """Make the error of a key that may spend no more.
+    """Make the error of a key whose limit is used up.
 
     Args:
         name: Name of the key.
         limits: Its limits.
         usage: Its usage.
-        names: Those of its limits that are used up, or leave too little.
-        spent: What the run has used that was refused.
+        names: The limits that are used up, or leave too little.
+        spent: Usage of the refused run.
     """
     left, renews_at = usage.remaining(limits), usage.renews_at(names)
     amounts = ", ".join(

@@ -1,6 +1,6 @@
-"""Listening: the socket, and uvicorn on it, which gives each connection a limited time and size.
+"""Listening: a socket and a uvicorn server that limits the time and size of request heads.
 
-`moa serve` and `moa studio` both listen so.
+`moa serve` and `moa studio` use it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from moa.errors import ConfigError
 
 HEAD_BYTES = 64 << 10
-"""Most bytes of a request before its body: its line and its headers."""
+"""Maximum bytes of a request's head: its request line and headers."""
 HEAD_S = 30.0
-"""Seconds in which they have to come, from the first byte on, or from when a client connects."""
+"""Maximum seconds until the head is complete, from its first byte or from the connection."""
 _LAST_S = 2
-"""Seconds that uvicorn waits beyond those that runs have to end: for their last words."""
+"""Seconds that uvicorn waits after `drain_s`, so that stopped runs can tell their clients."""
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -54,8 +54,8 @@ def uvicorn_for(
 
     Args:
         app: The application.
-        drain_s: Seconds that requests have left when it is told to end.
-        end: Called after those, to end what still runs.
+        drain_s: Seconds that open requests have left at shutdown.
+        end: Called after `drain_s`, to stop the requests that are still open.
     """
     config = uvicorn.Config(
         app,
@@ -72,7 +72,7 @@ def uvicorn_for(
 
 
 class _DrainingServer(uvicorn.Server):
-    """Ends what still runs once its seconds are over, so that its clients are told."""
+    """A server that calls `end` after `drain_s` of its shutdown, so that clients get an answer."""
 
     def __init__(self, config: uvicorn.Config, drain_s: float, end: Callable[[], None]) -> None:
         super().__init__(config)
@@ -88,9 +88,9 @@ class _DrainingServer(uvicorn.Server):
 
 
 class _Connection(asyncio.Protocol):
-    """A connection of uvicorn's, which is closed if the head of a request doesn't come.
+    """A uvicorn connection that is closed if a request's head comes too late or is too large.
 
-    uvicorn waits for it for ever, and keeps, with one of its two parsers, all that comes of it.
+    uvicorn itself waits forever, and one of its two parsers buffers the head without a limit.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -100,13 +100,13 @@ class _Connection(asyncio.Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is of another class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has its own class
         self._inner.connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         # A new cycle means that a head is complete. Until then, and after an answer is sent, all
-        # bytes belong to a head, and count.
+        # bytes belong to a head and are counted.
         before = self._inner.cycle
         self._inner.data_received(data)
         if self._inner.cycle is not before:

@@ -1,6 +1,6 @@
-"""MCP: what is served, over the Model Context Protocol: at `/mcp`, and over standard input.
+"""MCP: the served graphs and agents over the Model Context Protocol, at `/mcp` and over stdio.
 
-A request over HTTP has tasks of its own, which end with it: nothing is kept between requests.
+Each HTTP request has its own tasks, which end with it. No state is kept between requests.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LATE_S = 10.0
-"""Seconds beyond the deadline of its run after which an exchange is cut off."""
+"""Seconds after its run's deadline at which an exchange is cut off."""
 _READ_AHEAD = 64
-"""Lines of standard input that are read ahead."""
+"""Maximum lines of standard input that are read ahead."""
 _LONGEST = 16 * 2**20
-"""Bytes of one; behind a longer one nothing is read."""
+"""Maximum bytes of a line. Nothing is read after a longer one."""
 _END = b"\n"
-"""Stands for the end of the lines, as no line holds it."""
+"""Marks the end of the lines. No line contains it."""
 Pipes = tuple[Any, Any]
-"""The streams to read from and to write to; the SDK names their types privately."""
+"""Streams to read from and write to. Their types are private in the SDK."""
 _NOISY_LOGGERS = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http")
-"""Loggers of the SDK that tell of each request when it begins and ends."""
+"""Loggers of the SDK that log the start and end of each request."""
 
 
 def routes(server: Server) -> list[Route]:
-    """Make the route `/mcp`; without the SDK it answers what to install."""
+    """Make the route `/mcp`. Without the SDK, it answers 501 and says what to install."""
     if find_spec("mcp") is None:
         return [Route("/mcp", _refuse, methods=["POST"])]
     from moa.serving.mcp_tools import Tools
@@ -72,12 +72,12 @@ async def _refuse(request: Request) -> NoReturn:
 
 
 class Exchange:
-    """The answer to one request, whose body has been read.
+    """The response to one request whose body has been read.
 
     Args:
-        protocol: What answers.
+        protocol: MCP server that answers.
         body: Body of the request.
-        limit_s: Seconds after which it is cut off, whatever its client reads or doesn't.
+        limit_s: Seconds after which it is cut off, whether or not the client reads.
     """
 
     def __init__(self, protocol: Protocol, body: bytes, limit_s: float) -> None:
@@ -86,7 +86,7 @@ class Exchange:
         self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, by tasks that have all ended when this returns."""
+        """Answer the request. All tasks have ended when this returns."""
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
         unread = [self._body]
@@ -98,7 +98,7 @@ class Exchange:
 
         manager = StreamableHTTPSessionManager(self._protocol, stateless=True)
         try:
-            # The SDK has a span of its own, and looks for what is around it in its protocol alone.
+            # The SDK opens its own span, and looks for the parent only in its protocol.
             with attach_to(tracer_of(Headers(scope=scope))):
                 async with asyncio.timeout(self._limit_s), manager.run():
                     await manager.handle_request(scope, again, send)
@@ -108,9 +108,9 @@ class Exchange:
 
 @asynccontextmanager
 async def pipes() -> AsyncGenerator[Pipes]:
-    """Take standard input and output for the protocol alone.
+    """Reserve standard input and output for the protocol.
 
-    What anything else prints goes to standard error, and what is started meanwhile reads nothing.
+    Other output goes to standard error, and processes started meanwhile read an empty input.
     """
     from mcp.server.stdio import stdio_server
 
@@ -119,19 +119,19 @@ async def pipes() -> AsyncGenerator[Pipes]:
         async with stdio_server(stdin=lines) as (read, write), read, write:
             with redirect_stdout(sys.stderr):
                 yield read, write
-    except BaseExceptionGroup as group:  # the SDK's tasks put whatever is raised here into one
+    except BaseExceptionGroup as group:  # the SDK's tasks wrap errors in a group
         error = first_error(group)
-        if not isinstance(error, BrokenPipeError):  # with that nobody reads any longer
+        if not isinstance(error, BrokenPipeError):  # nobody reads any longer
             raise error from None
 
 
 async def serve_pipes(server: Server, owner: Caller, pipes: Pipes) -> None:
-    """Speak over pipes until there is no more to read; then all runs are cancelled.
+    """Serve over pipes until the input ends, then cancel all runs.
 
     Args:
-        server: What is served, and its runs.
-        owner: Whose runs they are.
-        pipes: See `pipes`.
+        server: Server with the nodes and their runs.
+        owner: Caller that all runs belong to.
+        pipes: Streams from `pipes`.
     """
     from moa.serving.mcp_tools import Tools
 
@@ -140,10 +140,9 @@ async def serve_pipes(server: Server, owner: Caller, pipes: Pipes) -> None:
 
 
 class _StdinLines:
-    """The lines of standard input. The wait for one can be cancelled, as by Ctrl-C.
+    """The lines of standard input. Waiting for one can be cancelled, such as by Ctrl-C.
 
-    The SDK waits for them in a thread that is joined at the end of the process, and that nothing
-    can stop.
+    The SDK reads them in a thread that can't be stopped, and that is joined when the process exits.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""MCP tools: what is served, as tools of the Model Context Protocol: listed, called, told of.
+"""MCP tools: the served graphs and agents as tools of the Model Context Protocol.
 
-The SDK speaks the protocol: that of 2026-07-28, which keeps no state between requests, and the
-older ones.
+The SDK speaks the protocol: version 2026-07-28, which keeps no state between requests, and older
+versions.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
 Context = ServerRequestContext[dict[str, object], Request]
 
 _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
-"""Events that are a step done."""
+"""Events that count as a finished step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Wraps a value into an object of JSON, as arguments and results of MCP have to be.
+    """Wraps a value in a JSON object, as MCP requires for arguments and results.
 
     Args:
         schema: JSON Schema of the object.
-        key: The key of the value in it; `None`: the value is an object itself.
+        key: Key of the value in the object; `None`: the value is the object.
     """
 
     schema: Schema
@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
-        """Return the shape of values with this schema; what isn't an object goes under `key`."""
+        """Return the shape for a schema. Values that aren't objects go under `key`."""
         if _is_object(schema, schema):
             return cls({"type": "object", **schema}, None)
         inner = {name: part for name, part in schema.items() if name != "$defs"}
@@ -75,7 +75,7 @@ class Shape:
         """Return the value in an object.
 
         Raises:
-            InputError: it isn't there, or something else is.
+            InputError: the value is missing, or there are other arguments.
         """
         if self.key is None:
             return dict(arguments)
@@ -104,7 +104,7 @@ class ServedTool:
 
     @property
     def listing(self) -> ListedTool:
-        """The tool as it is listed."""
+        """The tool's entry in the list of tools."""
         return ListedTool(
             name=self.name,
             description=self.served.description or f"Runs {self.served.name}.",
@@ -113,10 +113,10 @@ class ServedTool:
         )
 
     def result(self, finished: FinishedRun) -> CallToolResult:
-        """Return the output, structured and as a text, with its usage as metadata.
+        """Return the output as structured content and as text, with the usage as metadata.
 
         Raises:
-            MoaError: why nothing did.
+            MoaError: the run failed.
         """
         metadata = {"moa/trace": finished.id, "moa/usage": finished.usage}
         value = self.served.dump(finished.output)
@@ -128,14 +128,14 @@ class ServedTool:
 
 
 class Tools:
-    """Serves the nodes of a server as tools of MCP.
+    """Serves the nodes of a server as MCP tools.
 
     Args:
-        server: What is served, and its runs.
-        owner: Who asks if no request over HTTP says it: over standard input.
+        server: Server with the nodes and their runs.
+        owner: Caller of requests over standard input, which have no HTTP request.
 
     Raises:
-        ConfigError: two have names that MCP can't tell apart.
+        ConfigError: two nodes would have the same tool name.
     """
 
     def __init__(self, server: Server, owner: Caller | None = None) -> None:
@@ -149,7 +149,7 @@ class Tools:
             self._tools[tool.name] = tool
 
     def protocol(self) -> Protocol:
-        """Make what speaks the protocol."""
+        """Make the MCP server."""
         return Protocol(
             "moa",
             version=version("mixture-of-agents"),
@@ -159,7 +159,7 @@ class Tools:
         )
 
     def _tools_of(self, context: Context) -> tuple[Caller, dict[str, ServedTool]]:
-        """Return the caller, and the tools that it may see."""
+        """Return the caller and the tools that it may use."""
         request = context.request
         caller = self._owner if request is None else caller_of(request)
         assert caller is not None, "whoever speaks over pipes is the owner"
@@ -174,7 +174,7 @@ class Tools:
         return ListToolsResult(tools=[tool.listing for tool in tools.values()])
 
     async def _call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
-        """Run a tool; what goes wrong is said in its result, for the model that had it called."""
+        """Run a tool. Errors are returned as its result, for the model that called it."""
         caller, tools = self._tools_of(context)
         if params.name not in tools:
             reason = f"there is no tool {params.name!r} here{nearest(params.name, list(tools))}"
@@ -192,10 +192,10 @@ class Tools:
 
 
 class Owner(Caller):
-    """Who started the server, and speaks to it over pipes: all runs share one budget.
+    """The user who started the server and talks to it over pipes. All runs share one budget.
 
     Args:
-        context: In which they run.
+        context: Context of the runs.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -205,16 +205,16 @@ class Owner(Caller):
     async def admit(
         self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
     ) -> AsyncGenerator[RunContext]:
-        """Open the context of one run, within that of all."""
+        """Open the context of one run, nested in that of all runs."""
         del name, reference
         yield self._context.nested(timeout_s=timeout_s)
 
 
 class Steps:
-    """Reports the progress of a run; the SDK sends it only to clients that asked for it.
+    """Reports the progress of a run. The SDK sends it only to clients that asked for it.
 
-    What goes on while the client takes one notification is told in the next: whoever reads slowly
-    holds up no run, and nothing piles up.
+    Steps that finish while a notification is being sent are reported in the next one. A slow reader
+    delays no run, and no notifications pile up.
     """
 
     def __init__(self, context: Context) -> None:
@@ -232,7 +232,7 @@ class Steps:
             self._news.set()
 
     async def report_until_done(self, running: Awaitable[FinishedRun]) -> FinishedRun:
-        """Wait for a run, and report its steps meanwhile; cancelling the wait cancels the run."""
+        """Wait for a run and report its steps. Cancelling the wait cancels the run."""
         run, reporter = asyncio.ensure_future(running), asyncio.ensure_future(self._report_steps())
         try:
             finished = await asyncio.shield(run)
@@ -241,7 +241,7 @@ class Steps:
             await reporter
             return finished
         finally:
-            # The SDK cancels again at each await: what a run has to settle would be left undone.
+            # The SDK cancels again at each await, which would keep the run from settling its cost.
             with anyio.CancelScope(shield=True):
                 await cancel([run, reporter])
 
@@ -268,7 +268,7 @@ def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset())
 
 
 def _object_in(schema: Schema) -> Schema | None:
-    """Return the one part of an `anyOf` that accepts objects; `None`: not exactly one does."""
+    """Return the only part of an `anyOf` that accepts objects; `None` unless exactly one does."""
     parts = [part for part in objects_of(schema.get("anyOf")) if _is_object(part, schema)]
     if len(parts) != 1:
         return None

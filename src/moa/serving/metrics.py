@@ -17,9 +17,9 @@ _FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counts runs by what was run, and calls by who was asked; no label says who asks.
+    """Counts runs by model, and calls by model, tier and endpoint. No label names the caller.
 
-    Each server has its own registry: two in one process don't mix.
+    Each server has its own registry, so two in one process don't mix.
     """
 
     def __init__(self, server: Server) -> None:
@@ -50,7 +50,7 @@ class Metrics:
         server.runs.listeners.append(self._add)
 
     def text(self) -> bytes:
-        """Write them all."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def _add(self, finished: FinishedRun) -> None:
@@ -65,7 +65,7 @@ class Metrics:
             cost.inc(float(amount.priced_cost))
 
     def _count(self, *labels: str) -> tuple[Counter, Counter, Counter, Counter]:
-        """Find the counters of who was asked by whom."""
+        """Return the counters of calls, input tokens, output tokens and cost for these labels."""
         return (
             self._calls.labels(*labels),
             self._tokens.labels(*labels, "in"),

@@ -1,4 +1,4 @@
-"""Models: what is served, as OpenAI's clients and System One's list it, and texts as vectors."""
+"""Models: the list of models for clients of OpenAI and System One, and embeddings."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from moa.serving.served import Schema, ServedNode
 from moa.serving.server import ENCODER, Server
 
 OWNER = "moa"
-"""Who owns the models, by which a client of moa's knows the server."""
+"""Owner of the models. A moa client recognises the server by it."""
 MOST_TEXTS = 2048
 _AT_ONCE = 32
-"""Texts that are encoded together: what an encoder has begun nobody can stop."""
+"""Texts encoded together. Once begun, an encoding can't be stopped."""
 
 
 class EmbeddingsRequest(Body):
-    """Texts that are to be turned into vectors."""
+    """A request to turn texts into vectors."""
 
     model: str
     input: (
@@ -65,7 +65,7 @@ class EncodingNode:
     """A node that turns texts into vectors.
 
     Args:
-        encoder: Who does.
+        encoder: Endpoint that encodes.
     """
 
     name = ENCODER
@@ -76,7 +76,7 @@ class EncodingNode:
     async def run(
         self, request: Sequence[str], /, context: RunContext | None = None
     ) -> Result[Vectors]:
-        """Encode texts, some at once so that a run can be ended; raises as `Endpoint.embed`."""
+        """Encode texts in batches, so that a run can be stopped. Raises as `Endpoint.embed`."""
         started = time.perf_counter()
         inner = run_context(context).nested(self.name)
         vectors: list[tuple[float, ...]] = []
@@ -103,7 +103,7 @@ def routes(server: Server) -> list[Route]:
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in dict(models_for(server, caller_of(request))):
-            server.find(name, caller_of(request))  # says which there are
+            server.find(name, caller_of(request))  # raises, and lists the models
         return json_response(_model(name, started))
 
     async def embeddings(request: Request) -> Response:
@@ -145,7 +145,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 def models_for(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
-    """Yield the models that a caller may use, each with what it does."""
+    """Yield the models that a caller may use, with their descriptions."""
     for name, served in server.served.items():
         if caller.may_run(name):
             yield name, served.description or f"{type(served.node).__name__} of this server"
@@ -188,5 +188,5 @@ def _vectors(
 
 
 def _pack(vector: Sequence[float]) -> str:
-    """Write a vector as OpenAI's SDK asks for it: 32-bit numbers, the lowest byte first."""
+    """Encode a vector as OpenAI's SDK requests it: base64 of 32-bit little-endian floats."""
     return base64.b64encode(pack(f"<{len(vector)}f", *vector)).decode()

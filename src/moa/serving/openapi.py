@@ -1,4 +1,4 @@
-"""OpenAPI: the document that says which routes there are, what they take, and what they give."""
+"""OpenAPI: the document that describes the routes, their requests and their responses."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def operation(
     status: int = 200,
     streams: bool = False,
 ) -> Operation:
-    """Describe one method of a path; each may fail in the ways of `faults.py`.
+    """Describe one method of a path, with the errors of `faults.py`.
 
     Args:
-        summary: What it does, in a line.
-        answer: Schema of what it gives.
-        body: Schema of what it takes; `None`: nothing.
-        answers_with: Content type of the answer.
-        parameters: Those in the path or the query; see `parameter`.
-        status: Where it goes well.
-        streams: Whether it also gives server-sent events, if these are accepted.
+        summary: Summary in one line.
+        answer: Schema of the response.
+        body: Schema of the request body; `None`: no body.
+        answers_with: Content type of the response.
+        parameters: Parameters of the path or the query; see `parameter`.
+        status: HTTP status of success.
+        streams: True if it also sends server-sent events to clients that accept them.
     """
     content = {answers_with: {"schema": answer}}
     if streams:
@@ -99,18 +99,18 @@ def parameter(name: str, schema: Schema, *, location: str = "path") -> Parameter
 
 
 class Schemas:
-    """Collects the schemas of models, so that those of two graphs don't mix."""
+    """Collects the schemas of models, and keeps those of different graphs apart."""
 
     def __init__(self) -> None:
         self.found: dict[str, Schema] = {"Error": _ERROR}
 
     def reference_template(self, name: str, way: str) -> str:
-        """Return the reference template for the models of a node, on the way `in` or `out`."""
+        """Return the reference template for models of a node's input (`in`) or output (`out`)."""
         safe_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         return f"#/components/schemas/{safe_name}.{way}.{{model}}"
 
     def add(self, schema: Schema, path: str) -> Schema:
-        """Take the models out of a schema, and give what is left."""
+        """Move the models out of a schema, and return the rest."""
         for name, model in object_of(schema.pop("$defs", None)).items():
             self.found[path.rpartition("/")[2].format(model=name)] = object_of(model)
         return schema
@@ -119,7 +119,7 @@ class Schemas:
 def document(
     server: Server, caller: Caller, paths: Mapping[str, object], schemas: Schemas
 ) -> dict[str, object]:
-    """Write the document for a caller, who is told only of what it may run."""
+    """Return the document for a caller. It describes only the nodes that the caller may run."""
     names = ", ".join(served.name for served in server.visible_to(caller))
     return {
         "openapi": "3.1.0",

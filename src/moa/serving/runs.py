@@ -1,7 +1,7 @@
-"""Runs: one request is one run, within a budget and a deadline; it ends when its client goes away.
+"""Runs: each request is a run with a budget and a deadline, cancelled if its client disconnects.
 
-A route calls `Runs.finish` for a whole answer, or returns `Runs.stream` for one that is told while
-it is made. What became of a run is kept for a while, by its id.
+A route calls `Runs.finish` for a whole answer, or returns `Runs.stream` for a streamed one. The
+record of a run is kept for a while, by its id.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LATE_S = 5.0
-"""Seconds beyond its deadline after which a run, or a stream, that doesn't heed it is cut off."""
+"""Seconds after its deadline at which an unfinished run is cut off; twice as long for a stream."""
 _SEND_S = 30.0
-"""Seconds for which a client may read nothing of a stream."""
+"""Maximum seconds to send one event of a stream to a client."""
 _LAST_S = 1.0
-"""Seconds for the last words of a stream whose run is ended with the server."""
+"""Seconds for the last events of a stream whose run is stopped with the server."""
 _NOTES = 100
-"""Notes of traces that are kept, for each run that is: a run of many nodes has thousands."""
+"""Maximum trace notes kept per kept run, on average. A run of many nodes has thousands."""
 _CHUNK = 4096
-"""Characters from which on pieces of a text, of which a reader is late, are no longer joined."""
+"""Waiting pieces of a text are joined until they have this many characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,13 @@ class FinishedRun:
     id: str
     served: ServedNode
     caller: str
-    """Name of who asked."""
+    """Name of the caller."""
     item: Item[object]
-    """Its output, or its error; what it used, and its notes."""
+    """Output or error, usage and notes."""
     headers: Mapping[str, str]
-    """Those of its answer, `x-moa-…`; what isn't known is left out."""
+    """Response headers `x-moa-…`. Unknown values are left out."""
     failure: str | None = None
-    """Kind of its error."""
+    """Class name of its error."""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -73,7 +73,7 @@ class FinishedRun:
         """The output of the run.
 
         Raises:
-            MoaError: why the run failed.
+            MoaError: the run failed.
         """
         if self.item.error is not None:
             raise self.item.error
@@ -98,14 +98,14 @@ class FinishedRun:
         return record | resources_of(item)
 
     def without_content(self) -> FinishedRun:
-        """Return it without its input, output and error, which may be large."""
+        """Return a copy without input, output and error, which may be large."""
         result = self.item.result
         bare_result = result and replace(result, output=None, trace=(), messages=())
         return replace(self, item=replace(self.item, input=None, result=bare_result, error=None))
 
 
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
-    """Write headers: who decided, the confidence, whether it is accepted, and the cost."""
+    """Return the headers: trace id, deciding endpoint, confidence, acceptance and cost."""
     deciders = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
     accepted, cost = is_accepted(item.output), item.usage.cost
     values = {
@@ -130,7 +130,7 @@ def _confidence_in(output: object) -> str | None:
 
 
 def _in_a_header(value: str) -> str:
-    """Leave out what no header takes; names of endpoints are users' own."""
+    """Replace characters that a header can't hold. Users choose the names of endpoints."""
     return value.encode("ascii", "replace").decode() if value.isprintable() else "?"
 
 
@@ -142,23 +142,23 @@ class Runs:
         self._endpoints = endpoints
         self._kept: dict[str, FinishedRun] = {}
         self._notes = 0
-        """Notes of the runs that are kept."""
+        """Number of notes of the kept runs."""
         self._active: dict[str, _Run] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.listeners: list[Callable[[FinishedRun], None]] = []
-        """Called with each run that has ended, however it did."""
+        """Callbacks for each run that has ended, including failed and cancelled ones."""
 
     async def finish(self, request: Request, served: ServedNode, value: object) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
             request: The HTTP request. If its client goes away, the run is cancelled.
-            served: What runs.
-            value: What it takes; see `ServedNode.parse`.
+            served: Node to run.
+            value: Its input; see `ServedNode.parse`.
 
         Raises:
-            MoaError: why it failed; `faults.py` knows what to answer, and which headers.
+            MoaError: the run failed; `faults.py` maps the error to a response and headers.
         """
         caller, headers = caller_of(request), request.headers
         async with self.admit(caller, served, value, headers) as run:
@@ -183,15 +183,15 @@ class Runs:
         value: object,
         listener: Callable[[Event], None] | None = None,
     ) -> FinishedRun:
-        """Run to the end, for a route that looks itself whether its client is there.
+        """Run to the end, for a route that checks itself whether its client is connected.
 
-        If the wait is cancelled, so is the run.
+        Cancelling the wait cancels the run.
 
         Args:
             caller: The caller.
-            served: What runs.
-            value: What it takes; see `ServedNode.parse`.
-            listener: Called with each event while it goes on.
+            served: Node to run.
+            value: Its input; see `ServedNode.parse`.
+            listener: Called with each event of the run.
         """
         async with self.admit(caller, served, value) as run:
             return await run.begin(listener)
@@ -203,15 +203,15 @@ class Runs:
         value: object,
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
     ) -> Stream:
-        """Make the response that tells of a run while it goes on, for a body that has been read.
+        """Return a response that streams a run, for a request whose body has been read.
 
-        What is wrong before it begins, such as a spent budget, is answered as ever. Then the
-        status is 200: a run that fails is the last thing told.
+        Errors before the run begins, such as a spent budget, are answered as usual. After that
+        the status is 200, and a failure is the last event.
 
         Args:
             request, served, value: See `finish`.
-            write: Says what is sent of an event, and at last of what became of the run: its
-                output, or its error, for which `fault_of(finished.item.error).body` is sent.
+            write: Returns the messages to send for an event, and at the end for the finished run:
+                its output, or `fault_of(finished.item.error).body` for an error.
         """
         admit = partial(self.admit, caller_of(request), served, value, request.headers)
         return Stream(admit, write, self._settings)
@@ -226,12 +226,12 @@ class Runs:
         return len(self._active)
 
     def stop_all(self) -> None:
-        """Stop all active runs; their clients are told that the server ends."""
+        """Stop all active runs, and tell their clients that the server is shutting down."""
         for run in [*self._active.values()]:
             run.stop(_server_ends_error())
 
     async def wait_until_idle(self) -> None:
-        """Wait a moment until the active runs have ended; they are cancelled by then."""
+        """Wait briefly for the active runs to end. They have been cancelled before."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LATE_S):
                 await self._idle.wait()
@@ -240,7 +240,7 @@ class Runs:
         """Return a run by its id.
 
         Raises:
-            RequestRefused: it isn't kept, any longer, or is another's (404).
+            RequestRefused: the run isn't kept (any more), or is another caller's (404).
         """
         self._forget()
         finished = self._kept.get(id)
@@ -278,7 +278,7 @@ class Runs:
         value: object,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[_Run]:
-        """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
+        """Admit a run for the time of the block. Its trace continues that of the `headers`."""
         timeout_s = self._settings.timeout_s
         admission = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admission as outer:
@@ -306,16 +306,16 @@ class _Run:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     _working: asyncio.Future[FinishedRun] | None = field(default=None, init=False)
     _why: RequestRefused | None = field(default=None, init=False)
-    """Why it is ended early."""
+    """Reason for stopping it early."""
 
     def begin(self, listener: Callable[[Event], None] | None = None) -> asyncio.Future[FinishedRun]:
-        """Begin to run; what became of it is kept, also if it is cancelled."""
+        """Start the run. Its result is kept, even if it is cancelled."""
         self.context.listener = listener
         self._working = asyncio.ensure_future(self._work())
         return self._working
 
     def stop(self, reason: RequestRefused) -> None:
-        """End it early: it has failed, for this reason."""
+        """Stop the run early, so that it fails for this reason."""
         if self._working is not None and self._why is None:
             self._why = reason
             self._working.cancel()
@@ -341,7 +341,7 @@ class _Run:
         return finished
 
     def _result(self, item: Item[object]) -> FinishedRun:
-        """Return its result."""
+        """Return the finished run of an item."""
         return FinishedRun(
             id=self.id,
             served=self.served,
@@ -352,7 +352,7 @@ class _Run:
         )
 
     def _failure(self, error: MoaError, start: float) -> Item[object]:
-        """Return an item without output, with the reason."""
+        """Return a failed item with its error."""
         return Item(
             number=1,
             id=1,
@@ -366,7 +366,7 @@ class _Run:
 
 
 class Stream:
-    """A response that tells of a run while it goes on; see `Runs.stream`."""
+    """A response that streams a run; see `Runs.stream`."""
 
     def __init__(
         self,
@@ -379,7 +379,7 @@ class Stream:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         async with self._admit() as run:
             queue = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
             working = run.begin(queue.add)
@@ -409,11 +409,11 @@ class Stream:
 
 
 class _EventQueue:
-    """Events that wait for a reader; of text the pieces of one node become one.
+    """Events that wait for a reader. Pieces of one node's text are joined.
 
     Args:
-        most: How many may.
-        stop: Ends the run, where more would.
+        most: Maximum events that wait.
+        stop: Called to stop the run if there are more.
     """
 
     def __init__(self, most: int, stop: Callable[[], None]) -> None:
@@ -424,7 +424,7 @@ class _EventQueue:
         self._ended = False
 
     def add(self, event: Event) -> None:
-        """Add one; where too much waits, the run is stopped."""
+        """Add an event. If too many wait, stop the run."""
         if self._ended:
             return
         last = self._events[-1] if self._events else None
@@ -449,7 +449,7 @@ class _EventQueue:
         self._there.set()
 
     async def next(self) -> Event | None:
-        """Wait for the next event; `None`: no more come."""
+        """Wait for the next event; `None` at the end."""
         while not self._events:
             if self._ended:
                 return None

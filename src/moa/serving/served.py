@@ -1,4 +1,4 @@
-"""Served: a node under the name by which clients know it, with its schemas, JSON in and out."""
+"""Served nodes: each with its public name, its schemas, and JSON input and output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from moa.serving.keys import Caller
 Schema = JSON
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
-"""The reference template of a single schema."""
+"""Reference template of a schema that stands alone."""
 _WORDS: Schema = {"type": "string", "pattern": r"\S"}
 _SOME_TEXT: Schema = {
     "anyOf": [
@@ -41,12 +41,12 @@ _SOME_TEXT: Schema = {
 
 
 class ServedNode:
-    """A node under the name by which clients know it.
+    """A node with its public name.
 
     Args:
-        node: What runs.
+        node: Node to run.
         name: Its name for clients; `None`: its own.
-        description: What it does, in words.
+        description: Description for clients.
 
     Examples:
         >>> from moa.serving.served import ServedNode
@@ -66,33 +66,33 @@ class ServedNode:
         self._read = reader_for(self._input)
 
     def with_node(self, node: AnyNode) -> ServedNode:
-        """Copy it with another node under this name, for one request; its schemas stay."""
+        """Return a copy with another node, for one request. Name and schemas stay the same."""
         clone = copy.copy(self)
         clone.node, clone._input = node, object
         return clone
 
     def parse(self, value: object) -> object:
-        """Make the node's input of JSON: a text of a string, anything else by its schema.
+        """Read the node's input from JSON: a string as a text, other values by the schema.
 
         Raises:
-            InputError: it doesn't fit.
+            InputError: the value doesn't fit.
         """
         if not isinstance(value, str | dict) and self.takes_text:
             raise InputError(f"{self.name} takes a text: send a JSON string")
         return self._read(value)  # pyright: ignore[reportArgumentType]
 
     def node_of(self, caller: Caller) -> AnyNode:
-        """Return the node for a caller: a chat keeps separate threads for each named caller."""
+        """Return the node for a caller. A chat keeps separate threads for each named caller."""
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
         return _OwnThreadsNode(self.node, caller.name) if of_a_chat and caller.name else self.node
 
     def dump(self, output: object) -> object:
-        """Write an output as JSON, as `moa run --json` does."""
+        """Return an output as JSON, as `moa run --json` does."""
         return to_jsonable(output)
 
     @cached_property
     def takes_text(self) -> bool:
-        """True if it takes a JSON string."""
+        """True if the node takes a JSON string."""
         try:
             self._read("")
         except InputError:
@@ -101,12 +101,12 @@ class ServedNode:
 
     @property
     def decides(self) -> bool:
-        """True if it is an agent that decides, whose answer is a label."""
+        """True if the node is a deciding agent, whose answer is a label."""
         return isinstance(self.node, DecidingAgent)
 
     @cached_property
     def fields(self) -> frozenset[str] | None:
-        """Names of the fields that an output may have; `None`: nobody knows."""
+        """Names of the fields that an output may have; `None`: unknown."""
         schema = self.output_schema
         models = [object_of(model) for model in object_of(schema.get("$defs")).values()]
         parts = [schema, *objects_of(schema.get("anyOf")), *models]
@@ -116,17 +116,17 @@ class ServedNode:
 
     @cached_property
     def input_schema(self) -> Schema:
-        """The JSON schema of what `parse` takes; `{}` if nothing says what that is."""
+        """JSON schema of the value that `parse` takes; `{}` if unknown."""
         return self.input_in(_OWN)
 
     @cached_property
     def output_schema(self) -> Schema:
-        """The JSON schema of what `dump` gives; `{}` if nothing says what that is."""
+        """JSON schema of the value that `dump` returns; `{}` if unknown."""
         return _schema(self._output, "serialization", _OWN)
 
     def input_in(self, path: str) -> Schema:
-        """Write the schema of an input for a document, `path` being where `{model}` is."""
-        if self.decides and not isinstance(self.node, Filter):  # which drops an empty text
+        """Return the input schema for a document. `path` is a reference template with `{model}`."""
+        if self.decides and not isinstance(self.node, Filter):  # it drops an empty text
             return copy.deepcopy(_SOME_TEXT)
         if self._read is row_text:
             return {"type": "string"}
@@ -138,7 +138,7 @@ class ServedNode:
         return union | ({"$defs": definitions} if definitions else {})
 
     def output_in(self, path: str) -> Schema:
-        """Write the schema of an output for a document; see `input_in`."""
+        """Return the output schema for a document; see `input_in`."""
         return _schema(self._output, "serialization", path)
 
     def schemas(self) -> Mapping[str, object]:
@@ -152,7 +152,7 @@ class ServedNode:
 
 
 class _InputSchema(WithoutExamples):
-    """Says that a text may come as a number if the model takes one."""
+    """Allows a number for a string where the model accepts one."""
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         """See `GenerateJsonSchema`."""
@@ -163,7 +163,7 @@ class _InputSchema(WithoutExamples):
 
 
 class _OwnThreadsNode:
-    """A chat in whose threads nobody else writes or reads."""
+    """A chat with private threads for one caller."""
 
     def __init__(self, node: AnyNode, owner: str) -> None:
         self._node = node
@@ -189,5 +189,5 @@ def _schema(kind: Any, mode: JsonSchemaMode, template: str) -> Schema:
     try:
         adapter = TypeAdapter[object](kind)
         return adapter.json_schema(mode=mode, ref_template=template, schema_generator=_InputSchema)
-    except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
+    except (PydanticUserError, PydanticSchemaGenerationError):  # pydantic has no schema for it
         return {}

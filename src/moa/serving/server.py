@@ -1,4 +1,4 @@
-"""Server: what all routes share, and its settings."""
+"""Server: the state that all routes share, and its settings."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from moa.serving.runs import Runs
 from moa.serving.served import ServedNode
 
 DECIDE = "decide"
-"""The name by which the server's small model is asked."""
+"""Model name of the server's small model."""
 ENCODER = "encoder"
-"""The name by which texts are turned into vectors."""
+"""Model name of the encoder, which turns texts into vectors."""
 _logger = logging.getLogger(__name__)
 _FIRST = Question(
     "first",
@@ -50,30 +50,30 @@ class Settings:
     """
 
     hosts: tuple[str, ...] = ()
-    """Names in the `Host` of requests that are answered, beside `localhost` and addresses of IP."""
+    """Accepted names in the `Host` header, in addition to `localhost` and IP addresses."""
     origins: tuple[str, ...] = ()
-    """Origins of pages that may ask, such as `https://app.example.org`; none: no page may."""
+    """Origins of pages that may send requests, such as `https://app.example.org`; empty: none."""
     timeout_s: float = 300.0
-    """Seconds until a run, or a stream, is ended."""
+    """Seconds after which a run or a stream is stopped."""
     drain_s: float = 30.0
-    """Seconds that runs have left when the server is told to end."""
+    """Seconds that runs have left at shutdown."""
     body_bytes: int = 4 << 20
-    """Most bytes of a request."""
+    """Maximum bytes of a request body."""
     depth: int = 64
-    """Most arrays and objects within each other in a request."""
+    """Maximum nesting of arrays and objects in a request."""
     concurrency: int = 256
-    """Most requests worked on at once; more are told to come again."""
+    """Maximum concurrent requests. Further ones are told to retry later."""
     waiting: int = 1000
-    """Most events that wait for a slow reader, before its run is ended."""
+    """Maximum events that wait for a slow reader before its run is stopped."""
     kept: int = 1000
-    """Most runs whose traces are kept."""
+    """Maximum runs whose traces are kept."""
     kept_s: float = 600.0
-    """Seconds for which they are."""
+    """Seconds for which traces are kept."""
     jobs: Path | None = None
-    """Folder of the jobs; `None`: no jobs are taken."""
+    """Folder of the jobs; `None`: jobs are refused."""
     starts_decide: bool = False
-    """Whether the small model that `decide` asks, if what is served is built on it too, is started
-    before `/ready`; else at the first question. `moa serve` starts it."""
+    """True to start the small model of `decide` before `/ready`, if a served node uses it too.
+    Otherwise it starts at the first question. `moa serve` sets this."""
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -92,20 +92,20 @@ class Server:
     """The state that all routes share: the nodes, the keys, and the runs.
 
     Args:
-        served: What is served, each under another name.
+        served: Nodes to serve, each under a different name.
         endpoints: The endpoints to ask; `endpoints.slm` is the server's small model.
-        settings: What it takes.
+        settings: Limits of size and time.
         keys: The keys that may send requests.
 
     Raises:
-        ConfigError: two have the same name, or there is none.
+        ConfigError: there are no nodes, two have the same name, or a name is empty or has a `/`.
     """
 
     def __init__(
         self, served: Iterable[ServedNode], endpoints: Endpoints, settings: Settings, keys: Keys
     ) -> None:
         self.served: dict[str, ServedNode] = {}
-        """By name, in the order in which they were given."""
+        """Nodes by name, in the given order."""
         for node in served:
             if not node.name or "/" in node.name:
                 raise ConfigError(f"{node.name!r} is no name to be served by: give one without '/'")
@@ -120,9 +120,9 @@ class Server:
         self.runs = Runs(settings, endpoints)
         self.jobs = Jobs(settings.jobs, self.served, keys, endpoints)
         self.is_open = False
-        """True between its start and its end."""
+        """True from startup to shutdown."""
         self.warming: asyncio.Future[None] | None = None
-        """Done once models are loaded; it has the error if they can't be."""
+        """Future that is done once the models are loaded, or has the error."""
 
     @property
     def is_ready(self) -> bool:
@@ -132,13 +132,13 @@ class Server:
 
     @property
     def warming_error(self) -> BaseException | None:
-        """Why models can't be loaded; `None`: they are, or will be."""
+        """Error of loading the models; `None`: they are loaded, or still loading."""
         warming = self.warming
         has_ended = warming is not None and warming.done() and not warming.cancelled()
         return warming.exception() if warming is not None and has_ended else None
 
     def visible_to(self, caller: Caller) -> list[ServedNode]:
-        """List what a caller may run."""
+        """Return the nodes that a caller may run."""
         return [served for name, served in self.served.items() if caller.may_run(name)]
 
     @cached_property
@@ -153,11 +153,11 @@ class Server:
 
     @cached_property
     def encoder(self) -> Endpoint | None:
-        """The encoder that can be read beside the server's small model."""
+        """The encoder that goes with the server's small model, if there is one."""
         return None if self.decider is None else encoder_for(self.decider)
 
     def own_models(self, caller: Caller) -> dict[str, str]:
-        """Return the server's own models that a caller may use, and what each gives."""
+        """Return the server's own models that a caller may use, with their descriptions."""
         models = (
             (DECIDE, self.decider, "answers to any questions, by /v1/systemone"),
             (ENCODER, self.encoder, "vectors of texts, by /v1/embeddings"),
@@ -189,7 +189,7 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        """Take requests, load models beside them, and go on with jobs; at the end, end all runs."""
+        """Accept requests, load the models meanwhile, and resume jobs. On exit, wait for runs."""
         await self.keys.open()
         try:
             async with self.jobs.lifespan():
@@ -205,7 +205,7 @@ class Server:
             await self.keys.close()
 
     async def _warm(self) -> None:
-        """Load and start the models, so that no request waits for it."""
+        """Load and start the models, so that no request has to wait for them."""
         try:
             nodes = [served.node for served in self.served.values()]
             groups = [endpoints_in(node) for node in nodes]
@@ -222,9 +222,9 @@ class Server:
             await self._warm_decide()
 
     async def _warm_decide(self) -> None:
-        """Start what `decide` asks, with a question: its weights are read when it is asked first.
+        """Start the small model of `decide` with a question, so that its weights are loaded.
 
-        If nothing that is served is built on it, or that fails, the first question does that.
+        If no served node uses it, or this fails, it starts at the first question instead.
         """
         endpoints, small = self.endpoints.used, self.decider
         if small is None or small not in endpoints:

@@ -1,8 +1,8 @@
-"""System One: any questions about a text, in the format that servers of decision models share.
+"""System One: any questions about a text, in the common format of decision-model servers.
 
-`POST /v1/systemone` is spoken by vLLM, llama.cpp, Ollama, SGLang and OpenRouter:
-<https://github.com/mandu5/jevcompat/blob/main/SPEC.md>. What is added here: where a calibration
-with a guarantee decides, its answer says whether it is `accepted`, and by which `bound`.
+vLLM, llama.cpp, Ollama, SGLang and OpenRouter also serve `POST /v1/systemone`:
+<https://github.com/mandu5/jevcompat/blob/main/SPEC.md>. Added here: if a calibration with a
+guarantee decides, the answer says whether it is `accepted`, and with which `bound`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from moa.serving.served import Schema, ServedNode
 from moa.serving.server import DECIDE, Server
 
 _ALIASES = (DECIDE, "jev-latest")
-"""`jev-latest` is what the SDKs of this format ask, unless they are told another name."""
+"""Names of the server's small model. `jev-latest` is the default in this format's SDKs."""
 MOST_QUESTIONS = 64
 MOST_OPTIONS = 255
 MOST_LEVELS = 10
 
 TextOrJson = SomeText | dict[str, object] | list[object]
-"""A text, or JSON that is read as one."""
+"""A text, or JSON that is read as text."""
 _Decider = DecidingAgent[Any]
 _IS_GIVEN: JsonDict = {"not": {"type": "null"}}
 _SIDE_GIVEN: JsonDict = {
@@ -60,11 +60,11 @@ _ALL_GIVEN: JsonDict = {
     "required": ["type", "instructions", "criteria"],
     "properties": {"instructions": _IS_GIVEN, "criteria": _IS_GIVEN},
 }
-"""Required fields of a question that isn't an agent's own; those may be asked by name alone."""
+"""Required fields of a new question. An agent's own question can be asked by name alone."""
 
 
 class _Sides(Body):
-    """What yes and no mean."""
+    """Meanings of yes and no."""
 
     true: TextOrJson | None = None
     false: TextOrJson | None = None
@@ -95,7 +95,7 @@ class ChoiceQuestion(Body):
             json_schema_extra={"propertyNames": {"pattern": r"\S"}},
         ),
     ] = None
-    """What each option means, by its name; left out for a question of the agent's own."""
+    """Meanings of the options, by name; left out for the agent's own question."""
 
 
 class ScoreQuestion(Body):
@@ -109,7 +109,7 @@ class ScoreQuestion(Body):
         list[TextOrJson] | None,
         Field(min_length=2, max_length=MOST_LEVELS, json_schema_extra={"uniqueItems": True}),
     ] = None
-    """The levels, the lowest first; left out for a question of the agent's own."""
+    """Levels, lowest first; left out for the agent's own question."""
 
 
 AnyQuestion = Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
@@ -117,14 +117,14 @@ _KINDS: dict[str, Kind] = {"noul": "predicate", "choice": "choice", "score": "sc
 
 
 class SystemOneRequest(Body):
-    """What is decided about, and by whom. Fields that aren't known change nothing."""
+    """A request to decide questions about a text. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     model: str = DECIDE
-    """`decide` is the server's small model; else the name of an agent that decides."""
+    """`decide` for the server's small model, or the name of a deciding agent."""
     state: TextOrJson
-    """What the questions are about."""
+    """Text or JSON that the questions are about."""
     questions: Annotated[dict[str, AnyQuestion], Field(min_length=1, max_length=MOST_QUESTIONS)]
     images: None = None
     files: None = None
@@ -138,7 +138,7 @@ class Answers:
 
     @property
     def accepted(self) -> bool | None:
-        """True if guarantees cover all of them; `None` if nothing is guaranteed of one."""
+        """True if guarantees cover all answers; `None` if one has no guarantee."""
         flags = [answer.accepted for answer in self.answers]
         return None if None in flags else all(flags)
 
@@ -156,7 +156,7 @@ class AgentNode:
         self.calibrations = agent.calibrations
 
     async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
-        """Ask about a text; raises as `DecidingAgent.answers` does."""
+        """Ask about a text. Raises as `DecidingAgent.answers` does."""
         started = time.perf_counter()
         inner = run_context(context).nested(
             self.name, budget=self.agent.budget, timeout_s=self.agent.timeout_s
@@ -169,8 +169,8 @@ class WholeNode:
     """Runs a cascade or a guarded node, and returns the answers to some of its questions.
 
     Args:
-        node: What runs; its output is made of answers.
-        questions: The node's own, in the order in which they are answered.
+        node: Node to run. Its output consists of answers.
+        questions: Questions of the node, in the order of the answers to return.
     """
 
     def __init__(self, node: AnyNode, questions: Sequence[Question]) -> None:
@@ -179,7 +179,7 @@ class WholeNode:
         self.calibrations = _calibrations_in(node)
 
     async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
-        """Run it; where a guard stops the request, no question is answered."""
+        """Run the node. If a guard stops the request, all answers are refusals."""
         result = await self._node.run(request, context)
         if answers_in(result.output):
             answers = answers_of(result.output, self._questions)
@@ -191,12 +191,12 @@ class WholeNode:
 
 
 class AnyQuestions(DecidingAgent[Answers]):
-    """Asks an endpoint any questions; what comes of them is `answers`."""
+    """Asks an endpoint any questions, and returns the answers unchanged."""
 
     output_type = object
 
     def read(self, answers: Sequence[Answer]) -> Answers:
-        """Return them as they are."""
+        """Return the answers unchanged."""
         return Answers(tuple(answers))
 
 
@@ -218,8 +218,8 @@ def routes(server: Server) -> list[Route]:
         except ConfigError as error:
             if type(error) is not ConfigError:
                 raise
-            # A question is over a limit of the model that decides, or its labels can't be told
-            # apart there; nothing was sent.
+            # A question exceeds a limit of the deciding model, or has labels that the model can't
+            # tell apart. Nothing was sent.
             raise RequestRefused(str(error), status=501, code="model_limit") from error
         return json_response(reply(body, node.calibrations, finished), finished.headers)
 
@@ -246,7 +246,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 async def _body(request: Request, server: Server) -> SystemOneRequest:
-    """Read a request; its clients expect 422 for whatever is wrong with it."""
+    """Read a request. Clients expect 422 for any invalid body."""
     try:
         value = await read_json(request, server.settings)
     except RequestRefused as error:
@@ -268,10 +268,10 @@ def _misfit(message: str, param: str | None) -> RequestRefused:
 
 
 def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _Decider]:
-    """Return the node and agent of a name.
+    """Return the served node with this name, and its deciding agent.
 
     Raises:
-        RequestRefused: there is nobody of that name (404), or none that decides (422).
+        RequestRefused: there is no node with this name (404), or it doesn't decide (422).
     """
     caller = caller_of(request)
     small = server.decider
@@ -289,9 +289,9 @@ def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _D
 
 
 def decider_in(node: AnyNode) -> _Decider | None:
-    """Return the agent whose questions a node answers; `None`: it doesn't decide.
+    """Return the agent whose questions a node answers; `None`: the node doesn't decide.
 
-    Of a cascade it is the first agent, whose questions all tiers are asked; a guarded node is
+    For a cascade it is the first agent: all tiers are asked its questions. A guarded node is
     asked through its guards.
     """
     if isinstance(node, DecidingAgent):
@@ -311,7 +311,7 @@ def _gives_answers(node: AnyNode) -> bool:
 
 
 def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
-    """Return the calibrations with a guarantee, by question; none if two tiers have one each."""
+    """Return the calibrations with a guarantee, by question, unless two tiers have one for it."""
     if isinstance(node, Guarded):
         return _calibrations_in(node.node)
     tiers = node.tiers if isinstance(node, Cascade) else (node,)
@@ -330,19 +330,19 @@ def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
 
 
 def text_of(value: TextOrJson) -> str:
-    """Write what was sent as a text."""
+    """Return a text as it is, and JSON as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def resolve_questions(agent: _Decider, requested: Mapping[str, AnyQuestion]) -> list[Question]:
     """Return the questions of a request, in its order.
 
-    One that is the agent's own is given as the agent has it, to be decided with its calibration and
-    its examples; so is one of its name and kind that says no more. Any other has a name that no
-    question of the agent has.
+    A question equal to one of the agent's, or with only its name and kind, is replaced by it: then
+    the agent's calibration and examples apply. Any other question gets a name that no question of
+    the agent has.
 
     Raises:
-        RequestRefused: a question says too little, or its options can't be told apart (422).
+        RequestRefused: a question is incomplete, or its options can't be told apart (422).
     """
     own_by_key = {_key(question): question for question in agent.questions}
     names = {question.name for question in agent.questions}
@@ -362,7 +362,7 @@ def resolve_questions(agent: _Decider, requested: Mapping[str, AnyQuestion]) -> 
 def _check_own(
     served: ServedNode, agent: _Decider, questions: Sequence[Question]
 ) -> Sequence[Question]:
-    """Refuse questions that a node would have to be taken apart for."""
+    """Return the questions; refuse any that isn't the node's own."""
     for question in questions:
         if question not in agent.questions:
             names = ", ".join(repr(own_question.name) for own_question in agent.questions)
@@ -374,13 +374,13 @@ def _check_own(
 
 
 def _key(question: Question) -> object:
-    """Return a key of all parts of a question but its name."""
+    """Return a key of all parts of a question except its name."""
     options = tuple((option.name, option.description) for option in question.options)
     return question.kind, question.text, options
 
 
 def _match_question(agent: _Decider, id: str, spec: AnyQuestion) -> Question | None:
-    """Find the agent's own question that is meant by its name and kind alone."""
+    """Find the agent's question that a request names by name and kind alone."""
     if spec.instructions is not None or spec.criteria is not None:
         return None
     namesakes = (question for question in agent.questions if question.name == id)
@@ -391,7 +391,7 @@ def _question(id: str, spec: AnyQuestion) -> Question:
     """Read a question."""
     options = _options(id, spec)
     text = "" if spec.instructions is None else text_of(spec.instructions)
-    # What it is to be true of stands for it.
+    # Without instructions, the meaning of an option is the question.
     if not text.strip() and isinstance(spec, NoulQuestion):
         text = options[0].description or options[1].description or ""
     try:
@@ -424,7 +424,7 @@ def _meaning(value: TextOrJson | None) -> str | None:
 def reply(
     body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: FinishedRun
 ) -> object:
-    """Write the answers to a request."""
+    """Return the response body of a request."""
     output = finished.output
     assert isinstance(output, Answers), "so do both nodes that are asked here"
     pairs = zip(body.questions.items(), output.answers, strict=True)
@@ -445,7 +445,7 @@ def reply(
 def _answer(
     id: str, spec: AnyQuestion, answer: Answer, calibration: Calibration | None
 ) -> dict[str, object]:
-    """Write an answer; one that isn't there leaves the others as they are."""
+    """Return an answer as JSON. A missing one is a refusal, and doesn't affect the others."""
     if answer.status != "answered":
         return {"type": "refusal", "name": id}
     fields = {"type": spec.type, **_SAID[spec.type](answer)}
@@ -491,11 +491,11 @@ def _score(answer: Answer) -> dict[str, object]:
 
 
 _SAID = {"noul": _noul, "choice": _choice, "score": _score}
-"""How confidence is worked out is TypeSafe's way: section 4.5 of the specification."""
+"""Confidence is computed as TypeSafe does: section 4.5 of the specification."""
 
 
 def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
-    """Write whether a guarantee covers an answer, and which; nothing without a guarantee."""
+    """Return whether a guarantee covers an answer, and its bound; empty without a guarantee."""
     if answer.accepted is None or calibration is None or calibration.bound is None:
         return {}
     label = answer.question.options[answer.best].name
@@ -510,7 +510,7 @@ def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, 
 
 
 def _extras(answer: Answer) -> dict[str, object]:
-    """Write what else is known of it, under names that the specification leaves to servers."""
+    """Return further facts, under the names that the specification leaves to servers."""
     fields = {
         "x_expected_precision": answer.expected_precision,
         "x_label_mass": answer.label_mass,

@@ -1,4 +1,4 @@
-"""Typed routes: a graph is run on JSON by its schema, at once or as it goes on; and its jobs."""
+"""Typed routes: run a graph on JSON that fits its schema, whole, streamed or as a job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVENTS: dict[type[object], str] = {
     ToolStarted: "tool_started",
     ToolFinished: "tool_finished",
 }
-"""Names of events as they are sent; `result` or `error` is the last."""
+"""Names of the server-sent events. The last event is `result` or `error`."""
 _LINES = "application/x-ndjson"
 _ANYTHING: Schema = {"type": "object"}
 _ID = parameter("id", {"type": "string"})
@@ -130,7 +130,7 @@ def _job_routes(server: Server) -> list[Route]:
 
 
 def outcome(finished: FinishedRun) -> dict[str, object]:
-    """Write what came out, what it used, and the id of its trace."""
+    """Return the output, usage and trace id of a run as JSON."""
     return {
         "output": finished.served.dump(finished.output),
         "status": finished.item.status,
@@ -141,7 +141,7 @@ def outcome(finished: FinishedRun) -> dict[str, object]:
 
 
 def write_event(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
-    """Write an event, or what became of the run, as it is sent."""
+    """Write an event or a finished run as a server-sent event."""
     if not isinstance(event, FinishedRun):
         data = {field.name: to_jsonable(getattr(event, field.name)) for field in fields(event)}
         yield ServerSentEvent(dump_json(data), event=EVENTS[type(event)])
@@ -162,7 +162,7 @@ def _drawing(served: ServedNode) -> Drawing:
 
 
 async def _read_in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
-    """Read lines some at a time, in threads, so that the event loop goes on."""
+    """Read lines in batches, in threads, so that the event loop isn't blocked."""
 
     def read_some() -> bytes:
         texts = (dump_json(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
@@ -176,7 +176,7 @@ async def _read_in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
 
 
 _AT_ONCE = 100
-"""Lines that are read together."""
+"""Lines per batch."""
 
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
@@ -197,7 +197,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 def _jobs_paths(models: Schema) -> dict[str, object]:
-    """Describe the routes of jobs, if the server keeps some."""
+    """Describe the routes of jobs for OpenAPI."""
     state = parameter("state", {"type": "string"}, location="query")
     body: Schema = {
         "type": "object",

@@ -1,6 +1,6 @@
-"""Studio: a page to look at what was decided, how surely and at what cost, and to correct it.
+"""Studio: a page that shows decisions with their confidence and cost, and lets people correct them.
 
-`data.py` says what the page shows, `book.py` makes it of the lines of a run, `sources.py` finds
-those, `app.py` serves it, and `report.py` writes it into one file. The page itself, in `static/`,
-computes no figure: all of them come from here.
+`data.py` defines the page's data, `book.py` makes it from the lines of a run, `sources.py` finds
+the lines, `app.py` serves the page, and `report.py` writes it to one file. The page itself, in
+`static/`, computes no figures.
 """

@@ -1,4 +1,4 @@
-"""App: the studio over HTTP: its page, which holds no data, and the JSON that the page reads."""
+"""App: the studio over HTTP: its page, without data, and the JSON that the page reads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 _MOST = 500
-"""Rows that are sent at once."""
+"""Maximum rows in one response."""
 
 
 class LabelBody(Body):
@@ -60,7 +60,7 @@ class LabelBody(Body):
 
 
 class AnswerBody(Body):
-    """What a person answers to a question of a run."""
+    """A person's answer to a question of a run."""
 
     answer: JsonValue
 
@@ -75,18 +75,18 @@ def studio_app(
     """Make the application of the page.
 
     Args:
-        view: What it shows.
-        settings: Names of hosts that it answers for, and limits of requests.
-        key: What the page has to send to read anything, in the header `Authorization`; empty:
-            whoever reaches it may look. It is never part of an address.
-        trials: Runs what is tried from the page; `None`: nothing can be.
+        view: Data of the page.
+        settings: Accepted host names, and limits of requests.
+        key: Key that the page must send in the header `Authorization` to read data; empty: no key
+            is needed. It is never part of a URL.
+        trials: Runs inputs from the page; `None`: inputs can't be tried.
     """
     page_settings = settings or Settings()
     view.can_run = trials.names if trials else ()
 
     async def answer_error(request: Request, error: Exception) -> Response:
         del request
-        if isinstance(error, ConfigError):  # whoever looks has started it, and can mend that
+        if isinstance(error, ConfigError):  # the user started it, and can fix that
             error = RequestRefused(str(error), status=409, code="not_possible")
         return fault_of(error).response(None)
 
@@ -101,12 +101,12 @@ def studio_app(
 
 
 def mount(studio: Starlette, app: Starlette | None = None, *, only_page: bool = False) -> Starlette:
-    """Put the page under `/studio/`, beside a server of graphs if there is one.
+    """Mount the page at `/studio/`, next to a server of graphs if there is one.
 
     Args:
         studio: The page.
-        app: The server; it is open while the page is.
-        only_page: Whether it is there for what is tried from the page alone.
+        app: The server. It is open while the page is.
+        only_page: True if the server only runs trials of the page, and its routes aren't mounted.
     """
 
     @asynccontextmanager
@@ -124,7 +124,7 @@ def mount(studio: Starlette, app: Starlette | None = None, *, only_page: bool = 
 
 
 class PageGuard:
-    """Refuses other hosts and strangers, and says what the page may load: what is its own."""
+    """Checks the host and the key, and sets headers so that the page loads only its own files."""
 
     def __init__(self, app: ASGIApp, settings: Settings, key: str) -> None:
         self._app = app
@@ -132,7 +132,7 @@ class PageGuard:
         self._key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer why not."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -171,7 +171,7 @@ def static_file(name: str) -> tuple[bytes, str]:
     """Return a file of the page, and its media type.
 
     Raises:
-        RequestRefused: there isn't one of that name (404).
+        RequestRefused: there is no file with this name (404).
     """
     paths = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
     if name not in paths:
@@ -260,10 +260,10 @@ def _live(trials: Trials) -> list[Route]:
 
 
 def read_query(parameters: dict[str, str]) -> Query:
-    """Read which rows are wanted, from an address.
+    """Read a query for rows from URL parameters.
 
     Raises:
-        RequestRefused: a number is none (400).
+        RequestRefused: a number is invalid (400).
     """
     query = read_as(Query, parameters)
     return query.model_copy(
@@ -272,7 +272,7 @@ def read_query(parameters: dict[str, str]) -> Query:
 
 
 def recent_runs(server: Server) -> Source:
-    """Keep the results of a server's runs, without their texts, as long as it keeps traces."""
+    """Return a source of a server's last `settings.kept` runs, without their texts."""
     lines: deque[Values] = deque(maxlen=server.settings.kept)
 
     def keep(finished: FinishedRun) -> None:

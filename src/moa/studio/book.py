@@ -1,7 +1,7 @@
-"""Book: the rows of a run, each with why it is to be looked at, and the figures of all of them.
+"""Book: the rows of a run, each with the reason to look at it, and the figures of all rows.
 
-Lines are kept in a file without a name, and of each row in memory what the list shows and is
-searched for, so that 100,000 of them are quick to page through.
+Lines are kept in an unnamed temporary file. Memory holds only what the list shows and searches,
+so that paging through 100,000 rows is quick.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from moa.studio.data import (
 )
 
 LABEL = "label"
-"""Name of the one question of a row that has no names for its questions."""
+"""Name of a row's only question, if it has no name."""
 _BEGINS = 400
-"""Characters of a text that the list has, and that are searched."""
+"""Maximum characters of a text that are listed and searched."""
 _ANSWERED = ("answered", "cached", "drafted")
 
 
 class Verdict(NamedTuple):
-    """A decision in the list, without its probabilities, which are in the line."""
+    """A decision in the list. Its probabilities are only in the line."""
 
     said: str
     p: float | None
@@ -64,7 +64,7 @@ class Verdict(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """Probability of what is decided; 0 if there is none."""
+        """Probability of the decided label; 0 if there is none."""
         return self.p or 0.0
 
 
@@ -77,9 +77,9 @@ class Entry:
     text: str
     decisions: dict[str, Verdict]
     right: dict[str, str]
-    """The right labels that came with the row, and those that people gave, by question."""
+    """Right labels by question, from the row or from people."""
     chosen: frozenset[str]
-    """Questions whose label was given to a row that was chosen to be labelled."""
+    """Questions that were labelled because the row was chosen, not drawn at random."""
     case: str | None
     by: str
     tier: Tier
@@ -93,12 +93,12 @@ class Entry:
     large_cost: float | None = None
     """US dollars for the large model."""
     alone: float | None = None
-    """US dollars that the large model alone would have cost, estimated."""
+    """Estimated US dollars that the large model alone would have cost."""
     tags: frozenset[Tag] = frozenset()
     why: Why = "rest"
 
     def has_label(self, label: str, question: str) -> bool:
-        """Return True if a label was decided: of a question, or of any if that is empty."""
+        """Return True if a label was decided for a question; empty: for any question."""
         return any(
             verdict.said == label
             for name, verdict in self.decisions.items()
@@ -106,11 +106,11 @@ class Entry:
         )
 
     def wrong_questions(self) -> list[str]:
-        """Name the questions that were decided otherwise than is right."""
+        """Return the names of the questions that were decided wrongly."""
         return [name for name in self.right if self.is_wrong(name)]
 
     def is_wrong(self, name: str) -> bool:
-        """Return True if a question is known to be decided wrongly."""
+        """Return True if a question is known to have been decided wrongly."""
         verdict = self.decisions.get(name)
         return (
             verdict is not None
@@ -128,7 +128,7 @@ class NodeTotals:
     cost: float | None = None
 
     def add(self, spent: Values, timed: float | None) -> None:
-        """Add its time and cost in a row: by a span, else by its calls."""
+        """Add the time and cost of one row. The time is that of a span, else of the calls."""
         seconds = read_number(spent.get("seconds")) if timed is None else timed
         if seconds is not None:
             self.seconds.append(seconds)
@@ -137,22 +137,22 @@ class NodeTotals:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the value that `share` of them don't exceed (nearest rank); `None`: there are none."""
+    """Return the percentile of a share (nearest rank); `None` if there are no values."""
     if not values:
         return None
     return sorted(values)[max(1, ceil(share * len(values))) - 1]
 
 
 class Book:
-    """Rows in the order in which they are to be looked at.
+    """Rows of a run, the most urgent to look at first.
 
     Args:
-        lines: As `moa run --out` or `moa decide --out` writes them.
-        labels: Labels that people gave, by the text as `normalise_text` writes it and the question;
-            and whether the row was chosen to be labelled.
-        seconds_by_node: Gives the seconds of each node that ran for the row of an id, where its
-            run kept spans; else nodes that called nobody are not known.
-        options: Names of the options of the question `label`, where rows don't have them all.
+        lines: Lines as `moa run --out` or `moa decide --out` writes them.
+        labels: Labels from people, by the text from `normalise_text` and the question, each with
+            whether the row was chosen to be labelled.
+        seconds_by_node: Returns the seconds of each node for a row's id, if the run kept spans.
+            Without it, nodes that made no call are unknown.
+        options: Option names of the question `label`, if rows don't have them all.
     """
 
     def __init__(
@@ -165,31 +165,31 @@ class Book:
         self._seconds_by_node: Callable[[str], Mapping[str, float]] = seconds_by_node or _no_seconds
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self.close = weakref.finalize(self, self._file.close)
-        """Drops the lines, at the latest when nobody has this any more."""
+        """Deletes the lines, at the latest when the book is garbage-collected."""
         self._starts: list[int] = []
         self._end = 0
         self.entries: list[Entry] = []
         self.nodes: dict[str, int] = {}
-        """Paths of nodes that did something, and the place of each."""
+        """Index of each node that did something, by path."""
         self.spent: dict[str, NodeTotals] = {}
         self._names: dict[str, dict[str, None]] = {}
-        """Options of each question, as seen."""
+        """Options seen for each question."""
         if names := dict.fromkeys(options):
             self._names[LABEL] = names
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._labels = labels or {}
         self.rows_of: Counter[str] = Counter()
-        """Rows in which each question was decided."""
+        """Number of rows where each question was decided."""
         self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
         self.changes: Counter[str] = Counter()
-        """Labels of each question that were given, or taken back, since the rows were read."""
+        """Number of labels added or removed since the rows were read, by question."""
         self._assign_labels([self._add(line) for line in lines])
         self._tag()
         self._sort()
         self._last: tuple[Query, list[int]] | None = None
-        """The rows that were found last: those who scroll ask for them again and again."""
+        """Last query and the rows that it found, cached for scrolling."""
         self._folded: list[str] = []
-        """Texts as they are searched, from the first search on."""
+        """Case-folded texts, made at the first search."""
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
     def line(self, index: int) -> Values:
@@ -204,10 +204,10 @@ class Book:
         return json.loads(self._file.readline())
 
     def index_of(self, id: str, index: int) -> int:
-        """Find the row of an id, which was at a place before the rows were read again.
+        """Return the index of a row by its id. It was `index` before the rows were read again.
 
         Raises:
-            InputError: there is none any more.
+            InputError: there is no such row any more.
         """
         if 0 <= index < len(self.entries) and self.entries[index].id == id:
             return index
@@ -220,7 +220,7 @@ class Book:
         """Return a question with the options that were seen.
 
         Raises:
-            InputError: nothing in the rows has that name.
+            InputError: no question in the rows has that name.
         """
         names = [*self._names.get(name, ())]
         if len(names) < 2:
@@ -257,7 +257,7 @@ class Book:
         return tuple(figures)
 
     def labelled_entries(self, name: str) -> list[Entry]:
-        """List the rows in which a question was decided, and whose right label is known."""
+        """Return the rows where a question was decided and the right label is known."""
         return [entry for entry in self.entries if name in entry.right and name in entry.decisions]
 
     def confidences(self, name: str) -> Sequence[float]:
@@ -300,7 +300,7 @@ class Book:
         )
 
     def correct(self, index: int, name: str, label: str | None) -> Entry:
-        """Add or remove the label that a person gives to a row; the order stays."""
+        """Set a person's label on a row; `None` removes it. The order of the rows stays."""
         entry = self.entries[index]
         if label is None:
             entry.right.pop(name, None)
@@ -315,7 +315,7 @@ class Book:
         return entry
 
     def _matching(self, query: Query) -> list[int]:
-        """List the rows that a query finds; those with its text first, since that is quick."""
+        """Return the rows that match a query. The text is searched first, since that is quick."""
         places = self.order
         if search := query.search.casefold():
             folded = self._folded = self._folded or [
@@ -326,7 +326,7 @@ class Book:
         return [place for place in places if _matches(self.entries[place], query)]
 
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
-        """Add a row; return what is known of its right labels."""
+        """Add a row, and return its own labels; see `_own_labels`."""
         place = len(self.entries)
         self._starts.append(self._end)
         self._end += self._file.write(_encode(line))
@@ -367,7 +367,7 @@ class Book:
         return key, labels, input_fields.get("chosen") is True
 
     def _assign_labels(self, row_labels: Iterable[tuple[str, dict[str, object], bool]]) -> None:
-        """Find the right labels: people's in the file of labels, then the row's own."""
+        """Set the right labels: those from people, else the row's own."""
         questions = {name: self.question(name) for name in self.question_names}
         for entry, (key, labels, was_chosen) in zip(self.entries, row_labels, strict=True):
             for name in questions.keys() & entry.decisions.keys():
@@ -396,7 +396,7 @@ class Book:
             entry.why = _why(entry)
 
     def _sort(self) -> None:
-        """Sort once what figures are taken from again and again."""
+        """Sort confidences and seconds once, since the figures need them again and again."""
         self._confidences.update(
             {name: array("d", sorted(values)) for name, values in self._confidences.items()}
         )
@@ -427,7 +427,7 @@ def _matches(entry: Entry, query: Query) -> bool:
 def _encode(line: Values) -> bytes:
     try:
         return to_json(line) + b"\n"
-    except ValueError:  # half a character, which stands for itself in no file
+    except ValueError:  # a lone surrogate, which UTF-8 can't encode
         return f"{dump_json(line)}\n".encode()
 
 
@@ -565,13 +565,13 @@ def _label_name(question: Question, value: object) -> str | None:
 
 
 def _find_error_type(error: str) -> str:
-    """Return the type of an error, whose message may quote a text."""
+    """Return the type of an error without its message, which may quote a text."""
     kind, colon, _ = error.partition(":")
     return kind if not error or (colon and kind.isidentifier()) else "failed"
 
 
 def read_number(value: object) -> float | None:
-    """Return a number of JSON; of what is none, `None`."""
+    """Return a number from JSON; `None` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)

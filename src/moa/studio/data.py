@@ -1,4 +1,4 @@
-"""Data: what the page shows, in the one shape in which it comes from a server or from a file."""
+"""Data: the models of the page's data, the same from a server and from a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from moa.node import Frozen
 
 Why = Literal["corrected", "doubt", "quarantine", "failed", "rest"]
-"""Why a row is to be looked at, the most urgent first."""
+"""Reason to look at a row, the most urgent first."""
 WHYS: tuple[Why, ...] = ("corrected", "doubt", "quarantine", "failed", "rest")
 Tag = Literal[
     "corrected",
@@ -25,11 +25,11 @@ Tag = Literal[
 ]
 Tier = Literal["small", "large", "none"]
 Tone = Literal["plain", "good", "warn"]
-"""How a figure is coloured."""
+"""Colour of a figure."""
 
 
 class Figure(Frozen):
-    """One of the numbers on top."""
+    """A number at the top of the page."""
 
     title: str
     value: str
@@ -42,13 +42,13 @@ class QuestionFigures(Frozen):
 
     name: str
     options: tuple[str, ...]
-    """Names, in the order of the keys that label them."""
+    """Names, in the order of their keyboard shortcuts."""
     rows: int
-    """Rows in which it was decided."""
+    """Number of rows where it was decided."""
     labelled: int
-    """Those with a right label."""
+    """Number of these rows with a right label."""
     wrong: int
-    """Those of them in which something else was decided."""
+    """Number of labelled rows that were decided wrongly."""
 
 
 class Point(Frozen):
@@ -56,7 +56,7 @@ class Point(Frozen):
 
     threshold: float
     share: float
-    """Share of all rows in which it would be accepted."""
+    """Share of all rows that it would accept."""
     accepted: int
     """Labelled rows that it would accept."""
     errors: int
@@ -64,13 +64,13 @@ class Point(Frozen):
     lower: float
     upper: float
     wish: str
-    """The risk to ask of the next calibration for, so that about this is accepted."""
+    """Risk to ask of the next calibration, so that it accepts about this share."""
     cost: float | None
-    """US dollars for the large model, for 1,000 rows; `None`: what it costs is unknown."""
+    """US dollars for the large model per 1,000 rows; `None`: unknown."""
 
 
 class TestedThreshold(Frozen):
-    """The threshold that a calibration has tested."""
+    """The threshold that a calibration tested."""
 
     threshold: float
     share: float
@@ -83,48 +83,48 @@ class Curve(Frozen):
 
     question: str
     points: tuple[Point, ...] = ()
-    """From the strictest threshold to the one that accepts all."""
+    """Points from the strictest threshold to the one that accepts all rows."""
     labelled: int = 0
-    """Rows with a label that count."""
+    """Number of labelled rows that the points are computed from."""
     chosen: int = 0
-    """Rows with a label that were chosen to be labelled: they say nothing of the others."""
+    """Number of labelled rows that were chosen. They say nothing about other rows."""
     tested: TestedThreshold | None = None
     why_not: str = ""
-    """Why there are no points."""
+    """Reason why there are no points."""
     next: str = ""
-    """The command that tests a wish, with `{risk}` where that goes."""
+    """Command that tests a wish, with `{risk}` as a placeholder."""
 
 
 class Place(Frozen):
-    """A node as it is drawn, and what became of it in the rows."""
+    """A drawn node, with its figures over the rows."""
 
     key: str
     label: str
     detail: str
     look: str
     node: str
-    """Its path in rows; empty: it has none."""
+    """Path in rows; empty: none."""
     x: float = 0.0
     y: float = 0.0
     width: float = 0.0
     height: float = 0.0
     rows: int | None = None
-    """Rows in which it did something; `None`: nothing is known."""
+    """Number of rows where it did something; `None`: unknown."""
     share: float | None = None
     p50: float | None = None
-    """Seconds of its calls in a row, the median."""
+    """Median seconds in a row."""
     p95: float | None = None
     cost: float | None = None
-    """US dollars in all; `None`: unknown, or there is nothing to know."""
+    """Total US dollars; `None`: unknown, or no calls."""
 
 
 class Line(Frozen):
-    """An arrow as it is drawn."""
+    """A drawn arrow."""
 
     points: tuple[tuple[float, float], ...]
     label: str
     decides: bool
-    """Whether nothing but a decision passes; drawn dashed."""
+    """True if only a decision passes; drawn dashed."""
 
 
 class Drawing(Frozen):
@@ -138,7 +138,7 @@ class Drawing(Frozen):
 
 
 class RowDecision(Frozen):
-    """What was decided about one question in a row."""
+    """The decision on one question in a row."""
 
     label: str
     p: float | None
@@ -154,11 +154,11 @@ class RowLine(Frozen):
     place: int
     id: str
     text: str
-    """Its beginning; empty where texts are left out."""
+    """Beginning of its text; empty if texts are left out."""
     why: Why
     tags: tuple[Tag, ...]
     said: dict[str, RowDecision]
-    """By question."""
+    """Decisions by question."""
     by: str
     """Endpoint that answered last."""
     tier: Tier
@@ -166,7 +166,7 @@ class RowLine(Frozen):
     cost: float | None
     seconds: float
     nodes: tuple[int, ...]
-    """Nodes that did something, by their place in `Overview.nodes`."""
+    """Nodes that did something, as indexes into `Overview.nodes`."""
     error: str = ""
 
 
@@ -178,13 +178,13 @@ class Bar(Frozen):
     node: str
     depth: int
     start: float
-    """Seconds after the first."""
+    """Start in seconds after the first bar."""
     seconds: float
     marks: tuple[str, ...] = ()
-    """What happened in it: `retried`, `cached`, `fell back`, `escalated`, and the like."""
+    """Events in it: `retried`, `cached`, `fell back`, `escalated`, and the like."""
     error: str = ""
     asked: str = ""
-    """The prompt, where texts were recorded."""
+    """The prompt, if texts were recorded."""
     answered: str = ""
     detail: str = ""
     """Tokens, cost, label and probability, in words."""
@@ -200,61 +200,61 @@ class Note(Frozen):
 
 
 class RowDetail(Frozen):
-    """One row, whole."""
+    """All details of a row."""
 
     line: RowLine
     fields: tuple[tuple[str, str], ...]
-    """What went in, and what came out, under the paths of the fields."""
+    """Fields of the input and the output: path and value."""
     likely: dict[str, tuple[tuple[str, float], ...]]
-    """Probabilities by question, the highest first."""
+    """Labels and probabilities by question, the highest first."""
     bars: tuple[Bar, ...]
-    """Its waterfall; of a run without spans, the seconds of its nodes, all from 0 on."""
+    """Bars of its waterfall. Without spans, they are the seconds of its nodes, all from 0."""
     timed: bool
-    """Whether the waterfall knows when each began."""
+    """True if the start of each bar is known."""
     notes: tuple[Note, ...]
 
 
 class JobFigures(Frozen):
-    """How far a job is."""
+    """Progress of a job."""
 
     total: int
     left: int
     rows: dict[str, int]
     cost: float
     rate: float | None
-    """Rows a second since it was looked at first; `None`: none was done since."""
+    """Rows per second since the page first looked; `None`: none were done since."""
     left_s: float | None
-    """Seconds that it will take at this rate."""
+    """Seconds left at this rate."""
 
 
 class State(Frozen):
-    """How far the rows are read, and whether there are newer ones."""
+    """Progress of reading the rows, and whether there are newer ones."""
 
     ready: bool
-    """Whether they are read."""
+    """True if the rows are read."""
     rows: int
-    """Rows that are read so far."""
+    """Number of rows read so far."""
     total: int | None
-    """Rows that there are to read; `None`: unknown."""
+    """Number of rows to read; `None`: unknown."""
     changed: bool = False
-    """Whether there is more by now than was read."""
+    """True if the source has changed since the rows were read."""
     failed: str = ""
-    """Why they can't be read."""
+    """Reason why they can't be read."""
     job: JobFigures | None = None
 
 
 class Question(Frozen):
-    """What a graph that is tried asks a person."""
+    """A question that a tried graph asks a person."""
 
     id: str
     asked: str
-    """The question, with what it is about."""
+    """Text of the question, with the value that it is about."""
     answers: Mapping[str, JsonValue]
-    """JSON schema of what may be answered."""
+    """JSON schema of a valid answer."""
 
 
 class Can(Frozen):
-    """What can be done from the page."""
+    """Actions that the page offers."""
 
     label: bool = False
     run: tuple[str, ...] = ()
@@ -264,39 +264,39 @@ class Can(Frozen):
 
 
 class Overview(Frozen):
-    """All but the rows."""
+    """Everything except the rows."""
 
     source: str
     about: str
-    """What it is, in words."""
+    """Description of the source."""
     demo: bool
     texts: bool
-    """Whether texts of rows are shown."""
+    """True if texts of rows are shown."""
     total: int
     sample: int | None
-    """Rows that the page has, if it has not all of them."""
+    """Number of rows that the page has; `None`: all."""
     figures: tuple[Figure, ...]
     questions: tuple[QuestionFigures, ...]
     queues: tuple[str, ...]
     nodes: tuple[str, ...]
     """Paths of all nodes that did something in a row."""
     counts: dict[str, int]
-    """Rows by tag."""
+    """Number of rows by tag."""
     curves: tuple[Curve, ...]
     graph: Drawing | None
     stats: tuple[Place, ...]
-    """Nodes with their figures, whether a graph is drawn or not."""
+    """Nodes with their figures, even if no graph is drawn."""
     learning: dict[str, object] | None
     """`LearningFigures` of a cascade that learns, as JSON."""
     job: JobFigures | None
-    """As far as it was when the rows were read."""
+    """Progress of the job, if the rows are those of a job."""
     labels: str
-    """The file into which labels go."""
+    """Path of the labels file; empty: rows can't be labelled."""
     can: Can
 
 
 class Query(Frozen):
-    """Which rows are wanted."""
+    """A query for rows."""
 
     offset: int = 0
     limit: int = 100
@@ -310,7 +310,7 @@ class Query(Frozen):
 
 
 class RowPage(Frozen):
-    """Rows that a query finds."""
+    """Rows that a query found."""
 
     total: int
     rows: tuple[RowLine, ...]

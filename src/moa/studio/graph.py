@@ -1,7 +1,7 @@
-"""Graph: a drawing laid out in layers, with what became of each node in the rows.
+"""Graph: a drawing laid out in layers, with the figures of each node over the rows.
 
-Boxes are in layers by the longest way from the input, ordered within them by where their arrows
-come from (Sugiyama, Tagawa and Toda 1981), so that a page draws it without a library.
+A box's layer is its longest path from the input. Within a layer, boxes are ordered by where their
+arrows come from (Sugiyama, Tagawa and Toda 1981). A page draws the result without a library.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from moa.studio.book import Book, NodeTotals, percentile
 from moa.studio.data import Drawing, Line, Place
 
 _WIDE, _HIGH, _SMALL = 148.0, 46.0, 84.0
-"""Size of a box, and the width of one that is a join or an end."""
+"""Width and height of a box, and the width of a join or an end."""
 _BESIDE, _BELOW = 18.0, 40.0
 _THIN = 14.0
-"""Width that an arrow takes that passes a layer."""
+"""Width of an arrow that passes through a layer."""
 _SWEEPS = 8
 _SLIM = ("join", "terminal")
 
 
 def draw(graph: Drawable, name: str, book: Book) -> Drawing:
-    """Lay a graph out.
+    """Lay out a graph.
 
     Args:
-        graph: What is drawn; graphs within it stay closed.
-        name: What the paths of its nodes begin with.
+        graph: Graph to draw. Graphs within it stay closed.
+        name: First part of the paths of its nodes.
         book: The rows.
     """
     diagram = diagram_of(graph, opened=False)
@@ -58,7 +58,7 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawing:
 def place(
     key: str, box: Box, path: str, book: Book, middle: float, layer: int, width: float
 ) -> Place:
-    """Place a box, with the figures of its node."""
+    """Return a placed box with the figures of its node."""
     spent = book.spent.get(path)
     return Place(
         key=key,
@@ -91,7 +91,7 @@ def stats(book: Book) -> tuple[Place, ...]:
 
 
 class NodeFigures(TypedDict, total=False):
-    """The fields of a `Place` that say what its node took."""
+    """The fields of a `Place` with its node's rows, time and cost."""
 
     rows: int
     share: float | None
@@ -101,7 +101,7 @@ class NodeFigures(TypedDict, total=False):
 
 
 def figures(spent: NodeTotals | None, rows: int) -> NodeFigures:
-    """Sum up what a node took."""
+    """Return a node's rows, time and cost."""
     if spent is None:
         return {}
     return {
@@ -114,9 +114,9 @@ def figures(spent: NodeTotals | None, rows: int) -> NodeFigures:
 
 
 def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
-    """Assign each box a layer below all that it waits for."""
+    """Assign each box a layer below all boxes that it waits for."""
     layers = dict.fromkeys(boxes, 0)
-    for _ in boxes:  # no way is longer
+    for _ in boxes:  # no path is longer
         has_moved = False
         for start, end in pairs:
             if layers[end] <= layers[start] < len(boxes):
@@ -128,7 +128,7 @@ def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, 
 
 
 def _stops_of(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
-    """Return the stops of an arrow: its ends, and one in each layer that it passes."""
+    """Return the stops of an arrow: its ends, and one in each layer between them."""
     start, end = pair
     between = range(layers[start] + 1, layers[end])
     return [start, *(f"{start}>{end}@{layer}" for layer in between), end]
@@ -137,7 +137,7 @@ def _stops_of(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
 def _order_layers(
     layers: dict[str, int], ways: Mapping[tuple[str, str], list[str]]
 ) -> list[list[str]]:
-    """Order the stops of each layer by the mean place of those that they are connected to."""
+    """Order the stops of each layer by the mean position of their neighbours."""
     rows: dict[int, list[str]] = defaultdict(list)
     for key, layer in layers.items():
         rows[layer].append(key)

@@ -1,7 +1,7 @@
-"""Labels: what a person corrects on the page, in the file that `moa learn` and `moa label` share.
+"""Labels: corrections from the page, in the file that `moa learn` and `moa label` share.
 
-Each label is a line with the fields of its row, `labelled_by` and `chosen`: rows that somebody
-picks to look at are no sample, so they are fitted to, and nothing is guaranteed by them.
+Each label is a line with the fields of its row, `labelled_by` and `chosen`. Chosen rows are no
+random sample: they are used for fitting, but not for guarantees.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moa.studio.book import text_of
 
 PERSON = "person"
 Known = dict[tuple[str, str], tuple[object, bool]]
-"""Labels by text and question, and whether the row was chosen."""
+"""Label by text and question, with whether the row was chosen."""
 _OURS = ("text", "case", "chosen", "labelled_by", "id", "input")
 
 
@@ -30,20 +30,20 @@ class _Change:
     id: str
     question: str
     before: Values | None
-    """The line that it replaced; `None`: there was none."""
+    """Line that it replaced; `None`: there was none."""
     was: str | None
-    """The label that the row had on the page before."""
+    """Label that the row had on the page before."""
     text: str
 
 
 class Labels:
-    """A file of labels. It is locked, and read, for each change alone: others may add to it too.
+    """A file of labels. It is locked and read only for each change, so others can add to it too.
 
     Args:
-        path: The file; it needs not be there.
+        path: The file. It need not exist.
 
     Raises:
-        ConfigError: its name doesn't end in `.jsonl`, or it is no such file.
+        ConfigError: its name doesn't end in `.jsonl`, or it isn't a file of JSON lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,19 +63,19 @@ class Labels:
         was: str | None,
         others: Collection[str] = (),
     ) -> None:
-        """Write a label; one that was given before on the page, or by `moa label`, is replaced.
+        """Write a label. It replaces an earlier one from the page or from `moa label`.
 
         Args:
             line: The row, as `moa run` wrote it.
-            index: Its place.
-            question: What it answers.
+            index: Index of the row.
+            question: Question that the label answers.
             label: Name of the option.
-            id: The row's.
-            was: The label that the page showed.
-            others: Names of all questions: what the row says of them is no label of a person.
+            id: Id of the row.
+            was: Label that the page showed.
+            others: Names of all questions. The row's own values for them are not written as labels.
 
         Raises:
-            InputError: the row has no text, or the question no such option.
+            InputError: the row has no text, or the question has no such option.
             ConfigError: the file can't be written.
         """
         text = text_of(line)
@@ -100,10 +100,10 @@ class Labels:
         """Undo the last change of this session.
 
         Returns:
-            Place and id of its row, its question, and the label before.
+            Index and id of its row, its question, and the label before.
 
         Raises:
-            InputError: there is none.
+            InputError: there is nothing to undo.
         """
         if not self._changes:
             raise InputError("there is nothing to undo")
@@ -113,9 +113,9 @@ class Labels:
         return change.place, change.id, change.question, change.was
 
     def _put(self, text: str, question: str, label_line: Values | None) -> Values | None:
-        """Put a line in the place of the one about a text and a question; return that one.
+        """Replace the line of a text and a question, and return the old one.
 
-        Added lines go to the end; else the file is replaced, whole or not at all.
+        A new line is appended. Otherwise the file is rewritten atomically.
         """
         key = normalise_text(text)
         with LineFile(self.path, existing="resume") as file:
@@ -143,10 +143,10 @@ class Labels:
         return before
 
     def read(self) -> Known:
-        """Read the labels that are there.
+        """Read the labels in the file.
 
         Raises:
-            ConfigError: a line isn't one of a label.
+            ConfigError: a line isn't a label.
         """
         labels = Known()
         if not self.path.exists():
@@ -163,5 +163,5 @@ class Labels:
 
 
 def _merge(before: Values, label_line: Values, question: str) -> Values:
-    """Change the label of one question in a line, which may hold those of others."""
+    """Return a line with one question's label changed. Labels of other questions stay."""
     return {**before, question: label_line[question], "labelled_by": label_line["labelled_by"]}

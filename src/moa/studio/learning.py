@@ -1,4 +1,4 @@
-"""Learning: `moa learn` on the labels of the page, started there, and watched."""
+"""Learning: starts `moa learn` on the labels of the page, and reports its progress."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from moa.node import Frozen
 
 
 class Progress(Frozen):
-    """How far it is."""
+    """Progress of `moa learn`."""
 
     command: str
     running: bool = False
     code: int | None = None
     """Exit code of the command; `None`: it hasn't ended, or was not started."""
     said: str = ""
-    """What it printed, as far as it is its last lines."""
+    """End of its output."""
 
 
 _MOST = 4000
@@ -30,8 +30,8 @@ class Learning:
 
     Args:
         labels: The file of labels.
-        graph: The graph whose questions they answer.
-        config: The configuration that it takes; `None`: the usual one.
+        graph: Graph whose questions the labels answer.
+        config: Configuration file; `None`: the default one.
     """
 
     def __init__(self, labels: Path, graph: str, config: Path | None = None) -> None:
@@ -44,11 +44,11 @@ class Learning:
         self._said = Path(self._folder.name) / "said"
 
     def start(self) -> Progress:
-        """Start it.
+        """Start the command.
 
         Raises:
             ConfigError: there are no labels yet.
-            RequestRefused: it is running (409).
+            RequestRefused: it is already running (409).
         """
         if self._process is not None and self._process.poll() is None:
             raise RequestRefused("it is learning already", status=409, code="learning")
@@ -73,7 +73,7 @@ class Learning:
         return Progress(command=command, running=code is None, code=code, said=output)
 
     def close(self) -> None:
-        """End it, if it runs."""
+        """Stop the command if it is running."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""Overview: the figures of all rows, made with the library's own exact bounds."""
+"""Overview: the figures over all rows, computed with the library's exact bounds."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _SURE = 0.95
 
 
 Calibrations = Mapping[str, "Calibration"]
-"""By question; that of a file of one question is called `""`."""
+"""Calibrations by question. The key is `""` for a file with one question."""
 
 
 def no_calibrations() -> Calibrations:
-    """Return none."""
+    """Return an empty mapping."""
     return {}
 
 
 def figures(
     book: Book, calibrations: Calibrations, learning: LearningFigures | None = None
 ) -> tuple[Figure, ...]:
-    """Return the four numbers on top."""
+    """Return the four figures at the top of the page."""
     if learning is not None:
         return _learning(learning)
     rows = book.entries
@@ -60,11 +60,11 @@ def curve_of(
     """Return the curve of coverage against error of a question.
 
     Args:
-        name: The question.
+        name: Name of the question.
         book: The rows.
-        calibrations: Those whose thresholds were tested.
-        next_step: The command that tests a wish.
-        cost: US dollars that the large model costs for a row, by `cost_of_large`.
+        calibrations: Calibrations with tested thresholds.
+        next_step: Command that tests a wish; see `Curve.next`.
+        cost: US dollars per row for the large model, from `cost_of_large`.
     """
     tested = _tested_threshold(name, book, calibrations)
     entries = [
@@ -103,10 +103,10 @@ def _is_measured(verdict: Verdict) -> bool:
 
 
 def cost_of_large(rows: Iterable[Entry]) -> float | None:
-    """Return the mean cost of the large model for a row that it is asked about, in US dollars.
+    """Return the mean US dollars that the large model costs for a row that it is asked about.
 
-    By the rows where it was, else by the estimates of what it would have cost; `None`: neither
-    says anything.
+    Taken from the rows where it was asked, else from the estimates of its cost; `None`: the cost
+    is unknown or 0.
     """
     large = [entry for entry in rows if entry.tier == "large"]
     costs = [entry.large_cost for entry in large] or [
@@ -122,7 +122,7 @@ def cost_of_large(rows: Iterable[Entry]) -> float | None:
 
 
 def dollars(cost: float) -> str:
-    """Write US dollars, small ones with the digits that tell them from nothing."""
+    """Format US dollars, with more digits for small amounts."""
     if cost == 0:
         return "US$ 0"
     digits = 2 if cost >= 1 else 4 if cost >= 0.01 else 6
@@ -243,7 +243,7 @@ def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figu
 
 
 def _audit(checks: Sequence[bool], risk: float) -> tuple[str, Tone]:
-    """Compare labels drawn at random with the guarantee."""
+    """Check the guarantee against labels drawn at random."""
     if not checks:
         return "no accepted row that was drawn at random has a label to check it by", "plain"
     wrong, count = sum(checks), len(checks)

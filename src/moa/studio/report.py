@@ -1,7 +1,7 @@
 """Report: the page with its data in one file, which opens anywhere and loads nothing.
 
-Its script runs since the policy of the page names the hash of exactly that script; data is JSON
-without `<`, so that no text in it can end its block.
+The page's security policy allows only the script with its hash. The data is JSON without `<`, so
+that no text in it can close its block.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _MODULES = (
     "live.js",
     "app.js",
 )
-"""In the order in which one needs the other; no two use the same name at their top."""
+"""Modules, each after those that it imports. No two define the same top-level name."""
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 ROWS = 1000
-"""Rows in a file, unless told otherwise."""
+"""Default maximum of rows in a file."""
 
 
 def write_report(view: View, path: Path, *, rows: int = ROWS) -> int:
-    """Write the page with its data into one file.
+    """Write the page with its data to one file.
 
     Args:
-        view: What it shows; its `texts` say whether texts of rows are in it.
+        view: Data of the page. Its `texts` says whether texts of rows are included.
         path: The file.
-        rows: Rows in it at most, those that are to be looked at first; figures are of all.
+        rows: Maximum rows in it, the most urgent first. Figures are over all rows.
 
     Returns:
-        How many rows are in it.
+        Number of rows in it.
 
     Raises:
-        ConfigError: it can't be written.
+        ConfigError: the file can't be written.
     """
     row_page = view.book.find(Query(limit=rows), texts=view.texts)
     sample = len(row_page.rows) if len(row_page.rows) < row_page.total else None
@@ -61,7 +61,7 @@ def write_report(view: View, path: Path, *, rows: int = ROWS) -> int:
 
 
 def page(data: object, *, title: str) -> str:
-    """Write the page around data."""
+    """Return the page as HTML with the data in it."""
     script = "\n".join(_inline(name) for name in _MODULES)
     style = (STATIC / "studio.css").read_text("utf-8")
     policy = (
@@ -80,7 +80,7 @@ def page(data: object, *, title: str) -> str:
 
 
 def escape_json(data: object) -> str:
-    """Write JSON that is safe inside HTML: it can neither open nor close a tag."""
+    """Return JSON that is safe inside HTML: it can't open or close a tag."""
     text = dump_json(to_jsonable(data))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -88,7 +88,7 @@ def escape_json(data: object) -> str:
 
 
 def _inline(name: str) -> str:
-    """Return a module as a part of one script, after those that it imports."""
+    """Return a module without imports and exports, to be joined into one script."""
     source = (STATIC / name).read_text("utf-8")
     return _EXPORT.sub("", _IMPORT.sub("", source))
 

@@ -1,4 +1,4 @@
-"""Sources: what the page can show: lines of a run, a job, answers that are learnt, the example."""
+"""Sources: rows for the page from a file of lines, a job, learned answers or the example."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawable
 
 EXAMPLE = Path(__file__).parent / "example"
-"""The recorded run that is shown if none is named; `benchmarks/studio.py` makes it."""
+"""Recorded run that is shown by default. `benchmarks/studio.py` makes it."""
 _SQLITE = b"SQLite format 3\0"
 _FIRST = 20
-"""Rows by which it is guessed what ran."""
+"""Rows from which the name of the graph is guessed."""
 _OF_A_RESULT = {"status", "scores", "output", "error"}
-"""Fields of which what `moa run` and `moa decide` write has one."""
+"""Fields of results. Each line of `moa run` or `moa decide` has at least one."""
 _EVERY = 500
-"""Rows after which it is said how many are read."""
+"""Rows between two progress reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ class Source:
     """A source of rows.
 
     Args:
-        name: What the page calls it.
-        about: What it is, in words.
+        name: Name on the page.
+        about: Description on the page.
         lines: Reads the rows.
-        demo: Whether it is the example that ships.
+        demo: True for the example that ships with the library.
         learning: Reads the figures of a cascade that learns.
-        job: The job that the rows are of.
-        graph: Name of what ran, if that is known.
-        options: Names of what was decided between, where rows don't say it.
-        count: Counts the rows, as far as that is quicker than reading them; `None`: it isn't.
-        mark: Gives what is another value once there are other rows.
-        live: Whether rows come while it is looked at, and are read again each time.
+        job: Location of the job that the rows belong to.
+        graph: Name of the graph that ran, if known.
+        options: Option names, if the rows don't have them.
+        count: Counts the rows; returns `None` if that isn't quicker than reading them.
+        mark: Returns a value that changes when the rows do.
+        live: True if rows keep coming. Changed rows are read again with each overview.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Source:
     mark: Callable[[], object] = lambda: None
 
     def guess(self) -> str:
-        """Name what ran by the nodes of the first rows; empty if they say nothing of any."""
+        """Return the name of the graph from the nodes of the first rows; empty if unknown."""
         for line in islice(self.lines(), _FIRST):
             for path in object_of(object_of(line.get("usage")).get("by_node")):
                 return str(path).partition("/")[0]
@@ -87,10 +87,12 @@ class Source:
 
 
 def find_source(name: str | None) -> Source:
-    """Find what a word of the command line means: a file of lines, a job, or answers.
+    """Find the source that an argument names: a file of lines, a job or answers.
+
+    `None` is the example.
 
     Raises:
-        ConfigError: it isn't one of these.
+        ConfigError: it is none of these.
     """
     if name is None:
         return Source(
@@ -133,7 +135,7 @@ def _file(path: Path) -> Source:
 
 
 def _stamp(*files: Path) -> tuple[object, ...]:
-    """Return times and sizes of files, which differ once they are written again."""
+    """Return times and sizes of files, which change when the files are written."""
     stats = [path.stat() if path.exists() else None for path in files]
     return tuple(stat and (stat.st_mtime_ns, stat.st_size) for stat in stats)
 
@@ -189,7 +191,7 @@ def _answers(location: str) -> Source:
 
 
 def _line_of_answer(row: Values) -> Values:
-    """Write a row of a cascade that learns as a line of a run."""
+    """Convert a row of a cascade that learns to a line of a run."""
     by_small, guess, confidence, large_label = (
         row[k] for k in ("by_small", "guess", "sure", "label")
     )
@@ -238,18 +240,18 @@ def _read_gzip(path: Path) -> Iterator[Values]:
 
 @dataclass
 class View:
-    """The page's view of a source, which is read at first use, or by `start`.
+    """The page's view of a source. The rows are read at first use, or by `start`.
 
     Args:
-        source: The rows.
-        trace: What `moa run --trace` wrote of them.
-        labels: The file into which labels go; `None`: they can't be given.
-        calibrations: Those whose guarantees are looked at.
-        graph: What ran, if it can be drawn, and its name.
-        texts: Whether texts of rows are shown.
-        can_run: Names that can be run from the page; `studio_app` says which.
-        learning: Learns from the labels; `None`: that can't be started here.
-        on_read: Called now and then with how many rows are read, and of how many.
+        source: Source of the rows.
+        trace: File of spans that `moa run --trace` wrote for the rows.
+        labels: Labels file; `None`: rows can't be labelled.
+        calibrations: Calibrations whose guarantees are shown.
+        graph: Name of the graph that ran, and the graph, if it can be drawn.
+        texts: True to show texts of rows.
+        can_run: Names that can be run from the page; `studio_app` sets them.
+        learning: Learns from the labels; `None`: learning can't be started here.
+        on_read: Called now and then with the number of rows read, and the total if known.
     """
 
     source: Source
@@ -272,7 +274,7 @@ class View:
                 self.calibrations = read_calibrations(learned)
         self._book: Book | None = None
         self._curves: dict[str, tuple[Book, int, Curve]] = {}
-        """The curve of each question, and of how many changed labels of which rows it is."""
+        """Curve of each question, with the book and the number of label changes behind it."""
         self._mark: object = None
         self._count: tuple[int, int | None] = 0, None
         self._failure: MoaError | None = None
@@ -280,20 +282,20 @@ class View:
 
     @property
     def book(self) -> Book:
-        """The rows; whoever asks first waits until they are read."""
+        """The rows. The first access waits until they are read."""
         with self._lock:
             if self._book is None:
                 self._book = self._read()
             return self._book
 
     def start(self, *, within_s: float = 0.5) -> None:
-        """Read the rows in a thread; `state` says how far that is.
+        """Read the rows in a thread. `state` returns the progress.
 
         Args:
-            within_s: Seconds to wait, so that what isn't a run is refused at once.
+            within_s: Seconds to wait, so that a file that isn't a run is refused at once.
 
         Raises:
-            ConfigError: they can't be read, as far as that is known by then.
+            ConfigError: the rows can't be read, if this is known within `within_s`.
         """
         self._thread = threading.Thread(target=self._read_in_thread, daemon=True, name="moa-studio")
         self._thread.start()
@@ -302,7 +304,7 @@ class View:
             raise self._failure
 
     def close(self) -> None:
-        """Drop what was read."""
+        """Delete the rows and spans that were read, and stop `learning`."""
         if self._book is not None:
             self._book.close()
         self._spans.close()
@@ -310,7 +312,7 @@ class View:
             self.learning.close()
 
     def reload(self) -> None:
-        """Read the rows again; until they are read, those from before are shown."""
+        """Read the rows again. The old ones are shown until then."""
         with self._reloading:
             new_book = self._read()
             with self._lock:
@@ -319,7 +321,7 @@ class View:
                     old_book.close()
 
     def state(self) -> State:
-        """Return how many rows are read, and whether there are newer ones, without waiting."""
+        """Return the number of rows read, and whether there are newer ones, without waiting."""
         if self._book is None and self._thread is None:
             self.start(within_s=0)
         ready = self._book is not None
@@ -334,10 +336,10 @@ class View:
         )
 
     def overview(self, *, sample: int | None = None) -> Overview:
-        """Return all but the rows.
+        """Return everything except the rows.
 
         Args:
-            sample: Rows that the page has, if it has not all of them.
+            sample: Number of rows that the page has; `None`: all.
         """
         if self.source.live and self.source.mark() != self._mark:
             self.reload()
@@ -370,7 +372,7 @@ class View:
         )
 
     def _curves_of(self, book: Book) -> tuple[Curve, ...]:
-        """Return the curve of each question, made again only if its labels have changed."""
+        """Return the curve of each question, recomputed only if its labels have changed."""
         cost = cost_of_large(book.entries)
         for name in book.question_names:
             cached, changes = self._curves.get(name), book.changes[name]
@@ -380,7 +382,7 @@ class View:
         return tuple(self._curves[name][2] for name in book.question_names)
 
     def detail(self, index: int) -> RowDetail:
-        """Return one whole row.
+        """Return all details of a row.
 
         Raises:
             InputError: there is no such row.
@@ -414,14 +416,14 @@ class View:
         """Store a label.
 
         Args:
-            index: The row's, as it was shown.
-            question: What is answered.
-            label: The right answer.
-            id: The row's, which is at another place where rows came in between.
+            index: Index of the row when it was shown.
+            question: Name of the question.
+            label: The right label.
+            id: Id of the row, to find it if its index has changed.
 
         Raises:
-            ConfigError: labels can't be given here, or their file not be written.
-            InputError: the row or the question isn't there, or the label none of its options.
+            ConfigError: rows can't be labelled here, or the labels file can't be written.
+            InputError: there is no such row, question or option.
         """
         labels = self._labels
         with self._lock:
@@ -436,7 +438,7 @@ class View:
         """Remove the last label.
 
         Raises:
-            InputError: there is none.
+            InputError: there is nothing to undo.
         """
         with self._lock:
             place, id, question, was = self._labels.take_back()
@@ -523,7 +525,7 @@ def _example_spans() -> Spans:
 
 @contextmanager
 def _unpack_example(name: str) -> Generator[Path]:
-    """Return a file of the example, until it is read."""
+    """Unpack a file of the example for the time of the block."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         with gzip.open(EXAMPLE / f"{name}.gz") as packed, path.open("wb") as out:
@@ -532,10 +534,10 @@ def _unpack_example(name: str) -> Generator[Path]:
 
 
 def read_calibrations(path: Path | None) -> Calibrations:
-    """Read what `moa learn` wrote: of one question, or of all those of a graph.
+    """Read a file of `moa learn`: the calibration of one question, or those of a graph.
 
     Raises:
-        CalibrationError: it is neither.
+        CalibrationError: the file is neither.
     """
     from moa.calibration.file import Calibration
     from moa.calibration.learned import LearnedGraph

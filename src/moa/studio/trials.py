@@ -1,4 +1,4 @@
-"""Trying: an input is run from the page, and people are asked on it what the graph asks them."""
+"""Trials: run an input from the page, and answer there what the graph asks people."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from moa.serving.typed import write_event
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"
-"""Header of a key of the server, if it has keys: whose budget pays for what is tried."""
+"""Header with a key of the server, if it has keys. The key's budget pays for the trial."""
 
 
 class Trials:
-    """Runs of what a server serves, started from the page.
+    """Runs of a server's nodes, started from the page.
 
     Args:
-        server: The server; it is open while the page is.
+        server: The server. It is open while the page is.
     """
 
     def __init__(self, server: Server) -> None:
@@ -35,7 +35,7 @@ class Trials:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of what can be run."""
+        """Names of the nodes that can be run."""
         return tuple(self.server.served)
 
     @property
@@ -44,7 +44,7 @@ class Trials:
         return [question for question, _ in self._asked.values()]
 
     async def run(self, request: Request) -> Stream:
-        """Run an input, and tell of it while it goes on.
+        """Run an input, and stream its events.
 
         Raises:
             InputError: the input doesn't fit.
@@ -60,10 +60,10 @@ class Trials:
         return self.server.runs.stream(request, served, value, write_event)
 
     def answer(self, id: str, answer: object) -> None:
-        """Answer what a person is asked.
+        """Answer a question that a person is asked.
 
         Raises:
-            RequestRefused: it isn't asked any more (404).
+            RequestRefused: the question isn't open any more (404).
         """
         _, future = self._asked.get(id, (None, None))
         if future is None or future.done():
@@ -84,7 +84,7 @@ class Trials:
 
 
 def _question(inquiry: Inquiry) -> Question:
-    """Write what is asked; by an id of its own, since runs may ask the same."""
+    """Return an inquiry as a question. It gets a new id, since several runs may ask the same."""
     value = inquiry.value
     if is_mapping(value):
         text = "\n".join(f"{name}: {format_value(item)}" for name, item in value.items())

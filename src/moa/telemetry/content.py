@@ -1,6 +1,6 @@
 """Content: texts to and from models and tools, in the conventions' format.
 
-It is recorded only if that is asked for. Pictures and files are named, and not recorded.
+It is recorded only on request. Of pictures and files, only the names are recorded.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LONG = 4000
-"""Characters from which on texts are masked beside the event loop."""
+"""Texts with more characters are masked in a thread."""
 Clean = Callable[[str], str]
-"""Masks a text, or returns it as it is."""
+"""Masks a text, or returns it unchanged."""
 Writes = Mapping[str, Callable[[Clean], object]]
 """Functions that write the values of attributes, by name."""
 
 
 def mask(text: str, pii: Masks | None) -> str | None:
-    """Return a text as it may be recorded; `None`: it can't be masked, and is left out."""
+    """Return a text, masked if `pii` is given; `None`: masking failed, so it is left out."""
     if pii is None:
         return text
     try:
@@ -40,7 +40,7 @@ def mask(text: str, pii: Masks | None) -> str | None:
 
 
 async def record(span: Span, writes: Writes) -> None:
-    """Set attributes to texts, masked if that is asked for; where that fails, none is set."""
+    """Set attributes to texts, masked if the tracer has `pii`. If masking fails, set none."""
     pii = span.tracer.pii
 
     def write_all(clean: Clean) -> dict[str, str]:
@@ -64,7 +64,7 @@ async def record(span: Span, writes: Writes) -> None:
 
 
 def write_messages(messages: Sequence[Message]) -> Writes:
-    """Write a prompt: the instructions separate from the messages."""
+    """Write a prompt, with the instructions separate from the messages."""
     rules = [message.content for message in messages if message.role == "system"]
     conversation = [message for message in messages if message.role != "system"]
     writes: dict[str, Callable[[Clean], object]] = {
@@ -131,7 +131,7 @@ def _call(call: ToolCall, clean: Clean) -> JSON:
 
 
 def _values(arguments: str, clean: Clean) -> object:
-    """Read arguments, so that each text in them is masked as it is meant, or give their text."""
+    """Mask each text in JSON arguments. If they aren't JSON, mask them as one text."""
     try:
         return _clean(json.loads(arguments), clean)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""Names: what spans, their attributes and their events are called, all in one place.
+"""Names of spans, their attributes and their events, all in one place.
 
-Those of OpenTelemetry are the ones of its conventions for generative AI in the version that
-`CONVENTIONS` says; they are still in development, and change. What they have no word for is called
-`moa.…`, with one exception: `COST` is what most tools read, though no convention names it.
+OpenTelemetry's names are those of its conventions for generative AI, version `CONVENTIONS`. They
+are still in development, and change. Names that the conventions lack begin with `moa.`, except
+for `COST`, which most tools read.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Literal
 CONVENTIONS = "0.1.0"
 """Version of `open-telemetry/semantic-conventions-genai`."""
 CONVENTIONS_KEY = "moa.conventions"
-"""Says that version, as an attribute of the instrumentation's scope."""
+"""Attribute of the instrumentation scope that holds this version."""
 
 KIND = "moa.kind"
-"""What a span is about; one of `Kind`."""
+"""Kind of a span; one of `Kind`."""
 Kind = Literal[
     "run", "workflow", "agent", "call", "tool", "decision", "guard", "function", "person"
 ]
-"""`run`: a row of several, or a run that can be resumed; any other begins with its node.
-`workflow`: a graph, or a recipe. `function`: one in a graph that is waited for."""
+"""`run`: a row of several, or a resumable run; any other trace begins with its node.
+`workflow`: a graph or a recipe. `function`: an async function in a graph."""
 OPERATION = "gen_ai.operation.name"
 CHAT, EMBEDDINGS = "chat", "embeddings"
-"""Operation of a call. One that decides is a `chat` too: the conventions have no word for it."""
+"""Operations of calls. A decision is a `chat` too: the conventions have no word for it."""
 OPERATIONS: Mapping[Kind, str] = {
     "agent": "invoke_agent",
     "workflow": "invoke_workflow",
     "tool": "execute_tool",
 }
-"""The operation of each other kind that the conventions know. The name of a span starts with it, or
-else with the kind."""
+"""Operation of each other kind in the conventions. A span's name starts with it, else with the
+kind."""
 
 AGENT_NAME = "gen_ai.agent.name"
 PROVIDER = "gen_ai.provider.name"
@@ -47,7 +47,7 @@ INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 COST = "gen_ai.usage.cost"
-"""US dollars. It isn't a name of the conventions; Langfuse and others read it."""
+"""US dollars. The name isn't in the conventions, but Langfuse and others read it."""
 TOOL_NAME = "gen_ai.tool.name"
 TOOL_CALL_ID = "gen_ai.tool.call.id"
 ADDRESS = "server.address"
@@ -55,38 +55,38 @@ PORT = "server.port"
 ERROR = "error.type"
 HTTP_STATUS = "http.response.status_code"
 
-# Content: only if it is asked for.
+# Content: only on request.
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 SYSTEM = "gen_ai.system_instructions"
 ARGUMENTS = "gen_ai.tool.call.arguments"
 RESULT = "gen_ai.tool.call.result"
 TEXT = "moa.text"
-"""The words of a note, or of an error."""
+"""Text of a note or an error."""
 
 NODE = "moa.node"
 """Path of the node, such as `support/sentiment`."""
 ENDPOINT = "moa.endpoint"
 TIER = "moa.tier"
 REQUESTS = "moa.requests"
-"""Requests that one call took, its retries among them."""
+"""Requests of one call, retries included."""
 ROW = "moa.row.id"
 ENDED = "moa.ended"
-"""How a span ended that neither finished nor failed: `cancelled`, or `asks a person`."""
+"""End of a span that didn't finish and didn't fail: `cancelled` or `asks a person`."""
 DECISION_QUESTION = "moa.decision.question"
 DECISION_LABEL = "moa.decision.label"
 DECISION_PROBABILITY = "moa.decision.probability"
 DECISION_ACCEPTED = "moa.decision.accepted"
 DECISION_BOUND = "moa.decision.bound"
-"""The share of accepted decisions that may be wrong, as was guaranteed."""
+"""Guaranteed maximum share of wrong decisions among accepted ones."""
 DECISION_THRESHOLD = "moa.decision.threshold"
 DECISION_ESCALATED = "moa.decision.escalated"
 GUARD_NAME = "moa.guard.name"
 GUARD_POSITION = "moa.guard.position"
-"""`before`, `beside` or `after` the node, or of a `tool`."""
+"""Position of the guard: `before`, `beside` or `after` the node, or at a `tool`."""
 GUARD_KEPT = "moa.guard.kept"
 GUARD_MASKED = "moa.guard.masked"
-"""How many texts were masked."""
+"""Number of masked texts."""
 
 # Sums, of all calls below a span.
 SUM_REQUESTS = "moa.usage.requests"
@@ -101,7 +101,7 @@ NAMED_BY: Mapping[Kind, str] = {
     "guard": GUARD_NAME,
     "decision": DECISION_QUESTION,
 }
-"""The attribute that holds the name, by kind."""
+"""Attribute that holds the name, by kind."""
 
 OWN_PROVIDER = "moa"
 """Provider of a model in this process, and of one that `moa` runs itself."""
@@ -118,10 +118,10 @@ PROVIDERS: Mapping[str, str] = {
     "api.x.ai": "x_ai",
     "generativelanguage.googleapis.com": "gcp.gemini",
 }
-"""By the host that is asked."""
+"""Providers by host."""
 AZURE_HOST, AZURE = ".openai.azure.com", "azure.ai.openai"
 
 
 def event(kind: str) -> str:
-    """Name the event of a note, such as `moa.retried` or `moa.fell_back`."""
+    """Return the event name for a kind of note, such as `moa.retried` or `moa.fell_back`."""
     return f"moa.{kind.replace(' ', '_')}"

@@ -1,4 +1,4 @@
-"""OTel: how spans come to OpenTelemetry. It is imported where a tracer provider may be set."""
+"""OTel: sends spans to OpenTelemetry. It is imported only if a tracer provider may be set."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Sink:
         around: Context | None,
         start_ns: int,
     ) -> trace.Span:
-        """Begin a span in a context that is given, never in the one that is current.
+        """Begin a span in the given context, never in the current one.
 
-        If the provider raises, it is one that nobody hears of.
+        If the provider raises, the span is an invalid one, which is never recorded.
         """
         try:
             return self._tracer.start_span(
@@ -82,7 +82,7 @@ class Sink:
 
     @staticmethod
     def ambient() -> Context:
-        """Return the current context, in which a run begins."""
+        """Return OpenTelemetry's current context."""
         return get_current()
 
     @staticmethod
@@ -94,7 +94,7 @@ class Sink:
 
     @staticmethod
     def id_in(context: Context | None) -> int:
-        """Return the id of the span of a context; 0: there is none."""
+        """Return the span id of a context; 0 if there is none."""
         return 0 if context is None else trace.get_current_span(context).get_span_context().span_id
 
 
@@ -102,7 +102,7 @@ _sink: Sink | None = None
 
 
 def sink() -> Sink | None:
-    """Return the tracer of the provider; `None`: no provider is set."""
+    """Return the sink of the current provider; `None`: no provider is set."""
     global _sink
     try:
         provider = trace.get_tracer_provider()
@@ -119,12 +119,12 @@ def sink() -> Sink | None:
 
 @cache
 def _tell_missing(reason: str) -> None:
-    """Log it once."""
+    """Log the reason once."""
     _logger.warning("there are no spans, as no tracer provider can be had: %s", reason)
 
 
 def context_of(headers: Mapping[str, str]) -> Context:
-    """Read whose trace goes on: of the server's own span, or else as the headers say."""
+    """Return the context of the trace to continue: the server's own span, else the headers."""
     current = get_current()
     if trace.get_current_span(current).get_span_context().is_valid:
         return current

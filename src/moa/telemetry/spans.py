@@ -1,8 +1,8 @@
-"""Spans: what happens in a run, as a tree, for OpenTelemetry, for a file, or for both.
+"""Spans: the operations of a run as a tree, for OpenTelemetry, a file or both.
 
-A context holds the innermost span that is open in it, and what begins there hangs below that one:
-so parents come from the tree of the run, whatever task goes on with it. Only calls hold tokens and
-costs; what is above them holds sums, under names of `moa`.
+A context holds its innermost open span, and new spans become its children. So parents follow the
+tree of the run, whichever task runs it. Only calls hold tokens and costs; the spans above them
+hold sums, under `moa`'s names.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 Value = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Value]
 Side = Literal["internal", "client"]
-"""`internal`: the work happens here. `client`: it is requested from somebody else."""
+"""`internal`: the work happens here. `client`: it is requested elsewhere."""
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-"""The environment variable by which OpenTelemetry's own instrumentations are asked for texts."""
+"""Environment variable that makes OpenTelemetry's own instrumentations record texts."""
 _CAPTURES = ("true", "1", "span_only", "span_and_event")
 UNTRACED: AbstractContextManager[None] = nullcontext()
 
@@ -56,19 +56,19 @@ class Masks(Protocol):
 
 
 class Tracer:
-    """Begins the traces of runs: `RunContext(tracer=Tracer(content=True))`.
+    """Traces runs, as in `RunContext(tracer=Tracer(content=True))`.
 
-    Spans go to OpenTelemetry where a tracer provider is set, and to a file if one is given.
-    If there is neither, nothing is recorded. A context that is given no tracer has one without
-    a file; its texts are recorded where `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
+    Spans go to OpenTelemetry if a tracer provider is set, and to a file if one is given.
+    Without either, nothing is recorded. A context without a tracer uses a default one without
+    a file. It records texts if `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
     `true`.
 
     Args:
-        file: Where each span that ends is written as a line.
-        content: Whether what models and tools are sent, and what they say, is recorded too, with
-            the words of notes and errors; `None`: as the environment says.
-        pii: Takes personal data out of such texts first. If it fails they are left out.
-        parent: What the trace goes on from; `None`: the span that is current where the run begins.
+        file: File to write each ended span to, as a line.
+        content: True to record texts too: those that models and tools get and return, and those
+            of notes and errors; `None`: as the environment says.
+        pii: Masks personal data in these texts first. If it fails, they are left out.
+        parent: Context that the trace continues; `None`: the current one when the run begins.
 
     Examples:
         >>> from moa.telemetry import Tracer
@@ -81,7 +81,7 @@ class Tracer:
     is_call = False
     is_recorded = True
     headers: ClassVar[Mapping[str, str] | None] = None
-    """There is no span to go on from."""
+    """`None`: there is no span to continue."""
 
     def __init__(
         self,
@@ -114,9 +114,9 @@ class Tracer:
         is_call: bool = False,
         resumes: str | None = None,
     ) -> Span:
-        """Begin a trace with its first span, or go on with one; see `Span.start`.
+        """Begin a trace with its first span, or continue one; see `Span.start`.
 
-        `resumes` is the `traceparent` of the span that it goes on from.
+        `resumes` is the `traceparent` of the span to continue.
         """
         sink, around = sink_of_process(), None
         before = _ids_in(resumes)
@@ -141,29 +141,29 @@ class Tracer:
         """Ignore a note that belongs to no span."""
 
     def payment_for(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
-        """Begin the span of a call that no endpoint has begun one for; see `Span.payment_for`."""
+        """Begin the span of a call without one from an endpoint; see `Span.payment_for`."""
         if not (amount.calls or amount.tokens):
             return None
         return _start_call_span(self, part)
 
 
 class Span:
-    """One thing that happens in a run, from its start to its end. `end` comes in any case.
+    """An operation in a run, from start to end. `end` must always be called.
 
-    Around a block it is a context manager, which ends it, and says how the block failed. What is
-    not recorded, as a sampler says, has neither attributes nor spans below it.
+    As a context manager it ends with the block, and records the block's error. A span that a
+    sampler drops has no attributes and no children.
 
     Args:
-        tracer: What began the trace.
-        parent: The span around it; `None`: it is the first.
+        tracer: Tracer that began the trace.
+        parent: Parent span; `None`: it is the first.
         name: Its name.
-        attributes: What is known of it at its start.
-        side: Whether it happens here.
-        sink: Where OpenTelemetry hears of it; `None`: it doesn't.
-        around: What it is begun in, as OpenTelemetry's context.
-        before: Ids of a trace, and of the span in it, that the first one goes on from.
-        start_ns: When it began, in nanoseconds since 1970; `None`: now.
-        is_call: Whether it is that of a call, which alone holds tokens and costs.
+        attributes: Attributes known at its start.
+        side: Where the work happens; see `Side`.
+        sink: Sink to OpenTelemetry; `None`: none.
+        around: OpenTelemetry context that it begins in.
+        before: Ids of the trace and the span that the first span continues.
+        start_ns: Start time in nanoseconds since 1970; `None`: now.
+        is_call: True for a call. Only calls hold tokens and costs.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Span:
 
     @property
     def ids(self) -> tuple[int, int, int]:
-        """Ids of the trace, of the span, and of the one around it, which is 0 if none is."""
+        """Ids of the trace, the span and its parent; without a parent, the last is 0."""
         if self._ids is None:
             assert self.sink is not None, "others have their ids from the start"
             assert self._span is not None, "OpenTelemetry has begun it"
@@ -227,9 +227,9 @@ class Span:
         is_call: bool = False,
         resumes: str | None = None,
     ) -> Span:
-        """Begin a span below this one; see the class.
+        """Begin a child of this span; see the class.
 
-        `resumes` says nothing here: it goes on from this one.
+        `resumes` is ignored: the child continues this span.
         """
         del resumes
         return Span(
@@ -246,14 +246,14 @@ class Span:
 
     @property
     def context(self) -> Context | None:
-        """As OpenTelemetry's, for what begins below it; `None` if that isn't heard."""
+        """OpenTelemetry context for its children; `None` without OpenTelemetry."""
         if self._context is None and self.sink is not None and self._span is not None:
             self._context = self.sink.child_context(self._span, self._around)
         return self._context
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers of HTTP by which whoever is asked goes on with the trace."""
+        """HTTP headers with which the called server continues the trace."""
         headers = {"traceparent": self.traceparent}
         if self._span is not None and (state := self._span.get_span_context().trace_state):
             headers["tracestate"] = state.to_header()
@@ -274,12 +274,12 @@ class Span:
         return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
     def set(self, name: str, value: Value | None) -> None:
-        """Set an attribute; `None` sets none."""
+        """Set an attribute, unless the value is `None`."""
         if value is not None:
             self._late_attributes[name] = value
 
     def note(self, note: Note, error: BaseException | None) -> None:
-        """Record a note as an event; on a span that has ended, it goes to the span around it."""
+        """Record a note as an event. If this span has ended, its parent records it."""
         if self._ended:
             if self.parent is not None:
                 self.parent.note(note, error)
@@ -311,10 +311,10 @@ class Span:
         )
 
     def settle(self, amount: Amount) -> None:
-        """Count what the call has taken, here and in the sums of all spans around it."""
+        """Add the amount of a call, here and in the sums of all spans above."""
         around: Span | None = self
         while around is not None:
-            around._amounts.append(amount)  # in one step, as threads pay too
+            around._amounts.append(amount)  # atomic, since threads settle too
             around = around.parent
 
     def fail(self, error: BaseException) -> None:
@@ -331,7 +331,7 @@ class Span:
             self._error = mask(str(error), self.tracer.pii) or ""
 
     def end(self) -> None:
-        """End it, once."""
+        """End the span. Further calls do nothing."""
         if self._ended:
             return
         self._ended, end_ns = True, time.time_ns()
@@ -343,7 +343,7 @@ class Span:
             self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
-        """Set the usage of a call, or the sum of several calls; for a trace also of one."""
+        """Set the usage of a call, or the sum of several calls. A first span sums even one call."""
         amounts, attributes = self._amounts, self._late_attributes
         requests = sum([amount.calls for amount in amounts])
         if not amounts or not (self.is_call or self.parent is None or requests > 1):
@@ -368,7 +368,7 @@ class Span:
             attributes[names.CACHED_TOKENS] = cached
 
     def _line(self, end_ns: int) -> Mapping[str, object]:
-        """Write it as a line of a file; see docs/tracing.md."""
+        """Return the span as a line of a file; see docs/tracing.md."""
         trace_id, span_id, parent_id = self.ids
         line: dict[str, object] = {
             "trace": f"{trace_id:032x}",
@@ -404,7 +404,7 @@ class Span:
 
 
 class _CallSpan:
-    """The span of a call that is paid outside of any endpoint's, as those of other frameworks."""
+    """The span of a call outside of any endpoint, such as by another framework."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -436,7 +436,7 @@ def start(
     start_ns: int | None = None,
     resumes: str | None = None,
 ) -> Span:
-    """Begin a span of a node, a tool, a decision or a guard; calls have their own."""
+    """Begin a span of a node, a tool, a decision or a guard. Endpoints begin those of calls."""
     operation = names.OPERATIONS.get(kind)
     attributes: dict[str, Value] = {names.NODE: node}
     if operation is None:
@@ -450,13 +450,13 @@ def start(
 
 
 def _new_ids(around: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Make the ids of a span: in the trace of one around it, or in a new one."""
+    """Make the ids of a span, in the trace of its parent or in a new one."""
     trace_id, parent_id = around or (int.from_bytes(os.urandom(16)), 0)
     return trace_id, int.from_bytes(os.urandom(8)), parent_id
 
 
 def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
-    """Read the ids of a trace and a span; `None`: there are none."""
+    """Read the trace and span ids of a `traceparent`; `None`: there are none."""
     parts = (traceparent or "").split("-")
     try:
         trace_id, span_id = int(parts[1], 16), int(parts[2], 16)
@@ -467,10 +467,10 @@ def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
 
 @contextmanager
 def attach_to(around: Tracer | Span | None) -> Generator[None]:
-    """Make a span the current one of OpenTelemetry, for the spans of code that isn't ours.
+    """Make a span OpenTelemetry's current one, for the spans of third-party code.
 
-    It goes around one `await`, and never around a `yield`: what is closed by another task would
-    have to be detached there.
+    Use it around one `await`, never around a `yield`: a generator may be closed by another task,
+    which can't detach the span.
     """
     inner = around and around.context
     if inner is None:
@@ -490,7 +490,7 @@ def _seconds(ns: int) -> float:
 
 
 def _error_attributes(error: BaseException) -> dict[str, Value]:
-    """Return the class of an error, and no word of its text."""
+    """Return the class and the HTTP status of an error, without its text."""
     attributes: dict[str, Value] = {names.ERROR: type(error).__name__}
     status: object = getattr(error, "status", None)
     if isinstance(status, int):
@@ -499,17 +499,17 @@ def _error_attributes(error: BaseException) -> dict[str, Value]:
 
 
 def _ending_of(error: BaseException) -> str | None:
-    """Return how a span ended without a failure."""
+    """Return how a span ended without a failure; `None`: it failed."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return "cancelled"
-    from moa.journal import interrupts_of  # it loads pydantic, which `moa --help` doesn't wait for
+    from moa.journal import interrupts_of  # it loads pydantic, which `moa --help` doesn't need
 
     return "asks a person" if interrupts_of(error) else None
 
 
 def sink_of_process() -> Sink | None:
     """Return the sink to OpenTelemetry; `None`: no provider is set, or it isn't loaded."""
-    if "opentelemetry.trace" not in sys.modules:  # who sets a provider has imported it
+    if "opentelemetry.trace" not in sys.modules:  # setting a provider imports it
         return None
     return _finder()()
 
@@ -526,7 +526,7 @@ _DEFAULT = Tracer()
 
 
 def tracer_for(tracer: Tracer | None) -> Tracer | None:
-    """Return the tracer of a context; `None`: nobody would hear of its spans."""
+    """Return the tracer of a context; `None`: its spans would go nowhere."""
     if tracer is not None and tracer.file is not None:
         return tracer
     return (tracer or _DEFAULT) if sink_of_process() is not None else None

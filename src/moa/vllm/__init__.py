@@ -1,9 +1,9 @@
-"""vLLM as a process: starts servers, watches over them, and stops them. Alone starts them.
+"""vLLM as a process: start, supervise and stop servers. No other package starts them.
 
     async with moa.vllm.serve("Qwen/Qwen3-0.6B", max_model_len=4096) as endpoint:
         mood = await Sentiment(endpoint).run("Lovely!")
 
-Those of a configuration are started by `moa up`.
+`moa up` starts the servers of a configuration.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ async def serve(
     start_timeout_s: float = 600.0,
     **settings: Unpack[VLLMSettings],
 ) -> AsyncGenerator[VLLMEndpoint, None]:
-    """Start a vLLM server on this machine, and give its endpoint as soon as it is ready.
+    """Start a vLLM server on this machine, and yield its endpoint once it is ready.
 
-    It listens on loopback with a generated key, is started again after a crash, and ends with the
-    `async with`, or with this process, however that ends.
+    The server listens on loopback with a generated key, and is restarted after a crash. It stops
+    with the `async with`, or with this process, however that ends.
 
     Args:
         model: A folder, or a name on the hub.
         name: Name of the endpoint.
         tier: `slm` or `llm`.
-        price: What it costs.
-        concurrency: Maximum requests at once.
-        start_timeout_s: Seconds until it has to be ready, the download of the model included.
-        settings: Those of a `VLLMConfig`, such as `max_model_len`; without a `port`, a free one.
-            Each LoRA adapter is asked by an endpoint of its own, with its name as `model`.
+        price: Price of the endpoint.
+        concurrency: Maximum concurrent requests.
+        start_timeout_s: Maximum seconds to start, including the download of the model.
+        settings: Settings of a `VLLMConfig`, such as `max_model_len`. The default `port` is a free
+            one. Use a separate endpoint for each LoRA adapter, with its name as `model`.
 
     Raises:
         MissingDependency: vLLM is not installed.
         ConfigError: the port is taken, or an argument is wrong.
-        EndpointUnavailable: it failed to come up, and why, or was not ready in time.
+        EndpointUnavailable: the server failed to start, or was not ready in time.
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""Command: what vLLM is started with: which Python has it, its arguments and its variables."""
+"""Command: how to start vLLM, with its Python, arguments and environment variables."""
 
 from __future__ import annotations
 
@@ -51,36 +51,36 @@ _CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _KV_SHARE, _KV_MOST_GIB = 0.25, 16
 _GIB = 1024**3
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM takes for the largest rank of an adapter."""
+"""Values that vLLM accepts for `--max-lora-rank`."""
 _DEFAULT_RANK = 16
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class ServerSpec(Server):
-    """How one server is started, and how it is watched."""
+    """How to start and supervise one server."""
 
     command: list[str]
     env: dict[str, str] = Field(repr=False)
-    """May hold the hub's token, so it is never shown."""
+    """Environment variables. They may hold the hub's token, so they are never shown."""
     tethered: bool = False
-    """True if it ends with the process that starts it, and its folder with it."""
+    """True if it ends with the process that starts it, and its folder is deleted."""
     most_restarts: int = 5
-    """Tries to bring it up again after a crash, until it has been up for `steady_s`."""
+    """Maximum restarts in a row after crashes, until it has been up for `steady_s`."""
     first_wait_s: float = 1.0
-    """Seconds before the first of these tries; doubled for each further one."""
+    """Seconds before the first of these restarts; doubled for each further one."""
     steady_s: float = 300.0
     grace_s: float = 15.0
-    """Seconds that it has to end by itself, once it is told to."""
+    """Seconds that it has to stop before it is killed."""
     log_bytes: int = 5_000_000
-    """Maximum bytes of its log, before it goes on in a new file."""
+    """Maximum bytes of its log before a new file is begun."""
     log_parts: int = 3
-    """Older files of its log that are kept."""
+    """Number of older log files that are kept."""
 
 
 def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[ServerSpec]:
-    """Say how the servers of an endpoint are started, one for each replica.
+    """Return the specs of an endpoint's servers, one for each replica.
 
-    The model is a folder, from `base` on, or a name on the hub.
+    The model is a folder, relative to `base`, or a name on the hub.
     """
     environment = find_environment(config.python, env=config.env)
 
@@ -106,11 +106,11 @@ class Environment:
     python: str
     version: str
     cpu: bool
-    """True if its vLLM runs on the processor."""
+    """True if its vLLM runs on the CPU."""
 
 
 def own_folder() -> Path:
-    """Return the folder of an environment with vLLM that is searched beside this one."""
+    """Return the folder of a second environment that is searched for vLLM."""
     return cache_folder() / "vllm"
 
 
@@ -119,8 +119,8 @@ def find_environment(
 ) -> Environment:
     """Find the Python that has vLLM, without starting or importing vLLM.
 
-    That is `python`, an interpreter or a virtual environment, or this interpreter, or the
-    environment in `own_folder()`. `env` are variables beside those that are inherited.
+    It is `python` if given, an interpreter or a virtual environment. Else it is this interpreter or
+    the environment in `own_folder()`. `env` is added to the inherited variables.
     """
     if python is not None:
         path = Path(python).expanduser()
@@ -166,7 +166,7 @@ def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
 
 
 def install_hint() -> str:
-    """Return how to install vLLM, in three lines."""
+    """Return instructions to install vLLM, in three lines."""
     folder = own_folder()
     return (
         'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
@@ -178,9 +178,9 @@ def install_hint() -> str:
 
 
 def inherited_variables() -> dict[str, str]:
-    """List the variables of this process that a server needs: settings, and no secrets.
+    """Return the environment variables that a server inherits: settings, and no secrets.
 
-    The hub's token is one, since models with a licence are fetched with it.
+    The only exception is the hub's token, which gated models need.
     """
     return {
         name: value
@@ -196,10 +196,10 @@ def inherited_variables() -> dict[str, str]:
 def command(
     model: str, config: VLLMConfig, environment: Environment, *, port: int, base: Path
 ) -> list[str]:
-    """Write the command that starts vLLM; see `specs_of`.
+    """Return the command that starts vLLM; see `specs_of`.
 
-    It isn't `vllm serve`, since that looks for the metadata of a package named `vllm`, which
-    `vllm-cpu` is not.
+    It isn't `vllm serve`, since that needs the metadata of a package named `vllm`, which
+    `vllm-cpu` doesn't have.
     """
     if model.startswith("-"):
         raise ConfigError(f"the model {model!r} begins with '-', as an option of vLLM does")
@@ -226,18 +226,18 @@ def command(
     words = [environment.python, "-m", "vllm.entrypoints.openai.api_server"]
     for name, value in options.items():
         words += [] if value is None else [name, str(value)]
-    words.append("--enable-prompt-tokens-details")  # else usage hides what was cached
+    words.append("--enable-prompt-tokens-details")  # else usage omits cached tokens
     return [*words, *_lora(config, base), *config.args]
 
 
 def variables(
     model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
 ) -> dict[str, str]:
-    """List the variables that one of several replicas runs with, its key excluded."""
+    """Return the environment variables of a replica, without its key."""
     environ = inherited_variables()
-    bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
+    bin_folder = str(Path(environment.python).absolute().parent)  # it has ninja and others
     environ["PATH"] = os.pathsep.join((bin_folder, environ.get("PATH", os.defpath)))
-    environ["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
+    environ["PYTHONSAFEPATH"] = "1"  # the user's files must not shadow libraries
     if all(Path(_place_of(name, base)).is_absolute() for name in (model, *config.lora.values())):
         environ["HF_HUB_OFFLINE"] = "1"
     if environment.cpu and _CPU_CACHE not in environ:
@@ -254,7 +254,7 @@ def variables(
 def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
     """Return the share of a GPU's memory that each replica takes; `None`: vLLM's default.
 
-    vLLM counts the share for each server, so that those on one GPU divide it among them.
+    vLLM counts the share per server, so servers on one GPU divide it among them.
     """
     share = config.gpu_memory_utilization
     if environment.cpu or config.replicas == 1:
@@ -304,7 +304,7 @@ def _lora(config: VLLMConfig, base: Path) -> list[str]:
 
 
 def _rank(adapter: Path) -> int:
-    """Read the rank of an adapter; vLLM's default if it isn't here to be read."""
+    """Read the rank of an adapter; vLLM's default if it can't be read."""
     try:
         adapter_config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         return int(adapter_config["r"])

@@ -1,4 +1,4 @@
-"""Servers: started, waited for, stopped, and told of."""
+"""Servers: start, wait for, stop and report on them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from moa.vllm.supervisor import JOINED, STARTED
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 40.0
-"""Longer than a supervisor gives its server."""
+"""Maximum seconds to stop; longer than a supervisor gives its server."""
 _COUNTED_S = 1.0
-"""Over which generated tokens are counted."""
+"""Seconds over which generated tokens are counted."""
 _TAIL_BYTES = 4096
 _SUPERVISOR_LOG = "supervisor.log"
 
@@ -43,14 +43,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class LaunchedServer:
-    """A server that comes up, or is up."""
+    """A server that is starting or running."""
 
     spec: ServerSpec
     folder: ServerFolder
     tether: subprocess.Popen[bytes] | None = None
-    """Its supervisor, where it ends with this process: it stops at the end of its input."""
+    """Its supervisor, if it ends with this process: the supervisor stops when its input ends."""
     joined: bool = False
-    """True if another started it."""
+    """True if it had been started before."""
 
     def release(self) -> None:
         """Stop it if it is tethered, and wait until it has ended."""
@@ -61,13 +61,13 @@ class LaunchedServer:
         try:
             self.tether.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self.tether.kill()  # its keeper hears of it, and ends the server
+            self.tether.kill()  # its keeper notices, and stops the server
             self.tether.wait()
         shutil.rmtree(self.folder.path, ignore_errors=True)
 
 
 def launch(spec: ServerSpec) -> LaunchedServer:
-    """Start a server, or join it where it runs or comes up already."""
+    """Start a server, or join it if it is already starting or running."""
     if sys.platform == "win32":
         raise ConfigError(
             "vLLM does not run on Windows. Start it in WSL, and give its address as base_url"
@@ -131,14 +131,14 @@ def _join(spec: ServerSpec, folder: ServerFolder) -> LaunchedServer:
 async def wait_until_ready(
     launched: LaunchedServer, *, timeout_s: float | None = None, tell: Say = lambda line: None
 ) -> ServerState:
-    """Wait until a server is ready; `tell` hears the last line of its log, again and again."""
+    """Wait until a server is ready. `tell` is called repeatedly with the last line of its log."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
     spec = launched.spec
     while True:
         is_running, state = launched.folder.is_running, launched.folder.read()
         if not is_running:
             raise EndpointUnavailable(_failure_reason(launched, state), endpoint=spec.name)
-        # What a supervisor left that was killed is not the state of the next one.
+        # The state that a killed supervisor left isn't that of the next one.
         if state is not None and state.phase == "ready" and state.is_supervised:
             _logger.info("%s is up on port %d", spec.name, spec.port)
             return state
@@ -178,7 +178,7 @@ def _last_line(log: Path) -> str:
 
 
 async def stop(folder: ServerFolder) -> bool:
-    """Stop the server of a folder, wait until nothing of it is left, and say if there was one."""
+    """Stop the server of a folder, and wait until it is gone. Return True if there was one."""
     if not folder.is_running:
         return False
     until = time.monotonic() + _STOP_TIMEOUT_S
@@ -187,7 +187,7 @@ async def stop(folder: ServerFolder) -> bool:
         is_late = time.monotonic() > until
         if state is not None and state.is_supervised:
             with contextlib.suppress(ProcessLookupError):
-                # Its keeper hears of its death, and ends the server.
+                # Its keeper notices its death, and stops the server.
                 os.kill(state.pid, signal.SIGKILL if is_late else signal.SIGTERM)
         if time.monotonic() > until + _STOP_TIMEOUT_S:
             raise EndpointUnavailable(
@@ -203,11 +203,11 @@ async def bring_up(
 ) -> None:
     """Start servers, and wait until they are ready.
 
-    Those that share a GPU, or have none, start one after another, since each looks at how much
-    memory is free. One that fails, or takes too long, keeps none of the others from it, and one
-    that takes longer than `timeout_s` goes on in the background; without a limit none is waited
-    for. If the wait is cancelled, what this call started is stopped. `tell` hears the last line
-    of each log, again and again, and `say` of each that is ready or started.
+    Servers that share a GPU, or have none, start one after another, since each checks how much
+    memory is free. A server that fails or takes too long doesn't keep the others from starting. One
+    that takes longer than `timeout_s` goes on in the background. Without a limit, none is waited
+    for. If the wait is cancelled, the servers that this call started are stopped. `tell` is called
+    repeatedly with the last line of each log, and `say` for each server that is ready or started.
     """
     servers: list[LaunchedServer] = []
     errors: dict[str, MoaError] = {}
@@ -250,7 +250,7 @@ async def bring_up(
 
 
 def _raise(errors: Mapping[str, MoaError], *, of: int) -> None:
-    """Raise what went wrong: one error as it is, several as one that names each."""
+    """Raise the errors: a single one as it is, several as one that lists them."""
     if len(errors) == 1:
         raise next(iter(errors.values()))
     if errors:
@@ -282,7 +282,7 @@ class ServerReport:
     """Tokens generated in the last second or so."""
 
     def line(self) -> dict[str, object]:
-        """Write it as what `json` can write."""
+        """Return the report as a dict for `json`."""
         figures = ("running", "waiting", "kv_cache_use", "prefix_hit_rate")
         figures = (*figures, "prompt_tokens", "generated_tokens")
         return {
@@ -300,7 +300,7 @@ class ServerReport:
 
 
 async def report_servers(server_reports: Iterable[ServerReport]) -> list[ServerReport]:
-    """Report on all wanted servers, given as if down, and on others that aren't down."""
+    """Return reports of all wanted servers, given as if down, and of others that aren't down."""
     states = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
     reports = await asyncio.gather(*(_report(*pair) for pair in states))
     wanted_by_key = {(report.name, report.port): report for report in server_reports}

@@ -9,7 +9,7 @@ from typing import Annotated, Self, TypedDict
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 UTILISATION = 0.92
-"""Share of a GPU's memory that vLLM takes by itself, since version 0.32."""
+"""vLLM's default share of a GPU's memory, since version 0.32."""
 _LAST_PORT = 65535
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
 
@@ -21,7 +21,7 @@ def _no_option(text: str) -> str:
 
 
 Word = Annotated[str, AfterValidator(_no_option)]
-"""A value or a name that vLLM is given on its command line."""
+"""A value or a name on vLLM's command line."""
 
 
 class VLLMConfig(BaseModel):
@@ -30,31 +30,31 @@ class VLLMConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     port: int = Field(default=8000, ge=1, le=_LAST_PORT)
-    """Its port on 127.0.0.1; further replicas have the ports after it."""
+    """Port on 127.0.0.1. Further replicas use the ports after it."""
     replicas: int = Field(default=1, ge=1)
     """Servers of the same model, behind one name."""
     dtype: Word = "auto"
     """Type of weights and activations: `auto`, `bfloat16`, `float16`, `float32`."""
     max_model_len: int | None = Field(default=None, gt=0)
-    """Maximum tokens of a prompt and its answer; `None`: as the model says. Less takes less
-    memory."""
+    """Maximum tokens of a prompt and its answer; `None`: as the model says. A lower limit takes
+    less memory."""
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     """Share of the GPU's memory that each server may take; `None`: vLLM's default, 0.92 in version
-    0.32, which replicas on one GPU divide among them."""
+    0.32, divided among replicas on one GPU."""
     quantization: Word | None = None
-    """How weights are quantised; `None`: as the model's own files say."""
+    """Quantisation of the weights; `None`: as the model's files say."""
     lora: dict[Word, str] = Field(default_factory=dict[str, str])
-    """LoRA adapters: a name for each, and its folder or repository."""
+    """LoRA adapters: folder or repository, by name."""
     block_size: int | None = Field(default=None, gt=0)
-    """Tokens a block of the KV cache; a prefix is cached in whole blocks. `None`: 32 without a
+    """Tokens per block of the KV cache. Prefixes are cached in whole blocks. `None`: 32 without a
     GPU, where vLLM's default of 128 would never cache a short prompt; else vLLM's default."""
     max_num_seqs: int | None = Field(default=None, gt=0)
-    """Maximum requests worked on at once; `None`: vLLM's default."""
+    """Maximum concurrent requests; `None`: vLLM's default."""
     priority: bool = False
     """True if requests are served by priority: see `priority` of an endpoint."""
     python: str | None = None
-    """Interpreter, or virtual environment, that has vLLM; `None`: this one, else the one that
-    `moa doctor` tells how to make."""
+    """Interpreter or virtual environment with vLLM; `None`: this one, else the one that
+    `moa doctor` explains how to make."""
     args: tuple[str, ...] = ()
     """Further arguments of vLLM, such as `["--enforce-eager"]`."""
     env: dict[str, str] = Field(default_factory=dict[str, str])
@@ -68,7 +68,7 @@ class VLLMConfig(BaseModel):
 
     @property
     def gpus_each(self) -> int:
-        """GPUs that one server spreads over, as its arguments say."""
+        """Number of GPUs per server, from its arguments."""
         words = [part for word in self.args for part in word.split("=", 1)]
         sizes = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
         return max(1, int(sizes[-1])) if sizes and sizes[-1].isdecimal() else 1
@@ -80,7 +80,7 @@ class VLLMConfig(BaseModel):
 
 
 class VLLMSettings(TypedDict, total=False):
-    """The same as keywords; `VLLMConfig` says what each is."""
+    """The fields of `VLLMConfig` as keyword arguments."""
 
     port: int
     dtype: str
@@ -97,5 +97,5 @@ class VLLMSettings(TypedDict, total=False):
 
 
 def local_url(port: int) -> str:
-    """Address of a server that `moa` starts on this machine."""
+    """Return the URL of a server that `moa` starts on this machine."""
     return f"http://127.0.0.1:{port}/v1"

@@ -1,7 +1,7 @@
-"""State: what is kept of a server while it runs, in a folder named by its port.
+"""State: the files of a running server, in a folder named by its port.
 
-The folder holds `state.json`, the `key`, the `log`, and a lock of the supervisor and one of the
-keeper: while one of them is held, something of the server may run.
+The folder holds `state.json`, the `key`, the `log`, and the locks of the supervisor and the
+keeper. While a lock is held, processes of the server may be running.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _STATE_BYTES = 4096
-"""Bytes that a written state is padded to."""
+"""Bytes to which a written state is padded."""
 
 Phase = Literal["starting", "ready", "restarting", "failed", "stopped"]
 Holder = Literal["supervisor", "keeper"]
 
 
 class Server(BaseModel):
-    """One server, and what it serves."""
+    """A server and its model."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,11 +38,11 @@ class Server(BaseModel):
     model: str
     port: int
     settings: str
-    """A digest of what it serves and how, to tell whether it is the one that is wanted."""
+    """Digest of its model and settings, to tell whether it is the wanted server."""
 
     @property
     def label(self) -> str:
-        """The server in words."""
+        """Name and port of the server, in words."""
         return f"{self.name} on port {self.port}"
 
 
@@ -53,22 +53,22 @@ class ServerState(Server):
     """Process id of its supervisor."""
     phase: Phase
     ready: float | None = None
-    """When it last became ready, in seconds since 1970."""
+    """Time when it last became ready, in seconds since 1970."""
     restarts: int = 0
-    """After crashes."""
+    """Number of restarts after crashes."""
     cause: str | None = None
-    """Why it last crashed or failed, in a sentence."""
+    """Reason why it last crashed or failed, in a sentence."""
 
     @property
     def is_supervised(self) -> bool:
-        """True if its supervisor runs; a killed one leaves its last state behind."""
+        """True if its supervisor runs. A killed one leaves its last state behind."""
         import psutil
 
         return psutil.pid_exists(self.pid)
 
 
 def state_folder() -> Path:
-    """Say where the folders of servers are: in `$MOA_CACHE`, else where the user's state is."""
+    """Return the folder of all servers: in `$MOA_CACHE`, else in the user's state folder."""
     from platformdirs import user_state_path
 
     cache = os.environ.get("MOA_CACHE")
@@ -83,22 +83,22 @@ class ServerFolder:
 
     @classmethod
     def of(cls, port: int) -> ServerFolder:
-        """Name the folder of a port, without making it."""
+        """Return the folder of a port, without making it."""
         return cls(state_folder() / str(port))
 
     @classmethod
     def all(cls) -> Iterator[ServerFolder]:
-        """List those that there are, by port."""
+        """Yield the existing folders, by port."""
         folders = state_folder().glob("[0-9]*")
         yield from map(cls, sorted(folders, key=lambda path: path.name.zfill(5)))
 
     @property
     def log(self) -> Path:
-        """The server's log; older parts are beside it."""
+        """The server's log. Older parts are next to it."""
         return self.path / "log"
 
     def make(self) -> None:
-        """Make it, for this user's eyes alone; raises `ConfigError` if it can't be made."""
+        """Make the folder, private to this user; raises `ConfigError` if it can't be made."""
         try:
             for folder in (self.path.parent, self.path):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,20 +107,20 @@ class ServerFolder:
             raise self.unusable(error) from error
 
     def unusable(self, error: OSError) -> ConfigError:
-        """Say that nothing can be kept here, and what to do."""
+        """Return an error that says that the folder can't be used, and what to do."""
         return ConfigError(
             f"the state of a server can't be kept in {self.path}: {error.strerror or error}. "
             "Free some space, or set $MOA_CACHE to a folder that has it and can be written"
         )
 
     def lock(self, holder: Holder) -> BaseFileLock:
-        """Return the lock that a process of the server holds for as long as it lives."""
+        """Return the lock that a process of the server holds while it lives."""
         from filelock import FileLock
 
         return FileLock(self.path / f"{holder}.lock", mode=0o600)
 
     def is_held(self, holder: Holder) -> bool:
-        """Say whether such a process lives; raises `ConfigError` if that can't be found out."""
+        """Return True if such a process lives; raises `ConfigError` if this can't be checked."""
         from filelock import Timeout
 
         if not self.path.exists():
@@ -135,25 +135,25 @@ class ServerFolder:
 
     @property
     def is_running(self) -> bool:
-        """True if a server runs on this port, or comes up, or goes down."""
+        """True if a server on this port is starting, running or stopping."""
         return self.is_held("supervisor") or self.is_held("keeper")
 
     @property
     def is_watched(self) -> bool:
-        """True if a server is up, or is being brought up, and will be again after a crash."""
+        """True if a server is starting or running, and is restarted after a crash."""
         state = self.read()
         has_given_up = state is not None and state.phase in ("failed", "stopped")
         return self.is_running and not has_given_up
 
     def read(self) -> ServerState | None:
-        """Read the state that was last written; `None` if there is none."""
+        """Read the last written state; `None` if there is none."""
         try:
             return ServerState.model_validate_json((self.path / "state.json").read_bytes())
         except (OSError, ValidationError):
             return None
 
     def write(self, state: ServerState) -> None:
-        """Write the state, whole or not at all; `OSError` where even the first can't be written."""
+        """Write the state; on a full disk, over the old one. Raises `OSError` if there is none."""
         part, file = self.path / "state.json.part", self.path / "state.json"
         data = state.model_dump_json().encode().ljust(_STATE_BYTES) + b"\n"
         try:
@@ -168,7 +168,7 @@ class ServerFolder:
                 old.truncate()
 
     def key(self) -> SecretStr | None:
-        """Read the key of the server; `None` if there never was one."""
+        """Read the key of the server; `None` if there is none."""
         try:
             text = (self.path / "key").read_text(encoding="ascii").strip()
         except OSError:
@@ -176,7 +176,7 @@ class ServerFolder:
         return SecretStr(text) if text else None
 
     def make_key(self) -> SecretStr:
-        """Read the key, made the first time; clients that have it go on after the next start."""
+        """Return the key, made at the first start. It stays valid after the next start."""
         if stored_key := self.key():
             return stored_key
         key = secrets.token_urlsafe(32)
@@ -187,7 +187,7 @@ class ServerFolder:
 def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
     """Return the keys of the servers that `moa up` started for an endpoint on some ports.
 
-    A replica that is down has its key as well: it may come back.
+    Keys of replicas that are down are included, since they may come back.
     """
     keys: dict[int, SecretStr] = {}
     causes: list[str] = []

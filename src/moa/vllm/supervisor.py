@@ -1,7 +1,7 @@
-"""Supervisor: a process that brings one server up, and up again after crashes, until told to stop.
+"""Supervisor: a process that starts one server, and restarts it after crashes, until told to stop.
 
-For each start it forks a keeper, which runs the server, keeps its log, and leaves nothing of it
-running, however it ends. When one of the two is killed, the other ends what vLLM has started.
+For each start it forks a keeper, which runs the server, writes its log, and leaves none of its
+processes running, however it ends. If one of the two is killed, the other ends what vLLM started.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from moa.vllm.command import ServerSpec
 from moa.vllm.state import Phase, Server, ServerFolder, ServerState
 
 STARTED, JOINED = "started", "joined"
-"""Answers of a supervisor; any other one is the reason why it does not start."""
+"""Answers of a supervisor. Any other answer is the reason why it doesn't start."""
 _POLL_S = 0.25
 _LONGEST_WAIT_S = 60.0
 _LOCK_S = 1.0
-"""Seconds for the lock, which may be held for the moment that it takes to look whether it is."""
+"""Seconds to wait for the lock. Checking whether it is held takes it for a moment."""
 _KEEPER_S = 10.0
-"""Seconds that the keeper has, beyond those that it gives the server."""
+"""Seconds that the keeper has to end, after the server's `grace_s`."""
 _TAIL_LINES = 400
 _LONGEST_LINE = 4000
 _NOT_STARTED = 127
@@ -51,7 +51,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class End(NamedTuple):
-    """How a server ended."""
+    """The end of a server."""
 
     code: int
     tail: list[str]
@@ -59,7 +59,7 @@ class End(NamedTuple):
 
 
 class Supervisor:
-    """Watches over one server, until one of the files `stops` can be read."""
+    """Supervises one server, until one of the file descriptors `stops` can be read."""
 
     def __init__(
         self, spec: ServerSpec, folder: ServerFolder, *, key: SecretStr, stops: Sequence[int]
@@ -73,7 +73,7 @@ class Supervisor:
         folder.write(self._state)
 
     def run(self) -> None:
-        """Keep the server up until it is to stop, or can't be kept up."""
+        """Keep the server running until it is told to stop, or fails for good."""
         failures = 0
         while not self._is_to_stop():
             up_s, cause = self._run_once()
@@ -87,7 +87,7 @@ class Supervisor:
         self._note("stopped")
 
     def _run_once(self) -> tuple[float, str]:
-        """Run the server until it ends; return the seconds that it was ready, and why it ended."""
+        """Run the server until it ends. Return the seconds that it was ready, and the cause."""
         if not is_free(self._spec.port):
             return 0.0, describe_taken_port(self._spec)
         fork = get_context("fork")
@@ -113,7 +113,7 @@ class Supervisor:
         return asyncio.run(server.is_ready())
 
     def _put_down(self, keeper: BaseProcess, supervisor_side: Connection) -> End:
-        """Let the keeper end the server, and end what is left if the keeper was killed."""
+        """Let the keeper stop the server. If the keeper was killed, kill what is left."""
         end: End | None = None
         with suppress(OSError, EOFError):
             supervisor_side.send("stop")
@@ -136,7 +136,7 @@ class Supervisor:
 
 
 class _Log(logging.handlers.RotatingFileHandler):
-    """A file of bounded size. If the disk is full, lines are lost, and the server goes on."""
+    """A log of bounded size. If the disk is full, lines are lost, and the server goes on."""
 
     def __init__(self, spec: ServerSpec, folder: ServerFolder) -> None:
         size, parts = spec.log_bytes, spec.log_parts
@@ -161,7 +161,7 @@ def _keep(
     keeper_side: Connection,
     supervisor_side: Connection,
 ) -> None:
-    """Run a server until it ends, or until the supervisor says so or is gone; say how it ended."""
+    """Run a server until it ends, or the supervisor stops it or is gone; send how it ended."""
     supervisor_side.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_signal)
@@ -196,7 +196,7 @@ def _keep(
 
 
 def _ignore_signal(number: int, frame: FrameType | None) -> None:
-    """Do nothing: a signal set to be ignored would be ignored by the server as well."""
+    """Do nothing. If the signal were set to be ignored, the server would ignore it too."""
 
 
 def _await_end(server: subprocess.Popen[str], keeper_side: Connection, grace_s: float) -> None:
@@ -210,9 +210,9 @@ def _await_end(server: subprocess.Popen[str], keeper_side: Connection, grace_s: 
 
 
 def _sweep(group: int | None = None) -> None:
-    """Kill all that this process has started or adopted, until there is nothing.
+    """Kill all processes that this one started or adopted, until none is left.
 
-    A process group is killed as well: not every system lets orphans be adopted.
+    A process group is killed as well, since not every system lets orphans be adopted.
     """
     if group is not None:
         with suppress(ProcessLookupError, PermissionError):
@@ -225,7 +225,7 @@ def _sweep(group: int | None = None) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what this process's descendants leave behind, if there is such."""
+    """Become the parent of orphans among this process's descendants, where that is possible."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -242,7 +242,7 @@ def _supervise(spec: ServerSpec) -> None:
     stops = [stop_reader, sys.stdin.fileno()] if spec.tethered else [stop_reader]
     try:
         lock.acquire(timeout=_LOCK_S)
-        with folder.lock("keeper"):  # one whose supervisor was killed is done
+        with folder.lock("keeper"):  # wait for a keeper whose supervisor was killed
             pass
         if not is_free(spec.port):
             raise ConfigError(describe_taken_port(spec))
@@ -250,7 +250,7 @@ def _supervise(spec: ServerSpec) -> None:
     except Timeout:
         return _answer(JOINED)
     except (ConfigError, OSError) as error:
-        lock.release()  # who reads the answer may start it again at once
+        lock.release()  # the reader of the answer may retry at once
         return _answer(str(folder.unusable(error) if isinstance(error, OSError) else error))
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -266,13 +266,13 @@ def _supervise(spec: ServerSpec) -> None:
 
 
 def _answer(text: str) -> None:
-    """Tell the starting process, once, and close the pipe to it."""
+    """Send the answer to the starting process, once, and close the pipe to it."""
     os.write(sys.stdout.fileno(), text.encode())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def main() -> None:
-    """Read the spec from standard input, let go of who started this unless tethered, supervise."""
+    """Read the spec from standard input, detach unless tethered, and supervise the server."""
     spec = ServerSpec.model_validate_json(sys.stdin.buffer.readline())
     if not spec.tethered and os.fork():
         os._exit(0)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from moa.agents.mcp.connection import Connection
 
 Server = str | Sequence[str] | Mapping[str, object]
-"""The URL of a server; the command that starts one, which then speaks over stdin and stdout; or a
-dictionary of `url` and `headers`, or of `command`, `args`, `env` and `cwd`."""
+"""URL of a server; command that starts one, which speaks over stdin and stdout; or a dictionary of
+`url` and `headers`, or of `command`, `args`, `env` and `cwd`."""
 
 
 class _Settings(BaseModel):
@@ -27,22 +27,22 @@ class _Settings(BaseModel):
 
 
 class Address(_Settings):
-    """Where a server is reached over HTTP."""
+    """Address of a server that is reached over HTTP."""
 
     transport: str = Field("streamable_http", pattern="^(streamable_http|streamable-http|http)$")
     url: str = Field(pattern="^https?://.")
     headers: Mapping[str, SecretStr] = {}
-    """Sent with each request."""
+    """Headers sent with each request."""
 
 
 class Command(_Settings):
-    """What starts a server."""
+    """Command that starts a server."""
 
     transport: str = Field("stdio", pattern="^stdio$")
     command: str
     args: Sequence[str] = ()
     env: Mapping[str, SecretStr] = {}
-    """Beside `PATH`, `HOME` and the few others that each server gets; no key is among those."""
+    """Variables in addition to `PATH`, `HOME` and a few others, which include no keys."""
     cwd: str | None = None
 
 
@@ -50,22 +50,22 @@ class Command(_Settings):
 async def mcp_tools(
     *, connect_timeout_s: float = 30.0, **servers: Server
 ) -> AsyncGenerator[list[RemoteTool]]:
-    """Connect to MCP servers, and give their tools; at the end what it started is stopped.
+    """Connect to MCP servers, and yield their tools; at the end, started servers are stopped.
 
-    A call has the time that its `Tool` gives it: `Tool(one, timeout_s=5)` changes that.
+    The time limit of a call is that of its `Tool`: `Tool(one, timeout_s=5)` changes it.
 
     Args:
         connect_timeout_s: Seconds for a server to start and to list its tools.
-        servers: By a name of your own.
+        servers: Servers, by names of your own.
 
     Raises:
         MissingDependency: the extra `mcp` is not installed.
         ConfigError: a server is described wrongly, or there is no such command.
         EndpointTimeout: a server hasn't listed its tools in time.
         EndpointUnavailable: a server can't be reached, fails, or has ended.
-        EndpointRejected: a server says no, or sends the request elsewhere.
+        EndpointRejected: a server refuses a request, or redirects it.
         EndpointUnauthorized: a server asks for a key.
-        InvalidResponse: a server doesn't speak the protocol, or says too much at once.
+        InvalidResponse: a server doesn't speak the protocol, or sends too much at once.
 
     Examples:
         >>> async def main() -> None:
@@ -87,7 +87,7 @@ async def mcp_tools(
 
 
 async def _close(connections: Sequence[Connection]) -> None:
-    """Close all, also if this is cancelled."""
+    """Close all connections, even if this is cancelled."""
     try:
         await asyncio.gather(*(connection.close() for connection in connections))
     finally:

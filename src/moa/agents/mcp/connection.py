@@ -1,4 +1,4 @@
-"""Connection: one MCP server, in a task of its own, so that its end is nobody else's."""
+"""Connection: one MCP server, in a task of its own, so that its end affects no other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from moa.errors import (
 )
 
 _LARGEST_LIST = 2**20
-"""Bytes of all descriptions and schemas of a server; each call of a model is sent them."""
+"""Maximum bytes of a server's descriptions and schemas, which are sent with each model call."""
 _CLOSE_S = 6.0
 _LONGEST_QUOTE = 300
 
@@ -56,11 +56,11 @@ _logger = logging.getLogger(__name__)
 
 
 class _Raw(RootModel[JSON]):
-    """A result as it comes."""
+    """A result that isn't validated."""
 
 
 class Connection:
-    """A server, from the first message to the last."""
+    """The connection to one server."""
 
     def __init__(self, name: str, settings: Address | Command) -> None:
         self.name = name
@@ -96,7 +96,7 @@ class Connection:
         return outcome
 
     async def _serve(self, listed: asyncio.Future[list[RemoteTool] | MoaError]) -> None:
-        """Be connected until it is closed; the SDK's tasks belong to this one."""
+        """Stay connected until closed; the SDK's tasks belong to this one."""
         client = Client(
             self._transport.streams(),
             cache=None,
@@ -132,11 +132,12 @@ class Connection:
                 return tools
 
     async def call(self, tool: str, arguments: Mapping[str, object]) -> object:
-        """Run a tool, and return its text, or without text its structured content.
+        """Run a tool, and return its text, or its structured content if it has no text.
 
         Raises:
-            ToolFailed: the tool says so.
-            EndpointError: the server can't be asked, or doesn't answer by the protocol.
+            ToolFailed: the tool reports a failure.
+            EndpointError: the server can't be reached, or violates the protocol.
+            ConfigError: it is called from another event loop.
         """
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigError(
@@ -147,7 +148,7 @@ class Connection:
             raise await self._transport.lost_error()
         params = CallToolRequestParams(name=tool, arguments=dict(arguments))
         try:
-            # Not `call_tool`: it checks the result by a schema of the server's, in this loop.
+            # Not `call_tool`: it validates the result by the server's schema, in this loop.
             raw = (await self._session.send_request(CallToolRequest(params=params), _Raw)).root
             if raw.get("resultType") == "input_required":
                 raise ToolFailed("it asks for more input, which moa doesn't give")
@@ -203,11 +204,11 @@ class Connection:
         return kind(f"{message}{self._transport.last_output()}", endpoint=self.name, status=status)
 
     async def close(self) -> None:
-        """End the connection, and what was started for it."""
+        """Close the connection, and stop a server that was started for it."""
         self._stop.set()
         if self._owner is None:
             return
-        if not self._is_open:  # it waits for the server
+        if not self._is_open:  # it still waits for the server
             self._owner.cancel()
         try:
             await asyncio.wait({self._owner}, timeout=_CLOSE_S)
@@ -216,12 +217,12 @@ class Connection:
             self.kill()
 
     def kill(self) -> None:
-        """End what was started, without waiting."""
+        """Stop a started server, without waiting."""
         self._transport.kill()
 
 
 def _text(part: ContentBlock) -> str:
-    """Write a part of a result as a model reads it."""
+    """Format a part of a result for the model."""
     if isinstance(part, TextContent):
         return part.text
     if isinstance(part, ResourceLink):

@@ -20,9 +20,9 @@ from moa.errors import EndpointError, EndpointUnavailable
 STATUS = "moa.status"
 """The key of the HTTP status in an error's data."""
 UNREACHABLE = 0
-"""Stands for the status if there was no answer."""
+"""The status if there was no answer."""
 NOT_MCP = 200
-"""The status of an answer that isn't a message of MCP."""
+"""The status of an answer that isn't an MCP message."""
 _CONNECT_S = 30.0
 _LONGEST_ERROR = 2**16
 _UNSUPPORTED_VERSION = -32022
@@ -30,7 +30,7 @@ _INTERNAL_ERROR = -32603
 
 
 class _Warnings(logging.Filter):
-    """The SDK logs addresses, session ids and whole messages, and what servers say as it is."""
+    """Log filter, as the SDK logs addresses, session IDs and whole messages, unescaped."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep only warnings, without control codes for a terminal."""
@@ -52,7 +52,7 @@ class HttpTransport:
 
     @asynccontextmanager
     async def streams(self) -> AsyncGenerator[Streams]:
-        """Post what is sent; answers come back as they arrive."""
+        """Connect, and yield the streams of received and sent messages."""
         headers = {name: value.get_secret_value() for name, value in self.address.headers.items()}
         url = httpx2.URL(self.address.url)
         async with (
@@ -75,21 +75,21 @@ class HttpTransport:
         return EndpointUnavailable(reason, endpoint=self.name)
 
     def last_output(self) -> str:
-        """Return its last output outside of the protocol: nothing."""
+        """Return an empty string: it has no output outside of the protocol."""
         return ""
 
     def kill(self) -> None:
-        """End what was started: nothing."""
+        """Do nothing: no server was started."""
 
 
 class _Client(httpx2.AsyncClient):
-    """Gives each failure as an error of JSON-RPC with its status, which the SDK would leave out.
+    """Turns each failure into a JSON-RPC error with its status, which the SDK would leave out.
 
-    A request that gets no answer fails alone: the SDK would end the whole connection.
+    A request without an answer fails alone: the SDK would end the whole connection.
     """
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request, and let no answer be longer than a message may be."""
+        """Send a request, and limit the length of its answer."""
         try:
             response = await super().send(request, **options)
         except httpx2.TransportError as error:
@@ -124,13 +124,13 @@ async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2
         await response.aclose()
     status = response.status_code
     code, message, data = _error_in(body)
-    if code == _UNSUPPORTED_VERSION:  # says which it supports
+    if code == _UNSUPPORTED_VERSION:  # its data lists the supported ones
         return _answer(request, status, code, message, data)
     return _failure(request, status, message, code=code, status=status)
 
 
 def _error_in(body: bytes) -> tuple[int, str, object]:
-    """Read an error of JSON-RPC."""
+    """Read the code, message and data of a JSON-RPC error."""
     try:
         error = at(from_json(body[:_LONGEST_ERROR]), "error")
         code, message = int(number_of(at(error, "code"))), str(at(error, "message"))
@@ -159,7 +159,7 @@ def _answer(
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """A body up to the length that a message may have."""
+    """A response body of at most `LARGEST_MESSAGE` bytes."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
@@ -168,7 +168,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
         """Yield its pieces.
 
         Raises:
-            StreamError: it is longer.
+            StreamError: the body is longer.
         """
         left = LARGEST_MESSAGE
         async for piece in self._stream:

@@ -1,7 +1,7 @@
-"""Stdio: an MCP server that is a process, spoken to over its standard input and output.
+"""Stdio: an MCP server that runs as a process, over its standard input and output.
 
-The SDK has a transport for this, which reads a line of any length, parses it by trying each kind of
-message, and leaves the process behind where a task is cancelled twice.
+The SDK's own transport reads lines of any length, parses them by trying each kind of message, and
+leaves the process behind if a task is cancelled twice.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ Incoming = SessionMessage | Exception
 Streams = tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[SessionMessage]]
 
 LARGEST_MESSAGE = 4 * 2**20
-"""Bytes of one message of a server; a model reads much less."""
+"""Maximum bytes of a server's message; a model reads much less."""
 _LONGEST_LINE_READ = 16 * LARGEST_MESSAGE
-"""Bytes of a line that is read to its end, to answer the call that it belongs to."""
+"""Maximum bytes of a line that is read to its end, to fail only the call that it answers."""
 _ID_WITHIN = 200
 _ID = rb'"id"\s*:\s*(?P<id>\d{1,15}|"[\w-]{1,64}")'
 _FIRST_ID = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\s*,")
 _LAST_ID = re.compile(_ID + rb'\s*(,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
-"""Which request a message answers; SDKs write that first or last."""
+"""Request ID of a message; SDKs write it first or last."""
 _MOST_GARBAGE = 100
-"""Lines that aren't messages; some servers print a greeting."""
+"""Maximum lines that aren't messages; some servers print a greeting."""
 _LAST_LINES = 8
 _LONGEST_LINE = 300
 _GRACE_S = 2.0
-"""Seconds to end by itself when its input is closed, and again when it is told to."""
+"""Seconds to exit after its input is closed, and again after it is terminated."""
 _POLL_S = 0.01
 _LAST_WORDS_S = 0.5
 
@@ -64,7 +64,7 @@ _logger = logging.getLogger(__name__)
 
 
 class StdioTransport:
-    """One server, from its start to its end."""
+    """One server process, from start to end."""
 
     def __init__(self, name: str, command: Command) -> None:
         self.name = name
@@ -72,14 +72,14 @@ class StdioTransport:
         self._process: Process | None = None
         self._pipes: asyncio.SubprocessTransport | None = None
         self._code: int | None = None
-        """With which it ended by itself."""
+        """Exit code, if it exited by itself."""
         self._fault: EndpointError | None = None
         self._garbage = ""
         self._errors = deque[str](maxlen=_LAST_LINES)
 
     @asynccontextmanager
     async def streams(self) -> AsyncGenerator[Streams]:
-        """Start the server, and stop it at the end.
+        """Start the server, yield its streams, and stop it at the end.
 
         Raises:
             ConfigError: there is no such command or folder, or it may not be run.
@@ -136,7 +136,7 @@ class StdioTransport:
                 except _UnreadableOutput as error:
                     self._fault = self._invalid(str(error))
         while self._fault is None and await stdout.read(2**16):
-            pass  # it can only end by itself when somebody takes what it writes
+            pass  # it can only exit if its output is read
 
     async def _pass_on(
         self, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]
@@ -169,7 +169,7 @@ class StdioTransport:
                     await stdin.drain()
 
     async def _listen(self, stderr: asyncio.StreamReader | None) -> None:
-        """Keep the last of what it writes for people, without control codes for a terminal."""
+        """Keep the last lines of its standard error, without control codes for a terminal."""
         assert stderr is not None
         rest = b""
         while chunk := await stderr.read(2**16):
@@ -185,7 +185,7 @@ class StdioTransport:
             _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
 
     async def lost_error(self, message: str = "") -> EndpointError:
-        """Return the error of a lost connection; the SDK's description, `message`, knows less."""
+        """Return the error of a lost connection; the SDK's `message` says less, and is ignored."""
         del message
         if self._fault is not None:
             return self._fault
@@ -198,7 +198,7 @@ class StdioTransport:
         return EndpointUnavailable(f"{how}{self.last_output()}", endpoint=self.name)
 
     def last_output(self) -> str:
-        """Return its last output outside of the protocol, as the end of a sentence."""
+        """Return its last output outside of the protocol, to end an error message."""
         words = f". It wrote {self._garbage!r}, which is no message" if self._garbage else ""
         if self._errors:
             words += f". Its standard error ends with: {' | '.join(self._errors)}"
@@ -208,7 +208,7 @@ class StdioTransport:
         return InvalidResponse(f"{fault}{self.last_output()}", endpoint=self.name)
 
     async def _end(self, process: Process) -> None:
-        """Let it end by itself, else tell it to."""
+        """Close its input, wait for it to exit, and terminate it if it doesn't."""
         if process.stdin is not None:
             process.stdin.close()
         if await _wait_exit(process, _GRACE_S):
@@ -219,7 +219,7 @@ class StdioTransport:
             await _wait_exit(process, _GRACE_S)
 
     def kill(self) -> None:
-        """End it and what it has started, at once; nothing happens if they have ended."""
+        """Kill it and its child processes at once; do nothing if they have ended."""
         if self._process is None or self._pipes is None:
             return
         process, self._process = self._process, None
@@ -238,7 +238,7 @@ class StdioTransport:
 
 
 async def _wait_exit(process: Process, within_s: float) -> bool:
-    """Wait for its end; `Process.wait` would wait for those who have its pipes, too."""
+    """Wait for its exit; `Process.wait` would also wait for children that hold its pipes."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within_s
     while process.returncode is None and loop.time() < end:  # noqa: ASYNC110  nothing tells of it
@@ -247,14 +247,14 @@ async def _wait_exit(process: Process, within_s: float) -> bool:
 
 
 class _UnreadableOutput(Exception):
-    """The output of a server can't be read any further."""
+    """A server's output can't be read any further."""
 
 
 async def _read_line(stdout: asyncio.StreamReader) -> bytes:
     """Return the next line that isn't blank; an empty one at the end.
 
     Raises:
-        _UnreadableOutput: it has no end, or is too long and nobody knows what it answers.
+        _UnreadableOutput: the line has no end, or is too long and has no request ID.
     """
     while True:
         try:
@@ -268,7 +268,7 @@ async def _read_line(stdout: asyncio.StreamReader) -> bytes:
 
 
 async def _skip_long_line(stdout: asyncio.StreamReader) -> bytes:
-    """Read past a line that is too long, and give an error that answers the same request."""
+    """Skip a line that is too long, and return an error message for the same request."""
     fault = f"a message is longer than {LARGEST_MESSAGE:,} bytes"
     start, end, size, is_over = b"", b"", 0, False
     while not is_over and size < _LONGEST_LINE_READ:

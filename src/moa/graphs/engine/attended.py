@@ -1,4 +1,4 @@
-"""Attended: a graph that asks people, run while somebody is there to answer."""
+"""Attended: runs a graph that asks people while they are there to answer."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 In = TypeVar("In")
 Out = TypeVar("Out")
 _FIELDS = attrgetter("id", "value", "response_schema")
-"""Reads what is needed of LangGraph's `Interrupt`."""
+"""Reads the needed attributes of LangGraph's `Interrupt`."""
 
 
 class Inquiry(NamedTuple):
-    """What a graph asks a person."""
+    """A question of a graph to a person."""
 
     id: str
     value: object
-    """The question: a text, or a mapping."""
+    """The question: a text or a mapping."""
     answers: Mapping[str, JsonValue]
-    """JSON schema of what may be answered."""
+    """JSON schema of the answer."""
 
 
 Answers = Callable[[Sequence[Inquiry]], Awaitable[Mapping[str, object]]]
-"""Waits until all are answered, and gives the answers by their ids."""
+"""Waits until all are answered, and returns the answers by id."""
 
 
 class AttendedNode(Generic[In, Out]):
-    """A graph that waits, kept in memory, until people have answered what it asks.
+    """A graph that waits in memory until people have answered its questions.
 
     Args:
         graph: The graph.
-        answers: Asks them.
+        answers: Asks the people.
     """
 
     def __init__(self, graph: Compilable[In, Out], answers: Answers) -> None:
@@ -52,7 +52,7 @@ class AttendedNode(Generic[In, Out]):
         self._answers = answers
 
     async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
-        """Run it, and go on by the answers; no call that was answered is made again."""
+        """Run the graph, and resume it with the answers. No answered call is made again."""
         from langgraph.checkpoint.memory import InMemorySaver
         from langgraph.types import Command
 
@@ -67,7 +67,7 @@ class AttendedNode(Generic[In, Out]):
 
 
 def attend(node: Node[In, Out], answers: Answers) -> Node[In, Out]:
-    """Let people be asked by a graph that may do so; any other node is given back."""
+    """Let people be asked by a graph that may ask them. Return any other node unchanged."""
     plan = getattr(node, "plan", None)
     asks = isinstance(plan, Plan) and plan.asks is not None
     return AttendedNode(node, answers) if asks and isinstance(node, Compilable) else node

@@ -1,4 +1,4 @@
-"""Bridges: a graph as LangGraph's own kind, and any node in a LangGraph or LangChain of one's own.
+"""Bridges: a graph as a LangGraph graph, and any node in your own LangGraph or LangChain.
 
 Neither is imported before it is used.
 """
@@ -32,7 +32,7 @@ Out_co = TypeVar("Out_co", covariant=True)
 
 
 class Compilable(Drawable, Generic[In_contra, Out_co]):
-    """A node of nodes, which can become LangGraph's own kind of graph."""
+    """A node of nodes that can be compiled to a LangGraph graph."""
 
     name: str
 
@@ -46,20 +46,20 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         checkpointer: BaseCheckpointSaver[Any] | None = None,
         retry: RetryPolicy | Sequence[RetryPolicy] = (),
     ) -> CompiledGraph:
-        """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+        """Compile to a LangGraph graph, for checkpoints, interrupts and streams.
 
-        It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
-        `context=RunContext(…)`; events go to the stream mode `custom`, and texts to `messages` too.
-        Of a run that is resumed, however it was stopped, no node that had finished runs again, and
-        no call that had been answered is sent again, however deep it is. Checkpoints hold JSON.
+        It takes the request, or its JSON, and returns the output. Budget and deadline are passed as
+        `context=RunContext(…)`. Events go to the stream mode `custom`, and texts to `messages` too.
+        In a resumed run, however it was stopped, no finished node runs again and no answered call
+        is sent again, at any depth. Checkpoints hold JSON.
 
         Args:
-            checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
-            retry: When to run the graph again; see `retry_on`. With a checkpointer, what had ended
-                is found and not paid again; without one all of it runs again.
+            checkpointer: Stores the progress of runs; `None` leaves it to an outer graph.
+            retry: When to run the graph again; see `retry_on`. With a checkpointer, finished work
+                is reused and not paid again. Without one, everything runs again.
 
         Raises:
-            WiringError: the type of a node's output is not known, so no checkpoint could keep it.
+            WiringError: the type of a node's output is unknown, so a checkpoint can't store it.
         """
         from moa.graphs.engine.durable import compile_node
 
@@ -67,15 +67,15 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
 
     @cached_property
     def compiled(self) -> CompiledGraph:
-        """The graph as LangGraph's own kind, without a checkpointer of its own."""
+        """The compiled LangGraph graph, without its own checkpointer."""
         return self.compile()
 
 
 class StateNode(Protocol[State_contra]):
-    """What a `StateGraph` takes as a node."""
+    """A node of a `StateGraph`."""
 
     async def __call__(self, state: State_contra) -> dict[str, object]:
-        """Turn the state into an update of it."""
+        """Return an update of the state."""
         ...
 
 
@@ -85,16 +85,16 @@ def as_langgraph(
     read: Callable[[State], In],
     write: Callable[[Out], Mapping[str, object]],
 ) -> StateNode[State]:
-    """Make a node for your own `StateGraph`.
+    """Return a node for your own `StateGraph`.
 
-    Budget, deadline and ledger come from the `RunContext` that the state graph is run with:
-    the context itself, or a field or a key of it, such as `context: RunContext` in a dataclass
+    Budget, deadline and ledger come from the `RunContext` that the state graph is run with: the
+    context itself, or one of its fields or keys, such as `context: RunContext` in a dataclass
     `Context` with `StateGraph(State, context_schema=Context)` and
     `ainvoke(…, context=Context(RunContext(…)))`.
 
     Args:
         node: An agent, a graph, or any other node; or `async def f(request, context: RunContext)`.
-        read: Picks the node's input out of the state.
+        read: Returns the node's input from the state.
         write: Turns the node's output into an update of the state.
 
     Examples:
@@ -122,9 +122,9 @@ def as_langgraph(
 
 
 def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
-    """Make a LangChain `Runnable` that gives the node's output.
+    """Return a LangChain `Runnable` that returns the node's output.
 
-    `invoke` works in a notebook too, as `run_sync` does.
+    `invoke` works in a notebook, as `run_sync` does.
 
     Examples:
         >>> mood = Sentiment(SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}}))
@@ -144,9 +144,9 @@ def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
 
 
 def retry_on(error: Exception) -> bool:
-    """Return True if a graph should run again: for LangGraph's `RetryPolicy(retry_on=retry_on)`.
+    """Return True if a graph should run again, for LangGraph's `RetryPolicy(retry_on=retry_on)`.
 
-    LangGraph's default goes by Python's error classes; errors of `moa` say it themselves.
+    Errors of `moa` are retried if `retryable`, others by LangGraph's default.
     """
     from langgraph.types import RetryPolicy
 

@@ -1,7 +1,7 @@
-"""Drawing: a node of nodes as Mermaid, SVG, PNG or characters. Nothing is sent anywhere.
+"""Drawing: a node of nodes as Mermaid, SVG, PNG or characters, without sending anything.
 
-Each such node sketches itself, a graph by its plan; a sketch becomes a diagram, with those of the
-nodes in it, and that becomes text.
+Each such node sketches itself, a graph by its plan. A sketch becomes a diagram, with the diagrams
+of inner nodes, and the diagram becomes text.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
 
 
 class Drawable(ABC):
-    """A node of nodes, which says what is to be drawn of it."""
+    """A node of nodes that can be drawn."""
 
     input_type: object
     output_type: object
 
     @abstractmethod
     def sketch(self, sketch: Sketch) -> None:
-        """Draw its nodes, and what passes between them."""
+        """Draw the nodes, and what passes between them."""
 
     def draw(self) -> Drawing:
-        """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
+        """Return the drawing: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
         return Drawing(self)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A graph, to be looked at. Notebooks show it by themselves."""
+    """Drawing of a graph. Notebooks show it automatically."""
 
     drawn: Drawable
 
     @cached_property
     def mermaid(self) -> str:
-        """Mermaid's text; needs nothing installed."""
+        """Mermaid's text, which needs no package."""
         return mermaid_of(diagram_of(self.drawn))
 
     @cached_property
@@ -74,10 +74,10 @@ class Drawing:
         return cast("Any", mermaidx).render(self.mermaid).svg()
 
     def png(self, *, width: int | None = None) -> bytes:
-        """A PNG picture on white.
+        """Return a PNG picture on white.
 
         Args:
-            width: In pixels, and the height follows; `None` is twice the size of the SVG.
+            width: Width in pixels; the height follows. `None`: twice the size of the SVG.
 
         Raises:
             MissingDependency: `mermaidx` is not installed.
@@ -92,7 +92,7 @@ class Drawing:
 
     @cached_property
     def ascii(self) -> str:
-        """A drawing in characters, for a terminal; inner graphs stay closed.
+        """A drawing in characters, for a terminal. Inner graphs stay closed.
 
         Raises:
             MissingDependency: `termaid` is not installed.
@@ -105,11 +105,11 @@ class Drawing:
         return termaid.render(mermaid, padding_x=2, padding_y=0, gap=3)
 
     def save(self, path: str | Path) -> None:
-        """Write a file of the kind that its ending says: `.svg`, `.png`, `.mmd`, `.md` or `.txt`.
+        """Write a file in the format of its suffix: `.svg`, `.png`, `.mmd`, `.md` or `.txt`.
 
         Raises:
-            ConfigError: another ending.
-            MissingDependency: what draws this kind is not installed.
+            ConfigError: the suffix is another.
+            MissingDependency: the package for this format is not installed.
         """
         path = Path(path)
         match path.suffix.lower():
@@ -133,7 +133,7 @@ class Drawing:
         return self.mermaid
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return a picture for a notebook if one can be drawn, else Mermaid's text."""
+        """Return a picture for a notebook if possible, else Mermaid's text."""
         bundle = {"text/plain": self.mermaid, "text/markdown": f"```mermaid\n{self.mermaid}```"}
         try:
             return {**bundle, "image/svg+xml": self.svg}
@@ -147,60 +147,60 @@ def _missing(package: str, how: str) -> MissingDependency:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A node, a step that is none, or an end: the input and the output."""
+    """A node, a step without a node, or an end: the input or the output."""
 
     label: str
     node: object = None
     look: Look | None = None
-    """`None`: that of the node."""
+    """`None` uses the look of the node."""
     detail: str = ""
-    """A second, smaller line; may be empty."""
+    """Second, smaller line; may be empty."""
     waits: bool = False
-    """True if it starts only when it is certain that something needs it; drawn dashed."""
+    """True if it starts only once something surely needs it. Drawn dashed."""
 
     @property
     def looks(self) -> Box:
-        """The same, with the look of its node, and all that its second line says."""
+        """The same box, with the look of its node and the whole second line."""
         look, detail = (self.look, self.detail) if self.look else _look(self.node)
         lines = (detail, "waits until needed" if self.waits else "")
         return replace(self, look=look, detail=" · ".join(filter(None, lines)))
 
 
 class Sketch:
-    """A drawing of a node that contains nodes: boxes and arrows.
+    """A drawing of a node of nodes: boxes and arrows.
 
     A test compares the drawn nodes with those that ran.
     """
 
     input, output = "in", "out"
-    """Keys of the boxes of the input and the output."""
+    """Keys of the input's and the output's box."""
 
     def __init__(self) -> None:
         self.boxes: dict[str, Box] = {}
-        """By key."""
+        """Boxes, by key."""
         self.arrows: list[tuple[str, str, str, bool]] = []
-        """Start, end, label, and whether it only decides."""
+        """Start, end, label, and True if only a decision passes."""
 
     def box(self, node: object = None, label: str | None = None) -> str:
-        """Draw a node, by its name or a label, or a step without a node; return the box's key."""
+        """Draw a node by its name or a label, or a step without a node. Return the box's key."""
         key = str(len(self.boxes) + 1)
         self.boxes[key] = Box(label or str(getattr(node, "name", "step")), node)
         return key
 
     def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
-        """Draw arrows from each box to the next, by their keys.
+        """Draw arrows from each box to the next.
 
         Args:
             keys: Keys of boxes, `Sketch.input` and `Sketch.output`.
-            label: Written at each arrow.
-            decides: Whether only a decision passes; drawn dashed.
+            label: Label of each arrow.
+            decides: True if only a decision passes. Drawn dashed.
         """
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
 
     def chain(self, *steps: object) -> list[str]:
-        """Draw steps in a row, from the recipe's input to its output; return their keys.
+        """Draw steps in a row, from the recipe's input to its output. Return their keys.
 
-        A step is a node, a node and its label, or a label alone; `None` is left out.
+        A step is a node, a node and its label, or only a label. `None` is left out.
         """
         keys = [self._step(step) for step in steps if step is not None]
         self.arrow(self.input, *keys, self.output)
@@ -215,7 +215,7 @@ class Sketch:
         return self.box(step)
 
     def side_by_side(self, start: str, branches: Iterable[tuple[object, str]]) -> str:
-        """Draw nodes that are asked in parallel, with labels; return the key of their answers."""
+        """Draw nodes asked in parallel, with labels. Return the key of their answers."""
         boxes = [self.box(node, label) for node, label in branches]
         answers = self.box(label="answers")
         for box in boxes:
@@ -239,7 +239,7 @@ class _PlanSketch:
         """Keys of the steps that have a box."""
 
     def draw(self) -> None:
-        """Boxes first, so that arrows find both of their ends."""
+        """Draw boxes first, so that both ends of each arrow exist."""
         plan, joins = self._plan, _joins(self._plan)
         for index, step in enumerate(plan.steps):
             if isinstance(step, NodeStep):
@@ -276,7 +276,7 @@ class _PlanSketch:
         if isinstance(step.otherwise, NodeStep):
             stand_in = self._keys[step.otherwise]
             for start in [key] if step.when is None else self._origins(step.when):
-                if start != stand_in:  # its answer was enough
+                if start != stand_in:  # no arrow to itself: its answer was enough
                     self._sketch.arrow(start, stand_in, label="else", decides=True)
 
     def _point_at_branches(self, match: MatchStep) -> None:
@@ -287,7 +287,7 @@ class _PlanSketch:
                     self._point(match.sources, self._keys[step], label, decides=True)
 
     def _origins(self, *steps: Step) -> list[str]:
-        """The boxes that what steps hold can come from."""
+        """Return the boxes that the values of steps can come from."""
         keys: list[str] = []
         for step in steps:
             if step in self._keys:
@@ -306,7 +306,7 @@ def _condition(step: Step) -> str:
 
 
 def _function_name(step: Step) -> str:
-    """The name of a function of other steps; empty if it has none."""
+    """Return the name of a function on other steps; empty if it has none."""
     if not isinstance(step, FunctionStep):
         return ""
     name = getattr(step.function, "__name__", "<lambda>").lstrip("_")
@@ -318,7 +318,7 @@ def _joins(plan: Plan) -> set[Step]:
 
 
 def _follows(step: Step, branch: Branch) -> bool:
-    """Return True if something else in the branch comes before a step."""
+    """Return True if another node of the branch comes before a step."""
     return any(
         branch in source.branches if isinstance(source, NodeStep) else _follows(source, branch)
         for source in step.needs
@@ -327,39 +327,39 @@ def _follows(step: Step, branch: Branch) -> bool:
 
 @dataclass(slots=True)
 class Arrow:
-    """Something passes from one box to another, or decides about it."""
+    """An arrow for values or decisions that pass from one box to another."""
 
     start: str
     end: str
     labels: list[str] = field(default_factory=list[str])
     decides_only: bool = True
-    """True if nothing but a decision passes; drawn dashed."""
+    """True if only decisions pass. Drawn dashed."""
 
 
 @dataclass(slots=True)
 class Diagram:
-    """A sketch with the looks of its boxes, and the diagrams of the nodes of nodes in it."""
+    """A sketch with the looks of its boxes, and the diagrams of inner nodes of nodes."""
 
     key: str
     boxes: dict[str, Box] = field(default_factory=dict[str, Box])
-    """By key; the first is the input, and the last the output."""
+    """Boxes by key. The first is the input, the last the output."""
     inner: list[Diagram] = field(default_factory=list["Diagram"])
     arrows: dict[tuple[str, str], Arrow] = field(default_factory=dict[tuple[str, str], Arrow])
 
     def walk(self) -> Iterator[Diagram]:
-        """Return it, and all that are in it."""
+        """Yield this diagram and all inside it."""
         yield self
         for inner in self.inner:
             yield from inner.walk()
 
 
 def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagram:
-    """Find out what there is to draw.
+    """Build the diagram of a graph.
 
     Args:
         graph: A node of nodes.
-        key: Starts the keys of all boxes.
-        opened: Whether such nodes within it are drawn with what is in them.
+        key: Prefix of the keys of all boxes.
+        opened: True to draw the contents of inner nodes of nodes too.
     """
     sketch, diagram = Sketch(), Diagram(key)
     graph.sketch(sketch)
@@ -381,7 +381,7 @@ def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
             diagram.boxes[box_key] = replace(box, node=node).looks
     output = "output" if graph.output_type is UNKNOWN else describe_type(graph.output_type)
     diagram.boxes[output_key] = Box(output, look="terminal")
-    for start, end, label, decides in sketch.arrows:  # a second one adds its label
+    for start, end, label, decides in sketch.arrows:  # a second arrow adds its label
         pair = ends[start][1], ends[end][0]
         arrow = diagram.arrows.setdefault(pair, Arrow(*pair))
         arrow.decides_only = arrow.decides_only and decides
@@ -428,7 +428,7 @@ _SHAPES = {"terminal": ("([", "])"), "join": ("(", ")"), "person": ("[/", "\\]")
 
 
 def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
-    """Write a diagram as Mermaid; `styled`: with colours and second lines."""
+    """Write a diagram as Mermaid. `styled` adds colours and second lines."""
     lines = [_HEAD if styled else "flowchart TD", *_body(diagram, 1, styled=styled)]
     diagrams = [*diagram.walk()]
     lines += [f"    {_arrow_line(arrow)}" for part in diagrams for arrow in part.arrows.values()]
@@ -444,7 +444,7 @@ def _body(diagram: Diagram, depth: int, *, styled: bool) -> Iterator[str]:
     for key, box in diagram.boxes.items():
         yield f"{indent}{_box_line(key, box, styled=styled)}"
     for inner in diagram.inner:
-        yield f'{indent}subgraph {inner.key}[" "]'  # its input says its name: no arrow crosses that
+        yield f'{indent}subgraph {inner.key}[" "]'  # its input shows its name: no arrow crosses it
         yield from _body(inner, depth + 1, styled=styled)
         yield f"{indent}end"
 
@@ -464,5 +464,5 @@ def _arrow_line(arrow: Arrow) -> str:
 
 
 def _escape(text: str) -> str:
-    """Write characters that Mermaid, HTML or Markdown would interpret as entities."""
+    """Escape characters that Mermaid, HTML or Markdown would interpret, as entities."""
     return re.sub(r"[^\w ·.,:|/()…-]", lambda match: f"#{ord(match[0])};", text)

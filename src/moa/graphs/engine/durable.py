@@ -1,7 +1,7 @@
-"""Durable: a node as LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+"""Durable: compiles a node to a LangGraph graph, for checkpoints, interrupts and streams.
 
-The same code runs in it as without it. With a checkpointer, the journal of an unfinished run is
-kept there (`run_store.py`). What LangGraph's public interface lacks is in `internals.py`.
+The same code runs with and without LangGraph. With a checkpointer, the journal of an unfinished run
+is stored there (`run_store.py`). Uses of LangGraph's private interface are in `internals.py`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from moa.trace import Event, NodeFinished, TextDelta
 In = TypeVar("In")
 Out = TypeVar("Out")
 _IS_READ = "__moa_is_read__"
-"""Key of a configuration: True if the caller reads the custom stream of the graph."""
+"""Configuration key: True if the caller reads the graph's custom stream."""
 
 
 class CompiledGraph(Pregel[Any, Any, Any, Any]):
-    """LangGraph's own kind of graph, made of a node. Its `context=` is a `RunContext`."""
+    """LangGraph graph made of a node. Its `context=` is a `RunContext`."""
 
     checkpointer: BaseCheckpointSaver[str] | bool | None
 
@@ -56,16 +56,16 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
 
     @property
     def _pregel(self) -> Any:
-        """The methods of LangGraph's class, whose types a strict checker knows in part only."""
+        """Methods of LangGraph's class, which strict type checkers know only in part."""
         return super()
 
     def stream(
         self, input: object, config: RunnableConfig | None = None, **options: object
     ) -> Iterator[Any]:
-        """Run it; `invoke` does it by this.
+        """Run the graph. `invoke` calls this.
 
         Raises:
-            NotResumable: there is no run to go on with, or it is finished.
+            NotResumable: there is no run to resume, or it is finished.
         """
         if _resumes(input):
             _check(input, config, self.get_state(config or {}) if self.checkpointer else None)
@@ -75,10 +75,10 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
     async def astream(
         self, input: object, config: RunnableConfig | None = None, **options: object
     ) -> AsyncIterator[Any]:
-        """Run it; `ainvoke` does it by this.
+        """Run the graph. `ainvoke` calls this.
 
         Raises:
-            NotResumable: there is no run to go on with, or it is finished.
+            NotResumable: there is no run to resume, or it is finished.
         """
         if _resumes(input):
             state = await self.aget_state(config or {}) if self.checkpointer else None
@@ -88,29 +88,29 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
             yield piece
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
-        """Draw what is in the node as LangChain does, which is what LangGraph's Studio shows."""
+        """Draw the inside of the node in LangChain's format, as LangGraph's Studio shows it."""
         return _draw(self.node)
 
     async def aget_graph(
         self, config: RunnableConfig | None = None, *, xray: int | bool = False
     ) -> Graph:
-        """Draw it, see `get_graph`."""
+        """Draw the inside of the node; see `get_graph`."""
         return _draw(self.node)
 
     def get_context_jsonschema(self) -> None:
-        """Return no schema: a `RunContext` comes from Python alone."""
+        """Return no schema: a `RunContext` can only come from Python."""
 
     if TYPE_CHECKING:
 
         def invoke(
             self, input: object, config: RunnableConfig | None = None, **options: object
         ) -> Any:
-            """Run it if no event loop runs, and return its output."""
+            """Run the graph outside an event loop, and return its output."""
 
         async def ainvoke(
             self, input: object, config: RunnableConfig | None = None, **options: object
         ) -> Any:
-            """Run it, and return its output."""
+            """Run the graph, and return its output."""
 
 
 def _resumes(value: object) -> bool:
@@ -122,7 +122,7 @@ def _is_answer(value: object) -> bool:
 
 
 def _check(value: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
-    """Check that there is a run to resume; LangGraph would take the input for a request.
+    """Check that there is a run to resume: LangGraph would take the input as a request.
 
     The output of a finished run would look like the result of this answer.
     """
@@ -143,7 +143,7 @@ def _mark_reading(config: RunnableConfig | None, options: Mapping[str, object]) 
     is_read = any("custom" in str(options.get(mode)) for mode in ("stream_mode", "print_mode"))
     settings = (config or {}).get("configurable") or {}
     if not settings and not is_read:
-        return config or {}  # LangGraph says that a thread_id is missing only if nothing is there
+        return config or {}  # LangGraph reports a missing thread_id only if this is empty
     return {**(config or {}), "configurable": {**settings, _IS_READ: is_read}}
 
 
@@ -152,7 +152,7 @@ def compile_node(
     checkpointer: BaseCheckpointSaver[str] | None,
     retry: RetryPolicy | Sequence[RetryPolicy],
 ) -> CompiledGraph:
-    """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
+    """Compile a node of nodes to a LangGraph graph; see `Compilable.compile`."""
     is_kept = checkpointer is not None
     if is_kept:
         _check_outputs(node)
@@ -161,7 +161,7 @@ def compile_node(
 
     async def run(request: Never, *, blocking: bool = False) -> list[object]:
         is_read = get_config().get("configurable", {}).get(_IS_READ) or Task().is_streamed
-        write = get_runtime().stream_writer if is_read else None  # LangGraph has one in any case
+        write = get_runtime().stream_writer if is_read else None  # LangGraph always has one
         return output_form.dump(await run_in_task(node, request, write=write, blocking=blocking))
 
     def run_now(request: Never) -> list[object]:
@@ -197,7 +197,7 @@ async def run_in_task(
         node: The node.
         request: Its input.
         write: Called with each event.
-        blocking: Whether the graph was called without an event loop.
+        blocking: True if the graph was called without an event loop.
     """
     runtime = get_runtime()
     context = context_in(runtime.context) or RunContext()
@@ -213,7 +213,7 @@ async def run_in_task(
 
 
 def _source_of_output(node: Compilable[Never, object]) -> str:
-    """Return the node's name, or of a graph with an unknown output type that of its last step."""
+    """Return the node's name; for a graph of unknown output type, that of its last step."""
     plan: object = getattr(node, "plan", None)
     if not isinstance(plan, Plan) or is_known(plan.steps[plan.output].type):
         return node.name
@@ -235,7 +235,7 @@ def _draw(node: Drawable) -> Graph:
 
 
 def _check_outputs(node: object) -> None:
-    """Check that a checkpoint can keep the outputs of all nodes."""
+    """Check that a checkpoint can store the outputs of all nodes."""
     plan: object = getattr(node, "plan", None)
     for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
@@ -244,7 +244,7 @@ def _check_outputs(node: object) -> None:
 
 
 def context_in(config_value: object) -> RunContext | None:
-    """Find the context of the run in what a state graph was run with."""
+    """Find the run's context in the context that a state graph was run with."""
     values: list[object] = [config_value]
     if is_table(config_value):
         values += config_value.values()
@@ -256,21 +256,21 @@ def context_in(config_value: object) -> RunContext | None:
 
 
 class Listener:
-    """Passes each event on, and the texts that nodes write to `stream_mode="messages"`."""
+    """Passes on events, and the texts that nodes write to `stream_mode="messages"`."""
 
     def __init__(self, config: RunnableConfig, *others: Callable[[Event], None] | None) -> None:
         self._messages = message_callbacks(config)
         self._others = [listener for listener in others if listener is not None]
         self._texts: dict[str, tuple[CallbackManagerForLLMRun, str]] = {}
-        """By node that writes: the run of a chat model, as LangChain has it, and the text."""
+        """By node that writes: LangChain's run of a chat model, and the text."""
 
     @property
     def is_needed(self) -> bool:
-        """Return True if anybody listens."""
+        """True if there are listeners."""
         return bool(self._others or self._messages)
 
     def __call__(self, event: Event) -> None:
-        """Pass one event on."""
+        """Pass on one event."""
         for listener in self._others:
             listener(event)
         if self._messages and isinstance(event, TextDelta):
@@ -279,7 +279,7 @@ class Listener:
             self._end(event.node)
 
     def close(self) -> None:
-        """End the texts of those that wrote last."""
+        """End the texts that are still open."""
         for node in [*self._texts]:
             self._end(node)
 
@@ -304,13 +304,13 @@ class Listener:
 
 
 class _TypedChannel:
-    """A channel of LangGraph that holds JSON, and shows a value of a type."""
+    """A LangGraph channel that holds JSON and shows a value of a type."""
 
     typ: JsonForm
 
     @property
     def ValueType(self) -> type[Any]:
-        """Type of the value, for LangGraph's own schemas."""
+        """Type of the value, for LangGraph's schemas."""
         return self.typ.kind
 
     UpdateType = ValueType
@@ -325,7 +325,7 @@ class _RequestChannel(_TypedChannel, EphemeralValue[object]):
     typ: JsonForm
 
     def update(self, values: Sequence[object]) -> bool:
-        """Hold a request, which may be given as JSON."""
+        """Store a request, which may be JSON."""
         return super().update([self.typ.admit(value) for value in values])
 
 

@@ -1,4 +1,4 @@
-"""Forms: the values of a type as JSON, and back, as checkpoints keep them."""
+"""Forms: values of a type as JSON and back, as checkpoints store them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from moa.graphs.engine.types import UNKNOWN, Skipped, describe_type, is_union
 class JsonForm:
     """Turns values of one type, those of `owner`, into JSON and back.
 
-    A union keeps the index of the member beside the value, since two models can look alike. Of
-    a subclass only the fields of the declared class are kept.
+    For a union, the index of the member is stored with the value, since two models can look alike.
+    For a subclass, only the fields of the declared class are stored.
     """
 
     def __init__(self, kind: object, *, owner: str) -> None:
@@ -29,7 +29,7 @@ class JsonForm:
         self._whole = adapter_of(kind)
 
     def dump(self, value: object) -> list[object]:
-        """Write a value as JSON, with its index among the members.
+        """Write a value as JSON, with the index of its type among the union's members.
 
         Raises:
             OutputError: it is of another type.
@@ -56,7 +56,7 @@ class JsonForm:
         """Read a value back.
 
         Raises:
-            StoreError: a checkpoint holds something else.
+            StoreError: the checkpoint holds something else.
         """
         try:
             index, value = list_of(stored)
@@ -68,7 +68,7 @@ class JsonForm:
             ) from error
 
     def admit(self, value: object) -> list[object]:
-        """Validate a value, given as it is or as JSON, and dump it.
+        """Validate a value, or its JSON, and dump it.
 
         Raises:
             InputError: it is of another type.
@@ -81,7 +81,7 @@ class JsonForm:
 
 
 class AsItIs(JsonForm):
-    """Passes values of an unknown type on, if no checkpoint keeps them."""
+    """Passes on values of unknown type, if no checkpoint stores them."""
 
     def dump(self, value: object) -> list[object]:
         """Pass a value on."""
@@ -98,21 +98,21 @@ def is_known(kind: object) -> bool:
 
 
 def adapter_of(kind: Any) -> TypeAdapter[object]:
-    """Return pydantic's reader and writer of a type that is known at run time alone."""
+    """Return pydantic's adapter of a type known only at run time."""
     return TypeAdapter[object](kind)
 
 
 @cache
 def json_form(kind: object, owner: str) -> JsonForm | None:
-    """Return the form of values in a journal; `None` if their type is unknown, so none is kept."""
+    """Return the form of values in a journal; `None` for an unknown type, which isn't stored."""
     return JsonForm(kind, owner=owner) if is_known(kind) else None
 
 
 def channel_form(kind: object, owner: str, *, is_kept: bool) -> JsonForm:
-    """Return the form in which LangGraph passes values on, and a checkpoint keeps them.
+    """Return the form in which LangGraph passes on values, and a checkpoint stores them.
 
     Raises:
-        WiringError: they are kept, and their type is unknown, so they could not be read back.
+        WiringError: they are stored, and their type is unknown, so they could not be read back.
     """
     if is_known(kind) and (is_kept or BaseModel not in get_args(kind)):
         return JsonForm(kind, owner=owner)

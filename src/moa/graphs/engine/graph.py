@@ -1,4 +1,4 @@
-"""Graph: declares nodes and what they take, and builds a node of them."""
+"""Graph: declares nodes and their inputs, and builds a node of them."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 NodeLike = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
-"""A node, or an asynchronous function that stands for one: of its input, and of the run's context
-where it asks agents."""
+"""A node, or an asynchronous function that acts as one, of its input, and of the run's context if
+it asks agents."""
 Condition = Handle[bool] | Handle[bool | Skipped]
 
 
@@ -75,7 +75,7 @@ class Graph(Generic[In]):
     """Declares a graph, so that it can be checked, drawn and scheduled before it runs.
 
     A node runs when it is needed and its sources are ready. A node that only an unused branch needs
-    doesn't run. Nodes that are ready together start together.
+    doesn't run. Nodes that are ready at the same time run concurrently.
 
     Args:
         name: Shown in traces, errors and drawings.
@@ -133,7 +133,7 @@ class Graph(Generic[In]):
         eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | V]: ...
-    # In a union with NodeLike, mypy would not tell an asynchronous function from one that is not.
+    # With a union with NodeLike, mypy could not tell asynchronous functions from others.
     @overload
     def add(
         self,
@@ -184,20 +184,22 @@ class Graph(Generic[In]):
         `Skipped`. Nodes that need a skipped node are skipped in turn.
 
         Args:
-            node: A node; `async def f(request, context: RunContext)`, which is one; or a function
-                of one argument: asynchronous, quick, or with `thread` one that blocks.
+            node: A node; an `async def f(request, context: RunContext)`, which is one; or a
+                function of one argument: asynchronous, quick, or with `thread`, blocking.
             source: Its input.
-            when: It runs if this holds `True`.
-            otherwise: Replaces it if it is skipped. Nodes that only this needs don't run before.
-            eager: Start it as soon as its source is ready, even if it may not be needed. `None`:
-                true, except for a large model, which is too expensive for that, a person, and a
-                node that only replaces another.
+            when: Condition: the node runs if this is `True`.
+            otherwise: Replaces the node if it is skipped. Nodes that only this needs don't run
+                before.
+            eager: Start as soon as the source is ready, even if it may not be needed. `None`: true,
+                except for a large model, which is too expensive, a person, and a node that only
+                replaces another.
             thread: Run a blocking function in a thread. The run waits for it until the deadline;
                 the thread itself continues to its end.
-            name: `None` is the node's own name. Names differ within a graph.
+            name: `None` uses the node's own name. Names must be unique within a graph.
 
         Raises:
-            WiringError: what is given isn't a node or a handle, or `thread` doesn't suit it.
+            WiringError: an argument isn't a node or a handle, or `thread` doesn't apply to the
+                node.
         """
         node = as_node(check_work(node))
         signature = signature_of(node)
@@ -258,21 +260,21 @@ class Graph(Generic[In]):
         at_most: int = 3,
         name: str | None = None,
     ) -> Handle[object]:
-        """Declare a node that runs again on its own output until that is good enough.
+        """Declare a node that runs again on its own output until it is good enough.
 
-        It runs once at least. After `at_most` passes it gives the last output, with the note
+        It runs at least once. After `at_most` passes, it returns the last output, with the note
         `degraded` in the trace.
 
         Args:
             body: A node, a built graph or a function of one argument, with equal input and output
                 types.
-            source: The input of the first pass.
+            source: Input of the first pass.
             until: A quick function that returns `True` if an output is good enough.
             at_most: Maximum number of passes.
-            name: `None` is the body's own name.
+            name: `None` uses the body's own name.
 
         Raises:
-            WiringError: what is given isn't a node or a handle.
+            WiringError: an argument isn't a node or a handle.
         """
         body = as_node(check_work(body))
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
@@ -319,25 +321,25 @@ class Graph(Generic[In]):
         otherwise: Handle[object] | None = None,
         name: str = "human",
     ) -> Handle[object]:
-        """Declare a node that asks a person, by LangGraph's `interrupt`, and gives their answer.
+        """Declare a node that asks a person, by LangGraph's `interrupt`, and returns the answer.
 
-        The graph runs as `graph.compile(checkpointer=…)`: it stops with the question in
-        `__interrupt__`, and goes on by `Command(resume=answer)`. An answer that is not of the type
-        is asked for again, with the reason.
+        Run the graph as `graph.compile(checkpointer=…)`: it stops with the question in
+        `__interrupt__`, and resumes with `Command(resume=answer)`. If an answer is not of the type,
+        the person is asked again, with the reason.
 
         Args:
-            question: A text or a dictionary, or a quick function that makes one from the source's
+            question: A text or a dictionary, or a quick function that returns one for the source's
                 value.
-            source: The handle with the subject of the question.
+            source: Handle of the subject of the question.
             answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
                 model.
-            when: Decides whether the person is asked.
-            otherwise: Stands in if they are not.
-            name: Shown in traces, errors and drawings. Names differ within a graph.
+            when: Condition: the person is asked if this is `True`.
+            otherwise: Replaces the answer if they are not asked.
+            name: Shown in traces, errors and drawings. Names must be unique within a graph.
 
         Raises:
-            NotResumable: when the graph begins to run without a checkpointer, also where this
-                person would not be asked.
+            NotResumable: when the graph starts without a checkpointer, even if this person would
+                not be asked.
         """
         human = Human(question, answer, name=name)
         self._problems += human.problems()
@@ -414,16 +416,16 @@ class Graph(Generic[In]):
         /,
     ) -> Handle[U]: ...
     def join(self, function: Callable[..., object], /, *handles: Handle[object]) -> Handle[object]:
-        """Bring several handles together with a quick, synchronous function.
+        """Combine several handles with a quick, synchronous function.
 
-        It is given what the handles hold, `Skipped` included where a node can be skipped.
+        It gets the values of the handles, which may be `Skipped` if a node can be skipped.
 
         Args:
-            function: Takes one argument for each handle.
+            function: Function of one argument per handle.
             handles: One to eight.
 
         Raises:
-            WiringError: there is no handle, or what is given is none.
+            WiringError: there is no handle, or an argument isn't one.
         """
         if not handles:
             raise WiringError(
@@ -441,11 +443,11 @@ class Graph(Generic[In]):
         """Run one branch, chosen by a label.
 
         Args:
-            choice: The answer whose label decides.
-            branch: Declares the branch of a label; `None` is the label "none of these" of a type
-                such as `Choice[Topic | None]`. It is called at once for each label. The nodes that
-                it adds run only if their label is chosen.
-            labels: All labels, if the type is no Enum or Literal.
+            choice: Answer whose label decides.
+            branch: Declares the branch of a label. It is called at once for each label, and the
+                nodes it adds run only if that label is chosen. `None` is the label "none of these"
+                of a type such as `Choice[Topic | None]`.
+            labels: All labels, if the type isn't an Enum or Literal.
         """
         source = step_of(choice)
         step = MatchStep(
@@ -474,13 +476,13 @@ class Graph(Generic[In]):
         return Handle(step)
 
     def build(self, output: Handle[U]) -> BuiltGraph[In, U]:
-        """Check the graph and make a node of it.
+        """Check the graph and build a node of it.
 
         Args:
-            output: The handle of the graph's answer, which must not be skippable.
+            output: Handle of the graph's answer, which must not be skippable.
 
         Raises:
-            WiringError: nodes do not fit together; the message lists every fault.
+            WiringError: nodes do not fit together. The message lists every fault.
         """
         end = step_of(output)
         problems = [*self._problems, *check(self, self._nodes, end)]
@@ -489,7 +491,7 @@ class Graph(Generic[In]):
             raise WiringError(f"graph {self.name!r} does not fit together:{listed}")
         return BuiltGraph(plan_of(self.name, step_of(self.input), end))
 
-    if not TYPE_CHECKING:  # a type checker finds these by itself
+    if not TYPE_CHECKING:  # a type checker finds these itself
 
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("_") or not hasattr(BuiltGraph, name):
@@ -524,7 +526,7 @@ def _check_name(name: object) -> None:
 
 
 def _is_same(left: NodeStep, right: NodeStep) -> bool:
-    """Return True if two labels of a `match` ask for the same node on the same source."""
+    """Return True if two labels of a `match` use the same node on the same source."""
     first, second = (
         (step.node, step.sources, step.when, step.otherwise, step.eager, step.thread)
         for step in (left, right)
@@ -533,9 +535,9 @@ def _is_same(left: NodeStep, right: NodeStep) -> bool:
 
 
 class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
-    """What `Graph.build` makes: a node, to be run, streamed, mapped over rows, drawn or compiled.
+    """Result of `Graph.build`: a node to run, stream, map over rows, draw or compile.
 
-    It holds no state: any number of runs can go on at once.
+    It has no state, so any number of runs can be concurrent.
 
     Examples:
         >>> g = Graph("greet", Text)
@@ -561,10 +563,10 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
 
         Raises:
             InputError: `request` is not of the graph's input type; nothing ran.
-            NotResumable: a node may ask a person, and nothing of this run is kept; nothing ran.
+            NotResumable: a node may ask a person, and this run isn't stored; nothing ran.
             NodeError: a plain function raised; its error is chained.
-            DeadlineExceeded: the time of the context is up.
-            MoaError: the first that a node raised. All nodes beside it are cancelled.
+            DeadlineExceeded: the context's deadline has passed.
+            MoaError: the first error of a node. All other nodes are cancelled.
         """
         inner = run_context(context, self.name)
         start = time.perf_counter()
@@ -582,20 +584,20 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
 
         Raises:
             InputError: `request` is not of the graph's input type; nothing ran.
-            MoaError: it failed before it came to a call.
+            MoaError: it failed before the first call.
         """
         return run_sync(lambda: rehearse(partial(self.run, request)))
 
     def sketch(self, sketch: Sketch) -> None:
-        """Draw its nodes, and what passes between them."""
+        """Draw the nodes, and what passes between them."""
         sketch_plan(self.plan, sketch)
 
     def members(self) -> Iterator[Work]:
-        """Return the nodes in it, and the functions that stand for one."""
+        """Yield the nodes, and the functions that act as nodes."""
         return self.plan.members()
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` if a function among them may ask any."""
+        """Return an empty list, as its nodes ask; `None` if a function may ask any endpoint."""
         return self.plan.list_endpoints()
 
     def _admit(self, request: object) -> None:

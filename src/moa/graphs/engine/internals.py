@@ -1,6 +1,6 @@
-"""Internals: all that durable runs need of LangGraph beyond its public interface.
+"""Internals: everything that durable runs use of LangGraph's private interface.
 
-`pyproject.toml` pins LangGraph's minor version, and `tests/graphs/test_internals.py` says which of
+`pyproject.toml` pins LangGraph's minor version, and `tests/graphs/test_internals.py` shows which of
 these has moved.
 """
 
@@ -33,13 +33,13 @@ from langgraph.types import Interrupt
 from moa._json import is_sequence
 
 FORGOTTEN = (NULL_TASK_ID, RESUME, None)
-"""Task, channel and value of a write that takes back an answer given for no task in particular.
+"""Task, channel and value of a write that revokes an answer given for no specific task.
 
-LangGraph keeps such an answer, and would give it to the next question."""
+LangGraph stores such an answer, and would give it to the next question."""
 
 
 class Task:
-    """The task of LangGraph that runs now, as its configuration tells."""
+    """LangGraph's current task, read from its configuration."""
 
     def __init__(self) -> None:
         self.config = get_config()
@@ -47,35 +47,35 @@ class Task:
 
     @property
     def saver(self) -> BaseCheckpointSaver[str] | None:
-        """The checkpointer of the graph; a graph in another one has that of the outer one."""
+        """Checkpointer of the graph. An inner graph has the outer one's."""
         saver: BaseCheckpointSaver[str] | bool | None = self._settings.get(CONFIG_KEY_CHECKPOINTER)
         return None if isinstance(saver, bool) else saver
 
     @property
     def scratchpad(self) -> PregelScratchpad | None:
-        """The state of `interrupt`. Each run of a task has its own."""
+        """State of `interrupt`. Each run of a task has its own."""
         return self._settings.get(CONFIG_KEY_SCRATCHPAD)
 
     @property
     def is_streamed(self) -> bool:
-        """Return True if a graph around this one streams what is written inside."""
+        """True if an outer graph streams what is written inside."""
         return CONFIG_KEY_STREAM in self._settings
 
     @property
     def answers(self) -> Mapping[str, object]:
-        """The answers of `Command(resume={id: answer})`."""
+        """Answers of `Command(resume={id: answer})`."""
         return self._settings.get(CONFIG_KEY_RESUME_MAP) or {}
 
     def take_answer(self) -> object:
-        """Take the answer of `Command(resume=answer)`; `None`: there is none, or it was taken."""
+        """Take the answer of `Command(resume=answer)`; `None` if there is none, or it was taken."""
         return self.scratchpad and self.scratchpad.get_null_resume(True)
 
     @contextmanager
     def ask_in(self, path: str, answers: Mapping[str, object]) -> Generator[None]:
-        """Let `interrupt` number its questions in this place alone, and find answers by their id.
+        """Let `interrupt` number its questions within `path` only, and find answers by id.
 
-        LangGraph numbers the questions of a task in order. The nodes of a run are no tasks, and ask
-        in any order.
+        LangGraph numbers the questions of a task in order. But the nodes of a run are not tasks,
+        and ask in any order.
         """
         if self.scratchpad is None:
             yield
@@ -88,7 +88,7 @@ class Task:
             return answers.get(question_id(namespace, len(resume_values)))
 
         def ignore(writes: object) -> None:
-            """Drop an answer that LangGraph would keep for the whole task."""
+            """Drop an answer that LangGraph would store for the whole task."""
 
         scratchpad = replace(
             self.scratchpad,
@@ -110,12 +110,12 @@ class Task:
 
 
 def question_id(namespace: str, number: int) -> str:
-    """Return the id that LangGraph gives to a question, counted from 0 in its namespace."""
+    """Return LangGraph's id of a question, counted from 0 in its namespace."""
     return Interrupt.from_ns(None, f"{namespace}|{number}" if number else namespace).id
 
 
 def pending_questions(writes: Sequence[tuple[str, str, object]], task: str) -> frozenset[str]:
-    """Find the ids of the questions that a task has stopped at."""
+    """Return the ids of the questions at which a task has stopped."""
     interrupts = next(
         (value for task_id, channel, value in writes if (task_id, channel) == (task, INTERRUPT)), ()
     )
@@ -127,14 +127,14 @@ def can_ask() -> bool:
     """Return True if LangGraph runs this code, so that `interrupt` works."""
     try:
         return Task().scratchpad is not None
-    except RuntimeError:  # outside of LangGraph, as in a job
+    except RuntimeError:  # outside LangGraph, as in a job
         return False
 
 
 def message_callbacks(config: RunnableConfig) -> CallbackManager | None:
-    """Return those callbacks that stream a chat model's text, as `stream_mode="messages"` does.
+    """Return the callbacks that stream a chat model's text, as `stream_mode="messages"` does.
 
-    Others, such as tracers, would take each node for a chat model. `None`: there are none.
+    Others, such as tracers, would take each node for a chat model. `None` if there are none.
     """
     manager = CallbackManager.configure(
         inheritable_callbacks=config.get("callbacks"),

@@ -1,4 +1,4 @@
-"""Nodes that a graph makes itself: of a function, of a body that runs again, and of a person."""
+"""Nodes that a graph builds itself: of a function, of a loop's body, and of a person."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Out = TypeVar("Out")
 T = TypeVar("T")
 
 HumanQuestion = str | Mapping[str, object]
-"""What a person is shown."""
+"""Question shown to a person."""
 
 
 class FunctionNode(TypedNode[object, object]):
-    """Runs `async def f(request, context: RunContext)`, which asks agents as plain Python does.
+    """Runs an `async def f(request, context: RunContext)`, which asks agents in plain Python.
 
-    A resumed run finds each call in it again, so none is sent twice.
+    A resumed run reuses each call in it, so none is sent twice.
 
     Raises:
         WiringError: the function isn't asynchronous.
@@ -51,7 +51,7 @@ class FunctionNode(TypedNode[object, object]):
 
     span_kind: ClassVar[Kind] = "function"
     may_be_dear = True
-    """It may call any model, so it starts only once it is needed."""
+    """The function may call any model, so the node starts only once it is needed."""
 
     def __init__(self, function: Callable[..., Awaitable[object]]) -> None:
         if not inspect.iscoroutinefunction(function):
@@ -64,11 +64,11 @@ class FunctionNode(TypedNode[object, object]):
         super().__init__(name=name_of(function))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """Return `None`: nobody sees whom the function asks."""
+        """Return `None`: the endpoints that the function asks are unknown."""
         return None
 
     async def answer(self, request: object, context: RunContext) -> object:
-        """Call the function; what it raises names it."""
+        """Call the function. Errors name it."""
         try:
             return await self.function(request, context)
         except MoaError:
@@ -85,7 +85,7 @@ def as_node(work: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]]) ->
 @overload
 def as_node(work: T) -> T | FunctionNode: ...
 def as_node(work: object) -> object:
-    """Make a node of a function that takes a context; return anything else unchanged."""
+    """Return a node for a function that takes a context. Return anything else unchanged."""
     return FunctionNode(work) if takes_context(work) else work
 
 
@@ -112,18 +112,18 @@ class Loop:
             sources=(start,),
         )
         self.plan: Plan = plan_of(name, start, step)
-        """One pass."""
+        """Plan of one pass."""
         self.members = self.plan.members
         self.list_endpoints = self.plan.list_endpoints
 
     @property
     def goal(self) -> str:
-        """Name of the function that ends it; empty for a lambda."""
+        """Name of the function that ends the loop; empty for a lambda."""
         called = name_of(self.until)
         return "" if called == "<lambda>" else called
 
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
-        """Run passes until one is good enough, and give the last one's output."""
+        """Run passes until one is good enough. Return the output of the last."""
         inner, start = run_context(context, self.name), time.perf_counter()
         with inner.span("workflow", self.name):
             output = await self._passes(request, inner)
@@ -144,7 +144,7 @@ class Loop:
         return output
 
     def problems(self) -> Iterator[str]:
-        """Say what is wrong with it, a sentence each."""
+        """Yield each problem as a sentence."""
         goes, until = signature_of(self.until), f"the until= of {self.name!r}"
         gives = describe_type(self.output_type) + " | Skipped" * self._signature.may_skip
         if not fits(self.output_type, self.input_type) or self._signature.may_skip:
@@ -176,14 +176,14 @@ class Human:
         self._answer = adapter_of(answer)
 
     def list_endpoints(self) -> list[Endpoint]:
-        """List none: a person is asked."""
+        """Return an empty list: a person is asked."""
         return []
 
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
-        """Ask, and ask again with the reason where an answer is not of the type.
+        """Ask a person. Ask again, with the reason, if the answer is not of the type.
 
         Raises:
-            GraphInterrupt: LangGraph's signal that nobody has answered yet.
+            GraphInterrupt: LangGraph's signal that there is no answer yet.
         """
         inner, start = run_context(context, self.name), time.perf_counter()
         with inner.span("person", self.name):
@@ -210,7 +210,7 @@ class Human:
                 return answer
 
     def problems(self) -> Iterator[str]:
-        """Say what is wrong with it, a sentence each."""
+        """Yield each problem as a sentence."""
         if callable(self.question):
             yield from check_arity(f"the question of {self.name!r}", self.question, 1)
             if signature_of(self.question).is_async:
@@ -218,7 +218,7 @@ class Human:
 
 
 def is_kept(context: RunContext) -> bool:
-    """Return True if LangGraph keeps the run in a checkpointer until people answer."""
+    """Return True if LangGraph stores the run in a checkpointer until people answer."""
     if context.journal is None:
         return False
     from moa.graphs.engine.internals import can_ask

@@ -1,4 +1,4 @@
-"""Plan: checks a graph, and prepares everything that is the same in every run."""
+"""Plan: checks a graph, and prepares everything that all runs share."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A step, which names its related steps by their positions in the plan."""
+    """A step that refers to its related steps by their indices in the plan."""
 
     name: str
     kind: Literal["input", "node", "function", "match", "accepted"]
     sources: tuple[int, ...]
     work: Callable[..., Any] = _nothing
-    """The callable: the `run` of a node, or a function."""
+    """The `run` of a node, or a function."""
     is_node: bool = False
-    """True if `work` is given a context and gives a `Result`."""
+    """True if `work` takes a context and returns a `Result`."""
     renamed: bool = False
-    """True if the node has another name in the graph than its own."""
+    """True if the node's name in the graph isn't its own."""
     quick: bool = True
-    """True if nobody has to wait for it."""
+    """True if the work is done at once, without waiting."""
     thread: bool = False
-    """True if it blocks, and runs in a thread."""
+    """True if the work blocks, so it runs in a thread."""
     takes_skipped: bool = True
     output: object = UNKNOWN
-    """Type of what a node gives, without `Skipped`."""
+    """Type of the output, without `Skipped`."""
     when: int | None = None
     otherwise: int | None = None
     cases: dict[object, int] = field(default_factory=dict[object, int])
     eager: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
-    """The steps that start as soon as a label is chosen."""
+    """Steps that start as soon as a label is chosen."""
     idle_reason: str = ""
-    """Why a node did not run, if nothing asked for it."""
+    """Reason why a node did not run, if no step needed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,35 +68,35 @@ class Plan:
 
     name: str
     steps: tuple[Step, ...]
-    """Sources first; the first is the input."""
+    """Steps, sources first. The first is the input."""
     tasks: tuple[Task, ...]
-    """One for each step."""
+    """One task per step."""
     output: int
     eager: tuple[int, ...]
-    """The steps that start with the run."""
+    """Steps that start with the run."""
     tentative: frozenset[int]
-    """The steps that may run before they are known to be needed. A failure of one counts only if it
-    is needed."""
+    """Steps that may run before they are known to be needed. A failure counts only if the step is
+    needed."""
     waits: frozenset[int]
-    """The nodes that start only when it is certain that something needs them."""
+    """Nodes that start only once something surely needs them."""
     nodes: tuple[int, ...]
-    """The steps that are nodes. They can be skipped, and events report them."""
+    """Steps that are nodes. They can be skipped, and events report them."""
     asks: str | None
-    """Name of a node that may ask a person, however deep; `None`: none does."""
+    """Name of a node that may ask a person, at any depth; `None` if none does."""
 
     def members(self) -> Iterator[Work]:
-        """Return the nodes in it, and the functions that stand for one."""
+        """Yield the nodes, and the functions that act as nodes."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 
     def list_endpoints(self) -> list[Endpoint] | None:
-        """List none: its nodes ask; `None` if a function among them waits, maybe for any."""
+        """Return an empty list, as its nodes ask; `None` if a waiting function may ask any."""
         nodes = (step for step in self.steps if isinstance(step, NodeStep))
         functions = (step for step in nodes if not is_node(step.node))
         return None if any(step.thread or not step.signature.quick for step in functions) else []
 
 
 def plan_of(name: str, start: Step, end: Step) -> Plan:
-    """Number the steps, and work out what a run needs."""
+    """Number the steps, and prepare what a run needs."""
     steps = (start, *(step for step in reachable(end) if step is not start))
     indices = {step: index for index, step in enumerate(steps)}
     nodes = [step for step in steps if isinstance(step, NodeStep)]
@@ -123,11 +123,10 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
 
 
 def _regions(step: NodeStep, end: Step) -> list[Branch | None]:
-    """Find where a node starts before it is known to be needed: with the run, or with a label.
+    """Return where a node starts before it is known to be needed: with the run, or with a label.
 
-    It starts with the region where it was declared, if that region can't end without it, other
-    than in the place of a skipped node. `eager` may change that; a large model or a person always
-    waits.
+    It starts with the branch or graph where it was declared, if that needs it when no node is
+    skipped. `eager` overrides this. Otherwise, a large model or a person always waits.
     """
     if step.eager is not None:
         return step.branches if step.eager else []
@@ -174,7 +173,7 @@ def _is_person(node: object) -> bool:
 
 
 def _inside(node: object) -> Iterator[object]:
-    """Return a node, and what it is made of, however deep."""
+    """Yield a node and its members, at any depth."""
     members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
     yield node
     for member in members():
@@ -225,7 +224,7 @@ def _task(
 
 
 def _idle_reason(step: Step, steps: Sequence[Step]) -> str:
-    """Explain why a node did not run: by its branch, or by the first step that may need it."""
+    """Explain why a node did not run, by its branch or the first step that may need it."""
     if step.branch is not None:
         (choice,) = step.branch.match.sources
         return f"{choice.name!r} did not choose {label_name(step.branch.label)!r}"
@@ -238,7 +237,7 @@ def _idle_reason(step: Step, steps: Sequence[Step]) -> str:
 
 
 def check(graph: object, declared: Sequence[NodeStep], end: Step) -> list[str]:
-    """Say what is wrong with a graph, a sentence each."""
+    """List the problems of a graph, one sentence each."""
     reached = reachable(end)
     problems = [problem for step in reached for problem in _problems(step, graph)]
     if end.graph is not graph:
@@ -257,7 +256,7 @@ def check(graph: object, declared: Sequence[NodeStep], end: Step) -> list[str]:
 
 
 def reachable(end: Step) -> list[Step]:
-    """Everything that `end` can need, sources first."""
+    """Return all steps that `end` can need, sources first."""
     order: list[Step] = []
     seen: set[int] = set()
     stack: list[tuple[Step, bool]] = [(end, False)]

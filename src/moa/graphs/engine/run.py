@@ -1,4 +1,4 @@
-"""Run: one run of a graph. Nodes start when they are needed and their sources are there."""
+"""Run: one run of a graph. Nodes start when they are needed and their sources are ready."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 T = TypeVar("T")
 PENDING: object = object()
-"""The value of a step that has no result yet."""
+"""Value of a step that has no result yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The value of a failed node while it isn't known whether anything needs it."""
+    """Value of a failed node while it isn't known to be needed."""
 
     error: MoaError
 
 
 IDLE, CONDITION, SOURCES, RUNNING, ALTERNATIVE = range(5)
-"""What a step is waiting for."""
+"""Stage of a step: what it waits for."""
 
 
 class Run:
-    """One run. Its state belongs to one event loop, so nothing in it is locked.
+    """One run. Its state belongs to one event loop, so it needs no locks.
 
-    A step is *demanded* when something that runs needs it. It then demands its condition, its
-    sources and at last its alternative, one after another, and no earlier. A node that is ready
-    while nothing else is runs in the task that made it ready, so a chain needs no task of its own.
+    A step is *demanded* when a running step needs it. It then demands its condition, then its
+    sources, and last its alternative, each only once it is needed. If only one node is ready, it
+    runs in the task that made it ready, so a chain needs no further tasks.
     """
 
     def __init__(self, plan: Plan, context: RunContext) -> None:
@@ -68,8 +68,8 @@ class Run:
         """Compute the graph's output for `request`.
 
         Raises:
-            DeadlineExceeded: the time of the context is up.
-            MoaError: the first error of a node; all other nodes are cancelled.
+            DeadlineExceeded: the context's deadline has passed.
+            MoaError: the first error of a node. All other nodes are cancelled.
         """
         if self._context.deadline is None:
             return await self._work_out(request)
@@ -90,14 +90,15 @@ class Run:
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                if self._plan.tentative:  # the first worker may have to be stopped too
+                if self._plan.tentative:  # the first worker may need to be stopped too
                     self._spawn(self._work(group), group)
                 else:
                     try:
                         await self._work(group)
                     except Exception as error:
-                        # A task group lists the error of its own body last, also where that was
-                        # the first; where a worker's was, the group has cancelled this task.
+                        # A task group lists the error of its own body last, even if it was the
+                        # first. If a worker's error was the first, the group has cancelled this
+                        # task.
                         if not _is_being_cancelled():
                             failure = error
                         raise
@@ -108,7 +109,7 @@ class Run:
         output = self._values[self._plan.output]
         if output is PENDING and self._interrupts:
             raise join_interrupts(self._interrupts)
-        if output is PENDING:  # a node cancelled itself, which a task group passes over
+        if output is PENDING:  # a node cancelled itself, which a task group ignores
             raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
         self._tell_idle()
         return output
@@ -123,7 +124,7 @@ class Run:
             self._drain()
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
-        """Run what is ready: the first here, the others beside it; then what that made ready."""
+        """Run ready nodes, the first here and others in tasks, then those that became ready."""
         while self._ready and self._values[self._plan.output] is PENDING:
             ready, self._ready = self._ready, []
             for index in ready[1:]:
@@ -162,7 +163,7 @@ class Run:
         except Exception as error:
             if not interrupts_of(error):
                 raise
-            self._interrupts.append(error)  # what doesn't wait for it goes on before the run stops
+            self._interrupts.append(error)  # independent nodes go on before the run stops
             return
         self._resolve(index, value)
         self._drain()
@@ -182,7 +183,7 @@ class Run:
                 self._advance(index)
 
     def _advance(self, index: int) -> None:
-        """Advance one step, now that what it waited for is there."""
+        """Advance one step whose awaited values are ready."""
         task, stage = self._tasks[index], self._stages[index]
         if stage == ALTERNATIVE:
             self._follow(index, self._chosen[index])
@@ -196,7 +197,7 @@ class Run:
         self._start(index, task)
 
     def _holds(self, index: int, task: Task, when: int) -> bool:
-        """Return True if the condition holds; skip the step if it is known not to."""
+        """Return True if the condition holds. Skip the step if it doesn't."""
         if not self._all_there(index, (when,)):
             return False
         holds = self._values[when]
@@ -211,7 +212,7 @@ class Run:
         return False
 
     def _all_there(self, index: int, sources: tuple[int, ...]) -> bool:
-        """Return True if all of these steps have values; else demand them, and come back then."""
+        """Return True if all of these steps have values. Otherwise demand them, and retry later."""
         missing = 0
         for source in sources:
             if self._values[source] is PENDING:
@@ -253,7 +254,7 @@ class Run:
 
     def _call_now(self, task: Task, values: list[object]) -> object:
         output = call_quick(task.name, task.work, *values)
-        self._context.remaining_s()  # nothing can interrupt it, so its time is checked afterwards
+        self._context.remaining_s()  # it can't be interrupted, so check the time after it
         return output
 
     def _is_accepted(self, source: int) -> bool:
@@ -305,7 +306,7 @@ class Run:
                 self._todo.append(waiter)
 
     def _stop_others(self) -> None:
-        """Cancel eager nodes that nothing turned out to need."""
+        """Cancel eager nodes that turned out not to be needed."""
         current = asyncio.current_task()
         for worker in self._workers:
             if worker is not current:
@@ -346,7 +347,7 @@ def _first_failed(values: Iterable[object]) -> Failure | None:
 
 
 NodeOutput = tuple[object, bool | None]
-"""The output of a node, and `accepted` of its result."""
+"""Output of a node, and `accepted` of its result."""
 
 
 async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutput:
@@ -373,7 +374,7 @@ def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
         if is_sequence(data) and len(data) == 3:
             *value, accepted = data
             return form.load(value), bool(accepted)
-        return form.load(data), None  # it explains what is wrong with anything else
+        return form.load(data), None  # it explains what is wrong with other data
 
     return Form(dump, load)
 
@@ -410,7 +411,7 @@ def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
 
     Raises:
         NodeError: it raised something that isn't a `MoaError`.
-        WiringError: it gave a coroutine.
+        WiringError: it returned a coroutine.
     """
     try:
         output = work(*values)
@@ -425,7 +426,7 @@ def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
 
 
 def failure_of(name: str, error: Exception) -> Exception:
-    """Wrap an error of a function as `NodeError`; LangGraph's signals stay as they are."""
+    """Wrap a function's error as `NodeError`. LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
     failure = explain(error, name)

@@ -1,7 +1,7 @@
-"""Run store: the journal of a run, and people's answers to it, in a checkpointer of LangGraph.
+"""Run store: the journal of a run, and people's answers to it, in a LangGraph checkpointer.
 
-Both are pending writes of the checkpoint that the run began with. So a run that goes on finds them,
-and a new run in the thread doesn't. A graph in another one keeps them with the outermost one's.
+Both are pending writes of the checkpoint that the run began with. So a resumed run finds them, and
+a new run in the thread doesn't. An inner graph's are stored with the outermost graph's.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from moa.journal import Journal, interrupts_of, not_resumable_error
 
 _CHANNEL = "__moa__"
 _ANSWER, _FAILED = "answer/", "/failed"
-"""How the key of an answer begins, and how that ends which says that a run has failed by it."""
+"""Prefix of an answer's key, and suffix of the key that records that the run failed with it."""
 _running: dict[str, object] = {}
-"""Tasks that run in this process, each with LangGraph's scratchpad, which runs of it don't share.
+"""Tasks running in this process, each with LangGraph's scratchpad, which different runs don't
+share.
 
-What runs moa twice in one task has one scratchpad."""
+Code that runs moa twice in one task has one scratchpad."""
 
 
 class _Writes:
     """Pending writes of the checkpoint that a run began with.
 
-    A checkpointer keeps the first value that is written under a key. `blocking`: the graph was
-    invoked without an event loop, so its checkpointer is synchronous.
+    A checkpointer keeps the first value written under a key. `blocking`: the graph was invoked
+    without an event loop, so its checkpointer is synchronous.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class _Writes:
     ) -> None:
         self.thread = info.thread_id
         self.task = info.task_id
-        namespace = info.checkpoint_ns.rpartition("|")[0]  # of the graph, without the task
+        namespace = info.checkpoint_ns.rpartition("|")[0]  # without the task
         self.run = f"{info.thread_id}/{namespace}/{info.checkpoint_id}/{info.task_id}"
         self._saver = saver
         self._blocking = blocking
@@ -57,7 +58,7 @@ class _Writes:
         }
 
     async def read(self) -> Sequence[tuple[str, str, object]]:
-        """Read all, ordered by key: each with its key, its channel and its value."""
+        """Read all writes, ordered by key: key, channel and value of each."""
         if self._blocking:
             checkpoint = await asyncio.to_thread(self._saver.get_tuple, self._at)
         else:
@@ -69,12 +70,12 @@ class _Writes:
         await self.write(f"{self.task}/{key}", record)
 
     async def forget_answer(self) -> None:
-        """Take back an answer that was given for no task in particular."""
+        """Revoke an answer that was given for no specific task."""
         task, channel, value = FORGOTTEN
         await self.write(task, value, channel)
 
     async def write(self, key: str, value: object, channel: str = _CHANNEL) -> None:
-        """Write a value that JSON can hold."""
+        """Write a JSON value."""
         if self._blocking:
             await asyncio.to_thread(self._saver.put_writes, self._at, [(channel, value)], key)
         else:
@@ -84,22 +85,22 @@ class _Writes:
 class _Answers:
     """People's answers to the questions of a run.
 
-    An answer is kept before anything runs by it, or it would be lost if the run stops sooner.
+    An answer is stored before it is used, or it would be lost if the run stops.
     """
 
     def __init__(self, writes: _Writes) -> None:
         self.values: dict[str, object] = {}
-        """By the id of the question."""
+        """Answers by id of the question."""
         self._writes = writes
         self._counts: Counter[str] = Counter()
-        """Number of answers to each question: several if the run failed by an earlier one."""
+        """Number of answers to each question: several if the run failed with an earlier one."""
         self._standing: set[str] = set()
-        """Questions whose last answer no run failed by: a run may be using it now."""
+        """Questions whose last answer no run failed with: a run may be using it now."""
         self._new: list[str] = []
-        """Keys of the answers that are given now."""
+        """Keys of the answers given in this call."""
 
     def load(self, key: str, value: object) -> None:
-        """Take over what an earlier run kept; keys come in order."""
+        """Load a write of an earlier run. Writes come in the order of keys."""
         question = key.split("/")[1]
         if key.endswith(_FAILED):
             self._standing.discard(question)
@@ -109,10 +110,10 @@ class _Answers:
         self._standing.add(question)
 
     async def add(self, question: str, answer: object) -> None:
-        """Store a new answer. One that is given again, as after a crash, is known.
+        """Store a new answer. The same answer again, as after a crash, is accepted.
 
         Raises:
-            NotResumable: somebody else has given another one.
+            NotResumable: another answer was given.
         """
         if question in self._standing:
             if self.values[question] != answer:
@@ -127,7 +128,7 @@ class _Answers:
         self._new.append(key)
 
     async def fail(self) -> None:
-        """Record that the run failed by the new answers, so that others may be given."""
+        """Record that the run failed with the new answers, so that others may be given."""
         for key in self._new:
             await self._writes.write(f"{key}{_FAILED}", None)
 
@@ -142,16 +143,16 @@ class _Answers:
 async def open_journal(
     info: ExecutionInfo | None, context: RunContext, *, blocking: bool = False
 ) -> AsyncGenerator[Journal | None]:
-    """Open the journal of the run in this task of LangGraph; `None`: it has no checkpointer.
+    """Open the journal of the run in this LangGraph task; `None` without a checkpointer.
 
     Args:
-        info: About the task.
-        context: The context of the run. An earlier part of the run may have been charged to it.
-        blocking: Whether the checkpointer is synchronous.
+        info: LangGraph's information about the task.
+        context: Context of the run. It may already be charged for an earlier part of the run.
+        blocking: True if the checkpointer is synchronous.
 
     Raises:
-        NotResumable: another call goes on with the run; somebody else has given an answer; or the
-            run asks people, and has no checkpointer.
+        NotResumable: another call is resuming the run; another answer was given; or the run asks
+            people and has no checkpointer.
     """
     task = Task()
     if task.saver is None or info is None or info.thread_id is None:
@@ -206,7 +207,7 @@ async def _load(writes: _Writes, task: Task, context: RunContext) -> tuple[_Answ
 
 @asynccontextmanager
 async def _record(answers: _Answers, journal: Journal, context: RunContext) -> AsyncGenerator[None]:
-    """Record how the run ends: what it failed by, and what its context has paid for."""
+    """Record what the run failed with, and what its context has paid for."""
     other_runs = {run: keys for run, keys in context.counted.items() if run != journal.name}
     try:
         yield
@@ -217,7 +218,7 @@ async def _record(answers: _Answers, journal: Journal, context: RunContext) -> A
             await journal.fail(error)
         raise
     else:
-        context.counted = other_runs  # the run has ended, and nothing goes on with it
+        context.counted = other_runs  # the run has ended, and can't be resumed
     finally:
         if journal.found:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")

@@ -1,4 +1,4 @@
-"""Steps: what a graph is declared of, and the handles that stand for what they will hold."""
+"""Steps: the parts of a declared graph, and the handles for their future values."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Branch:
     match: MatchStep
     label: object
     outer: Branch | None
-    """The branch that the `match` itself is in."""
+    """Branch that the `match` itself is in."""
 
 
 def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
-    """The deepest of several branches."""
+    """Return the deepest of several branches."""
     return max(branches, key=lambda branch: len(_lineage(branch)), default=None)
 
 
@@ -38,25 +38,25 @@ def exclude_each_other(first: Branch | None, second: Branch | None) -> bool:
 
 
 def find_common(first: Branch | None, second: Branch | None) -> Branch | None:
-    """The innermost branch around both."""
+    """Return the innermost branch around both."""
     around = _lineage(second)
     return next((branch for branch in _lineage(first) if branch in around), None)
 
 
 def path(branch: Branch | None) -> str:
-    """Labels from the outside in, as `card/lost`."""
+    """Return the labels from the outside in, such as `card/lost`."""
     return "/".join(label_name(level.label) for level in reversed(_lineage(branch)))
 
 
 def label_name(label: object) -> str:
-    """A label as a reader knows it."""
+    """Return a label as a reader knows it."""
     if isinstance(label, Enum):
         return label.value if isinstance(label.value, str) else label.name
     return "none of these" if label is None else str(label)
 
 
 def _lineage(branch: Branch | None) -> tuple[Branch, ...]:
-    """A branch and those around it, from the inside out."""
+    """Return a branch and those around it, from the inside out."""
     return () if branch is None else (branch, *_lineage(branch.outer))
 
 
@@ -65,36 +65,36 @@ class Step:
     """A value that a graph computes, or its input. All runs share it."""
 
     graph: object
-    """The builder it belongs to."""
+    """Builder that it belongs to."""
     name: str
     type: object
-    """Type of its value, without `Skipped`, as far as annotations say."""
+    """Type of the value, without `Skipped`, as far as annotations say."""
     may_skip: bool = False
-    """True if it can hold `Skipped`."""
+    """True if the value can be `Skipped`."""
     branches: list[Branch | None] = field(default_factory=lambda: [None])
-    """The innermost branch that it was declared in; several where labels share it."""
+    """Innermost branch that it was declared in; several if labels share it."""
     sources: tuple[Step, ...] = ()
-    """The steps that it is computed from."""
+    """Steps that it is computed from."""
 
     @property
     def branch(self) -> Branch | None:
-        """The innermost branch around all those that it was declared in."""
+        """Innermost branch around all in which it was declared."""
         return reduce(find_common, self.branches)
 
     @property
     def needs(self) -> tuple[Step, ...]:
-        """The steps that it always waits for."""
+        """Steps that it always waits for."""
         return self.sources
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """The steps that it may demand once those it needs have values."""
+        """Steps that it may demand once those it needs have values."""
         return ()
 
 
 @dataclass(eq=False, kw_only=True)
 class NodeStep(Step):
-    """A node, or a function that stands for one."""
+    """A node, or a function that acts as one."""
 
     node: Work
     signature: Signature
@@ -102,22 +102,22 @@ class NodeStep(Step):
     otherwise: Step | None = None
     eager: bool | None = None
     thread: bool = False
-    """True if it is a function that blocks, and runs in a thread."""
+    """True if it is a blocking function, run in a thread."""
 
     @property
     def needs(self) -> tuple[Step, ...]:
-        """The condition comes first."""
+        """Steps that it always waits for, the condition first."""
         return self.sources if self.when is None else (self.when, *self.sources)
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """The step that replaces it if it is skipped."""
+        """Step that replaces it if it is skipped."""
         return () if self.otherwise is None else (self.otherwise,)
 
 
 @dataclass(eq=False, kw_only=True)
 class FunctionStep(Step):
-    """A `map` or a `join`: a quick function of what other steps hold."""
+    """A `map` or a `join`: a quick function of the values of other steps."""
 
     function: Callable[..., object]
     signature: Signature
@@ -125,7 +125,7 @@ class FunctionStep(Step):
 
 @dataclass(eq=False, kw_only=True)
 class AcceptedStep(Step):
-    """Whether the answer that another step holds is accepted."""
+    """True if the answer of another step is accepted."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -133,11 +133,11 @@ class MatchStep(Step):
     """One branch for each label of a choice."""
 
     cases: dict[object, Step] = field(default_factory=dict[object, Step])
-    """By label; `None` is "none of these", where that can be chosen."""
+    """Branches by label. `None` is "none of these", if it can be chosen."""
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """The branches."""
+        """Branches."""
         return tuple(dict.fromkeys(self.cases.values()))
 
 
@@ -158,26 +158,27 @@ class Handle(Generic[T_co]):
 
     @property
     def name(self) -> str:
-        """Name of the node it is the output of."""
+        """Name of the node whose output it is."""
         return self._step.name
 
     def map(self, function: Callable[[T_co], U]) -> Handle[U]:
         """Apply a quick, synchronous function.
 
-        It is given what the handle holds, `Skipped` included if the node can be skipped.
+        It gets the handle's value, which may be `Skipped` if the node can be skipped.
 
         Args:
-            function: Anything that doesn't wait: pick a field, compare, convert.
+            function: Any function that doesn't wait, such as picking a field, comparing or
+                converting.
         """
         return Handle(function_step(function, (self._step,)))
 
     @property
     def accepted(self) -> Handle[bool]:
-        """Return True if the answer is accepted, for `when=`.
+        """True if the answer is accepted, for `when=`.
 
-        The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
-        Of several questions all must be accepted. If nobody says it, the run ends with a
-        `ConfigError`, and if the type can't, the graph doesn't build.
+        This is read from the cascade that gave the answer, else from the answer itself, as set by a
+        calibrated agent. With several questions, all must be accepted. If neither has it, the run
+        ends with a `ConfigError`. If the type can't have it, the graph doesn't build.
         """
         return Handle(
             AcceptedStep(
@@ -189,7 +190,7 @@ class Handle(Generic[T_co]):
             )
         )
 
-    if not TYPE_CHECKING:  # a type checker finds these by itself, as long as nothing defines them
+    if not TYPE_CHECKING:  # a type checker finds these itself if they are undefined
 
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("__"):
@@ -230,10 +231,10 @@ def _holds_nothing(handle: Handle[object], instead: str) -> str:
 
 
 def step_of(handle: object) -> Step:
-    """Look behind a handle.
+    """Return the step of a handle.
 
     Raises:
-        WiringError: it is none.
+        WiringError: it isn't a handle.
     """
     if isinstance(handle, Handle):
         return handle._step  # pyright: ignore[reportPrivateUsage]
@@ -263,10 +264,10 @@ def _is_choice(kind: object) -> TypeGuard[type[Choice[object]]]:
 
 
 def labels_of(choice: Step, allowed_labels: Sequence[object] | None) -> tuple[object, ...] | None:
-    """Return all labels: those given, else of the type, else of the one question of the node.
+    """Return all labels: those given, else of the type, else of the node's only question.
 
     Returns:
-        The labels; "none of these" is the label `None`. `None` instead of them: they are unknown.
+        Labels; "none of these" is the label `None`. Unknown labels give `None`.
     """
     labels: tuple[object, ...] | None = None
     none, kind = False, choice.type

@@ -1,4 +1,4 @@
-"""Types at run time: what nodes take and give, and whether the one fits the other."""
+"""Types at run time: inputs and outputs of nodes, and whether they fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 Work = Node[Never, object] | Callable[..., object]
-"""A node, or a function that stands for one."""
+"""A node, or a function that acts as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Skipped:
 
 
 class _Unknown:
-    """The type of what has no annotation. It fits everywhere, and everything fits it."""
+    """Type without an annotation. It fits everywhere, and everything fits it."""
 
     def __repr__(self) -> str:
         return "unknown"
@@ -64,8 +64,8 @@ UNKNOWN: object = _Unknown()
 def fits(actual: object, expected: object) -> bool:
     """Return True if a value of type `actual` can go where `expected` is required.
 
-    What can't be told at run time fits: type variables, protocols, callables and unknown types
-    are a type checker's to judge.
+    Types that can't be checked at run time fit: type variables, protocols, callables and unknown
+    types are left to a type checker.
     """
     actual, expected = _bare(actual), _bare(expected)
     if _undecidable(actual) or _undecidable(expected) or expected is object:
@@ -93,7 +93,7 @@ def split_skipped(annotation: object) -> tuple[object, bool]:
 
 
 def union(members: tuple[object, ...]) -> object:
-    """Return the union of several types; `UNKNOWN` if one of them is unknown."""
+    """Return the union of several types; `UNKNOWN` if one is unknown."""
     if any(member is UNKNOWN for member in members):
         return UNKNOWN
     union_type: object = Union[members]  # noqa: UP007 - the members are known only at run time
@@ -101,7 +101,7 @@ def union(members: tuple[object, ...]) -> object:
 
 
 def describe_type(annotation: object) -> str:
-    """Write a type as one would in source."""
+    """Write a type as in source code."""
     annotation = _bare(annotation)
     if is_union(annotation):
         return " | ".join(describe_type(member) for member in get_args(annotation))
@@ -160,7 +160,7 @@ def _class_fits(actual: object, expected: object) -> bool:
 
 
 def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
-    """Return a class and its type arguments; pydantic keeps those of its generic models itself."""
+    """Return a class and its type arguments. Pydantic stores those of its generic models itself."""
     generic: Mapping[str, Any] | None = getattr(annotation, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
         return generic["origin"], generic["args"]
@@ -171,23 +171,23 @@ def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """Types as annotated; `UNKNOWN` where an annotation is missing or can't be read."""
+    """Types from annotations; `UNKNOWN` if one is missing or can't be read."""
 
     inputs: tuple[object, ...]
-    """One for each positional parameter."""
+    """One type per positional parameter."""
     output: object
     """Type of the output, without `Skipped`."""
     may_skip: bool
-    """True if `Skipped` can be given."""
+    """True if the output can be `Skipped`."""
     quick: bool = False
-    """True if it is an ordinary function, which nobody has to wait for."""
+    """True if it is an ordinary function, which doesn't wait."""
     is_async: bool = False
     """True if it is an asynchronous function."""
     settles: bool = False
-    """True if its result says if the output is accepted, as a cascade's does."""
+    """True if its result states whether the output is accepted, as a cascade's does."""
 
     def input(self, index: int) -> object:
-        """Type of a parameter."""
+        """Return the type of a parameter."""
         return self.inputs[index] if index < len(self.inputs) else UNKNOWN
 
     def takes_skipped(self, index: int = 0) -> bool:
@@ -196,26 +196,26 @@ class Signature:
 
 
 def is_node(work: object) -> TypeIs[Node[Never, object]]:
-    """Return True if `work` has the shape of a node; else it is a function."""
+    """Return True if `work` is a node, not a function."""
     return hasattr(work, "run") and not isinstance(work, type)
 
 
 def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
-    """Return True if `work` is a function of a request and a context, so a node written as one."""
+    """Return True if `work` is a function of a request and a context, which acts as a node."""
     if is_node(work) or isinstance(work, type) or not callable(work):
         return False
     try:
         _, context = inspect.signature(work).parameters.values()
-    except (ValueError, TypeError):  # other than two parameters, or a builtin without a signature
+    except (ValueError, TypeError):  # not two parameters, or a builtin without a signature
         return False
-    # Where a name is imported for checkers alone, the annotation stays a string.
+    # An annotation imported only for type checkers stays a string.
     is_bare = context.annotation is context.default is context.empty
     is_named = is_bare and context.name == "context" and inspect.iscoroutinefunction(work)
     return is_named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
 def check_arity(what: str, function: Callable[..., object], count: int) -> Iterator[str]:
-    """Yield a fault if the signature of a function doesn't take this number of values."""
+    """Yield a problem if a function can't take this number of values."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # a builtin without a signature
@@ -228,7 +228,7 @@ def check_arity(what: str, function: Callable[..., object], count: int) -> Itera
 
 
 def name_of(work: object) -> str:
-    """Name of a node, or of a function."""
+    """Return the name of a node or a function."""
     if is_node(work):
         return work.name
     inner: object = getattr(work, "func", work)
@@ -236,10 +236,10 @@ def name_of(work: object) -> str:
 
 
 def check_work(work: object) -> Work:
-    """Return what can be in a graph.
+    """Check that an object can be a node of a graph, and return it.
 
     Raises:
-        WiringError: it is neither a node nor a function; what to give instead.
+        WiringError: it is neither a node nor a function. The message says what to give instead.
     """
     name = getattr(work, "__name__", type(work).__name__)
     if inspect.iscoroutine(work):
@@ -265,8 +265,8 @@ def check_work(work: object) -> Work:
 def signature_of(work: object) -> Signature:
     """Read the signature of a node or a function.
 
-    A node's own `input_type` and `output_type` come first, so that generic agents can say what
-    no annotation does.
+    A node's own `input_type` and `output_type` take precedence, so that generic agents can state
+    types that annotations can't.
     """
     return _node_signature(work) if is_node(work) else _function_signature(work)
 
@@ -330,7 +330,7 @@ def _positional(function: object) -> tuple[str, ...]:
 def _hints(annotated: object) -> dict[str, object]:
     try:
         return get_type_hints(annotated)
-    except (NameError, AttributeError, TypeError):  # a name that is imported for checkers only
+    except (NameError, AttributeError, TypeError):  # a name imported only for type checkers
         return {}
 
 

@@ -1,4 +1,4 @@
-"""A cascade: a small model answers what it is sure of, and a large one, or people, the rest.
+"""A cascade: a small model answers what it is sure of. A large model, or people, answer the rest.
 
     moa run graph.py:graph questions.jsonl
     moa draw graph.py:graph
@@ -25,19 +25,19 @@ TEAMS: dict[Team, str] = {
     "transfers": "The writer sends money to somebody, or waits for money.",
     "app": "The app of the bank doesn't work, or the writer asks what it runs on.",
 }
-"""What each team takes care of, in a sentence each: the models read them."""
+"""One sentence on what each team handles. The models read these sentences."""
 TASK = "Which team is it for?"
 SURE = 0.7
-"""The confidence from which on the small model's answer counts, where nothing was learnt. It is a
-wish, and guarantees nothing: a cascade that learns tests what it guarantees."""
+"""Minimum confidence to accept the small model's answer, without learning. It guarantees nothing.
+A cascade that learns tests what it guarantees."""
 
 
 class Desk(BaseModel):
-    """Who takes care of a question."""
+    """The team that handles a question."""
 
     team: str
     by: Literal["model", "people"]
-    """Who says so: `people` have yet to look at it, and the team is a guess."""
+    """Who chose the team. `people`: people have yet to look at it, and the team is a guess."""
 
     def __str__(self) -> str:
         return self.team if self.by == "model" else f"people (perhaps {self.team})"
@@ -49,14 +49,14 @@ def desk_of(choice: Choice[Team]) -> Desk:
 
 
 def desk_of_cascade(choice: Choice[Team]) -> Desk:
-    """Take an answer that the cascade gave: its large model has looked at what was in doubt."""
+    """Accept the cascade's answer. Its large model has looked at the doubtful ones."""
     return Desk(team=choice.label, by="model")
 
 
 def cascade(
     small: Endpoint, large: Endpoint | None = None, learn: str | None = "answers.db"
 ) -> BuiltGraph[Text, Desk]:
-    """Ask the small model first; `learn` is the file that it learns in."""
+    """Ask the small model first. `learn` is the file with what it learned."""
     first = Classifier(small, Team, describe=TEAMS, task=TASK, name="team")
     g = Graph("cascade", Text)
     if large is None:
@@ -69,5 +69,5 @@ def cascade(
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Text, Desk]:
-    """Make what `moa run graph.py:graph` runs."""
+    """Build the graph for `moa run graph.py:graph`."""
     return cascade(endpoints.slm, endpoints.llm if endpoints.has_llm else None)

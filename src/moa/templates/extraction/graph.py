@@ -1,10 +1,10 @@
-"""Extraction: a mail in, typed fields out, and none that the mail doesn't say.
+"""Extraction: typed fields from a mail, and only those that the mail states.
 
     moa run graph.py:graph mails.jsonl
     moa draw graph.py:graph
 
-What has a fixed form is found by a pattern, what takes reading by a small model, and the rest by a
-large one, where there is one. A small model is good at choosing, and bad at copying.
+Patterns find what has a fixed form, a small model chooses the wish, and a large model, if there is
+one, finds the rest. A small model is good at choosing, and bad at copying.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WISHES: dict[Wish, str] = {
     "invoice": "The writer wants an invoice.",
     "change": "The writer wants an order or an address changed.",
 }
-"""What mails can want, in a sentence each: the small model reads them."""
+"""One sentence on each wish. The small model reads these sentences."""
 EXAMPLES: list[tuple[str, Wish | None]] = [
     ("I want my money back, please.", "refund"),
     ("We paid 80 EUR too much. Kindly pay it back.", "refund"),
@@ -38,9 +38,9 @@ EXAMPLES: list[tuple[str, Wish | None]] = [
     ("Thank you, all is well now.", None),
     ("Do you have this in green?", None),
 ]
-"""Mails, and what they want, in the languages that people write in; `None`: something else."""
+"""Mails and their wishes, in the languages that people write in; `None`: something else."""
 SURE = 0.65
-"""The confidence from which on the wish counts. It guarantees nothing: labels of yours can."""
+"""Minimum confidence to accept the wish. It guarantees nothing; your own labels can."""
 
 ORDER = re.compile(r"(?:order|Bestellung|commande)\s+(?:no\.?\s*)?(\d{4,})", re.IGNORECASE)
 AMOUNT = re.compile(r"(\d[\d.,]*\d)\s*(euros?|EUR|€|USD|GBP)", re.IGNORECASE)
@@ -60,12 +60,12 @@ class Details(BaseModel):
 
 
 class Mail(Details):
-    """What a mail says, and what its writer wants."""
+    """The details of a mail, and the wish of its writer."""
 
     wish: str | None = None
-    """One of `WISHES`; none where the mail wants something else, or that is unsure."""
+    """One of `WISHES`; `None` if the mail wants something else, or the model is unsure."""
     confidence: float = 0
-    """Of the wish, from 0 to 1."""
+    """Confidence of the wish, from 0 to 1."""
 
     def __str__(self) -> str:
         details = [f"{name} {value}" for name, value in self if value and name not in _OF_THE_WISH]
@@ -76,7 +76,7 @@ _OF_THE_WISH = ("wish", "confidence")
 
 
 def by_patterns(mail: Text) -> Details:
-    """Find what has a fixed form."""
+    """Find the details that have a fixed form."""
     matches = {
         "order": ORDER.search(mail.text),
         "date": DATE.search(mail.text),
@@ -89,7 +89,7 @@ def by_patterns(mail: Text) -> Details:
 
 
 def put_together(mail: Text, found: Details, read: Details, wish: Choice[Wish | None]) -> Mail:
-    """Take what a pattern found, else what a model read; what the mail doesn't say is left out."""
+    """Take each detail from a pattern, else from a model. Leave out what the mail doesn't say."""
     fields = {name: value or getattr(read, name) for name, value in found}
     details = {name: value for name, value in fields.items() if value and value in mail.text}
     confidence = wish.confidence or 0
@@ -106,5 +106,5 @@ def extraction(small: Endpoint, large: Endpoint | None = None) -> BuiltGraph[Tex
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Text, Mail]:
-    """Make what `moa run graph.py:graph` runs."""
+    """Build the graph for `moa run graph.py:graph`."""
     return extraction(endpoints.slm, endpoints.llm if endpoints.has_llm else None)

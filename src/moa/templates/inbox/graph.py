@@ -1,4 +1,4 @@
-"""An inbox: each message has a reply, or goes to the people who take care of it.
+"""An inbox: each message gets a reply, or goes to the people who handle it.
 
 moa run graph.py:graph messages.jsonl
 moa draw graph.py:graph
@@ -17,21 +17,21 @@ from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticke
 
 
 class Case(BaseModel):
-    """What becomes of a message."""
+    """The outcome of a message."""
 
     send: Literal["now", "after a look", "nothing"]
-    """Whether the text goes out as it is, is a draft, or there is none."""
+    """`now`: send the text as it is. `after a look`: it is a draft. `nothing`: send nothing."""
     queue: str
-    """Who takes care of it; empty where nobody has to."""
+    """Queue of the people who handle it; empty if nobody has to."""
     text: str
-    """The reply, or why there is none."""
+    """The reply, or the reason why there is none."""
 
     def __str__(self) -> str:
         return f"{self.queue or 'done'}: {self.text}"
 
 
 def case_of(outcome: Answered | Routed | Rejected) -> Case:
-    """Say what becomes of a message: this is the place for rules of your own."""
+    """Decide the outcome of a message. Put your own rules here."""
     if isinstance(outcome, Routed):
         return Case(send="nothing", queue=outcome.queue, text=outcome.reason)
     if isinstance(outcome, Rejected):
@@ -49,5 +49,5 @@ def inbox(support: Node[Ticket, SupportOutcome]) -> BuiltGraph[Ticket, Case]:
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Ticket, Case]:
-    """Make what `moa run graph.py:graph` runs; moa.toml says what the messages can want."""
+    """Build the graph for `moa run graph.py:graph`. moa.toml lists what messages can want."""
     return inbox(load_graph("support", endpoints))

@@ -1,4 +1,4 @@
-"""The rules of the inbox, with a small model that answers by rule: no test asks a real one."""
+"""Tests of the inbox rules, with simulated models. No test asks a real one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CALM = {
     "sentiment": {"neutral": 0.9},
     "urgency": {"can wait": 0.9},
 }
-"""What the small model says of a message that is nothing special."""
+"""The small model's decisions on an ordinary message."""
 
 
 def case(text: str, **decided: Mapping[str, float]) -> Case:
-    """Run one message, of which the small model says this."""
+    """Run one message, with these decisions of the small model."""
     small = SimulatedEndpoint(name="small", rule=lambda _: {**CALM, **decided})
     large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear customer, …")
     return inbox(Support(slm=small, llm=large)).run_sync(Ticket(text=text)).output

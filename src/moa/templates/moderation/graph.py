@@ -1,4 +1,4 @@
-"""Moderation: each comment is published, held for somebody to read, or removed.
+"""Moderation: each comment is published, held for review, or removed.
 
 moa run graph.py:graph comments.jsonl
 moa draw graph.py:graph
@@ -18,18 +18,18 @@ from moa.guards.injection import Injection
 from moa.guards.spam import Spam
 
 SURE = 0.8
-"""The confidence from which on a comment is removed unread. What is less sure is held."""
+"""Minimum confidence to remove a comment unread. Less sure ones are held."""
 
 
 class Comment(BaseModel):
-    """A comment, as a row of comments.jsonl has it."""
+    """A comment, as in a row of comments.jsonl."""
 
     text: str
     author: str = ""
 
 
 class Ruling(BaseModel):
-    """What becomes of a comment."""
+    """The ruling on a comment."""
 
     action: Literal["publish", "hold", "remove"]
     reasons: list[str] = []
@@ -39,12 +39,12 @@ class Ruling(BaseModel):
 
 
 def text_of(comment: Comment) -> str:
-    """Return what is judged of a comment."""
+    """Return the text to judge."""
     return comment.text
 
 
 def rule(spam: Verdict, orders: Verdict, abuse: Verdict) -> Ruling:
-    """Put the verdicts together: this is the place for rules of your own."""
+    """Combine the verdicts. Put your own rules here."""
     objections = [verdict for verdict in (spam, orders, abuse) if verdict.met or verdict.doubtful]
     reasons = [verdict.reason for verdict in objections]
     is_sure = any(
@@ -56,7 +56,7 @@ def rule(spam: Verdict, orders: Verdict, abuse: Verdict) -> Ruling:
 
 
 def moderation(small: Endpoint) -> BuiltGraph[Comment, Ruling]:
-    """Ask three questions about a comment at once, all of them of the small model."""
+    """Ask the small model three questions about a comment in parallel."""
     g = Graph("moderation", Comment)
     text = g.add(text_of, g.input)
     spam = g.add(Spam(small), text)
@@ -66,5 +66,5 @@ def moderation(small: Endpoint) -> BuiltGraph[Comment, Ruling]:
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Comment, Ruling]:
-    """Make what `moa run graph.py:graph` runs."""
+    """Build the graph for `moa run graph.py:graph`."""
     return moderation(endpoints.slm)

@@ -1,4 +1,4 @@
-"""The rules of moderation, with a small model that answers by rule: no test asks a real one."""
+"""Tests of the moderation rules, with a simulated model. No test asks a real one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HARMLESS = {"spam": {"no": 0.95}, "injection": {"no": 0.95}, "abuse": {"no": 0.9
 
 
 def ruling(text: str, **decided: Mapping[str, float]) -> Ruling:
-    """Run one comment, of which the small model says this."""
+    """Run one comment, with these decisions of the small model."""
     small = SimulatedEndpoint(rule=lambda _: {**HARMLESS, **decided})
     return moderation(small).run_sync(Comment(text=text)).output
 

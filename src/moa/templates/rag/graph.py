@@ -1,4 +1,4 @@
-"""Answers from a handbook, with their sources; what is not in it goes to the office.
+"""Answers from a handbook, with their sources. Questions that it can't answer go to the office.
 
 moa run graph.py:graph questions.jsonl
 moa draw graph.py:graph
@@ -15,20 +15,20 @@ from moa.graphs.rag import NotInDocuments, RagOutcome, SourcedAnswer
 
 
 class Answer(BaseModel):
-    """What somebody who asks is told."""
+    """The answer to a question."""
 
     text: str
     sources: list[str] = []
-    """The pages that it rests on."""
+    """Pages that it is based on."""
     to_office: bool = False
-    """Whether a person has to answer it."""
+    """True if a person has to answer the question."""
 
     def __str__(self) -> str:
         return f"{self.text} ({', '.join(self.sources)})" if self.sources else self.text
 
 
 def answer_of(outcome: SourcedAnswer | NotInDocuments) -> Answer:
-    """Say what becomes of a question: this is the place for rules of your own."""
+    """Turn the outcome into an answer. Put your own rules here."""
     if isinstance(outcome, NotInDocuments):
         return Answer(
             text="The handbook doesn't say. The office will write to you.", to_office=True
@@ -38,11 +38,11 @@ def answer_of(outcome: SourcedAnswer | NotInDocuments) -> Answer:
 
 
 def answers(rag: Node[Text | str, RagOutcome]) -> BuiltGraph[Text, Answer]:
-    """Put the built-in graph that answers from documents in front of the rules above."""
+    """Put the built-in RAG graph in front of the rules above."""
     g = Graph("answers", Text)
     return g.build(g.add(answer_of, g.add(rag, g.input)))
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Text, Answer]:
-    """Make what `moa run graph.py:graph` runs; moa.toml says where the documents are."""
+    """Build the graph for `moa run graph.py:graph`. moa.toml says where the documents are."""
     return answers(load_graph("rag", endpoints))

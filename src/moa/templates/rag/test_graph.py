@@ -1,4 +1,4 @@
-"""The rules of the answers, with a model that answers by a script: no test asks a real one."""
+"""Tests of the answer rules, with a scripted model. No test asks a real one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = Passage(document="travel.md", title="Travel", text="A hotel may cost up t
 
 
 def answer(question: str, written: str) -> Answer:
-    """Ask about one page, of which the large model writes this."""
+    """Ask about one page, with this text from the large model."""
     large = ScriptedEndpoint([written], tier="llm")
     rag = Rag(retriever=BM25([PAGE]), writer=large, near=0)
     return answers(rag).run_sync(Text(text=question)).output
