@@ -257,6 +257,12 @@ def test_the_large_model_alone_costs_what_it_costs_where_it_is_asked(tmp_path: P
     assert "4.0 times" in cost.detail
 
 
+def test_a_large_model_that_costs_nothing_has_a_known_price(tmp_path: Path) -> None:
+    rows = [row("a", "Where is it?", {"refund": 0.9, "sales": 0.1}, tier="llm", cost=0.0)]
+    view = View(find_source(str(written(tmp_path / "run.jsonl", rows))))
+    assert "unknown" not in view.overview().figures[2].detail
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("in.txt", "Where is it?\n"), ("in.jsonl", '{"text": "Where is it?"}\n')]
 )

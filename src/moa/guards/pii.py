@@ -292,7 +292,7 @@ class Restorer:
         self._pending = ""
 
     def __repr__(self) -> str:
-        return f"Restoring({len(self._pending)} characters held back)"
+        return f"Restorer({len(self._pending)} characters held back)"
 
     def feed(self, piece: str) -> str:
         """Take a piece, and return the text that is complete."""

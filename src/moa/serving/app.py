@@ -163,7 +163,8 @@ def serve_node(node_or_name: AnyNode | str, endpoints: Endpoints) -> ServedNode:
         kind = type(node_or_name)
         is_custom = not kind.__module__.startswith("moa.")  # ours are for programmers
         return ServedNode(
-            node_or_name, description=_first(inspect.getdoc(kind)) if is_custom else ""
+            node_or_name,
+            description=_first(inspect.cleandoc(kind.__doc__ or "")) if is_custom else "",
         )
     node = load_graph(node_or_name, endpoints)
     if node_or_name in READY:

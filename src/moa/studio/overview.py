@@ -113,12 +113,9 @@ def cost_of_large(rows: Iterable[Entry]) -> float | None:
         entry.alone for entry in rows if entry.alone is not None
     ]
     known_costs = [cost for cost in costs if cost is not None]
-    mean = (
-        sum(known_costs) / len(known_costs)
-        if known_costs and len(known_costs) == len(costs)
-        else None
-    )
-    return mean or None
+    if not known_costs or len(known_costs) < len(costs):
+        return None
+    return sum(known_costs) / len(known_costs)
 
 
 def dollars(cost: float) -> str:
