@@ -75,7 +75,9 @@ class Model:
         self.asked[problem] += 1
         chance = random.Random(f"{self.seed} {self.name} {problem} {self.asked[problem]}")
         own = self._own(problem, chance)
-        replies = re.findall(r"(?:Reply|answer|Answer)[^\n]*:\n<data>\nThe answer is (\d+)", prompt)
+        replies = re.findall(
+            r"(?:Reply|answer|Answer|Draft)[^\n]*:\n<data>\nThe answer is (\d+)", prompt
+        )
         if "Reply 1:" in prompt:
             places = [n for n, reply in enumerate(replies, start=1) if int(reply) == own]
             return Best(best=places[0] if places else 1)

@@ -22,6 +22,7 @@ from moa.context import RunContext
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Embeddings, Prompt
 from moa.endpoints.encoders import SentenceEncoder, sentence_tokenizer
+from moa.endpoints.tokens import approximate_tokens
 from moa.evals.metrics import rouge_l
 from moa.graphs.summarize import Original, Summarize
 from moa.testing import SimulatedEndpoint
@@ -126,7 +127,8 @@ def recall(text: str, reference: str) -> float:
 async def read_by_llm(row: Row, keep: float, encoder: SentenceEncoder) -> Given:
     """Run the graph, and look at what the large model was given."""
     llm = Counter(name="counter", tier="llm", rule=_fixed)
-    graph = Summarize(llm=llm, sentences=1, keep=keep, encoder=encoder)
+    longer = max(1, approximate_tokens(row.original.text) - 1)  # else it is read whole
+    graph = Summarize(llm=llm, sentences=1, keep=keep, read_tokens=longer, encoder=encoder)
     result = await graph.run(row.original)
     (prompt,) = llm.prompts
     text = without_tags(prompt.messages[-1].content)
