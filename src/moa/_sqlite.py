@@ -236,14 +236,14 @@ class ContentStore:
     damaged value counts as missing, with one warning.
 
     Args:
-        path: Path of the file, which only its owner can read. It is created at first use, so that
+        path: Path of the file; a new one has mode 0600. It is created at first use, so that
             a disk that can't be written is noticed before an answer is paid for.
         optional: True to go on without it, with one warning, if it can't be used. It is then
             created at the first `put`, and may be read-only.
 
     Raises:
         StoreError: by `get`, `put` and `clear`, unless `optional`: the file can't be used, or is
-            no such store. It is left unchanged.
+            no SQLite database. Such a file is left unchanged.
     """
 
     def __init__(self, path: Path, *, optional: bool = False) -> None:

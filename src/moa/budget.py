@@ -258,7 +258,7 @@ class Account:
         return True
 
     def wake_first(self) -> None:
-        """Wake the first waiter, maybe in another thread. When it leaves, it wakes the next."""
+        """Wake the first waiter, maybe in another thread. Leaving the queue, it wakes the next."""
         for waiter in islice(self.waiters, 1):
             waiter.loop.call_soon_threadsafe(waiter.turn.set)
 
@@ -294,7 +294,7 @@ class Purse:
     def refusal(
         self, planned: Planned, *, when_settled: bool = False
     ) -> tuple[Account, str] | None:
-        """Find the first account whose limit calls would exceed, and that limit."""
+        """Return the first account that the calls would take over a limit, with that limit."""
         for account in self.accounts:
             passed = account.name_exceeded(planned, when_settled=when_settled)
             if passed is not None:

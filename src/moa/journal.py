@@ -263,7 +263,7 @@ def join_interrupts(errors: Sequence[Exception]) -> Exception:
 
 
 def explain(error: Exception, node: str) -> Exception:
-    """Replace the error of a node that asked people in a run that can't be resumed.
+    """Return `NotResumable` if a node asked people in a run that can't be resumed, else the error.
 
     LangGraph's `interrupt` can't stop the run there, and fails with an unrelated error.
     """

@@ -140,7 +140,7 @@ def _fields_of(usage: object) -> JSON:
 
 @dataclass(eq=False)
 class Calls:
-    """The calls of one run of foreign code; each is reserved, and charged when answered."""
+    """Model calls of one run of another framework; each is reserved, and charged when it ends."""
 
     context: RunContext
     """Context of the run."""

@@ -195,7 +195,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """A place for a model on a machine: some of its GPUs, or its processor."""
+    """A place for a model on a machine: some of its GPUs, or its CPU."""
 
     engine: Literal["vllm", "llama.cpp"]
     gpu: GPU | None = None

@@ -311,7 +311,7 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
 
 
 def no_endpoint(value: object) -> str:
-    """Return the end of an error's sentence: what was given, and what to give instead."""
+    """Return the end of an error's sentence: what was given, and advice if it is a class."""
     if isinstance(value, type):
         return f"but was given the class {value.__name__}: give an object of it"
     return f"but was given {value!r}"

@@ -319,7 +319,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             EndpointError: a request failed.
             BudgetExceeded: a limit would be passed.
             DeadlineExceeded: the run's time is up.
-            MissingDependency: numpy is not installed.
+            MissingDependency: numpy, or SciPy to fit to labels, is not installed.
         """
         from moa.calibration.adapt import adapt
 

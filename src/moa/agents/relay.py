@@ -127,7 +127,7 @@ class Relay(Agent[object, object]):
         return await super().run(request, context, history=history or self.options.history)
 
     def user_prompt(self, request: object) -> str:
-        """Write the user message as the agent does."""
+        """Return the user message of the wrapped agent."""
         return self.agent.user_prompt(request)
 
     def messages(self, request: object) -> tuple[Message, ...]:

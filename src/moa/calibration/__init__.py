@@ -104,8 +104,8 @@ class Guarantee:
 def held_out_share(rows: int, labels: int, guarantee: Guarantee, learn: Learn = "split") -> float:
     """Return the share of labelled rows that a calibration holds out.
 
-    With `split` it is 0 if the held-out rows would be too few to prove the guarantee: all rows are
-    then learned from.
+    With `split` it is 0 if the held-out rows would be too few to prove the guarantee; the fit then
+    uses all rows.
     """
     if learn != "split":
         return float(learn == "nothing")

@@ -191,7 +191,7 @@ class Side:
 
     @property
     def is_asked_twice(self) -> bool:
-        """True if the large model is asked twice, should the text be held out."""
+        """True if the large model is asked twice when the text is held out."""
         return self.again < TWICE
 
 

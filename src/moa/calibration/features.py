@@ -176,7 +176,7 @@ class TextReading(NamedTuple):
 
 
 class QuestionFeatures(NamedTuple):
-    """A question, with the features that read a text for it."""
+    """A question, with the features to compute from a text for it."""
 
     question: Question
     features: Sequence[Feature]

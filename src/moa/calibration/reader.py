@@ -136,7 +136,7 @@ class FeatureReading:
 class FeatureReader:
     """Reads texts with one feature after another, until the time is up.
 
-    It reads some `rows` first, to compare features, and later the others with the chosen ones.
+    It reads the texts in `rows` first, to compare features, then the others by the chosen features.
     Equal texts are read once.
     """
 

@@ -318,7 +318,7 @@ class EndpointBase(ABC):
         raise capability_error(self, "complete")
 
     async def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """See `Endpoint.stream`."""
+        """See `Endpoint.stream`; unless overridden, it raises `CapabilityError`."""
         raise capability_error(self, "stream")
         yield  # makes this a generator
 

@@ -243,7 +243,7 @@ def use_encoding() -> EncodingQueue:
 def keep_vectors() -> None:
     """Cache the vectors of both encoders across runs, in `moa`'s cache folder.
 
-    The file holds no texts, and only its owner can read it. `MOA_VECTORS=0` disables it.
+    The file holds no texts, and only its owner can read it. `MOA_VECTORS=0` turns the cache off.
     """
     if os.environ.get("MOA_VECTORS") == "0" or JointEncoder.missing():
         return

@@ -231,7 +231,7 @@ def amount_of(
 
 
 def may_fit(tokens: int, texts: Sequence[str]) -> bool:
-    """Return True if some tokenizer may produce so few tokens from these texts."""
+    """Return True if a tokenizer could turn these texts into as few as `tokens` tokens."""
     if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # almost always
         return True
     text, length = "".join(texts), 0

@@ -215,7 +215,7 @@ def cause_of(error: BaseException, secret: str) -> BaseException | None:
 def error_of_exception(
     error: BaseException, *, endpoint: str, url: str, secret: str = ""
 ) -> EndpointError:
-    """Map one of `foreign_errors`, without the key that was sent."""
+    """Map one of `foreign_errors` to an `EndpointError` that never shows the key that was sent."""
     import aiohttp
     from aiohttp.http_exceptions import ContentEncodingError
 

@@ -113,8 +113,8 @@ class Wire(ABC):
 
     Args:
         base_url: Address up to `/v1`, without a final slash.
-        slots: Requests of the loop in flight.
-        secret: Key that is sent, whatever its origin; empty without one.
+        slots: Requests of the loop, in flight or waiting.
+        secret: API key that is sent, from any source; empty if there is none.
     """
 
     def __init__(self, base_url: str, slots: Slots, secret: str) -> None:

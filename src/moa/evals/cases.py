@@ -232,7 +232,7 @@ class Cache:
                 raise self._file.line_error(number) from error
 
     def get(self, design: str, request: str) -> DesignAnswer | None:
-        """Return the answer of an earlier run."""
+        """Return the stored answer, of this run or an earlier one; `None` if there is none."""
         return self._known.get(self._key(design, request))
 
     def put(self, design: str, request: str, answer: DesignAnswer) -> None:

@@ -63,12 +63,12 @@ def mean_of(scores: Sequence[float] | Floats) -> Interval:
 def difference(
     first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, together: int = 1
 ) -> Interval:
-    """Return the mean lead of the first scores over the second, on the same cases.
+    """Return the mean of the first scores minus the second, on the same cases.
 
     The interval is the adjusted Wald interval for paired proportions (Bonett and Price 2012,
     Journal of Educational and Behavioral Statistics 37): it adds one case that only the first gets
-    right and one that only the second does, so that a few equal cases still leave room for a
-    difference. Scores between 0 and 1 are treated the same. No cases give the interval -1 to 1.
+    right and one that only the second does, so that the interval has a width even if all cases are
+    equal. Scores between 0 and 1 are treated the same. No cases give the interval -1 to 1.
     With 95 % confidence, `together` differences all lie in their intervals (Bonferroni).
     """
     differences = np.asarray(first, float) - np.asarray(second, float)

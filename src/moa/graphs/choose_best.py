@@ -26,7 +26,7 @@ from moa.node import Node
 
 
 class ChosenReply(VotedReply):
-    """Answer of the model that agrees most with itself; `votes` are of its own samples."""
+    """Reply of the most self-consistent model; `votes` counts the samples of this model only."""
 
     model: str
     """Name of the chosen node."""

@@ -385,7 +385,7 @@ class PlanRun:
     them."""
 
     async def results(self, plan: Steps) -> tuple[StepResult, ...]:
-        """Run the steps, except those that need a failed one. If all failed, raise the error."""
+        """Run the steps, but none that needs a failed one. If all fail, raise the first error."""
         loop = asyncio.get_running_loop()
         self.done = {step.id: loop.create_future() for step in plan.steps}
         results = await gather(map(self._run, plan.sorted_steps))

@@ -96,7 +96,7 @@ class Excerpt(TypedNode[Text, Text]):
         self.max_tokens = max_tokens
 
     async def answer(self, request: Text, context: RunContext) -> Text:
-        """Shorten the text, and note it in the trace."""
+        """Shorten a text that is too long, and note it in the trace."""
         text = excerpt(request.text, max_tokens=self.max_tokens)
         if text == request.text:
             return request

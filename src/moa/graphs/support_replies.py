@@ -267,7 +267,7 @@ def is_sent(llm: Endpoint) -> bool:
 def doubts_about(
     reply: Reply, letter: Letter, facts: Sequence[str], *, sent: bool, model: str
 ) -> tuple[list[str], bool]:
-    """Return why a text must be read before it is sent, and True if it is useless.
+    """Return why a person must read a reply before it is sent, and True if it is useless.
 
     Args:
         reply: What a model wrote.

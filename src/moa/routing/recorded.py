@@ -63,7 +63,7 @@ class Request(Frozen):
 
     @cached_property
     def case(self) -> Case:
-        """The case as a router sees it."""
+        """The row as a `Case`; of its other fields, only short texts."""
         fields = {
             name: value
             for name, value in (self.model_extra or {}).items()

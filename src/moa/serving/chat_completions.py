@@ -213,7 +213,7 @@ class Chunks:
     has_begun: bool = field(default=False, init=False)
 
     def write(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
-        """Write an event, or the end of the run."""
+        """Yield the chunks to send for an event, or for the end of the run."""
         if isinstance(event, FinishedRun):
             yield from self._end(event)
         elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:

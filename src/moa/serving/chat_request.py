@@ -141,7 +141,7 @@ class _CallMade(_Loose):
 
 
 class FromSystem(_Loose):
-    """A rule for the whole conversation."""
+    """A system or developer message: instructions for the whole conversation."""
 
     role: Literal["system", "developer"]
     content: str | list[_TextPart]

@@ -122,7 +122,7 @@ class Jobs:
         return id
 
     async def cancel(self, id: str, caller: Caller) -> None:
-        """Stop a job. Finished rows stay, and `resume` goes on.
+        """Stop a job. Finished rows are kept, and `resume` can continue the job.
 
         Raises:
             RequestRefused: there is no such job of the caller (404).

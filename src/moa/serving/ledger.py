@@ -122,7 +122,7 @@ class Ledger:
         self.store.open()
 
     def start_heartbeat(self) -> None:
-        """Start to renew the lease of this process, and to charge dead processes."""
+        """Start to renew the lease of this process, and to charge what dead ones reserved."""
         self.renew()
         self._heartbeat = threading.Thread(target=self._beat, name="moa-ledger", daemon=True)
         self._heartbeat.start()

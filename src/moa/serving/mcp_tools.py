@@ -113,7 +113,7 @@ class ServedTool:
         )
 
     def result(self, finished: FinishedRun) -> CallToolResult:
-        """Return the output as structured content and as text, with the usage as metadata.
+        """Return the output as structured content and text, with trace id and usage as metadata.
 
         Raises:
             MoaError: the run failed.

@@ -41,7 +41,7 @@ def write_report(view: View, path: Path, *, rows: int = ROWS) -> int:
     Args:
         view: Data of the page. Its `texts` says whether texts of rows are included.
         path: The file.
-        rows: Maximum rows in it, the most urgent first. Figures are over all rows.
+        rows: Maximum rows in it, the most urgent first. Statistics cover all rows.
 
     Returns:
         Number of rows in it.

@@ -180,7 +180,7 @@ class Human:
         return []
 
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
-        """Ask a person. Ask again, with the reason, if the answer is not of the type.
+        """Ask a person; ask again, with the reason, if the answer doesn't have the expected type.
 
         Raises:
             GraphInterrupt: LangGraph's signal that there is no answer yet.
