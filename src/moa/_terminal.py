@@ -41,7 +41,7 @@ class Console(console.Console):  # noqa: TID251
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render; only rich itself may steer the terminal."""
+        """Render, without control characters in texts. Control codes of rich itself are kept."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else strip_controls(text), style, control)
 

@@ -323,7 +323,7 @@ class Purse:
             )
 
     def set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
-        """Reserve a call that fits."""
+        """Reserve a call in every account. The caller has checked, under the lock, that it fits."""
         call = Reservation(self, part, estimate, price)
         for account in self.accounts:
             account.hold(call)

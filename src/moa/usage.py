@@ -146,7 +146,7 @@ class Usage:
 
     @property
     def total(self) -> Amount:
-        """All parts together."""
+        """Sum of all parts."""
         return sum(self.parts.values(), NOTHING)
 
     @property

@@ -29,21 +29,23 @@ class PydanticAINode(Adapter[In, Out]):
 
         PydanticAINode(agent)                   # text in, the agent's output out
 
-    A capability added to the run counts each request of the agent, so a limit of calls stops it
-    between two tools. If the output is a `Reply`, its text is streamed to the run's listener.
+    Each model request of the agent is reserved in the budget, so a limit of calls can stop the
+    agent between two requests. If the output is a `Reply`, its text is streamed to the run's
+    listener, unless `write` makes it.
 
     Args:
         agent: The agent, called by `run`.
         input: Input type; by default a text or any pydantic model.
         deps: Dependencies of its tools.
-        read: Makes its prompt; `None`: the text, or the model's fields in words.
-        write: Makes the output from the agent's. `None`: a text becomes a `Reply`, and a pydantic
+        read: Makes the prompt from the input. `None`: the text, or the pydantic model as text.
+        write: Converts the agent's output. `None`: a text becomes a `Reply`, and a pydantic
             model is unchanged. Any other output needs `write` and `output`.
         output: Type that `write` returns.
         settings: See `Settings`.
 
     Raises:
-        ConfigError: the agent returns another type, and `output` is missing.
+        ConfigError: `output` is not a pydantic model; or it is missing, and the agent's output is
+            neither text nor a pydantic model.
         MissingDependency: pydantic-ai 2 is not installed.
     """
 

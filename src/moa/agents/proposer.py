@@ -80,7 +80,7 @@ class Proposer(Answerer):
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
     def user_prompt(self, request: str | BaseModel) -> str:
-        """Write others' answers as data, and then the request."""
+        """Write the user message: other models' answers, if any, as data, then the request."""
         if not isinstance(request, Consultation):
             return write_input(request)
         drafts = (block(text, "Draft") for text in request.answers)

@@ -133,10 +133,10 @@ def level_of_draw(look: int, draw: int) -> float:
 
 
 def count_due(first: int, held_out: int) -> int | None:
-    """Return the count at which a look is considered; `None` below `first`.
+    """Return the largest count, up to `held_out`, at which a look is due; `None` below `first`.
 
-    A postponed look is considered again when the count has grown by a quarter. So neither held-out
-    labels nor response times influence when a look is made.
+    After `first`, a postponed look is due again whenever the count has grown by a quarter. These
+    counts depend neither on held-out labels nor on response times.
     """
     if held_out < first:
         return None

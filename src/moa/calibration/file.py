@@ -302,7 +302,7 @@ class Calibration(Frozen):
         return calibration
 
     def check_seal(self, path: str | Path) -> None:
-        """Check that the file wasn't edited.
+        """Check that no sealed part of the file was edited: its question, models, fit or bound.
 
         Raises:
             CalibrationError: it was edited.

@@ -220,8 +220,8 @@ class Learning:
     def step(self) -> None:
         """Do all due work: finish a look, check audit and drift, consider the next look.
 
-        After an unexpected error, nothing is learned: the head in use is only checked. After a
-        second one it isn't used either, since a broken guarantee would go unnoticed.
+        After an unexpected error, this process learns nothing more, but still checks the head in
+        use. After a second one, it stops using the head, which it can no longer check.
         """
         try:
             self._step()

@@ -27,7 +27,7 @@ from moa.errors import CalibrationError, InputError
 
 
 class Evaluation(Measures):
-    """Quality of a calibration's decisions, accepted or not, on labelled texts."""
+    """Quality of all decisions of a calibration on labelled texts, not only of accepted ones."""
 
     n: int
     coverage: float

@@ -39,7 +39,7 @@ class _Metadata(CheckpointMetadata, total=False):
 
 
 class Thread(Frozen):
-    """A thread in a list of threads."""
+    """Overview of a thread, as in `Threads.list`."""
 
     name: str
     turns: int

@@ -89,7 +89,7 @@ def studio(
     With --of you can also try inputs on the page, which calls models. The page listens on 127.0.0.1
     only; with $MOA_STUDIO_KEY it asks for that key.
 
-    Exit codes: 0 or 143 ended by a signal, 2 usage or configuration, 130 Ctrl-C.
+    Exit codes: 0 or 143 SIGTERM, 2 usage or configuration, 130 Ctrl-C.
 
         moa studio done.jsonl --of support
     """

@@ -320,7 +320,7 @@ class Config(BaseModel):
         return {name: entry for name, entry in entries if isinstance(entry, ServerConfig)}
 
     def default(self, tier: Tier) -> str:
-        """Return the name of the endpoint for `tier`; a small one stands in for a large one.
+        """Return the endpoint's name for `tier`. `llm` falls back to `slm`, `slm` to the built-in.
 
         Raises:
             ConfigError: several are of this tier, and `[tiers]` picks none.

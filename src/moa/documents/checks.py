@@ -183,7 +183,7 @@ class Ground:
 
 
 def faults_of(text: str, *, ground: Ground, question: str, language: str | None) -> list[Fault]:
-    """List the faults of an answer, the worst first, as far as words show them.
+    """List the faults of an answer that its words show. A refusal or an empty answer comes first.
 
     Args:
         text: The answer that a model wrote.

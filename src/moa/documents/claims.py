@@ -338,8 +338,8 @@ async def check_answer(
         support: Node that says if passages support a sentence; `None`: words alone decide.
         context: The context of the run.
         question: The question that it answers.
-        neighbours: If the answer cites only other passages than these, it is unsupported. Empty:
-            any will do.
+        neighbours: Passages of which an answer with citations must cite at least one, or all of it
+            counts as unsupported. Empty: it may cite any passage.
 
     Returns:
         The rest of the answer, which may be empty; the passages that it cites; and all sentences,

@@ -490,7 +490,7 @@ _hosts_lock = threading.Lock()
 
 
 def acquire(model_path: Path | None, settings: EngineSettings) -> EngineHost:
-    """Return the host of an engine, shared in this process by equal settings; see `release`."""
+    """Return the host of an engine; equal weights and settings share one. See `release`."""
     with _hosts_lock:
         host = _hosts.get((model_path, settings))
         if host is None:

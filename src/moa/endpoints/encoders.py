@@ -230,7 +230,7 @@ class JointEncoder(Encoder):
 
 @cache
 def e5_encoding() -> EncodingQueue:
-    """Return the queue of the e5 engine: one thread more than cores, each for one text."""
+    """Return the queue of the e5 engine: one thread more than cores, one text at a time in each."""
     return EncodingQueue(_encode_by_e5, threads=usable_cores() + 1)
 
 

@@ -118,7 +118,7 @@ def can_write(model: str) -> bool:
 
 
 def can_reply(model: str) -> bool | None:
-    """Return True if a model's replies may be sent unread; `None` if unknown.
+    """Return True if a model's replies may be sent without human review; `None` if unknown.
 
     Unless measured, the size in the model's name decides.
     """

@@ -121,7 +121,7 @@ class CountsTokens(Protocol):
     """An endpoint whose server offers its tokenizer. Counting is free and not recorded."""
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
-        """Count the tokens of a text without control tokens."""
+        """Count the tokens of a text, without adding special tokens such as its start."""
         ...
 
 

@@ -118,7 +118,11 @@ def is_near(url: str) -> bool:
 
 
 def proxy_of(url: str, name: str) -> str | None:
-    """Return the proxy that the environment sets for an address; `None` without one."""
+    """Return the proxy that the environment sets for a URL; `None` if there is none.
+
+    Raises:
+        ConfigError: the address of the proxy is invalid, or isn't HTTP or HTTPS.
+    """
     from urllib.request import getproxies, proxy_bypass
 
     parts, proxies = urlsplit(url), getproxies()

@@ -134,7 +134,7 @@ class VLLMServer:
         Raises:
             MissingDependency: prometheus-client is not installed.
             EndpointUnavailable: the server does not answer.
-            InvalidResponse: the answer isn't in vLLM's format.
+            InvalidResponse: the status isn't 200, or the answer isn't in vLLM's format.
         """
         status, text = await self._get("/metrics", {})
         if status != 200:

@@ -175,7 +175,7 @@ class Writer(Agent[Wish, Written]):
 
 
 def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
-    """Estimate the tokens read and written for all wishes."""
+    """Estimate the input and output tokens of writing the messages for all wishes."""
     read = sum(300 + approximate_tokens(wish.model_dump_json()) for wish in wishes)
     return read, len(wishes) * WRITTEN * _TOKENS
 

@@ -223,7 +223,7 @@ TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
 
 
 def metric_for(references: Sequence[str]) -> str:
-    """Choose a metric by the references: short ones with a number, short ones, or longer texts."""
+    """Choose a metric: `rouge-l` if a reference has over 4 words, else `numeric` or `exact`."""
     if any(len(words_in(reference)) > 4 for reference in references):
         return "rouge-l"
     numbers = all(find_final_answer(reference).number is not None for reference in references)

@@ -44,10 +44,10 @@ def _complete_models(models: list[object] | None, table: Table) -> list[object]:
 
 
 class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):
-    """Small models, and the one that agrees most with itself.
+    """Samples several models, and gives the answer of the one that agrees most with itself.
 
-    They don't read each other. A failed sample counts against its model. A model without any sample
-    is left out.
+    No model sees another's answers. A failed or unreadable sample counts against its model. A model
+    without a readable sample can't be chosen.
 
     Raises:
         ConfigError: there are no models, two have the same name, or `accuracy` names an unknown

@@ -243,7 +243,7 @@ File = Annotated[str | Path, PlainValidator(_path)]
 
 
 def from_file(load: Callable[[Path], object]) -> PlainValidator:
-    """Return a validator that reads one or several files. Loaded objects are taken as they are."""
+    """Return a validator that loads one or several files. Loaded objects pass unchanged."""
 
     def read(value: object, info: ValidationInfo) -> object:
         if isinstance(value, str | Path):

@@ -106,7 +106,7 @@ class TextReading(NamedTuple):
 
 
 class Consideration(NamedTuple):
-    """A text before the large model is asked, with its side, its reading and its judgement."""
+    """A text's side, reading and judgement, before the large model is asked."""
 
     text: str
     side: Side
@@ -257,7 +257,7 @@ class Student(Generic[Out_co]):
     async def consider(
         self, text: str, nested: RunContext, *, case: str | None = None
     ) -> Consideration:
-        """Toss the coin for a text, then read it, and judge it by the head in use."""
+        """Assign a text to a side by the coin, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # a rehearsal must store nothing
             prompts = await self.small.prompts(text, nested)
             await rehearsal.record(prompts, f"{nested.node}/{self.small.name}", hold=True)

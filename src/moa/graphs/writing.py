@@ -37,7 +37,7 @@ MAX_CONCURRENCY = 8
 
 
 class WholePrompt(Agent[str, Out], Generic[Out]):
-    """Sends the request as the whole prompt. The caller has put data into blocks."""
+    """Sends the request unchanged as the user message. The caller must put data into blocks."""
 
     def user_prompt(self, request: str) -> str:
         """Return the request."""

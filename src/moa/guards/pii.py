@@ -125,7 +125,7 @@ class Pii(TypedNode[Text | str, RedactedText]):
             session.close()
 
     async def answer(self, request: Text | str, context: RunContext) -> RedactedText:
-        """Mask a text permanently, and note how much was found."""
+        """Mask the personal data in a text permanently, and note the number of each kind."""
         with self.session() as session:
             text = await session.mask_all(str(request), context)
             session.note_found(context)
@@ -171,9 +171,9 @@ class PiiSession:
         return self.mask_findings(text, self.pii.find(text))
 
     def restore(self, text: str) -> str:
-        """Restore the secrets; unknown and altered placeholders stay.
+        """Replace placeholders by their secrets. Unknown and altered placeholders stay.
 
-        Small letters, and escapes for Markdown, are accepted.
+        Lower case and Markdown escapes don't count as altered.
         """
         self._note_altered(text)
         return self.put_back(text)
@@ -285,7 +285,7 @@ def _normal_form(placeholder: str) -> str:
 
 
 class Restorer:
-    """Restores a streamed text. A placeholder may be split over several pieces."""
+    """Restores the secrets in a streamed text, even if pieces split a placeholder."""
 
     def __init__(self, session: PiiSession) -> None:
         self._session = session

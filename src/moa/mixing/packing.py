@@ -216,7 +216,7 @@ class Reader:
 
     @property
     def is_small(self) -> bool:
-        """True if a small model writes."""
+        """True if the node's model is small (tier `slm`)."""
         return self.endpoint is not None and self.endpoint.tier == "slm"
 
     async def run(self, request: LayerRequest, context: RunContext | None = None, /) -> Result[str]:

@@ -95,7 +95,7 @@ def malformed_row(number: int, error: str, raw: str) -> MalformedLine:
 
 
 def row_of(number: int, value: dict[str, object]) -> Row:
-    """Make a row. Its id is its own, or else the number of its line."""
+    """Make a row. Its id is the `id` in `value`; without one, its number."""
     row_id = own_id(value)
     return Row(number=number, id=number if row_id is None else row_id, value=value)
 

@@ -134,9 +134,9 @@ class RowJournal(Journal):
 
 
 class Calls:
-    """The finished calls of rows that aren't done, in the table `CALLS` of a store.
+    """Stores the finished calls of rows that aren't done, in the table `moa_calls`.
 
-    A row of one call is done before the call would be written, so it costs nothing.
+    A row with one call is usually done before the call is written, so nothing is written for it.
     """
 
     def __init__(self, store: Store) -> None:

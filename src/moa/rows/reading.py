@@ -79,30 +79,30 @@ def read(
 ) -> Iterator[Row | MalformedLine]:
     """Read `.jsonl`, `.csv`, `.txt`, `.parquet` or `.xlsx` files, or `-`, one row at a time.
 
-    Columns of a CSV file are separated by the character that its header has most of: comma,
-    semicolon, tab or bar. Of an Excel file the first sheet is read. Its first non-empty row is the
-    header.
+    The separator of a CSV file is the most frequent of comma, semicolon, tab and `|` in its header,
+    or the one in a line such as `sep=;` above it. Of an Excel file, only the first sheet is read,
+    and its first non-empty row is the header.
 
     A file whose name ends in `.gz` or `.zst` is decompressed. With several files, rows without an
     `id` get one from their file and line, such as `b.csv:3`.
 
     Args:
-        source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
+        source: The file; a pattern such as `mails/*.jsonl.gz`; a URL that `fsspec` can open, such
             as `s3://bucket/mails.parquet`; or `-` for standard input.
         format: The format of the rows; `None` goes by the file name. Standard input is then JSON
             Lines if its first non-empty line begins with `{`, CSV if that line is a header with a
             column `id`, `text` or `text_column`, else one text per line.
         text_column: The column, or key, with the text. It is copied to `text`. `None` leaves rows
             as they are.
-        encoding: Encoding of the lines, such as `cp1252`; `None`: UTF-8. Others are never guessed.
-        else_do: Advice to add to the error if `source` isn't a file.
+        encoding: Encoding of the lines, such as `cp1252`; `None`: UTF-8. It is never guessed.
+        else_do: Advice to add to the error if the name of `source` doesn't tell its format.
         say: Called with a message if a table's separator isn't a comma, or if standard input is
             read as CSV.
 
     Raises:
-        ConfigError: there is no such file, it can't be read, or its name has another ending; or
-            standard input is closed. While reading: there are no rows, two columns have the same
-            name, or the first row lacks `text_column`.
+        ConfigError: there is no such file, its format or `encoding` is unknown, or standard input
+            is closed. While reading: the file can't be read, there are no rows, two columns have
+            the same name, or the first row lacks `text_column`.
         MissingDependency: the package for Parquet, `.xlsx`, `.zst` or an address isn't installed.
     """
     options = _ReadOptions(format, encoding_of(encoding), text_column, say)

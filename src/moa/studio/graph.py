@@ -75,7 +75,7 @@ def place(
 
 
 def stats(book: Book) -> tuple[Place, ...]:
-    """Return the figures of each node that did something, the slowest first."""
+    """Return the figures of each node that did something, the largest total time first."""
     totals = sorted(book.spent.items(), key=lambda item: -sum(item[1].seconds))
     return tuple(
         Place(

@@ -382,7 +382,7 @@ class View:
         return tuple(self._curves[name][2] for name in book.question_names)
 
     def detail(self, index: int) -> RowDetail:
-        """Return all details of a row.
+        """Return a row's fields, label probabilities, spans and notes; no texts if they are hidden.
 
         Raises:
             InputError: there is no such row.

@@ -279,7 +279,7 @@ class Span:
             self._late_attributes[name] = value
 
     def note(self, note: Note, error: BaseException | None) -> None:
-        """Record a note as an event. If this span has ended, its parent records it."""
+        """Record a note as an event, unless it is `answered`. After the end, its parent does."""
         if self._ended:
             if self.parent is not None:
                 self.parent.note(note, error)
@@ -526,7 +526,7 @@ _DEFAULT = Tracer()
 
 
 def tracer_for(tracer: Tracer | None) -> Tracer | None:
-    """Return the tracer of a context; `None`: its spans would go nowhere."""
+    """Return the tracer that a context uses; `None` if its spans would not be recorded."""
     if tracer is not None and tracer.file is not None:
         return tracer
     return (tracer or _DEFAULT) if sink_of_process() is not None else None
