@@ -13,6 +13,7 @@ import io
 import re
 import subprocess
 import tarfile
+import tokenize
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -218,10 +219,13 @@ def hash_of(name: str, data: bytes) -> str:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
+        for token in tokenize.tokenize(io.BytesIO(data).readline):
+            if token.type == tokenize.COMMENT:
+                number, column = token.start
+                text = lines[number - 1].decode()
+                lines[number - 1] = text[:column].rstrip().encode()
         lines = [
-            line
-            for number, line in enumerate(lines, 1)
-            if number not in said and line.strip() and not line.lstrip().startswith(b"#")
+            line for number, line in enumerate(lines, 1) if number not in said and line.strip()
         ]
     return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
