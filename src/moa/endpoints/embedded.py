@@ -71,6 +71,7 @@ _COMMANDS = {"libgomp.so.1": "apt-get install libgomp1"}
 """Commands that install a system library missing in slim containers."""
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 _DEATH_SEEN_WITHIN_S = 2.0
+_LOGGED_WITHIN_S = 1.0
 _TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
 
 
@@ -408,13 +409,24 @@ class Engine:
         if "missing" in reply:
             raise _missing_library(reply["missing"])
         if "refused" in reply:
-            match = _FAULT.search(self._read_log())
-            fault = match[1].strip() if match else reply["refused"]
+            fault = self._find_fault() or reply["refused"]
             raise ModelNotFound(
                 f"llama.cpp can't load {self.weights}: {fault}. "
                 "Give another GGUF file, as `model` of its endpoint, `model_path` or $MOA_MODEL"
             )
         return reply["address"]
+
+    def _find_fault(self) -> str:
+        """Return what llama.cpp logs about a model that it can't load; empty if it logs nothing.
+
+        A thread of its own writes the log, so the line may come a little after the refusal.
+        """
+        deadline = time.monotonic() + _LOGGED_WITHIN_S
+        while (match := _FAULT.search(self._read_log())) is None:
+            if time.monotonic() > deadline:
+                return ""
+            time.sleep(0.02)
+        return match[1].strip()
 
     def _read_log(self) -> str:
         self._log.seek(0)
