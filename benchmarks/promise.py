@@ -62,8 +62,8 @@ before: no head for sentiment is used, and of the intents, which the scorer of p
 the small model says nothing at first. The inbox is the shop's, with mood, urgency and spam decided
 by heads that were fitted to other businesses: only messages whose intent matters are in the stream,
 and where gold has another mood, urgency or spam, no intent is right. Schedule and constants come
-from simulation and from spam; the other sets were run twice, the first time with another choice of
-thresholds.
+from simulation and from spam. The other sets were run with one other choice of thresholds before,
+and with this one first on a dozen shuffles, then on more.
 
 {picture}{calls}
 
