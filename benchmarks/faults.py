@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import select
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from faults_peer import CAP_S
 from faults_server import FAULTS, Fault
 from report import table, write
 
@@ -31,6 +33,10 @@ NAMES = {
 }
 GROUPS = {"text": "", "typed": "typed: ", "stream": "stream: "}
 Found = dict[str, Any]
+STUCK_S = 2 * CAP_S
+"""A client that reads what is always there leaves its event loop no turn to end it at `CAP_S`."""
+STUCK = f"killed after {STUCK_S:.0f} s: it left its event loop no turn"
+NOTHING = {"right": 0, "wrong": 0, "failed": 10, "errors": [STUCK], "charged": ""}
 
 
 class Child:
@@ -52,11 +58,24 @@ class Child:
             raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
         return line
 
-    def ask(self, line: str) -> str:
+    def ask(self, line: str, within_s: float) -> str | None:
+        """Ask for a line, or for `None` where the process has none by then."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
-        return self.line()
+        # Each line has one answer, so that nothing of it can be in the buffer of `readline` yet.
+        ready, _, _ = select.select([self.process.stdout], [], [], within_s)
+        return self.line() if ready else None
+
+    def kill(self) -> float:
+        """End it at once; give its peak memory, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        self.process.kill()
+        self.process.wait()
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak is not None
+        return int(peak[1]) / 1024
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -75,12 +94,19 @@ def try_all(peer: str, faults: tuple[Fault, ...]) -> dict[str, Found]:
     """Run a peer against each fault."""
     server = Child(str(HERE / "faults_server.py"))
     root = f"http://127.0.0.1:{server.line().strip()}"
-    child = Child(str(HERE / "faults_peer.py"), peer, f"{root}/v1")
+    words = (str(HERE / "faults_peer.py"), peer, f"{root}/v1")
+    child = Child(*words)
     found: dict[str, Found] = {}
     for fault in faults:
-        came: Found = json.loads(child.ask(fault.name))
-        with urllib.request.urlopen(f"{root}/count?mock-{fault.name}") as answer:
-            requests, leaked = json.load(answer)
+        answer = child.ask(fault.name, STUCK_S)
+        if answer is None:
+            peak = child.kill()
+            child = Child(*words)
+            came: Found = NOTHING | {"seconds": STUCK_S, "megabytes": peak}
+        else:
+            came = json.loads(answer)
+        with urllib.request.urlopen(f"{root}/count?mock-{fault.name}") as counted:
+            requests, leaked = json.load(counted)
         found[fault.name] = came | {"requests": requests, "leaked": leaked}
         print(f"{peer:12} {fault.name:24} {came['right']:2} right, {came['wrong']} wrong, "
               f"{came['seconds']:5.1f} s, {requests} requests  {came['errors'][:1]}")  # fmt: skip
@@ -124,7 +150,8 @@ def sums(found: dict[str, dict[str, Found]]) -> str:
     return f"""\
 Ten rows at once, against a server that fails in one way, with each library's default retries. A row
 is *lost* if it could have been right. A text that is cut at `max_tokens` counts as wrong; the trace
-of `moa` says that it is cut. Each fault is in [`benchmarks/faults.md`](../benchmarks/faults.md).
+of `moa` says that it is cut. Rows that run for {CAP_S:.0f} s are cancelled, and a process that goes
+on is killed after {STUCK_S:.0f} s. [All faults, a line each](../benchmarks/faults.md).
 
 {table([*head, "key sent to another host", "peak memory, MB"], totals)}"""
 

@@ -231,9 +231,10 @@ def hash_of(name: str, data: bytes) -> str:
 
 
 def commit_here() -> str:
-    """Name the commit of this folder, and whether it has changes; `unknown` without git."""
+    """Name the commit of this folder, and whether `moa` has changes; `unknown` without git."""
     try:
-        return git("describe", "--always", "--dirty", "--abbrev=8", "--exclude=*").strip()
+        commit = git("rev-parse", "--short=8", "HEAD").strip()
+        return f"{commit}-dirty" if git("status", "--porcelain", "--", SOURCE) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -288,7 +288,7 @@ async def started(config: ServerConfig) -> AsyncGenerator[tuple[VLLMEndpoint, Ba
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Start the servers one after the other, and run the jobs."""
-    config = load(args.config).served
+    config = load(args.config).served_endpoints
     repeats, scale = (2, 4) if args.quick else (args.repeats, 1)
     found: dict[str, Any] = {}
     small, tiny = config["small"], config["tiny"]
