@@ -1,8 +1,8 @@
-"""Writes every section of the benchmarks anew: `python benchmarks/all.py --data DIR --models FILE`.
+"""Writes the sections that are of older code: `python benchmarks/all.py --data DIR --models FILE`.
 
-It takes hours. What is done stands in `--kept`, so that it can be stopped, and the same command
-goes on; once the modules that a section measures change, it is due again. What lacks data or models
-is left out, and said.
+It takes hours. A run can be stopped, and the same command goes on: a section that was written is no
+longer of older code, and what was measured of the others stands in `--kept`. What lacks data or
+models is left out, and said.
 
 `--mark` measures nothing: it says in each section whether it is of older code, and writes the table
 of figures in README.md from the sections.
@@ -15,12 +15,10 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import readme
-from kept import Kept
 from sections import (
     ROOT,
     SECTIONS,
@@ -68,26 +66,35 @@ def words_of(section: Section, given: Mapping[str, Sequence[str]], kept: Path) -
     return [sys.executable, f"benchmarks/{words[0]}", *words[1:]]
 
 
+def due(names: Sequence[str]) -> list[str]:
+    """Name the sections whose figures aren't of today's code."""
+    files = files_here()
+    stamps = {
+        name: stamp_in(body)
+        for path in PAGES.glob("*.md")
+        for name, body in sections_in(path.read_text(encoding="utf-8"))
+    }
+    return [
+        name
+        for name in names
+        if (stamps.get(name) or UNKNOWN).modules != modules_of(SECTIONS[name], files)
+    ]
+
+
 def run(names: Sequence[str], given: Mapping[str, Sequence[str]], folder: Path) -> int:
-    """Run the sections that are due; give how many failed."""
+    """Run sections; give how many failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    done, failed, skipped = Kept(folder / "done.jsonl"), list[str](), dict[str, list[str]]()
+    failed, skipped = list[str](), dict[str, list[str]]()
     for name in names:
         section = SECTIONS[name]
-        modules = modules_of(section, files_here())
-        if f"{name} {modules}" in done.found:
-            print(f"== {name}: done")
-        elif missing := lacks(section, given):
+        if missing := lacks(section, given):
             skipped[name] = missing
-        else:
-            own = folder / f"{re.sub('[^a-z]+', '-', name)}-{modules}"
-            words = words_of(section, given, own)
-            print(f"== {name}: {' '.join(words)}", flush=True)
-            started = time.monotonic()
-            if subprocess.run(words, cwd=ROOT, check=False).returncode:
-                failed.append(name)
-            else:
-                done.keep(f"{name} {modules}", {"seconds": round(time.monotonic() - started)})
+            continue
+        own = f"{re.sub('[^a-z]+', '-', name)}-{modules_of(section, files_here())}"
+        words = words_of(section, given, folder / own)
+        print(f"== {name}: {' '.join(words)}", flush=True)
+        if subprocess.run(words, cwd=ROOT, check=False).returncode:
+            failed.append(name)
     for name, missing in skipped.items():
         print(f"== {name}: skipped, for want of {' and '.join(missing)}")
     for what in sorted({one for missing in skipped.values() for one in missing}):
@@ -152,7 +159,8 @@ def main() -> None:
     )
     parser.add_argument("--mark", action="store_true", help="say which sections are of older code")
     parser.add_argument("--only", nargs="+", metavar="SECTION", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--kept", type=Path, default=ROOT / ".benchmarks", help="what is done")
+    parser.add_argument("--again", action="store_true", help="also what is of today's code")
+    parser.add_argument("--kept", type=Path, default=ROOT / ".benchmarks", help="parts of sections")
     parser.add_argument("--data", default=os.environ.get("MOA_DATA"), help="folder of the sets")
     parser.add_argument("--models", nargs="+", default=[], help="GGUF files")
     parser.add_argument("--served", nargs="+", default=[], help="NAME@URL of models on a server")
@@ -169,7 +177,8 @@ def main() -> None:
         "vllm": [str(VLLM)] if VLLM.exists() else [],
     }
     try:
-        raise SystemExit(min(1, run([*asked.only], given, asked.kept)))
+        names = [*asked.only] if asked.again else due([*asked.only])
+        raise SystemExit(min(1, run(names, given, asked.kept)))
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on") from None
 

@@ -27,6 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (every, sections):
         monkeypatch.setattr(module, "ROOT", tmp_path)
         monkeypatch.setattr(module, "SECTIONS", {"one": ONE})
+    monkeypatch.setattr(every, "PAGES", tmp_path)
     (tmp_path / "src/moa/mixing").mkdir(parents=True)
     (tmp_path / "src/moa/mixing/judges.py").write_text("A = 1\n")
     (tmp_path / "benchmarks").mkdir()
@@ -34,10 +35,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "import sys; open('ran', 'a').write(sys.argv[1] + '\\n'); sys.exit(sys.argv[1] == 'bad')"
     )
     return tmp_path
-
-
-def ran(project: Path, data: str = "sets") -> int:
-    return every.run(["one"], {"data": [data] if data else []}, project / "kept")
 
 
 def test_what_a_section_says_of_its_age_is_true() -> None:
@@ -111,23 +108,25 @@ def test_a_section_of_a_time_before_that_is_of_the_commit_its_figures_came_with(
     assert stamps["one"].modules == sections.modules_of(ONE, sections.files_here())
 
 
-def test_what_is_done_is_not_run_again_until_its_modules_change(project: Path) -> None:
-    assert [ran(project), ran(project)] == [0, 0]
-    assert (project / "ran").read_text().splitlines() == ["sets"]
+def test_what_is_of_todays_code_is_not_due_until_its_modules_change(project: Path) -> None:
+    assert every.due(["one"]) == ["one"]
+    page = project / "page.md"
+    modules = sections.modules_of(ONE, sections.files_here())
+    page.write_text(PAGE.format(sections.Stamp("abc", modules)))
+    assert every.due(["one"]) == []
     (project / "src/moa/mixing/judges.py").write_text("A = 2\n")
-    assert ran(project) == 0
-    assert len((project / "ran").read_text().splitlines()) == 2
+    assert every.due(["one"]) == ["one"]
 
 
-def test_a_section_that_failed_is_due_again(project: Path) -> None:
-    assert [ran(project, "bad"), ran(project, "bad")] == [1, 1]
-    assert len((project / "ran").read_text().splitlines()) == 2
+def test_a_benchmark_that_failed_is_counted_and_the_next_ones_run(project: Path) -> None:
+    assert every.run(["one", "one"], {"data": ["bad"]}, project / "kept") == 2
+    assert (project / "ran").read_text().splitlines() == ["bad", "bad"]
 
 
 def test_a_section_that_lacks_something_is_left_out_and_it_is_said_how_to_get_it(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ran(project, "") == 0
+    assert every.run(["one"], {"data": []}, project / "kept") == 0
     said = capsys.readouterr().out
     assert "one: skipped, for want of data" in said
     assert "--data DIR" in said
