@@ -4,8 +4,8 @@ It takes hours. A run can be stopped, and the same command goes on: a section th
 longer of older code, and what was measured of the others stands in `--kept`. What lacks data or
 models is left out, and said.
 
-`--mark` measures nothing: it says in each section whether it is of older code, and writes the table
-of figures in README.md from the sections.
+`--mark` measures nothing: it says in each section whether it is of older code, and writes the
+figures of README.md and other pages from the sections.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import readme
+import figures
 from sections import (
     ROOT,
     SECTIONS,
@@ -142,7 +142,7 @@ def _figures(body: str) -> list[str]:
 
 
 def mark() -> None:
-    """Mark all sections of all pages, and write the figures of the README."""
+    """Mark all sections of all pages, and write the figures of README and other pages."""
     files = files_here()
     for path in sorted(PAGES.glob("*.md")):
         page = path.read_text(encoding="utf-8")
@@ -150,7 +150,7 @@ def mark() -> None:
         if new != page:
             path.write_text(new, encoding="utf-8")
             print(f"marked {path.relative_to(ROOT)}")
-    readme.main()
+    figures.main()
 
 
 def main() -> None:

@@ -168,6 +168,11 @@ def sparrow(task: Task, labels: Sequence[str], rows: Sequence[Row]) -> tuple[Fou
     return scored(rows, labels, found, 0.0), speed
 
 
+def left_out(agent: Classifier[Any]) -> list[str]:
+    """Say what a fit left out, such as readings that this machine is too slow for."""
+    return [note for made in agent.calibrations.values() for note in made.notes]
+
+
 class Bench:
     """One set, measured a step at a time, so that a run can be stopped and resumed."""
 
@@ -191,6 +196,7 @@ class Bench:
         fair = await self.agent.adapt(unlabelled=self.texts)
         found, fresh = await decided(fair, self.rest)
         report["n"] = len(self.rest)
+        report["left_out"] = left_out(fair)
         report["no_labels"] = scored(self.rest, self.labels, found, fresh)._asdict()
 
     async def beside(self, report: dict[str, Any]) -> None:
@@ -207,6 +213,7 @@ class Bench:
         labelled = [Example(row["text"], {"label": row["label"]}) for row in shown]
         fitted = await self.agent.adapt(labelled=labelled, unlabelled=self.texts)
         found, fresh = await decided(fitted, self.rest)
+        report.setdefault("left_out", []).extend(left_out(fitted))
         report["labels"].append(scored(self.rest, self.labels, found, fresh)._asdict())
 
 
@@ -300,6 +307,8 @@ def section(sets: dict[str, Any], speed: dict[str, dict[str, float]] | None) -> 
         for name, found in sets.items()
     ]
     reached = [row for name, found in sets.items() for row in goals(name, found)]
+    lines = {f"- `{name}`: {note}\n" for name in sets for note in sets[name].get("left_out", [])}
+    notes = "".join([*sorted(lines), "\n" if lines else ""])
     movie = sets["sentiment2_movie"]
     cost = ""
     if speed is not None:
@@ -307,17 +316,17 @@ def section(sets: dict[str, Any], speed: dict[str, dict[str, float]] | None) -> 
         cost = table(head, costs(movie, speed))
     return f"""## Decisions
 
-The default decision agent (`Classifier`, as `moa decide` runs it) on the embedded model,
-SmolLM2-135M-Instruct Q4_1. Cells are accuracy / macro F1 / expected calibration error (10 bins).
-Labelled examples are drawn from the first {CHOSEN_ON} rows of a set, on which the method's
-constants were chosen; all figures are on the rows after them. With {LABELS} labels: medians over
-random draws, and the range of accuracy. Writing JSON: the same model, zero-shot, held to the schema
-while decoding, on the first {WRITTEN} of those rows; it has no confidence. No words and no examples
-of any of these tasks are built in.
+`Classifier` on the embedded model, SmolLM2-135M-Instruct Q4_1, without the encoder that stands
+beside it by default ([models](#models) has both). Cells are accuracy / macro F1 / expected
+calibration error (10 bins). Labelled examples are drawn from the first {CHOSEN_ON} rows of a set,
+on which the method's constants were chosen; all figures are on the rows after them. With {LABELS}
+labels: medians over random draws, and the range of accuracy. Writing JSON: the same model,
+zero-shot, held to the schema while decoding, on the first {WRITTEN} of those rows; it has no
+confidence. No words and no examples of any of these tasks are built in.
 
 {table(["set", "n", "no labels", f"{LABELS} labels", "writes JSON", "`sparrow-decider`"], quality)}
 
-{table(["goal, accuracy", "measured", "target", "aim", ""], reached)}
+{notes}{table(["goal, accuracy", "measured", "target", "aim", ""], reached)}
 
 {cost}
 """

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 every: Any = import_module("all")
-readme: Any = import_module("readme")
+figures: Any = import_module("figures")
 report: Any = import_module("report")
 sections: Any = import_module("sections")
 
@@ -138,10 +138,11 @@ def test_another_section_can_not_be_written_unseen(project: Path) -> None:
         report.write("another", "python one.py", "Figures.", page=project / "page.md")
 
 
-def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
-    written = (ROOT / "README.md").read_text("utf-8")
-    page = (ROOT / "docs/benchmarks.md").read_text("utf-8")
-    assert written == readme.with_figures(written, page), "run python benchmarks/readme.py"
+@pytest.mark.parametrize("path", figures.PAGES, ids=lambda path: path.name)
+def test_the_figures_of_a_page_are_those_of_the_benchmarks(path: Path) -> None:
+    written = path.read_text("utf-8")
+    made = figures.with_figures(written, figures.MEASURED.read_text("utf-8"))
+    assert written == made, "run python benchmarks/figures.py"
 
 
 CELL = "0.42 / 0.940 (3/4)"
@@ -159,9 +160,9 @@ CELL = "0.42 / 0.940 (3/4)"
 def test_a_figure_is_found_by_section_row_and_column(how: str, written: str) -> None:
     table = f"| set | n | right |\n| --- | --: | --: |\n| all | 9 | {CELL} |\n"
     page = f"<!-- begin pairs -->\n\n{table}\n<!-- end pairs -->\n"
-    assert readme.figure(page, f"pairs > all > right > {how}") == written
+    assert figures.figure(page, f"pairs > all > right > {how}") == written
     with pytest.raises(SystemExit, match="has 'wrong' for 'all'"):
-        readme.figure(page, f"pairs > all > wrong > {how}")
+        figures.figure(page, f"pairs > all > wrong > {how}")
 
 
 def test_pictures_that_are_drawn_for_pages_are_dark_where_their_reader_prefers_that() -> None:

@@ -1,6 +1,6 @@
-"""Writes the table of figures in README.md, from the sections of docs/benchmarks.md.
+"""Writes the tables of figures in README.md and other pages, from the sections of benchmarks.md.
 
-python benchmarks/readme.py
+python benchmarks/figures.py
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from collections.abc import Iterator
 
 from sections import ROOT, sections_in
 
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- begin figures -->", "<!-- end figures -->"
-FIGURES = ROOT / "benchmarks" / "readme_figures.md"
-"""The table; each figure is named by section, row, column, and how it is written."""
+PAGES = ROOT / "README.md", ROOT / "docs" / "compared.md"
+MEASURED = ROOT / "docs" / "benchmarks.md"
+TABLES = ROOT / "benchmarks" / "figures.md"
+"""The tables; each figure is named by section, row, column, and how it is written."""
+_TABLE = re.compile(r"(<!-- figures: (.+?) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 
 def tables_in(section: str) -> Iterator[dict[str, dict[str, str]]]:
-    """Give the tables of a section: their rows by the first cell, and their cells by column."""
+    """Give the tables of a section: rows by the first cell or the first two, cells by column."""
     for found in re.finditer(r"(?:^\|.*\n?)+", section, re.MULTILINE):
         lines = [
             [cell.strip() for cell in line.strip().strip("|").split(" | ")]
             for line in found[0].splitlines()
         ]
         head = lines[0]
-        yield {line[0]: dict(zip(head, line, strict=False)) for line in lines[2:]}
+        rows = {line[0]: dict(zip(head, line, strict=False)) for line in lines[2:]}
+        yield rows | {
+            f"{line[0]}, {line[1]}": dict(zip(head, line, strict=False)) for line in lines[2:]
+        }
 
 
 def figure(page: str, named: str) -> str:
@@ -55,17 +59,21 @@ def figure(page: str, named: str) -> str:
     return f"{number:{how.removeprefix('second ')}}".replace("%", " %")
 
 
-def with_figures(readme: str, page: str) -> str:
-    """Write the table of figures into a README anew."""
-    made = re.sub(r"\{([^}]+)\}", lambda found: figure(page, found[1]), FIGURES.read_text("utf-8"))
-    before, _, rest = readme.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{made}\n{END}{rest.partition(END)[2]}"
+def with_figures(text: str, measured: str) -> str:
+    """Write the tables of figures into a page anew."""
+    tables = {found[2]: found[3] for found in _TABLE.finditer(TABLES.read_text("utf-8"))}
+
+    def filled(found: re.Match[str]) -> str:
+        made = re.sub(r"\{([^}]+)\}", lambda one: figure(measured, one[1]), tables[found[2]])
+        return f"{found[1]}{made}{found[4]}"
+
+    return _TABLE.sub(filled, text)
 
 
 def main() -> None:
-    """Write it."""
-    readme = README.read_text("utf-8")
-    README.write_text(with_figures(readme, PAGE.read_text("utf-8")), "utf-8")
+    """Write them."""
+    for path in PAGES:
+        path.write_text(with_figures(path.read_text("utf-8"), MEASURED.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":
