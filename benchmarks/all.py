@@ -178,6 +178,7 @@ def main() -> None:
     }
     try:
         names = [*asked.only] if asked.again else due([*asked.only])
+        print(f"{len(names)} sections are to be measured: {', '.join(names)}", flush=True)
         raise SystemExit(min(1, run(names, given, asked.kept)))
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on") from None

@@ -25,9 +25,10 @@ def tables_in(section: str) -> Iterator[dict[str, dict[str, str]]]:
             for line in found[0].splitlines()
         ]
         head = lines[0]
-        rows = {line[0]: dict(zip(head, line, strict=False)) for line in lines[2:]}
-        yield rows | {
-            f"{line[0]}, {line[1]}": dict(zip(head, line, strict=False)) for line in lines[2:]
+        yield {
+            ", ".join(line[:cells]): dict(zip(head, line, strict=False))
+            for cells in (2, 1)
+            for line in lines[2:]
         }
 
 
@@ -36,7 +37,8 @@ def figure(page: str, named: str) -> str:
 
     Args:
         page: Its text.
-        named: Section, row, column and how, with ` > ` between. How is a format of Python for the
+        named: Section, row, column and how, with ` > ` between. A row is named by its first cell,
+            or by its first two with a comma between. How is a format of Python for the
             first number of the cell, or, after `second`, for that behind the slash; `counts` for
             `(2/3)`, as `2 of 3`; or `words` for the cell as it is.
 

@@ -25,6 +25,7 @@ from support_reading import Alone
 DATA = Path(__file__).parent / "data"
 UNSEEN, HELD_OUT = "criteria_unseen.jsonl", "criteria_held_out.jsonl"
 BUILT_IN = "built-in"
+ALONE = "\n*Alone*: a model without encoders, asked once a text."
 TEXT = """
 ## Filters
 
@@ -32,9 +33,9 @@ TEXT = """
 Cells are balanced accuracy: the mean of the share found of the texts
 that meet the criterion and the share let go of those that don't. Chance is .50, and one text is
 about .03. Answers of which a filter says itself that it can't tell are counted like all others.
-*Built-in*: by the words of the criterion and the encoders; no language model is asked. *Alone*: a
-model without encoders, asked once a text. *Expected*: what the filter itself expects, among near
-misses alone; below {well_read:.2f} its trace notes that such criteria are badly told.
+*Built-in*: by the words of the criterion and the encoders; no language model is asked.{alone}
+*Expected*: what the filter itself expects, among near misses alone; below {well_read:.2f} its
+trace notes that such criteria are badly told.
 
 Ten criteria by a writer who saw none of the others: 20 texts that meet each, 10 near misses and 10
 ordinary texts. Nothing was fitted to them. While the head was made they were looked at {looks}, as
@@ -167,6 +168,7 @@ def body_of(found: dict[str, dict[str, Any]], expected: dict[str, float]) -> str
         n=sum(map(len, sets.values())),
         well_read=WELL_READ,
         looks=LOOKS,
+        alone=ALONE if len(found) > 1 else "",
         unseen=of(UNSEEN),
         held_out=of(HELD_OUT),
         sums=table(
@@ -185,7 +187,7 @@ def main() -> None:
     found = asyncio.run(run(args))
     body = body_of(found, asyncio.run(expected_of(list(rows_by_criterion()))))
     print(body)
-    write("filters", "python benchmarks/filters.py --alone FILE", body)
+    write("filters", f"python benchmarks/filters.py{' --alone FILE' * bool(args.alone)}", body)
 
 
 if __name__ == "__main__":

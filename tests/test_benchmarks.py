@@ -138,6 +138,12 @@ def test_another_section_can_not_be_written_unseen(project: Path) -> None:
         report.write("another", "python one.py", "Figures.", page=project / "page.md")
 
 
+def test_each_table_of_figures_is_on_a_page() -> None:
+    marks = re.compile("<!-- figures: (.+?) -->")
+    pages = "".join(path.read_text("utf-8") for path in figures.PAGES)
+    assert sorted(marks.findall(pages)) == sorted(marks.findall(figures.TABLES.read_text("utf-8")))
+
+
 @pytest.mark.parametrize("path", figures.PAGES, ids=lambda path: path.name)
 def test_the_figures_of_a_page_are_those_of_the_benchmarks(path: Path) -> None:
     written = path.read_text("utf-8")
