@@ -3,7 +3,8 @@
 `python benchmarks/businesses.py` fits heads without a business and all others of its writer, puts
 them in the place of those that ship, and has the graph read that business's messages with its own
 intents: a sentence and four examples each. `--data` reads other businesses (NAME.toml and
-NAME.jsonl, as in benchmarks/data/businesses) with the heads that ship.
+NAME.jsonl, as in benchmarks/data/businesses) with the heads that ship. `--kept` lets a run be
+stopped and gone on with.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import pairs
 from heads import LANDMARKS, fit, with_sentences
+from kept import Kept
 from machines import save
 from messages import BUSINESSES, Row, intents_of, learning, read, writer_of
 from moa import EmbeddedEndpoint
@@ -158,6 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--models", default=EMBEDDED, help='the small model: "VENDOR:MODEL"')
     parser.add_argument("--cache", type=Path, default=Path("/tmp"), help="where vectors are kept")
+    parser.add_argument("--kept", type=Path, help="file that keeps what each business gave")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--heads", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--begun", type=float, help=argparse.SUPPRESS)
@@ -171,9 +174,11 @@ def main() -> None:
     paths = [path for path in paths if args.writer in (None, writer_of(path))]
     if not args.data and args.labelled is None:
         parser.error("give the folder of labelled sets, by --labelled or $MOA_DATA")
-    results, folders = dict[str, Row](), dict[str, Path]()
+    kept, folders = Kept(args.kept), dict[str, Path]()
     with tempfile.TemporaryDirectory() as made:
         for path in paths:
+            if path.stem in kept.found:
+                continue
             writer = "" if args.data else writer_of(path)
             if writer not in folders:
                 folder = Path(made) / f"without {writer}"
@@ -182,8 +187,9 @@ def main() -> None:
                     if args.data
                     else heads_without(writer, folder, args.cache, args.labelled)
                 )
-            results[path.stem] = measured(path, args.models, folders[writer])
-            print(f"{path.stem}: {results[path.stem]['last']:.1f} s", flush=True)
+            kept.keep(path.stem, measured(path, args.models, folders[writer]))
+            print(f"{path.stem}: {kept.found[path.stem]['last']:.1f} s", flush=True)
+    results = {path.stem: kept.found[path.stem] for path in paths}
     body = body_of(results, {path.stem: read(path.with_suffix(".jsonl")) for path in paths})
     print(body)
     if not args.data and args.models == EMBEDDED:

@@ -25,7 +25,7 @@ from moa.questions import Option, Question
 from report import table, write
 from support_reading import Alone
 
-CHOSEN_ON, EXAMPLES, AT_ONCE = 400, 32, 2
+ROWS, CHOSEN_ON, EXAMPLES, AT_ONCE = 100, 400, 32, 2
 ENCODER = JointEncoder()
 COLUMNS = ("asked once", "alone", "beside the encoder", f"with {EXAMPLES} examples")
 TEXT = """
@@ -118,14 +118,15 @@ async def run(args: argparse.Namespace) -> None:
         rows_of=table(["", *COLUMNS], rows),
     )
     print(body)
-    write("models", "python benchmarks/models.py --data DIR --models FILE...", body)
+    command = "python benchmarks/models.py --data DIR --models FILE..."
+    write("models", command + (f" --rows {args.rows}" if args.rows != ROWS else ""), body)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
     parser.add_argument("--models", nargs="*", default=[], help="GGUF files beside the built-in")
-    parser.add_argument("--rows", type=int, default=100, help="rows of each set")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows of each set")
     parser.add_argument("--resume", type=Path, help="file that keeps what was measured")
     args = parser.parse_args()
     if args.data is None:
