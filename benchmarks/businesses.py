@@ -47,7 +47,7 @@ without all others of its writer. Intent, sentiment and urgency are of the genui
 *Settled* is what went to the queue of an intent, with no large model and nobody to read it first;
 *right* those of them whose intent is right. *First* is seconds from the start of the process to
 the first answer, with all models to load; messages a second are those after it. Each business
-had a process of its own; other work ran on the two cores, so times are upper bounds.
+had a process of its own; other work ran on the machine, so times are upper bounds.
 
 {rows}
 """
@@ -141,7 +141,7 @@ def body_of(results: dict[str, Row], gold: dict[str, Sequence[Row]]) -> str:
         rows[-1].append(f"{rate:.1f}")
         for column, (hits, of) in scores.items():
             sums[column] = sums[column][0] + hits, sums[column][1] + of
-    rows.append(["**all**", *(f"{share(sums[c])} ({sums[c][0]}/{sums[c][1]})" for c in COLUMNS)])
+    rows.append(["all", *(f"{share(sums[c])} ({sums[c][0]}/{sums[c][1]})" for c in COLUMNS)])
     rows[-1] += ["", ""]
     shown = table(["", *COLUMNS, "first, s", "messages/s"], rows)
     return TEXT.format(at_once=AT_ONCE, count=len(results), rows=shown)

@@ -28,9 +28,10 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
         cpu = found[1]
+    cores = len(os.sched_getaffinity(0))
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, no GPU, "
+        f"{cpu}, {cores} {'core' if cores == 1 else 'cores'}, {memory_gib:.0f} GiB, no GPU, "
         f"{platform.system()}, Python {platform.python_version()}"
     )
 
