@@ -39,9 +39,8 @@ What {examples} labelled examples are best used for. Shares right of the {rows} 
 the first {chosen} of each set; the examples are drawn from the first ones. Zero-shot: the label
 that the model says most probably, without an example. Shown: {shown} of the examples stand in the
 prompt, evenly of each label as far as they go; or those whose vectors of the encoder are nearest to
-the text. The last column is `Classifier(examples=…)`: a head on the encoder's vectors, the words of
-the labels, and the model, weighed by cross-validation. A share has a standard error of up to
-{error:.2f}.
+the text. In the last column, `Classifier(examples=…)`, the scorer of pairs decides, by the
+encoder's vectors, and the model isn't asked. A share has a standard error of up to {error:.2f}.
 
 {rows_of}
 

@@ -34,9 +34,11 @@ TEXT = """
 Shares right of the {rows} rows that follow the first {chosen} of each set, which take no part in
 anything. Asked once: the label whose words the model says most probably, in a turn of its chat that
 lists the labels. The others are `Classifier` without fitting: alone, with its bias taken out on
-ordinary texts; beside the encoder; and there with {examples} labelled examples, drawn from the
-first rows. How a model is asked, and how much it counts, is what `moa models probe` found on other
-texts. A share has a standard error of up to {error:.2f}.
+ordinary texts; beside the encoder, where the scorer of pairs decides if the labels have
+descriptions (spam), or if the model is known to guess (the built-in one); and there with {examples}
+labelled examples, drawn from the first rows. With them the scorer of pairs decides, and the model
+isn't asked, so that the rows of a set are alike. How a model is asked is what `moa models probe`
+found on other texts. A share has a standard error of up to {error:.2f}.
 
 {rows_of}
 """

@@ -350,7 +350,10 @@ def main() -> None:
     if args.items:
         print(text)
     else:
-        write("tools", f"python benchmarks/tools.py --model {' '.join(args.model)}", text)
+        files = ("NAME@URL" if "@" in model else "FILE" for model in args.model)
+        command = f"python benchmarks/tools.py --model {' '.join(files)}"
+        some = f" --concurrency {args.concurrency}" if args.concurrency > 1 else ""
+        write("tools", command + some, text)
 
 
 if __name__ == "__main__":
