@@ -106,7 +106,7 @@ def langgraph_peer(url: str) -> dict[str, Item]:
     from langgraph.graph import END, START, StateGraph
 
     def model(name: str) -> Any:
-        return ChatOpenAI(model=name, base_url=url, api_key="none", max_retries=0, max_tokens=64)
+        return ChatOpenAI(model=name, base_url=url, api_key="none", max_retries=0, max_tokens=64)  # pyright: ignore[reportCallIssue]  an alias
 
     def node(chat: Any, name: str, instructions: str, *sources: str) -> Any:
         async def call(state: State) -> dict[str, dict[str, str]]:

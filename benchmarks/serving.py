@@ -179,7 +179,7 @@ class Bench:
                 bodies.append(body)
             return await post(path, body, *rest, **named)
 
-        client.post = recorded
+        client.post = recorded  # pyright: ignore[reportAttributeAccessIssue]
         await self.endpoint.decide("TEXT", questions_of(Mood), RunContext())
         client.post = post
         (self.body,) = bodies

@@ -103,7 +103,7 @@ def count(text: str) -> int:
 
 @cache
 def _tokenizer() -> Any:
-    tokenizer = sentence_tokenizer()
+    tokenizer: Any = sentence_tokenizer()
     tokenizer.no_truncation()
     return tokenizer
 
