@@ -147,6 +147,10 @@ def body_of(results: dict[str, Row], gold: dict[str, Sequence[Row]]) -> str:
     return TEXT.format(at_once=AT_ONCE, count=len(results), rows=shown)
 
 
+def key_of(path: Path, models: str) -> str:
+    return f"{path.absolute()}, {models}"
+
+
 def share(counts: tuple[int, int]) -> str:
     return f"{counts[0] / counts[1]:.3f}" if counts[1] else "-"
 
@@ -177,7 +181,7 @@ def main() -> None:
     kept, folders = Kept(args.kept), dict[str, Path]()
     with tempfile.TemporaryDirectory() as made:
         for path in paths:
-            if path.stem in kept.found:
+            if key_of(path, args.models) in kept.found:
                 continue
             writer = "" if args.data else writer_of(path)
             if writer not in folders:
@@ -187,9 +191,10 @@ def main() -> None:
                     if args.data
                     else heads_without(writer, folder, args.cache, args.labelled)
                 )
-            kept.keep(path.stem, measured(path, args.models, folders[writer]))
-            print(f"{path.stem}: {kept.found[path.stem]['last']:.1f} s", flush=True)
-    results = {path.stem: kept.found[path.stem] for path in paths}
+            found = measured(path, args.models, folders[writer])
+            kept.keep(key_of(path, args.models), found)
+            print(f"{path.stem}: {found['last']:.1f} s", flush=True)
+    results = {path.stem: kept.found[key_of(path, args.models)] for path in paths}
     body = body_of(results, {path.stem: read(path.with_suffix(".jsonl")) for path in paths})
     print(body)
     if not args.data and args.models == EMBEDDED:

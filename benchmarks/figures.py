@@ -1,4 +1,4 @@
-"""Writes the tables of figures in README.md and other pages, from the sections of benchmarks.md.
+"""Writes the figures in README.md and other pages, from the sections of benchmarks.md.
 
 python benchmarks/figures.py
 """
