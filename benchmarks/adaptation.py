@@ -31,7 +31,13 @@ from support_reading import Alone
 
 NAMES = ("film reviews", "text messages, 13 % spam", "ten intents")
 SHOWN = 8
-COLUMNS = ("zero-shot", f"{SHOWN} shown", f"the {SHOWN} nearest shown", "`Classifier`, by default")
+COLUMNS = (
+    "zero-shot",
+    f"{SHOWN} shown",
+    f"the {SHOWN} nearest shown",
+    "`Classifier`, by default",
+    "tokens read, shown to zero-shot",
+)
 TEXT = """
 ## Adaptation
 
@@ -39,12 +45,14 @@ What {examples} labelled examples are best used for. Shares right of the {rows} 
 the first {chosen} of each set; the examples are drawn from the first ones. Zero-shot: the label
 that the model says most probably, without an example. Shown: {shown} of the examples stand in the
 prompt, evenly of each label as far as they go; or those whose vectors of the encoder are nearest to
-the text. In the last column, `Classifier(examples=…)`, the scorer of pairs decides, by the
+the text. By default, `Classifier(examples=…)`, the scorer of pairs decides, by the
 encoder's vectors, and the model isn't asked. A share has a standard error of up to {error:.2f}.
 
 {rows_of}
 
-A decision reads {tokens:.1f} times as many tokens with {shown} examples shown as without.
+The last column is how many times as many tokens a decision reads with {shown} examples shown. A
+model that completes reads them in place of demonstrations of other tasks and a line for each label,
+which can be more.
 """
 Rows = Sequence[dict[str, str]]
 Choice = Callable[[int], Sequence[Example]]
@@ -140,10 +148,9 @@ async def run(args: argparse.Namespace) -> None:
         examples=EXAMPLES,
         shown=SHOWN,
         error=0.5 / args.rows**0.5,
-        tokens=float(np.median([found[-1] for found in kept.found.values()])),
         rows_of=table(
             ["", *COLUMNS],
-            [[key, *(f"{share:.2f}" for share in found[:-1])] for key, found in kept.found.items()],
+            [[key, *(f"{figure:.2f}" for figure in found)] for key, found in kept.found.items()],
         ),
     )
     print(body)

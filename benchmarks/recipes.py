@@ -1,5 +1,7 @@
 """Every ready graph that writes, beside one good call: `python benchmarks/recipes.py --model FILE`.
 
+With `--long` those that write long or ask often, which are a section of their own.
+
 Each graph and a plain call to the same model answer the same items. Prompts are chosen on one half
 of the items and reported on the other. Every answer is kept as soon as it is there, so that a run
 can be stopped and gone on with by the same command; after a change of a graph take another
@@ -64,6 +66,19 @@ READ = Path(__file__).parent / "data" / "recipes_judged.json"
 """How often which way was better, as it was read on 2026-11-27."""
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
+LONG = (
+    "summarize_long",
+    "brainstorm",
+    "self_consistency",
+    "best_of_n",
+    "debate",
+    "refine",
+    "mixture",
+    "self_mixture",
+    "choose_best",
+    "code_sandbox",
+)
+SHORT = tuple(name for name in RECIPES if name not in LONG)
 UNCHECKED = (
     "summarize_long",
     "cascade",
@@ -77,10 +92,11 @@ TEXT = """
 ## Recipes
 
 Every ready graph that writes, beside one call to the same model at temperature 0 with a prompt made
-for the task, on the same items. The graphs run as `moa run` builds them, with one model for all
-their parts, but for `Extractor`, `choose_best`, `code`, `code_sandbox`, `cascade` and `routed`,
-which are built in Python: `choose_best` has the model under two prompts, and `cascade` and `routed`
-have the built-in model first. Samples of one prompt are shared between the graphs that draw them.
+for the task, on the same items; those that write long or ask often are [below](#long-recipes). The
+graphs run as `moa run` builds them, with one model for all their parts, but for `Extractor`,
+`choose_best`, `code`, `code_sandbox`, `cascade` and `routed`, which are built in Python:
+`choose_best` has the model under two prompts, and `cascade` and `routed` have the built-in model
+first. Samples of one prompt are shared between the graphs that draw them.
 {half}
 
 An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
@@ -103,11 +119,24 @@ What else is graded; no verdict rests on it:
 `rag` and `research` search {found} passages of XQuAD; a third of the questions of `rag` is about
 passages that are not among them. The plain call reads the passages that the graph's own search
 finds. In `chat` both read {read} tokens of a talk at most, the plain one its last messages, with
-a call a turn. `summarize_long` has documents of {joined} abstracts, of which the plain call reads
+a call a turn. Topics, functions, forms, talks and the catalogue are in `benchmarks/data`; the other
+items are of the sets XQuAD, SciTLDR, GSM8K and BANKING77.
+"""
+TEXT_LONG = """
+## Long recipes
+
+The ready graphs that write long or ask often, measured as the [others](#recipes). {half}
+
+{results}
+{left_out}
+What else is graded; no verdict rests on it:
+
+{further}
+
+{judged}
+`summarize_long` has documents of {joined} abstracts, of which the plain call reads
 what fits its window; neighbouring ones share abstracts. `code_sandbox` runs what the model wrote
-with the model's own tests; the tests that are graded by are seen by neither. Topics, functions,
-forms, talks and the catalogue are in `benchmarks/data`; the other items are of the sets XQuAD,
-SciTLDR, GSM8K and BANKING77.
+with the model's own tests; the tests that are graded by are seen by neither.
 """
 
 
@@ -282,7 +311,7 @@ told which answer came in which way (a large model, and no person):
 """
 
 
-def judged_of(models: Collection[str]) -> str:
+def judged_of(models: Collection[str], names: Sequence[str]) -> str:
     """Tell of the answers that were read, where they are of a model that was measured."""
     found: dict[str, Any] = json.loads(READ.read_text(encoding="utf-8"))
     model = found.pop("model")
@@ -291,22 +320,25 @@ def judged_of(models: Collection[str]) -> str:
     rows = [
         [f"`{name}`", *(str(counts[way]) for way in (*WAYS, "tie"))]
         for name, counts in found.items()
+        if name in names
     ]
     head = ("better was", *WAYS, "neither")
     return JUDGED.format(model=model, rows=table(head, rows))
 
 
-def left_out_of(found: Mapping[str, Sequence[Found]], kept: Kept) -> str:
+def left_out_of(found: Mapping[str, Sequence[Found]], kept: Kept, names: Sequence[str]) -> str:
     """Say what is not in the tables, and why, where that is known."""
     said: list[str] = []
     for model, several in found.items():
-        for name in RECIPES.keys() - {one.recipe.name for one in several}:
+        for name in {*names} - {one.recipe.name for one in several}:
             why = kept.found.get(f"{model}|{name}|refused", "too few items were answered")
             said.append(f"- `{name}` with {model}: {why}")
     return "\nNot in the tables:\n\n" + "\n".join(sorted(said)) + "\n" if said else ""
 
 
-def body_of(found: Mapping[str, Sequence[Found]], half: str, kept: Kept) -> str:
+def body_of(
+    found: Mapping[str, Sequence[Found]], kept: Kept, names: Sequence[str], *, half: str, long: bool
+) -> str:
     results = "\n\n".join(
         f"With {model}:\n\n{table(HEAD, [one.row() for one in several])}"
         for model, several in found.items()
@@ -315,14 +347,14 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str, kept: Kept) -> str:
         f"With {model}:\n\n" + table(("", *WAYS), [row for one in several for row in one.further()])
         for model, several in found.items()
     )
-    return TEXT.format(
-        half=HALF[half],
+    return (TEXT_LONG if long else TEXT).format(
+        half=half,
         margin=MARGIN,
         weight=OUTPUT_WEIGHT,
         results=results,
-        left_out=left_out_of(found, kept),
+        left_out=left_out_of(found, kept, names),
         further=further,
-        judged=judged_of(found),
+        judged=judged_of(found, names),
         found=120 - recipes_documents.HELD_OUT,
         read=recipes_texts.READ + recipes_texts.SUMMED,
         joined=recipes_texts.JOINED,
@@ -330,8 +362,9 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str, kept: Kept) -> str:
 
 
 def keep_measured(found: Sequence[Found]) -> None:
-    """Write what `moa graphs` says of each graph."""
-    kept = {
+    """Write what `moa graphs` says of these graphs."""
+    kept = json.loads(MEASURED.read_text(encoding="utf-8"))
+    kept |= {
         one.recipe.name: {
             "model": one.model,
             "measure": one.recipe.measures[0],
@@ -376,15 +409,15 @@ async def check(model: str) -> int:
     return failures
 
 
-async def run(args: argparse.Namespace, kept: Kept) -> dict[str, list[Found]]:
+async def run(args: argparse.Namespace, kept: Kept, names: Sequence[str]) -> dict[str, list[Found]]:
     plain, samples = Kept(args.plain), Kept(args.samples)
     found: dict[str, list[Found]] = {}
-    every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
-    items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
+    every = {name: RECIPES[name].items(args.data) for name in names}
+    items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in names}
     (other,) = set(HALVES) - {args.half}
     for served in args.model:
-        async with Models(served, args.data, kept, samples) as models:
-            for name in () if args.page else args.recipes:
+        async with Models(served, args.data, kept, samples, slots=args.concurrency) as models:
+            for name in () if args.page else names:
                 warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
                 try:
                     await measured(
@@ -401,7 +434,7 @@ async def run(args: argparse.Namespace, kept: Kept) -> dict[str, list[Found]]:
             model = models.llm.model
         several = [
             Found(RECIPES[name], model, _answered(items[name], name, model, kept), kept)
-            for name in RECIPES
+            for name in names
         ]
         found[model] = [one for one in several if len(one.items) >= args.fewest and one.whole]
     return found
@@ -414,7 +447,8 @@ def main() -> None:
         "--model", nargs="+", required=True, help="GGUF files, or NAME@URL of what vLLM serves"
     )
     parser.add_argument("--concurrency", type=int, default=1, help="items at a time")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES)
+    parser.add_argument("--long", action="store_true", help="those that write long or ask often")
     parser.add_argument("--half", choices=HALVES, default="reported")
     parser.add_argument(
         "--items", type=int, help=f"of each recipe; {ITEMS}, and a page, without it"
@@ -434,20 +468,21 @@ def main() -> None:
     if args.data is None:
         parser.error("give the folder of the data sets, by --data or $MOA_DATA")
     args.data = Path(args.data)
-    kept = Kept(args.json)
+    kept, names = Kept(args.json), args.recipes or (LONG if args.long else SHORT)
     try:
-        found = asyncio.run(run(args, kept))
+        found = asyncio.run(run(args, kept, names))
     except KeyboardInterrupt:
         where = f"what was answered is in {args.json}" if args.json else "nothing was kept"
         raise SystemExit(f"stopped; {where}, and the same command goes on") from None
-    body = body_of(found, args.half, kept)
+    body = body_of(found, kept, names, half=HALF[args.half], long=args.long)
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
-    if (args.page or args.items is None) and args.half == "reported":
+    if (args.page or args.items is None) and args.half == "reported" and args.recipes is None:
         served = any("@" in model for model in args.model)
-        model = f"NAME@URL --concurrency {args.concurrency}" if served else "FILE..."
-        write("recipes", f"python benchmarks/recipes.py --data DIR --model {model}", body)
+        words = ["--model", "NAME@URL" if served else "FILE", f"--concurrency {args.concurrency}"]
+        command = ["python benchmarks/recipes.py --data DIR", *words, *["--long"] * args.long]
+        write("long recipes" if args.long else "recipes", " ".join(command), body)
         keep_measured(list(found.values())[-1])  # of the last model, which is the better one
 
 

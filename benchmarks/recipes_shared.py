@@ -28,6 +28,7 @@ from moa.context import RunContext
 from moa.documents.claims import claims_in
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Endpoint, Prompt
+from moa.endpoints.embedded import EngineSettings
 from moa.endpoints.wrappers import Wrapping
 from moa.graphs.code import SandboxResult, source_of
 from moa.usage import Amount, Tier
@@ -170,8 +171,15 @@ def spent(context: RunContext, seconds: float) -> Answer:
     }
 
 
-def endpoint_of(name: str, tier: Tier, model: str) -> Endpoint:
-    """Make the endpoint of a GGUF file, or of `NAME@URL`, which vLLM serves."""
+def endpoint_of(name: str, tier: Tier, model: str, *, slots: int = 0) -> Endpoint:
+    """Make the endpoint of a GGUF file, or of `NAME@URL`, which vLLM serves.
+
+    Args:
+        name: Shown in traces and errors.
+        tier: `slm` or `llm`.
+        model: The file, or the model and its address.
+        slots: Requests that the engine of a file answers at a time; 0 as it chooses itself.
+    """
     served, at, url = model.partition("@")
     if at:
         return VLLMEndpoint(
@@ -184,7 +192,13 @@ def endpoint_of(name: str, tier: Tier, model: str) -> Endpoint:
             connect_timeout_s=60,
             timeout_s=TIMEOUT_S,
         )
-    return EmbeddedEndpoint(name, tier=tier, model_path=Path(model), timeout_s=TIMEOUT_S)
+    return EmbeddedEndpoint(
+        name,
+        tier=tier,
+        model_path=Path(model),
+        settings=EngineSettings(slots=slots),
+        timeout_s=TIMEOUT_S,
+    )
 
 
 class Models(Endpoints):
@@ -196,14 +210,17 @@ class Models(Endpoints):
         data: Folder of the data sets.
         kept: For what a recipe finds out before its first item.
         samples: For what the model wrote, shared by the recipes.
+        slots: Requests that the engine of a file answers at a time; 0 as it chooses itself.
     """
 
-    def __init__(self, model: str, data: Path, kept: Kept, samples: Kept) -> None:
+    def __init__(
+        self, model: str, data: Path, kept: Kept, samples: Kept, *, slots: int = 0
+    ) -> None:
         super().__init__(Config())
         self.data = data
         self.kept = kept
-        self.large = Shared(endpoint_of("large", "llm", model), samples)
-        small = Shared(endpoint_of("small", "slm", model), samples)
+        self.large = Shared(endpoint_of("large", "llm", model, slots=slots), samples)
+        small = Shared(endpoint_of("small", "slm", model, slots=slots), samples)
         self._built = {"large": self.large, "small": small, EMBEDDED: EmbeddedEndpoint(EMBEDDED)}
         self._folder = tempfile.TemporaryDirectory(prefix="recipes-")
         self.folder = Path(self._folder.name)

@@ -41,6 +41,16 @@ VECTORS = ("decisions", "endpoints/enco*.py", "endpoints/vector_file.py", "endpo
 DECIDING = ("agents", "calibration", "decisions", "endpoints", "questions.py")
 GUARDS = ("guards", "decisions", "endpoints")
 SUPPORT = (*DECIDING, "guards", "documents/checks.*", "graphs/support*")
+RECIPES = (
+    "agents",
+    "chat",
+    "decisions",
+    "documents",
+    "endpoints",
+    "graphs",
+    "mixing",
+    "routing",
+)
 CHOICES = tuple(
     f"graphs/{name}.py" for name in ("best_of_n", "choose_best", "mixture", "self_consistency")
 )
@@ -87,9 +97,9 @@ SECTIONS: Mapping[str, Section] = {
         ("calibration", "decisions", "endpoints"),
     ),
     "models": Section("models.py --data {data} --models {models} --resume {kept}", DECIDING),
-    "recipes": Section(
-        "recipes.py --data {data} --model {served} --json {kept}",
-        ("agents", "chat", "decisions", "documents", "endpoints", "graphs", "mixing", "routing"),
+    "recipes": Section("recipes.py --data {data} --model {models} --json {kept}", RECIPES),
+    "long recipes": Section(
+        "recipes.py --data {data} --model {models} --json {kept} --long", RECIPES
     ),
     "adaptation": Section(
         "adaptation.py --data {data} --models {models} --resume {kept}", DECIDING

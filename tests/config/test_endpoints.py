@@ -245,6 +245,26 @@ def test_a_model_that_names_no_weights_is_an_error(model: str, says: str, tmp_pa
         _ = Endpoints(written(tmp_path, model)).llm
 
 
+@pytest.mark.parametrize(
+    ("window", "concurrency", "slots"), [(4096, 6, 4), (1536, 5, 4), (1536, 6, 6), (300, 8, 6)]
+)
+def test_a_model_in_this_machine_has_the_most_slots_that_its_engine_takes(
+    window: int, concurrency: int, slots: int, tmp_path: Path
+) -> None:
+    (tmp_path / "big.gguf").write_bytes(b"GGUF")
+    keys = (f"context_window = {window}", f"concurrency = {concurrency}")
+    large = embedded_in(Endpoints(written(tmp_path, "big.gguf", *keys)))
+    assert large.settings.slots == slots
+
+
+@pytest.mark.embedded
+async def test_a_model_in_this_machine_answers_at_any_concurrency(tmp_path: Path) -> None:
+    file = written(tmp_path, str(find_weights()), "context_window = 512", "concurrency = 3")
+    async with Endpoints(file) as configured:
+        answer = await configured.llm.complete(Prompt.of("Hi", max_tokens=1), RunContext())
+        assert answer.text
+
+
 @pytest.mark.embedded
 async def test_of_the_models_in_this_machine_those_that_will_be_asked_are_started(
     tmp_path: Path,

@@ -281,15 +281,20 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         config, weights = self._config_of(name), weights_of(self.config, name)
         if self.can_be_asked:
             _check_weights(self.config, name, weights)
-        window, slots = config.context_window, config.concurrency
-        settings = EngineSettings(slots=slots if "concurrency" in config.model_fields_set else 0)
+        settings = EngineSettings()
+        if config.context_window:
+            settings = replace(settings, context_window=config.context_window)
+        if "concurrency" in config.model_fields_set:
+            most = range(config.concurrency, 0, -1)
+            # llama.cpp aborts if its slots don't divide the batch.
+            settings = replace(settings, slots=next(n for n in most if settings.batch % n == 0))
         return EmbeddedEndpoint(
             name,
             tier=config.tier,
             model=config.model_name,
             model_path=weights.path,
             price=config.price(),
-            settings=replace(settings, context_window=window) if window else settings,
+            settings=settings,
             timeout_s=config.timeout_s,
         )
 
