@@ -52,7 +52,7 @@ encoder's vectors, and the model isn't asked. A share has a standard error of up
 
 The last column is how many times as many tokens a decision reads with {shown} examples shown. A
 model that completes reads them in place of demonstrations of other tasks and a line for each label,
-which can be more.
+which can be longer.
 """
 Rows = Sequence[dict[str, str]]
 Choice = Callable[[int], Sequence[Example]]

@@ -446,7 +446,9 @@ def main() -> None:
     parser.add_argument(
         "--model", nargs="+", required=True, help="GGUF files, or NAME@URL of what vLLM serves"
     )
-    parser.add_argument("--concurrency", type=int, default=1, help="items at a time")
+    parser.add_argument(
+        "--concurrency", type=int, default=1, help="items at a time; for files a power of two"
+    )
     parser.add_argument("--recipes", nargs="+", choices=RECIPES)
     parser.add_argument("--long", action="store_true", help="those that write long or ask often")
     parser.add_argument("--half", choices=HALVES, default="reported")

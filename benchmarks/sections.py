@@ -97,9 +97,11 @@ SECTIONS: Mapping[str, Section] = {
         ("calibration", "decisions", "endpoints"),
     ),
     "models": Section("models.py --data {data} --models {models} --resume {kept}", DECIDING),
-    "recipes": Section("recipes.py --data {data} --model {models} --json {kept}", RECIPES),
+    "recipes": Section(
+        "recipes.py --data {data} --model {models} --concurrency 8 --json {kept}", RECIPES
+    ),
     "long recipes": Section(
-        "recipes.py --data {data} --model {models} --json {kept} --long", RECIPES
+        "recipes.py --data {data} --model {models} --concurrency 8 --json {kept} --long", RECIPES
     ),
     "adaptation": Section(
         "adaptation.py --data {data} --models {models} --resume {kept}", DECIDING
