@@ -67,8 +67,11 @@ READ = Path(__file__).parent / "data" / "recipes_judged.json"
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
 LONG = (
+    "research",
+    "chat",
     "summarize_long",
     "brainstorm",
+    "solve",
     "self_consistency",
     "best_of_n",
     "debate",
@@ -116,11 +119,10 @@ What else is graded; no verdict rests on it:
 {further}
 
 {judged}
-`rag` and `research` search {found} passages of XQuAD; a third of the questions of `rag` is about
-passages that are not among them. The plain call reads the passages that the graph's own search
-finds. In `chat` both read {read} tokens of a talk at most, the plain one its last messages, with
-a call a turn. Topics, functions, forms, talks and the catalogue are in `benchmarks/data`; the other
-items are of the sets XQuAD, SciTLDR, GSM8K and BANKING77.
+`rag` searches {found} passages of XQuAD; a third of the questions is about passages that are not
+among them. The plain call reads the passages that the graph's own search finds. Functions, forms
+and the catalogue are in `benchmarks/data`; the other items are of the sets XQuAD, SciTLDR and
+BANKING77.
 """
 TEXT_LONG = """
 ## Long recipes
@@ -134,9 +136,12 @@ What else is graded; no verdict rests on it:
 {further}
 
 {judged}
-`summarize_long` has documents of {joined} abstracts, of which the plain call reads
-what fits its window; neighbouring ones share abstracts. `code_sandbox` runs what the model wrote
-with the model's own tests; the tests that are graded by are seen by neither.
+`research` searches the passages that `rag` does. In `chat` both read {read} tokens of a talk at
+most, the plain one its last messages, with a call a turn. `summarize_long` has documents of
+{joined} abstracts, of which the plain call reads what fits its window; neighbouring ones share
+abstracts. `code_sandbox` runs what the model wrote with the model's own tests; the tests that are
+graded by are seen by neither. Topics, functions and talks are in `benchmarks/data`; the other items
+are of the sets XQuAD, SciTLDR and GSM8K.
 """
 
 
