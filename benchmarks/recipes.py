@@ -336,7 +336,7 @@ def left_out_of(found: Mapping[str, Sequence[Found]], kept: Kept, names: Sequenc
     said: list[str] = []
     for model, several in found.items():
         for name in {*names} - {one.recipe.name for one in several}:
-            why = kept.found.get(f"{model}|{name}|refused", "too few items were answered")
+            why = kept.found.get(f"{model}|{name}|refused", "too few items were asked")
             said.append(f"- `{name}` with {model}: {why}")
     return "\nNot in the tables:\n\n" + "\n".join(sorted(said)) + "\n" if said else ""
 
