@@ -353,7 +353,7 @@ def body_of(
         for model, several in found.items()
     )
     return (TEXT_LONG if long else TEXT).format(
-        half=half,
+        half=HALF[half],
         margin=MARGIN,
         weight=OUTPUT_WEIGHT,
         results=results,
@@ -481,7 +481,7 @@ def main() -> None:
     except KeyboardInterrupt:
         where = f"what was answered is in {args.json}" if args.json else "nothing was kept"
         raise SystemExit(f"stopped; {where}, and the same command goes on") from None
-    body = body_of(found, kept, names, half=HALF[args.half], long=args.long)
+    body = body_of(found, kept, names, half=args.half, long=args.long)
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))

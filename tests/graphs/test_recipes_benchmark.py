@@ -343,7 +343,8 @@ def test_the_page_has_a_row_for_each_recipe_and_says_which_half_it_is_of(tmp_pat
     store = kept.Kept(file)
     store.keep("m|routed|refused", "it doesn't pay")
     found = recipes.Found(made(None), "m", [{"id": "a"}], store)
-    body = recipes.body_of({"m": [found]}, "chosen", store)
+    names = ("made", "routed")
+    body = recipes.body_of({"m": [found]}, store, names, half="chosen", long=False)
     assert "| `made`: right | 1 | 1.000 | 1.000 |" in body
     assert "- `routed` with m: it doesn't pay" in body
     assert "too good" in body
