@@ -366,10 +366,10 @@ def body_of(
     )
 
 
-def keep_measured(found: Sequence[Found]) -> None:
-    """Write what `moa graphs` says of these graphs."""
-    kept = json.loads(MEASURED.read_text(encoding="utf-8"))
-    kept |= {
+def keep_measured(found: Sequence[Found], names: Sequence[str]) -> None:
+    """Write what `moa graphs` says of these graphs; nothing of those that can't be measured."""
+    before = json.loads(MEASURED.read_text(encoding="utf-8"))
+    kept = {name: one for name, one in before.items() if name not in names} | {
         one.recipe.name: {
             "model": one.model,
             "measure": one.recipe.measures[0],
@@ -490,7 +490,7 @@ def main() -> None:
         words = ["--model", "NAME@URL" if served else "FILE", f"--concurrency {args.concurrency}"]
         command = ["python benchmarks/recipes.py --data DIR", *words, *["--long"] * args.long]
         write("long recipes" if args.long else "recipes", " ".join(command), body)
-        keep_measured(list(found.values())[-1])  # of the last model, which is the better one
+        keep_measured(list(found.values())[-1], names)  # of the last model, which is the better one
 
 
 if __name__ == "__main__":
