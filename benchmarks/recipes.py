@@ -54,7 +54,7 @@ RECIPES = {
 }
 ITEMS = 24
 """Of a half, unless it is said otherwise; half of what has 24 items in all is 12."""
-TIMEOUT_S = 1800.0
+TIMEOUT_S = 7200.0
 """Seconds that an item may take."""
 OUTPUT_WEIGHT = 4
 """How many tokens that are read cost what one costs that is written, about, where both have a

@@ -44,7 +44,7 @@ Run = Callable[[Item, RunContext], Awaitable[Answer]]
 HALVES = ("chosen", "reported")
 WINDOW = 4096
 """Tokens of a model's window, where vLLM serves it."""
-TIMEOUT_S = 1800.0
+TIMEOUT_S = 7200.0
 """Seconds that one call may take."""
 LIMIT_S = 5.0
 """Seconds that a program and its tests may run."""
