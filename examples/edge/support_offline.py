@@ -2,8 +2,8 @@
 
     python examples/edge/support_offline.py examples/support/inbox.jsonl --limit 5
 
-The model's weights are fetched once, by any `moa run` on a machine with a network, and are then in
-the cache; `MOA_MODEL` names a GGUF file elsewhere. From the first item on, a connection of this
+It needs the extra `local`. Fetch the model once, with a network: `moa models fetch embedded`; or
+name a GGUF file in `MOA_MODEL`. From the first item on, a connection of this
 process that would leave the machine is an error; the engine's own process is not watched.
 """
 

@@ -53,8 +53,9 @@ def compare(
 ) -> None:
     r"""Compare designs on labelled rows, and say which pays.
 
-    Rows have text (or prompt) and label, or text and reference. A design is a built-in
-    graph or agent by its name, with its table of moa.toml, or file.py:object. Each gets an equal
+    Rows have text (or prompt) and label, or text and reference. A design is a built-in graph or
+    agent by its name, with its table of moa.toml, or file.py:object. With labels, it returns a
+    decision, a model with exactly one decision in it, or the label as a text. Each gets an equal
     part of the budget; a row without an answer counts as wrong.
 
     Without a calibration, by the labels of the rows, with a design of your own:

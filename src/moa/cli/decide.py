@@ -58,9 +58,9 @@ def decide(
 ) -> None:
     r"""Decide on a label for every text of a file.
 
-    Each line has id, input, label, confidence (the label's probability) and scores (one per label,
-    adding up to 1), and is written as soon as its row is done. If a row failed they are null, null
-    and {}, and error says why.
+    Each line has id, input, label, confidence (the label's probability), scores (one per label,
+    adding up to 1), seconds, usage and trace, and is written as soon as its row is done. If a row
+    failed, label and confidence are null, scores is {}, and error says why.
 
     With a few labelled rows ({"text": …, "label": …}), which help a small model most:
 

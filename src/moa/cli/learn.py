@@ -84,7 +84,8 @@ def learn(
         typer.Option(
             "--minutes",
             min=0.1,
-            help="Maximum minutes for reading the rows; default: 1 second per row.",
+            help="Maximum minutes for reading the rows; default: 1 second per row, at least 2 "
+            "minutes.",
         ),
     ] = None,
     write_examples: Annotated[
@@ -129,8 +130,8 @@ def learn(
 
         moa learn rows-from-there.jsonl --recheck intents.json --out intents-there.json
 
-    For a cascade that learns, moa learn status shows its state, from imports answers, and forget
-    removes some:
+    For a cascade that learns, moa learn status shows its state, from imports answers, draw draws
+    rows for people to check, and forget removes some:
 
         moa learn status answers.db
 

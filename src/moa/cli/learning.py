@@ -205,7 +205,8 @@ def draw(
     Exit codes: 0 drawn, 2 usage or configuration.
 
         moa learn draw answers.db --out drawn.jsonl
-        moa learn from drawn.jsonl --people --answers answers.db
+        moa learn from drawn.jsonl --people --task "Which team?" --labels card,app \
+            --answers answers.db
         moa learn status answers.db
     """
     from moa.calibration.answers import AnswerStore
@@ -224,7 +225,7 @@ def draw(
 def forget(
     answers: Answers,
     row: Annotated[
-        int | None, typer.Argument(metavar="[ROW]", help="Number of the row, as in traces.")
+        int | None, typer.Argument(metavar="ROW", help="Number of the row, as in traces.")
     ] = None,
     *,
     text: Annotated[

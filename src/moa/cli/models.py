@@ -205,7 +205,8 @@ def fetch_model(
     name: Annotated[
         str,
         typer.Argument(
-            help="An endpoint, a model of the catalogue, or hf:OWNER/REPOSITORY/FILE.gguf.",
+            help="An endpoint, embedded, a model of the catalogue, or "
+            "hf:OWNER/REPOSITORY/FILE.gguf.",
             metavar="NAME",
         ),
     ],
@@ -214,7 +215,7 @@ def fetch_model(
 ) -> None:
     """Download the GGUF file of a model that runs on this machine.
 
-    It checks the SHA-256.
+    It checks the SHA-256, if the catalogue or the hub states one.
 
     The file comes from the Hugging Face hub, or the mirror that $HF_ENDPOINT names, with $HF_TOKEN
     or the token of `hf auth login`. After Ctrl-C or a broken connection, repeat the command to
@@ -324,7 +325,9 @@ def choose(
     ] = "balance",
     languages: Annotated[
         list[str] | None,
-        typer.Option("--language", help="Language of the items, such as de; repeat for several."),
+        typer.Option(
+            "--language", help="Language of the items, such as de; default: en. Repeatable."
+        ),
     ] = None,
     labels: Annotated[
         int, typer.Option("--labelled", min=0, help="Number of labelled items that you have.")
@@ -369,8 +372,9 @@ def choose(
 
     It ranks them by the machine's resources, the task's difficulty, and speed against depth.
 
-    It starts, downloads and sends nothing. Figures are estimates. Exit codes: 0 there is a plan, 1
-    nothing fits.
+    It starts, downloads and sends nothing. Figures are estimates.
+
+    Exit codes: 0 there is a plan, 1 nothing fits, 2 usage or configuration.
 
         moa choose classify --language de --per-day 10000 --latency 0.3
         moa choose answer-from-documents --private --gpu L4 --hourly-usd 0.8

@@ -69,7 +69,11 @@ _KEYS = typer.Option(
 Keys = Annotated[str | None, _KEYS]
 NeededKeys = Annotated[str, _KEYS]
 Demo = Annotated[
-    bool, typer.Option("--demo", help="Use the shipped example inputs, or the built-in models.")
+    bool,
+    typer.Option(
+        "--demo",
+        help="Use what ships: moa run the example inbox, moa serve the built-in models alone.",
+    ),
 ]
 RunTimeout = Annotated[
     float, typer.Option("--deadline-s", min=1, help="Time limit of a run, in seconds.")
@@ -127,7 +131,12 @@ Resume = Annotated[
         help="Continue --out: run only rows that are missing, failed or changed.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace an existing file; in moa.toml, an endpoint of the same name."
+    ),
+]
 Format = Annotated[
     Literal["jsonl", "csv", "txt", "parquet", "xlsx"] | None,
     typer.Option(
@@ -162,7 +171,8 @@ Labels = Annotated[
         "--labels",
         metavar="A,B,C",
         callback=_check_label_names,
-        help="Names of the labels; default: those of the labelled rows.",
+        help="Names of the labels; default: those of the labelled rows, the calibration or the "
+        "cascade.",
     ),
 ]
 _CALIBRATION_FILE = typer.Option("--calibration", metavar="FILE.json", help="What moa learn wrote.")
@@ -214,7 +224,11 @@ AsJson = Annotated[
 ]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE.json", help="Write a report with all figures."),
+    typer.Option(
+        "--report",
+        metavar="FILE.json",
+        help="Write a report with all figures; moa compare writes a table into FILE.md.",
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures.")
@@ -232,7 +246,7 @@ TraceTexts = Annotated[
     typer.Option(
         "--trace-texts",
         help="With --trace, record texts of models and tools too: masked (without personal data "
-        "that the guard pii finds) or whole. Default: no text.",
+        "that the guard pii finds; extra guards) or whole. Default: no text.",
     ),
 ]
 Quiet = Annotated[

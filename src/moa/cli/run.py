@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Run a graph or an agent on every item of a file.
 
-    Try it on the example inbox, with the built-in models, without a key:
+    Try it on the example inbox; without a moa.toml the built-in models answer, without a key:
 
         moa run support --demo
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]…", help="Endpoints; default: all that are served here."),
+    typer.Argument(metavar="NAME", help="Endpoints; default: all that are served here."),
 ]
 
 

@@ -37,7 +37,7 @@ def show(
     ],
     id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="Id of a row, else the number of its line in OUT."),
+        typer.Argument(metavar="ID", help="Id of a row, else the number of its line in OUT."),
     ] = None,
     *,
     where: options.Where = None,

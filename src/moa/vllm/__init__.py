@@ -51,6 +51,12 @@ async def serve(
         MissingDependency: vLLM is not installed.
         ConfigError: the port is taken, or an argument is wrong.
         EndpointUnavailable: the server failed to start, or was not ready in time.
+
+    Examples:
+        >>> async def main():
+        ...     async with serve("Qwen/Qwen3-0.6B") as small:
+        ...         return await Sentiment(small).run("Lovely.")
+        >>> result = asyncio.run(main())  # doctest: +SKIP
     """
     from pydantic import ValidationError
 
