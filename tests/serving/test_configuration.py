@@ -105,6 +105,23 @@ async def test_a_server_of_another_endpoint_is_not_asked() -> None:
         Endpoints().server("mine")
 
 
+def test_a_server_whose_folder_is_removed_meanwhile_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = ServerFolder(tmp_path / "removed")
+
+    def there(_: Path) -> bool:
+        return True
+
+    monkeypatch.setattr("pathlib.Path.exists", there)
+
+    def acquire(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert not folder.is_running
+
+
 def state(port: int) -> ServerState:
     return ServerState(
         name="small", model="m", port=port, settings="s", pid=os.getpid(), phase="ready"

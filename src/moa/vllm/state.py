@@ -130,6 +130,8 @@ class ServerFolder:
                 return False
         except Timeout:
             return True
+        except FileNotFoundError:  # the folder was removed since: its server has ended
+            return False
         except OSError as error:
             raise self.unusable(error) from error
 
