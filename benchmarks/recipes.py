@@ -128,6 +128,7 @@ TEXT_LONG = """
 ## Long recipes
 
 The ready graphs that write long or ask often, measured as the [others](#recipes). {half}
+An item takes minutes on a processor: where they are few, only a large lead is shown to be one.
 
 {results}
 {left_out}
