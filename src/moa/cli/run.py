@@ -343,7 +343,7 @@ def graphs(*, as_json: options.AsJson = False) -> None:
             screen.json_line(facts | results)
         return
     model = ", ".join(sorted({measurement.model for measurement in measurements.values()}))
+    items = sorted(measurement.items for measurement in measurements.values())
+    measured = f"beside one call ({model}, {items[0]} to {items[-1]} items)"
     rows = [(name, ready.does, str(measurements.get(name, ""))) for name, ready in ready_graphs]
-    screen.results_console().print(
-        screen.make_table(("name", "what it does", f"beside one call ({model})"), rows)
-    )
+    screen.results_console().print(screen.make_table(("name", "what it does", measured), rows))
