@@ -99,7 +99,8 @@ class Bare:
         self.headers = {"Authorization": f"Bearer {key}"}
 
     async def __aenter__(self) -> Bare:
-        connector = aiohttp.TCPConnector(limit=64)
+        # vLLM closes what is idle for 5 s; a request that meets the closing would fail the run.
+        connector = aiohttp.TCPConnector(limit=64, keepalive_timeout=3)
         self.session = aiohttp.ClientSession(connector=connector, headers=self.headers)
         return self
 
