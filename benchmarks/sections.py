@@ -72,7 +72,7 @@ SECTIONS: Mapping[str, Section] = {
         "documents.py --data {data} --steps search", ("documents", "graphs/rag.py", *VECTORS)
     ),
     "mixtures": Section("mixtures.py --repeats 3", (*CALLS, "graphs/mixture.py")),
-    "serving": Section("serving.py --config {vllm} --repeats 3", ("endpoints", "vllm", "*.py")),
+    "serving": Section("serving.py --config {vllm} --repeats 5", ("endpoints", "vllm", "*.py")),
     "summaries": Section(
         "summaries.py --data {data}",
         ("graphs/summarize.py", "documents/sentences.py", "agents/prompts.py", *VECTORS),
