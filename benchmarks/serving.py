@@ -362,7 +362,8 @@ vLLM 0.32 on the processor, with the weights of SmolLM2-135M-Instruct (float32);
 aiohttp loop send the same bodies to one server in turn, no two texts alike. *Writes*: a chat
 completion of {OUTPUT_TOKENS} tokens. *Decides*: a label score, one token. How many are in flight
 stands after the comma. The ratio is the median over the repeats, with the lowest and the highest,
-and is to be at least {RATIO}.
+and is to be at least {RATIO}. Where those two lie far apart, something else used the machine, and a
+median near the target says neither that it is reached nor that it is missed.
 
 {table(["", "`moa`, requests/s", "bare", "`moa`, tokens/s", "bare", "ratio", ""], against)}
 
