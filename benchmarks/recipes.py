@@ -18,7 +18,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -62,8 +62,6 @@ price."""
 WAYS = ("plain", "graph")
 VERDICTS = {True: "**pays**", False: "doesn't pay", None: "can't be told"}
 MEASURED = Path(__file__).parent.parent / "src/moa/graphs/measured.json"
-READ = Path(__file__).parent / "data" / "recipes_judged.json"
-"""How often which way was better, as it was read on 2026-11-27."""
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
 LONG = (
@@ -118,7 +116,6 @@ What else is graded; no verdict rests on it:
 
 {further}
 
-{judged}
 `rag` searches {found} passages of XQuAD; a third of the questions is about passages that are not
 among them. The plain call reads the passages that the graph's own search finds. Functions, forms
 and the catalogue are in `benchmarks/data`; the other items are of the sets XQuAD, SciTLDR and
@@ -136,7 +133,6 @@ What else is graded; no verdict rests on it:
 
 {further}
 
-{judged}
 `research` searches the passages that `rag` does. In `chat` both read {read} tokens of a talk at
 most, the plain one its last messages, with a call a turn. `summarize_long` has documents of
 {joined} abstracts, of which the plain call reads what fits its window; neighbouring ones share
@@ -310,28 +306,6 @@ HALF = {
 }
 
 
-JUDGED = """The answers of {model} to the first ten items, read and judged by one who was not
-told which answer came in which way (a large model, and no person):
-
-{rows}
-"""
-
-
-def judged_of(models: Collection[str], names: Sequence[str]) -> str:
-    """Tell of the answers that were read, where they are of a model that was measured."""
-    found: dict[str, Any] = json.loads(READ.read_text(encoding="utf-8"))
-    model = found.pop("model")
-    if model not in models:
-        return ""
-    rows = [
-        [f"`{name}`", *(str(counts[way]) for way in (*WAYS, "tie"))]
-        for name, counts in found.items()
-        if name in names
-    ]
-    head = ("better was", *WAYS, "neither")
-    return JUDGED.format(model=model, rows=table(head, rows))
-
-
 def left_out_of(found: Mapping[str, Sequence[Found]], kept: Kept, names: Sequence[str]) -> str:
     """Say what is not in the tables, and why, where that is known."""
     said: list[str] = []
@@ -360,7 +334,6 @@ def body_of(
         results=results,
         left_out=left_out_of(found, kept, names),
         further=further,
-        judged=judged_of(found, names),
         found=120 - recipes_documents.HELD_OUT,
         read=recipes_texts.READ + recipes_texts.SUMMED,
         joined=recipes_texts.JOINED,
