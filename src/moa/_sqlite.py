@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -165,10 +165,10 @@ class SQLite:
                 if self._file.in_transaction:
                     self._file.execute("rollback")
 
-    def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
+    def iterate(self, sql: str, *values: object) -> Generator[SQLRow]:
         """Run a statement, and yield its rows one by one."""
-        with self._mapped_errors():
-            yield from self._file.execute(sql, values)
+        with self._mapped_errors(), closing(self._file.execute(sql, values)) as cursor:
+            yield from cursor
 
     async def offload(self, work: Callable[[], T]) -> T:
         """Run `work` here: it is too short to be worth a thread."""

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -202,9 +202,9 @@ class Job:
     ) -> None:
         """Release unfinished rows, and close the database."""
         self._over.set()
-        _ended_workers.add(self.worker)
         try:
             if self._renewing is not None:
+                _ended_workers.add(self.worker)
                 self._renewing.join()
                 self._calls.close()
                 self._give_back()
@@ -395,10 +395,10 @@ class Job:
         )
         return len(self._rows(mark_due))
 
-    def lines(self, *states: State) -> Iterator[dict[str, Any]]:
+    def lines(self, *states: State) -> Generator[dict[str, Any]]:
         """Yield the lines of rows in input order, as `moa run --out` writes them.
 
-        A damaged line is replaced by one with an `error`.
+        A damaged line is replaced by one with an `error`. Close it where you leave it early.
 
         Args:
             states: States of the rows to return; none: all rows processed so far.
@@ -408,8 +408,9 @@ class Job:
             "select line, given, place from moa_rows where job = ? and gone = 0 "
             f"and line is not null{clause} order by place"
         )
-        for line_json, row_json, number in self._store.iterate(query, self._store.job, *states):
-            yield read_line(line_json) or damaged_line(row_json, number)
+        with closing(self._store.iterate(query, self._store.job, *states)) as rows:
+            for line_json, row_json, number in rows:
+                yield read_line(line_json) or damaged_line(row_json, number)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
         """Write the lines of all processed rows to a file, completely or not at all.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import socket
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
+import pytest
 
 from moa import Result, RunContext
 
-from .harness import SPENT, Ledger, SomeKeys, client_of, greeter, server_with, until
+from .harness import SPENT, Ledger, SomeKeys, client_of, greeter, listening, server_with, until
 
 
 class Shout:
@@ -65,6 +73,72 @@ async def test_rows_of_a_body_are_worked_on_and_their_lines_can_be_read(tmp_path
     assert [(line["id"], line["output"]) for line in lines[:2]] == [(1, "ONE"), ("b", "TWO")]
     assert json.loads(failed.text)["error"].startswith("InputError")
     assert [one["id"] for one in listed] == [id]
+
+
+async def test_every_line_of_many_rows_is_read_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    _, app = server_with(Shout(), jobs=tmp_path)
+    async with client_of(app) as client:
+        id = await begun(client, [str(number) for number in range(350)])
+        await ended(client, id)
+        found = (await client.get(f"/jobs/{id}/lines")).text.splitlines()
+    assert [json.loads(line)["output"] for line in found] == [str(n) for n in range(350)]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts them in /proc")
+@pytest.mark.parametrize("reads", [0, 1, 100_000], ids=["nothing", "a byte", "some lines"])
+async def test_readers_who_leave_early_keep_no_job_open(tmp_path: Path, reads: int) -> None:
+    _, app = server_with(Long(), jobs=tmp_path)
+    with without_collection():
+        async with listening(app) as address:
+            async with httpx2.AsyncClient(base_url=address) as client:
+                id = await begun(client, [str(number) for number in range(500)], "long")
+                await ended(client, id)
+            for _ in range(20):
+                await asyncio.to_thread(leave_early, address, f"/jobs/{id}/lines", reads)
+            await until(lambda: not files_open_in(tmp_path))
+
+
+class Long:
+    """A node whose answers are so long that no socket takes them all unread."""
+
+    name = "long"
+    input_type = str
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        assert context is not None
+        return Result(output=request * 10_000, usage=context.usage)
+
+
+@contextmanager
+def without_collection() -> Generator[None]:
+    """Show what is only closed where the collector of cycles comes by."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def files_open_in(folder: Path) -> list[str]:
+    """The files in a folder that this process has open."""
+    links = list[str]()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:  # the one that listed them
+            continue
+    return [link for link in links if link.startswith(str(folder))]
+
+
+def leave_early(address: str, path: str, reads: int) -> None:
+    """Ask, read some bytes of the answer, and reset the connection."""
+    url = urlsplit(address)
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        left = reads
+        while left > 0:
+            left -= len(client.recv(min(left, 65536)))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def test_a_job_goes_on_when_the_server_starts_again_and_pays_for_no_row_twice(

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
 
@@ -45,7 +45,7 @@ class Store(Protocol):
         """
         ...
 
-    def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
+    def iterate(self, sql: str, *values: object) -> Generator[SQLRow]:
         """Run a statement, and yield its rows."""
         ...
 
@@ -129,7 +129,7 @@ class Postgres:
 
         return self._with_retries(whole)
 
-    def iterate(self, sql: str, *values: object) -> Iterator[SQLRow]:
+    def iterate(self, sql: str, *values: object) -> Generator[SQLRow]:
         with (
             self._lock,
             self._map_errors(),

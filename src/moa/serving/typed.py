@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import aclosing
 from dataclasses import fields
+from itertools import islice
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from moa._files import dump_json, to_jsonable
 from moa._json import JSON, is_list, is_object
@@ -106,11 +110,10 @@ def _job_routes(server: Server) -> list[Route]:
         progress = await jobs.status(request.path_params["id"], caller_of(request))
         return json_response(progress)
 
-    async def lines(request: Request) -> TimeLimit:
+    async def lines(request: Request) -> _Lines:
         states = request.query_params.getlist("state")
         job_lines = jobs.lines(request.path_params["id"], caller_of(request), states)
-        response = StreamingResponse(_read_in_threads(job_lines), media_type=_LINES)
-        return TimeLimit(response, server.settings.timeout_s)
+        return _Lines(job_lines, server.settings.timeout_s)
 
     async def cancel(request: Request) -> Response:
         await jobs.cancel(request.path_params["id"], caller_of(request))
@@ -161,18 +164,39 @@ def _drawing(served: ServedNode) -> Drawing:
     return served.node.draw()
 
 
+class _Lines:
+    """A response of lines. What they are read from is closed with it, however it ends."""
+
+    def __init__(self, lines: Generator[JSON], timeout_s: float) -> None:
+        self._lines = lines
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        async with aclosing(_read_in_threads(self._lines)) as chunks:
+            response = StreamingResponse(chunks, media_type=_LINES)
+            await TimeLimit(response, self._timeout_s)(scope, receive, send)
+
+
 async def _read_in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
     """Read lines in batches, in threads, so that the event loop isn't blocked."""
+    turn = threading.Lock()
 
     def read_some() -> bytes:
-        texts = (dump_json(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
-        return "".join(f"{line}\n" for line in texts).encode()
+        with turn:
+            return "".join(f"{dump_json(line)}\n" for line in islice(lines, _AT_ONCE)).encode()
+
+    def close() -> None:
+        with turn:
+            lines.close()
 
     try:
         while chunk := await asyncio.to_thread(read_some):
             yield chunk
     finally:
-        lines.close()
+        # The client may have left while a thread reads, which goes on. It isn't awaited: what is
+        # cancelled may be cancelled again.
+        asyncio.get_running_loop().run_in_executor(None, close)
 
 
 _AT_ONCE = 100
