@@ -24,6 +24,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
+from moa._async import cancel
 from moa._files import dump_json
 from moa._sqlite import SQLite, SQLRow
 from moa.batch import Item, MalformedLine, Progress, Row
@@ -67,6 +68,7 @@ create table if not exists moa_rows (
     line text, cause text, calls bigint not null default 0,
     cost double precision not null default 0, llm int not null default 0,
     primary key (job, key));
+create table if not exists moa_cancelled (job text primary key);
 create index if not exists moa_rows_due on moa_rows (job, place) where state = 'due' and gone = 0;
 create index if not exists moa_rows_leased on moa_rows (job, worker) where state = 'leased';
 create index if not exists moa_rows_failed on moa_rows (job, until)
@@ -95,6 +97,8 @@ class JobStatus:
     """Number of rows for which a large model was asked."""
     causes: Mapping[str, int]
     """Number of failed and dead rows, by the class of their error."""
+    is_cancelled: bool = False
+    """True from `Job.cancel` until `Job.retry`."""
 
     @property
     def total(self) -> int:
@@ -206,8 +210,7 @@ class Job:
             if self._renewing is not None:
                 _ended_workers.add(self.worker)
                 self._renewing.join()
-                self._calls.close()
-                self._give_back()
+                self._release()
                 self._rows("delete from moa_workers where job = ? and worker = ?", self.worker)
         finally:
             self._store.close()
@@ -276,7 +279,7 @@ class Job:
         max_concurrency: int = 8,
         progress: Progress = False,
     ) -> JobStatus:
-        """Process rows until none is left, or the run's budget or time is used up.
+        """Process rows until none is left, the job is cancelled, or a limit of the run is reached.
 
         Args:
             node: Node to run on each row.
@@ -292,15 +295,30 @@ class Job:
         work = work_through(
             self, node, left, context, max_concurrency=max_concurrency, progress=progress
         )
-        async with aclosing(work) as items:
-            async for _ in items:
-                pass
+
+        async def work_on() -> None:
+            async with aclosing(work) as items:
+                async for _ in items:
+                    pass
+
+        tasks = [asyncio.ensure_future(work_on()), asyncio.ensure_future(self._until_cancelled())]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel(tasks)
+        for task in ended:
+            task.result()
+        await self._run_locked(self._release)  # of a cancelled job
         return self.status()
+
+    async def _until_cancelled(self) -> None:
+        while not await self._run_locked(self._is_cancelled):  # noqa: ASYNC110  another process's
+            await asyncio.sleep(_WAIT_S)
 
     async def left(
         self, context: RunContext, *, at_once: int = 8
     ) -> AsyncGenerator[Row | MalformedLine]:
-        """Lease rows to this process and yield them, until none is left.
+        """Lease rows to this process and yield them, until none is left or the job is cancelled.
 
         It waits for rows that other processes work on: if one fails, or its process dies, the row
         is yielded here. A row's `journal` has the calls already paid for.
@@ -315,9 +333,11 @@ class Job:
         while not context.is_used_up:
             leased = await self._run_locked(lambda: self._lease(at_once))
             for row in leased:
+                if await self._run_locked(self._is_cancelled):
+                    return
                 yield row
             if not leased:
-                if not await self._run_locked(self._has_unfinished):
+                if not await self._run_locked(self._may_go_on):
                     return
                 await asyncio.sleep(_WAIT_S)
 
@@ -352,6 +372,11 @@ class Job:
             )
         self._calls.settle(item.key, fate)
 
+    def _release(self) -> None:
+        """Write the finished calls of unfinished rows, and release these."""
+        self._calls.close()
+        self._give_back()
+
     def _give_back(self, key: str | None = None) -> None:
         """Release a row that this process has leased, or all of them."""
         update = (
@@ -375,10 +400,23 @@ class Job:
             if cause is not None and state in ("failed", "dead"):
                 causes[cause] = causes.get(cause, 0) + count
         calls, cost, llm = (sum(group[column] for group in groups) for column in (3, 4, 5))
-        return JobStatus(rows, int(calls), float(cost), int(llm), causes)
+        return JobStatus(rows, int(calls), float(cost), int(llm), causes, self._is_cancelled())
+
+    def cancel(self) -> None:
+        """Stop the job in all processes that work on it, until `retry`.
+
+        None begins another row. Rows in work are ended within a second where `run` works on them;
+        finished calls are kept. Finished rows stay.
+        """
+        self._rows("insert into moa_cancelled (job) values (?) on conflict do nothing")
 
     def retry(self) -> int:
-        """Make failed, dead and damaged rows due again; return their number."""
+        """Make failed, dead and damaged rows due again, also of a cancelled job.
+
+        Returns:
+            Number of rows that are due again.
+        """
+        self._rows("delete from moa_cancelled where job = ?")
         query = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
         damaged = [
             key
@@ -468,15 +506,18 @@ class Job:
 
     def _begin(self) -> None:
         self._start_renewing()
-        self._calls.close()
-        self._give_back()  # rows leased by an earlier run of this job
+        self._release()  # rows leased by an earlier run of this job
         self._rows(  # a process may have died after a row was done, before its calls were deleted
             "delete from moa_calls where job = ? and exists (select 1 from moa_rows where "
             "moa_rows.job = moa_calls.job and moa_rows.key = moa_calls.key and state = 'done')"
         )
         self._free_the_dead()
 
-    def _has_unfinished(self) -> bool:
+    def _is_cancelled(self) -> bool:
+        return bool(self._rows("select 1 from moa_cancelled where job = ?"))
+
+    def _may_go_on(self) -> bool:
+        """Return True if rows are unfinished, and the job isn't cancelled."""
         # Release rows whose lease was never reported here, since the connection was lost.
         query = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
         for (key,) in self._rows(query, self.worker):
@@ -484,7 +525,9 @@ class Job:
                 self._give_back(key)
         self._free_the_dead()
         unfinished = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
-        return any(self._rows(unfinished, state) for state in ("due", "leased", "failed"))
+        return not self._is_cancelled() and any(
+            self._rows(unfinished, state) for state in ("due", "leased", "failed")
+        )
 
     def _start_renewing(self) -> None:
         """Record that this process is at work, now and while the job is open."""

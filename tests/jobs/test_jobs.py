@@ -18,7 +18,7 @@ from disks import room
 
 import moa._sqlite
 import moa.jobs
-from moa import Agent, Budget, RunContext
+from moa import Agent, Budget, Result, RunContext
 from moa.batch import Item, MalformedLine, Row, Status
 from moa.errors import (
     ConfigError,
@@ -92,6 +92,65 @@ async def test_rows_that_are_added_again_stay_and_those_that_are_gone_are_left_o
         assert outputs(job) == ["A", "C"]
         job.add(texts("a", "b"))
         assert outputs(job) == ["A", "B"]
+
+
+class Held:
+    """A node whose rows wait until they are let go."""
+
+    name = "held"
+    input_type = str
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.cut: list[str] = []
+        self.let_go = asyncio.Event()
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        assert context is not None
+        self.begun.append(request)
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            self.cut.append(request)
+            raise
+        return Result(output=request, usage=context.usage)
+
+    async def until_begun(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.begun) < count:  # noqa: ASYNC110  what is waited for has no event
+                await asyncio.sleep(0.01)
+
+
+async def test_a_job_cancelled_by_another_process_begins_no_further_row(store: str) -> None:
+    held = Held()
+    with Job(store, graph="held") as job, Job(store) as other:
+        job.add(texts(*map(str, range(20))))
+        running = asyncio.ensure_future(job.run(held, max_concurrency=4))
+        await held.until_begun(4)
+        other.cancel()
+        held.let_go.set()
+        status = await running
+        assert len(held.begun) == 4
+        assert status.is_cancelled
+        assert status.rows["done"] == 4 - len(held.cut)
+
+
+async def test_rows_in_work_are_cut_where_another_process_cancels_the_job(store: str) -> None:
+    held = Held()
+    with Job(store, graph="held") as job:
+        job.add(texts(*map(str, range(20))))
+        with Job(store) as other:
+            running = asyncio.ensure_future(job.run(held, max_concurrency=4))
+            await held.until_begun(4)
+            other.cancel()
+            async with asyncio.timeout(30):
+                await running
+    assert sorted(held.cut) == sorted(held.begun)
+    held.let_go.set()
+    with Job(store) as job:
+        assert (await job.run(held)).rows == {"due": 20}
+        job.retry()
+        assert (await job.run(held)).rows == {"done": 20}
 
 
 @pytest.mark.usefixtures("hurried")

@@ -173,6 +173,30 @@ async def test_a_job_is_cancelled_and_resumed(tmp_path: Path) -> None:
     assert sorted(shout.rows) == ["one", "two"]
 
 
+async def test_a_job_cancelled_at_one_server_is_paid_no_further_in_another(
+    tmp_path: Path,
+) -> None:
+    first, second = Shout(most=3), Shout()
+    ann = Ledger("ann")
+    headers = {"authorization": "Bearer ann"}
+    (_, app), (_, other_app) = (
+        server_with(shout, keys=SomeKeys(ann), jobs=tmp_path) for shout in (first, second)
+    )
+    async with client_of(other_app, headers=headers) as other:
+        async with client_of(app, headers=headers) as client:
+            id = await begun(client, [str(number) for number in range(40)])
+            await until(lambda: len(first.rows) == 3)
+            cancelled = (await other.post(f"/jobs/{id}/cancel", json={})).json()
+            assert cancelled["phase"] == "cancelled"
+            await until(lambda: bool(ann.settled), seconds=30)  # the run of the first has ended
+            assert len(first.rows) == 3
+            assert (await client.get(f"/jobs/{id}")).json()["phase"] == "cancelled"
+        assert (await other.post(f"/jobs/{id}/resume", json={})).status_code == 200
+        await ended(other, id)
+    assert len(first.rows + second.rows) == 40
+    assert sum(usage.calls for usage in ann.settled) == 40
+
+
 async def test_a_job_that_cannot_be_kept_or_gone_on_with_is_told_and_hangs_nobody(
     tmp_path: Path,
 ) -> None:

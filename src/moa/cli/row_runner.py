@@ -177,6 +177,8 @@ class RowRunner:
                 "stay in it"
             )
         status = job.status()
+        if status.is_cancelled:
+            screen.notes().print("The job was cancelled: moa job retry JOB lets it go on")
         self._display.expect(status.total, status.total - status.left)
         return job.left(context, at_once=self._given.concurrency)
 

@@ -122,14 +122,20 @@ class Jobs:
         return id
 
     async def cancel(self, id: str, caller: Caller) -> None:
-        """Stop a job. Finished rows are kept, and `resume` can continue the job.
+        """Stop a job, in all servers of the folder. Finished rows are kept; `resume` continues it.
 
         Raises:
             RequestRefused: there is no such job of the caller (404).
         """
         owner = self._owner(id, caller)
-        if owner.phase in ("running", "stopped"):
+
+        def stop() -> None:
+            with Job(self._folder_of(id)) as job:
+                job.cancel()
             self._save(id, owner.model_copy(update={"phase": "cancelled"}))
+
+        if owner.phase in ("running", "stopped"):
+            await asyncio.to_thread(stop)
         if working := self._working.get(id):
             await cancel([working])
 
@@ -246,7 +252,10 @@ class Jobs:
                     with Job(self._folder_of(id), graph=served.node.name) as job:
                         node = served.node_of(caller)
                         status = await job.run(node, context, max_concurrency=_ROWS_AT_ONCE)
-            phase = "stopped" if status.left else "done"
+            if not status.left:
+                phase = "done"
+            elif status.is_cancelled:
+                phase = "cancelled"
         except Exception as error:  # any error, since nobody else would report it
             if beginning is not None and not beginning.begun.done():
                 raise
