@@ -54,6 +54,19 @@ async def test_a_name_that_was_bound_to_this_address_is_not_answered(
 
 
 @pytest.mark.parametrize(
+    ("length", "status"), [("4", 200), ("0" * 5000 + "4", 200), ("9" * 20, 413), ("9" * 5000, 413)]
+)
+async def test_a_stated_length_of_any_number_of_digits_is_compared(
+    length: str, status: int
+) -> None:
+    _, app = server_with(greeter())
+    async with client_of(app) as client:
+        headers = JSON | {"content-length": length}
+        answer = await client.post("/run/greeter", content=b'"Hi"', headers=headers)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
 )
 async def test_what_a_page_could_send_unasked_is_refused(kind: str) -> None:

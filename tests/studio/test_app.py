@@ -89,6 +89,17 @@ def test_a_query_that_is_none_is_refused(client: TestClient, query: str) -> None
     assert client.get(f"/studio/api/rows?{query}").status_code == 400
 
 
+@pytest.mark.parametrize("place", ["7", "-1", "x", "1.5", "9" * 20, "9" * 5000])
+def test_the_number_of_no_row_is_refused(client: TestClient, place: str) -> None:
+    assert client.get(f"/studio/api/rows/{place}").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["offset", "limit", "node"])
+def test_a_number_of_5000_digits_in_a_query_is_refused(client: TestClient, name: str) -> None:
+    assert client.get("/studio/api/rows", params={name: "9" * 5000}).status_code == 400
+    assert client.get("/studio/api/rows", params={name: "9" * 20}).status_code == 200
+
+
 def test_another_host_is_not_answered(view: View) -> None:
     with TestClient(mount(studio_app(view)), base_url="http://evil.example") as client:
         assert client.get("/studio/api/overview").status_code == 421

@@ -33,6 +33,9 @@ OPEN = ("/health", "/ready")
 _BODY_S = 30.0
 """Seconds that a client may take to send a request."""
 
+_DIGITS = 18
+"""Maximum digits of a length that is read as a number."""
+
 
 class RequestChecks:
     """Middleware that refuses other hosts, other formats, too large requests, and strangers.
@@ -146,7 +149,10 @@ def check_length(length: str | None, settings: Settings) -> None:
     Raises:
         RequestRefused: it is too large (413).
     """
-    if length is not None and length.isdecimal() and int(length) > settings.body_bytes:
+    if length is None or not length.isdecimal():
+        return
+    digits = length.lstrip("0")  # of thousands, `int` makes no number
+    if len(digits) > _DIGITS or int(digits or 0) > settings.body_bytes:
         raise _too_large(settings)
 
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -48,6 +48,12 @@ _HEADERS = {
 }
 _MOST = 500
 """Maximum rows in one response."""
+
+
+class RowPath(BaseModel):
+    """The path of a row. The converter of Starlette fails on a number of 5,000 digits."""
+
+    place: int
 
 
 class LabelBody(Body):
@@ -202,8 +208,8 @@ def _api(view: View, settings: Settings) -> list[Route]:
         return json_response(await asyncio.to_thread(view.book.find, query, texts=view.texts))
 
     async def row(request: Request) -> Response:
-        place = int(request.path_params["place"])
-        return json_response(await asyncio.to_thread(view.detail, place))
+        path = read_as(RowPath, request.path_params)
+        return json_response(await asyncio.to_thread(view.detail, path.place))
 
     async def label(request: Request) -> Response:
         body = read_as(LabelBody, await read_json(request, settings))
@@ -232,7 +238,7 @@ def _api(view: View, settings: Settings) -> list[Route]:
         Route("/api/state", state),
         Route("/api/overview", overview),
         Route("/api/rows", rows),
-        Route("/api/rows/{place:int}", row),
+        Route("/api/rows/{place}", row),
         Route("/api/labels", label, methods=["POST"]),
         Route("/api/undo", undo, methods=["POST"]),
         Route("/api/reload", reload, methods=["POST"]),
