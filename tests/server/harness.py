@@ -33,10 +33,10 @@ class Ledger(Caller):
     def __init__(self, name: str = "ann", *, may: Iterable[str] | None = None) -> None:
         self.name = name
         self.settled: list[Usage] = []
-        self._may = may
+        self.may = may
 
     def may_run(self, name: str) -> bool:
-        return self._may is None or name in self._may
+        return self.may is None or name in self.may
 
     @asynccontextmanager
     async def admit(

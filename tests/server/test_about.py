@@ -13,7 +13,7 @@ from moa import Agent, EmbeddedEndpoint, Graph, RunContext
 from moa.cli.serve import commands
 from moa.errors import EndpointRejected, ModelNotFound
 
-from .harness import client_of, greeter, server_with
+from .harness import Ledger, Slow, SomeKeys, client_of, greeter, server_with, until
 
 
 class Loading(EmbeddedEndpoint):
@@ -89,6 +89,34 @@ async def test_metrics_count_runs_and_what_they_asked() -> None:
     assert 'direction="in",endpoint="scripted",model="greeter",tier="slm"} 10.0' in text
     assert "moa_runs_active 0.0" in text
     assert "moa_ready 1.0" in text
+
+
+async def test_metrics_of_a_key_are_of_its_own_runs_of_graphs_that_it_may_run() -> None:
+    ann, bob = Ledger("ann"), Ledger("bob", may=["shared"])
+    nodes = greeter(name="shared"), greeter(name="private"), Slow()
+    server, app = server_with(*nodes, keys=SomeKeys(ann, bob))
+    as_ann, as_bob = ({"authorization": f"Bearer {name}"} for name in ("ann", "bob"))
+    async with client_of(app) as client:
+        for path in ("/run/shared", "/run/shared", "/run/private"):
+            await client.post(path, json="Hi", headers=as_ann)
+        await client.post("/run/shared", json="Hi", headers=as_bob)
+        running = asyncio.ensure_future(client.post("/run/slow", json="Hi", headers=as_ann))
+        await until(lambda: server.runs.active)
+        of_ann = (await client.get("/metrics", headers=as_ann)).text
+        of_bob = (await client.get("/metrics", headers=as_bob)).text
+        ann.may = ["shared"]
+        of_ann_later = (await client.get("/metrics", headers=as_ann)).text
+        running.cancel()
+    assert 'moa_runs_total{model="shared",status="answered"} 2.0' in of_ann
+    assert 'moa_runs_total{model="private",status="answered"} 1.0' in of_ann
+    assert "moa_runs_active 1.0" in of_ann
+    assert 'moa_runs_total{model="shared",status="answered"} 1.0' in of_bob
+    assert 'model="shared",tier="slm"} 1.0' in of_bob
+    assert "moa_runs_active 0.0" in of_bob
+    assert "moa_ready" in of_bob
+    assert "private" not in of_bob
+    assert "private" not in of_ann_later
+    assert "ann" not in of_bob
 
 
 def _refs(value: Any) -> set[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from moa.serving.http import caller_of
+from moa.serving.keys import Caller
 from moa.serving.runs import FinishedRun
 from moa.serving.server import Server
 
@@ -17,13 +22,56 @@ _FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counts runs by model, and calls by model, tier and endpoint. No label names the caller.
+    """The metrics of each caller's runs.
 
-    Each server has its own registry, so two in one process don't mix.
+    Each server has its own, so two in one process don't mix.
     """
 
     def __init__(self, server: Server) -> None:
-        self._registry = registry = CollectorRegistry()
+        self._server = server
+        self._counters: dict[str, _Counters] = {}
+        """By the name of the caller."""
+        server.runs.listeners.append(self._add)
+
+    def text(self, caller: Caller) -> bytes:
+        """Return a caller's metrics in the text format of Prometheus.
+
+        They count its own runs alone, of the graphs that it may run.
+        """
+        registry = CollectorRegistry()
+        registry.register(_Seen(self._of(caller.name).registry, caller))
+        active = Gauge("moa_runs_active", "Runs that go on.", registry=registry)
+        active.set(self._server.runs.active_of(caller))
+        ready = Gauge("moa_ready", "Whether models are loaded.", registry=registry)
+        ready.set(self._server.is_ready)
+        return generate_latest(registry)
+
+    def _add(self, finished: FinishedRun) -> None:
+        self._of(finished.caller).add(finished)
+
+    def _of(self, name: str) -> _Counters:
+        return self._counters.setdefault(name, _Counters())
+
+
+class _Seen(Collector):
+    """The metrics of a registry, without those of graphs that a caller may not run."""
+
+    def __init__(self, registry: CollectorRegistry, caller: Caller) -> None:
+        self._registry = registry
+        self._caller = caller
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            may_run = self._caller.may_run
+            metric.samples = [one for one in metric.samples if may_run(one.labels["model"])]
+            yield metric
+
+
+class _Counters:
+    """Counts runs by model, and calls by model, tier and endpoint. No label names the caller."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
         self._runs = Counter(
             "moa_runs", "Runs that have ended.", ["model", "status"], registry=registry
         )
@@ -43,17 +91,9 @@ class Metrics:
             "moa_cost_dollars", "US dollars, of calls with a price.", labels, registry=registry
         )
         self._asked = cache(self._count)
-        active = Gauge("moa_runs_active", "Runs that go on.", registry=registry)
-        active.set_function(lambda: server.runs.active)
-        ready = Gauge("moa_ready", "Whether models are loaded.", registry=registry)
-        ready.set_function(lambda: server.is_ready)
-        server.runs.listeners.append(self._add)
 
-    def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
-        return generate_latest(self._registry)
-
-    def _add(self, finished: FinishedRun) -> None:
+    def add(self, finished: FinishedRun) -> None:
+        """Count a run that has ended."""
         name, item = finished.served.name, finished.item
         self._runs.labels(name, item.status).inc()
         self._seconds.labels(name).observe(item.seconds)
@@ -78,7 +118,7 @@ def routes(server: Server) -> list[Route]:
     """Make the route `/metrics`."""
     metrics = Metrics(server)
 
-    async def read(_: Request) -> Response:
-        return Response(metrics.text(), media_type=_FORMAT)
+    async def read(request: Request) -> Response:
+        return Response(metrics.text(caller_of(request)), media_type=_FORMAT)
 
     return [Route("/metrics", read)]

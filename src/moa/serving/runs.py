@@ -225,6 +225,10 @@ class Runs:
         """Number of runs in progress."""
         return len(self._active)
 
+    def active_of(self, caller: Caller) -> int:
+        """Return the number of a caller's active runs."""
+        return sum(run.caller.name == caller.name for run in self._active.values())
+
     def stop_all(self) -> None:
         """Stop all active runs, and tell their clients that the server is shutting down."""
         for run in [*self._active.values()]:
