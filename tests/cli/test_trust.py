@@ -133,6 +133,15 @@ def test_it_shows_what_needs_trust_and_runs_nothing(stranger: Stranger) -> None:
     assert stranger.did == ["executed"]
 
 
+def test_it_shows_what_the_code_imports_and_runs_nothing_of_it(stranger: Stranger) -> None:
+    (stranger.folder / "helper.py").write_text("open('executed', 'w').close()")
+    (stranger.folder / "evil.py").write_text("import json, helper\nx = None\n")
+    said = told("trust", "--yes").out
+    assert f"imports {str(stranger.folder / 'helper.py')!r}" in said
+    assert "json" not in said
+    assert stranger.did == []
+
+
 def test_nobody_to_be_asked_trusts_nothing(stranger: Stranger) -> None:
     assert "--yes" in told("trust", leaves=2).err
     assert "no file is trusted" in told("trust", "--list").out

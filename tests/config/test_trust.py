@@ -254,9 +254,79 @@ def test_a_program_that_changed_is_trusted_no_longer(text: str, program: str) ->
     agreed(file)
     assert load()
     Path(program).write_text("x = 2")
-    with pytest.raises(ConfigError, match="a program that it names, has changed"):
+    with pytest.raises(ConfigError, match="code that it runs, has changed"):
         load()
     assert not is_trusted(file)
+
+
+IMPORTS = {
+    "evil.py": "import helper\nimport json\nx = 1",
+    "helper.py": "def later():\n    from parts.one import y\n",
+    "parts/__init__.py": "",
+    "parts/one.py": "from . import two\nfrom ..parts.three import *\n",
+    "parts/two.py": "",
+    "parts/three.py": "import four.five as five\n",
+    "four/five.py": "",
+}
+
+
+def imported(**further: str) -> Path:
+    """Write a program and what it imports, each of which would leave a mark if it ran."""
+    for name, code in {**IMPORTS, **further}.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(f"open('executed', 'w').close()\n{code}")
+    return written(CODE)
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTS if name != "evil.py"])
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_a_module_that_a_trusted_program_imports_is_trusted_no_longer_once_it_changed(
+    name: str, change: str
+) -> None:
+    file = imported()
+    agreed(file)
+    assert load().graphs
+    Path("unrelated.py").write_text("")
+    assert is_trusted(file)
+    if change == "gone":
+        Path(name).unlink()
+    else:
+        Path(name).write_text("z = 2")
+    with pytest.raises(ConfigError, match="code that it runs, has changed"):
+        load()
+    assert [one.state for one in entries()] == ["changed since it was trusted"]
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["json.py", "helper/__init__.py", "helper.abi3.so", "parts/two/__init__.pyc"]
+)
+def test_a_new_file_that_would_be_imported_in_the_place_of_another_ends_trust(name: str) -> None:
+    file = imported()
+    agreed(file)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("")
+    assert not is_trusted(file)
+
+
+def test_a_module_of_the_projects_folder_is_trusted_with_a_program_in_another() -> None:
+    Path("code").mkdir()
+    Path("code/evil.py").write_text("import shared\nx = 1")
+    Path("shared.py").write_text("")
+    file = written(CODE.replace("evil.py", "code/evil.py"))
+    agreed(file)
+    Path("shared.py").write_text("z = 2")
+    assert not is_trusted(file)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import evil, helper, nowhere", "(" * 5000, "\0", "from ........ import x", "é = '\\d'"],
+)
+def test_a_program_that_imports_itself_or_is_none_can_be_trusted(code: str) -> None:
+    file = imported(**{"helper.py": code})
+    agreed(file)
+    assert is_trusted(file)
 
 
 def test_what_is_trusted_is_kept_for_its_user_alone(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def trust(
     for another host. A file that you name, by --config or $MOA_CONFIG, needs no trust. This command
     runs nothing of the file.
 
-    Trust ends when the file, or a FILE.py that it names, changes; imports of such a file aren't
+    Trust ends when the file changes, a FILE.py that it names, or a module that this imports from
+    its own folder or the project's. Installed packages and what code loads in other ways aren't
     checked. --yes shows the file and doesn't ask. Commands that write into a trusted moa.toml, such
     as moa models add, keep it trusted.
 
@@ -66,7 +67,7 @@ def trust(
 def _ask_about(file: Path, *, yes: bool) -> bool:
     """Show what needs trust, and keep that it has it if the user agrees."""
     from moa.config import read
-    from moa.config.trust import needs
+    from moa.config.trust import modules_of, needs
     from moa.config.trust import trust as keep
 
     config, data = read(file, variables=False)
@@ -77,6 +78,8 @@ def _ask_about(file: Path, *, yes: bool) -> bool:
     console.print(f"{file} does what needs trust:")
     for need in file_needs:
         console.print(f"  {need}")
+    for module in modules_of(config):
+        console.print(f"  imports {str(module)!r}")
     if not yes and not _agrees(file):
         console.print("not trusted: nothing was changed")
         return False

@@ -5,7 +5,7 @@ A file in the working directory may have come with a folder from anybody. Until 
 to this machine and to known vendors. A file that the user names is trusted.
 
 Each trusted file has its own entry in the user's data folder, with its SHA-256 and those of the
-programs that it names.
+programs that it names and of the modules beside them that these import.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moa._files import replace_text
 from moa._json import is_mapping, is_sequence, is_table
+from moa.config.imports import local_modules
 from moa.config.tables import (
     AddressConfig,
     Config,
@@ -66,7 +67,7 @@ class Need(NamedTuple):
 
 
 class Entry(BaseModel):
-    """A file that is trusted as long as it and its programs are unchanged."""
+    """A file that is trusted as long as it, its programs and their modules are unchanged."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,6 +75,18 @@ class Entry(BaseModel):
     sha256: str
     programs: dict[Path, str]
     """SHA-256 of the programs that it names; empty for a missing one."""
+    modules: dict[Path, str]
+    """SHA-256 of the local modules that these import."""
+
+    @classmethod
+    def of(cls, file: Path, data: bytes, programs: Iterable[Path]) -> Self:
+        """Return the entry of a file as it, its programs and their modules are now."""
+        return cls(
+            file=file,
+            sha256=_digest(data),
+            programs=_digests(programs),
+            modules=_digests(local_modules(programs, file.parent)),
+        )
 
     @property
     def state(self) -> str:
@@ -84,9 +97,8 @@ class Entry(BaseModel):
         return "trusted" if self.holds(data) else "changed since it was trusted"
 
     def holds(self, data: bytes) -> bool:
-        """Return True if the file, with contents `data` now, and its programs are unchanged."""
-        programs = {path: _digest(_bytes(path)) for path in self.programs}
-        return (_digest(data), programs) == (self.sha256, self.programs)
+        """Return True if all is unchanged, with contents `data` of the file now."""
+        return Entry.of(self.file, data, self.programs) == self
 
 
 def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> None:
@@ -107,7 +119,7 @@ def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> No
     entry = _entry(file)
     if entry is not None and entry.holds(data):
         return
-    changed = " It, or a program that it names, has changed since you trusted it." if entry else ""
+    changed = " It, or code that it runs, has changed since you trusted it." if entry else ""
     name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in file_needs)
     raise ConfigError(
         f"{file} was found here and not named, and does what needs your trust.{changed}{lines}\n"
@@ -129,6 +141,15 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
     return [need for need in file_needs if not _is_in(overrides, need.place)]
 
 
+def modules_of(config: Config) -> list[Path]:
+    """List the local modules that the programs of a file import; they are trusted with it."""
+    return local_modules(_programs_of(config), config.folder)
+
+
+def _programs_of(config: Config) -> list[Path]:
+    return sorted({need.program for need in needs(config) if need.program is not None})
+
+
 def is_trusted(file: Path) -> bool:
     """Return True if a file is trusted with its current contents."""
     entry, data = _entry(file), _bytes(file)
@@ -144,12 +165,7 @@ def trust(config: Config, data: bytes) -> None:
         OSError: the entry can't be written.
     """
     assert config.file is not None, "what is trusted is a file"
-    programs = {need.program for need in needs(config)} - {None}
-    entry = Entry(
-        file=_path_of(config.file),
-        sha256=_digest(data),
-        programs={path: _digest(_bytes(path)) for path in sorted(filter(None, programs))},
-    )
+    entry = Entry.of(_path_of(config.file), data, _programs_of(config))
     entry_file = _entry_path(config.file)
     entry_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_text(entry_file, entry.model_dump_json())
@@ -407,6 +423,10 @@ def _bytes(path: Path) -> bytes | None:
         return path.read_bytes() if path.is_file() else None
     except OSError:
         return None
+
+
+def _digests(paths: Iterable[Path]) -> dict[Path, str]:
+    return {path: _digest(_bytes(path)) for path in paths}
 
 
 def _digest(data: bytes | None) -> str:

@@ -1,0 +1,79 @@
+"""Imports: the modules beside a program that it imports, found without executing anything."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+_SUFFIXES = (".py", ".pyc", ".pyd", ".so")
+
+
+def local_modules(programs: Iterable[Path], folder: Path) -> list[Path]:
+    """List the files that programs may import, at any depth, from their folders or the project's.
+
+    Code may import more at run time, by names that it makes. A module of an installed package isn't
+    listed, nor what it imports.
+
+    Args:
+        programs: Files of Python, which are not listed. Other programs import nothing.
+        folder: The folder of the project.
+    """
+    left = [path.resolve() for path in programs if path.suffix == ".py"]
+    roots = [*dict.fromkeys([*(path.parent for path in left), folder.resolve()])]
+    found, modules, modules_in = set(left), list[Path](), cache(_modules_in)
+    while left:
+        file = left.pop()
+        for level, names in _names_in(file):
+            # The first dot is the module's folder, also for an `__init__.py`.
+            for start in file.parents[level - 1 : level] if level else roots:
+                new = [path for path in _files_of(start, names, modules_in) if path not in found]
+                found.update(new)
+                modules += new
+                left += new
+    return sorted(modules)
+
+
+def _names_in(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield what a module imports: the number of leading dots, and the names between dots."""
+    if file.suffix != ".py":
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # Python can't import it either
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, name.name.split(".")) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module.split(".") if node.module else []
+            yield from ((node.level, [*module, name.name]) for name in node.names)
+
+
+def _files_of(
+    folder: Path, names: Sequence[str], modules_in: Callable[[Path], Mapping[str, list[Path]]]
+) -> Iterator[Path]:
+    """Yield the files of a module and of the packages around it.
+
+    Where a name has several, such as `x.py` and `x/__init__.py`, all are: a new one may hide the
+    others.
+    """
+    for name in names:
+        yield from modules_in(folder).get(name, ())
+        folder = folder / name
+        yield from modules_in(folder).get("__init__", ())
+
+
+def _modules_in(folder: Path) -> Mapping[str, list[Path]]:
+    """Return the files in a folder that can be imported, by name; none if it is no folder."""
+    modules = defaultdict[str, list[Path]](list)
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.suffix in _SUFFIXES:
+                modules[path.name.partition(".")[0]].append(path)
+    return modules
