@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"_text", "_json"},
-    {"_terminal", "_machine"},
+    {"_terminal", "_machine", "_logs"},
     {"usage"},
     {"errors"},
     {"energy", "_files", "_async", "_threads"},

@@ -16,6 +16,7 @@ STEERING = re.compile(
 )
 """Control characters except line breaks and tabs, marks of the writing direction, and lone
 surrogates, which no terminal takes."""
+_BREAKING = re.compile(f"[\n\t\u2028\u2029]|{STEERING.pattern}")
 _LONGEST = 400
 """Maximum characters of a cell in an HTML table."""
 _STYLE = "color:inherit;background:none;text-align:left;white-space:pre-wrap"
@@ -42,6 +43,11 @@ def _count_words(token: str) -> int:
 def strip_controls(text: str) -> str:
     """Remove characters that could steer a terminal."""
     return STEERING.sub(lambda match: "�" if match[0] >= "\ud800" else "", text)
+
+
+def escape_controls(text: str) -> str:
+    r"""Write control characters, line breaks among them, as escapes such as `\n`."""
+    return _BREAKING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 Rows = Sequence[Sequence[str]]

@@ -17,6 +17,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback
 from moa.errors import BudgetExceeded, EndpointUnavailable
+from moa.serving.listening import uvicorn_for
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 BUSY = EndpointUnavailable("busy with Ann's divorce", endpoint="small", status=429)
@@ -60,3 +61,39 @@ def test_nothing_is_printed_unless_somebody_listens() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+FORGED = "busy\nerror: forged\r\u2028error: forged\x1b[2J\ud800"
+
+
+def test_a_line_break_in_an_error_makes_no_further_line_in_the_log_of_a_server() -> None:
+    program = (
+        "import logging\n"
+        "from moa.cli.serve import _show_warnings\n"
+        "_show_warnings()\n"
+        f"logging.getLogger('moa.serving.faults').error('a run failed: %s', {FORGED!a})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == [
+        r"error: a run failed: busy\nerror: forged\r\u2028error: forged\x1b[2J\ud800"
+    ]
+
+
+async def test_a_line_break_in_an_unforeseen_error_begins_no_line_in_the_log_of_a_server(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uvicorn_for(nothing, drain_s=1)
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("Exception in %s", FORGED)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith(r"error: Exception in busy\nerror: forged")
+    assert any("ValueError: busy" in line for line in rest)
+    assert all(line.startswith("  ") for line in rest)
+
+
+async def nothing(*_: object) -> None:
+    """An application that answers nothing."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moa._logs import LineFormatter
 from moa.cli import options, screen
 from moa.errors import ConfigError, require_package
 
@@ -205,13 +206,14 @@ def commands(server: Server, address: str) -> Sequence[str]:
 
 def _show_warnings() -> None:
     """Print the server's warnings on standard error, without texts of requests."""
-    logging.getLogger("moa.serving").addHandler(_Warnings(logging.WARNING))
+    handler = _Warnings(logging.WARNING)
+    handler.setFormatter(LineFormatter())
+    logging.getLogger("moa.serving").addHandler(handler)
 
 
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        message = f"{record.levelname.lower()}: {record.getMessage()}"
-        screen.err().print(message, markup=False, highlight=False, soft_wrap=True)
+        screen.err().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def mcp(

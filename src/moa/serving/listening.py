@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from moa._logs import LineFormatter
 from moa.errors import ConfigError
 
 HEAD_BYTES = 64 << 10
@@ -27,6 +28,15 @@ _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"()": LineFormatter}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"uvicorn": {"handlers": ["stderr"], "propagate": False}},
+}
+"""uvicorn's errors, with their tracebacks, as the other lines of the log."""
 
 
 def listen_on(host: str, port: int) -> socket.socket:
@@ -62,6 +72,7 @@ def uvicorn_for(
         http=_Connection,
         ws="none",
         lifespan="on",
+        log_config=_LOGGING,
         log_level="error",
         access_log=False,
         server_header=False,
