@@ -105,6 +105,26 @@ async def test_a_key_that_is_added_and_limits_that_change_are_known_at_once(addr
                 pass
 
 
+@pytest.mark.parametrize("limit", ["requests_per_minute", "parallel", "calls_per_day"])
+async def test_a_look_at_what_a_key_may_counts_nothing_and_refuses_as_a_run_is(
+    address: str, limit: str
+) -> None:
+    limits: dict[str, Any] = {limit: 1}
+    secret = add(address, **limits)
+    async with opened(address) as keys:
+        caller = await keys.caller(secret)
+        for _ in range(3):
+            await caller.check()
+        async with caller.admit("agent") as context:
+            await agent().run("Hi", context)
+            refusals: list[str] = []
+            for ask in (caller.check(), caller.admit("agent").__aenter__()):
+                with pytest.raises((KeySpent, RequestRefused)) as refused:
+                    await ask
+                refusals.append(str(refused.value))
+    assert refusals[0] == refusals[1]
+
+
 async def test_parallel_runs_do_not_pass_a_limit_and_use_it_up(address: str) -> None:
     secret = add(address, calls_per_day=30)
     node, sent = agent(), list[str]()

@@ -26,7 +26,7 @@ from moa.serving.asking import body_of, read_as
 from moa.serving.chat_request import ChatRequest
 from moa.serving.chat_turns import Turn, turn_of
 from moa.serving.faults import fault_of
-from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import FinishedRun, Stream
@@ -43,7 +43,7 @@ def routes(server: Server) -> list[Route]:
     """Make the route `/v1/chat/completions`."""
 
     async def completions(request: Request) -> Response | Stream:
-        body = read_as(ChatRequest, await read_json(request, server.settings))
+        body = read_as(ChatRequest, await read_run(request, server.settings))
         turn = turn_of(body, server.find(body.model, caller_of(request)))
         if body.stream:
             write = Chunks(body, turn).write

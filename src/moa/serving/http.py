@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from moa._files import encode_json
 from moa._json import is_object, list_of
 from moa.errors import RequestRefused
 from moa.serving.faults import fault_of
-from moa.serving.keys import Caller
+from moa.serving.keys import ANYONE, Caller
 
 if TYPE_CHECKING:
     from moa.serving.server import Server, Settings
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 OPEN = ("/health", "/ready")
 """Paths that are always open to anyone, since they reveal nothing about anyone."""
 _BODY_S = 30.0
-"""Seconds that a client may take to send a request."""
+"""Maximum seconds that a client may take to send a body."""
+_FIRST_S, _PACE = 5.0, 32 << 10
+"""Within these, a body may take `_FIRST_S` seconds, and one more for each `_PACE` bytes of it."""
 
 _DIGITS = 18
 """Maximum digits of a length that is read as a number."""
@@ -40,39 +43,40 @@ _DIGITS = 18
 class RequestChecks:
     """Middleware that refuses other hosts, other formats, too large requests, and strangers.
 
-    Routes get the caller by `caller_of(request)`.
+    Routes get the caller by `caller_of(request)`. Open paths have no caller.
     """
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app = app
         self._server = server
-        self._active = 0
+        self._active = Counter[str]()
+        """Requests that are worked on, by the name of their caller."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer with the refusal."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        receive = limit_body(receive, self._server.settings)
         try:
-            await self._check(scope)
+            caller = await self._check(scope)
+            if caller is None:
+                await self._app(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = caller
+            with self._slot(caller):
+                await self._app(scope, receive, send)
         except RequestRefused as refused:
             await fault_of(refused).response()(scope, receive, send)
-            return
-        if _path(scope) in OPEN:
-            await self._app(scope, receive, send)
-            return
-        self._active += 1
-        try:
-            await self._app(scope, _count_body(receive, self._server.settings), send)
-        finally:
-            self._active -= 1
 
-    async def _check(self, scope: Scope) -> None:
+    async def _check(self, scope: Scope) -> Caller | None:
+        """Check a request by its head, and return its caller; `None`: its path is open."""
         headers, settings = Headers(scope=scope), self._server.settings
         hosts = headers.getlist("host")
         check_host(hosts[0] if len(hosts) == 1 else "", settings)
+        check_length(headers.get("content-length"), settings)
         if _path(scope) in OPEN:
-            return
+            return None
         if not self._server.is_open:
             raise RequestRefused(
                 "the server is not started: where its application is mounted in another, the "
@@ -80,21 +84,39 @@ class RequestChecks:
                 status=503,
                 code="not_started",
             )
-        if self._active >= settings.concurrency:
-            raise RequestRefused(
-                f"{self._active} requests are worked on, and no more are at once: try again",
-                status=503,
-                code="server_busy",
-                retry_after_s=1,
-            )
         try:
             check_format(scope["method"], headers)
         except RequestRefused:
             if _has_route(scope):  # else it is 404 or 405, whatever its format
                 raise
-        check_length(headers.get("content-length"), settings)
-        caller = await self._server.keys.caller(headers.get("authorization"))
-        scope.setdefault("state", {})["caller"] = caller
+        return await self._server.keys.caller(headers.get("authorization"))
+
+    @contextmanager
+    def _slot(self, caller: Caller) -> Generator[None]:
+        """Count a request for the time of the block, unless too many are worked on."""
+        name, settings = caller.name, self._server.settings
+        if self._active.total() >= settings.concurrency:
+            raise RequestRefused(
+                f"{settings.concurrency} requests are worked on, and no more at once: try again",
+                status=503,
+                code="server_busy",
+                retry_after_s=1,
+            )
+        if name != ANYONE.name and self._active[name] >= settings.concurrency_per_key:
+            raise RequestRefused(
+                f"{settings.concurrency_per_key} requests of the key {name!r} are worked on, and "
+                "no more at once: wait until one has ended",
+                status=429,
+                code="too_many_parallel",
+                retry_after_s=1,
+            )
+        self._active[name] += 1
+        try:
+            yield
+        finally:
+            self._active[name] -= 1
+            if not self._active[name]:
+                del self._active[name]
 
 
 def _has_route(scope: Scope) -> bool:
@@ -164,13 +186,7 @@ async def read_body(request: Request) -> bytes:
             was complete (400, which nobody reads).
     """
     try:
-        async with asyncio.timeout(_BODY_S):
-            return await request.body()
-    except TimeoutError as error:
-        problem = f"the request took more than {_BODY_S:g} seconds to come: send it again"
-        raise RequestRefused(
-            problem, status=408, code="request_timeout", retry_after_s=1
-        ) from error
+        return await request.body()
     except ClientDisconnect as error:
         problem = "the client left before its request had come"
         raise RequestRefused(problem, status=400, code="client_disconnected") from error
@@ -194,6 +210,18 @@ async def read_json(request: Request, settings: Settings) -> object:
     return value
 
 
+async def read_run(request: Request, settings: Settings) -> object:
+    """Read the body of a request for a run, unless its caller may begin none at the moment.
+
+    Raises:
+        KeySpent: nothing is left of the caller's budget.
+        RequestRefused: the caller has too many runs at once or in a minute (429), or the body is
+            refused; see `read_json`.
+    """
+    await caller_of(request).check()
+    return await read_json(request, settings)
+
+
 def json_response(
     value: object, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
@@ -215,16 +243,36 @@ class TimeLimit:
                 await self._response(scope, receive, send)
 
 
-def _count_body(receive: Receive, settings: Settings) -> Receive:
-    """Limit the size of a body, counting bytes as they come."""
-    read = 0
+def limit_body(receive: Receive, settings: Settings) -> Receive:
+    """Limit the size of a body, counting bytes as they come, and the time that it takes.
+
+    Reading it raises a `RequestRefused` if it is too large (413) or comes too slowly (408).
+    """
+    read, is_whole = 0, False
+    start: float | None = None
 
     async def receive_some() -> Message:
-        nonlocal read
-        message = await receive()
+        nonlocal read, is_whole, start
+        if is_whole:  # what comes next is the disconnect, for which no time is set
+            return await receive()
+        start = asyncio.get_running_loop().time() if start is None else start
+        seconds = min(_BODY_S, _FIRST_S + read / _PACE)
+        try:
+            async with asyncio.timeout_at(start + seconds):
+                message = await receive()
+        except TimeoutError as error:
+            raise RequestRefused(
+                f"{read} bytes of the request came in {seconds:.0f} seconds, and no more: send it "
+                "again, and faster",
+                status=408,
+                code="request_timeout",
+                retry_after_s=1,
+                headers={"connection": "close"},
+            ) from error
         read += len(message.get("body", b""))
         if read > settings.body_bytes:
             raise _too_large(settings)
+        is_whole = not message.get("more_body", False)
         return message
 
     return receive_some

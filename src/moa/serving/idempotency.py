@@ -155,7 +155,9 @@ class Idempotent:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or send the stored answer."""
-        key = Headers(scope=scope).get("idempotency-key") if scope["type"] == "http" else None
+        # Without a caller, as on open paths, there is nobody whose answer could be stored.
+        has_caller = scope["type"] == "http" and "caller" in scope.get("state", {})
+        key = Headers(scope=scope).get("idempotency-key") if has_caller else None
         if key is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -167,7 +169,8 @@ class Idempotent:
     async def _answer_once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         _check(key)
         request = Request(scope, receive)
-        body, caller = await read_body(request), caller_of(request)
+        caller = caller_of(request)
+        body = await read_body(request)
         name = _digest(caller.name.encode(), key.encode("latin-1"))
         path, query = scope["path"].encode("utf-8", "replace"), scope.get("query_string", b"")
         fingerprint = _digest(

@@ -90,6 +90,17 @@ class Caller:
         del name
         return True
 
+    async def check(self) -> None:
+        """Refuse a caller that may begin no run at the moment, before its request is read.
+
+        Nothing is counted. `admit` decides.
+
+        Raises:
+            KeySpent: nothing is left.
+            RequestRefused: it has too many runs at once or in a minute (429).
+            StoreError: its usage can't be read.
+        """
+
     @asynccontextmanager
     async def admit(
         self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
@@ -462,6 +473,12 @@ class KeyCaller(Caller):
     def may_run(self, name: str) -> bool:
         """See `Caller`."""
         return self._key.graphs is None or name in self._key.graphs
+
+    async def check(self) -> None:
+        """See `Caller`."""
+        ledger = self._keys.ledger
+        if self._key.limits:
+            await ledger.run_off_loop(lambda: ledger.check(self.name, self._key))
 
     @asynccontextmanager
     async def admit(

@@ -184,12 +184,27 @@ class Ledger:
             KeySpent: a limit of the key is used up.
             RequestRefused: it has too many runs in a minute, or at once (429).
         """
+        return self._retry_without_the_dead(
+            name, lambda: self.store.atomically(lambda: self._begin(name, limits, run))
+        )
+
+    def check(self, name: str, limits: Limits) -> None:
+        """Refuse a key that may begin no run at the moment. It only reads; `begin` decides.
+
+        Raises:
+            KeySpent: a limit of the key is used up.
+            RequestRefused: it has too many runs in a minute, or at once (429).
+        """
+        self._retry_without_the_dead(name, lambda: self._check(name, limits))
+
+    def _retry_without_the_dead(self, name: str, work: Callable[[], T]) -> T:
+        """Try again what was refused, if dead processes had reserved something of the key."""
         try:
-            return self.store.atomically(lambda: self._begin(name, limits, run))
+            return work()
         except (KeySpent, RequestRefused):
             if not self.charge_the_dead(name):
                 raise
-            return self.store.atomically(lambda: self._begin(name, limits, run))
+            return work()
 
     def reserve(
         self,
@@ -262,14 +277,25 @@ class Ledger:
         self._lock(name)
         if self._run("select 1 from moa_key_runs where job = ? and run = ?", run):
             return self._usage_of(name)  # it was written, but then the connection was lost
+        usage = self._check(name, limits)
+        now = usage.at.timestamp()
+        if limits.requests_per_minute is not None:
+            self._count_request(name, limits.requests_per_minute, now)
+        if now > self._alive_at + self._lease_s / 2:
+            self._renew_lease(now)
+        statement = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
+        self._run(statement, run, name, self.worker)
+        return usage
+
+    def _check(self, name: str, limits: Limits) -> KeyUsage:
+        """Check whether a key may begin a run, and return its usage."""
         usage = self._usage_of(name)
         # Reserved calls are made; reserved dollars may come back.
         used_up = usage.short_limits(limits, Sums(1, 1), Sums(usage.held.calls))
         if used_up:
             raise spent_error(name, limits, usage, used_up)
-        now = usage.at.timestamp()
         if limits.requests_per_minute is not None:
-            self._count_request(name, limits.requests_per_minute, now)
+            self._check_rate(name, limits.requests_per_minute, usage.at.timestamp())
         if limits.parallel is not None and usage.runs >= limits.parallel:
             raise RequestRefused(
                 f"the key {name!r} has {usage.runs} runs in flight, and may have "
@@ -278,17 +304,17 @@ class Ledger:
                 code="too_many_parallel",
                 retry_after_s=1,
             )
-        if now > self._alive_at + self._lease_s / 2:
-            self._renew_lease(now)
-        statement = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
-        self._run(statement, run, name, self.worker)
         return usage
 
-    def _count_request(self, name: str, limit: int, now: float) -> None:
-        """Count a request. Refuse it if `limit` requests came within the last minute."""
+    def _last_request(self, name: str) -> int:
+        """Return the number of the last request of a key; 0 if there was none."""
         query = "select coalesce(max(number), 0) from moa_key_requests where job = ? and name = ?"
-        clause, number = "where job = ? and name = ? and number", int(self._run(query, name)[0][0])
-        rows = self._run(f"select at from moa_key_requests {clause} = ?", name, number - limit + 1)
+        return int(self._run(query, name)[0][0])
+
+    def _check_rate(self, name: str, limit: int, now: float) -> None:
+        """Refuse a request if `limit` requests came within the last minute."""
+        query = "select at from moa_key_requests where job = ? and name = ? and number = ?"
+        rows = self._run(query, name, self._last_request(name) - limit + 1)
         wait_s = rows[0][0] + _MINUTE_S - now if rows else 0.0
         if 0 < wait_s <= _MINUTE_S:  # a clock that was set back delays nobody longer
             raise RequestRefused(
@@ -298,9 +324,14 @@ class Ledger:
                 code="rate_limit_exceeded",
                 retry_after_s=wait_s,
             )
+
+    def _count_request(self, name: str, limit: int, now: float) -> None:
+        """Count a request, and forget those of which no limit asks any longer."""
+        number = self._last_request(name) + 1
         statement = "insert into moa_key_requests (job, name, number, at) values (?, ?, ?, ?)"
-        self._run(statement, name, number + 1, now)
-        self._run(f"delete from moa_key_requests {clause} <= ?", name, number + 1 - limit)
+        self._run(statement, name, number, now)
+        statement = "delete from moa_key_requests where job = ? and name = ? and number <= ?"
+        self._run(statement, name, number - limit)
 
     def _reserve(
         self,

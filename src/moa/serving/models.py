@@ -21,7 +21,7 @@ from moa.errors import RequestRefused
 from moa.node import Result, finish
 from moa.serving.asking import Body, body_of, read_as
 from moa.serving.chat_request import request_error
-from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation, parameter
 from moa.serving.served import Schema, ServedNode
@@ -107,7 +107,7 @@ def routes(server: Server) -> list[Route]:
         return json_response(_model(name, started))
 
     async def embeddings(request: Request) -> Response:
-        body = read_as(EmbeddingsRequest, await read_json(request, server.settings))
+        body = read_as(EmbeddingsRequest, await read_run(request, server.settings))
         node = EncodingNode(_encoder(server, body.model, caller_of(request)))
         finished = await server.runs.finish(request, ServedNode(node), body.texts)
         output, tokens = finished.output, finished.item.usage.total.input_tokens

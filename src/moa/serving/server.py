@@ -62,7 +62,8 @@ class Settings:
     depth: int = 64
     """Maximum nesting of arrays and objects in a request."""
     concurrency: int = 256
-    """Maximum concurrent requests. Further ones are told to retry later."""
+    """Maximum concurrent requests. Further ones are told to retry later. Where there are keys, one
+    key has at most half of them; see `concurrency_per_key`."""
     waiting: int = 1000
     """Maximum events that wait for a slow reader before its run is stopped."""
     kept: int = 1000
@@ -74,6 +75,11 @@ class Settings:
     starts_decide: bool = False
     """True to start the small model of `decide` before `/ready`, if a served node uses it too.
     Otherwise it starts at the first question. `moa serve` sets this."""
+
+    @property
+    def concurrency_per_key(self) -> int:
+        """Maximum concurrent requests of one key: half of `concurrency`, rounded up."""
+        return (self.concurrency + 1) // 2
 
     def __post_init__(self) -> None:
         for setting in fields(self):

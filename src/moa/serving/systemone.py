@@ -29,7 +29,7 @@ from moa.guards.guarded import Guarded
 from moa.node import AnyNode, Result, finish
 from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import Body, SomeText, body_of, read_as
-from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import FinishedRun
@@ -248,7 +248,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 async def _body(request: Request, server: Server) -> SystemOneRequest:
     """Read a request. Clients expect 422 for any invalid body."""
     try:
-        value = await read_json(request, server.settings)
+        value = await read_run(request, server.settings)
     except RequestRefused as error:
         if error.status != 400:
             raise

@@ -20,7 +20,7 @@ from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
 from moa.graphs.engine.drawing import Drawable, Drawing
 from moa.serving.faults import fault_of
-from moa.serving.http import TimeLimit, caller_of, json_response, read_json
+from moa.serving.http import TimeLimit, caller_of, json_response, read_json, read_run
 from moa.serving.keys import Caller
 from moa.serving.openapi import Operation, Schemas, operation, parameter
 from moa.serving.runs import FinishedRun, Stream
@@ -55,7 +55,7 @@ def routes(server: Server) -> list[Route]:
 
     async def run(request: Request) -> Response | Stream:
         served = server.find(request.path_params["name"], caller_of(request))
-        value = served.parse(await read_json(request, server.settings))
+        value = served.parse(await read_run(request, server.settings))
         if "text/event-stream" in request.headers.get("accept", ""):
             return server.runs.stream(request, served, value, write_event)
         finished = await server.runs.finish(request, served, value)

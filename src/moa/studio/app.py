@@ -25,7 +25,14 @@ from moa.rows.decided import Values
 from moa.rows.records import line
 from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
-from moa.serving.http import check_format, check_host, check_length, json_response, read_json
+from moa.serving.http import (
+    check_format,
+    check_host,
+    check_length,
+    json_response,
+    limit_body,
+    read_json,
+)
 from moa.serving.runs import FinishedRun, Stream
 from moa.serving.server import Server, Settings
 from moa.studio.data import Query
@@ -153,7 +160,7 @@ class PageGuard:
         except RequestRefused as error:
             await fault_of(error).response()(scope, receive, send_guarded)
             return
-        await self._app(scope, receive, send_guarded)
+        await self._app(scope, limit_body(receive, self._settings), send_guarded)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
