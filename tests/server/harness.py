@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import uvicorn
 from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 
@@ -128,16 +130,27 @@ async def client_of(app: Starlette, **options: Any) -> AsyncGenerator[httpx2.Asy
 @asynccontextmanager
 async def listening(app: Starlette, *, drain_s: float = 4) -> AsyncGenerator[str]:
     """Run it as `moa serve` does, and give its address."""
+    async with running(app, drain_s=drain_s) as (address, _):
+        yield address
+
+
+@asynccontextmanager
+async def running(
+    app: Starlette, *, drain_s: float = 4, buffer: int | None = None
+) -> AsyncGenerator[tuple[str, uvicorn.Server]]:
+    """The same, with the server, whose sockets have a small buffer if one is named."""
     listener = bound("127.0.0.1", 0)
+    if buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     address = address_of(listener)
     serving = uvicorn_for(app, drain_s=drain_s, end=app.state.server.runs.stop_all)
-    running = asyncio.ensure_future(serving.serve(sockets=[listener]))
+    working = asyncio.ensure_future(serving.serve(sockets=[listener]))
     await until(lambda: serving.started)
     try:
-        yield address
+        yield address, serving
     finally:
         serving.should_exit = True
-        await running
+        await working
         AppStatus.should_exit = False
 
 

@@ -143,7 +143,12 @@ def _listen(server: Server, host: str, port: int, *, demo: bool, studio: bool) -
         app = app_of(server, closes=True)
         if studio:
             app = _with_page(server, app, address)
-        serving = uvicorn_for(app, drain_s=server.settings.drain_s, end=server.runs.stop_all)
+        serving = uvicorn_for(
+            app,
+            drain_s=server.settings.drain_s,
+            end=server.runs.stop_all,
+            requests=server.settings.concurrency,
+        )
         asyncio.run(_serve(serving, server, listener))
 
 

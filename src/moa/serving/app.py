@@ -100,8 +100,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
             yield
 
     async def answer_error(request: Request, error: Exception) -> Response:
-        finished = getattr(request.state, "finished", None)
-        return fault_of(error).response(finished and finished.headers)
+        return fault_of(error).response(getattr(request.state, "headers", None))
 
     routes = _server_routes(server)
     for routes_of in _ROUTES:

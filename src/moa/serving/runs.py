@@ -171,7 +171,7 @@ class Runs:
                 finished = working.result()
             finally:
                 await cancel([working, disconnect])
-        request.state.finished = finished
+        request.state.headers = finished.headers  # not its output, which may be large
         if finished.item.error is not None:
             raise finished.item.error
         return finished
