@@ -159,6 +159,15 @@ async def test_what_follows_a_refused_head_without_end_is_cut_off(
         await refuses(writer, b"10000\r\n" + b"x" * 65536 + b"\r\n")
 
 
+async def test_a_head_has_a_limited_number_of_headers() -> None:
+    _, app = server_with(greeter())
+    start = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    async with running(app) as (address, _):
+        for count, status in ((100, b" 200 "), (4000, b" 431 ")):
+            async with connected(address, start, b"a: b\r\n" * count, b"\r\n") as (reader, _):
+                assert status in await reader.readline()
+
+
 async def test_a_head_after_an_answer_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening_module, "REST_BYTES", 1 << 30, raising=False)
     _, app = server_with(greeter())

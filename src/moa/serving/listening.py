@@ -24,12 +24,14 @@ HEAD_BYTES = 64 << 10
 """Maximum bytes of a request's head: its request line and headers."""
 HEAD_S = 30.0
 """Maximum seconds until the head is complete, from its first byte or from the connection."""
+_HEADERS = 256
+"""Maximum number of headers. Each takes far more memory than its bytes."""
 REST_BYTES = 8 << 20
 """Maximum bytes of a body that still come when its request has been answered. They are dropped, so
 that a client that is refused early reads why."""
 WRITE_S = 30.0
-"""Maximum seconds until a client has read what waits to be sent to it, at most two pieces."""
-_PIECE = 64 << 10
+"""Maximum seconds until a client has taken a piece of an answer, or the whole of a smaller one."""
+_PIECE = 128 << 10
 """Bytes of an answer that are written at once. The next piece is written when they have left."""
 _PIPELINED, _SLICE = 16, 4 << 10
 """Maximum requests that a client sends ahead, without waiting for answers, and the bytes after
@@ -290,7 +292,8 @@ class _Connection(asyncio.Protocol):
             self._size = self._size + len(data) if self._inner.scope is scope else len(data)
             if self._late is None:
                 self._late = self._abort_after(HEAD_S)
-            if self._size > (REST_BYTES if is_rest else HEAD_BYTES):
+            most = REST_BYTES if is_rest else HEAD_BYTES
+            if self._size > most or len(self._inner.headers or ()) > _HEADERS:
                 self._refuse()
 
     def _refuse(self) -> None:
