@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live import Gateway
 
 from .soak import HOPELESS
 
@@ -21,18 +22,8 @@ TASKS = 1 + 16 + 3
 @pytest.fixture(scope="module")
 def faulty_server() -> Iterator[str]:
     """A server of which one answer in twenty is a fault."""
-    server = subprocess.Popen(
-        [sys.executable, str(HERE / "soak_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    assert server.stdin is not None
-    try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-    finally:
-        server.communicate()
+    with Gateway(every=20) as gateway:
+        yield f"http://127.0.0.1:{gateway.port}/v1"
 
 
 def soaked(file: Path, rows: int, *url: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import uvicorn
+from live import add_key as add_key
 from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 
@@ -18,7 +19,7 @@ from moa.context import Reference
 from moa.endpoints import Endpoint
 from moa.errors import RequestRefused
 from moa.serving.app import app_of
-from moa.serving.keys import Caller, Key, Keys, digest, key_store, new_secret
+from moa.serving.keys import Caller, Keys
 from moa.serving.listening import address_of, uvicorn_for
 from moa.serving.listening import listen_on as bound
 from moa.serving.served import ServedNode
@@ -89,14 +90,6 @@ class Slow:
             self.cancelled.set()
             raise
         return Result(output=request, usage=context.usage)
-
-
-def add_key(address: str, name: str = "alice", **settings: Any) -> dict[str, str]:
-    """Add a key to a file or a table, and give the header of who has it."""
-    secret = new_secret()
-    with key_store(address) as store:
-        store.add(Key(name=name, sha256=digest(secret), **settings))
-    return {"authorization": f"Bearer {secret}"}
 
 
 def greeter(*answers: Any, name: str = "greeter", **further: Any) -> Agent[Any, Any]:

@@ -17,9 +17,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 from counting import serving
-
-from moa.serving.keys import KeyFile
-from moa.serving.ledger import LEASE_S, Ledger
+from live import standing_of
 
 from .harness import add_key
 
@@ -124,10 +122,7 @@ def _free_port() -> int:
 
 def charged(address: str) -> int:
     """Count the calls that alice is charged once all processes have been dead for long."""
-    where = address if "://" in address else KeyFile(Path(address)).ledger
-    with Ledger(where, clock=lambda: time.time() + 2 * LEASE_S) as ledger:
-        ledger.charge_the_dead()
-        standing = ledger.usage_of("alice")
+    standing = standing_of(address, "alice")
     assert (standing.held.calls, standing.runs) == (0, 0)
     return standing.day.calls
 
