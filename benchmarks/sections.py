@@ -137,6 +137,7 @@ SECTIONS: Mapping[str, Section] = {
         "studio_scale.py --kept {kept}", ("studio/*.py", "studio/static", "rows", "cli/studio.py")
     ),
     "faults": Section("faults.py", ("endpoints", "*.py")),
+    "attacks": Section("attacks.py --repeats 5", ("serving", "endpoints", "studio/*.py", "*.py")),
 }
 
 _STAMP = re.compile(
