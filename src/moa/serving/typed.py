@@ -116,10 +116,12 @@ def _job_routes(server: Server) -> list[Route]:
         return _Lines(job_lines, server.settings.timeout_s)
 
     async def cancel(request: Request) -> Response:
+        await _read_nothing(request, server)
         await jobs.cancel(request.path_params["id"], caller_of(request))
         return await status(request)
 
     async def resume(request: Request) -> Response:
+        await _read_nothing(request, server)
         await jobs.resume(request.path_params["id"], caller_of(request))
         return await status(request)
 
@@ -130,6 +132,12 @@ def _job_routes(server: Server) -> list[Route]:
         Route("/jobs/{id}/cancel", cancel, methods=["POST"]),
         Route("/jobs/{id}/resume", resume, methods=["POST"]),
     ]
+
+
+async def _read_nothing(request: Request, server: Server) -> None:
+    """Read a body that says nothing more: an object."""
+    if not is_object(await read_json(request, server.settings)):
+        raise InputError("send {}: the id of the job says it all")
 
 
 def outcome(finished: FinishedRun) -> dict[str, object]:
