@@ -20,7 +20,14 @@ from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
 from moa.graphs.engine.drawing import Drawable, Drawing
 from moa.serving.faults import fault_of
-from moa.serving.http import TimeLimit, caller_of, json_response, read_json, read_run
+from moa.serving.http import (
+    TimeLimit,
+    caller_of,
+    json_response,
+    read_body,
+    read_json,
+    read_run,
+)
 from moa.serving.keys import Caller
 from moa.serving.openapi import Operation, Schemas, operation, parameter
 from moa.serving.runs import FinishedRun, Stream
@@ -135,9 +142,9 @@ def _job_routes(server: Server) -> list[Route]:
 
 
 async def _read_nothing(request: Request, server: Server) -> None:
-    """Read a body that says nothing more: an object."""
-    if not is_object(await read_json(request, server.settings)):
-        raise InputError("send {}: the id of the job says it all")
+    """Read a body that says nothing more: an object, or none at all."""
+    if await read_body(request) and not is_object(await read_json(request, server.settings)):
+        raise InputError("send {}, or no body: the id of the job says it all")
 
 
 def outcome(finished: FinishedRun) -> dict[str, object]:
@@ -240,7 +247,13 @@ def _jobs_paths(models: Schema) -> dict[str, object]:
         },
     }
     status = operation("How far a job is", _ANYTHING, parameters=[_ID])
-    change = operation("How far it is", _ANYTHING, body={"type": "object"}, parameters=[_ID])
+    change = operation(
+        "How far it is",
+        _ANYTHING,
+        body={"type": "object"},
+        parameters=[_ID],
+        needs_body=False,
+    )
     lines = operation("Its lines", {"type": "string"}, answers_with=_LINES, parameters=[_ID, state])
     return {
         "/jobs": {
