@@ -35,7 +35,17 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.journal import Journal
-from moa.node import Dropped, Node, Result, note_rows, output_rows, run_alone
+from moa.node import (
+    SETTLED,
+    Dropped,
+    Node,
+    Outcome,
+    Result,
+    note_rows,
+    output_rows,
+    run_alone,
+)
+from moa.questions import is_open
 from moa.trace import Note
 from moa.usage import Usage
 
@@ -136,6 +146,21 @@ class Item(Generic[Out_co]):
     def needed_llm(self) -> bool:
         """True if a large model was asked, or would have been if there were one."""
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
+
+    @property
+    def settled(self) -> bool:
+        """True if it is done without a large model, and nobody has to read it first.
+
+        An output that tells its outcome has a fixed reply, or is in a queue of people. In any
+        other, no answer may be missing, doubtful or not accepted, and no text a draft. What was
+        dropped isn't settled, but set aside.
+        """
+        output = self.output
+        if self.result is None or self.needed_llm or isinstance(output, Dropped):
+            return False
+        if isinstance(output, Outcome):
+            return output.became in SETTLED
+        return not is_open(output) and all(note.kind != "drafted" for note in self.trace)
 
     def _repr_html_(self) -> str:
         rows = [(f"item {self.id}", self.status), ("input", str(self.input))]

@@ -162,6 +162,8 @@ Became = Literal[
 """Outcome of an input: it goes to people first, since somebody may be in danger; it has a fixed
 reply; a model wrote the reply; a person has to read the draft; it is in a queue of people; it waits
 for a large model or people; it is set aside as unwanted; it is dropped; or no answer was found."""
+SETTLED: frozenset[Became] = frozenset({"replied", "routed"})
+"""Outcomes that are settled; see `Item.settled`."""
 
 
 @runtime_checkable

@@ -554,6 +554,16 @@ def is_accepted(output: object) -> bool | None:
     return all(accepted)
 
 
+def is_open(output: object) -> bool:
+    """Return True if an answer in an output is missing, doubtful or not accepted."""
+    return any(
+        getattr(answer, "status", "answered") != "answered"
+        or getattr(answer, "doubtful", False) is True
+        or getattr(answer, "accepted", None) is False
+        for answer in answers_in(output).values() or (output,)
+    )
+
+
 def may_be_accepted(kind: object) -> bool:
     """Return True if values of a type may have `accepted`, or if the type isn't a class."""
     if not isinstance(kind, type):

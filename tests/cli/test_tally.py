@@ -87,7 +87,7 @@ def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
     routed = Ended(became="routed")
     rows = rows_of(TEMPLATE, TEMPLATE, routed, waiting, DRAFT, unwanted, DROPPED, WRITTEN)
     assert rows == {
-        "settled without an LLM": "3 of 8 (38%): 2 replies by template, 1 to people's queues",
+        "settled": "3 of 8 (38%): 2 replies by template, 1 to people's queues",
         "written by the LLM": "1",
         "waiting for an LLM or people": "2, 1 of them with a draft to read",
         "doubtful": "none",
@@ -97,14 +97,14 @@ def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
 
 def test_what_a_guard_stopped_is_counted_as_dropped_beside_what_the_graph_dropped() -> None:
     tally = tally_of(TEMPLATE, DROPPED, Dropped(reason="it is spam"))
-    assert dict(tally.rows())["settled without an LLM"].startswith("1 of 3 (33%)")
+    assert dict(tally.rows())["settled"].startswith("1 of 3 (33%)")
     assert tally.outcomes["dropped"] == 2
-    assert rows_of(Dropped(reason="it is spam")) == {}
+    assert rows_of(Dropped(reason="it is spam")) == {"settled": "0 of 1 (0%)"}
 
 
 def test_nothing_comes_next_where_nothing_is_left_to_do_or_outputs_say_nothing() -> None:
     assert "next" not in rows_of(TEMPLATE, WRITTEN)
-    assert rows_of(Text(text="hello")) == {}
+    assert rows_of(Text(text="hello")) == {"settled": "1 of 1 (100%)"}
 
 
 def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+FAILED = {"settled": False, "error": "E: x"}
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>\u2028&"
 
 
@@ -40,6 +41,7 @@ def row(
         "input": given,
         "output": {"queue": queue, "decisions": {"intent": intent}},
         "status": "answered",
+        "settled": tier == "slm" and queue != "quarantine" and not doubtful,
         "seconds": 0.3,
         "usage": {**spent, "by_tier": {tier: spent}, "by_node": {node: spent}},
         "trace": [{"kind": "answered", "node": node, "text": "model", "endpoint": "small"}],
@@ -55,7 +57,7 @@ def shop() -> list[dict[str, Any]]:
         row("sure", "Money back.", {"delivery": 0.97, "refund": 0.03}, right="refund"),
         row("spam", "WIN", {"delivery": 0.8, "refund": 0.2}, queue="quarantine"),
         row("large", "Please.", {"refund": 0.7, "delivery": 0.3}, tier="llm", cost=0.002),
-        {"id": "bad", "input": {"text": "?"}, "output": None, "status": "failed", "error": "E: x"},
+        {"id": "bad", "input": {"text": "?"}, "output": None, "status": "failed"} | FAILED,
     ]
 
 

@@ -50,8 +50,9 @@ def test_rows_are_found_by(view: View, query: dict[str, Any], found: list[str]) 
 
 
 def test_the_four_numbers_are_of_all_rows(view: View) -> None:
-    small, large, cost, guarantee = view.overview().figures
-    assert small.detail.startswith("5 of 7")
+    settled, large, cost, guarantee = view.overview().figures
+    assert (settled.title, settled.value) == ("Settled", "43 %")
+    assert settled.detail.startswith("3 of 7")
     assert large.detail.startswith("1 rows")
     assert "0.002" in cost.value or cost.value.startswith("≥")
     assert guarantee.value == "none"

@@ -153,6 +153,7 @@ def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
         }
         if calibrated:
             record["accepted"] = bool(output.accepted)
+    record["settled"] = item.settled
     if item.problem is not None:
         record["error"] = item.problem
     return record | resources_of(item)

@@ -30,7 +30,7 @@ from moa.graphs.engine.steps import NodeStep, Step
 from moa.graphs.loading import READY, load_graph
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
-from moa.node import AnyNode, Outcome
+from moa.node import AnyNode
 from moa.questions import Question
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 LEARNED = "learned"
 """Setting of a graph that learns."""
-SETTLED = ("replied", "routed")
-"""Outcomes of messages settled without a large model."""
 
 
 class Message(NamedTuple):
@@ -218,7 +216,7 @@ class Learner:
         async for item in map_rows(node, requests, context, on_error="raise"):
             number += 1
             message = messages[item.number - 1]
-            if isinstance(item.output, Outcome) and item.output.became in SETTLED:
+            if item.settled:
                 settled += 1
                 right += (
                     await decide_option(agent, message.texts[name], context) == message.labels[name]

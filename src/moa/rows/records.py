@@ -24,6 +24,7 @@ def line(item: Item[object]) -> dict[str, object]:
         "input": to_jsonable(item.input),
         "output": to_jsonable(item.output),
         "status": item.status,
+        "settled": item.settled,
     }
     if item.problem is not None:
         record["error"] = item.problem
@@ -123,6 +124,7 @@ def damaged_line(line: str, number: int) -> JSON:
         "input": row.get("value", row.get("raw")),
         "output": None,
         "status": "failed",
+        "settled": False,
         "error": "StoreError: the job holds the line of this row damaged: moa job retry makes it "
         "due again",
     }

@@ -95,7 +95,7 @@ def _order_of(column: Column) -> int:
     part, name = column
     if part == "input":
         return -1
-    if part == "line" and name in ("status", "error"):
+    if part == "line" and name in ("status", "settled", "error"):
         return len(_ORDER) + 1
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 

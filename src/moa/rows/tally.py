@@ -42,6 +42,8 @@ class Tally:
         """Usage before the first item, such as fitting an agent to its task."""
         self.outcomes: Counter[str] = Counter()
         """Number of items by outcome."""
+        self.settled: Counter[str] = Counter()
+        """Number of settled items by outcome; see `Item.settled`."""
         self.has_outcomes = False
         """True if an output had an outcome that says who handles it."""
         self.accepted = 0
@@ -113,7 +115,9 @@ class Tally:
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
     def _add_outcome(self, item: Item[object]) -> None:
-        self.outcomes[outcome_of(item)] += 1
+        outcome = outcome_of(item)
+        self.outcomes[outcome] += 1
+        self.settled[outcome] += item.settled
         output: object = item.output
         self.has_outcomes = self.has_outcomes or (
             isinstance(output, Outcome) and output.became != "not found"
@@ -139,7 +143,7 @@ class Tally:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the rows of the closing table: name and text."""
-        rows = list(self._outcome_rows()) if self.has_outcomes else []
+        rows = list(self._outcome_rows())
         if self.calibrated or self.guarantee:
             details = f", {self.guarantee}" if self.guarantee else ""
             rows.append(("accepted", f"{self.accepted} of {self.items}{details}"))
@@ -155,12 +159,17 @@ class Tally:
         return [*rows, ("next", steps)] if steps else rows
 
     def _outcome_rows(self) -> Iterator[tuple[str, str]]:
-        ends, total = self.outcomes, self.items - self.statuses["failed"]
+        ends, settled = self.outcomes, self.settled
         if ends["in danger"]:
             yield "in danger, to people first", f"{ends['in danger']}"
-        settled = ends["replied"] + ends["routed"]
-        parts = f"{ends['replied']} replies by template, {ends['routed']} to people's queues"
-        yield "settled without an LLM", f"{settled} of {total} ({settled / total:.0%}): {parts}"
+        if self.items:
+            count = f"{settled.total()} of {self.items} ({settled.total() / self.items:.0%})"
+            parts = (
+                f"{settled['replied']} replies by template, {settled['routed']} to people's queues"
+            )
+            yield "settled", f"{count}: {parts}" if self.has_outcomes else count
+        if not self.has_outcomes:
+            return
         if ends["written"]:
             yield "written by the LLM", f"{ends['written']}"
         drafts = f", {ends['drafted']} of them with a draft to read" if ends["drafted"] else ""

@@ -75,6 +75,12 @@ class _Counters:
         self._runs = Counter(
             "moa_runs", "Runs that have ended.", ["model", "status"], registry=registry
         )
+        self._settled = Counter(
+            "moa_settled",
+            "Runs done without a large model, which nobody has to read first.",
+            ["model"],
+            registry=registry,
+        )
         self._seconds = Histogram(
             "moa_run_seconds",
             "Wall time of runs.",
@@ -96,6 +102,7 @@ class _Counters:
         """Count a run that has ended."""
         name, item = finished.served.name, finished.item
         self._runs.labels(name, item.status).inc()
+        self._settled.labels(name).inc(item.settled)
         self._seconds.labels(name).observe(item.seconds)
         for part, amount in item.usage.parts.items():
             calls, tokens_in, tokens_out, cost = self._asked(name, part.tier, part.endpoint)

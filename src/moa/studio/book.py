@@ -94,6 +94,8 @@ class Entry:
     """US dollars for the large model."""
     alone: float | None = None
     """Estimated US dollars that the large model alone would have cost."""
+    settled: bool | None = None
+    """See `Item.settled`; `None`: the line doesn't say."""
     tags: frozenset[Tag] = frozenset()
     why: Why = "rest"
 
@@ -516,6 +518,7 @@ def _entry(
             for verdict in verdicts
         ),
         nodes=nodes,
+        settled=settled if isinstance(settled := line.get("settled"), bool) else None,
         large_cost=read_number(large.get("cost")) if tier == "large" else None,
         alone=read_number(object_of(usage.get("llm_alone_estimate")).get("cost")),
     )

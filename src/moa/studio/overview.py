@@ -35,15 +35,9 @@ def figures(
     if learning is not None:
         return _learning(learning)
     rows = book.entries
-    successes = [entry for entry in rows if entry.status != "failed"]
     large = [entry for entry in rows if entry.tier == "large"]
-    small = sum(entry.tier != "large" for entry in successes)
     return (
-        Figure(
-            title="Without the large model",
-            value=_share(small, len(rows)),
-            detail=f"{small:,} of {len(rows):,} rows{_count_others(book)}",
-        ),
+        _settled(book),
         Figure(
             title="Asked the large model",
             value=_share(len(large), len(rows)),
@@ -268,7 +262,7 @@ def _learning(learning: LearningFigures) -> tuple[Figure, ...]:
     saved = "" if learning.saved is None else f"saved so far: {dollars(learning.saved)}"
     return (
         Figure(
-            title="Without the large model",
+            title="By the small model",
             value=_share(learning.by_small, learning.inputs),
             detail=f"{learning.by_small:,} of {learning.inputs:,} inputs",
         ),
@@ -284,6 +278,19 @@ def _learning(learning: LearningFigures) -> tuple[Figure, ...]:
             detail=f"{audit}. {learning.promise}",
             tone="good" if in_use else "plain",
         ),
+    )
+
+
+def _settled(book: Book) -> Figure:
+    """Count the settled rows; see `Item.settled`."""
+    rows = book.entries
+    settled = sum(entry.settled is True for entry in rows)
+    unknown = sum(entry.settled is None for entry in rows)
+    others = f", {unknown:,} don't say" if unknown else ""
+    return Figure(
+        title="Settled",
+        value="unknown" if unknown else _share(settled, len(rows)),
+        detail=f"{settled:,} of {len(rows):,} rows{others}{_count_others(book)}",
     )
 
 

@@ -220,7 +220,8 @@ def _lines(path: Path) -> Iterator[Values]:
     is_run = False
     for row in rows.read(path):
         if isinstance(row, MalformedLine):
-            yield {"id": row.number, "input": row.raw, "status": "failed", "error": row.error}
+            failed = {"status": "failed", "settled": False, "error": row.error}
+            yield {"id": row.number, "input": row.raw, **failed}
             continue
         line = {"input": row.value} if isinstance(row.value, str) else row.value
         is_run = is_run or not _OF_A_RESULT.isdisjoint(line)
