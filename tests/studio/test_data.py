@@ -280,7 +280,7 @@ def test_the_example_that_ships_opens_without_a_file() -> None:
     assert overview.demo
     assert overview.total > 200
     guarantee = overview.figures[3]
-    assert guarantee.value == "≤ 10 % wrong"
+    assert (guarantee.title, guarantee.value) == ("Guarantee of intent", "≤ 10 % wrong")
     assert guarantee.detail.startswith("holds: ")
     assert next(one for one in overview.curves if one.question == "intent").points
     assert view.detail(0).timed

@@ -12,7 +12,8 @@ import tempfile
 import weakref
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
@@ -52,6 +53,20 @@ _BEGINS = 400
 _ANSWERED = ("answered", "cached", "drafted")
 
 
+class GivenLabel(NamedTuple):
+    """A label in a file of labels."""
+
+    value: object
+    chosen: bool
+    """True if somebody chose its text, False if it was drawn at random."""
+    earlier: tuple[object, ...] = ()
+    """Labels that it replaced."""
+
+
+GivenLabels = Mapping[tuple[str, str], GivenLabel]
+"""Labels by the text from `normalise_text` and the question."""
+
+
 class Verdict(NamedTuple):
     """A decision in the list. Its probabilities are only in the line."""
 
@@ -79,7 +94,13 @@ class Entry:
     right: dict[str, str]
     """Right labels by question, from the row or from people."""
     chosen: frozenset[str]
-    """Questions that were labelled because the row was chosen, not drawn at random."""
+    """Questions whose right label was given because somebody chose the row."""
+    drawn: frozenset[str]
+    """Questions that the row tests, since it was drawn at random to be labelled. It tests them
+    whoever labels it later."""
+    disputed: frozenset[str]
+    """Questions that the row tests, and whose decision a label contradicted: the one that it was
+    drawn with, or a later one. A label after that doesn't make the decision right in the test."""
     case: str | None
     by: str
     tier: Tier
@@ -150,8 +171,7 @@ class Book:
 
     Args:
         lines: Lines as `moa run --out` or `moa decide --out` writes them.
-        labels: Labels from people, by the text from `normalise_text` and the question, each with
-            whether the row was chosen to be labelled.
+        labels: Labels from people; `None`: rows can't be labelled.
         seconds_by_node: Returns the seconds of each node for a row's id, if the run kept spans.
             Without it, nodes that made no call are unknown.
         options: Option names of the question `label`, if rows don't have them all.
@@ -160,7 +180,7 @@ class Book:
     def __init__(
         self,
         lines: Iterable[Values],
-        labels: Mapping[tuple[str, str], tuple[object, bool]] | None = None,
+        labels: GivenLabels | None = None,
         seconds_by_node: Callable[[str], Mapping[str, float]] | None = None,
         options: Iterable[str] = (),
     ) -> None:
@@ -179,13 +199,21 @@ class Book:
         if names := dict.fromkeys(options):
             self._names[LABEL] = names
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._labels = labels or {}
+        self._can_label = labels is not None
+        self._texts = array("q")
+        """Hash of each row's text, to find the rows that a label is for."""
+        self._question_sets: dict[frozenset[str], frozenset[str]] = {}
         self.rows_of: Counter[str] = Counter()
         """Number of rows where each question was decided."""
         self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
         self.changes: Counter[str] = Counter()
         """Number of labels added or removed since the rows were read, by question."""
-        self._assign_labels([self._add(line) for line in lines])
+        labelled_texts = {text for text, _ in labels or {}}
+        row_labels = [self._add(line, labelled_texts) for line in lines]
+        questions = {name: self.question(name) for name in self.question_names}
+        for entry, row_label in zip(self.entries, row_labels, strict=True):
+            for name in questions.keys() & entry.decisions.keys():
+                self._assign_label(entry, questions[name], row_label, labels or {})
         self._tag()
         self._sort()
         self._last: tuple[Query, list[int]] | None = None
@@ -301,20 +329,20 @@ class Book:
             error=entry.error if texts else _find_error_type(entry.error),
         )
 
-    def correct(self, index: int, name: str, label: str | None) -> Entry:
-        """Set a person's label on a row; `None` removes it. The order of the rows stays."""
-        entry = self.entries[index]
-        if label is None:
-            entry.right.pop(name, None)
-            entry.chosen -= {name}
-        else:
-            entry.right[name] = label
-            entry.chosen |= {name}
-        tags = entry.tags - {"labelled", "corrected"}
-        entry.tags = tags | _by_labels(entry)
+    def relabel(self, index: int, name: str, labels: GivenLabels) -> Entry:
+        """Set the labels of a question anew, on a row and on those with the same text.
+
+        They are set as if the rows were read again, but the order of the rows stays.
+        """
+        question, wanted = self.question(name), self._texts[index]
+        for entry in [self.entries[i] for i, text in enumerate(self._texts) if text == wanted]:
+            if name in entry.decisions:
+                row_label = self._own_labels(self.line(entry.place), entry.decisions)
+                self._assign_label(entry, question, row_label, labels)
+                entry.tags = entry.tags - {"labelled", "corrected"} | _by_labels(entry)
         self.changes[name] += 1
         self._last = None
-        return entry
+        return self.entries[index]
 
     def _matching(self, query: Query) -> list[int]:
         """Return the rows that match a query. The text is searched first, since that is quick."""
@@ -327,8 +355,8 @@ class Book:
             places = [place for place in places if search in folded[place] or place in ids]
         return [place for place in places if _matches(self.entries[place], query)]
 
-    def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
-        """Add a row, and return its own labels; see `_own_labels`."""
+    def _add(self, line: Values, labelled_texts: Container[str]) -> _RowLabels:
+        """Add a row, and return its own labels, with its text only if people labelled it."""
         place = len(self.entries)
         self._starts.append(self._end)
         self._end += self._file.write(_encode(line))
@@ -346,7 +374,9 @@ class Book:
             if verdict.p is not None:
                 self._confidences[name].append(verdict.p)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
-        return self._own_labels(line, decisions)
+        row_labels = self._own_labels(line, decisions)
+        self._texts.append(hash(row_labels.text))
+        return row_labels if row_labels.text in labelled_texts else row_labels._replace(text="")
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
         by_node = object_of(object_of(line.get("usage")).get("by_node"))
@@ -359,26 +389,40 @@ class Book:
         nodes = tuple(sorted(self.nodes[path] for path in paths))
         return self._node_sets.setdefault(nodes, nodes)
 
-    def _own_labels(
-        self, line: Values, names: Iterable[str]
-    ) -> tuple[str, dict[str, object], bool]:
-        """Return the key of people's labels, the row's own labels, and whether it was chosen."""
+    def _own_labels(self, line: Values, names: Iterable[str]) -> _RowLabels:
+        """Return the row's own labels, and the text by which people's are found."""
         input_fields = object_of(line.get("input"))
         labels = {name: input_fields[name] for name in names if name in input_fields}
-        key = normalise_text(text_of(line)) if self._labels else ""
-        return key, labels, input_fields.get("chosen") is True
+        text = normalise_text(text_of(line)) if self._can_label else ""
+        return _RowLabels(text, labels, input_fields.get("chosen") is True)
 
-    def _assign_labels(self, row_labels: Iterable[tuple[str, dict[str, object], bool]]) -> None:
-        """Set the right labels: those from people, else the row's own."""
-        questions = {name: self.question(name) for name in self.question_names}
-        for entry, (key, labels, was_chosen) in zip(self.entries, row_labels, strict=True):
-            for name in questions.keys() & entry.decisions.keys():
-                value, is_chosen = self._labels.get(
-                    (key, name), (labels.get(name, ...), was_chosen)
-                )
-                if value is not ... and (label := _label_name(questions[name], value)) is not None:
-                    entry.right[name] = label
-                    entry.chosen |= {name} if is_chosen else set()
+    def _assign_label(
+        self, entry: Entry, question: Question, row: _RowLabels, labels: GivenLabels
+    ) -> None:
+        """Set the right label of a question: that from people, else the row's own.
+
+        The row tests the question if either was drawn at random. Then each label counts that it
+        has had, so that the test isn't better for what people do after they see its outcome.
+        """
+        name, given = question.name, labels.get((row.text, question.name))
+        own = _label_names(question, [row.labels[name]] if name in row.labels else [])
+        new = _label_names(question, [given.value] if given else [])
+        found = new or own
+        entry.right.pop(name, None)
+        entry.right.update((name, label) for label in found)
+        chosen = given.chosen if given and new else row.chosen
+        tests = own if not row.chosen else []
+        if given and (tests or not given.chosen):
+            tests = [*tests, *new, *_label_names(question, given.earlier)]
+        said = entry.decisions[name].said
+        entry.chosen = self._with(entry.chosen, name, bool(found) and chosen)
+        entry.drawn = self._with(entry.drawn, name, bool(tests))
+        entry.disputed = self._with(entry.disputed, name, any(label != said for label in tests))
+
+    def _with(self, names: frozenset[str], name: str, holds: bool) -> frozenset[str]:
+        """Return a set of questions with one of them, or without it. Equal sets are shared."""
+        changed = names | {name} if holds else names - {name}
+        return self._question_sets.setdefault(changed, changed)
 
     def _tag(self) -> None:
         slow_seconds = percentile([entry.seconds for entry in self.entries], 0.95) or 0.0
@@ -411,6 +455,16 @@ class Book:
         main = [d.confidence for d in entry.decisions.values() if d.answered and not d.filters]
         confidence = -max(wrong) if entry.why == "corrected" and wrong else min(main, default=1.0)
         return WHYS.index(entry.why), confidence, index
+
+
+class _RowLabels(NamedTuple):
+    """Labels that a row has itself."""
+
+    text: str
+    """Its text, from `normalise_text`; empty if rows can't be labelled."""
+    labels: dict[str, object]
+    chosen: bool
+    """True if somebody chose the row to be labelled, False if it was drawn at random."""
 
 
 def _no_confidences() -> array[float]:
@@ -504,6 +558,8 @@ def _entry(
         decisions=decisions,
         right={},
         chosen=frozenset(),
+        drawn=frozenset(),
+        disputed=frozenset(),
         case=None if case is None else str(case),
         by=endpoint,
         tier=tier,
@@ -560,11 +616,14 @@ def _row_decision(name: str, verdict: Verdict, entry: Entry) -> RowDecision:
     )
 
 
-def _label_name(question: Question, value: object) -> str | None:
-    try:
-        return label_of(question, value)
-    except InputError:  # the column means something else, or has a label that was never decided
-        return None
+def _label_names(question: Question, values: Iterable[object]) -> list[str]:
+    """Return the options that labels name."""
+    names: list[str] = []
+    for value in values:
+        # Else the column means something else, or has a label that was never decided.
+        with suppress(InputError):
+            names += [name] if (name := label_of(question, value)) is not None else []
+    return names
 
 
 def _find_error_type(error: str) -> str:

@@ -1,27 +1,27 @@
 """Labels: corrections from the page, in the file that `moa learn` and `moa label` share.
 
 Each label is a line with the fields of its row, `labelled_by` and `chosen`. Chosen rows are no
-random sample: they are used for fitting, but not for guarantees.
+random sample: they are used for fitting, but not for guarantees. A label that replaces another
+keeps it in `earlier_labels`: the page tests with both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from moa._files import LineFile, check_lines, dump_json, replace_text
-from moa._json import object_of
+from moa._files import LineFile, check_lines, dump_json, replacing
+from moa._json import JSON, list_of, object_of
 from moa.calibration.labelled import normalise_text, row_value
 from moa.errors import InputError
 from moa.questions import Question
 from moa.rows.decided import Values
-from moa.studio.book import text_of
+from moa.studio.book import GivenLabel, text_of
 
 PERSON = "person"
-Known = dict[tuple[str, str], tuple[object, bool]]
-"""Label by text and question, with whether the row was chosen."""
-_OURS = ("text", "case", "chosen", "labelled_by", "id", "input")
+EARLIER = "earlier_labels"
+_OURS = ("text", "case", "chosen", "labelled_by", EARLIER, "id", "input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,10 @@ class _Change:
     place: int
     id: str
     question: str
-    before: Values | None
-    """Line that it replaced; `None`: there was none."""
-    was: str | None
-    """Label that the row had on the page before."""
-    text: str
+    before: bytes
+    """Line that it replaced; empty: there was none."""
+    after: bytes
+    """Line that it wrote."""
 
 
 class Labels:
@@ -60,7 +59,6 @@ class Labels:
         label: str,
         *,
         id: str,
-        was: str | None,
         others: Collection[str] = (),
     ) -> None:
         """Write a label. It replaces an earlier one from the page or from `moa label`.
@@ -71,7 +69,6 @@ class Labels:
             question: Question that the label answers.
             label: Name of the option.
             id: Id of the row.
-            was: Label that the page showed.
             others: Names of all questions. The row's own values for them are not written as labels.
 
         Raises:
@@ -93,75 +90,111 @@ class Labels:
             "labelled_by": PERSON,
             "chosen": True,
         }
-        before = self._put(text, question.name, label_line)
-        self._changes.append(_Change(index, id, question.name, before, was, text))
+        key = normalise_text(text)
+        with LineFile(self.path, existing="resume") as file:
+            lines = _Lines(file)
+            start, before, values = lines.find(
+                lambda values, _: (
+                    question.name in values and normalise_text(str(values.get("text", ""))) == key
+                )
+            )
+            if values is not None:
+                label_line = _replace(values, label_line, question.name)
+            after = f"{dump_json(label_line)}\n".encode()
+            lines.put(start, before, after)
+        self._changes.append(_Change(index, id, question.name, before, after))
 
-    def take_back(self) -> tuple[int, str, str, str | None]:
-        """Undo the last change of this session.
+    def take_back(self) -> tuple[int, str, str]:
+        """Undo the last change of this session: the file has the same bytes as before.
 
         Returns:
-            Index and id of its row, its question, and the label before.
+            Index and id of its row, and its question.
 
         Raises:
-            InputError: there is nothing to undo.
+            InputError: there is nothing to undo, or somebody else has changed the line since.
         """
         if not self._changes:
             raise InputError("there is nothing to undo")
         change = self._changes[-1]
-        self._put(change.text, change.question, change.before)
-        self._changes.pop()
-        return change.place, change.id, change.question, change.was
-
-    def _put(self, text: str, question: str, label_line: Values | None) -> Values | None:
-        """Replace the line of a text and a question, and return the old one.
-
-        A new line is appended. Otherwise the file is rewritten atomically.
-        """
-        key = normalise_text(text)
         with LineFile(self.path, existing="resume") as file:
-            lines = [values for _, _, values in file.lines()]
-            matches = [
-                normalise_text(str(line.get("text", ""))) == key and question in line
-                for line in lines
-            ]
-            before = next(
-                (line for line, is_match in zip(lines, matches, strict=True) if is_match), None
+            lines = _Lines(file)
+            start, _, values = lines.find(lambda _, raw: raw == change.after)
+            if values is not None:
+                lines.put(start, change.after, change.before)
+        self._changes.pop()
+        if values is None:
+            raise InputError(
+                f"this label has been changed in {self.path} since, so it isn't undone: label the "
+                "row again"
             )
-            if before is None and label_line is not None:
-                file.add(label_line)
-                return None
-            left: list[Values] = []
-            for line, is_match in zip(lines, matches, strict=True):
-                if is_match and line is before:
-                    left += [] if label_line is None else [_merge(line, label_line, question)]
-                else:
-                    left.append(line)
-            if left:
-                replace_text(self.path, "".join(f"{dump_json(line)}\n" for line in left))
-            else:
-                file.cut(0)
-        return before
+        return change.place, change.id, change.question
 
-    def read(self) -> Known:
-        """Read the labels in the file.
+    def read(self) -> dict[tuple[str, str], GivenLabel]:
+        """Read the labels in the file, by text and question.
 
         Raises:
             ConfigError: a line isn't a label.
         """
-        labels = Known()
+        labels: dict[tuple[str, str], GivenLabel] = {}
         if not self.path.exists():
             return labels
         with LineFile(self.path, existing="resume") as file:
             for number, _, values in file.lines():
                 if not isinstance(text := values.get("text"), str):
                     raise file.line_error(number)
-                is_chosen = values.get("chosen") is True
+                is_chosen, key = values.get("chosen") is True, normalise_text(text)
                 for name, value in values.items():
                     if name not in _OURS:
-                        labels.setdefault((normalise_text(text), name), (value, is_chosen))
+                        given = GivenLabel(value, is_chosen, _earlier_labels(values, name))
+                        labels.setdefault((key, name), given)
         return labels
 
 
-def _merge(before: Values, label_line: Values, question: str) -> Values:
+class _Lines:
+    """The lines of a locked file, of which one at a time is changed. The others keep their bytes.
+
+    Raises:
+        ConfigError: a line isn't JSON.
+    """
+
+    def __init__(self, file: LineFile) -> None:
+        self._file = file
+        self._lines = [(start, values) for _, start, values in file.lines()]
+        self._content = file.path.read_bytes()
+
+    def find(self, matches: Callable[[JSON, bytes], bool]) -> tuple[int, bytes, JSON | None]:
+        """Return the start, bytes and fields of the first line that matches.
+
+        If there is none: the end of the file, no bytes and `None`.
+        """
+        for start, values in self._lines:
+            raw = self._content[start : self._content.index(b"\n", start) + 1]
+            if matches(values, raw):
+                return start, raw, values
+        return len(self._content), b"", None
+
+    def put(self, start: int, before: bytes, after: bytes) -> None:
+        """Replace a line atomically; without `before` it is appended, without `after` removed."""
+        content = self._content[:start] + after + self._content[start + len(before) :]
+        if start == len(self._content):
+            self._file.add_line(after.removesuffix(b"\n"))
+        elif content:
+            with replacing(self._file.path) as out:
+                out.write(content)
+        else:
+            self._file.cut(0)
+
+
+def _earlier_labels(values: Values, question: str) -> tuple[object, ...]:
+    return (*list_of(object_of(values.get(EARLIER)).get(question)),)
+
+
+def _replace(before: Values, label_line: Values, question: str) -> JSON:
     """Return a line with one question's label changed. Labels of other questions stay."""
-    return {**before, question: label_line[question], "labelled_by": label_line["labelled_by"]}
+    label = label_line[question]
+    found: list[object] = []
+    for one in (*_earlier_labels(before, question), before[question]):
+        found += [one] if one != label and one not in found else []
+    earlier = {**object_of(before.get(EARLIER)), question: found}
+    changed: JSON = {**before, question: label, "labelled_by": label_line["labelled_by"]}
+    return {**changed, EARLIER: earlier} if any(earlier.values()) else changed

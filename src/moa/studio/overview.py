@@ -12,7 +12,7 @@ from moa.studio.book import Book, Entry, Verdict
 from moa.studio.data import Curve, Figure, Point, TestedThreshold, Tone
 
 if TYPE_CHECKING:
-    from moa.calibration.bounds import CurvePoint
+    from moa.calibration.bounds import Bound, CurvePoint
     from moa.calibration.figures import LearningFigures
     from moa.calibration.file import Calibration
 
@@ -31,7 +31,7 @@ def no_calibrations() -> Calibrations:
 def figures(
     book: Book, calibrations: Calibrations, learning: LearningFigures | None = None
 ) -> tuple[Figure, ...]:
-    """Return the four figures at the top of the page."""
+    """Return the figures at the top of the page: four, or more if several questions are tested."""
     if learning is not None:
         return _learning(learning)
     rows = book.entries
@@ -44,7 +44,7 @@ def figures(
             detail=_describe_large(large),
         ),
         _money(rows),
-        _guarantee_figure(rows, calibrations),
+        *_guarantees(book, calibrations),
     )
 
 
@@ -64,7 +64,7 @@ def curve_of(
     entries = [
         entry for entry in book.labelled_entries(name) if _is_measured(entry.decisions[name])
     ]
-    sample = [entry for entry in entries if name not in entry.chosen]
+    sample = [entry for entry in entries if name in entry.drawn]
     if not sample:
         remark = (
             f" The {len(entries)} labelled here were chosen to be looked at." if entries else ""
@@ -127,7 +127,7 @@ def _points(name: str, sample: Sequence[Entry]) -> Sequence[CurvePoint]:
         [
             Outcome(
                 confidence=min(1.0, max(0.0, entry.decisions[name].confidence)),
-                correct=entry.right[name] == entry.decisions[name].said,
+                correct=name not in entry.disputed,
                 case=entry.case,
             )
             for entry in sample
@@ -156,12 +156,15 @@ def _share_from(threshold: float, confidences: Sequence[float], rows: int) -> fl
     return (len(confidences) - bisect_left(confidences, threshold)) / max(1, rows)
 
 
-def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> TestedThreshold | None:
+def _bound_of(name: str, book: Book, calibrations: Calibrations) -> Bound | None:
+    """Return what a calibration says of a question; `None` if none is about it."""
     calibration = calibrations.get(name, calibrations.get(""))
     options = {option.name for option in book.question(name).options}
-    if calibration is None or not options <= {*calibration.labels}:
-        return None
-    bound = calibration.bound
+    return calibration.bound if calibration and options <= {*calibration.labels} else None
+
+
+def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> TestedThreshold | None:
+    bound = _bound_of(name, book, calibrations)
     if bound is None or bound.threshold is None:
         return None
     return TestedThreshold(
@@ -200,37 +203,49 @@ def _money(rows: Sequence[Entry]) -> Figure:
     )
 
 
-def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
-    accepted = [entry for entry in rows if "accepted" in entry.tags]
-    checks = [
-        (entry.right[name] != entry.decisions[name].said)
-        for entry in accepted
-        for name, decision in entry.decisions.items()
-        if decision.accepted and name in entry.right and name not in entry.chosen
-    ]
-    title = "Guarantee"
-    bounds = [
-        calibration.bound for calibration in calibrations.values() if calibration.bound is not None
-    ]
-    if bounds:
-        bounds_in_use = [bound for bound in bounds if bound.threshold is not None]
-        if not bounds_in_use:
-            return Figure(title=title, value="none", detail=bounds[0].summary, tone="warn")
-        risk = max(bound.guarantee.risk for bound in bounds_in_use)
-        value = f"≤ {percent(risk)} wrong"
-        detail, tone = _audit(checks, risk)
-        return Figure(title=title, value=value, detail=detail, tone=tone)
-    if accepted:
-        return Figure(
-            title=title,
-            value=f"{_share(len(accepted), len(rows))} accepted",
+def _guarantees(book: Book, calibrations: Calibrations) -> tuple[Figure, ...]:
+    """Return a figure for each question whose accepted answers have a tested guarantee.
+
+    Without one: for each question with accepted answers, else one that says what is missing.
+    """
+    rows, names = book.entries, book.question_names
+    bounds = {name: bound for name in names if (bound := _bound_of(name, book, calibrations))}
+    tested = {name: bound for name, bound in bounds.items() if bound.threshold is not None}
+    if tested:
+        return tuple(_guarantee(name, rows, bound) for name, bound in tested.items())
+    for name, bound in bounds.items():
+        return (Figure(title=_title(name), value="none", detail=bound.summary, tone="warn"),)
+    counts = {name: sum(_is_accepted(name, entry) for entry in rows) for name in names}
+    accepted = tuple(
+        Figure(
+            title=_title(name),
+            value=f"{_share(count, len(rows))} accepted",
             detail="by a calibration: give --calibration FILE to see its guarantee checked",
         )
-    return Figure(
-        title=title,
-        value="none",
-        detail="no calibration: moa learn makes one",
+        for name, count in counts.items()
+        if count
     )
+    none = Figure(title="Guarantee", value="none", detail="no calibration: moa learn makes one")
+    return accepted or (none,)
+
+
+def _title(name: str) -> str:
+    return f"Guarantee of {name}"
+
+
+def _is_accepted(name: str, entry: Entry) -> bool:
+    return name in entry.decisions and entry.decisions[name].accepted is True
+
+
+def _guarantee(name: str, rows: Sequence[Entry], bound: Bound) -> Figure:
+    risk = bound.guarantee.risk
+    checks = [
+        name in entry.disputed
+        for entry in rows
+        if name in entry.drawn and _is_accepted(name, entry)
+    ]
+    detail, tone = _audit(checks, risk)
+    return Figure(title=_title(name), value=f"≤ {percent(risk)} wrong", detail=detail, tone=tone)
 
 
 def _audit(checks: Sequence[bool], risk: float) -> tuple[str, Tone]:

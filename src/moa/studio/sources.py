@@ -431,21 +431,19 @@ class View:
             book = self.book
             index = index if id is None else book.index_of(id, index)
             line, target, entry = book.line(index), book.question(question), book.entries[index]
-            was, names = entry.right.get(question), book.question_names
-            labels.give(line, index, target, label, id=entry.id, was=was, others=names)
-            return self._row_line(book.correct(index, question, label).place)
+            labels.give(line, index, target, label, id=entry.id, others=book.question_names)
+            return self._row_line(book.relabel(index, question, labels.read()).place)
 
     def undo(self) -> RowLine:
-        """Remove the last label.
+        """Remove the last label: all is as it was before.
 
         Raises:
-            InputError: there is nothing to undo.
+            InputError: there is nothing to undo, or somebody else has changed the label since.
         """
         with self._lock:
-            place, id, question, was = self._labels.take_back()
+            place, id, question = self._labels.take_back()
             place = self.book.index_of(id, place)
-            self.book.correct(place, question, was)
-            return self._row_line(place)
+            return self._row_line(self.book.relabel(place, question, self._labels.read()).place)
 
     @property
     def _labels(self) -> Labels:

@@ -1,0 +1,259 @@
+"""What the page says of a tested guarantee stays true whatever people label on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moa.calibration import Guarantee
+from moa.calibration.bounds import Bound
+from moa.calibration.defaults import make_unfitted
+from moa.calibration.file import Calibration
+from moa.errors import InputError
+from moa.questions import Option, Question
+from moa.studio.data import Figure, Query
+from moa.studio.labels import Labels
+from moa.studio.sources import View, find_source
+from studio.lines import row, written
+
+SURE, UNSURE = {"delivery": 0.9, "refund": 0.1}, {"delivery": 0.6, "refund": 0.4}
+OTHER = {"delivery": "refund", "refund": "delivery"}
+
+
+def calibration(*options: str, name: str = "intent", summary: str = "") -> Calibration:
+    """Make a calibration whose guarantee was tested."""
+    question = Question(name, "choice", "Which?", tuple(Option(one, one) for one in options))
+    bound = Bound(guarantee=Guarantee(risk=0.5), threshold=0.8, labels=300, summary=summary)
+    return make_unfitted(question, origin="a test").model_copy(update={"bound": bound})
+
+
+def line(id: str, likely: dict[str, float] = SURE, **more: Any) -> dict[str, Any]:
+    return row(id, more.pop("text", f"Text of {id}."), likely, accepted=likely is SURE, **more)
+
+
+def view_of(folder: Path, lines: Sequence[dict[str, Any]], labels: Sequence[object] = ()) -> View:
+    file = folder / "labelled.jsonl"
+    if labels:
+        file.write_text("".join(f"{one}\n" for one in labels), "utf-8")
+    return View(
+        find_source(str(written(folder / "run.jsonl", lines))),
+        labels=Labels(file),
+        calibrations={"intent": calibration("delivery", "refund")},
+    )
+
+
+def guarantee(view: View) -> Figure:
+    return view.overview().figures[3]
+
+
+def checked(view: View) -> tuple[int, int]:
+    """Return how many are wrong of those that the tile of the guarantee counts."""
+    found = re.search(r"(\d+) of (\d+) checked", guarantee(view).detail)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def place_of(view: View, id: str) -> int:
+    return next(entry.place for entry in view.book.entries if entry.id == id)
+
+
+def drawn(right: int, wrong: int) -> list[dict[str, Any]]:
+    """Give accepted rows that were drawn at random, with their labels."""
+    return [line(f"r{i}", right="delivery") for i in range(right)] + [
+        line(f"w{i}", right="refund") for i in range(wrong)
+    ]
+
+
+@pytest.mark.parametrize("label", ["refund", "delivery"])
+def test_who_labels_wrong_rows_of_the_test_makes_its_bound_no_better(
+    tmp_path: Path, label: str
+) -> None:
+    view = view_of(tmp_path, drawn(right=20, wrong=6))
+    before, curves = guarantee(view), view.overview().curves[0].points
+    assert checked(view) == (6, 26)
+    for i in range(6):
+        view.label(place_of(view, f"w{i}"), "intent", label)
+    assert guarantee(view) == before
+    assert view.overview().curves[0].points == curves
+    view.reload()
+    assert guarantee(view) == before
+
+
+def test_a_row_of_the_test_that_a_person_finds_wrong_counts_as_wrong(tmp_path: Path) -> None:
+    view = view_of(tmp_path, drawn(right=20, wrong=6))
+    before = guarantee(view)
+    view.label(place_of(view, "r0"), "intent", "refund")
+    assert checked(view) == (7, 26)
+    view.label(place_of(view, "r0"), "intent", "delivery")
+    view.reload()
+    assert checked(view) == (7, 26), "a row that was found wrong is right again by undo alone"
+    view.undo()
+    view.undo()
+    assert guarantee(view) == before
+
+
+def test_a_label_that_was_drawn_at_random_is_tested_with_after_it_is_corrected(
+    tmp_path: Path,
+) -> None:
+    labels = [
+        json.dumps({"text": f"Text of {i}.", "intent": "refund", "chosen": False}) for i in "ab"
+    ]
+    view = view_of(tmp_path, [line("a"), line("b"), line("c")], labels)
+    assert checked(view) == (2, 2)
+    for i in "abc":
+        view.label(place_of(view, i), "intent", "delivery")
+    assert checked(view) == (2, 2)
+    view.reload()
+    assert checked(view) == (2, 2)
+    (first, *_) = (tmp_path / "labelled.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(first)["earlier_labels"] == {"intent": ["refund"]}
+
+
+def test_undo_leaves_the_file_of_labels_as_it_was_byte_for_byte(tmp_path: Path) -> None:
+    labels = [
+        '{"intent":"refund",  "text": "Text of a.", "note": "\\u00e9"}',
+        "",
+        '{"text":"Text of other.","intent":"delivery"}',
+    ]
+    view = view_of(tmp_path, [line("a"), line("b")], labels)
+    file = tmp_path / "labelled.jsonl"
+    before = file.read_bytes()
+    view.label(0, "intent", "delivery")
+    view.label(1, "intent", "delivery")
+    view.label(0, "intent", "refund")
+    assert file.read_bytes().splitlines()[1:3] == before.splitlines()[1:3]
+    for _ in range(3):
+        view.undo()
+    assert file.read_bytes() == before
+
+
+def test_a_label_that_somebody_else_has_changed_is_not_undone(tmp_path: Path) -> None:
+    view = view_of(tmp_path, [line("a")])
+    view.label(0, "intent", "refund")
+    file = tmp_path / "labelled.jsonl"
+    file.write_text(changed := file.read_text("utf-8").replace("refund", "delivery"), "utf-8")
+    with pytest.raises(InputError, match="has been changed"):
+        view.undo()
+    assert file.read_text("utf-8") == changed
+
+
+def test_a_label_is_that_of_all_rows_with_the_text(tmp_path: Path) -> None:
+    view = view_of(tmp_path, [line("a", text="Same."), line("b", text="same."), line("c")])
+    view.label(0, "intent", "refund")
+    at_once = [entry.right for entry in view.book.entries]
+    assert at_once == [{"intent": "refund"}, {"intent": "refund"}, {}]
+    view.reload()
+    assert [entry.right for entry in view.book.entries] == at_once
+    view.undo()
+    assert [entry.right for entry in view.book.entries] == [{}, {}, {}]
+
+
+def test_each_guarantee_names_its_question_and_counts_its_own_rows_alone(tmp_path: Path) -> None:
+    lines = drawn(right=3, wrong=1)
+    for i, one in enumerate(lines):
+        mood = {"probabilities": {"good": 0.9, "bad": 0.1}, "label": "good", "accepted": True}
+        one["output"]["decisions"]["mood"] = mood | {"status": "answered"}
+        one["input"]["mood"] = "bad" if i < 3 else "good"
+    view = view_of(tmp_path, lines)
+    view.calibrations = {**view.calibrations, "mood": calibration("good", "bad", name="mood")}
+    told = {one.title: one.detail for one in view.overview().figures[3:]}
+    assert [*told] == ["Guarantee of intent", "Guarantee of mood"]
+    assert "1 of 4 checked" in told["Guarantee of intent"]
+    assert "3 of 4 checked" in told["Guarantee of mood"]
+
+
+def test_a_guarantee_of_no_known_calibration_names_its_question_too(tmp_path: Path) -> None:
+    view = view_of(tmp_path, [line("a"), line("b", UNSURE)])
+    view.calibrations = {}
+    assert guarantee(view).title == "Guarantee of intent"
+    assert guarantee(view).value == "50 % accepted"
+
+
+class State(NamedTuple):
+    """All that the page shows of its rows, and the bytes of the labels."""
+
+    labels: bytes | None
+    figures: tuple[Figure, ...]
+    bounds: dict[float, tuple[int, float]]
+    rows: dict[str, dict[str, Any]]
+
+
+def state_of(view: View) -> State:
+    assert view.labels is not None
+    overview, file = view.overview(), view.labels.path
+    by_place = {"place": 0, "why": "rest"}  # rows stay where they are until they are read again
+    rows = {
+        one.id: one.model_copy(update=by_place).model_dump()
+        for one in view.book.find(Query(limit=99)).rows
+    }
+    bounds = {one.threshold: (one.accepted, one.upper) for one in overview.curves[0].points}
+    labels = file.read_bytes() if file.exists() else None
+    return State(labels, overview.figures, bounds, rows)
+
+
+RUN = [
+    line("right", right="delivery"),
+    line("wrong", right="refund"),
+    line("wrong too", right="refund", text="Twice."),
+    line("twice", text="twice."),
+    line("unsure", UNSURE, right="refund"),
+    line("drawn later"),
+    line("chosen later"),
+    line("no label"),
+]
+LABELLED = [
+    '{"text": "Text of drawn later.","intent": "refund"}',
+    '{"text":"Text of chosen later.", "intent": "refund", "chosen": true}',
+]
+ids = st.sampled_from([str(one["id"]) for one in RUN])
+actions = st.one_of(
+    st.tuples(st.sampled_from(["confirm", "correct", "same"]), ids),
+    st.sampled_from([("undo", ""), ("reload", "")]),
+)
+
+
+@contextmanager
+def opened() -> Generator[View]:
+    with TemporaryDirectory() as folder:
+        view = view_of(Path(folder), RUN, LABELLED)
+        yield view
+        view.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(actions, max_size=12))
+def test_no_label_makes_the_bound_of_a_threshold_better_and_undo_is_exact(
+    taken: list[tuple[str, str]],
+) -> None:
+    with opened() as view:
+        first = state_of(view)
+        before = [first]
+        for action, id in taken:
+            if action == "undo" and len(before) > 1:
+                view.undo()
+                before.pop()
+            elif action == "reload":
+                view.reload()
+            elif id:
+                entry = view.book.entries[place_of(view, id)]
+                said = entry.decisions["intent"].said
+                known = entry.right.get("intent", said)
+                label = {"confirm": said, "correct": OTHER[said], "same": known}[action]
+                view.label(entry.place, "intent", label)
+                before.append(found := state_of(view))
+                assert found.bounds.keys() == first.bounds.keys()
+                for threshold, (accepted, upper) in before[-2].bounds.items():
+                    assert found.bounds[threshold][0] == accepted
+                    assert found.bounds[threshold][1] >= upper
+            assert state_of(view) == before[-1]
+        wrong, of = checked(view)
+        assert wrong >= 3
+        assert of == 4
