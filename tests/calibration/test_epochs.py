@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from moa.calibration import tail
 from moa.calibration.epochs import (
+    _NEAR,  # pyright: ignore[reportPrivateUsage]
     LOOKS,
     RISK,
     THRESHOLDS,
@@ -20,6 +23,7 @@ from moa.calibration.epochs import (
     level_of,
     propose,
 )
+from moa.decisions.arrays import Bools, Floats
 
 COIN = Coin(b"k" * 32)
 texts = st.text(min_size=1, max_size=30)
@@ -200,6 +204,43 @@ def test_near_copies_are_told_by_their_vectors() -> None:
     found = find_distinct(np.concatenate([fresh, copies, again]), known)
     assert found[:30].all()
     assert not found[30:].any()
+
+
+def distinct_by_one_table(vectors: Floats, known: Floats) -> Bools:
+    """Compare all pairs at once, which takes memory by the square of their number."""
+    everything = np.concatenate([known, vectors]) - np.concatenate([known, vectors]).mean(0)
+    squares, start = (everything**2).sum(1), len(known)
+    distances = squares[start:, None] + squares - 2 * everything[start:] @ everything.T
+    sample = distances[:: 1 + len(distances) // 100, :: 1 + distances.shape[1] // 1000]
+    is_earlier = np.arange(len(everything)) < (start + np.arange(len(vectors)))[:, None]
+    found: Bools = ~((distances < _NEAR**2 * np.median(sample)) & is_earlier).any(1)
+    return found
+
+
+@pytest.mark.parametrize(("known", "count"), [(0, 1), (0, 7), (30, 90), (0, 700), (900, 1500)])
+def test_near_copies_are_the_same_in_blocks_as_in_one_table(known: int, count: int) -> None:
+    draw = np.random.default_rng(known + count)
+    vectors = draw.normal(size=(known + count, 24))
+    copies = draw.integers(0, known + count, (known + count) // 3)
+    apart = draw.choice([0.01, 0.2, 0.3, 0.4], len(copies))[:, None]
+    places = draw.permutation(known + count)[: len(copies)]
+    vectors[places] = vectors[copies] + apart * draw.normal(size=(len(copies), 24))
+    found = find_distinct(vectors[known:], vectors[:known])
+    assert found.tolist() == distinct_by_one_table(vectors[known:], vectors[:known]).tolist()
+    assert count < 50 or 0 < found.sum() < count
+
+
+def test_the_memory_of_a_look_grows_with_its_texts_and_not_with_their_square() -> None:
+    def peak(count: int) -> int:
+        vectors = np.random.default_rng(0).normal(size=(count, 16))
+        tracemalloc.start()
+        find_distinct(vectors, vectors[:0])
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(4000) < 2.2 * peak(2000)
+    assert peak(4000) < 40_000_000
 
 
 def test_a_head_just_above_the_risk_passes_no_more_often_than_the_level() -> None:

@@ -103,6 +103,8 @@ _LOOKED_AT = 80
 """Thresholds for which the fit side estimates the probability of passing."""
 _NEAR = 0.3
 """Two vectors are near-copies if their distance is below this share of the median distance."""
+_BLOCK = 1 << 19
+"""Distances computed at a time: 4 MB, and a few times that on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,22 +338,33 @@ def judge_head(thresholds: Sequence[float], rows: HeldOutRows, level: float) -> 
 def find_distinct(vectors: Floats, known: Floats) -> Bools:
     """Return False for vectors that are near-copies of a known one, or of an earlier one.
 
-    Near-copies are much closer than the median distance of vectors.
+    Near-copies are much closer than the median distance of vectors. Distances are computed in
+    blocks of rows, so the memory needed grows with the number of vectors, not with its square.
     """
     if not len(vectors):
         return np.zeros(0, bool)
     everything = np.concatenate([known, vectors]).astype(float)
     everything -= everything.mean(0)
     squares = (everything**2).sum(1)
-    start = len(known)
-    centred = everything[start:]
-    distances = squares[start:, None] + squares - 2 * centred @ everything.T
-    is_near = distances < _NEAR**2 * np.median(
-        distances[:: 1 + len(distances) // 100, :: 1 + distances.shape[1] // 1000]
-    )
-    is_earlier = np.arange(len(everything)) < (start + np.arange(len(vectors)))[:, None]
-    is_distinct: Bools = ~(is_near & is_earlier).any(1)
+    start, total = len(known), len(everything)
+    rows = slice(start, None, 1 + len(vectors) // 100)
+    columns = slice(None, None, 1 + total // 1000)
+    near = _NEAR**2 * np.median(_distances(everything, squares, rows, columns))
+    is_distinct = np.ones(len(vectors), bool)
+    step = max(1, _BLOCK // total)
+    for first in range(start, total, step):
+        end = min(total, first + step)
+        distances = _distances(everything, squares, slice(first, end), slice(end))
+        is_earlier = np.arange(end) < np.arange(first, end)[:, None]
+        is_distinct[first - start : end - start] = ~((distances < near) & is_earlier).any(1)
     return is_distinct
+
+
+def _distances(vectors: Floats, squares: Floats, rows: slice, columns: slice) -> Floats:
+    """Return the squared distances of some vectors to others, given the squares of all."""
+    products = vectors[rows] @ vectors[columns].T
+    distances: Floats = squares[rows, None] + squares[columns] - 2 * products
+    return distances
 
 
 def start_audit() -> Audit:
