@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sqlite3
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Never
 
 import pytest
 from command import moa
+from disks import room
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.budget import Budget
 from moa.calibration import learning as module
+from moa.calibration import recording
 from moa.calibration.answers import AnswerStore
 from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
@@ -25,7 +30,10 @@ from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
 from moa.graphs.cascade import Cascade, CascadeResult
 from moa.graphs.loading import load_graph
+from moa.graphs.student import Student
+from moa.journal import Journal
 from moa.questions import Choice
+from moa.studio.sources import _answers  # pyright: ignore[reportPrivateUsage]
 from moa.testing import SimulatedEndpoint, Step
 from moa.usage import UNKNOWN_PRICE, Price, Usage
 
@@ -36,6 +44,10 @@ Topic = Cascade[str, Choice[str]]
 
 def fixed(n: int) -> str:
     return "5e" * n
+
+
+def other_secret(n: int) -> str:
+    return "a1" * n
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +68,9 @@ class Stream:
         self.large_asked = list[str]()
         self.turned = False
         self.down = False
+        self.disk = ExitStack()
+        self.fills_at = 0
+        """Number of calls of the large node at which the disk is full; 0: it never is."""
         self.where = where
         self._learn = {"where": where, **learn}
         self._draw = random.Random(0)
@@ -80,6 +95,8 @@ class Stream:
 
     def _large(self, text: str) -> Step:
         self.large_asked.append(text)
+        if len(self.large_asked) == self.fills_at:
+            self.disk.enter_context(room(1))
         if self.down:
             return EndpointUnavailable("no", endpoint="large")
         return {"classifier": {"card" if ("card" in text) != self.turned else "app": 1.0}}
@@ -273,6 +290,151 @@ async def test_a_call_that_is_cancelled_or_breaks_is_missing_at_once(
     assert cascade.learner is not None
     store = (await cascade.learner.student.ready()).store
     assert store.last_answered_place() == store.last_place() == 4
+
+
+async def store_of(cascade: Topic) -> AnswerStore:
+    assert cascade.learner is not None
+    return (await cascade.learner.student.ready()).store
+
+
+async def test_on_a_full_disk_all_is_answered_no_paid_label_is_lost_and_what_was_kept_stays(
+    stream: Stream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "RETRY_S", 0.0)
+    cascade = stream.cascade()
+    before, unrecorded, after = (stream.texts(n) for n in (20, 10, 20))
+    store = await store_of(cascade)
+    texts = [text for text in before if not store.coin.toss(text).is_asked_twice]
+    stream.fills_at = len(texts)
+    with stream.disk:
+        found = await go(cascade, texts)
+        found += [await cascade.run(text) for text in unrecorded]
+        assert all(one.tier == 1 and one.accepted and one.output.label for one in found)
+        assert [any("aren't recorded" in note.text for note in one.trace) for one in found] == (
+            [False] * len(texts) + [True] * len(unrecorded)
+        )
+        assert store.last_place() == len(texts)
+    assert len([one for one in caplog.records if one.name == recording.__name__]) == 1
+    await go(cascade, after)
+    rows = store.read_figure_rows()
+    assert len(rows) == len(texts) + len(after)
+    assert all(row.done and row.label is not None for row in rows)
+    assert not any(store.indices_of(store.coin.toss(text)) for text in unrecorded)
+    with sqlite3.connect(stream.where) as file:
+        assert file.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+async def test_no_small_answer_is_used_while_it_cant_be_checked(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "RETRY_S", 0.0)
+    cascade = await learned(stream)
+    assert 0 in [(await cascade.run(text)).tier for text in stream.texts(10)]
+    store = await store_of(cascade)
+    with room(1):
+        first, *others = [await cascade.run(text) for text in stream.texts(10)]
+        assert all(one.accepted for one in (first, *others))
+        assert {one.tier for one in others} == {1}
+    there = store.last_place()
+    assert 0 in [(await cascade.run(text)).tier for text in stream.texts(10)]
+    assert store.last_place() == there + 11  # the row whose write was the first to fail, too
+
+
+async def ask_until_killed(cascade: Topic, text: str, kept: dict[str, str]) -> asyncio.Task[None]:
+    """Run until the large node is asked, and stop there for good. `kept` is what stays on disk."""
+    is_asked, journal = asyncio.Event(), Journal("row", kept)
+
+    async def run(*_: object) -> Never:
+        is_asked.set()
+        raise await asyncio.Future()
+
+    async def live() -> None:
+        context = RunContext()
+        context.journal, journal.context = journal.root, context
+        await cascade.run(text, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade.large, "run", run)
+        task = asyncio.ensure_future(live())
+        await is_asked.wait()
+    kept |= journal.kept
+    return task
+
+
+async def resume(cascade: Topic, text: str, kept: dict[str, str]) -> CascadeResult[Choice[str]]:
+    context, journal = RunContext(), Journal("row", kept)
+    context.journal, journal.context = journal.root, context
+    return await cascade.run(text, context)
+
+
+async def test_a_row_that_was_in_flight_at_a_kill_is_one_input(stream: Stream) -> None:
+    cascade = stream.cascade()
+    killed: list[asyncio.Task[None]] = []
+    for text in stream.texts(12):
+        kept = dict[str, str]()
+        killed.append(await ask_until_killed(cascade, text, kept))
+        assert (await resume(cascade, text, kept)).tier == 1
+    now = await figures(cascade)
+    assert (now.inputs, now.missing, len(stream.large_asked)) == (12, 0, now.calls)
+    assert now.hundreds[-1].last == 12
+    for task in killed:
+        task.cancel()
+
+
+async def test_a_row_that_ended_without_an_answer_and_is_tried_again_is_one_input(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cascade = stream.cascade()
+    for text in stream.texts(12):
+        kept = dict[str, str]()
+        (await ask_until_killed(cascade, text, kept)).cancel()
+        with monkeypatch.context() as later:  # as if an hour had passed
+            later.setattr("moa.calibration.answers.STALE_S", -1.0)
+            assert cascade.learner is not None
+            (await cascade.learner.student.ready()).store.last_answered_place()
+        assert (await resume(cascade, text, kept)).tier == 1
+    now = await figures(cascade)
+    assert (now.inputs, now.missing) == (12, 0)
+    assert now.calls == 12 + len(stream.large_asked)  # those in flight at a kill may be paid, too
+    assert len(list(_answers(str(stream.where)).lines())) == 12
+
+
+def refuse(*_: object) -> bool:
+    return False
+
+
+async def test_a_row_that_was_held_out_before_a_kill_is_held_out_when_it_is_resumed(
+    stream: Stream,
+) -> None:
+    cascade = await learned(stream)
+    assert cascade.learner is not None
+    store = (await cascade.learner.student.ready()).store
+    held = 0
+    for text in stream.texts(20):
+        kept = dict[str, str]()
+        with pytest.MonkeyPatch.context() as before:  # as before the first look
+            before.setattr("moa.calibration.epochs.HELD_LATER", 0.5)
+            before.setattr(Student, "may_answer", refuse)
+            task = await ask_until_killed(cascade, text, kept)
+        is_held = store.coin.toss(text).is_held_out(0)
+        assert (await resume(cascade, text, kept)).tier == is_held
+        held += is_held
+        task.cancel()
+    assert 0 < held < 20
+
+
+async def test_a_row_of_another_file_is_not_taken_for_that_of_a_resumed_run(
+    stream: Stream, tmp_path: Path
+) -> None:
+    text, kept = stream.texts(1)[0], dict[str, str]()
+    task = await ask_until_killed(stream.cascade(), text, kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moa.calibration.answers.secrets.token_hex", other_secret)
+        other = Stream(tmp_path / "other.db").cascade()
+        await go(other, ["my app is another one"])
+    assert (await resume(other, text, kept)).tier == 1
+    assert (await figures(other)).inputs == 2
+    task.cancel()
 
 
 async def test_a_call_that_a_budget_refuses_is_none(stream: Stream) -> None:

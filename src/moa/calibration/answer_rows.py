@@ -16,6 +16,10 @@ Source = Literal["run", "log", "person"]
 they come; labels of people are fitted to and never held out."""
 DROPPED = "dropped"
 """Source of a dropped row, which counts for nothing."""
+RETRIED = "retried"
+"""Source of a row without an answer whose input was tried again, and has a later row."""
+UNRECORDED = 0
+"""Index of an input that has no row."""
 TABLES = """
 create table if not exists moa_learn (
     job text primary key, secret text not null, question text not null, made_of text not null);
@@ -79,6 +83,13 @@ class NewRow(NamedTuple):
     sure: float | None = None
     by_small: bool = False
     """True if the small model answers it, so that no label will come."""
+
+
+class StartedRow(NamedTuple):
+    """A row that a run has stored before it was killed."""
+
+    place: int
+    held: bool
 
 
 class LargeAnswer(NamedTuple):

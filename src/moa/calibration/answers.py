@@ -21,6 +21,7 @@ from moa._sqlite import SQLite, columns_of
 from moa.calibration.answer_rows import (
     DROPPED,
     FORGOTTEN,
+    RETRIED,
     TABLES,
     DrawnRow,
     FigureRow,
@@ -29,6 +30,7 @@ from moa.calibration.answer_rows import (
     NewRow,
     RowArrays,
     SpentLook,
+    StartedRow,
     WatchedRow,
 )
 from moa.calibration.epochs import DRAWS, Coin, Side
@@ -224,6 +226,26 @@ class AnswerStore:
             if rows:
                 return int(rows[0][0])
 
+    def resume(self, index: int, side: Side) -> StartedRow | None:
+        """Return a row of a text that is tried again; `None` if it is to have a new one.
+
+        It has if the first has ended without an answer. The first then is no input of its own.
+        """
+        row = (self._store.job, index, side.key)
+        self._run(
+            "update moa_learn_rows set source = ? where job = ? and place = ? and key = ? "
+            "and source = 'run' and done = 1 and by_small = 0 and label is null",
+            *(RETRIED, *row),
+            job_first=False,
+        )
+        rows = self._run(
+            "select place, held from moa_learn_rows where job = ? and place = ? and key = ? "
+            "and source = 'run'",
+            *row,
+            job_first=False,
+        )
+        return StartedRow(int(rows[0][0]), bool(rows[0][1])) if rows else None
+
     def settle(self, index: int, answer: LargeAnswer) -> None:
         """Store the large model's answer. A row that counted as failed meanwhile stays failed."""
         self._finish_row(
@@ -279,6 +301,10 @@ class AnswerStore:
         if self._file is not None:
             self._store.run("pragma wal_checkpoint(truncate)")
         return exists
+
+    def touch(self) -> None:
+        """Write something that changes nothing, to see whether it can be written."""
+        self._run("update moa_learn set job = job where job = ?")
 
     def _finish_row(
         self, index: int, assignments: str, *values: object, condition: str = "done = 0"

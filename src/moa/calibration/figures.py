@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from moa._json import object_of
 from moa.calibration import percent, tail, upper_bound
-from moa.calibration.answer_rows import DrawnRow, FigureRow, LearningState
+from moa.calibration.answer_rows import RETRIED, DrawnRow, FigureRow, LearningState
 from moa.calibration.answers import STALE_S, AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.epochs import LOOKS, RISK, level_of_draw
@@ -76,7 +76,7 @@ class LearningFigures(Frozen):
     """Labels taken from a log instead of a call."""
     from_people: int
     calls: int
-    """Calls of the large model."""
+    """Calls of the large model, also those of an earlier try."""
     by_small: int
     """Inputs answered by the small model."""
     epochs: tuple[EpochFigures, ...]
@@ -138,9 +138,10 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     )
     audit = Audit.model_validate_json(store.read_checks(state)[0]) if current_look else None
     live_rows = [row for row in rows if row.source == "run"]
-    large_rows = [row for row in live_rows if not row.by_small]
+    # What was asked in vain, and is asked again, was paid all the same.
+    large_rows = [row for row in rows if row.source in ("run", RETRIED) and not row.by_small]
     one_call = _cost_of_one_call(large_rows)
-    by_small = len(live_rows) - len(large_rows)
+    by_small = sum(row.by_small for row in live_rows)
     repeated_rows = [row for row in large_rows if row.again is not None]
     recent_rows = live_rows[-HUNDRED:] if current_look else []
     return LearningFigures(
@@ -190,7 +191,7 @@ def figures_at(address: str) -> LearningFigures:
 
 
 def _is_missing(row: FigureRow, state: LearningState) -> bool:
-    is_held_out = row.held and row.epoch == state.epoch
+    is_held_out = row.held and row.epoch == state.epoch and row.source != RETRIED
     return bool(is_held_out and row.done and row.label is None)
 
 

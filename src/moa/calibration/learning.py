@@ -36,10 +36,11 @@ from moa.calibration.features import Feature, VectorFeature
 from moa.calibration.file import Calibration, FitRecord, OptionRecord, QuestionRecord, current_time
 from moa.calibration.labelled import OTHERWISE
 from moa.calibration.reader import FeatureReading
+from moa.calibration.recording import Recorder
 from moa.calibration.scorer import FittedFeature, blend_parts, search_features
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, np
 from moa.decisions.regression import fit_head, folds
-from moa.errors import MoaError
+from moa.errors import MoaError, StoreError
 from moa.questions import Option, Question
 
 MOST = 2000
@@ -153,6 +154,7 @@ class Learning:
         names: tuple[Floats, Ints] | None = None,
     ) -> None:
         self.store, self.question, self.features, self.names = store, question, features, names
+        self.recorder = Recorder(store)
         self.options = [option.name for option in question.options]
         self._current: tuple[LearningState, Head | None] | None = None
         self._next = 0
@@ -178,6 +180,10 @@ class Learning:
             )
             current = self._current = (state, head or None)  # in one step: threads share it
         return (state, None) if self._is_blind else current
+
+    def on_arrival(self) -> tuple[LearningState, Head | None] | None:
+        """Return `current` for an input that arrives; `None` if it isn't recorded."""
+        return self.recorder.read_on_arrival(self.current)
 
     def wake(self, index: int) -> None:
         """Start a thread if this row makes work due."""
@@ -211,6 +217,8 @@ class Learning:
                         self._thread = None
                         return
                     self._must_repeat = False
+        except StoreError as error:
+            self.recorder.fail(error)  # a head may be in use whose withdrawal couldn't be written
         except MoaError as error:
             _logger.warning("learning has stopped until the next input: %s", error)
         finally:

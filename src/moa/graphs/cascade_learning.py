@@ -53,8 +53,8 @@ class Learner(Generic[In, Out]):
 
         Raises:
             InputError: the text is empty.
-            MoaError: the large model is set up wrong, or both models failed.
-            StoreError: the answers can't be written.
+            MoaError: the large model is set up wrong, or both models failed; or the answers can't
+                be opened. Later, an input is answered although they can't be written.
         """
         text, student = str(request), self.student
         if not text.strip():
@@ -108,6 +108,8 @@ class Learner(Generic[In, Out]):
 
 def _explain_escalation(consideration: Consideration) -> str:
     head, judgement = consideration.head, consideration.judged
+    if consideration.failure:
+        return "answers can't be recorded, so no head is used"
     if consideration.held:
         return "held out, to test what is learned"
     if head is None:

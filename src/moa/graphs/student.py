@@ -41,9 +41,10 @@ from moa.rows._stores import is_address
 from moa.usage import Usage
 
 if TYPE_CHECKING:
-    from moa.calibration.answer_rows import LargeAnswer, NewRow
+    from moa.calibration.answer_rows import LargeAnswer, LearningState, NewRow, StartedRow
     from moa.calibration.epochs import Side
     from moa.calibration.learning import Head, HeadJudgement, Learning
+    from moa.calibration.recording import Recorder
     from moa.decisions.arrays import Floats, Ints
 
 Out_co = TypeVar("Out_co", covariant=True, default=object)
@@ -117,6 +118,13 @@ class Consideration(NamedTuple):
     judged: HeadJudgement | None
     """`None` if no head is in use, or nothing was read."""
     head: Head | None
+    place: int | None
+    """Index of its row, if a run that is resumed has stored it; `UNRECORDED` if no row can be
+    written; `None`: it is to be stored."""
+    record: str
+    """Key of the journal's record of its index; empty without a journal."""
+    failure: str = ""
+    """Why no row can be written; empty if one can."""
 
 
 class Decision(NamedTuple):
@@ -261,17 +269,39 @@ class Student(Generic[Out_co]):
         if (rehearsal := REHEARSAL.get()) is not None:  # a rehearsal must store nothing
             prompts = await self.small.prompts(text, nested)
             await rehearsal.record(prompts, f"{nested.node}/{self.small.name}", hold=True)
+        from moa.calibration.answer_rows import UNRECORDED
+
         learning = await self.ready(nested)
-        state, head = await learning.store.run_in_thread(learning.current)
+        store, recorder = learning.store, learning.recorder
+        side = store.coin.toss(text, case)
+        journal = None if nested.journal is None else nested.journal.journal
+        record = "" if journal is None else journal.number("learn", nested.node, text)
+        earlier = "" if journal is None else journal.kept.get(record, "")
+
+        def arrive() -> tuple[LearningState, Head | None, StartedRow | None]:
+            row = store.resume(int(earlier), side) if earlier.isdecimal() else None
+            return (*learning.current(), row)
+
+        arrival = await store.run_in_thread(lambda: recorder.read_on_arrival(arrive))
         if learning.stopped:
             nested.note("failed", learning.stopped)
-        side = learning.store.coin.toss(text, case)
         read = await self._read(text, nested)
+        if arrival is None:
+            failure = recorder.failure
+            nested.note("failed", failure)
+            return Consideration(
+                text, side, False, 0, read, None, None, UNRECORDED, record, failure
+            )
+        state, head, row = arrival
         judged = None
         if head is not None and read is not None:
             judged = head.judge(self._round(read), side.key)
-        is_held_out = side.is_held_out(state.looks)
-        return Consideration(text, side, is_held_out, state.epoch, read, judged, head)
+        # A row that was held out when it was stored stays so: its answer is a part of a test.
+        is_held_out = side.is_held_out(state.looks) if row is None else row.held
+        place = None if row is None else row.place
+        return Consideration(
+            text, side, is_held_out, state.epoch, read, judged, head, place, record
+        )
 
     def may_answer(self, consideration: Consideration) -> bool:
         """Return True if the small node's answer may be given. The text may still be held out."""
@@ -314,13 +344,21 @@ class Student(Generic[Out_co]):
     async def add(
         self, consideration: Consideration, nested: RunContext, *, by_small: bool = False
     ) -> int:
-        """Store a text before the large model is asked, and return its index."""
+        """Store a text before the large model is asked, and return its index.
+
+        A run that is resumed goes on with the row that it stored before it was killed.
+        """
         learning = await self.ready(nested)
+        if consideration.place is not None:
+            if by_small:
+                await self.spare(consideration.place, nested, moot=False)
+            return consideration.place
+        row = self._row(consideration, by_small=by_small)
         index = await learning.store.run_in_thread(
-            lambda: learning.store.add(
-                self._row(consideration, by_small=by_small), consideration.epoch
-            )
+            lambda: learning.recorder.add(row, consideration.epoch)
         )
+        if nested.journal is not None:
+            await nested.journal.journal.keep(consideration.record, str(index))
         if by_small:
             learning.wake(index)
         return index
@@ -333,9 +371,7 @@ class Student(Generic[Out_co]):
             nested: Context of the run.
             moot: True if it wouldn't be asked whatever the small answer is.
         """
-        learning = await self.ready(nested)
-        await learning.store.run_in_thread(lambda: learning.store.settle_by_small(index, moot=moot))
-        learning.wake(index)
+        await self._record(lambda to: to.settle_by_small(index, moot=moot), nested)
 
     async def teach(
         self,
@@ -361,17 +397,16 @@ class Student(Generic[Out_co]):
             MoaError: the large model failed, which counts as a difference; or it is set up wrong,
                 and then the text is dropped.
         """
-        store = (await self.ready(nested)).store
         start, inner = time.perf_counter(), nested.nested()
         try:
             result = await ask(inner)
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
-                await store.run_in_thread(lambda: store.drop(index))
+                await self._record(lambda to: to.drop(index), nested)
             else:
                 answer = _record_answer(inner.usage, None)._replace(moot=moot)
-                await self._settle(index, answer, nested)
+                await self._record(lambda to: to.settle(index, answer), nested)
             raise
         seconds = time.perf_counter() - start
         answer = _record_answer(result.usage, label(result.output))._replace(
@@ -379,14 +414,14 @@ class Student(Generic[Out_co]):
         )
         if repeat is not None:
             answer = await self._ask_again(repeat, label, answer, nested)
-        await self._settle(index, answer, nested)
+        await self._record(lambda to: to.settle(index, answer), nested)
         return result
 
     async def record_failure(self, index: int, nested: RunContext) -> None:
         """Store that the large model gave no answer, which counts as a difference."""
         from moa.calibration.answer_rows import LargeAnswer
 
-        await self._settle(index, LargeAnswer(None), nested)
+        await self._record(lambda to: to.settle(index, LargeAnswer(None)), nested)
 
     async def take(
         self,
@@ -440,12 +475,14 @@ class Student(Generic[Out_co]):
             learned = self.label(labels, outputs)
         is_held_out = side.is_held_out(state.looks) and not fits_alone
         consideration = Consideration(
-            text, side, is_held_out, state.epoch, await self._read(text, nested), None, None
+            *(text, side, is_held_out, state.epoch, await self._read(text, nested)),
+            *(None, None, None, ""),
         )
         source = "person" if people or chosen else "log"
         row = self._row(consideration, by_small=False)._replace(source=source)
         index = await store.run_in_thread(lambda: store.add(row, state.epoch))
-        await self._settle(index, LargeAnswer(learned, calls=0), nested)
+        await store.run_in_thread(lambda: store.settle(index, LargeAnswer(learned, calls=0)))
+        learning.wake(index)
         return True
 
     def _name_options(self, answers: Mapping[str, object]) -> dict[str, str]:
@@ -506,10 +543,11 @@ class Student(Generic[Out_co]):
             by_small=by_small,
         )
 
-    async def _settle(self, index: int, answer: LargeAnswer, context: RunContext) -> None:
+    async def _record(self, change: Callable[[Recorder], int], context: RunContext) -> None:
+        """Change a row, now or once that is possible. The answer is given in any case."""
         learning = await self.ready(context)
-        await learning.store.run_in_thread(lambda: learning.store.settle(index, answer))
-        learning.wake(index)
+        if index := await learning.store.run_in_thread(lambda: change(learning.recorder)):
+            learning.wake(index)
 
     async def _ask_again(
         self,

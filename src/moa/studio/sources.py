@@ -164,6 +164,7 @@ def _job(location: str) -> Source:
 
 
 def _answers(location: str) -> Source:
+    from moa.calibration.answer_rows import RETRIED
     from moa.calibration.answers import AnswerStore
     from moa.calibration.figures import figures_at
 
@@ -171,7 +172,8 @@ def _answers(location: str) -> Source:
         with AnswerStore(location, must_exist=True) as store:
             rows = store.read_figure_rows()
         for row in rows:
-            yield _line_of_answer(row._asdict())
+            if row.source != RETRIED:
+                yield _line_of_answer(row._asdict())
 
     with AnswerStore(location, must_exist=True) as store:
         options = tuple(

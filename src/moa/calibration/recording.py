@@ -1,0 +1,143 @@
+"""Recording: writes the rows of a learning cascade, and goes on without them while that fails.
+
+A disk may be full, or a database away. Inputs are answered nevertheless, by the large model: a head
+isn't used while its checks can't be written. The first write that fails is kept in memory, with all
+later ones of the inputs in flight. Inputs that arrive after it aren't recorded until all of these
+are written, in their order.
+
+*Why the tests stay sound.* Whether an input is recorded is decided on its arrival, by earlier
+writes alone, and never by its own text, side or label. What is skipped by such a rule leaves the
+others independent draws of the same stream. An input whose own write fails, perhaps because its
+text is long, isn't skipped: it is written later. So is its label, and until then it counts as
+unanswered, which is a difference if it is held out. If the process ends before, a row without a
+label stays a difference. A row that was never written is lost, at most one for each input in flight
+when writing began to fail; these are no part of any test, and nothing is claimed for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from moa.calibration.answer_rows import UNRECORDED, LargeAnswer, NewRow
+from moa.calibration.answers import AnswerStore
+from moa.errors import StoreError
+
+T = TypeVar("T")
+RETRY_S = 1.0
+"""Seconds after a failure until a write is tried again."""
+_TELL_S = 60.0
+"""Seconds between two warnings in the log."""
+_logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes rows to a store, or keeps their writes for later. Threads may share it.
+
+    The index that `add` returns is below 0 while its row waits to be written. The other methods
+    take it all the same, and change nothing if it is `UNRECORDED`.
+
+    Args:
+        store: The open store.
+    """
+
+    def __init__(self, store: AnswerStore) -> None:
+        self._store = store
+        self._owed: deque[Callable[[], object]] = deque()
+        """Writes to do, in their order."""
+        self._indices: dict[int, int] = {}
+        """Indices of rows that were written late, by the index that `add` returned."""
+        self._lock = threading.Lock()
+        self._retry_at = 0.0
+        self._told_at = -math.inf
+        self.failure = ""
+        """Why nothing is recorded; empty while inputs are."""
+
+    def read_on_arrival(self, read: Callable[[], T]) -> T | None:
+        """Return what the store says; `None` if an input that arrives now isn't recorded."""
+        if self._owed and self._lock.acquire(blocking=False):
+            try:
+                self._write_owed()
+            finally:
+                self._lock.release()
+        found: list[T] = []
+        if not self._owed:
+            self._write(lambda: found.append(read()))
+        return found[0] if found else None
+
+    def add(self, row: NewRow, epoch: int) -> int:
+        """Write a row before it is answered, and return its index."""
+        # No other process that resumes the run may take it for one of its own.
+        late = -1 - secrets.randbits(52)
+
+        def add() -> None:
+            self._indices[late] = self._store.add(row, epoch)
+
+        return self._indices.pop(late) if self._write(add) else late
+
+    def settle(self, index: int, answer: LargeAnswer) -> int:
+        """Write the large model's answer; return the row's index, `UNRECORDED` if none is there."""
+        return self._change(index, lambda place: self._store.settle(place, answer))
+
+    def settle_by_small(self, index: int, *, moot: bool) -> int:
+        """Write that the small model has answered; see `settle`."""
+        return self._change(index, lambda place: self._store.settle_by_small(place, moot=moot))
+
+    def drop(self, index: int) -> int:
+        """Empty a row that could never be answered; see `settle`."""
+        return self._change(index, self._store.drop)
+
+    def fail(self, error: StoreError) -> None:
+        """Record nothing until the store can be written: something else couldn't be."""
+        with self._lock:
+            self._owed.append(self._store.touch)
+            self._postpone(error)
+
+    def _change(self, index: int, change: Callable[[int], None]) -> int:
+        if index == UNRECORDED:
+            return UNRECORDED
+        places: list[int] = []
+
+        def work() -> None:
+            place = index if index > 0 else self._indices.get(index, UNRECORDED)
+            if place != UNRECORDED:
+                change(place)
+            places.append(place)
+
+        return places[0] if self._write(work) else UNRECORDED
+
+    def _write(self, work: Callable[[], object]) -> bool:
+        """Do it after all that is owed; return False if it is owed now, too."""
+        with self._lock:
+            self._owed.append(work)
+            self._write_owed()
+            return not self._owed
+
+    def _write_owed(self) -> None:
+        if self.failure and time.monotonic() < self._retry_at:
+            return
+        while self._owed:
+            work = self._owed.popleft()
+            try:
+                work()
+            except StoreError as error:
+                self._owed.appendleft(work)
+                self._postpone(error)
+                return
+        if self.failure:
+            self.failure = ""
+            _logger.warning("answers are recorded in %s again", self._store.location)
+
+    def _postpone(self, error: StoreError) -> None:
+        now = time.monotonic()
+        self._retry_at = now + RETRY_S
+        self.failure = f"answers aren't recorded, so nothing is learned from this one: {error}"
+        if now >= self._told_at + _TELL_S:
+            self._told_at = now
+            _logger.warning("inputs go to the large model, and nothing is learned: %s", error)
