@@ -27,7 +27,7 @@ _NOTHING_COUNTED: Mapping[str, Set[str]] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The large model that a run's cost is compared with, as if it had done everything."""
+    """The large model that a run's cost is compared with: one call of it; see `Usage.alone`."""
 
     endpoint: str
     price: Price

@@ -61,7 +61,7 @@ class Result(Generic[Out_co]):
     seconds: float = 0.0
     """Wall time of this node."""
     llm_alone: CostEstimate | None = None
-    """Estimated cost of the same requests on the LLM alone; `None` without a reference LLM."""
+    """Estimated cost of the LLM alone, with one call; `None` without a reference LLM."""
     messages: tuple[Message, ...] = ()
     """Chat messages of an agent that writes, with tool calls and results, but without its
     instructions and examples. They can be the next run's `history`."""
@@ -244,7 +244,7 @@ def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
         usage=usage,
         trace=context.trace,
         seconds=seconds,
-        llm_alone=usage.on(reference.price, endpoint=reference.endpoint) if reference else None,
+        llm_alone=usage.alone(reference.price, endpoint=reference.endpoint) if reference else None,
     )
 
 

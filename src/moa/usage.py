@@ -198,24 +198,35 @@ class Usage:
             parts[part] = parts.get(part, NOTHING) + amount
         return Usage(parts)
 
-    def on(self, price: Price, *, endpoint: str) -> CostEstimate:
-        """Estimate what the same requests would have cost on another endpoint.
+    def alone(self, price: Price, *, endpoint: str, inputs: int = 1) -> CostEstimate:
+        """Estimate what another endpoint alone would have cost: one call of it for each input.
 
-        Calls to encoders are left out: another endpoint wouldn't get them.
+        A call costs as much as its calls here on average, with its own prompt. If it had none, it
+        costs as if it had the average prompt and answer of the others. Calls to encoders are left
+        out: it wouldn't get them. The cost is unknown without a call.
 
         Args:
             price: Price of that endpoint.
-            endpoint: Its name, for the explanation.
+            endpoint: Its name, without that of a replica.
+            inputs: Number of inputs.
         """
-        amounts = (amount for amount in self.parts.values() if amount.encodings < amount.calls)
-        total, encodings = sum(amounts, NOTHING), self.total.encodings
-        exclusion = f", without {encodings} calls to encoders" if encodings else ""
+        sent = {
+            part: amount for part, amount in self.parts.items() if amount.encodings < amount.calls
+        }
+        own = {part for part in sent if part.endpoint.partition("@")[0] == endpoint}
+        total = sum((sent[part] for part in own or sent), NOTHING)
+        if not own:  # its server has cached nothing of another endpoint's prompts
+            total = replace(total, cached_input_tokens=0)
+        calls, cost = total.calls - total.encodings, price.of(total)
+        each = "one call" if inputs == 1 else f"one call for each of {inputs} inputs"
         how = (
-            f"the {total.calls - total.encodings} calls as sent, {total.input_tokens} input and "
-            f"{total.output_tokens} output tokens as counted by whoever answered{exclusion}, "
-            f"at the price of {endpoint!r}"
+            f"{each}, by the mean of the {calls} calls of "
+            f"{repr(endpoint) if own else 'others'}: {total.input_tokens} input and "
+            f"{total.output_tokens} output tokens, at the price of {endpoint!r}"
         )
-        return CostEstimate(cost=price.of(replace(total, cached_input_tokens=0)), how=how)
+        if not calls:
+            return CostEstimate(cost=None, how="no call shows how long its prompt would be")
+        return CostEstimate(cost=None if cost is None else cost * inputs / calls, how=how)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

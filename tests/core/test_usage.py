@@ -71,13 +71,23 @@ def test_one_unpriced_call_makes_the_sum_unknown_but_keeps_what_is_known() -> No
     assert both.priced_cost == Decimal("0.008")
 
 
-def test_the_estimate_on_another_endpoint_says_how_it_was_made() -> None:
-    usage = Usage({Part("slm", "n", "small"): Amount(calls=3, input_tokens=10, output_tokens=2)})
-    estimate = usage.on(PRICE, endpoint="large")
-    assert estimate.cost == Decimal("0.000036")
-    assert "3 calls" in estimate.how
-    assert "'large'" in estimate.how
-    assert Usage().on(UNKNOWN_PRICE, endpoint="large").cost is None
+def test_the_large_model_alone_is_one_call_an_input_with_its_own_prompt() -> None:
+    small, large = Amount(calls=60, input_tokens=6000, output_tokens=60), Amount(calls=12)
+    asked = replace(large, input_tokens=2400, output_tokens=12)
+    usage = Usage({Part("llm", "a", "small"): small, Part("llm", "b", "large@1"): asked})
+    estimate = usage.alone(PRICE, endpoint="large", inputs=60)
+    assert estimate.cost == 5 * (PRICE.of(asked) or 0)
+    assert "each of 60 inputs" in estimate.how
+    assert "the 12 calls of 'large': 2400 input and 12 output tokens" in estimate.how
+
+
+def test_a_large_model_that_was_not_asked_has_the_mean_prompt_of_the_others() -> None:
+    usage = Usage({Part("slm", "n", "small"): Amount(calls=3, input_tokens=30, output_tokens=6)})
+    estimate = usage.alone(PRICE, endpoint="large", inputs=2)
+    assert estimate.cost == PRICE.of(Amount(input_tokens=20, output_tokens=4))
+    assert "the 3 calls of others" in estimate.how
+    assert usage.alone(UNKNOWN_PRICE, endpoint="large").cost is None
+    assert Usage().alone(PRICE, endpoint="large").cost is None
     for name in ("calls", "input_tokens", "output_tokens"):
         assert getattr(usage, name) == getattr(usage.total, name)
 
@@ -86,12 +96,11 @@ async def test_what_encoders_read_is_no_part_of_what_a_large_model_would_have_co
     small = SimulatedEndpoint(rule=lambda _: "Hello.")
     context = RunContext()
     await small.embed(["a text"], context)
-    assert context.usage.on(PRICE, endpoint="large").cost == 0
+    assert context.usage.alone(PRICE, endpoint="large").cost is None
     await small.complete(Prompt.of("Hi"), context.nested("writer"))
-    estimate = context.usage.on(PRICE, endpoint="large")
-    assert "the 1 calls as sent" in estimate.how
-    assert "without 1 calls to encoders" in estimate.how
-    written = context.usage.by_node()["writer"].on(PRICE, endpoint="large")
+    estimate = context.usage.alone(PRICE, endpoint="large")
+    assert "the 1 calls of others" in estimate.how
+    written = context.usage.by_node()["writer"].alone(PRICE, endpoint="large")
     assert estimate.cost == written.cost
 
 

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Never
 
@@ -16,26 +17,30 @@ import pytest
 from command import moa
 from disks import room
 
+from moa._terminal import Console
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
+from moa.batch import map_rows
 from moa.budget import Budget
 from moa.calibration import learning as module
 from moa.calibration import recording
 from moa.calibration.answers import AnswerStore
 from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
+from moa.cli.row_display import summary
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.context import Reference, RunContext
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
 from moa.graphs.cascade import Cascade, CascadeResult
 from moa.graphs.loading import load_graph
 from moa.graphs.student import Student
 from moa.journal import Journal
 from moa.questions import Choice
+from moa.rows.tally import Tally
 from moa.studio.sources import _answers  # pyright: ignore[reportPrivateUsage]
 from moa.testing import SimulatedEndpoint, Step
-from moa.usage import UNKNOWN_PRICE, Price, Usage
+from moa.usage import UNKNOWN_PRICE, CostEstimate, Price, Usage
 
 LABELS = ["card", "app"]
 PROCESS = Path(__file__).with_name("learning_process.py")
@@ -260,6 +265,30 @@ async def test_figures_are_those_of_the_results(stream: Stream) -> None:
     assert now.by_small == small > 0
     assert now.saved == pytest.approx(0.002 * small)
     assert all(hundred.would == hundred.calls for hundred in now.hundreds)
+
+
+async def test_the_large_model_alone_is_one_call_an_input_in_run_and_status(
+    stream: Stream,
+) -> None:
+    price = Price(input=100, output=200)  # a call costs 0.002
+    context = RunContext(reference=Reference(endpoint="large", price=price))
+    tally, cascade, texts = Tally(), stream.cascade(price=price), stream.texts(270)
+    alone = list[CostEstimate | None]()
+    async for item in map_rows(cascade, texts, context, max_concurrency=1):
+        tally.add(item)
+        alone.append(item.result and item.result.llm_alone)
+        assert cascade.learner is not None
+        (await cascade.learner.student.ready()).wait()
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(summary(tally, context.reference))
+    assert "LLM alone, estimated" in shown.get()
+    assert "US$ 0.54 (one call for each of 270 inputs" in shown.get()
+    now = await figures(cascade)
+    once = len(stream.large_asked) - now.asked_twice
+    assert now.saved == pytest.approx(0.002 * (270 - once))
+    assert now.by_small > 20
+    assert {one.cost for one in alone if one} == {Decimal("0.002")}
 
 
 async def test_what_was_tested_with_another_large_model_holds_no_longer(stream: Stream) -> None:

@@ -258,6 +258,16 @@ def test_the_large_model_alone_costs_what_it_costs_where_it_is_asked(tmp_path: P
     assert "4.0 times" in cost.detail
 
 
+def test_the_large_model_alone_is_one_call_for_each_row_that_was_asked(tmp_path: Path) -> None:
+    lines = [row(str(i), f"text {i}", {"a": 0.9, "b": 0.1}) for i in range(3)]
+    lines.append(row("large", "text", {"a": 0.9, "b": 0.1}, tier="llm", cost=0.5))
+    for line, cost in zip(lines, (9, 9, 9, 0.25), strict=True):  # it was asked twice
+        line["usage"]["llm_alone_estimate"] = {"cost": cost, "how": "one call"}
+    lines.append({"id": "bad", "input": "?", "output": None, "status": "failed", "error": "E: x"})
+    cost = View(find_source(str(written(tmp_path / "run.jsonl", lines)))).overview().figures[2]
+    assert "US$ 1.00" in cost.detail
+
+
 def test_a_large_model_that_costs_nothing_has_a_known_price(tmp_path: Path) -> None:
     rows = [row("a", "Where is it?", {"refund": 0.9, "sales": 0.1}, tier="llm", cost=0.0)]
     view = View(find_source(str(written(tmp_path / "run.jsonl", rows))))

@@ -109,7 +109,8 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
     """Show the totals of all items, and the usage by node."""
     alone = "unknown: no LLM is configured to compare with"
     if reference is not None:
-        estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
+        price, name = reference.price, reference.endpoint
+        estimate = tally.usage.alone(price, endpoint=name, inputs=tally.inputs)
         alone = f"{dollars(estimate.cost)} ({estimate.how})"
     counts = ", ".join(f"{n} {end}" for end, n in sorted(tally.outcomes.items()))
     table = screen.make_facts_table()

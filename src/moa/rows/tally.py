@@ -36,6 +36,8 @@ class Tally:
         """Guarantee of accepted answers, in words."""
         self.start()
         self.statuses: Counter[str] = Counter()
+        self.inputs = 0
+        """Number of items that a model could be asked about; malformed ones are none."""
         self.needed_llm = 0
         self.usage = Usage()
         self.before = Usage()
@@ -92,6 +94,7 @@ class Tally:
     def add(self, item: Item[object]) -> None:
         """Count an item."""
         self.statuses[item.status] += 1
+        self.inputs += item.error is None or bool(item.usage.calls)
         self.needed_llm += item.needed_llm
         self.usage += item.usage
         self._add_outcome(item)

@@ -96,16 +96,31 @@ def _is_measured(verdict: Verdict) -> bool:
     return verdict.p is not None and verdict.answered
 
 
-def cost_of_large(rows: Iterable[Entry]) -> float | None:
+def cost_of_large(rows: Sequence[Entry]) -> float | None:
     """Return the mean US dollars that the large model costs for a row that it is asked about.
 
     Taken from the rows where it was asked, else from the estimates of its cost; `None`: the cost
     is unknown or 0.
     """
     large = [entry for entry in rows if entry.tier == "large"]
-    costs = [entry.large_cost for entry in large] or [
-        entry.alone for entry in rows if entry.alone is not None
-    ]
+    return _mean_of_known([entry.large_cost for entry in large] or _estimates(rows))
+
+
+def cost_alone(rows: Sequence[Entry]) -> float | None:
+    """Return the mean US dollars of the large model alone for a row, which is one call.
+
+    Taken from the rows where it was asked, with its own prompt, else from all estimates.
+    """
+    large = [entry for entry in rows if entry.tier == "large"]
+    costs = [entry.large_cost if entry.alone is None else entry.alone for entry in large]
+    return _mean_of_known(costs or _estimates(rows))
+
+
+def _estimates(rows: Iterable[Entry]) -> list[float]:
+    return [entry.alone for entry in rows if entry.alone is not None]
+
+
+def _mean_of_known(costs: Sequence[float | None]) -> float | None:
     known_costs = [cost for cost in costs if cost is not None]
     if not known_costs or len(known_costs) < len(costs):
         return None
@@ -178,7 +193,7 @@ def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> Test
 def _money(rows: Sequence[Entry]) -> Figure:
     costs = [entry.cost for entry in rows]
     known_costs = [cost for cost in costs if cost is not None]
-    large_cost = cost_of_large(rows)
+    large_cost = cost_alone(rows)
     value = dollars(sum(known_costs)) if len(known_costs) == len(costs) else "unknown"
     if value == "unknown" and known_costs:
         value = f"≥ {dollars(sum(known_costs))}"
@@ -188,7 +203,9 @@ def _money(rows: Sequence[Entry]) -> Figure:
             value=value,
             detail="large model alone: its price is unknown",
         )
-    large_total = large_cost * len(rows)
+    # What failed before a model was asked, such as a malformed row, is no input of any.
+    inputs = sum(entry.tier != "none" or entry.status != "failed" for entry in rows)
+    large_total = large_cost * inputs
     comparison = (
         f", {large_total / sum(known_costs):.1f} times as much"
         if known_costs and sum(known_costs) > 0
