@@ -47,6 +47,28 @@ def test_the_main_job_runs_on_the_inbox() -> None:
     assert "No LLM is configured" in err
 
 
+def test_nothing_is_expected_of_examples_that_were_all_chosen() -> None:
+    intents = {
+        "billing": ("invoice is wrong", "charged me twice", "need a receipt", "refund my money"),
+        "delivery": ("parcel is late", "where is my package", "not delivered", "courier lost it"),
+    }
+    Path("moa.toml").write_text(
+        "".join(
+            f'[graphs.support.intents.{name}]\nmeans = "About {name}"\nqueue = "{name}"\n'
+            for name in intents
+        )
+    )
+    rows = [
+        {"text": f"Hello, {text}, please help", "intent": name, "chosen": True}
+        for name, texts in intents.items()
+        for text in texts
+    ]
+    words = (written("rows.jsonl", rows), "--graph", "support", "--out", "inbox.json")
+    assert "Nothing can be expected of intent" in told("learn", *words).words
+    drawn = written("rows.jsonl", [{**row, "chosen": False} for row in rows])
+    assert "Expected: intent right in" in told("learn", drawn, *words[1:]).words
+
+
 def test_an_engine_that_is_killed_fails_its_item_and_is_started_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

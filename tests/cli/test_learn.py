@@ -218,6 +218,13 @@ def test_ten_labels_promise_nothing_and_say_how_many_it_takes() -> None:
     assert "accepted 0.0%; " in said.out
 
 
+def test_nothing_is_expected_of_labels_that_were_all_chosen() -> None:
+    out = calibrated([{**row, "chosen": True} for row in rows(40)]).words
+    assert "guarantee: none; nothing can be expected: all labelled rows were chosen" in out
+    assert "expected: 1" not in out
+    assert calibration().expected_accuracy is None
+
+
 def test_a_look_is_counted_though_fewer_rows_come_after_it() -> None:
     calibrated(rows(200))
     calibrated(rows(60))

@@ -83,11 +83,27 @@ def test_what_is_learned_decides_from_then_on_and_a_run_says_what_is_expected() 
     assert "guaranteed: nothing. Expected: intent right in 100 %" in run.words
 
 
-def test_nothing_is_promised_on_messages_that_were_chosen() -> None:
-    learn(rows(240, chosen=True))
+@pytest.mark.parametrize("count", [18, 240])
+def test_nothing_is_promised_or_expected_on_messages_that_were_chosen(count: int) -> None:
+    said = learn(rows(count, chosen=True))
     made = LearnedGraph.load("inbox.json")
-    assert made.calibrations["intent"].bound is None
+    intent = made.calibrations["intent"]
+    assert intent.bound is None
+    assert intent.expected_accuracy is None
     assert made.looks == 0
+    assert "Nothing can be expected of intent: all labelled rows were chosen" in said.words
+    assert "100 %" not in said.words
+    assert "100%" not in said.words
+    assert "Handled without an LLM" not in said.words
+    new = written("new.jsonl", [{"text": "Hello, where is the order of the lamp?"}])
+    run = told("run", "support", new, "--out", "out.jsonl").words
+    assert "guaranteed: nothing. Nothing can be expected of intent" in run
+
+
+def test_what_is_expected_is_measured_on_messages_drawn_at_random_alone() -> None:
+    learn([*rows(150, chosen=True), *rows(60, wrong=0.9)])
+    intent = LearnedGraph.load("inbox.json").calibrations.get("intent")
+    assert intent is None or (intent.expected_accuracy or 0.0) < 0.7
 
 
 def test_where_labels_suffice_a_promise_is_tested_and_what_it_leaves_out_is_not_settled() -> None:

@@ -215,7 +215,10 @@ class Uncertainty(Frozen):
 
 
 class ReachedMeasures(Measures):
-    """Quality of the best guesses, by cross-validation on the randomly drawn texts."""
+    """Quality of the best guesses, by cross-validation on the randomly drawn texts, if any.
+
+    Without any it is the quality on chosen texts, which says nothing about others.
+    """
 
     held_out_accuracy: float | None
     """Accuracy of the accepting fit on the held-out texts; `None` without any."""
@@ -337,14 +340,14 @@ class Calibration(Frozen):
         return tuple(option.name for option in self.question.options)
 
     def _repr_html_(self) -> str:
-        data, reached = self.data, self.reached
+        data, accuracy = self.data, self.expected_accuracy
         rows = [
             ("calibration", self.question.text),
             ("labels", ", ".join(self.labels)),
             ("decides", self.origin),
             ("guarantee", "none" if self.bound is None else self.bound.summary),
             ("labelled rows", "none" if data is None else str(data.rows)),
-            ("accuracy", "unknown" if reached is None else f"{reached.accuracy:.3f}"),
+            ("accuracy", "unknown" if accuracy is None else f"{accuracy:.3f}"),
         ]
         notes = (*filter(None, (self.doubtful,)), *self.notes)
         return as_html([*rows, *(("note", note) for note in notes)])
@@ -386,6 +389,15 @@ class Calibration(Frozen):
             (bound.labels + more_labels) * next_guarantee.count_needed() / guarantee.count_needed()
         )
         return max(1, min_rows_to_hold_out(ceil(labels), len(self.labels), learn=data.learn) - rows)
+
+    @property
+    def expected_accuracy(self) -> float | None:
+        """Expected share of right decisions on further texts. It isn't guaranteed.
+
+        `None`: nothing can be expected, as there were no labels of texts drawn at random.
+        """
+        all_chosen = self.data is not None and self.data.chosen == self.data.rows
+        return None if self.reached is None or all_chosen else self.reached.accuracy
 
     def expected_precision(self, confidence: float) -> float | None:
         """Return the expected precision of decisions with at least this confidence.

@@ -15,6 +15,12 @@ from moa.errors import CalibrationError
 from moa.node import Frozen
 from moa.questions import Question
 
+NONE_DRAWN = (
+    "all labelled rows were chosen, and none was drawn at random. Label some that are: moa label "
+    "--random"
+)
+"""Why the quality on further texts is unknown, and what to do."""
+
 
 class LearnedGraph(Frozen):
     """Calibrations of the questions of a graph that something was learned about.
@@ -91,8 +97,21 @@ class LearnedGraph(Frozen):
     def summary(self) -> str:
         """A sentence on what is guaranteed, and what is only expected."""
         guaranteed = "; ".join(self._guaranteed_questions()) or "nothing"
-        expected = ", ".join(self._expected_questions())
-        return f"guaranteed: {guaranteed}" + (f". Expected: {expected}" if expected else "")
+        unguaranteed = {
+            name: calibration.expected_accuracy
+            for name, calibration in self.calibrations.items()
+            if not self.guarantees(name) and calibration.reached is not None
+        }
+        right = [
+            f"{name} right in {percent(accuracy)}"
+            for name, accuracy in unguaranteed.items()
+            if accuracy is not None
+        ]
+        unknown = [name for name, accuracy in unguaranteed.items() if accuracy is None]
+        expected = f". Expected: {', '.join(right)}" if right else ""
+        if unknown:
+            expected += f". Nothing can be expected of {', '.join(unknown)}: {NONE_DRAWN}"
+        return f"guaranteed: {guaranteed}{expected}"
 
     def _guaranteed_questions(self) -> Iterator[str]:
         for name, calibration in self.calibrations.items():
@@ -100,8 +119,3 @@ class LearnedGraph(Frozen):
             if bound is not None and self.guarantees(name):
                 guarantee = replace(bound.guarantee, look=None)
                 yield f"{name}, {guarantee}, of the {percent(bound.coverage)} that are accepted"
-
-    def _expected_questions(self) -> Iterator[str]:
-        for name, calibration in self.calibrations.items():
-            if not self.guarantees(name) and calibration.reached is not None:
-                yield f"{name} right in {percent(calibration.reached.accuracy)}"

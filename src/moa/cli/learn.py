@@ -306,6 +306,7 @@ def show(calibration: Calibration) -> None:
     from rich.table import Table
 
     from moa.calibration import percent
+    from moa.calibration.learned import NONE_DRAWN
     from moa.evals.comparison import figure
 
     console = screen.details()
@@ -332,11 +333,10 @@ def show(calibration: Calibration) -> None:
     for note in calibration.notes:
         console.print(f"note: {note}")
     if calibration.bound is None:
-        expectation = (
-            ""
-            if calibration.reached is None
-            else f"; expected: {percent(calibration.reached.accuracy)} right"
-        )
+        accuracy = calibration.expected_accuracy
+        expectation = "" if accuracy is None else f"; expected: {percent(accuracy)} right"
+        if calibration.reached is not None and accuracy is None:
+            expectation = f"; nothing can be expected: {NONE_DRAWN}"
         screen.results_console().print(f"guarantee: none{expectation}")
     else:
         _show_guarantee(console, calibration)

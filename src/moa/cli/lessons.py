@@ -246,6 +246,8 @@ def _count_looks(out: Path, graph: str) -> int:
 
 def _show(lessons: Mapping[str, Lesson], reasons: Mapping[str, str], terms: Terms) -> None:
     """Print the gain for each question."""
+    from moa.calibration.learned import NONE_DRAWN
+
     console = screen.details()
     columns = ("question", "labels", "drawn", "right before", "with half", "right now", "50 more")
     rows = [
@@ -253,10 +255,7 @@ def _show(lessons: Mapping[str, Lesson], reasons: Mapping[str, str], terms: Term
             name,
             str(lesson.labels),
             str(lesson.drawn),
-            f"{lesson.before:.0%}",
-            "" if lesson.half is None else f"{lesson.half:.0%}",
-            f"{lesson.after:.0%}",
-            "" if lesson.gain_of_more is None else f"about {100 * lesson.gain_of_more:+.1f}",
+            *_shares(lesson),
         )
         for name, lesson in lessons.items()
     ]
@@ -267,12 +266,26 @@ def _show(lessons: Mapping[str, Lesson], reasons: Mapping[str, str], terms: Term
         "would add"
     )
     for name, lesson in lessons.items():
+        if not lesson.drawn:
+            console.print(f"{name}: nothing can be expected: {NONE_DRAWN}")
         if lesson.new_calibration is None:
             console.print(f"{name}: stays as it is, since what was learned is no better")
         for line in _describe_guarantee(lesson, terms):
             console.print(f"{name}: {line}")
     for name, reason in reasons.items():
         console.print(f"{name}: stays as it is: {reason}")
+
+
+def _shares(lesson: Lesson) -> tuple[str, str, str, str]:
+    """Format the shares of right answers; empty ones if no label was drawn at random."""
+    if not lesson.drawn:
+        return ("", "", "", "")
+    return (
+        f"{lesson.before:.0%}",
+        "" if lesson.half is None else f"{lesson.half:.0%}",
+        f"{lesson.after:.0%}",
+        "" if lesson.gain_of_more is None else f"about {100 * lesson.gain_of_more:+.1f}",
+    )
 
 
 def _describe_guarantee(lesson: Lesson, terms: Terms) -> list[str]:
@@ -295,15 +308,18 @@ async def _show_settled(
     messages: Sequence[Message],
     context: RunContext,
 ) -> None:
-    """Print how many messages the graph settles, before and after learning from half of them."""
+    """Print how many messages the graph settles, before and after learning from half of them.
+
+    Only messages drawn at random are counted. Nothing is printed without any.
+    """
     from moa.evals.learning import HALVES, half_of
     from moa.graphs.learning import SettledCount
 
     name = learner.node.settles_by
     labelled = [message for message in messages if name in message.labels]
-    sample = [message for message in labelled if not message.marks.get("chosen")] or labelled
+    sample = [message for message in labelled if not message.marks.get("chosen")]
     sample = sample[:: max(1, -(-len(sample) // MOST_RUN))]
-    if name not in lessons or not lessons[name].halves:
+    if not sample or name not in lessons or not lessons[name].halves:
         return
     with screen.progress() as progress:
         before = await learner.count_settled(learner.node, sample, context, progress)

@@ -21,9 +21,9 @@ from moa.calibration import Guarantee, Learn, explain_too_few_rows
 from moa.calibration.adapt import has_enough_labels, labels_of
 from moa.calibration.defaults import calibrate_by_words
 from moa.calibration.features import ENCODER, Progress
-from moa.calibration.file import Calibration, ReachedMeasures
+from moa.calibration.file import Calibration, DataRecord, ReachedMeasures
 from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled, normalise_text
+from moa.calibration.labelled import CleanRows, Labelled, normalise_text
 from moa.calibration.scorer import measure
 from moa.context import RunContext
 from moa.decisions import ENOUGH
@@ -290,8 +290,20 @@ async def _fit_by_examples(
         seconds=0.0,
         tokens=0.0,
     )
-    calibration = _decide_by_words(agent, question, [*rows, *extra])
-    return calibration.model_copy(update={"reached": reached}).with_seal()
+    clean = CleanRows(rows=(*rows, *extra), notes=(), duplicates=0)
+    data = DataRecord(
+        rows=len(clean.rows),
+        duplicates=0,
+        fitted=len(clean.rows),
+        held_out=0,
+        labels=clean.counts,
+        chosen=sum(row.chosen for row in clean.rows),
+        labelled_by=clean.labellers,
+        learn="all",
+        sha256=clean.fingerprint,
+    )
+    calibration = _decide_by_words(agent, question, clean.rows)
+    return calibration.model_copy(update={"data": data, "reached": reached}).with_seal()
 
 
 def _for_training_only(rows: Sequence[Labelled], extra: Sequence[Labelled]) -> list[Labelled]:
