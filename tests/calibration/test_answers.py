@@ -227,6 +227,22 @@ def test_what_is_withdrawn_twice_at_once_begins_one_epoch(store: AnswerStore) ->
     assert store.read_state().epoch == 2
 
 
+def test_a_row_that_is_tried_again_is_the_same_or_is_replaced(store: AnswerStore) -> None:
+    side, other = store.coin.toss("text"), store.coin.toss("other")
+    place = store.add(NewRow(side, True, "run", (0.5, 0.25), 4), 1)
+    assert store.resume(place, side) == (place, True)
+    assert store.resume(place, other) is store.resume(place + 1, side) is None
+    store.settle(place, LargeAnswer(None))
+    assert store.resume(place, side) is None
+    again = add(store, "text", held=True)
+    assert store.resume(again, side) == (again, True)
+    now = figures_of(store)
+    assert (now.inputs, now.calls, now.missing) == (1, 2, 0)
+    state = store.read_state()
+    assert store.count_held_out(state) == 1
+    assert store.read_test_rows(state, 99).labels == (None, "card")
+
+
 def test_an_answer_that_never_came_is_missing_after_a_while(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import room
 
 from moa._json import object_of
 from moa.budget import Budget
 from moa.calibration import learning as module
+from moa.calibration import recording
 from moa.calibration.answer_rows import FigureRow
 from moa.calibration.answers import AnswerStore
 from moa.calibration.defaults import make_unfitted
@@ -425,6 +427,22 @@ async def test_messages_side_by_side_share_one_look(inbox: Inbox) -> None:
         (await one.student.ready()).wait()
     now = await figures(both[0])
     assert ([look.look for look in now.looks], now.inputs) == ([1], 160)
+
+
+async def test_on_a_full_disk_messages_are_answered_and_not_settled_by_what_was_learned(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "RETRY_S", 0.0)
+    support = await learned(inbox)
+    there = len(await rows(support))
+    with room(1):
+        _, *others = [await run(support, text) for text in inbox.texts(8)]
+    assert {one.output.became for one in others} == {"written"}
+    assert all(any("aren't recorded" in note.text for note in one.trace) for one in others)
+    await run(support, inbox.texts(1)[0])
+    found = (await rows(support))[there:]
+    assert len(found) == 2  # the one whose write was the first to fail, and the last
+    assert all(row.done for row in found)
 
 
 @pytest.mark.parametrize("spam", ["no", "yes"])
