@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tenacity import stop_after_attempt, wait_none
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.breaker import Breaker, breaker_of, is_down
+from moa.endpoints.calls import mark_replaceable
+from moa.endpoints.neutral import ask_neutrally
+from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback, Wrapping
 from moa.errors import DeadlineExceeded, EndpointError, EndpointTimeout, EndpointUnavailable
@@ -52,6 +58,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 async def answered(server: Server) -> Server:
@@ -209,3 +222,240 @@ async def test_an_answer_between_failures_forgets_them() -> None:
         with suppress(EndpointUnavailable):
             await call
     endpoint.assert_used_up()
+
+
+class Gateway(SimulatedEndpoint):
+    """Fails for poisoned inputs, or for all; a hung probe gets no answer."""
+
+    def __init__(self) -> None:
+        super().__init__(name="far")
+        self.error: EndpointError = failed(504)
+        self.dead = False
+        self.hung = False
+        self.probes = 0
+        self.most_probes = 0
+        """Most probes in flight at once."""
+        self.asked = 0
+        self._in_flight = 0
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        if prompt.max_tokens > 1:
+            self.asked += 1
+            if self.dead or "poison" in prompt.messages[-1].content:
+                raise self.error
+            return await super().complete(prompt, context)
+        self.probes += 1
+        self._in_flight += 1
+        self.most_probes = max(self.most_probes, self._in_flight)
+        try:
+            await self._wait(3600.0 if self.hung else 0.01, context)
+        finally:
+            self._in_flight -= 1
+        if self.dead:
+            raise self.error
+        return await super().complete(prompt, context)
+
+
+def run_of(owner: str, timeout_s: float | None = None) -> RunContext:
+    context = RunContext(timeout_s=timeout_s)
+    context.owner = owner
+    return context
+
+
+async def send(
+    gateway: Gateway, owner: str, text: str = "poison", *, timeout_s: float = 1.0
+) -> None:
+    """Ask once, without a second try, and without a wait for a server that is down."""
+    endpoint = Retried(gateway, stop=stop_after_attempt(1), timeout_s=timeout_s)
+    with suppress(EndpointError), mark_replaceable():
+        await endpoint.complete(Prompt.of(text), run_of(owner))
+
+
+async def test_inputs_of_one_owner_close_a_server_for_nobody_while_a_probe_is_answered() -> None:
+    gateway = Gateway()
+    for _ in range(20):
+        await send(gateway, "ann")
+    assert not breaker_of(gateway).is_open
+    assert gateway.asked == 20
+    assert 0 < gateway.probes < 20 / 3
+
+
+async def test_failures_of_one_owner_and_a_failed_probe_open_it() -> None:
+    gateway = Gateway()
+    gateway.dead = True
+    for _ in range(4):
+        await send(gateway, "ann", timeout_s=0.2)
+    assert breaker_of(gateway).is_open
+    assert (gateway.asked, gateway.probes) == (3, 1)
+
+
+async def test_failures_of_two_owners_open_it_and_a_probe_closes_it() -> None:
+    gateway = Gateway()
+    for owner in ("ann", "bob", "ann"):
+        await send(gateway, owner)
+    assert breaker_of(gateway).is_open
+    assert gateway.probes == 0
+    breaker_of(gateway).probe_at = time.monotonic()
+    await send(gateway, "cat", "Hello?")
+    assert not breaker_of(gateway).is_open
+    assert (gateway.asked, gateway.probes) == (4, 1)
+
+
+async def test_a_server_that_can_not_be_reached_needs_no_second_owner() -> None:
+    gateway = Gateway()
+    gateway.error = failed(None)
+    for _ in range(3):
+        await send(gateway, "ann")
+    assert breaker_of(gateway).is_open
+    assert gateway.probes == 0
+
+
+async def test_a_connection_that_an_input_may_have_cut_needs_a_second_owner() -> None:
+    gateway = Gateway()
+    gateway.error = EndpointUnavailable("cut", endpoint="far", begun=True)
+    for _ in range(3):
+        await send(gateway, "ann")
+    assert not breaker_of(gateway).is_open
+
+
+@pytest.mark.parametrize("hung", [False, True])
+async def test_inputs_that_take_long_open_it_only_if_a_probe_hangs_too(hung: bool) -> None:
+    gateway = Gateway()
+    gateway.error, gateway.hung = timeout(120.0), hung
+    for owner in ("ann", "bob", "ann", "bob"):
+        await send(gateway, owner, timeout_s=0.2)
+    assert breaker_of(gateway).is_open == hung
+    assert gateway.probes == 1
+
+
+async def test_an_open_server_is_probed_by_no_input_and_by_one_call_at_a_time() -> None:
+    gateway = Gateway()
+    await send(gateway, "ann", "Hello?")
+    gateway.dead = True
+    for owner in ("ann", "bob", "ann"):
+        await send(gateway, owner)
+    contexts = [run_of(f"key {i}") for i in range(20)]
+    async with asyncio.TaskGroup() as group:
+        for context in contexts:
+            group.create_task(Retried(gateway).complete(PROMPT, context))
+        await until(lambda: gateway.probes >= 2)
+        assert gateway.asked == 1 + 3
+        gateway.dead = False
+    assert gateway.asked == 1 + 3 + 20
+    assert gateway.most_probes == 1
+
+
+async def test_a_probe_that_its_call_gives_too_little_time_says_nothing() -> None:
+    gateway = Gateway()
+    gateway.dead = gateway.hung = True
+    for owner in ("ann", "bob", "ann"):
+        await send(gateway, owner)
+    breaker = breaker_of(gateway)
+    opened = breaker.times_opened
+    breaker.probe_at = time.monotonic()
+    endpoint = Retried(gateway, timeout_s=60.0)
+    with pytest.raises(DeadlineExceeded):
+        await endpoint.complete(PROMPT, run_of("ann", timeout_s=0.2))
+    assert (gateway.probes, breaker.times_opened) == (1, opened)
+    gateway.dead = gateway.hung = False
+    await endpoint.complete(PROMPT, run_of("ann"))  # its place was left to the next
+
+
+async def test_a_probe_of_an_endpoint_without_free_requests_is_a_token_that_its_run_pays() -> None:
+    small, context = SimulatedEndpoint(name="small"), RunContext()
+    await ask_neutrally(small, context)
+    assert [prompt.max_tokens for prompt in small.prompts] == [1]
+    assert context.usage.calls == 1
+
+
+async def test_a_probe_of_replicas_is_answered_by_any_of_them() -> None:
+    dead, alive = ScriptedEndpoint([failed(None)] * 9, name="a"), SimulatedEndpoint(name="b")
+    dead.model = alive.model
+    dead.tier = alive.tier
+    for _ in range(2):
+        await ask_neutrally(Replicas("both", [dead, alive]), RunContext())
+    assert alive.prompts
+
+
+async def test_replicas_that_an_input_takes_out_need_a_second_owner() -> None:
+    replicas = Replicas("both", [ScriptedEndpoint([failed(502)] * 9, name=name) for name in "ab"])
+    endpoint = Retried(replicas, stop=stop_after_attempt(1))
+    for _ in range(3):
+        with pytest.raises(EndpointUnavailable) as caught:
+            await endpoint.complete(PROMPT, run_of("ann"))
+        assert caught.value.status == 502
+    assert not breaker_of(replicas).is_open
+
+
+class World:
+    """A server and its breaker, whose callers do what `Retried` does, on a clock of their own."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.breaker = Breaker(clock=self.clock)
+        self.dead = False
+        self._calls = 0
+
+    def ask(self, owner: str, error: EndpointError | None) -> bool:
+        """Make a call with an input that fails so; `None`: it fails if the server is dead.
+
+        Returns:
+            True if it was sent.
+        """
+        with self.breaker.probe(only_due=True) as is_due:
+            if is_due and self.dead:
+                self.breaker.fail(failed(504), probes=True)
+            elif is_due:
+                self.breaker.close()
+        if self.breaker.is_open:
+            return False
+        self._calls += 1
+        with suppress(EndpointError), self.breaker.watch(self._calls, owner):
+            if error or self.dead:
+                raise error or failed(504)
+        return True
+
+
+SECONDS = st.floats(0, 60)
+ERRORS = st.sampled_from([failed(502), failed(504), timeout(60.0), failed(429)])
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["ann", "bob"]), st.one_of(st.none(), ERRORS)),
+        st.sampled_from(["dies", "recovers"]),
+        SECONDS,
+    ),
+    max_size=40,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ann", "bob"]), ERRORS, SECONDS), max_size=40))
+def test_whatever_one_owner_sends_all_calls_of_others_are_sent(
+    events: list[tuple[str, EndpointError, float]],
+) -> None:
+    world = World()
+    for owner, error, seconds in events:
+        assert world.ask(owner, error if owner == "ann" else None)
+        world.clock.now += seconds
+
+
+@given(EVENTS)
+def test_whatever_came_before_a_dead_server_is_skipped_soon_and_one_that_is_back_is_found(
+    events: list[tuple[str, EndpointError | None] | str | float],
+) -> None:
+    world = World()
+    for event in events:
+        if isinstance(event, tuple):
+            world.ask(*event)
+        elif isinstance(event, float):
+            world.clock.now += event
+        else:
+            world.dead = event == "dies"
+    world.dead = True
+    world.clock.now += 30  # the longest wait of a probe
+    assert sum(world.ask("ann", None) for _ in range(9)) <= 3
+    assert world.breaker.is_open
+    world.dead = False
+    assert world.breaker.wait_s <= 30
+    world.clock.now += world.breaker.wait_s
+    assert world.ask("bob", None)
+    assert not world.breaker.is_open

@@ -1,7 +1,20 @@
 """Breaker: skips a server that is down, and probes it from time to time.
 
-The pattern is from Nygard, "Release It!" (2007). Closed, all requests pass. Open, none does. Half
-open, one at a time passes, and its outcome decides.
+The pattern is from Nygard, "Release It!" (2007). Three failures in a row that look like those of a
+server that is down (`is_down`), from at least two calls, take it out of the first state:
+
+- Closed: all requests pass. It opens if the failures are of two owners, if one of them is of no
+  owner (there are no keys), or if one is about the address (no connection, no such host). Else the
+  inputs of one owner may be the cause, or inputs that take long: the server is suspected.
+- Suspected: all requests pass. The next call of an owner first sends a neutral probe, a request
+  without a client's text. Its failure opens the breaker, its answer closes it. A server that is
+  suspected again, with no request answered since, is probed after a wait that doubles.
+- Open: no request passes. After a wait, one of the calls that wait sends the neutral probe, so that
+  no input decides for others. A call without an owner sends its own request as the probe. A failure
+  doubles the wait, up to half a minute. An answer closes the breaker.
+
+A request that is answered closes it in any state, and forgets all failures. Probes are sent only by
+calls that want to ask, one at a time in this process.
 """
 
 from __future__ import annotations
@@ -33,15 +46,18 @@ class Breaker:
     All calls to the server share it, in any event loop.
 
     Args:
-        failures: Failures in a row that open it. Unless 1, they must come from two calls.
+        failures: Failures in a row that open it, or let it be suspected. Unless 1, they must come
+            from two calls.
         clock: Returns the time in seconds.
     """
 
     def __init__(
         self, *, failures: int = _FAILURES, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.is_open = False
+        """True if the server is skipped."""
         self.probe_at: float | None = None
-        """Time of the next probe; `None` if requests pass."""
+        """Time of the next probe; `None` if the breaker is closed."""
         self.reason = ""
         """Message of the last failure that opened it."""
         self.has_answered = False
@@ -54,13 +70,12 @@ class Breaker:
         self._failures = 0
         self._calls = set[object]()
         """Calls that failed since the last answer."""
+        self._witnesses = set[str]()
+        """Owners of these calls; "" for a failure that needs no second witness."""
+        self._times_suspected = 0
+        """Number of times it was suspected since the last answer to a request."""
         self._probed_until = 0.0
         self._turn = threading.Lock()
-
-    @property
-    def is_open(self) -> bool:
-        """True if the server is skipped."""
-        return self.probe_at is not None
 
     @property
     def is_due(self) -> bool:
@@ -74,66 +89,103 @@ class Breaker:
         return 0.0 if back_at is None else max(back_at, self._probed_until) - self._clock()
 
     @contextmanager
-    def probe(self) -> Generator[None]:
-        """Block other probes until this ends."""
-        self._probed_until = until = self._clock() + _HUNG_S
+    def probe(self, *, only_due: bool = False) -> Generator[bool]:
+        """Block other probes until this ends. With `only_due`, yield False if none is due."""
+        until = self._clock() + _HUNG_S
+        with self._turn:
+            may_probe = not only_due or self.is_due
+            if may_probe:
+                self._probed_until = until
         try:
-            yield
+            yield may_probe
         finally:
-            if self._probed_until == until:
+            if may_probe and self._probed_until == until:
                 self._probed_until = 0.0
 
     @contextmanager
-    def watch(self, call: object) -> Generator[None]:
-        """Count the outcome of a call's request. It is a probe if the breaker is open."""
-        if self.probe_at is not None:
+    def watch(self, call: object, owner: str = "") -> Generator[None]:
+        """Count the outcome of a call's request. Without an owner, it probes an open breaker."""
+        if self.is_open and not owner:
             with self.probe():
-                yield from self._count_outcome(call, probes=True)
+                yield from self._count_outcome(call, owner, probes=True)
         else:
-            yield from self._count_outcome(call, probes=False)
+            yield from self._count_outcome(call, owner, probes=False)
 
-    def _count_outcome(self, call: object, *, probes: bool) -> Generator[None]:
+    def _count_outcome(self, call: object, owner: str, *, probes: bool) -> Generator[None]:
         try:
             yield
         except EndpointError as error:
             if is_down(error):
-                self.fail(error, call=call, probes=probes)
+                self.fail(error, call=call, owner=owner, probes=probes)
             elif error.status is not None:  # a refusal shows that the server is up
                 self.succeed()
             raise
-        if self._failures or not self.has_answered:
-            self.succeed()
+        self.succeed()
 
-    def fail(self, error: MoaError, *, call: object = None, probes: bool = False) -> None:
+    def fail(
+        self, error: MoaError, *, call: object = None, owner: str = "", probes: bool = False
+    ) -> None:
         """Count a failure of a server that is down. After a failed probe, the wait gets longer."""
         with self._turn:
-            if self.probe_at is not None and not probes:
+            if probes:
+                self._open(error)
+                return
+            if self.is_open:
                 return  # one of many requests that failed together
             self._failures += 1
             self._calls.add(call)
-            must_open = self._failures >= self._most and len(self._calls) >= self._fewest_calls
-            if probes or must_open:
+            self._witnesses |= _witnesses_of(error, owner)
+            if self._failures < self._most or len(self._calls) < self._fewest_calls:
+                return
+            if "" in self._witnesses or len(self._witnesses) > 1:
                 self._open(error)
+            elif self.probe_at is None:
+                wait_s = _wait_s(self._times_suspected - 1) if self._times_suspected else 0.0
+                self._times_suspected += 1
+                self.probe_at = self._clock() + wait_s
 
     def _open(self, error: MoaError) -> None:
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
-        wait_s = _FIRST_WAIT_S * 2.0 ** min(self.times_opened, _MOST_DOUBLINGS)
+        wait_s = max(_wait_s(self.times_opened), min(_LONGEST_WAIT_S, asked_s))
         self.times_opened += 1
-        self._calls.clear()
-        self.probe_at = self._clock() + min(_LONGEST_WAIT_S, max(wait_s, asked_s))
+        self.is_open = True
+        self.probe_at = self._clock() + wait_s
         self.reason = str(error)
 
     def close(self) -> None:
-        """Let requests pass. After the next failure, the wait is longer."""
-        self.probe_at = None
+        """Let requests pass, as a probe was answered. After the next failures, waits are longer."""
+        with self._turn:
+            self._close()
 
     def succeed(self) -> None:
-        """Let requests pass, and forget all failures."""
+        """Let requests pass, and forget all failures, as a request was answered."""
         with self._turn:
+            self._close()
             self.has_answered = True
-            self.probe_at = None
-            self._failures = self.times_opened = 0
-            self._calls.clear()
+            self.times_opened = self._times_suspected = 0
+
+    def _close(self) -> None:
+        self.is_open, self.probe_at = False, None
+        self._failures = 0
+        self._calls.clear()
+        self._witnesses.clear()
+
+
+def _wait_s(times: int) -> float:
+    """Return the seconds until a probe, after a number of earlier waits."""
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(times, _MOST_DOUBLINGS))
+
+
+def _witnesses_of(error: MoaError, owner: str) -> set[str]:
+    """Return the owner that a failure speaks for; "" if its input can't be the cause.
+
+    A time-out speaks for nobody: whoever asks for much may wait long.
+    """
+    if not owner or (
+        isinstance(error, EndpointUnavailable) and error.status is None and not error.begun
+    ):
+        return {""}
+    return set() if isinstance(error, EndpointTimeout) else {owner}
 
 
 def is_down(error: EndpointError) -> bool:

@@ -166,7 +166,7 @@ class Replicas(Wrapping):
                 ) from error
             tried_replicas.append(replica)
             if len(tried_replicas) == len(self._replicas):
-                raise self._none_available() from error
+                raise self._none_available(error) from error
             text = f"to another replica of {self.name}: {error}"
             context.note("fell back", text, endpoint=replica.name, error=error)
 
@@ -187,12 +187,17 @@ class Replicas(Wrapping):
         self._turn += 1  # of equally busy ones not always the first
         return equals[self._turn % len(equals)]
 
-    def _none_available(self) -> EndpointUnavailable:
+    def _none_available(self, last: EndpointUnavailable | None = None) -> EndpointUnavailable:
         reasons = "; ".join(
             replica.breaker.reason for replica in self._replicas if replica.breaker.reason
         )
         message = f"none of its {len(self._replicas)} replicas answers: {reasons}"
-        return EndpointUnavailable(message, endpoint=self.name)
+        if last is None:
+            return EndpointUnavailable(message, endpoint=self.name)
+        # A gateway's status, or a lost connection, may be due to the request: see `Breaker`.
+        return EndpointUnavailable(
+            message, endpoint=self.name, status=last.status, begun=last.begun
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.breaker import breaker_of
-from moa.endpoints.calls import has_other, limit_time
+from moa.endpoints.breaker import breaker_of, is_down
+from moa.endpoints.calls import has_other, left_of_call_s, limit_time
+from moa.endpoints.neutral import ask_neutrally
 from moa.endpoints.wrappers import Wrapping, timeout_of
-from moa.errors import ConfigError, EndpointError, EndpointUnavailable, OutputError
+from moa.errors import (
+    ConfigError,
+    EndpointError,
+    EndpointTimeout,
+    EndpointUnavailable,
+    OutputError,
+)
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState
@@ -29,6 +36,8 @@ _LOOK_S = 0.25
 _LOOKS_FOR_A_STRANGER = 4
 """Number of probes, about 8 s in all, for which calls wait for a server that has never answered.
 Its address may be wrong, and each row of a long run would wait half a minute to say so."""
+_PROBE_S = 10.0
+"""Seconds after which a neutral probe without an answer counts as hung."""
 _FOR_ALL_TRIES = 1.5
 """Time for all tries of a call, as a multiple of one request's limit. After a try that hung, half a
 request's time is left for another, since most answers come much earlier."""
@@ -50,6 +59,11 @@ class Retried(Wrapping):
     and after four probes not at all. Probes are not tries: no strategy counts or schedules them.
     Calls don't wait if a `Fallback` or a cascade asks another endpoint. All `Retried` of one
     endpoint in this process share this state.
+
+    Where runs have an owner, such as a key of `moa serve`, no owner's inputs close a server for
+    others: failures of one owner alone, and time-outs, count as a sign only if a neutral probe
+    fails too, `GET /v1/models` or one token. The same request probes a server that is down. A
+    server that can't be reached at all needs no second sign.
 
     Args:
         endpoint: The endpoint to ask.
@@ -106,6 +120,7 @@ class Retried(Wrapping):
         self._wait, self._stop, self._retry = wait, stop, retry
         self._longest_asked_s = longest_asked_s
         self._timeout_s = timeout_s
+        self._probe_s = min(_PROBE_S, timeout_s, timeout_of(endpoint))
         self._breaker = breaker_of(endpoint)
 
     @cached_property
@@ -127,11 +142,11 @@ class Retried(Wrapping):
         """Send a request until it is answered, fails permanently, or runs out of tries."""
         call = _Call(self._timeout_s)
         while True:
-            if self._breaker.is_open:
+            if self._breaker.probe_at is not None:
                 await self._wait_for_server(call, context)
-            probes, start = self._breaker.is_open, time.monotonic()
+            probes, start = self._breaker.is_open and not context.owner, time.monotonic()
             try:
-                with self._breaker.watch(call), limit_time(call.left_s):
+                with self._breaker.watch(call, context.owner), limit_time(call.left_s):
                     return await send(self.endpoint)
             except (EndpointError, OutputError) as error:
                 call.tries, call.probes = call.tries + 1, call.probes + probes
@@ -180,9 +195,17 @@ class Retried(Wrapping):
         return (self._breaker.has_answered or is_first_wait) and not has_other.get()
 
     async def _wait_for_server(self, call: _Call, context: RunContext) -> None:
-        """Wait until a skipped server is back, or until this call may probe it."""
-        breaker, start, waited_s = self._breaker, time.monotonic(), 0.0
-        while breaker.is_open and not breaker.is_due:
+        """Wait until a server that is skipped is back, or until this call may probe it.
+
+        A call of an owner sends the probe that is due, also to a server that is only suspected.
+        """
+        breaker, start, waited_s, has_slept = self._breaker, time.monotonic(), 0.0, False
+        while True:
+            if context.owner:
+                await self._probe(call.left_s - waited_s, context)
+                waited_s = time.monotonic() - start
+            if not breaker.is_open or (breaker.is_due and not context.owner):
+                break
             run_left_s = context.remaining_s()
             if waited_s >= call.left_s or not self._may_wait(call):
                 reason, next_s = breaker.reason.removeprefix(f"{self.name}: "), breaker.wait_s
@@ -191,11 +214,32 @@ class Retried(Wrapping):
             left_s = call.left_s - waited_s
             left_s = left_s if run_left_s is None else min(left_s, run_left_s)
             await asyncio.sleep(min(max(0.001, breaker.wait_s), _LOOK_S, left_s))
-            waited_s = time.monotonic() - start
+            waited_s, has_slept = time.monotonic() - start, True
         call.left_s -= waited_s
-        if waited_s:
+        if has_slept:
             text = f"{waited_s:.1f} s for the server, which was down: {breaker.reason}"
             context.note("waited", text, endpoint=self.name)
+
+    async def _probe(self, left_s: float, context: RunContext) -> None:
+        """Send the neutral probe, if one is due and nobody sends it. Its outcome is the server's.
+
+        A probe that had too little time of the call to answer says nothing.
+        """
+        limit_s = min(self._probe_s, left_s, left_of_call_s.get())
+        with self._breaker.probe(only_due=True) as is_due:
+            if not is_due:
+                return
+            try:
+                with limit_time(limit_s):
+                    await ask_neutrally(self.endpoint, context)
+            except EndpointError as error:
+                is_late = isinstance(error, EndpointTimeout) and error.status is None
+                if is_late and limit_s < self._probe_s:
+                    return
+                if is_late or is_down(error):
+                    self._breaker.fail(error, probes=True)
+                    return
+            self._breaker.close()
 
     def _give_up(self, error: EndpointError | OutputError, call: _Call) -> None:
         """Raise the last error with the number of tries, if there were several."""

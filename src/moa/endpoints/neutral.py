@@ -1,0 +1,47 @@
+"""Neutral: a small request that shows if a server is there, without a client's text."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from moa.context import RunContext
+from moa.endpoints import Endpoint, Prompt
+from moa.endpoints.calls import left_of_call_s
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.wrappers import Sender
+from moa.errors import EndpointTimeout, OutputError
+
+_TEXT = "Hi"
+
+
+async def ask_neutrally(endpoint: Endpoint, context: RunContext) -> None:
+    """Send the cheapest request that an endpoint has, in the way of all its requests.
+
+    It is free for a server with OpenAI's protocol: `GET /v1/models`. Another endpoint writes one
+    token, or reads one word, which is charged; one that can do neither counts as there.
+
+    Raises:
+        EndpointError: the request failed. A status may still show that the server is there.
+        BudgetExceeded: the run can't pay for it.
+        DeadlineExceeded: the run's time is up.
+    """
+    if isinstance(endpoint, Sender):
+        await endpoint.ask(lambda inner: ask_neutrally(inner, context), context)
+        return
+    own_context = context.nested("probe")  # it is no part of the run's text or journal
+    own_context.listener = own_context.journal = None
+    if isinstance(endpoint, OpenAIEndpoint):
+        await endpoint.client.get("/models", own_context)
+        return
+    limit_s = left_of_call_s.get()
+    try:
+        async with asyncio.timeout(limit_s):
+            if "complete" in endpoint.capabilities:
+                with suppress(OutputError):  # it answered, if only with a cut thought
+                    await endpoint.complete(Prompt.of(_TEXT, max_tokens=1), own_context)
+            elif "embed" in endpoint.capabilities:
+                await endpoint.embed([_TEXT], own_context)
+    except TimeoutError as error:
+        message = f"no answer to a probe in {limit_s:.3g} s"
+        raise EndpointTimeout(message, endpoint=endpoint.name) from error
