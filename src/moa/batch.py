@@ -21,6 +21,7 @@ from types import UnionType
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from moa._async import cancel, closing_stream, gather
 from moa._text import as_html
@@ -58,6 +59,8 @@ OnError = Literal["return", "raise"]
 Progress = bool | Callable[[int, int | None], None]
 """True to show a bar; or a function that is called with the number of finished inputs and their
 total, which may be `None`."""
+_MOST_TOLD, _MOST_LISTED = 20, 1000
+"""Maximum faults of an input that are told, and of which these are chosen."""
 _REFUSALS = 3
 """Consecutive inputs refused by an endpoint because of its key, after which a map ends."""
 Value = str | dict[str, object]
@@ -226,14 +229,34 @@ def _validate(adapter: TypeAdapter[object], name: str, value: Value) -> object:
 
 
 def faults_of(error: ValidationError) -> str:
-    """Describe a pydantic error in one line: each field and its fault."""
-    faults = (
-        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
-        for fault in error.errors(include_url=False, include_input=False)
-    )
-    return "; ".join(
-        f"{location}: {message}" if location else message for location, message in faults
-    )
+    """Describe a pydantic error in one line: each field and its fault, of many the first 20."""
+    faults, more = told_faults(error)
+    places = (".".join(map(str, fault["loc"])) for fault in faults)
+    messages = (fault["msg"].removeprefix("Value error, ") for fault in faults)
+    told = [
+        f"{place:.500}: {message:.500}" if place else message
+        for place, message in zip(places, messages, strict=True)
+    ]
+    return "; ".join([*told, *count_more(more)])
+
+
+def told_faults(error: ValidationError) -> tuple[list[ErrorDetails], int]:
+    """Return the faults of a pydantic error to tell, and the number of further ones.
+
+    At most 20 are told, the deepest ones; of more than 1,000 none, since pydantic can't list some
+    without listing all.
+    """
+    count = error.error_count()
+    if count > _MOST_LISTED:
+        return [], count
+    faults = error.errors(include_url=False, include_input=False)
+    deepest = sorted(range(count), key=lambda index: -len(faults[index]["loc"]))[:_MOST_TOLD]
+    return [faults[index] for index in sorted(deepest)], max(count - _MOST_TOLD, 0)
+
+
+def count_more(more: int) -> list[str]:
+    """Say that there are further faults, which aren't told, if there are."""
+    return [f"{more} faults aren't told"] if more else []
 
 
 async def map_rows(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from moa._json import at, is_object, object_of
+from moa.batch import count_more, told_faults
 from moa.errors import RequestRefused
 from moa.serving.openapi import Schemas
 from moa.serving.served import Schema
@@ -20,15 +21,33 @@ SomeText = Annotated[str, Field(pattern=_SOME)]
 """A text that isn't blank."""
 WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
 """Accepts a whole number in any JSON notation."""
+MOST_FIELDS = 255
+"""Maximum number of fields of an object in a body, unless that takes any JSON."""
 _LONGEST = 500
 """Maximum number of characters of an error message about an invalid request."""
 _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+
+
+def _few(value: object) -> object:
+    """Refuse an object of many fields, of which each could be a fault."""
+    if is_object(value) and len(value) > MOST_FIELDS:
+        raise ValueError(f"it has {len(value)} fields, and {MOST_FIELDS} are the most")
+    return value
+
+
+FEW = BeforeValidator(_few)
+"""Refuses an object of more than `MOST_FIELDS` fields before these are looked at."""
 
 
 class Body(BaseModel):
     """A request body, or a part of one, without type conversion and unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_fields(cls, value: object) -> object:
+        return _few(value)
 
 
 def read_as(kind: type[M], value: object, *, status: int = 400) -> M:
@@ -40,13 +59,13 @@ def read_as(kind: type[M], value: object, *, status: int = 400) -> M:
         status: HTTP status of the refusal.
 
     Raises:
-        RequestRefused: it is invalid. Each fault is named.
+        RequestRefused: it is invalid. Its faults are named, of many the first 20.
     """
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)
-        raise misfit(faults, value, status=status) from None
+        faults, more = told_faults(error)
+        raise misfit(faults, more, value, status=status) from None
 
 
 def body_of(
@@ -73,12 +92,24 @@ def body_of(
     return schemas.add(schema, ref_template)
 
 
-def misfit(faults: Sequence[ErrorDetails], value: object, *, status: int) -> RequestRefused:
-    """Make the error of an invalid request, in OpenAI's format with a list of all faults.
+def misfit(
+    faults: Sequence[ErrorDetails], more: int, value: object, *, status: int
+) -> RequestRefused:
+    """Make the error of an invalid request, in OpenAI's format with a list of its faults.
 
     The deepest fault counts as the cause: of several allowed forms, it is in the one that fits
     best.
+
+    Args:
+        faults: The faults to tell.
+        more: Number of further ones.
+        value: The body.
+        status: HTTP status of the refusal.
     """
+    further = count_more(more)
+    if not faults:
+        problem = f"{further[0]}: GET /openapi.json says what a request is"
+        return RequestRefused(problem, status=status, code="invalid_value")
     paths = [_find_place(fault["loc"], value) for fault in faults]
     path, first = max(zip(paths, faults, strict=True), key=lambda pair: len(pair[0]))
     param = _write_place(path) or None
@@ -88,15 +119,18 @@ def misfit(faults: Sequence[ErrorDetails], value: object, *, status: int) -> Req
     )
     if first["type"] == "extra_forbidden":
         problem = f"Unrecognized request argument supplied: {param}. Leave it out"
+    problem = problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]} …"
+    told: list[Mapping[str, object]] = [
+        {"loc": ["body", *path], "msg": _message(fault), "type": fault["type"]}
+        for path, fault in zip(paths, faults, strict=True)
+    ]
+    told += [{"loc": ["body"], "msg": text, "type": "too_many"} for text in further]
     return RequestRefused(
-        problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]} …",
+        "; ".join([problem, *further]),
         status=status,
         code=_CODES.get(first["type"], "invalid_value"),
         param=param,
-        faults=[
-            {"loc": ["body", *path], "msg": _message(fault), "type": fault["type"]}
-            for path, fault in zip(paths, faults, strict=True)
-        ],
+        faults=told,
     )
 
 

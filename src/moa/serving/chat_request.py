@@ -107,6 +107,9 @@ class _TextPart(_Loose):
     text: str
 
 
+_TextParts = Annotated[list[_TextPart], Field(fail_fast=True)]
+
+
 class _ImageAddress(_Loose):
     url: _Data
 
@@ -144,14 +147,14 @@ class FromSystem(_Loose):
     """A system or developer message: instructions for the whole conversation."""
 
     role: Literal["system", "developer"]
-    content: str | list[_TextPart]
+    content: str | _TextParts
 
 
 class FromUser(_Loose):
     """A message of the user, with files."""
 
     role: Literal["user"]
-    content: SomeText | Annotated[list[_AnyPart], Field(min_length=1)]
+    content: SomeText | Annotated[list[_AnyPart], Field(min_length=1, fail_fast=True)]
 
     @property
     def is_blank(self) -> bool:
@@ -164,15 +167,15 @@ class FromAssistant(_Loose):
     """An earlier answer, with its tool calls."""
 
     role: Literal["assistant"]
-    content: str | list[_TextPart] | None = None
-    tool_calls: list[_CallMade] | None = None
+    content: str | _TextParts | None = None
+    tool_calls: Annotated[list[_CallMade], Field(fail_fast=True)] | None = None
 
 
 class FromTool(_Loose):
     """The result of a tool call."""
 
     role: Literal["tool"]
-    content: str | list[_TextPart]
+    content: str | _TextParts
     tool_call_id: str
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -21,13 +20,15 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moa._files import encode_json
-from moa._json import is_object, list_of
 from moa.errors import RequestRefused
 from moa.serving.faults import fault_of
 from moa.serving.keys import ANYONE, Caller
+from moa.serving.parsing import parse
 
 if TYPE_CHECKING:
     from moa.serving.server import Server, Settings
+
+T = TypeVar("T")
 
 OPEN = ("/health", "/ready")
 """Paths that are always open to anyone, since they reveal nothing about anyone."""
@@ -196,22 +197,28 @@ async def read_json(request: Request, settings: Settings) -> object:
     """Read the body of a request.
 
     Raises:
-        RequestRefused: it isn't JSON or is nested too deep (400), is too large (413), or takes too
-            long (408).
+        RequestRefused: it isn't JSON, is nested too deep or holds too many values (400), is too
+            large (413), or takes too long (408).
     """
-    body = await read_body(request)
-    try:
-        value: object = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestRefused(f"the body is no JSON: {error}", status=400, code="no_json") from error
-    if _is_deeper(value, settings.depth):
-        problem = f"it is nested deeper than the {settings.depth} arrays and objects that may be"
-        raise RequestRefused(problem, status=400, code="too_deep")
-    return value
+    return await read_as_json(request, settings, lambda value: value)
 
 
-async def read_run(request: Request, settings: Settings) -> object:
+async def read_as_json(request: Request, settings: Settings, read: Callable[[object], T]) -> T:
+    """Read the body of a request, and make something of it; see `read_json`.
+
+    Args:
+        request: The request.
+        settings: Limits of the body.
+        read: Makes something of the value. For a body of many values it runs in a thread.
+    """
+    return await parse(await read_body(request), settings, read)
+
+
+async def read_run(request: Request, settings: Settings, read: Callable[[object], T]) -> T:
     """Read the body of a request for a run, unless its caller may begin none at the moment.
+
+    Args:
+        request, settings, read: See `read_as_json`.
 
     Raises:
         KeySpent: nothing is left of the caller's budget.
@@ -219,7 +226,7 @@ async def read_run(request: Request, settings: Settings) -> object:
             refused; see `read_json`.
     """
     await caller_of(request).check()
-    return await read_json(request, settings)
+    return await read_as_json(request, settings, read)
 
 
 def json_response(
@@ -285,20 +292,6 @@ def _too_large(settings: Settings) -> RequestRefused:
         code="request_too_large",
         headers={"connection": "close"},
     )
-
-
-def _is_deeper(value: object, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth + 1):
-        level = [part for item in level for part in _parts(item)]
-        if not level:
-            return False
-    return True
-
-
-def _parts(value: object) -> Iterable[object]:
-    """Return the items of an array or an object; nothing for anything else."""
-    return value.values() if is_object(value) else list_of(value)
 
 
 def _is_address(name: str) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from struct import pack
 from typing import Annotated, Literal
 
@@ -107,7 +108,7 @@ def routes(server: Server) -> list[Route]:
         return json_response(_model(name, started))
 
     async def embeddings(request: Request) -> Response:
-        body = read_as(EmbeddingsRequest, await read_run(request, server.settings))
+        body = await read_run(request, server.settings, partial(read_as, EmbeddingsRequest))
         node = EncodingNode(_encoder(server, body.model, caller_of(request)))
         finished = await server.runs.finish(request, ServedNode(node), body.texts)
         output, tokens = finished.output, finished.item.usage.total.input_tokens

@@ -61,6 +61,8 @@ class Settings:
     """Maximum bytes of a request body."""
     depth: int = 64
     """Maximum nesting of arrays and objects in a request."""
+    values: int = 100_000
+    """Maximum number of values in a request: fields, items, arrays and objects."""
     concurrency: int = 256
     """Maximum concurrent requests. Further ones are told to retry later. Where there are keys, one
     key has at most half of them; see `concurrency_per_key`."""

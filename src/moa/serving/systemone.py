@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -28,7 +29,7 @@ from moa.graphs.engine.types import signature_of
 from moa.guards.guarded import Guarded
 from moa.node import AnyNode, Result, finish
 from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
-from moa.serving.asking import Body, SomeText, body_of, read_as
+from moa.serving.asking import FEW, Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
@@ -94,6 +95,7 @@ class ChoiceQuestion(Body):
             max_length=MOST_OPTIONS,
             json_schema_extra={"propertyNames": {"pattern": r"\S"}},
         ),
+        FEW,
     ] = None
     """Meanings of the options, by name; left out for the agent's own question."""
 
@@ -125,7 +127,9 @@ class SystemOneRequest(Body):
     """`decide` for the server's small model, or the name of a deciding agent."""
     state: TextOrJson
     """Text or JSON that the questions are about."""
-    questions: Annotated[dict[str, AnyQuestion], Field(min_length=1, max_length=MOST_QUESTIONS)]
+    questions: Annotated[
+        dict[str, AnyQuestion], Field(min_length=1, max_length=MOST_QUESTIONS), FEW
+    ]
     images: None = None
     files: None = None
 
@@ -248,12 +252,12 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 async def _body(request: Request, server: Server) -> SystemOneRequest:
     """Read a request. Clients expect 422 for any invalid body."""
     try:
-        value = await read_run(request, server.settings)
+        read = partial(read_as, SystemOneRequest, status=422)
+        return await read_run(request, server.settings, read)
     except RequestRefused as error:
         if error.status != 400:
             raise
         raise _misfit(str(error), None) from error
-    return read_as(SystemOneRequest, value, status=422)
 
 
 def _misfit(message: str, param: str | None) -> RequestRefused:

@@ -62,7 +62,7 @@ def routes(server: Server) -> list[Route]:
 
     async def run(request: Request) -> Response | Stream:
         served = server.find(request.path_params["name"], caller_of(request))
-        value = served.parse(await read_run(request, server.settings))
+        value = await read_run(request, server.settings, served.parse)
         if "text/event-stream" in request.headers.get("accept", ""):
             return server.runs.stream(request, served, value, write_event)
         finished = await server.runs.finish(request, served, value)

@@ -12,7 +12,7 @@ from moa._json import is_mapping
 from moa.errors import RequestRefused
 from moa.graphs.engine.attended import Inquiry, attend
 from moa.rows.decided import format_value
-from moa.serving.http import read_json
+from moa.serving.http import read_as_json
 from moa.serving.runs import Stream
 from moa.serving.server import Server
 from moa.serving.typed import write_event
@@ -54,7 +54,7 @@ class Trials:
         caller = await self.server.keys.caller(key and f"Bearer {key}")
         request.state.caller = caller
         served = self.server.find(request.path_params["name"], caller)
-        value = served.parse(await read_json(request, self.server.settings))
+        value = await read_as_json(request, self.server.settings, served.parse)
         node = attend(served.node, self.ask)
         served = served if node is served.node else served.with_node(node)
         return self.server.runs.stream(request, served, value, write_event)
