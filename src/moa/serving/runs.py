@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from moa._async import cancel, time_limit
+from moa._files import encode_json
 from moa.batch import Item, run_one
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
@@ -46,8 +47,10 @@ _SEND_S = 30.0
 """Maximum seconds to send one event of a stream to a client."""
 _LAST_S = 1.0
 """Seconds for the last events of a stream whose run is stopped with the server."""
-_NOTES = 100
-"""Maximum trace notes kept per kept run, on average. A run of many nodes has thousands."""
+_RECORD = 16 << 10
+"""Maximum bytes kept per kept run, on average. A run of many nodes has thousands of notes."""
+_LONGEST_NOTE = 500
+"""Characters of a note that are kept. Some quote what a model wrote."""
 _CHUNK = 4096
 """Waiting pieces of a text are joined until they have this many characters."""
 
@@ -84,24 +87,45 @@ class FinishedRun:
         """Its usage as JSON: calls, tokens and cost, also by tier, node and endpoint."""
         return usage_of(self.item)
 
-    @property
-    def record(self) -> dict[str, object]:
-        """Its stored record as JSON, without input and output."""
-        item = self.item
-        record: dict[str, object] = {
-            "id": self.id,
-            "model": self.served.name,
-            "status": item.status,
-        }
-        if self.failure is not None:
-            record["error"] = self.failure
-        return record | resources_of(item)
 
-    def without_content(self) -> FinishedRun:
-        """Return a copy without input, output and error, which may be large."""
-        result = self.item.result
-        bare_result = result and replace(result, output=None, trace=(), messages=())
-        return replace(self, item=replace(self.item, input=None, result=bare_result, error=None))
+@dataclass(frozen=True, slots=True)
+class KeptRun:
+    """What is kept of a run that has ended: nothing that the client or a model wrote."""
+
+    id: str
+    caller: str
+    """Name of the caller."""
+    headers: Mapping[str, str]
+    """Response headers `x-moa-…`."""
+    failure: str | None
+    """Class name of its error."""
+    at: float
+    """Its end, by `time.monotonic`."""
+    record: bytes
+    """JSON of its model, status, usage and notes. The text of a note is cut."""
+
+    @classmethod
+    def of(cls, finished: FinishedRun) -> KeptRun:
+        """Make the record of a finished run."""
+        notes = [
+            replace(note, node=note.node[:_LONGEST_NOTE], text=note.text[:_LONGEST_NOTE])
+            for note in finished.item.trace
+        ]
+        record: dict[str, object] = {
+            "id": finished.id,
+            "model": finished.served.name,
+            "status": finished.item.status,
+            **({} if finished.failure is None else {"error": finished.failure}),
+            **resources_of(replace(finished.item, trace=tuple(notes))),
+        }
+        return cls(
+            id=finished.id,
+            caller=finished.caller,
+            headers=finished.headers,
+            failure=finished.failure,
+            at=finished.at,
+            record=encode_json(record),
+        )
 
 
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
@@ -140,9 +164,9 @@ class Runs:
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         self._settings = settings
         self._endpoints = endpoints
-        self._kept: dict[str, FinishedRun] = {}
-        self._notes = 0
-        """Number of notes of the kept runs."""
+        self._kept: dict[str, KeptRun] = {}
+        self._bytes = 0
+        """Bytes of the records of the kept runs."""
         self._active: dict[str, _Run] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -240,39 +264,39 @@ class Runs:
             async with asyncio.timeout(_LATE_S):
                 await self._idle.wait()
 
-    def trace(self, id: str, caller: Caller) -> FinishedRun:
-        """Return a run by its id.
+    def trace(self, id: str, caller: Caller) -> KeptRun:
+        """Return what is kept of a run, by its id.
 
         Raises:
             RequestRefused: the run isn't kept (any more), or is another caller's (404).
         """
         self._forget()
-        finished = self._kept.get(id)
-        if finished is None or finished.caller != caller.name:
+        kept = self._kept.get(id)
+        if kept is None or kept.caller != caller.name:
             raise RequestRefused(
                 f"there is no run {id!r:.40}: of the last {self._settings.kept} each is kept for "
                 f"{self._settings.kept_s:g} seconds",
                 status=404,
                 code="trace_not_found",
             )
-        return finished
+        return kept
 
     def _keep(self, finished: FinishedRun) -> None:
         for listener in self.listeners:
             listener(finished)
-        self._kept[finished.id] = finished.without_content()
-        self._notes += len(finished.item.trace)
+        kept = self._kept[finished.id] = KeptRun.of(finished)
+        self._bytes += len(kept.record)
         self._forget()
 
     def _forget(self) -> None:
         limit, oldest = self._settings.kept, time.monotonic() - self._settings.kept_s
         while self._kept:
             first = next(iter(self._kept.values()))
-            fits = len(self._kept) <= limit and self._notes <= limit * _NOTES
+            fits = len(self._kept) <= limit and self._bytes <= limit * _RECORD
             if fits and first.at >= oldest:
                 return
             del self._kept[first.id]
-            self._notes -= len(first.item.trace)
+            self._bytes -= len(first.record)
 
     @asynccontextmanager
     async def admit(

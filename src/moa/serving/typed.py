@@ -80,8 +80,8 @@ def routes(server: Server) -> list[Route]:
         return Response(_drawing(served).mermaid, media_type="text/plain")
 
     async def trace(request: Request) -> Response:
-        finished = server.runs.trace(request.path_params["id"], caller_of(request))
-        return json_response(finished.record, finished.headers)
+        kept = server.runs.trace(request.path_params["id"], caller_of(request))
+        return Response(kept.record, 200, kept.headers, "application/json")
 
     return [
         Route("/run/{name}", run, methods=["POST"]),

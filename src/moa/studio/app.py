@@ -7,6 +7,7 @@ import hmac
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
+from moa._json import is_list, is_object, object_of
 from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.rows.decided import Values
 from moa.rows.records import line
@@ -55,6 +57,8 @@ _HEADERS = {
 }
 _MOST = 500
 """Maximum rows in one response."""
+_LONGEST = 500
+"""Characters of a text in the output of a served run. A decision has fewer."""
 
 
 class RowPath(BaseModel):
@@ -284,14 +288,22 @@ def read_query(parameters: dict[str, str]) -> Query:
     )
 
 
+def _cut(value: object) -> object:
+    """Cut the texts in a JSON value, which may be whole answers, to what a decision can be."""
+    if is_object(value):
+        return {key: _cut(inner) for key, inner in value.items()}
+    if is_list(value):
+        return [_cut(inner) for inner in value]
+    return value[:_LONGEST] if isinstance(value, str) else value
+
+
 def recent_runs(server: Server) -> Source:
     """Return a source of a server's last `settings.kept` runs, without their texts."""
     lines: deque[Values] = deque(maxlen=server.settings.kept)
 
     def keep(finished: FinishedRun) -> None:
-        values = line(finished.item)
-        name = finished.served.name
-        lines.append({**values, "id": finished.id[:8], "input": None, "served": name})
+        values = object_of(_cut(line(replace(finished.item, input=None))))
+        lines.append({**values, "id": finished.id[:8], "served": finished.served.name})
 
     server.runs.listeners.append(keep)
     return Source(
