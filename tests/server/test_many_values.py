@@ -84,7 +84,8 @@ async def test_more_values_than_may_be_are_refused_before_they_are_parsed(
         return whole(body, **further)
 
     monkeypatch.setattr(parsing, "from_json", parse)
-    for body in ([0] * 300, [[[]]] * 100, {f"field{index}": 0 for index in range(300)}):
+    bodies: list[object] = [[0] * 300, [[[0]]] * 100, {f"field{n}": 0 for n in range(300)}]
+    for body in bodies:
         answer = await asked("/run/greeter", body, values=200, depth=8)
         assert answer.json()["error"]["code"] == "too_many_values"
     assert parsed == []

@@ -331,6 +331,9 @@ class Agent(TypedNode[In, Out]):
         instance = self._model.model_validate_json(json_text)
         return cast("Out", instance) if self._writes_model else getattr(instance, _VALUE)
 
+    async def _read(self, completion: Completion) -> Out:
+        return self.read(completion)
+
     def check(self, request: In, output: Out) -> None:
         """Check what the schema can't: that the output fits this request.
 
@@ -356,7 +359,7 @@ class Agent(TypedNode[In, Out]):
                 clean_completion = self._without_echo(
                     completion, self._tag_in(user_messages[-1].content), context
                 )
-                output = self.read(self._cut_to_fit(clean_completion, context))
+                output = await self._read(self._cut_to_fit(clean_completion, context))
                 self.check(request, output)
             except ValueError as error:
                 fault = fault_in(error)

@@ -6,6 +6,7 @@ calls are returned to the client. An OpenAI-compatible server has such clients.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -159,6 +160,12 @@ class Relay(Agent[object, object]):
             raise ValueError("it is nested too deeply") from error
         self.options.check(value)
         return Reply(text=text)
+
+    async def _read(self, completion: Completion) -> object:
+        """Read in a thread what is held to a client's schema, which may take a while."""
+        if self.options.schema is None:
+            return self.read(completion)
+        return await asyncio.to_thread(self.read, completion)
 
     def _first_messages(
         self, request: object, history: Sequence[Message]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,13 +44,15 @@ def routes(server: Server) -> list[Route]:
     """Make the route `/v1/chat/completions`."""
 
     async def completions(request: Request) -> Response | Stream:
-        body = read_as(ChatRequest, await read_run(request, server.settings))
+        body = await read_run(request, server.settings, partial(read_as, ChatRequest))
         turn = turn_of(body, server.find(body.model, caller_of(request)))
         if body.stream:
             write = Chunks(body, turn).write
-            return server.runs.stream(request, turn.served, turn.value, write)
-        finished = await server.runs.finish(request, turn.served, turn.value)
-        return json_response(completion(body, turn, finished), finished.headers)
+            return server.runs.stream(request, turn.served, turn.value, write, turn.prepare)
+        finished = await server.runs.finish(request, turn.served, turn.value, turn.prepare)
+        answer = partial(completion, body, turn, finished)
+        whole = answer() if body.json_schema is None else await asyncio.to_thread(answer)
+        return json_response(whole, finished.headers)
 
     return [Route("/v1/chat/completions", completions, methods=["POST"])]
 

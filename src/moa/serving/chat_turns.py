@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -37,7 +38,8 @@ from moa.serving.chat_request import (
     request_error,
     unsupported_error,
 )
-from moa.serving.schemas import checker
+from moa.serving.parsing import in_turn
+from moa.serving.schemas import Checker
 from moa.serving.served import Schema, ServedNode
 
 
@@ -54,6 +56,8 @@ class Turn:
     shown: str | None
     """Path of the node whose text is streamed as the answer; `None` if the answer is known only at
     the end."""
+    prepare: Callable[[], Awaitable[None]] | None = None
+    """Looks at the client's schema, which takes too long to be done for whoever isn't admitted."""
 
 
 def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
@@ -93,6 +97,7 @@ def _relay_turn(
     tools = body.tool_schemas
     if tools and not writes:
         raise unsupported_error(f"{served.name} gives an object, and calls no tools", "tools")
+    checker = Checker(schema) if schema else None
     options = RelayOptions(
         history=messages[:last],
         since=messages[last + 1 :],
@@ -101,7 +106,7 @@ def _relay_turn(
         must_call=body.must_call,
         one_call=body.parallel_tool_calls is False,
         schema=schema,
-        check=_make_check(schema) if schema else lambda _: None,
+        check=checker.check if checker else lambda _: None,
         max_tokens=body.max_output,
         temperature=body.temperature,
         stop=body.stops,
@@ -109,7 +114,8 @@ def _relay_turn(
     relay = Relay(agent, options)
     value = _value(messages[last], served)
     if schema is not None:
-        return Turn(served.with_node(relay), value, content_of, None)
+        prepare = partial(_prepare, checker) if checker else None
+        return Turn(served.with_node(relay), value, content_of, None, prepare)
     return _turn(body, served, relay, value)
 
 
@@ -133,7 +139,14 @@ def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -
     if served.fields is None:
         problem = f"{served.name} gives a text, and no object: leave `response_format` out"
         raise unsupported_error(problem, "response_format")
-    return Turn(served.with_node(node), value, _as_json(served, schema), None)
+    checker = Checker(schema)
+
+    async def prepare() -> None:
+        await _prepare(checker)
+        _refuse_missing(served, schema)
+
+    write = _as_json(served, schema, checker)
+    return Turn(served.with_node(node), value, write, None, prepare)
 
 
 def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
@@ -174,20 +187,20 @@ def _refuse_files(message: Message, served: ServedNode) -> None:
         raise request_error(f"{served.name} reads texts: leave images and files out", "messages")
 
 
-def _make_check(schema: Schema) -> Callable[[object], None]:
+async def _prepare(checker: Checker) -> None:
+    """Look at the schema of a client.
+
+    Raises:
+        RequestRefused: it is no schema, or too large.
+    """
     try:
-        return checker(schema)
+        await in_turn(checker.prepare)
     except ValueError as error:
         raise request_error(f"the schema of the answer: {error}", "response_format") from error
 
 
-def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
-    """Return a function that writes an output as JSON by the client's schema.
-
-    Raises:
-        RequestRefused: the node's output type doesn't have the fields of the schema.
-    """
-    check = _make_check(schema)
+def _refuse_missing(served: ServedNode, schema: Schema) -> None:
+    """Refuse a schema with fields that the node's output type doesn't have."""
     names = list_of(schema.get("required")) or [*object_of(schema.get("properties"))][:1]
     fields = served.fields or frozenset()
     if missing := [name for name in names if name not in fields]:
@@ -197,12 +210,16 @@ def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
             "response_format",
         )
 
+
+def _as_json(served: ServedNode, schema: Schema, checker: Checker) -> Callable[[object], str]:
+    """Return a function that writes an output as JSON by the client's schema."""
+
     def write(output: object) -> str:
         fault: ValueError | None = None
         for value in _forms(output, served):
             part = _project(value, schema)
             try:
-                check(part)
+                checker.check(part)
             except ValueError as error:
                 fault = fault or error
             else:

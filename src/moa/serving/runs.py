@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -173,19 +173,28 @@ class Runs:
         self.listeners: list[Callable[[FinishedRun], None]] = []
         """Callbacks for each run that has ended, including failed and cancelled ones."""
 
-    async def finish(self, request: Request, served: ServedNode, value: object) -> FinishedRun:
+    async def finish(
+        self,
+        request: Request,
+        served: ServedNode,
+        value: object,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
             request: The HTTP request. If its client goes away, the run is cancelled.
             served: Node to run.
             value: Its input; see `ServedNode.parse`.
+            prepare: Called once the caller is admitted, before the run begins.
 
         Raises:
             MoaError: the run failed; `faults.py` maps the error to a response and headers.
         """
         caller, headers = caller_of(request), request.headers
         async with self.admit(caller, served, value, headers) as run:
+            if prepare is not None:
+                await prepare()
             working = run.begin()
             disconnect = asyncio.ensure_future(_wait_for_disconnect(request.receive))
             try:
@@ -226,6 +235,7 @@ class Runs:
         served: ServedNode,
         value: object,
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> Stream:
         """Return a response that streams a run, for a request whose body has been read.
 
@@ -233,12 +243,12 @@ class Runs:
         the status is 200, and a failure is the last event.
 
         Args:
-            request, served, value: See `finish`.
+            request, served, value, prepare: See `finish`.
             write: Returns the messages to send for an event, and at the end for the finished run:
                 its output, or `fault_of(finished.item.error).body` for an error.
         """
         admit = partial(self.admit, caller_of(request), served, value, request.headers)
-        return Stream(admit, write, self._settings)
+        return Stream(admit, write, self._settings, prepare)
 
     @cached_property
     def _reference(self) -> Reference | None:
@@ -401,14 +411,18 @@ class Stream:
         admit: Callable[[], AbstractAsyncContextManager[_Run]],
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         settings: Settings,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._admit = admit
+        self._prepare = prepare
         self._write = write
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         async with self._admit() as run:
+            if self._prepare is not None:
+                await self._prepare()
             queue = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
             working = run.begin(queue.add)
             working.add_done_callback(lambda _: queue.end())
@@ -432,7 +446,8 @@ class Stream:
         while (event := await queue.next()) is not None:
             for message in self._write(event):
                 yield message
-        for message in self._write(await working):
+        finished = await working
+        for message in await asyncio.to_thread(lambda: [*self._write(finished)]):
             yield message
 
 
