@@ -159,6 +159,17 @@ async def test_what_follows_a_refused_head_without_end_is_cut_off(
         await refuses(writer, b"10000\r\n" + b"x" * 65536 + b"\r\n")
 
 
+@pytest.mark.parametrize(
+    ("start", "piece"), [(b"", b"a:\r\n" * 16384), (b"a: ", b"x" * 65536)], ids=["many", "long"]
+)
+async def test_what_follows_the_last_chunk_of_a_body_is_counted(start: bytes, piece: bytes) -> None:
+    _, app = server_with(greeter())
+    head = f"{HEAD.format('greeter')}Transfer-Encoding: chunked\r\n\r\n".encode()
+    body = b"2\r\n{}\r\n0\r\n" + start
+    async with listening(app) as address, connected(address, head, body) as (_, writer):
+        await refuses(writer, piece)
+
+
 async def test_a_head_has_a_limited_number_of_headers() -> None:
     _, app = server_with(greeter())
     start = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"

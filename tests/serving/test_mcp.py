@@ -130,6 +130,7 @@ async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
         ("price", {"pieces": 0}, "item"),
         ("loud", {"texts": "a"}, "'text'"),
         ("broken", {"text": "sesame"}, "log"),
+        ("loud", {f"{number:0500}": "a" for number in range(100)}, "and 95 more"),
     ]
     async with connected() as client:
         for tool, arguments, words in calls:
@@ -138,9 +139,13 @@ async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
             assert words in said(result)
             assert "Traceback" not in said(result)
             assert "sesame" not in said(result)
+            assert len(said(result)) < 1000
         unset = said(await client.call_tool("price", {"item": "ink"}))
         with pytest.raises(MCPError, match="Did you mean 'price'"):
             await client.call_tool("prices", {})
+        with pytest.raises(MCPError, match="no tool 'xxx") as refused:
+            await client.call_tool("x" * 100_000, {})
+        assert len(str(refused.value)) < 1000
     assert ("INK_KEY" in unset) == (connected is over_stdio), "the owner alone is told of settings"
 
 

@@ -40,6 +40,8 @@ _TAKES = {
     "string_type": "a text",
 }
 """Expected kind of value, in the words of TOML, by pydantic's type of error."""
+_LONGEST_NAME = 100
+"""Characters of a wrong name that are compared with the known ones."""
 
 
 @runtime_checkable
@@ -76,7 +78,8 @@ class _Fault(NamedTuple):
 
 def nearest(wrong: str, names: Sequence[str]) -> str:
     """Return the end of a sentence about an unknown name: the nearest known one, or all."""
-    close = get_close_matches(wrong, names, n=1, cutoff=0.6)
+    # It compares all pairs of characters, and a client may send a name of megabytes.
+    close = get_close_matches(wrong[:_LONGEST_NAME], names, n=1, cutoff=0.6)
     if close:
         return f". Did you mean {close[0]!r}?"
     return f". Known: {', '.join(names)}" if names else ""

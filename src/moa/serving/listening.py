@@ -281,6 +281,7 @@ class _Connection(asyncio.Protocol):
         # is counted too. The scope is new from the first byte of a head on.
         cycle, scope = self._inner.cycle, self._inner.scope
         has_come = cycle is None or cycle.response_complete or not cycle.more_body
+        before = 0 if cycle is None else len(cycle.body)
         self._inner.data_received(data)
         if len(getattr(self._inner, "pipeline", ())) > _PIPELINED:
             self._transport.abort()
@@ -292,9 +293,18 @@ class _Connection(asyncio.Protocol):
             self._size = self._size + len(data) if self._inner.scope is scope else len(data)
             if self._late is None:
                 self._late = self._abort_after(HEAD_S)
-            most = REST_BYTES if is_rest else HEAD_BYTES
-            if self._size > most or len(self._inner.headers or ()) > _HEADERS:
+            if self._has_too_much(REST_BYTES if is_rest else HEAD_BYTES):
                 self._refuse()
+        else:
+            # The parser takes the lines after the last chunk of a body for headers, and stores
+            # them. No part of the body comes after them.
+            has_grown = cycle is not None and len(cycle.body) > before
+            self._size = 0 if has_grown else self._size + len(data)
+            if self._has_too_much(HEAD_BYTES):
+                self._transport.abort()  # the application may have begun its answer
+
+    def _has_too_much(self, most: int) -> bool:
+        return self._size > most or len(self._inner.headers or ()) > _HEADERS
 
     def _refuse(self) -> None:
         if not self._transport.is_closing():

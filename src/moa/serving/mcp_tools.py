@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 
 import anyio
 from mcp.server import Server as Protocol
@@ -46,6 +47,8 @@ Context = ServerRequestContext[dict[str, object], Request]
 
 _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
 """Events that count as a finished step."""
+_MOST_NAMES, _LONGEST_NAME = 5, 100
+"""Maximum wrong names that an error quotes, and characters of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,10 @@ class Shape:
         if self.key is None:
             return dict(arguments)
         if set(arguments) != {self.key}:
-            names = ", ".join(map(repr, arguments)) or "none"
-            raise InputError(f"give one argument, {self.key!r}; there is {names}")
+            quoted = [f"{name!r:.{_LONGEST_NAME}}" for name in islice(arguments, _MOST_NAMES)]
+            more = len(arguments) - len(quoted)
+            names = ", ".join(quoted) + (f" and {more} more" if more else "")
+            raise InputError(f"give one argument, {self.key!r}; there is {names or 'none'}")
         return arguments[self.key]
 
     def wrap(self, value: object) -> object:
@@ -177,7 +182,8 @@ class Tools:
         """Run a tool. Errors are returned as its result, for the model that called it."""
         caller, tools = self._tools_of(context)
         if params.name not in tools:
-            reason = f"there is no tool {params.name!r} here{nearest(params.name, list(tools))}"
+            name = f"{params.name!r:.{_LONGEST_NAME}}"
+            reason = f"there is no tool {name} here{nearest(params.name, list(tools))}"
             raise MCPError(code=INVALID_PARAMS, message=reason)
         tool = tools[params.name]
         steps = Steps(context)
