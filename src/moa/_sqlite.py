@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from weakref import finalize
 
 from moa._files import make_private
 from moa._json import JSONValue
-from moa.errors import ConfigError, StoreError
+from moa.errors import ConfigError, StoreBusy, StoreError
 
 T = TypeVar("T")
 SQLRow = tuple[Any, ...]
@@ -28,7 +28,27 @@ BUSY_S = 60.0
 """Seconds to wait for other processes that write the same file."""
 _CACHE_S = 5.0
 """The same for a cache; shorter, since waiting blocks the event loop."""
+_HELD = "Another program holds it: wait for that, or end it"
+_READ_ONLY = "Copy it to where it can be written"
+_ADVICE: Mapping[int, str] = {
+    sqlite3.SQLITE_FULL: "Free the disk, and start it again: what is done is kept",
+    sqlite3.SQLITE_IOERR: "The disk fails, or limits how long a file may be: what is done is kept",
+    sqlite3.SQLITE_NOMEM: "Free memory, and start it again: what is done is kept",
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: _READ_ONLY,
+    sqlite3.SQLITE_PERM: _READ_ONLY,
+    sqlite3.SQLITE_CORRUPT: "{mend}",
+    sqlite3.SQLITE_NOTADB: "{mend}",
+    sqlite3.SQLITE_ERROR: "{mend}",  # it lacks a table or a column
+}
+"""What to do about each kind of error. `{mend}` is a file's own advice for when it is damaged."""
 _logger = logging.getLogger(__name__)
+
+
+class WouldWait(Exception):
+    """Something is to be done at once, but another thread or process holds the file."""
 
 
 class SQLite:
@@ -69,6 +89,8 @@ class SQLite:
         self._busy_s = busy_s
         self._mend = mend
         self._lock = threading.RLock()
+        self._is_at_once = False
+        """True while its lock is held by `at_once`."""
 
     def open(self) -> None:
         """Open it, or raise a `ConfigError` that says what to do."""
@@ -80,10 +102,7 @@ class SQLite:
                     raise
                 self._open_to_read()
         except (OSError, sqlite3.Error) as error:
-            problem = f"{self._what} can't be opened: {error}"
-            raise ConfigError(
-                f"{problem}. {self._mend}" if _is_damaged(error) else problem
-            ) from error
+            raise ConfigError(f"{self._what} can't be opened: {self._explain(error)}") from error
 
     def _open_to_write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +149,7 @@ class SQLite:
                 self._file.execute("pragma journal_mode = wal")
                 return
             except sqlite3.OperationalError as error:
-                locked = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                if not locked or time.monotonic() > give_up:
+                if not _is_locked(error) or time.monotonic() > give_up:
                     raise
                 time.sleep(0.02)
 
@@ -174,19 +192,62 @@ class SQLite:
         """Run `work` here: it is too short to be worth a thread."""
         return work()
 
+    def at_once(self, work: Callable[[], T]) -> T:
+        """Call `work`, which waits for nobody.
+
+        Raises:
+            WouldWait: another thread or process holds the file. What `work` had done by then is
+                kept, and it may be called again.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise WouldWait
+        try:
+            self._is_at_once = True
+            with self._waiting(0.0):
+                return work()
+        finally:
+            self._is_at_once = False
+            self._lock.release()
+
+    def within(self, wait_s: float, work: Callable[[], T]) -> T:
+        """Call `work`, which waits at most so long for another thread or process.
+
+        Raises:
+            StoreBusy: it was held for longer.
+        """
+        give_up = time.monotonic() + wait_s
+        if not self._lock.acquire(timeout=wait_s):
+            raise StoreBusy(f"{self._what} can't be written or read now. {_HELD}")
+        try:
+            with self._waiting(max(give_up - time.monotonic(), 0.0)):
+                return work()
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _waiting(self, wait_s: float) -> Generator[None]:
+        """Wait so long for other processes meanwhile."""
+        with self._mapped_errors():
+            self._file.execute(f"pragma busy_timeout = {wait_s * 1000:.0f}")
+            try:
+                yield
+            finally:
+                self._file.execute(f"pragma busy_timeout = {self._busy_s * 1000:.0f}")
+
     @contextmanager
     def _mapped_errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            what_to_do = "Free the disk, and start it again: what is done is kept"
-            if _is_read_only(error):
-                what_to_do = "Copy it to where it can be written"
-            elif _is_damaged(error):
-                what_to_do = self._mend
-            raise StoreError(
-                f"{self._what} can't be written or read: {error}. {what_to_do}"
-            ) from error
+            if self._is_at_once and _is_locked(error):
+                raise WouldWait from error
+            kind = StoreBusy if _is_locked(error) else StoreError
+            raise kind(f"{self._what} can't be written or read: {self._explain(error)}") from error
+
+    def _explain(self, error: Exception) -> str:
+        """Return the text of an error with advice, if there is any."""
+        advice = _ADVICE.get(_kind(error))
+        return str(error) if advice is None else f"{error}. {advice.format(mend=self._mend)}"
 
 
 def _check_header(path: Path) -> None:
@@ -199,16 +260,20 @@ def _check_header(path: Path) -> None:
         raise error
 
 
-def _is_damaged(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def _kind(error: Exception) -> int:
+    """Return the kind of an error of SQLite, without its details; -1 for any other error."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else code & 0xFF
+
+
+def _is_locked(error: Exception) -> bool:
+    return _kind(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _is_read_only(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the kind of error, without its details
-    return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+    return _kind(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 class Scratch(SQLite):

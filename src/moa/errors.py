@@ -141,6 +141,10 @@ class StoreError(MoaError):
     """Stored data, such as a conversation, can't be read or written."""
 
 
+class StoreBusy(StoreError):
+    """Another program has locked stored data for longer than is waited for it."""
+
+
 class RequestRefused(MoaError):
     """A server of `moa` refused a request, because of its content or its sender.
 

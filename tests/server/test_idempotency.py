@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from disks import room
 
-from moa import Agent
+from moa import Agent, RunContext
+from moa._sqlite import SQLite, SQLRow
 from moa.errors import EndpointUnavailable
+from moa.node import Node, Result
 from moa.serving.app import serve
 from moa.serving.idempotency import Answers, StoredAnswer
+from moa.serving.keys import KeyFile
 from moa.serving.ledger import Ledger
+from moa.serving.server import Settings
 from moa.testing import ScriptedEndpoint
 
 from .harness import add_key, listening
@@ -24,10 +31,11 @@ from .harness import add_key, listening
 
 @asynccontextmanager
 async def served(
-    node: Agent[Any, Any], *, keys: str | None = None
+    node: Node[Any, Any], *, keys: str | None = None, **settings: Any
 ) -> AsyncGenerator[aiohttp.ClientSession]:
     """Serve a node on a socket, and give a client."""
-    async with listening(serve(node, keys=keys)) as url, aiohttp.ClientSession(url) as client:
+    app = serve(node, keys=keys, settings=Settings(**settings))
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
         yield client
 
 
@@ -143,7 +151,9 @@ async def test_a_key_that_is_empty_or_too_long_is_refused() -> None:
     assert not endpoint.prompts
 
 
-async def test_one_that_was_cut_short_with_its_process_is_begun_anew(tmp_path: Path) -> None:
+async def test_one_that_was_cut_short_with_its_process_is_not_paid_for_again(
+    tmp_path: Path,
+) -> None:
     now = [1000.0]
     path = tmp_path / "ledger.sqlite"
     dead = Ledger(path, clock=lambda: now[0])
@@ -155,7 +165,25 @@ async def test_one_that_was_cut_short_with_its_process_is_begun_anew(tmp_path: P
         answers = Answers(ledger)
         assert await answers.begin("one", "alice", "request") == "running"
         now[0] += 31
+        assert await answers.begin("one", "alice", "request") == "interrupted"
+        assert await answers.begin("one", "alice", "another") == "other"
+        now[0] += 86_400
         assert await answers.begin("one", "alice", "request") == "begun"
+
+
+async def test_whoever_repeats_a_request_whose_server_died_is_told_so(tmp_path: Path) -> None:
+    keys = str(tmp_path / "keys.toml")
+    who = add_key(keys)
+    node, endpoint = greeter()
+    async with served(node, keys=keys) as client:
+        await ask(client, "one", **who)
+        with Ledger(KeyFile(Path(keys)).ledger) as ledger:
+            ledger.store.run("update moa_key_answers set worker = 'dead', status = null")
+        status, body, answer = await ask(client, "one", **who)
+        again, _, _ = await ask(client, "two", **who)
+    assert (status, body["error"]["code"], again) == (409, "idempotency_interrupted", 200)
+    assert answer.headers["x-should-retry"] == "false"
+    assert len(endpoint.prompts) == 2
 
 
 async def test_an_answer_is_kept_for_a_day(tmp_path: Path) -> None:
@@ -163,7 +191,7 @@ async def test_an_answer_is_kept_for_a_day(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite", clock=lambda: now[0]) as ledger:
         answers, kept = Answers(ledger), StoredAnswer(200, [(b"x-moa-cost", b"0")], b"{}", True)
         await answers.begin("one", "alice", "request")
-        await answers.keep("one", "alice", kept)
+        await answers.end("one", "alice", "request", kept)
         now[0] += 86_000
         assert await answers.begin("one", "alice", "request") == kept
         now[0] += 1000
@@ -180,3 +208,207 @@ async def test_of_an_answer_that_is_too_large_it_is_kept_that_there_was_one(
         status, body, _ = await ask(client, "one")
     assert (status, body["error"]["code"]) == (409, "idempotency_answer_too_large")
     assert len(endpoint.prompts) == 1
+
+
+# What answers cost that are stored already.
+
+READ = Path("/proc/self/io")
+
+
+def bytes_read() -> int:
+    """Count the bytes that this process has read so far."""
+    return int(READ.read_text().partition("rchar: ")[2].split()[0])
+
+
+@pytest.mark.skipif(not READ.exists(), reason="only Linux counts what a process reads")
+async def test_no_stored_answer_is_read_when_another_one_is_stored() -> None:
+    node, _ = greeter(*["x" * 1_000_000] * 20)
+    async with served(node) as client:
+        for number in range(19):
+            await ask(client, f"key {number}")
+        before = bytes_read()
+        await ask(client, "another")
+        await ask(client, "another")  # once it is stored
+        assert bytes_read() - before < 6_000_000
+
+
+async def test_answers_are_stored_and_looked_up_in_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = set[tuple[str, bool]]()
+    run, loop = SQLite.run, threading.get_ident()
+
+    def watched(self: SQLite, sql: str, *values: object) -> list[SQLRow]:
+        if "moa_key_answers" in sql:
+            used.add((sql.split()[0], threading.get_ident() == loop))
+        return run(self, sql, *values)
+
+    monkeypatch.setattr(SQLite, "run", watched)
+    node, _ = greeter()
+    async with served(node) as client:
+        await ask(client, "one")
+        await ask(client, "one")
+    assert used == {(verb, False) for verb in ("delete", "insert", "select", "update")}
+
+
+OF_VERSION_0_1 = """
+create table moa_key_answers (
+    job text not null, name text not null, caller text not null, request text not null,
+    worker text not null, until double precision not null, status int, headers text, body bytea,
+    size bigint not null default 0, primary key (job, name));
+create index moa_key_answers_until on moa_key_answers (job, until);
+create index moa_key_answers_of on moa_key_answers (job, caller);
+insert into moa_key_answers values ('job', 'one', 'alice', 'request', '1-7611be8d70276e3d', 87400.0,
+    200, '[["x-moa-cost", "0"]]', x'7b7d', 2);
+"""
+"""The answers in a ledger of an older version."""
+
+
+async def test_answers_of_an_older_version_are_there_and_none_is_read_for_its_size(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(OF_VERSION_0_1)
+    kept = StoredAnswer(200, [(b"x-moa-cost", b"0")], b"{}", True)
+    with Ledger(path, clock=lambda: 1000.0) as ledger:
+        assert await Answers(ledger).begin("one", "alice", "request") == kept
+        plan = ledger.store.run(
+            "explain query plan select sum(size) from moa_key_answers where job = ? and caller = ?",
+            *("job", "alice"),
+        )
+        assert "COVERING INDEX" in plan[0][3]
+
+
+async def test_old_answers_are_dropped_a_few_at_a_time_and_none_of_them_is_sent(
+    tmp_path: Path,
+) -> None:
+    now = [1000.0]
+    with Ledger(tmp_path / "ledger.sqlite", clock=lambda: now[0]) as ledger:
+        answers = Answers(ledger)
+        for number in range(40):
+            await answers.begin(f"{number}", "alice", "request")
+            await answers.end(f"{number}", "alice", "request", StoredAnswer(200, [], b"", True))
+        now[0] += 90_000
+        assert await answers.begin("39", "alice", "request") == "begun"
+        (left,) = ledger.store.run("select count(*) from moa_key_answers")[0]
+        assert 20 <= left < 40
+
+
+# A disk that is full for a moment.
+
+
+class OnFullDisk:
+    """A node that fills the disk, and then answers or fails; the disk is free after `free`."""
+
+    name = "greeter"
+    input_type = str
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.left = [*answers]
+        self._full = ExitStack()
+        self.free = self._full.close
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        del request, context
+        answer = self.left.pop(0)
+        self._full.enter_context(room(0))
+        if isinstance(answer, Exception):
+            raise answer
+        return Result(output=answer)
+
+
+async def test_an_answer_that_the_disk_has_no_room_for_is_sent_again_and_stored_later(
+    tmp_path: Path,
+) -> None:
+    keys, node = str(tmp_path / "keys.toml"), OnFullDisk("Good day.")
+    who = add_key(keys)
+    app = serve(node, keys=keys)
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        try:
+            _, first, _ = await ask(client, "one", **who)
+            status, again, _ = await ask(client, "one", **who)
+        finally:
+            node.free()
+        assert (status, again, node.left) == (200, first, [])
+        ledger: Ledger = app.state.server.keys.ledger
+        await asyncio.to_thread(ledger.renew)
+        assert not ledger.late
+        rows = ledger.store.run("select status from moa_key_answers")
+        assert rows == [(200,)]
+        assert ledger.usage_of("alice").runs == 0
+        _, stored, replayed = await ask(client, "one", **who)
+    assert (stored, replayed.headers["idempotent-replayed"]) == (first, "true")
+
+
+async def test_a_key_is_free_again_after_a_request_that_failed_on_a_full_disk() -> None:
+    down = EndpointUnavailable("connection refused", endpoint="large")
+    node = OnFullDisk(down, "Here I am.")
+    async with served(node, timeout_s=2) as client:
+        try:
+            failed, _, _ = await ask(client, "one")
+            node.free()
+            status, body, _ = await ask(client, "one")
+        finally:
+            node.free()
+    assert (failed, status) == (503, 200)
+    assert body["output"] == "Here I am."
+
+
+async def test_of_answers_that_can_not_be_stored_only_so_many_are_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.idempotency._MOST_LATE", 10)
+    whole = StoredAnswer(200, [], b"Good day.", True)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        answers = Answers(ledger)
+        for name in ("one", "two"):
+            await answers.begin(name, "alice", "request")
+        with room(0):
+            for name in ("one", "two"):
+                await answers.end(name, "alice", "request", whole)
+        assert await answers.begin("one", "alice", "request") == whole
+        assert await answers.begin("two", "alice", "request") == whole._replace(
+            body=b"", is_whole=False
+        )
+
+
+# What fails over MCP has the status 200.
+
+
+async def test_a_failure_over_mcp_is_not_sent_again_and_an_answer_is() -> None:
+    down = EndpointUnavailable("connection refused", endpoint="large")
+    node, endpoint = greeter(down, "Here I am.", "No more.")
+    headers = {
+        "idempotency-key": "one",
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2025-06-18",
+    }
+    call = {"name": "greeter", "arguments": {"text": "Hi"}}
+    said = list[str]()
+    async with served(node) as client:
+        for _ in range(3):
+            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+            async with client.post("/mcp", json=body, headers=headers) as answer:
+                assert answer.status == 200
+                said.append(await answer.text())
+    assert '"isError":true' in said[0]
+    assert "Here I am." in said[1]
+    assert said[2] == said[1]
+    assert len(endpoint.prompts) == 2
+
+
+async def test_an_error_of_the_protocol_of_mcp_is_not_sent_again() -> None:
+    node, _ = greeter()
+    headers = {
+        "idempotency-key": "one",
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2025-06-18",
+    }
+    call = {"name": "nobody", "arguments": {"text": "Hi"}}
+    async with served(node) as client:
+        for _ in range(2):
+            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+            async with client.post("/mcp", json=body, headers=headers) as answer:
+                assert '"error"' in await answer.text()
+                assert "idempotent-replayed" not in answer.headers

@@ -228,14 +228,14 @@ def test_a_dead_process_is_charged_what_it_had_set_aside(where: str, clock: Cloc
         assert second.usage_of("alice").day.calls == 4
 
 
-def test_a_run_that_the_store_could_not_be_told_the_end_of_is_settled_later(
+async def test_a_run_that_the_store_could_not_be_told_the_end_of_is_settled_later(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Ledger(tmp_path / "ledger.sqlite", clock=clock) as ledger:
         ledger.begin("alice", LIMITS, "one")
         with monkeypatch.context() as broken:
             broken.setattr(ledger, "_settle", full_disk)
-            ledger.settle("one", Amount(calls=2))
+            await ledger.run_surely("one", lambda: ledger.settle("one", Amount(calls=2)))
         assert ledger.usage_of("alice").runs == 1
         ledger.renew()
         assert (ledger.usage_of("alice").runs, ledger.usage_of("alice").day.calls) == (0, 2)

@@ -32,6 +32,7 @@ from moa.errors import (
     PriceUnknown,
     QuorumNotMet,
     RequestRefused,
+    StoreBusy,
     StoreError,
     Unanswered,
     may_be_billed,
@@ -154,6 +155,9 @@ def fault_of(error: Exception) -> Fault:
     _logger.error("a run failed: %s: %s", type(error).__name__, error)
     if isinstance(error, EndpointError):
         return _endpoint_fault(error)
+    if isinstance(error, StoreBusy):  # within a run, which may have paid for calls
+        message = "another program has locked what this server stores: try again later"
+        return Fault(status=503, message=message, code="store_busy", retry_after_s=5)
     kind = "store_error" if isinstance(error, StoreError) else "server_error"
     return Fault(
         status=500,

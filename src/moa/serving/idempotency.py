@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from starlette.datastructures import Headers
@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa.errors import MoaError, RequestRefused
+from moa.errors import MoaError, RequestRefused, StoreBusy, StoreError
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, read_body
-from moa.serving.ledger import Ledger
+from moa.serving.ledger import Ledger, busy_refusal
 
 if TYPE_CHECKING:
     from moa.serving.server import Server
@@ -31,11 +31,14 @@ _LARGEST = 4 << 20
 """Maximum size of a stored answer, in bytes. Of a larger one, only its existence is stored."""
 _MOST = 256 << 20
 """Maximum size of all stored answers of a caller, in bytes."""
+_MOST_LATE = 64 << 20
+"""Maximum size of the answers in memory that could not be stored yet, in bytes."""
+_DROPS = 16
+"""Maximum number of old answers that are dropped at once, since a large one takes a while."""
 _WAIT_S = 60.0
 """Seconds that a request waits for the first one like it. Then its client has to ask again."""
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 1.0
 _LONGEST_KEY = 255
-_logger = logging.getLogger(__name__)
 _DROPPED = (b"content-length", b"date", b"server", b"connection", b"transfer-encoding")
 
 
@@ -49,9 +52,65 @@ class StoredAnswer(NamedTuple):
     """False if it was too large, so that its body isn't stored."""
 
 
-Lookup = StoredAnswer | Literal["begun", "running", "other"]
+Lookup = StoredAnswer | Literal["begun", "running", "other", "interrupted"]
 """State of a request: `begun`: it is new, and has begun now. `running`: another one like it is
-running. `other`: the key was used for another request."""
+running. `other`: the key was used for another request. `interrupted`: the process that worked on it
+has died, and may have paid for calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of a request, which the store has to be told."""
+
+    ledger: Ledger
+    name: str
+    caller: str
+    request: str
+    stored: StoredAnswer | None
+    """Its answer; `None`: it has none, and may be sent again."""
+
+    def __call__(self) -> None:
+        """Tell the store."""
+        try:
+            if self.stored is None:
+                self._drop()
+            else:
+                self._keep(self.stored)
+        except StoreError:
+            self._spare_memory()
+            raise
+
+    def _spare_memory(self) -> None:
+        """Forget the body if there are many that the store could not be told."""
+        late = [end for end in [*self.ledger.late.values()] if isinstance(end, _End)]
+        size = sum(len(end.stored.body) for end in late if end.stored is not None)
+        if self.stored is not None and size > _MOST_LATE:
+            shorter = self.stored._replace(body=b"", is_whole=False)
+            self.ledger.late[self.name] = replace(self, stored=shorter)
+
+    def _keep(self, stored: StoredAnswer) -> None:
+        store = self.ledger.store
+        before = store.run(
+            "select coalesce(sum(size), 0) from moa_key_answers where job = ? and caller = ?",
+            *(store.job, self.caller),
+        )
+        fits = stored.is_whole and int(before[0][0]) + len(stored.body) <= _MOST
+        headers = [(a.decode("latin-1"), b.decode("latin-1")) for a, b in stored.headers]
+        store.run(
+            "update moa_key_answers set status = ?, headers = ?, body = ?, size = ?, until = ? "
+            "where job = ? and name = ? and worker = ?",
+            *(stored.status, json.dumps(headers), stored.body if fits else None),
+            *(len(stored.body) if fits else 0, self.ledger.now() + KEPT_S),
+            *(store.job, self.name, self.ledger.worker),
+        )
+
+    def _drop(self) -> None:
+        store = self.ledger.store
+        store.run(
+            "delete from moa_key_answers where job = ? and name = ? and worker = ? "
+            "and status is null",
+            *(store.job, self.name, self.ledger.worker),
+        )
 
 
 class Answers:
@@ -71,18 +130,33 @@ class Answers:
             name: Digest of the caller and its key.
             caller: Name of the caller.
             request: Fingerprint of the request.
+
+        Raises:
+            RequestRefused: the store is locked by another program (503).
+            StoreError: it can't be used.
         """
-        return await self._ledger.run_off_loop(lambda: self._begin(name, caller, request))
+        late = self._ledger.late.get(name)
+        if isinstance(late, _End) and late.stored is not None:
+            return late.stored if late.request == request else "other"
+        try:
+            return await self._ledger.run(lambda: self._begin(name, caller, request), is_long=True)
+        except StoreBusy as error:
+            raise busy_refusal(error) from error
 
     def _begin(self, name: str, caller: str, request: str) -> Lookup:
-        store, worker = self._ledger.store, self._ledger.worker
-        now = self._ledger.now()
-        store.run("delete from moa_key_answers where job = ? and until < ?", store.job, now)
-        until = now + KEPT_S
+        store, now = self._ledger.store, self._ledger.now()
+        self._ledger.do_late(name)
+        expired = "delete from moa_key_answers where job = ? and until < ? and name "
+        store.run(f"{expired} = ?", store.job, now, name)
+        store.run(
+            f"{expired} in (select name from moa_key_answers where job = ? and until < ? "
+            "order by until limit ?)",
+            *(store.job, now, store.job, now, _DROPS),
+        )
         inserted_rows = store.run(
             "insert into moa_key_answers (job, name, caller, request, worker, until) "
             "values (?, ?, ?, ?, ?, ?) on conflict (job, name) do nothing returning name",
-            *(store.job, name, caller, request, worker, until),
+            *(store.job, name, caller, request, self._ledger.worker, now + KEPT_S),
         )
         if inserted_rows:
             return "begun"
@@ -99,47 +173,15 @@ class Answers:
         if status is not None:
             pairs = [(a.encode("latin-1"), b.encode("latin-1")) for a, b in json.loads(headers)]
             return StoredAnswer(status, pairs, bytes(body or b""), body is not None)
-        if self._ledger.is_alive(holder):
-            return "running"
-        # Its process has died. The first waiting request whose update still finds that process in
-        # the row takes it over.
-        updated_rows = store.run(
-            "update moa_key_answers set worker = ?, until = ? where job = ? and name = ? "
-            "and worker = ? and status is null returning name",
-            *(worker, until, store.job, name, holder),
-        )
-        return "begun" if updated_rows else "running"
+        return "running" if self._ledger.is_alive(holder) else "interrupted"
 
-    async def keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
-        """Store the answer to a request begun here."""
-        await self._ledger.run_off_loop(lambda: self._keep(name, caller, stored))
+    async def end(self, name: str, caller: str, request: str, stored: StoredAnswer | None) -> None:
+        """Store the answer to a request begun here; `None`: forget it, and let it be sent again.
 
-    def _keep(self, name: str, caller: str, stored: StoredAnswer) -> None:
-        store = self._ledger.store
-        before = store.run(
-            "select coalesce(sum(size), 0) from moa_key_answers where job = ? and caller = ?",
-            *(store.job, caller),
-        )
-        fits = stored.is_whole and int(before[0][0]) + len(stored.body) <= _MOST
-        headers = [(a.decode("latin-1"), b.decode("latin-1")) for a, b in stored.headers]
-        store.run(
-            "update moa_key_answers set status = ?, headers = ?, body = ?, size = ?, until = ? "
-            "where job = ? and name = ? and worker = ?",
-            *(stored.status, json.dumps(headers), stored.body if fits else None),
-            *(len(stored.body) if fits else 0, self._ledger.now() + KEPT_S),
-            *(store.job, name, self._ledger.worker),
-        )
-
-    async def drop(self, name: str) -> None:
-        """Forget a request without an answer to store. It may be sent again."""
-        store, worker = self._ledger.store, self._ledger.worker
-        await self._ledger.run_off_loop(
-            lambda: store.run(
-                "delete from moa_key_answers where job = ? and name = ? and worker = ? "
-                "and status is null",
-                *(store.job, name, worker),
-            )
-        )
+        If the store fails, this is done later. Until then this process knows the answer.
+        """
+        end = _End(self._ledger, name, caller, request, stored)
+        await self._ledger.run_surely(name, end, is_long=True)
 
 
 class Idempotent:
@@ -163,8 +205,8 @@ class Idempotent:
             return
         try:
             await self._answer_once(key, scope, receive, send)
-        except RequestRefused as refused:
-            await fault_of(refused).response()(scope, receive, send)
+        except MoaError as error:
+            await fault_of(error).response()(scope, receive, send)
 
     async def _answer_once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         _check(key)
@@ -187,10 +229,7 @@ class Idempotent:
             await self._app(scope, _receiver_of(body), copy.send)
             stored = copy.stored if self._is_success(copy, request) else None
         finally:
-            try:
-                await (answers.keep(name, caller.name, stored) if stored else answers.drop(name))
-            except MoaError as error:  # it was sent all the same
-                _logger.warning("the answer to an Idempotency-Key can't be kept: %s", error)
+            await answers.end(name, caller.name, fingerprint, stored)
 
     async def _await_answer(
         self, answers: Answers, name: str, caller: str, fingerprint: str, receive: Receive
@@ -217,11 +256,20 @@ class Idempotent:
                 status=422,
                 code="idempotency_key_reused",
             )
+        if lookup == "interrupted":
+            raise RequestRefused(
+                "the server that worked on this request has died, and may have paid for it. Give "
+                "another Idempotency-Key to have it worked on, and paid for, again",
+                status=409,
+                code="idempotency_interrupted",
+            )
         return lookup
 
     def _is_success(self, copy: _Copy, request: Request) -> bool:
-        """Return True if an answer is complete and no error. A failing stream starts with 200."""
+        """Return True if an answer is complete and no error. Some failures have the status 200."""
         if not copy.is_whole or not 200 <= copy.status < 300:
+            return False
+        if getattr(request.state, "has_failed", False):
             return False
         run = Headers(raw=copy.headers).get("x-moa-trace")
         if run is None:

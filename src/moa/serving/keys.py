@@ -28,9 +28,9 @@ from moa._files import save_text
 from moa._json import JSON, is_object, object_of
 from moa.budget import Budget, Look, Share
 from moa.context import Reference, RunContext
-from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreError
+from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreBusy, StoreError
 from moa.rows._stores import is_address
-from moa.serving.ledger import Grant, Ledger
+from moa.serving.ledger import Grant, Ledger, busy_refusal
 from moa.serving.limits import Limits, spent_error
 from moa.usage import Usage
 
@@ -156,6 +156,7 @@ class Keys:
 
     async def close(self) -> None:
         """Close the ledger, when the server ends."""
+        await self.ledger.finish()
         self.ledger.close()
         self._folder.cleanup()
 
@@ -418,9 +419,12 @@ class StoredKeys(Keys):
         if kind.lower() != "bearer" or not secret.strip():
             raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         sha256 = digest(secret.strip())
-        key = await self.ledger.run_off_loop(
-            lambda: self._read(lambda: self.store.find_by_digest(sha256))
-        )
+
+        def find() -> Key | None:
+            return self._read(lambda: self.store.find_by_digest(sha256))
+
+        # A file is no part of the ledger, so it waits for nobody there.
+        key = find() if isinstance(self.store, KeyFile) else await self.ledger.run(find)
         # A hash that was found tells nothing about the secret. It is compared in constant time
         # nevertheless, however the store looks it up.
         if not hmac.compare_digest(key.sha256 if key else _NOBODY, sha256) or key is None:
@@ -493,13 +497,24 @@ class KeyCaller(Caller):
         )
         context.owner = self.name
         ledger, run = self._keys.ledger, secrets.token_hex(16)
+
+        async def settle() -> None:
+            spent = context.usage.total
+            await ledger.run_surely(run, lambda: ledger.settle(run, spent))
+
         try:
-            usage = await ledger.run_off_loop(lambda: ledger.begin(self.name, self._key, run))
+            usage = await ledger.run(lambda: ledger.begin(self.name, self._key, run))
+        except StoreBusy as error:  # it has not begun, so there is nothing to settle
+            raise busy_refusal(error) from error
+        except BaseException:  # it may have begun, such as if this task was cancelled meanwhile
+            await settle()
+            raise
+        try:
             free_budget = usage.free(self._key).as_budget(context.budget)
             _Purchase(self._keys, self._key, run, context, free_budget)
             yield context
         finally:
-            await ledger.run_off_loop(lambda: ledger.settle(run, context.usage.total))
+            await settle()
 
 
 class _Purchase:
@@ -519,14 +534,14 @@ class _Purchase:
         self._grow = context.share_budget(self._share)
 
     async def _request_more(self, look: Look) -> bool:
-        answer = await self._keys.ledger.run_off_loop(lambda: self._ask(look))
+        answer = await self._keys.ledger.run(lambda: self._ask(look))
         if answer == "wait":
             await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
         self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
         return answer != "spent"
 
     def _request_more_now(self, look: Look) -> bool:
-        return self._ask(look) == "granted"
+        return self._keys.ledger.run_now(lambda: self._ask(look)) == "granted"
 
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
         # Calls of one run ask from several threads. Each first looks at what the last one got.

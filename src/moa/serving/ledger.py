@@ -12,15 +12,17 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
-from moa._sqlite import SQLite
+from moa._sqlite import SQLite, WouldWait
 from moa.budget import Budget
-from moa.errors import KeySpent, MoaError, RequestRefused
+from moa.errors import KeySpent, MoaError, RequestRefused, StoreBusy, StoreError
 from moa.rows._stores import Postgres, Store, is_address
 from moa.serving.limits import KeyUsage, Limits, Name, Sums, spent_error
 from moa.usage import Amount
@@ -29,6 +31,10 @@ T = TypeVar("T")
 LEASE_S = 30.0
 """Seconds of silence after which a process is taken to be dead. A live one reports three times as
 often."""
+BUSY_S = 5.0
+"""Seconds that a request waits for a store that another program has locked."""
+_ON_LOOP_S = 0.1
+"""The same in synchronous code that runs on the event loop, which stands still meanwhile."""
 _MINUTE_S = 60.0
 _TABLES = """
 create table if not exists moa_key_sums (
@@ -51,7 +57,8 @@ create table if not exists moa_key_answers (
     worker text not null, until double precision not null, status int, headers text, body bytea,
     size bigint not null default 0, primary key (job, name));
 create index if not exists moa_key_answers_until on moa_key_answers (job, until);
-create index if not exists moa_key_answers_of on moa_key_answers (job, caller);
+drop index if exists moa_key_answers_of;
+create index if not exists moa_key_answers_sizes on moa_key_answers (job, caller, size);
 create table if not exists moa_keys (
     job text not null, name text not null, sha256 text not null, settings text not null,
     primary key (job, name), unique (job, sha256))
@@ -110,8 +117,11 @@ class Ledger:
         self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
         """Id of this process."""
         self._alive_at = 0.0
-        self._unsettled: dict[str, Amount] = {}
-        """Usage of ended runs that could not be written to the store yet."""
+        self._judges_at = 0.0
+        """Time from which other processes may be taken to be dead."""
+        self.late: dict[str, Callable[[], object]] = {}
+        """What the store has to be told, by an id, until that has succeeded."""
+        self._catching_up = threading.Lock()
         self._turn = asyncio.Lock()
         self._pending = set[asyncio.Task[object]]()
         self._over = threading.Event()
@@ -133,12 +143,16 @@ class Ledger:
         if self._heartbeat is not None:
             self._heartbeat.join()
             try:
-                self._settle_late()
-                self._run("delete from moa_key_workers where job = ? and worker = ?", self.worker)
-                self.charge_the_dead()
+                self.store.within(BUSY_S, self._leave)
             except MoaError as error:
                 _logger.warning("the ledger of the keys could not be closed: %s", error)
         self.store.close()
+
+    def _leave(self) -> None:
+        self.catch_up()
+        self._alive_at = 0.0
+        self._run("delete from moa_key_workers where job = ? and worker = ?", self.worker)
+        self.charge_the_dead()
 
     def __enter__(self) -> Self:
         self.open()
@@ -147,21 +161,55 @@ class Ledger:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    async def run_off_loop(self, work: Callable[[], T]) -> T:
-        """Call a function without blocking the event loop for long.
+    async def run(self, work: Callable[[], T], *, is_long: bool = False) -> T:
+        """Call a function on the store: at once if it is free, else in a thread.
 
-        Calls are made in order, and finish even if the waiting task is cancelled.
+        Calls are made in order, and finish even if the waiting task is cancelled. A call that finds
+        the store locked is made again, so whatever it has done by then has to be safe to repeat.
+
+        Args:
+            work: Function that uses the store.
+            is_long: True if it reads or writes much, so that it is always called in a thread.
+
+        Raises:
+            StoreBusy: another program had locked the store for `BUSY_S`.
         """
-        if isinstance(self.store, SQLite):
-            return work()  # faster than a thread
-        task = asyncio.ensure_future(self._run_in_turn(work))
+        if isinstance(self.store, SQLite) and not is_long and not self._pending:
+            with suppress(WouldWait):
+                return self.store.at_once(work)  # faster than a thread
+        task = asyncio.ensure_future(self._run_in_turn(work, time.monotonic() + BUSY_S))
         self._pending.add(task)
         task.add_done_callback(self._discard)
         return await asyncio.shield(task)
 
-    async def _run_in_turn(self, work: Callable[[], T]) -> T:
+    async def _run_in_turn(self, work: Callable[[], T], give_up: float) -> T:
         async with self._turn:
-            return await self.store.offload(work)
+            # What has waited for others that waited for the store doesn't wait as long again.
+            left_s = max(give_up - time.monotonic(), 0.0)
+            return await asyncio.to_thread(self.store.within, left_s, work)
+
+    async def run_surely(
+        self, id: str, work: Callable[[], object], *, is_long: bool = False
+    ) -> None:
+        """Do the same; if it fails, it is done again later, as long as this process lives.
+
+        Args:
+            id: Id under which it is in `late` until then.
+            work, is_long: See `run`.
+        """
+        self.late[id] = work
+        try:
+            await self.run(lambda: self.do_late(id), is_long=is_long)
+        except StoreError as error:
+            _logger.warning("the ledger of the keys is told later: %s", error)
+
+    def run_now(self, work: Callable[[], T]) -> T:
+        """Call a function on the store from synchronous code; see `run`."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self.store.within(BUSY_S, work)
+        return self.store.within(_ON_LOOP_S, work)
 
     def _discard(self, task: asyncio.Task[object]) -> None:
         self._pending.discard(task)
@@ -238,28 +286,30 @@ class Ledger:
         return grant
 
     def settle(self, run: str, spent: Amount) -> None:
-        """End a run: charge its usage, and release the rest.
-
-        If the store fails, it is settled later, as long as this process lives.
-        """
-        try:
-            self.store.atomically(lambda: self._settle(run, Sums.of(spent)))
-        except MoaError as error:
-            self._unsettled[run] = spent
-            _logger.warning("a run is settled later: %s", error)
+        """End a run: charge its usage, and release the rest."""
+        self.store.atomically(lambda: self._settle(run, Sums.of(spent)))
 
     def usage_of(self, name: str) -> KeyUsage:
         """Return the usage of a key."""
         return self.store.atomically(lambda: self._usage_of(name))
 
     def charge_the_dead(self, name: str | None = None) -> int:
-        """Charge what dead processes reserved, for one key or all; return the number of runs."""
+        """Charge what dead processes reserved, for one key or all; return the number of runs.
+
+        If this process itself could not report for so long, perhaps none could. Then the others
+        have time to do so first.
+        """
+        now = self.now()
+        if self._alive_at and now > self._alive_at + self._lease_s:
+            self._renew_lease(now)
+        if now < self._judges_at:
+            return 0
         condition, value = ("", ()) if name is None else (" and one.name = ?", (name,))
         dead_runs = self._run(
             "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
             "not exists (select 1 from moa_key_workers w where w.job = one.job "
             f"and w.worker = one.worker and w.until > ?){condition}",
-            *(self.now(), *value),
+            *(now, *value),
         )
         for run, _ in dead_runs:
             self.store.atomically(lambda run=run: self._settle(run, None))
@@ -448,6 +498,8 @@ class Ledger:
             "on conflict (job, worker) do update set until = excluded.until",
             *(self.worker, now + self._lease_s),
         )
+        if self._alive_at and now > self._alive_at + self._lease_s:
+            self._judges_at = now + self._lease_s
         self._alive_at = now
 
     def _run(self, sql: str, *values: object, job_first: bool = True) -> list[tuple[Any, ...]]:
@@ -459,14 +511,14 @@ class Ledger:
     def _beat(self) -> None:
         while not self._over.wait(self._lease_s / 3):
             try:
-                self.renew()
+                self.store.within(BUSY_S, self.renew)
             except MoaError as error:
                 _logger.warning("the ledger of the keys: %s", error)
 
     def renew(self) -> None:
-        """Renew the lease of this process, settle what is pending, and charge dead processes."""
+        """Renew the lease of this process, do what is late, and charge dead processes."""
         self._renew_lease(self.now())
-        self._settle_late()
+        self.catch_up()
         self.charge_the_dead()
         self._run(
             "delete from moa_key_workers where job = ? and until < ? and not exists (select 1 "
@@ -475,10 +527,44 @@ class Ledger:
             self.now() - self._lease_s,
         )
 
-    def _settle_late(self) -> None:
-        for run, spent in [*self._unsettled.items()]:
-            self.store.atomically(lambda run=run, spent=spent: self._settle(run, Sums.of(spent)))
-            del self._unsettled[run]
+    def catch_up(self) -> None:
+        """Do all that is late.
+
+        Raises:
+            StoreError: some of it failed again.
+        """
+        failures: list[StoreError] = []
+        for id in [*self.late]:
+            try:
+                self.do_late(id)
+            except StoreBusy:
+                raise  # each of them would wait
+            except StoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def do_late(self, id: str) -> None:
+        """Do what is late under an id, if anything is.
+
+        Raises:
+            StoreError: it failed again.
+        """
+        with self._catching_up:
+            if work := self.late.get(id):
+                work()
+                del self.late[id]
+
+
+def busy_refusal(error: StoreBusy) -> RequestRefused:
+    """Make the refusal (503) of a request that has paid nothing yet, and may be sent again."""
+    _logger.error("a request was refused: %s", error)
+    return RequestRefused(
+        "the ledger of this server is locked by another program: try again",
+        status=503,
+        code="store_busy",
+        retry_after_s=BUSY_S,
+    )
 
 
 def _periods(seconds: float) -> tuple[str, str]:

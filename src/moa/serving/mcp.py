@@ -16,12 +16,14 @@ from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from moa._async import first_error
+from moa._json import object_of
 from moa.errors import MissingDependency, RequestRefused
 from moa.serving.http import read_json
 from moa.serving.server import Server
@@ -74,6 +76,9 @@ async def _refuse(request: Request) -> NoReturn:
 class Exchange:
     """The response to one request whose body has been read.
 
+    Failures may have the status 200. Of a request that may be repeated with its `Idempotency-Key`,
+    `request.state.has_failed` says whether this is one.
+
     Args:
         protocol: MCP server that answers.
         body: Body of the request.
@@ -96,14 +101,23 @@ class Exchange:
                 return {"type": "http.request", "body": unread.pop(), "more_body": False}
             return await receive()
 
+        last = b""
+
+        async def watch(message: Message) -> None:
+            nonlocal last
+            last = message.get("body") or last
+            await send(message)
+
         manager = StreamableHTTPSessionManager(self._protocol, stateless=True)
         try:
             # The SDK opens its own span, and looks for the parent only in its protocol.
             with attach_to(tracer_of(Headers(scope=scope))):
                 async with asyncio.timeout(self._limit_s), manager.run():
-                    await manager.handle_request(scope, again, send)
+                    await manager.handle_request(scope, again, watch)
         except TimeoutError:
             _logger.warning("an exchange of MCP was cut off: it took too long")
+        if "idempotency-key" in Headers(scope=scope):
+            Request(scope).state.has_failed = _is_failure(last)
 
 
 @asynccontextmanager
@@ -172,3 +186,17 @@ class _StdinLines:
         if line is _END:
             raise StopAsyncIteration
         return line.decode(errors="replace")
+
+
+def _is_failure(message: bytes) -> bool:
+    """Return True if the last message of an exchange is an error, or the result of a failed tool.
+
+    Args:
+        message: JSON, or an event of a stream.
+    """
+    data = [line[5:] for line in message.splitlines() if line.startswith(b"data:")]
+    try:
+        answer = object_of(from_json(b"\n".join(data) if data else message))
+    except ValueError:  # such as a stream that was cut off
+        return True
+    return "error" in answer or object_of(answer.get("result")).get("isError") is True

@@ -1,0 +1,253 @@
+"""A ledger that another program has locked: the event loop never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from moa._sqlite import SQLite, WouldWait
+from moa.context import RunContext
+from moa.errors import StoreBusy
+from moa.node import Result
+from moa.serving.app import serve
+from moa.serving.keys import KeyFile
+from moa.serving.ledger import Ledger
+from moa.serving.limits import Limits
+from moa.usage import FREE
+
+from .harness import SPENT, add_key, greeter, listening
+
+
+class Held:
+    """Another program's connection to a ledger, which locks it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self.close = self._file.close
+
+    def lock(self) -> None:
+        self._file.execute("begin exclusive")
+
+    def free(self) -> None:
+        if self._file.in_transaction:
+            self._file.execute("rollback")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> str:
+    return str(tmp_path / "keys.toml")
+
+
+@pytest.fixture
+def other(keys: str) -> Iterator[Held]:
+    add_key(keys, "bob")
+    path = Path(KeyFile(Path(keys)).ledger)
+    with Ledger(path):
+        held = Held(path)
+    yield held
+    held.free()
+    held.close()
+
+
+async def test_no_statement_on_the_loop_waits_for_a_lock(
+    keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, waits = threading.get_ident(), set[int]()
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if threading.get_ident() == loop and not sql.startswith("pragma"):
+                waits.update(super().execute("pragma busy_timeout").fetchone())
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr("sqlite3.connect", partial(sqlite3.connect, factory=Watched))
+    who = add_key(keys, calls_per_day=9)
+    async with listening(serve(greeter(), keys=keys)) as url, aiohttp.ClientSession(url) as client:
+        for headers in (who, {**who, "idempotency-key": "one"}):
+            async with client.post("/run/greeter", json="Hi", headers=headers) as answer:
+                assert answer.status == 200
+    assert waits == {0}
+
+
+async def test_a_request_waits_for_a_lock_and_the_server_answers_others_meanwhile(
+    keys: str, other: Held
+) -> None:
+    who, node = add_key(keys, calls_per_day=9), greeter()
+    async with listening(serve(node, keys=keys)) as url, aiohttp.ClientSession(url) as client:
+        other.lock()
+        asking = asyncio.ensure_future(client.post("/run/greeter", json="Hi", headers=who))
+        await asyncio.sleep(0.1)
+        for path in ("/health", "/v1/models"):
+            async with client.get(path, headers=who) as answer:
+                assert answer.status == 200
+        assert not asking.done()
+        other.free()
+        assert (await asking).status == 200
+
+
+async def test_what_waits_for_a_thread_of_this_process_holds_up_nobody_else(keys: str) -> None:
+    who, busy, over = add_key(keys, calls_per_day=9), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        over.wait()
+
+    app = serve(greeter(), keys=keys)
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        store = app.state.server.keys.ledger.store
+        holding = asyncio.ensure_future(asyncio.to_thread(store.atomically, hold))
+        try:
+            await asyncio.to_thread(busy.wait)
+            asking = asyncio.ensure_future(client.post("/run/greeter", json="Hi", headers=who))
+            async with client.get("/health") as answer:
+                assert answer.status == 200
+            assert not asking.done()
+        finally:
+            over.set()
+        await holding
+        assert (await asking).status == 200
+
+
+@pytest.mark.parametrize("further", [{}, {"idempotency-key": "one"}])
+async def test_a_ledger_that_stays_locked_refuses_a_request_before_anything_is_paid(
+    keys: str, other: Held, further: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.ledger.BUSY_S", 0.2)
+    who, node = add_key(keys, calls_per_day=1), greeter()
+    headers, app = {**who, **further}, serve(node, keys=keys)
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        other.lock()
+        came = await asyncio.gather(
+            *(client.post("/run/greeter", json="Hi", headers=headers) for _ in range(3))
+        )
+        for refused in came:
+            error = (await refused.json())["error"]
+            assert (refused.status, error["code"]) == (503, "store_busy")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.headers["x-should-retry"] == "true"
+        other.free()
+        async with client.post("/run/greeter", json="Hi", headers=headers) as answer:
+            assert answer.status == 200
+        usage = app.state.server.keys.ledger.usage_of("alice")
+    assert (usage.day.calls, usage.runs) == (1, 0)
+
+
+class Locking:
+    """A node that makes a call, and has the ledger locked before it answers."""
+
+    name = "locking"
+    input_type = str
+
+    def __init__(self, held: Held, *, asks_again: bool = False) -> None:
+        self._held = held
+        self._asks_again = asks_again
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        context = context or RunContext()
+        for is_locked in (False, True) if self._asks_again else (False,):
+            if is_locked:
+                self._held.lock()
+            with await context.reserve("large", "llm", SPENT, price=FREE) as call:
+                call.settle(FREE.charge(SPENT))
+        if not self._asks_again:
+            self._held.lock()
+        return Result(output=request, usage=context.usage)
+
+
+async def test_a_run_that_ends_while_the_ledger_is_locked_is_answered_and_charged_once(
+    keys: str, other: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.ledger.BUSY_S", 0.2)
+    who, app = add_key(keys, calls_per_day=9), serve(Locking(other), keys=keys)
+    headers = {**who, "idempotency-key": "one"}
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        ledger: Ledger = app.state.server.keys.ledger
+        async with client.post("/run/locking", json="Hi", headers=headers) as answer:
+            assert answer.status == 200
+        async with client.post("/run/locking", json="Hi", headers=headers) as answer:
+            assert answer.status == 200
+            assert "idempotent-replayed" in answer.headers
+        other.free()
+        for _ in range(2):
+            await asyncio.to_thread(ledger.renew)
+        usage = ledger.usage_of("alice")
+        assert ledger.store.run("select status from moa_key_answers") == [(200,)]
+    assert (usage.day.calls, usage.runs) == (1, 0)
+
+
+async def test_a_run_that_needs_more_from_a_locked_ledger_fails_and_says_not_to_repeat_it(
+    keys: str, other: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.ledger.BUSY_S", 0.2)
+    who = add_key(keys, calls_per_day=9)
+    app = serve(Locking(other, asks_again=True), keys=keys)
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        async with client.post("/run/locking", json="Hi", headers=who) as failed:
+            error = (await failed.json())["error"]
+            assert (failed.status, error["code"]) == (503, "store_busy")
+            assert failed.headers["x-should-retry"] == "false", "a call is paid"
+            assert int(failed.headers["retry-after"]) >= 1
+        other.free()
+        ledger: Ledger = app.state.server.keys.ledger
+        await asyncio.to_thread(ledger.renew)
+        usage = ledger.usage_of("alice")
+    assert (usage.day.calls, usage.runs) == (1, 0)
+
+
+def test_synchronous_code_on_the_loop_waits_a_moment_only(
+    keys: str, other: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.ledger._ON_LOOP_S", 0.01)
+    waits = list[int]()
+
+    async def ask(ledger: Ledger) -> None:
+        def look() -> None:
+            waits.extend(ledger.store.run("pragma busy_timeout")[0])
+            ledger.begin("alice", Limits(), "one")
+
+        with pytest.raises(StoreBusy):
+            ledger.run_now(look)
+
+    with Ledger(KeyFile(Path(keys)).ledger) as ledger:
+        other.lock()
+        asyncio.run(ask(ledger))
+    assert waits == [10]
+
+
+def test_what_is_done_at_once_leaves_the_file_as_it_was(keys: str, other: Held) -> None:
+    with Ledger(KeyFile(Path(keys)).ledger) as ledger:
+        store = ledger.store
+        assert isinstance(store, SQLite)
+        other.lock()
+        with pytest.raises(WouldWait):
+            store.at_once(lambda: ledger.begin("alice", Limits(), "one"))
+        other.free()
+        ledger.begin("alice", Limits(), "one")
+        assert ledger.store.run("pragma busy_timeout") == [(60_000,)]
+        assert ledger.usage_of("alice").runs == 1
+
+
+def test_nobody_is_taken_to_be_dead_as_soon_as_a_long_lock_is_over(tmp_path: Path) -> None:
+    now = [1000.0]
+    path = tmp_path / "ledger.sqlite"
+    first, second = (Ledger(path, clock=lambda: now[0]) for _ in range(2))
+    with first, second:
+        for ledger in (first, second):
+            ledger.renew()
+        second.begin("alice", Limits(), "one")
+        now[0] += 40  # in which nobody could report
+        first.renew()
+        second.renew()
+        assert second.usage_of("alice").runs == 1
+        for _ in range(3):
+            now[0] += 20
+            first.renew()
+        assert first.usage_of("alice").runs == 0, "it has died after all"
