@@ -263,6 +263,8 @@ def _check_header(path: Path) -> None:
 def _kind(error: Exception) -> int:
     """Return the kind of an error of SQLite, without its details; -1 for any other error."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ:  # a part of the file is missing
+        return sqlite3.SQLITE_CORRUPT
     return -1 if code is None else code & 0xFF
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,20 @@ def test_no_text_is_left_out_for_its_own_length(disk: Disk) -> None:
     disk.room = 100
     arrive(recorder, disk, texts[5])
     assert lengths(disk) == [3, 70, 4]
+
+
+def test_a_locked_file_is_a_write_that_fails_and_is_hardly_waited_for(disk: Disk) -> None:
+    recorder, start = Recorder(disk), time.monotonic()
+    with closing(sqlite3.connect(disk.location, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        index = arrive(recorder, disk, "a text")
+        assert index is not None
+        assert index < 0
+        assert "Another program holds it" in recorder.failure
+        other.execute("rollback")
+    assert time.monotonic() < start + 30  # SQLite's own wait would be a minute
+    assert arrive(recorder, disk, "another") == 2
+    assert lengths(disk) == [6, 7]
 
 
 def test_the_label_of_a_row_that_waits_is_written_after_it(disk: Disk) -> None:

@@ -34,7 +34,7 @@ def write(store: SQLite, *, length: int = 9) -> None:
 
 def test_a_full_disk_is_to_be_freed(store: SQLite) -> None:
     store.run("pragma max_page_count = 3")
-    with pytest.raises(StoreError, match="is full. Free the disk"):
+    with pytest.raises(StoreError, match=r"is full\. Free the disk"):
         write(store, length=100_000)
 
 

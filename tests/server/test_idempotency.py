@@ -26,7 +26,7 @@ from moa.serving.ledger import Ledger
 from moa.serving.server import Settings
 from moa.testing import ScriptedEndpoint
 
-from .harness import add_key, listening
+from .harness import add_key, listening, until
 
 
 @asynccontextmanager
@@ -178,6 +178,8 @@ async def test_whoever_repeats_a_request_whose_server_died_is_told_so(tmp_path: 
     async with served(node, keys=keys) as client:
         await ask(client, "one", **who)
         with Ledger(KeyFile(Path(keys)).ledger) as ledger:
+            stored = "select 1 from moa_key_answers where status is not null"
+            await until(lambda: ledger.store.run(stored))
             ledger.store.run("update moa_key_answers set worker = 'dead', status = null")
         status, body, answer = await ask(client, "one", **who)
         again, _, _ = await ask(client, "two", **who)

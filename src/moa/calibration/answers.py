@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from moa._json import object_of, objects_of
-from moa._sqlite import SQLite, columns_of
+from moa._sqlite import BUSY_S, SQLite, columns_of
 from moa.calibration.answer_rows import (
     DROPPED,
     FORGOTTEN,
@@ -41,6 +41,8 @@ from moa.rows._stores import Postgres, Store, is_address
 T = TypeVar("T")
 STALE_S = 600.0
 """Seconds after which an unanswered call counts as failed, since its process is gone."""
+_BUSY_S = 0.2
+"""Seconds that a cascade waits for another process that has locked the file."""
 
 
 class AnswerStore:
@@ -71,7 +73,11 @@ class AnswerStore:
         else:
             description = f"the answers in {address}"
             tables = "" if must_exist else TABLES  # another database stays as it is
-            self._store = SQLite(self._file, tables, what=description, may_only_read=must_exist)
+            # A cascade writes on the event loop, and can do without a write: see `Recorder`.
+            busy_s = BUSY_S if must_exist else _BUSY_S
+            self._store = SQLite(
+                self._file, tables, what=description, may_only_read=must_exist, busy_s=busy_s
+            )
         self._lock = threading.Lock()
         self._is_open = False
         self.coin: Coin

@@ -481,8 +481,12 @@ class KeyCaller(Caller):
     async def check(self) -> None:
         """See `Caller`."""
         ledger = self._keys.ledger
-        if self._key.limits:
-            await ledger.run_off_loop(lambda: ledger.check(self.name, self._key))
+        if not self._key.limits:
+            return
+        try:
+            await ledger.run(lambda: ledger.check(self.name, self._key))
+        except StoreBusy as error:
+            raise busy_refusal(error) from error
 
     @asynccontextmanager
     async def admit(
