@@ -528,7 +528,8 @@ class Reservation:
             return
         if not may_be_billed(error):
             estimate = self.estimate
-            self.settle(Amount(calls=estimate.calls, encodings=estimate.encodings))
+            calls = estimate.calls
+            self.settle(Amount(calls=calls, encodings=estimate.encodings, failed=calls))
             return
         amount = replace(self.estimate, seconds=time.perf_counter() - self._start)
         self.settle(self._price.charge(amount) if self._price.known else amount)

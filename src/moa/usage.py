@@ -41,6 +41,8 @@ class Amount:
     """Tools that models had used."""
     encodings: int = 0
     """Calls, counted in `calls` too, that turned texts into vectors."""
+    failed: int = 0
+    """Calls, counted in `calls` too, that failed and can't have been billed."""
 
     @property
     def cost(self) -> Decimal | None:
@@ -63,6 +65,7 @@ class Amount:
             seconds=self.seconds + other.seconds,
             tool_calls=self.tool_calls + other.tool_calls,
             encodings=self.encodings + other.encodings,
+            failed=self.failed + other.failed,
         )
 
     def __neg__(self) -> Amount:
@@ -217,7 +220,8 @@ class Usage:
         total = sum((sent[part] for part in own or sent), NOTHING)
         if not own:  # its server has cached nothing of another endpoint's prompts
             total = replace(total, cached_input_tokens=0)
-        calls, cost = total.calls - total.encodings, price.of(total)
+        # A failed try has no tokens: it would make the mean call look cheaper.
+        calls, cost = total.calls - total.encodings - total.failed, price.of(total)
         each = "one call" if inputs == 1 else f"one call for each of {inputs} inputs"
         how = (
             f"{each}, by the mean of the {calls} calls of "

@@ -79,6 +79,19 @@ def test_a_locked_file_is_a_write_that_fails_and_is_hardly_waited_for(disk: Disk
     assert lengths(disk) == [6, 7]
 
 
+def test_a_row_that_waits_is_not_answered_by_the_small_model(disk: Disk) -> None:
+    recorder = Recorder(disk)
+    row = NewRow(disk.coin.toss("a text"), False, "run", (0.5,), 6, by_small=True)
+    assert recorder.add(row, 1) > 0
+    disk.room = 5
+    late = recorder.add(row._replace(side=disk.coin.toss("another")), 1)
+    assert late < 0
+    disk.room = 10
+    recorder.settle(late, LargeAnswer("b"))
+    with closing(sqlite3.connect(disk.location)) as file:
+        assert file.execute("select by_small from moa_learn_rows").fetchall() == [(1,), (0,)]
+
+
 def test_the_label_of_a_row_that_waits_is_written_after_it(disk: Disk) -> None:
     recorder = Recorder(disk)
     disk.room = 0

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tenacity import wait_none
 
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.errors import ConfigError
-from moa.testing import SimulatedEndpoint
+from moa.endpoints.retries import Retried
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
 counts = st.integers(min_value=0, max_value=10**9)
@@ -27,6 +29,7 @@ amounts = st.builds(
     priced_cost=counts.map(lambda millionths: Decimal(millionths).scaleb(-6)),
     unpriced_calls=counts,
     encodings=counts,
+    failed=counts,
 )
 tiers: st.SearchStrategy[Tier] = st.sampled_from(("slm", "llm"))
 parts = st.builds(Part, tiers, st.sampled_from(("a", "b")), st.sampled_from(("x", "y")))
@@ -90,6 +93,16 @@ def test_a_large_model_that_was_not_asked_has_the_mean_prompt_of_the_others() ->
     assert Usage().alone(PRICE, endpoint="large").cost is None
     for name in ("calls", "input_tokens", "output_tokens"):
         assert getattr(usage, name) == getattr(usage.total, name)
+
+
+async def test_a_try_that_failed_makes_the_mean_call_of_the_large_model_no_cheaper() -> None:
+    tries = [EndpointUnavailable("busy", endpoint="large", status=503), "Hello."]
+    endpoint = ScriptedEndpoint(tries, name="large", tier="llm", price=PRICE)
+    large = Retried(endpoint, wait=wait_none())
+    context = RunContext()
+    await large.complete(Prompt.of("Hi"), context.nested("writer"))
+    assert (context.usage.calls, context.usage.total.failed) == (2, 1)
+    assert context.usage.alone(PRICE, endpoint="large").cost == context.usage.cost
 
 
 async def test_what_encoders_read_is_no_part_of_what_a_large_model_would_have_cost() -> None:

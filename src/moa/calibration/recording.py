@@ -5,13 +5,18 @@ isn't used while its checks can't be written. The first write that fails is kept
 later ones of the inputs in flight. Inputs that arrive after it aren't recorded until all of these
 are written, in their order.
 
-*Why the tests stay sound.* Whether an input is recorded is decided on its arrival, by earlier
-writes alone, and never by its own text, side or label. What is skipped by such a rule leaves the
-others independent draws of the same stream. An input whose own write fails, perhaps because its
-text is long, isn't skipped: it is written later. So is its label, and until then it counts as
-unanswered, which is a difference if it is held out. If the process ends before, a row without a
-label stays a difference. A row that was never written is lost, at most one for each input in flight
-when writing began to fail; these are no part of any test, and nothing is claimed for them.
+*Why the tests stay sound.* A small answer is given only after the row of its input is stored: what
+is claimed of accepted answers is claimed of inputs that could be stored. Whether a later input is
+recorded is decided on its arrival, by earlier writes alone, and never by its own text, side or
+label. What is skipped by such a rule leaves the others independent draws of the same stream.
+
+An input whose own write fails, perhaps because its text is long, isn't skipped: the large model
+answers it, and it is written later. So is its label; until then it counts as unanswered, which is a
+difference if it is held out. If the process ends before, the row is lost. Where many processes end
+so, such as a command for each input on a disk that is nearly full, long texts may be missing from
+all tests. They are then missing from the small answers too, for as long as they can't be stored;
+once they can, they are inputs of a kind that no test has had, as in any stream that changes, and
+the audit tells.
 """
 
 from __future__ import annotations
@@ -74,12 +79,18 @@ class Recorder:
     def add(self, row: NewRow, epoch: int) -> int:
         """Write a row before it is answered, and return its index."""
         # No other process that resumes the run may take it for one of its own.
-        late = -1 - secrets.randbits(52)
+        late, is_late = -1 - secrets.randbits(52), False
 
         def add() -> None:
-            self._indices[late] = self._store.add(row, epoch)
+            # The small model answers no input whose row isn't stored.
+            stored = row._replace(by_small=False) if is_late else row
+            self._indices[late] = self._store.add(stored, epoch)
 
-        return self._indices.pop(late) if self._write(add) else late
+        with self._lock:
+            self._owed.append(add)
+            self._write_owed()
+            is_late = bool(self._owed)
+        return late if is_late else self._indices.pop(late)
 
     def settle(self, index: int, answer: LargeAnswer) -> int:
         """Write the large model's answer; return the row's index, `UNRECORDED` if none is there."""

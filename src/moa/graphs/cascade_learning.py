@@ -66,9 +66,10 @@ class Learner(Generic[In, Out]):
         if consideration.head is not None and isinstance(nested.tracer, Span):
             nested.tracer.set(names.DECISION_BOUND, consideration.head.bound.guarantee.risk)
         index = await student.add(consideration, nested, by_small=small)
-        if small:
+        if small and student.is_stored(index):
             return self._answer_small(consideration, accepted=True)
-        nested.note("escalated", f"to {self.large.name!r}: {_explain_escalation(consideration)}")
+        why = _explain_escalation(consideration, is_stored=student.is_stored(index))
+        nested.note("escalated", f"to {self.large.name!r}: {why}")
         ask = partial(self.large.run, request)
         try:
             result = await student.teach(
@@ -106,9 +107,9 @@ class Learner(Generic[In, Out]):
         return LearnedAnswer(self.student.small.read([answer]), True, accepted)
 
 
-def _explain_escalation(consideration: Consideration) -> str:
+def _explain_escalation(consideration: Consideration, *, is_stored: bool) -> str:
     head, judgement = consideration.head, consideration.judged
-    if consideration.failure:
+    if not is_stored:
         return "answers can't be recorded, so no head is used"
     if consideration.held:
         return "held out, to test what is learned"

@@ -357,11 +357,20 @@ class Student(Generic[Out_co]):
         index = await learning.store.run_in_thread(
             lambda: learning.recorder.add(row, consideration.epoch)
         )
+        if not self.is_stored(index):
+            nested.note("failed", learning.recorder.failure)
         if nested.journal is not None:
             await nested.journal.journal.keep(consideration.record, str(index))
+            if by_small:  # no call follows, before which it would be written
+                await nested.journal.journal.flush()
         if by_small:
             learning.wake(index)
         return index
+
+    @staticmethod
+    def is_stored(index: int) -> bool:
+        """Return True if the row that `add` returned is in the store, not waiting to be written."""
+        return index > 0
 
     async def spare(self, index: int, nested: RunContext, *, moot: bool) -> None:
         """Record that the large model isn't asked about a text.

@@ -76,10 +76,10 @@ class LearningIntent(TypedNode[Text, OpenMessage]):
                 "writes too badly. Configure one: moa models add --help"
             )
         consideration = await student.consider(request.text, context)
-        accepted = student.may_answer(consideration)
+        index = await student.add(consideration, context)
+        accepted = student.may_answer(consideration) and student.is_stored(index)
         answer = student.answer(consideration, accepted=accepted)
         intent = student.small.read([answer or Answer(question=student.question, status="missing")])
-        index = await student.add(consideration, context)
         twice = consideration.held and consideration.side.is_asked_twice
         return OpenMessage(intent=intent, place=index, held=consideration.held, twice=twice)
 
