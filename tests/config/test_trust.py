@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import stat
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from moa.config.file import set_in_graph, write_endpoint
 from moa.config.tables import AdapterConfig, AddressConfig, EngineConfig, ServerConfig
 from moa.config.trust import entries, is_trusted, needs, revoke, trust
 from moa.errors import ConfigError
+from moa.graphs.loading import load_graph
 from moa.vllm.settings import VLLMConfig
 
 VLLM = '[endpoints.a]\ntier = "slm"\nmodel = "m"\nserve = "vllm"\n'
@@ -265,8 +268,10 @@ IMPORTS = {
     "parts/__init__.py": "",
     "parts/one.py": "from . import two\nfrom ..parts.three import *\n",
     "parts/two.py": "",
-    "parts/three.py": "import four.five as five\n",
+    "parts/three.py": "import four.five as five\nfrom six import *\n",
     "four/five.py": "",
+    "six/__init__.py": "__all__ = ['seven']",
+    "six/seven.py": "",
 }
 
 
@@ -307,6 +312,23 @@ def test_a_new_file_that_would_be_imported_in_the_place_of_another_ends_trust(na
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_text("")
     assert not is_trusted(file)
+
+
+def test_a_program_and_its_imports_run_by_their_sources_whatever_python_has_stored() -> None:
+    sources = {
+        "stored_program.py": "import stored_helper\nfrom moa import RunContext\n\n\n"
+        "async def shout(text: str, context: RunContext) -> str:\n"
+        "    return text + stored_helper.MARK\n",
+        "stored_helper.py": "MARK = '!'\n",
+    }
+    for name, source in sources.items():
+        Path(name).write_text(source)
+        other = compile("raise SystemExit('what was stored has run')", name, "exec")
+        stored = Path(cache_from_source(name))
+        stored.parent.mkdir(exist_ok=True)
+        # Flag 1: Python compares it with no source.
+        stored.write_bytes(MAGIC_NUMBER + b"\1\0\0\0" + b"12345678" + marshal.dumps(other))
+    assert load_graph("stored_program.py:shout", Endpoints.of()).name == "shout"
 
 
 def test_a_module_of_the_projects_folder_is_trusted_with_a_program_in_another() -> None:

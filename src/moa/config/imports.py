@@ -1,16 +1,66 @@
-"""Imports: the modules beside a program that it imports, found without executing anything."""
+"""Imports: the modules beside a program that it imports, found without executing anything.
+
+What is found by its source has to run by it, too: Python would rather run a file in `__pycache__`,
+which need not come from that source.
+"""
 
 from __future__ import annotations
 
 import ast
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
+from itertools import chain
 from pathlib import Path
+from types import CodeType
 
 _SUFFIXES = (".py", ".pyc", ".pyd", ".so")
+
+
+class SourceLoader(SourceFileLoader):
+    """Loads a module from its source, and never from a file in `__pycache__`."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+_roots: list[Path] = []
+"""Folders whose modules are imported from their sources."""
+
+
+def import_from_source(folder: Path) -> None:
+    """Import modules in a folder, and in packages below it, from their sources from now on."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    if folder in _roots:
+        return
+    if not _roots:
+        sys.path_hooks.insert(0, _finder_of)
+    _roots.append(folder)
+    for path in [path for path in sys.path_importer_cache if Path(path).is_relative_to(folder)]:
+        del sys.path_importer_cache[path]
+
+
+def _finder_of(path: str) -> FileFinder:
+    # Python's own library, or an environment, may lie below the folder of a program.
+    folders = [folder for folder in map(Path, sys.path) if Path(path).is_relative_to(folder)]
+    if max(folders, key=lambda folder: len(folder.parts), default=None) not in _roots:
+        raise ImportError  # Python asks its next hook
+    return FileFinder(
+        path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFFIXES)
+    )
 
 
 def local_modules(programs: Iterable[Path], folder: Path) -> list[Path]:
@@ -64,6 +114,9 @@ def _files_of(
     others.
     """
     for name in names:
+        if name == "*":  # `__all__` of the package may name any of its modules
+            yield from chain.from_iterable(modules_in(folder).values())
+            return
         yield from modules_in(folder).get(name, ())
         folder = folder / name
         yield from modules_in(folder).get("__init__", ())

@@ -26,6 +26,7 @@ from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
+from moa.config.imports import SourceLoader, import_from_source
 from moa.config.tables import Toml
 from moa.config.trust import object_in
 from moa.endpoints import Endpoint
@@ -378,13 +379,12 @@ def _explain_unnamed(file: Path) -> str:
 def _module(file: Path) -> ModuleType:
     if not file.is_file():
         raise ConfigError(f"there is no file {str(file)!r}")
-    spec = importlib.util.spec_from_file_location(f"_moa_file_{file.stem}", file)
-    assert spec is not None, "a .py file has a loader"
-    assert spec.loader is not None, "a .py file has a loader"
+    name = f"_moa_file_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file, loader=SourceLoader(name, str(file)))
+    assert spec is not None, "it has a loader"
+    assert spec.loader is not None, "it has a loader"
     module = importlib.util.module_from_spec(spec)
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # so that it can import its neighbours, as a script can
+    import_from_source(file.resolve().parent)  # it can import its neighbours, as a script can
     sys.modules[spec.name] = module  # pydantic looks annotations up by module name
     try:
         spec.loader.exec_module(module)
