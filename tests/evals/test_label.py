@@ -17,7 +17,7 @@ from command import moa
 
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled
+from moa.calibration.labelled import Labelled, clean_rows
 from moa.cli.label import Form
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError
@@ -87,6 +87,16 @@ async def test_what_is_drawn_does_not_depend_on_what_was_labelled(made: Calibrat
     assert drawn == at_once
 
 
+async def test_texts_that_people_have_corrected_may_still_be_drawn(made: Calibration) -> None:
+    texts = unlabelled(row.text for row in rows(80, seed=3))
+    drawn = await pick_texts(ready(made), texts, most=20, at_random=True)
+    corrected = [texts[pick.place].text for pick in drawn[::2]]
+    again = await pick_texts(ready(made), texts, most=20, at_random=True, chosen=corrected)
+    assert [pick.place for pick in again] == [pick.place for pick in drawn]
+    mixed = await pick_texts(ready(made), texts, most=20, chosen=[text.text for text in texts])
+    assert not any(pick.chosen for pick in mixed)
+
+
 async def test_a_copy_of_a_text_is_chosen_once(made: Calibration) -> None:
     texts = unlabelled(["one 0.5", "ONE  0.5", "two 0.5"] * 3)
     assert len(await pick_texts(ready(made), texts, most=20)) == 2
@@ -105,6 +115,13 @@ async def test_texts_for_a_promise_are_all_drawn_at_random(made: Calibration) ->
     assert [pick.chosen for pick in picks] == [False] * 20
     drawn = [pick.place for pick in mixed if not pick.chosen]
     assert [pick.place for pick in picks][: len(drawn)] == drawn
+
+
+@pytest.mark.parametrize("turns", [1, -1])
+def test_a_text_that_was_chosen_and_drawn_counts_as_drawn(turns: int) -> None:
+    lines = [Labelled(text="a", label="x", chosen=True), Labelled(text="A", label="x")][::turns]
+    first, _ = clean_rows([*lines, Labelled(text="b", label="y")]).rows
+    assert not first.chosen
 
 
 def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:

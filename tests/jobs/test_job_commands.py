@@ -107,8 +107,12 @@ def test_a_job_is_exported_as_a_table_of_the_rows_that_are_asked_for(folder: Pat
     assert moa("job", "export", "nightly", "--out", "done.csv", "--where", "kept") == 0
     assert [row.input for row in rows.read(folder / "done.csv")] == [
         {
-            **{"text": text, "id": str(n), "output": text.upper()},
-            **{"status": "answered", "settled": "true", "error": ""},
+            "text": text,
+            "id": str(n),
+            "output": text.upper(),
+            "status": "answered",
+            "settled": "true",
+            "error": "",
         }
         for n, text in ((1, "a"), (3, "c"))
     ]

@@ -117,6 +117,26 @@ def test_a_label_that_was_drawn_at_random_is_tested_with_after_it_is_corrected(
     assert json.loads(first)["earlier_labels"] == {"intent": ["refund"]}
 
 
+@pytest.mark.parametrize("turns", [1, -1])
+def test_a_text_that_was_corrected_and_drawn_tests_the_guarantee(
+    tmp_path: Path, turns: int
+) -> None:
+    labels = [
+        json.dumps({"text": "Text of a.", "intent": "refund", "chosen": chosen})
+        for chosen in (True, False)
+    ]
+    view = view_of(tmp_path, [line("a"), line("b")], labels[::turns])
+    assert checked(view) == (1, 1)
+
+
+def test_a_drawn_label_that_no_decision_ever_had_is_one_that_was_missed(tmp_path: Path) -> None:
+    labels = [
+        json.dumps({"text": f"Text of {id}.", "intent": intent})
+        for id, intent in (("a", "delivery"), ("b", "a complaint"))
+    ]
+    assert checked(view_of(tmp_path, [line("a"), line("b")], labels)) == (1, 2)
+
+
 def test_undo_leaves_the_file_of_labels_as_it_was_byte_for_byte(tmp_path: Path) -> None:
     labels = [
         '{"intent":"refund",  "text": "Text of a.", "note": "\\u00e9"}',

@@ -143,8 +143,12 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
     rows_by_text: dict[str, Labelled] = {}
     torn: set[str] = set()
     for row in rows:
-        if rows_by_text.setdefault(normalise_text(row.text), row).label != row.label:
-            torn.add(normalise_text(row.text))
+        key = normalise_text(row.text)
+        first = rows_by_text.setdefault(key, row)
+        if first.label != row.label:
+            torn.add(key)
+        if first.chosen and not row.chosen:  # it was drawn, too, which its label had no part in
+            rows_by_text[key] = first.model_copy(update={"chosen": False})
     # A chosen row of a held-out case would reveal what the case is about.
     cases = {row.case for row in rows_by_text.values() if not row.chosen and row.case is not None}
     unique = tuple(row for row in rows_by_text.values() if not (row.chosen and row.case in cases))

@@ -142,11 +142,11 @@ _NO_LLM = (
 
 def _say_next(name: str, file: LabelFile) -> None:
     """Print the command that uses the labels."""
-    is_file = name.endswith(".json")
+    is_file, drawn = name.endswith(".json"), len(file.drawn_texts)
     learns = f'--task "…" --out {name}' if is_file else f"--graph {name} --out learned.json"
     screen.notes().print(
-        f"it has {len(file.texts)} labelled messages, {file.drawn} of them drawn at random. "
-        f"Next: moa learn {file.path} {learns}"
+        f"it has {drawn + len(file.chosen_texts)} labelled messages, {drawn} of them drawn at "
+        f"random. Next: moa learn {file.path} {learns}"
     )
 
 
@@ -238,7 +238,8 @@ class _Session:
                 task.agents,
                 task.rows,
                 most=most,
-                labelled=self.file.texts,
+                labelled=self.file.drawn_texts,
+                chosen=self.file.chosen_texts,
                 most_read=read,
                 at_random=at_random,
                 context=context,

@@ -114,12 +114,12 @@ class LabelFile(LineFile):
 
     def __init__(self, path: Path, *, existing: Existing, source: str | None) -> None:
         super().__init__(path, existing=existing, source=source)
-        self.texts: list[str] = []
-        """Labelled texts, including those of earlier sessions."""
-        self.drawn = 0
-        """Number of labelled texts drawn at random."""
-        self._lines: list[tuple[int, bool]] = []
-        """Offset of each line of this session, and True if its text was drawn at random."""
+        self.drawn_texts: list[str] = []
+        """Labelled texts that were drawn at random, including those of earlier sessions."""
+        self.chosen_texts: list[str] = []
+        """Labelled texts that were chosen, such as those corrected on the page."""
+        self._lines: list[tuple[int, list[str]]] = []
+        """Offset of each line of this session, and the list that has its text."""
 
     @property
     def added(self) -> int:
@@ -132,8 +132,7 @@ class LabelFile(LineFile):
         for number, _, values in self.lines():
             if not isinstance(text := values.get("text"), str):
                 raise self.line_error(number)
-            self.texts.append(text)
-            self.drawn += not values.get("chosen")
+            (self.chosen_texts if values.get("chosen") else self.drawn_texts).append(text)
         return self
 
     def label(
@@ -141,21 +140,20 @@ class LabelFile(LineFile):
     ) -> None:
         """Write one line, with a key for each question, and wait until it is on disk."""
         fields = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
-        self._lines.append((self.add(row.fields | fields), not chosen))
+        texts = self.chosen_texts if chosen else self.drawn_texts
+        self._lines.append((self.add(row.fields | fields), texts))
         try:
             os.fsync(self._file)
         except OSError as error:
             raise self._write_error(error) from error
-        self.texts.append(row.text)
-        self.drawn += not chosen
+        texts.append(row.text)
 
     def take_back(self) -> None:
         """Remove the last line of this session, if any."""
         if self._lines:
-            start, was_drawn = self._lines.pop()
+            start, texts = self._lines.pop()
             self.cut(start)
-            self.texts.pop()
-            self.drawn -= was_drawn
+            texts.pop()
 
 
 @dataclass(slots=True)
@@ -241,6 +239,7 @@ async def pick_texts(
     *,
     most: int,
     labelled: Sequence[str] = (),
+    chosen: Sequence[str] = (),
     most_read: int = MOST_READ,
     at_random: bool = False,
     context: RunContext | None = None,
@@ -250,13 +249,15 @@ async def pick_texts(
 
     Which texts can be drawn, and in which order, depends only on their words. So a guarantee is the
     same whether they are labelled in one session or in several. Duplicate texts count once, and
-    `labelled` ones are not picked again.
+    `labelled` ones are not picked again. Those that somebody has `chosen` may still be drawn:
+    people choose the wrong ones, and a sample without these would promise too much.
 
     Args:
         agents: Agents that decide now, by the name of the question.
         rows: The texts.
         most: Maximum number of picks.
         labelled: Texts already labelled.
+        chosen: Texts already labelled because somebody chose them.
         most_read: Maximum number of texts read to choose from.
         at_random: True to draw all at random, for a guarantee.
         context: Budget, deadline and ledger; `None` starts one.
@@ -264,13 +265,16 @@ async def pick_texts(
     """
     context = context or RunContext(keep_notes=False)
     known_keys = {normalise_text(text) for text in labelled}
+    chosen_keys = {normalise_text(text) for text in chosen}
     index_by_key = {
         normalise_text(row.text): index for index, row in reversed(list(enumerate(rows)))
     }
     new = {key: index for key, index in index_by_key.items() if key not in known_keys}
-    order = sorted((sha256(key.encode()).digest(), index) for key, index in new.items())
-    drawn_indices = [index for digest, index in order if digest[0] % 2 == 0]
-    candidates = [index for digest, index in order if digest[0] % 2][:most_read]
+    order = sorted((sha256(key.encode()).digest(), index, key) for key, index in new.items())
+    drawn_indices = [index for digest, index, _ in order if digest[0] % 2 == 0]
+    candidates = [
+        index for digest, index, key in order if digest[0] % 2 and key not in chosen_keys
+    ][:most_read]
     candidates = [] if at_random else candidates
     drawn_indices = drawn_indices[
         : most if at_random or not candidates else max(most - most // 2, most - len(candidates))

@@ -406,14 +406,14 @@ class Book:
         """
         name, given = question.name, labels.get((row.text, question.name))
         own = _label_names(question, [row.labels[name]] if name in row.labels else [])
-        new = _label_names(question, [given.value] if given else [])
+        new = _given_labels(question, [given.value] if given else [])
         found = new or own
         entry.right.pop(name, None)
         entry.right.update((name, label) for label in found)
         chosen = given.chosen if given and new else row.chosen
         tests = own if not row.chosen else []
         if given and (tests or not given.chosen):
-            tests = [*tests, *new, *_label_names(question, given.earlier)]
+            tests = [*tests, *new, *_given_labels(question, given.earlier)]
         said = entry.decisions[name].said
         entry.chosen = self._with(entry.chosen, name, bool(found) and chosen)
         entry.drawn = self._with(entry.drawn, name, bool(tests))
@@ -624,6 +624,17 @@ def _label_names(question: Question, values: Iterable[object]) -> list[str]:
         with suppress(InputError):
             names += [name] if (name := label_of(question, value)) is not None else []
     return names
+
+
+def _given_labels(question: Question, values: Iterable[object]) -> list[str]:
+    """Return what labels of people say: the names of options, or a text that is none.
+
+    Such a text counts, too: no decision of the run can be right there.
+    """
+    labels: list[str] = []
+    for value in values:
+        labels += _label_names(question, [value]) or ([value] if isinstance(value, str) else [])
+    return labels
 
 
 def _find_error_type(error: str) -> str:

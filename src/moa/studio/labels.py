@@ -146,8 +146,15 @@ class Labels:
                 for name, value in values.items():
                     if name not in _OURS:
                         given = GivenLabel(value, is_chosen, _earlier_labels(values, name))
-                        labels.setdefault((key, name), given)
+                        first = labels.get((key, name))
+                        labels[key, name] = given if first is None else _join(first, given)
         return labels
+
+
+def _join(first: GivenLabel, second: GivenLabel) -> GivenLabel:
+    """Return the label of a text that has two lines: the first one's, tested with both."""
+    earlier = (*first.earlier, second.value, *second.earlier)
+    return GivenLabel(first.value, first.chosen and second.chosen, earlier)
 
 
 class _Lines:
