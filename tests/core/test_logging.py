@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
 from tenacity import wait_none
 
+from moa._logs import LineFormatter
 from moa.agents import Agent
 from moa.budget import Budget
+from moa.cli.serve import LogHandler
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.retries import Retried
@@ -97,3 +101,18 @@ async def test_a_line_break_in_an_unforeseen_error_begins_no_line_in_the_log_of_
 
 async def nothing(*_: object) -> None:
     """An application that answers nothing."""
+
+
+class FullDisk(StringIO):
+    """A log whose disk is full."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.ENOSPC, f"no space for {len(text)} characters")
+
+
+def test_a_log_that_can_not_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    handler = LogHandler()
+    handler.setFormatter(LineFormatter())
+    record = logging.makeLogRecord({"levelname": "WARNING", "msg": "it is full"})
+    assert handler.handle(record)

@@ -211,14 +211,21 @@ def commands(server: Server, address: str) -> Sequence[str]:
 
 def _show_warnings() -> None:
     """Print the server's warnings on standard error, without texts of requests."""
-    handler = _Warnings(logging.WARNING)
+    handler = LogHandler(logging.WARNING)
     handler.setFormatter(LineFormatter())
     logging.getLogger("moa.serving").addHandler(handler)
 
 
-class _Warnings(logging.Handler):
+class LogHandler(logging.Handler):
+    """Prints records on standard error. One that can't be printed stops nothing."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        screen.err().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        """Print a record."""
+        line = self.format(record)
+        try:
+            screen.err().print(line, markup=False, highlight=False, soft_wrap=True)
+        except OSError:  # the disk of the log is full, which is no reason to answer nobody
+            self.handleError(record)
 
 
 def mcp(
