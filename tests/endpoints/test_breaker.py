@@ -361,7 +361,7 @@ async def test_a_probe_that_its_call_gives_too_little_time_says_nothing() -> Non
     await endpoint.complete(PROMPT, run_of("ann"))  # its place was left to the next
 
 
-async def test_a_probe_of_an_endpoint_without_free_requests_is_a_token_that_its_run_pays() -> None:
+async def test_a_probe_is_a_token_that_its_run_pays() -> None:
     small, context = SimulatedEndpoint(name="small"), RunContext()
     await ask_neutrally(small, context)
     assert [prompt.max_tokens for prompt in small.prompts] == [1]

@@ -8,7 +8,6 @@ from contextlib import suppress
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.calls import left_of_call_s
-from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Sender
 from moa.errors import EndpointTimeout, OutputError
 
@@ -16,10 +15,10 @@ _TEXT = "Hi"
 
 
 async def ask_neutrally(endpoint: Endpoint, context: RunContext) -> None:
-    """Send the cheapest request that an endpoint has, in the way of all its requests.
+    """Send the cheapest request that a model has to answer, in the way of all its requests.
 
-    It is free for a server with OpenAI's protocol: `GET /v1/models`. Another endpoint writes one
-    token, or reads one word, which is charged; one that can do neither counts as there.
+    It writes one token, or reads one word, which is charged. An endpoint that can do neither counts
+    as there. A list of models would be free, but gateways give it while the model is away.
 
     Raises:
         EndpointError: the request failed. A status may still show that the server is there.
@@ -31,9 +30,6 @@ async def ask_neutrally(endpoint: Endpoint, context: RunContext) -> None:
         return
     own_context = context.nested("probe")  # it is no part of the run's text or journal
     own_context.listener = own_context.journal = None
-    if isinstance(endpoint, OpenAIEndpoint):
-        await endpoint.client.get("/models", own_context)
-        return
     limit_s = left_of_call_s.get()
     try:
         async with asyncio.timeout(limit_s):

@@ -62,8 +62,8 @@ class Retried(Wrapping):
 
     Where runs have an owner, such as a key of `moa serve`, no owner's inputs close a server for
     others: failures of one owner alone, and time-outs, count as a sign only if a neutral probe
-    fails too, `GET /v1/models` or one token. The same request probes a server that is down. A
-    server that can't be reached at all needs no second sign.
+    fails too, which is one token. The same request probes a server that is down. A server that
+    can't be reached at all needs no second sign.
 
     Args:
         endpoint: The endpoint to ask.
