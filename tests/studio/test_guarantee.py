@@ -132,9 +132,9 @@ def test_a_text_that_was_corrected_and_drawn_tests_the_guarantee(
 def test_a_drawn_label_that_no_decision_ever_had_is_one_that_was_missed(tmp_path: Path) -> None:
     labels = [
         json.dumps({"text": f"Text of {id}.", "intent": intent})
-        for id, intent in (("a", "delivery"), ("b", "a complaint"))
+        for id, intent in (("a", "delivery"), ("b", "a complaint"), ("c", ""))
     ]
-    assert checked(view_of(tmp_path, [line("a"), line("b")], labels)) == (1, 2)
+    assert checked(view_of(tmp_path, [line(id) for id in "abc"], labels)) == (1, 2)
 
 
 def test_undo_leaves_the_file_of_labels_as_it_was_byte_for_byte(tmp_path: Path) -> None:

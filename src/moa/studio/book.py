@@ -633,7 +633,8 @@ def _given_labels(question: Question, values: Iterable[object]) -> list[str]:
     """
     labels: list[str] = []
     for value in values:
-        labels += _label_names(question, [value]) or ([value] if isinstance(value, str) else [])
+        is_text = isinstance(value, str) and value.strip()  # an empty cell is no label
+        labels += _label_names(question, [value]) or ([str(value)] if is_text else [])
     return labels
 
 
