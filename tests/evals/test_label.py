@@ -15,13 +15,17 @@ import pytest
 from calibration.made import QUESTION, endpoint, rows
 from command import moa
 
+from moa.agents.classifier import Classifier
+from moa.calibration import Guarantee
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, clean_rows
 from moa.cli.label import Form
 from moa.config.endpoints import Endpoints
+from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.evals.labelling import LABEL, Agents, UnlabelledRow, find_helpful, pick_texts
+from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.single_model import single_model
 from moa.questions import Answer, Option, Question
 from moa.usage import Price
@@ -122,6 +126,23 @@ def test_a_text_that_was_chosen_and_drawn_counts_as_drawn(turns: int) -> None:
     lines = [Labelled(text="a", label="x", chosen=True), Labelled(text="A", label="x")][::turns]
     first, _ = clean_rows([*lines, Labelled(text="b", label="y")]).rows
     assert not first.chosen
+
+
+async def test_what_a_graph_learns_of_a_text_is_its_last_label_and_whether_it_was_drawn() -> None:
+    agent, terms = Classifier(endpoint(), ["a", "b"]), Terms(guarantee=Guarantee())
+    some = rows(60)
+    other = {"a": "b", "b": "a"}
+    corrected = [row.model_copy(update={"label": other[row.label], "chosen": True}) for row in some]
+    question = agent.questions[0]
+    context = RunContext()
+    (twice, once) = [
+        await learn_from(agent, question, data, terms, context=context)
+        for data in ([*corrected, *some], some)
+    ]
+    assert isinstance(twice, Lesson)
+    assert isinstance(once, Lesson)
+    assert (twice.labels, twice.drawn) == (60, 60)
+    assert twice.before == once.before
 
 
 def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
