@@ -16,6 +16,7 @@ from calibration.made import QUESTION, endpoint, rows
 from command import moa
 
 from moa.agents.classifier import Classifier
+from moa.agents.labelled import labelled_examples
 from moa.calibration import Guarantee
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
@@ -153,6 +154,14 @@ async def test_what_a_graph_learns_of_a_text_is_its_last_label_and_whether_it_wa
     assert isinstance(once, Lesson)
     assert (twice.labels, twice.drawn) == (60, 60)
     assert twice.before == once.before
+
+
+def test_an_agent_takes_the_last_label_of_a_text_for_its_example(tmp_path: Path) -> None:
+    lines = ({"text": "one", "label": "a"}, {"text": "ONE", "label": "b"})
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (example,) = labelled_examples(file, QUESTION)
+    assert example.labels == {"label": "b"}
 
 
 def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
