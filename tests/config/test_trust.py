@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import stat
+import sys
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
@@ -270,8 +271,10 @@ IMPORTS = {
     "parts/two.py": "",
     "parts/three.py": "import four.five as five\nfrom six import *\n",
     "four/five.py": "",
-    "six/__init__.py": "__all__ = ['seven']",
+    "six/__init__.py": "__all__ = ['seven', 'eight']",
     "six/seven.py": "",
+    "six/eight/__init__.py": "from . import nine",
+    "six/eight/nine.py": "",
 }
 
 
@@ -314,21 +317,49 @@ def test_a_new_file_that_would_be_imported_in_the_place_of_another_ends_trust(na
     assert not is_trusted(file)
 
 
+def stored(**sources: str) -> None:
+    """Write programs, and for each other bytecode, which Python compares with no source."""
+    for stem, source in sources.items():
+        file = Path(stem.replace("__", "/", 1)).with_suffix(".py")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source)
+        other = compile("raise SystemExit('what was stored has run')", file.name, "exec")
+        cache = Path(cache_from_source(str(file)))
+        cache.parent.mkdir(exist_ok=True)
+        cache.write_bytes(MAGIC_NUMBER + b"\1\0\0\0" + b"12345678" + marshal.dumps(other))
+
+
+def shouting(helper: str) -> str:
+    return (
+        f"import {helper}\nfrom moa import RunContext\n\n\n"
+        f"async def shout(text: str, context: RunContext) -> str:\n    return {helper}.MARK\n"
+    )
+
+
 def test_a_program_and_its_imports_run_by_their_sources_whatever_python_has_stored() -> None:
-    sources = {
-        "stored_program.py": "import stored_helper\nfrom moa import RunContext\n\n\n"
-        "async def shout(text: str, context: RunContext) -> str:\n"
-        "    return text + stored_helper.MARK\n",
-        "stored_helper.py": "MARK = '!'\n",
-    }
-    for name, source in sources.items():
-        Path(name).write_text(source)
-        other = compile("raise SystemExit('what was stored has run')", name, "exec")
-        stored = Path(cache_from_source(name))
-        stored.parent.mkdir(exist_ok=True)
-        # Flag 1: Python compares it with no source.
-        stored.write_bytes(MAGIC_NUMBER + b"\1\0\0\0" + b"12345678" + marshal.dumps(other))
+    stored(stored_program=shouting("stored_helper"), stored_helper="MARK = '!'\n")
     assert load_graph("stored_program.py:shout", Endpoints.of()).name == "shout"
+
+
+def test_a_module_of_the_projects_folder_runs_by_its_source_for_a_program_in_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [str(folder), *sys.path])
+    stored(code__program=shouting("stored_shared"), stored_shared="MARK = '!'\n")
+    assert load_graph("code/program.py:shout", Endpoints.of()).name == "shout"
+
+
+@pytest.mark.parametrize("spelling", ["", "{}/", "{}/code/..", "../link", "{}/../link"])
+def test_a_module_runs_by_its_source_however_its_folder_is_spelled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    folder.with_name("link").symlink_to(folder)
+    monkeypatch.setattr("sys.path", [spelling.format(folder), str(folder), *sys.path])
+    for name in ("spelled", "spelled.inner"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    stored(program=shouting("spelled"), code__other="", spelled__inner="MARK = '!'\n")
+    stored(spelled____init__="from spelled.inner import MARK\n")
+    assert load_graph("program.py:shout", Endpoints.of()).name == "shout"
 
 
 def test_a_module_of_the_projects_folder_is_trusted_with_a_program_in_another() -> None:

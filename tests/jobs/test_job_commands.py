@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -100,6 +102,21 @@ def test_a_job_of_another_graph_is_refused_before_a_row_is_run(
     (folder / "graph.py").write_text(GRAPH.replace('"shout"', '"whisper"'))
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 2
     assert "was begun with the graph 'shout'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks at them in /proc")
+def test_a_run_that_is_refused_closes_its_input(folder: Path) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    (folder / "graph.py").write_text(GRAPH.replace('"shout"', '"whisper"'))
+    gc.disable()
+    try:
+        moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+        opened = [
+            os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
+        ]
+    finally:
+        gc.enable()
+    assert str(folder / "in.txt") not in opened
 
 
 def test_a_job_is_exported_as_a_table_of_the_rows_that_are_asked_for(folder: Path) -> None:

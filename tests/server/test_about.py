@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from moa import Agent, EmbeddedEndpoint, Graph, RunContext
+from moa import Agent, EmbeddedEndpoint, Graph, Result, RunContext
 from moa.cli.serve import commands
 from moa.errors import EndpointRejected, ModelNotFound
+from moa.graphs.engine.drawing import Drawable, Sketch
 
 from .harness import Ledger, Slow, SomeKeys, client_of, greeter, server_with, until
 
@@ -157,6 +158,36 @@ async def test_a_graph_is_drawn_and_a_single_agent_is_not() -> None:
         agent = await client.get("/drawing/greeter")
     assert "flowchart" in drawn.text
     assert agent.status_code == 404
+
+
+class Drawn(Drawable):
+    """Something that counts how often it is drawn."""
+
+    name = "drawn"
+    input_type = output_type = str
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        return Result(output=request, usage=(context or RunContext()).usage)
+
+    def sketch(self, sketch: Sketch) -> None:
+        self.times += 1
+        sketch.arrow(sketch.input, sketch.output)
+
+
+async def test_a_graph_is_drawn_once_however_many_ask_for_it_at_once() -> None:
+    drawn = Drawn()
+    _, app = server_with(drawn)
+    async with client_of(app) as client:
+        for accept in ("text/plain", "image/svg+xml"):
+            drawn.times = 0
+            asking = [client.get("/drawing/drawn", headers={"accept": accept}) for _ in range(9)]
+            answers = await asyncio.gather(*asking)
+            assert all(answer.headers["content-type"].startswith(accept) for answer in answers)
+            assert len({answer.content for answer in answers}) == 1
+            assert drawn.times == 1
 
 
 def test_the_demo_names_three_commands_that_ask_what_is_served() -> None:

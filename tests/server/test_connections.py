@@ -264,3 +264,14 @@ def test_no_more_than_half_of_the_files_are_connections(monkeypatch: pytest.Monk
         monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (files, files)}.get)
         counts.append(listening_module.most_connections(256))
     assert counts == [512, 1024, 1024]
+
+
+def test_where_files_are_few_few_connections_are_accepted_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resource = pytest.importorskip("resource")
+    counts: list[int] = []
+    for files in (16, 64, 1024, resource.RLIM_INFINITY):
+        monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (files, files)}.get)
+        counts.append(listening_module.most_accepted())
+    assert counts == [1, 2, 16, 16]

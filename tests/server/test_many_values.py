@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -120,3 +121,31 @@ async def test_a_body_of_many_values_is_read_beside_the_loop(
         assert answer.json()["output"]["text"] == str(count)
     assert len(beside) == 1
     assert Settings().values > 9000
+
+
+async def test_large_bodies_follow_each_other_and_small_ones_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parsing, "_PACE", 1 << 18)
+    _, app = server_with(greeter())
+    answered: list[str] = []
+
+    async def ask(name: str, text: str) -> None:
+        answer = await client.post("/run/greeter", content=json.dumps(text), headers=JSON)
+        assert answer.status_code == 200
+        answered.append(name)
+
+    async with client_of(app) as client, asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(ask("large", "x" * (300 << 10)))
+        await asyncio.sleep(0)
+        await ask("small", "x")
+        assert len(answered) < 3
+    assert len(answered) == 4
+
+
+async def test_a_body_of_mcp_has_fewer_values_since_the_sdk_reads_them_on_the_loop() -> None:
+    params = {"name": "greeter", "arguments": {"text": "Hi"}, "_meta": {"a": [0] * 20_000}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    answer = await asked("/mcp", call)
+    assert answer.json()["error"]["code"] == "too_many_values"

@@ -137,6 +137,91 @@ def test_a_drawn_label_that_no_decision_ever_had_is_one_that_was_missed(tmp_path
     assert checked(view_of(tmp_path, [line(id) for id in "abc"], labels)) == (1, 2)
 
 
+def test_an_own_label_that_no_decision_ever_had_is_one_that_was_missed(tmp_path: Path) -> None:
+    values: list[object] = ["delivery", "a complaint", 7, True, "", None]
+    lines = [line(str(i), right=value) for i, value in enumerate(values)]
+    view = view_of(tmp_path, lines)
+    assert checked(view) == (3, 4)
+    assert view.overview().notes == ()
+
+
+def test_numbers_and_truths_in_the_file_of_labels_are_labels_too(tmp_path: Path) -> None:
+    labels = [
+        json.dumps({"text": f"Text of {id}.", "intent": intent})
+        for id, intent in (("a", "delivery"), ("b", 7), ("c", True), ("d", None))
+    ]
+    assert checked(view_of(tmp_path, [line(id) for id in "abcd"], labels)) == (2, 3)
+
+
+def test_labels_that_are_whole_numbers_are_those_of_options_with_their_digits(
+    tmp_path: Path,
+) -> None:
+    stars = [row(str(i), f"Text {i}.", {"4": 0.9, "5": 0.1}, right=4 + i / 2) for i in range(3)]
+    rights = [entry.right for entry in view_of(tmp_path, stars).book.entries]
+    assert rights == [{"intent": "4"}, {"intent": "4.5"}, {"intent": "5"}]
+
+
+def test_a_column_of_something_else_is_not_labels_and_the_page_says_so(tmp_path: Path) -> None:
+    labels = [json.dumps({"text": f"Text of {id}.", "intent": f"ticket {id}"}) for id in "ab"]
+    view = view_of(tmp_path, [line(id, right=f"page {id}") for id in "abc"], labels)
+    assert checked(view) == (0, 0)
+    assert view.overview().questions[0].labelled == 0
+    assert view.overview().notes == tuple(
+        f"The column intent of {place} isn't taken for labels: no value of it is an option of the "
+        "question intent."
+        for place in ("the rows", "the file of labels")
+    )
+
+
+def test_a_first_label_and_its_undo_count_and_uncount_a_whole_column(tmp_path: Path) -> None:
+    labels = [json.dumps({"text": "Text of a.", "intent": "a complaint"})]
+    view = view_of(tmp_path, [line("a"), line("b")], labels)
+    before = (tmp_path / "labelled.jsonl").read_bytes()
+    assert checked(view) == (0, 0)
+    for _ in range(2):
+        view.label(place_of(view, "b"), "intent", "delivery")
+        assert checked(view) == (1, 1)
+        assert view.overview().notes == ()
+        view.reload()
+        assert checked(view) == (1, 1)
+        view.undo()
+        assert checked(view) == (0, 0)
+    assert (tmp_path / "labelled.jsonl").read_bytes() == before
+
+
+def test_the_last_line_of_a_text_has_its_label_and_the_row_is_tested_with_all(
+    tmp_path: Path,
+) -> None:
+    labels = [
+        json.dumps({"text": "Text of a.", "intent": intent, "chosen": chosen})
+        for intent, chosen in (("refund", False), ("delivery", True), ("", False), (None, False))
+    ]
+    view = view_of(tmp_path, [line("a"), line("b")], labels)
+    (first, _) = view.book.entries
+    assert (first.right, checked(view)) == ({"intent": "delivery"}, (1, 1))
+    view.label(first.place, "intent", "refund")
+    lines = (tmp_path / "labelled.jsonl").read_text("utf-8").splitlines()
+    assert lines[0] == labels[0]
+    assert json.loads(lines[1])["intent"] == "refund"
+    view.reload()
+    assert view.book.entries[0].right == {"intent": "refund"}
+
+
+def test_an_empty_cell_of_a_drawn_line_does_not_make_a_label_from_the_page_a_drawn_one(
+    tmp_path: Path,
+) -> None:
+    view = view_of(tmp_path, [line("a")], [json.dumps({"text": "Text of a.", "intent": ""})])
+    view.label(0, "intent", "delivery")
+    assert checked(view) == (0, 0)
+
+
+@pytest.mark.parametrize("mark", ["true", "True", True])
+def test_a_row_of_a_table_that_was_chosen_tests_nothing(tmp_path: Path, mark: object) -> None:
+    one = line("a", right="delivery")
+    one["input"]["chosen"] = mark
+    assert checked(view_of(tmp_path, [one])) == (0, 0)
+
+
 def test_undo_leaves_the_file_of_labels_as_it_was_byte_for_byte(tmp_path: Path) -> None:
     labels = [
         '{"intent":"refund",  "text": "Text of a.", "note": "\\u00e9"}',
@@ -277,3 +362,72 @@ def test_no_label_makes_the_bound_of_a_threshold_better_and_undo_is_exact(
         wrong, of = checked(view)
         assert wrong >= 3
         assert of == 4
+
+
+anything = st.sampled_from(["delivery", "refund", "a complaint", "", None, 7, 0.5, True, "refund "])
+marks = st.sampled_from([True, False, "true", None])
+own_labels = st.lists(
+    st.tuples(st.sampled_from([SURE, UNSURE]), anything, marks), min_size=1, max_size=6
+)
+given_labels = st.lists(st.tuples(st.integers(0, 5), anything, marks), max_size=6)
+
+
+def bounds_of(view: View) -> dict[float, float]:
+    return {one.threshold: one.upper for one in view.overview().curves[0].points}
+
+
+@settings(max_examples=100, deadline=None)
+@given(own_labels)
+def test_every_drawn_row_with_a_label_is_in_the_test(
+    own: list[tuple[dict[str, float], object, object]],
+) -> None:
+    lines = [line(f"{i}", likely, right=value) for i, (likely, value, _) in enumerate(own)]
+    for one, (_, _, chosen) in zip(lines, own, strict=True):
+        one["input"]["chosen"] = chosen
+    has_labels = any(str(value).strip() in OTHER for _, value, _ in own)
+    labelled = [chosen in (False, None) and value not in ("", None) for _, value, chosen in own]
+    with TemporaryDirectory() as folder:
+        view = view_of(Path(folder), lines)
+        in_test = ["intent" in entry.drawn for entry in view.book.entries]
+        assert in_test == [has_labels and one for one in labelled]
+        wrong = ["intent" in entry.disputed for entry in view.book.entries]
+        rights = [str(value).strip() == "delivery" for _, value, _ in own]
+        assert wrong == [a and not b for a, b in zip(in_test, rights, strict=True)]
+        view.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(own_labels, given_labels, given_labels, st.booleans())
+def test_no_label_of_a_drawn_row_that_is_shown_as_wrong_makes_a_bound_better(
+    own: list[tuple[dict[str, float], object, object]],
+    known: list[tuple[int, object, object]],
+    new: list[tuple[int, object, object]],
+    on_the_page: bool,
+) -> None:
+    lines = [line(f"{i}", likely, right=value) for i, (likely, value, _) in enumerate(own)]
+    for one, (_, _, chosen) in zip(lines, own, strict=True):
+        one["input"]["chosen"] = chosen
+    labels = [
+        json.dumps({"text": f"Text of {i}.", "intent": value, "chosen": chosen})
+        for i, value, chosen in known
+    ]
+    with TemporaryDirectory() as folder:
+        view = view_of(Path(folder), lines, labels)
+        for i, value, chosen in new:
+            before, (wrong, of) = bounds_of(view), checked(view)
+            entry = view.book.entries[i % len(lines)]
+            if not {"intent"} & entry.drawn & entry.disputed:
+                continue
+            if on_the_page:
+                view.label(entry.place, "intent", "delivery" if chosen else "refund")
+            else:
+                told = {"text": f"Text of {entry.id}.", "intent": value, "chosen": chosen}
+                with (Path(folder) / "labelled.jsonl").open("a") as file:
+                    file.write(f"{json.dumps(told)}\n")
+                view.reload()
+            assert {"intent"} & view.book.entries[entry.place].disputed
+            after = bounds_of(view)
+            assert all(after[threshold] >= upper for threshold, upper in before.items())
+            assert checked(view)[0] >= wrong
+            assert checked(view)[1] >= of
+        view.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
@@ -271,6 +271,12 @@ def label_of(question: Question, value: object) -> str | None:
     if value is None or value == "":
         return None
     raise InputError(f"{question.name}: {value!r} is none of {', '.join(names)}")
+
+
+def is_chosen(fields: Mapping[str, object]) -> bool:
+    """Return True if somebody chose a row to be labelled. In a table it may say so by a word."""
+    mark = fields.get("chosen")
+    return mark is True or str(mark).strip().casefold() in ("true", "yes", "1")
 
 
 def row_value(question: Question, name: str) -> str | bool | None:

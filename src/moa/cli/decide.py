@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -109,14 +110,14 @@ def decide(
     column = given.text_column
     if column is None and rows.format_of(source, given.format) in ("csv", "xlsx"):
         column = "text"
-    input_rows = rows.read(
+    read_rows = rows.read(
         source,
         format=given.format,
         text_column=column,
         encoding=given.encoding,
         say=screen.notes().print,
     )
-    texts, input_rows = decider.look(islice(input_rows, given.limit), live=live)
+    texts, input_rows = decider.look(islice(read_rows, given.limit), live=live)
 
     async def prepare(
         endpoints: Endpoints, context: RunContext
@@ -132,7 +133,8 @@ def decide(
         RowDisplay(as_json=writing.as_json, total=total, line=write, guarantee=decider.guarantee),
         file=file_of(given, writing, source=None if live else source, line=write),
     )
-    raise typer.Exit(runner.run(prepare))
+    with nullcontext() if live else closing(read_rows):  # a thread may still wait for a pipe
+        raise typer.Exit(runner.run(prepare))
 
 
 def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:

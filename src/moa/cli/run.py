@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -155,7 +156,8 @@ def run(
         job=job,
         tracing=tracing,
     )
-    raise typer.Exit(runner.run(prepare))
+    with nullcontext() if piped else closing(input_rows):  # a thread may still wait for a pipe
+        raise typer.Exit(runner.run(prepare))
 
 
 def _input_of(graph: str, source: str | None, *, text: bool, demo: bool) -> str:

@@ -7,6 +7,7 @@ which need not come from that source.
 from __future__ import annotations
 
 import ast
+import os
 import sys
 import warnings
 from collections import defaultdict
@@ -36,31 +37,38 @@ class SourceLoader(SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-_roots: list[Path] = []
-"""Folders whose modules are imported from their sources."""
+_roots = set[str]()
+"""Real paths of the folders whose modules are imported from their sources."""
 
 
-def import_from_source(folder: Path) -> None:
-    """Import modules in a folder, and in packages below it, from their sources from now on."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    if folder in _roots:
-        return
+def import_from_source(*folders: Path) -> None:
+    """Import modules in folders, and in packages below them, from their sources from now on.
+
+    It is for the folders that `local_modules` searches, in whatever spelling Python knows them.
+    """
     if not _roots:
         sys.path_hooks.insert(0, _finder_of)
-    _roots.append(folder)
-    for path in [path for path in sys.path_importer_cache if Path(path).is_relative_to(folder)]:
+    _roots.update(map(os.path.realpath, folders))
+    for path in filter(_is_from_source, [*sys.path_importer_cache]):
         del sys.path_importer_cache[path]
 
 
 def _finder_of(path: str) -> FileFinder:
-    # Python's own library, or an environment, may lie below the folder of a program.
-    folders = [folder for folder in map(Path, sys.path) if Path(path).is_relative_to(folder)]
-    if max(folders, key=lambda folder: len(folder.parts), default=None) not in _roots:
+    if not _is_from_source(path):
         raise ImportError  # Python asks its next hook
     return FileFinder(
         path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFFIXES)
     )
+
+
+def _is_from_source(path: str) -> bool:
+    # The folder of a package is spelled as the entry of `sys.path` in which it was found, and may
+    # be a link out of that. Python's own library, or an environment, may lie below a program's.
+    place = Path(path).absolute()
+    folders = (Path(entry).absolute() for entry in sys.path)
+    entries = [folder for folder in folders if place.is_relative_to(folder)]
+    deepest = max(entries, key=lambda entry: len(entry.parts), default=place)
+    return os.path.realpath(deepest) in _roots
 
 
 def local_modules(programs: Iterable[Path], folder: Path) -> list[Path]:
@@ -114,8 +122,10 @@ def _files_of(
     others.
     """
     for name in names:
-        if name == "*":  # `__all__` of the package may name any of its modules
+        if name == "*":  # `__all__` of the package may name any of its modules and packages
             yield from chain.from_iterable(modules_in(folder).values())
+            for inner in _folders_in(folder):
+                yield from modules_in(inner).get("__init__", ())
             return
         yield from modules_in(folder).get(name, ())
         folder = folder / name
@@ -130,3 +140,10 @@ def _modules_in(folder: Path) -> Mapping[str, list[Path]]:
             if path.suffix in _SUFFIXES:
                 modules[path.name.partition(".")[0]].append(path)
     return modules
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder; none if it is no folder."""
+    with suppress(OSError):
+        return [path for path in folder.iterdir() if path.is_dir()]
+    return []

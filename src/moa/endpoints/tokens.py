@@ -72,6 +72,8 @@ _LOOKS = {
 """Compatibility forms, and the nearest look-alikes of Unicode Technical Standard 39."""
 _TRANSLATED = str.maketrans(_LOOKS | dict.fromkeys(_UNSEEN))
 _ODD = _UNSEEN | _LOOKS.keys()
+_ASCII = bytes(range(128))
+"""None of `_ODD` is among them."""
 _NAMED = (
     r"s|[se]op|__media__|unk|pad|bos|eos|cls|sep|mask|image|audio|video|image_soft_token"
     r"|(?:start|end)_of_(?:turn|image|audio|text|role)|(?:begin|end)_of_(?:text|sentence|turn)"
@@ -274,13 +276,19 @@ def neutralise(text: str) -> str:
     return rewrite(_TOKEN, text, lambda opener: f"{opener} ")
 
 
+def _without_ascii(text: str) -> str:
+    # Fast, since a text of megabytes is looked through while others wait.
+    rest = text.encode("utf-8", "surrogatepass").translate(None, _ASCII)
+    return rest.decode("utf-8", "surrogatepass")
+
+
 def rewrite(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) -> str:
     """Rewrite the characters of a text that match a pattern in its visible form.
 
     The pattern matches one character, with lookaround for its context. In the visible form,
     letters, brackets, bars and slashes are plain ones, and invisible characters are removed.
     """
-    if text.isascii() or _ODD.isdisjoint(text):
+    if text.isascii() or _ODD.isdisjoint(_without_ascii(text)):
         return pattern.sub(lambda match: write(match[0]), text)
     looks, indices = text.translate(_TRANSLATED), range(len(text))
     if len(looks) < len(text):

@@ -170,7 +170,7 @@ def load_graph(
             file = settings.parent / file
         return _load_object(file, attribute, endpoints)
     if name.endswith(".py"):
-        raise ConfigError(_explain_unnamed(Path(name)))
+        raise ConfigError(_explain_unnamed(Path(name), endpoints.config.folder))
     inside = (*around, name)
 
     def other(inner_name: str) -> AnyNode:
@@ -329,7 +329,7 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     The file is executed. The function takes the endpoints, or nothing.
     """
     location = f"{file}:{attribute}"
-    module = _module(file)
+    module = _module(file, endpoints.config.folder)
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if _is_runnable(name, value, module)]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
@@ -366,9 +366,9 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     return work
 
 
-def _explain_unnamed(file: Path) -> str:
+def _explain_unnamed(file: Path, project: Path) -> str:
     """Return the error message for a file without an object name. It lists the file's nodes."""
-    module = _module(file)
+    module = _module(file, project)
     nodes = [
         name for name, value in vars(module).items() if not name.startswith("_") and _is_node(value)
     ]
@@ -376,7 +376,7 @@ def _explain_unnamed(file: Path) -> str:
     return f"{str(file)!r} is a file: name the node in it, as {file}:OBJECT.{has}"
 
 
-def _module(file: Path) -> ModuleType:
+def _module(file: Path, project: Path) -> ModuleType:
     if not file.is_file():
         raise ConfigError(f"there is no file {str(file)!r}")
     name = f"_moa_file_{file.stem}"
@@ -384,7 +384,10 @@ def _module(file: Path) -> ModuleType:
     assert spec is not None, "it has a loader"
     assert spec.loader is not None, "it has a loader"
     module = importlib.util.module_from_spec(spec)
-    import_from_source(file.resolve().parent)  # it can import its neighbours, as a script can
+    folder = file.resolve().parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # it can import its neighbours, as a script can
+    import_from_source(folder, project)
     sys.modules[spec.name] = module  # pydantic looks annotations up by module name
     try:
         spec.loader.exec_module(module)

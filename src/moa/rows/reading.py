@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Reader = Callable[[Iterator["Line"]], Iterator[Row | MalformedLine]]
 
 
-def literal(text: str) -> Iterator[Row | MalformedLine]:
+def literal(text: str) -> Generator[Row | MalformedLine]:
     """Yield the text of the command line as the only row."""
     yield Row(number=1, id=1, value=text)
 
@@ -76,7 +76,7 @@ def read(
     encoding: str | None = None,
     else_do: str = "",
     say: Say = len,
-) -> Iterator[Row | MalformedLine]:
+) -> Generator[Row | MalformedLine]:
     """Read `.jsonl`, `.csv`, `.txt`, `.parquet` or `.xlsx` files, or `-`, one row at a time.
 
     The separator of a CSV file is the most frequent of comma, semicolon, tab and `|` in its header,
@@ -272,7 +272,7 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
 
 def _require_rows(
     rows: Iterator[Row | MalformedLine], source: str
-) -> Iterator[Row | MalformedLine]:
+) -> Generator[Row | MalformedLine]:
     first = next(rows, None)
     if first is None:
         raise ConfigError(f"{source}: there are no rows in it")

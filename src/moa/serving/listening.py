@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +42,7 @@ which they are counted. A quarter of a megabyte, which comes at once, has thousa
 _IDLE = 768
 """Maximum connections, in addition to one for each request that is worked on."""
 _BACKLOG, _ACCEPTED = 2048, 16
-"""Connections that wait in the kernel, and how many of them are accepted in one step."""
+"""Connections that wait in the kernel, and how many of them are accepted in one step at most."""
 _LAST_S = 2
 """Seconds that uvicorn waits after `drain_s`, so that stopped runs can tell their clients."""
 _TOO_LARGE = (
@@ -104,19 +105,33 @@ def uvicorn_for(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=ceil(drain_s) + _LAST_S,
-        backlog=_ACCEPTED,
+        backlog=most_accepted(),
     )
     return _DrainingServer(config, drain_s, end)
 
 
 def most_connections(requests: int) -> int:
     """Return how many connections may be open. The other files are for models, stores and jobs."""
+    return min(requests + _IDLE, max(_most_files() // 2, 1))
+
+
+def most_accepted() -> int:
+    """Return how many connections are accepted in one step.
+
+    Those of some steps are open before they are counted, and as many are still closing. Without a
+    free file, asyncio accepts nothing for a second.
+    """
+    return min(_ACCEPTED, max(_most_files() // 32, 1))
+
+
+def _most_files() -> int:
+    """Return how many files the process may open."""
     try:
         import resource
     except ImportError:  # on Windows, where no such limit is known
-        return requests + _IDLE
+        return sys.maxsize
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return requests + _IDLE if files < 0 else min(requests + _IDLE, max(files // 2, 1))
+    return sys.maxsize if files < 0 else files
 
 
 class _InPieces:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -47,6 +48,8 @@ _END = b"\n"
 """Marks the end of the lines. No line contains it."""
 Pipes = tuple[Any, Any]
 """Streams to read from and write to. Their types are private in the SDK."""
+_MOST_VALUES = 10_000
+"""Maximum number of values in a body. The SDK reads each several times, on the event loop."""
 _NOISY_LOGGERS = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http")
 """Loggers of the SDK that log the start and end of each request."""
 
@@ -61,9 +64,11 @@ def routes(server: Server) -> list[Route]:
         logging.getLogger(name).setLevel(logging.WARNING)
     protocol = Tools(server).protocol()
 
+    settings = replace(server.settings, values=min(server.settings.values, _MOST_VALUES))
+
     async def exchange(request: Request) -> Exchange:
         body = await read_body(request)
-        await parse(body, server.settings, lambda _: None)
+        await parse(body, settings, lambda _: None)
         return Exchange(protocol, body, server.settings.timeout_s + _LATE_S)
 
     return [Route("/mcp", exchange, methods=["POST"])]

@@ -1,12 +1,15 @@
 """Parsing: a body of JSON, within what it may hold, and without a stall for other requests.
 
 A parser holds Python's lock for as long as it runs, even in a thread. So values are counted in the
-bytes first; a body of many of them is then read in a thread, one body at a time.
+bytes first; a body of many of them is then read in a thread, one body at a time. Large bodies
+follow each other at a pace, since what comes after costs the event loop time as well: prompts are
+copied.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +28,29 @@ _AT_ONCE = 1000
 """Values of a body that is read at once, without a thread: about a millisecond."""
 _LONGEST_NAME = 4096
 """Characters of a field's name. Pydantic copies it into each fault below that field."""
+_LARGE = 256 << 10
+"""Bytes of a body that waits for those before it."""
+_PACE = 24 << 20
+"""Bytes of large bodies in a second, in all. A megabyte takes some 25 ms of the event loop."""
 _turn = Lock()
+
+
+class _Queue:
+    """The large bodies of this process."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+        """When the next may be read, by `time.monotonic`."""
+
+    async def wait(self, size: int) -> None:
+        """Wait until those before have had their time. A body that leaves keeps its place."""
+        now = time.monotonic()
+        begins_at = max(now, self._free_at)
+        self._free_at = begins_at + size / _PACE
+        await asyncio.sleep(begins_at - now)
+
+
+_queue = _Queue()
 
 
 async def parse(body: bytes, settings: Settings, read: Callable[[object], T]) -> T:
@@ -39,8 +64,10 @@ async def parse(body: bytes, settings: Settings, read: Callable[[object], T]) ->
     Raises:
         RequestRefused: it isn't JSON, or it holds more than it may (400).
     """
+    if is_large := len(body) > _LARGE:
+        await _queue.wait(len(body))
     most = _most_values(body)
-    if most <= _AT_ONCE:
+    if most <= _AT_ONCE and not is_large:
         return read(_parse(body, most, settings))
     return await in_turn(lambda: read(_parse(body, most, settings)))
 

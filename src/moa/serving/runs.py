@@ -44,8 +44,8 @@ _LATE_S = 5.0
 """Seconds after its deadline at which an unfinished run is cut off; twice as long for a stream."""
 _RECORD = 16 << 10
 """Maximum bytes kept per kept run, on average. A run of many nodes has thousands of notes."""
-_LONGEST_NOTE = 500
-"""Characters of a note that are kept. Some quote what a model wrote."""
+_LONGEST_NAME = 500
+"""Characters of a node's name that are kept. Notes keep no text: some quote models and servers."""
 _CHUNK = 4096
 """Waiting pieces of a text are joined until they have this many characters."""
 
@@ -97,14 +97,13 @@ class KeptRun:
     at: float
     """Its end, by `time.monotonic`."""
     record: bytes
-    """JSON of its model, status, usage and notes. The text of a note is cut."""
+    """JSON of its model, status, usage and notes, these without their text."""
 
     @classmethod
     def of(cls, finished: FinishedRun) -> KeptRun:
         """Make the record of a finished run."""
         notes = [
-            replace(note, node=note.node[:_LONGEST_NOTE], text=note.text[:_LONGEST_NOTE])
-            for note in finished.item.trace
+            replace(note, node=note.node[:_LONGEST_NAME], text="") for note in finished.item.trace
         ]
         record: dict[str, object] = {
             "id": finished.id,

@@ -14,10 +14,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from moa._async import Lock
 from moa._files import dump_json, to_jsonable
 from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
-from moa.graphs.engine.drawing import Drawable, Drawing
+from moa.graphs.engine.drawing import Drawable
 from moa.serving.events import event_of
 from moa.serving.faults import fault_of
 from moa.serving.http import (
@@ -73,12 +74,19 @@ def routes(server: Server) -> list[Route]:
         served = server.find(request.path_params["name"], caller_of(request))
         return json_response(served.schemas())
 
+    drawings, turn = dict[tuple[str, bool], bytes](), Lock()
+    """Drawings by the name of the graph, as SVG or not: an SVG takes about a second to make."""
+
     async def drawing(request: Request) -> Response:
         served = server.find(request.path_params["name"], caller_of(request))
-        if "image/svg+xml" in request.headers.get("accept", ""):
-            svg = await asyncio.to_thread(lambda: _drawing(served).svg)
-            return Response(svg, media_type="image/svg+xml")
-        return Response(_drawing(served).mermaid, media_type="text/plain")
+        is_svg = "image/svg+xml" in request.headers.get("accept", "")
+        drawable = _drawable(served)
+        async with turn.hold(None):  # who comes meanwhile waits for what is made, in no thread
+            if (served.name, is_svg) not in drawings:
+                drawn = await asyncio.to_thread(_draw, drawable, is_svg=is_svg)
+                drawings[served.name, is_svg] = drawn
+        media_type = "image/svg+xml" if is_svg else "text/plain"
+        return Response(drawings[served.name, is_svg], media_type=media_type)
 
     async def trace(request: Request) -> Response:
         kept = server.runs.trace(request.path_params["id"], caller_of(request))
@@ -173,14 +181,19 @@ def write_event(event: Event | FinishedRun) -> list[bytes]:
     return [event_of(dump_json(outcome(event)), "result")]
 
 
-def _drawing(served: ServedNode) -> Drawing:
+def _drawable(served: ServedNode) -> Drawable:
     if not isinstance(served.node, Drawable):
         raise RequestRefused(
             f"{served.name!r} is a single agent, and there is nothing in it to draw",
             status=404,
             code="nothing_to_draw",
         )
-    return served.node.draw()
+    return served.node
+
+
+def _draw(graph: Drawable, *, is_svg: bool) -> bytes:
+    drawing = graph.draw()
+    return (drawing.svg if is_svg else drawing.mermaid).encode()
 
 
 class _Lines:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pydantic_core import to_json
 
 from moa._files import dump_json
 from moa._json import is_object, object_of, objects_of
-from moa.calibration.labelled import label_of, normalise_text
+from moa.calibration.labelled import is_chosen, label_of, normalise_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.rows.decided import (
@@ -63,8 +63,9 @@ class GivenLabel(NamedTuple):
     """Labels that it replaced."""
 
 
-GivenLabels = Mapping[tuple[str, str], GivenLabel]
-"""Labels by the text from `normalise_text` and the question."""
+GivenLabels = Mapping[tuple[str, str], Sequence[GivenLabel]]
+"""Labels by the text from `normalise_text` and the question: those of each line, in order. The last
+one is the right label; the row is tested with all."""
 
 
 class Verdict(NamedTuple):
@@ -208,12 +209,17 @@ class Book:
         self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
         self.changes: Counter[str] = Counter()
         """Number of labels added or removed since the rows were read, by question."""
-        labelled_texts = {text for text, _ in labels or {}}
+        labels = labels or {}
+        labelled_texts = {text for text, _ in labels}
         row_labels = [self._add(line, labelled_texts) for line in lines]
         questions = {name: self.question(name) for name in self.question_names}
+        self._own_columns = _Columns.find(
+            questions, (cell for row_label in row_labels for cell in row_label.labels.items())
+        )
+        self._given_columns = _Columns.find(questions, _cells(labels))
         for entry, row_label in zip(self.entries, row_labels, strict=True):
             for name in questions.keys() & entry.decisions.keys():
-                self._assign_label(entry, questions[name], row_label, labels or {})
+                self._assign_label(entry, questions[name], row_label, labels)
         self._tag()
         self._sort()
         self._last: tuple[Query, list[int]] | None = None
@@ -268,6 +274,17 @@ class Book:
         return sorted(
             (name for name, options in self._names.items() if len(options) > 1),
             key=lambda name: -len(self._names[name]),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Columns that are named like a question and aren't taken for its labels, in sentences."""
+        places = {"the rows": self._own_columns, "the file of labels": self._given_columns}
+        return tuple(
+            f"The column {name} of {place} isn't taken for labels: no value of it is an option of "
+            f"the question {name}."
+            for place, columns in places.items()
+            for name in sorted(columns.others)
         )
 
     def question_figures(self) -> tuple[QuestionFigures, ...]:
@@ -335,7 +352,11 @@ class Book:
         They are set as if the rows were read again, but the order of the rows stays.
         """
         question, wanted = self.question(name), self._texts[index]
-        for entry in [self.entries[i] for i, text in enumerate(self._texts) if text == wanted]:
+        columns = _Columns.find({name: question}, _cells(labels))
+        changed = (name in columns.labels) != (name in self._given_columns.labels)
+        self._given_columns = self._given_columns.with_column(name, columns)
+        # With the first label, or without the last one, a column of other values begins to count.
+        for entry in [e for e in self.entries if changed or self._texts[e.place] == wanted]:
             if name in entry.decisions:
                 row_label = self._own_labels(self.line(entry.place), entry.decisions)
                 self._assign_label(entry, question, row_label, labels)
@@ -394,7 +415,7 @@ class Book:
         input_fields = object_of(line.get("input"))
         labels = {name: input_fields[name] for name in names if name in input_fields}
         text = normalise_text(text_of(line)) if self._can_label else ""
-        return _RowLabels(text, labels, input_fields.get("chosen") is True)
+        return _RowLabels(text, labels, is_chosen(input_fields))
 
     def _assign_label(
         self, entry: Entry, question: Question, row: _RowLabels, labels: GivenLabels
@@ -404,17 +425,22 @@ class Book:
         The row tests the question if either was drawn at random. Then each label counts that it
         has had, so that the test isn't better for what people do after they see its outcome.
         """
-        name, given = question.name, labels.get((row.text, question.name))
-        own = _label_names(question, [row.labels[name]] if name in row.labels else [])
-        new = _given_labels(question, [given.value] if given else [])
-        found = new or own
+        name, said = question.name, entry.decisions[question.name].said
+        given: list[GivenLabel] = []
+        if name in self._given_columns.labels:
+            lines = labels.get((row.text, name), ())
+            given = [one for one in lines if read_label(question, one.value) is not None]
+        own = [row.labels[name]] if name in row.labels.keys() & self._own_columns.labels else []
+        own_labels = _read_labels(question, own)
+        new_labels = _read_labels(question, [one.value for one in given])
+        found = [*own_labels, *new_labels]
+        chosen = all(one.chosen for one in given) if given else row.chosen
+        tests = own_labels if not row.chosen else []
+        if tests or not chosen:
+            earlier = [value for one in given for value in one.earlier]
+            tests = [*tests, *new_labels, *_read_labels(question, earlier)]
         entry.right.pop(name, None)
-        entry.right.update((name, label) for label in found)
-        chosen = given.chosen if given and new else row.chosen
-        tests = own if not row.chosen else []
-        if given and (tests or not given.chosen):
-            tests = [*tests, *new, *_given_labels(question, given.earlier)]
-        said = entry.decisions[name].said
+        entry.right.update((name, label) for label in found[-1:])
         entry.chosen = self._with(entry.chosen, name, bool(found) and chosen)
         entry.drawn = self._with(entry.drawn, name, bool(tests))
         entry.disputed = self._with(entry.disputed, name, any(label != said for label in tests))
@@ -616,26 +642,55 @@ def _row_decision(name: str, verdict: Verdict, entry: Entry) -> RowDecision:
     )
 
 
-def _label_names(question: Question, values: Iterable[object]) -> list[str]:
-    """Return the options that labels name."""
-    names: list[str] = []
-    for value in values:
-        # Else the column means something else, or has a label that was never decided.
-        with suppress(InputError):
-            names += [name] if (name := label_of(question, value)) is not None else []
-    return names
+def read_label(question: Question, value: object) -> str | None:
+    """Return what a label says: the name of an option, or a text that is none.
 
-
-def _given_labels(question: Question, values: Iterable[object]) -> list[str]:
-    """Return what labels of people say: the names of options, or a text that is none.
-
-    Such a text counts, too: no decision of the run can be right there.
+    Such a text counts, too: no decision of the run can be right there. `None`: the value is empty.
     """
-    labels: list[str] = []
-    for value in values:
-        is_text = isinstance(value, str) and value.strip()  # an empty cell is no label
-        labels += _label_names(question, [value]) or ([str(value)] if is_text else [])
-    return labels
+    with suppress(InputError):
+        return label_of(question, value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return format_value(value).strip() or None
+
+
+def _read_labels(question: Question, values: Iterable[object]) -> list[str]:
+    return [label for value in values if (label := read_label(question, value)) is not None]
+
+
+def _cells(labels: GivenLabels) -> Iterator[tuple[str, object]]:
+    """Yield all cells of a file of labels, with the names of their columns."""
+    return ((name, one.value) for (_, name), lines in labels.items() for one in lines)
+
+
+class _Columns(NamedTuple):
+    """Columns with the names of questions."""
+
+    labels: frozenset[str]
+    """Those that hold labels of the question: a value is one of its options. So every value counts,
+    also one that no decision had: a row must not leave the test because it was missed."""
+    others: frozenset[str]
+    """Those that have values, but no label: they mean something else."""
+
+    @classmethod
+    def find(cls, questions: Mapping[str, Question], cells: Iterable[tuple[str, object]]) -> Self:
+        """Tell the columns of some cells apart."""
+        options = {name: {o.name for o in one.options} for name, one in questions.items()}
+        found: dict[str, bool] = {}
+        for name, value in cells:
+            if name in questions and not found.get(name):
+                label = read_label(questions[name], value)
+                if label is not None:
+                    found[name] = label in options[name]
+        labels = frozenset(name for name, is_label in found.items() if is_label)
+        return cls(labels, frozenset(found) - labels)
+
+    def with_column(self, name: str, columns: Self) -> Self:
+        """Return the columns, with one as it is in others."""
+        return self._replace(
+            labels=self.labels - {name} | columns.labels,
+            others=self.others - {name} | columns.others,
+        )
 
 
 def _find_error_type(error: str) -> str:

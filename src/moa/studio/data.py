@@ -292,6 +292,8 @@ class Overview(Frozen):
     """Progress of the job, if the rows are those of a job."""
     labels: str
     """Path of the labels file; empty: rows can't be labelled."""
+    notes: tuple[str, ...]
+    """Columns that are named like a question and aren't taken for its labels, in sentences."""
     can: Can
 
 

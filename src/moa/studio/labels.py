@@ -7,17 +7,18 @@ keeps it in `earlier_labels`: the page tests with both.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from moa._files import LineFile, check_lines, dump_json, replacing
 from moa._json import JSON, list_of, object_of
-from moa.calibration.labelled import normalise_text, row_value
+from moa.calibration.labelled import is_chosen, normalise_text, row_value
 from moa.errors import InputError
 from moa.questions import Question
 from moa.rows.decided import Values
-from moa.studio.book import GivenLabel, text_of
+from moa.studio.book import GivenLabel, GivenLabels, read_label, text_of
 
 PERSON = "person"
 EARLIER = "earlier_labels"
@@ -78,7 +79,8 @@ class Labels:
         text = text_of(line)
         if not text.strip():
             raise InputError("this row has no text, so it can't be labelled")
-        if label not in [option.name for option in question.options]:
+        names = [option.name for option in question.options]
+        if label not in names:
             raise InputError(f"{question.name} is never {label!r:.80}")
         row = line.get("input")
         fields = {key: value for key, value in object_of(row).items() if key not in others}
@@ -95,7 +97,9 @@ class Labels:
             lines = _Lines(file)
             start, before, values = lines.find(
                 lambda values, _: (
-                    question.name in values and normalise_text(str(values.get("text", ""))) == key
+                    question.name in values
+                    and read_label(question, values[question.name]) in names
+                    and normalise_text(str(values.get("text", ""))) == key
                 )
             )
             if values is not None:
@@ -129,32 +133,25 @@ class Labels:
             )
         return change.place, change.id, change.question
 
-    def read(self) -> dict[tuple[str, str], GivenLabel]:
+    def read(self) -> GivenLabels:
         """Read the labels in the file, by text and question.
 
         Raises:
             ConfigError: a line isn't a label.
         """
-        labels: dict[tuple[str, str], GivenLabel] = {}
+        labels: defaultdict[tuple[str, str], list[GivenLabel]] = defaultdict(list)
         if not self.path.exists():
             return labels
         with LineFile(self.path, existing="resume") as file:
             for number, _, values in file.lines():
                 if not isinstance(text := values.get("text"), str):
                     raise file.line_error(number)
-                is_chosen, key = values.get("chosen") is True, normalise_text(text)
+                key = normalise_text(text)
                 for name, value in values.items():
                     if name not in _OURS:
-                        given = GivenLabel(value, is_chosen, _earlier_labels(values, name))
-                        first = labels.get((key, name))
-                        labels[key, name] = given if first is None else _join(first, given)
+                        earlier = _earlier_labels(values, name)
+                        labels[key, name].append(GivenLabel(value, is_chosen(values), earlier))
         return labels
-
-
-def _join(first: GivenLabel, second: GivenLabel) -> GivenLabel:
-    """Return the label of a text that has two lines: the first one's, tested with both."""
-    earlier = (*first.earlier, second.value, *second.earlier)
-    return GivenLabel(first.value, first.chosen and second.chosen, earlier)
 
 
 class _Lines:
@@ -170,11 +167,11 @@ class _Lines:
         self._content = file.path.read_bytes()
 
     def find(self, matches: Callable[[JSON, bytes], bool]) -> tuple[int, bytes, JSON | None]:
-        """Return the start, bytes and fields of the first line that matches.
+        """Return the start, bytes and fields of the last line that matches, as the last one counts.
 
         If there is none: the end of the file, no bytes and `None`.
         """
-        for start, values in self._lines:
+        for start, values in reversed(self._lines):
             raw = self._content[start : self._content.index(b"\n", start) + 1]
             if matches(values, raw):
                 return start, raw, values

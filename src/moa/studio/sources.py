@@ -366,6 +366,7 @@ class View:
             learning=learning and learning.model_dump(mode="json"),
             job=self._job(),
             labels=str(self.labels.path) if self.labels else "",
+            notes=book.notes,
             can=Can(
                 label=self.labels is not None and self.texts,
                 run=self.can_run,

@@ -141,7 +141,7 @@ export class RowsView {
     const keys = overview.can.label
       ? `Keys: 1–9 set ${this.question ? this.question.name : "a label"}, r confirms, u undoes, Enter opens, / searches.`
       : "Keys: arrows, Enter opens, / searches.";
-    this.note.textContent = found + sample + keys;
+    this.note.textContent = [found + sample + keys, ...overview.notes].join(" ");
   }
 
   // Returns false where the server doesn't answer: what was shown then stays.
