@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -200,6 +201,21 @@ async def test_a_call_of_no_tool_among_words_is_part_of_the_answer() -> None:
     text = 'Write {"name": "delete", "arguments": {}} to delete it.'
     completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
     assert (completion.text, completion.tool_calls) == (text, ())
+
+
+async def test_spaces_behind_a_call_of_no_tool_are_read_in_linear_time() -> None:
+    text = '{"name": "delete", "arguments": {}}' + " " * 40_000 + "x"
+    begun = time.process_time()
+    completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    assert time.process_time() - begun < 1  # in squared time it would be 5
+    assert (completion.text, completion.tool_calls) == (text, ())
+
+
+@pytest.mark.parametrize("around", ["``` {} \n```\n", " <tool_call>{} </tool_call> "])
+async def test_a_call_of_no_tool_that_stands_alone_is_a_call(around: str) -> None:
+    text = around.replace("{}", '{"name": "a", "arguments": {}}')
+    completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    assert completion.tool_calls == (ToolCall("a", "{}", "call_1"),)
 
 
 @pytest.mark.parametrize("text", ['{"name": "Ada"}', "`x = {}` is empty", "<b>bold</b>", "{"])
