@@ -56,8 +56,7 @@ CHAT: frozenset[Capability] = frozenset(
 """Default capabilities of a server. It refuses itself what its model doesn't support."""
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 _DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]+")
-_FILE = "word " * 1000
-"""Stands for a file in the estimate of tokens: a page or a large picture takes about as many."""
+_IS_PICTURE = re.compile("data:image/|https?:")
 _TAGS = {
     "<think>": "</think>",
     "<thought>": "</thought>",  # Gemini's compatible endpoint
@@ -344,8 +343,12 @@ class OpenAIEndpoint(EndpointBase):
             if k not in self._dropped_fields
         }
         # The JSON around the messages accounts for the tokens of the chat template.
-        text = _DATA_URL.sub(_FILE, _as_json(body))
-        return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
+        return body, estimate_of(
+            _as_json(body),
+            pictures=_pictures_in(body),
+            max_tokens=prompt.max_tokens,
+            price=self.price,
+        )
 
     def _leave_out(
         self, body: Mapping[str, object], error: EndpointRejected, context: RunContext
@@ -430,6 +433,18 @@ def _read_content(message: Mapping[str, object]) -> tuple[str, str]:
     thoughts = [part for parent in parts for part in objects_of(parent.get("thinking"))]
     text = "".join(_as_text(part.get("text")) for part in parts)
     return text, thought + "".join(_as_text(part.get("text")) for part in thoughts)
+
+
+def _pictures_in(body: JSON) -> list[str]:
+    """List the URLs of files whose tokens don't depend on their bytes: pictures, and addresses."""
+    contents = (message.get("content") for message in objects_of(body["messages"]))
+    urls = (_as_text(_url_of(part)) for content in contents for part in objects_of(content))
+    return [url for url in urls if url and _IS_PICTURE.match(url)]
+
+
+def _url_of(part: JSON) -> object:
+    picture = object_of(part.get("image_url")).get("url")
+    return picture or object_of(part.get("file")).get("file_data")
 
 
 def _neutral_request(text: str, questions: Questions, examples: Examples) -> DecisionRequest:

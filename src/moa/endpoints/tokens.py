@@ -24,6 +24,9 @@ from moa.usage import Amount, Price
 
 BYTES_A_TOKEN = 3
 """Bytes of UTF-8 per token in approximate counts."""
+_PICTURE_TOKENS = 16_384
+"""Maximum tokens of a picture. Qwen reads as many, OpenAI, Anthropic and Google at most 10,000 but
+for `gpt-4o-mini`, which bills up to 48,169."""
 _MOST = 10**7
 """Maximum tokens of any request, for a model with an unknown context window."""
 _LONGEST_MEAN = 16
@@ -115,7 +118,8 @@ def approximate_tokens(text: str) -> int:
 
     English has more than four bytes per token, Chinese three and a half.
     """
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return -(-size // BYTES_A_TOKEN)
 
 
 @runtime_checkable
@@ -143,9 +147,18 @@ def window_of(endpoint: Endpoint | None) -> int | None:
     return window if isinstance(window, int) else None
 
 
-def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
-    """Estimate a call from the length of its texts, with its cost if the price is known."""
+def estimate_of(*texts: str, max_tokens: int, price: Price, pictures: Sequence[str] = ()) -> Amount:
+    """Estimate a call from the length of its texts, with its cost if the price is known.
+
+    Args:
+        texts: All that is sent.
+        max_tokens: Maximum tokens of the answer.
+        price: Price of the endpoint.
+        pictures: URLs in the texts. Each counts as the most that a picture takes, and not by its
+            length.
+    """
     tokens = sum(map(approximate_tokens, texts))
+    tokens += sum(_PICTURE_TOKENS - len(url) // BYTES_A_TOKEN for url in pictures)
     return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
