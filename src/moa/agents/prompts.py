@@ -43,7 +43,7 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Escape the tags of a block, so that `text` can't open or close one."""
-    return rewrite(_tag_pattern(tag), text, lambda _: "&lt;")
+    return rewrite({"<": _tag_pattern(tag)}, text, "&lt;")
 
 
 @cache
