@@ -128,7 +128,7 @@ class Ledger:
         """Nothing else is done there, so nothing of the store waits for anything else."""
         self._held_since = math.inf
         """When another program was first found to hold the store, by `time.monotonic`."""
-        self._pending = set[asyncio.Future[object]]()
+        self._pending = set[asyncio.Future[Any]]()
         self._over = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
@@ -225,7 +225,7 @@ class Ledger:
             return self.store.within(BUSY_S, work)
         return self.store.within(_ON_LOOP_S, work)
 
-    def _discard(self, working: asyncio.Future[object]) -> None:
+    def _discard(self, working: asyncio.Future[Any]) -> None:
         self._pending.discard(working)
         if not working.cancelled():
             working.exception()  # retrieve it, or asyncio reports it if nobody waits
