@@ -70,6 +70,10 @@ def are_paired(messages: Iterable[Message]) -> bool:
     return not waiting
 
 
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
 class ToolRequest(Reply):
     """A model's text, with calls of the client's tools."""
 
@@ -157,7 +161,7 @@ class Relay(Agent[object, object]):
             return self.agent.read(completion)
         text = strip_fence(completion.text.strip())
         try:
-            value: object = json.loads(text)
+            value: object = json.loads(text, parse_constant=_refuse_constant)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
         self.options.check(value)
