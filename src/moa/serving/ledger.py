@@ -60,7 +60,15 @@ create table if not exists moa_key_answers (
     size bigint not null default 0, primary key (job, name));
 create index if not exists moa_key_answers_until on moa_key_answers (job, until);
 drop index if exists moa_key_answers_of;
-create index if not exists moa_key_answers_sizes on moa_key_answers (job, caller, size);
+drop index if exists moa_key_answers_sizes;
+create index if not exists moa_key_answers_oldest on moa_key_answers (job, caller, until, size);
+create table if not exists moa_key_answer_sums (
+    job text not null, caller text not null, number bigint not null, size bigint not null,
+    primary key (job, caller));
+insert into moa_key_answer_sums (job, caller, number, size)
+    select job, caller, count(*), sum(size) from moa_key_answers
+    where not exists (select 1 from moa_key_answer_sums) group by job, caller
+    on conflict (job, caller) do nothing;
 create table if not exists moa_keys (
     job text not null, name text not null, sha256 text not null, settings text not null,
     primary key (job, name), unique (job, sha256))

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from moa._async import first_error
-from moa._json import object_of
+from moa._json import is_object, object_of
 from moa.errors import MissingDependency, RequestRefused
 from moa.serving.http import read_json
 from moa.serving.server import Server
@@ -66,7 +66,8 @@ def routes(server: Server) -> list[Route]:
     settings = replace(server.settings, values=min(server.settings.values, _MOST_VALUES))
 
     async def exchange(request: Request) -> Exchange:
-        await read_json(request, settings)
+        body = await read_json(request, settings)
+        request.state.is_free = not is_object(body) or body.get("method") != "tools/call"
         return Exchange(protocol, await request.body(), server.settings.timeout_s + _LATE_S)
 
     return [Route("/mcp", exchange, methods=["POST"])]
