@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,13 @@ MALFORMED: list[Any] = [
     {"anyOf": []},
     {"required": "a"},
     {"minLength": -1},
+    {"minLength": math.inf},
     {"maxItems": 1.5},
     {"multipleOf": 0},
     {"enum": "ab"},
     {"uniqueItems": "yes"},
     {"patternProperties": {}},
+    {"items": {"$schema": "http://json-schema.org/draft-07/schema#"}},
 ]
 SLOW: list[tuple[Any, Any]] = [
     ({"pattern": "^(a|a)*$"}, "a" * 60 + "!"),
@@ -61,6 +65,11 @@ SLOW: list[tuple[Any, Any]] = [
          "$ref": "#/$defs/t"},
         {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}},
     ),
+    (
+        {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^(a|a)*$",
+         "properties": {"a": {"$ref": "#"}}},
+        {"a": "a" * 60 + "!"},
+    ),
 ]  # fmt: skip
 FINE: list[tuple[Any, Any]] = [
     ({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"a": 1}),
@@ -70,6 +79,24 @@ FINE: list[tuple[Any, Any]] = [
     ({"uniqueItems": True}, [1, True, "1", [1], {"a": 1}, {"a": True}, 0, False]),
     ({"uniqueItems": True}, [{"a": n} for n in range(5000)]),
     ({"format": "email"}, "none"),
+    ({"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"const": 1}}}, 1),
+    ({"oneOf": [{"type": "null"}, {"type": "integer"}, {"minLength": 2}]}, "ab"),
+    ({"$id": "http://a/b", "$ref": "c", "$defs": {"c": {"$id": "c", "type": "string"}}}, "a"),
+    ({"$ref": "#/$defs/a", "$defs": {"a": True}}, "a"),
+    ({"$schema": "http://json-schema.org/draft-07/schema#", "items": {"$ref": "#"}}, [[], 1]),
+]
+MISFITS: list[tuple[Any, Any]] = [
+    ({"anyOf": [{"type": "null"}, {"type": "string"}]}, 1),
+    ({"oneOf": [{"type": "null"}, {"type": "string"}]}, 1),
+    ({"oneOf": [{"type": "integer"}, {"const": 1}, {"type": "null"}]}, 1),
+    ({"multipleOf": 0.1}, 10**400),
+    ({"multipleOf": 0.1}, math.inf),
+    ({"multipleOf": 10**400}, 1.5),
+    ({"$ref": "#/a", "a": {"pattern": "b"}}, "a"),
+    ({"$ref": "#/a", "a": {"minLength": "b"}}, "a"),
+    ({"$ref": "#/const", "const": 5}, "a"),
+    ({"$ref": "http://json-schema.org/draft-07/schema#"}, {"type": 5}),
+    ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "a"),
 ]
 
 
@@ -97,7 +124,7 @@ def test_a_schema_that_is_too_large_or_none_is_refused(schema: Any) -> None:
         Checker(schema).prepare()
 
 
-@pytest.mark.parametrize("schema", MALFORMED[:-1], ids=str)
+@pytest.mark.parametrize("schema", MALFORMED[:-2], ids=str)
 def test_what_is_refused_as_no_schema_is_none_for_jsonschema(schema: Any) -> None:
     metaschema: Any = Draft202012Validator(Draft202012Validator.META_SCHEMA)
     assert not metaschema.is_valid(schema)
@@ -107,6 +134,26 @@ def test_what_is_refused_as_no_schema_is_none_for_jsonschema(schema: Any) -> Non
 def test_a_check_ends_with_its_time(schema: Any, value: object) -> None:
     with pytest.raises(ValueError, match="takes too long"):
         checked(schema, value)
+
+
+@pytest.mark.parametrize(("schema", "value"), MISFITS, ids=lambda one: str(one)[:40])
+def test_what_does_not_fit_is_told_whatever_the_schema_names(schema: Any, value: object) -> None:
+    with pytest.raises(ValueError, match=r"it|schema"):
+        checked(schema, value)
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+def test_no_text_of_the_answer_is_kept_for_a_branch(keyword: str) -> None:
+    value = "a" * 100_000
+    checker = Checker({keyword: [{"type": "integer"}] * 1000})
+    checker.prepare()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=keyword):
+            checker.check(value)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(value)
+    finally:
+        tracemalloc.stop()
 
 
 def test_items_that_are_there_twice_are_found() -> None:
@@ -153,6 +200,18 @@ async def test_a_wrong_schema_is_400_also_of_a_stream(stream: bool) -> None:
             answer = await client.post("/v1/chat/completions", json=wanting(schema, stream=stream))
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
     assert not writer.prompts
+
+
+@pytest.mark.parametrize("answer", ["NaN", "[1, Infinity]", "1" + "0" * 400])
+async def test_a_number_that_json_lacks_or_that_is_too_large_is_asked_for_again(
+    answer: str,
+) -> None:
+    endpoint = ScriptedEndpoint([answer, "0.5"])
+    _, app = server_with(Agent(endpoint, "Answer.", name="writer"))
+    async with client_of(app) as client:
+        came = await client.post("/v1/chat/completions", json=wanting({"multipleOf": 0.5}))
+    assert came.json()["choices"][0]["message"]["content"] == "0.5"
+    assert len(endpoint.prompts) == 2
 
 
 async def test_schema_and_answer_are_looked_at_beside_the_loop(

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from disks import room
+from pydantic import BaseModel
 
 from moa import Agent, RunContext
 from moa._sqlite import SQLite, SQLRow
@@ -140,6 +141,29 @@ async def test_a_stream_is_kept_whole_and_one_that_failed_is_not() -> None:
     assert "event: error" in said[0]
     assert "event: result" in said[1]
     assert said[1] == said[2]
+    assert len(endpoint.prompts) == 2
+
+
+class Colour(BaseModel):
+    colour: str
+
+
+async def test_a_stream_whose_answer_does_not_fit_its_schema_is_worked_on_again() -> None:
+    endpoint = ScriptedEndpoint(['{"colour": "red"}'] * 2)
+    node = Agent(endpoint, "Name a colour.", output=Colour, name="greeter")
+    schema = {"properties": {"colour": {"const": "blue"}}, "required": ["colour"]}
+    body = {
+        "model": "greeter",
+        "stream": True,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}},
+    }
+    async with served(node) as client:
+        for _ in range(2):
+            headers = {"idempotency-key": "one"}
+            async with client.post("/v1/chat/completions", json=body, headers=headers) as answer:
+                assert "doesn't follow the schema" in await answer.text()
+                assert "idempotent-replayed" not in answer.headers
     assert len(endpoint.prompts) == 2
 
 
@@ -275,11 +299,73 @@ async def test_answers_of_an_older_version_are_there_and_none_is_read_for_its_si
     kept = StoredAnswer(200, [(b"x-moa-cost", b"0")], b"{}", True)
     with Ledger(path, clock=lambda: 1000.0) as ledger:
         assert await Answers(ledger).begin("one", "alice", "request") == kept
+        assert sums_of(ledger) == {"alice": (1, 2)}
         plan = ledger.store.run(
-            "explain query plan select sum(size) from moa_key_answers where job = ? and caller = ?",
-            *("job", "alice"),
+            "explain query plan select job, caller, count(*), sum(size) from "
+            "moa_key_answers group by job, caller"
         )
         assert "COVERING INDEX" in plan[0][3]
+
+
+def sums_of(ledger: Ledger) -> dict[str, tuple[int, int]]:
+    """Give the sums that are kept, which are those of the rows."""
+    kept, counted = (
+        {caller: (number, size) for caller, number, size in ledger.store.run(query)}
+        for query in (
+            "select caller, number, size from moa_key_answer_sums where number > 0",
+            "select caller, count(*), sum(size) from moa_key_answers group by caller",
+        )
+    )
+    assert kept == counted
+    return kept
+
+
+async def test_the_sums_of_answers_follow_them_however_they_end(
+    monkeypatch: pytest.MonkeyPatch, keys: str | None, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("moa.serving.idempotency._MOST", 100)
+    monkeypatch.setattr("moa.serving.idempotency._MOST_ANSWERS", 5)
+    now = [1000.0]
+    store = keys if keys and "://" in keys else tmp_path / "ledger"
+    with Ledger(store, clock=lambda: now[0]) as ledger:
+        answers = Answers(ledger)
+
+        async def answer(name: str, size: int | None, caller: str = "alice") -> None:
+            assert await answers.begin(name, caller, "request") == "begun"
+            stored = None if size is None else StoredAnswer(200, [], b"x" * size, True)
+            for _ in range(2):  # as if it were not known whether the first has come
+                await answers.end(name, caller, "request", stored)
+
+        for name, size in (("a", 40), ("b", None), ("c", 50), ("d", 60)):
+            await answer(name, size)
+        await answer("e", 60, "bob")
+        assert sums_of(ledger) == {"alice": (3, 90), "bob": (1, 60)}, "d has no room"
+        for name in "fgh":
+            await answer(name, 0)
+        assert sums_of(ledger)["bob"] == (1, 60)
+        assert sums_of(ledger).get("alice", (0, 0))[0] <= 5
+        now[0] += 90_000
+        await answer("i", 7)
+        assert sums_of(ledger) == {"alice": (1, 7)}
+
+
+async def test_a_caller_has_so_many_answers_and_the_oldest_of_them_are_dropped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("moa.serving.idempotency._MOST_ANSWERS", 40)
+    now = [1000.0]
+    with Ledger(tmp_path / "ledger", clock=lambda: now[0]) as ledger:
+        answers = Answers(ledger)
+        await answers.begin("running", "alice", "request")
+        for number in range(100):
+            now[0] += 1
+            await answers.begin(f"{number}", "alice", "request")
+            await answers.end(f"{number}", "alice", "request", StoredAnswer(200, [], b"", True))
+        (count, _) = sums_of(ledger)["alice"]
+        assert 20 <= count <= 40
+        for name in ("running", "99", "80"):
+            assert await answers.begin(name, "alice", "request") != "begun"
+        assert await answers.begin("0", "alice", "request") == "begun"
 
 
 async def test_old_answers_are_dropped_a_few_at_a_time_and_none_of_them_is_sent(
@@ -398,6 +484,21 @@ async def test_a_failure_over_mcp_is_not_sent_again_and_an_answer_is() -> None:
     assert "Here I am." in said[1]
     assert said[2] == said[1]
     assert len(endpoint.prompts) == 2
+
+
+async def test_what_can_not_cost_anything_over_mcp_is_not_stored() -> None:
+    app = serve(greeter()[0])
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2025-06-18",
+    }
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        for method in ("tools/list", "ping"):
+            body: Any = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}}
+            named = {"idempotency-key": method, **headers}
+            async with client.post("/mcp", json=body, headers=named) as answer:
+                assert '"result"' in await answer.text()
+        await until(lambda: sums_of(app.state.server.keys.ledger) == {})
 
 
 async def test_an_error_of_the_protocol_of_mcp_is_not_sent_again() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,54 @@ async def test_what_waits_for_a_thread_of_this_process_holds_up_nobody_else(keys
             over.set()
         await holding
         assert (await asking).status == 200
+
+
+async def test_the_ledger_waits_for_no_thread_that_others_use(keys: str) -> None:
+    who, over = add_key(keys, calls_per_day=9), threading.Event()
+    headers = {**who, "idempotency-key": "one"}
+    loop, app = asyncio.get_running_loop(), serve(greeter(), keys=keys)
+    async with listening(app) as url, aiohttp.ClientSession(url) as client:
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        holding = loop.run_in_executor(None, over.wait)
+        try:
+            async with asyncio.timeout(20):
+                async with client.post("/run/greeter", json="Hi", headers=headers) as answer:
+                    assert answer.status == 200
+        finally:
+            over.set()
+        await holding
+
+
+async def test_what_waits_behind_work_of_this_process_still_has_its_whole_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.ledger.BUSY_S", 0.2)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        _, waits = await asyncio.gather(
+            ledger.run(lambda: time.sleep(0.4), is_long=True),
+            ledger.run(lambda: ledger.store.run("pragma busy_timeout"), is_long=True),
+        )
+    assert waits == [(200,)]
+
+
+async def test_what_waits_behind_a_wait_for_another_program_does_not_wait_as_long_again(
+    keys: str, other: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.ledger.BUSY_S", 0.3)
+    waits = list[int]()
+
+    def look() -> None:
+        waits.extend(ledger.store.run("pragma busy_timeout")[0])
+        ledger.begin("alice", Limits(), "one")
+
+    with Ledger(KeyFile(Path(keys)).ledger) as ledger:
+        other.lock()
+        asked = (ledger.run(look, is_long=True) for _ in range(3))
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        other.free()
+    assert all(isinstance(error, StoreBusy) for error in found)
+    assert waits[0] == 300
+    assert max(waits[1:]) < 100
 
 
 @pytest.mark.parametrize("further", [{}, {"idempotency-key": "one"}])

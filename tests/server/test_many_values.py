@@ -111,9 +111,9 @@ async def test_a_body_of_many_values_is_read_beside_the_loop(
     beside: list[object] = []
     in_turn = parsing.in_turn
 
-    async def noted(work: Any) -> Any:
+    async def noted(name: str, work: Any, **further: Any) -> Any:
         beside.append(work)
-        return await in_turn(work)
+        return await in_turn(name, work, **further)
 
     monkeypatch.setattr(parsing, "in_turn", noted)
     for count in (9, 9000):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -43,6 +43,8 @@ class RelayOptions:
     """JSON schema of the answer; `None`: the agent's own output."""
     check: Callable[[object], None] = lambda value: None
     """Raises `ValueError` if a value doesn't fit the schema."""
+    beside: Callable[[Callable[[], object]], Awaitable[object]] = asyncio.to_thread
+    """Calls what holds an answer to the schema, beside the event loop: it may take a while."""
     max_tokens: int | None = None
     """Maximum tokens of the answer; the agent's own limit also applies."""
     temperature: float | None = None
@@ -66,6 +68,10 @@ def are_paired(messages: Iterable[Message]) -> bool:
             if len(waiting) < len(message.tool_calls):
                 return False
     return not waiting
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 class ToolRequest(Reply):
@@ -155,17 +161,17 @@ class Relay(Agent[object, object]):
             return self.agent.read(completion)
         text = strip_fence(completion.text.strip())
         try:
-            value: object = json.loads(text)
+            value: object = json.loads(text, parse_constant=_refuse_constant)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
         self.options.check(value)
         return Reply(text=text)
 
     async def _read(self, completion: Completion) -> object:
-        """Read in a thread what is held to a client's schema, which may take a while."""
+        """Read beside the event loop what is held to a client's schema."""
         if self.options.schema is None:
             return self.read(completion)
-        return await asyncio.to_thread(self.read, completion)
+        return await self.options.beside(lambda: self.read(completion))
 
     def _first_messages(
         self, request: object, history: Sequence[Message]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from starlette.routing import Route
 
 from moa._files import dump_json
 from moa._json import at, object_of, objects_of
-from moa.agents.relay import Relay, ToolRequest, as_relayable
+from moa.agents.relay import ToolRequest, as_relayable
 from moa.guards import Blocked
 from moa.node import Reply
 from moa.serving.asking import body_of, read_as
@@ -52,9 +51,7 @@ def routes(server: Server) -> list[Route]:
             write = chunks.write
             return server.runs.stream(request, turn.served, turn.value, write, turn.prepare)
         finished = await server.runs.finish(request, turn.served, turn.value, turn.prepare)
-        answer = partial(completion, turn, finished)
-        whole = answer() if turn.prepare is None else await asyncio.to_thread(answer)
-        return json_response(whole, finished.headers)
+        return json_response(completion(turn, finished), finished.headers)
 
     async def read_turn(request: Request) -> tuple[Turn, Chunks | None]:
         """Read what a run needs, and drop the rest of the body, since a run may last for minutes.
@@ -63,7 +60,8 @@ def routes(server: Server) -> list[Route]:
             What is to be run, and the chunks to write if the answer is streamed.
         """
         body = await read_run(request, server.settings, partial(read_as, ChatRequest))
-        turn = turn_of(body, server.find(body.model, caller_of(request)))
+        caller = caller_of(request)
+        turn = turn_of(body, server.find(body.model, caller), caller.name)
         return turn, Chunks(turn, body.includes_usage) if body.stream else None
 
     return [Route("/v1/chat/completions", completions, methods=["POST"])]
@@ -198,8 +196,7 @@ def _reason(turn: Turn, output: object) -> str:
         return "tool_calls"
     if isinstance(output, Blocked):
         return "content_filter"
-    cut = isinstance(turn.served.node, Relay) and turn.served.node.cut
-    return "length" if cut else "stop"
+    return "length" if turn.is_cut else "stop"
 
 
 def usage(amount: Amount) -> dict[str, object]:

@@ -21,6 +21,7 @@ from moa.agents import Agent
 from moa.agents.filter import Verdict
 from moa.agents.relay import Relay, RelayOptions, as_relayable
 from moa.chat.messages import Conversation, UserMessage
+from moa.context import RunContext
 from moa.endpoints.tools import flatten_tool_calls
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
@@ -29,7 +30,7 @@ from moa.graphs.engine.types import is_node
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
-from moa.node import AnyNode, Node, Reply
+from moa.node import AnyNode, Node, Reply, Result
 from moa.questions import Choice, TypedAnswer, is_answer, questions_in
 from moa.serving.chat_request import (
     ChatRequest,
@@ -38,9 +39,12 @@ from moa.serving.chat_request import (
     request_error,
     unsupported_error,
 )
-from moa.serving.parsing import in_turn
 from moa.serving.schemas import Checker
 from moa.serving.served import Schema, ServedNode
+from moa.serving.turns import in_turn
+
+Beside = Callable[[Callable[[], object]], Awaitable[object]]
+"""Calls what takes a while, beside the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +63,52 @@ class Turn:
     prepare: Callable[[], Awaitable[None]] | None = None
     """Looks at the client's schema, which takes too long to be done for whoever isn't admitted."""
 
+    @property
+    def is_cut(self) -> bool:
+        """True if `max_tokens` cut the answer."""
+        node = self.served.node
+        node = node.node if isinstance(node, _Held) else node
+        return isinstance(node, Relay) and node.cut
 
-def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
+
+class _Held:
+    """A node whose output is held to a client's schema within its run; made for one answer.
+
+    Args:
+        node: The node.
+        write: Writes an output as JSON by the schema.
+        beside: Calls it.
+    """
+
+    def __init__(self, node: AnyNode, write: Callable[[object], str], beside: Beside) -> None:
+        self.node, self.name = node, node.name
+        self._write, self._beside = write, beside
+        self.text = ""
+        """What was written."""
+
+    async def run(self, request: object, /, context: RunContext | None = None) -> Result[object]:
+        """Run the node, and write its output. Raises `OutputError` if it doesn't fit."""
+        result: Result[object] = await self.node.run(request, context)
+        self.text = str(await self._beside(lambda: self._write(result.output)))
+        return result
+
+
+def turn_of(body: ChatRequest, served: ServedNode, name: str) -> Turn:
     """Choose the node and input for a request.
+
+    Args:
+        body: The request.
+        served: The node that it asks for.
+        name: Name of the caller, who takes turns with others for what takes a while.
 
     Raises:
         RequestRefused: it asks for something that this node can't do, or its conversation can't be
             answered.
         InputError: the last message doesn't fit the node's input.
     """
-    messages = messages_of(body)
+    messages, beside = messages_of(body), partial(in_turn, name)
     if (agent := as_relayable(served.node)) is not None:
-        return _relay_turn(body, served, agent, messages)
+        return _relay_turn(body, served, agent, messages, beside)
     _refuse_agent_settings(body, served)
     if any(isinstance(message, FromUser) and message.is_blank for message in body.messages):
         raise request_error("a text of the user is empty: leave it out", "messages")
@@ -78,10 +116,10 @@ def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
     if (chat := as_continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
-        return _turn(body, served, chat, Conversation.of(flatten_tool_calls(messages)))
+        return _turn(body, served, chat, Conversation.of(flatten_tool_calls(messages)), beside)
     last = next(message for message in reversed(messages) if message.role == "user")
     _refuse_files(last, served)
-    return _turn(body, served, served.node, _value(last, served))
+    return _turn(body, served, served.node, _value(last, served), beside)
 
 
 def _relay_turn(
@@ -89,6 +127,7 @@ def _relay_turn(
     served: ServedNode,
     agent: Agent[object, object],
     messages: tuple[Message, ...],
+    beside: Beside,
 ) -> Turn:
     """Make the turn of an agent that writes, with the client's options."""
     last = max(index for index, message in enumerate(messages) if message.role == "user")
@@ -107,6 +146,7 @@ def _relay_turn(
         one_call=body.parallel_tool_calls is False,
         schema=schema,
         check=checker.check if checker else lambda _: None,
+        beside=beside,
         max_tokens=body.max_output,
         temperature=body.temperature,
         stop=body.stops,
@@ -114,9 +154,9 @@ def _relay_turn(
     relay = Relay(agent, options)
     value = _value(messages[last], served)
     if schema is not None:
-        prepare = partial(_prepare, checker) if checker else None
+        prepare = partial(_prepare, checker, beside) if checker else None
         return Turn(served.with_node(relay), value, content_of, None, prepare)
-    return _turn(body, served, relay, value)
+    return _turn(body, served, relay, value, beside)
 
 
 def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
@@ -132,7 +172,9 @@ def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | N
     return None
 
 
-def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -> Turn:
+def _turn(
+    body: ChatRequest, served: ServedNode, node: AnyNode, value: object, beside: Beside
+) -> Turn:
     schema = body.json_schema
     if schema is None:
         return Turn(served.with_node(node), value, content_of, find_streaming_node(node))
@@ -142,11 +184,11 @@ def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -
     checker = Checker(schema)
 
     async def prepare() -> None:
-        await _prepare(checker)
+        await _prepare(checker, beside)
         _refuse_missing(served, schema)
 
-    write = _as_json(served, schema, checker)
-    return Turn(served.with_node(node), value, write, None, prepare)
+    held = _Held(node, _as_json(served, schema, checker), beside)
+    return Turn(served.with_node(held), value, lambda _: held.text, None, prepare)
 
 
 def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
@@ -187,14 +229,14 @@ def _refuse_files(message: Message, served: ServedNode) -> None:
         raise request_error(f"{served.name} reads texts: leave images and files out", "messages")
 
 
-async def _prepare(checker: Checker) -> None:
+async def _prepare(checker: Checker, beside: Beside) -> None:
     """Look at the schema of a client.
 
     Raises:
         RequestRefused: it is no schema, or too large.
     """
     try:
-        await in_turn(checker.prepare)
+        await beside(checker.prepare)
     except ValueError as error:
         raise request_error(f"the schema of the answer: {error}", "response_format") from error
 

@@ -211,7 +211,8 @@ async def read_as_json(request: Request, settings: Settings, read: Callable[[obj
         settings: Limits of the body.
         read: Makes something of the value. For a body of many values it runs in a thread.
     """
-    return await parse(await read_body(request), settings, read)
+    caller: Caller = getattr(request.state, "caller", ANYONE)
+    return await parse(await read_body(request), caller.name, settings, read)
 
 
 async def read_run(request: Request, settings: Settings, read: Callable[[object], T]) -> T:

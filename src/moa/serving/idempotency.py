@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moa.errors import MoaError, RequestRefused, StoreBusy, StoreError
+from moa.rows._stores import Store
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, read_body
 from moa.serving.ledger import Ledger, busy_refusal
@@ -31,6 +32,8 @@ _LARGEST = 4 << 20
 """Maximum size of a stored answer, in bytes. Of a larger one, only its existence is stored."""
 _MOST = 256 << 20
 """Maximum size of all stored answers of a caller, in bytes."""
+_MOST_ANSWERS = 100_000
+"""Maximum number of answers of a caller. Beyond it, the oldest are dropped."""
 _MOST_LATE = 64 << 20
 """Maximum size of the answers in memory that could not be stored yet, in bytes."""
 _DROPS = 16
@@ -72,13 +75,17 @@ class _End:
     def __call__(self) -> None:
         """Tell the store."""
         try:
-            if self.stored is None:
-                self._drop()
-            else:
-                self._keep(self.stored)
+            self.ledger.store.atomically(self._tell)
         except StoreError:
             self._spare_memory()
             raise
+
+    def _tell(self) -> None:
+        if self.stored is None:
+            mine = "name = ? and worker = ? and status is null"
+            _drop(self.ledger.store, mine, self.name, self.ledger.worker)
+        else:
+            self._keep(self.stored)
 
     def _spare_memory(self) -> None:
         """Forget the body if there are many that the store could not be told."""
@@ -89,28 +96,49 @@ class _End:
             self.ledger.late[self.name] = replace(self, stored=shorter)
 
     def _keep(self, stored: StoredAnswer) -> None:
-        store = self.ledger.store
-        before = store.run(
-            "select coalesce(sum(size), 0) from moa_key_answers where job = ? and caller = ?",
-            *(store.job, self.caller),
+        store, mine = self.ledger.store, (self.name, self.ledger.worker)
+        rows = store.run(
+            "select size from moa_key_answers where job = ? and name = ? and worker = ?",
+            *(store.job, *mine),
         )
-        fits = stored.is_whole and int(before[0][0]) + len(stored.body) <= _MOST
+        if not rows:
+            return
+        old_size, new_size = int(rows[0][0]), len(stored.body)
+        _, total = _add(store, self.caller, 0, new_size - old_size)
+        fits = stored.is_whole and total <= _MOST
+        if not fits:
+            _add(store, self.caller, 0, -new_size)
         headers = [(a.decode("latin-1"), b.decode("latin-1")) for a, b in stored.headers]
         store.run(
             "update moa_key_answers set status = ?, headers = ?, body = ?, size = ?, until = ? "
             "where job = ? and name = ? and worker = ?",
             *(stored.status, json.dumps(headers), stored.body if fits else None),
-            *(len(stored.body) if fits else 0, self.ledger.now() + KEPT_S),
-            *(store.job, self.name, self.ledger.worker),
+            *(new_size if fits else 0, self.ledger.now() + KEPT_S),
+            *(store.job, *mine),
         )
 
-    def _drop(self) -> None:
-        store = self.ledger.store
-        store.run(
-            "delete from moa_key_answers where job = ? and name = ? and worker = ? "
-            "and status is null",
-            *(store.job, self.name, self.ledger.worker),
-        )
+
+def _add(store: Store, caller: str, number: int, size: int) -> tuple[int, int]:
+    """Add to the number and the size of a caller's answers, and return both."""
+    rows = store.run(
+        "insert into moa_key_answer_sums (job, caller, number, size) values (?, ?, ?, ?) "
+        "on conflict (job, caller) do update set "
+        "number = moa_key_answer_sums.number + excluded.number, "
+        "size = moa_key_answer_sums.size + excluded.size returning number, size",
+        *(store.job, caller, number, size),
+    )
+    return int(rows[0][0]), int(rows[0][1])
+
+
+def _drop(store: Store, condition: str, *values: object) -> None:
+    """Drop answers, within a transaction."""
+    dropped: dict[str, tuple[int, int]] = {}
+    statement = f"delete from moa_key_answers where job = ? and {condition} returning caller, size"
+    for caller, size in store.run(statement, store.job, *values):
+        number, total = dropped.get(caller, (0, 0))
+        dropped[caller] = (number + 1, total + size)
+    for caller, (number, size) in sorted(dropped.items()):  # two processes lock them in one order
+        _add(store, caller, -number, -size)
 
 
 class Answers:
@@ -144,14 +172,17 @@ class Answers:
             raise busy_refusal(error) from error
 
     def _begin(self, name: str, caller: str, request: str) -> Lookup:
-        store, now = self._ledger.store, self._ledger.now()
         self._ledger.do_late(name)
-        expired = "delete from moa_key_answers where job = ? and until < ? and name "
-        store.run(f"{expired} = ?", store.job, now, name)
-        store.run(
-            f"{expired} in (select name from moa_key_answers where job = ? and until < ? "
+        return self._ledger.store.atomically(lambda: self._look_up(name, caller, request))
+
+    def _look_up(self, name: str, caller: str, request: str) -> Lookup:
+        store, now = self._ledger.store, self._ledger.now()
+        _drop(store, "until < ? and name = ?", now, name)
+        _drop(
+            store,
+            "until < ? and name in (select name from moa_key_answers where job = ? and until < ? "
             "order by until limit ?)",
-            *(store.job, now, store.job, now, _DROPS),
+            *(now, store.job, now, _DROPS),
         )
         inserted_rows = store.run(
             "insert into moa_key_answers (job, name, caller, request, worker, until) "
@@ -159,6 +190,14 @@ class Answers:
             *(store.job, name, caller, request, self._ledger.worker, now + KEPT_S),
         )
         if inserted_rows:
+            number, _ = _add(store, caller, 1, 0)
+            if number > _MOST_ANSWERS:
+                _drop(
+                    store,
+                    "name in (select name from moa_key_answers where job = ? and caller = ? "
+                    "and status is not null order by until limit ?)",
+                    *(store.job, caller, _DROPS),
+                )
             return "begun"
         rows = store.run(
             "select request, worker, status, headers, body from moa_key_answers "
@@ -188,7 +227,7 @@ class Idempotent:
     """Middleware that answers a repeated request with the stored answer.
 
     Only successful answers are stored. A refused or failed request may be sent again, and is run
-    again.
+    again, and so is one that can't cost anything (`request.state.is_free`).
     """
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
@@ -228,7 +267,7 @@ class Idempotent:
         stored: StoredAnswer | None = None
         try:
             await self._app(scope, receive_again, copy.send)
-            stored = copy.stored if self._is_success(copy, request) else None
+            stored = copy.stored if self._is_worth_keeping(copy, request) else None
         finally:
             await answers.end(name, caller.name, fingerprint, stored)
 
@@ -266,11 +305,14 @@ class Idempotent:
             )
         return lookup
 
-    def _is_success(self, copy: _Copy, request: Request) -> bool:
-        """Return True if an answer is complete and no error. Some failures have the status 200."""
+    def _is_worth_keeping(self, copy: _Copy, request: Request) -> bool:
+        """Return True if an answer is complete, no error, and not free for anybody to ask again.
+
+        Some failures have the status 200.
+        """
         if not copy.is_whole or not 200 <= copy.status < 300:
             return False
-        if getattr(request.state, "has_failed", False):
+        if getattr(request.state, "has_failed", False) or getattr(request.state, "is_free", False):
             return False
         run = Headers(raw=copy.headers).get("x-moa-trace")
         if run is None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -58,7 +60,15 @@ create table if not exists moa_key_answers (
     size bigint not null default 0, primary key (job, name));
 create index if not exists moa_key_answers_until on moa_key_answers (job, until);
 drop index if exists moa_key_answers_of;
-create index if not exists moa_key_answers_sizes on moa_key_answers (job, caller, size);
+drop index if exists moa_key_answers_sizes;
+create index if not exists moa_key_answers_oldest on moa_key_answers (job, caller, until, size);
+create table if not exists moa_key_answer_sums (
+    job text not null, caller text not null, number bigint not null, size bigint not null,
+    primary key (job, caller));
+insert into moa_key_answer_sums (job, caller, number, size)
+    select job, caller, count(*), sum(size) from moa_key_answers
+    where not exists (select 1 from moa_key_answer_sums) group by job, caller
+    on conflict (job, caller) do nothing;
 create table if not exists moa_keys (
     job text not null, name text not null, sha256 text not null, settings text not null,
     primary key (job, name), unique (job, sha256))
@@ -122,8 +132,11 @@ class Ledger:
         self.late: dict[str, Callable[[], object]] = {}
         """What the store has to be told, by an id, until that has succeeded."""
         self._catching_up = threading.Lock()
-        self._turn = asyncio.Lock()
-        self._pending = set[asyncio.Task[object]]()
+        self._thread = ThreadPoolExecutor(1, "moa-ledger-store")
+        """Nothing else is done there, so nothing of the store waits for anything else."""
+        self._held_since = math.inf
+        """When another program was first found to hold the store, by `time.monotonic`."""
+        self._pending = set[asyncio.Future[Any]]()
         self._over = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
@@ -177,16 +190,25 @@ class Ledger:
         if isinstance(self.store, SQLite) and not is_long and not self._pending:
             with suppress(WouldWait):
                 return self.store.at_once(work)  # faster than a thread
-        task = asyncio.ensure_future(self._run_in_turn(work, time.monotonic() + BUSY_S))
-        self._pending.add(task)
-        task.add_done_callback(self._discard)
-        return await asyncio.shield(task)
+        came_at = time.monotonic()
+        working = asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: self._run_within(work, came_at)
+        )
+        self._pending.add(working)
+        working.add_done_callback(self._discard)
+        return await asyncio.shield(working)
 
-    async def _run_in_turn(self, work: Callable[[], T], give_up: float) -> T:
-        async with self._turn:
-            # What has waited for others that waited for the store doesn't wait as long again.
-            left_s = max(give_up - time.monotonic(), 0.0)
-            return await asyncio.to_thread(self.store.within, left_s, work)
+    def _run_within(self, work: Callable[[], T], came_at: float) -> T:
+        """Call a function on the store in the ledger's thread."""
+        begins_at, held_since = time.monotonic(), self._held_since
+        # What has waited for others that waited for the store doesn't wait as long again.
+        waited_s = max(begins_at - max(came_at, held_since), 0.0)
+        self._held_since = math.inf
+        try:
+            return self.store.within(max(BUSY_S - waited_s, 0.0), work)
+        except StoreBusy:
+            self._held_since = min(held_since, begins_at)
+            raise
 
     async def run_surely(
         self, id: str, work: Callable[[], object], *, is_long: bool = False
@@ -211,10 +233,10 @@ class Ledger:
             return self.store.within(BUSY_S, work)
         return self.store.within(_ON_LOOP_S, work)
 
-    def _discard(self, task: asyncio.Task[object]) -> None:
-        self._pending.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieve it, or asyncio reports it if nobody waits
+    def _discard(self, working: asyncio.Future[Any]) -> None:
+        self._pending.discard(working)
+        if not working.cancelled():
+            working.exception()  # retrieve it, or asyncio reports it if nobody waits
 
     async def finish(self) -> None:
         """Wait for pending calls."""

@@ -24,9 +24,9 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from moa._async import first_error
-from moa._json import object_of
+from moa._json import is_object, object_of
 from moa.errors import MissingDependency, RequestRefused
-from moa.serving.http import read_body
+from moa.serving.http import caller_of, read_body
 from moa.serving.parsing import parse
 from moa.serving.server import Server
 from moa.telemetry import tracer_of
@@ -67,8 +67,11 @@ def routes(server: Server) -> list[Route]:
     settings = replace(server.settings, values=min(server.settings.values, _MOST_VALUES))
 
     async def exchange(request: Request) -> Exchange:
+        def is_free(value: object) -> bool:
+            return not is_object(value) or value.get("method") != "tools/call"
+
         body = await read_body(request)
-        await parse(body, settings, lambda _: None)
+        request.state.is_free = await parse(body, caller_of(request).name, settings, is_free)
         return Exchange(protocol, body, server.settings.timeout_s + _LATE_S)
 
     return [Route("/mcp", exchange, methods=["POST"])]

@@ -1,23 +1,20 @@
 """Parsing: a body of JSON, within what it may hold, and without a stall for other requests.
 
 A parser holds Python's lock for as long as it runs, even in a thread. So values are counted in the
-bytes first; a body of many of them is then read in a thread, one body at a time. Large bodies
-follow each other at a pace, since what comes after costs the event loop time as well: prompts are
-copied.
+bytes first; a body of many of them is then read in a thread, in turn. Large bodies follow each
+other at a pace, since what comes after costs the event loop time as well: prompts are copied.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic_core import from_json
 
-from moa._async import Lock
 from moa._json import is_list, is_object
 from moa.errors import RequestRefused
+from moa.serving.turns import in_turn
 
 if TYPE_CHECKING:
     from moa.serving.server import Settings
@@ -29,57 +26,32 @@ _AT_ONCE = 1000
 _LONGEST_NAME = 4096
 """Characters of a field's name. Pydantic copies it into each fault below that field."""
 _LARGE = 256 << 10
-"""Bytes of a body that waits for those before it."""
+"""Bytes of a body that keeps its turn for as long as the pace says."""
 _PACE = 24 << 20
 """Bytes of large bodies in a second, in all. A megabyte takes some 25 ms of the event loop."""
-_turn = Lock()
 
 
-class _Queue:
-    """The large bodies of this process."""
-
-    def __init__(self) -> None:
-        self._free_at = 0.0
-        """When the next may be read, by `time.monotonic`."""
-
-    async def wait(self, size: int) -> None:
-        """Wait until those before have had their time. A body that leaves keeps its place."""
-        now = time.monotonic()
-        begins_at = max(now, self._free_at)
-        self._free_at = begins_at + size / _PACE
-        await asyncio.sleep(begins_at - now)
-
-
-_queue = _Queue()
-
-
-async def parse(body: bytes, settings: Settings, read: Callable[[object], T]) -> T:
+async def parse(body: bytes, name: str, settings: Settings, read: Callable[[object], T]) -> T:
     """Parse JSON, and read the value.
 
     Args:
         body: The JSON.
+        name: Name of the caller, who takes turns with others.
         settings: How many values it may hold, and how deep.
         read: Makes something of the value. It may run in a thread.
 
     Raises:
         RequestRefused: it isn't JSON, or it holds more than it may (400).
     """
-    if is_large := len(body) > _LARGE:
-        await _queue.wait(len(body))
-    most = _most_values(body)
-    if most <= _AT_ONCE and not is_large:
-        return read(_parse(body, most, settings))
-    return await in_turn(lambda: read(_parse(body, most, settings)))
+    is_large = len(body) > _LARGE
+    if not is_large and _most_values(body) <= _AT_ONCE:
+        return read(_parse(body, settings))
+    least_s = len(body) / _PACE if is_large else 0.0
+    return await in_turn(name, lambda: read(_parse(body, settings)), least_s=least_s)
 
 
-async def in_turn(work: Callable[[], T]) -> T:
-    """Do work of many milliseconds in a thread, one after the other, so that the loop goes on."""
-    async with _turn.hold(None):
-        return await asyncio.to_thread(work)
-
-
-def _parse(body: bytes, most: int, settings: Settings) -> object:
-    if most > settings.values and _count_values(body) > settings.values:
+def _parse(body: bytes, settings: Settings) -> object:
+    if _most_values(body) > settings.values and _count_values(body) > settings.values:
         problem = f"it holds more than the {settings.values} values that may be: send less at once"
         raise RequestRefused(problem, status=400, code="too_many_values")
     try:

@@ -11,7 +11,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol
+from itertools import islice
+from typing import Any, Literal, NamedTuple, Protocol
 
 import regex
 
@@ -36,9 +37,10 @@ _MOST_REPEATED = 20_000
 """Characters of all patterns, with what is repeated written out: so are they compiled."""
 _REFUSED = {
     *("patternProperties", "unevaluatedProperties", "unevaluatedItems"),
-    *("$dynamicRef", "$recursiveRef"),
+    *("$dynamicRef", "$recursiveRef", "$schema"),
 }
-"""Keywords whose cost can't be bounded here; no vendor holds answers to them either."""
+"""Keywords whose cost can't be bounded here; no vendor holds answers to them either. With `$schema`
+a part would be held to by jsonschema alone, which has no clock; that of the whole is left out."""
 _TYPES = {"array", "boolean", "integer", "null", "number", "object", "string"}
 Kind = Literal["schema", "schemas", "named schemas", "names", "lists of names"] | type[object]
 _KINDS: dict[str, Kind] = {
@@ -49,7 +51,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"), float),
     **dict.fromkeys(("maxContains", "maxItems", "maxLength", "maxProperties"), int),
     **dict.fromkeys(("minContains", "minItems", "minLength", "minProperties"), int),
-    **dict.fromkeys(("$anchor", "$comment", "$id", "$ref", "$schema", "pattern"), str),
+    **dict.fromkeys(("$anchor", "$comment", "$id", "$ref", "pattern"), str),
     **dict.fromkeys(("description", "format", "title"), str),
     "dependentRequired": "lists of names",
     "enum": list,
@@ -76,7 +78,7 @@ class Checker:
     """
 
     def __init__(self, schema: Mapping[str, object]) -> None:
-        self._schema = schema
+        self._schema = {key: value for key, value in schema.items() if key != "$schema"}
 
     def prepare(self) -> None:
         """Look at the schema.
@@ -84,7 +86,7 @@ class Checker:
         Raises:
             ValueError: it isn't a JSON schema, or is too large.
         """
-        _ = self._patterns
+        _ = self._looked_at
 
     def check(self, value: object) -> None:
         """Check a value.
@@ -92,7 +94,7 @@ class Checker:
         Raises:
             ValueError: it doesn't follow the schema, or that takes too long to find out.
         """
-        validator_class = _validator_class(self._patterns, _Clock(_CHECK_S))
+        validator_class = _validator_class(self._looked_at, _Clock(_CHECK_S))
         registry: Registry[object] = Registry()  # no other schema is known, nor looked for
         validator = validator_class(self._schema, registry=registry)
         try:
@@ -101,22 +103,34 @@ class Checker:
             raise ValueError(f"the schema names a part that it doesn't hold: {error.ref}") from None
         except RecursionError:
             raise ValueError("the schema goes round in circles") from None
+        except ArithmeticError as error:
+            raise ValueError(f"a number is too large to be held to the schema: {error}") from None
         if fault is not None:
             path = "".join(f"[{step!r}]" for step in fault.absolute_path)
             raise ValueError(f"{path[:300] or 'it'}: {fault.message[:300]}")
 
     @cached_property
-    def _patterns(self) -> Mapping[str, regex.Pattern[str]]:
-        """Patterns of the schema, compiled."""
+    def _looked_at(self) -> _LookedAt:
         if _is_larger(self._schema, _MOST_VALUES):
             raise ValueError(f"it holds more than {_MOST_VALUES} values")
-        patterns = {pattern: _length(pattern) for pattern in _patterns_in(self._schema)}
+        parts = [*_parts_in(self._schema)]
+        texts = [str(part["pattern"]) for part in parts if "pattern" in part]
+        patterns = {text: _length(text) for text in texts}
         if len(patterns) > _MOST_PATTERNS or sum(patterns.values()) > _MOST_REPEATED:
             raise ValueError(
                 f"it has more than {_MOST_PATTERNS} patterns, or more than {_MOST_REPEATED} "
                 "characters of them if what is repeated is written out"
             )
-        return {pattern: _compile(pattern) for pattern in patterns}
+        compiled = {pattern: _compile(pattern) for pattern in patterns}
+        return _LookedAt(compiled, frozenset(map(id, parts)))
+
+
+class _LookedAt(NamedTuple):
+    """What is known of a schema."""
+
+    patterns: Mapping[str, regex.Pattern[str]]
+    parts: frozenset[int]
+    """Its parts that are schemas, by `id`."""
 
 
 def _is_larger(value: object, most: int) -> bool:
@@ -132,8 +146,8 @@ def _is_larger(value: object, most: int) -> bool:
     return count > most
 
 
-def _patterns_in(schema: object) -> Iterator[str]:
-    """Yield the patterns in a schema.
+def _parts_in(schema: object) -> Iterator[Mapping[str, object]]:
+    """Yield the objects in a schema that are schemas.
 
     Raises:
         ValueError: a part isn't a JSON schema, or has a keyword that isn't taken.
@@ -152,8 +166,7 @@ def _patterns_in(schema: object) -> Iterator[str]:
             if inner is None:
                 raise ValueError(f"it is no JSON schema: {keyword} is {value!r:.100}")
             left += inner
-            if keyword == "pattern":
-                yield str(value)
+        yield part
 
 
 def _schemas_in(keyword: str, value: object) -> list[object] | None:
@@ -182,7 +195,7 @@ def _schemas_in(keyword: str, value: object) -> list[object] | None:
 def _is_number(value: object, *, whole: bool) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return not whole or (value >= 0 and value == int(value))
+    return not whole or (value >= 0 and value % 1 == 0)
 
 
 def _are_names(value: object) -> bool:
@@ -249,9 +262,7 @@ class _Validator(Protocol):
 _Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
 
-def _validator_class(
-    patterns: Mapping[str, regex.Pattern[str]], clock: _Clock
-) -> Callable[..., _Validator]:
+def _validator_class(looked_at: _LookedAt, clock: _Clock) -> Callable[..., _Validator]:
     """Make the class that validates one value, within the time of a clock."""
 
     def timed(keyword: _Keyword) -> _Keyword:
@@ -267,13 +278,49 @@ def _validator_class(
 
     keywords: dict[str, _Keyword] = {
         **Draft202012Validator.VALIDATORS,
-        "pattern": _pattern_keyword(patterns, clock),
+        "$ref": partial(_follow_reference, looked_at.parts),
+        "anyOf": _any_of,
+        "oneOf": _one_of,
+        "pattern": _pattern_keyword(looked_at.patterns, clock),
         "uniqueItems": partial(_unique_items, clock),
     }
     untyped: Any = validators
     return untyped.extend(
         Draft202012Validator, {name: timed(keyword) for name, keyword in keywords.items()}
     )
+
+
+def _follow_reference(
+    parts: frozenset[int], validator: Any, name: str, instance: object, schema: object
+) -> Iterator[ValidationError]:
+    """Follow a reference to a part that was looked at; it may name any value in the schema."""
+    del schema
+    found = validator._resolver.lookup(name)
+    if not isinstance(found.contents, bool) and id(found.contents) not in parts:
+        raise ValueError(f"{name[:100]!r} in the schema names something that is no part of it")
+    yield from validator.descend(instance, found.contents, resolver=found.resolver)
+
+
+def _any_of(
+    validator: object, branches: list[object], instance: object, schema: object
+) -> Iterator[ValidationError]:
+    """Ask of each branch only whether it fits. jsonschema keeps a text of the value for each."""
+    del schema
+    if not any(_fits(validator, branch, instance) for branch in branches):
+        yield ValidationError("no schema of anyOf fits")
+
+
+def _one_of(
+    validator: object, branches: list[object], instance: object, schema: object
+) -> Iterator[ValidationError]:
+    del schema
+    fitting = (branch for branch in branches if _fits(validator, branch, instance))
+    if (count := len([*islice(fitting, 2)])) != 1:
+        yield ValidationError(f"{'more than one' if count else 'no'} schema of oneOf fits")
+
+
+def _fits(validator: Any, branch: object, instance: object) -> bool:
+    return next(validator.descend(instance, branch), None) is None
 
 
 def _pattern_keyword(patterns: Mapping[str, regex.Pattern[str]], clock: _Clock) -> _Keyword:

@@ -153,7 +153,7 @@ def _job_routes(server: Server) -> list[Route]:
 async def _read_nothing(request: Request, server: Server) -> None:
     """Read a body that says nothing more: an object, or none at all."""
     body = await read_body(request)
-    if body and not await parse(body, server.settings, is_object):
+    if body and not await parse(body, caller_of(request).name, server.settings, is_object):
         raise InputError("send {}, or no body: the id of the job says it all")
 
 

@@ -1,0 +1,99 @@
+"""Turns: work of many milliseconds, one after the other in a thread, fairly by caller.
+
+Python's lock belongs to one thread at a time, so more threads would end nothing sooner, and each
+would delay the event loop. Whoever has many requests waits for these, and others for one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+
+
+async def in_turn(name: str, work: Callable[[], T], *, least_s: float = 0.0) -> T:
+    """Do work in a thread once it is the caller's turn.
+
+    Callers take turns: of each that waits, one piece of work is done, in the order of its coming.
+
+    Args:
+        name: Name of the caller.
+        work: The work. Once begun it isn't stopped, and keeps its turn until it ends.
+        least_s: Seconds before the next turn, from the beginning of this one.
+    """
+    loop = asyncio.get_running_loop()
+    turns = _turns.get(loop) or _turns.setdefault(loop, _Turns())
+    await turns.wait(name)
+    return await asyncio.shield(turns.begin(work, least_s))
+
+
+class _Turns:
+    """The turns in an event loop."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "moa-turns")
+        self._is_taken = False
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """Who waits, by the caller's name. The first caller's turn is next."""
+
+    async def wait(self, name: str) -> None:
+        """Wait until it is the caller's turn."""
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(name, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(name, turn)
+            else:  # the turn has come at the same moment
+                self._pass_on()
+            raise
+
+    def begin(self, work: Callable[[], T], least_s: float) -> asyncio.Future[T]:
+        """Begin the work whose turn it is. The turn ends with it, but not before `least_s`."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + least_s
+        try:
+            working = loop.run_in_executor(self._thread, work)
+        except RuntimeError:  # this machine gives no thread
+            self._pass_on()
+            raise
+
+        def end(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled():
+                done.exception()  # retrieve it, or asyncio reports it if nobody waits
+            loop.call_at(ends_at, self._pass_on)
+
+        working.add_done_callback(end)
+        return working
+
+    def _leave(self, name: str, turn: asyncio.Future[None]) -> None:
+        line = self._waiting.get(name)
+        if line is not None and turn in line:
+            line.remove(turn)
+            if not line:
+                del self._waiting[name]
+
+    def _pass_on(self) -> None:
+        """Give the turn to the next caller, which then goes to the end."""
+        while self._waiting:
+            name = next(iter(self._waiting))
+            line = self._waiting.pop(name)
+            turn = line.popleft()
+            if line:
+                self._waiting[name] = line
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self._is_taken = False
+
+
+_turns = WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]()
