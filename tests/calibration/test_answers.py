@@ -449,3 +449,17 @@ def test_figures_of_a_damaged_file_say_so_and_guarantee_nothing(
         file.execute(damage)
     with pytest.raises(StoreError, match="damaged"):
         figures_at(str(tmp_path / "a.db"))
+
+
+@pytest.mark.parametrize("table", ["moa_learn", "moa_learn_epochs"])
+def test_rows_whose_question_or_epochs_are_lost_are_not_taken_for_a_new_file(
+    tmp_path: Path, table: str
+) -> None:
+    with AnswerStore(tmp_path / "a.db") as store:
+        store.bind("q", "m")
+        add(store, "a")
+    with sqlite3.connect(tmp_path / "a.db") as file:
+        file.execute(f"delete from {table}")
+    for _ in range(2):
+        with AnswerStore(tmp_path / "a.db") as store, pytest.raises(ConfigError, match="damaged"):
+            store.bind("q", "m")

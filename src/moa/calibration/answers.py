@@ -160,18 +160,25 @@ class AnswerStore:
         """Store the question and the models on first use; afterwards check that they are the same.
 
         Raises:
-            ConfigError: it belongs to another question, or to other models.
+            ConfigError: it belongs to another question, or to other models, or what it belongs to
+                is lost.
         """
-        self._run(
-            "insert into moa_learn (job, secret, question, made_of) values (?, ?, ?, ?) "
-            "on conflict (job) do nothing",
-            *(secrets.token_hex(32), question, made_of),
-        )
-        self._run(
-            "insert into moa_learn_epochs (job, epoch, at, first, why) values (?, 1, ?, 1, '') "
-            "on conflict (job, epoch) do nothing",
-            self._store.now(),
-        )
+
+        def begin() -> None:
+            begins = self._run(
+                "insert into moa_learn (job, secret, question, made_of) values (?, ?, ?, ?) "
+                "on conflict (job) do nothing returning job",
+                *(secrets.token_hex(32), question, made_of),
+            )
+            first = self._run(
+                "insert into moa_learn_epochs (job, epoch, at, first, why) "
+                "values (?, 1, ?, 1, '') on conflict (job, epoch) do nothing returning epoch",
+                self._store.now(),
+            )
+            if (begins or first) and self.last_place():  # a head of before would be used anew
+                raise ConfigError(str(self._damaged("its question and epochs")))
+
+        self._store.atomically(begin)
         secret, *about = self._read_bound()
         with suppress(StoreError):  # `read_state` tells it of each input, and nothing is stored
             self.coin = Coin(secrets.token_bytes(32))
