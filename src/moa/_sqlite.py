@@ -140,6 +140,7 @@ class SQLite:
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
+        self._opened = self._identify()
         # Closed with its last reference, but not at exit: a thread may still be using it.
         finalize(self, self._file.close).atexit = False
 
@@ -154,6 +155,21 @@ class SQLite:
                 if not _is_locked(error) or time.monotonic() > give_up:
                     raise
                 time.sleep(0.02)
+
+    def check_in_place(self) -> None:
+        """Raise `StoreError` if the file was removed or replaced since it was opened."""
+        if self._identify() != self._opened:
+            raise StoreError(
+                f"{self._what} can't be written or read: the file was removed or replaced while it "
+                "was open. Start the process again to go on with what is there now"
+            )
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Close the file."""

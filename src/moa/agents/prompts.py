@@ -95,6 +95,7 @@ class Template:
 
     def __init__(self, text: str, model: object) -> None:
         fields: Mapping[str, object] = getattr(model, "model_fields", {})
+        self.text = text
         try:
             self._parts = [*Formatter().parse(text)]
         except ValueError as error:
