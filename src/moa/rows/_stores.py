@@ -63,6 +63,13 @@ class Store(Protocol):
         """Call a function without blocking the event loop for long."""
         ...
 
+    async def when_free(self, work: Callable[[], T]) -> T:
+        """Do the same, and wait for whoever holds the store, without blocking the event loop.
+
+        SQLite may call it again, if it found the store held: what it had done by then is kept.
+        """
+        ...
+
 
 class Postgres:
     """A database that many machines share. One that is away for a while is waited for.
@@ -155,6 +162,9 @@ class Postgres:
 
     async def offload(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
+
+    async def when_free(self, work: Callable[[], T]) -> T:
+        return await self.offload(work)
 
     def _with_retries(self, work: Callable[[], T]) -> T:
         """Call it, and again if the connection is lost: writes are idempotent by their key."""
