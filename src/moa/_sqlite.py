@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -28,6 +29,8 @@ BUSY_S = 60.0
 """Seconds to wait for other processes that write the same file."""
 _SMALLEST = 512
 """Bytes of the smallest page of SQLite."""
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
+"""Seconds until a file that others hold is tried again, doubled each time."""
 _CACHE_S = 5.0
 """The same for a cache; shorter, since waiting blocks the event loop."""
 _HELD = "Another program holds it: wait for that, or end it"
@@ -172,8 +175,9 @@ class SQLite:
         return found.st_dev, found.st_ino
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, once no thread is using it."""
+        with self._lock:
+            self._file.close()
 
     def now(self) -> float:
         """Return the time in seconds."""
@@ -210,6 +214,27 @@ class SQLite:
         """Run `work` here: it is too short to be worth a thread."""
         return work()
 
+    async def when_free(self, work: Callable[[], T]) -> T:
+        """Call `work` here as soon as no other thread or process holds the file.
+
+        The event loop goes on meanwhile, and no thread is taken. `work` may be called again, as in
+        `at_once`.
+
+        Raises:
+            StoreBusy: it was held for `busy_s`.
+        """
+        if self._alone:
+            return work()
+        give_up, wait_s = time.monotonic() + self._busy_s, _FIRST_LOOK_S
+        while True:
+            try:
+                return self.at_once(work)
+            except WouldWait as error:
+                if time.monotonic() > give_up:
+                    raise self._busy_error() from error
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LAST_LOOK_S)
+
     def at_once(self, work: Callable[[], T]) -> T:
         """Call `work`, which waits for nobody.
 
@@ -235,12 +260,15 @@ class SQLite:
         """
         give_up = time.monotonic() + wait_s
         if not self._lock.acquire(timeout=wait_s):
-            raise StoreBusy(f"{self._what} can't be written or read now. {_HELD}")
+            raise self._busy_error()
         try:
             with self._waiting(max(give_up - time.monotonic(), 0.0)):
                 return work()
         finally:
             self._lock.release()
+
+    def _busy_error(self) -> StoreBusy:
+        return StoreBusy(f"{self._what} can't be written or read now. {_HELD}")
 
     @contextmanager
     def _waiting(self, wait_s: float) -> Generator[None]:

@@ -309,7 +309,7 @@ class Job:
         for task in ended:
             task.result()
         await self._run_locked(self._release)  # of a cancelled job
-        return self.status()
+        return await self._run_locked(self.status)
 
     async def _until_cancelled(self) -> None:
         while not await self._run_locked(self._is_cancelled):  # noqa: ASYNC110  another process's
@@ -351,7 +351,7 @@ class Job:
         await self._run_locked(lambda: self._settle(item, fate))
 
     def _settle(self, item: Item[object], fate: Fate) -> None:
-        failures = self._failures.pop(item.key, 0)
+        failures = self._failures.get(item.key, 0)
         if fate == "failed":
             failures += 1
             fate = "dead" if failures >= self._tries else "failed"
@@ -371,6 +371,7 @@ class Job:
                 *(self._store.job, item.key, self.worker, fate),
             )
         self._calls.settle(item.key, fate)
+        self._failures.pop(item.key, None)  # last, since this is called again if the store was held
 
     def _release(self) -> None:
         """Write the finished calls of unfinished rows, and release these."""
@@ -433,6 +434,14 @@ class Job:
         )
         return len(self._rows(mark_due))
 
+    def within(self, wait_s: float, work: Callable[[], T]) -> T:
+        """Call a function that uses the job, and wait at most so long for who holds its store.
+
+        Raises:
+            StoreBusy: another program held it for longer.
+        """
+        return self._store.within(wait_s, work)
+
     def lines(self, *states: State) -> Generator[dict[str, Any]]:
         """Yield the lines of rows in input order, as `moa run --out` writes them.
 
@@ -475,7 +484,7 @@ class Job:
             with self._turn:
                 return work()
 
-        return await self._store.offload(in_turn)
+        return await self._store.when_free(in_turn)
 
     def _rows(self, sql: str, *values: object) -> list[SQLRow]:
         """Run a statement whose first parameter is the job."""

@@ -18,7 +18,7 @@ from disks import room
 
 import moa._sqlite
 import moa.jobs
-from moa import Agent, Budget, Result, RunContext
+from moa import Agent, Budget, Reply, Result, RunContext
 from moa.batch import Item, MalformedLine, Row, Status
 from moa.errors import (
     ConfigError,
@@ -368,6 +368,60 @@ async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(store: 
         assert (await job.run(graph, context)).rows == {"done": 1}
         assert (context.usage.calls, job.status().calls) == (3, 2)
     assert (len(first.prompts), len(second.prompts)) == (1, 2)
+
+
+async def test_a_failure_while_another_program_holds_the_store_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.jobs._RETRY_S", 0.01)
+    model = ScriptedEndpoint([REFUSED] * 9)
+    with Job(tmp_path, graph="agent", tries=2) as job:
+        job.add(texts("a"))
+        other = sqlite3.connect(tmp_path / "job.sqlite", isolation_level=None)
+
+        def hold() -> None:
+            if len(model.prompts) != 1:
+                asyncio.get_running_loop().call_soon(hold)
+                return
+            other.execute("begin immediate")
+            asyncio.get_running_loop().call_later(0.3, other.execute, "rollback")
+
+        asyncio.get_running_loop().call_soon(hold)
+        status = await job.run(Agent(model, "Answer.", name="agent"))
+        other.close()
+    assert status.rows == {"dead": 1}
+    assert len(model.prompts) == 2
+
+
+async def test_calls_that_wait_for_a_held_store_are_kept_if_the_run_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    first = ScriptedEndpoint(["A draft.", "Another."])
+    hangs = True
+
+    async def mend(text: Reply) -> str:
+        await asyncio.sleep(60 if hangs else 0)
+        return text.text
+
+    g = Graph("g", str)
+    graph: Any = g.build(g.add(mend, g.add(Agent(first, "Draft.", name="draft"), g.input)))
+    with Job(tmp_path, graph="g") as job:
+        job.add(texts("a"))
+        other = sqlite3.connect(tmp_path / "job.sqlite", isolation_level=None)
+        running = asyncio.ensure_future(job.run(graph))
+        while not first.prompts:  # noqa: ASYNC110  what is waited for has no event
+            await asyncio.sleep(0.01)
+        other.execute("begin immediate")
+        await asyncio.sleep(0.2)  # in which the call is about to be written
+        other.execute("rollback")
+        other.close()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    hangs = False
+    with Job(tmp_path, graph="g") as job:
+        assert (await job.run(graph)).rows == {"done": 1}
+    assert len(first.prompts) == 1
 
 
 def test_the_password_of_a_database_is_not_said() -> None:

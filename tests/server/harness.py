@@ -35,6 +35,8 @@ class Ledger(Caller):
     def __init__(self, name: str = "ann", *, may: Iterable[str] | None = None) -> None:
         self.name = name
         self.settled: list[Usage] = []
+        self.inside = 0
+        """Runs that it has at the moment."""
         self.may = may
 
     def may_run(self, name: str) -> bool:
@@ -42,12 +44,19 @@ class Ledger(Caller):
 
     @asynccontextmanager
     async def admit(
-        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        reference: Reference | None = None,
+        is_request: bool = True,
     ) -> AsyncGenerator[RunContext]:
         async with super().admit(name, timeout_s=timeout_s, reference=reference) as context:
+            self.inside += 1
             try:
                 yield context
             finally:
+                self.inside -= 1
                 self.settled.append(context.usage)
 
 
@@ -63,7 +72,7 @@ class SomeKeys(Keys):
             raise RequestRefused("give a key", status=401, code="invalid_api_key")
         return found
 
-    def caller_by_name(self, name: str) -> Caller | None:
+    async def caller_by_name(self, name: str) -> Caller | None:
         return self._callers.get(name)
 
 

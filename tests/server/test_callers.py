@@ -92,7 +92,7 @@ async def test_a_revoked_key_is_refused_at_once_and_its_run_makes_no_further_cal
                 await node.run("Hi", context)
         with pytest.raises(RequestRefused):
             await keys.caller(secret)
-        assert keys.caller_by_name("alice") is None
+        assert await keys.caller_by_name("alice") is None
 
 
 async def test_a_key_that_is_added_and_limits_that_change_are_known_at_once(address: str) -> None:

@@ -20,12 +20,12 @@ from moa.context import RunContext
 from moa.errors import StoreBusy
 from moa.node import Result
 from moa.serving.app import serve
-from moa.serving.keys import KeyFile
+from moa.serving.keys import KeyFile, StoredKeys
 from moa.serving.ledger import Ledger
 from moa.serving.limits import Limits
 from moa.usage import FREE
 
-from .harness import SPENT, add_key, greeter, listening
+from .harness import SPENT, add_key, greeter, listening, server_with, until
 
 
 class Held:
@@ -35,8 +35,8 @@ class Held:
         self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.close = self._file.close
 
-    def lock(self) -> None:
-        self._file.execute("begin exclusive")
+    def lock(self, how: str = "exclusive") -> None:
+        self._file.execute(f"begin {how}")
 
     def free(self) -> None:
         if self._file.in_transaction:
@@ -59,9 +59,9 @@ def other(keys: str) -> Iterator[Held]:
     held.close()
 
 
-async def test_no_statement_on_the_loop_waits_for_a_lock(
-    keys: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def loop_waits(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """How long statements on the event loop of this thread would wait for a lock, in ms."""
     loop, waits = threading.get_ident(), set[int]()
 
     class Watched(sqlite3.Connection):
@@ -71,12 +71,104 @@ async def test_no_statement_on_the_loop_waits_for_a_lock(
             return super().execute(sql, *values)
 
     monkeypatch.setattr("sqlite3.connect", partial(sqlite3.connect, factory=Watched))
+    return waits
+
+
+class Calling:
+    """A node that makes a call for each input, up to so many before it holds them."""
+
+    name = "calling"
+    input_type = str
+
+    def __init__(self, *, most: int | None = None) -> None:
+        self.rows: list[str] = []
+        self.most = most
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        context = context or RunContext()
+        await until(lambda: self.most is None or len(self.rows) < self.most, seconds=3600)
+        with await context.reserve("large", "llm", SPENT, price=FREE) as call:
+            call.settle(FREE.charge(SPENT))
+        self.rows.append(request)
+        return Result(output=request, usage=context.usage)
+
+
+async def _begin(client: aiohttp.ClientSession, rows: list[str]) -> str:
+    async with client.post("/jobs", json={"model": "calling", "rows": rows}) as answer:
+        assert answer.status == 202
+        return (await answer.json())["id"]
+
+
+async def _ended(client: aiohttp.ClientSession, id: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            async with client.get(f"/jobs/{id}") as answer:
+                if (await answer.json())["phase"] == "done":
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def test_no_statement_on_the_loop_waits_for_a_lock(keys: str, loop_waits: set[int]) -> None:
     who = add_key(keys, calls_per_day=9)
     async with listening(serve(greeter(), keys=keys)) as url, aiohttp.ClientSession(url) as client:
         for headers in (who, {**who, "idempotency-key": "one"}):
             async with client.post("/run/greeter", json="Hi", headers=headers) as answer:
                 assert answer.status == 200
-    assert waits == {0}
+    assert loop_waits == {0}
+
+
+async def test_no_statement_of_a_job_on_the_loop_waits_for_a_lock(
+    keys: str, tmp_path: Path, loop_waits: set[int]
+) -> None:
+    who = add_key(keys)
+    _, app = server_with(Calling(), keys=StoredKeys(keys), jobs=tmp_path / "jobs")
+    async with listening(app) as url, aiohttp.ClientSession(url, headers=who) as one:
+        id = await _begin(one, [str(number) for number in range(20)])
+        await _ended(one, id)
+        for path in (f"/jobs/{id}", "/jobs", f"/jobs/{id}/lines"):
+            async with one.get(path) as answer:
+                assert answer.status == 200
+        for way in ("cancel", "resume"):
+            async with one.post(f"/jobs/{id}/{way}", json={}) as answer:
+                assert answer.status == 200
+        await _ended(one, id)
+    assert loop_waits == {0}
+
+
+async def test_a_job_whose_store_is_locked_waits_and_the_server_answers_others_meanwhile(
+    keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.jobs.BUSY_S", 0.2)
+    who, other_key = add_key(keys), add_key(keys, "carol")
+    node = Calling(most=3)
+    _, app = server_with(node, keys=StoredKeys(keys), jobs=tmp_path / "jobs")
+    async with listening(app) as url, aiohttp.ClientSession(url, headers=who) as client:
+        id = await _begin(client, [str(number) for number in range(20)])
+        await until(lambda: len(node.rows) == 3)
+        store = Held(tmp_path / "jobs" / id / "job.sqlite")
+        store.lock("immediate")
+        node.most = None
+        freeing = threading.Timer(20, store.free)  # or a loop that waits for it could not end
+        freeing.start()
+        try:
+            for path in ("/health", "/jobs", f"/jobs/{id}"):
+                async with client.get(path) as answer:
+                    assert answer.status == 200
+            async with client.post("/run/calling", json="Hi", headers=other_key) as answer:
+                assert answer.status == 200
+            refused = await asyncio.gather(
+                *(client.post(f"/jobs/{id}/cancel", json={}) for _ in range(8))
+            )
+            for answer in refused:
+                assert (await answer.json())["error"]["code"] == "store_busy"
+            assert freeing.is_alive(), "all were answered while it was locked"
+        finally:
+            freeing.cancel()
+            freeing.join()
+            store.free()
+            store.close()
+        await _ended(client, id)
+    assert sorted(node.rows) == sorted([*map(str, range(20)), "Hi"])
 
 
 async def test_a_request_waits_for_a_lock_and_the_server_answers_others_meanwhile(

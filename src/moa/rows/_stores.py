@@ -70,6 +70,13 @@ class Store(Protocol):
         """Call a function without blocking the event loop for long."""
         ...
 
+    async def when_free(self, work: Callable[[], T]) -> T:
+        """Do the same, and wait for whoever holds the store, without blocking the event loop.
+
+        SQLite may call it again, if it found the store held: what it had done by then is kept.
+        """
+        ...
+
 
 _LOCK_S, _SHORTEST_LOCK_S = 1.0, 0.02
 """Seconds that one statement waits for the locks of others. All threads share a connection, so that
@@ -190,6 +197,9 @@ class Postgres:
 
     async def offload(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
+
+    async def when_free(self, work: Callable[[], T]) -> T:
+        return await self.offload(work)
 
     def _with_retries(self, work: Callable[[], T]) -> T:
         """Call it, and again if the connection is lost: writes are idempotent by their key."""

@@ -15,7 +15,14 @@ from typing import Literal, Never, Protocol, TypeVar
 
 from moa.batch import Item, MalformedLine, Progress, Row, enumerate_inputs, map_rows, refusal_of
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
+from moa.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    InputError,
+    NotResumable,
+    RequestRefused,
+    StoreError,
+)
 from moa.journal import Journal, Key, list_causes
 from moa.node import Node
 from moa.rows._stores import Store
@@ -29,6 +36,8 @@ create table if not exists moa_calls (
     primary key (job, key, call))
 """
 """The table that `Calls` needs."""
+_OF_THE_RUN = (BudgetExceeded, DeadlineExceeded, RequestRefused, StoreError)
+"""Errors that may have ended the whole run: the last two, if the key that pays can't be used."""
 _logger = logging.getLogger(__name__)
 _LATE_S = 0.05
 """Flush interval: a finished call is written after this delay, or before the row's next call."""
@@ -89,13 +98,17 @@ def fate_of(item: Item[object], context: RunContext) -> Fate:
     error = item.error
     if error is None:
         return "done"
-    ended = any(
-        isinstance(cause, BudgetExceeded | DeadlineExceeded) for cause in list_causes(error)
-    )
+    ended = any(isinstance(cause, _OF_THE_RUN) for cause in list_causes(error))
     ended = ended or (context.ended_by is not None and refusal_of(error) is not None)
     if ended and context.is_used_up:
         return "due"
     return "dead" if isinstance(error, InputError | NotResumable) else "failed"
+
+
+def _retrieve(writing: asyncio.Task[None]) -> None:
+    """Retrieve an error that nobody asks for any more, since `close` has written the same calls."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 class RowJournal(Journal):
@@ -111,11 +124,11 @@ class RowJournal(Journal):
         """True if some of them may be on disk."""
 
     def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
-        """Drop an unreadable record, so that the call is made again."""
+        """Drop an unreadable record, so that the call is made again, and replaces it."""
         if not may_repeat:
             super().lose(key, fault, may_repeat=False)
         self.kept.pop(key, None)
-        self._calls.lose(self.name, key, fault)
+        self._calls.count_lost(fault)
 
     async def keep(self, key: str, record: str) -> None:
         """Store a record: it is on disk before the next call is made, or a little later."""
@@ -167,12 +180,16 @@ class Calls:
 
     def settle(self, key: str, fate: Fate) -> None:
         """Drop the calls of a finished row, or keep them for its next try."""
-        journal = self._in_hand.pop(key, None)
-        self._forget(key)
+        journal = self._in_hand.get(key)
         if fate in ("due", "failed"):
             if journal is not None and journal.unwritten:
                 self._write([journal])
-            return
+        else:
+            self._drop(key, journal)
+        self._in_hand.pop(key, None)  # last, since this is called again if the store was held
+        self._forget(key)
+
+    def _drop(self, key: str, journal: RowJournal | None) -> None:
         with self._turn:
             if journal is not None:
                 journal.unwritten.clear()  # or what is just about to write them would do so
@@ -180,17 +197,14 @@ class Calls:
                 drop = "delete from moa_calls where job = ? and key = ?"
                 self._store.run(drop, self._store.job, key)
 
-    def lose(self, key: str, call: str, fault: Exception) -> None:
-        """Drop a stored call; the first time, log a warning."""
+    def count_lost(self, fault: Exception) -> None:
+        """Count an unreadable call; the first time, log a warning."""
         self.lost += 1
         if self.lost == 1:
             _logger.warning(
                 "what is kept of a finished call can't be read (%s): such calls are made again",
                 str(fault).splitlines()[0],
             )
-        with self._turn:
-            drop = "delete from moa_calls where job = ? and key = ? and call = ?"
-            self._store.run(drop, self._store.job, key, call)
 
     def write_later(self, journal: RowJournal) -> None:
         """Write a row's finished calls within `_LATE_S`, unless the row is done by then."""
@@ -203,15 +217,15 @@ class Calls:
     async def write(self, journals: Sequence[RowJournal]) -> None:
         """Write the finished calls of rows; raise a `StoreError` if that fails."""
         self._check()
-        await self._store.offload(lambda: self._write(journals))
+        await self._store.when_free(lambda: self._write(journals))
 
     def close(self) -> None:
         """Write the finished calls of unfinished rows, for the next run."""
         if self._timer is not None:
             self._timer.cancel()
-        journals, self._timer, self._writing = [*(self._late | self._later).values()], None, None
-        self._in_hand.clear()
+        journals, self._timer, self._writing = [*self._in_hand.values()], None, None
         self._write(journals)
+        self._in_hand.clear()
 
     def _write_late(self) -> None:
         self._timer = None
@@ -220,6 +234,7 @@ class Calls:
             if journals:
                 self._check()
                 self._writing = asyncio.ensure_future(self.write(journals))
+                self._writing.add_done_callback(_retrieve)
         if self._late or self._later:
             self._timer = asyncio.get_running_loop().call_later(_LATE_S, self._write_late)
 
@@ -247,7 +262,7 @@ class Calls:
                 journal.is_written = True
             self._store.execute_many(
                 "insert into moa_calls (job, key, call, record) values (?, ?, ?, ?) "
-                "on conflict do nothing",
+                "on conflict (job, key, call) do update set record = excluded.record",
                 records,
             )
             for journal, calls in pending:

@@ -28,7 +28,14 @@ from moa._files import save_text
 from moa._json import JSON, is_object, object_of
 from moa.budget import Budget, Look, Share
 from moa.context import Reference, RunContext
-from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreBusy, StoreError
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    MoaError,
+    RequestRefused,
+    StoreBusy,
+    StoreError,
+)
 from moa.rows._stores import is_address
 from moa.serving.ledger import Grant, Ledger, busy_refusal
 from moa.serving.limits import Limits, spent_error
@@ -103,7 +110,12 @@ class Caller:
 
     @asynccontextmanager
     async def admit(
-        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        reference: Reference | None = None,
+        is_request: bool = True,
     ) -> AsyncGenerator[RunContext]:
         """Open the context of one run. Its budget is what this caller has left.
 
@@ -114,6 +126,7 @@ class Caller:
             name: Name of the node to run.
             timeout_s: Seconds until the run's deadline.
             reference: The large model to compare the cost with.
+            is_request: False for a job, whose request was counted when it came.
 
         Raises:
             KeySpent: nothing is left. Calls of the run may raise it too.
@@ -121,7 +134,7 @@ class Caller:
                 minute (429).
             StoreError: its usage can't be read or written.
         """
-        del name
+        del name, is_request
         yield RunContext(timeout_s=timeout_s, reference=reference, keep_notes=False)
 
 
@@ -144,8 +157,13 @@ class Keys:
         del authorization
         return ANYONE
 
-    def caller_by_name(self, name: str) -> Caller | None:
-        """Return a caller by name, to go on with its jobs; `None` if it no longer exists."""
+    async def caller_by_name(self, name: str) -> Caller | None:
+        """Return a caller by name, to go on with its jobs; `None` if it no longer exists.
+
+        Raises:
+            RequestRefused: the keys can't be read at the moment (503).
+            StoreBusy: another program has locked them.
+        """
         return ANYONE if name == ANYONE.name else None
 
     async def open(self) -> None:
@@ -420,21 +438,24 @@ class StoredKeys(Keys):
             raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         sha256 = digest(secret.strip())
 
-        def find() -> Key | None:
-            return self._read(lambda: self.store.find_by_digest(sha256))
-
-        # A file is no part of the ledger, so it waits for nobody there.
-        key = find() if isinstance(self.store, KeyFile) else await self.ledger.run(find)
+        key = await self._find(lambda: self.store.find_by_digest(sha256))
         # A hash that was found tells nothing about the secret. It is compared in constant time
         # nevertheless, however the store looks it up.
         if not hmac.compare_digest(key.sha256 if key else _NOBODY, sha256) or key is None:
             raise _key_error("this key is unknown here, or was revoked")
         return KeyCaller(self, key)
 
-    def caller_by_name(self, name: str) -> Caller | None:
+    async def caller_by_name(self, name: str) -> Caller | None:
         """See `Keys`."""
-        key = self._read(self.store.all).get(name)
+        key = await self._find(lambda: self.store.all().get(name))
         return KeyCaller(self, key) if key else None
+
+    async def _find(self, find: Callable[[], Key | None]) -> Key | None:
+        def read() -> Key | None:
+            return self._read(find)
+
+        # A file is no part of the ledger, so it waits for nobody there.
+        return read() if isinstance(self.store, KeyFile) else await self.ledger.run(read)
 
     def current(self, name: str) -> Key:
         """Return the current state of a key.
@@ -490,7 +511,12 @@ class KeyCaller(Caller):
 
     @asynccontextmanager
     async def admit(
-        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        reference: Reference | None = None,
+        is_request: bool = True,
     ) -> AsyncGenerator[RunContext]:
         """See `Caller`."""
         if not self.may_run(name):
@@ -501,13 +527,15 @@ class KeyCaller(Caller):
         )
         context.owner = self.name
         ledger, run = self._keys.ledger, secrets.token_hex(16)
+        uncounted = {} if is_request else {"requests_per_minute": None}
+        limits = self._key.model_copy(update=uncounted)
 
         async def settle() -> None:
             spent = context.usage.total
             await ledger.run_surely(run, lambda: ledger.settle(run, spent))
 
         try:
-            usage = await ledger.run(lambda: ledger.begin(self.name, self._key, run))
+            usage = await ledger.run(lambda: ledger.begin(self.name, limits, run))
         except StoreBusy as error:  # it has not begun, so there is nothing to settle
             raise busy_refusal(error) from error
         except BaseException:  # it may have begun, such as if this task was cancelled meanwhile
@@ -537,15 +565,26 @@ class _Purchase:
         self._share = Share(self._request_more, self._request_more_now, most, self._refusal_error)
         self._grow = context.share_budget(self._share)
 
+    @contextmanager
+    def _ending_by_errors(self) -> Generator[None]:
+        """End the run by an error of the keys or the ledger: no call after it could be paid."""
+        try:
+            yield
+        except MoaError as error:
+            self._context.ended_by = error
+            raise
+
     async def _request_more(self, look: Look) -> bool:
-        answer = await self._keys.ledger.run(lambda: self._ask(look))
+        with self._ending_by_errors():
+            answer = await self._keys.ledger.run(lambda: self._ask(look))
         if answer == "wait":
             await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
         self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
         return answer != "spent"
 
     def _request_more_now(self, look: Look) -> bool:
-        return self._keys.ledger.run_now(lambda: self._ask(look)) == "granted"
+        with self._ending_by_errors():
+            return self._keys.ledger.run_now(lambda: self._ask(look)) == "granted"
 
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
         # Calls of one run ask from several threads. Each first looks at what the last one got.
@@ -576,5 +615,8 @@ class _Purchase:
     def _refusal_error(self, passed: str, spent: Usage) -> BudgetExceeded:
         refusal = self._refusal
         if refusal is None:
-            return BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)
-        return spent_error(self._key.name, self._key, refusal.usage, refusal.short, spent)
+            error = BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)
+        else:
+            error = spent_error(self._key.name, self._key, refusal.usage, refusal.short, spent)
+        self._context.ended_by = error
+        return error

@@ -209,10 +209,15 @@ class Owner(Caller):
 
     @asynccontextmanager
     async def admit(
-        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        reference: Reference | None = None,
+        is_request: bool = True,
     ) -> AsyncGenerator[RunContext]:
         """Open the context of one run, nested in that of all runs."""
-        del name, reference
+        del name, reference, is_request
         yield self._context.nested(timeout_s=timeout_s)
 
 

@@ -26,7 +26,6 @@ from moa.serving.http import (
     caller_of,
     json_response,
     read_body,
-    read_json,
     read_run,
 )
 from moa.serving.keys import Caller
@@ -106,7 +105,7 @@ def _job_routes(server: Server) -> list[Route]:
 
     async def begin(request: Request) -> Response:
         caller = caller_of(request)
-        body = await read_json(request, server.settings)
+        body = await read_run(request, server.settings, lambda value: value)
         if not is_object(body):
             raise InputError('a job is {"model": NAME, "rows": [a text or an object, …]}')
         name, rows = body.get("model"), body.get("rows")
