@@ -212,6 +212,20 @@ async def test_a_damaged_job_harms_no_other_and_is_told_once(
     assert "remove its folder" in told[0]
 
 
+async def test_an_interrupted_job_goes_on_whose_owner_says_only_the_necessary(
+    tmp_path: Path,
+) -> None:
+    first = Holding(most=1)
+    async with asking(first, tmp_path, keys=SomeKeys(Ledger("ann")), headers=of("ann")) as client:
+        id = await begun(client, ["one", "two"])
+        await until(lambda: first.rows == ["one"])
+    path = tmp_path / id / "owner.json"
+    path.write_text('{"caller": "ann", "model": "shout", "created": 1}')
+    keys = SomeKeys(Ledger("ann"))
+    async with asking(Holding(), tmp_path, keys=keys, headers=of("ann")) as client:
+        assert (await ended(client, id))["rows"] == {"done": 2}
+
+
 async def test_a_server_that_ends_a_cancelled_job_late_does_not_stop_one_that_was_resumed(
     tmp_path: Path,
 ) -> None:

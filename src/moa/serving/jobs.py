@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from filelock import AsyncFileLock, Timeout
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import BaseModel, FiniteFloat
 
 from moa._async import cancel
 from moa._files import load_model, save_text
@@ -48,10 +48,6 @@ Phase = Literal["running", "stopped", "cancelled", "done"]
 """A `stopped` job has rows left that nobody works on, for example since its budget is spent."""
 
 
-def _new_id() -> str:
-    return secrets.token_hex(16)
-
-
 class Owner(BaseModel):
     """Owner and phase of a job."""
 
@@ -62,7 +58,7 @@ class Owner(BaseModel):
     phase: Phase = "running"
     why: str = ""
     """Why it was stopped."""
-    attempt: str = Field(default_factory=_new_id)
+    attempt: str = ""
     """Id of the last begin or resume. A server that works for an earlier one changes nothing."""
 
 
@@ -118,7 +114,7 @@ class Jobs:
         """
         self._folder_of()
         id = _new_id()
-        owner = Owner(caller=caller.name, model=served.name, created=time.time())
+        owner = Owner(caller=caller.name, model=served.name, created=time.time(), attempt=_new_id())
 
         def keep() -> None:
             job_rows = list(_rows(rows))
@@ -386,6 +382,10 @@ class Jobs:
     async def _save(self, id: str, owner: Owner) -> None:
         path = self._folder_of(id) / "owner.json"
         await asyncio.to_thread(save_text, path, owner.model_dump_json(), private=True)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)
 
 
 @asynccontextmanager
