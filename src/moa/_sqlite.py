@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -46,6 +47,13 @@ _ADVICE: Mapping[int, str] = {
     sqlite3.SQLITE_ERROR: "{mend}",  # it lacks a table or a column
 }
 """What to do about each kind of error. `{mend}` is a file's own advice for when it is damaged."""
+_PASSING = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -56,7 +64,7 @@ class WouldWait(Exception):
 class SQLite:
     """A database file that only its owner can read.
 
-    A statement takes some 50 µs, so none is awaited.
+    A statement takes some 50 µs, so none is awaited where the file is free.
 
     Args:
         path: Path of the file; created if missing.
@@ -191,8 +199,20 @@ class SQLite:
             yield from cursor
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` here: it is too short to be worth a thread."""
-        return work()
+        """Run `work`: here if the file is free, as it is too short for a thread; else in one."""
+        return work() if self._is_free() else await asyncio.to_thread(work)
+
+    def _is_free(self) -> bool:
+        """Return True if no other thread or process writes the file now."""
+        if self._alone:
+            return True
+        try:
+            self.at_once(lambda: self.atomically(lambda: None))
+        except WouldWait:
+            return False
+        except StoreError:  # which `work` will meet, if it writes
+            return True
+        return True
 
     def at_once(self, work: Callable[[], T]) -> T:
         """Call `work`, which waits for nobody.
@@ -274,6 +294,13 @@ def _kind(error: Exception) -> int:
 
 def _is_locked(error: Exception) -> bool:
     return _kind(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Return True if the cause of an error may be over soon, such as a full disk, or a lock."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, sqlite3.Error) and _kind(error) in _PASSING
 
 
 def _is_read_only(error: Exception) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import aiohttp
 import pytest
 
 from moa._sqlite import SQLite, WouldWait
+from moa.agents.classifier import Classifier
 from moa.context import RunContext
 from moa.errors import StoreBusy
+from moa.graphs.cascade import Cascade
 from moa.node import Result
 from moa.serving.app import serve
 from moa.serving.keys import KeyFile
 from moa.serving.ledger import Ledger
 from moa.serving.limits import Limits
+from moa.testing import SimulatedEndpoint
 from moa.usage import FREE
 
 from .harness import SPENT, add_key, greeter, listening
@@ -251,3 +255,56 @@ def test_nobody_is_taken_to_be_dead_as_soon_as_a_long_lock_is_over(tmp_path: Pat
             now[0] += 20
             first.renew()
         assert first.usage_of("alice").runs == 0, "it has died after all"
+
+
+class Learned:
+    """What a server has learned from, which another program locks.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        small, large = (
+            SimulatedEndpoint(name=name, tier=tier, rule=lambda _: {"topic": {"card": 0.9}})
+            for name, tier in (("small", "micro"), ("large", "llm"))
+        )
+        labels = ["card", "app"]
+        self.node = Cascade(
+            small=Classifier(small, labels, question="topic"),
+            large=Classifier(large, labels, question="topic"),
+            learn=path,
+            name="topic",
+        )
+
+
+@pytest.mark.parametrize("begin", ["begin immediate", "begin exclusive"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_answers_that_another_program_holds_are_waited_for_in_a_thread(
+    tmp_path: Path, begin: str, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.calibration.recording.RETRY_S", 0.0)
+    loop, waits, watches = threading.get_ident(), set[int](), False
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if watches and threading.get_ident() == loop and not sql.startswith("pragma busy"):
+                waits.update(super().execute("pragma busy_timeout").fetchone())
+            return super().execute(sql, *values)
+
+    path = tmp_path / "answers.db"
+    topic = Learned(path).node
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        monkeypatch.setattr("sqlite3.connect", partial(sqlite3.connect, factory=Watched))
+        app = serve(topic)
+        async with listening(app) as url, aiohttp.ClientSession(url) as client:
+            if not is_first:
+                async with client.post("/run/topic", json="my card") as answer:
+                    assert answer.status == 200
+            other.execute(begin)
+            watches = True
+            async with client.post("/run/topic", json="my other card") as answer:
+                assert answer.status == 200
+            watches = False
+            other.execute("rollback")
+    assert waits <= {0}
