@@ -30,7 +30,7 @@ BUSY_S = 60.0
 _SMALLEST = 512
 """Bytes of the smallest page of SQLite."""
 _CACHE_S = 5.0
-"""The same for a cache; shorter, since waiting blocks the event loop."""
+"""The same for a cache; shorter, since a model can be asked instead."""
 _HELD = "Another program holds it: wait for that, or end it"
 _READ_ONLY = "Copy it to where it can be written"
 _ADVICE: Mapping[int, str] = {
@@ -377,6 +377,11 @@ class ContentStore:
         """Store a value, replacing an existing one."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """Call `work`, which uses this store, so that the event loop waits for nobody."""
+        file = self._file
+        return await (asyncio.to_thread(work) if file is None else file.offload(work))
 
     def clear(self) -> None:
         """Drop all values."""

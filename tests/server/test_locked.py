@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
 
+from moa import Agent
 from moa._sqlite import SQLite, WouldWait
 from moa.agents.classifier import Classifier
 from moa.context import RunContext
+from moa.endpoints.wrappers import Cached
 from moa.errors import StoreBusy
 from moa.graphs.cascade import Cascade
 from moa.node import Result
@@ -24,7 +26,7 @@ from moa.serving.app import serve
 from moa.serving.keys import KeyFile
 from moa.serving.ledger import Ledger
 from moa.serving.limits import Limits
-from moa.testing import SimulatedEndpoint
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import FREE
 
 from .harness import SPENT, add_key, greeter, listening
@@ -257,54 +259,64 @@ def test_nobody_is_taken_to_be_dead_as_soon_as_a_long_lock_is_over(tmp_path: Pat
         assert first.usage_of("alice").runs == 0, "it has died after all"
 
 
-class Learned:
-    """What a server has learned from, which another program locks.
+class Watched(sqlite3.Connection):
+    """Notes how long statements of the thread of the loop would wait for a lock."""
 
-    Args:
-        path: The file.
-    """
+    loop = 0
+    """The thread; 0: nothing is noted."""
+    waits: ClassVar[set[int]] = set()
 
-    def __init__(self, path: Path) -> None:
-        small, large = (
-            SimulatedEndpoint(name=name, tier=tier, rule=lambda _: {"topic": {"card": 0.9}})
-            for name, tier in (("small", "micro"), ("large", "llm"))
-        )
-        labels = ["card", "app"]
-        self.node = Cascade(
-            small=Classifier(small, labels, question="topic"),
-            large=Classifier(large, labels, question="topic"),
-            learn=path,
-            name="topic",
-        )
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if threading.get_ident() == self.loop and not sql.startswith("pragma busy"):
+            self.waits.update(super().execute("pragma busy_timeout").fetchone())
+        return super().execute(sql, *values)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    monkeypatch.setattr(Watched, "loop", 0)
+    monkeypatch.setattr(Watched, "waits", set[int]())
+    monkeypatch.setattr("sqlite3.connect", partial(sqlite3.connect, factory=Watched))
+    return Watched
+
+
+def learning(path: Path) -> Cascade[Any, Any]:
+    """A cascade that learns, whose models answer with a label each."""
+
+    def rule(_: str) -> dict[str, dict[str, float]]:
+        return {"topic": {"card": 0.9}}
+
+    small = SimulatedEndpoint(name="small", rule=rule)
+    large = SimulatedEndpoint(name="large", tier="llm", rule=rule)
+    first, last = (Classifier(one, ["card", "app"], question="topic") for one in (small, large))
+    return Cascade(small=first, large=last, learn=path, name="topic")
+
+
+def caching(path: Path) -> Agent[Any, Any]:
+    """An agent whose answers are cached in a file."""
+    return Agent(Cached(ScriptedEndpoint(["Hello!"] * 9), file=path), "Greet.", name="topic")
 
 
 @pytest.mark.parametrize("begin", ["begin immediate", "begin exclusive"])
-@pytest.mark.parametrize("is_first", [True, False])
-async def test_answers_that_another_program_holds_are_waited_for_in_a_thread(
-    tmp_path: Path, begin: str, is_first: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("make", [learning, caching])
+async def test_no_store_that_another_program_holds_is_waited_for_on_the_loop(
+    make: Any, is_first: bool, begin: str, tmp_path: Path, watched: type[Watched]
 ) -> None:
-    monkeypatch.setattr("moa.calibration.recording.RETRY_S", 0.0)
-    loop, waits, watches = threading.get_ident(), set[int](), False
-
-    class Watched(sqlite3.Connection):
-        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-            if watches and threading.get_ident() == loop and not sql.startswith("pragma busy"):
-                waits.update(super().execute("pragma busy_timeout").fetchone())
-            return super().execute(sql, *values)
-
-    path = tmp_path / "answers.db"
-    topic = Learned(path).node
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        monkeypatch.setattr("sqlite3.connect", partial(sqlite3.connect, factory=Watched))
-        app = serve(topic)
+    path = tmp_path / "stored.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        app = serve(make(path))
         async with listening(app) as url, aiohttp.ClientSession(url) as client:
             if not is_first:
                 async with client.post("/run/topic", json="my card") as answer:
                     assert answer.status == 200
             other.execute(begin)
-            watches = True
-            async with client.post("/run/topic", json="my other card") as answer:
-                assert answer.status == 200
-            watches = False
+            watched.loop = threading.get_ident()
+            asking = asyncio.ensure_future(client.post("/run/topic", json="my other card"))
+            async with client.get("/health") as health:
+                assert health.status == 200
+            await asyncio.wait([asking], timeout=1)
+            watched.loop = 0
             other.execute("rollback")
-    assert waits <= {0}
+            assert (await asking).status == 200
+    assert watched.waits <= {0}
