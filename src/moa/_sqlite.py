@@ -32,7 +32,7 @@ _SMALLEST = 512
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 """Seconds until a file that others hold is tried again, doubled each time."""
 _CACHE_S = 5.0
-"""The same for a cache; shorter, since waiting blocks the event loop."""
+"""The same for a cache; shorter, since a model can be asked instead."""
 _HELD = "Another program holds it: wait for that, or end it"
 _READ_ONLY = "Copy it to where it can be written"
 _ADVICE: Mapping[int, str] = {
@@ -49,6 +49,13 @@ _ADVICE: Mapping[int, str] = {
     sqlite3.SQLITE_ERROR: "{mend}",  # it lacks a table or a column
 }
 """What to do about each kind of error. `{mend}` is a file's own advice for when it is damaged."""
+_PASSING = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -59,7 +66,7 @@ class WouldWait(Exception):
 class SQLite:
     """A database file that only its owner can read.
 
-    A statement takes some 50 µs, so none is awaited.
+    A statement takes some 50 µs, so none is awaited where the file is free.
 
     Args:
         path: Path of the file; created if missing.
@@ -211,8 +218,20 @@ class SQLite:
             yield from cursor
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run `work` here: it is too short to be worth a thread."""
-        return work()
+        """Run `work`: here if the file is free, as it is too short for a thread; else in one."""
+        return work() if self._is_free() else await asyncio.to_thread(work)
+
+    def _is_free(self) -> bool:
+        """Return True if no other thread or process writes the file now."""
+        if self._alone:
+            return True
+        try:
+            self.at_once(lambda: self.atomically(lambda: None))
+        except WouldWait:
+            return False
+        except StoreError:  # which `work` will meet, if it writes
+            return True
+        return True
 
     async def when_free(self, work: Callable[[], T]) -> T:
         """Call `work` here as soon as no other thread or process holds the file.
@@ -320,6 +339,13 @@ def _is_locked(error: Exception) -> bool:
     return _kind(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def may_pass(error: BaseException | None) -> bool:
+    """Return True if the cause of an error may be over soon, such as a full disk, or a lock."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, sqlite3.Error) and _kind(error) in _PASSING
+
+
 def _is_read_only(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -394,6 +420,11 @@ class ContentStore:
         """Store a value, replacing an existing one."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """Call `work`, which uses this store, so that the event loop waits for nobody."""
+        file = self._file
+        return await (asyncio.to_thread(work) if file is None else file.offload(work))
 
     def clear(self) -> None:
         """Drop all values."""

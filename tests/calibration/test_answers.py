@@ -246,6 +246,17 @@ def test_a_new_epoch_counts_texts_alone_that_were_held_out_in_none_before(
     assert store.find_held_out_place(state, 1) == 3
 
 
+def test_all_answered_rows_are_read_in_blocks(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 3)
+    places = [add(store, f"text {number}") for number in range(8)]
+    spared = store.add(NewRow(store.coin.toss("a"), False, "run", (0.5, 0.25), 1), 1)
+    store.settle_by_small(spared, moot=False)
+    blocks = [sorted(rows.places.tolist()) for rows in store.read_answered_rows(store.read_state())]
+    assert blocks == [places[:3], places[3:6], places[6:]]
+
+
 def test_what_is_withdrawn_twice_at_once_begins_one_epoch(store: AnswerStore) -> None:
     state = store.read_state()
     store.withdraw(state, "why")
@@ -260,7 +271,9 @@ def test_a_row_that_is_tried_again_is_the_same_or_is_replaced(store: AnswerStore
     assert store.resume(place, other) is store.resume(place + 1, side) is None
     store.settle(place, LargeAnswer(None))
     assert store.resume(place, side) is None
-    again = add(store, "text", held=True)
+    assert figures_of(store).inputs == 1  # until the next row is there
+    again = store.add(NewRow(side, True, "run", (0.5, 0.25), 4, retries=place), 1)
+    store.settle(again, LargeAnswer("card"))
     assert store.resume(again, side) == (again, True)
     now = figures_of(store)
     assert (now.inputs, now.calls, now.missing) == (1, 2, 0)

@@ -72,7 +72,7 @@ def test_a_locked_file_is_a_write_that_fails_and_is_hardly_waited_for(disk: Disk
         index = arrive(recorder, disk, "a text")
         assert index is not None
         assert index < 0
-        assert "Another program holds it" in recorder.failure
+        assert "Another program holds it" in recorder.outage.reason
         other.execute("rollback")
     assert time.monotonic() < start + 30  # SQLite's own wait would be a minute
     assert arrive(recorder, disk, "another") == 2
@@ -113,6 +113,22 @@ def test_a_label_is_given_to_no_row_of_another_process(disk: Disk) -> None:
     assert there.settle(first, LargeAnswer("card")) == 0
     assert first != second
     assert [row.label for row in disk.read_figure_rows()] == [None, None]
+
+
+def test_what_fails_on_an_arrival_is_not_done_later(disk: Disk) -> None:
+    recorder, asked = Recorder(disk), list[bool]()
+
+    def read() -> bool:
+        asked.append(True)
+        if len(asked) == 1:
+            raise StoreError("database or disk is full")
+        return True
+
+    assert recorder.read_on_arrival(read) is None
+    assert recorder.outage.reason
+    assert recorder.read_on_arrival(read)
+    assert len(asked) == 2
+    assert not recorder.outage.reason
 
 
 def test_a_failure_is_logged_once_a_minute(

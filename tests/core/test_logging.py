@@ -67,6 +67,20 @@ def test_nothing_is_printed_unless_somebody_listens() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.parametrize("name", ["moa.serving.ledger", "moa.calibration.recording", "moa._sqlite"])
+def test_a_server_tells_what_its_stores_can_not_do(name: str) -> None:
+    program = (
+        "import logging\n"
+        "from moa.cli.serve import _show_warnings\n"
+        "_show_warnings()\n"
+        f"logging.getLogger({name!r}).warning('the disk is full')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == ["warning: the disk is full"]
+
+
 FORGED = "busy\nerror: forged\r\u2028error: forged\x1b[2J\ud800"
 
 

@@ -8,7 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Never
@@ -32,7 +32,7 @@ from moa.cli.row_display import summary
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
-from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, StoreError
 from moa.graphs.cascade import Cascade, CascadeResult
 from moa.graphs.loading import load_graph
 from moa.graphs.student import Student
@@ -457,6 +457,50 @@ async def test_on_a_full_disk_all_is_answered_no_paid_label_is_lost_and_what_was
     assert not any(store.indices_of(store.coin.toss(text)) for text in unrecorded)
     with sqlite3.connect(stream.where) as file:
         assert file.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("problem", ["full", "locked"])
+async def test_answers_that_cant_be_opened_yet_stop_none(
+    problem: str,
+    stream: Stream,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recording, "RETRY_S", 0.0)
+    cascade, before = stream.cascade(), stream.texts(3)
+    with ExitStack() as held:
+        if problem == "full":
+            held.enter_context(room(1))
+        else:
+            other = held.enter_context(closing(sqlite3.connect(tmp_path / "answers.db")))
+            other.execute("begin exclusive")
+        found = [await cascade.run(text) for text in before]
+    assert all(one.tier == 1 and one.accepted and one.output.label for one in found)
+    assert all(any("aren't recorded" in note.text for note in one.trace) for one in found)
+    assert len([one for one in caplog.records if one.name == recording.__name__]) == 1
+    await go(cascade, stream.texts(2))
+    assert len((await store_of(cascade)).read_figure_rows()) == 2
+    assert len(stream.large_asked) >= 5
+
+
+async def test_an_input_that_is_tried_again_and_cant_be_recorded_is_still_one(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "RETRY_S", 0.0)
+    cascade, text, kept = stream.cascade(), stream.texts(1)[0], dict[str, str]()
+    asking = await ask_until_killed(cascade, text, kept)
+    asking.cancel()  # so that its row has no answer
+    await asyncio.wait([asking])
+    with pytest.MonkeyPatch.context() as patch, room(1):
+        patch.setattr(AnswerStore, "read_state", full)
+        assert (await resume(cascade, text, kept)).tier == 1
+    await go(cascade, stream.texts(1))
+    assert (await figures(cascade)).inputs == 2
+
+
+def full(*_: object) -> Never:
+    raise StoreError("database or disk is full")
 
 
 async def test_no_small_answer_is_used_while_it_cant_be_checked(

@@ -8,21 +8,27 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
 
+from moa import Agent
 from moa._sqlite import SQLite, WouldWait
+from moa.agents.classifier import Classifier
 from moa.context import RunContext
+from moa.endpoints.wrappers import Cached
 from moa.errors import StoreBusy
+from moa.graphs.cascade import Cascade
 from moa.node import Result
 from moa.serving.app import serve
 from moa.serving.keys import KeyFile, StoredKeys
 from moa.serving.ledger import Ledger
 from moa.serving.limits import Limits
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import FREE
 
 from .harness import SPENT, add_key, greeter, listening, server_with, until
@@ -393,3 +399,66 @@ def test_nobody_is_taken_to_be_dead_as_soon_as_a_long_lock_is_over(tmp_path: Pat
             now[0] += 20
             first.renew()
         assert first.usage_of("alice").runs == 0, "it has died after all"
+
+
+class Watched(sqlite3.Connection):
+    """Notes how long statements of the thread of the loop would wait for a lock."""
+
+    loop = 0
+    """The thread; 0: nothing is noted."""
+    waits: ClassVar[set[int]] = set()
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if threading.get_ident() == self.loop and not sql.startswith("pragma busy"):
+            self.waits.update(super().execute("pragma busy_timeout").fetchone())
+        return super().execute(sql, *values)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    monkeypatch.setattr(Watched, "loop", 0)
+    monkeypatch.setattr(Watched, "waits", set[int]())
+    monkeypatch.setattr("sqlite3.connect", partial(sqlite3.connect, factory=Watched))
+    return Watched
+
+
+def learning(path: Path) -> Cascade[Any, Any]:
+    """A cascade that learns, whose models answer with a label each."""
+
+    def rule(_: str) -> dict[str, dict[str, float]]:
+        return {"topic": {"card": 0.9}}
+
+    small = SimulatedEndpoint(name="small", rule=rule)
+    large = SimulatedEndpoint(name="large", tier="llm", rule=rule)
+    first, last = (Classifier(one, ["card", "app"], question="topic") for one in (small, large))
+    return Cascade(small=first, large=last, learn=path, name="topic")
+
+
+def caching(path: Path) -> Agent[Any, Any]:
+    """An agent whose answers are cached in a file."""
+    return Agent(Cached(ScriptedEndpoint(["Hello!"] * 9), file=path), "Greet.", name="topic")
+
+
+@pytest.mark.parametrize("begin", ["begin immediate", "begin exclusive"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("make", [learning, caching])
+async def test_no_store_that_another_program_holds_is_waited_for_on_the_loop(
+    make: Any, is_first: bool, begin: str, tmp_path: Path, watched: type[Watched]
+) -> None:
+    path = tmp_path / "stored.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        app = serve(make(path))
+        async with listening(app) as url, aiohttp.ClientSession(url) as client:
+            if not is_first:
+                async with client.post("/run/topic", json="my card") as answer:
+                    assert answer.status == 200
+            other.execute(begin)
+            watched.loop = threading.get_ident()
+            asking = asyncio.ensure_future(client.post("/run/topic", json="my other card"))
+            async with client.get("/health") as health:
+                assert health.status == 200
+            await asyncio.wait([asking], timeout=1)
+            watched.loop = 0
+            other.execute("rollback")
+            assert (await asking).status == 200
+    assert watched.waits <= {0}

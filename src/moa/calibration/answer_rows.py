@@ -85,6 +85,9 @@ class NewRow(NamedTuple):
     sure: float | None = None
     by_small: bool = False
     """True if the small model answers it, so that no label will come."""
+    retries: int | None = None
+    """Index of an earlier row of the same input. If that one has ended without an answer, it is no
+    input of its own once this row is there."""
 
 
 class StartedRow(NamedTuple):

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import BaseModel
 
 from moa._json import object_of, objects_of
-from moa._sqlite import BUSY_S, SQLite, columns_of
+from moa._sqlite import BUSY_S, SQLite, columns_of, may_pass
 from moa.calibration import Bound
 from moa.calibration.answer_rows import (
     DROPPED,
@@ -51,6 +51,8 @@ STALE_S = 600.0
 """Seconds after which an unanswered call counts as failed, since its process is gone."""
 AUDIT, DRIFT = "the audit of the head in use", "the drift check of the head in use"
 """Names of stored values in errors."""
+_BLOCK = 1000
+"""Rows read at once, some 8 MB of vectors, if all of an epoch are looked at."""
 _BUSY_S = 0.2
 """Seconds that a cascade waits for another process that has locked the file."""
 
@@ -71,6 +73,7 @@ class AnswerStore:
 
     Raises:
         ConfigError: on opening: it can't be used, or must exist and doesn't.
+        StoreError: on opening: the disk is full, or another program has locked the file.
         MissingDependency: it is Postgres, and its client isn't installed.
     """
 
@@ -83,7 +86,7 @@ class AnswerStore:
         else:
             description = f"the answers in {address}"
             tables = "" if must_exist else TABLES  # another database stays as it is
-            # A cascade writes on the event loop, and can do without a write: see `Recorder`.
+            # A cascade can do without a write, and asks the large model then: see `Recorder`.
             busy_s = BUSY_S if must_exist else _BUSY_S
             self._store = SQLite(
                 self._file, tables, what=description, may_only_read=must_exist, busy_s=busy_s
@@ -108,7 +111,12 @@ class AnswerStore:
                 raise ConfigError(
                     f"there are no answers in {self._file}{_name_of_keys(self._file)}"
                 )
-            self._store.open()
+            try:
+                self._store.open()
+            except ConfigError as error:
+                if may_pass(error.__cause__):
+                    raise StoreError(str(error)) from error
+                raise
             try:
                 self._check_tables()
             except MoaError:
@@ -340,6 +348,13 @@ class AnswerStore:
         def insert() -> list[tuple[Any, ...]]:
             self._check_file()
             self._check_large(self._read_made_of()[1].large)
+            if row.retries is not None:
+                self._run(
+                    "update moa_learn_rows set source = ? where job = ? and place = ? and key = ? "
+                    f"and {_IS_VAIN}",
+                    *(RETRIED, self._store.job, row.retries, row.side.key),
+                    job_first=False,
+                )
             return self._run(
                 "insert into moa_learn_rows (job, place, epoch, key, held, source, at, vector, "
                 "done, by_small, look, accepts, guess, sure, length, language, given) "
@@ -355,20 +370,12 @@ class AnswerStore:
     def resume(self, index: int, side: Side) -> StartedRow | None:
         """Return a row of a text that is tried again; `None` if it is to have a new one.
 
-        It has if the first has ended without an answer. The first then is no input of its own.
+        It has if the first has ended without an answer.
         """
-        row = (self._store.job, index, side.key)
-        self._run(
-            "update moa_learn_rows set source = ? where job = ? and place = ? and key = ? "
-            "and source = 'run' and done = 1 and by_small = 0 and label is null",
-            *(RETRIED, *row),
-            job_first=False,
-        )
         rows = self._run(
             "select place, held from moa_learn_rows where job = ? and place = ? and key = ? "
-            "and source = 'run'",
-            *row,
-            job_first=False,
+            f"and source = 'run' and not ({_IS_VAIN})",
+            *(index, side.key),
         )
         return StartedRow(int(rows[0][0]), bool(rows[0][1])) if rows else None
 
@@ -523,12 +530,19 @@ class AnswerStore:
         )
         return rows, end
 
-    def read_answered_rows(self, state: LearningState) -> RowArrays:
-        """Return the epoch's rows that the large model was asked about, with a vector."""
-        return self._read(
-            "epoch = ? and done = 1 and by_small = 0 and vector is not null order by place desc",
-            state.epoch,
-        )
+    def read_answered_rows(self, state: LearningState) -> Iterator[RowArrays]:
+        """Yield the epoch's rows that the large model was asked about, with a vector, in blocks."""
+        last = 0
+        while True:
+            rows = self._read(
+                "epoch = ? and done = 1 and by_small = 0 and vector is not null and place > ? "
+                f"order by place limit {_BLOCK}",
+                *(state.epoch, last),
+            )
+            if not len(rows):
+                return
+            last = int(rows.places.max())
+            yield rows
 
     def read_watched_rows(self, state: LearningState, after: int) -> tuple[list[WatchedRow], int]:
         """Return what the head in use saw after an index, and the index to continue from."""
@@ -761,6 +775,8 @@ class AnswerStore:
 
 _EMPTY = "vector = null, given = null, guess = null, language = null, length = 0"
 """Assignments that clear the data of a row."""
+_IS_VAIN = "source = 'run' and done = 1 and by_small = 0 and label is null"
+"""Condition for a row of a run that has ended without an answer."""
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""

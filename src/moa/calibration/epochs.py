@@ -197,6 +197,10 @@ class Side:
         return self.again < TWICE
 
 
+NO_SIDE = Side("", 1.0, 1.0)
+"""The side of a text that can't be stored. It is never held out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """The thresholds of a look, with the estimates of the fit side."""

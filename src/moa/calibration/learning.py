@@ -359,11 +359,11 @@ class Learning:
 
     def _exceptions(self, state: LearningState, calibration: Calibration) -> list[str]:
         """Return the keys of texts where the large model gave another answer, or none."""
-        rows = self.store.read_answered_rows(state)
-        agreements = self._equals_large(probabilities_of(calibration, rows.vectors)[0], rows)
-        return sorted(
-            {key for key, is_same in zip(rows.keys, agreements, strict=True) if not is_same}
-        )
+        keys = set[str]()
+        for rows in self.store.read_answered_rows(state):
+            agreements = self._equals_large(probabilities_of(calibration, rows.vectors)[0], rows)
+            keys |= {key for key, is_same in zip(rows.keys, agreements, strict=True) if not is_same}
+        return sorted(keys)
 
     def _equals_large(self, p: Floats, rows: RowArrays) -> Bools:
         guesses = [self.options[index] for index in map(int, p.argmax(1))]

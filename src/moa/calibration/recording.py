@@ -42,6 +42,36 @@ _TELL_S = 60.0
 _logger = logging.getLogger(__name__)
 
 
+class Outage:
+    """The time for which a store can't be used."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why nothing is recorded; empty while inputs are."""
+        self._retry_at = 0.0
+        self._told_at = -math.inf
+
+    @property
+    def may_try(self) -> bool:
+        """True unless the store has just failed."""
+        return not self.reason or time.monotonic() >= self._retry_at
+
+    def begin(self, error: StoreError) -> None:
+        """Note that the store has failed, and tell the log, but not each time."""
+        now = time.monotonic()
+        self._retry_at = now + RETRY_S
+        self.reason = f"answers aren't recorded, so nothing is learned from this one: {error}"
+        if now >= self._told_at + _TELL_S:
+            self._told_at = now
+            _logger.warning("inputs go to the large model, and nothing is learned: %s", error)
+
+    def end(self, location: str) -> None:
+        """Note that the store can be used."""
+        if self.reason:
+            self.reason = ""
+            _logger.warning("answers are recorded in %s again", location)
+
+
 class Recorder:
     """Writes rows to a store, or keeps their writes for later. Threads may share it.
 
@@ -59,10 +89,7 @@ class Recorder:
         self._indices: dict[int, int] = {}
         """Indices of rows that were written late, by the index that `add` returned."""
         self._lock = threading.Lock()
-        self._retry_at = 0.0
-        self._told_at = -math.inf
-        self.failure = ""
-        """Why nothing is recorded; empty while inputs are."""
+        self.outage = Outage()
 
     def read_on_arrival(self, read: Callable[[], T]) -> T | None:
         """Return what the store says; `None` if an input that arrives now isn't recorded."""
@@ -71,10 +98,13 @@ class Recorder:
                 self._write_owed()
             finally:
                 self._lock.release()
-        found: list[T] = []
-        if not self._owed:
-            self._write(lambda: found.append(read()))
-        return found[0] if found else None
+        if self._owed:
+            return None
+        try:
+            return read()
+        except StoreError as error:  # once it is over, the input has passed: nothing is read late
+            self.fail(error)
+            return None
 
     def add(self, row: NewRow, epoch: int) -> int:
         """Write a row before it is answered, and return its index."""
@@ -104,16 +134,18 @@ class Recorder:
         """Empty a row that could never be answered; see `settle`."""
         return self._change(index, self._store.drop)
 
-    def fail(self, error: StoreError, read: Callable[[], object]) -> None:
+    def fail(self, error: StoreError, read: Callable[[], object] | None = None) -> None:
         """Record nothing until the store can be written and read: something else couldn't be.
 
         Args:
             error: What has failed.
-            read: Reads what inputs need.
+            read: Reads what inputs need, if that has failed.
         """
         with self._lock:
-            self._owed += (self._store.touch, read)
-            self._postpone(error)
+            self._owed.append(self._store.touch)
+            if read is not None:
+                self._owed.append(read)
+            self.outage.begin(error)
 
     def _change(self, index: int, change: Callable[[int], None]) -> int:
         if index == UNRECORDED:
@@ -136,7 +168,7 @@ class Recorder:
             return not self._owed
 
     def _write_owed(self) -> None:
-        if self.failure and time.monotonic() < self._retry_at:
+        if not self.outage.may_try:
             return
         while self._owed:
             work = self._owed.popleft()
@@ -144,16 +176,6 @@ class Recorder:
                 work()
             except StoreError as error:
                 self._owed.appendleft(work)
-                self._postpone(error)
+                self.outage.begin(error)
                 return
-        if self.failure:
-            self.failure = ""
-            _logger.warning("answers are recorded in %s again", self._store.location)
-
-    def _postpone(self, error: StoreError) -> None:
-        now = time.monotonic()
-        self._retry_at = now + RETRY_S
-        self.failure = f"answers aren't recorded, so nothing is learned from this one: {error}"
-        if now >= self._told_at + _TELL_S:
-            self._told_at = now
-            _logger.warning("inputs go to the large model, and nothing is learned: %s", error)
+        self.outage.end(self._store.location)

@@ -213,7 +213,8 @@ def _show_warnings() -> None:
     """Print the server's warnings on standard error, without texts of requests."""
     handler = LogHandler(logging.WARNING)
     handler.setFormatter(LineFormatter())
-    logging.getLogger("moa.serving").addHandler(handler)
+    for name in ("moa.serving", "moa.calibration", "moa._sqlite"):
+        logging.getLogger(name).addHandler(handler)
 
 
 class LogHandler(logging.Handler):

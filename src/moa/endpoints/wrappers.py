@@ -305,7 +305,7 @@ class Cached(Wrapping):
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`. A cached text comes in one piece."""
         key = self._key("complete", asdict(prompt), context)
-        hit = None if prompt.temperature else self._look_up(Completion, key, COMPLETION)
+        hit = None if prompt.temperature else await self._look_up(Completion, key, COMPLETION)
         if hit is not None:
             completion = self._note_hit(hit, context)
             yield completion.text
@@ -315,7 +315,7 @@ class Cached(Wrapping):
             async for piece in pieces:
                 is_last = isinstance(piece, Completion)
                 if is_last and not prompt.temperature and _is_whole(piece, prompt):
-                    self._keep(key, COMPLETION, piece)
+                    await self._keep(key, COMPLETION, piece)
                 yield piece
 
     async def decide(
@@ -372,7 +372,7 @@ class Cached(Wrapping):
         """Return the cached answer, or that of an equal request in progress, else ask."""
         loop = asyncio.get_running_loop()
         while True:
-            hit = self._look_up(kind, key, form)
+            hit = await self._look_up(kind, key, form)
             if hit is not None:
                 return self._note_hit(hit, context)
             flight = self._flights.get(key)
@@ -399,9 +399,9 @@ class Cached(Wrapping):
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
-            if is_whole(answer):
-                self._keep(key, form, answer)
             flight.set_result(answer)
+            if is_whole(answer):
+                await self._keep(key, form, answer)
         except (EndpointError, OutputError) as error:
             flight.set_exception(error)
             flight.exception()  # marked as retrieved: maybe nobody waits
@@ -412,21 +412,25 @@ class Cached(Wrapping):
                 del self._flights[key]
         return answer
 
-    def _look_up(self, kind: type[Answered], key: str, form: Form[Answered]) -> Answered | None:
-        entry = self._answers.get(key)
+    async def _look_up(
+        self, kind: type[Answered], key: str, form: Form[Answered]
+    ) -> Answered | None:
+        file, entry = self._file, self._answers.get(key)
+        if entry is None and file is not None:
+            record = await file.offload(lambda: file.get(key))
+            entry = self._answers.get(key)  # an equal request may have ended meanwhile
+            if entry is None and record is not None:
+                with suppress(ValueError):  # written by another version, or broken
+                    entry = form.load(record)
         answer = entry if isinstance(entry, kind) else None
-        if answer is None and self._file is not None:
-            with suppress(ValueError):  # written by another version, or broken
-                record = self._file.get(key)
-                answer = None if record is None else form.load(record)
         if answer is not None:
             self._remember(key, answer)
         return answer
 
-    def _keep(self, key: str, form: Form[Answered], answer: Answered) -> None:
+    async def _keep(self, key: str, form: Form[Answered], answer: Answered) -> None:
         self._remember(key, answer)
-        if self._file is not None:
-            self._file.put(key, form.dump(answer))
+        if (file := self._file) is not None:
+            await file.offload(lambda: file.put(key, form.dump(answer)))
 
     def _remember(self, key: str, answer: Completion | Decision | Embeddings) -> None:
         self._answers[key] = answer

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -33,6 +34,7 @@ from moa.errors import (
     EndpointUnauthorized,
     EndpointUnsupported,
     MoaError,
+    StoreError,
 )
 from moa.graphs.fields import resolve_path
 from moa.graphs.fingerprint import fingerprint_of
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from moa.calibration.answer_rows import LargeAnswer, LearningState, NewRow, StartedRow
     from moa.calibration.epochs import Side
     from moa.calibration.learning import Head, HeadJudgement, Learning
-    from moa.calibration.recording import Recorder
+    from moa.calibration.recording import Outage, Recorder
     from moa.decisions.arrays import Floats, Ints
 
 Out_co = TypeVar("Out_co", covariant=True, default=object)
@@ -124,8 +126,8 @@ class Consideration(NamedTuple):
     written; `None`: it is to be stored."""
     record: str
     """Key of the journal's record of its index; empty without a journal."""
-    failure: str = ""
-    """Why no row can be written; empty if one can."""
+    earlier: int | None = None
+    """Index of a row that the same input had before; `None`: it had none."""
 
 
 class Decision(NamedTuple):
@@ -184,6 +186,8 @@ class Student(Generic[Out_co]):
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """Learning, by owner of the runs. One owner's texts don't teach what answers another."""
+        self._outages: dict[str, Outage] = {}
+        """Those of stores that couldn't be opened yet, by owner."""
 
     def check(self, large: object) -> None:
         """Check that the large model isn't the small one. From then on, labels are its answers.
@@ -206,6 +210,8 @@ class Student(Generic[Out_co]):
         Raises:
             ConfigError: they belong to another question or other models, or can't be used.
             MissingDependency: a package for fitting heads isn't installed.
+            StoreError: the disk is full, or another program has locked them. They are opened again
+                after a while.
         """
         context = context or RunContext(keep_notes=False)
         if context.owner not in self._learning:
@@ -217,9 +223,13 @@ class Student(Generic[Out_co]):
     async def _open(self, context: RunContext) -> Learning:
         from moa.calibration.answers import AnswerStore
         from moa.calibration.learning import Learning
+        from moa.calibration.recording import Outage
         from moa.decisions.regression import check_installed
 
         check_installed()
+        outage = self._outages.setdefault(context.owner, Outage())
+        if not outage.may_try:
+            raise StoreError(outage.reason)
         store = AnswerStore(store_of_owner(self.learn.where, context.owner))
         question = QuestionRecord.model_validate(self.question).model_dump_json()
         readers = await self._identify_readers(context)
@@ -235,7 +245,13 @@ class Student(Generic[Out_co]):
             if parts is not None:
                 store.bind_large(model, parts)
 
-        await store.run_in_thread(begin)
+        try:
+            await asyncio.to_thread(begin)
+        except StoreError as error:
+            store.close()
+            outage.begin(error)
+            raise StoreError(outage.reason) from error
+        outage.end(store.location)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
         return Learning(store, self.question, features, await self._read_option_names(context))
 
@@ -277,29 +293,28 @@ class Student(Generic[Out_co]):
         if (rehearsal := REHEARSAL.get()) is not None:  # a rehearsal must store nothing
             prompts = await self.small.prompts(text, nested)
             await rehearsal.record(prompts, f"{nested.node}/{self.small.name}", hold=True)
-        from moa.calibration.answer_rows import UNRECORDED
-
-        learning = await self.ready(nested)
+        try:
+            learning = await self.ready(nested)
+        except StoreError as error:
+            return await self._pass_by(text, nested, "", str(error))
         store, recorder = learning.store, learning.recorder
         side = store.coin.toss(text, case)
         journal = None if nested.journal is None else nested.journal.journal
         record = "" if journal is None else journal.number("learn", nested.node, text)
         earlier = "" if journal is None else journal.kept.get(record, "")
 
+        index = int(earlier) if earlier.isdecimal() else None
+
         def arrive() -> tuple[LearningState, Head | None, StartedRow | None]:
-            row = store.resume(int(earlier), side) if earlier.isdecimal() else None
+            row = None if index is None else store.resume(index, side)
             return (*learning.current(), row)
 
         arrival = await store.run_in_thread(lambda: recorder.read_on_arrival(arrive))
         if learning.stopped:
             nested.note("failed", learning.stopped)
-        read = await self._read(text, nested)
         if arrival is None:
-            failure = recorder.failure
-            nested.note("failed", failure)
-            return Consideration(
-                text, side, False, 0, read, None, None, UNRECORDED, record, failure
-            )
+            return await self._pass_by(text, nested, record, recorder.outage.reason)
+        read = await self._read(text, nested)
         state, head, row = arrival
         judged = None
         if head is not None and read is not None:
@@ -308,8 +323,19 @@ class Student(Generic[Out_co]):
         is_held_out = side.is_held_out(state.looks) if row is None else row.held
         place = None if row is None else row.place
         return Consideration(
-            text, side, is_held_out, state.epoch, read, judged, head, place, record
+            text, side, is_held_out, state.epoch, read, judged, head, place, record, index
         )
+
+    async def _pass_by(
+        self, text: str, nested: RunContext, record: str, failure: str
+    ) -> Consideration:
+        """Read a text that can't be recorded, so that it has no side."""
+        from moa.calibration.answer_rows import UNRECORDED
+        from moa.calibration.epochs import NO_SIDE
+
+        read = await self._read(text, nested)
+        nested.note("failed", failure)
+        return Consideration(text, NO_SIDE, False, 0, read, None, None, UNRECORDED, record)
 
     def may_answer(self, consideration: Consideration) -> bool:
         """Return True if the small node's answer may be given. The text may still be held out."""
@@ -356,17 +382,17 @@ class Student(Generic[Out_co]):
 
         A run that is resumed goes on with the row that it stored before it was killed.
         """
-        learning = await self.ready(nested)
         if consideration.place is not None:
             if by_small:
                 await self.spare(consideration.place, nested, moot=False)
             return consideration.place
+        learning = await self.ready(nested)
         row = self._row(consideration, by_small=by_small)
         index = await learning.store.run_in_thread(
             lambda: learning.recorder.add(row, consideration.epoch)
         )
         if not self.is_stored(index):
-            nested.note("failed", learning.recorder.failure)
+            nested.note("failed", learning.recorder.outage.reason)
         if nested.journal is not None:
             await nested.journal.journal.keep(consideration.record, str(index))
             if by_small:  # no call follows, before which it would be written
@@ -558,11 +584,16 @@ class Student(Generic[Out_co]):
             guess=None if judged is None else self._best(judged),
             sure=None if judged is None else judged.sure,
             by_small=by_small,
+            retries=consideration.earlier,
         )
 
     async def _record(self, change: Callable[[Recorder], int], context: RunContext) -> None:
         """Change a row, now or once that is possible. The answer is given in any case."""
-        learning = await self.ready(context)
+        try:
+            learning = await self.ready(context)
+        except StoreError as error:
+            context.note("failed", str(error))
+            return
         if index := await learning.store.run_in_thread(lambda: change(learning.recorder)):
             learning.wake(index)
 
