@@ -29,7 +29,8 @@ def words_in(text: str) -> list[str]:
 
 def word_count(text: str) -> int:
     """Count the words of a text; in scripts without spaces, each character counts, as is usual."""
-    return sum(map(_count_words, text.split()))
+    tokens = text.split()
+    return sum(map(_count_words, tokens)) if UNSPACED.search(text) else len(tokens)
 
 
 def _count_words(token: str) -> int:

@@ -15,6 +15,7 @@ from moa.calibration.arithmetic import (
     find_names,
     find_numbers,
     format_number,
+    has_numbers,
     read_only_number,
     substitute,
 )
@@ -187,3 +188,17 @@ def test_a_long_number_is_written_to_twelve_places() -> None:
 )
 def test_sums_in_latex_are_read(text: str, left: str, holds: bool) -> None:
     assert [(sum.left, sum.holds) for sum in find_equations(text)] == [(left, holds)]
+
+
+def test_a_number_is_computed_once_however_often_a_text_has_it() -> None:
+    first, other, again, digits, same = find_numbers("12 and 1,200, 12 and 1200.0, 1200.0")
+    assert first is again
+    assert digits is same
+    assert (first, other, digits) == (12, 1200, 1200)
+
+
+@pytest.mark.parametrize(("least", "has"), [(1, True), (2, True), (3, False)])
+def test_only_numbers_count_that_are_found(least: int, has: bool) -> None:
+    text = f"12, then {'9' * 61}, then 3."
+    assert len(find_numbers(text)) == 2
+    assert has_numbers(text, least) is has

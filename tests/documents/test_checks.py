@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from fractions import Fraction
 
 import pytest
 
+from moa._text import word_count
 from moa.documents.checks import Checks, Ground, faults_of
+from moa.documents.sentences import Length
 
 RULES = (
     "Returns within 30 days after delivery. Wrong item: we send the right one, on no fixed date. "
@@ -84,3 +88,39 @@ def test_a_text_made_to_take_long_does_not() -> None:
     begun = time.perf_counter()
     kinds("we will " * 5000 + "we can " * 5000, "wir " * 5000, "en")
     assert time.perf_counter() - begun < 1
+
+
+def test_of_a_very_long_question_the_first_figures_count() -> None:
+    numbers = " ".join(map(str, range(1000, 200_000)))
+    tracemalloc.start()
+    strange = Ground([], numbers).lacks([Fraction(1000), Fraction(150_000)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert strange == [150_000]
+    assert peak < 10_000_000
+
+
+def test_a_question_is_not_read_for_an_answer_without_figures() -> None:
+    question = "12 " * 30_000
+    tracemalloc.start()
+    assert Ground([], question).lacks([]) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000
+
+
+@pytest.mark.parametrize("length", [Length(sentences=3), Length(words=20)], ids=str)
+def test_a_text_is_read_until_it_is_known_to_be_too_long(length: Length) -> None:
+    text = "Hello there. How are you? " * 20_000
+    tracemalloc.start()
+    assert length.too_long(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * len(text)  # its rest, and no list of its words or sentences
+
+
+@pytest.mark.parametrize(
+    "text", ["a b c", "a b c d", "\u4e00\u4e8c \u4e09", "\u4e00\u4e8c\u4e09\u56db"]
+)
+def test_words_are_counted_as_everywhere(text: str) -> None:
+    assert Length(words=3).too_long(text) == (word_count(text) > 3.45)

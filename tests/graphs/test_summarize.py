@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, cast
 
 import pytest
@@ -258,3 +259,23 @@ async def test_a_longer_text_gets_a_longer_summary_and_is_asked_for_behind_the_t
         await graph.run(Original(text="The committee met again. " * (words // 4)))
     ends = [prompt.messages[-1].content.splitlines()[-1] for prompt in llm.prompts]
     assert ends == ["Summarize the text in 3 sentences.", "Summarize the text in 7 sentences."]
+
+
+async def test_a_long_text_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = dict[str, int]()
+    too_long, pick = Length.too_long, Salience.pick
+
+    def seen(length: Length, text: str) -> bool:
+        threads["length"] = threading.get_ident()
+        return too_long(length, text)
+
+    def picked(self: Salience, *arguments: Any, **keywords: Any) -> list[Sentence]:
+        threads["pick"] = threading.get_ident()
+        return pick(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Length, "too_long", seen)
+    monkeypatch.setattr(Salience, "pick", picked)
+    text = "\n\n".join(f"{TEXT} This is part {n} of it." for n in range(300))
+    await graph(tiny(), length=Length(sentences=2)).run(Original(text=text))
+    assert threads.keys() == {"length", "pick"}
+    assert threading.get_ident() not in threads.values()

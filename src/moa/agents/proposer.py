@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, create_model
 
 from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
 from moa.agents.prompts import block, escape_tags, write_input
-from moa.calibration.arithmetic import find_numbers
+from moa.calibration.arithmetic import has_numbers
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.messages import Message
@@ -45,8 +45,8 @@ class Answerer(Agent[str | BaseModel, Reply]):
     def messages(self, request: str | BaseModel) -> tuple[Message, ...]:
         """Write the instructions and the request."""
         rule, *user_messages = super().messages(request)
-        figures = find_numbers(" ".join(message.content for message in user_messages))
-        if self.instructions.startswith(ANSWER) and len(figures) >= _FIGURES:
+        text = " ".join(message.content for message in user_messages)
+        if self.instructions.startswith(ANSWER) and has_numbers(text, _FIGURES):
             rule = replace(rule, content=f"{rule.content}\n{_NUMBER}")
         return (rule, *user_messages)
 

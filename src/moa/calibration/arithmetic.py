@@ -148,11 +148,19 @@ def find_numbers(text: str) -> list[Fraction]:
 
     A number of more than 60 characters is skipped.
     """
-    return [
-        Fraction(digits.replace(",", ""))
-        for digits in NUMBER.findall(text)
+    numbers = NUMBER.findall(text)
+    values = {
+        digits: Fraction(digits.replace(",", ""))  # slow, so once for each spelling
+        for digits in set(numbers)
         if len(digits) <= _LONGEST_NUMBER
-    ]
+    }
+    return [values[digits] for digits in numbers if digits in values]
+
+
+def has_numbers(text: str, least: int) -> bool:
+    """Return True if `find_numbers` would find at least so many; the text is read up to them."""
+    found = (match for match in NUMBER.finditer(text) if len(match[0]) <= _LONGEST_NUMBER)
+    return next(islice(found, least - 1, None), None) is not None
 
 
 def find_signed_numbers(text: str) -> list[Fraction]:

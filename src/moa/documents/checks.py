@@ -42,6 +42,9 @@ Kind = Literal[
 _PROMISES = ("sends", "refunds", "replaces", "cancels")
 _READ = 4000
 """Maximum characters of a text to check; replies are shorter."""
+_ASKED = 100_000
+"""Maximum characters of a question whose figures and days count. All of a message of megabytes
+would take seconds, in which a server answers nobody."""
 _ALIKE = 0.7
 """Minimum share of common words for two sentences to say the same."""
 _FEWEST = 4
@@ -138,11 +141,11 @@ class Ground:
     Args:
         sources: The texts that the writer was given, such as rules and facts.
         question: The question that it answers. Its figures and days may be repeated, but not
-            promised.
+            promised. Only its first 100,000 characters count.
     """
 
     def __init__(self, sources: Sequence[str], question: str = "") -> None:
-        self._given, self._asked = sources, question
+        self._given, self._asked = sources, question[:_ASKED]
 
     @cached_property
     def _sentences(self) -> list[set[str]]:
@@ -163,8 +166,11 @@ class Ground:
 
     def lacks(self, figures: Iterable[Fraction]) -> list[Fraction]:
         """Return the numbers that are in neither sources nor question, each once."""
-        known_figures = self._given_figures | self._asked_figures
-        return [figure for figure in dict.fromkeys(figures) if figure not in known_figures]
+        return [
+            figure
+            for figure in dict.fromkeys(figures)
+            if figure not in self._given_figures and figure not in self._asked_figures
+        ]
 
     def speaks_of(self, promise: str) -> bool:
         """Return True if the given texts speak of such a promise."""

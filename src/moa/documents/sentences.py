@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import islice
 
 from pydantic import Field
 
@@ -42,13 +44,16 @@ def sentences(text: str) -> list[tuple[int, str]]:
     `[1]`, belongs to the sentence before it. Found by rules, for languages that end a sentence by
     a full stop, an exclamation or a question mark; a known abbreviation ends none.
     """
-    pieces: list[tuple[int, str]] = []
+    return [*_split(text)]
+
+
+def _split(text: str) -> Iterator[tuple[int, str]]:
     begin = 0
     for match in _END.finditer(text):
         if match.end() > begin and _ends(text, match):
-            pieces += _strip(text, begin, match.end())
+            yield from _strip(text, begin, match.end())
             begin = match.end()
-    return pieces + _strip(text, begin, len(text))
+    yield from _strip(text, begin, len(text))
 
 
 def _ends(text: str, end: re.Match[str]) -> bool:
@@ -106,9 +111,14 @@ class Length(Frozen):
 
     def too_long(self, text: str) -> bool:
         """Return True if a text is too long; a short one is not."""
-        if self.words is not None and word_count(text) > self.words * _MOST:
-            return True
-        return self.sentences is not None and len(sentences(text)) > self.sentences
+        if self.words is not None:
+            most = self.words * _MOST
+            # A long text isn't read to its end.
+            if len(text.split(None, int(most) + 1)) > most or word_count(text) > most:
+                return True
+        if self.sentences is None:
+            return False
+        return next(islice(_split(text), self.sentences, None), None) is not None
 
     def shorten(self, text: str) -> str:
         """Cut a long text at the end of a sentence; keep at least the first sentence."""

@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from moa._async import off_loop
 from moa._text import word_count
 from moa.agents.base import require
 from moa.agents.prompts import block
@@ -38,6 +40,7 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.writing import WholePrompt, attempt, report_step, write_to_length
 from moa.node import Frozen, Reply
 
+T = TypeVar("T")
 _SENTENCES, _MOST_SENTENCES, _WORDS_A_FURTHER = 3, 8, 300
 """Default number of sentences: 3, and 1 for each further 300 words of the text, 8 at most."""
 _WRITE = (
@@ -154,18 +157,22 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         Raises:
             MissingDependency: `semantic-text-splitter` is not installed.
         """
-        pieces, sentences = await asyncio.to_thread(_split, request.text, self.chunk_tokens)
+        text = request.text
+        pieces, sentences = await asyncio.to_thread(_split, text, self.chunk_tokens)
         if not sentences:
             context.note("skipped", "the text is empty, and so is its summary")
-        length, summary, selection = self._length_of(request.text), list[Sentence](), sentences
-        if length.too_long(request.text):
+        length = await _off_loop(lambda: self._length_of(text), request, context)
+        summary, selection = list[Sentence](), sentences
+        if await _off_loop(lambda: length.too_long(text), request, context):
             extracting = self._extract(request, length, sentences, context)
             extracts, salience = await report_step("extracts", extracting, context)
             summary = await self._write(request, length, sentences, extracts, context)
             if not summary:
-                salience = salience or await self._rank(request, extracts, context)
-                selection = salience.pick(
-                    extracts, full=lambda picks: length.too_long(_text(picks))
+                ranks = salience or await self._rank(request, extracts, context)
+                selection = await _off_loop(
+                    lambda: ranks.pick(extracts, full=lambda picks: length.too_long(_text(picks))),
+                    request,
+                    context,
                 )
         return Summary(
             text=_text(summary or selection),
@@ -196,13 +203,18 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         words = length.words or _WORDS_A_SENTENCE * (length.sentences or 1)
         share = max(self.keep, min(1.0, _ROOM * _TOKENS_A_WORD * words / total))
         salience = await self._rank(request, sentences, context)
-        extracts = [
-            sentence
-            for chunk in _by_chunk(sentences)
-            for sentence in salience.take(share * _tokens(chunk), chunk)
-        ]
-        if _tokens(extracts) > self.read_tokens:
-            extracts = salience.take(self.read_tokens, extracts)
+
+        def take() -> list[Sentence]:
+            taken = [
+                sentence
+                for chunk in _by_chunk(sentences)
+                for sentence in salience.take(share * _tokens(chunk), chunk)
+            ]
+            if _tokens(taken) > self.read_tokens:
+                return salience.take(self.read_tokens, taken)
+            return taken
+
+        extracts = await _off_loop(take, request, context)
         context.note("changed", f"kept {_tokens(extracts)} of about {total} tokens, as they stand")
         return extracts, salience
 
@@ -248,7 +260,12 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         trying = attempt(writing, context, fallback, kind="degraded")
         text = await report_step("summary", trying, context)
         summary = [] if text is None else _cite(text, [*_by_chunk(extracts)])
-        _note_figures(summary, request, context)
+        unknown = await _off_loop(lambda: _unknown_figures(summary, request), request, context)
+        if unknown:
+            listing = ", ".join(dict.fromkeys(map(in_digits, unknown)))
+            context.note(
+                "degraded", f"the text doesn't have these figures of the summary: {listing:.200}"
+            )
         return summary
 
 
@@ -309,20 +326,17 @@ class Salience:
         return self.pick(taken_sentences, full=lambda picks: _tokens(picks) > tokens)
 
 
-def _note_figures(summary: Sequence[Sentence], original: Original, context: RunContext) -> None:
-    """Note figures in a summary that aren't in the text: they may be made up."""
-    figures = {*find_numbers(original.text), *find_numbers(original.title or "")}
-    unknown = [
-        figure
-        for sentence in summary
-        for figure in find_numbers(sentence.text)
-        if figure not in figures
-    ]
-    if unknown:
-        listing = ", ".join(dict.fromkeys(map(in_digits, unknown)))
-        context.note(
-            "degraded", f"the text doesn't have these figures of the summary: {listing:.200}"
-        )
+async def _off_loop(work: Callable[[], T], request: Original, context: RunContext) -> T:
+    return await off_loop(work, context.remaining_s(), size=len(request.text))
+
+
+def _unknown_figures(summary: Sequence[Sentence], original: Original) -> list[Fraction]:
+    """List the figures of a summary that aren't in the text: they may be made up."""
+    figures = [figure for sentence in summary for figure in find_numbers(sentence.text)]
+    if not figures:
+        return []
+    known = {*find_numbers(original.text), *find_numbers(original.title or "")}
+    return [figure for figure in figures if figure not in known]
 
 
 def _prompt(original: Original, read: str) -> str:
