@@ -112,10 +112,10 @@ async def serve() -> None:
 class Unpaced(Pacing):
     """A fixed number in flight."""
 
-    def answered(self, *_: object) -> None:
+    def learn_answer(self, *_: object) -> None:
         pass
 
-    began = refused = answered
+    learn_headers = learn_refusal = learn_answer
 
 
 class Figures(NamedTuple):

@@ -30,6 +30,10 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 
+_LONG = 1 << 16
+"""Characters whose work is done at once: some milliseconds."""
+
+
 class Lock:
     """A lock for any event loop; one of asyncio's belongs to a single loop.
 
@@ -51,6 +55,9 @@ class Lock:
             lock.release()
 
 
+_long_texts = Lock()
+
+
 @asynccontextmanager
 async def time_limit(
     left_s: float | None, message: str = "the run's time is up"
@@ -64,6 +71,26 @@ async def time_limit(
         if not limit.expired():
             raise
         raise DeadlineExceeded(message) from error
+
+
+async def off_loop(work: Callable[[], T], left_s: float | None, *, size: int) -> T:
+    """Do work on texts: on short ones at once, on long ones in a thread, one after the other.
+
+    A single call of `re` or `str` holds Python's lock until it ends, so the event loop waits for
+    one such call, but never for all that are due.
+
+    Args:
+        work: Function to call; it can't be stopped.
+        left_s: Seconds to wait for those before; `None`: as long as it takes.
+        size: Characters of the texts.
+
+    Raises:
+        DeadlineExceeded: those before took too long; `work` was not called.
+    """
+    if size <= _LONG:
+        return work()
+    async with _long_texts.hold(left_s):
+        return await asyncio.to_thread(work)
 
 
 async def gather(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:

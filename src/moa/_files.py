@@ -100,8 +100,14 @@ def save_text(
 
 
 def make_private(path: Path) -> None:
-    """Create a file that only its owner can read; leave an existing one unchanged."""
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    """Create a file that only its owner can read; leave an existing one unchanged, and unopened.
+
+    A process that closes any descriptor of a file drops all locks that it has on it (POSIX). If
+    SQLite has it open here, another process would take it for free, and drop what isn't merged yet.
+    """
+    flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with suppress(FileExistsError):
+        os.close(os.open(os.path.realpath(path), flags, 0o600))
 
 
 class LineFile:

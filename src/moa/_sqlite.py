@@ -26,6 +26,8 @@ SQLRow = tuple[Any, ...]
 """A row of a database; the statement determines its types."""
 BUSY_S = 60.0
 """Seconds to wait for other processes that write the same file."""
+_SMALLEST = 512
+"""Bytes of the smallest page of SQLite."""
 _CACHE_S = 5.0
 """The same for a cache; shorter, since waiting blocks the event loop."""
 _HELD = "Another program holds it: wait for that, or end it"
@@ -107,7 +109,7 @@ class SQLite:
     def _open_to_write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         make_private(self.path)
-        _check_header(self.path)
+        _check_size(self.path)
         self._connect(str(self.path.absolute()))  # SQLite may take `file:…` to be an address
         if self._alone:
             self._file.execute("pragma locking_mode = exclusive")
@@ -138,6 +140,7 @@ class SQLite:
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
+        self._opened = self._identify()
         # Closed with its last reference, but not at exit: a thread may still be using it.
         finalize(self, self._file.close).atexit = False
 
@@ -152,6 +155,21 @@ class SQLite:
                 if not _is_locked(error) or time.monotonic() > give_up:
                     raise
                 time.sleep(0.02)
+
+    def check_in_place(self) -> None:
+        """Raise `StoreError` if the file was removed or replaced since it was opened."""
+        if self._identify() != self._opened:
+            raise StoreError(
+                f"{self._what} can't be written or read: the file was removed or replaced while it "
+                "was open. Start the process again to go on with what is there now"
+            )
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Close the file."""
@@ -250,11 +268,13 @@ class SQLite:
         return str(error) if advice is None else f"{error}. {advice.format(mend=self._mend)}"
 
 
-def _check_header(path: Path) -> None:
-    """Raise an error unless it is an SQLite file; SQLite itself takes a short file for empty."""
-    with path.open("rb") as file:
-        header = file.read(16)
-    if header not in (b"", b"SQLite format 3\0"):
+def _check_size(path: Path) -> None:
+    """Raise an error if a file is too short for SQLite, which would take it for empty.
+
+    It isn't opened, as by closing it all locks of this process on it would be dropped; see
+    `make_private`.
+    """
+    if 0 < path.stat().st_size < _SMALLEST:
         error = sqlite3.DatabaseError("file is not a database")
         error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
         raise error

@@ -537,11 +537,14 @@ async def run_one(
             usage=result.usage,
             trace=result.trace,
         )
-    return Item(
-        **origin,
-        status="failed",
-        error=error,
-        seconds=time.perf_counter() - start,
-        usage=context.usage,
-        trace=context.trace,
-    )
+    try:
+        return Item(
+            **origin,
+            status="failed",
+            error=error,
+            seconds=time.perf_counter() - start,
+            usage=context.usage,
+            trace=context.trace,
+        )
+    finally:
+        del error  # it leads to this frame, and both would wait for a garbage collection

@@ -142,7 +142,7 @@ class StoreError(MoaError):
 
 
 class StoreBusy(StoreError):
-    """Another program has locked stored data for longer than is waited for it."""
+    """Another program has locked stored data for longer than is waited for it, or it is away."""
 
 
 class RequestRefused(MoaError):

@@ -7,19 +7,34 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moa.calibration import Bound, Guarantee
 from moa.calibration import answers as module
 from moa.calibration.answer_rows import LargeAnswer, NewRow, SpentLook
 from moa.calibration.answers import AnswerStore
-from moa.calibration.epochs import PlannedLook
-from moa.calibration.figures import figures_of
-from moa.errors import ConfigError
+from moa.calibration.epochs import PlannedLook, start_audit
+from moa.calibration.features import LabelFeature
+from moa.calibration.figures import figures_at, figures_of
+from moa.calibration.file import Calibration, QuestionRecord
+from moa.errors import ConfigError, StoreError
+from moa.questions import Option, Question
 
+HEAD = Calibration(
+    made=datetime(2026, 1, 1, tzinfo=UTC),
+    question=QuestionRecord.model_validate(
+        Question("q", "choice", "?", (Option("a", "a"), Option("b", "b")))
+    ),
+    models={},
+    features=(LabelFeature(name="small"),),
+    bound=Bound(guarantee=Guarantee(0.05, 0.95), threshold=0.9, labels=10, summary="a test"),
+    origin="a test",
+)
 WRITER = Path(__file__).with_name("answering.py")
 
 
@@ -50,7 +65,16 @@ def spent(store: AnswerStore, cut: int) -> SpentLook:
 
 
 def finish(store: AnswerStore, look: SpentLook, *, used: bool = True) -> None:
-    store.finish(look, {"passed": 1}, head="h", used=used, audit="{}", drift=None, exceptions=["k"])
+    keep_outcome(store, look, used=used, exceptions=["k"])
+
+
+def keep_outcome(
+    store: AnswerStore, look: SpentLook, *, used: bool = True, exceptions: Sequence[str] = ()
+) -> None:
+    head, audit = HEAD.model_dump_json(), start_audit().model_dump_json()
+    store.finish(
+        look, {"passed": 1}, head=head, used=used, audit=audit, drift=None, exceptions=exceptions
+    )
 
 
 def test_a_row_is_spared_the_large_model_unless_it_is_held_out(store: AnswerStore) -> None:
@@ -192,7 +216,9 @@ def test_a_look_whose_process_died_is_spent_and_finished_by_another(
         assert found == look
         finish(other, found)
         assert other.read_state().used == 0
-        assert other.read_head(other.read_state()) == ("h", frozenset({"k"}))
+        head = other.read_head(other.read_state())
+        assert head is not None
+        assert (head.calibration, head.exceptions) == (HEAD, frozenset({"k"}))
         finish(other, found, used=False)
         assert other.read_state().used == 0  # what was said stays
 
@@ -271,12 +297,12 @@ def test_a_forgotten_text_is_no_exception_by_which_to_know_it(store: AnswerStore
     look = spent(store, 2)
     assert store.claim(look)
     key = store.coin.toss("a").key
-    store.finish(look, {}, head="h", used=True, audit="{}", drift=None, exceptions=[key])
+    keep_outcome(store, look, exceptions=[key])
     for place, known in zip(places, ({key}, set[str]()), strict=True):
         store.forget(place)
         head = store.read_head(store.read_state())
         assert head is not None
-        assert head[1] == known
+        assert head.exceptions == known
 
 
 def test_a_forgotten_row_leaves_nothing_that_was_read_of_it(
@@ -325,3 +351,115 @@ def test_another_database_is_no_answers_and_stays_as_it_is(tmp_path: Path) -> No
         AnswerStore(file, must_exist=True).open()
     assert other.execute("select name from sqlite_schema").fetchall() == [("mine",)]
     other.close()
+
+
+def test_an_epoch_is_about_one_large_node_and_no_other_process_adds_to_it(
+    store: AnswerStore, where: str
+) -> None:
+    store.bind_large("m", {"questions": "1"})
+    add(store, "a")
+    state = store.read_state()
+    with AnswerStore(where) as other:
+        other.bind("q", "m")
+        other.bind_large("m", {"questions": "2"})
+        add(other, "b")
+        assert other.read_epochs()[1][3] == "another large node: its questions changed"
+        row = NewRow(store.coin.toss("c"), held=False, source="run", vector=(0.5, 0.25), length=1)
+        with pytest.raises(StoreError, match="another large node"):
+            store.add(row, state.epoch)
+        with pytest.raises(StoreError, match="its questions changed"):
+            store.read_state()
+        assert other.last_place() == 2
+
+
+def test_labels_of_another_large_node_are_neither_fitted_to_nor_tests(store: AnswerStore) -> None:
+    store.bind_large("m", {"questions": "1"})
+    add(store, "a")
+    add(store, "b", held=True)
+    store.bind_large("m", {"questions": "2"})
+    add(store, "c")
+    state = store.read_state()
+    assert store.read_fit_rows(state, 99, 99).places.tolist() == [3]
+    assert len(store.read_test_rows(state, 99)) == 0
+
+
+def test_two_processes_with_the_same_new_large_node_begin_one_epoch(
+    store: AnswerStore, where: str
+) -> None:
+    store.bind_large("m", {"questions": "1"})
+    store.bind_large("m", {"questions": "2"})
+    with AnswerStore(where) as other:
+        other.bind("q", "m")
+        other.bind_large("m", {"questions": "2"})
+        assert len(other.read_epochs()) == 2
+        assert other.read_state() == store.read_state()
+
+
+@pytest.mark.parametrize(("model", "epochs"), [("m", 1), ("n", 2)])
+def test_a_file_of_an_older_version_stays_with_the_large_node_of_its_model(
+    tmp_path: Path, model: str, epochs: int
+) -> None:
+    with AnswerStore(tmp_path / "a.db") as store:
+        store.bind("q", "small")
+        with sqlite3.connect(tmp_path / "a.db") as file:
+            file.execute("update moa_learn set made_of = 'small\nm'")
+        store.bind_large(model, {"questions": "1"})
+        assert len(store.read_epochs()) == epochs
+        store.bind_large(model, {"questions": "2"})
+        assert len(store.read_epochs()) == epochs + 1
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_file_that_was_removed_or_replaced_takes_no_row(tmp_path: Path, left: bool) -> None:
+    path = tmp_path / "a.db"
+    with AnswerStore(path) as store:
+        store.bind("q", "m")
+        add(store, "a")
+        path.rename(tmp_path / "away.db")
+        if left:
+            path.write_bytes((tmp_path / "away.db").read_bytes())
+        with pytest.raises(StoreError, match="removed or replaced"):
+            store.read_state()
+        with pytest.raises(StoreError, match="removed or replaced"):
+            store.add(NewRow(store.coin.toss("b"), True, "run", None, 1), 1)
+        (tmp_path / "away.db").rename(path)
+        assert add(store, "b") == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update moa_learn_looks set head = substr(head, 1, length(head) - 40)",
+        "update moa_learn_looks set audit = '{\"risk\":'",
+        "update moa_learn_looks set drift = '{\"x\":'",
+        "update moa_learn set secret = 'zz'",
+        "delete from moa_learn_epochs",
+    ],
+)
+def test_figures_of_a_damaged_file_say_so_and_guarantee_nothing(
+    tmp_path: Path, damage: str
+) -> None:
+    with AnswerStore(tmp_path / "a.db") as store:
+        store.bind("q", "m")
+        add(store, "a", held=True)
+        look = spent(store, 1)
+        store.claim(look)
+        keep_outcome(store, look)
+    with sqlite3.connect(tmp_path / "a.db") as file:
+        file.execute(damage)
+    with pytest.raises(StoreError, match="damaged"):
+        figures_at(str(tmp_path / "a.db"))
+
+
+@pytest.mark.parametrize("table", ["moa_learn", "moa_learn_epochs"])
+def test_rows_whose_question_or_epochs_are_lost_are_not_taken_for_a_new_file(
+    tmp_path: Path, table: str
+) -> None:
+    with AnswerStore(tmp_path / "a.db") as store:
+        store.bind("q", "m")
+        add(store, "a")
+    with sqlite3.connect(tmp_path / "a.db") as file:
+        file.execute(f"delete from {table}")
+    for _ in range(2):
+        with AnswerStore(tmp_path / "a.db") as store, pytest.raises(ConfigError, match="damaged"):
+            store.bind("q", "m")

@@ -368,6 +368,27 @@ def test_copies_count_once_and_are_told() -> None:
     assert "5 of 25 rows repeat" in found.notes[0]
 
 
+def test_a_later_line_corrects_the_label_of_an_earlier_one_and_that_is_told() -> None:
+    text = "one 0.5"
+    first = Labelled(text=text, label="a", case="x", labelled_by="ann")
+    later = Labelled(text=text.upper(), label="b", chosen=True, labelled_by="bob")
+    found = clean_rows([first, *rows(20), later])
+    assert found.rows[0] == first.model_copy(update={"label": "b", "labelled_by": "bob"})
+    assert "1 texts stand there with more than one label; the last one counts" in found.notes
+    typo = first.model_copy(update={"label": "bb"})
+    assert clean_rows([typo, *rows(20), later], ["a", "b"]).counts.keys() == {"a", "b"}
+
+
+async def test_a_recheck_takes_the_last_label_of_a_text_that_was_drawn(made: Calibration) -> None:
+    drawn = rows(300, seed=3)
+    other = {"a": "b", "b": "a"}
+    wrong = [row.model_copy(update={"label": other[row.label]}) for row in drawn]
+    corrections = [row.model_copy(update={"chosen": True}) for row in drawn]
+    found = await recheck(ready(made), [*wrong, *corrections])
+    assert found.calibration.bound == (await recheck(ready(made), drawn)).calibration.bound
+    assert not any("are left out: a guarantee" in note for note in found.notes)
+
+
 def test_near_copies_without_a_case_are_warned_of() -> None:
     told = "the parcel with my new shoes has not come to the door yet"
     some = [Labelled(text=f"{told}, {told[:n]} {n}!", label="ab"[n % 2]) for n in range(0, 12, 2)]

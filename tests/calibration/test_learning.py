@@ -103,7 +103,7 @@ def looked(store: AnswerStore) -> list[tuple[object, ...]]:
     """What is kept of the looks; heads say when they were made."""
     found = store.read_looks()
     head = store.read_head(store.read_state())
-    return [*found, (store.read_state(), head and head[1])]
+    return [*found, (store.read_state(), head and head.exceptions)]
 
 
 def finish(one: Learning) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_nothing_is_promised_or_expected_on_messages_that_were_chosen(count: int
     new = written("new.jsonl", [{"text": "Hello, where is the order of the lamp?"}])
     run = told("run", "support", new, "--out", "out.jsonl").words
     assert "guaranteed: nothing. Nothing can be expected of intent" in run
+
+
+def test_a_message_of_several_lines_counts_once_by_its_last_label_and_that_is_told() -> None:
+    drawn = rows(36)
+    corrected = [{**row, "intent": "refund", "chosen": True} for row in drawn]
+    said = learn([*drawn, *corrected, *drawn])
+    assert "intent: 24 texts stand there with more than one label; the last one counts" in (
+        said.words
+    )
+    assert re.search(r"Handled without an LLM: \d+ of 36 ", said.words)
+    assert "100%" in said.out
 
 
 def test_what_is_expected_is_measured_on_messages_drawn_at_random_alone() -> None:

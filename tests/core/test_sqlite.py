@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 import pytest
 from disks import room
 
+from moa._files import make_private
 from moa._sqlite import SQLite
-from moa.errors import StoreBusy, StoreError
+from moa.errors import ConfigError, StoreBusy, StoreError
 
 TABLE = "create table if not exists texts (job text, body text)"
 
@@ -72,3 +75,57 @@ def test_of_a_damaged_file_it_is_said_that_a_copy_helps_and_nothing_of_the_disk(
     with pytest.raises(StoreError, match="bring it back from a copy") as told:
         store.run("select body from texts")
     assert "disk and" not in str(told.value)
+
+
+_LOOK = """
+import sys
+from pathlib import Path
+from moa._sqlite import SQLite
+
+file = SQLite(Path(sys.argv[1]), "create table if not exists notes (job text)", what="it")
+file.open()
+print(len(file.run("select * from notes")))
+file.close()
+"""
+
+
+def _rows_seen_elsewhere(path: Path) -> int:
+    look = [sys.executable, "-c", _LOOK, str(path)]
+    return int(subprocess.run(look, check=True, capture_output=True, text=True).stdout)
+
+
+def test_a_second_look_in_a_process_leaves_the_first_one_s_locks(tmp_path: Path) -> None:
+    path = tmp_path / "notes.sqlite"
+    files = [
+        SQLite(path, "create table if not exists notes (job text)", what="it") for _ in range(2)
+    ]
+    for file in files:
+        file.open()
+    files[1].close()
+    assert _rows_seen_elsewhere(path) == 0
+    files[0].run("insert into notes values (?)", "job")
+    assert _rows_seen_elsewhere(path) == 1
+    files[0].close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_a_private_file_that_exists_is_not_opened(tmp_path: Path) -> None:
+    import fcntl
+
+    path = tmp_path / "notes"
+    make_private(path)
+    lock = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        make_private(path)
+        other = subprocess.run([sys.executable, "-c", lock, str(path)], capture_output=True)
+    assert b"BlockingIOError" in other.stderr
+
+
+def test_a_text_of_any_length_is_no_database(tmp_path: Path) -> None:
+    for text in ("short", "long" * 1000):
+        path = tmp_path / text[:5]
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="not a database"):
+            SQLite(path, "create table notes (job text)", what="it").open()
+        assert path.read_text() == text

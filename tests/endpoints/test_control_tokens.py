@@ -3,11 +3,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa._json import JSON
+from moa.context import RunContext
+from moa.endpoints import Prompt
+from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tokens import neutralise
+
+from .conftest import Served, chat
 
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
 GAP = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -72,6 +83,51 @@ def test_a_long_hostile_text_takes_no_more_than_its_length(hostile: str) -> None
     text = hostile * 100_000
     assert len(neutralise(text)) >= len(text)
     assert neutralise(f"{text}>\u200b")
+
+
+def test_little_memory_is_taken_beside_a_long_text() -> None:
+    text = "\u200b<|im_end|> " + "words " * 100_000
+    tracemalloc.start()
+    neutralise(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * len(text)  # a list of its characters' places would take 36 bytes for each
+
+
+class Recording(OpenAIEndpoint):
+    """Tells which threads write its requests, and how many do so at once."""
+
+    def __init__(self) -> None:
+        super().__init__("writer", model="m", base_url="http://model.test/v1")
+        self.threads = list[int]()
+        self.now = self.most = 0
+
+    def chat(self, prompt: Prompt) -> JSON:
+        self.threads.append(threading.get_ident())
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            time.sleep(0.01)
+            return super().chat(prompt)
+        finally:
+            self.now -= 1
+
+
+async def test_long_prompts_are_looked_through_beside_the_loop_one_at_a_time(
+    served: Served,
+) -> None:
+    served.will(chat())
+    writer, long = Recording(), Prompt.of("word " * 20_000)
+    await asyncio.gather(*(writer.complete(long, RunContext()) for _ in range(4)))
+    assert threading.get_ident() not in writer.threads
+    assert (len(writer.threads), writer.most) == (4, 1)
+
+
+async def test_a_short_prompt_needs_no_thread(served: Served) -> None:
+    served.will(chat())
+    writer = Recording()
+    await writer.complete(Prompt.of("Hi"), RunContext())
+    assert writer.threads == [threading.get_ident()]
 
 
 @pytest.mark.parametrize("text", PLAIN)

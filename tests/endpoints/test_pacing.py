@@ -6,6 +6,8 @@ import asyncio
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tenacity import stop_after_attempt, wait_random_exponential
 
 from moa.context import RunContext
@@ -196,3 +198,76 @@ def test_a_time_is_read(form: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(then))
     found = seconds_until(form.format(then, then * 1000, stamp))
     assert found == pytest.approx(30, abs=2)
+
+
+def _owned(owner: str, timeout_s: float | None = None) -> RunContext:
+    context = RunContext(timeout_s=timeout_s)
+    context.owner = owner
+    return context
+
+
+async def test_refused_inputs_of_one_owner_hold_back_no_other(served: Served) -> None:
+    served.will(Answer(429, text="too large", headers={"retry-after": "30"}), chat())
+    async with far() as endpoint:
+        with pytest.raises(EndpointUnavailable):
+            await endpoint.complete(PROMPT, _owned("mallory"))
+        await endpoint.complete(PROMPT, _owned("alice", timeout_s=5))
+        with pytest.raises(DeadlineExceeded):
+            await endpoint.complete(PROMPT, _owned("mallory", timeout_s=0.05))
+
+
+@given(
+    refused=st.lists(st.tuples(st.booleans(), st.sampled_from((None, 0.0, 30.0))), max_size=60),
+)
+def test_what_one_owner_meets_leaves_another_s_pace(
+    refused: list[tuple[bool, float | None]],
+) -> None:
+    pacing = Pacing(16)
+    for is_refused, asked_s in refused:
+        now = time.monotonic()
+        if is_refused:
+            pacing.of("mallory").learn_refusal(now, 3, asked_s)
+        else:
+            pacing.of("mallory").learn_answer(now, KIND, 3, {})
+    assert (pacing.of("alice").limit, pacing.of("alice").paused_until) == (16, 0)
+
+
+async def test_owners_who_wait_for_slots_take_turns() -> None:
+    slots, order = Slots(Pacing(1)), list[str]()
+
+    async def one(owner: str) -> None:
+        await slots.wait(owner)
+        order.append(owner)
+        await asyncio.sleep(0)
+        slots.free(owner)
+
+    await asyncio.gather(*map(one, ["mallory"] * 5 + ["alice", "bob"]))
+    assert sorted(order[:4]) == ["alice", "bob", "mallory", "mallory"]
+    assert (slots.in_flight, len(order)) == (0, 7)
+
+
+@given(
+    most=st.integers(1, 4),
+    moves=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40),
+)
+def test_no_more_than_the_most_are_in_flight_of_all_owners(
+    most: int, moves: list[tuple[str, bool]]
+) -> None:
+    slots = Slots(Pacing(most))
+    for owner, takes in moves:
+        if takes:
+            had_room = slots.in_flight < most
+            assert slots.take(owner) is had_room
+        elif slots.count(owner):
+            slots.free(owner)
+        assert slots.in_flight == sum(map(slots.count, "abc")) <= most
+
+
+def test_a_large_request_that_was_answered_pauses_nothing_while_small_ones_fit() -> None:
+    left = {"x-ratelimit-remaining-tokens": "150000", "x-ratelimit-reset-tokens": "30s"}
+    pacing = Pacing(8)
+    for size in (40, 900_000, 900_000):
+        pacing.learn_headers(time.monotonic(), size, left)
+    assert pacing.paused_until == 0
+    pacing.learn_headers(time.monotonic(), 40, {**left, "x-ratelimit-remaining-tokens": "9"})
+    assert pacing.paused_until > time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -138,19 +140,60 @@ async def test_a_small_model_is_asked_by_a_schema_where_its_server_enforces_one(
     assert ("tools" in served.bodies[0]) is natively
 
 
-async def test_files_are_parts_of_a_message_and_are_not_counted_as_words(served: Served) -> None:
+async def test_files_are_parts_of_a_message(served: Served) -> None:
     served.will(chat("A cat."))
     picture, paper = Image(b"\x89PNG" + b"0" * 300_000), File(b"%PDF-1", name="a.pdf")
     prompt = Prompt(messages=(Message("user", "Who?", files=(picture, paper)),))
-    context = RunContext()
-    asked = endpoint()
-    _, estimate = asked._request(prompt)  # pyright: ignore[reportPrivateUsage]
-    await asked.complete(prompt, context)
+    await endpoint().complete(prompt, RunContext())
     text, image, file = served.bodies[0]["messages"][0]["content"]
     assert text == {"type": "text", "text": "Who?"}
     assert image["image_url"]["url"].startswith("data:image/png;base64,iVBORzAw")
     assert file["file"] == {"filename": "a.pdf", "file_data": paper.url}
-    assert 1000 < estimate.input_tokens < 5000
+
+
+def reserved(text: str, *files: File) -> int:
+    """Return the tokens reserved for a text and files, without those of an empty message."""
+    estimates = [
+        endpoint()._request(Prompt(messages=(message,)))[1]  # pyright: ignore[reportPrivateUsage]
+        for message in (Message("user", text, files=files), Message("user", ""))
+    ]
+    return estimates[0].input_tokens - estimates[1].input_tokens
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [Image(b"\x89PNG"), Image(b"\x89PNG" + b"0" * 300_000), Image("https://example.org/cat.png")],
+    ids=["small", "large", "by its address"],
+)
+def test_a_picture_reserves_the_most_that_models_read_of_one(picture: Image) -> None:
+    assert 16_384 <= reserved("", picture) < 16_500
+
+
+@pytest.mark.parametrize("kind", [File, Image])
+def test_any_other_file_reserves_tokens_by_its_size(kind: type[File]) -> None:
+    assert reserved("", kind(b"%PDF" + b"0" * 300_000)) > 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data:text/plain;base64," + "QUJDRA+/" * 40_000,
+        "data:image/png;base64," + "QUJDRA+/" * 40_000,
+        "data:a;base64,A " * 20_000,
+    ],
+    ids=["text", "picture", "many"],
+)
+def test_a_text_that_only_looks_like_a_file_is_counted_as_text(text: str) -> None:
+    assert len(text) // 3 <= reserved(text) <= len(text) // 3 + 100
+
+
+def test_no_text_is_made_that_is_much_larger_than_the_prompt() -> None:
+    text = "data:a;base64,A " * 20_000
+    tracemalloc.start()
+    reserved(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * len(text)
 
 
 async def test_a_cache_tells_pictures_apart() -> None:
@@ -200,6 +243,21 @@ async def test_a_call_of_no_tool_among_words_is_part_of_the_answer() -> None:
     text = 'Write {"name": "delete", "arguments": {}} to delete it.'
     completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
     assert (completion.text, completion.tool_calls) == (text, ())
+
+
+async def test_spaces_behind_a_call_of_no_tool_are_read_in_linear_time() -> None:
+    text = '{"name": "delete", "arguments": {}}' + " " * 40_000 + "x"
+    begun = time.process_time()
+    completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    assert time.process_time() - begun < 1  # in squared time it would be 5
+    assert (completion.text, completion.tool_calls) == (text, ())
+
+
+@pytest.mark.parametrize("around", ["``` {} \n```\n", " <tool_call>{} </tool_call> "])
+async def test_a_call_of_no_tool_that_stands_alone_is_a_call(around: str) -> None:
+    text = around.replace("{}", '{"name": "a", "arguments": {}}')
+    completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    assert completion.tool_calls == (ToolCall("a", "{}", "call_1"),)
 
 
 @pytest.mark.parametrize("text", ['{"name": "Ada"}', "`x = {}` is empty", "<b>bold</b>", "{"])

@@ -15,13 +15,26 @@ import pytest
 from calibration.made import QUESTION, endpoint, rows
 from command import moa
 
+from moa.agents.classifier import Classifier
+from moa.agents.labelled import labelled_examples
+from moa.calibration import Guarantee
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, clean_rows
-from moa.cli.label import Form
+from moa.cli.label import Form, Session
 from moa.config.endpoints import Endpoints
+from moa.context import RunContext
 from moa.errors import ConfigError
-from moa.evals.labelling import LABEL, Agents, UnlabelledRow, find_helpful, pick_texts
+from moa.evals.labelling import (
+    LABEL,
+    Agents,
+    LabelFile,
+    Pick,
+    UnlabelledRow,
+    find_helpful,
+    pick_texts,
+)
+from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.single_model import single_model
 from moa.questions import Answer, Option, Question
 from moa.usage import Price
@@ -90,11 +103,13 @@ async def test_what_is_drawn_does_not_depend_on_what_was_labelled(made: Calibrat
 async def test_texts_that_people_have_corrected_may_still_be_drawn(made: Calibration) -> None:
     texts = unlabelled(row.text for row in rows(80, seed=3))
     drawn = await pick_texts(ready(made), texts, most=20, at_random=True)
-    corrected = [texts[pick.place].text for pick in drawn[::2]]
+    corrected = [{"text": texts[pick.place].text.upper(), "label": "b"} for pick in drawn[::2]]
     again = await pick_texts(ready(made), texts, most=20, at_random=True, chosen=corrected)
     assert [pick.place for pick in again] == [pick.place for pick in drawn]
-    mixed = await pick_texts(ready(made), texts, most=20, chosen=[text.text for text in texts])
-    assert not any(pick.chosen for pick in mixed)
+    assert [pick.known for pick in again] == [{"label": "b"}, {}] * 10
+    everything = [{"text": text.text} for text in texts]
+    mixed = await pick_texts(ready(made), texts, most=20, chosen=everything)
+    assert not any(pick.chosen or pick.known for pick in mixed)
 
 
 async def test_a_copy_of_a_text_is_chosen_once(made: Calibration) -> None:
@@ -122,6 +137,31 @@ def test_a_text_that_was_chosen_and_drawn_counts_as_drawn(turns: int) -> None:
     lines = [Labelled(text="a", label="x", chosen=True), Labelled(text="A", label="x")][::turns]
     first, _ = clean_rows([*lines, Labelled(text="b", label="y")]).rows
     assert not first.chosen
+
+
+async def test_what_a_graph_learns_of_a_text_is_its_last_label_and_whether_it_was_drawn() -> None:
+    agent, terms = Classifier(endpoint(), ["a", "b"]), Terms(guarantee=Guarantee())
+    some = rows(60)
+    other = {"a": "b", "b": "a"}
+    corrected = [row.model_copy(update={"label": other[row.label], "chosen": True}) for row in some]
+    question = agent.questions[0]
+    context = RunContext()
+    (twice, once) = [
+        await learn_from(agent, question, data, terms, context=context)
+        for data in ([*corrected, *some], some)
+    ]
+    assert isinstance(twice, Lesson)
+    assert isinstance(once, Lesson)
+    assert (twice.labels, twice.drawn) == (60, 60)
+    assert twice.before == once.before
+
+
+def test_an_agent_takes_the_last_label_of_a_text_for_its_example(tmp_path: Path) -> None:
+    lines = ({"text": "one", "label": "a"}, {"text": "ONE", "label": "b"})
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (example,) = labelled_examples(file, QUESTION)
+    assert example.labels == {"label": "b"}
 
 
 def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
@@ -168,6 +208,85 @@ def test_the_last_label_can_be_taken_back(monkeypatch: pytest.MonkeyPatch) -> No
     answer("/back", "1", "2", "/back", "1", monkeypatch=monkeypatch)
     assert label() == 0
     assert [row["label"] for row in labelled()] == ["a", "a"]
+
+
+def corrected(monkeypatch: pytest.MonkeyPatch, *places: int) -> list[dict[str, Any]]:
+    """Label ten texts drawn at random; make the file as if some of them were corrected before."""
+    answer(*"1" * 10, monkeypatch=monkeypatch)
+    assert label("--random", "--limit", "10") == 0
+    drawn = labelled()
+    lines = [
+        {**drawn[n], "label": "b", "labelled_by": "ann", "chosen": True, "id": None} for n in places
+    ]
+    Path("out.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return drawn
+
+
+def test_a_text_that_was_corrected_before_keeps_its_label_when_it_is_drawn_and_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = corrected(monkeypatch, 0, 2)
+    answer("1", *["/skip"] * 6, "1", monkeypatch=monkeypatch)
+    assert label("--random", "--limit", "10", "--resume") == 0
+    found = labelled()[2:]
+    assert [row["text"] for row in found] == [drawn[n]["text"] for n in (0, 1, 2, 9)]
+    assert [row["label"] for row in found] == ["b", "a", "b", "a"]
+    assert [row["labelled_by"] for row in found] == ["ann", "person", "ann", "person"]
+    assert not any(row["chosen"] for row in found)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("taken over as drawn: label b") == 2
+    assert "it has 4 labelled messages, 4 of them drawn at random" in said
+
+
+def test_who_goes_back_over_texts_that_were_taken_over_comes_to_the_last_one_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corrected(monkeypatch, 0, 2, 3)
+    answer("/back", "1", "/back", "2", "1", monkeypatch=monkeypatch)
+    assert label("--random", "--limit", "5", "--resume") == 0
+    assert [row["label"] for row in labelled()[3:]] == ["b", "b", "b", "b", "a"]
+
+
+def test_who_quits_takes_over_no_text_of_the_sample_that_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corrected(monkeypatch, 0, 2)
+    answer("/quit", monkeypatch=monkeypatch)
+    assert label("--random", "--limit", "10", "--resume") == 0
+    assert len(labelled()) == 3
+
+
+def test_who_skips_a_text_leaves_the_labels_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {
+        question.name: Answer(question=question, probabilities=(0.9, 0.1))
+        for question in (FELT, JUNK)
+    }
+    pick = Pick(0, chosen=False, answers=said, known={"felt": "good"}, known_by="ann")
+    assert pick.guess == {"felt": "good", "junk": "yes"}
+    answer("/skip", monkeypatch=monkeypatch)
+    with LabelFile(tmp_path / "two.jsonl", existing="refuse", source=None) as file:
+        row = UnlabelledRow("hello", {"text": "hello", "junk": "mail"}, {})
+        session = Session(file, [row], [pick], [FELT, JUNK])
+        assert session.ask_person() == 0
+    (line,) = map(json.loads, (tmp_path / "two.jsonl").read_text().splitlines())
+    assert line == {"text": "hello", "felt": "good", "labelled_by": "ann", "chosen": False}
+
+
+def test_the_large_model_is_not_asked_about_a_text_that_was_corrected_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = corrected(monkeypatch, 0, 2)
+    large = endpoint(name="large", tier="llm")
+    monkeypatch.setattr(Endpoints, "llm", large)
+    monkeypatch.setattr(Endpoints, "has_llm", True)
+    assert label("--by-llm", "--random", "--limit", "10", "--resume") == 0
+    found = {row["text"]: row["labelled_by"] for row in labelled()[2:]}
+    by = [found[row["text"]] for row in drawn[:4]]
+    assert by == ["ann", "large: scripted-1", "ann", "large: scripted-1"]
+    assert len(found) == 10
+    assert "2 labelled before" in capsys.readouterr().err
 
 
 def test_a_piped_answer_that_is_no_label_labels_no_other_text(

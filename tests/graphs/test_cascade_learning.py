@@ -11,7 +11,7 @@ import sys
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import pytest
 from command import moa
@@ -24,6 +24,7 @@ from moa.batch import map_rows
 from moa.budget import Budget
 from moa.calibration import learning as module
 from moa.calibration import recording
+from moa.calibration.acceptance import Confident
 from moa.calibration.answers import AnswerStore
 from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
@@ -81,12 +82,14 @@ class Stream:
         self._draw = random.Random(0)
         self._count = 0
 
-    def cascade(self, price: Price = UNKNOWN_PRICE, model: str = "large-1") -> Topic:
+    def cascade(
+        self, price: Price = UNKNOWN_PRICE, model: str = "large-1", **settings: Any
+    ) -> Topic:
         small = SimulatedEndpoint(name="small", rule=self._small)
         large = SimulatedEndpoint(
             name="large", tier="llm", model=model, rule=self._large, price=price
         )
-        first, last = (Classifier(one, LABELS) for one in (small, large))
+        first, last = Classifier(small, LABELS), Classifier(large, LABELS, **settings)
         return Cascade(small=first, large=last, learn=self._learn)  # type: ignore[arg-type]
 
     def texts(self, n: int) -> list[str]:
@@ -112,6 +115,10 @@ async def go(cascade: Topic, texts: list[str]) -> list[CascadeResult[Choice[str]
     assert cascade.learner is not None
     (await cascade.learner.student.ready()).wait()
     return found
+
+
+def remove(path: Path) -> None:
+    path.unlink()
 
 
 async def figures(cascade: Topic) -> LearningFigures:
@@ -302,6 +309,105 @@ async def test_what_was_tested_with_another_large_model_holds_no_longer(stream: 
     (again,) = await go(stream.cascade(model="large-2"), stream.texts(1))
     assert again.tier == 1
     assert len((await figures(cascade)).epochs) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "Who has to answer it?"},
+        {"describe": {"card": "only lost cards", "app": "all else"}},
+        {"examples": [("my card is number 1", "app"), ("my app is number 2", "card")]},
+    ],
+)
+async def test_what_was_tested_with_another_question_of_the_large_node_holds_no_longer(
+    stream: Stream, change: dict[str, Any]
+) -> None:
+    await learned(stream)
+    changed = stream.cascade(**change)
+    (found,) = await go(changed, stream.texts(1))
+    assert found.tier == 1
+    now = await figures(changed)
+    assert now.promise.startswith("Nothing is guaranteed yet in epoch 2")
+    assert now.epochs[1].why.startswith("another large node: its")
+
+
+async def test_a_large_node_that_is_a_graph_is_another_with_another_model_in_it(
+    stream: Stream,
+) -> None:
+    def graph(model: str) -> Topic:
+        of = stream.cascade(model=model)
+        inner = Cascade[str, Choice[str]](
+            small=of.large, large=stream.cascade(model="b").large, accept=Confident(0.5), name="big"
+        )
+        return Cascade(small=of.small, large=inner, learn=stream.where)
+
+    await go(graph("large-1"), stream.texts(3))
+    same = graph("large-1")
+    await go(same, stream.texts(1))
+    assert len((await figures(same)).epochs) == 1
+    other = graph("large-2")
+    await go(other, stream.texts(1))
+    assert len((await figures(other)).epochs) == 2
+
+
+async def test_a_process_whose_large_node_was_replaced_by_another_records_nothing(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await learned(stream)
+    after = stream.cascade(model="large-2")
+    await go(after, stream.texts(1))
+    found = [await before.run(text) for text in stream.texts(20)]
+    assert {one.tier for one in found} == {1}
+    assert (await figures(after)).inputs == 221
+    (note,) = [note.text for note in found[0].trace if note.kind == "failed"]
+    assert "those of another large node" in note
+    warnings = [one for one in caplog.records if "another large node" in one.getMessage()]
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "restarted"),
+    [
+        ("update moa_learn_looks set head = substr(head, 1, length(head) - 40)", True),
+        ("update moa_learn_looks set audit = '{\"risk\":'", True),
+        ("update moa_learn_looks set audit = '{\"risk\":'", False),
+        ("update moa_learn set secret = 'zz'", True),
+        ("update moa_learn set secret = 'zz'", False),
+        ("delete from moa_learn", False),
+    ],
+)
+async def test_with_a_damaged_file_the_large_node_answers_and_it_is_told_once(
+    stream: Stream,
+    damage: str,
+    restarted: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recording, "RETRY_S", 0.0)
+    cascade = await learned(stream)
+    with sqlite3.connect(stream.where) as file:
+        file.execute(damage)
+    if restarted:
+        cascade = stream.cascade()
+    else:
+        assert cascade.learner is not None
+        learning = await cascade.learner.student.ready()
+        learning.wake(10**6)  # the checks go on with what is stored
+        learning.join()
+    found = [await cascade.run(text) for text in stream.texts(20)]
+    assert {(one.tier, one.accepted) for one in found} == {(1, True)}
+    assert len([one for one in caplog.records if "damaged" in one.getMessage()]) == 1
+    assert not [one for one in caplog.records if "recorded in" in one.getMessage()]
+
+
+async def test_a_file_that_was_removed_under_a_process_is_noticed(
+    stream: Stream, tmp_path: Path
+) -> None:
+    cascade = await learned(stream)
+    remove(tmp_path / "answers.db")
+    found = [await cascade.run(text) for text in stream.texts(20)]
+    assert {one.tier for one in found} == {1}
+    assert any("removed or replaced" in note.text for note in found[0].trace)
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyError])

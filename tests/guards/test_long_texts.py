@@ -99,6 +99,7 @@ HOSTILE = {
     "base64": base64.b64encode(RANDOM.randbytes(MEGABYTE * 3 // 4)).decode(),
     "decimals": filled("1."),
     "wide": filled("\N{FULLWIDTH LESS-THAN SIGN}\N{FULLWIDTH VERTICAL LINE}a"),
+    "control tokens": "\u200b" + filled("<|a|>"),
     "sums": filled("3 x 4 = 13. "),
     "citations": filled("It is so [1]. "),
     "calls": filled('{"name": "a", "arguments": {'),

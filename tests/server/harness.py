@@ -11,7 +11,6 @@ from typing import Any
 import httpx2
 import uvicorn
 from live import add_key as add_key
-from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 
 from moa import Agent, Endpoints, Node, Result, RunContext
@@ -144,7 +143,6 @@ async def running(
     finally:
         serving.should_exit = True
         await working
-        AppStatus.should_exit = False
 
 
 async def until(condition: Any, seconds: float = 5.0) -> None:

@@ -18,6 +18,8 @@ import httpx2
 import pytest
 
 from moa import Result, RunContext
+from moa.errors import InputError
+from moa.jobs import Job
 
 from .harness import SPENT, Ledger, SomeKeys, client_of, greeter, listening, server_with, until
 
@@ -73,6 +75,39 @@ async def test_rows_of_a_body_are_worked_on_and_their_lines_can_be_read(tmp_path
     assert [(line["id"], line["output"]) for line in lines[:2]] == [(1, "ONE"), ("b", "TWO")]
     assert json.loads(failed.text)["error"].startswith("InputError")
     assert [one["id"] for one in listed] == [id]
+
+
+class Leaking:
+    """A node whose errors and notes quote what only the server's owner may read."""
+
+    name = "leaking"
+    input_type = str
+    output_type = str
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        assert context is not None
+        context.note("retried", "after 0.3 s: postgresql://admin:hunter2@db failed")
+        if request == "mine":
+            raise InputError("a text has at most 9 words")
+        raise RuntimeError("postgresql://admin:hunter2@db failed")
+
+
+async def test_a_client_reads_no_error_or_note_of_a_row_that_is_for_the_server_s_owner(
+    tmp_path: Path,
+) -> None:
+    _, app = server_with(Leaking(), jobs=tmp_path)
+    async with client_of(app) as client:
+        id = await begun(client, ["ours", "mine"], "leaking")
+        address = f"/jobs/{id}/lines?state=failed&state=dead"
+        while len((text := (await client.get(address)).text).splitlines()) < 2:  # noqa: ASYNC110  what is waited for has no event
+            await asyncio.sleep(0.02)
+    ours, mine = sorted(map(json.loads, text.splitlines()), key=lambda line: line["id"])
+    assert "hunter2" not in text
+    assert ours["error"].startswith("NodeError: ")
+    assert mine["error"] == "InputError: a text has at most 9 words"
+    assert [note["kind"] for note in mine["trace"]] == ["retried"]
+    with Job(tmp_path / id) as job:
+        assert "hunter2" in str([*job.lines("failed", "dead")])
 
 
 async def test_every_line_of_many_rows_is_read_in_the_order_of_the_rows(tmp_path: Path) -> None:

@@ -189,6 +189,25 @@ async def test_threads_of_a_chat_belong_to_a_caller() -> None:
     assert "4711" not in seen[1]
 
 
+async def test_a_kept_note_has_no_text_since_it_may_quote_a_model_s_server() -> None:
+    class Retrying:
+        name = "retrying"
+        input_type = output_type = str
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+            assert context is not None
+            context.note("retried", "after 0.3 s: HTTP 500: no db at 10.0.0.7", endpoint="large")
+            return Result(output=request, usage=context.usage, trace=context.trace)
+
+    _, app = server_with(Retrying())
+    async with client_of(app) as client:
+        id = (await client.post("/run/retrying", json="Hi")).headers["x-moa-trace"]
+        kept = await client.get(f"/traces/{id}")
+    (note,) = kept.json()["trace"]
+    assert (note["kind"], note["endpoint"]) == ("retried", "large")
+    assert "10.0.0.7" not in kept.text
+
+
 async def test_what_is_kept_of_a_run_holds_neither_its_texts_nor_its_error() -> None:
     server, app = server_with(greeter("A secret.", EndpointUnavailable("down", endpoint="large")))
     async with client_of(app) as client:

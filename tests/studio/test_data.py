@@ -10,7 +10,7 @@ import pytest
 
 from moa.calibration import upper_bound
 from moa.calibration.features import WordsFeature
-from moa.calibration.labelled import Labelled
+from moa.calibration.labelled import OTHERWISE, Labelled
 from moa.errors import ConfigError, InputError
 from moa.jobs import Job
 from moa.studio.data import Query
@@ -218,6 +218,25 @@ def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path
     assert [one.id for one in view.book.find(Query(limit=1)).rows] == ["3"]
     (curve,) = overview.curves
     assert curve.labelled == 3  # what was held out is a sample; the rest was asked for a reason
+
+
+def test_a_held_out_row_that_the_large_model_failed_on_counts_as_a_difference_on_the_curve(
+    tmp_path: Path,
+) -> None:
+    from moa.calibration.answer_rows import LargeAnswer, NewRow
+    from moa.calibration.answers import AnswerStore
+
+    file = tmp_path / "answers.db"
+    with AnswerStore(file) as store:
+        store.bind('{"text": "Which?", "options": [{"name": "a"}, {"name": "b"}]}', "model")
+        for i, label in enumerate(("a", "b", None, OTHERWISE, "in flight")):
+            side = store.coin.toss(f"text {i}")
+            kept = NewRow(side, True, "run", None, 6, text=f"text {i}", guess="a", sure=0.8, look=0)
+            index = store.add(kept, 1)
+            if label != "in flight":
+                store.settle(index, LargeAnswer(label, cost=0.01))
+    (curve,) = View(find_source(str(file))).overview().curves
+    assert (curve.labelled, curve.points[-1].errors) == (4, 3)
 
 
 def test_rows_that_came_in_between_are_read_again_with_the_labels_given_meanwhile(

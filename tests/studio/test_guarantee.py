@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,15 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moa.agents.classifier import Classifier
 from moa.calibration import Guarantee
 from moa.calibration.bounds import Bound
 from moa.calibration.defaults import make_unfitted
 from moa.calibration.file import Calibration
+from moa.cli.label import Session
 from moa.errors import InputError
+from moa.evals.labelling import LabelFile, UnlabelledRow, pick_texts
 from moa.questions import Option, Question
 from moa.studio.data import Figure, Query
 from moa.studio.labels import Labels
 from moa.studio.sources import View, find_source
+from moa.testing import SimulatedEndpoint
 from studio.lines import row, written
 
 SURE, UNSURE = {"delivery": 0.9, "refund": 0.1}, {"delivery": 0.6, "refund": 0.4}
@@ -127,6 +132,32 @@ def test_a_text_that_was_corrected_and_drawn_tests_the_guarantee(
     ]
     view = view_of(tmp_path, [line("a"), line("b")], labels[::turns])
     assert checked(view) == (1, 1)
+
+
+@pytest.mark.parametrize("corrected", [0, 7, 40])
+async def test_what_was_corrected_before_a_draw_is_as_often_wrong_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corrected: int
+) -> None:
+    view = view_of(tmp_path, [line(str(i)) for i in range(80)])
+    for i in range(corrected):
+        view.label(i, "intent", "refund")
+    small = SimulatedEndpoint(rule=lambda _: {"intent": SURE})
+    agent = Classifier(small, ["delivery", "refund"], name="intent")
+    texts = [f"Text of {i}." for i in range(80)]
+    rows = [UnlabelledRow(text, {"text": text}, {"intent": text}) for text in texts]
+    assert view.labels is not None
+    with LabelFile(view.labels.path, existing="resume", source=None) as file:
+        agents: Any = {"intent": agent}
+        chosen = file.chosen_lines
+        picks = await pick_texts(agents, rows, most=30, chosen=chosen, at_random=True)
+        wrong = [pick.place < 40 for pick in picks]
+        asked = [pick.place for pick in picks if pick.place >= corrected]
+        lines = ["refund" if place < 40 else "delivery" for place in asked]
+        monkeypatch.setattr("sys.stdin", StringIO("\n".join(lines) + "\n"))
+        Session(file, rows, picks, agent.questions).ask_person()
+    view.reload()
+    assert 5 < sum(wrong) < 25
+    assert checked(view) == (sum(wrong), 30)
 
 
 def test_a_drawn_label_that_no_decision_ever_had_is_one_that_was_missed(tmp_path: Path) -> None:

@@ -258,6 +258,18 @@ class Agent(TypedNode[In, Out]):
         """Stream from synchronous code; see `stream`, `run` and `NodeBase.run_sync`."""
         return iterate_sync(stream_run(partial(self.run, history=history), request, context))
 
+    def list_settings(self) -> Mapping[str, object]:
+        """Return what its answers depend on; of a tool, what the model is told of it."""
+        settings: dict[str, object] = {
+            "instructions": self.instructions,
+            "tag": self.tag,
+            "prompt": self._template and self._template.text,
+            "schema": self._schema,
+            "examples": self._examples,
+            "tools": [tool.schema for tool in self.tools.values()],
+        }
+        return {**super().list_settings(), **settings}
+
     @property
     def _writes_model(self) -> bool:
         return self._model is self.output_type

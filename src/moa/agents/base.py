@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import UnionType
 from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, get_args, get_origin
@@ -142,9 +142,16 @@ class TypedNode(ABC, NodeBase[In, Out]):
         endpoints = {
             id(endpoint): endpoint
             for endpoint in _parts_in(vars(self).values())
-            if _is_endpoint(endpoint)
+            if is_endpoint(endpoint)
         }
         return [*endpoints.values()]
+
+    def list_settings(self) -> Mapping[str, object]:
+        """Return what its answers depend on, by name: by default its public attributes.
+
+        What members and endpoints depend on is theirs to tell.
+        """
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     @classmethod
     def _default_name(cls) -> str:
@@ -258,10 +265,13 @@ def _parts_in(values: Iterable[object]) -> Iterator[object]:
 
 
 def _is_node(value: object) -> TypeIs[AnyNode]:
+    if isinstance(value, type) or get_origin(value) is not None:  # `__orig_class__` is an attribute
+        return False
     return hasattr(value, "run") and isinstance(getattr(value, "name", None), str)
 
 
-def _is_endpoint(value: object) -> TypeIs[Endpoint]:
+def is_endpoint(value: object) -> TypeIs[Endpoint]:
+    """Return True if a value is an endpoint, not the class of one."""
     return hasattr(value, "capabilities") and not isinstance(value, type)
 
 

@@ -1,7 +1,8 @@
 """Labelled: examples for an agent, from a file of labelled rows.
 
 A row has a text and the label of each question under the question's name, as `moa label` writes
-them; see `label_of`. Rows without the name say nothing of the question.
+them; see `label_of`. Rows without the name say nothing of the question. Of several rows of a text
+the last one counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.calibration.labelled import label_of
+from moa.calibration.labelled import label_of, normalise_text
 from moa.endpoints import Example
 from moa.errors import ConfigError, InputError
 from moa.questions import Question
@@ -39,7 +40,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
         ConfigError: there is no such file, a row is malformed or has no text, a label isn't one of
             the question's options, or no row has a label.
     """
-    examples: list[Example] = []
+    examples: dict[str, Example] = {}
     for row, labelled in read_models(path, _LabelledRow):
         fields: Mapping[str, object] = labelled.model_dump()
         if question.name not in fields:
@@ -54,7 +55,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
                 f"{question.name!r} out of it"
             ) from error
         if name is not None:
-            examples.append(Example(text, {question.name: name}))
+            examples[normalise_text(text)] = Example(text, {question.name: name})
     if not examples:
         raise ConfigError(f"{path}: no row has a text and the key {question.name!r} with its label")
-    return tuple(examples)
+    return tuple(examples.values())

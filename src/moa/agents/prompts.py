@@ -43,7 +43,7 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Escape the tags of a block, so that `text` can't open or close one."""
-    return rewrite(_tag_pattern(tag), text, lambda _: "&lt;")
+    return rewrite({"<": _tag_pattern(tag)}, text, "&lt;")
 
 
 @cache
@@ -95,6 +95,7 @@ class Template:
 
     def __init__(self, text: str, model: object) -> None:
         fields: Mapping[str, object] = getattr(model, "model_fields", {})
+        self.text = text
         try:
             self._parts = [*Formatter().parse(text)]
         except ValueError as error:

@@ -61,6 +61,8 @@ class LearningState:
     """Number of spent looks of the epoch."""
     used: int | None
     """The look whose head is in use; `None`: all rows go to the large model."""
+    since: int = 1
+    """First epoch that is about the current large node."""
 
 
 class NewRow(NamedTuple):

@@ -11,13 +11,17 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel
 
 from moa._json import object_of, objects_of
 from moa._sqlite import BUSY_S, SQLite, columns_of
+from moa.calibration import Bound
 from moa.calibration.answer_rows import (
     DROPPED,
     FORGOTTEN,
@@ -33,14 +37,20 @@ from moa.calibration.answer_rows import (
     StartedRow,
     WatchedRow,
 )
+from moa.calibration.audit import Audit
+from moa.calibration.drift import Drift
 from moa.calibration.epochs import DRAWS, Coin, Side
+from moa.calibration.file import Calibration
 from moa.decisions.arrays import np
-from moa.errors import ConfigError, MoaError
+from moa.errors import ConfigError, MoaError, StoreError
 from moa.rows._stores import Postgres, Store, is_address
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 STALE_S = 600.0
 """Seconds after which an unanswered call counts as failed, since its process is gone."""
+AUDIT, DRIFT = "the audit of the head in use", "the drift check of the head in use"
+"""Names of stored values in errors."""
 _BUSY_S = 0.2
 """Seconds that a cascade waits for another process that has locked the file."""
 
@@ -80,6 +90,8 @@ class AnswerStore:
             )
         self._lock = threading.Lock()
         self._is_open = False
+        self._large: str | None = None
+        """The large node whose answers this process stores; `None`: any."""
         self.coin: Coin
 
     @property
@@ -148,19 +160,29 @@ class AnswerStore:
         """Store the question and the models on first use; afterwards check that they are the same.
 
         Raises:
-            ConfigError: it belongs to another question, or to other models.
+            ConfigError: it belongs to another question, or to other models, or what it belongs to
+                is lost.
         """
-        self._run(
-            "insert into moa_learn (job, secret, question, made_of) values (?, ?, ?, ?) "
-            "on conflict (job) do nothing",
-            *(secrets.token_hex(32), question, made_of),
-        )
-        self._run(
-            "insert into moa_learn_epochs (job, epoch, at, first, why) values (?, 1, ?, 1, '') "
-            "on conflict (job, epoch) do nothing",
-            self._store.now(),
-        )
-        about = self.read_question()
+
+        def begin() -> None:
+            begins = self._run(
+                "insert into moa_learn (job, secret, question, made_of) values (?, ?, ?, ?) "
+                "on conflict (job) do nothing returning job",
+                *(secrets.token_hex(32), question, made_of),
+            )
+            first = self._run(
+                "insert into moa_learn_epochs (job, epoch, at, first, why) "
+                "values (?, 1, ?, 1, '') on conflict (job, epoch) do nothing returning epoch",
+                self._store.now(),
+            )
+            if (begins or first) and self.last_place():  # a head of before would be used anew
+                raise ConfigError(str(self._damaged("its question and epochs")))
+
+        self._store.atomically(begin)
+        secret, *about = self._read_bound()
+        with suppress(StoreError):  # `read_state` tells it of each input, and nothing is stored
+            self.coin = Coin(secrets.token_bytes(32))
+            self.coin = self._coin_of(secret)
         for stored, current, subject in zip(about, (question, made_of), _BOUND_TO, strict=True):
             if stored != current:
                 raise ConfigError(
@@ -168,47 +190,140 @@ class AnswerStore:
                     f"{_difference(stored, current)}. Give another file, or what it was begun with"
                 )
 
-    def bind_large(self, model: str) -> None:
-        """Begin a new epoch if another large model answered before: tests were about that one."""
-        stored = self._run("select made_of from moa_learn where job = ?")[0][0]
-        made_of, _, before = stored.partition("\n")
-        if before == model:
-            return
-        if before:
-            self.withdraw(self.read_state(), f"another large model: was {before}, is {model}")
-        self._run(
-            "update moa_learn set made_of = ? where job = ?",
-            *(f"{made_of}\n{model}", self._store.job),
-            job_first=False,
-        )
+    def bind_large(self, model: str, parts: Mapping[str, str]) -> None:
+        """Begin a new epoch if another large node answered before: tests were about that one.
+
+        From then on only answers of this one are stored here: once another process has bound
+        another one, `read_state` and `add` raise a `StoreError`.
+
+        Args:
+            model: Name of its model.
+            parts: Fingerprint of each part of the large node. A file of an older version has none,
+                and gets these if the model is the same.
+        """
+        large = f"{model}\n{json.dumps(parts, sort_keys=True)}"
+
+        def bind() -> None:
+            self.touch()  # others that bind wait from here on
+            readers, before = self._read_made_of()
+            if before.large == large:
+                return
+            since = before.since
+            if reason := _why_another(before.large, large):
+                since = self._begin_epoch(reason)
+            made_of = f"{readers}\n{large}\n{since}"
+            values = (made_of, self._store.job)
+            self._run("update moa_learn set made_of = ? where job = ?", *values, job_first=False)
+
+        self._store.atomically(bind)
+        self._large = large
+
+    def _begin_epoch(self, reason: str) -> int:
+        """Begin a new epoch, after one that another process may just have begun."""
+        while True:
+            state = self._read_state()[0]
+            if self.withdraw(state, reason):
+                return state.epoch + 1
 
     def read_question(self) -> tuple[str, str]:
         """Return the question and the models that it was created with, both as JSON.
 
         Raises:
             ConfigError: nothing is stored yet.
+            StoreError: it is damaged.
         """
+        secret, question, readers = self._read_bound()
+        self.coin = self._coin_of(secret)
+        return question, readers
+
+    def _read_bound(self) -> tuple[str, str, str]:
         rows = self._run("select secret, question, made_of from moa_learn where job = ?")
         if not rows:
             raise ConfigError(f"there are no answers in {self.location}")
         secret, question, made_of = rows[0]
-        self.coin = Coin(bytes.fromhex(secret))
-        return question, made_of.partition("\n")[0]
+        return secret, question, made_of.partition("\n")[0]
+
+    def _read_made_of(self) -> tuple[str, _BoundLarge]:
+        made_of = self._run("select made_of from moa_learn where job = ?")[0][0]
+        return made_of.partition("\n")[0], _BoundLarge.of(made_of)
+
+    def _coin_of(self, secret: str) -> Coin:
+        try:
+            return Coin(bytes.fromhex(secret))
+        except ValueError as error:
+            raise self._damaged("the secret of its random draws", error) from error
+
+    def parse(self, kind: type[Model], text: str, what: str) -> Model:
+        """Parse a stored value.
+
+        Args:
+            kind: Type of the value.
+            text: The value as JSON.
+            what: Its name in the error.
+
+        Raises:
+            StoreError: it can't be parsed, so that the store is damaged.
+        """
+        try:
+            return kind.model_validate_json(text)
+        except ValueError as error:
+            raise self._damaged(what, error) from error
+
+    def _damaged(self, what: str, error: Exception | None = None) -> StoreError:
+        reason = f" ({str(error).splitlines()[0]})" if error else ""
+        return StoreError(
+            f"the answers in {self.location} are damaged: {what} can't be read{reason}. Nothing is "
+            "guaranteed any more. Bring them back from a copy, or name another file or #NAME in "
+            "learn, in which learning begins anew"
+        )
 
     def read_state(self) -> LearningState:
-        """Return the state of the learning."""
+        """Return the state of the learning.
+
+        Raises:
+            StoreError: it is damaged, its file was removed or replaced, or another process has
+                bound another large node.
+        """
+        self._check_file()
+        state, large, secret = self._read_state()
+        self._coin_of(secret)
+        self._check_large(large)
+        return state
+
+    def _check_large(self, large: str) -> None:
+        if self._large is not None and (reason := _why_another(large, self._large)):
+            raise StoreError(
+                f"the answers in {self.location} are now those of another large node, by another "
+                f"process ({reason}). Start this one again as the other one is set up, or name "
+                "another file or #NAME in learn"
+            )
+
+    def _check_file(self) -> None:
+        if isinstance(self._store, SQLite):
+            self._store.check_in_place()
+
+    def _read_state(self) -> tuple[LearningState, str, str]:
+        """Return the state, the large node that it is about, and the secret, all of one moment."""
         rows = self._run(
-            "select one.epoch, one.first, "
+            "select moa_learn.secret, moa_learn.made_of, one.epoch, one.first, "
             "(select count(*) from moa_learn_looks l where l.job = one.job and l.epoch = one.epoch)"
             ", (select max(look) from moa_learn_looks l where l.job = one.job "
             "and l.epoch = one.epoch and used = 1) "
             "from moa_learn join moa_learn_epochs one on one.job = moa_learn.job "
             "where moa_learn.job = ? order by one.epoch desc limit 1"
         )
-        return LearningState(*rows[0])
+        if not rows:
+            raise self._damaged("its question and epochs")
+        secret, made_of, *state = rows[0]
+        bound = _BoundLarge.of(made_of)
+        return LearningState(*state, since=bound.since), bound.large, secret
 
     def add(self, row: NewRow, epoch: int) -> int:
-        """Store a row before it is answered, and return its index."""
+        """Store a row before it is answered, and return its index.
+
+        Raises:
+            StoreError: it can't be stored, or another process has bound another large node.
+        """
         vector = None if row.vector is None else np.asarray(row.vector, "<f2").tobytes()
         values = (
             *(epoch, row.side.key, int(row.held), row.source, self._store.now(), vector),
@@ -221,15 +336,20 @@ class AnswerStore:
             ),
             *(row.sure, row.length, row.language, row.text),
         )
-        while True:  # two processes that take the same place: the second takes the next
-            rows = self._run(
+
+        def insert() -> list[tuple[Any, ...]]:
+            self._check_file()
+            self._check_large(self._read_made_of()[1].large)
+            return self._run(
                 "insert into moa_learn_rows (job, place, epoch, key, held, source, at, vector, "
                 "done, by_small, look, accepts, guess, sure, length, language, given) "
                 "values (?, (select coalesce(max(place), 0) + 1 from moa_learn_rows where job = ?)"
                 f"{', ?' * len(values)}) on conflict (job, place) do nothing returning place",
                 *(self._store.job, *values),
             )
-            if rows:
+
+        while True:  # two processes that take the same place: the second takes the next
+            if rows := self._store.atomically(insert):
                 return int(rows[0][0])
 
     def resume(self, index: int, side: Side) -> StartedRow | None:
@@ -309,7 +429,10 @@ class AnswerStore:
         return exists
 
     def touch(self) -> None:
-        """Write something that changes nothing, to see whether it can be written."""
+        """Write something that changes nothing, to see whether it can be written.
+
+        In a transaction, it locks out others that do so.
+        """
         self._run("update moa_learn set job = job where job = ?")
 
     def _finish_row(
@@ -369,11 +492,13 @@ class AnswerStore:
     def read_fit_rows(self, state: LearningState, cut: int, most: int) -> RowArrays:
         """Return the latest labelled rows up to `cut` that are not held out.
 
-        A row is also left out if its text is held out in this epoch.
+        A row is also left out if its text is held out in this epoch, or another large node answered
+        it.
         """
         return self._read(
-            "held = 0 and label is not null and vector is not null and place <= ? and not exists "
-            "(select 1 from moa_learn_rows h where h.job = r.job and h.key = r.key "
+            f"epoch >= {state.since:d} and held = 0 and label is not null and vector is not null "
+            "and place <= ? and not exists (select 1 from moa_learn_rows h "
+            "where h.job = r.job and h.key = r.key "
             f"and h.epoch = ? and h.held = 1) order by place desc limit {most:d}",
             *(cut, state.epoch),
         )
@@ -466,19 +591,30 @@ class AnswerStore:
             job_first=False,
         )
 
-    def read_head(self, state: LearningState) -> tuple[str, frozenset[str]] | None:
-        """Return the head in use, and the keys of the texts that it doesn't answer."""
+    def read_head(self, state: LearningState) -> UsedHead | None:
+        """Return the head in use; `None` if there is none.
+
+        Raises:
+            StoreError: it or its checks are damaged.
+        """
         if state.used is None:
             return None
         rows = self._run(
-            "select head from moa_learn_looks where job = ? and epoch = ? and look = ?",
+            "select head, audit, drift from moa_learn_looks where job = ? and epoch = ? "
+            "and look = ?",
             *(state.epoch, state.used),
         )
+        head, audit, drift = rows[0]
+        calibration = self.parse(Calibration, head, "the head in use")
+        if calibration.bound is None:
+            raise self._damaged("the guarantee of the head in use")
+        checks = self.parse(Audit, audit, AUDIT), drift and self.parse(Drift, drift, DRIFT)
         keys = self._run(
             "select key from moa_learn_exceptions where job = ? and epoch = ? and look = ?",
             *(state.epoch, state.used),
         )
-        return rows[0][0], frozenset(key for (key,) in keys)
+        exceptions = frozenset(key for (key,) in keys)
+        return UsedHead(calibration, calibration.bound, checks[0], exceptions)
 
     def read_checks(self, state: LearningState) -> tuple[str, int, str | None, int]:
         """Return the audit and the drift check of the head in use, each with its last row."""
@@ -501,13 +637,14 @@ class AnswerStore:
         )
         return bool(rows)
 
-    def withdraw(self, state: LearningState, reason: str) -> None:
-        """End the epoch and begin the next; a second call changes nothing."""
-        self._run(
+    def withdraw(self, state: LearningState, reason: str) -> bool:
+        """End the epoch and begin the next; a second call changes nothing, and returns False."""
+        rows = self._run(
             "insert into moa_learn_epochs (job, epoch, at, first, why) values (?, ?, ?, ?, ?) "
-            "on conflict (job, epoch) do nothing",
+            "on conflict (job, epoch) do nothing returning epoch",
             *(state.epoch + 1, self._store.now(), self.last_place() + 1, reason),
         )
+        return bool(rows)
 
     def draw(self, state: LearningState, most: int) -> list[DrawnRow]:
         """Draw random texts for people to label, from those that the head in use accepted.
@@ -627,6 +764,45 @@ _EMPTY = "vector = null, given = null, guess = null, language = null, length = 0
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""
+
+
+class UsedHead(NamedTuple):
+    """A head in use, with its audit."""
+
+    calibration: Calibration
+    bound: Bound
+    audit: Audit
+    exceptions: frozenset[str]
+    """Keys of the texts that it doesn't answer."""
+
+
+class _BoundLarge(NamedTuple):
+    """The large node that a store is about."""
+
+    large: str
+    """Its model and the fingerprint of its parts, a line each; an older version left out the
+    second, or both."""
+    since: int
+    """First epoch that is about it."""
+
+    @classmethod
+    def of(cls, made_of: str) -> _BoundLarge:
+        """Read the lines after that of the small node's models."""
+        lines = made_of.split("\n")[1:]
+        return cls("\n".join(lines[:2]), int(lines[2]) if len(lines) > 2 else 1)
+
+
+def _why_another(stored: str, current: str) -> str:
+    """Say in which way two large nodes differ; empty if they don't, as far as is known."""
+    (old_model, _, old), (model, _, new) = stored.partition("\n"), current.partition("\n")
+    if not stored or stored == current or (old_model == model and not old):
+        return ""
+    if old_model != model:
+        old_name, name = (one or "a graph" for one in (old_model, model))
+        return f"another large model: was {old_name}, is {name}"
+    before, after = object_of(json.loads(old)), object_of(json.loads(new))
+    names = sorted(n for n in {*before, *after} if before.get(n) != after.get(n))
+    return f"another large node: its {', '.join(names)} changed"
 
 
 def _name_of_keys(file: Path) -> str:

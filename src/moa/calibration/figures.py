@@ -9,7 +9,6 @@ from moa._json import object_of
 from moa.calibration import percent, tail, upper_bound
 from moa.calibration.answer_rows import RETRIED, DrawnRow, FigureRow, LearningState
 from moa.calibration.answers import STALE_S, AnswerStore
-from moa.calibration.audit import Audit
 from moa.calibration.epochs import LOOKS, RISK, level_of_draw
 from moa.node import Frozen
 
@@ -127,6 +126,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
 
     Raises:
         ConfigError: it has no answers.
+        StoreError: it is damaged.
     """
     store.read_question()
     state = store.read_state()
@@ -136,7 +136,8 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     people = (
         _count_people(store.read_drawn_rows(state), state.used) if state.used is not None else ()
     )
-    audit = Audit.model_validate_json(store.read_checks(state)[0]) if current_look else None
+    head = store.read_head(state)
+    audit = head.audit if head else None
     live_rows = [row for row in rows if row.source == "run"]
     # What was asked in vain, and is asked again, was paid all the same.
     large_rows = [row for row in rows if row.source in ("run", RETRIED) and not row.by_small]
@@ -185,6 +186,7 @@ def figures_at(address: str) -> LearningFigures:
 
     Raises:
         ConfigError: it has no answers.
+        StoreError: it is damaged.
     """
     with AnswerStore(address, must_exist=True) as store:
         return figures_of(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
@@ -95,7 +95,7 @@ class CleanRows:
     notes: tuple[str, ...]
     """Findings, in sentences."""
     duplicates: int
-    """Rows left out as duplicates of an earlier text."""
+    """Rows beyond one for each text."""
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class CleanRows:
 
 
 def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> CleanRows:
-    """Remove duplicates, and look for faults that would make a calibration worthless.
+    """Join rows of one text, and look for faults that would make a calibration worthless.
 
     `labels` are the allowed ones; `None` allows those of the rows.
 
@@ -133,46 +133,57 @@ def clean_rows(rows: Sequence[Labelled], labels: Sequence[str] | None = None) ->
     """
     if rows and (labels is None or any(row.label not in labels for row in rows)):
         _check_column(rows)
-    check_labels(rows, labels)
-    row_labels = sorted({row.label for row in rows})
+    rows_by_text = join_repeats(rows)
+    check_labels([*rows_by_text.values()], labels)
+    row_labels = sorted({row.label for row in rows_by_text.values()})
     if len(row_labels) == 1:
         raise InputError(
             f"all {len(rows)} rows are labelled {row_labels[0]!r}, so there is nothing to tell "
             "apart: give rows of at least two labels"
         )
-    rows_by_text: dict[str, Labelled] = {}
-    torn: set[str] = set()
-    for row in rows:
-        key = normalise_text(row.text)
-        first = rows_by_text.setdefault(key, row)
-        if first.label != row.label:
-            torn.add(key)
-        if first.chosen and not row.chosen:  # it was drawn, too, which its label had no part in
-            rows_by_text[key] = first.model_copy(update={"chosen": False})
     # A chosen row of a held-out case would reveal what the case is about.
     cases = {row.case for row in rows_by_text.values() if not row.chosen and row.case is not None}
     unique = tuple(row for row in rows_by_text.values() if not (row.chosen and row.case in cases))
-    notes = _describe_oddities(
+    oddities = _describe_oddities(
         len(rows),
         doubled=len(rows) - len(rows_by_text),
-        torn=len(torn),
         count=sum(row.chosen for row in unique),
         leaks=len(rows_by_text) - len(unique),
         unseen=sorted(set(labels or ()) - set(row_labels)),
     )
-    return CleanRows(rows=unique, notes=tuple(notes), duplicates=len(rows) - len(rows_by_text))
+    notes = (*warn_of_corrections(rows), *oddities)
+    return CleanRows(rows=unique, notes=notes, duplicates=len(rows) - len(rows_by_text))
+
+
+def join_repeats(rows: Iterable[Labelled]) -> dict[str, Labelled]:
+    """Return one row for each text from `normalise_text`, in the order of the first ones.
+
+    The last row corrects the label of those before. The text was drawn at random if one of its rows
+    was: its label had no part in that.
+    """
+    rows_by_text: dict[str, Labelled] = {}
+    for row in rows:
+        first = rows_by_text.setdefault(normalise_text(row.text), row)
+        if first is not row:
+            rows_by_text[normalise_text(row.text)] = first.model_copy(
+                update={
+                    "label": row.label,
+                    "labelled_by": row.labelled_by,
+                    "case": row.case if first.case is None else first.case,
+                    "chosen": first.chosen and row.chosen,
+                }
+            )
+    return rows_by_text
 
 
 def _describe_oddities(
-    rows: int, *, doubled: int, torn: int, count: int, leaks: int, unseen: Sequence[str]
+    rows: int, *, doubled: int, count: int, leaks: int, unseen: Sequence[str]
 ) -> Iterator[str]:
     if doubled:
         yield (
             f"{doubled} of {rows} rows repeat the text of another and are left out: copies "
             "would make the guarantee look surer than it is"
         )
-    if torn:
-        yield f"{torn} texts stand there with more than one label; the first one counts"
     if count:
         yield (
             f"{count} rows were chosen to be labelled: they are fitted to and not held out, since "
@@ -182,6 +193,14 @@ def _describe_oddities(
         yield f"{leaks} chosen rows are left out: their case has rows drawn at random too"
     if unseen:
         yield f"no row is labelled {', '.join(map(repr, unseen))}: nothing was learnt about that"
+
+
+def warn_of_corrections(rows: Sequence[Labelled]) -> Iterator[str]:
+    """Yield a warning if rows of one text have different labels."""
+    last_rows = join_repeats(rows)
+    torn = {key for row in rows if row.label != last_rows[key := normalise_text(row.text)].label}
+    if torn:
+        yield f"{len(torn)} texts stand there with more than one label; the last one counts"
 
 
 def warn_of_near_copies(rows: Sequence[Labelled]) -> Iterator[str]:

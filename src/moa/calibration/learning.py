@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from moa.calibration import Bound, Guarantee, percent
 from moa.calibration.answer_rows import FORGOTTEN, LearningState, RowArrays, SpentLook
-from moa.calibration.answers import AnswerStore
+from moa.calibration.answers import AUDIT, DRIFT, AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.epochs import (
@@ -73,15 +73,14 @@ class Head:
     """A head in use, with the texts that it doesn't answer."""
 
     def __init__(
-        self, calibration: Calibration, state: LearningState, exceptions: frozenset[str]
+        self,
+        calibration: Calibration,
+        bound: Bound,
+        state: LearningState,
+        exceptions: frozenset[str],
     ) -> None:
-        assert calibration.bound is not None, "a head in use has passed a look"
-        self.calibration, self.bound, self.state, self.exceptions = (
-            calibration,
-            calibration.bound,
-            state,
-            exceptions,
-        )
+        self.calibration, self.bound = calibration, bound
+        self.state, self.exceptions = state, exceptions
 
     def judge(self, vector: Floats, key: str) -> HeadJudgement:
         """Judge one text by its vector."""
@@ -174,12 +173,13 @@ class Learning:
         """Return the state, and the head in use, which another process may have made."""
         state, current = self.store.read_state(), self._current
         if current is None or state != current[0]:
-            stored_head = self.store.read_head(state)
-            head = stored_head and Head(
-                Calibration.model_validate_json(stored_head[0]), state, stored_head[1]
-            )
-            current = self._current = (state, head or None)  # in one step: threads share it
+            # In one step: threads share it.
+            current = self._current = (state, self._read_head(state))
         return (state, None) if self._is_blind else current
+
+    def _read_head(self, state: LearningState) -> Head | None:
+        found = self.store.read_head(state)
+        return found and Head(found.calibration, found.bound, state, found.exceptions)
 
     def on_arrival(self) -> tuple[LearningState, Head | None] | None:
         """Return `current` for an input that arrives; `None` if it isn't recorded."""
@@ -218,7 +218,9 @@ class Learning:
                         return
                     self._must_repeat = False
         except StoreError as error:
-            self.recorder.fail(error)  # a head may be in use whose withdrawal couldn't be written
+            # A head may be in use whose withdrawal can't be written, or whose checks are damaged.
+            self._current = None
+            self.recorder.fail(error, self.current)
         except MoaError as error:
             _logger.warning("learning has stopped until the next input: %s", error)
         finally:
@@ -372,10 +374,10 @@ class Learning:
     def _withdrawal_reason(self, state: LearningState) -> str:
         """Continue audit and drift check; return why to withdraw the guarantee, or ""."""
         _, head = self.current()
-        audit_json, audited, drift_json, drifted = self.store.read_checks(state)
         if head is None or head.state != state:
             return ""
-        audit = Audit.model_validate_json(audit_json)
+        audit_json, audited, drift_json, drifted = self.store.read_checks(state)
+        audit = self.store.parse(Audit, audit_json, AUDIT)
         rows, end = self.store.read_audit_rows(state, audited)
         p, confidences = _judge_held_out(head.calibration, rows)
         for agrees, confidence in zip(
@@ -392,7 +394,7 @@ class Learning:
     def _drift_reason(self, state: LearningState, drift_json: str | None, drifted: int) -> str:
         if drift_json is None:
             return ""
-        drift = Drift.model_validate_json(drift_json)
+        drift = self.store.parse(Drift, drift_json, DRIFT)
         rows, end = self.store.read_watched_rows(state, drifted)
         for row in rows:
             accepts = bool(row.accepts)

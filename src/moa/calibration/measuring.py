@@ -17,6 +17,8 @@ from moa.calibration.labelled import (
     Labelled,
     check_labels,
     clean_rows,
+    join_repeats,
+    normalise_text,
     warn_of_near_copies,
 )
 from moa.calibration.reader import AnswerCache, FeatureReader, FeatureReading
@@ -148,7 +150,8 @@ async def recheck(
 
 def _clean_drawn_rows(rows: Sequence[Labelled], labels: Sequence[str]) -> CleanRows:
     """Clean the randomly drawn rows, the only ones to test a guarantee on."""
-    drawn_rows = [row for row in rows if not row.chosen]
+    drawn_texts = {text for text, row in join_repeats(rows).items() if not row.chosen}
+    drawn_rows = [row for row in rows if normalise_text(row.text) in drawn_texts]
     chosen_count = len(rows) - len(drawn_rows)
     if not drawn_rows:
         raise InputError(

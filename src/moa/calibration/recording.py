@@ -104,10 +104,15 @@ class Recorder:
         """Empty a row that could never be answered; see `settle`."""
         return self._change(index, self._store.drop)
 
-    def fail(self, error: StoreError) -> None:
-        """Record nothing until the store can be written: something else couldn't be."""
+    def fail(self, error: StoreError, read: Callable[[], object]) -> None:
+        """Record nothing until the store can be written and read: something else couldn't be.
+
+        Args:
+            error: What has failed.
+            read: Reads what inputs need.
+        """
         with self._lock:
-            self._owed.append(self._store.touch)
+            self._owed += (self._store.touch, read)
             self._postpone(error)
 
     def _change(self, index: int, change: Callable[[int], None]) -> int:

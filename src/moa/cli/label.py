@@ -90,7 +90,8 @@ def label(
 
     Half of the messages are drawn at random, since a guarantee can only be tested on such. The
     others have the lowest confidence, each unlike those before it, and are marked "chosen": true.
-    Judge every message as if the brackets were empty: what you accept unread confirms wrong
+    A message that you corrected on the page may be drawn too: it keeps its labels and isn't shown
+    again. Judge every message as if the brackets were empty: what you accept unread confirms wrong
     decisions, and hides them in the test.
 
         moa run support inbox.jsonl --out runs.jsonl
@@ -113,7 +114,7 @@ def label(
     from moa.evals.labelling import LabelFile
 
     with LabelFile(out, existing=kept.existing(out), source=source) as file:
-        session = _Session(file)
+        session = Session(file)
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
             if by_llm and not endpoints.has_llm:
@@ -145,7 +146,7 @@ def _say_next(name: str, file: LabelFile) -> None:
     is_file, drawn = name.endswith(".json"), len(file.drawn_texts)
     learns = f'--task "…" --out {name}' if is_file else f"--graph {name} --out learned.json"
     screen.notes().print(
-        f"it has {drawn + len(file.chosen_texts)} labelled messages, {drawn} of them drawn at "
+        f"it has {file.texts} labelled messages, {drawn} of them drawn at "
         f"random. Next: moa learn {file.path} {learns}"
     )
 
@@ -216,7 +217,7 @@ async def _find_graph_task(
 
 
 @dataclass
-class _Session:
+class Session:
     """Labels texts into a file."""
 
     file: LabelFile
@@ -239,7 +240,7 @@ class _Session:
                 task.rows,
                 most=most,
                 labelled=self.file.drawn_texts,
-                chosen=self.file.chosen_texts,
+                chosen=self.file.chosen_lines,
                 most_read=read,
                 at_random=at_random,
                 context=context,
@@ -262,6 +263,8 @@ class _Session:
             )
         for line in report.problems:
             screen.err().print(line)
+        if report.taken_over:
+            screen.notes().print(f"{report.taken_over} {_TAKEN_OVER}")
         screen.notes().print(
             f"{self.file.added} of {len(self.picks)} labelled into {self.file.path}"
         )
@@ -290,26 +293,43 @@ class _Session:
         for question in self.questions:
             console.print(Text(f"{question.name}: {question.text}", "dim"))
         console.print(_HOW)
-        index, labelled = 0, list[int]()
+        index, written = 0, list[int]()
         while index < len(self.picks):
-            pick = self.picks[index]
-            self._show(console, form, index)
-            line = _read_line()
+            pick, line = self.picks[index], SKIP
+            if not pick.is_labelled:
+                self._show(console, form, index)
+                line = _read_line()
             if line == QUIT:
                 return
             if line == BACK:
-                if labelled:
-                    index = labelled.pop()
-                    self.file.take_back()
+                index = self._go_back(index, written)
                 continue
-            if line == SKIP:
-                index += 1
+            # Who skips a text leaves the labels that it has: else its error would leave the sample.
+            known = pick.known
+            labels = known if line == SKIP else self._understand(console, form, line, pick)
+            if labels is None:
                 continue
-            labels = self._understand(console, form, line, pick)
-            if labels is not None:
+            if labels:
                 self.write(pick, labels, by=PERSON)
-                labelled.append(index)
-                index += 1
+                written.append(index)
+                if labels == known:
+                    console.print(self._describe_known(index))
+            index += 1
+
+    def _describe_known(self, index: int) -> Text:
+        labels = self.picks[index].known.items()
+        told = ", ".join(f"{name} {_short(label)}" for name, label in labels)
+        text = " ".join(self.rows[self.picks[index].place].text.split())[:60]
+        return Text(f"{index + 1} of {len(self.picks)}: {text!r} {_TAKEN_OVER}: {told}", "dim")
+
+    def _go_back(self, index: int, written: list[int]) -> int:
+        """Take back all from the last text that was asked about on; return its index."""
+        while written:
+            self.file.take_back()
+            index = written.pop()
+            if not self.picks[index].is_labelled:
+                break
+        return index
 
     @staticmethod
     def _understand(
@@ -348,8 +368,15 @@ class _Session:
             if question.name == LABEL
             else row_value(question, labels[question.name])
             for question in self.questions
+            if question.name in labels
         }
-        self.file.label(self.rows[pick.place], values, by=by, chosen=pick.chosen)
+        row, names = self.rows[pick.place], {question.name for question in self.questions}
+        others = {key: value for key, value in row.fields.items() if key not in names}
+        by = pick.known_by if labels.items() <= pick.known.items() else by
+        self.file.label(row._replace(fields=others), values, by=by, chosen=pick.chosen)
+
+
+_TAKEN_OVER = "labelled before because somebody chose them, and taken over as drawn"
 
 
 class Form:

@@ -216,14 +216,16 @@ def _learn_task(
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
     from moa.calibration import Guarantee, explain_too_few_rows
-    from moa.calibration.labelled import Labelled, clean_rows
+    from moa.calibration.labelled import Labelled, clean_rows, join_repeats
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
 
     rows = labelled_rows(source, Labelled, asking)
     names = options.label_names(labels) if labels else None
     usable = clean_rows(rows, names)  # says what is wrong with the labels before a model is asked
-    question = question_of(task, names or sorted({row.label for row in rows}))
+    question = question_of(
+        task, names or sorted({row.label for row in join_repeats(rows).values()})
+    )
     risk = RISK if wishes.risk is None else wishes.risk
     guarantee = Guarantee(risk, wishes.confidence, next_look(out, task))
     drawn_count = sum(not row.chosen for row in usable.rows)

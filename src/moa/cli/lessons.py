@@ -84,6 +84,7 @@ async def read_messages(
     context: RunContext,
 ) -> tuple[Learner, list[Message]]:
     """Read labelled rows as a graph does."""
+    from moa.calibration.labelled import warn_of_corrections
     from moa.graphs.learning import Learner, rows_of
 
     learner = Learner(graph, endpoints)
@@ -96,6 +97,13 @@ async def read_messages(
             f"no row of {source} has a label: a row has a key for each question, of {names}. "
             f"Labels are made by: moa label {graph} {source} --out labelled.jsonl"
         )
+    screen.warn(
+        [
+            f"{name}: {warning}"
+            for name in learner.questions
+            for warning in warn_of_corrections(learner.collect_labelled(name, messages))
+        ]
+    )
     return learner, messages
 
 
@@ -312,12 +320,15 @@ async def _show_settled(
 
     Only messages drawn at random are counted. Nothing is printed without any.
     """
+    from moa.calibration.labelled import join_repeats, normalise_text
     from moa.evals.learning import HALVES, half_of
     from moa.graphs.learning import SettledCount
 
     name = learner.node.settles_by
+    rows_by_text = join_repeats(learner.collect_labelled(name, messages))
     labelled = [message for message in messages if name in message.labels]
-    sample = [message for message in labelled if not message.marks.get("chosen")]
+    last_messages = {normalise_text(message.texts[name]): message for message in labelled}
+    sample = [last_messages[text] for text, row in rows_by_text.items() if not row.chosen]
     sample = sample[:: max(1, -(-len(sample) // MOST_RUN))]
     if not sample or name not in lessons or not lessons[name].halves:
         return

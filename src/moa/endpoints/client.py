@@ -297,7 +297,8 @@ class Client:
             self._check_status(reply, content, wire)
             if body is not None:  # a GET doesn't show how busy the model is
                 kind = (url, reply.sent_bytes.bit_length(), len(content).bit_length())
-                self._pacing.learn_answer(start, kind, wire.slots.in_flight, reply.headers)
+                pacing, in_flight = self._pacing.of(context.owner), wire.slots.count(context.owner)
+                pacing.learn_answer(start, kind, in_flight, reply.headers)
         return self._read_json(reply, content, wire), seconds
 
     def _read_json(self, reply: Reply, content: bytes, wire: Wire) -> JSON:
@@ -329,7 +330,7 @@ class Client:
         if not reply.streams:
             self._read_json(reply, content, wire)  # raises an error stated in it
             raise self._invalid(reply, content, wire)
-        self._pacing.learn_headers(start, reply.sent_bytes, reply.headers)
+        self._pacing.of(context.owner).learn_headers(start, reply.sent_bytes, reply.headers)
         try:
             while True:
                 # Limit each wait, not the `yield`, where a timeout would cancel the reader.
@@ -356,7 +357,7 @@ class Client:
         self, wire: Wire, context: RunContext, call: Reservation | None
     ) -> AsyncGenerator[None, None]:
         """Wait for a slot. A call that ends during the wait was not sent, and costs nothing."""
-        has_slot = wire.slots.take()
+        has_slot = wire.slots.take(context.owner)
         try:
             if not has_slot:
                 await self._wait(wire.slots, context)
@@ -375,17 +376,17 @@ class Client:
         except EndpointError as error:
             error.seconds = time.monotonic() - start  # without the wait for the slot: see `Retried`
             if error.status == 429 and error.retryable:
-                in_flight = wire.slots.in_flight - 1
-                self._pacing.learn_refusal(start, in_flight, error.retry_after_s)
+                pacing, in_flight = self._pacing.of(context.owner), wire.slots.count(context.owner)
+                pacing.learn_refusal(start, in_flight - 1, error.retry_after_s)
             raise
         finally:
-            wire.slots.free()
+            wire.slots.free(context.owner)
 
     async def _wait(self, slots: Slots, context: RunContext) -> None:
         """Wait for a slot, or until the server's rate limit resets."""
-        was_paused, start = slots.is_paused, time.monotonic()
+        was_paused, start = slots.is_paused(context.owner), time.monotonic()
         async with asyncio.timeout(context.remaining_s()):
-            await slots.wait()
+            await slots.wait(context.owner)
         if was_paused:
             text = f"{time.monotonic() - start:.1f} s for the server's rate limit"
             context.note("waited", text, endpoint=self.name)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -14,14 +15,14 @@ from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
-from moa._async import closing_stream, time_limit
+from moa._async import closing_stream, off_loop, time_limit
 from moa._json import object_of
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, require
 from moa.endpoints.openai import with_schema
 from moa.endpoints.sent import describe_prompt, log_prompt
-from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
+from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, length_of, neutralise
 from moa.endpoints.transport import describe_error, map_error
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
@@ -98,7 +99,8 @@ class LangChainEndpoint(EndpointBase):
         with await self._reserve(prompt, context) as call, self._map_errors():
             message: AIMessageChunk | None = None
             model = self._with_tools(prompt, context)
-            stream = model.astream(_messages(prompt.messages), stop=_stop(prompt))
+            messages = await _messages(prompt.messages, context)
+            stream = model.astream(messages, stop=_stop(prompt))
             async with closing_stream(stream) as pieces:
                 while True:
                     async with time_limit(context.remaining_s()):
@@ -160,19 +162,19 @@ class LangChainEndpoint(EndpointBase):
         messages = prompt.messages
         if schema is None or prompt.tools:
             sent_messages = messages if schema is None else with_schema(messages, schema)
-            answer = self._with_tools(prompt, context).ainvoke(
-                _messages(sent_messages), stop=_stop(prompt)
-            )
-            return await answer, None
+            chat_messages = await _messages(sent_messages, context)
+            model = self._with_tools(prompt, context)
+            return await model.ainvoke(chat_messages, stop=_stop(prompt)), None
         try:
             if "properties" not in schema:  # LangChain would make it a function and drop the rest
                 raise NotImplementedError
             titled_schema = {"title": "answer", **schema}
             structured_model = model.with_structured_output(titled_schema, include_raw=True)
         except NotImplementedError:
-            chat_messages = _messages(with_schema(messages, schema))
+            chat_messages = await _messages(with_schema(messages, schema), context)
             return await model.ainvoke(chat_messages, stop=_stop(prompt)), None
-        result = object_of(await structured_model.ainvoke(_messages(messages)))
+        chat_messages = await _messages(messages, context)
+        result = object_of(await structured_model.ainvoke(chat_messages))
         raw = result["raw"]
         assert isinstance(raw, AIMessage), "`include_raw` says so"
         return raw, result["parsed"]
@@ -246,7 +248,15 @@ class LangChainEndpoint(EndpointBase):
             raise mapped_error or EndpointRejected(message, endpoint=self.name) from error
 
 
-def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:
+async def _messages(
+    messages: Sequence[Message], context: RunContext
+) -> list[BaseMessage | tuple[str, str]]:
+    """Write messages for LangChain; long texts are looked through in a thread."""
+    work = partial(_write_messages, messages)
+    return await off_loop(work, context.remaining_s(), size=length_of(messages))
+
+
+def _write_messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:
     chat_messages: list[BaseMessage | tuple[str, str]] = []
     for message in messages:
         text = neutralise(message.content)

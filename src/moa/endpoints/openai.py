@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pydantic import ConfigDict, SecretStr, TypeAdapter
 
+from moa._async import off_loop
 from moa._files import join_surrogates
 from moa._json import JSON, is_list, is_object, number_of, object_of, objects_of
 from moa.context import RunContext
@@ -34,7 +35,7 @@ from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
 from moa.endpoints.sent import SentPrompt, log_prompt
-from moa.endpoints.tokens import estimate_of, may_fit, neutralise
+from moa.endpoints.tokens import estimate_of, length_of, may_fit, neutralise
 from moa.endpoints.wrappers import is_json
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
@@ -56,8 +57,7 @@ CHAT: frozenset[Capability] = frozenset(
 """Default capabilities of a server. It refuses itself what its model doesn't support."""
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 _DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]+")
-_FILE = "word " * 1000
-"""Stands for a file in the estimate of tokens: a page or a large picture takes about as many."""
+_IS_PICTURE = re.compile("data:image/|https?:")
 _TAGS = {
     "<think>": "</think>",
     "<thought>": "</thought>",  # Gemini's compatible endpoint
@@ -221,12 +221,18 @@ class OpenAIEndpoint(EndpointBase):
                 server whose log-probabilities can't be read. No question was sent.
         """
         require(self, "decide")
-        return await self._decider.decide(_neutral_request(text, questions, examples), context)
+        work = partial(_neutral_request, text, questions, examples)
+        request = await off_loop(work, context.remaining_s(), size=len(text))
+        return await self._decider.decide(request, context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`. `InvalidResponse`: a vector is missing or invalid."""
         require(self, "embed")
-        body = {"model": self.model, "input": [neutralise(text) for text in texts]}
+        size = sum(map(len, texts))
+        neutral_texts = await off_loop(
+            lambda: [*map(neutralise, texts)], context.remaining_s(), size=size
+        )
+        body = {"model": self.model, "input": neutral_texts}
         estimate = replace(estimate_of(*texts, max_tokens=0, price=self.price), encodings=1)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
         rows = objects_of(answer.get("data"))
@@ -310,7 +316,7 @@ class OpenAIEndpoint(EndpointBase):
 
     async def _post(self, prompt: Prompt, context: RunContext) -> PostResult:
         while True:
-            body, estimate = self._request(prompt)
+            body, estimate = await self._prepare(prompt, context)
             log_prompt(partial(self._preview_body, body, prompt))
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
@@ -322,7 +328,7 @@ class OpenAIEndpoint(EndpointBase):
     ) -> AsyncGenerator[JSON | Amount, None]:
         has_begun = False
         while True:
-            body, estimate = self._request(prompt, **_STREAMING)
+            body, estimate = await self._prepare(prompt, context, **_STREAMING)
             log_prompt(partial(self._preview_body, body, prompt))
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
@@ -336,6 +342,13 @@ class OpenAIEndpoint(EndpointBase):
                     raise
                 self._leave_out(body, error, context)
 
+    async def _prepare(
+        self, prompt: Prompt, context: RunContext, **extra_fields: object
+    ) -> tuple[JSON, Amount]:
+        """Return the body and its estimate; long texts are looked through in a thread."""
+        work = partial(self._request, prompt, **extra_fields)
+        return await off_loop(work, context.remaining_s(), size=length_of(prompt.messages))
+
     def _request(self, prompt: Prompt, **extra_fields: object) -> tuple[JSON, Amount]:
         """Return the body without fields that the model refuses, and its estimate."""
         body = {
@@ -344,8 +357,12 @@ class OpenAIEndpoint(EndpointBase):
             if k not in self._dropped_fields
         }
         # The JSON around the messages accounts for the tokens of the chat template.
-        text = _DATA_URL.sub(_FILE, _as_json(body))
-        return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
+        return body, estimate_of(
+            _as_json(body),
+            pictures=_pictures_in(body),
+            max_tokens=prompt.max_tokens,
+            price=self.price,
+        )
 
     def _leave_out(
         self, body: Mapping[str, object], error: EndpointRejected, context: RunContext
@@ -430,6 +447,18 @@ def _read_content(message: Mapping[str, object]) -> tuple[str, str]:
     thoughts = [part for parent in parts for part in objects_of(parent.get("thinking"))]
     text = "".join(_as_text(part.get("text")) for part in parts)
     return text, thought + "".join(_as_text(part.get("text")) for part in thoughts)
+
+
+def _pictures_in(body: JSON) -> list[str]:
+    """List the URLs of files whose tokens don't depend on their bytes: pictures, and addresses."""
+    contents = (message.get("content") for message in objects_of(body["messages"]))
+    urls = (_as_text(_url_of(part)) for content in contents for part in objects_of(content))
+    return [url for url in urls if url and _IS_PICTURE.match(url)]
+
+
+def _url_of(part: JSON) -> object:
+    picture = object_of(part.get("image_url")).get("url")
+    return picture or object_of(part.get("file")).get("file_data")
 
 
 def _neutral_request(text: str, questions: Questions, examples: Examples) -> DecisionRequest:

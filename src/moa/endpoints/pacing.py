@@ -5,13 +5,17 @@ per round: additive increase, multiplicative decrease (Chiu and Jain, "Analysis 
 Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989). Queueing is detected as
 in TCP Vegas (Brakmo, O'Malley and Peterson 1994): requests take long relative to the shortest of
 their kind, and more of them in flight don't raise the answer rate.
+
+Each owner of requests, such as a key of a server, has a pace of its own: a server may refuse inputs
+of one owner alone. Where it refuses all, each falls by itself, as connections of TCP that share a
+link do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -38,16 +42,21 @@ _LOOK_S = 0.02
 _SCAN_EVERY = 64
 """Answers between checks for headers that state the server's limits."""
 
+_SIZES = 64
+"""Requests whose sizes are known, to tell how many tokens a small one of them takes."""
+
 Kind = tuple[str, int, int]
 """Requests of similar duration: address, and bit lengths of the bytes sent and received."""
 _BYTES_A_TOKEN = 4
 
 
 class Pacing:
-    """Known limits of a server, shared by all event loops.
+    """Known limits of a server, shared by all event loops, for requests of no owner.
+
+    `of` has those for an owner.
 
     Args:
-        most: Maximum requests in flight, in each event loop.
+        most: Maximum requests in flight, in each event loop, of all owners together.
     """
 
     def __init__(self, most: int) -> None:
@@ -59,7 +68,9 @@ class Pacing:
         """Refusals in a row of requests sent after the last fall."""
         self.probing_until = 0.0
         """Monotonic time until which a single request tests whether more are accepted."""
-        self._most = most
+        self.most = most
+        self._owners: dict[str, Pacing] = {}
+        self._sizes = deque[int](maxlen=_SIZES)
         self._fell_at = self._struck_at = self._ceiling = 0.0
         self._accepted_of_burst = 0
         """Requests in flight at the last fall that weren't refused."""
@@ -71,6 +82,12 @@ class Pacing:
         """Number of answers of this round, and how many of them had queued."""
         self._names: tuple[tuple[str, str], ...] = ()
         self._answers = 0
+
+    def of(self, owner: str) -> Pacing:
+        """Return what is known for requests of an owner; "": of none."""
+        if not owner:
+            return self
+        return self._owners.get(owner) or self._owners.setdefault(owner, Pacing(self.most))
 
     def learn_answer(
         self, start: float, kind: Kind, in_flight: int, headers: Mapping[str, str]
@@ -85,8 +102,10 @@ class Pacing:
     def learn_headers(self, start: float, size: int, headers: Mapping[str, str]) -> None:
         """Learn from the headers of an answer to a request of `size` bytes, such as a stream's.
 
-        If a rate limit is used up, nothing is sent before its reset.
+        If a rate limit is used up, nothing is sent before its reset. One of tokens is used up if
+        not even a small request of the last ones fits: the next one need not be as large as this.
         """
+        self._sizes.append(size)
         if start >= self._fell_at:
             self._answered_since = True
             self.strikes = 0
@@ -96,7 +115,7 @@ class Pacing:
         for remaining, reset in self._names:
             left, demand = headers.get(remaining, ""), 1
             if "token" in remaining:
-                demand = size // _BYTES_A_TOKEN
+                demand = min(self._sizes) // _BYTES_A_TOKEN
             if left.isdecimal() and int(left) < demand:
                 wait_s = seconds_until(headers.get(reset, ""))
                 if wait_s is not None and 0 < wait_s <= _LONGEST_HOLD_S:
@@ -132,9 +151,9 @@ class Pacing:
             self.limit = max(1.0, self.limit * _FALL)
             for kind, (seconds, in_flight) in self._shortest.items():
                 self._shortest[kind] = seconds * _AGING, in_flight
-        elif self.limit < self._most:
+        elif self.limit < self.most:
             rise = 1.0 if not self._ceiling - 1.0 < self.limit < self._ceiling else _CAREFUL_RISE
-            self.limit = min(float(self._most), self.limit + rise)
+            self.limit = min(float(self.most), self.limit + rise)
         self._round = self._queued = 0
 
     def _has_queued(self, kind: Kind, seconds: float, in_flight: int) -> bool:
@@ -147,76 +166,109 @@ class Pacing:
 
 
 class Slots:
-    """Requests of an event loop: those in flight, and those waiting for a slot."""
+    """Requests of an event loop: those in flight, and those waiting for a slot.
 
-    __slots__ = ("_pacing", "_timer", "_waiting", "in_flight")
+    Owners whose requests wait take turns.
+    """
+
+    __slots__ = ("_in_flight", "_pacing", "_timer", "_waiting", "in_flight")
 
     def __init__(self, pacing: Pacing) -> None:
         self.in_flight = 0
+        self._in_flight = Counter[str]()
         self._pacing = pacing
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def is_paused(self) -> bool:
-        """True if nothing is sent now, regardless of the requests in flight."""
-        return self._pacing.paused_until > time.monotonic()
+    def count(self, owner: str = "") -> int:
+        """Return the number of requests of an owner in flight."""
+        return self._in_flight[owner]
 
-    def take(self) -> bool:
-        """Take a slot if one is free and no request waits for it."""
-        if self._waiting or not self._has_room():
+    def is_paused(self, owner: str = "") -> bool:
+        """Return True if nothing of an owner is sent now, regardless of requests in flight."""
+        return self._pacing.of(owner).paused_until > time.monotonic()
+
+    def take(self, owner: str = "") -> bool:
+        """Take a slot if one is free and no request of the owner waits for it."""
+        if owner in self._waiting or not self._has_room(owner):
             return False
-        self._count()
+        self._count(owner)
         return True
 
-    async def wait(self) -> None:
+    async def wait(self, owner: str = "") -> None:
         """Wait for a slot and take it."""
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.setdefault(owner, deque()).append(turn)
         self._wake()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.free()
+                self.free(owner)
             else:
-                with suppress(ValueError):  # it was skipped already
-                    self._waiting.remove(turn)
+                self._leave(owner, turn)
             raise
 
-    def free(self) -> None:
+    def free(self, owner: str = "") -> None:
         """Release a slot."""
         self.in_flight -= 1
-        self._pacing.probing_until = 0.0
+        self._in_flight[owner] -= 1
+        if not self._in_flight[owner]:
+            del self._in_flight[owner]
+        self._pacing.of(owner).probing_until = 0.0
         if self._waiting:
             self._wake()
 
-    def _has_room(self) -> bool:
-        pacing = self._pacing
-        if self.in_flight + 1.0 > pacing.limit and self.in_flight:
+    def _has_room(self, owner: str) -> bool:
+        pacing, in_flight = self._pacing.of(owner), self._in_flight[owner]
+        if self.in_flight >= self._pacing.most or (in_flight + 1.0 > pacing.limit and in_flight):
             return False
-        if pacing.paused_until and self.is_paused:
+        if pacing.paused_until and self.is_paused(owner):
             return False
         return not (pacing.strikes and pacing.probing_until > time.monotonic())
 
-    def _count(self) -> None:
+    def _count(self, owner: str) -> None:
         self.in_flight += 1
-        if self._pacing.strikes:
-            self._pacing.probing_until = time.monotonic() + _LONGEST_HOLD_S
+        self._in_flight[owner] += 1
+        pacing = self._pacing.of(owner)
+        if pacing.strikes:
+            pacing.probing_until = time.monotonic() + _LONGEST_HOLD_S
 
     def _wake(self) -> None:
         """Wake waiting requests while there is room, and schedule a check at the end of a pause."""
-        while self._waiting and self._has_room():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._count()
-                turn.set_result(None)
-        if not self._waiting or self._timer is not None:
+        while any(self._wake_one(owner) for owner in [*self._waiting]):
+            pass
+        if not self._waiting or self._timer is not None or self.in_flight >= self._pacing.most:
             return
-        left_s = self._pacing.paused_until - time.monotonic()
-        if left_s > 0 or not self.in_flight:  # else a request in flight checks at its end
-            look_s = max(left_s, _LOOK_S)
+        pauses = [(self._pacing.of(owner).paused_until, owner) for owner in self._waiting]
+        now = time.monotonic()
+        # Where a request of the owner is in flight, it checks at its end.
+        looks = [until - now for until, owner in pauses if until > now or not self.count(owner)]
+        if looks:
+            look_s = max(min(looks), _LOOK_S)
             self._timer = asyncio.get_running_loop().call_later(look_s, self._look_again)
+
+    def _wake_one(self, owner: str) -> bool:
+        """Wake the first waiting request of an owner if there is room; return whether it did."""
+        if not self._has_room(owner):
+            return False
+        turn = self._waiting[owner][0]
+        self._leave(owner, turn)
+        if owner in self._waiting:  # the next turn is another owner's
+            self._waiting[owner] = self._waiting.pop(owner)
+        if not turn.done():
+            self._count(owner)
+            turn.set_result(None)
+        return True
+
+    def _leave(self, owner: str, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting.get(owner)
+        if turns is None:
+            return
+        with suppress(ValueError):  # it was skipped already
+            turns.remove(turn)
+        if not turns:
+            del self._waiting[owner]
 
     def _look_again(self) -> None:
         self._timer = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
@@ -20,10 +20,14 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import innermost
 from moa.errors import EndpointError
+from moa.messages import Message
 from moa.usage import Amount, Price
 
 BYTES_A_TOKEN = 3
 """Bytes of UTF-8 per token in approximate counts."""
+_PICTURE_TOKENS = 16_384
+"""Maximum tokens of a picture. Qwen reads as many, OpenAI, Anthropic and Google at most 10,000 but
+for `gpt-4o-mini`, which bills up to 48,169."""
 _MOST = 10**7
 """Maximum tokens of any request, for a model with an unknown context window."""
 _LONGEST_MEAN = 16
@@ -91,22 +95,30 @@ _BRACKETED = (
     r"|THINK|IMG(?:_BREAK|_END)?|(?:BEGIN_)?AUDIO|PREFIX|MIDDLE|SUFFIX|[gs]?MASK|CLS|SEP|PAD|UNK"
     r"|BOS|EOS|control_[0-9]+|REF(?:ERENCE_DOC_[0-9]+)?|unused[0-9]+"
 )
-_TOKEN = re.compile(
-    "|".join(
-        (
-            r"<(?=/?\|[^<>\s]{0,100}>)",  # <|im_start|>, <|turn>, and DeepSeek's wide bars
-            r"<(?=/?\|DSML\|)",
-            r">(?=>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|QUESTION|ANSWER|DOMAIN)<<)",
-            r"<(?=/?[^<>\s|]{1,100}\|>)",  # <turn|>
-            rf"<(?=/?(?:{_NAMED})>)",
-            r"<(?=</?SYS>>)",
-            rf"\[(?=/?(?:{_BRACKETED})\])",
-            r"\[(?=\|[^\[\]\s]{0,100}\|\])",  # [|user|]
-            r"\](?=~!?b[\[\]])",
-            r"\[(?=e~\[)",
-        )
-    )
+_TOKENS = {
+    "<": re.compile(
+        r"<(?=</?SYS>>|/?(?=[^<>\s])(?:"
+        r"\|(?:[^<>\s]{0,100}>|DSML\|)"  # <|im_start|>, <|turn>, and DeepSeek's wide bars
+        r"|[^<>\s|]{1,100}\|>"  # <turn|>
+        rf"|(?:{_NAMED})>))"
+    ),
+    "[": re.compile(
+        rf"\[(?=[/\w|])(?=/?(?:{_BRACKETED})\]|\|[^\[\]\s]{{0,100}}\|\]|e~\[)"  # [INST], [|user|]
+    ),
+    ">": re.compile(
+        r">(?=>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|QUESTION|ANSWER|DOMAIN)<<)"
+    ),
+    "]": re.compile(r"\](?=~!?b[\[\]])"),
+}
+"""Control tokens by their first character: the pattern matches that alone."""
+_MARK = "\u200b"
+"""Marks a match in a text whose invisible characters, of which it is one, were removed."""
+_MARKED = re.compile(f"[<>[\\]]({_MARK}?)")
+_OPENER = re.compile(
+    f"([<>[\\]{''.join(look for look, sign in _LOOKS.items() if sign in '<>[]')}])"
 )
+_FEW = 16
+"""Number of different characters up to which replacing each of them is faster than translating."""
 _HINTS = re.compile(f"[>\\]~|{''.join(look for look, sign in _LOOKS.items() if sign in '>]|')}]")
 
 
@@ -115,7 +127,8 @@ def approximate_tokens(text: str) -> int:
 
     English has more than four bytes per token, Chinese three and a half.
     """
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return -(-size // BYTES_A_TOKEN)
 
 
 @runtime_checkable
@@ -143,9 +156,18 @@ def window_of(endpoint: Endpoint | None) -> int | None:
     return window if isinstance(window, int) else None
 
 
-def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
-    """Estimate a call from the length of its texts, with its cost if the price is known."""
+def estimate_of(*texts: str, max_tokens: int, price: Price, pictures: Sequence[str] = ()) -> Amount:
+    """Estimate a call from the length of its texts, with its cost if the price is known.
+
+    Args:
+        texts: All that is sent.
+        max_tokens: Maximum tokens of the answer.
+        price: Price of the endpoint.
+        pictures: URLs in the texts. Each counts as the most that a picture takes, and not by its
+            length.
+    """
     tokens = sum(map(approximate_tokens, texts))
+    tokens += sum(_PICTURE_TOKENS - len(url) // BYTES_A_TOKEN for url in pictures)
     return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
@@ -265,6 +287,14 @@ def _count(usage: Mapping[str, object], *names: str) -> int | None:
     raise ValueError(f"{value!r} is no count")
 
 
+def length_of(messages: Sequence[Message]) -> int:
+    """Count the characters in which control tokens may stand; files have none."""
+    return sum(
+        len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
+        for message in messages
+    )
+
+
 def neutralise(text: str) -> str:
     """Make every control token of a chat template in `text` plain text.
 
@@ -273,30 +303,52 @@ def neutralise(text: str) -> str:
     """
     if not _HINTS.search(text):
         return text
-    return rewrite(_TOKEN, text, lambda opener: f"{opener} ")
+    return rewrite(_TOKENS, text, "{} ")
+
+
+def rewrite(patterns: Mapping[str, re.Pattern[str]], text: str, written: str) -> str:
+    """Rewrite the characters of a text that match a pattern in its visible form.
+
+    In the visible form, letters, brackets, bars and slashes are plain ones, and invisible
+    characters are removed. The regular expressions run as a whole, without Python for each match:
+    a text of megabytes has a million.
+
+    Args:
+        patterns: By one of `<`, `[`, `>` and `]`, a pattern that matches that character alone, with
+            lookahead for its context.
+        text: The text.
+        written: Stands for each match; `{}` in it is the character as the text has it.
+    """
+    odd = set[str]() if text.isascii() else _ODD & set(_without_ascii(text))
+    if not odd:
+        for opener, pattern in patterns.items():
+            text = pattern.sub(written.format(opener), text)
+        return text
+    looks = _looks(text, odd)
+    for opener, pattern in patterns.items():
+        looks = pattern.sub(opener + _MARK, looks)
+    if _MARK not in looks:
+        return text
+    pieces = _OPENER.split(text)  # as many as in its visible form, in the same order
+    marks = _MARKED.findall(looks)
+    rewritten = {opener: written.format(opener) for opener in set(pieces[1::2])}
+    pieces[1::2] = [
+        rewritten[opener] if mark else opener
+        for opener, mark in zip(pieces[1::2], marks, strict=True)
+    ]
+    return "".join(pieces)
+
+
+def _looks(text: str, odd: Set[str]) -> str:
+    """Return the visible form of a text that has these odd characters."""
+    if len(odd) > _FEW:
+        return text.translate(_TRANSLATED)
+    for character in odd:
+        text = text.replace(character, _LOOKS.get(character, ""))
+    return text
 
 
 def _without_ascii(text: str) -> str:
     # Fast, since a text of megabytes is looked through while others wait.
     rest = text.encode("utf-8", "surrogatepass").translate(None, _ASCII)
     return rest.decode("utf-8", "surrogatepass")
-
-
-def rewrite(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) -> str:
-    """Rewrite the characters of a text that match a pattern in its visible form.
-
-    The pattern matches one character, with lookaround for its context. In the visible form,
-    letters, brackets, bars and slashes are plain ones, and invisible characters are removed.
-    """
-    if text.isascii() or _ODD.isdisjoint(_without_ascii(text)):
-        return pattern.sub(lambda match: write(match[0]), text)
-    looks, indices = text.translate(_TRANSLATED), range(len(text))
-    if len(looks) < len(text):
-        indices = [i for i in indices if text[i] not in _UNSEEN]
-    pieces: list[str] = []
-    end = 0
-    for match in pattern.finditer(looks):
-        index = indices[match.start()]
-        pieces += [text[end:index], write(text[index])]
-        end = index + 1
-    return "".join((*pieces, text[end:]))

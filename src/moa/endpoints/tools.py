@@ -23,9 +23,8 @@ _REFUSES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """Messages of servers without tools: vLLM, Ollama, llama.cpp, and servers that check fields."""
-_ALONE = re.compile(
-    r"\s*(?:```(?:json)?|<tool_call>)?\s*\{.*\}\s*(?:```|</tool_call>)?\s*", re.DOTALL
-)
+_ALONE = re.compile(r"(?:```(?:json)?|<tool_call>)?\s*+\{.*\}\s*+(?:```|</tool_call>)?", re.DOTALL)
+"""A stripped text that is one call. It takes linear time, however many spaces a model repeats."""
 _CALL = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')
 """Start of a call left in the text because the server's parser missed it. Some templates make
 models double the braces around it."""
@@ -128,7 +127,7 @@ class WithTools(Wrapping):
         if completion.tool_calls or (call := _find_written_call(completion.text, prompt)) is None:
             return completion
         is_unknown = call.name not in {tool.name for tool in prompt.tools}
-        is_alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
+        is_alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text.strip())
         if is_unknown and not is_alone:  # it may be part of the answer
             return completion
         self._uses_native_tools = False

@@ -13,10 +13,12 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Unpack
 
 from pydantic import SecretStr
 
+from moa._async import off_loop
 from moa._json import JSON
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
@@ -73,7 +75,8 @@ class VLLMEndpoint(OpenAIEndpoint):
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
-        body = {"model": self.model, "prompt": neutralise(text), "add_special_tokens": False}
+        neutral = await off_loop(partial(neutralise, text), context.remaining_s(), size=len(text))
+        body = {"model": self.model, "prompt": neutral, "add_special_tokens": False}
         reply, _ = await self.client.post(
             "/tokenize", body, context, estimate=NOTHING, at_root=True
         )

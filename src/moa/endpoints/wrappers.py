@@ -223,30 +223,31 @@ class Fallback(Wrapping):
 
     def __init__(self, endpoint: Endpoint, *others: Endpoint) -> None:
         super().__init__(endpoint)
-        self._endpoints = (endpoint, *others)
+        self.endpoints = (endpoint, *others)
+        """All of them, in order."""
 
     def __repr__(self) -> str:
-        return f"Fallback({', '.join(map(repr, self._endpoints))})"
+        return f"Fallback({', '.join(map(repr, self.endpoints))})"
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Capabilities that all endpoints have."""
-        return shared_capabilities(self._endpoints)
+        return shared_capabilities(self.endpoints)
 
     @property
     def asks_several(self) -> bool:
         """True with more than one endpoint."""
-        return len(self._endpoints) > 1 or super().asks_several
+        return len(self.endpoints) > 1 or super().asks_several
 
     @property
     def timeout_s(self) -> float:
         """Seconds after which all endpoints have given up."""
-        return sum(timeout_of(endpoint) for endpoint in self._endpoints)
+        return sum(timeout_of(endpoint) for endpoint in self.endpoints)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to one endpoint after another, until one answers."""
-        *endpoints, last = self._endpoints
-        for endpoint, successor in zip(endpoints, self._endpoints[1:], strict=True):
+        *endpoints, last = self.endpoints
+        for endpoint, successor in zip(endpoints, self.endpoints[1:], strict=True):
             try:
                 with mark_replaceable():
                     return await send(endpoint)
@@ -257,7 +258,7 @@ class Fallback(Wrapping):
 
     async def close(self) -> None:
         """Close all endpoints, even if one fails. Its error is raised at the end."""
-        await close_all(self._endpoints)
+        await close_all(self.endpoints)
 
 
 class Cached(Wrapping):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -21,12 +22,12 @@ from moa._async import map_async
 from moa._files import Existing, LineFile
 from moa.agents.deciding import DecidingAgent
 from moa.calibration.features import Progress
-from moa.calibration.labelled import normalise_text
+from moa.calibration.labelled import is_chosen, label_of, normalise_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import encode
 from moa.endpoints.encoders import feeds_heads
-from moa.errors import BudgetExceeded, ConfigError, MoaError, check_recoverable
+from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError, check_recoverable
 from moa.node import Frozen
 from moa.questions import Answer, Option, Question
 from moa.rows import Format, read_models
@@ -98,15 +99,25 @@ class Pick:
     chosen: bool
     """True if the text was chosen because it teaches most, False if drawn at random."""
     answers: Mapping[str, Answer]
-    """Current answers, by name of the question."""
+    """Current answers, by name of the question; empty if all labels are known."""
+    known: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Labels that a drawn text got when somebody chose it, by name of the question."""
+    known_by: str = ""
+    """Who gave these; empty: unknown."""
 
     @property
     def guess(self) -> dict[str, str]:
-        """Names of the decided options. A question without an answer has none."""
+        """Names of the known or decided options. A question without an answer has none."""
         answered = {n: answer for n, answer in self.answers.items() if answer.status == "answered"}
-        return {
+        decided = {
             name: answer.question.options[answer.best].name for name, answer in answered.items()
         }
+        return {**decided, **self.known}
+
+    @property
+    def is_labelled(self) -> bool:
+        """True if the known labels answer all questions, so that nobody is asked again."""
+        return bool(self.known) and not self.answers
 
 
 class LabelFile(LineFile):
@@ -116,15 +127,21 @@ class LabelFile(LineFile):
         super().__init__(path, existing=existing, source=source)
         self.drawn_texts: list[str] = []
         """Labelled texts that were drawn at random, including those of earlier sessions."""
-        self.chosen_texts: list[str] = []
-        """Labelled texts that were chosen, such as those corrected on the page."""
-        self._lines: list[tuple[int, list[str]]] = []
-        """Offset of each line of this session, and the list that has its text."""
+        self.chosen_lines: list[Mapping[str, object]] = []
+        """Lines of texts that were chosen, such as those corrected on the page."""
+        self._lines: list[tuple[int, bool]] = []
+        """Offset of each line of this session, and whether its text was chosen."""
 
     @property
     def added(self) -> int:
         """Number of lines added in this session."""
         return len(self._lines)
+
+    @property
+    def texts(self) -> int:
+        """Number of labelled texts. One that was chosen and drawn counts once."""
+        chosen_texts = (str(line["text"]) for line in self.chosen_lines)
+        return len({normalise_text(text) for text in (*self.drawn_texts, *chosen_texts)})
 
     def __enter__(self) -> Self:
         """Open the file and read its lines."""
@@ -132,28 +149,33 @@ class LabelFile(LineFile):
         for number, _, values in self.lines():
             if not isinstance(text := values.get("text"), str):
                 raise self.line_error(number)
-            (self.chosen_texts if values.get("chosen") else self.drawn_texts).append(text)
+            self._count(text, values, chosen=is_chosen(values))
         return self
+
+    def _count(self, text: str, values: Mapping[str, object], *, chosen: bool) -> None:
+        if chosen:
+            self.chosen_lines.append(values)
+        else:
+            self.drawn_texts.append(text)
 
     def label(
         self, row: UnlabelledRow, labels: Mapping[str, object], *, by: str, chosen: bool
     ) -> None:
         """Write one line, with a key for each question, and wait until it is on disk."""
         fields = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
-        texts = self.chosen_texts if chosen else self.drawn_texts
-        self._lines.append((self.add(row.fields | fields), texts))
+        self._lines.append((self.add(row.fields | fields), chosen))
         try:
             os.fsync(self._file)
         except OSError as error:
             raise self._write_error(error) from error
-        texts.append(row.text)
+        self._count(row.text, fields, chosen=chosen)
 
     def take_back(self) -> None:
         """Remove the last line of this session, if any."""
         if self._lines:
-            start, texts = self._lines.pop()
+            start, chosen = self._lines.pop()
             self.cut(start)
-            texts.pop()
+            (self.chosen_lines if chosen else self.drawn_texts).pop()
 
 
 @dataclass(slots=True)
@@ -165,6 +187,8 @@ class LabellingReport:
     failed: list[MoaError] = field(default_factory=list[MoaError])
     unlabelled: int = 0
     """Number of texts with a question that the model left open."""
+    taken_over: int = 0
+    """Number of texts whose known labels were taken over, so that the model wasn't asked."""
 
     @property
     def problems(self) -> list[str]:
@@ -196,7 +220,8 @@ async def label_by_model(
         agents: Agents that ask the model, by the name of the question.
         rows: All texts.
         picks: Texts to label.
-        write: Called with a pick, and the names of the options by question.
+        write: Called with a pick, and the names of the options by question. Known labels of a pick
+            are taken over; if the model gives no others, they are written alone.
         context: Budget, deadline and ledger.
         progress: Called with the number of texts done, and the total.
 
@@ -210,21 +235,24 @@ async def label_by_model(
         nonlocal done
         if report.spent is not None:
             return
-        try:
-            new_pick = Pick(
-                pick.place, pick.chosen, await _decide_row(agents, rows[pick.place], context)
-            )
-        except BudgetExceeded as error:
-            report.spent = error
-            return
-        except MoaError as error:
-            check_recoverable(error)
-            report.failed.append(error)
+        labels: Mapping[str, str] = pick.known
+        if pick.is_labelled:
+            report.taken_over += 1
         else:
-            if new_pick.guess.keys() == agents.keys():
-                write(pick, new_pick.guess)
+            try:
+                answers = await _decide_row(agents, rows[pick.place], context)
+            except BudgetExceeded as error:
+                report.spent = error
+                return
+            except MoaError as error:
+                check_recoverable(error)
+                report.failed.append(error)
             else:
-                report.unlabelled += 1
+                guess = replace(pick, answers=answers).guess
+                report.unlabelled += guess.keys() != agents.keys()
+                labels = guess if guess.keys() == agents.keys() else labels
+        if labels:
+            write(pick, labels)
         done += 1
         if progress is not None:
             progress(done, len(picks))
@@ -239,7 +267,7 @@ async def pick_texts(
     *,
     most: int,
     labelled: Sequence[str] = (),
-    chosen: Sequence[str] = (),
+    chosen: Sequence[Mapping[str, object]] = (),
     most_read: int = MOST_READ,
     at_random: bool = False,
     context: RunContext | None = None,
@@ -250,14 +278,16 @@ async def pick_texts(
     Which texts can be drawn, and in which order, depends only on their words. So a guarantee is the
     same whether they are labelled in one session or in several. Duplicate texts count once, and
     `labelled` ones are not picked again. Those that somebody has `chosen` may still be drawn:
-    people choose the wrong ones, and a sample without these would promise too much.
+    people choose the wrong ones, and a sample without these would promise too much. They keep their
+    labels, in `Pick.known`: whoever were asked again could skip them.
 
     Args:
         agents: Agents that decide now, by the name of the question.
         rows: The texts.
         most: Maximum number of picks.
         labelled: Texts already labelled.
-        chosen: Texts already labelled because somebody chose them.
+        chosen: Lines of texts already labelled because somebody chose them, in order: `text`,
+            labels by name of the question, and `labelled_by`.
         most_read: Maximum number of texts read to choose from.
         at_random: True to draw all at random, for a guarantee.
         context: Budget, deadline and ledger; `None` starts one.
@@ -265,24 +295,28 @@ async def pick_texts(
     """
     context = context or RunContext(keep_notes=False)
     known_keys = {normalise_text(text) for text in labelled}
-    chosen_keys = {normalise_text(text) for text in chosen}
+    known = _read_known(agents, chosen)
     index_by_key = {
         normalise_text(row.text): index for index, row in reversed(list(enumerate(rows)))
     }
     new = {key: index for key, index in index_by_key.items() if key not in known_keys}
     order = sorted((sha256(key.encode()).digest(), index, key) for key, index in new.items())
     drawn_indices = [index for digest, index, _ in order if digest[0] % 2 == 0]
-    candidates = [
-        index for digest, index, key in order if digest[0] % 2 and key not in chosen_keys
-    ][:most_read]
+    candidates = [index for digest, index, key in order if digest[0] % 2 and key not in known][
+        :most_read
+    ]
     candidates = [] if at_random else candidates
     drawn_indices = drawn_indices[
         : most if at_random or not candidates else max(most - most // 2, most - len(candidates))
     ]
     read: dict[int, Mapping[str, Answer]] = {}
 
+    def known_labels(index: int) -> _Known:
+        return known.get(normalise_text(rows[index].text), _Known())
+
     async def one(index: int) -> None:
-        read[index] = await _decide_row(agents, rows[index], context)
+        is_known = known_labels(index).labels.keys() == agents.keys()
+        read[index] = {} if is_known else await _decide_row(agents, rows[index], context)
         if progress is not None:
             progress("texts", len(read), len(candidates) + len(drawn_indices))
 
@@ -295,9 +329,37 @@ async def pick_texts(
     chosen_picks = [
         Pick(candidates[index], chosen=True, answers=answers[index]) for index in helpful
     ]
-    drawn_picks = [Pick(index, chosen=False, answers=read[index]) for index in drawn_indices]
+    drawn_picks = [
+        Pick(index, chosen=False, answers=read[index], known=labels, known_by=by)
+        for index in drawn_indices
+        for labels, by in [known_labels(index)]
+    ]
     mixed = chain.from_iterable(zip_longest(chosen_picks, drawn_picks))
     return [pick for pick in mixed if pick is not None][:most]
+
+
+class _Known(NamedTuple):
+    """Labels that a text got when somebody chose it, and who gave the last of them."""
+
+    labels: Mapping[str, str] = {}
+    by: str = ""
+
+
+def _read_known(agents: Agents, lines: Sequence[Mapping[str, object]]) -> dict[str, _Known]:
+    """Return the labels of each text, the last one of each question."""
+    asked = [question for agent in agents.values() for question in agent.questions]
+    questions = [question for question in asked if question.name in agents]
+    known: dict[str, _Known] = {}
+    for line in lines:
+        labels: dict[str, str] = {}
+        for question in questions:
+            with suppress(InputError):  # it is no option of the question, so that is asked again
+                label = label_of(question, line.get(question.name, ""))
+                labels |= {} if label is None else {question.name: label}
+        key = normalise_text(str(line["text"]))
+        earlier = known.get(key, _Known()).labels
+        known[key] = _Known({**earlier, **labels}, str(line.get("labelled_by") or ""))
+    return known
 
 
 async def _decide_row(agents: Agents, row: UnlabelledRow, context: RunContext) -> dict[str, Answer]:

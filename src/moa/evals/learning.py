@@ -23,7 +23,7 @@ from moa.calibration.defaults import calibrate_by_words
 from moa.calibration.features import ENCODER, Progress
 from moa.calibration.file import Calibration, DataRecord, ReachedMeasures
 from moa.calibration.fit import calibrate
-from moa.calibration.labelled import CleanRows, Labelled, normalise_text
+from moa.calibration.labelled import CleanRows, Labelled, join_repeats, normalise_text
 from moa.calibration.scorer import measure
 from moa.context import RunContext
 from moa.decisions import ENOUGH
@@ -162,7 +162,7 @@ async def learn_from(
     Returns:
         The gain; or, as text, why nothing can be learned, if labels are too few or all the same.
     """
-    rows = list({normalise_text(row.text): row for row in reversed(rows)}.values())[::-1]
+    rows = [*join_repeats(rows).values()]
     if not _has_enough(question, rows):
         return _why_too_few(rows)
     extra = _for_training_only(rows, [*labels_of(question, agent.examples), *more_examples])

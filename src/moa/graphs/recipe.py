@@ -114,6 +114,10 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def prepare(self) -> None:
         """Compute what depends on the fields, such as `input_type` if a field decides it."""
 
+    def list_settings(self) -> Mapping[str, object]:
+        """Return its fields."""
+        return {name: getattr(self, name) for name in fields_of(type(self))}
+
     @classmethod
     def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
         """Build it from its table in moa.toml.

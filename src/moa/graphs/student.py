@@ -35,6 +35,7 @@ from moa.errors import (
     MoaError,
 )
 from moa.graphs.fields import resolve_path
+from moa.graphs.fingerprint import fingerprint_of
 from moa.node import Frozen, Node, Result
 from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
@@ -176,14 +177,16 @@ class Student(Generic[Out_co]):
         """The question that is learned."""
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
-        self._large = ""
-        """Name of the large model; empty if it isn't known."""
+        self._large: object = None
+        """The large node; `None` if it isn't known."""
+        self._parts: dict[str, str] | None = None
+        """Its fingerprint, once it is computed."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """Learning, by owner of the runs. One owner's texts don't teach what answers another."""
 
     def check(self, large: object) -> None:
-        """Check that the large model isn't the small one.
+        """Check that the large model isn't the small one. From then on, labels are its answers.
 
         Raises:
             ConfigError: they are the same.
@@ -195,7 +198,7 @@ class Student(Generic[Out_co]):
                 f"{name!r} asks the endpoint of the small node, from which nothing can be "
                 "learned. Configure a large model: moa models add --help"
             )
-        self._large = str(getattr(endpoint, "model", ""))
+        self._large = large
 
     async def ready(self, context: RunContext | None = None) -> Learning:
         """Open the answers of the run's owner, once. Owners, such as API keys, are kept apart.
@@ -220,12 +223,17 @@ class Student(Generic[Out_co]):
         store = AnswerStore(store_of_owner(self.learn.where, context.owner))
         question = QuestionRecord.model_validate(self.question).model_dump_json()
         readers = await self._identify_readers(context)
+        large = self._large
+        if large is not None and self._parts is None:  # once: sources may be edited meanwhile
+            self._parts = await fingerprint_of(large, context)
+        parts = self._parts
+        model = str(getattr(getattr(large, "endpoint", None), "model", ""))
 
         def begin() -> None:
             store.open()
             store.bind(question, readers)
-            if self._large:
-                store.bind_large(self._large)
+            if parts is not None:
+                store.bind_large(model, parts)
 
         await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol, TypeVar
+from math import ceil, inf
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from moa._sqlite import SQLRow
-from moa.errors import ConfigError, StoreError, require_package
+from moa.errors import ConfigError, StoreBusy, StoreError, require_package
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 
 class Store(Protocol):
@@ -46,12 +55,10 @@ class Store(Protocol):
         ...
 
     def within(self, wait_s: float, work: Callable[[], T]) -> T:
-        """Call a function that waits at most so long for whoever has locked the whole database.
-
-        Postgres is never locked as a whole.
+        """Call a function that waits at most so long for others who hold what it needs.
 
         Raises:
-            StoreBusy: it was locked for longer.
+            StoreBusy: they held it for longer, or the database is away.
         """
         ...
 
@@ -62,6 +69,17 @@ class Store(Protocol):
     async def offload(self, work: Callable[[], T]) -> T:
         """Call a function without blocking the event loop for long."""
         ...
+
+
+_LOCK_S, _SHORTEST_LOCK_S = 1.0, 0.02
+"""Seconds that one statement waits for the locks of others. All threads share a connection, so that
+who waits for a lock holds up those who need another row."""
+_AWAY_S = 1.0
+"""Seconds for which a database that was away isn't looked for again."""
+_SILENT_S = 120.0
+"""Seconds after which a statement without an answer is given up, and its connection closed."""
+_LATE_S = 5.0
+"""The same within `Postgres.within`, in addition to its own time."""
 
 
 class Postgres:
@@ -85,13 +103,17 @@ class Postgres:
         self._lock = threading.RLock()
         self._is_within = False
         """True if the thread with the lock is in a transaction."""
+        self._give_up: float | None = None
+        """Until when the thread with the lock waits, by `time.monotonic`; `None`: see `_retry`."""
+        self._away_until = 0.0
+        self._watched = _Watched()
 
     def open(self) -> None:
         purpose = f"to keep its {self._what} in Postgres"
         with require_package("psycopg", extra="postgres", purpose=purpose):
             import psycopg
         try:
-            self._connect()
+            self._connect(10)
             with self._file.transaction():
                 # Two that make the tables at the same moment would fail by each other.
                 self._file.execute("select pg_advisory_xact_lock(7012023)")
@@ -100,13 +122,19 @@ class Postgres:
         except psycopg.Error as error:
             raise ConfigError(f"the database of the {self._what} can't be used: {error}") from error
 
-    def _connect(self) -> None:
+    def _connect(self, wait_s: int) -> None:
         import psycopg
 
         self._file: psycopg.Connection[SQLRow]
-        self._file = psycopg.connect(self._address, autocommit=True, connect_timeout=10)
+        self._file = psycopg.connect(self._address, autocommit=True, connect_timeout=wait_s)
+        with self._watched.limit(self._file, wait_s):
+            self._wait_for_locks(_LOCK_S)
+
+    def _wait_for_locks(self, seconds: float) -> None:
+        self._file.execute(f"set lock_timeout = {ceil(seconds * 1000)}".encode())
 
     def close(self) -> None:
+        self._watched.close()
         self._file.close()
 
     def now(self) -> float:
@@ -140,8 +168,15 @@ class Postgres:
         return self._with_retries(whole)
 
     def within(self, wait_s: float, work: Callable[[], T]) -> T:
-        del wait_s
-        return work()
+        give_up = time.monotonic() + wait_s
+        if not self._lock.acquire(timeout=wait_s):
+            raise self._busy_error("its other statements take long")
+        outer, self._give_up = self._give_up, give_up
+        try:
+            return work()
+        finally:
+            self._give_up = outer
+            self._lock.release()
 
     def iterate(self, sql: str, *values: object) -> Generator[SQLRow]:
         with (
@@ -165,19 +200,47 @@ class Postgres:
                 return self._retry(work)
 
     def _retry(self, work: Callable[[], T]) -> T:
-        import psycopg
+        """Call it until it succeeds, or the time to wait is over."""
+        from psycopg import Error, OperationalError
+        from psycopg.errors import LockNotAvailable
 
-        for wait_s in (1.0, 2.0, 4.0, 8.0, 10.0):
+        if self._give_up is not None and time.monotonic() < self._away_until:
+            raise self._busy_error("it is away")
+        pauses = iter((0.05, 0.2, 1.0, 2.0, 4.0, 8.0, 10.0))
+        while True:
+            left_s = self._left_s
             try:
-                return work()
-            except psycopg.OperationalError:
-                time.sleep(wait_s)
-                with suppress(psycopg.Error):
-                    self._connect()
+                with self._watched.limit(self._file, min(_SILENT_S, max(left_s, 0.0) + _LATE_S)):
+                    if left_s >= _LOCK_S:
+                        return work()
+                    return self._with_shorter_locks(max(left_s, _SHORTEST_LOCK_S), work)
+            except OperationalError as error:
+                pause_s, is_locked = next(pauses, None), isinstance(error, LockNotAvailable)
+                if is_locked and self._give_up is not None:
+                    raise self._busy_error(str(error)) from error  # others wait for the connection
+                if pause_s is None or pause_s > self._left_s:
+                    if not is_locked:
+                        self._away_until = time.monotonic() + _AWAY_S
+                    raise self._busy_error(str(error)) from error
+            time.sleep(pause_s)
+            if not is_locked:
+                with suppress(Error):
+                    self._connect(10 if self._give_up is None else ceil(_AWAY_S))
+
+    @property
+    def _left_s(self) -> float:
+        return inf if self._give_up is None else self._give_up - time.monotonic()
+
+    def _with_shorter_locks(self, seconds: float, work: Callable[[], T]) -> T:
+        self._wait_for_locks(seconds)
         try:
             return work()
-        except psycopg.OperationalError as error:
-            raise StoreError(f"the database of the {self._what} is away: {error}") from error
+        finally:
+            if not self._file.broken:
+                self._wait_for_locks(_LOCK_S)
+
+    def _busy_error(self, reason: str) -> StoreBusy:
+        return StoreBusy(f"the database of the {self._what} can't be used now: {reason}")
 
     @contextmanager
     def _map_errors(self) -> Generator[None]:
@@ -187,6 +250,49 @@ class Postgres:
             yield
         except psycopg.Error as error:
             raise StoreError(f"the database of the {self._what} can't be used: {error}") from error
+
+
+class _Watched:
+    """Closes a connection whose database doesn't answer in time: nothing else would end the wait.
+
+    A database that is stopped, or behind a network that drops all, sends no error.
+    """
+
+    def __init__(self) -> None:
+        self._due: tuple[float, Connection[SQLRow]] | None = None
+        self._is_closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def limit(self, connection: Connection[SQLRow], seconds: float) -> Generator[None]:
+        """Close a connection unless the block ends in time."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="moa-postgres")
+            self._thread.start()
+        self._due = time.monotonic() + seconds, connection
+        try:
+            yield
+        finally:
+            self._due = None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closed.set()
+
+    def _watch(self) -> None:
+        from psycopg import Error
+
+        while not self._is_closed.wait(1.0):
+            due = self._due
+            if due is not None and due[0] < time.monotonic():
+                _logger.warning("a database doesn't answer: its connection is closed")
+                self._due = None
+                # Meanwhile it may be closed, which is fine.
+                with (
+                    suppress(OSError, Error),
+                    socket.socket(fileno=os.dup(due[1].fileno())) as wire,
+                ):
+                    wire.shutdown(socket.SHUT_RDWR)
 
 
 def is_address(store: object) -> bool:

@@ -22,5 +22,5 @@ from importlib import import_module
 from moa.errors import require_package
 
 with require_package("starlette", extra="serve", purpose="to serve"):
-    for _name in ("prometheus_client", "sse_starlette", "starlette", "uvicorn"):
+    for _name in ("prometheus_client", "starlette", "uvicorn"):
         import_module(_name)

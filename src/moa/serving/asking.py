@@ -21,6 +21,8 @@ SomeText = Annotated[str, Field(pattern=_SOME)]
 """A text that isn't blank."""
 WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
 """Accepts a whole number in any JSON notation."""
+Ignored = Annotated[object, BeforeValidator(lambda _: None)]
+"""Accepts any value, and keeps none of it: a run may last for minutes."""
 MOST_FIELDS = 255
 """Maximum number of fields of an object in a body, unless that takes any JSON."""
 _LONGEST = 500

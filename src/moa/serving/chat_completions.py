@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from typing import NamedTuple
 
-from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,6 +25,7 @@ from moa.node import Reply
 from moa.serving.asking import body_of, read_as
 from moa.serving.chat_request import ChatRequest
 from moa.serving.chat_turns import Turn, turn_of
+from moa.serving.events import event_of
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
@@ -35,22 +36,33 @@ from moa.serving.server import Server
 from moa.trace import Event, TextDelta
 from moa.usage import Amount
 
-DONE = ServerSentEvent("[DONE]")
+DONE = event_of("[DONE]")
 """Marks the end of a stream."""
+_PIECE = 64 << 10
+"""Characters of a text that a chunk has, if it is known at the end alone."""
 
 
 def routes(server: Server) -> list[Route]:
     """Make the route `/v1/chat/completions`."""
 
     async def completions(request: Request) -> Response | Stream:
+        turn, chunks = await read_turn(request)
+        if chunks is not None:
+            write = chunks.write
+            return server.runs.stream(request, turn.served, turn.value, write, turn.prepare)
+        finished = await server.runs.finish(request, turn.served, turn.value, turn.prepare)
+        return json_response(completion(turn, finished), finished.headers)
+
+    async def read_turn(request: Request) -> tuple[Turn, Chunks | None]:
+        """Read what a run needs, and drop the rest of the body, since a run may last for minutes.
+
+        Returns:
+            What is to be run, and the chunks to write if the answer is streamed.
+        """
         body = await read_run(request, server.settings, partial(read_as, ChatRequest))
         caller = caller_of(request)
         turn = turn_of(body, server.find(body.model, caller), caller.name)
-        if body.stream:
-            write = Chunks(body, turn).write
-            return server.runs.stream(request, turn.served, turn.value, write, turn.prepare)
-        finished = await server.runs.finish(request, turn.served, turn.value, turn.prepare)
-        return json_response(completion(body, turn, finished), finished.headers)
+        return turn, Chunks(turn, body.includes_usage) if body.stream else None
 
     return [Route("/v1/chat/completions", completions, methods=["POST"])]
 
@@ -143,7 +155,7 @@ def _drop_unsupported(abilities: _Abilities, schema: Schema) -> None:
     items.pop("discriminator", None)
 
 
-def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str, object]:
+def completion(turn: Turn, finished: FinishedRun) -> dict[str, object]:
     """Return a complete response."""
     output = finished.output
     message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
@@ -161,7 +173,7 @@ def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str
         "id": f"chatcmpl-{finished.id}",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": body.model,
+        "model": turn.served.name,
         "choices": [choice],
         "usage": usage(finished.item.usage.total),
     }
@@ -204,79 +216,78 @@ def usage(amount: Amount) -> dict[str, object]:
 class Chunks:
     """Chunks of one stream."""
 
-    body: ChatRequest
     turn: Turn
+    includes_usage: bool
+    """True if the client wants the usage in a last chunk."""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
     created: int = field(default_factory=lambda: int(time.time()))
-    sent_text: str = field(default="", init=False)
+    sent: StringIO = field(default_factory=StringIO, init=False)
     """Text sent so far."""
     has_begun: bool = field(default=False, init=False)
 
-    def write(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
+    def write(self, event: Event | FinishedRun) -> Iterable[bytes]:
         """Yield the chunks to send for an event, or for the end of the run."""
         if isinstance(event, FinishedRun):
             yield from self._end(event)
         elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:
             yield from self._begin()
             yield self._delta({"content": event.text})
-            self.sent_text += event.text
+            self.sent.write(event.text)
 
     def _is_shown(self, event: TextDelta) -> bool:
         path = self.turn.shown
         return path is not None and (event.node == path or event.node.startswith(f"{path}/"))
 
-    def _begin(self) -> Iterator[ServerSentEvent]:
+    def _begin(self) -> Iterator[bytes]:
         if not self.has_begun:
             self.has_begun = True
             yield self._delta({"role": "assistant", "content": ""})
 
-    def _end(self, finished: FinishedRun) -> Iterator[ServerSentEvent]:
+    def _end(self, finished: FinishedRun) -> Iterator[bytes]:
+        if finished.item.error is not None:  # raised here, it would lead to itself
+            yield event_of(dump_json(fault_of(finished.item.error).body))
+            yield DONE
+            return
         try:
             output = finished.output
             rest = self._unsent(output)
         except Exception as error:  # noqa: BLE001  the status is already sent: report it here
-            yield ServerSentEvent(dump_json(fault_of(error).body))
+            yield event_of(dump_json(fault_of(error).body))
             yield DONE
             return
         yield from self._begin()
-        if rest:
-            yield self._delta({"content": rest})
+        for start in range(0, len(rest), _PIECE):
+            yield self._delta({"content": rest[start : start + _PIECE]})
         if isinstance(output, ToolRequest):
             calls = [{"index": index, **call} for index, call in enumerate(_calls(output))]
             yield self._delta({"tool_calls": calls})
         yield self._delta({}, _reason(self.turn, output))
-        if self._includes_usage:
+        if self.includes_usage:
             yield self._chunk([], usage(finished.item.usage.total))
         yield DONE
 
     def _unsent(self, output: object) -> str:
         """Return the part of the answer that wasn't sent yet."""
         text = output.text if isinstance(output, ToolRequest) else self.turn.content(output)
-        if text.startswith(self.sent_text):
-            return text[len(self.sent_text) :]
-        if text.strip() == self.sent_text.strip():
+        sent = self.sent.getvalue()
+        if text.startswith(sent):
+            return text[len(sent) :]
+        if text.strip() == sent.strip():
             return ""
         return f"\n\n{text}"  # what was sent can't be taken back
 
-    @property
-    def _includes_usage(self) -> bool:
-        options = self.body.stream_options
-        return options is not None and bool(options.include_usage)
-
-    def _delta(self, delta: Mapping[str, object], reason: str | None = None) -> ServerSentEvent:
+    def _delta(self, delta: Mapping[str, object], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return self._chunk([choice], None)
 
-    def _chunk(
-        self, choices: Sequence[object], run_usage: Mapping[str, object] | None
-    ) -> ServerSentEvent:
+    def _chunk(self, choices: Sequence[object], run_usage: Mapping[str, object] | None) -> bytes:
         chunk: dict[str, object] = {
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
-            "model": self.body.model,
+            "model": self.turn.served.name,
             "choices": choices,
         }
-        if self._includes_usage:
+        if self.includes_usage:
             chunk["usage"] = run_usage
-        return ServerSentEvent(dump_json(chunk))
+        return event_of(dump_json(chunk))

@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 from moa.endpoints import ToolSchema
 from moa.errors import InputError, RequestRefused
 from moa.messages import Message
-from moa.serving.asking import WHOLE, Body, SomeText
+from moa.serving.asking import WHOLE, Body, Ignored, SomeText
 from moa.serving.served import Schema
 
 MOST_MESSAGES = 2048
@@ -224,16 +224,16 @@ class ChatRequest(Body):
     moderation: None = None
 
     # Parameters that don't change the answer: whose request it is, and how it is processed.
-    user: object = None
-    metadata: object = None
-    store: object = None
-    seed: object = None
-    service_tier: object = None
-    safety_identifier: object = None
-    prompt_cache_key: object = None
-    prompt_cache_options: object = None
-    prompt_cache_retention: object = None
-    prediction: object = None
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    seed: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    prediction: Ignored = None
 
     @property
     def json_schema(self) -> Schema | None:
@@ -245,6 +245,11 @@ class ChatRequest(Body):
                 return {"type": "object"}
             case _:
                 return None
+
+    @property
+    def includes_usage(self) -> bool:
+        """True if a stream is to end with its usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def max_output(self) -> int | None:

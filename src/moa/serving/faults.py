@@ -16,6 +16,7 @@ from math import ceil
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from moa._json import JSON, objects_of
 from moa.errors import (
     BudgetExceeded,
     DeadlineExceeded,
@@ -119,6 +120,12 @@ _TABLE: tuple[tuple[type[MoaError], int, str, str | None], ...] = (
 request."""
 
 
+_TOLD = {kind.__name__ for kind, _, _, message in _TABLE if message is None} | {
+    kind.__name__ for kind in (RequestRefused, KeySpent)
+}
+"""Classes of errors whose message is about the request, so that a client is told it."""
+
+
 _OF_INPUT = (400, 413, 422)
 """Statuses with which a model refuses an input, such as one that is too long."""
 
@@ -164,6 +171,22 @@ def fault_of(error: Exception) -> Fault:
         message=f"the server has a fault ({type(error).__name__}): its log says which",
         code=kind,
     )
+
+
+def line_for_client(line: JSON) -> JSON:
+    """Return the stored line of a row as a client may read it; see `Item.problem` and `Note`.
+
+    Notes keep no text, and errors their message only if it is about the request.
+    """
+    told = dict(line)
+    if isinstance(error := line.get("error"), str):
+        kind = error.partition(":")[0]
+        if kind not in _TOLD:
+            kind = kind if kind.isidentifier() else "the row failed"
+            told["error"] = f"{kind}: whoever runs the server sees why by moa job failed"
+    if "trace" in line:
+        told["trace"] = [{**note, "text": ""} for note in objects_of(line["trace"])]
+    return told
 
 
 def _key_fault(error: KeySpent) -> Fault:

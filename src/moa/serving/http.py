@@ -180,14 +180,14 @@ def check_length(length: str | None, settings: Settings) -> None:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the body of a request.
+    """Read the body of a request, once. The request itself keeps none of it while it is worked on.
 
     Raises:
         RequestRefused: it is too large (413), takes too long (408), or its client left before it
             was complete (400, which nobody reads).
     """
     try:
-        return await request.body()
+        return b"".join([part async for part in request.stream()])
     except ClientDisconnect as error:
         problem = "the client left before its request had come"
         raise RequestRefused(problem, status=400, code="client_disconnected") from error

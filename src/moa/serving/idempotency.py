@@ -262,10 +262,11 @@ class Idempotent:
         if isinstance(lookup, StoredAnswer):
             await _replay(lookup)(scope, receive, send)
             return
-        copy = _Copy(send)
+        copy, receive_again = _Copy(send), _receiver_of(body)
+        del body  # it isn't kept for as long as the request is worked on
         stored: StoredAnswer | None = None
         try:
-            await self._app(scope, _receiver_of(body), copy.send)
+            await self._app(scope, receive_again, copy.send)
             stored = copy.stored if self._is_worth_keeping(copy, request) else None
         finally:
             await answers.end(name, caller.name, fingerprint, stored)

@@ -26,6 +26,7 @@ from moa.config.endpoints import Endpoints
 from moa.errors import InputError, RequestRefused
 from moa.jobs import Job, State
 from moa.rows.lines import row_of
+from moa.serving.faults import line_for_client
 from moa.serving.keys import Caller, Keys
 from moa.serving.served import ServedNode
 
@@ -197,6 +198,8 @@ class Jobs:
     def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[JSON]:
         """Yield the lines of processed rows, as `moa run --out` writes them.
 
+        Notes have no text, and errors that are none of the client's no message.
+
         Raises:
             RequestRefused: the caller has no such job (404), or there is no such state (400).
         """
@@ -212,7 +215,8 @@ class Jobs:
 
         def read() -> Generator[JSON]:
             with Job(self._folder_of(id)) as job:
-                yield from job.lines(*filter(state_names.__contains__, _STATES))
+                for line in job.lines(*filter(state_names.__contains__, _STATES)):
+                    yield line_for_client(line)
 
         return read()
 

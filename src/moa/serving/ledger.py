@@ -582,7 +582,7 @@ def busy_refusal(error: StoreBusy) -> RequestRefused:
     """Make the refusal (503) of a request that has paid nothing yet, and may be sent again."""
     _logger.error("a request was refused: %s", error)
     return RequestRefused(
-        "the ledger of this server is locked by another program: try again",
+        "the ledger of this server is locked by another program, or away: try again",
         status=503,
         code="store_busy",
         retry_after_s=BUSY_S,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from moa._logs import LineFormatter
 from moa.errors import ConfigError
 
+_logger = logging.getLogger(__name__)
 HEAD_BYTES = 64 << 10
 """Maximum bytes of a request's head: its request line and headers."""
 HEAD_S = 30.0
@@ -32,7 +34,7 @@ REST_BYTES = 8 << 20
 that a client that is refused early reads why."""
 WRITE_S = 30.0
 """Maximum seconds until a client has taken a piece of an answer, or the whole of a smaller one."""
-_PIECE = 128 << 10
+PIECE = 128 << 10
 """Bytes of an answer that are written at once. The next piece is written when they have left."""
 _PIPELINED, _SLICE = 16, 4 << 10
 """Maximum requests that a client sends ahead, without waiting for answers, and the bytes after
@@ -145,9 +147,9 @@ class _InPieces:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_pieces(message: Message) -> None:
             body = message.get("body", b"")
-            *starts, last = range(0, max(len(body), 1), _PIECE)
+            *starts, last = range(0, max(len(body), 1), PIECE)
             for start in starts:
-                piece = body[start : start + _PIECE]
+                piece = body[start : start + PIECE]
                 await send({**message, "body": piece, "more_body": True})
             await send({**message, "body": body[last:]} if starts else message)
 
@@ -282,7 +284,7 @@ class _Connection(asyncio.Protocol):
         self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._unread = self._abort_after(WRITE_S)
+        self._unread = asyncio.get_running_loop().call_later(WRITE_S, self._cut_off)
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
@@ -328,6 +330,10 @@ class _Connection(asyncio.Protocol):
 
     def _abort_after(self, seconds: float) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+
+    def _cut_off(self) -> None:
+        _logger.warning("a client was cut off: it did not read its answer")
+        self._transport.abort()
 
     def _stop_late(self) -> None:
         if self._late is not None:

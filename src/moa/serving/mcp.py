@@ -26,7 +26,8 @@ from starlette.types import Message, Receive, Scope, Send
 from moa._async import first_error
 from moa._json import is_object, object_of
 from moa.errors import MissingDependency, RequestRefused
-from moa.serving.http import read_json
+from moa.serving.http import caller_of, read_body
+from moa.serving.parsing import parse
 from moa.serving.server import Server
 from moa.telemetry import tracer_of
 from moa.telemetry.spans import attach_to
@@ -66,9 +67,12 @@ def routes(server: Server) -> list[Route]:
     settings = replace(server.settings, values=min(server.settings.values, _MOST_VALUES))
 
     async def exchange(request: Request) -> Exchange:
-        body = await read_json(request, settings)
-        request.state.is_free = not is_object(body) or body.get("method") != "tools/call"
-        return Exchange(protocol, await request.body(), server.settings.timeout_s + _LATE_S)
+        def is_free(value: object) -> bool:
+            return not is_object(value) or value.get("method") != "tools/call"
+
+        body = await read_body(request)
+        request.state.is_free = await parse(body, caller_of(request).name, settings, is_free)
+        return Exchange(protocol, body, server.settings.timeout_s + _LATE_S)
 
     return [Route("/mcp", exchange, methods=["POST"])]
 
@@ -93,18 +97,16 @@ class Exchange:
 
     def __init__(self, protocol: Protocol, body: bytes, limit_s: float) -> None:
         self._protocol = protocol
-        self._body = body
+        self._unread = [body]
         self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request. All tasks have ended when this returns."""
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-        unread = [self._body]
-
         async def again() -> Message:
-            if unread:
-                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            if self._unread:  # it isn't kept for as long as the exchange lasts
+                return {"type": "http.request", "body": self._unread.pop(), "more_body": False}
             return await receive()
 
         last = b""

@@ -21,7 +21,7 @@ from moa.context import RunContext, run_context
 from moa.endpoints import Endpoint
 from moa.errors import RequestRefused
 from moa.node import Result, finish
-from moa.serving.asking import Body, body_of, read_as
+from moa.serving.asking import Body, Ignored, body_of, read_as
 from moa.serving.chat_request import request_error
 from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
@@ -50,7 +50,7 @@ class EmbeddingsRequest(Body):
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
-    user: object = None
+    user: Ignored = None
 
     @property
     def texts(self) -> list[str]:

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -31,6 +29,7 @@ from moa.errors import DeadlineExceeded, MoaError, RequestRefused
 from moa.questions import answers_in, is_accepted, questions_in
 from moa.rows import resources_of
 from moa.rows.records import usage_of
+from moa.serving.events import PING, PING_S, send_events
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
 from moa.serving.served import ServedNode
@@ -43,14 +42,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _LATE_S = 5.0
 """Seconds after its deadline at which an unfinished run is cut off; twice as long for a stream."""
-_SEND_S = 30.0
-"""Maximum seconds to send one event of a stream to a client."""
-_LAST_S = 1.0
-"""Seconds for the last events of a stream whose run is stopped with the server."""
 _RECORD = 16 << 10
 """Maximum bytes kept per kept run, on average. A run of many nodes has thousands of notes."""
-_LONGEST_NOTE = 500
-"""Characters of a note that are kept. Some quote what a model wrote."""
+_LONGEST_NAME = 500
+"""Characters of a node's name that are kept. Notes keep no text: some quote models and servers."""
 _CHUNK = 4096
 """Waiting pieces of a text are joined until they have this many characters."""
 
@@ -102,14 +97,13 @@ class KeptRun:
     at: float
     """Its end, by `time.monotonic`."""
     record: bytes
-    """JSON of its model, status, usage and notes. The text of a note is cut."""
+    """JSON of its model, status, usage and notes, these without their text."""
 
     @classmethod
     def of(cls, finished: FinishedRun) -> KeptRun:
         """Make the record of a finished run."""
         notes = [
-            replace(note, node=note.node[:_LONGEST_NOTE], text=note.text[:_LONGEST_NOTE])
-            for note in finished.item.trace
+            replace(note, node=note.node[:_LONGEST_NAME], text="") for note in finished.item.trace
         ]
         record: dict[str, object] = {
             "id": finished.id,
@@ -234,7 +228,7 @@ class Runs:
         request: Request,
         served: ServedNode,
         value: object,
-        write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
+        write: Callable[[Event | FinishedRun], Iterable[bytes]],
         prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> Stream:
         """Return a response that streams a run, for a request whose body has been read.
@@ -245,7 +239,8 @@ class Runs:
         Args:
             request, served, value, prepare: See `finish`.
             write: Returns the messages to send for an event, and at the end for the finished run:
-                its output, or `fault_of(finished.item.error).body` for an error.
+                its output, or `fault_of(finished.item.error).body` for an error. At the end, each
+                is asked for in a thread, when the last one has left.
         """
         admit = partial(self.admit, caller_of(request), served, value, request.headers)
         return Stream(admit, write, self._settings, prepare)
@@ -352,6 +347,18 @@ class _Run:
         self._working = asyncio.ensure_future(self._work())
         return self._working
 
+    async def end(self) -> FinishedRun:
+        """Wait for the run, and leave its result to the caller alone: it may be large."""
+        assert self._working is not None, "it has begun"
+        finished = await self._working
+        self._working = None
+        return finished
+
+    async def cancel(self) -> None:
+        """Cancel the run if it hasn't ended, and wait until it has."""
+        if self._working is not None:
+            await cancel([self._working])
+
     def stop(self, reason: RequestRefused) -> None:
         """Stop the run early, so that it fails for this reason."""
         if self._working is not None and self._why is None:
@@ -376,6 +383,7 @@ class _Run:
         finally:  # also on cancellation: a cancelled run has been paid for, and has a trace
             finished = self._result(item or self._failure(reason, start))
             self.keep(finished)
+            self.context.listener = None  # it may lead here, and would keep all texts until then
         return finished
 
     def _result(self, item: Item[object]) -> FinishedRun:
@@ -409,7 +417,7 @@ class Stream:
     def __init__(
         self,
         admit: Callable[[], AbstractAsyncContextManager[_Run]],
-        write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
+        write: Callable[[Event | FinishedRun], Iterable[bytes]],
         settings: Settings,
         prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -424,30 +432,40 @@ class Stream:
             if self._prepare is not None:
                 await self._prepare()
             queue = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
-            working = run.begin(queue.add)
-            working.add_done_callback(lambda _: queue.end())
-            response = EventSourceResponse(
-                self._messages(queue, working),
-                headers={"x-moa-trace": run.id},
-                send_timeout=_SEND_S,
-                shutdown_grace_period=self._settings.drain_s + _LAST_S,
-            )
+            run.begin(queue.add).add_done_callback(lambda _: queue.end())
+            events = self._events(run, queue)
+            sending = asyncio.ensure_future(send_events(events, send, {"x-moa-trace": run.id}))
+            leaving = asyncio.ensure_future(_wait_for_disconnect(receive))
             try:
-                async with asyncio.timeout(self._settings.timeout_s + 2 * _LATE_S):
-                    await response(scope, receive, send)
-            except (TimeoutError, SendTimeoutError):
+                done, _ = await asyncio.wait(
+                    (sending, leaving),
+                    timeout=self._settings.timeout_s + 2 * _LATE_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    raise TimeoutError
+                if sending in done:
+                    sending.result()
+            except TimeoutError:
                 _logger.warning("a stream was cut off: its client did not read it in time")
             finally:
-                await cancel([working])
+                await run.cancel()
+                await cancel([sending, leaving])
 
-    async def _messages(
-        self, queue: _EventQueue, working: asyncio.Future[FinishedRun]
-    ) -> AsyncGenerator[ServerSentEvent]:
-        while (event := await queue.next()) is not None:
+    async def _events(self, run: _Run, queue: _EventQueue) -> AsyncGenerator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(PING_S):
+                    event = await queue.next()
+            except TimeoutError:
+                yield PING
+                continue
+            if event is None:
+                break
             for message in self._write(event):
                 yield message
-        finished = await working
-        for message in await asyncio.to_thread(lambda: [*self._write(finished)]):
+        messages = iter(self._write(await run.end()))
+        while (message := await asyncio.to_thread(next, messages, None)) is not None:
             yield message
 
 

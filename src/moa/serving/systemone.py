@@ -147,6 +147,20 @@ class Answers:
         return None if None in flags else all(flags)
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The node to run for a request, and what its reply takes."""
+
+    served: ServedNode
+    """The node, under the name that was asked for."""
+    text: str
+    """Its input."""
+    types: Mapping[str, str]
+    """The type of each question, by its id, in the order of the request."""
+    calibrations: Mapping[str, Calibration]
+    """Calibrations with a guarantee, by question."""
+
+
 class AgentNode:
     """A node that asks an agent's questions, and returns the answers unchanged.
 
@@ -208,8 +222,20 @@ def routes(server: Server) -> list[Route]:
     """Make the route `/v1/systemone`."""
 
     async def systemone(request: Request) -> Response:
+        task = await read_task(request)
+        try:
+            finished = await server.runs.finish(request, task.served, task.text)
+        except ConfigError as error:
+            if type(error) is not ConfigError:
+                raise
+            # A question exceeds a limit of the deciding model, or has labels that the model can't
+            # tell apart. Nothing was sent.
+            raise RequestRefused(str(error), status=501, code="model_limit") from error
+        return json_response(reply(task, finished), finished.headers)
+
+    async def read_task(request: Request) -> Task:
+        """Read what a run needs, and drop the rest of the body: a run may last for minutes."""
         body = await _body(request, server)
-        text = text_of(body.state)
         served, agent = decider(server, body.model, request)
         questions = resolve_questions(agent, body.questions)
         node: AgentNode | WholeNode
@@ -217,15 +243,8 @@ def routes(server: Server) -> list[Route]:
             node = AgentNode(agent.with_questions(questions), served.name)
         else:
             node = WholeNode(served.node, _check_own(served, agent, questions))
-        try:
-            finished = await server.runs.finish(request, served.with_node(node), text)
-        except ConfigError as error:
-            if type(error) is not ConfigError:
-                raise
-            # A question exceeds a limit of the deciding model, or has labels that the model can't
-            # tell apart. Nothing was sent.
-            raise RequestRefused(str(error), status=501, code="model_limit") from error
-        return json_response(reply(body, node.calibrations, finished), finished.headers)
+        types = {id: question.type for id, question in body.questions.items()}
+        return Task(served.with_node(node), text_of(body.state), types, node.calibrations)
 
     return [Route("/v1/systemone", systemone, methods=["POST"])]
 
@@ -425,16 +444,14 @@ def _meaning(value: TextOrJson | None) -> str | None:
     return None if value is None else text_of(value)
 
 
-def reply(
-    body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: FinishedRun
-) -> object:
+def reply(task: Task, finished: FinishedRun) -> object:
     """Return the response body of a request."""
     output = finished.output
     assert isinstance(output, Answers), "so do both nodes that are asked here"
-    pairs = zip(body.questions.items(), output.answers, strict=True)
+    pairs = zip(task.types.items(), output.answers, strict=True)
     answers = {
-        id: _answer(id, spec, answer, calibrations.get(answer.question.name))
-        for (id, spec), answer in pairs
+        id: _answer(id, kind, answer, task.calibrations.get(answer.question.name))
+        for (id, kind), answer in pairs
     }
     amount = finished.item.usage.total
     usage: dict[str, float] = {
@@ -447,12 +464,12 @@ def reply(
 
 
 def _answer(
-    id: str, spec: AnyQuestion, answer: Answer, calibration: Calibration | None
+    id: str, kind: str, answer: Answer, calibration: Calibration | None
 ) -> dict[str, object]:
     """Return an answer as JSON. A missing one is a refusal, and doesn't affect the others."""
     if answer.status != "answered":
         return {"type": "refusal", "name": id}
-    fields = {"type": spec.type, **_SAID[spec.type](answer)}
+    fields = {"type": kind, **_SAID[kind](answer)}
     return fields | _guarantee_of(answer, calibration) | _extras(answer)
 
 

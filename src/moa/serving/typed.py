@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from dataclasses import fields
 from itertools import islice
 
-from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -20,6 +19,7 @@ from moa._files import dump_json, to_jsonable
 from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
 from moa.graphs.engine.drawing import Drawable
+from moa.serving.events import event_of
 from moa.serving.faults import fault_of
 from moa.serving.http import (
     TimeLimit,
@@ -31,6 +31,7 @@ from moa.serving.http import (
 )
 from moa.serving.keys import Caller
 from moa.serving.openapi import Operation, Schemas, operation, parameter
+from moa.serving.parsing import parse
 from moa.serving.runs import FinishedRun, Stream
 from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
@@ -151,7 +152,8 @@ def _job_routes(server: Server) -> list[Route]:
 
 async def _read_nothing(request: Request, server: Server) -> None:
     """Read a body that says nothing more: an object, or none at all."""
-    if await read_body(request) and not is_object(await read_json(request, server.settings)):
+    body = await read_body(request)
+    if body and not await parse(body, caller_of(request).name, server.settings, is_object):
         raise InputError("send {}, or no body: the id of the job says it all")
 
 
@@ -166,15 +168,17 @@ def outcome(finished: FinishedRun) -> dict[str, object]:
     }
 
 
-def write_event(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
-    """Write an event or a finished run as a server-sent event."""
+def write_event(event: Event | FinishedRun) -> list[bytes]:
+    """Write an event or a finished run as a server-sent event.
+
+    It is no generator, which would keep the output beside what is written of it.
+    """
     if not isinstance(event, FinishedRun):
         data = {field.name: to_jsonable(getattr(event, field.name)) for field in fields(event)}
-        yield ServerSentEvent(dump_json(data), event=EVENTS[type(event)])
-    elif event.item.error is not None:
-        yield ServerSentEvent(dump_json(fault_of(event.item.error).body), event="error")
-    else:
-        yield ServerSentEvent(dump_json(outcome(event)), event="result")
+        return [event_of(dump_json(data), EVENTS[type(event)])]
+    if event.item.error is not None:
+        return [event_of(dump_json(fault_of(event.item.error).body), "error")]
+    return [event_of(dump_json(outcome(event)), "result")]
 
 
 def _drawable(served: ServedNode) -> Drawable:

@@ -192,6 +192,10 @@ def _answers(location: str) -> Source:
     )
 
 
+_FAILED = "the large model gave no answer"
+"""Right label of a row that the large model failed on, which is none of the options."""
+
+
 def _line_of_answer(row: Values) -> Values:
     """Convert a row of a cascade that learns to a line of a run."""
     by_small, guess, confidence, large_label = (
@@ -201,7 +205,9 @@ def _line_of_answer(row: Values) -> Values:
     scores = {guess: confidence} if guess is not None and confidence is not None else {}
     tier = "slm" if by_small else "llm"
     spent = {"calls": 0 if by_small else row["calls"], "cost": row["cost"]}
-    right = {} if large_label is None or guess is None else {"label": large_label}
+    # Where the large model has failed, a held-out row counts as a difference, as in every test.
+    right_label = _FAILED if large_label is None and row["held"] and row["done"] else large_label
+    right = {} if right_label is None or guess is None else {"label": right_label}
     return {
         "id": row["place"],
         "input": {"text": row["given"] or "", **right, "chosen": not row["held"]},
