@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -59,6 +61,31 @@ async def test_the_official_sdk_has_texts_turned_into_vectors(
     assert [one.embedding for one in found.data] == [[5.0, 0.0, 1.0], [8.0, 1.0, 1.0]]
     assert [one.index for one in found.data] == [0, 1]
     assert found.usage.total_tokens == 10
+
+
+async def test_many_vectors_are_made_as_they_are_read() -> None:
+    small = SimulatedEndpoint(encoder=SimulatedEndpoint(name="encoder"))
+    app = serve(Agent(ScriptedEndpoint([]), "Write."), endpoints=Endpoints.of(small=small))
+    unread = [json.dumps({"model": "encoder", "input": ["Hello"] * 2048}).encode()]
+    pieces = list[bytes]()
+
+    async def receive() -> Any:
+        if not unread:
+            return await asyncio.get_running_loop().create_future()
+        return {"type": "http.request", "body": unread.pop()}
+
+    async def send(message: Any) -> None:
+        pieces.append(message.get("body", b""))
+
+    names = {"host": "localhost", "content-type": "application/json"}
+    headers = [(name.encode(), value.encode()) for name, value in names.items()]
+    scope: Any = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers}
+    async with app.router.lifespan_context(app):
+        await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
+    found = json.loads(b"".join(pieces))
+    assert [one["index"] for one in found["data"]] == [*range(2048)]
+    assert {str(one["embedding"]) for one in found["data"]} == {"[5.0, 0.0, 1.0]"}
+    assert max(map(len, pieces)) < len(b"".join(pieces)) / 100
 
 
 @pytest.mark.parametrize(

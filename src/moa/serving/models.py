@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from moa._files import encode_json
 from moa.context import RunContext, run_context
 from moa.endpoints import Endpoint
 from moa.errors import RequestRefused
@@ -33,6 +34,8 @@ OWNER = "moa"
 MOST_TEXTS = 2048
 _AT_ONCE = 32
 """Texts encoded together. Once begun, an encoding can't be stopped."""
+_PIECE = 8
+"""Vectors written together. An answer of many has 38 MB, and is made as it is read."""
 
 
 class EmbeddingsRequest(Body):
@@ -113,7 +116,8 @@ def routes(server: Server) -> list[Route]:
         finished = await server.runs.finish(request, ServedNode(node), body.texts)
         output, tokens = finished.output, finished.item.usage.total.input_tokens
         assert isinstance(output, Vectors), "so does an encoding"
-        return json_response(_vectors(body, output.vectors, tokens), finished.headers)
+        pieces = _vectors(body.model, output.vectors, tokens, body.encoding_format == "base64")
+        return StreamingResponse(pieces, 200, finished.headers, "application/json")
 
     return [
         Route("/v1/models", models),
@@ -172,20 +176,24 @@ def _encoder(server: Server, name: str, caller: Caller) -> Endpoint:
     return server.encoder
 
 
-def _vectors(
-    body: EmbeddingsRequest, vectors: Sequence[tuple[float, ...]], tokens: int
-) -> dict[str, object]:
-    is_packed = body.encoding_format == "base64"
-    data = [
-        {
-            "object": "embedding",
-            "index": index,
-            "embedding": _pack(vector) if is_packed else vector,
-        }
-        for index, vector in enumerate(vectors)
-    ]
+async def _vectors(
+    model: str, vectors: Sequence[tuple[float, ...]], tokens: int, is_packed: bool
+) -> AsyncGenerator[bytes]:
+    """Yield the answer in pieces."""
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": body.model, "usage": usage}
+    head = encode_json({"object": "list", "model": model, "usage": usage})
+    yield head.removesuffix(b"}") + b',"data":['
+    for start in range(0, len(vectors), _PIECE):
+        items = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _pack(vector) if is_packed else vector,
+            }
+            for index, vector in enumerate(vectors[start : start + _PIECE], start)
+        ]
+        yield (b"," if start else b"") + encode_json(items)[1:-1]
+    yield b"]}"
 
 
 def _pack(vector: Sequence[float]) -> str:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
+_CREDIT_S = 0.25
+"""Seconds that a late turn may make up for. Without them, a busy event loop slows the pace too."""
 
 
 async def in_turn(name: str, work: Callable[[], T], *, least_s: float = 0.0) -> T:
@@ -24,7 +26,7 @@ async def in_turn(name: str, work: Callable[[], T], *, least_s: float = 0.0) -> 
     Args:
         name: Name of the caller.
         work: The work. Once begun it isn't stopped, and keeps its turn until it ends.
-        least_s: Seconds before the next turn, from the beginning of this one.
+        least_s: Seconds before the next turn, from the beginning of this one, on average.
     """
     loop = asyncio.get_running_loop()
     turns = _turns.get(loop) or _turns.setdefault(loop, _Turns())
@@ -38,6 +40,8 @@ class _Turns:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "moa-turns")
         self._is_taken = False
+        self._ends_at = 0.0
+        """When the turn may end, by the clock of the loop."""
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """Who waits, by the caller's name. The first caller's turn is next."""
 
@@ -60,7 +64,7 @@ class _Turns:
     def begin(self, work: Callable[[], T], least_s: float) -> asyncio.Future[T]:
         """Begin the work whose turn it is. The turn ends with it, but not before `least_s`."""
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + least_s
+        self._ends_at = max(self._ends_at, loop.time() - _CREDIT_S) + least_s
         try:
             working = loop.run_in_executor(self._thread, work)
         except RuntimeError:  # this machine gives no thread
@@ -70,7 +74,7 @@ class _Turns:
         def end(done: asyncio.Future[Any]) -> None:
             if not done.cancelled():
                 done.exception()  # retrieve it, or asyncio reports it if nobody waits
-            loop.call_at(ends_at, self._pass_on)
+            loop.call_at(self._ends_at, self._pass_on)
 
         working.add_done_callback(end)
         return working
