@@ -90,7 +90,8 @@ class SQLite:
         alone: bool = False,
         may_only_read: bool = False,
         busy_s: float = BUSY_S,
-        mend: str = "It is damaged: bring it back from a copy, or remove it to begin anew",
+        mend: str = "It is damaged: remove it and what lies beside it with -wal and -shm at its "
+        "end, then bring it back from a copy, or begin anew",
     ) -> None:
         self.path = path
         self.where = str(path.parent)

@@ -281,8 +281,9 @@ class AnswerStore:
         reason = f" ({str(error).splitlines()[0]})" if error else ""
         return StoreError(
             f"the answers in {self.location} are damaged: {what} can't be read{reason}. Nothing is "
-            "guaranteed any more. Bring them back from a copy, or name another file or #NAME in "
-            "learn, in which learning begins anew"
+            "guaranteed any more. Remove the file and what lies beside it with -wal and -shm at "
+            "its end, then bring it back from a copy; or name another file or #NAME in learn, in "
+            "which learning begins anew"
         )
 
     def read_state(self) -> LearningState:

@@ -413,7 +413,8 @@ class Learning:
     def fit(self, rows: RowArrays, epoch: int) -> FittedSteps | None:
         """Fit a head to labelled rows; `None` if they are too few, or have only one label.
 
-        Rows of earlier epochs are included if that improves the fit on those of this one.
+        Rows of earlier epochs of the same large node are included if that improves the fit on those
+        of this one.
         """
         indices = [
             self.options.index(label) if label in self.options else -1 for label in rows.labels
