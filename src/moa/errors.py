@@ -248,6 +248,12 @@ class InvalidResponse(EndpointError):
     retryable = True
 
 
+class AnswerTooLarge(InvalidResponse):
+    """The response has more bytes or values than may be. Asking again would bring it again."""
+
+    retryable = False
+
+
 class EndpointRejected(EndpointError):
     """The server understood the request and refused it (4xx) or redirected it (3xx)."""
 

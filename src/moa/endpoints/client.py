@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
+from moa._async import off_loop
 from moa._json import JSON, is_object, objects_of
 from moa.budget import Reservation
 from moa.context import RunContext
@@ -21,6 +22,7 @@ from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.given import ClientWire, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.pool import Pool, check_key, is_openai
+from moa.endpoints.reading import TooManyValues, read_json
 from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
@@ -34,6 +36,7 @@ from moa.endpoints.transport import (
 )
 from moa.endpoints.wire import Reply, Wire
 from moa.errors import (
+    AnswerTooLarge,
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -294,20 +297,23 @@ class Client:
                 reply = await wire.send(path, body, at_root=at_root, headers=headers)
                 content = await reply.read()
             seconds = time.monotonic() - start
-            self._check_status(reply, content, wire)
+            await self._check_status(reply, content, wire, context)
             if body is not None:  # a GET doesn't show how busy the model is
                 kind = (url, reply.sent_bytes.bit_length(), len(content).bit_length())
                 pacing, in_flight = self._pacing.of(context.owner), wire.slots.count(context.owner)
                 pacing.learn_answer(start, kind, in_flight, reply.headers)
-        return self._read_json(reply, content, wire), seconds
+        read = partial(self._read_json, reply, content, wire)
+        return await off_loop(read, context.remaining_s(), size=len(content)), seconds
 
     def _read_json(self, reply: Reply, content: bytes, wire: Wire) -> JSON:
         """Read an answer of status 200, which may still state an error."""
         try:
-            answer: object = json.loads(content)
+            answer = read_json(content)
             key_signs = (wire.secret.encode(), b"\\u", b"\\/")  # the key, or escapes that hide it
             if any(part in content for part in key_signs):
                 answer = wire.without_key(answer)
+        except TooManyValues as error:
+            raise self._too_large(error) from None
         except (ValueError, RecursionError) as error:
             raise self._invalid(reply, content, wire) from error
         if not is_object(answer):
@@ -326,9 +332,11 @@ class Client:
             headers = context.tracer and context.tracer.headers
             reply = await wire.send(path, body, headers=headers)
             content = b"" if reply.streams else await reply.read()
-        self._check_status(reply, content, wire)
+        await self._check_status(reply, content, wire, context)
         if not reply.streams:
-            self._read_json(reply, content, wire)  # raises an error stated in it
+            read = partial(self._read_json, reply, content, wire)
+            # raises an error stated in it
+            await off_loop(read, context.remaining_s(), size=len(content))
             raise self._invalid(reply, content, wire)
         self._pacing.of(context.owner).learn_headers(start, reply.sent_bytes, reply.headers)
         try:
@@ -339,12 +347,15 @@ class Client:
                 if data is None or data.startswith(b"[DONE]"):
                     await reply.drain()
                     return
-                event = wire.without_key(json.loads(data))
+                read_event = partial(_event_of, data, wire)
+                event = await off_loop(read_event, context.remaining_s(), size=len(data))
                 if not is_object(event):
                     return
                 if event.get("error"):
                     raise stated_error(event, self.name, wire.secret)
                 yield event
+        except TooManyValues as error:
+            raise self._too_large(error) from None
         except (ValueError, RecursionError) as error:
             raise InvalidResponse(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
@@ -420,11 +431,22 @@ class Client:
                 endpoint=self.name,
             ) from cause
 
-    def _check_status(self, reply: Reply, content: bytes, wire: Wire) -> None:
+    async def _check_status(
+        self, reply: Reply, content: bytes, wire: Wire, context: RunContext
+    ) -> None:
         if reply.status >= 300:
-            raise error_of_response(
-                reply, content, endpoint=self.name, model=self.model, secret=wire.secret
+            read = partial(
+                error_of_response,
+                *(reply, content),
+                endpoint=self.name,
+                model=self.model,
+                secret=wire.secret,
             )
+            raise await off_loop(read, context.remaining_s(), size=len(content))
+
+    def _too_large(self, error: TooManyValues) -> AnswerTooLarge:
+        message = f"the answer can't be read: {error}. Ask for less at once, or correct `base_url`"
+        return AnswerTooLarge(message, endpoint=self.name)
 
     def _invalid(self, reply: Reply, content: bytes, wire: Wire) -> InvalidResponse:
         start = " ".join(mask(body_text(content), wire.secret)[:80].split())
@@ -438,15 +460,19 @@ class Client:
 
 async def _read_event(reply: Reply) -> bytes | None:
     """Read the data of a stream's next event; `None` at the end of the stream."""
-    data: list[bytes] = []
+    data = bytearray()  # not a list: a line may be a byte, which takes 40 as an object
     while raw := await reply.line():
         line = raw.rstrip(b"\r\n")
         if not line and data:
-            return b"\n".join(data)
+            return bytes(data[:-1])
         name, _, value = line.partition(b":")
         if name == b"data":
-            data.append(value.removeprefix(b" "))
+            data += value.removeprefix(b" ") + b"\n"
     return None
+
+
+def _event_of(data: bytes, wire: Wire) -> object:
+    return wire.without_key(read_json(data))
 
 
 def _is_cut(answer: JSON) -> bool:

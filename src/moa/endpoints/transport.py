@@ -6,7 +6,6 @@ Exceptions of HTTP libraries and refusals of servers become errors of `moa`. The
 from __future__ import annotations
 
 import ipaddress
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from moa._json import is_list, is_object
+from moa.endpoints.reading import read_json
 from moa.errors import (
     GATEWAY_TIMEOUTS,
     ConfigError,
@@ -431,7 +431,7 @@ def _read_explanation(response: Reply, content: bytes, secret: str) -> tuple[str
         return f"it redirects to {location}", ""
     text = mask(body_text(content).strip(), secret)
     try:
-        body: object = json.loads(text)
+        body = read_json(text.encode())
     except (ValueError, RecursionError):
         is_html = text[:1] == "<"
         explanation = "an HTML page" if is_html else " ".join(text.split())[:_LONGEST_QUOTE]
@@ -466,7 +466,7 @@ def _unwrap_json(value: object) -> object:
     if not isinstance(value, str) or value[:1] not in "{[":
         return value
     try:
-        return json.loads(value)
+        return read_json(value.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return value
 

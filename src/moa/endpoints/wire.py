@@ -12,13 +12,15 @@ from contextlib import suppress
 
 from moa.endpoints.pacing import Slots
 from moa.endpoints.transport import without_key
-from moa.errors import EndpointError, InvalidResponse
+from moa.errors import AnswerTooLarge, EndpointError
 
 LARGEST_ANSWER = 128 * 2**20
 """Maximum bytes of an answer or a whole stream, decompressed: about two thousand vectors of 3,000
 numbers."""
 LONGEST_LINE = 8 * 2**20
 """Maximum bytes of one line of a stream."""
+_LINES_AT_ONCE = 32
+"""Lines of a stream that may be read without a wait: those of 16 events, some milliseconds."""
 _DRAIN_S = 0.1
 """Seconds to wait for the end of a stream after its last event, so that its connection is kept."""
 
@@ -45,6 +47,7 @@ class Reply(ABC):
         self._size = 0
         self._rest = bytearray()
         """Bytes after the last line."""
+        self._lines = 0
 
     @property
     def streams(self) -> bool:
@@ -72,6 +75,9 @@ class Reply(ABC):
 
     async def line(self) -> bytes:
         """Read a line including its end; empty at the end of the stream."""
+        self._lines += 1
+        if self._lines % _LINES_AT_ONCE == 0:  # what is here already is read without a wait
+            await asyncio.sleep(0)
         seen = 0
         while (end := self._rest.find(b"\n", seen) + 1) == 0:
             seen = len(self._rest)
@@ -100,8 +106,8 @@ class Reply(ABC):
             raise self._too_large(LARGEST_ANSWER, "answer")
         return piece
 
-    def _too_large(self, limit: int, unit: str) -> InvalidResponse:
-        return InvalidResponse(
+    def _too_large(self, limit: int, unit: str) -> AnswerTooLarge:
+        return AnswerTooLarge(
             f"{self.url} sent more than {limit >> 20} MiB in one {unit}. Ask for less at once, "
             "or correct `base_url`",
             endpoint=self._name,
