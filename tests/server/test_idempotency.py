@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from moa import Agent, RunContext
 from moa._sqlite import SQLite, SQLRow
-from moa.errors import EndpointUnavailable
+from moa.errors import EndpointUnavailable, RequestRefused, StoreBusy
 from moa.node import Node, Result
 from moa.serving.app import serve
 from moa.serving.idempotency import Answers, StoredAnswer
@@ -441,6 +441,35 @@ async def test_a_key_is_free_again_after_a_request_that_failed_on_a_full_disk() 
             node.free()
     assert (failed, status) == (503, 200)
     assert body["output"] == "Here I am."
+
+
+@pytest.mark.parametrize("is_away", [False, True], ids=["back", "away"])
+async def test_what_was_begun_as_the_connection_was_lost_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        answers, store = Answers(ledger), ledger.store
+        atomically, losses = store.atomically, 1
+
+        def lose(work: Callable[[], Any]) -> Any:
+            nonlocal losses
+            done = atomically(work)
+            if losses:  # it is stored, but nobody is told
+                losses -= 1
+                if is_away:
+                    raise StoreBusy("the database is away")
+                return atomically(work)
+            return done
+
+        monkeypatch.setattr(store, "atomically", lose)
+        if is_away:
+            with pytest.raises(RequestRefused, match="try again"):
+                await answers.begin("one", "alice", "hi")
+        assert await answers.begin("one", "alice", "hi") == "begun"
+        assert await answers.begin("one", "alice", "hi") == "running"
+        assert sums_of(ledger)["alice"] == (1, 0)
+        await answers.end("one", "alice", "hi", None)
+        assert await answers.begin("one", "alice", "hi") == "begun"
 
 
 async def test_of_answers_that_can_not_be_stored_only_so_many_are_in_memory(

@@ -81,6 +81,7 @@ class _End:
             raise
 
     def _tell(self) -> None:
+        self.ledger.answering.discard(self.name)  # until this is stored, it is in `late`
         if self.stored is None:
             mine = "name = ? and worker = ? and status is null"
             _drop(self.ledger.store, mine, self.name, self.ledger.worker)
@@ -173,11 +174,22 @@ class Answers:
 
     def _begin(self, name: str, caller: str, request: str) -> Lookup:
         self._ledger.do_late(name)
-        return self._ledger.store.atomically(lambda: self._look_up(name, caller, request))
+        lookup = self._ledger.store.atomically(lambda: self._look_up(name, caller, request))
+        if lookup == "begun":  # not within: a transaction whose end was lost is done again
+            self._ledger.answering.add(name)
+        return lookup
 
     def _look_up(self, name: str, caller: str, request: str) -> Lookup:
         store, now = self._ledger.store, self._ledger.now()
-        _drop(store, "until < ? and name = ?", now, name)
+        if name in self._ledger.late:
+            return "running"  # it has just ended
+        # What this process has begun without knowing was stored as its connection was lost.
+        lost_of = None if name in self._ledger.answering else self._ledger.worker
+        _drop(
+            store,
+            "name = ? and (until < ? or worker = ? and status is null)",
+            *(name, now, lost_of),
+        )
         _drop(
             store,
             "until < ? and name in (select name from moa_key_answers where job = ? and until < ? "

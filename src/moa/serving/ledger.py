@@ -131,6 +131,8 @@ class Ledger:
         """Time from which other processes may be taken to be dead."""
         self.late: dict[str, Callable[[], object]] = {}
         """What the store has to be told, by an id, until that has succeeded."""
+        self.answering = set[str]()
+        """Names of the requests with an `Idempotency-Key` that this process works on."""
         self._catching_up = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "moa-ledger-store")
         """Nothing else is done there, so nothing of the store waits for anything else."""
