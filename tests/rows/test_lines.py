@@ -71,8 +71,17 @@ def test_each_line_is_a_row_or_malformed(
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[1]", '"text"', "null", '{"text": "\\ud800"}', "[" * 100_000, '{"n": NaN}'],
-    ids=["half", "list", "string", "null", "surrogate", "deep", "no number"],
+    [
+        "{",
+        "[1]",
+        '"text"',
+        "null",
+        '{"text": "\\ud800"}',
+        "[" * 100_000,
+        '{"n": NaN}',
+        '{"n": 1e400}',
+    ],
+    ids=["half", "list", "string", "null", "surrogate", "deep", "no number", "huge"],
 )
 def test_a_malformed_json_line_is_reported_and_the_rest_is_read(tmp_path: Path, line: str) -> None:
     found = read(tmp_path, "a.jsonl", f'{{"text": "one"}}\n{line}\n{{"text": "three"}}\n')

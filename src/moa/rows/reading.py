@@ -19,6 +19,7 @@ from functools import partial
 from glob import glob
 from importlib import import_module
 from itertools import chain
+from math import isinf
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Literal, NoReturn, TypeVar, cast
@@ -428,7 +429,7 @@ def jsonl(lines: Iterator[Line]) -> Iterator[Row | MalformedLine]:
 
 
 def _parse_object(text: str) -> JSON:
-    value: object = json.loads(text, parse_constant=_refuse_constant)
+    value: object = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
     if not is_object(value):
         raise ValueError(f'a line is an object such as {{"text": …}}, not {text[:40]!r}')
     if _HALF.search(text) and not encodable(json.dumps(value, ensure_ascii=False)):
@@ -438,6 +439,13 @@ def _parse_object(text: str) -> JSON:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    if isinf(value):  # it would be written as `Infinity`
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 _READERS: dict[Format, Reader] = {"jsonl": jsonl, "txt": _read_txt}
