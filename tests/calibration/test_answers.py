@@ -7,6 +7,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +24,7 @@ from moa.calibration.epochs import PlannedLook, start_audit
 from moa.calibration.features import LabelFeature
 from moa.calibration.figures import figures_at, figures_of
 from moa.calibration.file import Calibration, QuestionRecord
-from moa.errors import ConfigError, StoreError
+from moa.errors import ConfigError, StoreBusy, StoreError
 from moa.questions import Option, Question
 
 HEAD = Calibration(
@@ -230,6 +232,24 @@ def test_held_out_texts_and_all_rows_with_them_are_never_fitted_to(store: Answer
     state = store.read_state()
     assert len(store.read_fit_rows(state, 99, 10)) == 1
     assert store.read_test_rows(state, 99).keys == (store.coin.toss("both").key,)
+
+
+async def test_a_cascade_waits_for_locked_answers_a_moment_in_a_thread_of_their_own(
+    postgres: str,
+) -> None:
+    import psycopg
+
+    with AnswerStore(f"{postgres}#answers") as store, psycopg.connect(postgres) as other:
+        store.bind("topic", "e5")
+        other.execute("lock table moa_learn_rows")
+        start = time.monotonic()
+        with pytest.raises(StoreBusy):
+            await store.run_in_thread(lambda: add(store, "a text"))
+        assert time.monotonic() - start < 10  # in place of half a minute
+        name = await store.run_in_thread(lambda: threading.current_thread().name)
+        assert name.startswith("moa-answers-store")
+        other.rollback()
+        assert await store.run_in_thread(lambda: add(store, "a text")) == 1
 
 
 def test_a_new_epoch_counts_texts_alone_that_were_held_out_in_none_before(

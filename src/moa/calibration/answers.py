@@ -54,7 +54,7 @@ AUDIT, DRIFT = "the audit of the head in use", "the drift check of the head in u
 _BLOCK = 1000
 """Rows read at once, some 8 MB of vectors, if all of an epoch are looked at."""
 _BUSY_S = 0.2
-"""Seconds that a cascade waits for another process that has locked the file."""
+"""Seconds that a cascade waits for another process that holds what it needs."""
 
 
 class AnswerStore:
@@ -161,8 +161,15 @@ class AnswerStore:
         self.close()
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
-        """Run work on the store without blocking the event loop for long."""
-        return await self._store.offload(work)
+        """Run work on the store without blocking the event loop for long.
+
+        Raises:
+            StoreBusy: another program holds it, or it is away.
+        """
+        store = self._store
+        if isinstance(store, SQLite):  # which waits no longer by itself
+            return await store.offload(work)
+        return await store.offload(lambda: store.within(_BUSY_S, work))
 
     def bind(self, question: str, made_of: str) -> None:
         """Store the question and the models on first use; afterwards check that they are the same.

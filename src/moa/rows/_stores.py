@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -114,6 +115,8 @@ class Postgres:
         """Until when the thread with the lock waits, by `time.monotonic`; `None`: see `_retry`."""
         self._away_until = 0.0
         self._watched = _Watched()
+        self._thread = ThreadPoolExecutor(1, f"moa-{what}-store")
+        """Who waits for this database takes no thread that others need."""
 
     def open(self) -> None:
         purpose = f"to keep its {self._what} in Postgres"
@@ -196,7 +199,7 @@ class Postgres:
             yield from cursor
 
     async def offload(self, work: Callable[[], T]) -> T:
-        return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def when_free(self, work: Callable[[], T]) -> T:
         return await self.offload(work)
