@@ -309,7 +309,9 @@ class Student(Generic[Out_co]):
             row = None if index is None else store.resume(index, side)
             return (*learning.current(), row)
 
-        arrival = await store.run_in_thread(lambda: recorder.read_on_arrival(arrive))
+        arrival = await store.run_in_thread(
+            lambda: recorder.read_on_arrival(arrive, learning.current)
+        )
         if learning.stopped:
             nested.note("failed", learning.stopped)
         if arrival is None:
