@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from moa.errors import ConfigError, InputError
 from moa.jobs import Job
 from moa.studio.data import Query
 from moa.studio.labels import Labels
-from moa.studio.sources import View, find_source
+from moa.studio.sources import Source, View, find_source
 from studio.lines import row, shop, spans, written
 
 
@@ -256,6 +257,27 @@ def test_rows_that_came_in_between_are_read_again_with_the_labels_given_meanwhil
     assert done.id == "fine"
     with pytest.raises(InputError, match="any more"):
         view.label(0, "intent", "refund", id="gone")
+
+
+def test_a_label_given_while_the_rows_are_read_again_is_in_the_figures(tmp_path: Path) -> None:
+    during = list[Callable[[], object]]()
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(shop()):
+            if number == 3 and during:
+                during.pop()()
+            yield line
+
+    source = Source(name="run", about="", lines=lines)
+    view = View(source, labels=Labels(tmp_path / "labels.jsonl"))
+    labelled = [figures.labelled for figures in view.overview().questions]
+    during.append(lambda: view.label(2, "intent", "refund"))
+    view.reload()
+    assert sum(figures.labelled for figures in view.overview().questions) == sum(labelled) + 1
+    assert view.book.entries[2].right["intent"] == "refund"
+    during.append(view.undo)
+    view.reload()
+    assert [figures.labelled for figures in view.overview().questions] == labelled
 
 
 def test_what_is_no_run_is_refused_at_once(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ class Book:
         self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
         self.changes: Counter[str] = Counter()
         """Number of labels added or removed since the rows were read, by question."""
-        labels = labels or {}
+        self._labels = labels = labels or {}
         labelled_texts = {text for text, _ in labels}
         row_labels = [self._add(line, labelled_texts) for line in lines]
         questions = {name: self.question(name) for name in self.question_names}
@@ -346,24 +346,34 @@ class Book:
             error=entry.error if texts else _find_error_type(entry.error),
         )
 
-    def relabel(self, index: int, name: str, labels: GivenLabels) -> Entry:
-        """Set the labels of a question anew, on a row and on those with the same text.
+    def relabel(self, labels: GivenLabels) -> None:
+        """Set anew all labels that differ from those given before.
 
         They are set as if the rows were read again, but the order of the rows stays.
         """
-        question, wanted = self.question(name), self._texts[index]
+        old, self._labels = self._labels, labels
+        texts: defaultdict[str, set[int]] = defaultdict(set)
+        for text, name in old.keys() | labels.keys():
+            if old.get((text, name)) != labels.get((text, name)):
+                texts[name].add(hash(text))
+        for name in texts.keys() & set(self.question_names):
+            self._relabel_question(self.question(name), texts[name], labels)
+
+    def _relabel_question(
+        self, question: Question, texts: Container[int], labels: GivenLabels
+    ) -> None:
+        name = question.name
         columns = _Columns.find({name: question}, _cells(labels))
         changed = (name in columns.labels) != (name in self._given_columns.labels)
         self._given_columns = self._given_columns.with_column(name, columns)
         # With the first label, or without the last one, a column of other values begins to count.
-        for entry in [e for e in self.entries if changed or self._texts[e.place] == wanted]:
+        for entry in [e for e in self.entries if changed or self._texts[e.place] in texts]:
             if name in entry.decisions:
                 row_label = self._own_labels(self.line(entry.place), entry.decisions)
                 self._assign_label(entry, question, row_label, labels)
                 entry.tags = entry.tags - {"labelled", "corrected"} | _by_labels(entry)
         self.changes[name] += 1
         self._last = None
-        return self.entries[index]
 
     def _matching(self, query: Query) -> list[int]:
         """Return the rows that match a query. The text is searched first, since that is quick."""

@@ -29,7 +29,6 @@ _OURS = ("text", "case", "chosen", "labelled_by", EARLIER, "id", "input")
 class _Change:
     place: int
     id: str
-    question: str
     before: bytes
     """Line that it replaced; empty: there was none."""
     after: bytes
@@ -106,13 +105,13 @@ class Labels:
                 label_line = _replace(values, label_line, question.name)
             after = f"{dump_json(label_line)}\n".encode()
             lines.put(start, before, after)
-        self._changes.append(_Change(index, id, question.name, before, after))
+        self._changes.append(_Change(index, id, before, after))
 
-    def take_back(self) -> tuple[int, str, str]:
+    def take_back(self) -> tuple[int, str]:
         """Undo the last change of this session: the file has the same bytes as before.
 
         Returns:
-            Index and id of its row, and its question.
+            Index and id of its row.
 
         Raises:
             InputError: there is nothing to undo, or somebody else has changed the line since.
@@ -131,7 +130,7 @@ class Labels:
                 f"this label has been changed in {self.path} since, so it isn't undone: label the "
                 "row again"
             )
-        return change.place, change.id, change.question
+        return change.place, change.id
 
     def read(self) -> GivenLabels:
         """Read the labels in the file, by text and question.

@@ -325,6 +325,8 @@ class View:
         with self._reloading:
             new_book = self._read()
             with self._lock:
+                if self.labels is not None:  # labels were given while the rows were read
+                    new_book.relabel(self.labels.read())
                 old_book, self._book = self._book, new_book
                 if old_book is not None:
                     old_book.close()
@@ -441,7 +443,8 @@ class View:
             index = index if id is None else book.index_of(id, index)
             line, target, entry = book.line(index), book.question(question), book.entries[index]
             labels.give(line, index, target, label, id=entry.id, others=book.question_names)
-            return self._row_line(book.relabel(index, question, labels.read()).place)
+            book.relabel(labels.read())
+            return self._row_line(index)
 
     def undo(self) -> RowLine:
         """Remove the last label: all is as it was before.
@@ -450,9 +453,9 @@ class View:
             InputError: there is nothing to undo, or somebody else has changed the label since.
         """
         with self._lock:
-            place, id, question = self._labels.take_back()
-            place = self.book.index_of(id, place)
-            return self._row_line(self.book.relabel(place, question, self._labels.read()).place)
+            place, id = self._labels.take_back()
+            self.book.relabel(self._labels.read())
+            return self._row_line(self.book.index_of(id, place))
 
     @property
     def _labels(self) -> Labels:
