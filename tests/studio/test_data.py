@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from moa.calibration import upper_bound
 from moa.calibration.features import WordsFeature
 from moa.calibration.labelled import OTHERWISE, Labelled
 from moa.errors import ConfigError, InputError
 from moa.jobs import Job
+from moa.studio.app import mount, studio_app
 from moa.studio.data import Query
 from moa.studio.labels import Labels
 from moa.studio.sources import Source, View, find_source
@@ -278,6 +280,26 @@ def test_a_label_given_while_the_rows_are_read_again_is_in_the_figures(tmp_path:
     during.append(view.undo)
     view.reload()
     assert [figures.labelled for figures in view.overview().questions] == labelled
+
+
+def test_of_two_rows_with_one_id_the_text_that_was_shown_is_labelled(tmp_path: Path) -> None:
+    lines = [{**line, "id": "same"} for line in shop()[:4]]
+    path = written(tmp_path / "run.jsonl", lines)
+    view = View(find_source(str(path)), labels=Labels(tmp_path / "labels.jsonl"))
+    shown = view.book.row_line(view.book.entries[2])
+    written(path, [lines[3], *lines[:3]])
+    view.reload()
+    client = TestClient(mount(studio_app(view)), base_url="http://127.0.0.1")
+    label = {"place": 2, "id": "same", "digest": shown.digest}
+    label |= {"question": "intent", "label": "refund"}
+    assert client.post("/studio/api/labels", json=label).json()["text"] == "It is broken?"
+    assert view.undo().text == "It is broken?"
+    written(path, [*lines[:2], lines[3]])
+    view.reload()
+    refused = client.post("/studio/api/labels", json=label)
+    assert refused.status_code == 400
+    assert "another text now: reload the page" in refused.text
+    assert not (tmp_path / "labels.jsonl").exists()
 
 
 def test_what_is_no_run_is_refused_at_once(tmp_path: Path) -> None:

@@ -424,7 +424,15 @@ class View:
             notes=tuple(self._note(note) for note in notes),
         )
 
-    def label(self, index: int, question: str, label: str, *, id: str | None = None) -> RowLine:
+    def label(
+        self,
+        index: int,
+        question: str,
+        label: str,
+        *,
+        id: str | None = None,
+        digest: str | None = None,
+    ) -> RowLine:
         """Store a label.
 
         Args:
@@ -432,17 +440,19 @@ class View:
             question: Name of the question.
             label: The right label.
             id: Id of the row, to find it if its index has changed.
+            digest: `RowLine.digest` when it was shown, as other rows may have its id.
 
         Raises:
             ConfigError: rows can't be labelled here, or the labels file can't be written.
-            InputError: there is no such row, question or option.
+            InputError: there is no such row, question or option, or the row has another text now.
         """
         labels = self._labels
         with self._lock:
             book = self.book
-            index = index if id is None else book.index_of(id, index)
-            line, target, entry = book.line(index), book.question(question), book.entries[index]
-            labels.give(line, index, target, label, id=entry.id, others=book.question_names)
+            index = index if id is None else book.index_of(id, index, digest)
+            line, target = book.line(index), book.question(question)
+            shown = self._row_line(index)
+            labels.give(line, shown, target, label, others=book.question_names)
             book.relabel(labels.read())
             return self._row_line(index)
 
@@ -453,9 +463,9 @@ class View:
             InputError: there is nothing to undo, or somebody else has changed the label since.
         """
         with self._lock:
-            place, id = self._labels.take_back()
+            row = self._labels.take_back()
             self.book.relabel(self._labels.read())
-            return self._row_line(self.book.index_of(id, place))
+            return self._row_line(self.book.index_of(row.id, row.place, row.digest or None))
 
     @property
     def _labels(self) -> Labels:
