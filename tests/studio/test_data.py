@@ -302,6 +302,21 @@ def test_of_two_rows_with_one_id_the_text_that_was_shown_is_labelled(tmp_path: P
     assert not (tmp_path / "labels.jsonl").exists()
 
 
+def test_a_line_that_is_half_written_is_no_row_yet(tmp_path: Path) -> None:
+    path = written(tmp_path / "run.jsonl", shop()[:3])
+    whole, half = path.read_text(), f"{json.dumps(shop()[3])}\n"
+    path.write_text(whole + half[:80])
+    view = View(find_source(str(path)))
+    assert [entry.id for entry in view.book.entries] == ["fine", "unsure", "doubt"]
+    path.write_text(whole + half)
+    assert view.state().changed
+    view.reload()
+    assert view.book.entries[3].id == "sure"
+    path.write_text(f"{whole}{half[:80]}\n")
+    view.reload()
+    assert view.book.entries[3].status == "failed"
+
+
 def test_what_is_no_run_is_refused_at_once(tmp_path: Path) -> None:
     view = View(find_source(str(written(tmp_path / "run.jsonl", []))))
     with pytest.raises(ConfigError, match="no rows"):

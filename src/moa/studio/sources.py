@@ -228,6 +228,8 @@ def _lines(path: Path) -> Iterator[Values]:
     is_run = False
     for row in rows.read(path):
         if isinstance(row, MalformedLine):
+            if row.raw.startswith("{") and _is_half_written(path, row.number):
+                return
             failed = {"status": "failed", "settled": False, "error": row.error}
             yield {"id": row.number, "input": row.raw, **failed}
             continue
@@ -239,6 +241,13 @@ def _lines(path: Path) -> Iterator[Values]:
                 "GRAPH FILE --out DONE.jsonl, and give what that wrote"
             )
         yield line
+
+
+def _is_half_written(path: Path, number: int) -> bool:
+    """Return True if a line is the last one and has no end: it is still being written."""
+    with path.open("rb") as file:
+        last = next(islice(file, number - 1, None), b"\n")
+    return not last.endswith(b"\n")
 
 
 def _read_gzip(path: Path) -> Iterator[Values]:
