@@ -159,6 +159,7 @@ class OpenAIEndpoint(EndpointBase):
         )
         self.base_url = base_url if client is None else address_of(client)
         self.dialect = dialect or (OPENAI if self.client.is_hosted_by_openai else UNKNOWN)
+        self.decides: Decides = decides
         self._decider = DecisionClient(self.client, self, decides=decides, dialect=dialect)
 
     @property
