@@ -218,6 +218,40 @@ async def many_large(target: Target, count: int = 150, end: str = "") -> str:
     return counted(came)
 
 
+async def at_once(target: Target, path: str, body: Callable[[], bytes], count: int) -> str:
+    """Send one body so often, all at once."""
+    came, sent = Counter[int](), body()
+
+    async def ask() -> None:
+        status, _ = await target.post(path, sent)
+        came[status] += 1
+
+    await asyncio.gather(*(ask() for _ in range(count)))
+    return counted(came)
+
+
+def text_of(part: str) -> bytes:
+    """Repeat a text to 3.8 MB."""
+    text = "from-mallory " + part * (3_800_000 // len(part.encode()))
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+def circles() -> bytes:
+    """Ask for a shape whose parts double forty times."""
+    parts = {
+        f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]}
+        for n in range(40)
+    }
+    schema = {"$defs": {**parts, "d40": {"type": "object"}}, "$ref": "#/$defs/d0"}
+    return shaped(schema, "from-mallory say<<{}>>")
+
+
+def many_values() -> bytes:
+    """Ask a model that isn't there with 32,000 parts of a message."""
+    parts = [{"type": "text", "text": "a"}] * 32_000
+    return json.dumps({"model": "nope", "messages": [{"role": "user", "content": parts}]}).encode()
+
+
 async def slow_bodies(target: Target) -> str:
     came = Counter[str]()
 
@@ -349,6 +383,36 @@ ATTACKS = (
         "large inputs, an emoji",
         "40 requests of 3.9 MB, an emoji in each",
         partial(many_large, count=40, end="\N{SLIGHTLY SMILING FACE}"),
+    ),
+    Attack(
+        "large inputs at once",
+        "60 of 3.9 MB, at the same moment",
+        partial(at_once, path="/run/llm", body=partial(text_of, "words "), count=60),
+    ),
+    Attack(
+        "texts like files",
+        "3.8 MB of `data:a;base64,A `",
+        partial(at_once, path="/run/llm", body=partial(text_of, "data:a;base64,A "), count=1),
+    ),
+    Attack(
+        "control tokens",
+        "10 at once of 3.8 MB of `<s>`, each with an unseen character",
+        partial(at_once, path="/run/llm", body=partial(text_of, "<s\u200b>"), count=10),
+    ),
+    Attack(
+        "doubling schemas",
+        "60 at once, 1 KB each, whose parts double 40 times",
+        partial(at_once, path="/v1/chat/completions", body=circles, count=60),
+    ),
+    Attack(
+        "many values",
+        "100 at once of 32,000 values, for a model that isn't there",
+        partial(at_once, path="/v1/chat/completions", body=many_values, count=100),
+    ),
+    Attack(
+        "refused inputs",
+        "4 for which the model's server says 429, wait 30 s",
+        partial(at_once, path="/run/llm", body=lambda: b'"from-mallory refuse"', count=4),
     ),
     Attack("slow bodies", "256 of a spent key, a byte a second", slow_bodies),
     Attack("unread answers", "100 of 4 MB, which nobody reads for 45 s", unread),

@@ -1,10 +1,10 @@
 """A gateway to models, of which one answer in so many is a fault: `python gateway.py [EVERY]`.
 
 It prints its port, and ends with its input. Texts say what becomes of them: `hopeless` fails,
-`poison` has it answer 504, `forge` gets an error of two lines, `hang` gets nothing for a minute,
-`slow` waits a tenth of a second, `large` gets 4 MB, and `say<<TEXT>>` gets the text. `GET /count`
-tells, for each NAME of `from-NAME` in a text, how many calls have been answered in some way, and
-how many of them with a text, and so are billed.
+`poison` has it answer 504, `refuse` 429, `forge` gets an error of two lines, `hang` gets nothing
+for a minute, `slow` waits a tenth of a second, `large` gets 4 MB, and `say<<TEXT>>` gets the text.
+`GET /count` tells, for each NAME of `from-NAME` in a text, how many calls have been answered in
+some way, and how many of them with a text, and so are billed.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ FAULTS = (
     http(429, b"{}"),
 )
 """The first closes the connection; half of a good answer does, too."""
+REFUSED = http(429, b"{}").replace(b"\r\n", b"\r\nRetry-After: 30\r\n", 1)
 FORGED = http(400, json.dumps({"error": {"message": "no\nERROR forged: all keys"}}).encode())
 
 
@@ -104,6 +105,8 @@ class Gateway:
             return FAULTS[1]
         if b" poison" in body:
             return http(504, b"{}")
+        if b" refuse" in body:
+            return REFUSED
         if b" forge" in body:
             return FORGED
         if b" hang" in body:

@@ -14,6 +14,7 @@ LAYERS = [
     {"_terminal", "_machine", "_logs"},
     {"usage"},
     {"errors"},
+    {"_turns"},
     {"energy", "_files", "_async", "_threads"},
     {"_sqlite"},
     {"trace", "budget"},

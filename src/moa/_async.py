@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from typing_extensions import TypeIs
 
+from moa._turns import Turns
 from moa.errors import ConfigError, DeadlineExceeded
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Lock:
             lock.release()
 
 
-_long_texts = Lock()
+_long_texts = Turns("moa-texts")
 
 
 @asynccontextmanager
@@ -73,8 +74,10 @@ async def time_limit(
         raise DeadlineExceeded(message) from error
 
 
-async def off_loop(work: Callable[[], T], left_s: float | None, *, size: int) -> T:
+async def off_loop(work: Callable[[], T], left_s: float | None, *, size: int, owner: str = "") -> T:
     """Do work on texts: on short ones at once, on long ones in a thread, one after the other.
+
+    Owners whose texts wait take turns.
 
     A single call of `re` or `str` holds Python's lock until it ends, so the event loop waits for
     one such call, but never for all that are due.
@@ -83,14 +86,14 @@ async def off_loop(work: Callable[[], T], left_s: float | None, *, size: int) ->
         work: Function to call; it can't be stopped.
         left_s: Seconds to wait for those before; `None`: as long as it takes.
         size: Characters of the texts.
+        owner: Owner of the run that they are of.
 
     Raises:
         DeadlineExceeded: those before took too long; `work` was not called.
     """
     if size <= _LONG:
         return work()
-    async with _long_texts.hold(left_s):
-        return await asyncio.to_thread(work)
+    return await _long_texts.take(owner, work, limit=lambda: time_limit(left_s))
 
 
 async def gather(calls: Iterable[Coroutine[object, object, T]]) -> list[T]:

@@ -62,6 +62,7 @@ class RunContext:
         "counted",
         "deadline",
         "ended_by",
+        "fresh",
         "journal",
         "keep_notes",
         "listener",
@@ -97,6 +98,8 @@ class RunContext:
         cache, is for this owner alone. Empty: for anybody."""
         self.journal: Place | None = None
         """Place in the journal of a run that can be resumed."""
+        self.fresh = False
+        """True if no answer may come from a cache, here and in nested runs."""
         self._begin(None, budget, timeout_s, node)
 
     def _begin(
@@ -155,6 +158,7 @@ class RunContext:
         child.keep_notes = True
         child.owner = self.owner
         child.journal = self.journal
+        child.fresh = self.fresh
         child._begin(self, budget, timeout_s, path)
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)

@@ -57,9 +57,9 @@ async def test_a_refusal_of_too_many_values_is_quoted_without_reading_it(
 ) -> None:
     read: list[str] = []
 
-    def noted(text: str, **how: Callable[[JSON], JSON]) -> object:
+    def noted(text: str, *, object_hook: Callable[[JSON], JSON]) -> object:
         read.append(text)
-        return json.loads(text, **how)
+        return json.loads(text, object_hook=object_hook)
 
     monkeypatch.setattr(reading, "loads", noted)
     values = f'{{"message": {OBJECTS}}}'

@@ -253,10 +253,12 @@ async def test_owners_who_wait_for_slots_take_turns() -> None:
 def test_no_more_than_the_most_are_in_flight_of_all_owners(
     most: int, moves: list[tuple[str, bool]]
 ) -> None:
-    slots = Slots(Pacing(most))
+    pacing = Pacing(most)
+    slots = Slots(pacing)
     for owner, takes in moves:
         if takes:
-            had_room = slots.in_flight < most
+            pacing.of(owner)
+            had_room = slots.in_flight < most and slots.count(owner) < pacing.share
             assert slots.take(owner) is had_room
         elif slots.count(owner):
             slots.free(owner)
@@ -271,3 +273,25 @@ def test_a_large_request_that_was_answered_pauses_nothing_while_small_ones_fit()
     assert pacing.paused_until == 0
     pacing.learn_headers(time.monotonic(), 40, {**left, "x-ratelimit-remaining-tokens": "9"})
     assert pacing.paused_until > time.monotonic()
+
+
+def test_one_of_several_owners_has_half_of_the_slots() -> None:
+    slots = Slots(Pacing(4))
+    assert [slots.take("mallory") for _ in range(5)] == [True] * 4 + [False]
+    assert not slots.take("alice")  # the first time; from now on there are several
+    for _ in range(3):
+        slots.free("mallory")
+    assert [slots.take("mallory") for _ in range(2)] == [True, False]
+    assert [slots.take("alice") for _ in range(3)] == [True, True, False]
+
+
+async def test_a_long_pause_of_one_owner_is_no_other_s() -> None:
+    pacing = Pacing(4)
+    pacing.of("mallory").learn_refusal(time.monotonic(), 0, 30.0)
+    pacing.of("alice").learn_refusal(time.monotonic(), 0, 0.1)
+    slots = Slots(pacing)
+    mallory = asyncio.ensure_future(slots.wait("mallory"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await slots.wait("alice")
+    mallory.cancel()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, closing
 from decimal import Decimal
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Never
 
@@ -32,6 +33,7 @@ from moa.cli.row_display import summary
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
+from moa.endpoints.wrappers import Cached
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, StoreError
 from moa.graphs.cascade import Cascade, CascadeResult
 from moa.graphs.loading import load_graph
@@ -634,6 +636,50 @@ async def test_an_answer_stays_though_the_budget_has_no_second_call(stream: Stre
     assert found.tier == 1
     now = await figures(cascade)
     assert (now.calls, now.missing, now.asked_twice) == (1, 0, 0)
+
+
+async def test_a_call_costs_what_it_costs_though_most_answers_came_from_a_cache(
+    tmp_path: Path,
+) -> None:
+    stream = Stream(tmp_path / "first.db")
+    price = Price(input=100, output=200)  # a call costs 0.002
+    first = stream.cascade(price)
+    asked: Any = first.large
+    cached, texts = Cached(asked.endpoint), stream.texts(240)
+    for name in ("first.db", "second.db"):
+        cascade: Topic = Cascade(
+            small=first.small,
+            large=Classifier(cached, LABELS),
+            learn={"where": tmp_path / name},  # type: ignore[arg-type]
+        )
+        await go(cascade, texts)
+        texts += stream.texts(40)
+    now = await figures(cascade)
+    assert now.by_small > 20
+    assert now.saved == pytest.approx(0.002 * now.by_small)
+
+
+async def test_a_cache_hides_no_difference_of_the_large_model_from_itself(tmp_path: Path) -> None:
+    labels = cycle([{"app": 1.0}, {"card": 1.0}])
+    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: {"classifier": next(labels)})
+    small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"card": 1.0}})
+    cached, found = Cached(large), list[LearningFigures]()
+    for name in ("first.db", "second.db"):  # the second run is answered from the cache alone
+        cascade: Topic = Cascade(
+            small=Classifier(small, LABELS),
+            large=Classifier(cached, LABELS),
+            learn={"where": tmp_path / name},  # type: ignore[arg-type]
+        )
+        assert cascade.learner is not None
+        coin = (await cascade.learner.student.ready()).store.coin
+        sides = ((text, coin.toss(text)) for text in Stream("").texts(400))
+        twice = [one for one, side in sides if side.is_held_out(0) and side.is_asked_twice][:2]
+        await go(cascade, [*twice, "my card"])
+        found.append(await figures(cascade))
+    assert [(one.calls, one.asked_twice, one.differs_from_itself) for one in found] == [
+        (5, 2, 2),
+        (0, 0, 0),
+    ]
 
 
 @pytest.mark.parametrize("keep", [False, True])

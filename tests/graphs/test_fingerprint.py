@@ -19,6 +19,7 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.replicas import Replicas
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Fallback
 from moa.graphs.cascade import Cascade
@@ -91,6 +92,14 @@ class Own:
         return await self._agent.run(request, context)
 
 
+class Private(Own):
+    """A node whose prompt is in a private attribute."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__(Agent(server(), "Answer."))
+        self._prompt = prompt
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -115,6 +124,11 @@ class Own:
         (cascade(0.5), cascade(0.6)),
         (Own(Agent(server(), "Greet.")), Own(Agent(server(), "Greet warmly."))),
         (Own(Agent(server(), "Greet.")), Own(Agent(server(), "Greet."), ["please"])),
+        (Private("Greet."), Private("Greet warmly.")),
+        (
+            Classifier(server(decides="labels"), LABELS),
+            Classifier(server(decides="text"), LABELS),
+        ),
     ],
 )
 async def test_a_changed_node_has_another_fingerprint(one: AnyNode, other: AnyNode) -> None:
@@ -143,6 +157,16 @@ async def test_a_server_on_this_machine_may_have_another_port_each_time() -> Non
     nodes = [Agent(endpoint, "Greet.") for endpoint in (one, other)]
     first, second = [await fingerprint_of(node, RunContext()) for node in nodes]
     assert first == second
+
+
+async def test_the_order_of_replicas_and_a_slash_at_the_end_are_no_part_of_it() -> None:
+    def replicas(*addresses: str) -> AnyNode:
+        servers = [OpenAIEndpoint(a, model="m", base_url=a) for a in addresses]
+        return Classifier(Replicas("large", servers), LABELS)
+
+    one = replicas("http://10.0.0.1/v1", "http://10.0.0.2/v1")
+    other = replicas("http://10.0.0.2/v1/", "http://10.0.0.1/v1")
+    assert await fingerprint_of(one, RunContext()) == await fingerprint_of(other, RunContext())
 
 
 async def test_the_source_of_a_node_of_ones_own_is_a_part_of_it(tmp_path: Path) -> None:

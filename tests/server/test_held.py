@@ -16,7 +16,9 @@ from moa import Result, RunContext
 from moa.agents.classifier import Classifier
 from moa.errors import OutputError
 from moa.serving import listening as listening_module
+from moa.serving.events import event_of
 from moa.testing import SimulatedEndpoint
+from moa.trace import TextDelta
 
 from .harness import Slow, listening, running, server_with, until
 from .test_connections import connected
@@ -204,3 +206,36 @@ async def test_a_client_that_is_cut_off_is_told_of_once(
     assert [record.getMessage() for record in caplog.records] == [
         "a client was cut off: it did not read its answer"
     ]
+
+
+class Chatty:
+    """A node that has written much before anything of it is read."""
+
+    name = "chatty"
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        context = context or RunContext()
+        for number in range(900):
+            context.emit(TextDelta("chatty", f"{number}" + "x" * 4000))
+        return Result(output="done", usage=context.usage)
+
+
+async def test_what_waits_for_a_client_that_has_left_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+
+    def event(data: str, name: str = "") -> bytes:
+        written.append(name)
+        return event_of(data, name)
+
+    monkeypatch.setattr("moa.serving.typed.event_of", event)
+    server, app = server_with(Chatty())
+    ended: list[object] = []
+    server.runs.listeners.append(lambda _: ended.append(None))
+    request = posted("/run/chatty", "Hi", "Accept: text/event-stream")
+    async with running(app, buffer=4096) as (address, serving):
+        async with connected(address, request):
+            await until(lambda: ended)
+        await until(lambda: not serving.server_state.connections and not server.runs.active)
+    assert len(written) < 300

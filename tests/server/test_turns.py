@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from moa._async import off_loop
 from moa.serving import chat_turns, parsing
 from moa.serving.turns import in_turn
 
@@ -143,3 +144,19 @@ async def test_a_schema_and_what_is_held_to_it_take_turns_by_key(
         answer = await client.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200
     assert noted.names == ["ann", "ann"]
+
+
+async def test_owners_whose_long_texts_wait_take_turns() -> None:
+    served, over = list[str](), threading.Event()
+    first = asyncio.ensure_future(off_loop(over.wait, None, size=1 << 20))
+    await asyncio.sleep(0)
+    waiting = [
+        asyncio.ensure_future(
+            off_loop(lambda o=owner: served.append(o), None, size=1 << 20, owner=owner)
+        )
+        for owner in [*["ann"] * 20, "bob"]
+    ]
+    await asyncio.sleep(0)
+    over.set()
+    await asyncio.gather(first, *waiting)
+    assert served[:3] == ["ann", "bob", "ann"]

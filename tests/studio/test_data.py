@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from moa.calibration import upper_bound
 from moa.calibration.features import WordsFeature
 from moa.calibration.labelled import OTHERWISE, Labelled
 from moa.errors import ConfigError, InputError
 from moa.jobs import Job
+from moa.studio.app import mount, studio_app
 from moa.studio.data import Query
 from moa.studio.labels import Labels
-from moa.studio.sources import View, find_source
+from moa.studio.sources import Source, View, find_source
 from studio.lines import row, shop, spans, written
 
 
@@ -256,6 +259,62 @@ def test_rows_that_came_in_between_are_read_again_with_the_labels_given_meanwhil
     assert done.id == "fine"
     with pytest.raises(InputError, match="any more"):
         view.label(0, "intent", "refund", id="gone")
+
+
+def test_a_label_given_while_the_rows_are_read_again_is_in_the_figures(tmp_path: Path) -> None:
+    during = list[Callable[[], object]]()
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(shop()):
+            if number == 3 and during:
+                during.pop()()
+            yield line
+
+    source = Source(name="run", about="", lines=lines)
+    view = View(source, labels=Labels(tmp_path / "labels.jsonl"))
+    labelled = [figures.labelled for figures in view.overview().questions]
+    during.append(lambda: view.label(2, "intent", "refund"))
+    view.reload()
+    assert sum(figures.labelled for figures in view.overview().questions) == sum(labelled) + 1
+    assert view.book.entries[2].right["intent"] == "refund"
+    during.append(view.undo)
+    view.reload()
+    assert [figures.labelled for figures in view.overview().questions] == labelled
+
+
+def test_of_two_rows_with_one_id_the_text_that_was_shown_is_labelled(tmp_path: Path) -> None:
+    lines = [{**line, "id": "same"} for line in shop()[:4]]
+    path = written(tmp_path / "run.jsonl", lines)
+    view = View(find_source(str(path)), labels=Labels(tmp_path / "labels.jsonl"))
+    shown = view.book.row_line(view.book.entries[2])
+    written(path, [lines[3], *lines[:3]])
+    view.reload()
+    client = TestClient(mount(studio_app(view)), base_url="http://127.0.0.1")
+    label = {"place": 2, "id": "same", "digest": shown.digest}
+    label |= {"question": "intent", "label": "refund"}
+    assert client.post("/studio/api/labels", json=label).json()["text"] == "It is broken?"
+    assert view.undo().text == "It is broken?"
+    written(path, [*lines[:2], lines[3]])
+    view.reload()
+    refused = client.post("/studio/api/labels", json=label)
+    assert refused.status_code == 400
+    assert "another text now: reload the page" in refused.text
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
+def test_a_line_that_is_half_written_is_no_row_yet(tmp_path: Path) -> None:
+    path = written(tmp_path / "run.jsonl", shop()[:3])
+    whole, half = path.read_text(), f"{json.dumps(shop()[3])}\n"
+    path.write_text(whole + half[:80])
+    view = View(find_source(str(path)))
+    assert [entry.id for entry in view.book.entries] == ["fine", "unsure", "doubt"]
+    path.write_text(whole + half)
+    assert view.state().changed
+    view.reload()
+    assert view.book.entries[3].id == "sure"
+    path.write_text(f"{whole}{half[:80]}\n")
+    view.reload()
+    assert view.book.entries[3].status == "failed"
 
 
 def test_what_is_no_run_is_refused_at_once(tmp_path: Path) -> None:

@@ -203,11 +203,11 @@ def _saved_cost(rows: Sequence[FigureRow], one_call: float | None) -> float | No
 
 
 def _cost_of_one_call(rows: Sequence[FigureRow]) -> float | None:
-    """Return the mean cost of asking once; `None`: unknown."""
+    """Return the mean cost of asking once, without what came from a cache; `None`: unknown."""
     costs = [
         float(row.cost) / (1 if row.again is None else 2)
         for row in rows
-        if row.label is not None and row.cost is not None
+        if row.label is not None and row.cost is not None and row.calls
     ]
     return sum(costs) / len(costs) if costs else None
 

@@ -183,7 +183,7 @@ class Learning:
 
     def on_arrival(self) -> tuple[LearningState, Head | None] | None:
         """Return `current` for an input that arrives; `None` if it isn't recorded."""
-        return self.recorder.read_on_arrival(self.current)
+        return self.recorder.read_on_arrival(self.current, self.current)
 
     def wake(self, index: int) -> None:
         """Start a thread if this row makes work due."""

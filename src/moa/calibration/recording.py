@@ -91,8 +91,16 @@ class Recorder:
         self._lock = threading.Lock()
         self.outage = Outage()
 
-    def read_on_arrival(self, read: Callable[[], T]) -> T | None:
-        """Return what the store says; `None` if an input that arrives now isn't recorded."""
+    def read_on_arrival(
+        self, read: Callable[[], T], check: Callable[[], object] | None = None
+    ) -> T | None:
+        """Return what the store says; `None` if an input that arrives now isn't recorded.
+
+        Args:
+            read: Asks the store.
+            check: Reads what every input needs, and changes nothing. After a failure, nothing is
+                recorded until it succeeds; `None`: until the store can be written.
+        """
         if self._owed and self._lock.acquire(blocking=False):
             try:
                 self._write_owed()
@@ -103,7 +111,7 @@ class Recorder:
         try:
             return read()
         except StoreError as error:  # once it is over, the input has passed: nothing is read late
-            self.fail(error)
+            self.fail(error, check)
             return None
 
     def add(self, row: NewRow, epoch: int) -> int:
@@ -134,17 +142,15 @@ class Recorder:
         """Empty a row that could never be answered; see `settle`."""
         return self._change(index, self._store.drop)
 
-    def fail(self, error: StoreError, read: Callable[[], object] | None = None) -> None:
+    def fail(self, error: StoreError, check: Callable[[], object] | None = None) -> None:
         """Record nothing until the store can be written and read: something else couldn't be.
 
         Args:
             error: What has failed.
-            read: Reads what inputs need, if that has failed.
+            check: See `read_on_arrival`.
         """
         with self._lock:
-            self._owed.append(self._store.touch)
-            if read is not None:
-                self._owed.append(read)
+            self._owed += (self._store.touch, *([] if check is None else [check]))
             self.outage.begin(error)
 
     def _change(self, index: int, change: Callable[[int], None]) -> int:

@@ -303,7 +303,9 @@ class Client:
                 pacing, in_flight = self._pacing.of(context.owner), wire.slots.count(context.owner)
                 pacing.learn_answer(start, kind, in_flight, reply.headers)
         read = partial(self._read_json, reply, content, wire)
-        return await off_loop(read, context.remaining_s(), size=len(content)), seconds
+        return await off_loop(
+            read, context.remaining_s(), owner=context.owner, size=len(content)
+        ), seconds
 
     def _read_json(self, reply: Reply, content: bytes, wire: Wire) -> JSON:
         """Read an answer of status 200, which may still state an error."""
@@ -336,7 +338,7 @@ class Client:
         if not reply.streams:
             read = partial(self._read_json, reply, content, wire)
             # raises an error stated in it
-            await off_loop(read, context.remaining_s(), size=len(content))
+            await off_loop(read, context.remaining_s(), owner=context.owner, size=len(content))
             raise self._invalid(reply, content, wire)
         self._pacing.of(context.owner).learn_headers(start, reply.sent_bytes, reply.headers)
         try:
@@ -348,7 +350,9 @@ class Client:
                     await reply.drain()
                     return
                 read_event = partial(_event_of, data, wire)
-                event = await off_loop(read_event, context.remaining_s(), size=len(data))
+                event = await off_loop(
+                    read_event, context.remaining_s(), owner=context.owner, size=len(data)
+                )
                 if not is_object(event):
                     return
                 if event.get("error"):
@@ -442,7 +446,9 @@ class Client:
                 model=self.model,
                 secret=wire.secret,
             )
-            raise await off_loop(read, context.remaining_s(), size=len(content))
+            raise await off_loop(
+                read, context.remaining_s(), owner=context.owner, size=len(content)
+            )
 
     def _too_large(self, error: TooManyValues) -> AnswerTooLarge:
         message = f"the answer can't be read: {error}. Ask for less at once, or correct `base_url`"

@@ -253,7 +253,9 @@ async def _messages(
 ) -> list[BaseMessage | tuple[str, str]]:
     """Write messages for LangChain; long texts are looked through in a thread."""
     work = partial(_write_messages, messages)
-    return await off_loop(work, context.remaining_s(), size=length_of(messages))
+    return await off_loop(
+        work, context.remaining_s(), owner=context.owner, size=length_of(messages)
+    )
 
 
 def _write_messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:

@@ -159,6 +159,7 @@ class OpenAIEndpoint(EndpointBase):
         )
         self.base_url = base_url if client is None else address_of(client)
         self.dialect = dialect or (OPENAI if self.client.is_hosted_by_openai else UNKNOWN)
+        self.decides: Decides = decides
         self._decider = DecisionClient(self.client, self, decides=decides, dialect=dialect)
 
     @property
@@ -222,7 +223,7 @@ class OpenAIEndpoint(EndpointBase):
         """
         require(self, "decide")
         work = partial(_neutral_request, text, questions, examples)
-        request = await off_loop(work, context.remaining_s(), size=len(text))
+        request = await off_loop(work, context.remaining_s(), owner=context.owner, size=len(text))
         return await self._decider.decide(request, context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
@@ -230,7 +231,7 @@ class OpenAIEndpoint(EndpointBase):
         require(self, "embed")
         size = sum(map(len, texts))
         neutral_texts = await off_loop(
-            lambda: [*map(neutralise, texts)], context.remaining_s(), size=size
+            lambda: [*map(neutralise, texts)], context.remaining_s(), owner=context.owner, size=size
         )
         body = {"model": self.model, "input": neutral_texts}
         estimate = replace(estimate_of(*texts, max_tokens=0, price=self.price), encodings=1)
@@ -347,7 +348,9 @@ class OpenAIEndpoint(EndpointBase):
     ) -> tuple[JSON, Amount]:
         """Return the body and its estimate; long texts are looked through in a thread."""
         work = partial(self._request, prompt, **extra_fields)
-        return await off_loop(work, context.remaining_s(), size=length_of(prompt.messages))
+        return await off_loop(
+            work, context.remaining_s(), owner=context.owner, size=length_of(prompt.messages)
+        )
 
     def _request(self, prompt: Prompt, **extra_fields: object) -> tuple[JSON, Amount]:
         """Return the body without fields that the model refuses, and its estimate."""

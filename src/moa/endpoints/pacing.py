@@ -89,6 +89,14 @@ class Pacing:
             return self
         return self._owners.get(owner) or self._owners.setdefault(owner, Pacing(self.most))
 
+    @property
+    def share(self) -> int:
+        """Maximum requests in flight of one owner: half of all if several owners have asked.
+
+        So the others' don't wait for as long as the slowest of one owner's requests takes.
+        """
+        return (self.most + 1) // 2 if len(self._owners) > 1 else self.most
+
     def learn_answer(
         self, start: float, kind: Kind, in_flight: int, headers: Mapping[str, str]
     ) -> None:
@@ -221,7 +229,9 @@ class Slots:
 
     def _has_room(self, owner: str) -> bool:
         pacing, in_flight = self._pacing.of(owner), self._in_flight[owner]
-        if self.in_flight >= self._pacing.most or (in_flight + 1.0 > pacing.limit and in_flight):
+        if self.in_flight >= self._pacing.most or (owner and in_flight >= self._pacing.share):
+            return False
+        if in_flight + 1.0 > pacing.limit and in_flight:
             return False
         if pacing.paused_until and self.is_paused(owner):
             return False
@@ -238,7 +248,10 @@ class Slots:
         """Wake waiting requests while there is room, and schedule a check at the end of a pause."""
         while any(self._wake_one(owner) for owner in [*self._waiting]):
             pass
-        if not self._waiting or self._timer is not None or self.in_flight >= self._pacing.most:
+        if self._timer is not None:  # it may be later than what waits now
+            self._timer.cancel()
+            self._timer = None
+        if not self._waiting or self.in_flight >= self._pacing.most:
             return
         pauses = [(self._pacing.of(owner).paused_until, owner) for owner in self._waiting]
         now = time.monotonic()

@@ -75,7 +75,9 @@ class VLLMEndpoint(OpenAIEndpoint):
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
-        neutral = await off_loop(partial(neutralise, text), context.remaining_s(), size=len(text))
+        neutral = await off_loop(
+            partial(neutralise, text), context.remaining_s(), owner=context.owner, size=len(text)
+        )
         body = {"model": self.model, "prompt": neutral, "add_special_tokens": False}
         reply, _ = await self.client.post(
             "/tokenize", body, context, estimate=NOTHING, at_root=True

@@ -266,9 +266,9 @@ class Cached(Wrapping):
 
     A hit costs nothing, and the trace notes it. The key is the whole request, the model, and the
     owner of the run, if any. A prompt with a temperature above 0 asks for a new sample, so it is
-    not cached. A prompt without a temperature uses the server's, and most servers sample: its first
-    answer is cached, as any answer will do. Answers cut by their length, and invalid JSON for a
-    schema, are not cached.
+    not cached, nor is anything in a context that is `fresh`. A prompt without a temperature uses
+    the server's, and most servers sample: its first answer is cached, as any answer will do.
+    Answers cut by their length, and invalid JSON for a schema, are not cached.
 
     Args:
         endpoint: The endpoint to ask.
@@ -305,7 +305,8 @@ class Cached(Wrapping):
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`. A cached text comes in one piece."""
         key = self._key("complete", asdict(prompt), context)
-        hit = None if prompt.temperature else await self._look_up(Completion, key, COMPLETION)
+        may_hit = not prompt.temperature and not context.fresh
+        hit = await self._look_up(Completion, key, COMPLETION) if may_hit else None
         if hit is not None:
             completion = self._note_hit(hit, context)
             yield completion.text
@@ -314,7 +315,7 @@ class Cached(Wrapping):
         async with closing_stream(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 is_last = isinstance(piece, Completion)
-                if is_last and not prompt.temperature and _is_whole(piece, prompt):
+                if is_last and may_hit and _is_whole(piece, prompt):
                     await self._keep(key, COMPLETION, piece)
                 yield piece
 
@@ -370,6 +371,8 @@ class Cached(Wrapping):
         is_whole: Callable[[Answered], bool] = lambda _: True,
     ) -> Answered:
         """Return the cached answer, or that of an equal request in progress, else ask."""
+        if context.fresh:
+            return await ask()
         loop = asyncio.get_running_loop()
         while True:
             hit = await self._look_up(kind, key, form)

@@ -2,8 +2,9 @@
 
 It covers what a node and all nodes in it ask, and of whom: questions, examples, instructions,
 output types, sampling, wiring, models and addresses of endpoints. Of your own nodes, endpoints and
-functions it covers the source of the class or function, and public attributes that hold data. It
-doesn't cover what your source imports or calls, nor what a server does under the same model name.
+functions it covers the source of the class or function, and public attributes that hold data; of
+your own nodes also texts in private attributes, such as a prompt. It doesn't cover what your source
+imports or calls, nor what a server does under the same model name.
 """
 
 from __future__ import annotations
@@ -128,19 +129,27 @@ class _Description:
         address: object = getattr(endpoint, "base_url", None)
         if isinstance(endpoint, VLLMEndpoint) and is_loopback(str(address)):
             address = "this machine"  # it may be started on any free port
+        inner = [self._describe(one) for one in wrapped]
+        if isinstance(endpoint, Replicas):
+            inner.sort(key=digest)  # any of them answers
         settings = {} if _is_of_moa(type(endpoint)) else self._describe_settings(_data_of(endpoint))
         return {
             "class": _code_of(type(endpoint)),
             "model": endpoint.model,
-            "address": address,
+            "address": address and str(address).rstrip("/"),
+            "decides": getattr(endpoint, "decides", None),
             "settings": settings,
             "chat model": self._describe(getattr(endpoint, "chat_model", None)),
-            "endpoints": [self._describe(inner) for inner in wrapped],
+            "endpoints": inner,
         }
 
 
 def _data_of(value: object) -> dict[str, object]:
-    """Return the nodes and endpoints of an object of unknown class, and its public data."""
+    """Return the nodes and endpoints of an object of unknown class, and its public data.
+
+    Of a node, private texts are returned, too. Those of an endpoint may be keys, which change.
+    """
+    has_prompts = is_node(value) and not _is_of_moa(type(value))
     attributes: Mapping[str, object] = getattr(value, "__dict__", {})
     return {
         name: attribute
@@ -148,6 +157,7 @@ def _data_of(value: object) -> dict[str, object]:
         if is_node(attribute)
         or is_endpoint(attribute)
         or (not name.startswith("_") and isinstance(attribute, (*_DATA, list, tuple, dict)))
+        or (has_prompts and isinstance(attribute, str))
     }
 
 

@@ -309,7 +309,9 @@ class Student(Generic[Out_co]):
             row = None if index is None else store.resume(index, side)
             return (*learning.current(), row)
 
-        arrival = await store.run_in_thread(lambda: recorder.read_on_arrival(arrive))
+        arrival = await store.run_in_thread(
+            lambda: recorder.read_on_arrival(arrive, learning.current)
+        )
         if learning.stopped:
             nested.note("failed", learning.stopped)
         if arrival is None:
@@ -455,7 +457,7 @@ class Student(Generic[Out_co]):
         answer = _record_answer(result.usage, label(result.output))._replace(
             seconds=seconds, moot=moot
         )
-        if repeat is not None:
+        if repeat is not None and answer.calls:  # not of a cache, which nobody was asked
             answer = await self._ask_again(repeat, label, answer, nested)
         await self._record(lambda to: to.settle(index, answer), nested)
         return result
@@ -606,9 +608,11 @@ class Student(Generic[Out_co]):
     ) -> LargeAnswer:
         """Ask the large model again: its disagreement with itself bounds what can be learned.
 
-        If that fails, such as for want of budget, the first answer stays.
+        A cache would answer as before, so none is asked. If the second call fails, such as for want
+        of budget, the first answer stays.
         """
         silent = quiet(context)
+        silent.fresh = True
         try:
             output = label((await ask(silent)).output)
         except MoaError as error:

@@ -327,7 +327,7 @@ class Salience:
 
 
 async def _off_loop(work: Callable[[], T], request: Original, context: RunContext) -> T:
-    return await off_loop(work, context.remaining_s(), size=len(request.text))
+    return await off_loop(work, context.remaining_s(), owner=context.owner, size=len(request.text))
 
 
 def _unknown_figures(summary: Sequence[Sentence], original: Original) -> list[Fraction]:

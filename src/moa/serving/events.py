@@ -56,4 +56,6 @@ async def send_events(
                 async with asyncio.timeout(_SEND_S):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             del event  # it may be long, and the next one may take minutes
+            # Nothing that is sent to a client that has left waits: let whoever sees that end this.
+            await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -72,6 +72,7 @@ class LabelBody(Body):
 
     place: int
     id: str | None = None
+    digest: str | None = None
     question: str
     label: str
 
@@ -225,7 +226,7 @@ def _api(view: View, settings: Settings) -> list[Route]:
     async def label(request: Request) -> Response:
         body = read_as(LabelBody, await read_json(request, settings))
         row_line = await asyncio.to_thread(
-            view.label, body.place, body.question, body.label, id=body.id
+            view.label, body.place, body.question, body.label, id=body.id, digest=body.digest
         )
         return json_response(row_line)
 

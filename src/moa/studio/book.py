@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from math import ceil
 from typing import NamedTuple, Self
 
@@ -201,15 +202,15 @@ class Book:
             self._names[LABEL] = names
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._can_label = labels is not None
-        self._texts = array("q")
-        """Hash of each row's text, to find the rows that a label is for."""
+        self._texts = array("Q")
+        """Digest of each row's text, to find the rows that a label is for."""
         self._question_sets: dict[frozenset[str], frozenset[str]] = {}
         self.rows_of: Counter[str] = Counter()
         """Number of rows where each question was decided."""
         self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
         self.changes: Counter[str] = Counter()
         """Number of labels added or removed since the rows were read, by question."""
-        labels = labels or {}
+        self._labels = labels = labels or {}
         labelled_texts = {text for text, _ in labels}
         row_labels = [self._add(line, labelled_texts) for line in lines]
         questions = {name: self.question(name) for name in self.question_names}
@@ -239,18 +240,29 @@ class Book:
         self._file.seek(self._starts[index])
         return json.loads(self._file.readline())
 
-    def index_of(self, id: str, index: int) -> int:
+    def index_of(self, id: str, index: int, digest: str | None = None) -> int:
         """Return the index of a row by its id. It was `index` before the rows were read again.
 
+        Args:
+            id: Id of the row. Several rows may have it.
+            index: Index of the row when it was shown.
+            digest: Digest of the text that was shown; `None`: any text.
+
         Raises:
-            InputError: there is no such row any more.
+            InputError: there is no such row any more, or none with this text.
         """
-        if 0 <= index < len(self.entries) and self.entries[index].id == id:
+
+        def is_it(entry: Entry) -> bool:
+            return entry.id == id and digest in (None, self._digest(entry))
+
+        if 0 <= index < len(self.entries) and is_it(self.entries[index]):
             return index
-        new_place = next((entry.place for entry in self.entries if entry.id == id), None)
-        if new_place is None:
-            raise InputError(f"there is no row {id!r:.80} any more: reload the page")
-        return new_place
+        new_place = next((entry.place for entry in self.entries if is_it(entry)), None)
+        if new_place is not None:
+            return new_place
+        if any(entry.id == id for entry in self.entries):
+            raise InputError(f"row {id!r:.80} has another text now: reload the page")
+        raise InputError(f"there is no row {id!r:.80} any more: reload the page")
 
     def question(self, name: str) -> Question:
         """Return a question with the options that were seen.
@@ -331,6 +343,7 @@ class Book:
             place=entry.place,
             id=entry.id,
             text=entry.text if texts else "",
+            digest=self._digest(entry) if texts and self._can_label else "",
             why=entry.why,
             tags=tuple(sorted(entry.tags)),
             said={
@@ -346,24 +359,37 @@ class Book:
             error=entry.error if texts else _find_error_type(entry.error),
         )
 
-    def relabel(self, index: int, name: str, labels: GivenLabels) -> Entry:
-        """Set the labels of a question anew, on a row and on those with the same text.
+    def relabel(self, labels: GivenLabels) -> None:
+        """Set anew all labels that differ from those given before.
 
         They are set as if the rows were read again, but the order of the rows stays.
         """
-        question, wanted = self.question(name), self._texts[index]
+        old, self._labels = self._labels, labels
+        texts: defaultdict[str, set[int]] = defaultdict(set)
+        for text, name in old.keys() | labels.keys():
+            if old.get((text, name)) != labels.get((text, name)):
+                texts[name].add(_digest_of(text))
+        for name in texts.keys() & set(self.question_names):
+            self._relabel_question(self.question(name), texts[name], labels)
+
+    def _relabel_question(
+        self, question: Question, texts: Container[int], labels: GivenLabels
+    ) -> None:
+        name = question.name
         columns = _Columns.find({name: question}, _cells(labels))
         changed = (name in columns.labels) != (name in self._given_columns.labels)
         self._given_columns = self._given_columns.with_column(name, columns)
         # With the first label, or without the last one, a column of other values begins to count.
-        for entry in [e for e in self.entries if changed or self._texts[e.place] == wanted]:
+        for entry in [e for e in self.entries if changed or self._texts[e.place] in texts]:
             if name in entry.decisions:
                 row_label = self._own_labels(self.line(entry.place), entry.decisions)
                 self._assign_label(entry, question, row_label, labels)
                 entry.tags = entry.tags - {"labelled", "corrected"} | _by_labels(entry)
         self.changes[name] += 1
         self._last = None
-        return self.entries[index]
+
+    def _digest(self, entry: Entry) -> str:
+        return f"{self._texts[entry.place]:016x}"
 
     def _matching(self, query: Query) -> list[int]:
         """Return the rows that match a query. The text is searched first, since that is quick."""
@@ -396,7 +422,7 @@ class Book:
                 self._confidences[name].append(verdict.p)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
         row_labels = self._own_labels(line, decisions)
-        self._texts.append(hash(row_labels.text))
+        self._texts.append(_digest_of(row_labels.text))
         return row_labels if row_labels.text in labelled_texts else row_labels._replace(text="")
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
@@ -536,6 +562,11 @@ def text_of(line: Values) -> str:
     row = line.get("input", line.get("text"))
     text = row if isinstance(row, str) else object_of(row).get("text")
     return text if isinstance(text, str) else ""
+
+
+def _digest_of(text: str) -> int:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest())
 
 
 def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:

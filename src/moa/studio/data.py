@@ -155,6 +155,8 @@ class RowLine(Frozen):
     id: str
     text: str
     """Beginning of its text; empty if texts are left out."""
+    digest: str
+    """Digest of its whole text, for the label that is given to it; empty if none can be."""
     why: Why
     tags: tuple[Tag, ...]
     said: dict[str, RowDecision]

@@ -19,6 +19,7 @@ from moa.errors import InputError
 from moa.questions import Question
 from moa.rows.decided import Values
 from moa.studio.book import GivenLabel, GivenLabels, read_label, text_of
+from moa.studio.data import RowLine
 
 PERSON = "person"
 EARLIER = "earlier_labels"
@@ -27,9 +28,7 @@ _OURS = ("text", "case", "chosen", "labelled_by", EARLIER, "id", "input")
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    place: int
-    id: str
-    question: str
+    row: RowLine
     before: bytes
     """Line that it replaced; empty: there was none."""
     after: bytes
@@ -55,21 +54,19 @@ class Labels:
     def give(
         self,
         line: Values,
-        index: int,
+        row_line: RowLine,
         question: Question,
         label: str,
         *,
-        id: str,
         others: Collection[str] = (),
     ) -> None:
         """Write a label. It replaces an earlier one from the page or from `moa label`.
 
         Args:
             line: The row, as `moa run` wrote it.
-            index: Index of the row.
+            row_line: The row, as it was shown.
             question: Question that the label answers.
             label: Name of the option.
-            id: Id of the row.
             others: Names of all questions. The row's own values for them are not written as labels.
 
         Raises:
@@ -106,13 +103,13 @@ class Labels:
                 label_line = _replace(values, label_line, question.name)
             after = f"{dump_json(label_line)}\n".encode()
             lines.put(start, before, after)
-        self._changes.append(_Change(index, id, question.name, before, after))
+        self._changes.append(_Change(row_line, before, after))
 
-    def take_back(self) -> tuple[int, str, str]:
+    def take_back(self) -> RowLine:
         """Undo the last change of this session: the file has the same bytes as before.
 
         Returns:
-            Index and id of its row, and its question.
+            Its row, as it was shown before.
 
         Raises:
             InputError: there is nothing to undo, or somebody else has changed the line since.
@@ -131,7 +128,7 @@ class Labels:
                 f"this label has been changed in {self.path} since, so it isn't undone: label the "
                 "row again"
             )
-        return change.place, change.id, change.question
+        return change.row
 
     def read(self) -> GivenLabels:
         """Read the labels in the file, by text and question.

@@ -228,6 +228,8 @@ def _lines(path: Path) -> Iterator[Values]:
     is_run = False
     for row in rows.read(path):
         if isinstance(row, MalformedLine):
+            if row.raw.startswith("{") and _is_half_written(path, row.number):
+                return
             failed = {"status": "failed", "settled": False, "error": row.error}
             yield {"id": row.number, "input": row.raw, **failed}
             continue
@@ -239,6 +241,13 @@ def _lines(path: Path) -> Iterator[Values]:
                 "GRAPH FILE --out DONE.jsonl, and give what that wrote"
             )
         yield line
+
+
+def _is_half_written(path: Path, number: int) -> bool:
+    """Return True if a line is the last one and has no end: it is still being written."""
+    with path.open("rb") as file:
+        last = next(islice(file, number - 1, None), b"\n")
+    return not last.endswith(b"\n")
 
 
 def _read_gzip(path: Path) -> Iterator[Values]:
@@ -325,6 +334,8 @@ class View:
         with self._reloading:
             new_book = self._read()
             with self._lock:
+                if self.labels is not None:  # labels were given while the rows were read
+                    new_book.relabel(self.labels.read())
                 old_book, self._book = self._book, new_book
                 if old_book is not None:
                     old_book.close()
@@ -422,7 +433,15 @@ class View:
             notes=tuple(self._note(note) for note in notes),
         )
 
-    def label(self, index: int, question: str, label: str, *, id: str | None = None) -> RowLine:
+    def label(
+        self,
+        index: int,
+        question: str,
+        label: str,
+        *,
+        id: str | None = None,
+        digest: str | None = None,
+    ) -> RowLine:
         """Store a label.
 
         Args:
@@ -430,18 +449,21 @@ class View:
             question: Name of the question.
             label: The right label.
             id: Id of the row, to find it if its index has changed.
+            digest: `RowLine.digest` when it was shown, as other rows may have its id.
 
         Raises:
             ConfigError: rows can't be labelled here, or the labels file can't be written.
-            InputError: there is no such row, question or option.
+            InputError: there is no such row, question or option, or the row has another text now.
         """
         labels = self._labels
         with self._lock:
             book = self.book
-            index = index if id is None else book.index_of(id, index)
-            line, target, entry = book.line(index), book.question(question), book.entries[index]
-            labels.give(line, index, target, label, id=entry.id, others=book.question_names)
-            return self._row_line(book.relabel(index, question, labels.read()).place)
+            index = index if id is None else book.index_of(id, index, digest)
+            line, target = book.line(index), book.question(question)
+            shown = self._row_line(index)
+            labels.give(line, shown, target, label, others=book.question_names)
+            book.relabel(labels.read())
+            return self._row_line(index)
 
     def undo(self) -> RowLine:
         """Remove the last label: all is as it was before.
@@ -450,9 +472,9 @@ class View:
             InputError: there is nothing to undo, or somebody else has changed the label since.
         """
         with self._lock:
-            place, id, question = self._labels.take_back()
-            place = self.book.index_of(id, place)
-            return self._row_line(self.book.relabel(place, question, self._labels.read()).place)
+            row = self._labels.take_back()
+            self.book.relabel(self._labels.read())
+            return self._row_line(self.book.index_of(row.id, row.place, row.digest or None))
 
     @property
     def _labels(self) -> Labels:

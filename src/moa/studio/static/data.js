@@ -51,7 +51,7 @@ class Remote {
   }
 
   label(row, question, label) {
-    return this.ask("labels", { place: row.place, id: row.id, question, label });
+    return this.ask("labels", { place: row.place, id: row.id, digest: row.digest, question, label });
   }
 
   questions() {
