@@ -174,7 +174,7 @@ class Answers:
 
     def _begin(self, name: str, caller: str, request: str) -> Lookup:
         self._ledger.do_late(name)
-        lookup = self._ledger.store.atomically(lambda: self._look_up(name, caller, request))
+        lookup: Lookup = self._ledger.store.atomically(lambda: self._look_up(name, caller, request))
         if lookup == "begun":  # not within: a transaction whose end was lost is done again
             self._ledger.answering.add(name)
         return lookup
