@@ -227,8 +227,8 @@ async def test_an_answer_between_failures_forgets_them() -> None:
 class Gateway(SimulatedEndpoint):
     """Fails for poisoned inputs, or for all; a hung probe gets no answer."""
 
-    def __init__(self) -> None:
-        super().__init__(name="far")
+    def __init__(self, name: str = "far") -> None:
+        super().__init__(name=name)
         self.error: EndpointError = failed(504)
         self.dead = False
         self.hung = False
@@ -378,11 +378,14 @@ async def test_a_probe_of_replicas_is_answered_by_any_of_them() -> None:
 
 
 async def test_replicas_that_an_input_takes_out_need_a_second_owner() -> None:
-    replicas = Replicas("both", [ScriptedEndpoint([failed(502)] * 9, name=name) for name in "ab"])
+    pair = [Gateway(name) for name in "ab"]
+    for gateway in pair:
+        gateway.error = failed(502)
+    replicas = Replicas("both", pair)
     endpoint = Retried(replicas, stop=stop_after_attempt(1))
     for _ in range(3):
         with pytest.raises(EndpointUnavailable) as caught:
-            await endpoint.complete(PROMPT, run_of("ann"))
+            await endpoint.complete(Prompt.of("poison"), run_of("ann"))
         assert caught.value.status == 502
     assert not breaker_of(replicas).is_open
 

@@ -59,7 +59,7 @@ class Breaker:
         self.probe_at: float | None = None
         """Time of the next probe; `None` if the breaker is closed."""
         self.reason = ""
-        """Message of the last failure that opened it."""
+        """Message of the last failure that opened it, or let it be suspected."""
         self.has_answered = False
         """True if the server has ever answered."""
         self.times_opened = 0
@@ -137,6 +137,7 @@ class Breaker:
             self._witnesses |= _witnesses_of(error, owner)
             if self._failures < self._most or len(self._calls) < self._fewest_calls:
                 return
+            self.reason = str(error)
             if "" in self._witnesses or len(self._witnesses) > 1:
                 self._open(error)
             elif self.probe_at is None:

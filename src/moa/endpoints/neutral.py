@@ -7,11 +7,14 @@ from contextlib import suppress
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.calls import left_of_call_s
+from moa.endpoints.breaker import Breaker, is_down
+from moa.endpoints.calls import left_of_call_s, limit_time
 from moa.endpoints.wrappers import Sender
-from moa.errors import EndpointTimeout, OutputError
+from moa.errors import EndpointError, EndpointTimeout, OutputError
 
 _TEXT = "Hi"
+PROBE_S = 10.0
+"""Seconds after which a neutral probe without an answer counts as hung."""
 
 
 async def ask_neutrally(endpoint: Endpoint, context: RunContext) -> None:
@@ -41,3 +44,29 @@ async def ask_neutrally(endpoint: Endpoint, context: RunContext) -> None:
     except TimeoutError as error:
         message = f"no answer to a probe in {limit_s:.3g} s"
         raise EndpointTimeout(message, endpoint=endpoint.name) from error
+
+
+async def probe_neutrally(
+    endpoint: Endpoint, breaker: Breaker, context: RunContext, left_s: float, hung_s: float
+) -> None:
+    """Send the neutral request, whose outcome opens or closes the server's breaker.
+
+    It takes at most `left_s` and `hung_s` seconds. If it had less than `hung_s` seconds, no answer
+    says nothing.
+
+    Raises:
+        BudgetExceeded: the run can't pay for it.
+        DeadlineExceeded: the run's time is up.
+    """
+    limit_s = min(hung_s, left_s, left_of_call_s.get())
+    try:
+        with limit_time(limit_s):
+            await ask_neutrally(endpoint, context)
+    except EndpointError as error:
+        is_late = isinstance(error, EndpointTimeout) and error.status is None
+        if is_late and limit_s < hung_s:
+            return
+        if is_late or is_down(error):
+            breaker.fail(error, probes=True)
+            return
+    breaker.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,14 +20,15 @@ from moa.endpoints import (
     Prompt,
     close_all,
 )
-from moa.endpoints.breaker import Breaker
+from moa.endpoints.breaker import Breaker, is_down
+from moa.endpoints.neutral import PROBE_S, probe_neutrally
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Wrapping, innermost, shared_capabilities
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,
     EndpointError,
-    EndpointRejected,
+    EndpointTimeout,
     EndpointUnavailable,
 )
 
@@ -58,12 +60,17 @@ class Replicas(Wrapping):
     was given. The next request probes a replica that is out, after a wait that doubles up to half a
     minute, and lets it in when it answers. If all are out, each request probes them.
 
+    Where runs have an owner, such as a key of `moa serve`, no owner's inputs take a replica out for
+    others: a failure of one owner counts only if another owner's or a neutral probe fails too,
+    which is one token. The same request probes a replica that is out. One that can't be reached at
+    all needs no second sign.
+
     Each replica has its own name, which trace and usage show.
 
     Args:
         name: Common name.
         replicas: The servers, with distinct names.
-        probe: Probes a replica.
+        probe: Probes a replica for a request whose run has no owner.
         clock: Returns the seconds.
 
     Raises:
@@ -118,14 +125,14 @@ class Replicas(Wrapping):
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to a replica, and to another if that one is gone."""
-        tried_replicas = list[Replica]()
+        tried_replicas = _Tried()
         while True:
             async with self._attempt(tried_replicas, context) as endpoint:
                 return await send(endpoint)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; another replica takes over only before the first piece."""
-        tried_replicas, start_event = list[Replica](), asyncio.Event()
+        tried_replicas, start_event = _Tried(), asyncio.Event()
         while True:
             async with (
                 self._attempt(tried_replicas, context, start_event) as endpoint,
@@ -143,7 +150,7 @@ class Replicas(Wrapping):
     @asynccontextmanager
     async def _attempt(
         self,
-        tried_replicas: list[Replica],
+        tried_replicas: _Tried,
         context: RunContext,
         start_event: asyncio.Event | None = None,
     ) -> AsyncGenerator[Endpoint, None]:
@@ -156,7 +163,7 @@ class Replicas(Wrapping):
             with replica.count_request():
                 yield replica.endpoint
         except EndpointUnavailable as error:
-            replica.mark_lost(error)
+            replica.mark_lost(error, context.owner)
             if start_event is not None and start_event.is_set():
                 raise EndpointUnavailable(
                     "the stream broke off, and as a part of its answer was given, no other "
@@ -164,34 +171,37 @@ class Replicas(Wrapping):
                     endpoint=replica.name,
                     status=error.status,
                 ) from error
-            tried_replicas.append(replica)
+            tried_replicas[replica] = error
             if len(tried_replicas) == len(self._replicas):
-                raise self._none_available(error) from error
+                raise self._none_available(tried_replicas) from error
             text = f"to another replica of {self.name}: {error}"
             context.note("fell back", text, endpoint=replica.name, error=error)
 
-    async def _next(self, tried_replicas: Collection[Replica], context: RunContext) -> Replica:
+    async def _next(self, tried_replicas: _Tried, context: RunContext) -> Replica:
         """Choose the least busy replica, except those that failed this request already.
 
         Replicas whose wait is over are probed; if none is left, all but those just tried.
         """
         candidates = [replica for replica in self._replicas if replica not in tried_replicas]
         all_out = not any(replica.is_available for replica in candidates)
-        if due_replicas := [replica for replica in candidates if all_out or replica.breaker.is_due]:
+        if due_replicas := [
+            replica for replica in candidates if all_out or replica.is_due(context.owner)
+        ]:
             await asyncio.gather(*(replica.probe(context) for replica in due_replicas))
         available = [replica for replica in candidates if replica.is_available]
         if not available:
-            raise self._none_available()
+            raise self._none_available(tried_replicas)
         lowest_load = min(replica.outstanding for replica in available)
         equals = [replica for replica in available if replica.outstanding == lowest_load]
         self._turn += 1  # of equally busy ones not always the first
         return equals[self._turn % len(equals)]
 
-    def _none_available(self, last: EndpointUnavailable | None = None) -> EndpointUnavailable:
+    def _none_available(self, tried_replicas: _Tried) -> EndpointUnavailable:
         reasons = "; ".join(
             replica.breaker.reason for replica in self._replicas if replica.breaker.reason
         )
         message = f"none of its {len(self._replicas)} replicas answers: {reasons}"
+        last = next(reversed(tried_replicas.values()), None)
         if last is None:
             return EndpointUnavailable(message, endpoint=self.name)
         # A gateway's status, or a lost connection, may be due to the request: see `Breaker`.
@@ -221,6 +231,10 @@ class Replica:
         """True if it gets requests."""
         return not self.breaker.is_open
 
+    def is_due(self, owner: str) -> bool:
+        """Return True if a call should probe it. Only an owner's probes one that is suspected."""
+        return self.breaker.is_due and (self.breaker.is_open or bool(owner))
+
     @contextmanager
     def count_request(self) -> Generator[None, None, None]:
         """Count a request as outstanding; its success resets the breaker."""
@@ -234,21 +248,29 @@ class Replica:
             with self._lock:
                 self.outstanding -= 1
 
-    def mark_lost(self, error: EndpointUnavailable) -> None:
-        """Take it out if `error` means that the server is gone; else raise the error."""
+    def mark_lost(self, error: EndpointUnavailable, owner: str) -> None:
+        """Count `error` if it means that the server is gone; else raise the error."""
         if error.status not in _GONE:
             raise error
-        self.breaker.fail(error)
+        self.breaker.fail(error, owner=owner)
 
     async def probe(self, context: RunContext) -> None:
-        """Check whether the server is back, in at most half of the run's time."""
+        """Check whether the server is there, in at most half of the run's time."""
         left_s = context.remaining_s()
-        timeout_s = _PROBE_TIMEOUT_S if left_s is None else min(_PROBE_TIMEOUT_S, left_s / 2)
+        half_s = math.inf if left_s is None else left_s / 2
+        if context.owner:
+            with self.breaker.probe():
+                await probe_neutrally(self.endpoint, self.breaker, context, half_s, PROBE_S)
+            return
         with self.breaker.probe():
             try:
-                with suppress(EndpointRejected):  # it said no, so it is there
-                    await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
+                await self.ask(self.endpoint, RunContext(timeout_s=min(_PROBE_TIMEOUT_S, half_s)))
             except (EndpointError, DeadlineExceeded) as error:
-                self.breaker.fail(error, probes=True)
-            else:
-                self.breaker.close()
+                if isinstance(error, DeadlineExceeded | EndpointTimeout) or is_down(error):
+                    self.breaker.fail(error, probes=True)
+                    return
+            self.breaker.close()
+
+
+_Tried = dict[Replica, EndpointUnavailable]
+"""Replicas that failed a request, with their errors."""

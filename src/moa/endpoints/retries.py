@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.breaker import breaker_of, is_down
-from moa.endpoints.calls import has_other, left_of_call_s, limit_time
-from moa.endpoints.neutral import ask_neutrally
+from moa.endpoints.breaker import breaker_of
+from moa.endpoints.calls import has_other, limit_time
+from moa.endpoints.neutral import PROBE_S, probe_neutrally
 from moa.endpoints.wrappers import Wrapping, timeout_of
 from moa.errors import (
     ConfigError,
     EndpointError,
-    EndpointTimeout,
     EndpointUnavailable,
     OutputError,
 )
@@ -36,8 +35,6 @@ _LOOK_S = 0.25
 _LOOKS_FOR_A_STRANGER = 4
 """Number of probes, about 8 s in all, for which calls wait for a server that has never answered.
 Its address may be wrong, and each row of a long run would wait half a minute to say so."""
-_PROBE_S = 10.0
-"""Seconds after which a neutral probe without an answer counts as hung."""
 _FOR_ALL_TRIES = 1.5
 """Time for all tries of a call, as a multiple of one request's limit. After a try that hung, half a
 request's time is left for another, since most answers come much earlier."""
@@ -120,7 +117,7 @@ class Retried(Wrapping):
         self._wait, self._stop, self._retry = wait, stop, retry
         self._longest_asked_s = longest_asked_s
         self._timeout_s = timeout_s
-        self._probe_s = min(_PROBE_S, timeout_s, timeout_of(endpoint))
+        self._probe_s = min(PROBE_S, timeout_s, timeout_of(endpoint))
         self._breaker = breaker_of(endpoint)
 
     @cached_property
@@ -221,25 +218,10 @@ class Retried(Wrapping):
             context.note("waited", text, endpoint=self.name)
 
     async def _probe(self, left_s: float, context: RunContext) -> None:
-        """Send the neutral probe, if one is due and nobody sends it. Its outcome is the server's.
-
-        A probe that had too little time of the call to answer says nothing.
-        """
-        limit_s = min(self._probe_s, left_s, left_of_call_s.get())
+        """Send the neutral probe, if one is due and nobody sends it."""
         with self._breaker.probe(only_due=True) as is_due:
-            if not is_due:
-                return
-            try:
-                with limit_time(limit_s):
-                    await ask_neutrally(self.endpoint, context)
-            except EndpointError as error:
-                is_late = isinstance(error, EndpointTimeout) and error.status is None
-                if is_late and limit_s < self._probe_s:
-                    return
-                if is_late or is_down(error):
-                    self._breaker.fail(error, probes=True)
-                    return
-            self._breaker.close()
+            if is_due:
+                await probe_neutrally(self.endpoint, self._breaker, context, left_s, self._probe_s)
 
     def _give_up(self, error: EndpointError | OutputError, call: _Call) -> None:
         """Raise the last error with the number of tries, if there were several."""
