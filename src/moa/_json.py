@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from math import isinf
+from typing import Any, NoReturn
 
 from typing_extensions import TypeIs
 
@@ -93,3 +95,24 @@ def number_of(value: object) -> float:
     if isinstance(value, int | float | str):
         return float(value)
     raise TypeError(f"a {type(value).__name__} is no number")
+
+
+def parse_json(text: str) -> object:
+    """Parse JSON, without the constants and the infinite numbers that Python takes and JSON hasn't.
+
+    Raises:
+        ValueError: it isn't JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    if isinf(value):  # it would be written as `Infinity`
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value

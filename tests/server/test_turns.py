@@ -11,7 +11,7 @@ import pytest
 
 from moa._async import off_loop
 from moa.serving import chat_turns, parsing
-from moa.serving.turns import in_turn
+from moa.serving.parsing import in_turn
 
 from .harness import Ledger, SomeKeys, client_of, greeter, server_with, until
 

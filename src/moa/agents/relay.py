@@ -7,11 +7,11 @@ calls are returned to the client. An OpenAI-compatible server has such clients.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from moa._json import parse_json
 from moa.agents.agent import Agent, History, strip_fence
 from moa.agents.prompts import TAG, block
 from moa.agents.tool_calls import ToolCalls
@@ -68,10 +68,6 @@ def are_paired(messages: Iterable[Message]) -> bool:
             if len(waiting) < len(message.tool_calls):
                 return False
     return not waiting
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
 
 
 class ToolRequest(Reply):
@@ -161,7 +157,7 @@ class Relay(Agent[object, object]):
             return self.agent.read(completion)
         text = strip_fence(completion.text.strip())
         try:
-            value: object = json.loads(text, parse_constant=_refuse_constant)
+            value = parse_json(text)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
         self.options.check(value)

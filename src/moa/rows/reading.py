@@ -19,15 +19,14 @@ from functools import partial
 from glob import glob
 from importlib import import_module
 from itertools import chain
-from math import isinf
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, Literal, NoReturn, TypeVar, cast
+from typing import BinaryIO, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from moa._files import dump_json, to_jsonable
-from moa._json import JSON, is_object
+from moa._json import JSON, is_object, parse_json
 from moa.batch import MalformedLine, Row, describe, faults_of
 from moa.errors import ConfigError, MissingDependency, require_package
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
@@ -429,22 +428,11 @@ def jsonl(lines: Iterator[Line]) -> Iterator[Row | MalformedLine]:
 
 
 def _parse_object(text: str) -> JSON:
-    value: object = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
+    value = parse_json(text)
     if not is_object(value):
         raise ValueError(f'a line is an object such as {{"text": …}}, not {text[:40]!r}')
     if _HALF.search(text) and not encodable(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half of a surrogate pair is no text")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-def _parse_finite(text: str) -> float:
-    value = float(text)
-    if isinf(value):  # it would be written as `Infinity`
-        raise ValueError(f"{text[:40]} is too large a number")
     return value
 
 

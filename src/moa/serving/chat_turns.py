@@ -39,9 +39,9 @@ from moa.serving.chat_request import (
     request_error,
     unsupported_error,
 )
+from moa.serving.parsing import in_turn
 from moa.serving.schemas import Checker
 from moa.serving.served import Schema, ServedNode
-from moa.serving.turns import in_turn
 
 Beside = Callable[[Callable[[], object]], Awaitable[object]]
 """Calls what takes a while, beside the event loop."""

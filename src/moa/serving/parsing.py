@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic_core import from_json
 
 from moa._json import is_list, is_object
+from moa._turns import Turns
 from moa.errors import RequestRefused
-from moa.serving.turns import in_turn
 
 if TYPE_CHECKING:
     from moa.serving.server import Settings
@@ -29,6 +29,9 @@ _LARGE = 256 << 10
 """Bytes of a body that keeps its turn for as long as the pace says."""
 _PACE = 24 << 20
 """Bytes of large bodies in a second, in all. A megabyte takes some 25 ms of the event loop."""
+
+in_turn = Turns("moa-requests").take
+"""Does what takes long of a request in a thread, fairly by caller; see `Turns.take`."""
 
 
 async def parse(body: bytes, name: str, settings: Settings, read: Callable[[object], T]) -> T:
