@@ -63,7 +63,7 @@ class _OneThread:
     def begin(self) -> None:
         with self._lock:
             self._wanted += 1
-            if self._wanted == 1 and (pools := _thread_pools("scipy" in sys.modules)) is not None:
+            if self._wanted == 1 and (pools := _thread_pools(_has_scipys_pool())) is not None:
                 self._limit = pools.limit(limits=1, user_api="blas")
                 self._limit.__enter__()
 
@@ -96,6 +96,11 @@ class _Pools(Protocol):
     """The used part of threadpoolctl's controller."""
 
     def limit(self, *, limits: int, user_api: str) -> AbstractContextManager[object]: ...
+
+
+def _has_scipys_pool() -> bool:
+    # The import of `scipy` alone loads no pool, but either of these does.
+    return "scipy.special" in sys.modules or "scipy.linalg" in sys.modules
 
 
 @cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,24 @@ def test_numpy_has_one_thread_until_the_last_who_wants_that_is_through() -> None
         assert set(threads()) == {1}
         second.__exit__(None, None, None)
         assert set(threads()) == {2}
+
+
+_SCIPY_LATER = """
+import scipy
+from threadpoolctl import ThreadpoolController
+from moa._machine import one_blas_thread
+
+with one_blas_thread():
+    pass
+import scipy.special
+with one_blas_thread():
+    pools = ThreadpoolController().select(user_api="blas").info()
+    print({pool["num_threads"] for pool in pools})
+"""
+
+
+def test_a_pool_that_scipy_loads_later_is_limited_too() -> None:
+    pytest.importorskip("scipy")
+    pytest.importorskip("threadpoolctl")
+    seen = subprocess.run([sys.executable, "-c", _SCIPY_LATER], capture_output=True, text=True)
+    assert seen.stdout.strip() == "{1}", seen.stderr
