@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -356,3 +357,17 @@ def test_a_number_is_asked_for_where_the_request_is_about_figures(
 ) -> None:
     (sent,) = Answerer(ScriptedEndpoint(), name="one").prompt(request_)
     assert ("The answer is" in sent.text) is asked
+
+
+async def test_the_prompt_of_a_long_text_is_written_beside_the_event_loop() -> None:
+    class Noting(Agent[Text, Reply]):
+        def user_prompt(self, request: Text) -> str:
+            threads.append(threading.get_ident())
+            return super().user_prompt(request)
+
+    threads: list[int] = []
+    agent = Noting(ScriptedEndpoint(["Yes.", "Yes."]), "Answer.", input=Text)
+    await agent.run(Text(text="short"))
+    await agent.run(Text(text="<s>" * 100_000))
+    short, long = threads
+    assert short == threading.get_ident() != long

@@ -18,7 +18,7 @@ from pydantic import (
     create_model,
 )
 
-from moa._async import closing_stream, iterate_sync, run_sync
+from moa._async import closing_stream, iterate_sync, off_loop, run_sync
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
@@ -29,6 +29,7 @@ from moa.agents.prompts import (
     retry_messages,
     schema_of,
     system,
+    text_size,
     without_tags,
     write_input,
 )
@@ -39,6 +40,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
 from moa.endpoints.sent import SentPrompt, preview_prompt
+from moa.endpoints.tokens import length_of
 from moa.endpoints.tools import WithTools, flatten_tool_calls
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_of, required_file_kinds
@@ -356,7 +358,12 @@ class Agent(TypedNode[In, Out]):
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask the model, run its tool calls, check the answer, and ask again if it is invalid."""
         talk = _TALK.get() or _Talk(())
-        before, user_messages = self._first_messages(request, talk.history)
+        before, user_messages = await off_loop(
+            partial(self._first_messages, request, talk.history),
+            context.remaining_s(),
+            size=self._size(request, talk.history),
+            owner=context.owner,
+        )
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
@@ -407,6 +414,10 @@ class Agent(TypedNode[In, Out]):
         user_messages = tuple(message for message in messages if message.role != "system")
         before = (*self._opening_messages(messages, history), *user_messages)
         return (flatten_tool_calls(before) if history and not self.tools else before), user_messages
+
+    def _size(self, request: In, history: Sequence[Message]) -> int:
+        """Count the characters from which `_first_messages` writes."""
+        return text_size(request) + length_of(history)
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Return the first call of `request`; see `TypedNode.prompt`."""

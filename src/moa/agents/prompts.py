@@ -43,7 +43,7 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Escape the tags of a block, so that `text` can't open or close one."""
-    return rewrite({"<": _tag_pattern(tag)}, text, "&lt;")
+    return rewrite(_tag_pattern(tag), text, "&lt;")
 
 
 @cache
@@ -72,6 +72,22 @@ def write_input(request: object) -> str:
     if not isinstance(request, BaseModel) or type(request).__str__ is not BaseModel.__str__:
         return str(request)
     return _write_value(request.model_dump(mode="json", exclude_none=True, context=IN_WORDS))
+
+
+def text_size(request: object) -> int:
+    """Count the characters of the texts in an input."""
+    size, pending = 0, [request]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            size += len(part)
+        elif isinstance(part, BaseModel):
+            pending += part.__dict__.values()
+        elif is_object(part):
+            pending += part.values()
+        elif is_list(part) or isinstance(part, tuple):
+            pending += part
+    return size
 
 
 def _write_value(value: object) -> str:

@@ -181,6 +181,9 @@ class Relay(Agent[object, object]):
         is_flat = bool(history or options.since) and not is_native
         return (flatten_tool_calls(all_messages) if is_flat else all_messages), user_messages
 
+    def _size(self, request: object, history: Sequence[Message]) -> int:
+        return super()._size(request, (*history, *self.options.since))
+
     def _mark_as_data(self, message: Message) -> Message:
         """Mark a tool's result as data, like results of the agent's own tools."""
         if message.role != "tool":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
@@ -95,30 +95,21 @@ _BRACKETED = (
     r"|THINK|IMG(?:_BREAK|_END)?|(?:BEGIN_)?AUDIO|PREFIX|MIDDLE|SUFFIX|[gs]?MASK|CLS|SEP|PAD|UNK"
     r"|BOS|EOS|control_[0-9]+|REF(?:ERENCE_DOC_[0-9]+)?|unused[0-9]+"
 )
-_TOKENS = {
-    "<": re.compile(
-        r"<(?=</?SYS>>|/?(?=[^<>\s])(?:"
-        r"\|(?:[^<>\s]{0,100}>|DSML\|)"  # <|im_start|>, <|turn>, and DeepSeek's wide bars
-        r"|[^<>\s|]{1,100}\|>"  # <turn|>
-        rf"|(?:{_NAMED})>))"
-    ),
-    "[": re.compile(
-        rf"\[(?=[/\w|])(?=/?(?:{_BRACKETED})\]|\|[^\[\]\s]{{0,100}}\|\]|e~\[)"  # [INST], [|user|]
-    ),
-    ">": re.compile(
-        r">(?=>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|QUESTION|ANSWER|DOMAIN)<<)"
-    ),
-    "]": re.compile(r"\](?=~!?b[\[\]])"),
-}
-"""Control tokens by their first character: the pattern matches that alone."""
-_MARK = "\u200b"
-"""Marks a match in a text whose invisible characters, of which it is one, were removed."""
-_MARKED = re.compile(f"[<>[\\]]({_MARK}?)")
-_OPENER = re.compile(
-    f"([<>[\\]{''.join(look for look, sign in _LOOKS.items() if sign in '<>[]')}])"
+_CONTROL = re.compile(
+    r"<(?=</?SYS>>|/?(?=[^<>\s])(?:"
+    r"\|(?:[^<>\s]{0,100}>|DSML\|)"  # <|im_start|>, <|turn>, and DeepSeek's wide bars
+    r"|[^<>\s|]{1,100}\|>"  # <turn|>
+    rf"|(?:{_NAMED})>))"
+    rf"|\[(?=[/\w|])(?=/?(?:{_BRACKETED})\]|\|[^\[\]\s]{{0,100}}\|\]|e~\[)"  # [INST], [|user|]
+    r"|>(?=>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|QUESTION|ANSWER|DOMAIN)<<)"
+    r"|\](?=~!?b[\[\]])"
 )
+"""Pattern of control tokens, which matches their first character alone."""
+_OPENER = re.compile(f"[<>[\\]{''.join(look for look, sign in _LOOKS.items() if sign in '<>[]')}]")
 _FEW = 16
 """Number of different characters up to which replacing each of them is faster than translating."""
+_AT_ONCE = 1 << 16
+"""Characters that a single call of `re` or `str` looks through."""
 _HINTS = re.compile(f"[>\\]~|{''.join(look for look, sign in _LOOKS.items() if sign in '>]|')}]")
 
 
@@ -303,46 +294,46 @@ def neutralise(text: str) -> str:
     """
     if not _HINTS.search(text):
         return text
-    return rewrite(_TOKENS, text, "{} ")
+    return rewrite(_CONTROL, text, "{} ")
 
 
-def rewrite(patterns: Mapping[str, re.Pattern[str]], text: str, written: str) -> str:
+def rewrite(pattern: re.Pattern[str], text: str, written: str) -> str:
     """Rewrite the characters of a text that match a pattern in its visible form.
 
     In the visible form, letters, brackets, bars and slashes are plain ones, and invisible
-    characters are removed. The regular expressions run as a whole, without Python for each match:
-    a text of megabytes has a million.
+    characters are removed.
 
     Args:
-        patterns: By one of `<`, `[`, `>` and `]`, a pattern that matches that character alone, with
-            lookahead for its context.
+        pattern: Matches a single character, one of `<`, `[`, `>` and `]`, with lookahead for its
+            context.
         text: The text.
         written: Stands for each match; `{}` in it is the character as the text has it.
     """
     odd = set[str]() if text.isascii() else _ODD & set(_without_ascii(text))
-    if not odd:
-        for opener, pattern in patterns.items():
-            text = pattern.sub(written.format(opener), text)
-        return text
     looks = _looks(text, odd)
-    for opener, pattern in patterns.items():
-        looks = pattern.sub(opener + _MARK, looks)
-    if _MARK not in looks:
-        return text
-    pieces = _OPENER.split(text)  # as many as in its visible form, in the same order
-    marks = _MARKED.findall(looks)
-    rewritten = {opener: written.format(opener) for opener in set(pieces[1::2])}
-    pieces[1::2] = [
-        rewritten[opener] if mark else opener
-        for opener, mark in zip(pieces[1::2], marks, strict=True)
-    ]
-    return "".join(pieces)
+    # Both have as many openers, in the same order.
+    places = zip(_openers(text), _openers(looks), strict=True)
+    pieces, at = list[str](), 0
+    for place, seen_at in places:
+        if pattern.match(looks, seen_at):
+            pieces += text[at:place], written.format(text[place])
+            at = place + 1
+    return "".join([*pieces, text[at:]]) if pieces else text
+
+
+def _openers(text: str) -> Iterator[int]:
+    """Yield where characters are with which a control token may begin."""
+    # A single call of `re` over megabytes would hold Python's lock for all other threads.
+    for begin in range(0, len(text), _AT_ONCE):
+        for match in _OPENER.finditer(text, begin, begin + _AT_ONCE):
+            yield match.start()
 
 
 def _looks(text: str, odd: Set[str]) -> str:
     """Return the visible form of a text that has these odd characters."""
     if len(odd) > _FEW:
-        return text.translate(_TRANSLATED)
+        begins = range(0, len(text), _AT_ONCE)
+        return "".join(text[at : at + _AT_ONCE].translate(_TRANSLATED) for at in begins)
     for character in odd:
         text = text.replace(character, _LOOKS.get(character, ""))
     return text
