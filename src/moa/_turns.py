@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import copy_context
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -44,7 +45,8 @@ class Turns:
 
         Args:
             name: Name of the caller.
-            work: The work. Once begun it isn't stopped, and keeps its turn until it ends.
+            work: The work. Once begun it isn't stopped, and keeps its turn until it ends. It sees
+                the caller's context variables.
             least_s: Seconds before the next turn, from the beginning of this one, on average.
             limit: Limits the wait for the turn.
         """
@@ -87,7 +89,7 @@ class _Line:
         loop = asyncio.get_running_loop()
         self._ends_at = max(self._ends_at, loop.time() - _CREDIT_S) + least_s
         try:
-            working = loop.run_in_executor(self._thread, work)
+            working = loop.run_in_executor(self._thread, copy_context().run, work)
         except RuntimeError:  # this machine gives no thread
             self._pass_on()
             raise

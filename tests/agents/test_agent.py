@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from moa import Agent, Budget, Extractor, Reasoner, Reply, RunContext, Text
 from moa._json import at, object_of
-from moa.agents.prompts import block
+from moa.agents.prompts import block, text_size
 from moa.agents.proposer import Answerer
 from moa.agents.reasoner import Reasoned
 from moa.endpoints import Completion, Prompt
@@ -363,11 +364,20 @@ async def test_the_prompt_of_a_long_text_is_written_beside_the_event_loop() -> N
     class Noting(Agent[Text, Reply]):
         def user_prompt(self, request: Text) -> str:
             threads.append(threading.get_ident())
+            assert tenant.get() == "acme"  # the caller's variables are seen there, too
             return super().user_prompt(request)
 
     threads: list[int] = []
+    tenant: ContextVar[str] = ContextVar("tenant")
+    tenant.set("acme")
     agent = Noting(ScriptedEndpoint(["Yes.", "Yes."]), "Answer.", input=Text)
     await agent.run(Text(text="short"))
     await agent.run(Text(text="<s>" * 100_000))
     short, long = threads
     assert short == threading.get_ident() != long
+
+
+def test_the_size_of_an_input_that_contains_itself_is_counted_to_an_end() -> None:
+    items: list[object] = ["a"]
+    items.append(items)
+    assert text_size(items) > len("a")

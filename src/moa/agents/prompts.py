@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, creat
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, core_schema
 
-from moa._json import JSON, at, is_list, is_object, list_of, object_of
+from moa._json import JSON, at, is_list, is_object, is_sequence, list_of, object_of
 from moa.endpoints.tokens import rewrite
 from moa.errors import ConfigError
 from moa.messages import IN_WORDS, Message
@@ -25,6 +25,8 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 """A text in a model's output that isn't blank."""
 _DEEP = 2
 """Maximum depth of nested fields to list; a schema may be recursive."""
+_LARGE = 1 << 18
+"""Characters after which `text_size` counts no further."""
 TAG = "data"
 """Default name of the tags around data."""
 
@@ -75,17 +77,19 @@ def write_input(request: object) -> str:
 
 
 def text_size(request: object) -> int:
-    """Count the characters of the texts in an input."""
+    """Count the characters of the texts in an input, and one for each value; at least so many.
+
+    The count ends where it is large by any measure, as it must for an input that contains itself.
+    """
     size, pending = 0, [request]
-    while pending:
+    while pending and size <= _LARGE:
         part = pending.pop()
-        if isinstance(part, str):
-            size += len(part)
-        elif isinstance(part, BaseModel):
-            pending += part.__dict__.values()
+        size += len(part) if isinstance(part, str) else 1
+        if isinstance(part, BaseModel):
+            pending += (field for _, field in part)
         elif is_object(part):
             pending += part.values()
-        elif is_list(part) or isinstance(part, tuple):
+        elif is_sequence(part):
             pending += part
     return size
 

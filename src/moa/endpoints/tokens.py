@@ -311,10 +311,9 @@ def rewrite(pattern: re.Pattern[str], text: str, written: str) -> str:
     """
     odd = set[str]() if text.isascii() else _ODD & set(_without_ascii(text))
     looks = _looks(text, odd)
-    # Both have as many openers, in the same order.
-    places = zip(_openers(text), _openers(looks), strict=True)
     pieces, at = list[str](), 0
-    for place, seen_at in places:
+    # Both have as many openers, in the same order.
+    for place, seen_at in zip(_openers(text), _openers(looks), strict=True):
         if pattern.match(looks, seen_at):
             pieces += text[at:place], written.format(text[place])
             at = place + 1

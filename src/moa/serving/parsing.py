@@ -29,8 +29,6 @@ _LARGE = 256 << 10
 """Bytes of a body that keeps its turn for as long as the pace says."""
 _PACE = 24 << 20
 """Bytes of large bodies in a second, in all. A megabyte takes some 25 ms of the event loop."""
-_VALUES_PACE = 400_000
-"""Values of large bodies in a second, in all. 100,000 take some 200 ms, and little else runs."""
 
 in_turn = Turns("moa-requests").take
 """Does what takes long of a request in a thread, fairly by caller; see `Turns.take`."""
@@ -48,13 +46,10 @@ async def parse(body: bytes, name: str, settings: Settings, read: Callable[[obje
     Raises:
         RequestRefused: it isn't JSON, or it holds more than it may (400).
     """
-    values = _most_values(body)
     is_large = len(body) > _LARGE
-    if not is_large and values <= _AT_ONCE:
+    if not is_large and _most_values(body) <= _AT_ONCE:
         return read(_parse(body, settings))
-    least_s = max(
-        len(body) / _PACE if is_large else 0.0, min(values, settings.values) / _VALUES_PACE
-    )
+    least_s = len(body) / _PACE if is_large else 0.0
     return await in_turn(name, lambda: read(_parse(body, settings)), least_s=least_s)
 
 
