@@ -150,6 +150,17 @@ async def test_the_document_has_every_route_and_every_schema_that_it_names(tmp_p
     assert server.served.keys() == {"greeter", "other one"}
 
 
+async def test_the_document_demands_the_body_without_which_a_route_refuses(tmp_path: Path) -> None:
+    _, app = server_with(greeter(), jobs=tmp_path)
+    async with client_of(app) as client:
+        found = (await client.get("/openapi.json")).json()
+        posts = {path: way["post"] for path, way in found["paths"].items() if "post" in way}
+        assert "/jobs/{id}/cancel" in posts
+        for path, post in posts.items():
+            assert (await client.post(path)).status_code == 415, path
+            assert post["requestBody"]["required"], path
+
+
 async def test_a_graph_is_drawn_and_a_single_agent_is_not() -> None:
     g = Graph("shout", str)
     _, app = server_with(g.build(g.add(str.upper, g.input)), greeter())

@@ -63,7 +63,6 @@ def operation(
     parameters: list[Parameter] | None = None,
     status: int = 200,
     streams: bool = False,
-    needs_body: bool = True,
 ) -> Operation:
     """Describe one method of a path, with the errors of `faults.py`.
 
@@ -75,7 +74,6 @@ def operation(
         parameters: Parameters of the path or the query; see `parameter`.
         status: HTTP status of success.
         streams: True if it also sends server-sent events to clients that accept them.
-        needs_body: False if the body may be left out.
     """
     content = {answers_with: {"schema": answer}}
     if streams:
@@ -89,7 +87,7 @@ def operation(
     method: Operation = {"summary": summary, "responses": responses}
     if body is not None:
         content = {"application/json": {"schema": body}}
-        method["requestBody"] = {"required": needs_body, "content": content}
+        method["requestBody"] = {"required": True, "content": content}
     if parameters:
         method["parameters"] = parameters
     return method

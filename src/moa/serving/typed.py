@@ -263,13 +263,7 @@ def _jobs_paths(models: Schema) -> dict[str, object]:
         },
     }
     status = operation("How far a job is", _ANYTHING, parameters=[_ID])
-    change = operation(
-        "How far it is",
-        _ANYTHING,
-        body={"type": "object"},
-        parameters=[_ID],
-        needs_body=False,
-    )
+    change = operation("How far it is", _ANYTHING, body={"type": "object"}, parameters=[_ID])
     lines = operation("Its lines", {"type": "string"}, answers_with=_LINES, parameters=[_ID, state])
     return {
         "/jobs": {
