@@ -36,7 +36,9 @@ def test_a_notebook_shows_what_is_kept_in_it(name: str, tmp_path: Path) -> None:
 
 def falls(shown: str) -> bool:
     """Whether a bill falls in what the notebook on learning shows, and why it may."""
-    calls = [int(n) for n in re.findall(r"^(?:stdout:)? *\d+ to \d+ +#* (\d+)$", shown, re.MULTILINE)]
+    calls = [
+        int(n) for n in re.findall(r"^(?:stdout:)? *\d+ to \d+ +#* (\d+)$", shown, re.MULTILINE)
+    ]
     guaranteed = "at most 5 % of what it accepts" in shown
     return min(calls[:3]) >= 100 and calls[-1] < 50 and guaranteed and "image/png" in shown
 
