@@ -40,7 +40,8 @@ def falls(shown: str) -> bool:
         int(n) for n in re.findall(r"^(?:stdout:)? *\d+ to \d+ +#* (\d+)$", shown, re.MULTILINE)
     ]
     guaranteed = "at most 5 % of what it accepts" in shown
-    return min(calls[:3]) >= 100 and calls[-1] < 50 and guaranteed and "image/png" in shown
+    is_falling = len(calls) == 6 and min(calls[:3]) >= 100 and calls[-1] < 50
+    return is_falling and guaranteed and "image/png" in shown
 
 
 def test_the_notebook_on_learning_is_kept_with_a_bill_that_falls() -> None:
