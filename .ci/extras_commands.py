@@ -24,7 +24,7 @@ import typer
 
 from moa.cli import main
 from moa.cli.app import app
-from moa.graphs.loading import READY
+from moa.config.loading import READY
 
 MISSING, ADVICE = ("is not installed", "No module named", "ImportError"), "pip install"
 LABELS = ("--task", "Which team?", "--labels", "red,green")

@@ -37,7 +37,7 @@ def examples(root: Path = ROOT) -> dict[str, str]:
     Returns:
         The pages, by their addresses under `docs`.
     """
-    folder, projects = root / "examples", root / "src/moa/templates"
+    folder, projects = root / "examples", root / "src/moa/cli/templates"
     pages: dict[str, str] = {}
     for path in sorted(folder.rglob("*.py")):
         pages[f"examples/{path.relative_to(folder).with_suffix('.md')}"] = _of_script(path)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from moa import Agent, Choice, Decider, Filter, Graph, Predicate, Score, choice, predicate, score
-from moa.messages import ToolCall
+from moa.core.messages import ToolCall
 from moa.testing import SimulatedEndpoint, SimulatedRequest
 
 

@@ -20,10 +20,10 @@ from encoder import SETS
 from heads import read
 from kept import Kept
 from moa import Classifier, RunContext
-from moa._async import map_async
+from moa.core._async import map_async
+from moa.core.questions import Option, Question
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.wrappers import Cached
-from moa.questions import Option, Question
 from models import AT_ONCE, CHOSEN_ON, ENCODER, EXAMPLES, share
 from recipes_shared import endpoint_of
 from report import table, write

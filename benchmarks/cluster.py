@@ -2,7 +2,7 @@
 
 The nodes of the cluster are processes of this machine, and the model is `mock_server.py`, which
 answers after a second: so rows wait for the model and not for a core, and what is seen is what Ray
-and `moa.ray` themselves cost. Needs the extra `ray`.
+and `moa.rows.ray` themselves cost. Needs the extra `ray`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from moa import Agent, OpenAIEndpoint
-from moa.batch import map_rows
-from moa.ray import map_dataset
+from moa.core.batch import map_rows
+from moa.rows.ray import map_dataset
 from overhead import Process
 from report import table
 

@@ -23,11 +23,11 @@ import numpy as np
 from pydantic import create_model
 
 from moa import Classifier, Extractor, RunContext
-from moa.calibration import reader
-from moa.calibration.features import LabelFeature
+from moa.core.errors import MoaError
+from moa.decisions import reader
+from moa.decisions.features import LabelFeature
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.wrappers import Cached
-from moa.errors import MoaError
 from report import table, write
 from support_reading import Alone
 

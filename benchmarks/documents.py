@@ -21,17 +21,14 @@ from typing import Any
 
 import report
 from kept import Kept
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import MoaError
+from moa.core.node import Node, Text
+from moa.core.usage import Amount
 from moa.documents import Passage, Passages
 from moa.documents.claims import claims_in
 from moa.documents.index import IndexRetriever
-from moa.documents.retrieval import BM25, Dense, Hybrid, searched_text
-from moa.endpoints import Completion, Embeddings, Endpoint, Pieces, Prompt
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import SentenceEncoder
-from moa.endpoints.wrappers import Wrapping
-from moa.errors import MoaError
-from moa.graphs.rag import (
+from moa.documents.rag import (
     ABSENT,
     Answerer,
     Extractive,
@@ -41,9 +38,12 @@ from moa.graphs.rag import (
     SourcedAnswer,
     is_absent,
 )
-from moa.graphs.research import Research
-from moa.node import Node, Text
-from moa.usage import Amount
+from moa.documents.research import Research
+from moa.documents.retrieval import BM25, Dense, Hybrid, searched_text
+from moa.endpoints import Completion, Embeddings, Endpoint, Pieces, Prompt
+from moa.endpoints.wrappers import Wrapping
+from moa.local.embedded import EmbeddedEndpoint
+from moa.local.encoders import SentenceEncoder
 
 HALVES = ("chosen", "reported")
 WRITTEN = 30

@@ -19,16 +19,17 @@ from pathlib import Path
 from statistics import fmean, median
 
 from heads import read
-from moa._machine import usable_cores
-from moa.calibration.adapt import adapt
-from moa.calibration.calibrated import CalibratedDecider
-from moa.calibration.file import Calibration
-from moa.context import RunContext
+from moa.core._machine import usable_cores
+from moa.core.context import RunContext
+from moa.core.questions import Option, Question
+from moa.decisions.adapt import adapt
+from moa.decisions.calibrated import CalibratedDecider
+from moa.decisions.file import Calibration
 from moa.decisions.heads import sentences
-from moa.endpoints import Example, encoders
-from moa.endpoints.encoders import JointEncoder
-from moa.endpoints.encoding import EncoderText, EncodingQueue
-from moa.questions import Option, Question
+from moa.endpoints import Example
+from moa.local import encoders
+from moa.local.encoders import JointEncoder
+from moa.local.encoding import EncoderText, EncodingQueue
 from moa.testing import SimulatedEndpoint
 from report import table, write
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from kept import Kept
 from moa import EmbeddedEndpoint, Filter
-from moa.context import RunContext
-from moa.decisions.relevance import WELL_READ, words_head
+from moa.core.context import RunContext
 from moa.endpoints import Endpoint
+from moa.local.relevance import WELL_READ, words_head
 from report import table, write
 from support_reading import Alone
 

@@ -32,7 +32,7 @@ from messages import (
 )
 from moa.decisions.heads import FOLDER as HEADS
 from moa.decisions.heads import sentences
-from moa.endpoints.encoders import E5_PARTS, USE_PARTS
+from moa.local.encoders import E5_PARTS, USE_PARTS
 from report import table, write
 
 INTENTS = ("delivery", "refund", "broken", "payment", "account", "question", "thanks", "None")

@@ -16,12 +16,12 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from moa.calibration import Guarantee
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.decisions.guarantee import Guarantee
 from moa.evals.labelling import UnlabelledRow, pick_texts
 from moa.evals.learning import Lesson, Terms, learn_from
-from moa.graphs.learning import Learner, Message, agents_of, decide_option
+from moa.learning.labelled_graph import Learner, Message, agents_of, decide_option
 from report import table, write
 
 DATA = Path(__file__).parent / "data" / "businesses"

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moa.context import RunContext
+from moa.core.context import RunContext
 from moa.decisions.heads import encode
-from moa.endpoints.encoders import JointEncoder
-from moa.graphs.support import Intent, Ticket, as_one_text
+from moa.inbox.support import Intent, Ticket, as_one_text
+from moa.local.encoders import JointEncoder
 
 DATA = Path(__file__).parent / "data"
 BUSINESSES = DATA / "businesses"

@@ -14,18 +14,18 @@ from pydantic import BaseModel
 from labels import label_of
 from moa import Agent, Classifier, EmbeddedEndpoint, Reply
 from moa.agents.proposer import Proposer
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.node import Node, Result
 from moa.endpoints import Endpoint
 from moa.evals import compare
 from moa.evals.comparison import Comparison
-from moa.graphs.best_of_n import BestOfN
-from moa.graphs.choose_best import ChooseBest
+from moa.graphs.mixing.answer_extraction import format_answer
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.answer_extraction import format_answer
-from moa.mixing.judges import Listwise
-from moa.node import Node, Result
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.choose_best import ChooseBest
+from moa.recipes.judges import Listwise
 from report import table, write
 from saying import Said
 

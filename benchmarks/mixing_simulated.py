@@ -16,18 +16,18 @@ from pydantic import BaseModel
 
 from moa import Agent, Reply
 from moa.agents.proposer import Proposer
-from moa.budget import Budget
+from moa.core.budget import Budget
+from moa.core.node import Node
+from moa.core.usage import Tier
 from moa.evals import compare
 from moa.evals.comparison import Comparison
-from moa.graphs.best_of_n import BestOfN
-from moa.graphs.choose_best import ChooseBest
-from moa.graphs.debate import Debate, Debater
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.judges import Best, Listwise
-from moa.node import Node
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.choose_best import ChooseBest
+from moa.recipes.debate import Debate, Debater
+from moa.recipes.judges import Best, Listwise
 from moa.testing import SimulatedEndpoint, Step
-from moa.usage import Tier
 from report import table, write
 
 SECTION = "mixing, simulated"

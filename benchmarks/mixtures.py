@@ -19,11 +19,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import MoaError, QuorumNotMet
 from moa.endpoints import Endpoint, Prompt, close_all
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.errors import MoaError, QuorumNotMet
 from moa.graphs.mixture import Mixture
 from overhead import Process
 from report import table, verdict, write

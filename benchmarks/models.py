@@ -18,10 +18,10 @@ from encoder import SETS
 from heads import read
 from kept import Kept
 from moa import Classifier, RunContext
+from moa.core.questions import Option, Question
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.wrappers import Cached
-from moa.questions import Option, Question
+from moa.local.encoders import JointEncoder
 from report import table, write
 from support_reading import Alone
 

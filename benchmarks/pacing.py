@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.pacing import Pacing
 from moa.endpoints.retries import Retried
-from moa.errors import EndpointError
 from report import table, verdict, write
 
 FIXED = (1, 2, 4, 8, 16, 32, 64)

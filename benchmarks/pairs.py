@@ -33,10 +33,12 @@ from messages import (
     read_shop,
     writer_of,
 )
-from moa.calibration.defaults import EXPECTED
 from moa.decisions.arrays import expected_curve, log_softmax, logit
+from moa.decisions.defaults import EXPECTED
 from moa.decisions.heads import FOLDER as HEADS
-from moa.decisions.pairs import (
+from moa.inbox.support import INTENTS, Intent
+from moa.local.encoders import E5_PARTS, USE_PARTS
+from moa.local.pairs import (
     FILE,
     Background,
     Compatibility,
@@ -48,8 +50,6 @@ from moa.decisions.pairs import (
     scores,
     unit,
 )
-from moa.endpoints.encoders import E5_PARTS, USE_PARTS
-from moa.graphs.support import INTENTS, Intent
 from report import table, write
 
 BANK = "banking77"
@@ -91,7 +91,7 @@ TEXT = """
 ## Labels of one's own
 
 Intents that nobody fitted anything to: a sentence and some examples for each. Every row is a
-business left out with all others of its writer; `moa.decisions.pairs` was fitted to the rest. Right
+business left out with all others of its writer; `moa.local.pairs` was fitted to the rest. Right
 is the share of the genuine messages, those that want none of the intents included. Accepted is the
 share of them with a label from an expected precision on, and right how many of these were right;
 the thresholds come from the other writers too.

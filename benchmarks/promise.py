@@ -21,11 +21,11 @@ import numpy as np
 
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.calibration import upper_bound
-from moa.calibration.epochs import RISK
+from moa.core.errors import MoaError
+from moa.decisions.guarantee import upper_bound
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
-from moa.errors import MoaError
+from moa.learning.epochs import RISK
 from promise_beside import FIRST, LIKE, ROUTER, SURE, WAYS, beside, routed
 from promise_streams import (
     PRICED,

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from moa.calibration.labelled import normalise_text
-from moa.decisions.pairs import split_by_encoder
+from moa.decisions.labelled import normalise_text
 from moa.decisions.regression import fit_head, folds
+from moa.local.pairs import split_by_encoder
 from promise_streams import Found, Stream
 
 FIRST, SURE, LIKE = 400, 0.8, 0.9

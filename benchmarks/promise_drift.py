@@ -2,7 +2,7 @@
 
     python benchmarks/promise_drift.py --streams 100
 
-What `moa.calibration.learning` watches of each input is drawn: how long it is, its language,
+What `moa.learning.looks` watches of each input is drawn: how long it is, its language,
 whether the head accepts it, and how sure the head is of what it accepts. No model is asked.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moa.calibration.drift import Drift, Value
-from moa.calibration.learning import TOLERANCE, round_confidence
+from moa.decisions.drift import Drift, Value
+from moa.learning.looks import TOLERANCE, round_confidence
 from report import table, write
 
 KNOWN, INPUTS = 200, 800

@@ -3,7 +3,7 @@
     python benchmarks/promise_simulated.py --streams 100 --kept FILE
 
 Vectors are drawn, a large model labels them, a head is fitted (a Gaussian for each label), and the
-coin, the looks, their thresholds and the audit are those of `moa.calibration.epochs`. The true
+coin, the looks, their thresholds and the audit are those of `moa.learning.epochs`. The true
 risk of each head that was used is measured on 8,000 further inputs. No model is asked. What is
 found is kept in a file, so that it can be stopped and gone on with.
 """
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kept import Kept
-from moa.calibration import upper_bound
-from moa.calibration.audit import Audit
-from moa.calibration.epochs import (
+from moa.decisions.audit import Audit
+from moa.decisions.guarantee import upper_bound
+from moa.learning.epochs import (
     LOOKS,
     RISK,
     Coin,

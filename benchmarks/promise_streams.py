@@ -18,19 +18,19 @@ import numpy as np
 from kept import Kept
 from messages import encoded, read
 from moa import Cascade, Classifier, RunContext
-from moa.calibration.features import VectorFeature
-from moa.calibration.figures import figures_of
-from moa.calibration.learning import Learning
+from moa.core.errors import ConfigError
+from moa.core.questions import Answer, Question
 from moa.decisions.arrays import log_softmax
-from moa.decisions.pairs import label_meanings, pair_head
+from moa.decisions.features import VectorFeature
 from moa.endpoints import Decision, Endpoint, Example
 from moa.endpoints.dialects import OPENAI, published_price
-from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.layouts import label_prompt
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import ConfigError
-from moa.graphs.student import Learn, Student, TextReading
-from moa.questions import Answer, Question
+from moa.learning.figures import figures_of
+from moa.learning.looks import Learning
+from moa.learning.student import Learn, Student, TextReading
+from moa.local.encoders import JointEncoder
+from moa.local.pairs import label_meanings, pair_head
 from moa.testing import SimulatedEndpoint
 from promise_inbox import NAMES, inbox, meanings
 
@@ -244,7 +244,7 @@ async def run(stream: Stream, seed: int, large: SimulatedEndpoint, folder: Path)
     assert cascade.learner is not None, "it was told where to learn"
     cascade.learner.student = student = Replayed(cascade, stream, learn)
     coin = random.Random(f"{stream.task.folder} {seed}").randbytes(32).hex()
-    with patch("moa.calibration.answers.secrets.token_hex", return_value=coin):
+    with patch("moa.learning.answers.secrets.token_hex", return_value=coin):
         learning = await student.ready()
     assert isinstance(learning.features[-1], VectorFeature), "heads are fitted to vectors"
     given, by_small = list[str](), list[bool]()

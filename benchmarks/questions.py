@@ -24,13 +24,13 @@ from pydantic import BaseModel, create_model
 
 from kept import Kept
 from moa import Choice, Decider, EmbeddedEndpoint, Predicate, Score, choice, predicate, score
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import MoaError
+from moa.core.questions import Answer, Question, answers_in
+from moa.core.usage import NOTHING
 from moa.endpoints import Completion, Decision, Example, Prompt
-from moa.endpoints.embedded import EngineSettings
 from moa.endpoints.wrappers import Wrapping
-from moa.errors import MoaError
-from moa.questions import Answer, Question, answers_in
-from moa.usage import NOTHING
+from moa.local.embedded import EngineSettings
 from report import table, write
 
 DATA = Path(__file__).parent / "data"

@@ -28,11 +28,11 @@ import recipes_documents
 import recipes_texts
 from kept import Kept
 from moa import MoaError, RunContext
-from moa._async import map_async
-from moa.errors import ConfigError
+from moa.config.loading import READY
+from moa.core._async import map_async
+from moa.core.errors import ConfigError
 from moa.evals.comparison import MARGIN, pays
 from moa.evals.metrics import Interval, difference
-from moa.graphs.loading import READY
 from recipes_shared import (
     HALVES,
     Answer,
@@ -61,7 +61,7 @@ OUTPUT_WEIGHT = 4
 price."""
 WAYS = ("plain", "graph")
 VERDICTS = {True: "**pays**", False: "doesn't pay", None: "can't be told"}
-MEASURED = Path(__file__).parent.parent / "src/moa/graphs/measured.json"
+MEASURED = Path(__file__).parent.parent / "src/moa/config/measured.json"
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
 LONG = (

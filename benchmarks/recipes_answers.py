@@ -10,20 +10,20 @@ from pydantic import BaseModel, Field, ValidationError
 
 from labels import label_of
 from moa import Agent, Classifier, Extractor
-from moa._async import map_async
+from moa.config.loading import load_graph
 from moa.config.tables import EMBEDDED
-from moa.context import RunContext
+from moa.core._async import map_async
+from moa.core.context import RunContext
+from moa.core.node import Node
 from moa.endpoints import Prompt
 from moa.evals.metrics import numeric_match
 from moa.graphs.cascade import Cascade
-from moa.graphs.choose_best import ChooseBest
-from moa.graphs.code import Code
-from moa.graphs.loading import load_graph
-from moa.graphs.routed import Routed
-from moa.mixing.answer_extraction import last_number
-from moa.node import Node
+from moa.graphs.mixing.answer_extraction import last_number
+from moa.recipes.choose_best import ChooseBest
+from moa.recipes.code import Code
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import RecordedRequest
+from moa.routing.routed import Routed
 from recipes_shared import (
     Answer,
     Item,

@@ -10,11 +10,11 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
+from moa.config.loading import load_graph
 from moa.documents.claims import number_passages
+from moa.documents.rag import ABSENT, NotInDocuments, Rag, is_absent
 from moa.documents.retrieval import Retriever
 from moa.endpoints import Prompt
-from moa.graphs.loading import load_graph
-from moa.graphs.rag import ABSENT, NotInDocuments, Rag, is_absent
 from recipes_shared import (
     Answer,
     Item,

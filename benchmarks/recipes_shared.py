@@ -24,14 +24,14 @@ from pydantic import TypeAdapter
 from kept import Kept
 from moa import EmbeddedEndpoint, Endpoints, VLLMEndpoint
 from moa.config.tables import EMBEDDED, Config
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.usage import Amount, Tier
 from moa.documents.claims import claims_in
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.embedded import EngineSettings
 from moa.endpoints.wrappers import Wrapping
-from moa.graphs.code import SandboxResult, source_of
-from moa.usage import Amount, Tier
+from moa.local.embedded import EngineSettings
+from moa.recipes.code import SandboxResult, source_of
 
 Item = dict[str, Any]
 """A row with an `id`, what is asked, and what is right."""

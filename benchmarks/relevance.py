@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from moa.context import RunContext
-from moa.decisions.relevance import BOTH, PHRASE, WELL_READ, Directions, strip_negation
-from moa.endpoints.encoders import JointEncoder, MultilingualEncoder, UniversalEncoder
+from moa.core.context import RunContext
+from moa.local.encoders import JointEncoder, MultilingualEncoder, UniversalEncoder
+from moa.local.relevance import BOTH, PHRASE, WELL_READ, Directions, strip_negation
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SOURCE = "src/moa"
-WRITTEN = ("graphs/measured.json",)
+WRITTEN = ("config/measured.json",)
 """Files in it that a benchmark writes its figures to; what they hold is no code."""
 
 
@@ -36,11 +36,11 @@ class Section(NamedTuple):
     and budgets, is named where its own cost is measured."""
 
 
-CALLS = ("endpoints", "graphs/engine", "agents", "mixing", "*.py")
-VECTORS = ("decisions", "endpoints/enco*.py", "endpoints/vector_file.py", "endpoints/weights.py")
-DECIDING = ("agents", "calibration", "decisions", "endpoints", "questions.py")
-GUARDS = ("guards", "decisions", "endpoints")
-SUPPORT = (*DECIDING, "guards", "documents/checks.*", "graphs/support*")
+CALLS = ("core", "endpoints", "graphs/engine", "agents", "graphs/mixing")
+VECTORS = ("decisions", "local")
+DECIDING = ("agents", "decisions", "endpoints", "local")
+GUARDS = ("guards", "decisions", "endpoints", "local")
+SUPPORT = (*DECIDING, "guards", "documents/checks.*", "inbox")
 RECIPES = (
     "agents",
     "chat",
@@ -48,11 +48,17 @@ RECIPES = (
     "documents",
     "endpoints",
     "graphs",
-    "mixing",
+    "recipes",
     "routing",
 )
 CHOICES = tuple(
-    f"graphs/{name}.py" for name in ("best_of_n", "choose_best", "mixture", "self_consistency")
+    f"{room}/{name}.py"
+    for room, name in (
+        ("recipes", "best_of_n"),
+        ("recipes", "choose_best"),
+        ("graphs", "mixture"),
+        ("graphs", "self_consistency"),
+    )
 )
 
 SECTIONS: Mapping[str, Section] = {
@@ -60,41 +66,45 @@ SECTIONS: Mapping[str, Section] = {
     "decisions": Section("decisions.py --data {data} --resume {kept}", DECIDING),
     "routing": Section(
         "trust.py --data {data} --steps routing --resume {kept}",
-        ("routing", "calibration/arithmetic.py", "decisions/regression.py"),
+        ("routing", "guards/arithmetic.py", "decisions/regression.py"),
     ),
     "injection guard": Section("guards.py --data {data} --steps injection", GUARDS),
     "injected lines": Section("guards.py --data {data} --steps lines", (*GUARDS, "agents")),
     "calibration": Section(
         "trust.py --data {data} --steps calibration --resume {kept}",
-        ("calibration", "decisions", "endpoints"),
+        ("decisions", "endpoints", "local"),
     ),
-    "documents": Section(
-        "documents.py --data {data} --steps search", ("documents", "graphs/rag.py", *VECTORS)
-    ),
+    "documents": Section("documents.py --data {data} --steps search", ("documents", *VECTORS)),
     "mixtures": Section("mixtures.py --repeats 3", (*CALLS, "graphs/mixture.py")),
-    "serving": Section("serving.py --config {vllm} --repeats 5", ("endpoints", "vllm", "*.py")),
+    "serving": Section("serving.py --config {vllm} --repeats 5", ("core", "endpoints", "vllm")),
     "summaries": Section(
         "summaries.py --data {data}",
-        ("graphs/summarize.py", "documents/sentences.py", "agents/prompts.py", *VECTORS),
+        ("documents/summarize.py", "documents/sentences.py", "agents/prompts.py", *VECTORS),
     ),
     "mixing": Section(
         "mixing.py --data {data} --steps embedded",
-        ("mixing", "agents", "endpoints", "evals", *CHOICES),
+        ("graphs/mixing", "agents", "endpoints", "evals", *CHOICES),
     ),
     "mixing, simulated": Section(
         "mixing.py --steps simulated",
-        ("mixing", "agents", "evals", "testing.py", "graphs/debate.py", *CHOICES),
+        (
+            "graphs/mixing",
+            "agents",
+            "evals",
+            "testing.py",
+            "recipes/debate.py",
+            "recipes/judges.py",
+            *CHOICES,
+        ),
     ),
-    "bounds": Section(
-        "trust.py --steps bounds", ("calibration/__init__.py", "calibration/bounds.py")
-    ),
+    "bounds": Section("trust.py --steps bounds", ("decisions/guarantee.py", "decisions/bounds.py")),
     "support": Section("support.py --slm {models} --chat {models} --json {kept}", SUPPORT),
     "filters": Section("filters.py --alone {models} --json {kept}", DECIDING),
-    "encoder": Section("encoder.py --data {data}", ("calibration", *VECTORS)),
-    "encoder speed": Section("encoder.py speed", (*VECTORS, "_machine.py")),
+    "encoder": Section("encoder.py --data {data}", VECTORS),
+    "encoder speed": Section("encoder.py speed", (*VECTORS, "core/_machine.py")),
     "learning": Section(
         "trust.py --steps learning --data {data} --scores {scores}",
-        ("calibration", "decisions", "endpoints"),
+        ("decisions", "endpoints", "local"),
     ),
     "models": Section("models.py --data {data} --models {models} --resume {kept}", DECIDING),
     "recipes": Section(
@@ -110,34 +120,34 @@ SECTIONS: Mapping[str, Section] = {
     "spam guard": Section("guards.py --data {data} --steps spam", GUARDS),
     "pacing": Section("pacing.py --seconds 5", ("endpoints",)),
     "heads": Section("heads.py support", VECTORS),
-    "pairs": Section("pairs.py --data {data}", (*VECTORS, "calibration/defaults.py")),
+    "pairs": Section("pairs.py --data {data}", VECTORS),
     "promise": Section(
         "promise_simulated.py --streams 100 --kept {kept}",
-        ("calibration/__init__.py", "calibration/audit.py", "calibration/epochs.py"),
+        ("decisions/guarantee.py", "decisions/audit.py", "learning/epochs.py"),
     ),
     "documents-asked": Section(
         "documents.py --data {data} --models {models} --steps asked --kept {kept}",
-        ("agents", "documents", "endpoints", "graphs/rag.py", "graphs/research.py"),
+        ("agents", "documents", "endpoints"),
     ),
     "support replies": Section("support_replies.py --file {models} --json {kept}", SUPPORT),
-    "support danger": Section("support_danger.py", (*VECTORS, "graphs/support*")),
+    "support danger": Section("support_danger.py", (*VECTORS, "inbox")),
     "questions": Section("questions.py --models built-in {models} --resume {kept}", DECIDING),
     "promise shown": Section(
         "promise.py --data {data} --kept {kept}",
-        ("calibration", "graphs/student.py", *VECTORS),
+        ("learning", *VECTORS),
     ),
     "promise drift": Section(
-        "promise_drift.py --streams 100", ("calibration/drift.py", "calibration/learning.py")
+        "promise_drift.py --streams 100", ("decisions/drift.py", "learning/looks.py")
     ),
     "businesses": Section("businesses.py --kept {kept}", SUPPORT),
     "inbox": Section("inbox.py", (*SUPPORT, "evals/labelling.py", "evals/learning.py")),
-    "server": Section("server.py", ("serving", "endpoints", "*.py")),
-    "tracing": Section("tracing.py", (*CALLS, "telemetry")),
+    "server": Section("server.py", ("core", "serving", "endpoints")),
+    "tracing": Section("tracing.py", CALLS),
     "studio": Section(
         "studio_scale.py --kept {kept}", ("studio/*.py", "studio/static", "rows", "cli/studio.py")
     ),
-    "faults": Section("faults.py", ("endpoints", "*.py")),
-    "attacks": Section("attacks.py --repeats 5", ("serving", "endpoints", "studio/*.py", "*.py")),
+    "faults": Section("faults.py", ("core", "endpoints")),
+    "attacks": Section("attacks.py --repeats 5", ("core", "serving", "endpoints", "studio/*.py")),
 }
 
 _STAMP = re.compile(

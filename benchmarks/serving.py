@@ -23,9 +23,9 @@ from pydantic import BaseModel
 from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, vllm
 from moa.config import load
 from moa.config.tables import ServerConfig
+from moa.core.questions import questions_of
 from moa.endpoints import Prompt
-from moa.endpoints.vllm import VLLMEndpoint, free_port
-from moa.questions import questions_of
+from moa.vllm.endpoint import VLLMEndpoint, free_port
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder
 from report import table, write

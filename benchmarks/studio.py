@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from messages import DATA, Row, read
-from moa._files import dump_json
-from moa.calibration.labelled import normalise_text
 from moa.config.endpoints import Endpoints
+from moa.config.loading import load_graph
 from moa.config.tables import Config
+from moa.core._files import dump_json
+from moa.core.usage import Amount
+from moa.decisions.labelled import normalise_text
 from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.layouts import label_prompt
-from moa.graphs.learning import agents_of
-from moa.graphs.loading import load_graph
-from moa.usage import Amount
+from moa.learning.labelled_graph import agents_of
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "src/moa/studio/example"

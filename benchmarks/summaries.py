@@ -18,13 +18,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from moa.agents.prompts import without_tags
-from moa.context import RunContext
+from moa.core.context import RunContext
 from moa.documents.sentences import sentences
+from moa.documents.summarize import Original, Summarize
 from moa.endpoints import Completion, Embeddings, Prompt
-from moa.endpoints.encoders import SentenceEncoder, sentence_tokenizer
 from moa.endpoints.tokens import approximate_tokens
 from moa.evals.metrics import rouge_l
-from moa.graphs.summarize import Original, Summarize
+from moa.local.encoders import SentenceEncoder, sentence_tokenizer
 from moa.testing import SimulatedEndpoint
 from report import table, write
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.context import RunContext
-from moa.endpoints import encoders
-from moa.graphs.support import Ticket
+from moa.core.context import RunContext
+from moa.inbox.support import Ticket
+from moa.local import encoders
 from report import table, write
 from support_reading import Alone, Read, Row, chat_reader, graph_reader
 

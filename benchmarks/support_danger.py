@@ -16,12 +16,12 @@ import numpy as np
 from heads import LANDMARKS
 from machines import Machine, Space, Sums
 from messages import DATA, LEVELS, MIXED, SHOP, Messages, encoded, learning, read_shop
-from moa.context import RunContext
+from moa.core.context import RunContext
 from moa.decisions.heads import shipped_heads
-from moa.decisions.relevance import words_head
-from moa.endpoints.encoders import E5_PARTS, USE_PARTS
-from moa.graphs.support import Support
-from moa.graphs.support_reading import DANGER, MAY_BE, SURE, DangerFinder
+from moa.inbox.reading import DANGER, MAY_BE, SURE, DangerFinder
+from moa.inbox.support import Support
+from moa.local.encoders import E5_PARTS, USE_PARTS
+from moa.local.relevance import words_head
 from moa.testing import SimulatedEndpoint
 from report import table, write
 

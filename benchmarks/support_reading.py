@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from moa import EmbeddedEndpoint
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import MoaError
 from moa.endpoints import Endpoint, Prompt
-from moa.errors import MoaError
-from moa.graphs.support import (
+from moa.inbox.support import (
     INTENTS,
     QUARANTINE,
     Intent,

@@ -21,11 +21,11 @@ from kept import Kept
 from messages import BUSINESSES, DATA, intents_of, read
 from moa import EmbeddedEndpoint
 from moa.agents.language import language_of
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.node import Reply
 from moa.endpoints import Prompt
-from moa.graphs.support import INTENTS, Answered, Support, Ticket
-from moa.graphs.support_replies import Letter, Written, doubts_about
-from moa.node import Reply
+from moa.inbox.replies import Letter, Written, doubts_about
+from moa.inbox.support import INTENTS, Answered, Support, Ticket
 from report import table, write
 
 MOST = 200

@@ -27,11 +27,11 @@ from typing import Any, Literal
 
 from kept import Kept
 from moa import Agent, OpenAIEndpoint, RunContext
-from moa._async import map_async
+from moa.core._async import map_async
+from moa.core.errors import MoaError
 from moa.endpoints import Capability
 from moa.endpoints.dialects import LLAMACPP, VLLM, Dialect
-from moa.endpoints.embedded import Engine, EngineSettings
-from moa.errors import MoaError
+from moa.local.embedded import Engine, EngineSettings
 from report import table, write
 
 HERE = Path(__file__).parent

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from moa.calibration import Guarantee
-from moa.calibration.bounds import Outcome, find_bound
+from moa.decisions.bounds import Outcome, find_bound
+from moa.decisions.guarantee import Guarantee
 from report import table, write
 
 SECTION = "bounds"

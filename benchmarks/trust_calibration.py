@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.calibration.calibrated import CalibratedDecider
-from moa.calibration.features import sources_of
-from moa.calibration.file import Calibration, Candidate
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled
-from moa.calibration.measuring import Evaluation, evaluate
-from moa.questions import Option, Question
+from moa.core.questions import Option, Question
+from moa.decisions.calibrated import CalibratedDecider
+from moa.decisions.features import sources_of
+from moa.decisions.file import Calibration, Candidate
+from moa.decisions.fit import calibrate
+from moa.decisions.labelled import Labelled
+from moa.evals.measuring import Evaluation, evaluate
 from report import table, write
 from saying import Said
 

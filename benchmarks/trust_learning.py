@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa import EmbeddedEndpoint, RunContext
-from moa._async import map_async
-from moa.calibration import Learn
-from moa.calibration.features import LabelFeature
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled
-from moa.calibration.reader import logs_of
+from moa.core._async import map_async
+from moa.core.errors import CapabilityError
+from moa.core.questions import Option, Question
+from moa.decisions.features import LabelFeature
+from moa.decisions.fit import calibrate
+from moa.decisions.guarantee import Learn
+from moa.decisions.labelled import Labelled
+from moa.decisions.reader import logs_of
 from moa.endpoints import Decision, Example
-from moa.errors import CapabilityError
-from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from recipes_shared import endpoint_of
 from report import table, write

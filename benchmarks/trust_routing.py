@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kept import Kept
-from moa.calibration.arithmetic import NUMBER
+from moa.core.errors import InputError
 from moa.decisions.regression import folds
-from moa.errors import InputError
+from moa.guards.arithmetic import NUMBER
 from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import RecordedRequest, prompt_features

@@ -57,7 +57,7 @@ def no_encoder() -> Iterator[None]:
     """Only labels are read: the encoder of sentences takes a download."""
     with pytest.MonkeyPatch.context() as patch:
         missing = staticmethod(lambda: "tokenizers")
-        patch.setattr("moa.endpoints.encoders.SentenceEncoder.missing", missing)
+        patch.setattr("moa.local.encoders.SentenceEncoder.missing", missing)
         yield
 
 

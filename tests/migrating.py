@@ -18,7 +18,7 @@ from openai import AsyncOpenAI
 from pydantic_ai import ModelMessage, ModelResponse, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from moa.messages import ToolCall
+from moa.core.messages import ToolCall
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 
 Said = str | dict[str, Any]

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from moa.batch import Item
 from moa.cli.row_display import RowDisplay
+from moa.core.batch import Item
 
 LONGEST_S = 60.0
 

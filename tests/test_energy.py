@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.energy import cpu_estimate, meter, nvml, rapl
+from moa.advisor.energy import cpu_estimate, meter, nvml, rapl
 
 
 @pytest.fixture(autouse=True)

@@ -53,8 +53,8 @@ model = "gpt-5-mini"
             ["genai_prices", "httpx2", "pydantic_settings", "aiohttp", "moa.agents"],
         ),
         (
-            "from moa.graphs.loading import READY; READY['sentiment']",
-            ["moa.graphs.brainstorm", "moa.graphs.rag", "moa.guards.spam", "moa.chat.graph"],
+            "from moa.config.loading import READY; READY['sentiment']",
+            ["moa.recipes.brainstorm", "moa.documents.rag", "moa.guards.spam", "moa.chat.graph"],
         ),
     ],
 )
@@ -79,18 +79,18 @@ FIRST = [ROOT / "README.md"] + [
 SPECIAL = {
     "moa.testing",
     "moa.advisor.bench",
-    "moa.agents.mcp",
+    "moa.adapters.mcp",
     "moa.agents.prompts",
     "moa.agents.sentiment",
     "moa.endpoints.dialects",
     "moa.endpoints",
-    "moa.endpoints.encoders",
-    "moa.errors",
+    "moa.local.encoders",
+    "moa.core.errors",
     "moa.graphs",
-    "moa.graphs.support",
-    "moa.messages",
-    "moa.node",
-    "moa.trace",
+    "moa.inbox.support",
+    "moa.core.messages",
+    "moa.core.node",
+    "moa.core.trace",
 }
 """Rooms whose names a first page shows, and which few users need: they are imported from there."""
 

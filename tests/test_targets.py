@@ -12,9 +12,9 @@ from command import moa
 from disks import room
 
 from moa.cli.screen import check_target, write_text
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
+from moa.core.node import Reply
 from moa.graphs.recipe import write_state
-from moa.node import Reply
 
 COMMANDS = {
     "learn": ("learn", "no.jsonl", "--task", "Spam?", "--out"),

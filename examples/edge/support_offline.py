@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 
 from moa import EmbeddedEndpoint, RunContext
-from moa.endpoints.embedded import EngineSettings
-from moa.energy import WATTS_PER_CORE, meter
-from moa.graphs.support import Support, Ticket
+from moa.advisor.energy import WATTS_PER_CORE, meter
+from moa.inbox.support import Support, Ticket
+from moa.local.embedded import EngineSettings
 
 MEGABYTE = 1_000_000
 SETTINGS = EngineSettings(context_window=2048, slots=1)

@@ -11,7 +11,11 @@ from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import DeadlineExceeded
+from moa.core.messages import ToolCall
+from moa.core.questions import Answer, Question
+from moa.core.usage import UNKNOWN_PRICE, Amount, Price, Tier
 from moa.endpoints import (
     Capability,
     Completion,
@@ -23,10 +27,6 @@ from moa.endpoints import (
     Prompt,
     require,
 )
-from moa.errors import DeadlineExceeded
-from moa.messages import ToolCall
-from moa.questions import Answer, Question
-from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
 Probabilities = Mapping[str, float]
 """Probabilities by option name. The rest is shared equally by the other options."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moa import Budget, RunContext
-from moa.errors import (
+from moa.core.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     EndpointTimeout,

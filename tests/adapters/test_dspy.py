@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from adapters.conformance import Conformance
 from moa import Budget, RunContext
 from moa.adapters.dspy import DSPyNode
-from moa.errors import BudgetExceeded, ConfigError, MissingDependency, OutputError
+from moa.core.errors import BudgetExceeded, ConfigError, MissingDependency, OutputError
 
 USED = {"prompt_tokens": 120, "completion_tokens": 12}
 ACTIVE: ContextVar[str | None] = ContextVar("active_call_id", default=None)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from adapters.conformance import Conformance
 from moa import Budget, Cascade, Classifier, Graph, Price, Reply, RunContext
 from moa.adapters import Calls, FunctionNode
-from moa.errors import (
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     EndpointUnauthorized,
@@ -22,10 +22,10 @@ from moa.errors import (
     MoaError,
     OutputError,
 )
-from moa.questions import Choice
+from moa.core.questions import Choice
+from moa.core.trace import TextDelta
+from moa.core.usage import Part
 from moa.testing import SimulatedEndpoint
-from moa.trace import TextDelta
-from moa.usage import Part
 
 USED = {"prompt_tokens": 100, "completion_tokens": 10}
 PRICE = Price(input=Decimal(1), output=Decimal(2))

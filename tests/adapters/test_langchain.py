@@ -23,8 +23,8 @@ from pydantic import BaseModel
 from adapters.conformance import Conformance
 from moa import Budget, Graph, RunContext, Text
 from moa.adapters.langchain import LangChainNode
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError
-from moa.trace import TextDelta
+from moa.core.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError
+from moa.core.trace import TextDelta
 
 USED: Any = {
     "input_tokens": 100,

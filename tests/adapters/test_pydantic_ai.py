@@ -21,15 +21,15 @@ from adapters.conformance import Conformance
 from moa import Agent as Agents
 from moa import Budget, Graph, Mixture, Reply, RunContext
 from moa.adapters.pydantic_ai import PydanticAINode
-from moa.errors import (
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     EndpointUnavailable,
     MissingDependency,
     OutputError,
 )
+from moa.core.trace import TextDelta
 from moa.testing import SimulatedEndpoint
-from moa.trace import TextDelta
 
 
 class Order(BaseModel):

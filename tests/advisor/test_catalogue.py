@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from moa.advisor.catalogue import BITS, Attention, Model, Quantisation, model, models
-from moa.endpoints.weights import HubFile
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
+from moa.local.weights import HubFile
 
 ALL = list(models())
 OPEN = [name for name, known in models().items() if known.kind == "open"]

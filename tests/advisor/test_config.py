@@ -14,7 +14,7 @@ from moa.advisor.hardware import GPU, Machine
 from moa.config import load
 from moa.config.file import write_endpoint
 from moa.config.tables import AddressConfig, Config, ServerConfig, Tiers, endpoint_of
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 
 GIB = 2**30

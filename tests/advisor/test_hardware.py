@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from moa.advisor.hardware import CARDS, Machine, card, describe_machine, machine
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 GIB = 2**30
 

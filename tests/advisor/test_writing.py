@@ -15,7 +15,7 @@ from moa.advisor.hardware import Machine, Placement, list_placements
 from moa.advisor.task import Task
 from moa.config import load
 from moa.config.tables import EngineConfig
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 from .test_cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
 

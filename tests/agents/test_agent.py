@@ -12,15 +12,21 @@ import pytest
 from pydantic import BaseModel, Field
 
 from moa import Agent, Budget, Extractor, Reasoner, Reply, RunContext, Text
-from moa._json import at, object_of
 from moa.agents.prompts import block, text_size
 from moa.agents.proposer import Answerer
 from moa.agents.reasoner import Reasoned
+from moa.core._json import at, object_of
+from moa.core.errors import (
+    BudgetExceeded,
+    CapabilityError,
+    ConfigError,
+    InputError,
+    OutputError,
+)
+from moa.core.messages import Image
+from moa.core.trace import Event, TextDelta
 from moa.endpoints import Completion, Prompt
-from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError, OutputError
-from moa.messages import Image
 from moa.testing import ScriptedEndpoint
-from moa.trace import Event, TextDelta
 
 
 class Ballot(BaseModel):

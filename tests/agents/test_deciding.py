@@ -24,12 +24,7 @@ from moa import (
     score,
 )
 from moa.agents.filter import Action
-from moa.calibration.defaults import make_calibration, make_unfitted
-from moa.calibration.features import ASKED_AS, LabelFeature
-from moa.calibration.file import Calibration, FitRecord
-from moa.endpoints import Capability, Decision, Example
-from moa.endpoints.encoders import JointEncoder
-from moa.errors import (
+from moa.core.errors import (
     CalibrationError,
     CapabilityError,
     ConfigError,
@@ -37,9 +32,14 @@ from moa.errors import (
     InvalidResponse,
     Unanswered,
 )
-from moa.questions import Answer, Question
+from moa.core.questions import Answer, Question
+from moa.core.usage import Amount
+from moa.decisions.defaults import make_calibration, make_unfitted
+from moa.decisions.features import ASKED_AS, LabelFeature
+from moa.decisions.file import Calibration, FitRecord
+from moa.endpoints import Capability, Decision, Example
+from moa.local.encoders import JointEncoder
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Amount
 
 
 class Triage(BaseModel):

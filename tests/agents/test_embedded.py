@@ -26,9 +26,9 @@ from moa import (
     predicate,
     score,
 )
+from moa.core.trace import Event, TextDelta
 from moa.endpoints import Prompt
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.trace import Event, TextDelta
+from moa.local.embedded import EmbeddedEndpoint
 
 pytestmark = [
     pytest.mark.embedded,

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from moa import Agent, Budget, Reply, RunContext, Text
 from moa.agents.extractor import Extractor
-from moa.errors import CapabilityError, ConfigError, EndpointUnavailable, InputError
-from moa.messages import File, Image, Message, ToolCall
+from moa.core.errors import CapabilityError, ConfigError, EndpointUnavailable, InputError
+from moa.core.messages import File, Image, Message, ToolCall
+from moa.core.trace import TextDelta
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import TextDelta
 
 
 def said(endpoint: ScriptedEndpoint) -> list[tuple[str, str]]:

@@ -15,11 +15,10 @@ import psutil
 import pytest
 
 from moa import Agent, Tool
-from moa._json import at
-from moa.agents.mcp import Server, mcp_tools
+from moa.adapters.mcp import Server, mcp_tools
 from moa.agents.tools import RemoteTool
-from moa.endpoints.vllm import free_port
-from moa.errors import (
+from moa.core._json import at
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     EndpointRejected,
@@ -30,9 +29,10 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.messages import ToolCall
+from moa.core.messages import ToolCall
+from moa.core.usage import Usage
 from moa.testing import ScriptedEndpoint
-from moa.usage import Usage
+from moa.vllm.endpoint import free_port
 
 HERE = Path(__file__).parent
 SPENT = BudgetExceeded("no call is left", spent=Usage())
@@ -74,7 +74,7 @@ def raw(manner: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("mcp") is not None:
-        monkeypatch.setattr("moa.agents.mcp.stdio._GRACE_S", 0.2)
+        monkeypatch.setattr("moa.adapters.mcp.stdio._GRACE_S", 0.2)
 
 
 def children() -> list[str]:
@@ -168,7 +168,7 @@ async def test_a_hostile_server_ends_in_an_error_in_time_and_leaves_nothing(
 async def test_tools_that_no_prompt_has_room_for_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("moa.agents.mcp.connection._LARGEST_LIST", 500)
+    monkeypatch.setattr("moa.adapters.mcp.connection._LARGEST_LIST", 500)
     with pytest.raises(InvalidResponse, match="12 tools take more than 500 bytes"):
         async with mcp_tools(sums=raw("long list")):
             pass

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from moa import Preprocessor, Text
 from moa.agents.preprocessor import html_to_text
 from moa.agents.splitting import split
+from moa.core.errors import ConfigError, DeadlineExceeded, InputError, MissingDependency
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import ConfigError, DeadlineExceeded, InputError, MissingDependency
 from moa.testing import ScriptedEndpoint
 
 MAIL = """\

@@ -25,7 +25,7 @@ from moa.agents.prompts import (
     schema_of,
     system,
 )
-from moa.messages import Message
+from moa.core.messages import Message
 
 PARTS = st.sampled_from(
     ["<", ">", "/", "</data>", "<data>", "data", "DATA", " ", "\n", "\u200b", "&lt;", "</", "a"]

@@ -18,12 +18,11 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from moa import Agent, Budget, Graph, RunContext
-from moa._json import at, object_of, objects_of
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.tools import Tool
-from moa.endpoints import Capability
-from moa.errors import (
+from moa.core._json import at, object_of, objects_of
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -32,12 +31,13 @@ from moa.errors import (
     NotResumable,
     OutputError,
 )
+from moa.core.messages import ToolCall
+from moa.core.node import Result
+from moa.core.trace import TextDelta, ToolFinished, ToolStarted
+from moa.endpoints import Capability
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Pattern
-from moa.messages import ToolCall
-from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta, ToolFinished, ToolStarted
 
 PLAIN: frozenset[Capability] = frozenset({"complete", "stream"})
 """Of an endpoint that takes no tools by itself."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moa import RunContext
+from moa.core.questions import Answer, Question
 from moa.endpoints import Decision, Example
-from moa.questions import Answer, Question
 from moa.testing import SimulatedEndpoint
 
 

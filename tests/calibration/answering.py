@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from moa.calibration.answer_rows import LargeAnswer, NewRow
-from moa.calibration.answers import AnswerStore
+from moa.learning.answer_rows import LargeAnswer, NewRow
+from moa.learning.answers import AnswerStore
 
 
 def say(line: str) -> None:

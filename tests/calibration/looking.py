@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from moa.calibration import learning
-from moa.calibration.answers import AnswerStore
-from moa.calibration.epochs import PlannedLook
-from moa.calibration.features import LabelFeature
-from moa.questions import Option, Question
+from moa.core.questions import Option, Question
+from moa.decisions.features import LabelFeature
+from moa.learning import looks as learning
+from moa.learning.answers import AnswerStore
+from moa.learning.epochs import PlannedLook
 
 
 def stand_still(*_: object) -> None:

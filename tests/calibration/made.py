@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from moa.calibration.calibrated import CalibratedDecider
-from moa.calibration.features import sources_of
-from moa.calibration.file import Calibration
-from moa.calibration.labelled import Labelled
-from moa.questions import Option, Question
+from moa.core.questions import Option, Question
+from moa.decisions.calibrated import CalibratedDecider
+from moa.decisions.features import sources_of
+from moa.decisions.file import Calibration
+from moa.decisions.labelled import Labelled
 from moa.testing import SimulatedEndpoint, Step
 
 QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa import Agent, Budget, Classifier, Decider, Filter, RunContext
-from moa.calibration import Bound, Guarantee
-from moa.calibration.acceptance import Confident, GradedReply, Judgement, Policy, confidence_of
-from moa.calibration.verifiers import (
+from moa.core.errors import BudgetExceeded, ConfigError, EndpointTimeout, InputError
+from moa.core.node import Reply
+from moa.core.questions import Choice, Predicate, Score, choice, predicate, score
+from moa.decisions.acceptance import Confident, GradedReply, Judgement, Policy, confidence_of
+from moa.decisions.guarantee import Bound, Guarantee
+from moa.guards.verifiers import (
     Agreement,
     Arithmetic,
     Format,
@@ -26,9 +29,6 @@ from moa.calibration.verifiers import (
     Signs,
     answer_of,
 )
-from moa.errors import BudgetExceeded, ConfigError, EndpointTimeout, InputError
-from moa.node import Reply
-from moa.questions import Choice, Predicate, Score, choice, predicate, score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 

@@ -19,8 +19,9 @@ from pydantic import BaseModel
 
 from calibration.altered import Altered
 from moa import Choice, Classifier, Decider, RunContext, choice
-from moa.calibration.adapt import MOST_TEXTS, adapt
-from moa.calibration.file import Calibration
+from moa.core.questions import Answer, Source
+from moa.decisions.adapt import MOST_TEXTS, adapt
+from moa.decisions.file import Calibration
 from moa.decisions.regression import (
     agreement,
     class_prior,
@@ -31,8 +32,7 @@ from moa.decisions.regression import (
 )
 from moa.decisions.variants import choose_halves, stand_in_texts
 from moa.endpoints import Example
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.questions import Answer, Source
+from moa.local.embedded import EmbeddedEndpoint
 from moa.testing import SimulatedEndpoint
 
 DIFFERENT = [f"{sign}1.{place}" for place in range(20) for sign in ("", "-")]
@@ -307,7 +307,7 @@ import sys
 sys.modules["scipy"] = None
 import numpy as np
 from moa.decisions.regression import fit_blend
-from moa.errors import MissingDependency
+from moa.core.errors import MissingDependency
 try:
     fit_blend(np.zeros((4, 1, 2)), np.arange(4) % 2, weights=np.ones(1), bias=np.zeros(2))
 except MissingDependency as error:

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moa.calibration import Bound, Guarantee
-from moa.calibration import answers as module
-from moa.calibration.answer_rows import LargeAnswer, NewRow, SpentLook
-from moa.calibration.answers import AnswerStore
-from moa.calibration.epochs import PlannedLook, start_audit
-from moa.calibration.features import LabelFeature
-from moa.calibration.figures import figures_at, figures_of
-from moa.calibration.file import Calibration, QuestionRecord
-from moa.errors import ConfigError, StoreBusy, StoreError
-from moa.questions import Option, Question
+from moa.core.errors import ConfigError, StoreBusy, StoreError
+from moa.core.questions import Option, Question
+from moa.decisions.features import LabelFeature
+from moa.decisions.file import Calibration, QuestionRecord
+from moa.decisions.guarantee import Bound, Guarantee
+from moa.learning import answers as module
+from moa.learning.answer_rows import LargeAnswer, NewRow, SpentLook
+from moa.learning.answers import AnswerStore
+from moa.learning.epochs import PlannedLook, start_audit
+from moa.learning.figures import figures_at, figures_of
 
 HEAD = Calibration(
     made=datetime(2026, 1, 1, tzinfo=UTC),
@@ -172,7 +172,7 @@ def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> 
 def test_figures_say_that_a_look_waits_for_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moa.calibration.figures.LOOKS", (PlannedLook(0.05, held_out=1),))
+    monkeypatch.setattr("moa.learning.figures.LOOKS", (PlannedLook(0.05, held_out=1),))
     with AnswerStore(tmp_path / "answers.db") as store:
         store.bind("q", "m")
         add(store, "a", held=True)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.calibration.arithmetic import (
+from moa.core.errors import InputError
+from moa.guards.arithmetic import (
     evaluate,
     find_equations,
     find_names,
@@ -19,7 +20,6 @@ from moa.calibration.arithmetic import (
     read_only_number,
     substitute,
 )
-from moa.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.calibration import Guarantee
-from moa.calibration.audit import Audit, Evidence
-from moa.calibration.bounds import Outcome, find_bound_among
+from moa.decisions.audit import Audit, Evidence
+from moa.decisions.bounds import Outcome, find_bound_among
+from moa.decisions.guarantee import Guarantee
 
 
 def withdrawn_after(risk: float, *, seed: int, most: int, changed: float | None = None) -> int:

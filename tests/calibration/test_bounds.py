@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from moa.calibration import (
+from moa.core.errors import ConfigError, InputError
+from moa.decisions.bounds import (
+    Outcome,
+    choose_thresholds,
+    find_bound,
+    find_bound_among,
+    find_bounds_by_label,
+)
+from moa.decisions.guarantee import (
     Bound,
     Guarantee,
     Learn,
@@ -25,14 +33,6 @@ from moa.calibration import (
     tail,
     upper_bound,
 )
-from moa.calibration.bounds import (
-    Outcome,
-    choose_thresholds,
-    find_bound,
-    find_bound_among,
-    find_bounds_by_label,
-)
-from moa.errors import ConfigError, InputError
 
 PROMISE = Guarantee(0.05, 0.95)
 LOOSE = Guarantee(0.2, 0.9)

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from calibration.altered import Altered
 from calibration.made import QUESTION, endpoint, ready, rows
 from moa import Classifier, RunContext
-from moa.calibration import Guarantee
-from moa.calibration.calibrated import check_models
-from moa.calibration.file import Calibration
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled, clean_rows, warn_of_near_copies
-from moa.calibration.measuring import evaluate, recheck
-from moa.calibration.scorer import measure
+from moa.core.errors import CalibrationError, InputError
+from moa.core.questions import Answer
+from moa.decisions.calibrated import check_models
+from moa.decisions.file import Calibration
+from moa.decisions.fit import calibrate
+from moa.decisions.guarantee import Guarantee
+from moa.decisions.labelled import Labelled, clean_rows, warn_of_near_copies
 from moa.decisions.regression import fit_head, folds, split
+from moa.decisions.scorer import measure
 from moa.endpoints import Embeddings
-from moa.errors import CalibrationError, InputError
-from moa.questions import Answer
+from moa.evals.measuring import evaluate, recheck
 from moa.testing import SimulatedEndpoint
 
 pytestmark = pytest.mark.usefixtures("no_encoder")

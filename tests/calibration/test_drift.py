@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from moa.calibration.drift import Drift, Value
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
+from moa.decisions.drift import Drift, Value
 
 Input = Mapping[str, Value | None]
 

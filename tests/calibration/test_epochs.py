@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.calibration import tail
-from moa.calibration.epochs import (
+from moa.decisions.arrays import Bools, Floats
+from moa.decisions.guarantee import tail
+from moa.learning.epochs import (
     _NEAR,  # pyright: ignore[reportPrivateUsage]
     LOOKS,
     RISK,
@@ -23,7 +24,6 @@ from moa.calibration.epochs import (
     level_of,
     propose,
 )
-from moa.decisions.arrays import Bools, Floats
 
 COIN = Coin(b"k" * 32)
 texts = st.text(min_size=1, max_size=30)

@@ -18,17 +18,17 @@ from decisions.moods import MOOD, Numbers, classifier, numbers
 
 from calibration.altered import Altered
 from moa import RunContext
-from moa.calibration import Guarantee, Learn
-from moa.calibration.acceptance import GradedReply
-from moa.calibration.adapt import adapt
-from moa.calibration.calibrated import CalibratedDecider
-from moa.calibration.drift import fisher_p_value
-from moa.calibration.file import Calibration
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled
-from moa.calibration.verifiers import Length, Signs
+from moa.core.questions import Answer
+from moa.decisions.acceptance import GradedReply
+from moa.decisions.adapt import adapt
+from moa.decisions.calibrated import CalibratedDecider
+from moa.decisions.drift import fisher_p_value
+from moa.decisions.file import Calibration
+from moa.decisions.fit import calibrate
+from moa.decisions.guarantee import Guarantee, Learn
+from moa.decisions.labelled import Labelled
 from moa.endpoints import Example
-from moa.questions import Answer
+from moa.guards.verifiers import Length, Signs
 from moa.testing import SimulatedEndpoint
 
 FOLDER = Path(__file__).parent.parent / "golden"

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moa.calibration import learning as module
-from moa.calibration.answer_rows import LargeAnswer, NewRow, RowArrays
-from moa.calibration.answers import AnswerStore
-from moa.calibration.epochs import PlannedLook
-from moa.calibration.features import LabelFeature, VectorFeature
-from moa.calibration.labelled import OTHERWISE
-from moa.calibration.learning import Learning, probabilities_of
-from moa.questions import Option, Question
+from moa.core.questions import Option, Question
+from moa.decisions.features import LabelFeature, VectorFeature
+from moa.decisions.labelled import OTHERWISE
+from moa.learning import looks as module
+from moa.learning.answer_rows import LargeAnswer, NewRow, RowArrays
+from moa.learning.answers import AnswerStore
+from moa.learning.epochs import PlannedLook
+from moa.learning.looks import Learning, probabilities_of
 
 OWN, ENCODED = LabelFeature(name="small"), VectorFeature(name="encoder", source="encoder")
 QUESTION = Question("q", "choice", "?", (Option("a", "a"), Option("b", "b")))

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from calibration.test_learning import filled, learner
-from moa.calibration import learning, recording
-from moa.calibration.answer_rows import LargeAnswer, NewRow
-from moa.calibration.answers import AnswerStore
-from moa.calibration.epochs import PlannedLook
-from moa.calibration.learning import Learning
-from moa.calibration.recording import Recorder
-from moa.errors import StoreError
+from moa.core.errors import StoreError
+from moa.learning import looks as learning
+from moa.learning import recording
+from moa.learning.answer_rows import LargeAnswer, NewRow
+from moa.learning.answers import AnswerStore
+from moa.learning.epochs import PlannedLook
+from moa.learning.looks import Learning
+from moa.learning.recording import Recorder
 
 
 class Disk(AnswerStore):

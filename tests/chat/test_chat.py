@@ -16,16 +16,14 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
-from moa._async import closing_stream
 from moa.agents.filter import Verdict
-from moa.budget import Budget
-from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
 from moa.chat.memory import Summariser
 from moa.chat.messages import ChatReply, UserMessage
-from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.errors import (
+from moa.core._async import closing_stream
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     EndpointRejected,
@@ -33,10 +31,12 @@ from moa.errors import (
     InputError,
     StoreError,
 )
-from moa.node import Result
+from moa.core.node import Result
+from moa.core.trace import TextDelta
+from moa.core.usage import Price
+from moa.endpoints import Completion, Prompt
+from moa.guards.verifiers import Length
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
-from moa.usage import Price
 
 DOWN = EndpointUnavailable("refused", endpoint="large")
 YES: Mapping[str, Mapping[str, float]] = {"small_talk": {"yes": 0.95}}

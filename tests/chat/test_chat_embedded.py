@@ -11,12 +11,12 @@ import pytest
 from moa.chat.graph import Chat
 from moa.chat.messages import ChatReply, UserMessage
 from moa.chat.routing import ChatContext, Speaker
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.messages import Message
+from moa.core.node import Result
+from moa.core.trace import TextDelta
 from moa.endpoints import Prompt
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.messages import Message
-from moa.node import Result
-from moa.trace import TextDelta
+from moa.local.embedded import EmbeddedEndpoint
 
 pytestmark = pytest.mark.embedded
 DIALOGUES = [

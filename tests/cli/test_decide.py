@@ -13,8 +13,8 @@ import pytest
 from command import kept, moa, told, written
 from piped import pipe, type_after_an_answer
 
+from moa.core.questions import NONE_OF_THESE
 from moa.decisions.variants import stand_in_texts
-from moa.questions import NONE_OF_THESE
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from moa.cli import row_display, screen
 from moa.cli.app import app
-from moa.context import RunContext
+from moa.core.context import RunContext
 
 OUTPUTS = {"--out"}
 """Flags whose help names what is written, which differs by command; it begins with "Write"."""

@@ -14,8 +14,8 @@ from command import moa, written
 from routing import rows as routing_rows
 
 from moa.config.endpoints import Endpoints
+from moa.core.usage import Price
 from moa.testing import SimulatedEndpoint
-from moa.usage import Price
 
 from .test_learn import TASK, endpoint, rows
 
@@ -23,9 +23,9 @@ PRICE = Price(input=Decimal(1), output=Decimal(2))
 GOLDEN = Path(__file__).parent / "golden"
 GRAPH = """
 from moa import Agent, Graph, Text
-from moa.node import Dropped, Reply
+from moa.core.node import Dropped, Reply
 from moa.testing import SimulatedEndpoint
-from moa.usage import Price
+from moa.core.usage import Price
 
 def answer(text):
     return "too bad" if "fail" in text else f"re: {text.splitlines()[1]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import told
 
-from moa.graphs.loading import READY
+from moa.config.loading import READY
 
 OWN = """
 from moa import Graph

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from command import kept, moa, told
 
-from moa.calibration.learned import LearnedGraph
-from moa.endpoints.encoders import JointEncoder
+from moa.learning.learned import LearnedGraph
+from moa.local.encoders import JointEncoder
 
 ROOT = Path(__file__).parents[2]
 MUSEUM = ROOT / "benchmarks" / "data" / "businesses" / "museum"

@@ -9,9 +9,9 @@ import pytest
 from command import Told, told
 
 from moa.config.endpoints import Endpoints
+from moa.config.loading import load_graph
 from moa.documents.index import IndexRetriever
-from moa.graphs.loading import load_graph
-from moa.graphs.rag import Rag
+from moa.documents.rag import Rag
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from command import told
 
+from moa.core.usage import Amount
 from moa.serving.keys import KeyFile, digest, keys_and_ledger
-from moa.usage import Amount
 
 
 def test_a_secret_is_printed_once_and_only_its_hash_is_kept(folder: Path) -> None:

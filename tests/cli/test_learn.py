@@ -14,15 +14,15 @@ import pytest
 from command import Told, kept, moa, told, written
 from piped import type_after_an_answer
 
-from moa.calibration import Guarantee, min_rows, percent
-from moa.calibration.file import Calibration
-from moa.calibration.fit import calibrate
 from moa.cli import learn as command_of
 from moa.cli import screen
 from moa.config.endpoints import Endpoints
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import JointEncoder, SentenceEncoder
-from moa.graphs.loading import endpoint_names, load_graph
+from moa.config.loading import endpoint_names, load_graph
+from moa.decisions.file import Calibration
+from moa.decisions.fit import calibrate
+from moa.decisions.guarantee import Guarantee, min_rows, percent
+from moa.local.embedded import EmbeddedEndpoint
+from moa.local.encoders import JointEncoder, SentenceEncoder
 from moa.testing import SimulatedEndpoint
 
 LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from command import Told, kept, told, written
 
-from moa.calibration.learned import LearnedGraph
 from moa.config.endpoints import Endpoints
+from moa.learning.learned import LearnedGraph
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 
 pytestmark = pytest.mark.usefixtures("no_encoders")

@@ -13,10 +13,10 @@ import pytest
 from command import kept, told, written
 
 from moa.config.endpoints import Endpoints
-from moa.errors import InputError
-from moa.evals.inbox import group
+from moa.core.errors import InputError
+from moa.core.usage import Price
+from moa.inbox.intents import group
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
-from moa.usage import Price
 
 from .test_learning import decided, rows, toml
 

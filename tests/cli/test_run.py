@@ -14,10 +14,10 @@ GRAPH = """
 from pydantic import BaseModel
 from moa import Reply
 from moa.graphs.engine.graph import Graph
-from moa.node import Dropped
+from moa.core.node import Dropped
 from moa.testing import SimulatedEndpoint
 from moa.agents import Agent
-from moa.usage import Price
+from moa.core.usage import Price
 
 class Mail(BaseModel):
     text: str

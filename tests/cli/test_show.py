@@ -9,9 +9,9 @@ from command import told, written
 from pydantic import BaseModel
 
 from moa import Result
-from moa._terminal import STEERING
-from moa.batch import Item
 from moa.cli import row_display
+from moa.core._terminal import STEERING
+from moa.core.batch import Item
 
 INTENT = {"status": "answered", "label": "refund", "probabilities": {"refund": 0.9, "thanks": 0.1}}
 LINES: list[dict[str, Any]] = [

@@ -8,17 +8,17 @@ import pytest
 from command import told, written
 from pydantic import BaseModel
 
-from moa.batch import Item, Status
-from moa.calibration import Guarantee, min_rows
-from moa.node import Became, Dropped, Result, Text
-from moa.questions import Answer, Choice, Option, Question
+from moa.core.batch import Item, Status
+from moa.core.node import Became, Dropped, Result, Text
+from moa.core.questions import Answer, Choice, Option, Question
+from moa.core.trace import Note, NoteKind
+from moa.core.usage import Amount, Part, Usage
+from moa.decisions.guarantee import Guarantee, min_rows
 from moa.rows.tally import Tally
-from moa.trace import Note, NoteKind
-from moa.usage import Amount, Part, Usage
 
 BLIND = """
 from moa.agents.filter import Filter
-from moa.calibration.defaults import make_unfitted
+from moa.decisions.defaults import make_unfitted
 from moa.testing import SimulatedEndpoint
 
 asked = SimulatedEndpoint(rule=lambda _: {"spam": {"yes": 0.3}})

@@ -11,8 +11,8 @@ from moa.cli.options import load_config
 from moa.config import find, load, misspelt_variables
 from moa.config.endpoints import Endpoints
 from moa.config.tables import AddressConfig, EngineConfig
-from moa.errors import ConfigError
-from moa.usage import Price
+from moa.core.errors import ConfigError
+from moa.core.usage import Price
 
 SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
 LOCAL = '[endpoints.medium]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "qwen3-4b"\n'

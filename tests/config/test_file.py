@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moa.config import load
 from moa.config.file import write_endpoint
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 TABLE = {"tier": "slm", "model": "org/model", "serve": "vllm", "vllm": {"port": 8001}}
 WRITTEN = """# mine

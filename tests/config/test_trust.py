@@ -14,10 +14,10 @@ import pytest
 from moa.config import load, read
 from moa.config.endpoints import Endpoints
 from moa.config.file import set_in_graph, write_endpoint
+from moa.config.loading import load_graph
 from moa.config.tables import AdapterConfig, AddressConfig, EngineConfig, ServerConfig
 from moa.config.trust import entries, is_trusted, needs, revoke, trust
-from moa.errors import ConfigError
-from moa.graphs.loading import load_graph
+from moa.core.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 
 VLLM = '[endpoints.a]\ntier = "slm"\nmodel = "m"\nserve = "vllm"\n'

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.budget import Budget, Reservation
-from moa.context import RunContext
-from moa.usage import NOTHING, Amount, Part, Price, Usage
+from moa.core.budget import Budget, Reservation
+from moa.core.context import RunContext
+from moa.core.usage import NOTHING, Amount, Part, Price, Usage
 
 PRICE = Price(input=0.1, cached_input=0.033, output=0.7)
 """A float is read as it is written: the sums below are exact."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.budget import Budget, Reservation
-from moa.context import RunContext
-from moa.errors import (
+from moa.core.budget import Budget, Reservation
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -20,8 +20,8 @@ from moa.errors import (
     EndpointUnavailable,
     InvalidResponse,
 )
-from moa.trace import TextDelta
-from moa.usage import NOTHING, Amount, Price, Tier
+from moa.core.trace import TextDelta
+from moa.core.usage import NOTHING, Amount, Price, Tier
 
 ONE = Amount(calls=1, input_tokens=100, output_tokens=50)
 PRICE = Price(input=Decimal(10), output=Decimal(10))

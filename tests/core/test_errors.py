@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from moa.errors import (
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -21,7 +21,7 @@ from moa.errors import (
     QuotaExceeded,
     check_recoverable,
 )
-from moa.usage import Usage
+from moa.core.usage import Usage
 
 DOWN = EndpointUnavailable("refused", endpoint="x", status=503, retry_after_s=2.0)
 NO_KEY = EndpointUnauthorized("no key", endpoint="x", status=401)

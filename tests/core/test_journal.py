@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import EndpointUnavailable, MoaError, OutputError, StoreError
+from moa.core.journal import Journal, digest
+from moa.core.questions import Option, Question
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Cached, Fallback, Limited
-from moa.errors import EndpointUnavailable, MoaError, OutputError, StoreError
-from moa.journal import Journal, digest
-from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 
 PROMPT = Prompt.of("Why?")
@@ -122,7 +122,9 @@ async def test_what_is_kept_of_another_kind_is_told() -> None:
 
 
 def test_a_set_is_told_apart_alike_in_every_process() -> None:
-    code = "from moa.journal import digest; print(digest({'a', 'b', 'c', 'd'}, frozenset('xyz')))"
+    code = (
+        "from moa.core.journal import digest; print(digest({'a', 'b', 'c', 'd'}, frozenset('xyz')))"
+    )
     found = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -12,15 +12,15 @@ from io import StringIO
 import pytest
 from tenacity import wait_none
 
-from moa._logs import LineFormatter
 from moa.agents import Agent
-from moa.budget import Budget
 from moa.cli.serve import LogHandler
-from moa.context import RunContext
+from moa.core._logs import LineFormatter
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, EndpointUnavailable
 from moa.endpoints import Endpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback
-from moa.errors import BudgetExceeded, EndpointUnavailable
 from moa.serving.listening import uvicorn_for
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -60,14 +60,16 @@ def test_each_call_is_logged_in_detail_and_without_a_text(
 
 
 def test_nothing_is_printed_unless_somebody_listens() -> None:
-    program = "import moa, logging; logging.getLogger('moa.context').warning('lost')"
+    program = "import moa, logging; logging.getLogger('moa.core.context').warning('lost')"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("name", ["moa.serving.ledger", "moa.calibration.recording", "moa._sqlite"])
+@pytest.mark.parametrize(
+    "name", ["moa.serving.ledger", "moa.learning.recording", "moa.core._sqlite"]
+)
 def test_a_server_tells_what_its_stores_can_not_do(name: str) -> None:
     program = (
         "import logging\n"

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, create_model
 
-from moa.errors import ConfigError, Unanswered
-from moa.questions import (
+from moa.core.errors import ConfigError, Unanswered
+from moa.core.questions import (
     NONE_OF_THESE,
     UNTOLD,
     Answer,

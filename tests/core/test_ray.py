@@ -19,12 +19,12 @@ from command import moa
 from counting import serving
 
 from moa import Agent, Budget, OpenAIEndpoint, RunContext
-from moa.budget import Look, Share
-from moa.errors import ConfigError, MoaError
-from moa.node import Node
-from moa.ray import Ledger, map_dataset
+from moa.core.budget import Look, Share
+from moa.core.errors import ConfigError, MoaError
+from moa.core.node import Node
+from moa.core.usage import Usage
+from moa.rows.ray import Ledger, map_dataset
 from moa.testing import ScriptedEndpoint
-from moa.usage import Usage
 
 ROWS = 600
 WORKERS = 3

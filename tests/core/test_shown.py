@@ -10,22 +10,22 @@ import pytest
 
 from moa import Classifier
 from moa.agents.sentiment import Mood, Sentiment
-from moa.batch import Item
-from moa.budget import Budget
-from moa.calibration.file import Calibration, OptionRecord, QuestionRecord
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.core.batch import Item
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import InputError
+from moa.core.node import Reply, Result
+from moa.core.trace import Note
+from moa.core.usage import Amount, Part, Usage
+from moa.decisions.file import Calibration, OptionRecord, QuestionRecord
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Fallback
-from moa.errors import InputError
 from moa.evals.comparison import Comparison, DesignReport
 from moa.evals.metrics import Interval
-from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint
-from moa.trace import Note
-from moa.usage import Amount, Part, Usage
+from moa.vllm.endpoint import VLLMEndpoint
 
 SPENT = Usage(
     {

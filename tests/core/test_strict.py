@@ -10,9 +10,9 @@ import pytest
 from command import told
 
 from moa import Agent, Budget, Price, RunContext
-from moa.errors import BudgetExceeded, PriceUnknown
+from moa.core.errors import BudgetExceeded, PriceUnknown
+from moa.core.usage import FREE, Amount, Usage
 from moa.testing import ScriptedEndpoint
-from moa.usage import FREE, Amount, Usage
 
 UNPRICED = Price()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from command import moa
 
-from moa._terminal import STEERING
+from moa.core._terminal import STEERING
 
 EVIL = (
     "\x1b]52;c;ZXZpbA==\x07 \x1b]0;title\x1b\\ \x1b[2J \x1b]8;;http://evil\x1b\\ \x9b2J \x90 \x85"

@@ -13,13 +13,13 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import DeadlineExceeded
+from moa.core.trace import TextDelta
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import DeadlineExceeded
-from moa.pytest_plugin import moa_offline as moa_offline
+from moa.evals.pytest_plugin import moa_offline as moa_offline
 from moa.testing import Rule, ScriptedEndpoint, SimulatedEndpoint, SimulatedRequest, Step
-from moa.trace import TextDelta
 
 
 class City(BaseModel):

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from moa._threads import Threads
-from moa.errors import ConfigError
+from moa.core._threads import Threads
+from moa.core.errors import ConfigError
 
 WHO = contextvars.ContextVar("who", default="nobody")
 
@@ -124,7 +124,7 @@ async def test_of_a_function_that_hangs_again_and_again_no_other_is_kept_waiting
 def test_a_process_ends_while_a_function_hangs() -> None:
     program = """
 import asyncio, threading
-from moa._threads import USER_THREADS
+from moa.core._threads import USER_THREADS
 
 async def main():
     async with asyncio.timeout(0.01):

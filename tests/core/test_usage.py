@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import wait_none
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable
+from moa.core.usage import NOTHING, UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 from moa.endpoints import Prompt
 from moa.endpoints.retries import Retried
-from moa.errors import ConfigError, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
 counts = st.integers(min_value=0, max_value=10**9)
 amounts = st.builds(

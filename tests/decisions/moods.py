@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from moa import Classifier, RunContext
+from moa.core.questions import Option, Question
+from moa.core.usage import Amount
 from moa.endpoints import Embeddings, Endpoint
-from moa.endpoints.encoders import JointEncoder
-from moa.questions import Option, Question
+from moa.local.encoders import JointEncoder
 from moa.testing import SimulatedEndpoint
-from moa.usage import Amount
 
 MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from moa import Classifier, Filter, RunContext
+from moa.core.errors import ConfigError
+from moa.core.node import Result
+from moa.core.questions import Question
 from moa.endpoints import Decision, Example
-from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.known import ModelFacts, save_facts
-from moa.errors import ConfigError
-from moa.node import Result
-from moa.questions import Question
+from moa.local.encoders import JointEncoder
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(

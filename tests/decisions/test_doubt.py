@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from moa import Decider, Filter, Predicate, predicate
-from moa.calibration.defaults import make_calibration
-from moa.calibration.features import LabelFeature
-from moa.calibration.file import FitRecord
+from moa.decisions.defaults import make_calibration
 from moa.decisions.doubt import compares_figures
+from moa.decisions.features import LabelFeature
+from moa.decisions.file import FitRecord
 from moa.endpoints import Decision
 from moa.endpoints.known import ModelFacts, save_facts
 from moa.testing import SimulatedEndpoint

@@ -14,17 +14,17 @@ import moa.decisions
 from decisions.moods import MOOD, classifier
 from moa import Choice, Classifier, Decider, RunContext, Score, Sentiment, choice, score
 from moa.agents.deciding import DecidingAgent
-from moa.calibration.defaults import make_calibration, shipped_calibration
-from moa.calibration.features import ENCODER, LabelFeature, VectorFeature
-from moa.calibration.file import Calibration, FitRecord, HeadRecord
+from moa.core.errors import CalibrationError
+from moa.core.trace import Note
+from moa.decisions.defaults import make_calibration, shipped_calibration
+from moa.decisions.features import ENCODER, LabelFeature, VectorFeature
+from moa.decisions.file import Calibration, FitRecord, HeadRecord
 from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads
-from moa.endpoints.encoders import JointEncoder
-from moa.errors import CalibrationError
-from moa.graphs.support import intent_of, urgency_of
 from moa.guards.injection import injection_filter
 from moa.guards.spam import Spam
+from moa.inbox.support import intent_of, urgency_of
+from moa.local.encoders import JointEncoder
 from moa.testing import SimulatedEndpoint
-from moa.trace import Note
 
 installed = pytest.mark.skipif(
     JointEncoder.missing() is not None, reason="the encoder is not installed"

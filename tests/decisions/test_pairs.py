@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa import Classifier, RunContext
-from moa._async import gather
-from moa.decisions.pairs import Labels, PairScorer, pair_head, shipped_pairs
+from moa.core._async import gather
+from moa.core.questions import NONE_OF_THESE, Option, Question
 from moa.endpoints import Example
-from moa.endpoints.encoders import JointEncoder
-from moa.questions import NONE_OF_THESE, Option, Question
+from moa.local.encoders import JointEncoder
+from moa.local.pairs import Labels, PairScorer, pair_head, shipped_pairs
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(

@@ -12,17 +12,17 @@ from typing import get_args
 import pytest
 
 from moa import RunContext
-from moa._sqlite import ContentStore
-from moa.budget import Budget
-from moa.decisions.probe import ENOUGH, LAYOUTS, probe, shipped_trials
+from moa.core._sqlite import ContentStore
+from moa.core.budget import Budget
+from moa.core.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
+from moa.core.questions import Answer, Kind, Layout, Question
+from moa.core.usage import Amount
 from moa.endpoints import Decision, Example
-from moa.endpoints.encoders import Encoder, JointEncoder, MultilingualEncoder
-from moa.endpoints.encoding import EncodedBatch
 from moa.endpoints.known import ModelFacts, facts_of, save_facts
-from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
-from moa.questions import Answer, Kind, Layout, Question
+from moa.local.encoders import Encoder, JointEncoder, MultilingualEncoder
+from moa.local.encoding import EncodedBatch
+from moa.local.probe import ENOUGH, LAYOUTS, probe, shipped_trials
 from moa.testing import SimulatedEndpoint
-from moa.usage import Amount
 
 RIGHT = {(trial.text, trial.question.text): trial.label for trial in shipped_trials()}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from moa import EmbeddedEndpoint, Filter, RunContext
+from moa.core.errors import CapabilityError
+from moa.core.questions import Option, Question
 from moa.decisions.heads import encode
-from moa.decisions.relevance import strip_negation, words_head
-from moa.endpoints.encoders import JointEncoder
-from moa.errors import CapabilityError
-from moa.questions import Option, Question
+from moa.local.encoders import JointEncoder
+from moa.local.relevance import strip_negation, words_head
 
 installed = pytest.mark.skipif(
     JointEncoder.missing() is not None, reason="the encoder is not installed"

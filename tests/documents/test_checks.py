@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from moa._text import word_count
+from moa.core._text import word_count
 from moa.documents.checks import Checks, Ground, faults_of
 from moa.documents.sentences import Length
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import CalibrationError
+from moa.core.questions import Option, Question
+from moa.decisions.fit import calibrate
+from moa.decisions.labelled import Labelled
 from moa.documents import Passage
 from moa.documents.claims import (
     RELEVANT,
@@ -21,8 +23,6 @@ from moa.documents.claims import (
     filter_text,
     number_passages,
 )
-from moa.errors import CalibrationError
-from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 
 SEVERAL = tuple(
@@ -37,7 +37,7 @@ SEVERAL = tuple(
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+        "moa.local.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from documents.files import FOX, PNG, closed, pdf, pictures
+from moa.core.errors import ConfigError
 from moa.documents.files import LoadedDocuments, load
-from moa.errors import ConfigError
 
 
 def only(loaded: LoadedDocuments) -> str:

@@ -14,18 +14,18 @@ import pytest
 from graphs.encoder import WordEncoder
 
 from documents.files import closed
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.documents.files import Progress, Sources
-from moa.documents.index import Changes, Index, IndexRetriever
-from moa.documents.retrieval import BM25
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     EndpointUnauthorized,
     EndpointUnavailable,
 )
+from moa.documents.files import Progress, Sources
+from moa.documents.index import Changes, Index, IndexRetriever
+from moa.documents.retrieval import BM25
 from moa.testing import ScriptedEndpoint
 
 

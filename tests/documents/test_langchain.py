@@ -8,10 +8,10 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
+from moa.core.errors import NodeError
 from moa.documents import Passage
 from moa.documents.langchain import FromLangChain
 from moa.documents.retrieval import BM25, Hybrid
-from moa.errors import NodeError
 
 FOX = Passage(document="a.pdf", title="Animals", text="Foxes jump.", start=7, page=3)
 

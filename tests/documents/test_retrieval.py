@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, CapabilityError, ConfigError, InputError
 from moa.documents import Passage, Passages
 from moa.documents.retrieval import BM25, Dense, Hybrid, fuse, words
-from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError
 from moa.testing import ScriptedEndpoint
 
 

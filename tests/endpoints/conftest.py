@@ -16,10 +16,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import RawTestServer
 from multidict import CIMultiDictProxy
 
-from moa.context import RunContext
+from moa.core.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.embedded import Engine, EngineSettings
-from moa.endpoints.weights import find_weights
+from moa.local.embedded import Engine, EngineSettings
+from moa.local.weights import find_weights
 
 
 class Asked(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.questions import NONE_OF_THESE, Option, Question
 from moa.endpoints import Decision
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.questions import NONE_OF_THESE, Option, Question
 
 from .conftest import Answer
 

@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import stop_after_attempt, wait_none
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import (
+    DeadlineExceeded,
+    EndpointError,
+    EndpointTimeout,
+    EndpointUnavailable,
+)
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.breaker import Breaker, breaker_of, is_down
 from moa.endpoints.calls import mark_replaceable
@@ -21,7 +27,6 @@ from moa.endpoints.neutral import ask_neutrally
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback, Wrapping
-from moa.errors import DeadlineExceeded, EndpointError, EndpointTimeout, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 PROMPT = Prompt.of("Hello?")

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from moa.context import RunContext
+from moa.core.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 

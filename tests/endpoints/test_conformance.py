@@ -12,18 +12,11 @@ from typing import Any
 import openai
 import pytest
 
-from moa.budget import Budget
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Endpoint, EndpointBase, Prompt
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.replicas import Replicas
-from moa.endpoints.retries import Retried
-from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     CapabilityError,
     DeadlineExceeded,
@@ -31,8 +24,15 @@ from moa.errors import (
     EndpointUnsupported,
     InvalidResponse,
 )
-from moa.questions import NONE_OF_THESE, Option, Question
+from moa.core.questions import NONE_OF_THESE, Option, Question
+from moa.endpoints import Completion, Decision, Endpoint, EndpointBase, Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.replicas import Replicas
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
+from moa.local.embedded import EmbeddedEndpoint
 from moa.testing import ALL, SimulatedEndpoint, Step
+from moa.vllm.endpoint import VLLMEndpoint
 
 from .conftest import Answer, Asked, Served, chat, events, piece
 from .servers import server

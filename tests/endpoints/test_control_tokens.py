@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa._json import JSON
-from moa.context import RunContext
+from moa.core._json import JSON
+from moa.core.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tokens import neutralise

@@ -7,12 +7,12 @@ from decimal import Decimal
 
 import pytest
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InvalidResponse, OutputError
+from moa.core.questions import NONE_OF_THESE, Option, Question
+from moa.core.usage import Price
 from moa.endpoints import Example
 from moa.endpoints.dialects import OLLAMA, VLLM, dialect_of
-from moa.errors import ConfigError, InvalidResponse, OutputError
-from moa.questions import NONE_OF_THESE, Option, Question
-from moa.usage import Price
 
 from .conftest import Answer, Asked, Served, chat
 from .decider import ALL, ANSWERS, REFUND, TOPIC, URGENCY, YES_NO, decided, endpoint, reply

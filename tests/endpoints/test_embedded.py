@@ -10,11 +10,11 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable
+from moa.core.questions import Option, Question
 from moa.endpoints import Completion, Example, Prompt
-from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
-from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable
-from moa.questions import Option, Question
+from moa.local.embedded import EmbeddedEndpoint, EngineSettings
 
 pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 

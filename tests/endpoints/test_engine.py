@@ -16,19 +16,24 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import (
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    MissingDependency,
+    ModelNotFound,
+)
 from moa.endpoints import Prompt
-from moa.endpoints.embedded import (
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
+from moa.local.embedded import (
     EmbeddedEndpoint,
     Engine,
     EngineHost,
     EngineSettings,
     check_engine,
 )
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retries import Retried
-from moa.endpoints.weights import find_weights
-from moa.errors import EndpointUnauthorized, EndpointUnavailable, MissingDependency, ModelNotFound
+from moa.local.weights import find_weights
 
 pytestmark = pytest.mark.embedded
 
@@ -121,7 +126,7 @@ async def test_an_engine_that_does_not_come_up_is_told_by_the_name_of_its_endpoi
     path.write_bytes(b"GGUF" + bytes(1000))
     program = tmp_path / "broken.py"
     program.write_text("raise SystemExit('out of luck')")
-    monkeypatch.setattr("moa.endpoints.embedded._PROGRAM", program)
+    monkeypatch.setattr("moa.local.embedded._PROGRAM", program)
     async with EmbeddedEndpoint("mine", model_path=path) as endpoint:
         with pytest.raises(EndpointUnavailable, match=r"^mine: .*last words: out of luck"):
             await endpoint.complete(Prompt.of("Hi"), RunContext())
@@ -163,7 +168,7 @@ def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     def nothing(name: str) -> None:
         del name
 
-    monkeypatch.setattr("moa.endpoints.embedded.find_spec", nothing)
+    monkeypatch.setattr("moa.local.embedded.find_spec", nothing)
     with pytest.raises(MissingDependency, match=r'pip install "mixture-of-agents\[local\]"'):
         Engine(Path("x"), EngineSettings())
 
@@ -200,8 +205,8 @@ def test_its_key_is_in_no_command_line(engine: Engine) -> None:
 
 PROGRAM = """
 import asyncio, sys
-from moa.context import RunContext
-from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.core.context import RunContext
+from moa.local.embedded import EmbeddedEndpoint
 asyncio.run(EmbeddedEndpoint().start(RunContext()))
 print("started", flush=True)
 sys.stdin.readline()

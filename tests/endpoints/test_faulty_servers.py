@@ -11,13 +11,9 @@ import pytest
 from pydantic import SecretStr
 from tenacity import stop_after_attempt, wait_none
 
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Prompt
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retries import Retried
-from moa.endpoints.transport import map_error
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     EndpointError,
@@ -31,6 +27,10 @@ from moa.errors import (
     OutputError,
     may_be_billed,
 )
+from moa.endpoints import Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
+from moa.endpoints.transport import map_error
 
 from .conftest import (
     LOST,

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from moa._async import Lock
-from moa.context import RunContext
+from moa.core._async import Lock
+from moa.core.context import RunContext
+from moa.core.errors import (
+    DeadlineExceeded,
+    EndpointRejected,
+    EndpointUnavailable,
+    EndpointUnsupported,
+)
 from moa.endpoints.decide import Decides, describe_way
 from moa.endpoints.dialects import OLLAMA, UNKNOWN, VLLM, Dialect
-from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable, EndpointUnsupported
 
 from .conftest import Answer, Asked, Served, chat
 from .decider import ALL, REFUND, decided, endpoint, reply

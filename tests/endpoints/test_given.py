@@ -15,15 +15,9 @@ from openai._models import FinalRequestOptions
 from tenacity import stop_after_attempt, wait_none
 
 import moa
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Endpoint, Prompt, ToolSchema, wire
-from moa.endpoints.dialects import OPENAI
-from moa.endpoints.named import as_endpoint
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retries import Retried
-from moa.endpoints.wrappers import innermost
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -34,6 +28,12 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
+from moa.endpoints import Endpoint, Prompt, ToolSchema, wire
+from moa.endpoints.dialects import OPENAI
+from moa.endpoints.named import as_endpoint
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import innermost
 
 from .conftest import (
     LOST,
@@ -356,12 +356,12 @@ async def test_a_client_and_a_model_are_an_endpoint(served: Served, client: Coun
 def test_nothing_else_loads_the_library(tmp_path: Any) -> None:
     script = """
 import asyncio, sys
-import moa.errors
+import moa.core.errors
 endpoint = moa.endpoint("openai:m@http://127.0.0.1:9/v1")
 assert "openai" not in sys.modules
 try:
     moa.Agent(endpoint.endpoint, "Greet.").run_sync("Hi")
-except moa.errors.EndpointUnavailable:
+except moa.core.errors.EndpointUnavailable:
     pass
 assert "aiohttp" in sys.modules and "openai" not in sys.modules
 """

@@ -17,12 +17,11 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field
 
+from moa.adapters.langchain_endpoint import LangChainEndpoint
 from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
-from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.endpoints.langchain import LangChainEndpoint
-from moa.errors import (
+from moa.core.context import RunContext
+from moa.core.errors import (
     CapabilityError,
     DeadlineExceeded,
     EndpointError,
@@ -33,8 +32,9 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
-from moa.node import Reply, Result
-from moa.usage import Price
+from moa.core.node import Reply, Result
+from moa.core.usage import Price
+from moa.endpoints import Completion, Prompt
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))
 USED: Any = {

@@ -11,13 +11,13 @@ from itertools import groupby
 import pytest
 from tenacity import wait_none
 
-from moa._json import JSON
-from moa.context import RunContext
+from moa.core._json import JSON
+from moa.core.context import RunContext
+from moa.core.errors import AnswerTooLarge, EndpointRejected
+from moa.core.usage import NOTHING
 from moa.endpoints import Prompt, client, reading
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.errors import AnswerTooLarge, EndpointRejected
-from moa.usage import NOTHING
 
 from .conftest import Answer, Ask, Served, both_ways, chat, events, piece, sse
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from moa._json import at, number_of, objects_of
-from moa.context import RunContext
+from moa.core._json import at, number_of, objects_of
+from moa.core.context import RunContext
+from moa.core.errors import InvalidResponse
+from moa.core.questions import Option, Question
+from moa.core.usage import Amount
 from moa.endpoints.client import Client
 from moa.endpoints.decide import Decides
-from moa.endpoints.embedded import Engine
 from moa.endpoints.layouts import LabelPrompt
 from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import InvalidResponse
-from moa.questions import Option, Question
-from moa.usage import Amount
+from moa.local.embedded import Engine
 
 from .conftest import Answer, Asked, Served
 

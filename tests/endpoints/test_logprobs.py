@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.questions import Option, Question
+from moa.core.usage import Amount
 from moa.endpoints import DecisionRequest, Example
 from moa.endpoints.client import Client
 from moa.endpoints.known import ModelFacts, save_facts
@@ -24,9 +27,6 @@ from moa.endpoints.layouts import (
     label_words,
 )
 from moa.endpoints.logprobs import LabelReader, LabelReading, TokenReading, walk_labels
-from moa.errors import ConfigError
-from moa.questions import Option, Question
-from moa.usage import Amount
 
 Tree = dict[tuple[int, ...], dict[int, float]]
 """Probability of the next token, by the tokens before it."""

@@ -9,18 +9,18 @@ import pytest
 import moa
 from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.usage import Price
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.dialects import LLAMACPP
-from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Cached, innermost
-from moa.errors import ConfigError
 from moa.graphs.self_consistency import SelfConsistency
-from moa.usage import Price
+from moa.local.embedded import EmbeddedEndpoint
+from moa.vllm.endpoint import VLLMEndpoint
 
 from .conftest import Served, chat
 

@@ -12,13 +12,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from moa._json import objects_of
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import (
+from moa.core._json import objects_of
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     EndpointRejected,
@@ -26,8 +23,11 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
-from moa.messages import Message
-from moa.usage import Price
+from moa.core.messages import Message
+from moa.core.usage import Price
+from moa.endpoints import Completion, Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.vllm.endpoint import VLLMEndpoint
 
 from .conftest import (
     REFUSED,

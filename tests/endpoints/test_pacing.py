@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import stop_after_attempt, wait_random_exponential
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import DeadlineExceeded, EndpointUnavailable
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.retries import Retried
 from moa.endpoints.transport import seconds_until
-from moa.errors import DeadlineExceeded, EndpointUnavailable
 
 from .conftest import Answer, Asked, Served, chat
 

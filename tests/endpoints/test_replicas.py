@@ -13,20 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import wait_none
 
-from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.replicas import Replicas
-from moa.endpoints.retries import Retried
-from moa.endpoints.wrappers import Wrapping
-from moa.errors import (
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     EndpointError,
     EndpointRejected,
     EndpointUnavailable,
 )
-from moa.questions import Option, Question
+from moa.core.questions import Option, Question
+from moa.endpoints import Completion, Endpoint, Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.replicas import Replicas
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Wrapping
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .conftest import REFUSED, Answer, Served, chat

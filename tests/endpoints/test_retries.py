@@ -20,10 +20,10 @@ from tenacity import (
     wait_none,
 )
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointRejected, EndpointUnavailable
 from moa.endpoints import Prompt
 from moa.endpoints.retries import Retried
-from moa.errors import ConfigError, EndpointRejected, EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 
 PROMPT = Prompt.of("Hello?")
@@ -135,7 +135,7 @@ def test_tenacity_is_loaded_at_the_first_failure() -> None:
 import sys
 from moa import Agent
 from moa.endpoints.retries import Retried
-from moa.errors import EndpointUnavailable
+from moa.core.errors import EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 down = EndpointUnavailable("HTTP 500", endpoint="e", status=500)
 agent = Agent(Retried(ScriptedEndpoint(["hello", down, "hello"])), "Greet.")

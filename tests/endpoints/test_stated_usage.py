@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded
+from moa.core.usage import Amount, Price
 from moa.endpoints import Prompt
 from moa.endpoints.layouts import LabelPrompt
 from moa.endpoints.logprobs import VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of, texts_in
-from moa.errors import BudgetExceeded
-from moa.usage import Amount, Price
 
 from .conftest import Answer, Ask, Served, both_ways, chat, events, piece, streamed
 from .decider import REFUND, endpoint, reply

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from moa.context import RunContext
-from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.core.context import RunContext
+from moa.core.errors import InvalidResponse
 from moa.endpoints.retries import Retried
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
-from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import InvalidResponse
+from moa.local.embedded import EmbeddedEndpoint
 from moa.testing import ScriptedEndpoint
+from moa.vllm.endpoint import VLLMEndpoint
 
 from .conftest import Answer, Served
 

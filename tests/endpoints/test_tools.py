@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.messages import File, Image, Message, ToolCall
+from moa.core.usage import Tier
 from moa.endpoints import Completion, Prompt, ToolSchema
 from moa.endpoints.dialects import OPENAI, VLLM
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tools import WithTools
 from moa.endpoints.wrappers import Cached
-from moa.messages import File, Image, Message, ToolCall
 from moa.testing import ScriptedEndpoint
-from moa.usage import Tier
 
 from .conftest import Answer, Served, chat, events, piece
 

@@ -19,11 +19,8 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.test_utils import RawTestServer
 from pydantic import SecretStr
 
-from moa.context import RunContext
-from moa.endpoints import Prompt, wire
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.transport import error_of_exception, foreign_errors, is_loopback, proxy_of
-from moa.errors import (
+from moa.core.context import RunContext
+from moa.core.errors import (
     ConfigError,
     EndpointError,
     EndpointTimeout,
@@ -31,6 +28,9 @@ from moa.errors import (
     InvalidResponse,
     may_be_billed,
 )
+from moa.endpoints import Prompt, wire
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.transport import error_of_exception, foreign_errors, is_loopback, proxy_of
 
 from .conftest import Served, chat, completed, streamed
 

@@ -8,12 +8,12 @@ import time
 import pytest
 from tenacity import stop_after_attempt, wait_none
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointTimeout, EndpointUnavailable
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback, timeout_of
-from moa.errors import ConfigError, EndpointTimeout, EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 
 from .conftest import Answer, Ask, Asked, Served, both_ways, chat

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from moa.endpoints.encoders import UniversalEncoder
-from moa.endpoints.universal import load_universal
+from moa.local.encoders import UniversalEncoder
+from moa.local.universal import load_universal
 
 pytestmark = pytest.mark.skipif(UniversalEncoder.missing() is not None, reason="not installed")
 TEXTS = [
@@ -44,7 +44,7 @@ def test_what_is_kept_encodes_as_the_package_does_and_a_damaged_file_is_made_ane
     (file,) = cache.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     whole = file.read_bytes()
-    caplog.set_level(logging.INFO, "moa.endpoints.universal")
+    caplog.set_level(logging.INFO, "moa.local.universal")
     assert (loaded().encode(TEXTS) == expected).all()
     assert not caplog.records, "the second is loaded from the file"
     lacks = whole.replace(b'"_prefixes"', b'"_suffixes"', 1)

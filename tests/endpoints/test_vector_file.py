@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from moa.endpoints.encoding import EncodedText, EncoderText, EncodingQueue
-from moa.endpoints.vector_file import VectorFile
+from moa.local.encoding import EncodedText, EncoderText, EncodingQueue
+from moa.local.vector_file import VectorFile
 
 VECTOR = tuple(array("f", [0.1, -0.7, 1 / 3]))
 SECRET = EncoderText("my card is 4111 1111")

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
+from moa.core.questions import Option, Question
 from moa.endpoints import Example, Prompt
 from moa.endpoints.decide import Decides
 from moa.endpoints.layouts import LabelPrompt, label_prompt
 from moa.endpoints.logprobs import VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
-from moa.questions import Option, Question
+from moa.vllm.endpoint import VLLMEndpoint
 
 from .conftest import Answer, Asked, Served, chat
 

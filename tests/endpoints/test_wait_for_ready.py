@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 from tenacity import stop_after_attempt, wait_none
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import DeadlineExceeded, EndpointUnavailable
 from moa.endpoints import Prompt
 from moa.endpoints.retries import Retried
-from moa.endpoints.vllm import WaitingEndpoint
-from moa.errors import DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, Step
+from moa.vllm.endpoint import WaitingEndpoint
 
 PROMPT = Prompt.of("Hello")
 GONE = EndpointUnavailable("cannot reach it", endpoint="scripted")

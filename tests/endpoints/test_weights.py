@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from hub import CONTENT, SHA256, Hub, isolate, serving
 
-from moa.endpoints.weights import (
+from moa.core.errors import ConfigError, ModelNotFound
+from moa.local.weights import (
     FetchResult,
     HubFile,
     cache_folder,
@@ -30,7 +31,6 @@ from moa.endpoints.weights import (
     fetch,
     find_weights,
 )
-from moa.errors import ConfigError, ModelNotFound
 
 FILE = HubFile("owner/name", "small-q4.gguf")
 TINY = HubFile("owner/name", "tiny.gguf", "v1", SHA256, size=len(CONTENT), wheel="tiny==1")
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=float))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("moa.endpoints.weights.SMOLLM2", TINY)
+    monkeypatch.setattr("moa.local.weights.SMOLLM2", TINY)
     return folder
 
 
@@ -68,7 +68,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
         fake = tmp_path / "python"
         fake.write_text(f"#!{sys.executable}\nimport sys\n{program}")
         fake.chmod(0o755)
-        monkeypatch.setattr("moa.endpoints.weights.sys.executable", str(fake))
+        monkeypatch.setattr("moa.local.weights.sys.executable", str(fake))
 
     return install
 
@@ -78,7 +78,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> None:
         del name
 
-    monkeypatch.setattr("moa.endpoints.weights.find_spec", nothing)
+    monkeypatch.setattr("moa.local.weights.find_spec", nothing)
 
 
 def giving(folder: Path, content: bytes = CONTENT) -> str:
@@ -240,7 +240,7 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path) -> None:
 
 
 RACER = """
-import moa.endpoints.weights as weights
+import moa.local.weights as weights
 file = weights.HubFile("owner/name", "small-q4.gguf")
 print(weights.fetch(file).was_there, flush=True)
 """

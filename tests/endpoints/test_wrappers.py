@@ -13,13 +13,10 @@ from typing import Any
 import pytest
 from tenacity import stop_after_attempt, wait_none
 
-from moa._async import closing_stream
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.retries import Retried
-from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
-from moa.errors import (
+from moa.core._async import closing_stream
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -27,7 +24,10 @@ from moa.errors import (
     EndpointUnavailable,
     StoreError,
 )
-from moa.questions import Option, Question
+from moa.core.questions import Option, Question
+from moa.endpoints import Completion, Endpoint, Prompt
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .conftest import streamed

@@ -17,21 +17,21 @@ from command import moa
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.config import load
-from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable, InputError, MissingDependency
+from moa.config.loading import files_in
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable, InputError, MissingDependency
+from moa.core.node import Node, Result
+from moa.core.usage import Price
 from moa.evals import compare
 from moa.evals.cases import Cache, DesignAnswer
 from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import Cascade
-from moa.graphs.loading import files_in
-from moa.mixing.judges import Best
-from moa.node import Node, Result
+from moa.recipes.judges import Best
 from moa.testing import SimulatedEndpoint, Step
-from moa.usage import Price
 
 MINE = """
 from moa.agents.classifier import Classifier
-from moa.graphs.loading import files_in
+from moa.config.loading import files_in
 from moa.testing import SimulatedEndpoint
 
 def rule(text):

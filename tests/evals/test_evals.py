@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.core.errors import InputError, Unanswered
+from moa.core.node import Reply
+from moa.core.questions import Choice, Predicate
 from moa.decisions.arrays import coverage_at_risk
-from moa.errors import InputError, Unanswered
 from moa.evals.cases import DesignAnswer, answer_text, cases_of
 from moa.evals.comparison import MARGIN, DesignReport, cost_ratio, judge_design, judge_designs
 from moa.evals.metrics import (
@@ -26,8 +28,6 @@ from moa.evals.metrics import (
     numeric_match,
     rouge_l,
 )
-from moa.node import Reply
-from moa.questions import Choice, Predicate
 
 
 def says(label: str, confidence: float, *, accepted: bool | None = None) -> DesignAnswer:

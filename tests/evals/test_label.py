@@ -17,14 +17,16 @@ from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.agents.labelled import labelled_examples
-from moa.calibration import Guarantee
-from moa.calibration.file import Calibration
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import Labelled, clean_rows
 from moa.cli.label import Form, Session
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
-from moa.errors import ConfigError
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.questions import Answer, Option, Question
+from moa.core.usage import Price
+from moa.decisions.file import Calibration
+from moa.decisions.fit import calibrate
+from moa.decisions.guarantee import Guarantee
+from moa.decisions.labelled import Labelled, clean_rows
 from moa.evals.labelling import (
     LABEL,
     Agents,
@@ -36,8 +38,6 @@ from moa.evals.labelling import (
 )
 from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.single_model import single_model
-from moa.questions import Answer, Option, Question
-from moa.usage import Price
 
 pytestmark = pytest.mark.usefixtures("no_encoder")
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.usage import Amount
 from moa.endpoints import Embeddings
 from moa.testing import SimulatedEndpoint
-from moa.usage import Amount
 
 
 @dataclass

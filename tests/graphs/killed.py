@@ -11,8 +11,8 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa import testing
-from moa.context import RunContext
-from moa.graphs.engine.bridges import Compilable
+from moa.adapters.langgraph.bridges import Compilable
+from moa.core.context import RunContext
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 

@@ -19,7 +19,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from graphs.killed import THREAD
 from graphs.test_recipes_drawn import RECIPES
 from moa import testing
-from moa.context import RunContext
+from moa.core.context import RunContext
 
 
 def ask(url: str, name: str, text: str) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from langgraph.checkpoint.memory import InMemorySaver
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointUnavailable
+from moa.core.node import Consultation, Reply, Result, Text, finish
+from moa.core.trace import TextDelta
 from moa.endpoints import Endpoint, Prompt
-from moa.errors import EndpointUnavailable
 from moa.graphs import BuiltGraph, Graph
-from moa.node import Consultation, Reply, Result, Text, finish
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
-from moa.calibration.verifiers import Length
-from moa.errors import ConfigError, EndpointUnavailable, WiringError
+from moa.core.errors import ConfigError, EndpointUnavailable, WiringError
+from moa.core.node import Reply
+from moa.core.questions import Choice, Predicate
 from moa.graphs import Graph
 from moa.graphs.cascade import Cascade
-from moa.node import Reply
-from moa.questions import Choice, Predicate
+from moa.guards.verifiers import Length
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 from .killed import THREAD

@@ -9,14 +9,14 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.calibration.verifiers import Arithmetic
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.node import Reply, Result
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
-from moa.graphs.best_of_n import BestOfN
-from moa.mixing.judges import Best, ByPolicy, Listwise
-from moa.node import Reply, Result
+from moa.guards.verifiers import Arithmetic
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.judges import Best, ByPolicy, Listwise
 from moa.testing import SimulatedEndpoint, Step
 
 from .nodes import DOWN, large, small, streamed

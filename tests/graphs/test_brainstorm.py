@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import EndpointUnavailable, MissingDependency, MoaError, QuorumNotMet
-from moa.graphs.brainstorm import Brainstorm
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import EndpointUnavailable, MissingDependency, MoaError, QuorumNotMet
+from moa.core.trace import TextDelta
+from moa.recipes.brainstorm import Brainstorm
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 
 from .encoder import WordEncoder
 from .nodes import notes, tiny

@@ -14,15 +14,9 @@ from pydantic import BaseModel
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import Decider
-from moa.budget import Budget
-from moa.calibration.acceptance import Confident
-from moa.calibration.defaults import make_unfitted
-from moa.calibration.verifiers import Arithmetic, Format, Length
-from moa.context import RunContext
-from moa.endpoints import Endpoint, Example
-from moa.endpoints.breaker import breaker_of
-from moa.endpoints.retries import Retried
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     ConfigError,
     DeadlineExceeded,
     EndpointRejected,
@@ -31,10 +25,16 @@ from moa.errors import (
     InputError,
     OutputError,
 )
+from moa.core.node import Reply, Text
+from moa.core.questions import Answer, Choice, Predicate, choice, predicate
+from moa.decisions.acceptance import Confident
+from moa.decisions.defaults import make_unfitted
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.breaker import breaker_of
+from moa.endpoints.retries import Retried
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import Graph
-from moa.node import Reply, Text
-from moa.questions import Answer, Choice, Predicate, choice, predicate
+from moa.guards.verifiers import Arithmetic, Format, Length
 from moa.testing import ScriptedEndpoint, Step
 
 from .nodes import DOWN, BreaksOff, large, small, streamed

@@ -18,32 +18,32 @@ import pytest
 from command import moa
 from disks import room
 
-from moa._terminal import Console
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
-from moa.batch import map_rows
-from moa.budget import Budget
-from moa.calibration import learning as module
-from moa.calibration import recording
-from moa.calibration.acceptance import Confident
-from moa.calibration.answers import AnswerStore
-from moa.calibration.epochs import PlannedLook
-from moa.calibration.figures import LearningFigures, figures_of
 from moa.cli.row_display import summary
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.context import Reference, RunContext
+from moa.config.loading import load_graph
+from moa.core._terminal import Console
+from moa.core.batch import map_rows
+from moa.core.budget import Budget
+from moa.core.context import Reference, RunContext
+from moa.core.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, StoreError
+from moa.core.journal import Journal
+from moa.core.questions import Choice
+from moa.core.usage import UNKNOWN_PRICE, CostEstimate, Price, Usage
+from moa.decisions.acceptance import Confident
 from moa.endpoints.wrappers import Cached
-from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, StoreError
 from moa.graphs.cascade import Cascade, CascadeResult
-from moa.graphs.loading import load_graph
-from moa.graphs.student import Student
-from moa.journal import Journal
-from moa.questions import Choice
+from moa.learning import looks as module
+from moa.learning import recording
+from moa.learning.answers import AnswerStore
+from moa.learning.epochs import PlannedLook
+from moa.learning.figures import LearningFigures, figures_of
+from moa.learning.student import Student
 from moa.rows.tally import Tally
 from moa.studio.sources import _answers  # pyright: ignore[reportPrivateUsage]
 from moa.testing import SimulatedEndpoint, Step
-from moa.usage import UNKNOWN_PRICE, CostEstimate, Price, Usage
 
 LABELS = ["card", "app"]
 PROCESS = Path(__file__).with_name("learning_process.py")
@@ -63,9 +63,9 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
     plan = (PlannedLook(0.05, held_out=90),)
     monkeypatch.setattr(module, "LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.epochs._LIKELY", 0.25)
-    monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
+    monkeypatch.setattr("moa.learning.epochs._LIKELY", 0.25)
+    monkeypatch.setattr("moa.learning.figures.LOOKS", plan)
+    monkeypatch.setattr("moa.learning.answers.secrets.token_hex", fixed)
 
 
 class Stream:
@@ -236,7 +236,7 @@ async def test_a_large_node_that_answers_otherwise_withdraws_the_promise(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cascade = await learned(stream)
-    monkeypatch.setattr("moa.calibration.epochs.HELD_LATER", 0.3)
+    monkeypatch.setattr("moa.learning.epochs.HELD_LATER", 0.3)
     stream.turned = True
     found = await go(cascade, stream.texts(60))
     now = await figures(cascade)
@@ -570,7 +570,7 @@ async def test_a_row_that_ended_without_an_answer_and_is_tried_again_is_one_inpu
         kept = dict[str, str]()
         (await ask_until_killed(cascade, text, kept)).cancel()
         with monkeypatch.context() as later:  # as if an hour had passed
-            later.setattr("moa.calibration.answers.STALE_S", -1.0)
+            later.setattr("moa.learning.answers.STALE_S", -1.0)
             assert cascade.learner is not None
             (await cascade.learner.student.ready()).store.last_answered_place()
         assert (await resume(cascade, text, kept)).tier == 1
@@ -594,7 +594,7 @@ async def test_a_row_that_was_held_out_before_a_kill_is_held_out_when_it_is_resu
     for text in stream.texts(20):
         kept = dict[str, str]()
         with pytest.MonkeyPatch.context() as before:  # as before the first look
-            before.setattr("moa.calibration.epochs.HELD_LATER", 0.5)
+            before.setattr("moa.learning.epochs.HELD_LATER", 0.5)
             before.setattr(Student, "may_answer", refuse)
             task = await ask_until_killed(cascade, text, kept)
         is_held = store.coin.toss(text).is_held_out(0)
@@ -610,7 +610,7 @@ async def test_a_row_of_another_file_is_not_taken_for_that_of_a_resumed_run(
     text, kept = stream.texts(1)[0], dict[str, str]()
     task = await ask_until_killed(stream.cascade(), text, kept)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moa.calibration.answers.secrets.token_hex", other_secret)
+        patch.setattr("moa.learning.answers.secrets.token_hex", other_secret)
         other = Stream(tmp_path / "other.db").cascade()
         await go(other, ["my app is another one"])
     assert (await resume(other, text, kept)).tier == 1

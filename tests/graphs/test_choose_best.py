@@ -6,12 +6,12 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import ConfigError, OutputError
-from moa.graphs.choose_best import ChooseBest
-from moa.mixing.answer_extraction import last_number
-from moa.node import Reply
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, OutputError
+from moa.core.node import Reply
+from moa.graphs.mixing.answer_extraction import last_number
+from moa.recipes.choose_best import ChooseBest
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 from .nodes import DOWN, streamed

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, EndpointUnavailable, OutputError
+from moa.core.trace import TextDelta
 from moa.endpoints import Completion, Prompt
-from moa.errors import BudgetExceeded, EndpointUnavailable, OutputError
-from moa.graphs.code import Code, Program, Review, SandboxResult, source_of, without_examples
+from moa.recipes.code import Code, Program, Review, SandboxResult, source_of, without_examples
 from moa.testing import ScriptedEndpoint, Step
-from moa.trace import TextDelta
 
 from .nodes import large, notes
 

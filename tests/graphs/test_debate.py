@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import ConfigError
-from moa.graphs.debate import Debate, Debater
-from moa.mixing.answer_extraction import last_number
-from moa.mixing.judges import Best, Listwise
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.graphs.mixing.answer_extraction import last_number
+from moa.recipes.debate import Debate, Debater
+from moa.recipes.judges import Best, Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 from .nodes import DOWN, streamed

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.adapters.langgraph.drawing import Drawing, diagram_of
 from moa.agents.filter import Filter
-from moa.endpoints.encoders import JointEncoder
-from moa.errors import ConfigError, MissingDependency
+from moa.core.errors import ConfigError, MissingDependency
+from moa.core.questions import Choice
+from moa.core.trace import NodeStarted
 from moa.graphs import BuiltGraph, Graph, Handle
-from moa.graphs.engine.drawing import Drawing, diagram_of
-from moa.questions import Choice
+from moa.local.encoders import JointEncoder
 from moa.testing import SimulatedEndpoint
-from moa.trace import NodeStarted
 
 from .nodes import Asker, Timed
 

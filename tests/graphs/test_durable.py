@@ -18,14 +18,13 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 from pydantic import BaseModel
 
-from moa._async import gather
 from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Prompt
-from moa.errors import (
+from moa.core._async import gather
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     EndpointUnauthorized,
     EndpointUnavailable,
@@ -34,14 +33,15 @@ from moa.errors import (
     NotResumable,
     OutputError,
 )
+from moa.core.node import Reply, Result, finish, run_in_place
+from moa.core.questions import Choice
+from moa.core.usage import Price
+from moa.endpoints import Prompt
 from moa.graphs import Graph, as_langgraph
 from moa.graphs.mixture import Mixture
-from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.self_consistency import SelfConsistency
-from moa.node import Reply, Result, finish, run_in_place
-from moa.questions import Choice
+from moa.recipes.refine import Critic, Refine, writer_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Price
 
 from .killed import THREAD, killed, resumed, whole
 from .nodes import Asker, alone, kept

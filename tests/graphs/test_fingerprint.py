@@ -13,22 +13,22 @@ from pydantic import BaseModel
 
 from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
-from moa.calibration.acceptance import Confident
 from moa.config import Config
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.config.loading import load_graph
+from moa.core.context import RunContext
+from moa.core.node import AnyNode, Result, Text
+from moa.core.usage import Price
+from moa.decisions.acceptance import Confident
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Fallback
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import Graph
-from moa.graphs.fingerprint import fingerprint_of
-from moa.graphs.loading import load_graph
-from moa.node import AnyNode, Result, Text
+from moa.learning.fingerprint import fingerprint_of
 from moa.testing import SimulatedEndpoint
-from moa.usage import Price
+from moa.vllm.endpoint import VLLMEndpoint
 
 LABELS = ["card", "app"]
 

@@ -17,8 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 from packaging.requirements import Requirement
 
-from moa.errors import NotResumable
-from moa.graphs.engine.internals import (
+from moa.adapters.langgraph.internals import (
     FORGOTTEN,
     Task,
     can_ask,
@@ -26,7 +25,8 @@ from moa.graphs.engine.internals import (
     pending_questions,
     question_id,
 )
-from moa.journal import explain
+from moa.core.errors import NotResumable
+from moa.core.journal import explain
 
 from .killed import THREAD
 

@@ -18,20 +18,20 @@ from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     EndpointUnavailable,
     NodeError,
     StoreError,
     WiringError,
 )
+from moa.core.questions import Choice
+from moa.core.trace import Event, NodeFinished
+from moa.endpoints import Completion, Prompt
 from moa.graphs import Graph, Skipped, as_langgraph, as_runnable, retry_on
-from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import Event, NodeFinished
 
 from .killed import THREAD
 from .nodes import Asker, alone, kept

@@ -15,28 +15,28 @@ from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
-from moa.batch import reader_of
 from moa.config import load
 from moa.config.endpoints import Endpoints
+from moa.config.fields import FromEndpoint, Table
+from moa.config.loading import READY, load_graph
 from moa.config.tables import Config
+from moa.core.batch import reader_of
+from moa.core.errors import ConfigError, WiringError
+from moa.core.node import AnyNode, Node, Reply
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, WiringError
 from moa.evals import compare
-from moa.graphs.best_of_n import BestOfN
 from moa.graphs.cascade import Cascade
-from moa.graphs.choose_best import ChooseBest
-from moa.graphs.debate import Debate
 from moa.graphs.engine.steps import NodeStep
-from moa.graphs.fields import FromEndpoint, Table
-from moa.graphs.loading import READY, load_graph
-from moa.graphs.monitor import Monitor
-from moa.graphs.support import Support
+from moa.graphs.mixing.answer_extraction import last_number, stated
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection
 from moa.guards.pii import Pii
-from moa.mixing.answer_extraction import last_number, stated
-from moa.mixing.judges import ByPolicy, Listwise
-from moa.node import AnyNode, Node, Reply
+from moa.inbox.support import Support
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.choose_best import ChooseBest
+from moa.recipes.debate import Debate
+from moa.recipes.judges import ByPolicy, Listwise
+from moa.recipes.monitor import Monitor
 from moa.testing import SimulatedEndpoint, Step
 
 from .nodes import Timed

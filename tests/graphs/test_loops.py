@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import pytest
 
+from moa.adapters.langgraph.drawing import Diagram, diagram_of
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import BudgetExceeded, NodeError, WiringError
+from moa.config.loading import endpoint_names
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, NodeError, WiringError
+from moa.core.node import Reply, Text
+from moa.core.trace import NodeStarted, TextDelta
 from moa.graphs import BuiltGraph, Graph, Skipped
-from moa.graphs.engine.drawing import Diagram, diagram_of
-from moa.graphs.loading import endpoint_names
-from moa.node import Reply, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import NodeStarted, TextDelta
 
 from .nodes import Asker, notes
 

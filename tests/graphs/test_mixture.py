@@ -12,11 +12,9 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.proposer import Proposer
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Endpoint
-from moa.endpoints.retries import Retried
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -27,12 +25,14 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
+from moa.core.node import Reply, Result, Text
+from moa.core.trace import Event, NodeFinished, Note, TextDelta
+from moa.core.usage import Tier
+from moa.endpoints import Endpoint
+from moa.endpoints.retries import Retried
 from moa.graphs.mixture import BaseMixture, Mixture, MixtureReply
-from moa.graphs.self_mixture import SelfMixture
-from moa.node import Reply, Result, Text
+from moa.recipes.self_mixture import SelfMixture
 from moa.testing import SimulatedEndpoint, Step
-from moa.trace import Event, NodeFinished, Note, TextDelta
-from moa.usage import Tier
 
 from . import clock
 from .nodes import BreaksOff

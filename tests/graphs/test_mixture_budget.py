@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.usage import Amount
+from moa.graphs.mixing.packing import Call
 from moa.graphs.mixture import affordable
-from moa.mixing.packing import Call
-from moa.usage import Amount
 
 SMALL: Call = ("slm", Amount(calls=1, input_tokens=100))
 LARGE: Call = ("llm", Amount(calls=1, input_tokens=100))

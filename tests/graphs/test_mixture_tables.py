@@ -15,16 +15,16 @@ from command import moa
 from moa.agents.proposer import Proposer
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.config.loading import load_graph
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.trace import Event, TextDelta
 from moa.endpoints.tokens import tokens_of
-from moa.endpoints.vllm import free_port
-from moa.errors import ConfigError
-from moa.graphs.loading import load_graph
+from moa.graphs.mixing.packing import pack
 from moa.graphs.mixture import BaseMixture, Mixture, MixtureReply
-from moa.graphs.self_mixture import SelfMixture
-from moa.mixing.packing import pack
+from moa.recipes.self_mixture import SelfMixture
 from moa.testing import ScriptedEndpoint
-from moa.trace import Event, TextDelta
+from moa.vllm.endpoint import free_port
 
 ENDPOINTS = """
 [endpoints.small]

@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
-from moa.calibration.drift import find_label_shifts, fisher_p_value
-from moa.context import RunContext
+from moa.core._async import map_async
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable
+from moa.core.node import Result
+from moa.core.questions import Choice, Predicate, Score
+from moa.core.trace import TextDelta
+from moa.decisions.drift import find_label_shifts, fisher_p_value
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.monitor import Item, Monitor, Observation, Report, read_labels
-from moa.node import Result
-from moa.questions import Choice, Predicate, Score
+from moa.recipes.monitor import Item, Monitor, Observation, Report, read_labels
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 
 from . import clock
 

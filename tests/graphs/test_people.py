@@ -13,10 +13,10 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
-from moa.context import RunContext
-from moa.errors import InputError, NodeError, NotResumable, WiringError
+from moa.adapters.langgraph import run_store
+from moa.core.context import RunContext
+from moa.core.errors import InputError, NodeError, NotResumable, WiringError
 from moa.graphs import Graph
-from moa.graphs.engine import run_store
 from moa.testing import SimulatedEndpoint
 
 from .killed import THREAD

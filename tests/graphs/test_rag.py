@@ -8,16 +8,12 @@ from typing import Any
 import pytest
 
 from moa.agents.base import TypedNode
-from moa.budget import Budget
 from moa.config.endpoints import Endpoints
+from moa.config.loading import endpoint_names, load_graph
 from moa.config.tables import Config
-from moa.context import RunContext
-from moa.documents import Passage, Passages
-from moa.documents.claims import RELEVANT, SUPPORTED, Grader
-from moa.documents.retrieval import BM25
-from moa.endpoints import Endpoint
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     EndpointUnauthorized,
@@ -26,8 +22,11 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.graphs.loading import endpoint_names, load_graph
-from moa.graphs.rag import (
+from moa.core.node import Text
+from moa.core.trace import TextDelta
+from moa.documents import Passage, Passages
+from moa.documents.claims import RELEVANT, SUPPORTED, Grader
+from moa.documents.rag import (
     ABSENT,
     Answerer,
     Extractive,
@@ -36,9 +35,10 @@ from moa.graphs.rag import (
     Sheet,
     SourcedAnswer,
 )
-from moa.node import Text
+from moa.documents.retrieval import BM25
+from moa.endpoints import Endpoint
+from moa.local.embedded import EmbeddedEndpoint
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 
 from .encoder import WordEncoder
 from .nodes import notes

@@ -11,14 +11,14 @@ from pydantic import Field
 
 from moa.agents import Agent
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.config.fields import FromEndpoint, Large, Table
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.node import Node, Reply
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
 from moa.graphs.cascade import Cascade
-from moa.graphs.fields import FromEndpoint, Large, Table
 from moa.graphs.recipe import Recipe, Sketch
-from moa.graphs.refine import Refine
-from moa.node import Node, Reply
+from moa.recipes.refine import Refine
 from moa.testing import ScriptedEndpoint
 
 if TYPE_CHECKING:

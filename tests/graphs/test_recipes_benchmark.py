@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, MoaError, OutputError
+from moa.core.questions import Question
+from moa.documents.rag import ABSENT
 from moa.endpoints import Completion, Decision, Prompt
-from moa.endpoints.encoders import SentenceEncoder
-from moa.errors import ConfigError, MoaError, OutputError
 from moa.evals.comparison import pays
 from moa.evals.metrics import Interval
-from moa.graphs.rag import ABSENT
-from moa.questions import Question
+from moa.local.encoders import SentenceEncoder
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -14,42 +14,42 @@ from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.proposer import Proposer, sampler
-from moa.calibration.drift import LabelShift
-from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
-from moa.context import RunContext
+from moa.config.loading import READY, endpoints_in
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable
+from moa.core.usage import Tier
+from moa.decisions.drift import LabelShift
 from moa.documents import Passage
+from moa.documents.rag import Rag
+from moa.documents.research import Research
 from moa.documents.retrieval import BM25
-from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.best_of_n import BestOfN
-from moa.graphs.brainstorm import Brainstorm
+from moa.documents.summarize import Original, Summarize
 from moa.graphs.cascade import Cascade
-from moa.graphs.choose_best import ChooseBest
-from moa.graphs.code import Code, Review
-from moa.graphs.debate import Debate, Debater
-from moa.graphs.loading import READY, endpoints_in
 from moa.graphs.mixture import Mixture
-from moa.graphs.monitor import Item as Post
-from moa.graphs.monitor import Monitor
-from moa.graphs.monitor_windows import Change, State, Window
-from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
-from moa.graphs.recommend import Interests, Item, Recommend
-from moa.graphs.refine import Critic, Refine, writer_of
-from moa.graphs.research import Research
-from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
-from moa.graphs.self_mixture import SelfMixture
-from moa.graphs.solve import Solve, Step, StepAnswer, Steps
-from moa.graphs.summarize import Original, Summarize
-from moa.graphs.support import Support, Ticket
-from moa.graphs.write import Assignment, Write
 from moa.guards.guarded import Guarded
-from moa.mixing.judges import Listwise
+from moa.guards.verifiers import Length
+from moa.inbox.support import Support, Ticket
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.brainstorm import Brainstorm
+from moa.recipes.choose_best import ChooseBest
+from moa.recipes.code import Code, Review
+from moa.recipes.debate import Debate, Debater
+from moa.recipes.judges import Listwise
+from moa.recipes.monitor import Item as Post
+from moa.recipes.monitor import Monitor
+from moa.recipes.monitor_windows import Change, State, Window
+from moa.recipes.recommend import Interests, Item, Recommend
+from moa.recipes.refine import Critic, Refine, writer_of
+from moa.recipes.self_mixture import SelfMixture
+from moa.recipes.solve import Solve, Step, StepAnswer, Steps
+from moa.recipes.write import Assignment, Write
+from moa.routing.routed import Routed
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
-from moa.usage import Tier
 
 
 def large(

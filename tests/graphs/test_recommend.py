@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable
+from moa.core.node import Result
 from moa.endpoints import Embeddings
-from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.recommend import Interests, Item, Recommend, Recommendations, items_of
-from moa.node import Result
+from moa.recipes.recommend import Interests, Item, Recommend, Recommendations, items_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .encoder import WordEncoder

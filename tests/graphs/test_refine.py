@@ -8,12 +8,12 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
-from moa.graphs.refine import Critic, Critique, Refine, Reviser
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
+from moa.core.trace import TextDelta
+from moa.recipes.refine import Critic, Critique, Refine, Reviser
 from moa.testing import ScriptedEndpoint, Step
-from moa.trace import TextDelta
 
 from .nodes import Timed, large, notes
 

@@ -14,18 +14,18 @@ from pydantic import BaseModel
 from moa import Agent, Classifier, Decider, Graph, OpenAIEndpoint, Predicate, Text, predicate
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
+from moa.core.errors import InputError, MoaError
 from moa.documents import Passage
+from moa.documents.rag import Rag
+from moa.documents.research import Research
 from moa.documents.retrieval import BM25
-from moa.errors import InputError, MoaError
+from moa.documents.summarize import Original, Summarize
 from moa.graphs.cascade import Cascade
-from moa.graphs.code import Code
 from moa.graphs.mixture import Mixture
-from moa.graphs.rag import Rag
-from moa.graphs.research import Research
 from moa.graphs.self_consistency import SelfConsistency
-from moa.graphs.solve import Solve
-from moa.graphs.summarize import Original, Summarize
-from moa.graphs.write import Assignment, Write
+from moa.recipes.code import Code
+from moa.recipes.solve import Solve
+from moa.recipes.write import Assignment, Write
 from moa.testing import ScriptedEndpoint
 
 LONG = " ".join(f"On day {n} the ferry carried {n} cars across the sound." for n in range(60))

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import pytest
 
 from moa.agents.base import TypedNode
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable, InputError
+from moa.core.node import Result, Text
+from moa.core.trace import TextDelta
 from moa.documents import Passage
 from moa.documents.claims import Citation, Claim, Grader
+from moa.documents.rag import NotInDocuments, Rag, SourcedAnswer
+from moa.documents.research import Report, Research
 from moa.documents.retrieval import BM25
-from moa.errors import ConfigError, EndpointUnavailable, InputError
-from moa.graphs.rag import NotInDocuments, Rag, SourcedAnswer
-from moa.graphs.research import Report, Research
-from moa.node import Result, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import TextDelta
 
 from .nodes import large, notes, tiny
 

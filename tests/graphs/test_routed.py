@@ -13,13 +13,13 @@ from routing import router
 
 from moa import Agent, RunContext
 from moa.config.endpoints import Endpoints
-from moa.errors import ConfigError, EndpointUnavailable, InputError
+from moa.core.errors import ConfigError, EndpointUnavailable, InputError
+from moa.core.node import Node, Result
+from moa.core.trace import Event, TextDelta
+from moa.core.usage import Tier
 from moa.graphs.cascade import CascadeResult
-from moa.graphs.routed import Routed
-from moa.node import Node, Result
+from moa.routing.routed import Routed
 from moa.testing import SimulatedEndpoint
-from moa.trace import Event, TextDelta
-from moa.usage import Tier
 
 from .nodes import BreaksOff
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     EndpointRejected,
@@ -20,11 +20,11 @@ from moa.errors import (
     NodeError,
     OutputError,
 )
+from moa.core.node import Result
+from moa.core.questions import Choice
+from moa.core.trace import NodeFinished, NodeSkipped, NodeStarted, TextDelta
 from moa.graphs import BuiltGraph, Graph, Handle, Skipped
-from moa.node import Result
-from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import NodeFinished, NodeSkipped, NodeStarted, TextDelta
 
 from . import clock
 from .nodes import Asker, Timed, alone, both, first_of

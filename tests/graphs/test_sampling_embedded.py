@@ -9,16 +9,16 @@ import pytest_asyncio
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.best_of_n import BestOfN
-from moa.graphs.choose_best import ChooseBest
-from moa.graphs.debate import Debate, Debater
-from moa.graphs.refine import Critic, Refine, Reviser
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.node import Reply
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.judges import Listwise
-from moa.node import Reply
+from moa.local.embedded import EmbeddedEndpoint
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.choose_best import ChooseBest
+from moa.recipes.debate import Debate, Debater
+from moa.recipes.judges import Listwise
+from moa.recipes.refine import Critic, Refine, Reviser
 
 pytestmark = pytest.mark.embedded
 ASKED = "Which animal barks, a dog or a fish?"

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.node import Result, finish
 from moa.graphs import BuiltGraph, Graph, Handle, Skipped
-from moa.node import Result, finish
 from moa.testing import SimulatedEndpoint
 
 from . import clock

@@ -13,25 +13,25 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.reasoner import Reasoned, Reasoner
-from moa.budget import Budget
-from moa.calibration.acceptance import Confident
-from moa.calibration.verifiers import Agreement
-from moa.context import RunContext
-from moa.endpoints import Endpoint
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     OutputError,
     QuorumNotMet,
 )
-from moa.graphs.best_of_n import BestOfN
+from moa.core.node import Reply, Result
+from moa.decisions.acceptance import Confident
+from moa.endpoints import Endpoint
 from moa.graphs.cascade import Cascade
+from moa.graphs.mixing.answer_extraction import last_number, stated
+from moa.graphs.mixing.voting import VotedReply
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.answer_extraction import last_number, stated
-from moa.mixing.judges import Listwise
-from moa.mixing.voting import VotedReply
-from moa.node import Reply, Result
+from moa.guards.verifiers import Agreement
+from moa.recipes.best_of_n import BestOfN
+from moa.recipes.judges import Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .nodes import DOWN, small, streamed

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moa.budget import Budget
-from moa.calibration.acceptance import Judgement, Policy
-from moa.calibration.verifiers import Length
-from moa.context import RunContext
-from moa.errors import BudgetExceeded, EndpointUnavailable
-from moa.graphs.solve import Solution, Solve, Step, StepAnswer, Steps
-from moa.node import Result
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, EndpointUnavailable
+from moa.core.node import Result
+from moa.core.trace import NodeFinished, NodeStarted, TextDelta
+from moa.core.usage import Tier
+from moa.decisions.acceptance import Judgement, Policy
+from moa.guards.verifiers import Length
+from moa.recipes.solve import Solution, Solve, Step, StepAnswer, Steps
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
-from moa.trace import NodeFinished, NodeStarted, TextDelta
-from moa.usage import Tier
 
 from . import clock
 

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.documents.sentences import Length
-from moa.endpoints.tokens import approximate_tokens
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     EndpointUnauthorized,
     EndpointUnavailable,
     MissingDependency,
     MoaError,
 )
-from moa.graphs.summarize import Original, Salience, Sentence, Summarize
+from moa.core.trace import Event, TextDelta
+from moa.documents.sentences import Length
+from moa.documents.summarize import Original, Salience, Sentence, Summarize
+from moa.endpoints.tokens import approximate_tokens
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import Event, TextDelta
 
 from .encoder import WordEncoder
 from .nodes import large, notes, tiny

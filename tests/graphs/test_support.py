@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from moa.budget import Budget
-from moa.context import RunContext
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, CapabilityError, ConfigError
+from moa.core.node import Result
+from moa.core.usage import Tier
 from moa.documents.checks import Checks
 from moa.endpoints import Capability
-from moa.errors import BudgetExceeded, CapabilityError, ConfigError
-from moa.graphs.support import (
+from moa.inbox.replies import Letter, Written, doubts_about
+from moa.inbox.support import (
     INTENTS,
     Answered,
     Intent,
@@ -23,10 +26,7 @@ from moa.graphs.support import (
     SupportOutcome,
     Ticket,
 )
-from moa.graphs.support_replies import Letter, Written, doubts_about
-from moa.node import Result
 from moa.testing import SimulatedEndpoint
-from moa.usage import Tier
 
 Decided = Mapping[str, Mapping[str, float]]
 

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.decisions.probe import shipped_trials
+from moa.core.questions import NONE_OF_THESE
 from moa.endpoints import Decision
-from moa.endpoints.encoders import JointEncoder
-from moa.graphs.support import (
+from moa.inbox.support import (
     INTENTS,
     Answered,
     Intent,
@@ -30,7 +29,8 @@ from moa.graphs.support import (
     SupportOutcome,
     Ticket,
 )
-from moa.questions import NONE_OF_THESE
+from moa.local.encoders import JointEncoder
+from moa.local.probe import shipped_trials
 from moa.testing import SimulatedEndpoint
 
 ROOT = Path(__file__).parents[2]

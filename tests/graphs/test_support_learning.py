@@ -13,31 +13,36 @@ from typing import Any
 import pytest
 from disks import room
 
-from moa._json import object_of
-from moa.budget import Budget
-from moa.calibration import learning as module
-from moa.calibration import recording
-from moa.calibration.answer_rows import FigureRow
-from moa.calibration.answers import AnswerStore
-from moa.calibration.defaults import make_unfitted
-from moa.calibration.epochs import PlannedLook
-from moa.calibration.figures import LearningFigures, figures_of
-from moa.calibration.labelled import OTHERWISE
-from moa.calibration.learned import LearnedGraph
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.config.loading import endpoint_names, load_graph
+from moa.core._json import object_of
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+)
+from moa.core.node import Result
+from moa.core.usage import Amount, Price
+from moa.decisions.defaults import make_unfitted
+from moa.decisions.labelled import OTHERWISE
 from moa.endpoints import Completion
-from moa.errors import BudgetExceeded, ConfigError, EndpointUnauthorized, EndpointUnavailable
-from moa.graphs.learning import Learner, agents_of
-from moa.graphs.loading import endpoint_names, load_graph
-from moa.graphs.support import Answered, Intent, Routed, Support, SupportOutcome, Ticket
-from moa.graphs.support_learning import LearningWriter
-from moa.graphs.support_reading import intent_of
-from moa.graphs.support_replies import LABEL_TOKENS, Labelled
-from moa.node import Result
+from moa.inbox.learning import LearningWriter
+from moa.inbox.reading import intent_of
+from moa.inbox.replies import LABEL_TOKENS, Labelled
+from moa.inbox.support import Answered, Intent, Routed, Support, SupportOutcome, Ticket
+from moa.learning import looks as module
+from moa.learning import recording
+from moa.learning.answer_rows import FigureRow
+from moa.learning.answers import AnswerStore
+from moa.learning.epochs import PlannedLook
+from moa.learning.figures import LearningFigures, figures_of
+from moa.learning.labelled_graph import Learner, agents_of
+from moa.learning.learned import LearnedGraph
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
-from moa.usage import Amount, Price
 
 from .killed import killed, resumed
 
@@ -65,9 +70,9 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
     plan = (PlannedLook(0.05, held_out=60),)
     monkeypatch.setattr(module, "LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.epochs._LIKELY", 0.25)
-    monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
+    monkeypatch.setattr("moa.learning.epochs._LIKELY", 0.25)
+    monkeypatch.setattr("moa.learning.figures.LOOKS", plan)
+    monkeypatch.setattr("moa.learning.answers.secrets.token_hex", fixed)
 
 
 class Inbox:

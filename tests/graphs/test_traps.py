@@ -12,7 +12,7 @@ import pytest
 
 from moa.agents import Agent
 from moa.agents.filter import Filter
-from moa.errors import ConfigError, WiringError
+from moa.core.errors import ConfigError, WiringError
 from moa.graphs import Graph
 from moa.graphs.mixture import Mixture
 from moa.testing import SimulatedEndpoint

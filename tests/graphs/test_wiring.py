@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from moa.agents.classifier import Classifier
 from moa.agents.sentiment import Sentiment
-from moa.context import RunContext
-from moa.errors import WiringError
+from moa.core.context import RunContext
+from moa.core.errors import WiringError
+from moa.core.node import Reply, Result, Text
+from moa.core.questions import Choice
 from moa.graphs import Graph, Handle
-from moa.node import Reply, Result, Text
-from moa.questions import Choice
 from moa.testing import ScriptedEndpoint
 
 if TYPE_CHECKING:

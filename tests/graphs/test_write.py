@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from moa.errors import EndpointUnavailable
-from moa.graphs.write import Article, Assignment, Write, article_of
-from moa.node import Result
+from moa.core.errors import EndpointUnavailable
+from moa.core.node import Result
+from moa.core.trace import TextDelta
+from moa.recipes.write import Article, Assignment, Write, article_of
 from moa.testing import SimulatedEndpoint, Step
-from moa.trace import TextDelta
 
 from .nodes import large, notes, tiny
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.summarize import Original, Summarize
+from moa.documents.summarize import Original, Summarize
+from moa.local.embedded import EmbeddedEndpoint
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 """Of the built-in model the form alone is looked at: it writes badly, and that is known."""

@@ -11,16 +11,16 @@ from langgraph.graph import StateGraph
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
+from moa.core.node import Node, Reply, Result, Text
+from moa.core.questions import Choice
 from moa.endpoints import Endpoint
 from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
-from moa.graphs.best_of_n import BestOf, BestOfN
+from moa.graphs.mixing.voting import VotedReply
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
 from moa.guards.guarded import Guarded
-from moa.mixing.judges import Candidates, Pick
-from moa.mixing.voting import VotedReply
-from moa.node import Node, Reply, Result, Text
-from moa.questions import Choice
+from moa.recipes.best_of_n import BestOf, BestOfN
+from moa.recipes.judges import Candidates, Pick
 
 
 class Ticket: ...

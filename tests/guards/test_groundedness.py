@@ -7,13 +7,13 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.deciding import Decider
-from moa.calibration.verifiers import Plausible
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
+from moa.core.node import Reply
+from moa.core.questions import Predicate, predicate
 from moa.guards import Blocked, Exchange
 from moa.guards.groundedness import Groundedness
 from moa.guards.guarded import Guarded
-from moa.node import Reply
-from moa.questions import Predicate, predicate
+from moa.guards.verifiers import Plausible
 from moa.testing import ScriptedEndpoint
 
 PASSAGE = "The bridge was opened in 1932. It is 503 metres long and crosses the harbour."

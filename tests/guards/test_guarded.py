@@ -19,9 +19,8 @@ from pydantic import BaseModel
 from moa.agents import Agent
 from moa.agents.extractor import Extractor
 from moa.agents.filter import Filter, Verdict
-from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.errors import (
+from moa.core.context import RunContext
+from moa.core.errors import (
     EndpointUnavailable,
     GuardFailed,
     InputError,
@@ -29,14 +28,15 @@ from moa.errors import (
     OutputError,
     WiringError,
 )
+from moa.core.node import Reply, Result
+from moa.core.trace import Event, NodeFinished, Note, TextDelta
+from moa.endpoints import Completion, Prompt
 from moa.graphs import Graph
 from moa.guards import Blocked, Exchange
 from moa.guards.guarded import Guarded
 from moa.guards.pii import Pii, PiiSession
 from moa.guards.recognizers import Finding, Pattern
-from moa.node import Reply, Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import Event, NodeFinished, Note, TextDelta
 
 SECRET = "4711-0815"
 MASK = Pii(recognizers=[Pattern("ID", r"[0-9]{4}-[0-9]{4}")])

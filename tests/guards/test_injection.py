@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moa.agents import Agent
-from moa.errors import EndpointUnavailable
+from moa.core.errors import EndpointUnavailable
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

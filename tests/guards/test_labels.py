@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 from moa.guards.labels import LabelGuard
 from moa.testing import ScriptedEndpoint
 

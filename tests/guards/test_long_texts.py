@@ -17,16 +17,16 @@ import pytest
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.prompts import block
 from moa.agents.splitting import excerpt, split
-from moa.calibration.arithmetic import find_equations
-from moa.calibration.reply_signs import reply_features
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import GuardFailed
 from moa.documents import Passage
 from moa.documents.claims import check_claims, cite
 from moa.documents.sentences import Length, sentences
 from moa.endpoints.tokens import approximate_tokens, neutralise
-from moa.errors import GuardFailed
+from moa.guards.arithmetic import find_equations
 from moa.guards.injection import Injection, InjectionRules
 from moa.guards.pii import Pii
+from moa.guards.reply_signs import reply_features
 from moa.testing import SimulatedEndpoint
 
 MAIL = """Hello, I have not received order 4411-2291 of 12.03.2026. Please call +49 30 1234567 or

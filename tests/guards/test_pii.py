@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guards.messages import Message, messages
-from moa.context import RunContext
-from moa.errors import ConfigError, GuardFailed
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, GuardFailed
+from moa.core.node import Text
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Finding, merge
 from moa.guards.texts import views
-from moa.node import Text
 
 MESSAGES = messages(240, seed=20)
 PART = 6

@@ -8,7 +8,7 @@ from functools import cached_property
 import pytest
 from pydantic import BaseModel, PrivateAttr
 
-from moa.errors import InputError
+from moa.core.errors import InputError
 from moa.guards.texts import change_texts, texts_of
 
 SECRET = "jane@example.org"

@@ -16,9 +16,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 from moa import Agent, RunContext
-from moa.batch import Row
-from moa.jobs import Job
+from moa.core.batch import Row
 from moa.rows import RowFile, work_through
+from moa.rows.jobs import Job
 from moa.testing import SimulatedEndpoint
 
 

@@ -11,9 +11,9 @@ import sys
 from contextlib import aclosing
 
 from moa import Agent, Graph, OpenAIEndpoint, Reply, RunContext
-from moa.batch import Row
-from moa.jobs import Job
+from moa.core.batch import Row
 from moa.rows import RowFile, work_through
+from moa.rows.jobs import Job
 
 
 async def main(store: str, url: str, rows: int, concurrency: int) -> None:

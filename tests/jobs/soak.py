@@ -20,11 +20,11 @@ import psutil
 from tenacity import wait_none
 
 from moa import Agent, RunContext
-from moa.batch import Row
+from moa.core.batch import Row
+from moa.core.errors import EndpointTimeout, EndpointUnavailable, InvalidResponse
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.errors import EndpointTimeout, EndpointUnavailable, InvalidResponse
 from moa.rows import RowFile, work_through
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 

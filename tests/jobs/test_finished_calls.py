@@ -13,15 +13,15 @@ from disks import room
 
 import moa.rows.loop
 from moa import Agent, Budget, Reply, RunContext
-from moa._files import Existing
-from moa.batch import Item, Row
-from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, NodeError, StoreError
+from moa.core._files import Existing
+from moa.core.batch import Item, Row
+from moa.core.errors import BudgetExceeded, ConfigError, EndpointRejected, NodeError, StoreError
+from moa.core.usage import Usage
 from moa.graphs import Graph
 from moa.rows import RowFile, work_through
 from moa.rows.loop import RowJournal, fate_of
 from moa.rows.records import name_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Usage
 
 BUSY = EndpointRejected("busy", endpoint="second")
 

@@ -16,11 +16,11 @@ from command import moa
 
 from moa import rows
 from moa.config.endpoints import Endpoints
-from moa.graphs.loading import load_graph
+from moa.config.loading import load_graph
 
 GRAPH = """
 from moa import Graph
-from moa.errors import InputError
+from moa.core.errors import InputError
 
 
 def shout(text: str) -> str:

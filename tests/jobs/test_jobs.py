@@ -16,21 +16,21 @@ from typing import Any
 import pytest
 from disks import room
 
-import moa._sqlite
-import moa.jobs
+import moa.core._sqlite
+import moa.rows.jobs
 from moa import Agent, Budget, Reply, Result, RunContext
-from moa.batch import Item, MalformedLine, Row, Status
-from moa.errors import (
+from moa.core.batch import Item, MalformedLine, Row, Status
+from moa.core.errors import (
     ConfigError,
     EndpointRejected,
     EndpointUnavailable,
     MoaError,
     StoreError,
 )
+from moa.core.journal import Journal
 from moa.graphs import Graph
-from moa.jobs import Job, JobStatus
-from moa.journal import Journal
 from moa.rows import work_through as rows_worked
+from moa.rows.jobs import Job, JobStatus
 from moa.testing import ScriptedEndpoint
 
 REFUSED = EndpointUnavailable("refused", endpoint="model")
@@ -203,8 +203,8 @@ async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try rows that failed again at once."""
-    monkeypatch.setattr(moa.jobs, "_RETRY_S", 0.0)
-    monkeypatch.setattr(moa.jobs, "_WAIT_S", 0.01)
+    monkeypatch.setattr(moa.rows.jobs, "_RETRY_S", 0.0)
+    monkeypatch.setattr(moa.rows.jobs, "_WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -373,7 +373,7 @@ async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(store: 
 async def test_a_failure_while_another_program_holds_the_store_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moa.jobs._RETRY_S", 0.01)
+    monkeypatch.setattr("moa.rows.jobs._RETRY_S", 0.01)
     model = ScriptedEndpoint([REFUSED] * 9)
     with Job(tmp_path, graph="agent", tries=2) as job:
         job.add(texts("a"))
@@ -442,7 +442,7 @@ def test_a_process_that_makes_the_job_at_the_same_moment_is_waited_for(tmp_path:
 def test_a_job_whose_file_is_empty_is_not_begun_anew(
     graph: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moa.jobs, "_MADE_S", 0.05)
+    monkeypatch.setattr(moa.rows.jobs, "_MADE_S", 0.05)
     (tmp_path / "job.sqlite").touch()
     with pytest.raises(ConfigError, match="Bring the file back"):
         Job(tmp_path, graph=graph).__enter__()
@@ -500,7 +500,7 @@ async def test_a_job_that_can_only_be_read_is_looked_at_and_exported(
     def refused(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(moa._sqlite, "make_private", refused)
+    monkeypatch.setattr(moa.core._sqlite, "make_private", refused)
     with Job(tmp_path) as job:
         assert (job.status().rows, outputs(job)) == ({"done": 1}, ["A"])
         with pytest.raises(StoreError, match="Copy it to where it can be written"):
@@ -512,7 +512,7 @@ async def test_a_job_that_can_only_be_read_is_looked_at_and_exported(
 async def test_a_row_that_kills_each_process_that_has_it_is_dead_and_told_with_its_cause(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
+    monkeypatch.setattr(moa.rows.jobs, "_MAX_DEATHS", 1)
     with Job(store, graph="shout") as killed, Job(store, graph="shout") as job:
         job.add(texts("a"))
         die(killed)

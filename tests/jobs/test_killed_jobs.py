@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from counting import serving
 
-from moa.jobs import Job
+from moa.rows.jobs import Job
 
 CHILD = Path(__file__).with_name("killed.py")
 CALLS = 3

@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 from tenacity import stop_after_attempt
 
 from moa.agents import Agent
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.endpoints.retries import Retried
-from moa.errors import (
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     EndpointUnavailable,
     QuorumNotMet,
 )
-from moa.mixing.fan_out import MemberResult, fan_out
-from moa.node import Reply, Result
+from moa.core.node import Reply, Result
+from moa.core.trace import Event, NodeFinished, NodeSkipped, NodeStarted, TextDelta
+from moa.endpoints import Completion, Prompt
+from moa.endpoints.retries import Retried
+from moa.graphs.mixing.fan_out import MemberResult, fan_out
 from moa.testing import SimulatedEndpoint
-from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted, TextDelta
 
 
 class Options(TypedDict, total=False):

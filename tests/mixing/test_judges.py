@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa.agents.deciding import Decider
-from moa.calibration.verifiers import Arithmetic, Length, Plausible
-from moa.errors import EndpointUnavailable
-from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, distinct
-from moa.questions import Predicate, predicate
+from moa.core.errors import EndpointUnavailable
+from moa.core.questions import Predicate, predicate
+from moa.guards.verifiers import Arithmetic, Length, Plausible
+from moa.recipes.judges import Best, ByPolicy, Candidates, Listwise, distinct
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 DOWN = EndpointUnavailable("refused", endpoint="judge")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.errors import InputError
-from moa.mixing.packing import CUT, Packing, pack
-from moa.node import Consultation
+from moa.core.errors import InputError
+from moa.core.node import Consultation
+from moa.graphs.mixing.packing import CUT, Packing, pack
 
 _TOKEN = re.compile(r"\S+")
 SAME = "It rains a lot in spring because warm air meets the cold sea, so take a coat with you."

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.errors import InputError
+from moa.core.errors import InputError
 from moa.routing.evaluation import RANDOM, evaluate_routing, recovery
 
 WEAK = [True, False, False, True]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moa.errors import ConfigError, InputError
+from moa.core.errors import ConfigError, InputError
 from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
 from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for

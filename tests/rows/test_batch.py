@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from moa import rows
 from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.batch import Item, MalformedLine, Row, map_rows
-from moa.budget import Budget
-from moa.context import RunContext
-from moa.errors import ConfigError, InputError, NodeError
+from moa.core.batch import Item, MalformedLine, Row, map_rows
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InputError, NodeError
+from moa.core.node import Dropped, Reply, Result, Text
+from moa.core.trace import Note
 from moa.graphs import Graph
-from moa.node import Dropped, Reply, Result, Text
 from moa.testing import SimulatedEndpoint
-from moa.trace import Note
 
 
 class Node:

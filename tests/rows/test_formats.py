@@ -12,8 +12,8 @@ import pytest
 import zstandard
 
 from moa import rows
-from moa.batch import MalformedLine
-from moa.errors import ConfigError
+from moa.core.batch import MalformedLine
+from moa.core.errors import ConfigError
 
 LINES = b'{"id": "a", "text": "one"}\n{"text": "two"}\n'
 

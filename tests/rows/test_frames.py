@@ -16,10 +16,10 @@ from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
-from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnavailable
+from moa.core.node import Dropped, Reply
 from moa.graphs import Graph
-from moa.node import Dropped, Reply
 from moa.testing import SimulatedEndpoint
 
 TEXTS = ["Lovely!", "Awful.", "Fine"]

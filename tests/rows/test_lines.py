@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import rows
-from moa._files import Existing, dump_json
-from moa.batch import MalformedLine, Row
-from moa.errors import ConfigError
+from moa.core._files import Existing, dump_json
+from moa.core.batch import MalformedLine, Row
+from moa.core.errors import ConfigError
 from moa.rows import RowFile
 from moa.rows.lines import Line
 from moa.rows.reading import jsonl

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from moa.errors import StoreBusy
+from moa.core.errors import StoreBusy
 from moa.rows import _stores
 from moa.rows._stores import Postgres
 

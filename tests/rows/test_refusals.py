@@ -9,13 +9,13 @@ import pytest
 from command import told
 
 from moa.agents import Agent
-from moa.batch import Item, Row
-from moa.context import RunContext
+from moa.core.batch import Item, Row
+from moa.core.context import RunContext
+from moa.core.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
+from moa.core.node import Reply
 from moa.endpoints.wrappers import Fallback
-from moa.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
-from moa.jobs import Job
-from moa.node import Reply
 from moa.rows import RowFile, work_through
+from moa.rows.jobs import Job
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 WRONG_KEY = EndpointUnauthorized("HTTP 401", endpoint="large", status=401)
@@ -96,7 +96,7 @@ async def test_rows_of_a_job_stay_due_where_there_is_no_credit(tmp_path: Path) -
 
 GRAPH = """
 from moa import Agent
-from moa.errors import EndpointUnauthorized
+from moa.core.errors import EndpointUnauthorized
 from moa.testing import SimulatedEndpoint
 
 def refuse(text):

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from moa import rows
-from moa._files import Existing
-from moa.batch import MalformedLine, Row, row_text
-from moa.errors import ConfigError, InputError, MissingDependency
+from moa.core._files import Existing
+from moa.core.batch import MalformedLine, Row, row_text
+from moa.core.errors import ConfigError, InputError, MissingDependency
 
 TEXT = {"id": "1", "text": "Schön, danke"}
 WRITTEN: dict[str, tuple[bytes, str | None]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 from moa.rows import Where
 
 LINES: dict[str, dict[str, object]] = {

@@ -14,9 +14,10 @@ from live import add_key as add_key
 from starlette.applications import Starlette
 
 from moa import Agent, Endpoints, Node, Result, RunContext
-from moa.context import Reference
+from moa.core.context import Reference
+from moa.core.errors import RequestRefused
+from moa.core.usage import FREE, Amount, Usage
 from moa.endpoints import Endpoint
-from moa.errors import RequestRefused
 from moa.serving.app import app_of
 from moa.serving.keys import Caller, Keys
 from moa.serving.listening import address_of, uvicorn_for
@@ -24,7 +25,6 @@ from moa.serving.listening import listen_on as bound
 from moa.serving.served import ServedNode
 from moa.serving.server import Server, Settings
 from moa.testing import ScriptedEndpoint
-from moa.usage import FREE, Amount, Usage
 
 SPENT = Amount(calls=1, input_tokens=10, output_tokens=5)
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from moa import Agent, EmbeddedEndpoint, Graph, Result, RunContext
+from moa.adapters.langgraph.drawing import Drawable, Sketch
 from moa.cli.serve import commands
-from moa.errors import EndpointRejected, ModelNotFound
-from moa.graphs.engine.drawing import Drawable, Sketch
+from moa.core.errors import EndpointRejected, ModelNotFound
 
 from .harness import Ledger, Slow, SomeKeys, client_of, greeter, server_with, until
 
@@ -209,7 +209,7 @@ def test_the_demo_names_three_commands_that_ask_what_is_served() -> None:
 
 
 def test_what_no_path_can_name_is_not_served() -> None:
-    from moa.errors import ConfigError
+    from moa.core.errors import ConfigError
     from moa.serving.served import ServedNode
     from moa.serving.server import Server, Settings
 

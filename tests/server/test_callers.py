@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from moa import Agent, Budget, Price
-from moa.endpoints.wrappers import Cached
-from moa.errors import (
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -25,9 +24,10 @@ from moa.errors import (
     RequestRefused,
     StoreError,
 )
+from moa.core.usage import Amount
+from moa.endpoints.wrappers import Cached
 from moa.serving.keys import Caller, KeyFile, StoredKeys, key_store, keys_in
 from moa.testing import ScriptedEndpoint
-from moa.usage import Amount
 
 from .harness import add_key
 

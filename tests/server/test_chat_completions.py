@@ -20,14 +20,14 @@ from moa import Agent, Classifier, Decider, Filter, Graph, Node, Predicate, choi
 from moa.agents.base import TypedNode
 from moa.chat.graph import Chat
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.messages import ToolCall
+from moa.core.node import Reply
+from moa.core.questions import Choice
+from moa.core.usage import Price
 from moa.guards.guarded import Guarded
-from moa.messages import ToolCall
-from moa.node import Reply
-from moa.questions import Choice
 from moa.serving.app import serve
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, SimulatedRequest
-from moa.usage import Price
 
 from .harness import listening
 

@@ -14,11 +14,11 @@ import pytest
 
 from moa import Result, RunContext
 from moa.agents.classifier import Classifier
-from moa.errors import OutputError
+from moa.core.errors import OutputError
+from moa.core.trace import TextDelta
 from moa.serving import listening as listening_module
 from moa.serving.events import event_of
 from moa.testing import SimulatedEndpoint
-from moa.trace import TextDelta
 
 from .harness import Slow, listening, running, server_with, until
 from .test_connections import connected

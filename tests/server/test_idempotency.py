@@ -17,9 +17,9 @@ from disks import room
 from pydantic import BaseModel
 
 from moa import Agent, RunContext
-from moa._sqlite import SQLite, SQLRow
-from moa.errors import EndpointUnavailable, RequestRefused, StoreBusy
-from moa.node import Node, Result
+from moa.core._sqlite import SQLite, SQLRow
+from moa.core.errors import EndpointUnavailable, RequestRefused, StoreBusy
+from moa.core.node import Node, Result
 from moa.serving.app import serve
 from moa.serving.idempotency import Answers, StoredAnswer
 from moa.serving.keys import KeyFile

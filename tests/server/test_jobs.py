@@ -18,8 +18,8 @@ import httpx2
 import pytest
 
 from moa import Result, RunContext
-from moa.errors import InputError
-from moa.jobs import Job
+from moa.core.errors import InputError
+from moa.rows.jobs import Job
 
 from .harness import SPENT, Ledger, SomeKeys, client_of, greeter, listening, server_with, until
 

@@ -12,12 +12,12 @@ import httpx2
 import pytest
 
 from moa import Result, RunContext
-from moa.context import Reference
-from moa.errors import StoreError
+from moa.core.context import Reference
+from moa.core.errors import StoreError
+from moa.core.usage import FREE, Amount
 from moa.serving.keys import KeyFile, StoredKeys, key_store
 from moa.serving.ledger import Ledger as KeyLedger
 from moa.serving.limits import Limits
-from moa.usage import FREE, Amount
 
 from .harness import SPENT, Ledger, SomeKeys, add_key, client_of, server_with, until
 from .test_jobs import begun, ended

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moa import Result, RunContext
-from moa.errors import OutputError
+from moa.core.errors import OutputError
 from moa.serving.keys import ANYONE
 
 from .harness import client_of, greeter, server_with

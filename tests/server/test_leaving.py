@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from moa import Result, RunContext
-from moa.trace import TextDelta
+from moa.core.trace import TextDelta
 
 from .harness import Ledger, Slow, SomeKeys, client_of, listening, server_with, until
 

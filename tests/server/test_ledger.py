@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from moa.budget import Budget
-from moa.errors import KeySpent, RequestRefused
+from moa.core.budget import Budget
+from moa.core.errors import KeySpent, RequestRefused
+from moa.core.usage import Amount
 from moa.serving.ledger import Grant, Ledger
 from moa.serving.limits import Limits
-from moa.usage import Amount
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
 DAY_S = 86400.0
@@ -242,7 +242,7 @@ async def test_a_run_that_the_store_could_not_be_told_the_end_of_is_settled_late
 
 
 def full_disk(*_: object) -> None:
-    from moa.errors import StoreError
+    from moa.core.errors import StoreError
 
     raise StoreError("the disk is full")
 

@@ -17,19 +17,19 @@ import aiohttp
 import pytest
 
 from moa import Agent
-from moa._sqlite import SQLite, WouldWait
 from moa.agents.classifier import Classifier
-from moa.context import RunContext
+from moa.core._sqlite import SQLite, WouldWait
+from moa.core.context import RunContext
+from moa.core.errors import StoreBusy
+from moa.core.node import Result
+from moa.core.usage import FREE
 from moa.endpoints.wrappers import Cached
-from moa.errors import StoreBusy
 from moa.graphs.cascade import Cascade
-from moa.node import Result
 from moa.serving.app import serve
 from moa.serving.keys import KeyFile, StoredKeys
 from moa.serving.ledger import Ledger
 from moa.serving.limits import Limits
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import FREE
 
 from .harness import SPENT, add_key, greeter, listening, server_with, until
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from moa import Node, RunContext
 from moa.agents.base import TypedNode
-from moa.node import Reply
+from moa.core.node import Reply
 from moa.serving import parsing
 from moa.serving.server import Settings
 

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from moa import Agent, errors
-from moa._json import at
+from moa import Agent
+from moa.core import errors
+from moa.core._json import at
+from moa.core.usage import Usage
 from moa.serving.faults import fault_of
 from moa.serving.served import ServedNode
 from moa.serving.server import Settings
 from moa.testing import ScriptedEndpoint
-from moa.usage import Usage
 
 from .harness import Slow, client_of, greeter, server_with
 

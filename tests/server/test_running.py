@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from moa import Choice, Decider, Graph, Result, RunContext, choice
-from moa.errors import EndpointUnavailable
+from moa.core.errors import EndpointUnavailable
+from moa.core.usage import Price
 from moa.serving.keys import ANYONE
 from moa.testing import SimulatedEndpoint
-from moa.usage import Price
 
 from .harness import Ledger, SomeKeys, client_of, greeter, server_with
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from moa.context import RunContext
-from moa.errors import KeySpent, QuorumNotMet
-from moa.node import Node, Result
+from moa.core.context import RunContext
+from moa.core.errors import KeySpent, QuorumNotMet
+from moa.core.node import Node, Result
+from moa.core.usage import Usage
 from moa.serving.app import serve
 from moa.serving.faults import fault_of
-from moa.usage import Usage
 
 from .harness import Slow, add_key, client_of, greeter
 

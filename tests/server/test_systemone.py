@@ -25,14 +25,14 @@ from moa import (
     Predicate,
     predicate,
 )
-from moa.calibration import Bound, Guarantee
-from moa.calibration.defaults import make_unfitted
-from moa.calibration.file import FitRecord
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.questions import Option, Question
+from moa.decisions.defaults import make_unfitted
+from moa.decisions.file import FitRecord
+from moa.decisions.guarantee import Bound, Guarantee
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.questions import Option, Question
 from moa.serving.app import serve
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, SimulatedRequest
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moa._async import off_loop
+from moa.core._async import off_loop
 from moa.serving import chat_turns, parsing
 from moa.serving.parsing import in_turn
 

@@ -14,8 +14,8 @@ import psutil
 
 from moa.config import read
 from moa.config.trust import trust
-from moa.endpoints.vllm import free_port
 from moa.vllm.command import ServerSpec, specs_of
+from moa.vllm.endpoint import free_port
 from moa.vllm.settings import VLLMConfig
 
 FAKE = Path(__file__).parent / "fake"

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel, Field
 
 from moa import Agent, Graph, Price, Result
-from moa.errors import ConfigError, InputError
+from moa.core.errors import ConfigError, InputError
 from moa.graphs import BuiltGraph
 from moa.testing import SimulatedEndpoint
 

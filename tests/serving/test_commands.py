@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointRejected
 from moa.endpoints import Prompt
-from moa.endpoints.vllm import free_port
-from moa.errors import ConfigError, EndpointRejected
+from moa.vllm.endpoint import free_port
 from moa.vllm.servers import report_servers
 from moa.vllm.state import ServerFolder
 

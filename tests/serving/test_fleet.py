@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.core.errors import ConfigError, EndpointUnavailable
 from moa.vllm.command import ServerSpec
 from moa.vllm.servers import bring_up
 

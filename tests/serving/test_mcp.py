@@ -21,11 +21,11 @@ from mcp_types import CallToolResult, TextContent
 from starlette.testclient import TestClient
 
 from moa import Agent, Classifier, Tool
-from moa.agents.mcp import Server as Described
-from moa.agents.mcp import mcp_tools
+from moa.adapters.mcp import Server as Described
+from moa.adapters.mcp import mcp_tools
 from moa.config.endpoints import Endpoints
-from moa.graphs.support import Support
-from moa.messages import ToolCall
+from moa.core.messages import ToolCall
+from moa.inbox.support import Support
 from moa.serving.app import app_of, serve
 from moa.serving.keys import Caller, Keys
 from moa.serving.mcp_tools import Shape

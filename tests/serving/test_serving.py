@@ -14,10 +14,15 @@ import psutil
 import pytest
 
 from moa import vllm
-from moa._json import at
-from moa.context import RunContext
+from moa.core._json import at
+from moa.core.context import RunContext
+from moa.core.errors import (
+    ConfigError,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    MissingDependency,
+)
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
 from moa.vllm.command import ServerSpec
 from moa.vllm.servers import LaunchedServer, launch, stop, wait_until_ready
 from moa.vllm.settings import local_url

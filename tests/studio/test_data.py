@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from moa.calibration import upper_bound
-from moa.calibration.features import WordsFeature
-from moa.calibration.labelled import OTHERWISE, Labelled
-from moa.errors import ConfigError, InputError
-from moa.jobs import Job
+from moa.core.errors import ConfigError, InputError
+from moa.decisions.features import WordsFeature
+from moa.decisions.guarantee import upper_bound
+from moa.decisions.labelled import OTHERWISE, Labelled
+from moa.rows.jobs import Job
 from moa.studio.app import mount, studio_app
 from moa.studio.data import Query
 from moa.studio.labels import Labels
@@ -191,7 +191,7 @@ def test_a_trace_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
-    from moa.batch import Row
+    from moa.core.batch import Row
 
     folder = tmp_path / "nightly"
     with Job(folder, graph="shop") as job:
@@ -202,8 +202,8 @@ def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
 
 
 def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path) -> None:
-    from moa.calibration.answer_rows import LargeAnswer, NewRow
-    from moa.calibration.answers import AnswerStore
+    from moa.learning.answer_rows import LargeAnswer, NewRow
+    from moa.learning.answers import AnswerStore
 
     file = tmp_path / "answers.db"
     with AnswerStore(file) as store:
@@ -226,8 +226,8 @@ def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path
 def test_a_held_out_row_that_the_large_model_failed_on_counts_as_a_difference_on_the_curve(
     tmp_path: Path,
 ) -> None:
-    from moa.calibration.answer_rows import LargeAnswer, NewRow
-    from moa.calibration.answers import AnswerStore
+    from moa.learning.answer_rows import LargeAnswer, NewRow
+    from moa.learning.answers import AnswerStore
 
     file = tmp_path / "answers.db"
     with AnswerStore(file) as store:

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.agents.classifier import Classifier
-from moa.calibration import Guarantee
-from moa.calibration.bounds import Bound
-from moa.calibration.defaults import make_unfitted
-from moa.calibration.file import Calibration
 from moa.cli.label import Session
-from moa.errors import InputError
+from moa.core.errors import InputError
+from moa.core.questions import Option, Question
+from moa.decisions.bounds import Bound
+from moa.decisions.defaults import make_unfitted
+from moa.decisions.file import Calibration
+from moa.decisions.guarantee import Guarantee
 from moa.evals.labelling import LabelFile, UnlabelledRow, pick_texts
-from moa.questions import Option, Question
 from moa.studio.data import Figure, Query
 from moa.studio.labels import Labels
 from moa.studio.sources import View, find_source

@@ -10,23 +10,23 @@ from command import told
 from starlette.testclient import TestClient
 
 from moa import Agent, Result, serve
-from moa.batch import Item, Status
 from moa.config.endpoints import Endpoints
+from moa.config.loading import load_graph
 from moa.config.tables import Config
-from moa.graphs.loading import load_graph
-from moa.node import Dropped, Text
-from moa.questions import Choice
+from moa.core.batch import Item, Status
+from moa.core.node import Dropped, Text
+from moa.core.questions import Choice
+from moa.core.trace import Note
 from moa.studio.app import recent_runs
 from moa.studio.sources import View, find_source
 from moa.testing import ScriptedEndpoint
-from moa.trace import Note
 from studio.lines import row, written
 
 GRAPH = """
 from pydantic import BaseModel
 from moa import Graph, RunContext, Text
-from moa.node import Became, Dropped
-from moa.questions import Choice
+from moa.core.node import Became, Dropped
+from moa.core.questions import Choice
 
 class Ended(BaseModel):
     became: Became

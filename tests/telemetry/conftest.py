@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from moa.context import RunContext
-from moa.telemetry import Tracer
-from moa.telemetry.lines import SpanFile
+from moa.core.context import RunContext
+from moa.core.telemetry import Tracer
+from moa.core.telemetry.lines import SpanFile
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 from command import moa, told, written
 
 from moa import Agent, RunContext
-from moa.errors import ConfigError
-from moa.telemetry import Tracer
-from moa.telemetry.lines import SpanFile
+from moa.core.errors import ConfigError
+from moa.core.telemetry import Tracer
+from moa.core.telemetry.lines import SpanFile
 from moa.testing import ScriptedEndpoint
 
 SRC = Path(__file__).parents[2] / "src" / "moa"
@@ -105,7 +105,9 @@ import sys
 from moa import Agent
 from moa.testing import ScriptedEndpoint
 Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
-loaded = {"opentelemetry", "moa.endpoints.call_spans", "moa.telemetry.otel", "moa.telemetry.lines"}
+loaded = {
+    "opentelemetry", "moa.endpoints.call_spans", "moa.adapters.otel", "moa.core.telemetry.lines",
+}
 print(sorted(loaded & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from moa import Agent, RunContext
-from moa.endpoints.langchain import LangChainEndpoint
+from moa.adapters.langchain_endpoint import LangChainEndpoint
+from moa.core.telemetry import tracer_of
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.telemetry import tracer_of
 from moa.testing import ScriptedEndpoint
 
 from .conftest import OfSdk, Recorder

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from moa import Agent, Mixture
+from moa.core.usage import Price
 from moa.testing import SimulatedEndpoint
-from moa.usage import Price
 
 from .conftest import module
 

@@ -23,18 +23,18 @@ from moa import (
     RunContext,
     Text,
 )
-from moa.batch import Row
+from moa.core.batch import Row
+from moa.core.errors import EndpointUnavailable
+from moa.core.journal import Journal
+from moa.core.messages import ToolCall
+from moa.core.node import run_alone
+from moa.core.trace import TextDelta
+from moa.core.usage import Price
 from moa.endpoints.retries import Retried
-from moa.errors import EndpointUnavailable
 from moa.guards.guarded import Guarded
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Pattern
-from moa.journal import Journal
-from moa.messages import ToolCall
-from moa.node import run_alone
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import TextDelta
-from moa.usage import Price
 
 from .conftest import OfSdk, Recorder, Seen, module
 
@@ -400,7 +400,7 @@ async def test_a_users_own_span_in_a_tool_hangs_below_the_tool(sdk: OfSdk) -> No
 
 
 async def test_the_version_of_the_conventions_is_said_with_each_span(sdk: OfSdk) -> None:
-    from moa.telemetry import names
+    from moa.core.telemetry import names
 
     await Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run("Hi")
     scope = sdk.exporter.get_finished_spans()[0].instrumentation_scope
@@ -420,7 +420,7 @@ async def test_a_provider_that_samples_nothing_is_not_told_of_texts(
             raise AssertionError("nothing is recorded")
 
     agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
-    from moa.telemetry import Tracer
+    from moa.core.telemetry import Tracer
 
     await agent.run("Hi", RunContext(tracer=Tracer(content=True, pii=Counts())))
     assert not masked

@@ -15,9 +15,9 @@ import pytest_asyncio
 
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.vllm import VLLMServer
+from moa.local.embedded import EmbeddedEndpoint
+from moa.vllm.endpoint import VLLMServer
 from moa.vllm.state import ServerFolder
 
 CONFIG = os.environ.get("MOA_VLLM_CONFIG", "")

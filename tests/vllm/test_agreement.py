@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from moa import EmbeddedEndpoint, RunContext, Sentiment
-from moa._json import at, number_of, object_of
 from moa.agents.sentiment import Mood
+from moa.core._json import at, number_of, object_of
+from moa.core.node import Text
+from moa.core.questions import Option, Question
+from moa.core.usage import Amount
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.graphs.support import Excerpt, Support
-from moa.node import Text
-from moa.questions import Option, Question
-from moa.usage import Amount
+from moa.inbox.support import Excerpt, Support
 
 from .messages import messages
 

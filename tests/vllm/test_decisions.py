@@ -13,7 +13,7 @@ from moa import Classifier, Decider, Filter, Sentiment
 from moa.agents.deciding import DecidingAgent
 from moa.endpoints import Example
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.graphs.support import INTENTS
+from moa.inbox.support import INTENTS
 
 from .messages import EXAMPLES, messages
 from .test_systemone import Triage

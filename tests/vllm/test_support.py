@@ -11,7 +11,7 @@ from command import moa
 
 from moa import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.graphs.support import intent_of
+from moa.inbox.support import intent_of
 
 from .conftest import CONFIG, server_of
 from .messages import EXAMPLES, messages

@@ -6,10 +6,10 @@ import pytest
 from pydantic import BaseModel
 
 from moa import Choice, Decider, Predicate, RunContext, Score, choice, predicate, score
+from moa.core.errors import ConfigError, EndpointUnsupported
+from moa.core.questions import Option, Question, questions_of
+from moa.core.usage import Amount
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import ConfigError, EndpointUnsupported
-from moa.questions import Option, Question, questions_of
-from moa.usage import Amount
 
 from .conftest import served
 

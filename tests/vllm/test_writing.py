@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel, Field
 
 from moa import Agent, Extractor, Preprocessor, RunContext, Sentiment
+from moa.core.errors import EndpointRejected
+from moa.core.trace import Event, TextDelta
+from moa.core.usage import Amount
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import EndpointRejected
-from moa.trace import Event, TextDelta
-from moa.usage import Amount
 
 from .conftest import served, server_of
 

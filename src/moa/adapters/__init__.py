@@ -22,21 +22,21 @@ from typing import Any, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa._async import first_error, time_limit
-from moa._json import JSON, is_sequence, is_table
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in
-from moa.budget import UNLIMITED, Reservation
-from moa.context import RunContext
+from moa.core._async import first_error, time_limit
+from moa.core._json import JSON, is_sequence, is_table
+from moa.core.budget import UNLIMITED, Reservation
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
+from moa.core.journal import explain
+from moa.core.node import Reply
+from moa.core.trace import TextDelta
+from moa.core.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 from moa.endpoints import Capability
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estimate_of
 from moa.endpoints.transport import describe_error, map_error
-from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.journal import explain
-from moa.node import Reply
-from moa.trace import TextDelta
-from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 

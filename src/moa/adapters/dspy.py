@@ -9,11 +9,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Unpack
 
-from moa._json import JSON, is_object, list_of
-from moa._threads import USER_THREADS
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
 from moa.agents.base import In, Out
-from moa.errors import ConfigError, MissingDependency, MoaError
+from moa.core._json import JSON, is_object, list_of
+from moa.core._threads import USER_THREADS
+from moa.core.errors import ConfigError, MissingDependency, MoaError
 
 
 class DSPyNode(Adapter[In, Out]):

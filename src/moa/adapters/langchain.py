@@ -9,10 +9,10 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
-from moa._json import is_table, object_of
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
 from moa.agents.base import In, Out
-from moa.errors import ConfigError
+from moa.core._json import is_table, object_of
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from moa.adapters import TEXT, Adapter, Calls, Settings, Takes
 from moa.agents.base import In, Out
 from moa.agents.prompts import write_input
-from moa.errors import ConfigError, MissingDependency
-from moa.node import Reply
-from moa.usage import Amount, Part, Usage
+from moa.core.errors import ConfigError, MissingDependency
+from moa.core.node import Reply
+from moa.core.usage import Amount, Part, Usage
 
 if TYPE_CHECKING:
     from pydantic_ai.agent import AbstractAgent

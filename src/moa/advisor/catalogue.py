@@ -18,12 +18,12 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
 from moa.advisor.words import Kind, Quantisation, Server, Skill
-from moa.config.faults import nearest
 from moa.config.tables import AddressConfig
+from moa.core.errors import ConfigError
+from moa.core.faults import nearest
+from moa.core.usage import Price, Tier
 from moa.endpoints.dialects import Dialect
-from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, cached_path
-from moa.errors import ConfigError
-from moa.usage import Price, Tier
+from moa.local.weights import SMOLLM2, HubFile, cache_folder, cached_path
 
 BITS: Mapping[Quantisation, float] = MappingProxyType(
     {"bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4.25, "q8_0": 8.5, "q4_k_m": 4.85}

@@ -19,8 +19,8 @@ from moa.advisor.catalogue import Model, models
 from moa.advisor.fit import SPARE, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, list_placements, machine
 from moa.advisor.task import VENDOR_NAMES, Task
+from moa.core.usage import Amount
 from moa.endpoints.dialects import Dialect
-from moa.usage import Amount
 
 Pattern = Literal["slm", "llm", "cascade", "hybrid"]
 """`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.

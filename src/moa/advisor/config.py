@@ -20,8 +20,8 @@ from moa.advisor.words import Quantisation
 from moa.config import load
 from moa.config.file import target, write_endpoint
 from moa.config.tables import Config, endpoint_of
-from moa.errors import ConfigError
-from moa.usage import Tier
+from moa.core.errors import ConfigError
+from moa.core.usage import Tier
 from moa.vllm.settings import UTILISATION, VLLMConfig
 
 _NAMES: dict[Tier, str] = {"slm": "small", "llm": "large"}

@@ -20,7 +20,7 @@ from moa.advisor.catalogue import GGUF, Model, models
 from moa.advisor.hardware import GIB, RAM_SHARE, Machine, Placement, list_placements
 from moa.advisor.words import Quantisation
 from moa.config.tables import Config
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 from moa.vllm.settings import UTILISATION
 
 SPARE = 1.1

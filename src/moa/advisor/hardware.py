@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple, TypeVar
 
-from moa._machine import start_nvml, usable_cores, usable_memory
-from moa.errors import ConfigError
+from moa.core._machine import start_nvml, usable_cores, usable_memory
+from moa.core.errors import ConfigError
 from moa.vllm.settings import UTILISATION
 
 T = TypeVar("T")

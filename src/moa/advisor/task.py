@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moa.advisor.words import Complexity, Job, Prefer, Skill
-from moa.config.faults import nearest
+from moa.core.faults import nearest
 from moa.endpoints.dialects import VENDORS
 
 _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4.0}

@@ -18,7 +18,6 @@ from pydantic import (
     create_model,
 )
 
-from moa._async import closing_stream, iterate_sync, off_loop, run_sync
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
@@ -35,17 +34,18 @@ from moa.agents.prompts import (
 )
 from moa.agents.tool_calls import ToolCalls
 from moa.agents.tools import AnyTool, Tool
-from moa.budget import UNLIMITED, Budget
-from moa.context import RunContext
+from moa.core._async import closing_stream, iterate_sync, off_loop, run_sync
+from moa.core.budget import UNLIMITED, Budget
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InputError, InvalidResponse, OutputError
+from moa.core.messages import Message, files_of, required_file_kinds
+from moa.core.node import Reply, Result, stream_run
+from moa.core.trace import Event, TextDelta
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
 from moa.endpoints.sent import SentPrompt, preview_prompt
 from moa.endpoints.tokens import length_of
 from moa.endpoints.tools import WithTools, flatten_tool_calls
-from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
-from moa.messages import Message, files_of, required_file_kinds
-from moa.node import Reply, Result, stream_run
-from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm

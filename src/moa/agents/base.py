@@ -14,20 +14,20 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, get_args, ge
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeIs, TypeVar
 
-from moa._async import run_sync, time_limit
-from moa._json import is_mapping, is_sequence
-from moa.batch import faults_of
-from moa.budget import UNLIMITED, Budget
-from moa.context import RunContext, run_context
+from moa.core._async import run_sync, time_limit
+from moa.core._json import is_mapping, is_sequence
+from moa.core.batch import faults_of
+from moa.core.budget import UNLIMITED, Budget
+from moa.core.context import RunContext, run_context
+from moa.core.errors import CapabilityError, ConfigError, InputError
+from moa.core.node import AnyNode, Reply, Result, finish
+from moa.core.node_base import NodeBase
+from moa.core.telemetry.names import Kind
+from moa.core.usage import Tier
 from moa.endpoints import PHRASES, Capability, Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
-from moa.errors import CapabilityError, ConfigError, InputError
-from moa.node import AnyNode, Reply, Result, finish
-from moa.node_base import NodeBase
-from moa.telemetry.names import Kind
-from moa.usage import Tier
 
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)

@@ -13,14 +13,14 @@ from pydantic import BaseModel, Field, create_model
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
 from moa.agents.labelled import labelled_examples
+from moa.core.errors import ConfigError
+from moa.core.questions import Answer, Choice, choice, questions_of
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
-from moa.questions import Answer, Choice, choice, questions_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
 
     Always = Literal[False]
 else:

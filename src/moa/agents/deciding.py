@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, create_model
 
-from moa._async import Lock
 from moa.agents.base import Limits, Out, TypedNode, require
 from moa.agents.splitting import excerpt
-from moa.calibration import Bound
-from moa.calibration.calibrated import CalibratedDecider
-from moa.calibration.defaults import calibrate_by_words, make_unfitted, shipped_calibration
-from moa.calibration.features import (
+from moa.core._async import Lock
+from moa.core.context import RunContext
+from moa.core.errors import CalibrationError, ConfigError, InputError
+from moa.core.node import Text
+from moa.core.questions import Answer, Question, fill, questions_of
+from moa.core.telemetry import names
+from moa.core.telemetry.spans import start
+from moa.decisions import ENOUGH
+from moa.decisions.calibrated import CalibratedDecider
+from moa.decisions.defaults import calibrate_by_words, make_unfitted, shipped_calibration
+from moa.decisions.doubt import Doubts
+from moa.decisions.features import (
     DECIDES,
     ENCODER,
     Feature,
@@ -33,23 +40,16 @@ from moa.calibration.features import (
     WordsFeature,
     sources_of,
 )
-from moa.calibration.file import Calibration, HeadFile
-from moa.context import RunContext
-from moa.decisions import ENOUGH
-from moa.decisions.doubt import Doubts
+from moa.decisions.file import Calibration, HeadFile
+from moa.decisions.guarantee import Bound
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import JointEncoder, deciding_encoder_for, encoder_for, feeds_heads
 from moa.endpoints.known import MOST_OPTIONS, facts_of
 from moa.endpoints.sent import SentPrompt, preview_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
-from moa.errors import CalibrationError, ConfigError, InputError
-from moa.node import Text
-from moa.questions import Answer, Question, fill, questions_of
-from moa.telemetry import names
-from moa.telemetry.spans import start
+from moa.local.encoders import JointEncoder, deciding_encoder_for, encoder_for, feeds_heads
 
 if TYPE_CHECKING:
-    from moa.calibration.features import Progress
+    from moa.decisions.features import Progress
 
 M = TypeVar("M", bound=BaseModel)
 Calibrations = Calibration | Mapping[str, Calibration] | None
@@ -63,7 +63,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     decide by the words of the question alone.
 
     Examples, a few of each label, show what you mean. The model reads them in its prompt. With an
-    encoder, a choice uses the scorer of pairs (`moa.decisions.pairs`), and with twenty examples per
+    encoder, a choice uses the scorer of pairs (`moa.local.pairs`), and with twenty examples per
     label also a head; a criterion uses a head with eight examples. With dozens to hundreds of
     labelled rows, `adapt` chooses the best scorer by cross-validation, and `moa learn` also bounds
     the error rate of accepted answers.
@@ -76,7 +76,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         questions: The questions about each text.
         examples: Texts with the names of the right options, by name of the question.
         encoder: Computes the vectors for heads; `None`: the endpoint's own, if one is installed
-            (see `moa.endpoints.encoders.deciding_encoder_for`).
+            (see `moa.local.encoders.deciding_encoder_for`).
         calibration: A fitted scorer for the one question, or several by question name. With a
             bound it also sets `accepted`. Other questions go to the endpoint.
         embedders: Endpoints that compute vectors for a calibration, by role, in addition to the
@@ -153,7 +153,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         for question, features in self._plan.questions:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":
-                    from moa.decisions.pairs import label_meanings
+                    from moa.local.pairs import label_meanings
 
                     texts += [
                         *label_meanings(question),
@@ -276,7 +276,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self, question: Question, examples: Sequence[Example], *, heads: bool
     ) -> Calibration:
         if heads:
-            from moa.decisions.relevance import is_about_whole_text
+            from moa.local.relevance import is_about_whole_text
 
             by_labels = question.kind == "choice" and not (
                 _is_bare(question, examples) and self._may_choose(question)
@@ -305,7 +305,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         context: RunContext | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Return a copy fitted to its task; see `moa.calibration.adapt.adapt`.
+        """Return a copy fitted to its task; see `moa.decisions.adapt.adapt`.
 
         Its `calibrations` can be saved.
 
@@ -321,7 +321,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             DeadlineExceeded: the run's time is up.
             MissingDependency: numpy, or SciPy to fit to labels, is not installed.
         """
-        from moa.calibration.adapt import adapt
+        from moa.decisions.adapt import adapt
 
         encoder = self.encoder or (encoder_for(self.endpoint) if labelled else None)
         calibrations = await adapt(
@@ -523,7 +523,7 @@ def _is_bare(question: Question, examples: Sequence[Example]) -> bool:
 
 
 def _has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
-    from moa.calibration.adapt import has_enough_labels, labels_of
+    from moa.decisions.adapt import has_enough_labels, labels_of
 
     return len(examples) >= ENOUGH and has_enough_labels(
         question, labels_of(question, examples), pairs=True
@@ -557,7 +557,7 @@ class _FirstFit:
         sources: Sources,
         context: RunContext,
     ) -> None:
-        from moa.calibration.adapt import adapt
+        from moa.decisions.adapt import adapt
 
         missing = [question for question in questions if question.name not in self._found]
         calibrations = await adapt(

@@ -6,8 +6,8 @@ from typing import Unpack
 
 from moa.agents import Agent, Settings
 from moa.agents.base import Out
+from moa.core.node import Text
 from moa.endpoints import Endpoint
-from moa.node import Text
 
 _INSTRUCTIONS = (
     "Extract the fields below from the text. Copy what the text says. If it does not say "

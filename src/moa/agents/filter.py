@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
-from moa.calibration.file import Calibration
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.node import Text
+from moa.core.questions import Answer, Option, Predicate, Question
+from moa.decisions.file import Calibration
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
-from moa.node import Text
-from moa.questions import Answer, Option, Predicate, Question
 
 Action = Literal["keep", "drop"]
 """Action for a text that meets the criterion; all others get the opposite."""
@@ -135,7 +135,7 @@ class Filter(DecidingAgent[Verdict]):
         return verdict
 
     async def _check_words(self, context: RunContext) -> None:
-        from moa.decisions.relevance import WELL_READ, words_head
+        from moa.local.relevance import WELL_READ, words_head
 
         (question,) = self.questions
         expected = (await words_head(question, context)).expected

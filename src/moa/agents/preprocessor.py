@@ -19,11 +19,11 @@ from moa.agents import Agent
 from moa.agents.base import Limits, TypedNode, ready, run_off_loop
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import chunks
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import MissingDependency
+from moa.core.node import Reply, Text
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import MissingDependency
-from moa.node import Reply, Text
 
 _REWRITE = (
     "Write the text again with its spelling and grammar corrected. Keep its language, its meaning "

@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, creat
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, core_schema
 
-from moa._json import JSON, at, is_list, is_object, is_sequence, list_of, object_of
+from moa.core._json import JSON, at, is_list, is_object, is_sequence, list_of, object_of
+from moa.core.errors import ConfigError
+from moa.core.messages import IN_WORDS, Message
 from moa.endpoints.tokens import rewrite
-from moa.errors import ConfigError
-from moa.messages import IN_WORDS, Message
 
 M = TypeVar("M", bound=BaseModel)
 

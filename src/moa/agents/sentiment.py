@@ -9,12 +9,12 @@ from pydantic import computed_field
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
-from moa.calibration.defaults import shipped_calibration
-from moa.calibration.file import Calibration
+from moa.core.questions import Answer, Choice, Option, Question
+from moa.decisions.defaults import shipped_calibration
+from moa.decisions.file import Calibration
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import reads_heads
 from moa.endpoints.named import as_endpoint
-from moa.questions import Answer, Choice, Option, Question
+from moa.local.encoders import reads_heads
 
 Feeling = Literal["negative", "neutral", "positive"]
 

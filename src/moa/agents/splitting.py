@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from moa.core.errors import ConfigError, MissingDependency
+from moa.core.node import Text
 from moa.endpoints.tokens import BYTES_A_TOKEN, approximate_tokens
-from moa.errors import ConfigError, MissingDependency
-from moa.node import Text
 
 _WINDOW, _WINDOW_MARKDOWN = 24, 96
 """Characters to split at once, per token of a chunk: about eight chunks, and about thirty in

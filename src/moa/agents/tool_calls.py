@@ -11,21 +11,21 @@ from functools import partial
 
 from pydantic_core import to_json
 
-from moa._async import gather
-from moa._threads import USER_THREADS
 from moa.agents.base import fault_in
 from moa.agents.prompts import block
 from moa.agents.tools import Tool, in_thread
-from moa.context import RunContext
+from moa.core._async import gather
+from moa.core._threads import USER_THREADS
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
+from moa.core.journal import Place, explain, interrupts_of, join_interrupts
+from moa.core.journal_records import PLAIN, Call
+from moa.core.messages import Message, ToolCall
+from moa.core.telemetry import Span, content, names
+from moa.core.telemetry.spans import attach_to
+from moa.core.trace import NoteKind, ToolFinished, ToolStarted
+from moa.core.usage import Amount
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
-from moa.journal import Place, explain, interrupts_of, join_interrupts
-from moa.journal_records import PLAIN, Call
-from moa.messages import Message, ToolCall
-from moa.telemetry import Span, content, names
-from moa.telemetry.spans import attach_to
-from moa.trace import NoteKind, ToolFinished, ToolStarted
-from moa.usage import Amount
 
 _LONGEST_QUOTE = 300
 _NO_TIME = 1e-12

@@ -14,15 +14,15 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import to_json
 
-from moa._json import JSON, is_object, is_sequence
-from moa._threads import USER_THREADS
 from moa.agents.prompts import Untitled
-from moa.context import RunContext
+from moa.core._json import JSON, is_object, is_sequence
+from moa.core._threads import USER_THREADS
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.messages import ToolCall
+from moa.core.node import Node, Text
+from moa.core.telemetry import names
 from moa.endpoints import ToolSchema
-from moa.errors import ConfigError
-from moa.messages import ToolCall
-from moa.node import Node, Text
-from moa.telemetry import names
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool

@@ -14,22 +14,22 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
 
 from moa.agents.base import TypedNode
 from moa.agents.filter import Verdict
-from moa.budget import UNLIMITED, Budget
-from moa.calibration.acceptance import Policy
 from moa.chat.memory import Extract, Memory, Passage
 from moa.chat.messages import FILE, THREAD, ChatReply, Conversation, Turn, UserMessage, is_file
 from moa.chat.routing import PERSONA, ChatRouter, Speaker, is_refusal, small_talk
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.config.fields import Large, PythonNode, Small, resolve_path
+from moa.core.budget import UNLIMITED, Budget
+from moa.core.context import RunContext
+from moa.core.errors import InputError, MoaError
+from moa.core.node import AnyNode, Reply
+from moa.core.trace import Event, TextDelta
+from moa.decisions.acceptance import Policy
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.endpoints.rehearsal import rehearse
 from moa.endpoints.sent import SentPrompt
-from moa.errors import InputError, MoaError
-from moa.graphs.fields import Large, PythonNode, Small, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
-from moa.node import AnyNode, Reply
-from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.chat.stores import Saver

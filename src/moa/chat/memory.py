@@ -18,12 +18,12 @@ from moa.agents.prompts import block
 from moa.agents.splitting import excerpt
 from moa.chat.messages import LEFT_OUT, Conversation, Summary, Turn
 from moa.chat.routing import ChatContext, is_refusal, shown_reply
-from moa.context import RunContext, quiet
+from moa.core.context import RunContext, quiet
+from moa.core.errors import ConfigError, EndpointRejected, MoaError
+from moa.core.node import Frozen, Node, Reply
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import ConfigError, EndpointRejected, MoaError
-from moa.node import Frozen, Node, Reply
 
 _INSTRUCTIONS = (
     "Summarize the conversation in at most {words} words, in its language, for someone who "

@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from moa.core.errors import ConfigError, InputError
+from moa.core.messages import Message
+from moa.core.node import Frozen, Reply
+from moa.core.usage import Amount, Part, Tier, Usage
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import ConfigError, InputError
-from moa.messages import Message
-from moa.node import Frozen, Reply
-from moa.usage import Amount, Part, Tier, Usage
 
 THREAD = "default"
 FILE = "chat.sqlite"

@@ -11,12 +11,9 @@ from pydantic import Field
 from moa.agents import Agent, Settings
 from moa.agents.filter import Filter, Verdict
 from moa.agents.prompts import TAG, block, system
-from moa.calibration.acceptance import Policy
-from moa.calibration.defaults import make_unfitted
 from moa.chat.messages import LEFT_OUT, Summary, Turn
-from moa.context import RunContext, count_text_deltas, quiet
-from moa.endpoints import Completion, Endpoint, Example
-from moa.errors import (
+from moa.core.context import RunContext, count_text_deltas, quiet
+from moa.core.errors import (
     BudgetExceeded,
     EndpointError,
     EndpointRejected,
@@ -26,9 +23,12 @@ from moa.errors import (
     OutputError,
     Unanswered,
 )
-from moa.messages import Message
-from moa.node import Frozen, Node, Reply
-from moa.trace import TextDelta
+from moa.core.messages import Message
+from moa.core.node import Frozen, Node, Reply
+from moa.core.trace import TextDelta
+from moa.decisions.acceptance import Policy
+from moa.decisions.defaults import make_unfitted
+from moa.endpoints import Completion, Endpoint, Example
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer in {language}."

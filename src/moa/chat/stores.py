@@ -28,11 +28,11 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 
-from moa._async import time_limit
-from moa._files import make_private
 from moa.chat.messages import is_file
-from moa.context import RunContext
-from moa.errors import ConfigError, MoaError, StoreError, require_package
+from moa.core._async import time_limit
+from moa.core._files import make_private
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, MoaError, StoreError, require_package
 
 _POLL_S = 0.02
 Saver = BaseCheckpointSaver[str]

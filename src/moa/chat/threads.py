@@ -18,14 +18,14 @@ from langgraph.checkpoint.base import (
 )
 from pydantic import BaseModel, ValidationError, field_validator
 
-from moa._async import Lock, closing_stream, time_limit
 from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, describe_delay
-from moa.context import RunContext
-from moa.errors import StoreError
-from moa.node import Frozen
-from moa.usage import Tier, Usage
+from moa.core._async import Lock, closing_stream, time_limit
+from moa.core.context import RunContext
+from moa.core.errors import StoreError
+from moa.core.node import Frozen
+from moa.core.usage import Tier, Usage
 
 _CHANNEL = "conversation"
 _OPENING = 60

@@ -18,7 +18,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     from moa.cli.app import app
     from moa.cli.screen import plain_streams
-    from moa.errors import MoaError
+    from moa.core.errors import MoaError
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

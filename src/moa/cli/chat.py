@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa._terminal import escape_json
 from moa.cli import options, screen
 from moa.cli.screen import cost_of, make_table, usage_by_node
-from moa.context import RunContext
-from moa.errors import ConfigError, MoaError
-from moa.trace import Event, TextDelta
+from moa.core._terminal import escape_json
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, MoaError
+from moa.core.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.chat.graph import Chat
     from moa.chat.messages import ChatReply
-    from moa.node import Result
+    from moa.core.node import Result
 
 _NOTE_KINDS = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes to show."""
@@ -82,7 +82,7 @@ def chat(
     from moa.chat.graph import Chat
     from moa.chat.messages import is_file
     from moa.config.endpoints import Endpoints
-    from moa.graphs.loading import load_graph
+    from moa.config.loading import load_graph
 
     if not thread:
         raise ConfigError("a conversation has a name: give --thread one, or leave it out")

@@ -10,16 +10,16 @@ import typer
 from rich.text import Text
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
+    from moa.config.loading import AnyNode
+    from moa.core.context import RunContext
     from moa.evals.cases import Data
     from moa.evals.comparison import Comparison
-    from moa.graphs.loading import AnyNode
 
 
 def compare(
@@ -74,7 +74,7 @@ def compare(
 
         moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
     """
-    from moa._files import check_lines
+    from moa.core._files import check_lines
     from moa.evals.cases import read_cases
     from moa.evals.plots import check_picture
 
@@ -92,8 +92,8 @@ def compare(
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.config.endpoints import NO_LLM
+        from moa.config.loading import fingerprints
         from moa.evals import compare as compared
-        from moa.graphs.loading import fingerprints
 
         del context  # each design has a context of its own, with a part of the budget
         nodes = _nodes(names, endpoints, settings)
@@ -155,8 +155,8 @@ def _settings(
 
 
 def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated: bool) -> None:
-    from moa.config.faults import nearest
-    from moa.questions import NONE_OF_THESE
+    from moa.core.faults import nearest
+    from moa.core.questions import NONE_OF_THESE
 
     if calibrated or data.kind != "labels":
         reason = "a calibration knows its own" if calibrated else "the rows have none"
@@ -172,8 +172,8 @@ def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated:
 def _nodes(
     names: Sequence[str], endpoints: Endpoints, settings: Mapping[str, object]
 ) -> dict[str, AnyNode]:
-    from moa.config.faults import nearest
-    from moa.graphs.loading import READY, load_graph
+    from moa.config.loading import READY, load_graph
+    from moa.core.faults import nearest
 
     for name in names:
         if ":" not in name and name not in READY:

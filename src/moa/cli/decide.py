@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
-    from moa.batch import Item, MalformedLine, Row
-    from moa.calibration.file import Calibration
     from moa.cli.row_runner import Asked, Rows
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
+    from moa.core.batch import Item, MalformedLine, Row
+    from moa.core.context import RunContext
+    from moa.decisions.file import Calibration
     from moa.endpoints import Example
 
 SAMPLE = 256
@@ -93,9 +93,9 @@ def decide(
             --labels billing,delivery,technical --out decided.jsonl
     """
     from moa import rows
-    from moa.calibration.file import Calibration
     from moa.cli.row_display import RowDisplay
     from moa.cli.row_runner import Input, RowRunner, file_of
+    from moa.decisions.file import Calibration
 
     if calibration is None:
         decider = _adapt_options(task, labels, examples, unlabelled, none=none)
@@ -139,7 +139,7 @@ def decide(
 
 def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     """Write a decision as a line of JSON; if `calibrated`, with `accepted`."""
-    from moa.questions import Choice, is_answer
+    from moa.core.questions import Choice, is_answer
     from moa.rows import resources_of
 
     output = item.output
@@ -231,9 +231,9 @@ class _CalibratedDecider:
     ) -> Classifier[str | None]:
         """Build the classifier, and warn of texts that the guarantee doesn't cover."""
         from moa.agents.classifier import Classifier
-        from moa.context import RunContext
+        from moa.core.context import RunContext
+        from moa.core.questions import NONE_OF_THESE
         from moa.evals.calibrations import connect, warn_of_language
-        from moa.questions import NONE_OF_THESE
 
         calibration = self.made
         labels = [label for label in calibration.labels if label != NONE_OF_THESE]
@@ -311,10 +311,10 @@ class _AdaptedDecider:
 
 def _read_examples(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
-    from moa.calibration.labelled import Labelled
-    from moa.config.faults import nearest
+    from moa.core.faults import nearest
+    from moa.core.questions import NONE_OF_THESE
+    from moa.decisions.labelled import Labelled
     from moa.endpoints import Example
-    from moa.questions import NONE_OF_THESE
 
     allowed_labels = [*labels, NONE_OF_THESE] if none else labels
     for row, example in rows.read_models(path, Labelled):
@@ -332,8 +332,8 @@ def _take_first(rows: Rows) -> tuple[Sequence[str], Rows]:
 
 
 def _texts(rows: Iterator[Row | MalformedLine]) -> Iterator[str]:
-    from moa.batch import Row, row_text
-    from moa.errors import InputError
+    from moa.core.batch import Row, row_text
+    from moa.core.errors import InputError
 
     for row in rows:
         if isinstance(row, Row):

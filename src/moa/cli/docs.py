@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 SKILL = Path(__file__).parents[1] / ".agents" / "skills" / "moa" / "SKILL.md"
 """File where tools look for the skill of an installed package."""

@@ -81,7 +81,7 @@ async def _embed(
     index: Index, embedder: str | None, config: Path | None, tell: Callable[[str], None]
 ) -> None:
     from moa.config.endpoints import Endpoints
-    from moa.endpoints.encoders import sentence_encoder
+    from moa.local.encoders import sentence_encoder
 
     async with Endpoints(options.load_config(config)) as endpoints:
         endpoint = endpoints.named(embedder) if embedder else sentence_encoder()

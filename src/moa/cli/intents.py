@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
-    from moa.evals.inbox import Proposal
-    from moa.graphs.learning import Message
+    from moa.core.context import RunContext
+    from moa.inbox.intents import Proposal
+    from moa.learning.labelled_graph import Message
 
 GRAPH = "support"
 PLACE = ("graphs", GRAPH, "intents")
@@ -48,10 +48,10 @@ async def _texts(
     source: str, reading: options.ReadingOptions, endpoints: Endpoints, context: RunContext
 ) -> list[str]:
     """Read some messages as the graph does, without those that it finds unwanted."""
-    from moa._async import map_async
-    from moa.evals.inbox import MOST_GROUPED, spread
+    from moa.core._async import map_async
     from moa.evals.labelling import MAX_CONCURRENCY
-    from moa.graphs.learning import Learner, decide_option, rows_of
+    from moa.inbox.intents import MOST_GROUPED, spread
+    from moa.learning.labelled_graph import Learner, decide_option, rows_of
 
     learner = Learner(GRAPH, endpoints)
     rows = list(rows_of(source, **reading.row_format))
@@ -84,7 +84,7 @@ async def _texts(
 async def _propose_by_llm(
     endpoints: Endpoints, texts: list[str], out: Path, context: RunContext, *, yes: bool
 ) -> list[Proposal]:
-    from moa.evals.inbox import propose, shown_to_model, tokens_of_proposing
+    from moa.inbox.intents import propose, shown_to_model, tokens_of_proposing
 
     sample = shown_to_model(texts)
     input_tokens, output_tokens = tokens_of_proposing(sample)
@@ -106,8 +106,8 @@ async def _propose_by_groups(
 ) -> list[Proposal]:
     from moa.decisions.arrays import np
     from moa.decisions.heads import encode
-    from moa.endpoints.encoders import encoder_for
-    from moa.evals.inbox import group
+    from moa.inbox.intents import group
+    from moa.local.encoders import encoder_for
 
     encoder = encoder_for(endpoints.slm)
     if encoder is None:

@@ -14,16 +14,16 @@ import typer
 from rich.text import Text
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa._terminal import Console
     from moa.agents.classifier import Classifier
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
+    from moa.core._terminal import Console
+    from moa.core.context import RunContext
+    from moa.core.questions import Question
     from moa.endpoints import Endpoint
     from moa.evals.labelling import Agents, LabelFile, Pick, UnlabelledRow
-    from moa.questions import Question
 
 PERSON = "person"
 DONE, NOTHING = 0, 1
@@ -169,7 +169,7 @@ async def _find_file_task(
     context: RunContext,
 ) -> _Task:
     """Return the rows and agents for the one question of a calibration."""
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
     from moa.evals.labelling import LABEL, read_unlabelled
     from moa.graphs.single_model import single_model
 
@@ -197,7 +197,7 @@ async def _find_graph_task(
 ) -> _Task:
     """Return the rows and agents for all questions of a graph."""
     from moa.evals.labelling import UnlabelledRow
-    from moa.graphs.learning import Learner, agents_of, rows_of
+    from moa.learning.labelled_graph import Learner, agents_of, rows_of
 
     learner = Learner(graph, endpoints)
     raw_rows = rows_of(source, **reading.row_format)
@@ -360,7 +360,7 @@ class Session:
 
     def write(self, pick: Pick, labels: Mapping[str, str], *, by: str) -> None:
         """Write a text with its labels."""
-        from moa.calibration.labelled import row_value
+        from moa.decisions.labelled import row_value
         from moa.evals.labelling import LABEL
 
         values: dict[str, object] = {
@@ -417,7 +417,7 @@ class Form:
         Raises:
             ConfigError: a word isn't an answer, or a question has two answers or none.
         """
-        from moa.config.faults import nearest
+        from moa.core.faults import nearest
 
         corrections: dict[str, str] = {}
         for word in self._words(line):
@@ -443,7 +443,7 @@ class Form:
 
 
 def _short(option: str) -> str:
-    from moa.questions import NONE_OF_THESE
+    from moa.core.questions import NONE_OF_THESE
 
     return "none" if option == NONE_OF_THESE else option
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa._terminal import Console
-    from moa.calibration.file import Calibration
-    from moa.calibration.labelled import Labelled
-    from moa.calibration.measuring import Evaluation
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
+    from moa.core._terminal import Console
+    from moa.core.context import RunContext
+    from moa.decisions.file import Calibration
+    from moa.decisions.labelled import Labelled
+    from moa.evals.measuring import Evaluation
 
 L = TypeVar("L", bound="Labelled")
 RISK, RISK_OF_GRAPH = 0.05, 0.1
@@ -146,8 +146,8 @@ def learn(
         moa learn labelled.jsonl --task "Is this message spam?" --labels ham,spam \
             --risk 0.02 --confidence 0.99 --out spam.json
     """
-    from moa.calibration.labelled import Labelled
     from moa.cli.lessons import learn_graph, recheck_graph
+    from moa.decisions.labelled import Labelled
 
     screen.check_target("--out", out)
     wishes = Wishes(
@@ -215,8 +215,8 @@ def _learn_task(
     asking: options.ReadingAskingOptions,
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
-    from moa.calibration import Guarantee, explain_too_few_rows
-    from moa.calibration.labelled import Labelled, clean_rows, join_repeats
+    from moa.decisions.guarantee import Guarantee, explain_too_few_rows
+    from moa.decisions.labelled import Labelled, clean_rows, join_repeats
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
 
@@ -235,7 +235,7 @@ def _learn_task(
     screen.warn([] if too_few is None else [too_few])
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
-        from moa.calibration.fit import calibrate
+        from moa.decisions.fit import calibrate
 
         with screen.progress("reading") as progress:
             calibration = await calibrate(
@@ -283,9 +283,9 @@ async def _recheck(
     file: Path, rows: list[Labelled], out: Path | None, endpoints: Endpoints, context: RunContext
 ) -> int:
     """Test a calibration, print the result, and write it to `out`."""
-    from moa.calibration.file import Calibration
-    from moa.calibration.measuring import recheck
+    from moa.decisions.file import Calibration
     from moa.evals.calibrations import connect, detector
+    from moa.evals.measuring import recheck
 
     ready = connect(Calibration.load(file), endpoints.slm)
     screen.warn(await ready.check_identities(context))
@@ -307,9 +307,9 @@ def show(calibration: Calibration) -> None:
     """Print the candidates, the chosen one, and the guarantee."""
     from rich.table import Table
 
-    from moa.calibration import percent
-    from moa.calibration.learned import NONE_DRAWN
+    from moa.decisions.guarantee import percent
     from moa.evals.comparison import figure
+    from moa.learning.learned import NONE_DRAWN
 
     console = screen.details()
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
@@ -347,7 +347,7 @@ def show(calibration: Calibration) -> None:
 def _show_guarantee(console: Console, calibration: Calibration) -> None:
     from dataclasses import replace
 
-    from moa.calibration import percent
+    from moa.decisions.guarantee import percent
 
     bound, data, reached = calibration.proof
     accuracy = reached.held_out_accuracy
@@ -392,15 +392,15 @@ def evaluate(
         moa eval intents.json labelled.jsonl
         moa eval intents.json labelled.jsonl --report report.json
     """
-    from moa.calibration.labelled import Labelled
+    from moa.decisions.labelled import Labelled
 
     screen.check_target("--report", report)
     rows = labelled_rows(source, Labelled, given)
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
-        from moa.calibration.file import Calibration
-        from moa.calibration.measuring import evaluate as measured
+        from moa.decisions.file import Calibration
         from moa.evals.calibrations import connect, odd_rows
+        from moa.evals.measuring import evaluate as measured
 
         calibration = Calibration.load(file)
         ready = connect(calibration, endpoints.slm)

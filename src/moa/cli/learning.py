@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa._files import save_text
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core._files import save_text
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa.calibration.figures import LearningFigures
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
+    from moa.core.context import RunContext
+    from moa.learning.figures import LearningFigures
 
 _BARS, _WIDE = 20, 40
 ROWS_FOR_PEOPLE = 151
@@ -42,7 +42,7 @@ def status(
         moa learn status answers.db --plot bill.png
     """
     del quiet
-    from moa.calibration.figures import figures_at
+    from moa.learning.figures import figures_at
 
     screen.check_target("--plot", plot)
     figures = figures_at(answers)
@@ -58,7 +58,7 @@ def status(
 
 
 def _show_figures(figures: LearningFigures) -> None:
-    from moa.calibration import percent
+    from moa.decisions.guarantee import percent
 
     console, result = screen.details(), screen.results_console()
     step = max(1, -(-len(figures.hundreds) // _BARS))
@@ -144,16 +144,16 @@ def from_log(
         moa learn from log.jsonl --task "Which team?" --labels card,app --answers answers.db
         moa learn status answers.db
     """
-    from moa.calibration.labelled import LoggedRow
     from moa.cli.learn import labelled_rows
+    from moa.decisions.labelled import LoggedRow
 
     rows = labelled_rows(source, LoggedRow, given)
     names = options.label_names(labels) if labels else None
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
-        from moa.calibration.figures import figures_of
-        from moa.graphs.loading import load_graph
-        from moa.graphs.student import Student
+        from moa.config.loading import load_graph
+        from moa.learning.figures import figures_of
+        from moa.learning.student import Student
 
         table = {"learn": answers, "task": task, "labels": names}
         settings = {key: value for key, value in table.items() if value is not None}
@@ -209,7 +209,7 @@ def draw(
             --answers answers.db
         moa learn status answers.db
     """
-    from moa.calibration.answers import AnswerStore
+    from moa.learning.answers import AnswerStore
 
     if out.exists():
         raise ConfigError(f"{out} is there already: name a file that isn't")
@@ -241,7 +241,7 @@ def forget(
         moa learn forget answers.db 123
         moa learn forget answers.db --text "My card was stolen."
     """
-    from moa.calibration.answers import AnswerStore
+    from moa.learning.answers import AnswerStore
 
     if (row is None) == (text is None):
         raise ConfigError("give the number of the row, or --text")

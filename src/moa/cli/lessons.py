@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moa.cli import options, screen
-from moa.errors import CalibrationError, ConfigError
+from moa.core.errors import CalibrationError, ConfigError
 
 if TYPE_CHECKING:
-    from moa.calibration.learned import LearnedGraph
     from moa.cli.learn import Wishes
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
-    from moa.evals.inbox import Wish
+    from moa.core.context import RunContext
     from moa.evals.learning import Lesson, Terms
-    from moa.graphs.learning import Learner, Message
+    from moa.inbox.intents import Wish
+    from moa.learning.labelled_graph import Learner, Message
+    from moa.learning.learned import LearnedGraph
 
 _LONGEST = 300
 """Maximum characters of an example message in a prompt."""
@@ -39,8 +39,8 @@ async def learn_graph(
     context: RunContext,
 ) -> int:
     """Learn all questions of a graph, print the gain, and write the result."""
-    from moa.calibration.learned import LearnedGraph
     from moa.evals.learning import Lesson
+    from moa.learning.learned import LearnedGraph
 
     learner, messages = await read_messages(graph, source, given, endpoints, context)
     looks = _count_looks(out, graph)
@@ -84,8 +84,8 @@ async def read_messages(
     context: RunContext,
 ) -> tuple[Learner, list[Message]]:
     """Read labelled rows as a graph does."""
-    from moa.calibration.labelled import warn_of_corrections
-    from moa.graphs.learning import Learner, rows_of
+    from moa.decisions.labelled import warn_of_corrections
+    from moa.learning.labelled_graph import Learner, rows_of
 
     learner = Learner(graph, endpoints)
     rows = rows_of(source, **given.row_format)
@@ -146,8 +146,8 @@ async def written_messages(
 
     Each message is added to the file at once, marked as written by the model.
     """
-    from moa._files import LineFile
-    from moa.evals.inbox import tokens_of_writing, write_messages
+    from moa.core._files import LineFile
+    from moa.inbox.intents import tokens_of_writing, write_messages
 
     name = learner.node.settles_by
     if not endpoints.has_llm:
@@ -186,8 +186,8 @@ async def written_messages(
 
 def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
     """Build a request for messages for each label of the question that settles."""
-    from moa.evals.inbox import EXAMPLES, Wish, languages_of
-    from moa.questions import NONE_OF_THESE
+    from moa.core.questions import NONE_OF_THESE
+    from moa.inbox.intents import EXAMPLES, Wish, languages_of
 
     name = learner.node.settles_by
     question, agent = learner.questions[name], learner.agents[name]
@@ -214,8 +214,8 @@ def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
 
 
 def _make_terms(wishes: Wishes, look: int) -> Terms:
-    from moa.calibration import Guarantee
     from moa.cli.learn import RISK_OF_GRAPH
+    from moa.decisions.guarantee import Guarantee
     from moa.evals.learning import Terms
 
     risk = RISK_OF_GRAPH if wishes.risk is None else wishes.risk
@@ -235,7 +235,7 @@ def _count_looks(out: Path, graph: str) -> int:
     Raises:
         ConfigError: the file is of another kind, or for another graph.
     """
-    from moa.calibration.learned import LearnedGraph
+    from moa.learning.learned import LearnedGraph
 
     if not out.exists() or not out.stat().st_size:
         return 0
@@ -254,7 +254,7 @@ def _count_looks(out: Path, graph: str) -> int:
 
 def _show(lessons: Mapping[str, Lesson], reasons: Mapping[str, str], terms: Terms) -> None:
     """Print the gain for each question."""
-    from moa.calibration.learned import NONE_DRAWN
+    from moa.learning.learned import NONE_DRAWN
 
     console = screen.details()
     columns = ("question", "labels", "drawn", "right before", "with half", "right now", "50 more")
@@ -320,9 +320,9 @@ async def _show_settled(
 
     Only messages drawn at random are counted. Nothing is printed without any.
     """
-    from moa.calibration.labelled import join_repeats, normalise_text
+    from moa.decisions.labelled import join_repeats, normalise_text
     from moa.evals.learning import HALVES, half_of
-    from moa.graphs.learning import SettledCount
+    from moa.learning.labelled_graph import SettledCount
 
     name = learner.node.settles_by
     rows_by_text = join_repeats(learner.collect_labelled(name, messages))
@@ -362,7 +362,7 @@ def _format_shares(counts: tuple[int, int, int]) -> str:
 def _name_file(graph: str, out: Path, config: Path | None, *, write: bool) -> None:
     """Name the file in the graph's table, or print how to do it."""
     from moa.config.file import set_in_graph, target
-    from moa.graphs.learning import LEARNED
+    from moa.learning.labelled_graph import LEARNED
 
     name = os.path.relpath(out.resolve(), target(config).resolve().parent)
     if not write:
@@ -384,11 +384,11 @@ async def recheck_graph(
     context: RunContext,
 ) -> int:
     """Test the guarantees of a graph on labelled rows; return the exit code."""
-    from moa.calibration.calibrated import CalibratedDecider
-    from moa.calibration.features import sources_of
-    from moa.calibration.learned import LearnedGraph
-    from moa.calibration.measuring import recheck
+    from moa.decisions.calibrated import CalibratedDecider
+    from moa.decisions.features import sources_of
     from moa.evals.calibrations import detector
+    from moa.evals.measuring import recheck
+    from moa.learning.learned import LearnedGraph
 
     learned = LearnedGraph.load(file)
     learner, messages = await read_messages(graph, source, given, endpoints, context)

@@ -13,17 +13,17 @@ import typer
 
 from moa.advisor.words import Complexity, Job, Kind, Prefer, Skill
 from moa.cli import options, screen
-from moa.errors import ConfigError
-from moa.usage import Price
+from moa.core.errors import ConfigError
+from moa.core.usage import Price
 
 if TYPE_CHECKING:
-    from moa._terminal import Console
     from moa.advisor.catalogue import Model
     from moa.advisor.choice import Plan, Ranking
     from moa.advisor.words import Quantisation
     from moa.config.tables import Config
-    from moa.context import RunContext
-    from moa.decisions.probe import Probe
+    from moa.core._terminal import Console
+    from moa.core.context import RunContext
+    from moa.local.probe import Probe
 
 
 def models(
@@ -46,7 +46,7 @@ def models(
     if context.invoked_subcommand is not None:
         return
 
-    from moa.doctor import survey
+    from moa.cli.doctor import survey
 
     endpoints = asyncio.run(survey(options.load_config(config)))
     if as_json:
@@ -228,7 +228,7 @@ def fetch_model(
         moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
     """
     from moa.config.endpoints import locate_weights
-    from moa.endpoints.weights import fetch, find_weights
+    from moa.local.weights import fetch, find_weights
 
     weights, console = locate_weights(options.load_config(config), name), screen.results_console()
     was_there = weights.path.is_file()
@@ -264,9 +264,9 @@ def probe_model(
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
     """
-    from moa.context import RunContext
-    from moa.decisions.probe import LAYOUTS
+    from moa.core.context import RunContext
     from moa.endpoints.known import save_facts
+    from moa.local.probe import LAYOUTS
 
     context = RunContext(budget=asking.budget, keep_notes=False)
     probe = asyncio.run(_probe(options.load_config(asking.config), name, context, may_cost=yes))
@@ -292,8 +292,8 @@ def probe_model(
 async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
     """Probe an endpoint. One that may cost money needs `may_cost`."""
     from moa.config.endpoints import Endpoints
-    from moa.decisions.probe import costs_nothing, probe, shipped_trials
-    from moa.endpoints.encoders import deciding_encoder_for
+    from moa.local.encoders import deciding_encoder_for
+    from moa.local.probe import costs_nothing, probe, shipped_trials
 
     async with Endpoints(config) as endpoints:
         endpoint = endpoints.named(name)
@@ -386,7 +386,7 @@ def choose(
     from moa.advisor import choice
     from moa.advisor.hardware import describe_machine, machine
     from moa.advisor.task import Task, vendors_with_keys
-    from moa.config.faults import explain
+    from moa.core.faults import explain
 
     if private and vendors:
         raise ConfigError("--private and --vendor contradict each other: give one of them")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
-    from moa.evals.inbox import Proposal
+    from moa.core.context import RunContext
+    from moa.inbox.intents import Proposal
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).with_name("templates")
 """Folder with a folder of files for each template."""
 Template = Literal["inbox", "moderation", "extraction", "cascade", "rag"]
 _CONFIG, _MESSAGES = "moa.toml", "messages.jsonl"
@@ -197,8 +197,8 @@ def _write(template: str, folder: Path, files: Sequence[Path]) -> None:
 
 def _write_messages(source: str, target: Path, reading: options.ReadingOptions) -> None:
     """Write some messages of an inbox as the example rows of its project."""
-    from moa._files import dump_json
-    from moa.graphs.learning import rows_of
+    from moa.core._files import dump_json
+    from moa.learning.labelled_graph import rows_of
 
     rows = rows_of(source, **reading.row_format)
     lines = "".join(f"{dump_json(fields)}\n" for _, fields in islice(rows, _SHOWN))

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 import typer
 
 from moa.cli import screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from moa._files import Existing
-    from moa.budget import Budget
     from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
-    from moa.context import RunContext
-    from moa.telemetry import Tracer
+    from moa.core._files import Existing
+    from moa.core.budget import Budget
+    from moa.core.context import RunContext
+    from moa.core.telemetry import Tracer
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130
 """Exit codes: all answered or dropped; some failed; Ctrl-C."""
@@ -324,9 +324,9 @@ class TracingOptions:
             if self.trace_texts is not None:
                 raise ConfigError("--trace-texts is about spans: give --trace FILE.jsonl too")
             return None
+        from moa.core.telemetry import Tracer
+        from moa.core.telemetry.lines import SpanFile
         from moa.guards.pii import Pii
-        from moa.telemetry import Tracer
-        from moa.telemetry.lines import SpanFile
 
         screen.check_target("--trace", self.trace)
         pii = Pii() if self.trace_texts == "masked" else None
@@ -346,7 +346,7 @@ class AskingOptions:
     @property
     def budget(self) -> Budget:
         """The limits of the whole command."""
-        from moa.budget import Budget
+        from moa.core.budget import Budget
 
         return Budget(cost=self.budget_usd, strict=self.strict)
 
@@ -362,7 +362,7 @@ class AskingOptions:
         After Ctrl-C it prints `stopped`, unless that is empty. `tracer` goes into the context.
         """
         from moa.config.endpoints import Endpoints
-        from moa.context import RunContext
+        from moa.core.context import RunContext
 
         async def work() -> int:
             async with Endpoints(load_config(self.config)) as endpoints:

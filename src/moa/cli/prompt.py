@@ -9,13 +9,13 @@ import typer
 
 from moa.cli import options, screen
 from moa.cli.run import GraphName
-from moa.errors import ConfigError, InputError
+from moa.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from moa.agents.base import TypedNode
-    from moa.batch import Value
+    from moa.core.batch import Value
+    from moa.core.node import AnyNode
     from moa.endpoints.sent import SentPrompt
-    from moa.node import AnyNode
 
 
 def prompt(
@@ -42,9 +42,9 @@ def prompt(
         moa prompt code --text "A function that merges intervals"
         moa prompt support inbox.jsonl --config moa.toml
     """
-    from moa.batch import reader_of
     from moa.config.endpoints import Endpoints
-    from moa.graphs.loading import load_graph
+    from moa.config.loading import load_graph
+    from moa.core.batch import reader_of
 
     node = load_graph(name, Endpoints(options.load_config(config), read_keys=False))
     shows = getattr(node, "prompt", None)
@@ -107,7 +107,7 @@ def _agents(
 
 def _prompts_of_input(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
     """Return the prompts of an agent for the input alone; none if it doesn't take that type."""
-    from moa.batch import reader_of
+    from moa.core.batch import reader_of
 
     try:
         return agent.prompt(reader_of(agent)(value))
@@ -118,7 +118,7 @@ def _prompts_of_input(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPro
 def _first_value(source: str) -> Value:
     """Return the value of the first row of a file."""
     from moa import rows
-    from moa.batch import Row
+    from moa.core.batch import Row
 
     first = next(iter(rows.read(source, else_do="Give --text to ask about the words themselves")))
     if not isinstance(first, Row):

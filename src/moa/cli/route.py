@@ -11,7 +11,7 @@ import typer
 from moa.cli import options, screen
 
 if TYPE_CHECKING:
-    from moa._terminal import Console
+    from moa.core._terminal import Console
     from moa.routing import Router
     from moa.routing.evaluation import RoutingReport
 

@@ -19,14 +19,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from moa._json import is_object
-from moa.batch import Item
 from moa.cli import screen
 from moa.cli.screen import OUTCOME, STATUS, cost_of, dollars, usage_by_node
 from moa.config.endpoints import TO_WRITE
-from moa.context import Reference, RunContext
-from moa.node import Outcome
-from moa.questions import is_answer
+from moa.core._json import is_object
+from moa.core.batch import Item
+from moa.core.context import Reference, RunContext
+from moa.core.node import Outcome
+from moa.core.questions import is_answer
 from moa.rows import line
 from moa.rows.decided import describe_fields
 from moa.rows.tally import WAITING, Tally, outcome_of
@@ -286,7 +286,7 @@ class RowDisplay:
 
 def _labels() -> str:
     """Describe how many labels a calibration needs for the default guarantee."""
-    from moa.calibration import Guarantee, min_rows, percent
+    from moa.decisions.guarantee import Guarantee, min_rows, percent
 
     guarantee = Guarantee(look=1)
     looser = Guarantee(2 * guarantee.risk, guarantee.confidence, guarantee.look)

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Never, Protocol, runtime_checkable
 
 from rich.text import Text
 
-from moa.batch import MalformedLine, Row, reader_of, refusal_of, row_text
 from moa.cli import options, screen
 from moa.cli.row_display import Line, RowDisplay
 from moa.config.endpoints import NO_LLM, Endpoints
-from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnauthorized, QuotaExceeded
-from moa.node import Node
+from moa.core.batch import MalformedLine, Row, reader_of, refusal_of, row_text
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnauthorized, QuotaExceeded
+from moa.core.node import Node
 from moa.rows import RowFile, read_in_thread, result_file, with_text, work_through
 
 if TYPE_CHECKING:
     from moa.config.tables import Config
-    from moa.jobs import Job
+    from moa.rows.jobs import Job
 
 Rows = Iterator[Row | MalformedLine]
 Prepare = Callable[[Endpoints, RunContext], Awaitable[tuple[Node[Never, object], "Asked"]]]
@@ -132,15 +132,15 @@ class RowRunner:
             rows = file.due_rows(rows, all_rows=self._given.limit is None)
         if not live and (rows := _with_first_row(rows)) is None:  # nothing is left to resume
             return options.ANSWERED
-        from moa.endpoints.encoders import keep_vectors
-        from moa.graphs.loading import texts_to_encode
+        from moa.config.loading import texts_to_encode
+        from moa.local.encoders import keep_vectors
 
         keep_vectors()
         self._node, endpoint_names = await prepare(endpoints, context)
         rows = self._with_text(rows, self._node)
         due: AsyncIterable[Row | MalformedLine] | Rows = read_in_thread(rows) if live else rows
         if self._store is not None:
-            from moa.jobs import Job
+            from moa.rows.jobs import Job
 
             self._job = opened.enter_context(Job(self._store, graph=self._node.name))
             due = self._due_rows(self._job, rows, context)

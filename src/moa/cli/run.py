@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from moa.adapters.langgraph.drawing import Drawing
     from moa.cli.row_runner import Asked
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
-    from moa.graphs.engine.drawing import Drawing
-    from moa.node import AnyNode
+    from moa.core.context import RunContext
+    from moa.core.node import AnyNode
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -113,8 +113,8 @@ def run(
     from moa import rows
     from moa.cli.row_display import RowDisplay
     from moa.cli.row_runner import Input, RowRunner, file_of
-    from moa.graphs.learning import find_learned
-    from moa.graphs.loading import endpoint_names, load_graph
+    from moa.config.loading import endpoint_names, load_graph
+    from moa.learning.labelled_graph import find_learned
 
     source = _input_of(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"
@@ -135,7 +135,7 @@ def run(
             screen.notes().print(f"learned: {learned.summary}")
         if ray is None:
             return node, endpoint_names(node)
-        from moa.ray import RayNode
+        from moa.rows.ray import RayNode
 
         budget, concurrency = context.budget, given.concurrency
         ray_node = RayNode(
@@ -177,7 +177,7 @@ def _input_of(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
 
 
 def _join_ray(address: str, job: str | None, tracing: options.TracingOptions) -> None:
-    from moa.ray import connect
+    from moa.rows.ray import connect
 
     if tracing.trace is not None:
         raise ConfigError(
@@ -207,7 +207,7 @@ def job_status(store: JobName, *, as_json: options.AsJson = False) -> None:
 
         moa job status nightly
     """
-    from moa.jobs import Job
+    from moa.rows.jobs import Job
 
     with Job(store) as job:
         status = job.status()
@@ -240,7 +240,7 @@ def job_retry(store: JobName) -> None:
 
         moa job retry nightly
     """
-    from moa.jobs import Job
+    from moa.rows.jobs import Job
 
     with Job(store) as job:
         screen.results_console().print(f"{job.retry()} rows are due again")
@@ -251,7 +251,7 @@ def job_failed(store: JobName) -> None:
 
     moa job failed nightly | jq -r .error | sort | uniq -c
     """
-    from moa.jobs import Job
+    from moa.rows.jobs import Job
 
     with Job(store) as job:
         for values in job.lines("failed", "dead"):
@@ -278,7 +278,7 @@ def job_export(
 
         moa job export nightly --out done.jsonl
     """
-    from moa.jobs import Job
+    from moa.rows.jobs import Job
 
     if out.is_file() and out.stat().st_size and not overwrite:
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
@@ -309,7 +309,7 @@ def draw(
         moa draw examples/custom_graph.py:graph         your own
     """
     from moa.config.endpoints import Endpoints
-    from moa.graphs.loading import load_graph
+    from moa.config.loading import load_graph
 
     screen.check_target("--out", out)
     node = load_graph(graph, Endpoints(options.load_config(config), read_keys=False))
@@ -335,7 +335,7 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         moa graphs
         moa graphs --json | jq .settings      what the table of each in moa.toml may say
     """
-    from moa.graphs.loading import READY, read_measurements
+    from moa.config.loading import READY, read_measurements
 
     ready_graphs, measurements = sorted(READY.items()), read_measurements()
     if as_json:

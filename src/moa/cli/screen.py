@@ -18,17 +18,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from moa._files import dump_json, replace_text
-from moa._terminal import Console, PlainStream, escape_json
-from moa.errors import ConfigError
-from moa.usage import COLUMNS, dollars
+from moa.core._files import dump_json, replace_text
+from moa.core._terminal import Console, PlainStream, escape_json
+from moa.core.errors import ConfigError
+from moa.core.usage import COLUMNS, dollars
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import TaskID
 
+    from moa.core.usage import Usage
     from moa.endpoints import Endpoint
-    from moa.usage import Usage
 
 Progress = Callable[[str, int, int], None]
 """Called with a name, the number done, and the total."""
@@ -259,8 +259,8 @@ def agree_to_pay(
     Raises:
         ConfigError: the user doesn't agree. Nothing was sent.
     """
-    from moa.decisions.probe import costs_nothing
-    from moa.usage import Amount
+    from moa.core.usage import Amount
+    from moa.local.probe import costs_nothing
 
     amount = Amount(calls=requests, input_tokens=read, output_tokens=output_tokens)
     cost = endpoint.price.of(amount)

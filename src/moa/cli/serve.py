@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa._logs import LineFormatter
 from moa.cli import options, screen
-from moa.errors import ConfigError, require_package
+from moa.core._logs import LineFormatter
+from moa.core.errors import ConfigError, require_package
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from moa.config.endpoints import Endpoints
-    from moa.context import RunContext
+    from moa.core.context import RunContext
     from moa.serving.server import Server, Settings
 
 Host = Annotated[
@@ -123,7 +123,7 @@ def _server_of(
     names: Sequence[str], endpoints: Endpoints, keys: str | None, settings: Settings
 ) -> Server:
     from moa.config.endpoints import NO_LLM
-    from moa.endpoints.encoders import keep_vectors
+    from moa.local.encoders import keep_vectors
     from moa.serving.app import server_of
 
     keep_vectors()
@@ -218,7 +218,7 @@ def _show_warnings() -> None:
     """Print the server's warnings on standard error, without texts of requests."""
     handler = LogHandler(logging.WARNING)
     handler.setFormatter(LineFormatter())
-    for name in ("moa.serving", "moa.calibration", "moa._sqlite"):
+    for name in ("moa.serving", "moa.learning", "moa.core._sqlite"):
         logging.getLogger(name).addHandler(handler)
 
 

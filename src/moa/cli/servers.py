@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.config.tables import Config
@@ -133,7 +133,7 @@ def doctor(*, config: options.ConfigFile = None) -> None:
         moa doctor
         moa doctor --config other.toml
     """
-    from moa.doctor import checks
+    from moa.cli.doctor import checks
 
     console = screen.results_console()
     missing = 0
@@ -179,7 +179,7 @@ def plan_servers(config: Config, names: Iterable[str]) -> list[ServerSpec]:
 
 def _choose_endpoints(config: Config, names: Iterable[str]) -> list[str]:
     """Return the named endpoints, or all that vLLM serves here."""
-    from moa.config.faults import nearest
+    from moa.core.faults import nearest
 
     servers = config.served_endpoints
     for name in names:
@@ -216,7 +216,7 @@ def find_running(
 
     Without names, of all that vLLM serves here; with `everything`, of all on this machine.
     """
-    from moa.config.faults import nearest
+    from moa.core.faults import nearest
     from moa.vllm.state import ServerFolder
 
     states = {folder: state for folder in ServerFolder.all() if (state := folder.read())}

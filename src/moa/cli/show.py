@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from moa._json import JSON, is_object, object_of, objects_of
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core._json import JSON, is_object, object_of, objects_of
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moa.batch import MalformedLine, Row
+    from moa.core.batch import MalformedLine, Row
     from moa.rows.decided import Decision
 
 MOST = 100
@@ -85,7 +85,7 @@ def show(
 
 def _lines(rows: Iterator[Row | MalformedLine]) -> Iterator[tuple[int, JSON]]:
     """Yield each line with its number; report invalid ones."""
-    from moa.batch import MalformedLine
+    from moa.core.batch import MalformedLine
 
     for row in rows:
         if isinstance(row, MalformedLine):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError, MoaError, require_package
+from moa.core.errors import ConfigError, MoaError, require_package
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from moa.adapters.langgraph.drawing import Drawable
     from moa.config.tables import Config
-    from moa.graphs.engine.drawing import Drawable
     from moa.serving.server import Server
     from moa.studio.sources import Source, View
 
@@ -120,7 +120,7 @@ def studio(
 
 def _enable_labels(view: View, labels: Path | None, config: Path | None) -> None:
     """Enable corrections on the page, and learning from them if the graph learns."""
-    from moa.graphs.learning import learns
+    from moa.learning.labelled_graph import learns
     from moa.studio.labels import Labels
     from moa.studio.learning import Learning
 
@@ -222,7 +222,7 @@ def _open_view(
 def _load_drawing(name: str, config: Config, *, asked_for: bool) -> tuple[str, Drawable] | None:
     """Load the graph that ran, to draw it; a guessed one that can't be loaded isn't drawn."""
     from moa.config.endpoints import Endpoints
-    from moa.graphs.loading import READY, load_graph
+    from moa.config.loading import READY, load_graph
 
     if not name or not (asked_for or name in READY):
         return None
@@ -237,6 +237,6 @@ def _load_drawing(name: str, config: Config, *, asked_for: bool) -> tuple[str, D
 
 
 def _drawable(node: object) -> Drawable | None:
-    from moa.graphs.engine.drawing import Drawable
+    from moa.adapters.langgraph.drawing import Drawable
 
     return node if isinstance(node, Drawable) else None

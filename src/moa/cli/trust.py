@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 
 
 def trust(

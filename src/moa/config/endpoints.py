@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from moa.config import load
-from moa.config.faults import nearest
 from moa.config.tables import (
     EMBEDDED,
     FILE,
@@ -25,16 +24,17 @@ from moa.config.tables import (
     RemoteConfig,
     Tiers,
 )
-from moa.context import Reference, RunContext
+from moa.core.context import Reference, RunContext
+from moa.core.errors import ConfigError, ModelNotFound
+from moa.core.faults import nearest
 from moa.endpoints import Endpoint, close_all
-from moa.errors import ConfigError, ModelNotFound
 from moa.vllm.settings import VLLMConfig, local_url
 from moa.vllm.state import ServerFolder, keys_of_running
 
 if TYPE_CHECKING:
     from moa.advisor.catalogue import Local
-    from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.openai import OpenAIEndpoint
+    from moa.local.embedded import EmbeddedEndpoint
 
 _UNREAD = SecretStr("unread")
 NO_LLM = """\
@@ -274,7 +274,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _build_embedded(self, name: str) -> EmbeddedEndpoint:
         """Build an endpoint whose model runs in moa's own engine."""
-        from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
+        from moa.local.embedded import EmbeddedEndpoint, EngineSettings
 
         if name == EMBEDDED:
             return EmbeddedEndpoint(EMBEDDED)
@@ -300,7 +300,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _add_waits(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:
         """Make calls wait for a server that `moa up` restarts after a crash."""
-        from moa.endpoints.vllm import VLLMServer, WaitingEndpoint
+        from moa.vllm.endpoint import VLLMServer, WaitingEndpoint
 
         keys = self._keys(name, vllm)
         servers = [VLLMServer(name, port=port, api_key=key) for port, key in keys.items()]
@@ -322,9 +322,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
 async def warm(endpoints: Iterable[Endpoint], *, texts: Collection[str] = ()) -> None:
     """Load and start what endpoints need; see `Endpoints.warm`."""
-    from moa.endpoints.embedded import EmbeddedEndpoint
-    from moa.endpoints.encoders import JointEncoder
     from moa.endpoints.wrappers import innermost
+    from moa.local.embedded import EmbeddedEndpoint
+    from moa.local.encoders import JointEncoder
 
     if texts:
         JointEncoder().load(texts)  # in threads, while the rest is loaded
@@ -341,7 +341,7 @@ def _build_server(
 ) -> OpenAIEndpoint:
     """Build the endpoint of one server; `vllm` has its settings if `moa up` starts it."""
     from moa.endpoints.openai import OpenAIEndpoint
-    from moa.endpoints.vllm import VLLMEndpoint
+    from moa.vllm.endpoint import VLLMEndpoint
 
     kind = OpenAIEndpoint
     if vllm or config.priority:

@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from moa._files import replace_text
-from moa._json import is_sequence, is_table, object_of
 from moa.config import VARIABLE, config_of, merge, parse, read_text, trust
 from moa.config.tables import EMBEDDED, FILE, Config, Toml
-from moa.errors import ConfigError
-from moa.usage import Tier
+from moa.core._files import replace_text
+from moa.core._json import is_sequence, is_table, object_of
+from moa.core.errors import ConfigError
+from moa.core.usage import Tier
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

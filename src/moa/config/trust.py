@@ -24,8 +24,6 @@ from urllib.parse import urlsplit
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from moa._files import replace_text
-from moa._json import is_mapping, is_sequence, is_table
 from moa.config.imports import local_modules
 from moa.config.tables import (
     AddressConfig,
@@ -34,9 +32,11 @@ from moa.config.tables import (
     EngineConfig,
     ServerConfig,
 )
+from moa.core._files import replace_text
+from moa.core._json import is_mapping, is_sequence, is_table
+from moa.core.errors import ConfigError
 from moa.endpoints.dialects import VENDORS
 from moa.endpoints.transport import is_loopback
-from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 
 Place = tuple[int | str, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moa.errors import MissingDependency
+from moa.core.errors import MissingDependency
 
 try:
     import numpy as np

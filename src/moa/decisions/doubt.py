@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from moa.core.questions import Answer, Question
 from moa.endpoints.known import facts_of
-from moa.questions import Answer, Question
 
 CHANCE = 0.01
 """Answers that are all the same become doubtful when the model's own probability that all are right
@@ -87,7 +87,7 @@ class Doubts:
             return self._doubt_words(answer.probabilities)
         if answer.source != "logprob":
             return ""
-        from moa.decisions.relevance import is_about_whole_text
+        from moa.local.relevance import is_about_whole_text
 
         if is_about_whole_text(self.question):  # equal answers are normal: few texts meet it
             return self._doubt_alone(answer)

@@ -1,7 +1,7 @@
 """Heads: linear models on vectors of texts, applied with numpy alone.
 
 Some are shipped as data, fitted to labelled texts by `benchmarks/heads.py`; others are made from
-the words of a question alone (`moa.decisions.relevance`).
+the words of a question alone (`moa.local.relevance`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
-from moa._machine import one_blas_thread
-from moa.context import RunContext
+from moa.core._machine import one_blas_thread
+from moa.core.context import RunContext
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import E5_PARTS, USE_PARTS
+from moa.local.encoders import E5_PARTS, USE_PARTS
 
 FOLDER = Path(__file__).parent / "heads"
 """The shipped heads, and texts to measure models on."""

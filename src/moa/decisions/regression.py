@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from moa._machine import one_blas_thread
+from moa.core._machine import one_blas_thread
+from moa.core.errors import require_package
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
 from moa.decisions.heads import Blend, Head
-from moa.errors import require_package
 
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """L2 penalties of a head, tried in order until the held-out loss rises; for vectors with a mean

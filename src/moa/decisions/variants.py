@@ -10,11 +10,11 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
+from moa.core.questions import Question
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import FOLDER
 from moa.endpoints import Example
-from moa.questions import Question
 
 _MOST_PER_OPTION = 4
 _MOST_SHOWN = 24

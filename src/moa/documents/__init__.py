@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from moa.core.node import Frozen
 from moa.documents.sentences import sentences
-from moa.node import Frozen
 
 
 class Document(Frozen):

@@ -21,10 +21,10 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 from moa.agents.language import can_detect, language_of
-from moa.calibration.arithmetic import find_numbers, format_number
 from moa.documents.claims import word_shares
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
+from moa.guards.arithmetic import find_numbers, format_number
 
 Kind = Literal[
     "refusal",

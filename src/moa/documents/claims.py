@@ -7,22 +7,22 @@ import re
 from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from moa._async import gather
 from moa.agents.base import Limits, run_off_loop
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.agents.prompts import block
-from moa.context import RunContext
+from moa.core._async import gather
+from moa.core.context import RunContext
+from moa.core.errors import CalibrationError, ConfigError, MoaError, check_recoverable
+from moa.core.node import Frozen, Node, Text
+from moa.core.questions import Answer, Option, Question
 from moa.documents import Passage
 from moa.documents.retrieval import searched_text, words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
-from moa.errors import CalibrationError, ConfigError, MoaError, check_recoverable
-from moa.node import Frozen, Node, Text
-from moa.questions import Answer, Option, Question
 
 if TYPE_CHECKING:
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
 
 RELEVANT = "Does the passage help to answer the question?"
 SUPPORTED = "Does the passage say what is claimed?"

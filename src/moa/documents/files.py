@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from moa.agents.preprocessor import html_to_text, tidy
+from moa.core.errors import ConfigError, InputError, require_package
 from moa.documents import Document
-from moa.errors import ConfigError, InputError, require_package
 
 KINDS = {
     ".txt": "text",

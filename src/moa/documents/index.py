@@ -16,17 +16,17 @@ from threading import Thread
 from typing import Unpack
 from weakref import finalize
 
-from moa._async import Lock, time_limit
-from moa._files import make_private
 from moa.agents.base import Limits, fault_in, require
 from moa.agents.splitting import chunks
-from moa.context import RunContext
+from moa.core._async import Lock, time_limit
+from moa.core._files import make_private
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, MissingDependency, MoaError, check_recoverable
+from moa.core.node import Text
 from moa.documents import Document, Passage, Passages
 from moa.documents.files import Progress, Sources, UnreadFile, files_under, read_each
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched_text
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
-from moa.node import Text
 
 MAX_TOKENS = 200
 """Maximum tokens of a passage. A sentence encoder reads so many, and a small model decides well."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Unpack
 
-from moa._json import object_of
 from moa.agents.base import Limits
-from moa.context import RunContext
+from moa.core._json import object_of
+from moa.core.context import RunContext
+from moa.core.errors import NodeError
+from moa.core.node import Text
 from moa.documents import Passage, Passages
 from moa.documents.retrieval import TOP_K, Retriever
-from moa.errors import NodeError
-from moa.node import Text
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document as LangChainDocument

@@ -11,14 +11,14 @@ from importlib import import_module
 from operator import itemgetter
 from typing import TYPE_CHECKING, Unpack
 
-from moa._async import gather
-from moa._text import UNSPACED, words_in
 from moa.agents.base import Limits, TypedNode, require
-from moa.context import RunContext
+from moa.core._async import gather
+from moa.core._text import UNSPACED, words_in
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, MoaError, require_package
+from moa.core.node import Node, Text
 from moa.documents import Passage, Passages
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MoaError, require_package
-from moa.node import Node, Text
 
 if TYPE_CHECKING:
     import numpy as np

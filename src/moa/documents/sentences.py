@@ -9,8 +9,8 @@ from itertools import islice
 
 from pydantic import Field
 
-from moa._text import word_count
-from moa.node import Frozen
+from moa.core._text import word_count
+from moa.core.node import Frozen
 
 _CITED = r"(?:\s?\[\d[\d,;\s\u2013-]*\])*"
 # An end with closing quotes and brackets, and the citations behind it: `… it is. [1][2]`. The

@@ -14,14 +14,14 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
 
-from moa._json import JSONValue
-from moa.context import RunContext
+from moa.core._json import JSONValue
+from moa.core.context import RunContext
+from moa.core.errors import CapabilityError
+from moa.core.journal_records import Form, form_of
+from moa.core.messages import Message, ToolCall
+from moa.core.questions import Answer, Question
+from moa.core.usage import FREE, Amount, Price, Tier
 from moa.endpoints.journalled import JournalEntry, journal_answer, journal_stream
-from moa.errors import CapabilityError
-from moa.journal_records import Form, form_of
-from moa.messages import Message, ToolCall
-from moa.questions import Answer, Question
-from moa.usage import FREE, Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed", "tools", "images", "files"]
 PHRASES: Mapping[Capability, str] = {

@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from weakref import finalize
 
-from moa.errors import EndpointError, EndpointTimeout, EndpointUnavailable, MoaError
+from moa.core.errors import EndpointError, EndpointTimeout, EndpointUnavailable, MoaError
 
 _DOWN = (None, 502, 503, 504)
 """Statuses of a server that is down: none, or a gateway's in front of it."""

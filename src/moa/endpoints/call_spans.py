@@ -8,8 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from moa._async import closing_stream
-from moa.context import RunContext
+from moa.core._async import closing_stream
+from moa.core.context import RunContext
+from moa.core.telemetry import Span, content, names
 from moa.endpoints import (
     Completion,
     Decision,
@@ -21,10 +22,9 @@ from moa.endpoints import (
 )
 from moa.endpoints.dialects import OPENAI
 from moa.endpoints.wrappers import innermost
-from moa.telemetry import Span, content, names
 
 if TYPE_CHECKING:
-    from moa.telemetry.spans import Value
+    from moa.core.telemetry.spans import Value
 
 AnyAnswer = Completion | Decision | Embeddings
 T = TypeVar("T", bound=AnyAnswer)

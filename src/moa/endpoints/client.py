@@ -14,10 +14,20 @@ from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
-from moa._async import off_loop
-from moa._json import JSON, is_object, objects_of
-from moa.budget import Reservation
-from moa.context import RunContext
+from moa.core._async import off_loop
+from moa.core._json import JSON, is_object, objects_of
+from moa.core.budget import Reservation
+from moa.core.context import RunContext
+from moa.core.errors import (
+    AnswerTooLarge,
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointTimeout,
+    InvalidResponse,
+)
+from moa.core.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.given import ClientWire, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
@@ -35,16 +45,6 @@ from moa.endpoints.transport import (
     stated_error,
 )
 from moa.endpoints.wire import Reply, Wire
-from moa.errors import (
-    AnswerTooLarge,
-    BudgetExceeded,
-    ConfigError,
-    DeadlineExceeded,
-    EndpointError,
-    EndpointTimeout,
-    InvalidResponse,
-)
-from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -17,25 +17,25 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal, Protocol
 
-from moa._async import Lock, gather
-from moa._json import JSON, is_list, is_object, object_of, objects_of
-from moa.context import RunContext
-from moa.endpoints import Completion, Decision, DecisionRequest, Example, Prompt
-from moa.endpoints.client import Client
-from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
-from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
-from moa.endpoints.sent import SentPrompt, log_prompt
-from moa.endpoints.tokens import estimate_of, neutralise
-from moa.errors import (
+from moa.core._async import Lock, gather
+from moa.core._json import JSON, is_list, is_object, object_of, objects_of
+from moa.core.context import RunContext
+from moa.core.errors import (
     ConfigError,
     EndpointRejected,
     EndpointUnsupported,
     InvalidResponse,
     OutputError,
 )
-from moa.messages import Message
-from moa.questions import Answer, Option, Question
-from moa.usage import NOTHING
+from moa.core.messages import Message
+from moa.core.questions import Answer, Option, Question
+from moa.core.usage import NOTHING
+from moa.endpoints import Completion, Decision, DecisionRequest, Example, Prompt
+from moa.endpoints.client import Client
+from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
+from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
+from moa.endpoints.sent import SentPrompt, log_prompt
+from moa.endpoints.tokens import estimate_of, neutralise
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]
 """How an endpoint decides: natively if the server can, else by label log-probabilities where

@@ -10,10 +10,10 @@ from dataclasses import KW_ONLY, dataclass
 from decimal import Decimal
 from typing import Literal
 
-from moa._json import JSON, at, is_list, is_object, list_of, object_of, objects_of
-from moa.errors import ConfigError
-from moa.questions import Question
-from moa.usage import Price
+from moa.core._json import JSON, at, is_list, is_object, list_of, object_of, objects_of
+from moa.core.errors import ConfigError
+from moa.core.questions import Question
+from moa.core.usage import Price
 
 
 @dataclass(frozen=True, slots=True)

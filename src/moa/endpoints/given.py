@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
-from moa._files import join_surrogates
+from moa.core._files import join_surrogates
+from moa.core.errors import ConfigError, EndpointError, MoaError
 from moa.endpoints.pacing import Slots
 from moa.endpoints.pool import is_openai
 from moa.endpoints.transport import cause_of, error_of_client
 from moa.endpoints.wire import Reply, Wire
-from moa.errors import ConfigError, EndpointError, MoaError
 
 if TYPE_CHECKING:
     import httpx2

@@ -12,9 +12,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from moa._async import closing_stream
-from moa.context import RunContext
-from moa.journal_records import Call, Form, call_once
+from moa.core._async import closing_stream
+from moa.core.context import RunContext
+from moa.core.journal_records import Call, Form, call_once
 
 if TYPE_CHECKING:
     from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Pieces, Prompt

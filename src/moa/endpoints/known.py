@@ -1,6 +1,6 @@
 """Known models: the identity of an endpoint's model, and measured facts about models.
 
-Some facts are shipped (`known.toml`). Those measured by `moa.decisions.probe` are stored in the
+Some facts are shipped (`known.toml`). Those measured by `moa.local.probe` are stored in the
 cache, and take precedence.
 """
 
@@ -17,12 +17,12 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._sqlite import ContentStore
-from moa.context import RunContext
+from moa.core._sqlite import ContentStore
+from moa.core.context import RunContext
+from moa.core.questions import Kind, Layout, Question
 from moa.endpoints import Endpoint
-from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import innermost
-from moa.questions import Kind, Layout, Question
+from moa.local.weights import cache_folder
 
 REPLIES_FROM = 7.0
 """Minimum size, in billions of parameters, of a model whose replies may be sent unread. With 0.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moa.core.questions import Layout, Question
 from moa.endpoints import Example
-from moa.questions import Layout, Question
 
 MOST_AT_ONCE = 128
 """Maximum tokens of one `logprob_token_ids` in vLLM."""

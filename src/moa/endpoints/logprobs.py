@@ -15,18 +15,18 @@ from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
-from moa._async import gather
-from moa._json import JSON, at, list_of, number_of, object_of, objects_of
-from moa.context import RunContext
+from moa.core._async import gather
+from moa.core._json import JSON, at, list_of, number_of, object_of, objects_of
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointUnsupported, InvalidResponse
+from moa.core.questions import Answer, Question
+from moa.core.usage import NOTHING, Amount
 from moa.endpoints import Decision, DecisionRequest, Example
 from moa.endpoints.client import Client
 from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
 from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, neutralise
-from moa.errors import ConfigError, EndpointUnsupported, InvalidResponse
-from moa.questions import Answer, Question
-from moa.usage import NOTHING, Amount
 
 _PUSH = 8.0
 """Bias added to the logits of the labels, so that the server sends their probabilities. It is

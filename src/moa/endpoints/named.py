@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Unpack
 
 from pydantic import SecretStr
 
+from moa.core.errors import ConfigError
+from moa.core.usage import FREE, Price, Tier
 from moa.endpoints import Endpoint
 from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect, published_price
 from moa.endpoints.given import address_of, check_client, is_client
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.retries import Retried
-from moa.errors import ConfigError
-from moa.usage import FREE, Price, Tier
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -78,7 +78,7 @@ def endpoint(
         settings["api_key"] = _read_key(spec, dialect)
     model, url = str(match["model"]), match["url"] or dialect.base_url
     if dialect is VLLM:
-        from moa.endpoints.vllm import VLLMEndpoint
+        from moa.vllm.endpoint import VLLMEndpoint
 
         vllm_endpoint = VLLMEndpoint(
             name or model, model=model, base_url=url, tier=tier or "slm", **settings
@@ -140,7 +140,7 @@ def _make_from_client(
 
 
 def _make_embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
-    from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.local.embedded import EmbeddedEndpoint
 
     if wrong := settings.keys() - _OF_EMBEDDED:
         raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")

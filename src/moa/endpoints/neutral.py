@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError, EndpointTimeout, OutputError
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.breaker import Breaker, is_down
 from moa.endpoints.calls import left_of_call_s, limit_time
 from moa.endpoints.wrappers import Sender
-from moa.errors import EndpointError, EndpointTimeout, OutputError
 
 _TEXT = "Hi"
 PROBE_S = 10.0

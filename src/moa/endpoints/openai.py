@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pydantic import ConfigDict, SecretStr, TypeAdapter
 
-from moa._async import off_loop
-from moa._files import join_surrogates
-from moa._json import JSON, is_list, is_object, number_of, object_of, objects_of
-from moa.context import RunContext
+from moa.core._async import off_loop
+from moa.core._files import join_surrogates
+from moa.core._json import JSON, is_list, is_object, number_of, object_of, objects_of
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
+from moa.core.messages import Message, ToolCall
+from moa.core.usage import UNKNOWN_PRICE, Amount, Price, Tier
 from moa.endpoints import (
     Capability,
     Completion,
@@ -37,9 +40,6 @@ from moa.endpoints.known import Identity
 from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, length_of, may_fit, neutralise
 from moa.endpoints.wrappers import is_json
-from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
-from moa.messages import Message, ToolCall
-from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

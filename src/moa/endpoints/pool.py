@@ -12,6 +12,7 @@ from weakref import finalize
 
 from pydantic import SecretStr
 
+from moa.core.errors import ConfigError
 from moa.endpoints.pacing import Slots
 from moa.endpoints.transport import (
     KEY,
@@ -26,7 +27,6 @@ from moa.endpoints.transport import (
     ssl_context,
 )
 from moa.endpoints.wire import Reply, Wire
-from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     import aiohttp

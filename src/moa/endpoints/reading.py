@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from json import loads
 
-from moa._json import JSON
+from moa.core._json import JSON
 
 MOST_PARTS = 1_000_000
 """Objects, arrays, texts and names in an answer. Each takes some 60 to 200 bytes of memory."""

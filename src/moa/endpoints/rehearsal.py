@@ -14,8 +14,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from moa.context import RunContext
-from moa.errors import MoaError
+from moa.core.context import RunContext
+from moa.core.errors import MoaError
 
 if TYPE_CHECKING:
     from moa.endpoints.sent import SentPrompt

@@ -11,8 +11,15 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from moa._async import closing_stream
-from moa.context import RunContext
+from moa.core._async import closing_stream
+from moa.core.context import RunContext
+from moa.core.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointTimeout,
+    EndpointUnavailable,
+)
 from moa.endpoints import (
     Capability,
     Endpoint,
@@ -24,13 +31,6 @@ from moa.endpoints.breaker import Breaker, is_down
 from moa.endpoints.neutral import PROBE_S, probe_neutrally
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Wrapping, innermost, shared_capabilities
-from moa.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    EndpointError,
-    EndpointTimeout,
-    EndpointUnavailable,
-)
 
 T = TypeVar("T")
 

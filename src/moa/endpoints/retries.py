@@ -10,18 +10,13 @@ from functools import cached_property
 from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, EndpointError, EndpointUnavailable, OutputError
 from moa.endpoints import Endpoint
 from moa.endpoints.breaker import breaker_of
 from moa.endpoints.calls import has_other, limit_time
 from moa.endpoints.neutral import PROBE_S, probe_neutrally
 from moa.endpoints.wrappers import Wrapping, timeout_of
-from moa.errors import (
-    ConfigError,
-    EndpointError,
-    EndpointUnavailable,
-    OutputError,
-)
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState

@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError
 from moa.endpoints import Endpoint, Examples, Prompt, Questions
 from moa.endpoints.tokens import CountsTokens, approximate_tokens
 from moa.endpoints.wrappers import Wrapping, innermost
-from moa.errors import EndpointError
 
 LOGGER = logging.getLogger("moa.prompts")
 if LOGGER.level == logging.NOTSET:  # otherwise it would follow an application's level

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
-from moa._json import is_list, is_object
-from moa.context import RunContext
+from moa.core._json import is_list, is_object
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError
+from moa.core.messages import Message
+from moa.core.usage import Amount, Price
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import innermost
-from moa.errors import EndpointError
-from moa.messages import Message
-from moa.usage import Amount, Price
 
 BYTES_A_TOKEN = 3
 """Bytes of UTF-8 per token in approximate counts."""

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from moa._async import closing_stream
-from moa._json import JSON, is_object, object_of
-from moa.context import RunContext
+from moa.core._async import closing_stream
+from moa.core._json import JSON, is_object, object_of
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError, EndpointUnauthorized, OutputError
+from moa.core.messages import File, Message, Role, ToolCall
 from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema
 from moa.endpoints.openai import OpenAIEndpoint, add_instruction
 from moa.endpoints.wrappers import Wrapping, innermost
-from moa.errors import EndpointError, EndpointUnauthorized, OutputError
-from moa.messages import File, Message, Role, ToolCall
 
 _REFUSES = re.compile(
     r"tools?\b.{0,100}(support|requires?|enable|parser|permitted|unknown|unrecognized)"

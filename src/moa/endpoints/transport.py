@@ -19,9 +19,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from moa._json import is_list, is_object
-from moa.endpoints.reading import read_json
-from moa.errors import (
+from moa.core._json import is_list, is_object
+from moa.core.errors import (
     GATEWAY_TIMEOUTS,
     ConfigError,
     EndpointError,
@@ -33,6 +32,7 @@ from moa.errors import (
     InvalidResponse,
     QuotaExceeded,
 )
+from moa.endpoints.reading import read_json
 
 if TYPE_CHECKING:
     import ssl

@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 
+from moa.core.errors import AnswerTooLarge, EndpointError
 from moa.endpoints.pacing import Slots
 from moa.endpoints.transport import without_key
-from moa.errors import AnswerTooLarge, EndpointError
 
 LARGEST_ANSWER = 128 * 2**20
 """Maximum bytes of an answer or a whole stream, decompressed: about two thousand vectors of 3,000

@@ -16,9 +16,12 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
-from moa._async import closing_stream
-from moa._sqlite import ContentStore
-from moa.context import RunContext
+from moa.core._async import closing_stream
+from moa.core._sqlite import ContentStore
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, DeadlineExceeded, EndpointError, OutputError
+from moa.core.journal_records import Form
+from moa.core.usage import NOTHING, Price, Tier
 from moa.endpoints import (
     COMPLETION,
     EMBEDDINGS,
@@ -37,14 +40,6 @@ from moa.endpoints import (
     question_key,
 )
 from moa.endpoints.calls import mark_replaceable
-from moa.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    EndpointError,
-    OutputError,
-)
-from moa.journal_records import Form
-from moa.usage import NOTHING, Price, Tier
 
 T = TypeVar("T")
 Answered = TypeVar("Answered", Completion, Decision, Embeddings)

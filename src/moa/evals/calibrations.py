@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moa.agents.language import can_detect, language_of
-from moa.calibration.calibrated import CalibratedDecider
-from moa.calibration.drift import Detect, language_shares
-from moa.calibration.features import sources_of
-from moa.calibration.file import Calibration
-from moa.calibration.labelled import CleanRows, Labelled
+from moa.core.errors import CalibrationError
+from moa.decisions.calibrated import CalibratedDecider
+from moa.decisions.drift import Detect, language_shares
+from moa.decisions.features import sources_of
+from moa.decisions.file import Calibration
+from moa.decisions.labelled import CleanRows, Labelled
 from moa.endpoints import Endpoint
-from moa.errors import CalibrationError
 
 _READ = 400
 """Maximum number of texts whose language is looked at, evenly spread."""

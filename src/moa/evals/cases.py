@@ -12,17 +12,17 @@ from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
-from moa._files import Existing, LineFile
-from moa._json import is_mapping
-from moa.batch import Item, faults_of, map_rows
-from moa.calibration.acceptance import confidence_of, text_of
-from moa.calibration.features import Progress
-from moa.context import RunContext
-from moa.errors import ConfigError, InputError, MoaError
-from moa.node import Frozen, Node
-from moa.questions import answers_in
+from moa.core._files import Existing, LineFile
+from moa.core._json import is_mapping
+from moa.core.batch import Item, faults_of, map_rows
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InputError, MoaError
+from moa.core.node import Frozen, Node
+from moa.core.questions import answers_in
+from moa.core.usage import Usage
+from moa.decisions.acceptance import confidence_of, text_of
+from moa.decisions.features import Progress
 from moa.rows import Format, read_models
-from moa.usage import Usage
 
 DataKind = Literal["labels", "texts"]
 """Kind of answer that designs are measured by: labels or texts."""

@@ -9,16 +9,17 @@ from typing import Any
 
 from pydantic import Field
 
-from moa._async import map_async
-from moa._files import Existing
-from moa._text import as_html
-from moa.budget import Budget
-from moa.calibration import percent
-from moa.calibration.features import Progress
-from moa.context import RunContext
+from moa.core._async import map_async
+from moa.core._files import Existing
+from moa.core._text import as_html
+from moa.core.budget import Budget
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, ConfigError
+from moa.core.node import Frozen, Node
 from moa.decisions.arrays import Floats, bins_of, coverage_line, np
+from moa.decisions.features import Progress
+from moa.decisions.guarantee import percent
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.cases import Cache, Case, Data, DataKind, DesignAnswer, answers_of, cases_of
 from moa.evals.metrics import (
     TEXT_METRICS,
@@ -33,8 +34,7 @@ from moa.evals.metrics import (
     rank_answers,
     stats,
 )
-from moa.mixing.judges import Candidates, Listwise
-from moa.node import Frozen, Node
+from moa.recipes.judges import Candidates, Listwise
 
 REFERENCE = "llm"
 """Name of the design that others are compared with, if present."""

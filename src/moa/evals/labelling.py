@@ -18,18 +18,18 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from moa._async import map_async
-from moa._files import Existing, LineFile
 from moa.agents.deciding import DecidingAgent
-from moa.calibration.features import Progress
-from moa.calibration.labelled import is_chosen, label_of, normalise_text
-from moa.context import RunContext
+from moa.core._async import map_async
+from moa.core._files import Existing, LineFile
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, ConfigError, InputError, MoaError, check_recoverable
+from moa.core.node import Frozen
+from moa.core.questions import Answer, Option, Question
 from moa.decisions.arrays import Floats, np
+from moa.decisions.features import Progress
 from moa.decisions.heads import encode
-from moa.endpoints.encoders import feeds_heads
-from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError, check_recoverable
-from moa.node import Frozen
-from moa.questions import Answer, Option, Question
+from moa.decisions.labelled import is_chosen, label_of, normalise_text
+from moa.local.encoders import feeds_heads
 from moa.rows import Format, read_models
 
 MOST_READ = 300

@@ -15,25 +15,25 @@ from functools import partial
 from hashlib import sha256
 from typing import TypeVar
 
-from moa._async import map_async
 from moa.agents.deciding import DecidingAgent
-from moa.calibration import Guarantee, Learn, explain_too_few_rows
-from moa.calibration.adapt import has_enough_labels, labels_of
-from moa.calibration.defaults import calibrate_by_words
-from moa.calibration.features import ENCODER, Progress
-from moa.calibration.file import Calibration, DataRecord, ReachedMeasures
-from moa.calibration.fit import calibrate
-from moa.calibration.labelled import CleanRows, Labelled, join_repeats, normalise_text
-from moa.calibration.scorer import measure
-from moa.context import RunContext
+from moa.core._async import map_async
+from moa.core.context import RunContext
+from moa.core.questions import Question
 from moa.decisions import ENOUGH
+from moa.decisions.adapt import has_enough_labels, labels_of
 from moa.decisions.arrays import np
-from moa.decisions.relevance import has_words
+from moa.decisions.defaults import calibrate_by_words
+from moa.decisions.features import ENCODER, Progress
+from moa.decisions.file import Calibration, DataRecord, ReachedMeasures
+from moa.decisions.fit import calibrate
+from moa.decisions.guarantee import Guarantee, Learn, explain_too_few_rows
+from moa.decisions.labelled import CleanRows, Labelled, join_repeats, normalise_text
+from moa.decisions.scorer import measure
 from moa.endpoints import Example
-from moa.endpoints.encoders import feeds_heads
 from moa.evals.calibrations import detector
 from moa.evals.labelling import MAX_CONCURRENCY
-from moa.questions import Question
+from moa.local.encoders import feeds_heads
+from moa.local.relevance import has_words
 
 Out = TypeVar("Out")
 LABELS_MORE = 50

@@ -9,8 +9,9 @@ from statistics import NormalDist
 from types import ModuleType
 from typing import NamedTuple
 
-from moa._text import words_in
-from moa.calibration.reply_signs import find_final_answer
+from moa.core._text import words_in
+from moa.core.errors import require_package
+from moa.core.node import Frozen
 from moa.decisions.arrays import (
     Bools,
     Floats,
@@ -20,9 +21,8 @@ from moa.decisions.arrays import (
     macro_f1,
     np,
 )
-from moa.errors import require_package
 from moa.evals.cases import DesignAnswer
-from moa.node import Frozen
+from moa.guards.reply_signs import find_final_answer
 
 
 class Interval(NamedTuple):

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from moa.calibration.figures import LearningFigures
-from moa.errors import ConfigError, MissingDependency
+from moa.core.errors import ConfigError, MissingDependency
 from moa.evals.comparison import Comparison
+from moa.learning.figures import LearningFigures
 
 FORMATS = (".png", ".svg")
 

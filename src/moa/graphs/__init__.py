@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moa.graphs.engine.bridges import as_langgraph, as_runnable, retry_on
+from moa.adapters.langgraph.bridges import as_langgraph, as_runnable, retry_on
 from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.steps import Handle
 from moa.graphs.engine.types import Skipped

@@ -1,7 +1,7 @@
 """Cascade: asks a small node first, and a larger one if its answer isn't accepted.
 
 After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. A policy decides what is accepted
-(`moa.calibration.acceptance`). If it has a bound, accepted answers have a guarantee.
+(`moa.decisions.acceptance`). If it has a bound, accepted answers have a guarantee.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Generic
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from moa._async import run_sync
 from moa.agents.base import In, Out
 from moa.agents.deciding import DecidingAgent
-from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext, count_text_deltas, quiet
+from moa.config.fields import FromEndpoint, from_file
+from moa.core._async import run_sync
+from moa.core.context import RunContext, count_text_deltas, quiet
+from moa.core.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
+from moa.core.node import Node, Result, finish, unique_names
+from moa.core.questions import is_accepted, may_be_accepted, may_have_confidence, questions_in
+from moa.core.telemetry import Span, names
+from moa.decisions.acceptance import Confident, Judgement, Policy
 from moa.endpoints.calls import mark_replaceable
-from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.cascade_learning import Learner
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.graphs.fields import FromEndpoint, from_file
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
-from moa.graphs.student import Learn, Student, read_learn
-from moa.node import Node, Result, finish, unique_names
-from moa.questions import is_accepted, may_be_accepted, may_have_confidence, questions_in
-from moa.telemetry import Span, names
+from moa.learning.cascade import Learner
+from moa.learning.student import Learn, Student, read_learn
 
 if TYPE_CHECKING:
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
 else:
     Calibration = object  # numpy is imported if one is read
 
@@ -192,7 +192,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 raise ConfigError(
                     f"cascade {self.name!r}: {tier.name!r} writes, so that its answers have no "
                     "confidence, and each would be paid for twice. Judge what it writes by a "
-                    "policy from moa.calibration.verifiers, as in accept=Length(most=80) & "
+                    "policy from moa.guards.verifiers, as in accept=Length(most=80) & "
                     "Arithmetic()"
                 )
         return policies

@@ -14,13 +14,12 @@ from typing import Annotated, Never, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from moa._json import is_object, is_sequence
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
-from moa.context import RunContext, count_text_deltas
-from moa.endpoints import Endpoint
-from moa.endpoints.known import can_write
-from moa.errors import (
+from moa.config.fields import FromEndpoint, Table, lists_in_tables
+from moa.core._json import is_object, is_sequence
+from moa.core.context import RunContext, count_text_deltas
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
@@ -28,13 +27,14 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
+from moa.core.node import Consultation, Node, Reply
+from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.graphs.engine.types import describe_type, fits, is_node, signature_of
-from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
+from moa.graphs.mixing.fan_out import fan_out
+from moa.graphs.mixing.packing import Call, LayerRequest, Reader, readers_of
+from moa.graphs.mixing.voting import agreement_test, find_most_agreed
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.fan_out import fan_out
-from moa.mixing.packing import Call, LayerRequest, Reader, readers_of
-from moa.mixing.voting import agreement_test, find_most_agreed
-from moa.node import Consultation, Node, Reply
 
 Member = Endpoint | Node[Never, object]
 """An endpoint, asked as a `Proposer`, or a node that takes a text and a `Consultation`."""

@@ -21,24 +21,24 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as validated
 from pydantic_core import ArgsKwargs
 
-from moa._files import replace_text
+from moa.adapters.langgraph.bridges import Compilable
+from moa.adapters.langgraph.drawing import Sketch as Sketch
 from moa.agents.base import In, Out, TypedNode, fault_in, ready
-from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
-from moa.config.faults import explain, fields_of, nearest
-from moa.context import RunContext, count_text_deltas
+from moa.config.fields import Table, markers_in, settings_of
+from moa.core._files import replace_text
+from moa.core.budget import UNLIMITED, Budget
+from moa.core.context import RunContext, count_text_deltas
+from moa.core.errors import ConfigError
+from moa.core.faults import explain, fields_of, nearest
+from moa.core.node import Reply, Result
+from moa.core.telemetry.names import Kind
+from moa.core.trace import TextDelta
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
-from moa.graphs.engine.bridges import Compilable
-from moa.graphs.engine.drawing import Sketch as Sketch
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.types import Work
-from moa.graphs.fields import Table, markers_in, settings_of
-from moa.node import Reply, Result
-from moa.telemetry.names import Kind
-from moa.trace import TextDelta
 
 S = TypeVar("S", bound=BaseModel)
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")

@@ -13,16 +13,16 @@ from pydantic import Field
 
 from moa.agents.base import In, Out
 from moa.agents.proposer import sampler
-from moa.calibration.acceptance import check_sampling
-from moa.context import RunContext
-from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
+from moa.config.fields import FromEndpoint
+from moa.core.context import RunContext
+from moa.core.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
+from moa.core.node import Node
+from moa.decisions.acceptance import check_sampling
 from moa.graphs.engine.types import signature_of
-from moa.graphs.fields import FromEndpoint
+from moa.graphs.mixing.answer_extraction import Key, stated
+from moa.graphs.mixing.fan_out import fan_out
+from moa.graphs.mixing.voting import Tally, VotedReply
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated
-from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, VotedReply
-from moa.node import Node
 
 
 class Sampling(Recipe[In, Out], Generic[In, Out]):
@@ -39,7 +39,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     """Maximum number of samples."""
     key: Key = stated
     """Function that extracts the answer to count from an output, such as `stated` or `last_number`
-    of `moa.mixing.answer_extraction`. In a table: the name of one of these two."""
+    of `moa.graphs.mixing.answer_extraction`. In a table: the name of one of these two."""
 
     def prepare(self) -> None:
         """Check that samples can differ."""

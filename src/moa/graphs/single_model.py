@@ -11,14 +11,14 @@ from pydantic import Field
 from moa.agents import REPLY, Agent, MaxTokens
 from moa.agents.base import ready
 from moa.agents.classifier import Classifier
+from moa.config.fields import from_file
+from moa.core.errors import ConfigError
+from moa.core.node import Node
+from moa.core.questions import NONE_OF_THESE
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
-from moa.graphs.fields import from_file
-from moa.node import Node
-from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
 else:
     Calibration = object  # numpy is imported if one is read
 
@@ -32,7 +32,7 @@ def load_calibration(file: Path) -> Calibration:
     Raises:
         CalibrationError: it can't be read.
     """
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
 
     return Calibration.load(file)
 

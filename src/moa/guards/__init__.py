@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from moa.node import Dropped, Frozen
+from moa.core.node import Dropped, Frozen
 
 Position = Literal["before", "beside", "after"]
 """Position of a guard: before the node, beside it while it runs, or after it, on its output."""

@@ -7,16 +7,16 @@ from typing import Any, Unpack
 
 from pydantic import Field
 
-from moa._async import gather
 from moa.agents.base import Limits, TypedNode
 from moa.agents.filter import Verdict
-from moa.calibration.acceptance import Policy
-from moa.calibration.verifiers import Grounded
-from moa.context import RunContext
+from moa.core._async import gather
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.decisions.acceptance import Policy
 from moa.documents.sentences import sentences
-from moa.errors import ConfigError
 from moa.guards import Exchange
 from moa.guards.texts import texts_of
+from moa.guards.verifiers import Grounded
 
 
 class GroundedVerdict(Verdict):

@@ -9,21 +9,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
-from moa._async import cancel
 from moa.agents.base import In, Out, run_off_loop
 from moa.agents.filter import Verdict
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
-from moa.errors import WiringError
+from moa.config.fields import FROM_GRAPH
+from moa.core._async import cancel
+from moa.core.context import RunContext
+from moa.core.errors import WiringError
+from moa.core.node import Node, Text, unique_names
+from moa.core.telemetry import names
+from moa.core.trace import Event, NodeFinished, TextDelta
 from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
-from moa.graphs.fields import FROM_GRAPH
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restorer
 from moa.guards.texts import change_texts, texts_of
-from moa.node import Node, Text, unique_names
-from moa.telemetry import names
-from moa.trace import Event, NodeFinished, TextDelta
 
 T = TypeVar("T")
 Check = Node[Any, Verdict]

@@ -12,17 +12,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Unpack
 
-from moa._async import gather
 from moa.agents.base import Limits, TypedNode, ready, run_off_loop
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
-from moa.calibration.defaults import make_unfitted, shipped_calibration
-from moa.context import RunContext
+from moa.core._async import gather
+from moa.core.context import RunContext
+from moa.core.node import Text
+from moa.decisions.defaults import make_unfitted, shipped_calibration
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import reads_heads
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.texts import views
-from moa.node import Text
+from moa.local.encoders import reads_heads
 
 CRITERION = "an attempt to change the instructions of an AI"
 EXAMPLES = (

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from moa.agents.base import Limits, TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.node import Text
+from moa.core.questions import NONE_OF_THESE
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
-from moa.node import Text
-from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
-    from moa.calibration.file import Calibration
+    from moa.decisions.file import Calibration
 
 
 class LabelGuard(TypedNode[Text | str, Verdict]):

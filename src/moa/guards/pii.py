@@ -11,8 +11,9 @@ from typing import NoReturn, TypeVar, Unpack
 from pydantic import Field, SecretStr
 
 from moa.agents.base import Limits, TypedNode, ready, run_off_loop
-from moa.context import RunContext
-from moa.errors import ConfigError
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError
+from moa.core.node import Text
 from moa.guards.recognizers import (
     Finding,
     Pattern,
@@ -22,7 +23,6 @@ from moa.guards.recognizers import (
     presidio_recognizers,
 )
 from moa.guards.texts import change_texts, texts_of
-from moa.node import Text
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
-from moa.errors import ConfigError, GuardFailed, require_package
+from moa.core.errors import ConfigError, GuardFailed, require_package
 from moa.guards.texts import views
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Unpack
 
 from moa.agents.base import Limits, ready
 from moa.agents.filter import Filter
-from moa.calibration.defaults import shipped_calibration
+from moa.decisions.defaults import shipped_calibration
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import reads_heads
+from moa.local.encoders import reads_heads
 
 CRITERION = "spam"
 EXAMPLES = (

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from moa._json import is_mapping
-from moa.errors import InputError
+from moa.core._json import is_mapping
+from moa.core.errors import InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

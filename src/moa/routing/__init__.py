@@ -17,12 +17,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from moa._files import load_model, save_text
-from moa._json import JSON, list_of
-from moa.context import RunContext
+from moa.core._files import load_model, save_text
+from moa.core._json import JSON, list_of
+from moa.core.context import RunContext
+from moa.core.errors import InputError
+from moa.core.node import Frozen, Result, finish
 from moa.decisions.arrays import Floats, Ints, np
-from moa.errors import InputError
-from moa.node import Frozen, Result, finish
 from moa.routing.recorded import KNOWN, Case, Table, describe, grams
 
 RouterKind = Literal["router", "cascade"]

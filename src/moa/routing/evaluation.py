@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pydantic import computed_field
 
+from moa.core.errors import InputError
+from moa.core.node import Frozen
 from moa.decisions.arrays import Floats, np
-from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
 from moa.evals.plots import Axes, save_picture
-from moa.node import Frozen
 from moa.routing import Router, RouterKind
 from moa.routing.recorded import RecordedRequest
 

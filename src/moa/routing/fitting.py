@@ -20,9 +20,9 @@ from statistics import NormalDist, fmean
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
+from moa.core.errors import ConfigError, InputError, require_package
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.errors import ConfigError, InputError, require_package
 from moa.routing import (
     Grams,
     Groups,
@@ -298,7 +298,7 @@ def threshold_for(
 
     For a part of the quality gap it takes the fewest strong calls that are shown to recover it.
     Shares are tested from all strong calls down, each at 95 % confidence, until the first that
-    isn't shown to recover it (fixed-sequence testing, as in `moa.calibration.bounds`). The lowest
+    isn't shown to recover it (fixed-sequence testing, as in `moa.decisions.bounds`). The lowest
     of all that seem to would only be the luckiest.
 
     The scores are of held-out rows. A `share` takes precedence over a `quality`.

@@ -16,11 +16,11 @@ from zlib import crc32
 
 from pydantic import ConfigDict, Field, FiniteFloat
 
-from moa.calibration.arithmetic import NUMBER
-from moa.calibration.reply_signs import reply_features
+from moa.core.errors import InputError
+from moa.core.node import Frozen
 from moa.decisions.arrays import Floats, Ints, np
-from moa.errors import InputError
-from moa.node import Frozen
+from moa.guards.arithmetic import NUMBER
+from moa.guards.reply_signs import reply_features
 
 _NO_FIELDS = {"id", "strong_response"}
 _LONGEST_FIELD = 100

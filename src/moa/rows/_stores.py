@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from moa._sqlite import SQLRow
-from moa.errors import ConfigError, StoreBusy, StoreError, require_package
+from moa.core._sqlite import SQLRow
+from moa.core.errors import ConfigError, StoreBusy, StoreError, require_package
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from moa._json import is_object, object_of
-from moa.questions import NONE_OF_THESE
+from moa.core._json import is_object, object_of
+from moa.core.questions import NONE_OF_THESE
 
 Values = Mapping[str, Any]
 DEEP = 20

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from moa.batch import MalformedLine, Row
-from moa.errors import ConfigError
+from moa.core.batch import MalformedLine, Row
+from moa.core.errors import ConfigError
 from moa.rows.lines import IN_WHICH, Line, encodable, malformed_row, row_of
 
 Say = Callable[[str], object]

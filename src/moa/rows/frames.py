@@ -11,10 +11,10 @@ from typing import Any, Never, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from moa._json import is_mapping, is_object
-from moa.batch import Item, MalformedLine, Row
-from moa.errors import ConfigError
-from moa.node import Node
+from moa.core._json import is_mapping, is_object
+from moa.core.batch import Item, MalformedLine, Row
+from moa.core.errors import ConfigError
+from moa.core.node import Node
 
 Frame = TypeVar("Frame")
 

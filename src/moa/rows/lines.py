@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, AnyStr, BinaryIO
 
-from moa.batch import MalformedLine, Row
-from moa.errors import ConfigError
+from moa.core.batch import MalformedLine, Row
+from moa.core.errors import ConfigError
 
 IN_WHICH = "Say what it is written in, such as --encoding cp1252 for most of Windows and Excel"
 _BOM = b"\xef\xbb\xbf"

@@ -1,7 +1,7 @@
 """Loop: works through the due rows, and stores their finished calls, so that none is paid twice.
 
-`RowFile` keeps lines in a file, `moa.jobs.Job` rows in a database. Either gives the rows that are
-due, each with the finished calls of an earlier try, and takes what became of them.
+`RowFile` keeps lines in a file, `moa.rows.jobs.Job` rows in a database. Either gives the rows
+that are due, each with the finished calls of an earlier try, and takes what became of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from typing import Literal, Never, Protocol, TypeVar
 
-from moa.batch import Item, MalformedLine, Progress, Row, enumerate_inputs, map_rows, refusal_of
-from moa.context import RunContext
-from moa.errors import (
+from moa.core.batch import (
+    Item,
+    MalformedLine,
+    Progress,
+    Row,
+    enumerate_inputs,
+    map_rows,
+    refusal_of,
+)
+from moa.core.context import RunContext
+from moa.core.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     InputError,
@@ -23,8 +31,8 @@ from moa.errors import (
     RequestRefused,
     StoreError,
 )
-from moa.journal import Journal, Key, list_causes
-from moa.node import Node
+from moa.core.journal import Journal, Key, list_causes
+from moa.core.node import Node
 from moa.rows._stores import Store
 
 Out = TypeVar("Out")
@@ -66,7 +74,7 @@ async def work_through(
 
     Args:
         ledger: The file or the job that gave the rows; `None`: nothing is stored.
-        node, rows, context, max_concurrency, progress: See `moa.batch.map_rows`.
+        node, rows, context, max_concurrency, progress: See `moa.core.batch.map_rows`.
 
     Raises:
         MoaError: results can't be stored; earlier ones stay.

@@ -25,10 +25,10 @@ from typing import BinaryIO, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from moa._files import dump_json, to_jsonable
-from moa._json import JSON, is_object, parse_json
-from moa.batch import MalformedLine, Row, describe, faults_of
-from moa.errors import ConfigError, MissingDependency, require_package
+from moa.core._files import dump_json, to_jsonable
+from moa.core._json import JSON, is_object, parse_json
+from moa.core.batch import MalformedLine, Row, describe, faults_of
+from moa.core.errors import ConfigError, MissingDependency, require_package
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
 from moa.rows.lines import (
     Line,

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TypeVar
 
-from moa._files import dump_json, to_jsonable
-from moa._json import JSON, is_object
-from moa.batch import Item, MalformedLine, Row
+from moa.core._files import dump_json, to_jsonable
+from moa.core._json import JSON, is_object
+from moa.core.batch import Item, MalformedLine, Row
+from moa.core.usage import Amount, Usage
 from moa.rows.loop import RowJournal
-from moa.usage import Amount, Usage
 
 Name = TypeVar("Name", bound=str)
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
-from moa.errors import ConfigError, require_package
+from moa.core.errors import ConfigError, require_package
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite

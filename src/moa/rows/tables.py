@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moa._files import dump_json, replacing
-from moa._json import JSON, is_object
-from moa.errors import ConfigError
+from moa.core._files import dump_json, replacing
+from moa.core._json import JSON, is_object
+from moa.core.errors import ConfigError
 from moa.rows.delimited import csv_line
 from moa.rows.reading import PARQUET_ROWS, Format, format_of, import_arrow
 from moa.rows.sheets import import_openpyxl, write_sheet
@@ -132,7 +132,7 @@ def check_writer(kind: Format | None) -> None:
 
 
 def export_lines(lines: Lines, path: Path) -> int:
-    """Write lines to a file, completely or not at all; see `moa.jobs.Job.export`."""
+    """Write lines to a file, completely or not at all; see `moa.rows.jobs.Job.export`."""
     kind = format_of(str(path))
     if kind in (None, "txt") or path.suffix == ".zst":
         raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv, .parquet or .xlsx")

@@ -10,10 +10,10 @@ from math import ceil
 
 from pydantic import BaseModel
 
-from moa.batch import Item
-from moa.node import Outcome
-from moa.questions import answers_in, is_accepted
-from moa.usage import Usage
+from moa.core.batch import Item
+from moa.core.node import Outcome
+from moa.core.questions import answers_in, is_accepted
+from moa.core.usage import Usage
 
 _KEPT = 10_000
 """Number of items whose seconds are kept. Of more, it is the size of a random sample."""

@@ -18,9 +18,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from moa._files import dump_json
-from moa._json import is_mapping
-from moa.errors import ConfigError
+from moa.core._files import dump_json
+from moa.core._json import is_mapping
+from moa.core.errors import ConfigError
 
 Line = Mapping[str, object]
 _CONDITION = re.compile(r"(?P<field>[^=!]+?)\s*(?P<unlike>!)?=\s*(?P<value>.*)", re.DOTALL)

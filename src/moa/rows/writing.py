@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from moa._files import Existing, LineFile, check_existing, replacing
-from moa._json import JSON
-from moa._sqlite import SQLite, SQLRow
-from moa.batch import Item, MalformedLine, Row
-from moa.context import RunContext
-from moa.errors import ConfigError, InputError
+from moa.core._files import Existing, LineFile, check_existing, replacing
+from moa.core._json import JSON
+from moa.core._sqlite import SQLite, SQLRow
+from moa.core.batch import Item, MalformedLine, Row
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InputError
 from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
 from moa.rows.reading import Format

@@ -19,7 +19,7 @@ The modules:
 
 from importlib import import_module
 
-from moa.errors import require_package
+from moa.core.errors import require_package
 
 with require_package("starlette", extra="serve", purpose="to serve"):
     for _name in ("prometheus_client", "starlette", "uvicorn"):

@@ -17,12 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ExceptionHandler
 
-from moa._files import encode_json
 from moa.config.endpoints import Endpoints
+from moa.config.loading import READY, load_graph
 from moa.config.trust import object_in
-from moa.errors import MoaError
-from moa.graphs.loading import READY, load_graph
-from moa.node import AnyNode
+from moa.core._files import encode_json
+from moa.core.errors import MoaError
+from moa.core.node import AnyNode
 from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import RequestChecks, caller_of, json_response

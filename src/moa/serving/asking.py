@@ -8,9 +8,9 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from moa._json import at, is_object, object_of
-from moa.batch import count_more, told_faults
-from moa.errors import RequestRefused
+from moa.core._json import at, is_object, object_of
+from moa.core.batch import count_more, told_faults
+from moa.core.errors import RequestRefused
 from moa.serving.openapi import Schemas
 from moa.serving.served import Schema
 

@@ -17,11 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from moa._files import dump_json
-from moa._json import at, object_of, objects_of
-from moa.agents.relay import ToolRequest, as_relayable
+from moa.core._files import dump_json
+from moa.core._json import at, object_of, objects_of
+from moa.core.node import Reply
+from moa.core.trace import Event, TextDelta
+from moa.core.usage import Amount
 from moa.guards import Blocked
-from moa.node import Reply
 from moa.serving.asking import body_of, read_as
 from moa.serving.chat_request import ChatRequest
 from moa.serving.chat_turns import Turn, turn_of
@@ -30,11 +31,10 @@ from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
+from moa.serving.relay import ToolRequest, as_relayable
 from moa.serving.runs import FinishedRun, Stream
 from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
-from moa.trace import Event, TextDelta
-from moa.usage import Amount
 
 DONE = event_of("[DONE]")
 """Marks the end of a stream."""

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from moa.core.errors import InputError, RequestRefused
+from moa.core.messages import Message
 from moa.endpoints import ToolSchema
-from moa.errors import InputError, RequestRefused
-from moa.messages import Message
 from moa.serving.asking import WHOLE, Body, Ignored, SomeText
 from moa.serving.served import Schema
 

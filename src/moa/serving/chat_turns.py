@@ -15,23 +15,22 @@ from functools import partial
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from moa._files import dump_json, to_jsonable
-from moa._json import is_object, list_of, object_of
 from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.agents.relay import Relay, RelayOptions, as_relayable
 from moa.chat.messages import Conversation, UserMessage
-from moa.context import RunContext
+from moa.core._files import dump_json, to_jsonable
+from moa.core._json import is_object, list_of, object_of
+from moa.core.context import RunContext
+from moa.core.errors import OutputError
+from moa.core.messages import Message
+from moa.core.node import AnyNode, Node, Reply, Result
+from moa.core.questions import Choice, TypedAnswer, is_answer, questions_in
 from moa.endpoints.tools import flatten_tool_calls
-from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.engine.types import is_node
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
-from moa.messages import Message
-from moa.node import AnyNode, Node, Reply, Result
-from moa.questions import Choice, TypedAnswer, is_answer, questions_in
 from moa.serving.chat_request import (
     ChatRequest,
     FromUser,
@@ -40,6 +39,7 @@ from moa.serving.chat_request import (
     unsupported_error,
 )
 from moa.serving.parsing import in_turn
+from moa.serving.relay import Relay, RelayOptions, as_relayable
 from moa.serving.schemas import Checker
 from moa.serving.served import Schema, ServedNode
 

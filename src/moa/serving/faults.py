@@ -16,8 +16,8 @@ from math import ceil
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from moa._json import JSON, objects_of
-from moa.errors import (
+from moa.core._json import JSON, objects_of
+from moa.core.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     EndpointError,

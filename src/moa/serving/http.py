@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa._files import encode_json
-from moa.errors import RequestRefused
+from moa.core._files import encode_json
+from moa.core.errors import RequestRefused
 from moa.serving.faults import fault_of
 from moa.serving.keys import ANYONE, Caller
 from moa.serving.parsing import parse

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa.errors import MoaError, RequestRefused, StoreBusy, StoreError
+from moa.core.errors import MoaError, RequestRefused, StoreBusy, StoreError
 from moa.rows._stores import Store
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, read_body

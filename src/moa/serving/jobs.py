@@ -1,7 +1,7 @@
 """Jobs: rows from the body of a request, processed until all are done.
 
-Each is a `moa.jobs.Job` in its own folder, with a file that names its owner. A job that the end of
-the server interrupted goes on when the server starts again.
+Each is a `moa.rows.jobs.Job` in its own folder, with a file that names its owner. A job that the
+end of the server interrupted goes on when the server starts again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Literal, get_args
 from filelock import AsyncFileLock, Timeout
 from pydantic import BaseModel, FiniteFloat
 
-from moa._async import cancel
-from moa._files import load_model, save_text
-from moa._json import JSON, is_object
-from moa.batch import Row
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
-from moa.errors import ConfigError, InputError, RequestRefused, StoreBusy, StoreError
-from moa.jobs import Job, State
+from moa.core._async import cancel
+from moa.core._files import load_model, save_text
+from moa.core._json import JSON, is_object
+from moa.core.batch import Row
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InputError, RequestRefused, StoreBusy, StoreError
+from moa.rows.jobs import Job, State
 from moa.rows.lines import row_of
 from moa.serving.faults import fault_of, line_for_client
 from moa.serving.keys import ANYONE, Caller, Keys

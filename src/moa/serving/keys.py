@@ -24,11 +24,11 @@ import tomlkit
 from filelock import FileLock
 from pydantic import StringConstraints, ValidationError
 
-from moa._files import save_text
-from moa._json import JSON, is_object, object_of
-from moa.budget import Budget, Look, Share
-from moa.context import Reference, RunContext
-from moa.errors import (
+from moa.core._files import save_text
+from moa.core._json import JSON, is_object, object_of
+from moa.core.budget import Budget, Look, Share
+from moa.core.context import Reference, RunContext
+from moa.core.errors import (
     BudgetExceeded,
     ConfigError,
     MoaError,
@@ -36,10 +36,10 @@ from moa.errors import (
     StoreBusy,
     StoreError,
 )
+from moa.core.usage import Usage
 from moa.rows._stores import is_address
 from moa.serving.ledger import Grant, Ledger, busy_refusal
 from moa.serving.limits import Limits, spent_error
-from moa.usage import Usage
 
 T = TypeVar("T")
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

@@ -22,12 +22,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
-from moa._sqlite import SQLite, WouldWait
-from moa.budget import Budget
-from moa.errors import KeySpent, MoaError, RequestRefused, StoreBusy, StoreError
+from moa.core._sqlite import SQLite, WouldWait
+from moa.core.budget import Budget
+from moa.core.errors import KeySpent, MoaError, RequestRefused, StoreBusy, StoreError
+from moa.core.usage import Amount
 from moa.rows._stores import Postgres, Store, is_address
 from moa.serving.limits import KeyUsage, Limits, Name, Sums, spent_error
-from moa.usage import Amount
 
 T = TypeVar("T")
 LEASE_S = 30.0

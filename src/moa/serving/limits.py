@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.budget import Budget
-from moa.errors import KeySpent
-from moa.usage import Amount, Usage
+from moa.core.budget import Budget
+from moa.core.errors import KeySpent
+from moa.core.usage import Amount, Usage
 
 Name = Literal["usd_per_day", "usd_per_month", "calls_per_day", "calls_per_month"]
 _NAMES: tuple[Name, ...] = get_args(Name)

@@ -23,14 +23,14 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from moa._async import first_error
-from moa._json import is_object, object_of
-from moa.errors import MissingDependency, RequestRefused
+from moa.core._async import first_error
+from moa.core._json import is_object, object_of
+from moa.core.errors import MissingDependency, RequestRefused
+from moa.core.telemetry import tracer_of
+from moa.core.telemetry.spans import attach_to
 from moa.serving.http import caller_of, read_body
 from moa.serving.parsing import parse
 from moa.serving.server import Server
-from moa.telemetry import tracer_of
-from moa.telemetry.spans import attach_to
 
 if TYPE_CHECKING:
     from mcp.server import Server as Protocol

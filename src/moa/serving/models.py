@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from moa._files import encode_json
-from moa.context import RunContext, run_context
+from moa.core._files import encode_json
+from moa.core.context import RunContext, run_context
+from moa.core.errors import RequestRefused
+from moa.core.node import Result, finish
 from moa.endpoints import Endpoint
-from moa.errors import RequestRefused
-from moa.node import Result, finish
 from moa.serving.asking import Body, Ignored, body_of, read_as
 from moa.serving.chat_request import request_error
 from moa.serving.http import caller_of, json_response, read_run

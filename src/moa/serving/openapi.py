@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TypedDict
 
-from moa._json import object_of
+from moa.core._json import object_of
 from moa.serving.keys import Caller
 from moa.serving.served import Schema
 from moa.serving.server import Server

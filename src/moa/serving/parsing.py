@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic_core import from_json
 
-from moa._json import is_list, is_object
-from moa._turns import Turns
-from moa.errors import RequestRefused
+from moa.core._json import is_list, is_object
+from moa.core._turns import Turns
+from moa.core.errors import RequestRefused
 
 if TYPE_CHECKING:
     from moa.serving.server import Settings

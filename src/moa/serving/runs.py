@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from moa._async import cancel, time_limit
-from moa._files import encode_json
-from moa.batch import Item, run_one
 from moa.config.endpoints import Endpoints
-from moa.context import Reference, RunContext
-from moa.errors import DeadlineExceeded, MoaError, RequestRefused
-from moa.questions import answers_in, is_accepted, questions_in
+from moa.core._async import cancel, time_limit
+from moa.core._files import encode_json
+from moa.core.batch import Item, run_one
+from moa.core.context import Reference, RunContext
+from moa.core.errors import DeadlineExceeded, MoaError, RequestRefused
+from moa.core.questions import answers_in, is_accepted, questions_in
+from moa.core.telemetry import tracer_of
+from moa.core.trace import Event, TextDelta
 from moa.rows import resources_of
 from moa.rows.records import usage_of
 from moa.serving.events import PING, PING_S, send_events
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
 from moa.serving.served import ServedNode
-from moa.telemetry import tracer_of
-from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.serving.server import Settings

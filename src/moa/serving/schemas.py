@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import regex
 
-from moa._json import is_list, is_object
-from moa.errors import require_package
+from moa.core._json import is_list, is_object
+from moa.core.errors import require_package
 
 with require_package(
     "jsonschema", extra="serve", purpose="to hold answers to the schema of a client"

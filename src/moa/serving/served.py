@@ -13,17 +13,17 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
-from moa._files import dump_json, to_jsonable
-from moa._json import JSON, object_of, objects_of
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter
 from moa.agents.prompts import WithoutExamples
-from moa.batch import reader_for, row_text
 from moa.chat.messages import ChatReply, UserMessage
-from moa.context import RunContext
-from moa.errors import InputError
+from moa.core._files import dump_json, to_jsonable
+from moa.core._json import JSON, object_of, objects_of
+from moa.core.batch import reader_for, row_text
+from moa.core.context import RunContext
+from moa.core.errors import InputError
+from moa.core.node import AnyNode, Result
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.node import AnyNode, Result
 from moa.serving.keys import Caller
 
 Schema = JSON

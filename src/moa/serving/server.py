@@ -11,17 +11,17 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from moa._async import cancel
 from moa.config.endpoints import Endpoints, warm
-from moa.config.faults import nearest
-from moa.context import RunContext
+from moa.config.loading import endpoints_in, texts_to_encode
+from moa.core._async import cancel
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, MoaError, RequestRefused
+from moa.core.faults import nearest
+from moa.core.questions import Option, Question
 from moa.endpoints import Endpoint
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import JointEncoder, deciding_encoder_for, encoder_for
 from moa.endpoints.wrappers import innermost
-from moa.errors import ConfigError, MoaError, RequestRefused
-from moa.graphs.loading import endpoints_in, texts_to_encode
-from moa.questions import Option, Question
+from moa.local.embedded import EmbeddedEndpoint
+from moa.local.encoders import JointEncoder, deciding_encoder_for, encoder_for
 from moa.serving.jobs import Jobs
 from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs

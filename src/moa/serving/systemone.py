@@ -21,14 +21,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moa.agents.deciding import DecidingAgent
-from moa.calibration.file import Calibration
-from moa.context import RunContext, run_context
-from moa.errors import ConfigError, RequestRefused
+from moa.core.context import RunContext, run_context
+from moa.core.errors import ConfigError, RequestRefused
+from moa.core.node import AnyNode, Result, finish
+from moa.core.questions import (
+    Answer,
+    Kind,
+    Option,
+    Question,
+    answers_in,
+    answers_of,
+    gives_answers,
+)
+from moa.decisions.file import Calibration
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
 from moa.guards.guarded import Guarded
-from moa.node import AnyNode, Result, finish
-from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import FEW, Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_run
 from moa.serving.keys import Caller

@@ -14,11 +14,20 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from moa._async import Lock
-from moa._files import dump_json, to_jsonable
-from moa._json import JSON, is_list, is_object
-from moa.errors import InputError, RequestRefused
-from moa.graphs.engine.drawing import Drawable
+from moa.adapters.langgraph.drawing import Drawable
+from moa.core._async import Lock
+from moa.core._files import dump_json, to_jsonable
+from moa.core._json import JSON, is_list, is_object
+from moa.core.errors import InputError, RequestRefused
+from moa.core.trace import (
+    Event,
+    NodeFinished,
+    NodeSkipped,
+    NodeStarted,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+)
 from moa.serving.events import event_of
 from moa.serving.faults import fault_of
 from moa.serving.http import (
@@ -34,15 +43,6 @@ from moa.serving.parsing import parse
 from moa.serving.runs import FinishedRun, Stream
 from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
-from moa.trace import (
-    Event,
-    NodeFinished,
-    NodeSkipped,
-    NodeStarted,
-    TextDelta,
-    ToolFinished,
-    ToolStarted,
-)
 
 EVENTS: dict[type[object], str] = {
     NodeStarted: "node_started",

@@ -21,8 +21,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
-from moa._json import is_list, is_object, object_of
-from moa.errors import ConfigError, MoaError, RequestRefused
+from moa.core._json import is_list, is_object, object_of
+from moa.core.errors import ConfigError, MoaError, RequestRefused
 from moa.rows.decided import Values
 from moa.rows.records import line
 from moa.serving.asking import Body, read_as

@@ -21,11 +21,11 @@ from typing import NamedTuple, Self
 
 from pydantic_core import to_json
 
-from moa._files import dump_json
-from moa._json import is_object, object_of, objects_of
-from moa.calibration.labelled import is_chosen, label_of, normalise_text
-from moa.errors import InputError
-from moa.questions import NONE_OF_THESE, Option, Question
+from moa.core._files import dump_json
+from moa.core._json import is_object, object_of, objects_of
+from moa.core.errors import InputError
+from moa.core.questions import NONE_OF_THESE, Option, Question
+from moa.decisions.labelled import is_chosen, label_of, normalise_text
 from moa.rows.decided import (
     DEEP,
     Decision,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from moa.node import Frozen
+from moa.core.node import Frozen
 
 Why = Literal["corrected", "doubt", "quarantine", "failed", "rest"]
 """Reason to look at a row, the most urgent first."""

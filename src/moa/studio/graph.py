@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TypedDict
 
-from moa.graphs.engine.drawing import Box, Drawable, diagram_of
+from moa.adapters.langgraph.drawing import Box, Drawable, diagram_of
 from moa.studio.book import Book, NodeTotals, percentile
 from moa.studio.data import Drawing, Line, Place
 

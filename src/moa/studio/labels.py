@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from moa._files import LineFile, check_lines, dump_json, replacing
-from moa._json import JSON, list_of, object_of
-from moa.calibration.labelled import is_chosen, normalise_text, row_value
-from moa.errors import InputError
-from moa.questions import Question
+from moa.core._files import LineFile, check_lines, dump_json, replacing
+from moa.core._json import JSON, list_of, object_of
+from moa.core.errors import InputError
+from moa.core.questions import Question
+from moa.decisions.labelled import is_chosen, normalise_text, row_value
 from moa.rows.decided import Values
 from moa.studio.book import GivenLabel, GivenLabels, read_label, text_of
 from moa.studio.data import RowLine

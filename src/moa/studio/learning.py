@@ -7,8 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from moa.errors import ConfigError, RequestRefused
-from moa.node import Frozen
+from moa.core.errors import ConfigError, RequestRefused
+from moa.core.node import Frozen
 
 
 class Progress(Frozen):

@@ -6,15 +6,15 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from moa.calibration import percent, upper_bound
-from moa.errors import MissingDependency
+from moa.core.errors import MissingDependency
+from moa.decisions.guarantee import percent, upper_bound
 from moa.studio.book import Book, Entry, Verdict
 from moa.studio.data import Curve, Figure, Point, TestedThreshold, Tone
 
 if TYPE_CHECKING:
-    from moa.calibration.bounds import Bound, CurvePoint
-    from moa.calibration.figures import LearningFigures
-    from moa.calibration.file import Calibration
+    from moa.decisions.bounds import Bound, CurvePoint
+    from moa.decisions.file import Calibration
+    from moa.learning.figures import LearningFigures
 
 _SURE = 0.95
 
@@ -136,7 +136,7 @@ def dollars(cost: float) -> str:
 
 
 def _points(name: str, sample: Sequence[Entry]) -> Sequence[CurvePoint]:
-    from moa.calibration.bounds import Outcome, risk_curve
+    from moa.decisions.bounds import Outcome, risk_curve
 
     return risk_curve(
         [

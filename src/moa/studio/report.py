@@ -12,7 +12,7 @@ import html
 import re
 from pathlib import Path
 
-from moa._files import dump_json, save_text, to_jsonable
+from moa.core._files import dump_json, save_text, to_jsonable
 from moa.studio.data import Can, Query
 from moa.studio.sources import View
 

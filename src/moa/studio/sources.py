@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moa._json import object_of
-from moa.errors import CalibrationError, ConfigError, MoaError
+from moa.core._json import object_of
+from moa.core.errors import CalibrationError, ConfigError, MoaError
 from moa.rows._stores import is_address
 from moa.rows.decided import Values
 from moa.studio import graph as graphs
@@ -34,8 +34,8 @@ from moa.studio.overview import (
 from moa.studio.spans import Spans, bars_of_line
 
 if TYPE_CHECKING:
-    from moa.calibration.figures import LearningFigures
-    from moa.graphs.engine.drawing import Drawable
+    from moa.adapters.langgraph.drawing import Drawable
+    from moa.learning.figures import LearningFigures
 
 EXAMPLE = Path(__file__).parent / "example"
 """Recorded run that is shown by default. `benchmarks/studio.py` makes it."""
@@ -141,7 +141,7 @@ def _stamp(*files: Path) -> tuple[object, ...]:
 
 
 def _job(location: str) -> Source:
-    from moa.jobs import Job
+    from moa.rows.jobs import Job
 
     def lines() -> Iterator[Values]:
         with Job(location) as job:
@@ -164,9 +164,9 @@ def _job(location: str) -> Source:
 
 
 def _answers(location: str) -> Source:
-    from moa.calibration.answer_rows import RETRIED
-    from moa.calibration.answers import AnswerStore
-    from moa.calibration.figures import figures_at
+    from moa.learning.answer_rows import RETRIED
+    from moa.learning.answers import AnswerStore
+    from moa.learning.figures import figures_at
 
     def lines() -> Iterator[Values]:
         with AnswerStore(location, must_exist=True) as store:
@@ -223,7 +223,7 @@ def _line_of_answer(row: Values) -> Values:
 
 def _lines(path: Path) -> Iterator[Values]:
     from moa import rows
-    from moa.batch import MalformedLine
+    from moa.core.batch import MalformedLine
 
     is_run = False
     for row in rows.read(path):
@@ -528,7 +528,7 @@ class View:
     def _job(self) -> JobFigures | None:
         if self.source.job is None:
             return None
-        from moa.jobs import Job
+        from moa.rows.jobs import Job
 
         with Job(self.source.job) as job:
             status = job.status()
@@ -569,8 +569,8 @@ def read_calibrations(path: Path | None) -> Calibrations:
     Raises:
         CalibrationError: the file is neither.
     """
-    from moa.calibration.file import Calibration
-    from moa.calibration.learned import LearnedGraph
+    from moa.decisions.file import Calibration
+    from moa.learning.learned import LearnedGraph
 
     if path is None:
         return {}

@@ -12,14 +12,14 @@ from typing import IO
 
 from pydantic import JsonValue, TypeAdapter
 
-from moa._json import object_of
-from moa.errors import ConfigError
-from moa.node import Frozen
+from moa.core._json import object_of
+from moa.core.errors import ConfigError
+from moa.core.node import Frozen
+from moa.core.telemetry import names
 from moa.rows.decided import Values
 from moa.rows.lines import iter_lines
 from moa.studio.book import notes_in, read_number
 from moa.studio.data import Bar
-from moa.telemetry import names
 
 _MARKS = ("moa.retried", "moa.waited", "moa.repaired", "moa.fell back", "moa.cached")
 _MARKS_OF_NOTES = ("retried", "waited", "repaired", "fell back", "cached", "escalated", "resumed")

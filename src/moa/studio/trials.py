@@ -8,14 +8,14 @@ from uuid import uuid4
 
 from starlette.requests import Request
 
-from moa._json import is_mapping
-from moa.errors import RequestRefused
-from moa.graphs.engine.attended import Inquiry, attend
+from moa.core._json import is_mapping
+from moa.core.errors import RequestRefused
 from moa.rows.decided import format_value
 from moa.serving.http import read_as_json
 from moa.serving.runs import Stream
 from moa.serving.server import Server
 from moa.serving.typed import write_event
+from moa.studio.attended import Inquiry, attend
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"

@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from moa.usage import UNKNOWN_PRICE, Price, Tier
+from moa.core.usage import UNKNOWN_PRICE, Price, Tier
 
 if TYPE_CHECKING:
-    from moa.endpoints.vllm import VLLMEndpoint
+    from moa.vllm.endpoint import VLLMEndpoint
     from moa.vllm.settings import VLLMSettings
 
 
@@ -60,9 +60,9 @@ async def serve(
     """
     from pydantic import ValidationError
 
-    from moa.endpoints.vllm import VLLMEndpoint, free_port
-    from moa.errors import ConfigError
+    from moa.core.errors import ConfigError
     from moa.vllm.command import specs_of
+    from moa.vllm.endpoint import VLLMEndpoint, free_port
     from moa.vllm.servers import launch, wait_until_ready
     from moa.vllm.settings import VLLMConfig, local_url
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moa.endpoints.vllm import VLLMMetrics, VLLMServer
-from moa.errors import (
+from moa.core.errors import (
     ConfigError,
     EndpointError,
     EndpointUnavailable,
@@ -24,6 +23,7 @@ from moa.errors import (
     MoaError,
 )
 from moa.vllm.command import VISIBLE, ServerSpec, inherited_variables
+from moa.vllm.endpoint import VLLMMetrics, VLLMServer
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, ServerState, state_folder
 from moa.vllm.supervisor import JOINED, STARTED

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
-from moa._files import replace_text
-from moa.errors import ConfigError
+from moa.core._files import replace_text
+from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

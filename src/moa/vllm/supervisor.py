@@ -30,10 +30,10 @@ import psutil
 from filelock import Timeout
 from pydantic import SecretStr
 
-from moa.endpoints.vllm import VLLMServer, is_free
-from moa.errors import ConfigError
+from moa.core.errors import ConfigError
 from moa.vllm.causes import describe_taken_port, explain
 from moa.vllm.command import ServerSpec
+from moa.vllm.endpoint import VLLMServer, is_free
 from moa.vllm.state import Phase, Server, ServerFolder, ServerState
 
 STARTED, JOINED = "started", "joined"

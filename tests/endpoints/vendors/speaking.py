@@ -8,10 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from moa.config.tables import AddressConfig
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointError
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import EndpointError
 
 from ..conftest import Answer, Served
 

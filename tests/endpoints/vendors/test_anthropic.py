@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from moa.context import RunContext
-from moa.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
+from moa.core.context import RunContext
+from moa.core.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
 
 from ..conftest import Served
 from .speaking import PROMPT, Case, answer, counted, endpoint_of, told

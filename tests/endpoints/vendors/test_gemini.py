@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from moa.context import RunContext
-from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+from moa.core.context import RunContext
+from moa.core.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
 from ..conftest import Served, events
 from .speaking import PROMPT, Case, answer, chunk, counted, endpoint_of, refused, streamed, told

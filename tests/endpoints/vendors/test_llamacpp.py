@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moa.context import RunContext
-from moa.errors import (
+from moa.core.context import RunContext
+from moa.core.errors import (
     EndpointRejected,
     EndpointUnauthorized,
     EndpointUnavailable,

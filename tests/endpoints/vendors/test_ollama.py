@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from moa.context import RunContext
+from moa.core.context import RunContext
+from moa.core.errors import EndpointRejected, EndpointUnavailable
 from moa.endpoints import Prompt
-from moa.errors import EndpointRejected, EndpointUnavailable
 
 from ..conftest import Served, events
 from .speaking import JSON, PROMPT, Case, answer, chunk, counted, endpoint_of, last, streamed, told

@@ -11,11 +11,16 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from moa._json import at
-from moa.context import RunContext
+from moa.core._json import at
+from moa.core.context import RunContext
+from moa.core.errors import (
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    QuotaExceeded,
+)
 from moa.endpoints import Prompt
 from moa.endpoints.dialects import response_format
-from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
 
 from ..conftest import Served, events
 from .speaking import (

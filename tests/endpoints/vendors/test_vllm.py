@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
-from moa.context import RunContext
-from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+from moa.core.context import RunContext
+from moa.core.errors import (
+    EndpointError,
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+)
+from moa.vllm.endpoint import VLLMEndpoint
 
 from ..conftest import Served, events, sse
 from .speaking import JSON, PROMPT, Case, answer, chunk, counted, last, streamed, told

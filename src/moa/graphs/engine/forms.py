@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa._json import at, list_of
 from moa.agents.base import fault_in
-from moa.errors import InputError, OutputError, StoreError, WiringError
+from moa.core._json import at, list_of
+from moa.core.errors import InputError, OutputError, StoreError, WiringError
 from moa.graphs.engine.types import UNKNOWN, Skipped, describe_type, is_union
 
 

@@ -7,13 +7,17 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast, overload
 
-from moa._async import run_sync
-from moa.context import RunContext, run_context
+from moa.adapters.langgraph.bridges import Compilable
+from moa.adapters.langgraph.drawing import Sketch, sketch_plan
+from moa.core._async import run_sync
+from moa.core.context import RunContext, run_context
+from moa.core.errors import InputError, WiringError
+from moa.core.journal import not_resumable_error
+from moa.core.node import Node, Result, finish
+from moa.core.node_base import NodeBase
+from moa.core.questions import Choice
 from moa.endpoints import Endpoint
 from moa.endpoints.rehearsal import rehearse
-from moa.errors import InputError, WiringError
-from moa.graphs.engine.bridges import Compilable
-from moa.graphs.engine.drawing import Sketch, sketch_plan
 from moa.graphs.engine.nodes import Human, HumanQuestion, Loop, as_node, is_kept
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.run import Run
@@ -39,10 +43,6 @@ from moa.graphs.engine.types import (
     signature_of,
     union,
 )
-from moa.journal import not_resumable_error
-from moa.node import Node, Result, finish
-from moa.node_base import NodeBase
-from moa.questions import Choice
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm

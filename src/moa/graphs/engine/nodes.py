@@ -10,9 +10,11 @@ from typing import Any, ClassVar, TypeVar, overload
 from pydantic import ValidationError
 
 from moa.agents.base import TypedNode, fault_in
-from moa.context import RunContext, run_context
+from moa.core.context import RunContext, run_context
+from moa.core.errors import MoaError, WiringError
+from moa.core.node import Node, Result, finish
+from moa.core.telemetry.names import Kind
 from moa.endpoints import Endpoint
-from moa.errors import MoaError, WiringError
 from moa.graphs.engine.forms import adapter_of
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, call_quick, failure_of
@@ -29,8 +31,6 @@ from moa.graphs.engine.types import (
     takes_context,
     union,
 )
-from moa.node import Node, Result, finish
-from moa.telemetry.names import Kind
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -221,7 +221,7 @@ def is_kept(context: RunContext) -> bool:
     """Return True if LangGraph stores the run in a checkpointer until people answer."""
     if context.journal is None:
         return False
-    from moa.graphs.engine.internals import can_ask
+    from moa.adapters.langgraph.internals import can_ask
 
     return can_ask()
 

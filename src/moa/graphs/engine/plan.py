@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
+from moa.core.questions import Choice, may_be_accepted
 from moa.endpoints import Endpoint
 from moa.graphs.engine.steps import (
     AcceptedStep,
@@ -26,7 +27,6 @@ from moa.graphs.engine.types import (
     is_node,
     name_of,
 )
-from moa.questions import Choice, may_be_accepted
 
 
 def _nothing() -> None:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from moa._json import is_sequence
-from moa._threads import USER_THREADS
-from moa.context import RunContext
-from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
+from moa.core._json import is_sequence
+from moa.core._threads import USER_THREADS
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
+from moa.core.journal import explain, interrupts_of, join_interrupts
+from moa.core.journal_records import Form, run_once
+from moa.core.questions import is_accepted
+from moa.core.telemetry.spans import UNTRACED
+from moa.core.trace import NodeFinished, NodeSkipped, NodeStarted
 from moa.graphs.engine.forms import JsonForm, json_form
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import Skipped
-from moa.journal import explain, interrupts_of, join_interrupts
-from moa.journal_records import Form, run_once
-from moa.questions import is_accepted
-from moa.telemetry.spans import UNTRACED
-from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 T = TypeVar("T")
 PENDING: object = object()

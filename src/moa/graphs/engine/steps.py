@@ -8,9 +8,9 @@ from enum import Enum
 from functools import reduce
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeGuard, TypeVar
 
-from moa.errors import WiringError
+from moa.core.errors import WiringError
+from moa.core.questions import Choice, Question, labels_of_type
 from moa.graphs.engine.types import Signature, Work, name_of, signature_of
-from moa.questions import Choice, Question, labels_of_type
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")

@@ -22,9 +22,9 @@ from typing import (
     get_type_hints,
 )
 
-from moa.context import RunContext
-from moa.errors import WiringError
-from moa.node import Node, Result
+from moa.core.context import RunContext
+from moa.core.errors import WiringError
+from moa.core.node import Node, Result
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

@@ -1,0 +1,1 @@
+"""LangGraph: graphs that run, are stored and drawn by it."""

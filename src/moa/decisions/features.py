@@ -1,0 +1,379 @@
+"""Features: the inputs of a calibration, and how one text is read with all of them.
+
+Features are written into the calibration's file. A feature names its endpoint by a role, since a
+file can't hold one: `slm` is the endpoint that decides. Nothing here needs numpy.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from moa.core._async import gather
+from moa.core.context import RunContext
+from moa.core.errors import InvalidResponse
+from moa.core.node import Frozen
+from moa.core.questions import Answer, Layout, Question
+from moa.decisions import PromptVariant
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.known import facts_of
+from moa.endpoints.layouts import label_prompt, one_line
+from moa.endpoints.wrappers import innermost
+from moa.local.embedded import EmbeddedEndpoint
+from moa.local.encoders import SentenceEncoder, encoder_for, feeds_heads
+
+DECIDES = "slm"
+"""Role of the endpoint that decides."""
+HIDDEN = "hidden states"
+"""Role of the embedded model's hidden states, just before it names the label."""
+SENTENCES = "sentences"
+"""Role of a small sentence encoder on this machine."""
+ENCODER = "encoder"
+"""Role of the joint encoder. Shipped heads and `WordsFeature` read its vectors."""
+ASKED_AS = "label"
+"""Name of the question in the examples of a feature, whatever the agent calls it."""
+PROMPT = "Task: {question}\nText: {text}\nLabel:"
+"""Prompt whose last hidden state is taken, where the model is about to name the label."""
+Sources = Mapping[str, Endpoint]
+"""Endpoints by role."""
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a feature, the number of texts done, and their total."""
+_LONGEST = 4000
+"""Maximum characters to embed, since longer texts may not fit the encoder."""
+
+
+def sources_of(
+    endpoint: Endpoint,
+    embedders: Mapping[str, Endpoint] | None = None,
+    *,
+    encoder: Endpoint | None = None,
+) -> dict[str, Endpoint]:
+    """Return the endpoints to read from, by role: the deciding one, and encoders."""
+    sources: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
+    encoder = encoder or encoder_for(endpoint)
+    if feeds_heads(encoder):
+        sources[ENCODER] = encoder
+    inner = innermost(endpoint)
+    if isinstance(inner, EmbeddedEndpoint):
+        sources[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
+        sources[HIDDEN] = inner.hidden_states
+    return {**sources, **(embedders or {})}
+
+
+class LabelFeature(Frozen):
+    """The probabilities of the labels, averaged over prompt variants."""
+
+    kind: Literal["labels"] = "labels"
+    name: str = "labels"
+    source: str = DECIDES
+    prompt_variants: tuple[PromptVariant, ...] = ((),)
+    """Labelled texts to show in each variant; an empty one leaves the choice to the endpoint."""
+    turned: bool = False
+    """True if the options are listed in reverse order."""
+    read_as: Layout | None = "completion"
+    """Layout of the prompt, fixed; `None`: the layout known to suit the model."""
+    layout: str = ""
+    """The prompt without a text; empty if nothing was fitted to it."""
+    asked_as: str = ASKED_AS
+    """Name of the question during the fit, since a server may read it; empty: its own name."""
+
+    @classmethod
+    def of(
+        cls,
+        question: Question,
+        endpoint: Endpoint,
+        name: str = "labels",
+        variants: Iterable[PromptVariant] = ((),),
+        *,
+        turned: bool = False,
+    ) -> LabelFeature:
+        """Make a feature that reads a question in the layout that suits the endpoint's model."""
+        read_as = facts_of(endpoint.model).layout_of(question.kind)
+        return cls(
+            name=name,
+            prompt_variants=tuple(variants),
+            turned=turned,
+            read_as=read_as,
+            layout=layout_of(question, read_as),
+            asked_as=question.name,
+        )
+
+    def lay_out(self, question: Question) -> Question:
+        """Return the question as the endpoint is asked it."""
+        options = question.options[::-1] if self.turned else question.options
+        name, layout = self.asked_as or question.name, self.read_as or question.layout
+        return replace(question, name=name, options=options, layout=layout)
+
+
+class VectorFeature(Frozen):
+    """A vector of the text, for a linear head."""
+
+    kind: Literal["vector"] = "vector"
+    name: str
+    source: str
+    prompt: str | None = None
+    """Text to embed, with `{question}` and `{text}`; `None`: the text alone."""
+    sentences: bool = False
+    """True to append the mean of the sentences' vectors to that of the whole text."""
+    each: bool = Field(default=False, exclude_if=operator.not_)
+    """True to append each sentence's vectors too, for a head that one sentence can decide."""
+
+
+class WordsFeature(Frozen):
+    """Probabilities by the question's words and by examples of its labels.
+
+    Nothing is fitted: `moa.local.pairs` reads a choice, and
+    `moa.local.relevance.words_head` a criterion, without examples.
+    """
+
+    kind: Literal["words"] = "words"
+    name: str = "words"
+    source: str = ENCODER
+    examples: PromptVariant = ()
+    """Texts with their labels, of a choice."""
+
+
+Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discriminator="kind")]
+
+
+def layout_of(question: Question, read_as: Layout) -> str:
+    """Return the prompt of a question without a text and examples."""
+    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).form
+
+
+def as_prompt_variant(question: Question, examples: Sequence[Example]) -> PromptVariant:
+    """Rename the labels of examples to the name that features use; unlabelled ones stay."""
+    labels = [example.labels.get(question.name) for example in examples]
+    return tuple(
+        Example(example.text, {} if label is None else {ASKED_AS: label})
+        for example, label in zip(examples, labels, strict=True)
+    )
+
+
+def make_words_feature(question: Question, examples: Sequence[Example]) -> WordsFeature:
+    """Make a feature that reads a question by its words, and a choice by its examples, too.
+
+    Unlabelled examples and repeated texts are left out. The examples' labels have the name that
+    features use.
+    """
+    if question.kind != "choice":
+        return WordsFeature()
+    labelled = {example.text: example for example in examples if example.labels}
+    return WordsFeature(examples=tuple(labelled.values()))
+
+
+class TextReading(NamedTuple):
+    """The values that a feature read from a text: answers or numbers."""
+
+    answers: tuple[Answer, ...] = ()
+    """Answers, one per prompt variant."""
+    vector: tuple[float, ...] = ()
+    """A vector, or log-probabilities of the options."""
+
+
+class QuestionFeatures(NamedTuple):
+    """A question, with the features to compute from a text for it."""
+
+    question: Question
+    features: Sequence[Feature]
+
+
+_FeatureIndex = tuple[int, int, int]
+"""Index of the question, of its feature, and of the prompt variant."""
+_Encoding = tuple[str, str | None, bool, bool]
+"""Role, prompt including the question, whether sentences are encoded, and whether each is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """Questions asked in one request, since they show the same examples."""
+
+    source: str
+    examples: PromptVariant
+    questions: tuple[Question, ...]
+    indices: tuple[_FeatureIndex, ...]
+
+    async def ask(self, text: str, sources: Sources, context: RunContext) -> tuple[Answer, ...]:
+        """Ask about a text.
+
+        Raises:
+            InvalidResponse: other questions were answered.
+            EndpointError: the request failed.
+        """
+        decision = await sources[self.source].decide(
+            text, self.questions, context, examples=self.examples
+        )
+        asked_names = [question.name for question in self.questions]
+        answered_names = [answer.question.name for answer in decision.answers]
+        if asked_names != answered_names:
+            raise InvalidResponse(
+                f"asked {asked_names}, it answered {answered_names}", endpoint=decision.endpoint
+            )
+        return decision.answers
+
+
+def plan_requests(asks: Sequence[QuestionFeatures]) -> list[LabelRequest]:
+    """Combine questions with the same endpoint and examples into one request.
+
+    Questions with the same name go into different requests.
+    """
+    groups: dict[object, list[tuple[Question, PromptVariant, _FeatureIndex]]] = {}
+    for question_index, (question, features) in enumerate(asks):
+        for feature_index, feature in enumerate(features):
+            if not isinstance(feature, LabelFeature):
+                continue
+            for variant, examples in enumerate(feature.prompt_variants):
+                asked_question = feature.lay_out(question)
+                key = feature.source, feature.turned, tuple(example.text for example in examples)
+                number = 0
+                while any(
+                    asked_question.name == other.name
+                    for other, _, _ in groups.get((key, number), ())
+                ):
+                    number += 1
+                groups.setdefault((key, number), []).append(
+                    (asked_question, examples, (question_index, feature_index, variant))
+                )
+    return [
+        LabelRequest(
+            source=asks[group[0][2][0]].features[group[0][2][1]].source,
+            examples=_merge_examples(group),
+            questions=tuple(question for question, _, _ in group),
+            indices=tuple(index for _, _, index in group),
+        )
+        for group in groups.values()
+    ]
+
+
+def _merge_examples(
+    parts: Sequence[tuple[Question, PromptVariant, _FeatureIndex]],
+) -> PromptVariant:
+    """Give each example the labels of all the questions."""
+    labels_by_part = [
+        [(q.name, e.labels.get(ASKED_AS)) for e in examples] for q, examples, _ in parts
+    ]
+    return tuple(
+        Example(example.text, {name: label for name, label in labels if label is not None})
+        for example, labels in zip(parts[0][1], zip(*labels_by_part, strict=True), strict=True)
+    )
+
+
+def _encoding_of(feature: Feature, question: Question) -> _Encoding | None:
+    if isinstance(feature, WordsFeature):
+        return feature.source, None, True, False
+    if isinstance(feature, LabelFeature):
+        return None
+    # The text itself isn't formatted here: it may have braces in it.
+    prompt = feature.prompt and feature.prompt.replace("{question}", one_line(question.text))
+    return feature.source, prompt, feature.sentences, feature.each
+
+
+async def encode(
+    encoding: _Encoding, text: str, sources: Sources, context: RunContext
+) -> tuple[float, ...]:
+    """Encode a text as a vector."""
+    source, prompt, by_sentence, keeps_each = encoding
+    if by_sentence:
+        from moa.decisions.heads import encode as encode_for_heads
+
+        return (await encode_for_heads(sources[source], [text], context, separately=keeps_each))[0]
+    words = text[:_LONGEST]
+    if prompt is not None:
+        words = prompt.replace("{text}", one_line(words))
+    return (await sources[source].embed([words], context)).vectors[0]
+
+
+async def read_vector(
+    feature: VectorFeature | WordsFeature,
+    text: str,
+    question: Question,
+    sources: Sources,
+    context: RunContext,
+) -> tuple[float, ...]:
+    """Encode one text for a feature, without the text's own label among the examples."""
+    encoding = _encoding_of(feature, question)
+    assert encoding is not None, "it reads a vector"
+    vector = await encode(encoding, text, sources, context)
+    return await _apply_head(feature, question, vector, sources, context, left_out=text)
+
+
+async def _apply_head(
+    feature: Feature,
+    question: Question,
+    vector: tuple[float, ...],
+    sources: Sources,
+    context: RunContext,
+    *,
+    left_out: str | None = None,
+) -> tuple[float, ...]:
+    if not isinstance(feature, WordsFeature):
+        return vector
+    if question.kind == "choice":
+        from moa.local.pairs import pair_head
+
+        head = await pair_head(question, feature.examples, sources[feature.source], context)
+        return head.logs_of(vector, left_out)
+    from moa.local.relevance import words_head
+
+    return (await words_head(question, context)).head.logs_of(vector)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The requests and encodings of one text for several questions, each made once."""
+
+    questions: tuple[QuestionFeatures, ...]
+    requests: tuple[LabelRequest, ...]
+    encodings: tuple[_Encoding, ...]
+
+    @classmethod
+    def of(cls, asks: Iterable[QuestionFeatures]) -> Plan:
+        """Collect the requests and encodings."""
+        asks = tuple(asks)
+        all_encodings = (
+            _encoding_of(feature, ask.question) for ask in asks for feature in ask.features
+        )
+        encodings = tuple(
+            dict.fromkeys(encoding for encoding in all_encodings if encoding is not None)
+        )
+        return cls(asks, tuple(plan_requests(asks)), encodings)
+
+    async def read(
+        self, text: str, sources: Sources, context: RunContext
+    ) -> list[list[TextReading]]:
+        """Read a text; return the reading of each feature, for each question."""
+        answers: dict[_FeatureIndex, Answer] = {}
+        vectors: dict[_Encoding, tuple[float, ...]] = {}
+
+        async def ask(request: LabelRequest) -> None:
+            answered = await request.ask(text, sources, context)
+            answers.update(zip(request.indices, answered, strict=True))
+
+        async def vector(encoding: _Encoding) -> None:
+            vectors[encoding] = await encode(encoding, text, sources, context)
+
+        await gather([*map(ask, self.requests), *map(vector, self.encodings)])
+        readings: list[list[TextReading]] = []
+        for question_index, (question, features) in enumerate(self.questions):
+            reads: list[TextReading] = []
+            for feature_index, feature in enumerate(features):
+                if isinstance(feature, LabelFeature):
+                    variants = range(len(feature.prompt_variants))
+                    reads.append(
+                        TextReading(
+                            answers=tuple(
+                                answers[question_index, feature_index, v] for v in variants
+                            )
+                        )
+                    )
+                    continue
+                encoding = _encoding_of(feature, question)
+                assert encoding is not None, "it reads a vector"
+                numbers = await _apply_head(feature, question, vectors[encoding], sources, context)
+                reads.append(TextReading(vector=numbers))
+            readings.append(reads)
+        return readings

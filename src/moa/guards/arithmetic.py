@@ -1,0 +1,292 @@
+"""Arithmetic: recompute the equations in a text, exactly and without running code."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice, pairwise
+
+from moa.core.errors import InputError
+
+LONGEST = 200
+"""Maximum characters of an expression."""
+_LONGEST_NUMBER = 60
+_MOST_SUMS = 200
+_READ = 50_000
+_BIGGEST = 10**30
+_MOST_POWER = 64
+
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: Fraction.__truediv__,
+}
+_SIGNS = str.maketrans(
+    {
+        "\N{MULTIPLICATION SIGN}": "*",
+        "\N{MIDDLE DOT}": "*",
+        "\N{DIVISION SIGN}": "/",
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\\": None,
+    }
+)
+_LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:text[a-z]{0,2}|math[a-z]{2}|mbox|boxed)\s?\{([^{}]{0,99})\}", r" \1 "),
+        (r"\\[dt]?frac\s?\{([^{}]{1,99})\}\s?\{([^{}]{1,99})\}", r"((\1)/(\2))"),
+        (r"\((\d[\d.,]{0,59})\)", r"\1"),  # of a fraction of two numbers
+        (r"\\(?:times|cdot|ast)(?![a-z])", "*"),
+        (r"\\div(?![a-z])", "/"),
+        (r"\\(?:left|right|quad|qquad|displaystyle)(?![a-z])|\\[][(),;:! ]|&", " "),
+        (r"\{,\}", ","),
+        (r"\^\{(\d{1,9})\}", r"^\1"),
+        (r"\s{2,99}", " "),
+    )
+)
+"""Rewrites LaTeX notation of sums as plain notation."""
+_TIMES = re.compile(r"(?<=[\d)%\s])[xX](?=[\s\d(.$])")
+_MONEY = "$€£"
+_NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
+NUMBER = re.compile(_NUMBER)
+"""A number as a text writes it: digits, with commas and a decimal point."""
+# Possessive and bounded, so that no text takes longer than its length: it may be made to.
+_REST = rf"{_NUMBER}[%)\s]*+"
+_TERM = rf"[(\s{_MONEY}]*+{_REST}"
+_MORE = rf"(?:[-+*/^][-\s]*+{_TERM}){{0,40}}+"
+_STATED = re.compile(
+    rf"(?<![\w.,)*/+({_MONEY}-])(?<![)*/+({_MONEY}-]\s)"
+    rf"((?=\S)[({_MONEY}]*+{_REST}{_MORE}=\s*+(?:{_TERM}{_MORE}=\s*+){{0,6}}"
+    rf"-?\s*+[{_MONEY}]?-?{_NUMBER}%?)"
+    r"(?!\s*[*/+(^]|\w)"
+)
+_UNITS = re.compile(
+    r"(?<=\d)(?:\s?/\s?|[\s-])[a-z]{1,15}(?:[\s/-][a-z]{1,15}){0,3}\s?(?=[-+*/=])", re.IGNORECASE
+)
+"""Words between a number and a sign, such as those of `3 bags * 4 apples/bag = 12`."""
+_ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
+_SHOWN = re.compile(r"-?[\d.]+")
+_WORD = re.compile(r"[^\W\d_]+")
+_ONE_NUMBER = re.compile(rf"[-+]?\s*[{_MONEY}]?\s*-?{_NUMBER}\s*%?")
+_FRACTION = re.compile(r"-?\d+\s*/\s*\d+")
+_SIGNED = re.compile(
+    rf"((?<![\w)])[-\u2212])?[{_MONEY}]?"
+    rf"(?:(?<![/\d])({_NUMBER})\s?/\s?(\d{{1,20}})(?![\d/])|({_NUMBER}))"
+)
+"""A number with its sign, or a fraction of two; of `3-5` and of dates each number is one alone."""
+_PLACES = 12
+_NAMED = re.compile(r"\{([^{}]{1,60})\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """Two expressions that a text claims to be equal."""
+
+    left: str
+    right: str
+    error: float
+    """Relative difference of the sides; 0 if the right side is exact, or rounded to the digits it
+    shows."""
+    exact: bool
+    """True if the sides are equal without rounding."""
+    value: Fraction
+    """Value of the left side."""
+
+    @property
+    def holds(self) -> bool:
+        """True if the sides are equal, rounding allowed."""
+        return self.error == 0
+
+
+def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
+    """Compute an expression such as `2 x (1,000 + 50%)`, exactly.
+
+    It supports numbers, `+ - * / x ^`, `%`, brackets and currency signs, and nothing else.
+
+    Raises:
+        InputError: the expression isn't supported, is too long or large, or divides by zero.
+    """
+    if len(expression) > longest:
+        raise InputError(f"{len(expression)} characters are no sum: at most {longest}")
+    code = _to_python(expression)
+    if not _ARITHMETIC.fullmatch(code):
+        raise InputError(f"{expression!r} has something in it that is no part of a sum")
+    try:
+        return _compute(ast.parse(code, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
+        raise InputError(f"{expression!r} can't be computed: {error}") from error
+
+
+def find_equations(text: str) -> tuple[Equation, ...]:
+    """Recompute each equation in a text, such as `3 x 4 = 12`.
+
+    An equation repeated in a line is returned once. The order is that of the lines; reading stops
+    after 200 equations or 50,000 characters.
+    """
+    equations: list[Equation] = []
+    for line in text[:_READ].splitlines():
+        plain_line = _UNITS.sub(" ", _plain_signs(_without_latex(line)))
+        line_equations: dict[tuple[object, ...], Equation] = {}
+        for stated in islice(_STATED.findall(plain_line), _MOST_SUMS):
+            line_equations.update(
+                (_terms(equation), equation) for equation in _compute_pairs(stated)
+            )
+        equations += line_equations.values()
+        if len(equations) >= _MOST_SUMS:
+            break
+    return tuple(equations[:_MOST_SUMS])
+
+
+def find_numbers(text: str) -> list[Fraction]:
+    """Return all numbers written in digits, in order, without signs and units.
+
+    A number of more than 60 characters is skipped.
+    """
+    numbers = NUMBER.findall(text)
+    values = {
+        digits: Fraction(digits.replace(",", ""))  # slow, so once for each spelling
+        for digits in set(numbers)
+        if len(digits) <= _LONGEST_NUMBER
+    }
+    return [values[digits] for digits in numbers if digits in values]
+
+
+def has_numbers(text: str, least: int) -> bool:
+    """Return True if `find_numbers` would find at least so many; the text is read up to them."""
+    found = (match for match in NUMBER.finditer(text) if len(match[0]) <= _LONGEST_NUMBER)
+    return next(islice(found, least - 1, None), None) is not None
+
+
+def find_signed_numbers(text: str) -> list[Fraction]:
+    r"""Return all numbers in order, with their signs; `3/4` and `\frac{3}{4}` are one number."""
+    numbers: list[Fraction] = []
+    for minus, over, under, alone in _SIGNED.findall(_without_latex(text)):
+        digits, divisor = over or alone, int(under or 1) or 1
+        if len(digits) <= _LONGEST_NUMBER:
+            value = Fraction(digits.replace(",", "")) / divisor
+            numbers.append(-value if minus else value)
+    return numbers
+
+
+def read_only_number(text: str) -> Fraction:
+    """Read the one number of a short answer, such as `-5 degrees`, `$1,200 a month` or `3/4`.
+
+    Raises:
+        InputError: it holds none, or more than one.
+    """
+    plain_text = _without_latex(text).translate(_SIGNS).strip().rstrip(".")
+    alone = _WORD.sub(" ", plain_text).strip(" .,:;!?\"'")
+    number = next((t for t in (plain_text, alone) if _ONE_NUMBER.fullmatch(t)), None)
+    if number is None and _FRACTION.fullmatch(plain_text):
+        number = plain_text
+    if number is None:
+        raise InputError(f"{text[:80]!r} is no single number")
+    return evaluate(number)
+
+
+def substitute(expression: str, values: Mapping[str, Fraction]) -> str:
+    """Replace the known names of an expression, as in `{price} * 3`, by exact numbers."""
+    return _NAMED.sub(lambda m: f"({values[m[1]]})" if m[1] in values else m[0], expression)
+
+
+def find_names(expression: str) -> tuple[str, ...]:
+    """Return the names in braces of an expression, each once."""
+    return tuple(dict.fromkeys(_NAMED.findall(expression)))
+
+
+def format_number(value: Fraction) -> str:
+    """Write a number in digits, with at most 12 decimal places."""
+    integer, fraction = divmod(round(abs(value) * 10**_PLACES), 10**_PLACES)
+    decimals = f"{fraction:0{_PLACES}d}".rstrip("0")
+    sign = "-" if value < 0 and (integer or fraction) else ""
+    return f"{sign}{integer}.{decimals}" if decimals else f"{sign}{integer}"
+
+
+def _terms(equation: Equation) -> tuple[object, ...]:
+    return (*sorted(find_numbers(equation.left)), equation.value, equation.holds)
+
+
+def _compute_pairs(stated: str) -> Iterator[Equation]:
+    """Yield the neighbours in `a = b = c` that can be computed, unless both are numbers."""
+    sides = [side.strip() for side in stated.split("=")]
+    for left, right in pairwise(sides):
+        if NUMBER.fullmatch(left) and NUMBER.fullmatch(right):
+            continue
+        try:
+            first, second = evaluate(left), evaluate(right)
+        except InputError:
+            continue
+        difference = abs(first - second)
+        largest = max(abs(first), abs(second))
+        # Writers leave a sign out: `100% - 45% = 55`, or `3/4 * 100 = 75%`.
+        percent = "%" in stated and 100 in (first / (second or 1), second / (first or 1))
+        close = percent or difference <= _rounding_error(right)
+        yield Equation(
+            left=left,
+            right=right,
+            error=0.0 if close else float(difference / largest),
+            exact=not difference,
+            value=first,
+        )
+
+
+def _rounding_error(number: str) -> Fraction:
+    """Return the maximum rounding error of a number as shown; 0 for any other expression."""
+    digits = number.replace(",", "").strip(f" {_MONEY}")
+    if not _SHOWN.fullmatch(digits):
+        return Fraction(0)
+    places = len(digits.partition(".")[2])
+    return Fraction(1, 2 * 10**places) if places else Fraction(0)
+
+
+def _without_latex(text: str) -> str:
+    r"""Rewrite LaTeX, such as `\frac{9}{3} \times 2`, as a plain expression."""
+    if "\\" not in text:
+        return text
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _plain_signs(text: str) -> str:
+    return _TIMES.sub("*", text.translate(_SIGNS))
+
+
+def _to_python(expression: str) -> str:
+    code = re.sub(rf"[{_MONEY},]", "", _plain_signs(_without_latex(expression))).strip()
+    code = code.replace("^", "**").replace("%", "*(1/100)")
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", code)
+
+
+def _compute(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return _check_size(Fraction(str(number)))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_compute(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _compute(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_compute(left), _compute(right))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
+            return _check_size(_OPERATIONS[type(op)](_compute(left), _compute(right)))
+        case _:
+            raise ValueError(f"{type(node).__name__} is no part of a sum")
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1 or abs(exponent) > _MOST_POWER or abs(base) > _BIGGEST:
+        raise ValueError("the exponent is no small whole number")
+    return _check_size(Fraction(base**exponent.numerator))
+
+
+def _check_size(value: Fraction) -> Fraction:
+    if abs(value.numerator) > _BIGGEST**2 or value.denominator > _BIGGEST**2:
+        raise ValueError("the number is too large")
+    return value

@@ -1,0 +1,1 @@
+"""Inbox: the graph that answers an inbox, and the intents of one."""

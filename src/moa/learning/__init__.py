@@ -1,0 +1,1 @@
+"""Learning: a cascade that learns from the answers of its large model, with a guarantee."""

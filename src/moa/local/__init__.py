@@ -1,0 +1,1 @@
+"""Local: models in this machine: llama.cpp's process, encoders, and the heads shipped with them."""

@@ -1,0 +1,1 @@
+"""Recipes: ready graphs that write, solve and recommend."""
