@@ -111,7 +111,16 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield from ((name,) for name in ("doctor", "models", "graphs", "status", "down", "up"))
     yield ("models", "list")
     yield ("models", "probe", "small", "--yes")
-    yield ("choose", "classify support tickets, 10k a day, 200 labelled examples")
+    yield (
+        "choose",
+        "classify",
+        "--per-day",
+        "10000",
+        "--labelled",
+        "200",
+        "--complexity",
+        "simple",
+    )
     for name in READY:
         yield ("draw", name)
     for kind in ("svg", "png"):

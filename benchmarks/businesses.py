@@ -28,8 +28,8 @@ from kept import Kept
 from machines import save
 from messages import BUSINESSES, Row, intents_of, learning, read, writer_of
 from moa import EmbeddedEndpoint
-from moa.decisions import heads as shipped
 from moa.endpoints.named import as_endpoint
+from moa.local import heads as shipped
 from moa.local import pairs as scorer
 from report import table, write
 from support_reading import graph_reader

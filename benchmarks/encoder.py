@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import fmean, median
 
 from heads import read
-from moa.core._machine import usable_cores
 from moa.core.context import RunContext
 from moa.core.questions import Option, Question
 from moa.decisions.adapt import adapt
@@ -30,6 +29,7 @@ from moa.endpoints import Example
 from moa.local import encoders
 from moa.local.encoders import JointEncoder
 from moa.local.encoding import EncoderText, EncodingQueue
+from moa.local.machine import usable_cores
 from moa.testing import SimulatedEndpoint
 from report import table, write
 

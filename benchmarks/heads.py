@@ -1,7 +1,7 @@
 """Fits the heads that ship, from benchmarks/data: `python benchmarks/heads.py support`.
 
 `machines.py` says what they are. scikit-learn and numpy fit them, and numpy applies what is written
-to src/moa/decisions/heads. What is chosen, such as from when a message is urgent, is chosen by
+to src/moa/local/heads. What is chosen, such as from when a message is urgent, is chosen by
 cross-validation on the texts that are learnt from; the messages of the inbox and those held out are
 never read for it. `support` also writes how heads do on businesses that they weren't fitted to, nor
 to any other by the same writer.
@@ -30,9 +30,9 @@ from messages import (
     read,
     read_shop,
 )
-from moa.decisions.heads import FOLDER as HEADS
 from moa.decisions.heads import sentences
 from moa.local.encoders import E5_PARTS, USE_PARTS
+from moa.local.heads import FOLDER as HEADS
 from report import table, write
 
 INTENTS = ("delivery", "refund", "broken", "payment", "account", "question", "thanks", "None")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moa.decisions.acceptance import text_of
-from moa.guards.reply_signs import find_final_answer
+from moa.core.node import text_of
+from moa.graphs.mixing.answer_extraction import find_final_answer
 
 
 def label_of(labels: Sequence[str]) -> Callable[[Any], str | None]:

@@ -224,7 +224,7 @@ def cut(above: Any, is_class: Any, groups: Any, mean: float, worst: float) -> fl
 
 
 def save(path: Path, space: Space, heads: Mapping[str, Head]) -> None:
-    """Write heads as `moa.decisions.heads.shipped_heads` reads them."""
+    """Write heads as `moa.local.heads.shipped_heads` reads them."""
     arrays: dict[str, Any] = {
         "centre": space.centre.astype(np.float32),
         "scale": space.scale.astype(np.float32),

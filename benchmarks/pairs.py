@@ -2,7 +2,7 @@
 
 Sets of labels are the businesses, banking77 cut to some of its labels, and the shop. Each writer's
 sets are left out in turn; what decides is then fitted to all. scipy fits, and numpy applies what is
-written to src/moa/decisions/heads/pairs.npz.
+written to src/moa/local/heads/pairs.npz.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from messages import (
     writer_of,
 )
 from moa.decisions.arrays import expected_curve, log_softmax, logit
-from moa.decisions.defaults import EXPECTED
-from moa.decisions.heads import FOLDER as HEADS
 from moa.inbox.support import INTENTS, Intent
 from moa.local.encoders import E5_PARTS, USE_PARTS
+from moa.local.heads import EXPECTED
+from moa.local.heads import FOLDER as HEADS
 from moa.local.pairs import (
     FILE,
     Background,

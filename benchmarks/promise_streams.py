@@ -22,6 +22,7 @@ from moa.core.errors import ConfigError
 from moa.core.questions import Answer, Question
 from moa.decisions.arrays import log_softmax
 from moa.decisions.features import VectorFeature
+from moa.decisions.words import label_meanings
 from moa.endpoints import Decision, Endpoint, Example
 from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.layouts import label_prompt
@@ -30,7 +31,7 @@ from moa.learning.figures import figures_of
 from moa.learning.looks import Learning
 from moa.learning.student import Learn, Student, TextReading
 from moa.local.encoders import JointEncoder
-from moa.local.pairs import label_meanings, pair_head
+from moa.local.pairs import pair_head
 from moa.testing import SimulatedEndpoint
 from promise_inbox import NAMES, inbox, meanings
 

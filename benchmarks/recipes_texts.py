@@ -13,12 +13,12 @@ from moa.chat.messages import UserMessage
 from moa.chat.routing import PERSONA
 from moa.config.loading import load_graph
 from moa.core.messages import Message
+from moa.core.numbers import find_numbers
 from moa.documents.sentences import Length, sentences
 from moa.documents.summarize import Original
 from moa.endpoints import Prompt
 from moa.endpoints.tokens import tokens_of
 from moa.evals.metrics import rouge_l
-from moa.guards.arithmetic import find_numbers
 from moa.recipes.recommend import Interests
 from moa.recipes.write import Assignment
 from recipes_shared import (

@@ -34,7 +34,7 @@ from moa.local.relevance import BOTH, PHRASE, WELL_READ, Directions, strip_negat
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
-HEADS = HERE.parent / "src" / "moa" / "decisions" / "heads"
+HEADS = HERE.parent / "src" / "moa" / "local" / "heads"
 BUSINESS = "a message in which {means}"
 MESSAGES = 16
 """Messages of a business with an intent, and without it."""

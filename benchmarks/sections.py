@@ -66,7 +66,7 @@ SECTIONS: Mapping[str, Section] = {
     "decisions": Section("decisions.py --data {data} --resume {kept}", DECIDING),
     "routing": Section(
         "trust.py --data {data} --steps routing --resume {kept}",
-        ("routing", "guards/arithmetic.py", "decisions/regression.py"),
+        ("routing", "core/numbers.py", "guards/arithmetic.py", "decisions/regression.py"),
     ),
     "injection guard": Section("guards.py --data {data} --steps injection", GUARDS),
     "injected lines": Section("guards.py --data {data} --steps lines", (*GUARDS, "agents")),
@@ -101,7 +101,7 @@ SECTIONS: Mapping[str, Section] = {
     "support": Section("support.py --slm {models} --chat {models} --json {kept}", SUPPORT),
     "filters": Section("filters.py --alone {models} --json {kept}", DECIDING),
     "encoder": Section("encoder.py --data {data}", VECTORS),
-    "encoder speed": Section("encoder.py speed", (*VECTORS, "core/_machine.py")),
+    "encoder speed": Section("encoder.py speed", VECTORS),
     "learning": Section(
         "trust.py --steps learning --data {data} --scores {scores}",
         ("decisions", "endpoints", "local"),

@@ -17,10 +17,10 @@ from heads import LANDMARKS
 from machines import Machine, Space, Sums
 from messages import DATA, LEVELS, MIXED, SHOP, Messages, encoded, learning, read_shop
 from moa.core.context import RunContext
-from moa.decisions.heads import shipped_heads
 from moa.inbox.reading import DANGER, MAY_BE, SURE, DangerFinder
 from moa.inbox.support import Support
 from moa.local.encoders import E5_PARTS, USE_PARTS
+from moa.local.heads import shipped_heads
 from moa.local.relevance import words_head
 from moa.testing import SimulatedEndpoint
 from report import table, write

@@ -20,9 +20,9 @@ from typing import Any
 from kept import Kept
 from messages import BUSINESSES, DATA, intents_of, read
 from moa import EmbeddedEndpoint
-from moa.agents.language import language_of
 from moa.core.context import RunContext
 from moa.core.node import Reply
+from moa.documents.language import language_of
 from moa.endpoints import Prompt
 from moa.inbox.replies import Letter, Written, doubts_about
 from moa.inbox.support import INTENTS, Answered, Support, Ticket

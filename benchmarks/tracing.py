@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
 
 from moa import RunContext
+from moa.adapters.span_file import SpanFile
 from moa.core.telemetry import Tracer
-from moa.core.telemetry.lines import SpanFile
 from overhead import CALLS, HERE, Process
 from overhead_peer import moa_peer
 from report import table, verdict, write

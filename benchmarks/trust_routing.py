@@ -14,8 +14,8 @@ import numpy as np
 
 from kept import Kept
 from moa.core.errors import InputError
+from moa.core.numbers import NUMBER
 from moa.decisions.regression import folds
-from moa.guards.arithmetic import NUMBER
 from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import RecordedRequest, prompt_features

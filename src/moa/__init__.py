@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the one list of public names; `__getattr__` reads it too
     from moa import vllm as vllm
-    from moa.agents import Agent as Agent
+    from moa.adapters.langgraph import as_langgraph as as_langgraph
+    from moa.agents.agent import Agent as Agent
     from moa.agents.classifier import Classifier as Classifier
     from moa.agents.deciding import Decider as Decider
     from moa.agents.extractor import Extractor as Extractor
     from moa.agents.filter import Filter as Filter
-    from moa.agents.preprocessor import Preprocessor as Preprocessor
-    from moa.agents.reasoner import Reasoner as Reasoner
     from moa.agents.sentiment import Sentiment as Sentiment
     from moa.agents.tools import Tool as Tool
     from moa.chat.graph import Chat as Chat
@@ -42,6 +41,7 @@ if TYPE_CHECKING:  # the one list of public names; `__getattr__` reads it too
     from moa.decisions.file import Calibration as Calibration
     from moa.decisions.fit import calibrate as calibrate
     from moa.decisions.labelled import Labelled as Labelled
+    from moa.documents.preprocessor import Preprocessor as Preprocessor
     from moa.documents.rag import Rag as Rag
     from moa.documents.summarize import Summarize as Summarize
     from moa.endpoints.named import endpoint as endpoint
@@ -49,12 +49,12 @@ if TYPE_CHECKING:  # the one list of public names; `__getattr__` reads it too
     from moa.endpoints.wrappers import Fallback as Fallback
     from moa.graphs import Graph as Graph
     from moa.graphs import Skipped as Skipped
-    from moa.graphs import as_langgraph as as_langgraph
     from moa.graphs.cascade import Cascade as Cascade
     from moa.graphs.mixture import Mixture as Mixture
     from moa.guards.guarded import Guarded as Guarded
     from moa.inbox.support import Support as Support
     from moa.local.embedded import EmbeddedEndpoint as EmbeddedEndpoint
+    from moa.recipes.reasoner import Reasoner as Reasoner
     from moa.serving.app import serve as serve
     from moa.vllm.endpoint import VLLMEndpoint as VLLMEndpoint
 

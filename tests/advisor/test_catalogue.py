@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from moa.advisor.catalogue import BITS, Attention, Model, Quantisation, model, models
+from moa.config.catalogue import BITS, Attention, Model, Quantisation, model, models
 from moa.core.errors import ConfigError
 from moa.local.weights import HubFile
 

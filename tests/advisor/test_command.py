@@ -16,9 +16,9 @@ import pytest
 from command import Told, told
 from hub import CONTENT, SHA256, Hub, isolate, serving
 
-from moa.advisor.catalogue import models
 from moa.advisor.hardware import GPU, Machine
 from moa.config import load
+from moa.config.catalogue import models
 
 L4 = Machine(cores=8, ram=2**36, ram_free=2**35, gpus=(GPU.from_name("L4"),))
 
@@ -231,9 +231,9 @@ HERE = ["--no-gpu", "--ram", "16GB", "--cores", "8"]
 @pytest.mark.parametrize(
     ("words", "endpoint", "tier", "served", "said"),
     [
-        ("create --complexity complex --vendor openai", "large", "llm", False, "Wrote large into"),
-        ("classify --labelled 200 --gpu L4 --prefer speed", "small", "slm", True, "Wrote small"),
-        ("classify --complexity simple", None, "", False, "Nothing to write for slm: "),
+        ("create --complexity complex --vendor openai", "large", "llm", False, "[endpoints.large]"),
+        ("classify --labelled 200 --gpu L4", "small", "slm", True, "Wrote [endpoints.small] into"),
+        ("classify --complexity simple", None, "", False, "Nothing to write for SmolLM2 135M"),
     ],
 )
 def test_what_needs_an_endpoint_is_written_and_nothing_else_claimed_to_be(
@@ -253,9 +253,23 @@ def test_a_vendor_is_asked_where_its_key_is_set_unless_the_items_are_private(
 ) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", "x")
     words = ("choose", "create", "--complexity", "complex", *HERE, "--json")
-    assert told(*words).lines[0]["plans"][0]["needs_network"]
+    assert told(*words).lines[0]["plans"][0]["vendor_model"]
     private = told(*words, "--private").lines[0]
-    assert not any(plan["needs_network"] for plan in private["plans"])
+    assert not any(plan["vendor_model"] for plan in private["plans"])
+
+
+def test_models_are_shown_with_memory_and_hours_and_what_is_left_out_with_the_reason() -> None:
+    shown = told("choose", "converse", "--gpu", "L4", "--ram", "16GB", "--per-day", "2000").out
+    assert "hours for 2,000" in shown
+    assert "more: --json" in shown
+    assert "too big: " in shown
+    assert "llama-3-70b (" in shown
+
+
+def test_where_nothing_fits_that_is_said_and_nothing_written() -> None:
+    words = ("choose", "converse", "--private", "--latency", "0.001", *HERE, "--write")
+    assert "Nothing fits" in told(*words, leaves=1).out
+    assert not Path("moa.toml").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from moa.advisor.catalogue import Model, model, models
 from moa.advisor.config import Setup, setup, vllm_table
 from moa.advisor.fit import STEPS, LocalModel, vllm_fit
 from moa.advisor.hardware import GPU, Machine
 from moa.config import load
+from moa.config.catalogue import Model, model, models
 from moa.config.file import write_endpoint
 from moa.config.tables import AddressConfig, Config, ServerConfig, Tiers, endpoint_of
 from moa.core.errors import ConfigError
@@ -138,10 +138,9 @@ def test_a_processor_is_given_no_fp8() -> None:
     assert {served.quantisation for served in found if served.fits} == {"bf16", "int4"}
 
 
-@pytest.mark.parametrize(("name", "place"), [("qwen3-14b", "L4"), ("qwen3-1.7b", "none")])
-def test_what_is_configured_already_is_not_taken_twice(name: str, place: str) -> None:
-    one = serving(name, MACHINES[place])
-    beside = vllm_fit(one.model, MACHINES[place], config=endpoints(first=vllm_table(one)))
+def test_what_is_configured_already_is_not_taken_twice() -> None:
+    one = serving("qwen3-14b", MACHINES["L4"])
+    beside = vllm_fit(one.model, MACHINES["L4"], config=endpoints(first=vllm_table(one)))
     assert (beside.tokens, beside.concurrency) < (one.tokens, one.concurrency) or not beside.fits
 
 

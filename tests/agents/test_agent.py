@@ -14,7 +14,6 @@ from pydantic import BaseModel, Field
 from moa import Agent, Budget, Extractor, Reasoner, Reply, RunContext, Text
 from moa.agents.prompts import block, text_size
 from moa.agents.proposer import Answerer
-from moa.agents.reasoner import Reasoned
 from moa.core._json import at, object_of
 from moa.core.errors import (
     BudgetExceeded,
@@ -26,6 +25,7 @@ from moa.core.errors import (
 from moa.core.messages import Image
 from moa.core.trace import Event, TextDelta
 from moa.endpoints import Completion, Prompt
+from moa.recipes.reasoner import Reasoned
 from moa.testing import ScriptedEndpoint
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import pytest
+from decisions.moods import Headed
 from pydantic import BaseModel
 
 from moa import (
@@ -38,7 +39,6 @@ from moa.decisions.defaults import make_calibration, make_unfitted
 from moa.decisions.features import ASKED_AS, LabelFeature
 from moa.decisions.file import Calibration, FitRecord
 from moa.endpoints import Capability, Decision, Example
-from moa.local.encoders import JointEncoder
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 
@@ -227,7 +227,7 @@ async def test_what_was_refused_says_nothing_beside_what_was_read() -> None:
 
 
 async def test_an_agent_alone_asks_its_endpoint() -> None:
-    encoder = SimulatedEndpoint(name="vectors", model=JointEncoder.model)
+    encoder = Headed(name="vectors")
     small = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"sentiment": {"positive": 0.9}})
     assert not Sentiment(small).asks_endpoint
     assert (await Sentiment(small).alone().run("fine")).output.label == "positive"

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa import Preprocessor, Text
-from moa.agents.preprocessor import html_to_text
 from moa.agents.splitting import split
 from moa.core.errors import ConfigError, DeadlineExceeded, InputError, MissingDependency
+from moa.documents.preprocessor import html_to_text
 from moa.endpoints.tokens import approximate_tokens
 from moa.testing import ScriptedEndpoint
 
@@ -226,7 +226,7 @@ sys.modules["ipykernel.zmqshell"] = types.ModuleType("ipykernel.zmqshell")
 sys.modules["IPython"] = types.ModuleType("IPython")
 sys.modules["IPython"].get_ipython = object
 sys.modules["ipywidgets"] = None
-from moa.agents.language import language_of
+from moa.documents.language import language_of
 print(language_of("Where is my parcel?"))
 """
 

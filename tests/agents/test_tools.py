@@ -19,7 +19,6 @@ from pydantic_core import to_json
 
 from moa import Agent, Budget, Graph, RunContext
 from moa.agents.filter import Filter, Verdict
-from moa.agents.preprocessor import Preprocessor
 from moa.agents.tools import Tool
 from moa.core._json import at, object_of, objects_of
 from moa.core.errors import (
@@ -34,6 +33,7 @@ from moa.core.errors import (
 from moa.core.messages import ToolCall
 from moa.core.node import Result
 from moa.core.trace import TextDelta, ToolFinished, ToolStarted
+from moa.documents.preprocessor import Preprocessor
 from moa.endpoints import Capability
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Pattern

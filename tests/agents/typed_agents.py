@@ -23,9 +23,9 @@ from moa import (
     predicate,
 )
 from moa.agents.filter import Verdict
-from moa.agents.reasoner import Reasoned
 from moa.agents.sentiment import Feeling, Mood
 from moa.endpoints import Endpoint
+from moa.recipes.reasoner import Reasoned
 
 
 class Topic(Enum):

@@ -19,6 +19,7 @@ from moa.core.node import Reply
 from moa.core.questions import Choice, Predicate, Score, choice, predicate, score
 from moa.decisions.acceptance import Confident, GradedReply, Judgement, Policy, confidence_of
 from moa.decisions.guarantee import Bound, Guarantee
+from moa.graphs.mixing.answer_extraction import answer_of
 from moa.guards.verifiers import (
     Agreement,
     Arithmetic,
@@ -27,7 +28,6 @@ from moa.guards.verifiers import (
     Length,
     Plausible,
     Signs,
-    answer_of,
 )
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 

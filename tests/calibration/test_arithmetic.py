@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.core.errors import InputError
+from moa.core.numbers import find_numbers, format_number, has_numbers
 from moa.guards.arithmetic import (
     evaluate,
     find_equations,
     find_names,
-    find_numbers,
-    format_number,
-    has_numbers,
     read_only_number,
     substitute,
 )

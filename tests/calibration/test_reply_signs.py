@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.guards.reply_signs import find_final_answer, find_prompt_numbers, reply_features
+from moa.graphs.mixing.answer_extraction import find_final_answer
+from moa.guards.reply_signs import find_prompt_numbers, reply_features
 from moa.routing.recorded import prompt_features
 
 PROMPT = "Ann has 12 apples. She gives a third of them to Bob and buys 5 more. How many are left?"

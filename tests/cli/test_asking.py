@@ -7,11 +7,11 @@ from command import told
 
 from moa.agents.base import TypedNode
 from moa.agents.filter import Filter, Verdict
-from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints
 from moa.config.loading import endpoint_names, load_graph
 from moa.core.context import RunContext
 from moa.core.node import Text
+from moa.documents.preprocessor import Preprocessor
 from moa.graphs.engine.graph import Graph
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules

@@ -16,7 +16,7 @@ from moa import Reply
 from moa.graphs.engine.graph import Graph
 from moa.core.node import Dropped
 from moa.testing import SimulatedEndpoint
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.core.usage import Price
 
 class Mail(BaseModel):

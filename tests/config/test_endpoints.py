@@ -13,18 +13,19 @@ from moa.config import config_of
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.config.loading import endpoint_names, load_graph
 from moa.config.tables import AddressConfig, AnyEndpoint, Config, ServerConfig, Tiers
+from moa.core._files import cache_folder
 from moa.core.context import Reference, RunContext
 from moa.core.errors import ConfigError, ModelNotFound
 from moa.core.usage import Price
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Cached, Fallback
 from moa.local.embedded import EmbeddedEndpoint
 from moa.local.encoders import JointEncoder
-from moa.local.weights import cache_folder, find_weights
+from moa.local.weights import find_weights
 from moa.testing import ScriptedEndpoint
+from moa.vllm.replicas import Replicas
 
 SMALL = AddressConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
 LARGE = AddressConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")

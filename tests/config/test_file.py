@@ -61,7 +61,7 @@ def test_every_line_and_comment_stays_as_it_was(file: Path) -> None:
 
 
 def test_an_endpoint_is_not_overwritten_unasked(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'large' already.*--name.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"'large' already.*--overwrite"):
         write_endpoint(file, "large", TABLE)
     assert file.read_text() == WRITTEN
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from disks import room
 
-import moa.core._sqlite
-from moa.core._sqlite import ContentStore
+import moa.adapters.sqlite
+from moa.adapters.sqlite import ContentStore
 from moa.core.errors import StoreError
 
 
@@ -42,7 +42,7 @@ def test_a_disk_that_can_t_be_written_is_told_before_there_is_something_to_keep(
     def refused(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(moa.core._sqlite, "make_private", refused)
+    monkeypatch.setattr(moa.adapters.sqlite, "make_private", refused)
     for path in (file, file.with_name("none")):
         with ContentStore(path) as store, pytest.raises(StoreError, match="Read-only"):
             store.get("a")

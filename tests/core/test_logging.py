@@ -12,15 +12,15 @@ from io import StringIO
 import pytest
 from tenacity import wait_none
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.cli.serve import LogHandler
-from moa.core._logs import LineFormatter
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import BudgetExceeded, EndpointUnavailable
 from moa.endpoints import Endpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback
+from moa.serving._logs import LineFormatter
 from moa.serving.listening import uvicorn_for
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -68,7 +68,7 @@ def test_nothing_is_printed_unless_somebody_listens() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["moa.serving.ledger", "moa.learning.recording", "moa.core._sqlite"]
+    "name", ["moa.serving.ledger", "moa.learning.recording", "moa.adapters.sqlite"]
 )
 def test_a_server_tells_what_its_stores_can_not_do(name: str) -> None:
     program = (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moa.core._machine import one_blas_thread, usable_cores, usable_memory
+from moa.core._blas import one_blas_thread
+from moa.local.machine import usable_cores, usable_memory
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_numpy_has_one_thread_until_the_last_who_wants_that_is_through() -> None
 _SCIPY_LATER = """
 import scipy
 from threadpoolctl import ThreadpoolController
-from moa.core._machine import one_blas_thread
+from moa.core._blas import one_blas_thread
 
 with one_blas_thread():
     pass

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from disks import room
 
+from moa.adapters.sqlite import SQLite
 from moa.core._files import make_private
-from moa.core._sqlite import SQLite
 from moa.core.errors import ConfigError, StoreBusy, StoreError
 
 TABLE = "create table if not exists texts (job text, body text)"
@@ -80,7 +80,7 @@ def test_of_a_damaged_file_it_is_said_that_a_copy_helps_and_nothing_of_the_disk(
 _LOOK = """
 import sys
 from pathlib import Path
-from moa.core._sqlite import SQLite
+from moa.adapters.sqlite import SQLite
 
 file = SQLite(Path(sys.argv[1]), "create table if not exists notes (job text)", what="it")
 file.open()

@@ -11,7 +11,7 @@ import pytest
 from counting import serving
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.sentiment import Sentiment
 from moa.core.context import RunContext
 from moa.core.errors import DeadlineExceeded

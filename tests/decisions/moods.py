@@ -9,8 +9,10 @@ from typing import Any
 from moa import Classifier, RunContext
 from moa.core.questions import Option, Question
 from moa.core.usage import Amount
+from moa.decisions.encoders import Heads
 from moa.endpoints import Embeddings, Endpoint
 from moa.local.encoders import JointEncoder
+from moa.local.heads import JointHeads
 from moa.testing import SimulatedEndpoint
 
 MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
@@ -20,10 +22,17 @@ def classifier(endpoint: Endpoint, **settings: Any) -> Classifier[str]:
     return Classifier(endpoint, ["bad", "good"], task="How?", none=False, name="mood", **settings)
 
 
+class Headed(SimulatedEndpoint):
+    """An encoder that the shipped heads come with."""
+
+    heads = JointHeads()
+
+
 class Numbers(SimulatedEndpoint):
     """Encodes a text that ends in a number as a vector that tells its sign, among noise."""
 
     size = 4
+    heads: Heads | None = None
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         vectors = tuple(self.vector(text) for text in texts)
@@ -45,4 +54,5 @@ def numbers(kind: type[Numbers] = Numbers) -> Numbers:
     """Says that it is the encoder whose vectors the heads that ship read."""
     found = kind(name="numbers", model=JointEncoder.model)
     found.size = 896
+    found.heads = JointHeads()
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from graphs.encoder import WordEncoder
 from pydantic import BaseModel
 
-import moa.decisions
 from decisions.moods import MOOD, classifier
 from moa import Choice, Classifier, Decider, RunContext, Score, Sentiment, choice, score
 from moa.agents.deciding import DecidingAgent
@@ -19,11 +17,12 @@ from moa.core.trace import Note
 from moa.decisions.defaults import make_calibration, shipped_calibration
 from moa.decisions.features import ENCODER, LabelFeature, VectorFeature
 from moa.decisions.file import Calibration, FitRecord, HeadRecord
-from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads
+from moa.decisions.heads import Head, Kernel, encode, sentences
 from moa.guards.injection import injection_filter
 from moa.guards.spam import Spam
 from moa.inbox.support import intent_of, urgency_of
 from moa.local.encoders import JointEncoder
+from moa.local.heads import FOLDER, JointHeads, shipped_heads
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(
@@ -52,8 +51,14 @@ def by_head(*, weights: tuple[float, ...] = (0.5, 0.5), options: int = 2) -> Cal
     return make_calibration(MOOD, [*labels, vector], fit, "a test")
 
 
-def words(model: str = JointEncoder.model) -> WordEncoder:
-    return WordEncoder(name="encoder", model=model, words=("bad", "good"))
+class Headed(WordEncoder):
+    """Its vectors are those that the shipped heads say they read."""
+
+    heads = JointHeads()
+
+
+def words() -> WordEncoder:
+    return Headed(name="encoder", words=("bad", "good"))
 
 
 def endpoint(good: float | None = 0.9, *, encoder: WordEncoder | None = None) -> SimulatedEndpoint:
@@ -63,7 +68,7 @@ def endpoint(good: float | None = 0.9, *, encoder: WordEncoder | None = None) ->
 
 def with_shipped_heads() -> SimulatedEndpoint:
     """Has an encoder whose vectors the shipped heads say they read, installed or not."""
-    return endpoint(encoder=words(JointEncoder.model))
+    return endpoint(encoder=words())
 
 
 def reading() -> SimulatedEndpoint:
@@ -92,7 +97,7 @@ def test_a_head_for_other_options_is_refused() -> None:
         Classifier(endpoint(encoder=words()), ["bad", "worse"], task="How?", calibration=by_head())
 
 
-@pytest.mark.parametrize("encoder", [words("other-words"), None], ids=["another", "none"])
+@pytest.mark.parametrize("encoder", [WordEncoder(words=("bad",)), None], ids=["another", "none"])
 def test_another_encoder_than_the_heads_is_refused(encoder: WordEncoder | None) -> None:
     with pytest.raises(CalibrationError, match="reads 'encoder', and there is no such endpoint"):
         classifier(endpoint(encoder=encoder), calibration=by_head())
@@ -153,8 +158,7 @@ def test_a_part_of_infinite_scale_does_not_count() -> None:
 
 
 def test_each_file_of_heads_is_known_here() -> None:
-    folder = Path(moa.decisions.__file__).parent / "heads"
-    assert {file.stem for file in folder.glob("*.npz")} == {*SHIPPED, "relevance", "pairs"}
+    assert {file.stem for file in FOLDER.glob("*.npz")} == {*SHIPPED, "relevance", "pairs"}
     for file, names in SHIPPED.items():
         assert set(shipped_heads(file)) == names
 

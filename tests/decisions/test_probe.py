@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from moa import RunContext
-from moa.core._sqlite import ContentStore
+from moa.adapters.sqlite import ContentStore
 from moa.core.budget import Budget
 from moa.core.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
 from moa.core.questions import Answer, Kind, Layout, Question

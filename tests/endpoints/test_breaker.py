@@ -24,10 +24,10 @@ from moa.endpoints import Completion, Prompt
 from moa.endpoints.breaker import Breaker, breaker_of, is_down
 from moa.endpoints.calls import mark_replaceable
 from moa.endpoints.neutral import ask_neutrally
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback, Wrapping
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.vllm.replicas import Replicas
 
 PROMPT = Prompt.of("Hello?")
 

@@ -27,12 +27,12 @@ from moa.core.errors import (
 from moa.core.questions import NONE_OF_THESE, Option, Question
 from moa.endpoints import Completion, Decision, Endpoint, EndpointBase, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
 from moa.local.embedded import EmbeddedEndpoint
 from moa.testing import ALL, SimulatedEndpoint, Step
 from moa.vllm.endpoint import VLLMEndpoint
+from moa.vllm.replicas import Replicas
 
 from .conftest import Answer, Asked, Served, chat, events, piece
 from .servers import server

@@ -14,6 +14,7 @@ import pytest
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import BudgetExceeded, CapabilityError, MissingDependency
+from moa.decisions.encoders import deciding_encoder_for, reads_heads
 from moa.local import encoders
 from moa.local.encoders import (
     Encoder,
@@ -21,8 +22,6 @@ from moa.local.encoders import (
     MultilingualEncoder,
     SentenceEncoder,
     UniversalEncoder,
-    deciding_encoder_for,
-    reads_heads,
     sentence_tokenizer,
 )
 from moa.local.encoding import EncodingQueue
@@ -35,6 +34,7 @@ LOADING = """
 import asyncio, json, os
 before = dict(os.environ)
 from moa.core.context import RunContext
+from moa.decisions.encoders import deciding_encoder_for, reads_heads
 from moa.local import encoders
 from moa.local.encoders import MultilingualEncoder
 asyncio.run(MultilingualEncoder().embed(["Hello"], RunContext()))

@@ -18,7 +18,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.adapters.langchain_endpoint import LangChainEndpoint
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.sentiment import Sentiment
 from moa.core.context import RunContext
 from moa.core.errors import (

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 import moa
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.sentiment import Sentiment
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError

@@ -24,10 +24,10 @@ from moa.core.errors import (
 from moa.core.questions import Option, Question
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Wrapping
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.vllm.replicas import Replicas
 
 from .conftest import REFUSED, Answer, Served, chat
 from .servers import server as real_server

@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 from hub import CONTENT, SHA256, Hub, isolate, serving
 
+from moa.core._files import cache_folder
 from moa.core.errors import ConfigError, ModelNotFound
 from moa.local.weights import (
     FetchResult,
     HubFile,
-    cache_folder,
     cached_path,
     fetch,
     find_weights,

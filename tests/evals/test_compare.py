@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from command import moa
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.config import load
 from moa.config.loading import files_in

@@ -11,8 +11,8 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa import testing
-from moa.adapters.langgraph.bridges import Compilable
 from moa.core.context import RunContext
+from moa.graphs.engine.compilable import Compilable
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 

@@ -9,7 +9,7 @@ import pytest
 from langgraph.types import Command
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.core.errors import ConfigError, EndpointUnavailable, WiringError
 from moa.core.node import Reply

@@ -8,7 +8,7 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import Decider
 from moa.core.budget import Budget

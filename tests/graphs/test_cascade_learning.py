@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from decimal import Decimal
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, cast
 
 import pytest
 from command import moa
@@ -112,10 +112,14 @@ class Stream:
         return {"classifier": {"card" if ("card" in text) != self.turned else "app": 1.0}}
 
 
+def student_of(cascade: Cascade[Any, Any]) -> Student[Any]:
+    assert cascade.student is not None
+    return cast("Student[Any]", cascade.student)
+
+
 async def go(cascade: Topic, texts: list[str]) -> list[CascadeResult[Choice[str]]]:
     found = [await cascade.run(text) for text in texts]
-    assert cascade.learner is not None
-    (await cascade.learner.student.ready()).wait()
+    (await student_of(cascade).ready()).wait()
     return found
 
 
@@ -124,8 +128,7 @@ def remove(path: Path) -> None:
 
 
 async def figures(cascade: Topic) -> LearningFigures:
-    assert cascade.learner is not None
-    return figures_of((await cascade.learner.student.ready()).store)
+    return figures_of((await student_of(cascade).ready()).store)
 
 
 @pytest.fixture
@@ -169,7 +172,6 @@ async def test_an_accepted_input_makes_no_call_of_the_large_node(stream: Stream)
 
 async def test_runs_of_an_owner_learn_from_texts_of_that_owner_alone(stream: Stream) -> None:
     cascade = stream.cascade()
-    assert cascade.learner is not None
     for owner, count in (("", 3), ("team", 5)):
         for text in stream.texts(count):
             own = RunContext()
@@ -177,7 +179,7 @@ async def test_runs_of_an_owner_learn_from_texts_of_that_owner_alone(stream: Str
             await cascade.run(text, own)
     team = RunContext()
     team.owner = "team"
-    kept = [(await cascade.learner.student.ready(one)).store for one in (RunContext(), team)]
+    kept = [(await student_of(cascade).ready(one)).store for one in (RunContext(), team)]
     assert [figures_of(store).inputs for store in kept] == [3, 5]
     assert Path(kept[1].location).name == "answers.team.db"
 
@@ -191,8 +193,7 @@ async def test_the_large_node_sees_what_the_input_is_and_nothing_else(stream: St
 
 async def test_inputs_that_are_held_out_go_to_the_large_node_for_good(stream: Stream) -> None:
     cascade = await learned(stream)
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     later = [t for t in stream.texts(400) if store.coin.toss(t).is_held_out(1)]
     found = await go(cascade, later)
     assert later
@@ -201,8 +202,7 @@ async def test_inputs_that_are_held_out_go_to_the_large_node_for_good(stream: St
 
 async def test_small_answers_are_no_labels(stream: Stream) -> None:
     cascade = await learned(stream)
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     before = len(store.read_fit_rows(store.read_state(), 10_000, 10_000))
     found = await go(cascade, stream.texts(40))
     assert any(one.tier == 0 for one in found)
@@ -251,15 +251,13 @@ async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream
     stream.down = True
     found = await go(cascade, stream.texts(4))
     assert {(one.accepted, one.tier) for one in found} == {(False, 0)}
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     assert all(label is None for label in store.read_test_rows(store.read_state(), 99).labels)
     assert (await figures(cascade)).missing == store.count_held_out(store.read_state()) > 0
 
 
 async def test_figures_are_those_of_the_results(stream: Stream) -> None:
     cascade = stream.cascade(price=Price(input=100, output=200))  # a call costs 0.002
-    assert cascade.learner is not None
     texts = stream.texts(330)
     found = await go(cascade, texts[:220])
     stream.down = True
@@ -286,8 +284,7 @@ async def test_the_large_model_alone_is_one_call_an_input_in_run_and_status(
     async for item in map_rows(cascade, texts, context, max_concurrency=1):
         tally.add(item)
         alone.append(item.result and item.result.llm_alone)
-        assert cascade.learner is not None
-        (await cascade.learner.student.ready()).wait()
+        (await student_of(cascade).ready()).wait()
     console = Console(width=200)
     with console.capture() as shown:
         console.print(summary(tally, context.reference))
@@ -392,8 +389,7 @@ async def test_with_a_damaged_file_the_large_node_answers_and_it_is_told_once(
     if restarted:
         cascade = stream.cascade()
     else:
-        assert cascade.learner is not None
-        learning = await cascade.learner.student.ready()
+        learning = await student_of(cascade).ready()
         learning.wake(10**6)  # the checks go on with what is stored
         learning.join()
     found = [await cascade.run(text) for text in stream.texts(20)]
@@ -424,14 +420,12 @@ async def test_a_call_that_is_cancelled_or_breaks_is_missing_at_once(
     for text in stream.texts(4):
         with pytest.raises(error):
             await cascade.run(text)
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     assert store.last_answered_place() == store.last_place() == 4
 
 
 async def store_of(cascade: Topic) -> AnswerStore:
-    assert cascade.learner is not None
-    return (await cascade.learner.student.ready()).store
+    return (await student_of(cascade).ready()).store
 
 
 async def test_on_a_full_disk_all_is_answered_no_paid_label_is_lost_and_what_was_kept_stays(
@@ -571,8 +565,7 @@ async def test_a_row_that_ended_without_an_answer_and_is_tried_again_is_one_inpu
         (await ask_until_killed(cascade, text, kept)).cancel()
         with monkeypatch.context() as later:  # as if an hour had passed
             later.setattr("moa.learning.answers.STALE_S", -1.0)
-            assert cascade.learner is not None
-            (await cascade.learner.student.ready()).store.last_answered_place()
+            (await student_of(cascade).ready()).store.last_answered_place()
         assert (await resume(cascade, text, kept)).tier == 1
     now = await figures(cascade)
     assert (now.inputs, now.missing) == (12, 0)
@@ -588,8 +581,7 @@ async def test_a_row_that_was_held_out_before_a_kill_is_held_out_when_it_is_resu
     stream: Stream,
 ) -> None:
     cascade = await learned(stream)
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     held = 0
     for text in stream.texts(20):
         kept = dict[str, str]()
@@ -628,8 +620,7 @@ async def test_a_call_that_a_budget_refuses_is_none(stream: Stream) -> None:
 
 async def test_an_answer_stays_though_the_budget_has_no_second_call(stream: Stream) -> None:
     cascade = stream.cascade()
-    assert cascade.learner is not None
-    coin = (await cascade.learner.student.ready()).store.coin
+    coin = (await student_of(cascade).ready()).store.coin
     sides = ((text, coin.toss(text)) for text in stream.texts(200))
     text = next(text for text, side in sides if side.is_held_out(0) and side.is_asked_twice)
     found = await cascade.run(text, RunContext(budget=Budget(llm_calls=1)))
@@ -670,8 +661,7 @@ async def test_a_cache_hides_no_difference_of_the_large_model_from_itself(tmp_pa
             large=Classifier(cached, LABELS),
             learn={"where": tmp_path / name},  # type: ignore[arg-type]
         )
-        assert cascade.learner is not None
-        coin = (await cascade.learner.student.ready()).store.coin
+        coin = (await student_of(cascade).ready()).store.coin
         sides = ((text, coin.toss(text)) for text in Stream("").texts(400))
         twice = [one for one, side in sides if side.is_held_out(0) and side.is_asked_twice][:2]
         await go(cascade, [*twice, "my card"])
@@ -736,8 +726,7 @@ def test_texts_are_kept_only_where_that_was_asked_for(tmp_path: Path, keep: bool
 
 
 async def label(cascade: Topic, rows: dict[str, str], *, people: bool = True) -> list[bool]:
-    assert cascade.learner is not None
-    student = cascade.learner.student
+    student = student_of(cascade)
     said = [(text, {"classifier": name}) for text, name in rows.items()]
     return [await student.take(text, one, RunContext(), people=people) for text, one in said]
 
@@ -748,8 +737,7 @@ async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_the
     stream = Stream(tmp_path / "answers.db", keep_texts=True)
     cascade = await learned(stream)
     await go(cascade, stream.texts(130))
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     drawn = store.draw(store.read_state(), 80)
     texts = [one.text or "" for one in drawn]
     assert len(set(texts)) == 80
@@ -798,7 +786,7 @@ async def test_a_row_is_drawn_for_people_of_what_the_head_in_use_accepts_alone(
 
 
 def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> None:
-    from moa.agents import Agent
+    from moa.agents.agent import Agent
     from moa.testing import ScriptedEndpoint
 
     agent = Agent(ScriptedEndpoint(["x"]), "Write.")
@@ -823,8 +811,7 @@ async def test_a_wrong_key_leaves_no_row_and_a_text_that_moderation_refuses_leav
 async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) -> None:
     cascade = stream.cascade()
     await go(cascade, stream.texts(120))
-    assert cascade.learner is not None
-    store = (await cascade.learner.student.ready()).store
+    store = (await student_of(cascade).ready()).store
     for place in store.read_test_rows(store.read_state(), 10_000).places[:20].tolist():
         store.forget(place)
     await go(cascade, stream.texts(120))
@@ -854,8 +841,7 @@ async def test_a_filter_learns_the_verdicts_of_the_large_one_whatever_its_own_th
     stream = Stream(tmp_path)
     for text in stream.texts(220):
         await cascade.run(text)
-    assert cascade.learner is not None
-    (await cascade.learner.student.ready()).wait()
+    (await student_of(cascade).ready()).wait()
     found = [(text, await cascade.run(text)) for text in stream.texts(40)]
     by_small = [(text, one.output.kept) for text, one in found if one.tier == 0]
     assert len(by_small) > 30
@@ -874,8 +860,7 @@ def test_a_table_names_the_file_beside_it(tmp_path: Path) -> None:
     endpoints = Endpoints(load(tmp_path / "moa.toml"), read_keys=False)
     cascade = load_graph("cascade", endpoints)
     assert isinstance(cascade, Cascade)
-    assert cascade.learner is not None
-    assert cascade.learner.student.learn.where == tmp_path / "a.db"
+    assert student_of(cascade).learn.where == tmp_path / "a.db"
 
 
 async def test_the_command_shows_where_it_stands(

@@ -10,16 +10,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from decisions.moods import Headed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.adapters.langgraph.drawing import Drawing, diagram_of
+from moa.adapters.drawing import Drawing, diagram_of
 from moa.agents.filter import Filter
 from moa.core.errors import ConfigError, MissingDependency
 from moa.core.questions import Choice
 from moa.core.trace import NodeStarted
 from moa.graphs import BuiltGraph, Graph, Handle
-from moa.local.encoders import JointEncoder
 from moa.testing import SimulatedEndpoint
 
 from .nodes import Asker, Timed
@@ -219,7 +219,7 @@ def test_a_join_that_only_the_output_takes_is_drawn() -> None:
 
 
 def test_the_box_of_an_agent_says_that_a_head_decides() -> None:
-    encoder = SimulatedEndpoint(name="vectors", model=JointEncoder.model)
+    encoder = Headed(name="vectors")
     model = SimulatedEndpoint(name="small", encoder=encoder)
     g = Graph("g", str)
     spam = Filter(model, "an ad", action="drop", name="spam").with_shipped_head("spam")

@@ -18,7 +18,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.adapters.langgraph import as_langgraph
+from moa.agents.agent import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.core._async import gather
@@ -37,7 +38,7 @@ from moa.core.node import Reply, Result, finish, run_in_place
 from moa.core.questions import Choice
 from moa.core.usage import Price
 from moa.endpoints import Prompt
-from moa.graphs import Graph, as_langgraph
+from moa.graphs import Graph
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
 from moa.recipes.refine import Critic, Refine, writer_of

@@ -22,13 +22,13 @@ from moa.core.usage import Price
 from moa.decisions.acceptance import Confident
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.wrappers import Fallback
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import Graph
 from moa.learning.fingerprint import fingerprint_of
 from moa.testing import SimulatedEndpoint
 from moa.vllm.endpoint import VLLMEndpoint
+from moa.vllm.replicas import Replicas
 
 LABELS = ["card", "app"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from moa import Agent, Budget, Graph, Reply, RunContext
+from moa import Agent, Budget, Graph, Reply, RunContext, as_langgraph
 from moa.config import Config
 from moa.config.endpoints import Endpoints
 from moa.config.loading import endpoint_names, load_graph
 from moa.core.errors import BudgetExceeded, EndpointUnavailable, NodeError, WiringError
-from moa.graphs import BuiltGraph, as_langgraph
+from moa.graphs import BuiltGraph
 from moa.testing import ScriptedEndpoint, Step
 
 LONG, SHORT = "We posted it on Monday, as we said.", "Posted on Monday."

@@ -17,7 +17,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.adapters.langgraph import as_langgraph, as_runnable, retry_on
+from moa.agents.agent import Agent
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import (
@@ -30,7 +31,7 @@ from moa.core.errors import (
 from moa.core.questions import Choice
 from moa.core.trace import Event, NodeFinished
 from moa.endpoints import Completion, Prompt
-from moa.graphs import Graph, Skipped, as_langgraph, as_runnable, retry_on
+from moa.graphs import Graph, Skipped
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .killed import THREAD

@@ -11,13 +11,13 @@ from typing import Annotated, Any, cast
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.config.fields import FromEndpoint, Table
+from moa.config.fields import Table
 from moa.config.loading import READY, load_graph
 from moa.config.tables import Config
 from moa.core.batch import reader_of
@@ -27,6 +27,7 @@ from moa.endpoints import Endpoint
 from moa.evals import compare
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.steps import NodeStep
+from moa.graphs.fields import FromEndpoint
 from moa.graphs.mixing.answer_extraction import last_number, stated
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from moa.adapters.langgraph.drawing import Diagram, diagram_of
-from moa.agents import Agent
+from moa.adapters.drawing import Diagram, diagram_of
+from moa.agents.agent import Agent
 from moa.config.loading import endpoint_names
 from moa.core.budget import Budget
 from moa.core.context import RunContext

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.proposer import Proposer
 from moa.core.budget import Budget
 from moa.core.context import RunContext

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import pytest
 from pydantic import Field
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.config.endpoints import Endpoints
-from moa.config.fields import FromEndpoint, Large, Table
+from moa.config.fields import Table, recipe_from_table
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError
 from moa.core.node import Node, Reply
 from moa.endpoints import Endpoint
 from moa.graphs.cascade import Cascade
+from moa.graphs.fields import FromEndpoint, Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.recipes.refine import Refine
 from moa.testing import ScriptedEndpoint
@@ -56,7 +57,7 @@ def large(name: str = "large") -> ScriptedEndpoint:
 def chorus_of(table: dict[str, object]) -> Chorus:
     other = cast("Node[Any, Any]", None)
     endpoints = Endpoints.of(large=large(), other=large("other"))
-    return Chorus.from_table(table, Table("chorus", endpoints, lambda _: other))
+    return recipe_from_table(Chorus, table, Table("chorus", endpoints, lambda _: other))
 
 
 def test_a_signature_has_names_types_and_defaults() -> None:

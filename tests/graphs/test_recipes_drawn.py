@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from routing import router
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.proposer import Proposer, sampler

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, DeadlineExceeded, EndpointUnavailable

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa.agents import Agent
-from moa.agents.reasoner import Reasoned, Reasoner
+from moa.agents.agent import Agent
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import (
@@ -32,6 +31,7 @@ from moa.graphs.self_consistency import SelfConsistency
 from moa.guards.verifiers import Agreement
 from moa.recipes.best_of_n import BestOfN
 from moa.recipes.judges import Listwise
+from moa.recipes.reasoner import Reasoned, Reasoner
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .nodes import DOWN, small, streamed

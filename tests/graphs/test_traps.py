@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.filter import Filter
 from moa.core.errors import ConfigError, WiringError
 from moa.graphs import Graph

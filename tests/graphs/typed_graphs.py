@@ -8,13 +8,14 @@ from typing import Literal, TypedDict, assert_never, assert_type
 from langchain_core.runnables import Runnable
 from langgraph.graph import StateGraph
 
+from moa.adapters.langgraph import as_langgraph, as_runnable
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.core.node import Node, Reply, Result, Text
 from moa.core.questions import Choice
 from moa.endpoints import Endpoint
-from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
+from moa.graphs import BuiltGraph, Graph, Handle, Skipped
 from moa.graphs.mixing.voting import VotedReply
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.deciding import Decider
 from moa.core.errors import ConfigError
 from moa.core.node import Reply

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.extractor import Extractor
 from moa.agents.filter import Filter, Verdict
 from moa.core.context import RunContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.core.errors import EndpointUnavailable
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules

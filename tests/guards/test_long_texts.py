@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from moa.agents.preprocessor import Preprocessor
 from moa.agents.prompts import block
 from moa.agents.splitting import excerpt, split
 from moa.core.context import RunContext
 from moa.core.errors import GuardFailed
 from moa.documents import Passage
 from moa.documents.claims import check_claims, cite
+from moa.documents.preprocessor import Preprocessor
 from moa.documents.sentences import Length, sentences
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.arithmetic import find_equations

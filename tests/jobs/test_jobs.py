@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from disks import room
 
-import moa.core._sqlite
+import moa.adapters.sqlite
 import moa.rows.jobs
 from moa import Agent, Budget, Reply, Result, RunContext
-from moa.core.batch import Item, MalformedLine, Row, Status
+from moa.core.batch import Item, JobStatus, MalformedLine, Row, Status
 from moa.core.errors import (
     ConfigError,
     EndpointRejected,
@@ -30,7 +30,7 @@ from moa.core.errors import (
 from moa.core.journal import Journal
 from moa.graphs import Graph
 from moa.rows import work_through as rows_worked
-from moa.rows.jobs import Job, JobStatus
+from moa.rows.jobs import Job
 from moa.testing import ScriptedEndpoint
 
 REFUSED = EndpointUnavailable("refused", endpoint="model")
@@ -500,7 +500,7 @@ async def test_a_job_that_can_only_be_read_is_looked_at_and_exported(
     def refused(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(moa.core._sqlite, "make_private", refused)
+    monkeypatch.setattr(moa.adapters.sqlite, "make_private", refused)
     with Job(tmp_path) as job:
         assert (job.status().rows, outputs(job)) == ({"done": 1}, ["A"])
         with pytest.raises(StoreError, match="Copy it to where it can be written"):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import stop_after_attempt
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import (

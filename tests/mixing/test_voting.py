@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.agents.reasoner import Reasoned
 from moa.core.errors import ConfigError
 from moa.core.node import Reply
 from moa.core.questions import Choice
 from moa.graphs.mixing.answer_extraction import format_answer, last_number, stated, write_answer
 from moa.graphs.mixing.voting import Tally, agreement_test, find_most_agreed, likeness
+from moa.recipes.reasoner import Reasoned
 
 answers = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=9)
 

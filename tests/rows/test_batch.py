@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import rows
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.filter import Verdict
 from moa.core.batch import Item, MalformedLine, Row, map_rows
 from moa.core.budget import Budget

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter

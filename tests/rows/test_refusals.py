@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import told
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.core.batch import Item, Row
 from moa.core.context import RunContext
 from moa.core.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from moa import Agent, EmbeddedEndpoint, Graph, Result, RunContext
-from moa.adapters.langgraph.drawing import Drawable, Sketch
 from moa.cli.serve import commands
 from moa.core.errors import EndpointRejected, ModelNotFound
+from moa.graphs.engine.sketch import Drawable, Sketch
 
 from .harness import Ledger, Slow, SomeKeys, client_of, greeter, server_with, until
 
@@ -20,7 +20,9 @@ from .harness import Ledger, Slow, SomeKeys, client_of, greeter, server_with, un
 class Loading(EmbeddedEndpoint):
     """A model that is loaded when it is let."""
 
-    encoder = None
+    @property
+    def encoder(self) -> None:
+        return None
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__("loading")

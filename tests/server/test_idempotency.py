@@ -17,7 +17,7 @@ from disks import room
 from pydantic import BaseModel
 
 from moa import Agent, RunContext
-from moa.core._sqlite import SQLite, SQLRow
+from moa.adapters.sqlite import SQLite, SQLRow
 from moa.core.errors import EndpointUnavailable, RequestRefused, StoreBusy
 from moa.core.node import Node, Result
 from moa.serving.app import serve

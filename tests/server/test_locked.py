@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from moa import Agent
+from moa.adapters.sqlite import SQLite, WouldWait
 from moa.agents.classifier import Classifier
-from moa.core._sqlite import SQLite, WouldWait
 from moa.core.context import RunContext
 from moa.core.errors import StoreBusy
 from moa.core.node import Result

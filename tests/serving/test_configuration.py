@@ -12,9 +12,9 @@ import pytest
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.core.errors import ConfigError
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.wrappers import Wrapping
 from moa.vllm.endpoint import VLLMEndpoint
+from moa.vllm.replicas import Replicas
 from moa.vllm.state import ServerFolder, ServerState
 
 SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "Qwen/Qwen3-0.6B"\nserve = "vllm"\n'

@@ -10,8 +10,8 @@ import pytest
 
 from moa.cli.servers import plan_servers
 from moa.config import load
-from moa.core._machine import Memory
 from moa.core.errors import ConfigError, MissingDependency
+from moa.local.machine import Memory
 from moa.vllm.command import Environment, command, find_environment, variables
 from moa.vllm.settings import VLLMConfig
 

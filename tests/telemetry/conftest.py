@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from moa.adapters.span_file import SpanFile
 from moa.core.context import RunContext
 from moa.core.telemetry import Tracer
-from moa.core.telemetry.lines import SpanFile
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 from command import moa, told, written
 
 from moa import Agent, RunContext
+from moa.adapters.span_file import SpanFile
 from moa.core.errors import ConfigError
 from moa.core.telemetry import Tracer
-from moa.core.telemetry.lines import SpanFile
 from moa.testing import ScriptedEndpoint
 
 SRC = Path(__file__).parents[2] / "src" / "moa"
@@ -106,7 +106,7 @@ from moa import Agent
 from moa.testing import ScriptedEndpoint
 Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
 loaded = {
-    "opentelemetry", "moa.endpoints.call_spans", "moa.adapters.otel", "moa.core.telemetry.lines",
+    "opentelemetry", "moa.endpoints.call_spans", "moa.adapters.otel", "moa.adapters.span_file",
 }
 print(sorted(loaded & sys.modules.keys()))
 """

@@ -1,7 +1,4 @@
-"""Config: writes a known model or a plan as endpoints in `moa.toml`, and lists the next steps.
-
-A plan's endpoints are written all or none, beside the existing configuration.
-"""
+"""Config: the endpoint of a known model in `moa.toml`, and the next steps of the user."""
 
 from __future__ import annotations
 
@@ -9,22 +6,17 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from moa.advisor.catalogue import BUILT_IN, Model
-from moa.advisor.choice import Member, Plan
+from moa.advisor.choice import Plan, format_memory
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
-from moa.advisor.words import Quantisation
-from moa.config import load
-from moa.config.file import target, write_endpoint
+from moa.config.catalogue import BUILT_IN, Model
 from moa.config.tables import Config, endpoint_of
 from moa.core.errors import ConfigError
 from moa.core.usage import Tier
+from moa.local.words import Quantisation
 from moa.vllm.settings import UTILISATION, VLLMConfig
-
-_NAMES: dict[Tier, str] = {"slm": "small", "llm": "large"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +58,10 @@ def setup(
             "--anyway writes it all the same"
         )
     tier = tier or model.tier
+    other_config = _without(config, name)
     if "vllm" not in model.servers:
         result = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
-        return _with_default(result, name, tier, config)
-    other_config = _drop_endpoints(config, name)
+        return _with_default(result, name, tier, other_config)
     room = {"tokens": tokens, "concurrency": concurrency}
     local_model = vllm_fit(model, machine, **room, quantisation=quantisation, config=other_config)
     suffix = " beside what is configured" if other_config.served_endpoints else ""
@@ -86,7 +78,32 @@ def setup(
         notes=(*(() if local_model.fits else (lacking,)), *_sizes(local_model), *_cautions(model)),
         steps=(*licence, f"moa up {name}"),
     )
-    return _with_default(result, name, tier, config)
+    return _with_default(result, name, tier, other_config)
+
+
+def setup_of_plan(plan: Plan, name: str, *, machine: Machine, config: Config) -> Setup:
+    """Make the endpoint of a plan's model where the plan runs it; the built-in model needs none."""
+    model, served = plan.model, plan.served
+    if served is not None and served.place.engine == "vllm":
+        servers = math.ceil((plan.hours or 0) / 24 * served.place.replicas)
+        return setup(
+            model,
+            name,
+            machine=machine,
+            config=config,
+            tokens=served.tokens,
+            quantisation=served.quantisation,
+            replicas=max(1, servers) if plan.task.per_day else 1,
+        )
+    if model.name == BUILT_IN:
+        return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))
+    if served is None:
+        result = _sold(model, model.tier)
+    elif model.start:
+        result = _started_by_its_user(model, model.tier)
+    else:
+        result = _in_this_machine(served, name)
+    return _with_default(result, name, model.tier, _without(config, name))
 
 
 def vllm_table(
@@ -96,8 +113,8 @@ def vllm_table(
     model, place = served.model, served.place
     repository = model.weights[served.quantisation].repository
     settings: dict[str, object] = {"port": port}
-    if replicas > 1:
-        settings["replicas"] = replicas
+    if min(replicas, place.replicas) > 1:
+        settings["replicas"] = min(replicas, place.replicas)
     if repository is None:  # vLLM makes fp8 out of bf16 while it loads
         settings["quantization"] = served.quantisation
     if place.only_float16:
@@ -152,24 +169,34 @@ def _started_by_its_user(model: Model, tier: Tier) -> Setup:
     )
 
 
-def _with_default(setup: Setup, name: str, tier: Tier, config: Config) -> Setup:
+def _in_this_machine(served: LocalModel, name: str) -> Setup:
+    """Make the endpoint of a GGUF file, which moa's own engine runs with llama.cpp."""
+    model, kind = served.model, served.quantisation
+    file, step = model.name, f"moa models fetch {name}"
+    if kind not in model.files:
+        file = f"{model.name}-{kind}.gguf"
+        step = f"put a {kind} GGUF file of {model.hub} beside the configuration, as {file}"
+    return Setup(
+        table={"tier": model.tier, "model": file, "serve": "llama.cpp"},
+        notes=_cautions(model),
+        steps=(step, "moa models"),
+    )
+
+
+def _without(config: Config, name: str) -> Config:
+    others = {key: endpoint for key, endpoint in config.endpoints.items() if key != name}
+    return config.model_copy(update={"endpoints": others})
+
+
+def _with_default(setup: Setup, name: str, tier: Tier, others: Config) -> Setup:
     """Keep the tier's default endpoint, which a second endpoint would make ambiguous."""
-    stated = config.tiers.slm if tier == "slm" else config.tiers.llm
-    peers = [
-        endpoint_name
-        for endpoint_name, endpoint in _drop_endpoints(config, name).endpoints.items()
-        if endpoint.tier == tier
-    ]
+    stated = others.tiers.slm if tier == "slm" else others.tiers.llm
+    peers = [key for key, endpoint in others.endpoints.items() if endpoint.tier == tier]
     before = stated or (peers[0] if len(peers) == 1 else None)
     if before is None or before == name:
         return setup
     note = f'[endpoints.{before}] stays the default of its tier, by [tiers] {tier} = "{before}"'
     return replace(setup, tiers={} if stated else {tier: before}, notes=(*setup.notes, note))
-
-
-def _drop_endpoints(config: Config, *names: str) -> Config:
-    endpoints = {name: endpoint for name, endpoint in config.endpoints.items() if name not in names}
-    return config.model_copy(update={"endpoints": endpoints})
 
 
 def _free_port(config: Config) -> int:
@@ -182,22 +209,14 @@ def _free_port(config: Config) -> int:
     return port
 
 
-def _sizes(local_model: LocalModel) -> tuple[str, ...]:
-    requests = (
-        "one request" if local_model.concurrency == 1 else f"{local_model.concurrency} requests"
-    )
-    room = f"room for {requests} of {local_model.tokens:,} tokens at once; by estimate"
-    sizes = (
-        local_model.weights,
-        local_model.kv,
-        local_model.overhead,
-        local_model.total_bytes,
-        local_model.budget,
-    )
-    weights, cache, server, total, budget = (f"{size / 1e9:.1f} GB" for size in sizes)
+def _sizes(served: LocalModel) -> tuple[str, ...]:
+    requests = "one request" if served.concurrency == 1 else f"{served.concurrency} requests"
+    room = f"room for {requests} of {served.tokens:,} tokens at once; by estimate"
+    sizes = (served.weights, served.kv, served.overhead)
+    weights, cache, server = (f"{size / 1e9:.1f} GB" for size in sizes)
     return (
-        f"{local_model.quantisation} on {local_model.place}, {room}",
-        f"weights {weights} + cache {cache} + server {server} = {total} of {budget}",
+        f"{served.quantisation} on {served.place}, {room}",
+        f"weights {weights} + cache {cache} + server {server} = {format_memory(served)}",
     )
 
 
@@ -205,72 +224,3 @@ def _cautions(model: Model) -> tuple[str, ...]:
     licence = f"licence: {model.licence}" + (f", {model.licence_url}" if model.licence_url else "")
     unchecked = f"not compared with a source: {', '.join(model.unchecked)}"
     return (licence, unchecked) if model.unchecked else (licence,)
-
-
-def write_plan(
-    plan: Plan, machine: Machine, *, path: str | Path | None = None, overwrite: bool = False
-) -> tuple[Path, dict[str, Setup]]:
-    """Write all endpoints of a plan, or none. Its pattern must be writable; see `Plan.exists`.
-
-    Return the file, and a `Setup` for each name; some models need no endpoint.
-    """
-    file = target(path)
-    config = load(path) if file.exists() else Config()
-    tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
-    other_config = _drop_endpoints(config, *(_NAMES[tier] for tier in tiers))
-    setups: dict[str, Setup] = {}
-    for member, tier in zip(plan.members, tiers, strict=True):
-        name = _NAMES[tier]
-        setups[name] = setup = _setup_in(plan, member, tier, machine, other_config)
-        if setup.table:
-            endpoints = other_config.endpoints | {name: endpoint_of(setup.table)}
-            other_config = other_config.model_copy(update={"endpoints": endpoints})
-    existing = [
-        name for name, result in setups.items() if result.table and name in config.endpoints
-    ]
-    if existing and not overwrite:
-        tables = " and ".join(f"[endpoints.{name}]" for name in existing)
-        raise ConfigError(
-            f"{file} has {tables} already, so nothing was written. --overwrite replaces it; "
-            "--config names another file"
-        )
-    for name, result in setups.items():
-        if result.table:
-            write_endpoint(file, name, result.table, tiers=result.tiers, overwrite=overwrite)
-    return file, setups
-
-
-def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: Config) -> Setup:
-    name, model = _NAMES[tier], member.model
-    if member.place is None:
-        return _with_default(_sold(model, tier), name, tier, config)
-    if member.place.engine == "vllm":
-        return setup(
-            model,
-            name,
-            machine=machine,
-            config=config,
-            tier=tier,
-            tokens=member.tokens,
-            concurrency=None if member is plan.members[-1] else 1,  # the last gets the rest
-            quantisation=member.quantisation,
-            replicas=min(member.place.replicas, max(1, math.ceil(plan.busy(member)))),
-        )
-    if model.name == BUILT_IN:
-        return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))
-    result = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
-    return _with_default(result, name, tier, config)
-
-
-def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:
-    """Make the endpoint of a GGUF file, which moa's own engine runs with llama.cpp."""
-    model, kind = member.model, member.quantisation
-    file, step = model.name, f"moa models fetch {_NAMES[tier]}"
-    if kind not in model.files:
-        file = f"{model.name}-{kind}.gguf"
-        step = f"put a {kind} GGUF file of {model.hub} beside the configuration, as {file}"
-    return Setup(
-        table={"tier": tier, "model": file, "serve": "llama.cpp"},
-        notes=_cautions(model),
-        steps=(step, "moa models"),
-    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moa.core._machine import start_nvml
+from moa.local.machine import start_nvml
 
 SYSFS = Path("/sys")
 WATTS_PER_CORE = 5.0

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, product
 
-from moa.advisor.catalogue import GGUF, Model, models
-from moa.advisor.hardware import GIB, RAM_SHARE, Machine, Placement, list_placements
-from moa.advisor.words import Quantisation
+from moa.advisor.hardware import GIB, Machine, Placement, list_placements
+from moa.config.catalogue import GGUF, Model
 from moa.config.tables import Config
 from moa.core.errors import ConfigError
+from moa.local.words import Quantisation
 from moa.vllm.settings import UTILISATION
 
 SPARE = 1.1
@@ -85,11 +85,6 @@ class LocalModel:
         return (self.model.active_parameters or every) / every
 
     @property
-    def weight(self) -> float:
-        """Bytes of weights read per token."""
-        return self.weights * self.active
-
-    @property
     def _flops_a_token(self) -> float:
         return 2.0 * (self.model.parameters or 1) * self.active
 
@@ -120,14 +115,15 @@ class LocalModel:
         """Bytes of all parts together."""
         return self.weights + self.kv + self.overhead
 
-    def missing_bytes(self) -> int:
-        """Return the bytes that are missing; negative if some are left."""
-        return self.total_bytes - self.budget
+    @property
+    def lacking_bytes(self) -> int:
+        """Bytes of memory that the place lacks; 0: it fits."""
+        return max(0, self.total_bytes - self.budget)
 
     @property
     def fits(self) -> bool:
         """True if it fits the place."""
-        return self.missing_bytes() <= 0
+        return not self.lacking_bytes
 
     @property
     def max_sequences(self) -> int:
@@ -201,8 +197,8 @@ def vllm_fit(
 
     Near-lossless weights are taken if there is room enough, then coarser ones, then less room. If
     `tokens` (of a prompt and its answer) or `concurrency` (sequences of that length) is `None`, it
-    comes from the first of `STEPS` that fits. Memory that the configuration gives to other servers
-    is not used.
+    comes from the first of `STEPS` that fits. GPU memory that the configuration gives to other
+    servers is not used.
 
     Raises:
         ConfigError: vLLM serves no known format of the model on this machine.
@@ -224,16 +220,14 @@ def vllm_fit(
             tokens=tokens or min(length, model.context or length),
             concurrency=concurrency
             or (sequences if place.gpu else min(sequences, CPU_CONCURRENCY)),
-            taken=_count_used_bytes(place, machine, config),
+            taken=_count_used_bytes(place, config),
         )
 
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
-    coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
-    orders = (product(STEPS[:_GOOD], exact), product(STEPS, coarse), product(STEPS[_GOOD:], exact))
-    candidates = (at(*pair) for pair in chain.from_iterable(orders))
-    fallbacks = (at(STEPS[-1], way) for way in ways)
-    return next((candidate for candidate in candidates if candidate.fits), None) or min(
-        fallbacks, key=LocalModel.missing_bytes
+    orders = chain(product(STEPS[:_GOOD], exact), product(STEPS, ways))
+    fitting = (candidate for candidate in (at(*pair) for pair in orders) if candidate.fits)
+    return next(fitting, None) or min(
+        (at(STEPS[-1], way) for way in ways), key=lambda it: it.lacking_bytes
     )
 
 
@@ -255,26 +249,13 @@ def _ways(
     ]
 
 
-def _count_used_bytes(placement: Placement, machine: Machine, config: Config | None) -> int:
-    """Return the bytes of a place that the configuration gives to others, running or not."""
-    if config is None:
+def _count_used_bytes(placement: Placement, config: Config | None) -> int:
+    """Return the bytes of GPUs that the configuration gives to others, running or not."""
+    if config is None or placement.gpu is None:
         return 0
-    if placement.gpu is None:
-        sizes = {
-            entry.repository: entry.bytes
-            for model in models().values()
-            for entry in model.weights.values()
-        }
-        weights = sum(sizes.get(endpoint.model, 0) for endpoint in config.served_endpoints.values())
-        caches = (
-            endpoint.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0")
-            for endpoint in config.served_endpoints.values()
-        )
-        free = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
-    else:
-        shares = (
-            endpoint.vllm.gpu_memory_utilization or UTILISATION
-            for endpoint in config.served_endpoints.values()
-        )
-        free = int((UTILISATION - sum(shares)) * placement.gpu.memory * placement.count)
+    shares = (
+        endpoint.vllm.gpu_memory_utilization or UTILISATION
+        for endpoint in config.served_endpoints.values()
+    )
+    free = int((UTILISATION - sum(shares)) * placement.gpu.memory * placement.count)
     return max(0, placement.memory - free)

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple, TypeVar
 
-from moa.core._machine import start_nvml, usable_cores, usable_memory
 from moa.core.errors import ConfigError
+from moa.local.machine import start_nvml, usable_cores, usable_memory
 from moa.vllm.settings import UTILISATION
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ _FREE = 0.75
 """Share of a described machine's RAM that is assumed to be free."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mi?b|gi?b|ti?b|g|m|t)?", re.IGNORECASE)
 _UNITS = {"m": 2**20, "g": 2**30, "t": 2**40}
-RAM_SHARE = 0.9
+_RAM_SHARE = 0.9
 """Share of the free RAM that a model may take; the rest is left to everything else."""
 _AMPERE = (8, 0)
 """Minimum compute capability for `bfloat16`."""
@@ -189,8 +189,8 @@ class Machine:
             f"{len(group)} x {name} with {group[0].memory / GIB:.0f} GiB"
             for name, group in self.kinds_of_gpu.items()
         ]
-        parts = (f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM", *gpus)
-        return ", ".join(parts if gpus else (*parts, "no GPU"))
+        parts = (f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM", *(gpus or ["no GPU"]))
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,7 @@ def list_placements(machine: Machine) -> list[Placement]:
     Equal GPUs are grouped in powers of two, as tensor parallelism needs. llama.cpp runs on the
     processor, and on GPUs that share the machine's memory.
     """
-    ram = int(machine.ram_free * RAM_SHARE)
+    ram = int(machine.ram_free * _RAM_SHARE)
     placement = partial(Placement, cores=machine.cores)
     placements = [placement(engine="llama.cpp", memory=ram)]
     for group in machine.kinds_of_gpu.values():

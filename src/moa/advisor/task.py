@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from decimal import Decimal
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from moa.advisor.words import Complexity, Job, Prefer, Skill
 from moa.core.faults import nearest
 from moa.endpoints.dialects import VENDORS
+from moa.local.words import Complexity, Job, Prefer, Skill
 
 _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4.0}
 
 
 class Profile(NamedTuple):
-    """Defaults of a job, which its task can override."""
+    """What a job needs."""
 
     skills: tuple[Skill, ...]
     """Skills that a model needs, all of them."""
@@ -24,26 +24,20 @@ class Profile(NamedTuple):
     """Tokens of an item."""
     writes: int
     """Tokens of an answer, reasoning included."""
-    pair: Literal["cascade", "hybrid"] | None = None
-    """Pattern in which a small and a large model share it; `None`: they don't."""
 
 
 _PROFILES: dict[Job, Profile] = {
-    "classify": Profile(("classify",), 100, 1, "cascade"),
-    "recommend": Profile(("classify",), 300, 1, "cascade"),
-    "extract": Profile(("extract",), 300, 80, "cascade"),
+    "classify": Profile(("classify",), 100, 1),
+    "recommend": Profile(("classify",), 300, 1),
+    "extract": Profile(("extract",), 300, 80),
     "summarise": Profile(("summarise",), 1500, 200),
-    "converse": Profile(("converse",), 300, 150, "hybrid"),
-    "answer-from-documents": Profile(("extract", "summarise"), 1500, 200, "hybrid"),
-    "reason": Profile(("reason",), 500, 2000, "cascade"),
+    "converse": Profile(("converse",), 300, 150),
+    "answer-from-documents": Profile(("extract", "summarise"), 1500, 200),
+    "reason": Profile(("reason",), 500, 2000),
     "create": Profile(("create",), 200, 1000),
 }
 _INSTRUCTIONS = 200
 """Tokens of instructions and examples before an item. One's own server has them cached."""
-
-
-VENDOR_NAMES = tuple(vendor.name.lower() for vendor in VENDORS)
-"""Vendors as `Task.vendors` names them."""
 
 
 def vendors_with_keys() -> tuple[str, ...]:
@@ -52,8 +46,9 @@ def vendors_with_keys() -> tuple[str, ...]:
 
 
 def _known(vendor: str) -> str:
-    if vendor not in VENDOR_NAMES:
-        raise ValueError(f"there is no vendor {vendor!r}{nearest(vendor, VENDOR_NAMES)}")
+    names = [vendor.name.lower() for vendor in VENDORS]
+    if vendor not in names:
+        raise ValueError(f"there is no vendor {vendor!r}{nearest(vendor, names)}")
     return vendor
 
 
@@ -79,14 +74,10 @@ class Task(BaseModel):
     """US dollars that a thousand items may cost; `None`: no limit."""
     vendors: tuple[Annotated[str, AfterValidator(_known)], ...] = ()
     """Allowed vendors, such as `openai`; empty: none, so the items stay here."""
-    input_tokens: Annotated[int, Field(gt=0)] | None = None
-    """Tokens of one item, without instructions; `None`: as usual for the job."""
-    output_tokens: Annotated[int, Field(gt=0)] | None = None
-    """Tokens of one answer, reasoning included; `None`: as usual for the job."""
 
     @property
     def profile(self) -> Profile:
-        """The defaults of its job."""
+        """What its job needs."""
         return _PROFILES[self.job]
 
     @property
@@ -95,19 +86,19 @@ class Task(BaseModel):
         return _NEEDED[self.complexity]
 
     @property
-    def reads(self) -> int:
-        """Tokens of one item."""
-        return self.input_tokens or self.profile.reads
-
-    @property
-    def writes(self) -> int:
-        """Tokens of one answer."""
-        return self.output_tokens or self.profile.writes
+    def items(self) -> int:
+        """Number of items that hours are given for: those of a day, or a thousand."""
+        return self.per_day or 1000
 
     @property
     def prompt(self) -> int:
         """Tokens of one prompt, with its instructions."""
-        return _INSTRUCTIONS + self.reads
+        return _INSTRUCTIONS + self.profile.reads
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one prompt and its answer."""
+        return self.prompt + self.profile.writes
 
     @property
     def decides(self) -> bool:

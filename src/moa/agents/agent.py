@@ -45,7 +45,6 @@ from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
 from moa.endpoints.sent import SentPrompt, preview_prompt
 from moa.endpoints.tokens import length_of
-from moa.endpoints.tools import WithTools, flatten_tool_calls
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -217,6 +216,8 @@ class Agent(TypedNode[In, Out]):
         if len(self.tools) < len(tools):
             raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
         if self.tools:
+            from moa.endpoints.tools import WithTools  # few agents have tools
+
             self.endpoint = WithTools(self.endpoint)
 
     async def run(
@@ -413,7 +414,11 @@ class Agent(TypedNode[In, Out]):
         messages = self.messages(request)
         user_messages = tuple(message for message in messages if message.role != "system")
         before = (*self._opening_messages(messages, history), *user_messages)
-        return (flatten_tool_calls(before) if history and not self.tools else before), user_messages
+        if history and not self.tools:
+            from moa.endpoints.tools import flatten_tool_calls  # few go on with earlier messages
+
+            before = flatten_tool_calls(before)
+        return before, user_messages
 
     def _size(self, request: In, history: Sequence[Message]) -> int:
         """Count the characters from which `_first_messages` writes."""

@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field, create_model
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
-from moa.agents.labelled import labelled_examples
 from moa.core.errors import ConfigError
 from moa.core.questions import Answer, Choice, choice, questions_of
 from moa.endpoints import Endpoint
@@ -141,6 +140,8 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         )
         all_examples = examples_of(label_question, examples)
         if labelled is not None:
+            from moa.agents.labelled import labelled_examples  # few have such a file
+
             all_examples += labelled_examples(labelled, label_question)
         super().__init__(
             endpoint,

@@ -28,6 +28,14 @@ from moa.decisions import ENOUGH
 from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.defaults import calibrate_by_words, make_unfitted, shipped_calibration
 from moa.decisions.doubt import Doubts
+from moa.decisions.encoders import (
+    Heads,
+    LoadsAhead,
+    deciding_encoder_for,
+    encoder_for,
+    feeds_heads,
+    heads_of,
+)
 from moa.decisions.features import (
     DECIDES,
     ENCODER,
@@ -42,11 +50,11 @@ from moa.decisions.features import (
 )
 from moa.decisions.file import Calibration, HeadFile
 from moa.decisions.guarantee import Bound
+from moa.decisions.words import is_about_whole_text, label_meanings
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import MOST_OPTIONS, facts_of
 from moa.endpoints.sent import SentPrompt, preview_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
-from moa.local.encoders import JointEncoder, deciding_encoder_for, encoder_for, feeds_heads
 
 if TYPE_CHECKING:
     from moa.decisions.features import Progress
@@ -76,7 +84,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         questions: The questions about each text.
         examples: Texts with the names of the right options, by name of the question.
         encoder: Computes the vectors for heads; `None`: the endpoint's own, if one is installed
-            (see `moa.local.encoders.deciding_encoder_for`).
+            (see `moa.decisions.encoders.deciding_encoder_for`).
         calibration: A fitted scorer for the one question, or several by question name. With a
             bound it also sets `accepted`. Other questions go to the endpoint.
         embedders: Endpoints that compute vectors for a calibration, by role, in addition to the
@@ -143,18 +151,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def texts_to_encode(self) -> list[str]:
-        """Texts that both encoders read for any request; empty if they aren't used.
+        """Texts that the encoder reads for any request; empty if it isn't used, or loads nothing.
 
-        They are labels and their examples, and an empty text, which loads the encoders.
+        They are labels and their examples, and an empty text, which loads the encoder.
         """
-        if not (self._plan.encodings and isinstance(self.encoder, JointEncoder)):
+        if not (self._plan.encodings and isinstance(self.encoder, LoadsAhead)):
             return []
         texts = [""]
         for question, features in self._plan.questions:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":
-                    from moa.local.pairs import label_meanings
-
                     texts += [
                         *label_meanings(question),
                         *(example.text for example in feature.examples),
@@ -240,18 +246,18 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """Set the calibrations by question name; other questions keep their default scorer."""
         self.calibrations = calibration_by_name
         """Given and shipped calibrations, by question name."""
-        heads = feeds_heads(self.encoder)
+        heads = heads_of(self.encoder)
         uncalibrated = [
             question for question in self.questions if question.name not in calibration_by_name
         ]
         self._to_fit = tuple(
-            q for q in uncalibrated if heads and _has_enough_examples(q, self.examples)
+            q for q in uncalibrated if heads is not None and _has_enough_examples(q, self.examples)
         )
         default_questions = [question for question in uncalibrated if question not in self._to_fit]
         names = {question.name for question in default_questions}
         examples = [example for example in self.examples if names & set(example.labels)]
         calibrations = {
-            q.name: self._default(q, examples, heads=heads) for q in default_questions
+            q.name: self._default(q, examples, heads) for q in default_questions
         } | dict(calibration_by_name)
         # A question that a text may leave open is asked twice: what the answer is, and whether the
         # text tells it. `_mark_untold` joins the two.
@@ -273,16 +279,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         }
 
     def _default(
-        self, question: Question, examples: Sequence[Example], *, heads: bool
+        self, question: Question, examples: Sequence[Example], heads: Heads | None
     ) -> Calibration:
-        if heads:
-            from moa.local.relevance import is_about_whole_text
-
+        if heads is not None:
             by_labels = question.kind == "choice" and not (
                 _is_bare(question, examples) and self._may_choose(question)
             )
             if by_labels or is_about_whole_text(question):
-                return calibrate_by_words(question, self.endpoint, examples)
+                return calibrate_by_words(question, self.endpoint, heads, examples)
         return make_unfitted(question, examples)
 
     def _may_choose(self, question: Question) -> bool:

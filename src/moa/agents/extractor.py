@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from moa.agents import Agent, Settings
+from moa.agents.agent import Agent, Settings
 from moa.agents.base import Out
 from moa.core.node import Text
 from moa.endpoints import Endpoint

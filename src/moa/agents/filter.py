@@ -14,6 +14,8 @@ from moa.core.context import RunContext
 from moa.core.errors import ConfigError
 from moa.core.node import Text
 from moa.core.questions import Answer, Option, Predicate, Question
+from moa.decisions.encoders import heads_of
+from moa.decisions.features import ENCODER
 from moa.decisions.file import Calibration
 from moa.endpoints import Endpoint
 
@@ -135,11 +137,9 @@ class Filter(DecidingAgent[Verdict]):
         return verdict
 
     async def _check_words(self, context: RunContext) -> None:
-        from moa.local.relevance import WELL_READ, words_head
-
         (question,) = self.questions
-        expected = (await words_head(question, context)).expected
-        if expected < WELL_READ:
+        heads = heads_of(self.sources.get(ENCODER))
+        if heads is not None and not await heads.understands(question, context):
             context.note(
                 "degraded",
                 f"criteria like {self.criterion!r} are badly told by their words alone: give "

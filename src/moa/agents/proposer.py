@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, Field, create_model
 
-from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
+from moa.agents.agent import Agent, MaxTokens, Settings, WarmTemperature
 from moa.agents.prompts import block, escape_tags, write_input
 from moa.core.messages import Message
 from moa.core.node import Consultation, Node, Reply
+from moa.core.numbers import has_numbers
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
-from moa.guards.arithmetic import has_numbers
 
 ANSWER = "Answer the request, in its language. Work problems out step by step."
 """Instructions of every node that answers on its own, so that a cache serves them all."""

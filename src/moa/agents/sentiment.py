@@ -11,10 +11,10 @@ from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
 from moa.core.questions import Answer, Choice, Option, Question
 from moa.decisions.defaults import shipped_calibration
+from moa.decisions.encoders import reads_heads
 from moa.decisions.file import Calibration
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
-from moa.local.encoders import reads_heads
 
 Feeling = Literal["negative", "neutral", "positive"]
 

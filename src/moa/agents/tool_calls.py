@@ -21,7 +21,7 @@ from moa.core.errors import BudgetExceeded, ConfigError, DeadlineExceeded, Endpo
 from moa.core.journal import Place, explain, interrupts_of, join_interrupts
 from moa.core.journal_records import PLAIN, Call
 from moa.core.messages import Message, ToolCall
-from moa.core.telemetry import Span, content, names
+from moa.core.telemetry import Span, names
 from moa.core.telemetry.spans import attach_to
 from moa.core.trace import NoteKind, ToolFinished, ToolStarted
 from moa.core.usage import Amount
@@ -115,11 +115,13 @@ class ToolCalls:
             if span is None:
                 return await self._call_if_allowed(tool, call, values, context)
             span.set(names.TOOL_CALL_ID, call.id or None)
-            if span.content:
-                await content.record(span, content.write_arguments(call.arguments))
+            if not span.content:
+                return await self._call_if_allowed(tool, call, values, context)
+            from moa.core.telemetry import content  # few runs record texts
+
+            await content.record(span, content.write_arguments(call.arguments))
             text = await self._call_if_allowed(tool, call, values, context)
-            if span.content:
-                await content.record(span, content.write_result(text))
+            await content.record(span, content.write_result(text))
             return text
 
     async def _call_if_allowed(

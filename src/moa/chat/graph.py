@@ -17,8 +17,6 @@ from moa.agents.filter import Verdict
 from moa.chat.memory import Extract, Memory, Passage
 from moa.chat.messages import FILE, THREAD, ChatReply, Conversation, Turn, UserMessage, is_file
 from moa.chat.routing import PERSONA, ChatRouter, Speaker, is_refusal, small_talk
-from moa.config.endpoints import Endpoints
-from moa.config.fields import Large, PythonNode, Small, resolve_path
 from moa.core.budget import UNLIMITED, Budget
 from moa.core.context import RunContext
 from moa.core.errors import InputError, MoaError
@@ -29,6 +27,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.endpoints.rehearsal import rehearse
 from moa.endpoints.sent import SentPrompt
+from moa.graphs.fields import Large, NamedEndpoints, PythonNode, Small, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 
 if TYPE_CHECKING:
@@ -102,7 +101,9 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """Limits on each thread, over all its turns and restarts; `budget` limits each turn."""
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Store the threads beside moa.toml."""
         del endpoints
         return {"store": FILE, **table}

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from pydantic import Field
 
-from moa.agents import Agent, Settings
+from moa.agents.agent import Agent, Settings
 from moa.agents.base import TypedNode
 from moa.agents.prompts import block
 from moa.agents.splitting import excerpt

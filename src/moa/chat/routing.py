@@ -8,7 +8,7 @@ from typing import Unpack
 
 from pydantic import Field
 
-from moa.agents import Agent, Settings
+from moa.agents.agent import Agent, Settings
 from moa.agents.filter import Filter, Verdict
 from moa.agents.prompts import TAG, block, system
 from moa.chat.messages import LEFT_OUT, Summary, Turn

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from moa.config.endpoints import Endpoints
 from moa.config.tables import EMBEDDED, Config
+from moa.core._files import cache_folder
 from moa.core._json import objects_of
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, DeadlineExceeded, MoaError
@@ -22,7 +23,7 @@ from moa.endpoints import Capability
 from moa.endpoints.decide import describe_way
 from moa.endpoints.dialects import Dialect, dialect_of
 from moa.local.embedded import EmbeddedEndpoint, check_engine
-from moa.local.weights import SMOLLM2, cache_folder
+from moa.local.weights import SMOLLM2
 from moa.vllm.command import find_environment, install_hint
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder

@@ -105,9 +105,9 @@ async def _propose_by_groups(
     endpoints: Endpoints, texts: list[str], out: Path, context: RunContext
 ) -> list[Proposal]:
     from moa.decisions.arrays import np
+    from moa.decisions.encoders import encoder_for
     from moa.decisions.heads import encode
     from moa.inbox.intents import group
-    from moa.local.encoders import encoder_for
 
     encoder = encoder_for(endpoints.slm)
     if encoder is None:

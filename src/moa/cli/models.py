@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.advisor.words import Complexity, Job, Kind, Prefer, Skill
 from moa.cli import options, screen
 from moa.core.errors import ConfigError
 from moa.core.usage import Price
+from moa.local.words import Complexity, Job, Kind, Prefer, Skill
 
 if TYPE_CHECKING:
-    from moa.advisor.catalogue import Model
     from moa.advisor.choice import Plan, Ranking
-    from moa.advisor.words import Quantisation
+    from moa.advisor.config import Setup
+    from moa.config.catalogue import Model
     from moa.config.tables import Config
     from moa.core._terminal import Console
     from moa.core.context import RunContext
     from moa.local.probe import Probe
+    from moa.local.words import Quantisation
 
 
 def models(
@@ -101,7 +101,7 @@ def list_models(
         moa models list --kind decision               those made to decide
         moa models list --json | jq .sources          all that is known, and where from
     """
-    from moa.advisor import catalogue
+    from moa.config import catalogue
 
     selection = [
         model
@@ -171,11 +171,10 @@ def add(
         moa models add gpt-5-mini --name large        served by its vendor
         moa models add laya                           a decision model, and how it is started
     """
-    from moa.advisor import catalogue
     from moa.advisor.config import setup
     from moa.advisor.hardware import machine
-    from moa.config.file import target, write_endpoint
-    from moa.config.tables import Config
+    from moa.config import catalogue
+    from moa.config.file import target
 
     file = target(config)
     known_model = catalogue.model(model)
@@ -184,20 +183,37 @@ def add(
         known_model,
         endpoint,
         machine=machine(),
-        config=options.load_config(config) if file.exists() else Config(),
+        config=_config_in(file, config),
         tier=tier,
         tokens=context,
         concurrency=concurrency,
         anyway=anyway,
     )
-    write_endpoint(
-        file, endpoint, endpoint_setup.table, tiers=endpoint_setup.tiers, overwrite=overwrite
-    )
     console = screen.results_console()
-    console.print(f"Wrote [endpoints.{endpoint}] into {file}: {known_model.title}")
-    for line in endpoint_setup.notes:
+    _write(file, endpoint, known_model, endpoint_setup, console, overwrite=overwrite)
+
+
+def _config_in(file: Path, config: Path | None) -> Config:
+    """Load the configuration to write into; an empty one if there is no file yet."""
+    from moa.config.tables import Config
+
+    return options.load_config(config) if file.exists() else Config()
+
+
+def _write(
+    file: Path, name: str, model: Model, setup: Setup, console: Console, *, overwrite: bool
+) -> None:
+    """Write an endpoint, if the model needs one, and print what is next."""
+    from moa.config.file import write_endpoint
+
+    if setup.table:
+        write_endpoint(file, name, setup.table, tiers=setup.tiers, overwrite=overwrite)
+        console.print(f"Wrote [endpoints.{name}] into {file}: {model.title}")
+    else:
+        console.print(f"Nothing to write for {model.title}")
+    for line in setup.notes:
         console.print(f"  {line}")
-    for number, line in enumerate(endpoint_setup.steps):
+    for number, line in enumerate(setup.steps):
         console.print(f"{'      ' if number else 'Next: '}{line}", style="bold")
 
 
@@ -292,7 +308,7 @@ def probe_model(
 async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
     """Probe an endpoint. One that may cost money needs `may_cost`."""
     from moa.config.endpoints import Endpoints
-    from moa.local.encoders import deciding_encoder_for
+    from moa.decisions.encoders import deciding_encoder_for
     from moa.local.probe import costs_nothing, probe, shipped_trials
 
     async with Endpoints(config) as endpoints:
@@ -311,7 +327,8 @@ async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bo
             )
 
 
-_RANKED = ("", "pattern", "models", "quality", "a thousand items", "an item")
+_SHOWN = 10
+"""Maximum models of a table; `--json` has all."""
 
 
 def choose(
@@ -368,13 +385,13 @@ def choose(
     write: options.Write = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Choose models for a task and a machine.
+    """Rank the models for a task and a machine.
 
     It ranks them by the machine's resources, the task's difficulty, and speed against depth.
 
     It starts, downloads and sends nothing. Figures are estimates.
 
-    Exit codes: 0 there is a plan, 1 nothing fits, 2 usage or configuration.
+    Exit codes: 0 a model fits, 1 nothing fits, 2 usage or configuration.
 
         moa choose classify --language de --per-day 10000 --latency 0.3
         moa choose answer-from-documents --private --gpu L4 --hourly-usd 0.8
@@ -411,78 +428,59 @@ def choose(
         describe_machine(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),
         hourly_usd=None if hourly_usd is None else Decimal(repr(hourly_usd)),
     )
+    console = screen.results_console(as_json=as_json)
     if as_json:
         screen.json_line({"task": task.model_dump(mode="json")} | ranking.values())
     else:
-        _show_ranking(screen.results_console(), ranking)
-    if write:
-        _write_plan(ranking, config, overwrite=overwrite, as_json=as_json)
+        _show_ranking(console, ranking)
     if not ranking.plans:
         raise typer.Exit(1)
+    if write:
+        _write_plan(ranking, config, console, overwrite=overwrite)
 
 
-def _write_plan(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: bool) -> None:
-    """Write the best plan that consists of endpoints, and print which one."""
-    from moa.advisor.config import write_plan
+def _write_plan(
+    ranking: Ranking, config: Path | None, console: Console, *, overwrite: bool
+) -> None:
+    """Write the best model as the endpoint `small` or `large`."""
+    from moa.advisor.config import setup_of_plan
+    from moa.config.file import target
 
-    plan = next((plan for plan in ranking.plans if plan.exists), None)
-    if plan is None:
-        raise ConfigError(
-            "no plan can be written, so nothing is. "
-            + "; ".join(ranking.suggestions or map(str, ranking.plans))
-        )
-    file, setups = write_plan(plan, ranking.machine, path=config, overwrite=overwrite)
-    console = screen.results_console(as_json=as_json)
-    if plan is not ranking.best:
-        console.print(
-            f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
-        )
-    names = [name for name, setup in setups.items() if setup.table]
-    summary = f"Wrote {' and '.join(names)} into {file}" if names else "Nothing to write"
-    console.print(f"{summary} for {plan}:", style="bold")
-    for (name, setup), member in zip(setups.items(), plan.members, strict=True):
-        title = (f"[endpoints.{name}] is {member.model.title}",) if setup.table else ()
-        for line in (*title, *setup.notes, *setup.steps):
-            console.print(f"  {line}")
+    file, best = target(config), ranking.plans[0]
+    name = "small" if best.model.tier == "slm" else "large"
+    setup = setup_of_plan(best, name, machine=ranking.machine, config=_config_in(file, config))
+    _write(file, name, best.model, setup, console, overwrite=overwrite)
 
 
 def _show_ranking(console: Console, ranking: Ranking) -> None:
-    def print_list(things: Iterable[object]) -> None:
-        for thing in things:
-            console.print(f"  - {thing}")
-
-    task, best = ranking.task, ranking.best
+    task = ranking.task
     vendors = ", ".join(task.vendors) or "no vendor"
-    tokens = f"{task.reads} tokens in, {task.writes} out"
+    tokens = f"{task.profile.reads} tokens in, {task.profile.writes} out"
     console.print(f"{task.complexity} {task.job}, {tokens}; {vendors} may be asked")
     console.print(f"On: {ranking.machine}")
-    if best is None:
-        console.print("Nothing fits. What would:", style="bold red")
+    if ranking.plans:
+        hours = f"hours for {task.items:,}"
+        columns = ("", "model", "quality", "memory", "an item", hours, "a thousand items")
+        rows = [_plan_row(rank, plan) for rank, plan in enumerate(ranking.plans[:_SHOWN], 1)]
+        console.print(screen.make_table(columns, rows))
+        if more := len(ranking.plans) - len(rows):
+            console.print(f"{more} more: --json")
     else:
-        rows = [_plan_row(rank, plan) for rank, plan in enumerate(ranking.plans, 1)]
-        console.print(screen.make_table(_RANKED, rows))
-        console.print(f"Why {best}", style="bold")
-        print_list(best.reasons)
-        if not best.good_enough:
-            weak = "It is weaker than wanted. What would be good enough:"
-            console.print(weak, style="bold yellow")
-    print_list(
-        ranking.suggestions or (("a larger machine, or a simpler task",) if not best else ())
-    )
-    if ranking.rejected:
-        console.print("Not taken", style="bold")
-    print_list(ranking.rejected)
+        console.print("Nothing fits: allow a vendor, a larger machine or less", style="bold red")
+    for cause in dict.fromkeys(entry.cause for entry in ranking.left_out):
+        models = [f"{it.model} ({it.figure})" for it in ranking.left_out if it.cause == cause]
+        console.print(f"{cause}: {', '.join(models)}")
 
 
 def _plan_row(rank: int, plan: Plan) -> tuple[str, ...]:
-    from moa.advisor.choice import format_seconds, format_usd
+    from moa.advisor.choice import format_memory, format_seconds, format_usd
 
-    suffix = "" if plan.good_enough else " (weak)"
     return (
         str(rank),
-        plan.pattern if plan.exists else f"{plan.pattern} *",
-        " + ".join(map(str, plan.members)),
-        f"{plan.quality:.1f}{suffix}",
-        format_usd(plan.usd_per_thousand),
+        str(plan),
+        f"{plan.quality:.1f}",
+        format_memory(plan.served) if plan.served else "-",
         format_seconds(plan.seconds),
+        "-" if plan.hours is None else f"{plan.hours:,.2f}",
+        format_usd(plan.usd_per_thousand),
     )

@@ -324,8 +324,8 @@ class TracingOptions:
             if self.trace_texts is not None:
                 raise ConfigError("--trace-texts is about spans: give --trace FILE.jsonl too")
             return None
+        from moa.adapters.span_file import SpanFile
         from moa.core.telemetry import Tracer
-        from moa.core.telemetry.lines import SpanFile
         from moa.guards.pii import Pii
 
         screen.check_target("--trace", self.trace)

@@ -15,7 +15,7 @@ from moa.cli import options, screen
 from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa.adapters.langgraph.drawing import Drawing
+    from moa.adapters.drawing import Drawing
     from moa.cli.row_runner import Asked
     from moa.config.endpoints import Endpoints
     from moa.core.context import RunContext

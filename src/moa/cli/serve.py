@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
-from moa.core._logs import LineFormatter
 from moa.core.errors import ConfigError, require_package
+from moa.serving._logs import LineFormatter
 
 if TYPE_CHECKING:
     import socket
@@ -218,7 +218,7 @@ def _show_warnings() -> None:
     """Print the server's warnings on standard error, without texts of requests."""
     handler = LogHandler(logging.WARNING)
     handler.setFormatter(LineFormatter())
-    for name in ("moa.serving", "moa.learning", "moa.core._sqlite"):
+    for name in ("moa.serving", "moa.learning", "moa.adapters.sqlite"):
         logging.getLogger(name).addHandler(handler)
 
 

@@ -16,8 +16,8 @@ from moa.core.errors import ConfigError, MoaError, require_package
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from moa.adapters.langgraph.drawing import Drawable
     from moa.config.tables import Config
+    from moa.graphs.engine.sketch import Drawable
     from moa.serving.server import Server
     from moa.studio.sources import Source, View
 
@@ -237,6 +237,6 @@ def _load_drawing(name: str, config: Config, *, asked_for: bool) -> tuple[str, D
 
 
 def _drawable(node: object) -> Drawable | None:
-    from moa.adapters.langgraph.drawing import Drawable
+    from moa.graphs.engine.sketch import Drawable
 
     return node if isinstance(node, Drawable) else None

@@ -32,7 +32,7 @@ from moa.vllm.settings import VLLMConfig, local_url
 from moa.vllm.state import ServerFolder, keys_of_running
 
 if TYPE_CHECKING:
-    from moa.advisor.catalogue import Local
+    from moa.config.catalogue import Local
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.local.embedded import EmbeddedEndpoint
 
@@ -248,8 +248,8 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         return keys_of_running(self.config.server_of(name), vllm.ports)
 
     def _build(self, name: str) -> Endpoint:
-        from moa.endpoints.replicas import Replicas
         from moa.endpoints.retries import Retried
+        from moa.vllm.replicas import Replicas
 
         if name == EMBEDDED or isinstance(self._config_of(name), EngineConfig):
             return self._build_embedded(name)
@@ -362,7 +362,7 @@ def _build_server(
 
 def weights_of(config: Config, name: str) -> Local:
     """Locate the weights of an endpoint with `serve = "llama.cpp"`, fetched or not."""
-    from moa.advisor.catalogue import local
+    from moa.config.catalogue import local
 
     try:
         return local(config.endpoints[name].model, folder=config.folder)
@@ -372,7 +372,7 @@ def weights_of(config: Config, name: str) -> Local:
 
 def locate_weights(config: Config, name: str) -> Local:
     """Locate the weights of an endpoint, of a model of the catalogue, or of a file on the hub."""
-    from moa.advisor.catalogue import BUILT_IN, local, models
+    from moa.config.catalogue import BUILT_IN, local, models
 
     if name == EMBEDDED:
         return local(BUILT_IN, folder=Path())

@@ -1,20 +1,21 @@
-"""Fields: turns values in a table of moa.toml into the fields of a recipe.
+"""Fields: reads a table of moa.toml into a recipe, or into the keywords of what makes a node.
 
-In Python, a recipe takes endpoints, nodes and loaded files. A table names them. The types and
-validators here accept both. Pydantic's context is the table being read, a `Table`.
+The fields themselves are marked in `moa.graphs.fields`. Pydantic's context is the table being read,
+a `Table`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import (
     Annotated,
     Any,
+    TypeGuard,
     TypeVar,
     Unpack,
     get_args,
@@ -25,33 +26,29 @@ from typing import (
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     PydanticSchemaGenerationError,
+    TypeAdapter,
     ValidationError,
-    ValidationInfo,
     create_model,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
-from typing_extensions import TypeIs
 
-from moa.agents.base import no_endpoint
+from moa.agents.base import is_endpoint
 from moa.config.endpoints import Endpoints
 from moa.config.tables import FILE
-from moa.core._json import is_list, is_table
-from moa.core.faults import explain, fields_of
-from moa.core.node import Node
+from moa.core._json import is_table
+from moa.core.errors import ConfigError
+from moa.core.faults import explain, fields_of, nearest
 from moa.core.usage import Tier
 from moa.endpoints import Endpoint
-from moa.endpoints.named import as_endpoint
 from moa.graphs.engine.forms import adapter_of
-from moa.graphs.engine.types import is_node
+from moa.graphs.fields import FromEndpoint
+from moa.graphs.recipe import Recipe
 
-A = TypeVar("A")
-B = TypeVar("B")
+R = TypeVar("R", bound=Recipe[Any, Any])
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
 
 
@@ -86,85 +83,68 @@ class Table:
             return self.endpoints.named(name)
         raise ValueError(f"takes the name of an endpoint, not {name!r}")
 
+    def names(self, tier: Tier) -> list[str]:
+        """Return the names of the configured endpoints of a tier."""
+        configured = self.endpoints.config.endpoints
+        return [name for name, endpoint in configured.items() if endpoint.tier == tier]
 
-@dataclass(frozen=True)
-class FromEndpoint:
-    """Marks a field that is an endpoint's name in a table, or a table that names one.
+    def path(self, path: str | Path) -> Path:
+        """Resolve a path from the folder of the file."""
+        file = self.endpoints.config.file
+        return Path(path) if file is None else file.parent / path
 
-        node: Annotated[Node[In, object], FromEndpoint(sampler, tier="slm")]
-
-    `node = "small"` and `node = { endpoint = "small", temperature = 0.9 }` are then read as
-    `sampler(endpoint)` and `sampler(endpoint, temperature=0.9)`. A table without an endpoint, or a
-    missing field, uses the tier's default endpoint. In Python the field takes the node itself, or
-    the endpoint.
-
-    Args:
-        make: Function, or class of an agent, that makes the node of an endpoint and the keywords in
-            its signature. A recipe is read from its own table, and also takes outer settings that
-            are its fields. `None`: the field is the endpoint itself.
-        tier: Tier of the default endpoint; `None` if the node takes no endpoint.
-        given: Earlier fields of the recipe that are passed to the node too.
-    """
-
-    make: Callable[..., object] | None = None
-    tier: Tier | None = "llm"
-    given: tuple[str, ...] = ()
-
-    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        """Validate the field with `read`. Called by pydantic."""
-        del source, handler
-        return core_schema.with_info_plain_validator_function(self.read)
-
-    @property
-    def table_fields(self) -> Mapping[str, FieldInfo]:
-        """Fields that its table can set, by key."""
-        settings = settings_of(self.make) if self.make else dict[str, FieldInfo]()
-        return (
-            settings if self.tier is None else {"endpoint": FieldInfo(annotation=str), **settings}
-        )
-
-    def read(self, value: object, info: ValidationInfo) -> object:
-        """Return the node or endpoint, or make it from a name or a table."""
-        expected = "an endpoint" if self.make is None else "a node"
-        if self.make is not None and is_node(value):
-            return value
-        if self.tier and (is_endpoint(value) or (info.context is None and type(value) is str)):
-            endpoint = as_endpoint(value, self.tier)
-            return endpoint if self.make is None else self.make(endpoint)
-        if not isinstance(info.context, Table):
-            raise ValueError(f"takes {expected}, {no_endpoint(value)}")
-        if self.make is None:
-            return info.context.endpoint(value, self.tier or "llm")
+    def node(self, marker: FromEndpoint, value: object, given: Mapping[str, object]) -> object:
+        """Make a marked node from the name of an endpoint, or a table. `given` is passed to it."""
+        make = marker.make
+        assert make is not None, "an endpoint isn't made"
         entry: object = dict[str, object]() if value is None else value
-        if isinstance(entry, str) and self.tier:
+        if isinstance(entry, str) and marker.tier:
             entry = {"endpoint": entry}
         if not is_table(entry):
-            names = "takes the name of an endpoint, or " if self.tier else "takes "
+            names = "takes the name of an endpoint, or " if marker.tier else "takes "
             raise ValueError(f"{names}a table, not {value!r}")
-        return self._make_node(self.make, entry, info.context, info)
-
-    def _make_node(
-        self,
-        make: Callable[..., object],
-        entry: Mapping[str, object],
-        table: Table,
-        info: ValidationInfo,
-    ) -> object:
-        settings = {key: value for key, value in table.shared.items() if key in settings_of(make)}
-        settings |= {name: info.data[name] for name in self.given if name in info.data}
-        settings |= entry
-        if (from_table := getattr(make, "from_table", None)) is not None:
-            return from_table(settings, table)
-        endpoint_name = settings.pop("endpoint", None) if self.tier else None
-        read = _model_of(make).model_validate(settings, context=table)
-        endpoints = [table.endpoint(endpoint_name, self.tier)] if self.tier else []
+        settings = {key: value for key, value in self.shared.items() if key in settings_of(make)}
+        settings |= {**given, **entry}
+        if _is_recipe(recipe := get_origin(make) or make):
+            return recipe_from_table(recipe, settings, self)
+        endpoint_name = settings.pop("endpoint", None) if marker.tier else None
+        read = _model_of(make).model_validate(settings, context=self)
+        endpoints = [self.endpoint(endpoint_name, marker.tier)] if marker.tier else []
         return make(*endpoints, **{key: getattr(read, key) for key in read.model_fields_set})
 
 
-Small = Annotated[Endpoint, FromEndpoint(tier="slm")]
-"""An endpoint. In a table: its name, or none for the default small one."""
-Large = Annotated[Endpoint, FromEndpoint(tier="llm")]
-"""An endpoint. In a table: its name, or none for the default large one."""
+def recipe_from_table(recipe: type[R], table: Mapping[str, object], context: Table) -> R:
+    """Build a recipe from its table in moa.toml.
+
+    Fields that take a node or an endpoint may be left out. A key that isn't a field is the default
+    for all nodes of the recipe that have that setting.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is wrong. The error names each.
+    """
+    fields, table = fields_of(recipe), recipe.complete(table, context.endpoints)
+    values = {name: value for name, value in table.items() if name in fields}
+    for name, setting in fields.items():
+        if setting.is_required() and any(markers_in(setting)):
+            values.setdefault(name, None)
+    shared = {name: value for name, value in table.items() if name not in fields}
+    makers = [marker.make for name in values for marker in markers_in(fields[name]) if marker.make]
+    keys = [*fields, *dict.fromkeys(key for make in makers for key in settings_of(make))]
+    made, faults = None, list[str]()
+    try:
+        made = TypeAdapter(recipe).validate_python(values, context=replace(context, shared=shared))
+    except ValidationError as error:
+        faults.append(context.explain(error, recipe))
+    location = f"{context.file}: [graphs.{context.name}]"
+    unknown = (name for name in shared if name not in keys)
+    faults += [f"{location} has no key {name!r}{nearest(name, keys)}" for name in unknown]
+    if made is None or faults:
+        raise ConfigError("\n".join(faults))
+    return made
+
+
+def _is_recipe(kind: object) -> TypeGuard[type[Recipe[Any, Any]]]:
+    return isinstance(kind, type) and issubclass(kind, Recipe)
 
 
 def markers_in(kind: object) -> Iterator[FromEndpoint]:
@@ -179,82 +159,10 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
             yield from markers_in(part)
 
 
-def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
-    """Return a validator that applies `read` to a table's value, or to `None` if it is missing."""
-
-    def read_first(value: object, info: ValidationInfo) -> object:
-        return read(value, info.context) if isinstance(info.context, Table) else value
-
-    return BeforeValidator(read_first)
-
-
-def lists_in_tables(
-    complete: Callable[[list[object] | None, Table], list[object]],
-) -> BeforeValidator:
-    """Return a validator that completes a table's list (or `None`) before its items are read."""
-
-    def complete_list(value: object, table: Table) -> object:
-        return complete(value, table) if value is None or is_list(value) else value
-
-    return only_in_tables(complete_list)
-
-
-def _only_a_node(value: object) -> object:
-    if not is_node(value):
-        raise ValueError(f"takes a node, but was given {value!r}")
-    return value
-
-
-PythonNode = Annotated[Node[A, B], PlainValidator(_only_a_node)]
-"""A node that can only be given in Python."""
-
-
-def _graph(value: object, info: ValidationInfo) -> object:
-    if is_node(value):
-        return value
-    if not isinstance(info.context, Table):
-        raise ValueError(f"takes a node, {no_endpoint(value)}")
-    if not isinstance(value, str):
-        raise ValueError(
-            f"takes the name of a graph, or file.py:object, not {value!r}; a ready one is set in "
-            "its own table, and one of a file in that file"
-        )
-    return info.context.graph(value)
-
-
-FROM_GRAPH = PlainValidator(_graph)
-"""Reads a node. In a table: the name of a graph, or `file.py:object`."""
-
-
-def resolve_path(path: str | Path, info: ValidationInfo) -> Path:
-    """Resolve a table's path from the folder of its moa.toml. Used as an `AfterValidator`."""
-    file = info.context.endpoints.config.file if isinstance(info.context, Table) else None
-    return Path(path) if file is None else file.parent / path
-
-
-def _path(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str | Path):
-        raise ValueError(f"takes a path, but was given {value!r}")
-    return resolve_path(value, info)
-
-
-File = Annotated[str | Path, PlainValidator(_path)]
-"""A path. In a table, it is relative to the folder of its moa.toml."""
-
-
-def from_file(load: Callable[[Path], object]) -> PlainValidator:
-    """Return a validator that loads one or several files. Loaded objects pass unchanged."""
-
-    def read(value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str | Path):
-            return load(resolve_path(value, info))
-        if is_list(value):
-            return [read(item, info) for item in value]
-        if isinstance(value, bool | int | float | dict):
-            raise ValueError(f"takes a path, but was given {value!r}")
-        return value
-
-    return PlainValidator(read)
+def table_fields(marker: FromEndpoint) -> Mapping[str, FieldInfo]:
+    """Return the fields that the table of a marked node can set, by key."""
+    settings = settings_of(marker.make) if marker.make else dict[str, FieldInfo]()
+    return settings if marker.tier is None else {"endpoint": FieldInfo(annotation=str), **settings}
 
 
 def settings_of(make: Callable[..., object]) -> Mapping[str, FieldInfo]:
@@ -326,8 +234,3 @@ def _is_read(hint: object) -> bool:
         return adapter_of(hint).pydantic_complete
     except PydanticSchemaGenerationError:
         return False
-
-
-def is_endpoint(value: object) -> TypeIs[Endpoint]:
-    """Return True if a value is an endpoint, not a node or a name."""
-    return hasattr(value, "capabilities") and not isinstance(value, type)

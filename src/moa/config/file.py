@@ -53,8 +53,8 @@ def write_endpoint(
     exists = name in endpoints
     if exists and not overwrite:
         raise ConfigError(
-            f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
-            "replace it with --overwrite"
+            f"{file} has an endpoint {name!r} already. Replace it with --overwrite, "
+            "or choose another name"
         )
     new_table = _to_toml(table)
     if exists:

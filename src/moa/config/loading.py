@@ -20,11 +20,10 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeGuard, runtime_chec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from moa import agents, graphs, guards, recipes
 from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
-from moa.config.fields import FromEndpoint, Table, settings_below
+from moa.config.fields import Table, recipe_from_table, settings_below, table_fields
 from moa.config.imports import SourceLoader, import_from_source
 from moa.config.tables import Toml
 from moa.config.trust import object_in
@@ -35,6 +34,7 @@ from moa.core.node import AnyNode
 from moa.endpoints import Endpoint
 from moa.graphs.engine.nodes import as_node
 from moa.graphs.engine.types import is_node
+from moa.graphs.fields import FromEndpoint
 from moa.guards.guarded import Guarded
 
 _GUARDS = "guards"
@@ -85,7 +85,7 @@ class Ready(NamedTuple):
     def settings(self) -> Mapping[str, FieldInfo]:
         """The fields that its table in moa.toml can set, by key."""
         below = settings_below(self.made_by.make) if self.made_by.make else {}
-        return below | dict(self.made_by.table_fields)
+        return below | dict(table_fields(self.made_by))
 
     def build(self, table: Mapping[str, object], context: Table) -> AnyNode:
         """Build the node from its table.
@@ -125,7 +125,10 @@ class _Ready(Mapping[str, Ready]):
         return len(AGENTS)
 
 
+_PACKAGES = ("moa.agents", "moa.guards", "moa.graphs", "moa.recipes")
+"""Packages whose modules may define a ready agent or graph."""
 _OF_LAYERS = (
+    "moa.documents.preprocessor",
     "moa.chat.graph",
     "moa.documents.rag",
     "moa.documents.research",
@@ -139,7 +142,7 @@ _OF_LAYERS = (
 @cache
 def _modules() -> tuple[str, ...]:
     """Return the names of the modules that may define a ready agent or graph."""
-    packages = (agents, guards, graphs, recipes)
+    packages = [importlib.import_module(name) for name in _PACKAGES]
     module_lists = (iter_modules(package.__path__, f"{package.__name__}.") for package in packages)
     return (*(module.name for modules in module_lists for module in modules), *_OF_LAYERS)
 
@@ -201,7 +204,8 @@ def load_graph(
     if guards is None:
         return node
     context = Table(f"{name}.{_GUARDS}", endpoints, other)
-    return Guarded[object, object].from_table({**guards, "node": node, "name": node.name}, context)
+    guarded: type[Guarded[Any, Any]] = Guarded
+    return recipe_from_table(guarded, {**guards, "node": node, "name": node.name}, context)
 
 
 def _find_ready(

@@ -1,4 +1,4 @@
-"""Files: atomic replacement, and JSON Lines files that one process at a time appends to."""
+"""Files: atomic replacement, JSON Lines that one process at a time appends to, and the cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeVar
@@ -23,7 +24,24 @@ M = TypeVar("M", bound="BaseModel")
 
 Existing = Literal["refuse", "resume", "overwrite"]
 """Action if a file already has lines."""
+_NAMES_THE_CACHE = ("MOA_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
+"""Variables that determine the cache folder."""
 _ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+
+
+def cache_folder() -> Path:
+    """Return the folder of `moa`'s downloads: `$MOA_CACHE`, else the user's cache folder."""
+    return _cache_folder(*map(os.environ.get, _NAMES_THE_CACHE))
+
+
+@lru_cache(maxsize=8)
+def _cache_folder(folder: str | None, *_of_the_user: str | None) -> Path:
+    """Find the folder once per environment: every call to a model asks for it."""
+    if folder:
+        return Path(folder).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("moa", appauthor=False)
 
 
 @contextmanager

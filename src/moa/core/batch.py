@@ -10,6 +10,7 @@ from collections.abc import (
     Callable,
     Generator,
     Iterable,
+    Mapping,
     Sequence,
     Sized,
 )
@@ -54,6 +55,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
+RowState = Literal["due", "leased", "done", "failed", "dead"]
+"""State of a row of a job. One that `failed` is tried again; one that is `dead` is not."""
 OnError = Literal["return", "raise"]
 """Action if an input fails: return an item with an `error`, or raise and end the run."""
 Progress = bool | Callable[[int, int | None], None]
@@ -169,6 +172,34 @@ class Item(Generic[Out_co]):
         rows = [(f"item {self.id}", self.status), ("input", str(self.input))]
         rows += output_rows(self.output) if self.result else [("problem", self.problem or "")]
         return as_html([*rows, ("used", self.usage.line()), *note_rows(self.trace)])
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """Progress of a job."""
+
+    rows: Mapping[RowState, int]
+    """Number of rows by state."""
+    calls: int
+    """Number of calls of the rows processed so far."""
+    cost: float
+    """US dollars; endpoints without a price count as 0."""
+    needed_llm: int
+    """Number of rows for which a large model was asked."""
+    causes: Mapping[str, int]
+    """Number of failed and dead rows, by the class of their error."""
+    is_cancelled: bool = False
+    """True from `Job.cancel` until `Job.retry`."""
+
+    @property
+    def total(self) -> int:
+        """Number of rows."""
+        return sum(self.rows.values())
+
+    @property
+    def left(self) -> int:
+        """Number of rows that are due, leased or to be retried."""
+        return sum(self.rows.get(state, 0) for state in ("due", "leased", "failed"))
 
 
 def row_text(value: Value) -> str:

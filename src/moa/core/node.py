@@ -213,6 +213,13 @@ class Reply(Frozen):
         return self.text
 
 
+def text_of(value: object) -> str:
+    """Format a request or a reply as text; a typed output becomes JSON."""
+    if isinstance(value, BaseModel) and not isinstance(value, Text | Reply):
+        return value.model_dump_json(exclude_none=True)
+    return str(value)
+
+
 class Consultation(Frozen):
     """A request and the answers of others, without their authors."""
 

@@ -7,29 +7,60 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Callable,
     Generator,
     Iterable,
+    Sequence,
 )
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Generic, Never, TypeVar, cast
+from pathlib import Path
+from typing import Any, Generic, Never, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
 from moa.core._async import iterate_sync, run_sync
-from moa.core.batch import Item, MalformedLine, OnError, Progress, Row, Value, map_rows
+from moa.core.batch import (
+    Item,
+    JobStatus,
+    MalformedLine,
+    OnError,
+    Progress,
+    Row,
+    Value,
+    map_rows,
+)
 from moa.core.context import RunContext
+from moa.core.doors import Door
 from moa.core.node import Node, Result, stream_run
 from moa.core.trace import Event
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from moa.rows.jobs import JobStatus
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Frame = TypeVar("Frame")
 Out = TypeVar("Out")
+
+
+class Rows(Protocol):
+    """What a node asks of `moa.rows`."""
+
+    def open_frame(  # noqa: D102
+        self, frame: Frame, node: Node[Never, object], column: str | None, /
+    ) -> tuple[list[Row | MalformedLine], Callable[[Sequence[Item[object]]], Frame]]: ...
+
+    async def run_job(  # noqa: D102
+        self,
+        node: Node[Any, object],
+        inputs: Iterable[Value | BaseModel | Row | MalformedLine],
+        context: RunContext | None,
+        /,
+        *,
+        store: str | Path,
+        max_concurrency: int,
+        progress: Progress,
+    ) -> JobStatus: ...
+
+
+_ROWS: Door[Rows] = Door("moa.rows.door")
 
 
 class NodeBase(Generic[In_contra, Out_co]):
@@ -164,10 +195,8 @@ class NodeBase(Generic[In_contra, Out_co]):
             ConfigError: it isn't a DataFrame, or has no such column.
             MoaError: as `on_error` says.
         """
-        from moa.rows.frames import open_frame
-
         node = cast("Node[object, Out_co]", self)
-        rows, widened = open_frame(frame, node, column)
+        rows, widened = _ROWS.open().open_frame(frame, node, column)
         mapped = map_rows(
             node,
             rows,
@@ -206,11 +235,9 @@ class NodeBase(Generic[In_contra, Out_co]):
             ConfigError: the store can't be used, or holds a job of another graph.
             StoreError: the store fails; finished rows are kept.
         """
-        from moa.rows.jobs import Job
-
-        with Job(store, graph=self.name) as job:
-            job.add(_as_row(number, entry) for number, entry in enumerate(inputs, start=1))
-            return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
+        return await _ROWS.open().run_job(
+            self, inputs, context, store=store, max_concurrency=max_concurrency, progress=progress
+        )
 
     def __repr__(self: Node[Never, object]) -> str:
         kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
@@ -223,13 +250,6 @@ class NodeBase(Generic[In_contra, Out_co]):
 async def _collect(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
     async with aclosing(mapped) as items:
         return [item async for item in items]
-
-
-def _as_row(number: int, entry: Value | BaseModel | Row | MalformedLine) -> Row | MalformedLine:
-    if isinstance(entry, Row | MalformedLine):
-        return entry
-    value = entry.model_dump(mode="json") if isinstance(entry, BaseModel) else entry
-    return Row(number=number, id=number, value=value)
 
 
 def _short(kind: object) -> str:

@@ -13,12 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel
-
 from moa.core._async import gather, map_async
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, InputError
-from moa.core.node import Reply, Text
 from moa.core.questions import answers_in
 from moa.decisions.guarantee import Bound, Guarantee
 
@@ -249,13 +246,6 @@ def _confidences(answers: Sequence[object]) -> list[float]:
 def _answers(reply: object) -> list[object]:
     """Return the objects with a confidence: the reply itself, or the answers in it."""
     return [reply] if hasattr(reply, "confidence") else list(answers_in(reply).values())
-
-
-def text_of(value: object) -> str:
-    """Format a request or a reply as text; a typed output becomes JSON."""
-    if isinstance(value, BaseModel) and not isinstance(value, Text | Reply):
-        return value.model_dump_json(exclude_none=True)
-    return str(value)
 
 
 def check_sampling(node: N, samples: int) -> N:

@@ -16,6 +16,7 @@ from moa.core.questions import Question
 from moa.decisions import ENOUGH, ENOUGH_A_LABEL, PromptVariant
 from moa.decisions.arrays import Floats, np
 from moa.decisions.defaults import add_expected_precision, make_calibration, make_unfitted
+from moa.decisions.encoders import feeds_heads, heads_of
 from moa.decisions.features import (
     ASKED_AS,
     DECIDES,
@@ -33,10 +34,9 @@ from moa.decisions.labelled import Labelled
 from moa.decisions.reader import AnswerCache, FeatureReader
 from moa.decisions.regression import agreement, centred_mean, is_blind, shrunk_mean
 from moa.decisions.variants import choose_confident, stand_in_texts
+from moa.decisions.words import is_about_whole_text
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import MOST_OPTIONS, facts_of, identity_of
-from moa.local.encoders import feeds_heads
-from moa.local.relevance import is_about_whole_text
 
 ENOUGH_TEXTS = 32
 """Minimum of unlabelled texts to measure a bias on; below it the shipped ones are used."""
@@ -177,7 +177,8 @@ class _QuestionFit:
         reader = self.make_reader(texts)
         blend = _PriorBlend(len(self.question.options))
         about_text = self.question.kind == "choice" or is_about_whole_text(self.question)
-        if ENCODER in self.answers.sources and about_text:
+        heads = heads_of(self.answers.sources.get(ENCODER))
+        if heads is not None and about_text:
             examples = [Example(row.text, {ASKED_AS: row.label}) for row in rows]
             feature = make_words_feature(self.question, [*self.own, *examples])
             words = await reader.read(feature)
@@ -203,7 +204,8 @@ class _QuestionFit:
         calibration = make_calibration(
             self.question, blend.features, blend.fit, f"{origin}{doubt and f'; {doubt}'}"
         )
-        calibration = add_expected_precision(calibration)
+        if heads is not None:
+            calibration = add_expected_precision(calibration, heads)
         models = {r: await identity_of(reader.sources[r], self.context) for r in calibration.roles}
         changes = {
             "models": models,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 from moa.core.questions import Question
+from moa.decisions.encoders import SHIPPED, Heads
 from moa.decisions.features import (
     ENCODER,
     Feature,
@@ -29,8 +27,6 @@ from moa.decisions.file import (
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import facts_of
 
-EXPECTED = Path(__file__).with_name("expected.json")
-"""Curves of confidence and expected precision, as `benchmarks/pairs.py` writes them."""
 MOST_SHOWN = 32
 """Maximum of examples in a prompt, unless there are more labels."""
 BY_WORDS = "by the words of the question"
@@ -62,15 +58,13 @@ def make_unfitted(
     return make_calibration(question, [feature], None, origin)
 
 
-def add_expected_precision(calibration: Calibration) -> Calibration:
-    """Add the expected precision if the pair scorer alone decides."""
+def add_expected_precision(calibration: Calibration, heads: Heads) -> Calibration:
+    """Add the expected precision of heads that alone decide a choice by its words."""
     words = calibration.features[0]
     is_alone = len(calibration.features) == 1
     if not (is_alone and isinstance(words, WordsFeature) and calibration.question.kind == "choice"):
         return calibration
-    from moa.local.pairs import expected_of
-
-    expected = expected_of(calibration.question.question(), words.examples)
+    expected = heads.expected_precision(calibration.question.question(), words.examples)
     origin = f"{calibration.origin} (precision expected, not guaranteed)"
     return calibration.model_copy(update={"expected": expected, "origin": origin})
 
@@ -89,7 +83,7 @@ def choose_examples(question: Question, examples: Sequence[Example]) -> Sequence
 
 
 def calibrate_by_words(
-    question: Question, endpoint: Endpoint, examples: Sequence[Example] = ()
+    question: Question, endpoint: Endpoint, heads: Heads, examples: Sequence[Example] = ()
 ) -> Calibration:
     """Decide by the words of the question, and by the model if it is known to help."""
     facts = facts_of(endpoint.model)
@@ -102,7 +96,7 @@ def calibrate_by_words(
         fit = FitRecord(heads=(None,), weights=(1.0,), bias=zeros)
         count = sum(bool(example.labels) for example in words.examples)
         origin = f"{BY_WORDS} and {count} examples" if count else BY_WORDS
-        return add_expected_precision(make_calibration(question, [words], fit, origin))
+        return add_expected_precision(make_calibration(question, [words], fit, origin), heads)
     labels = LabelFeature(
         prompt_variants=(as_prompt_variant(question, examples),), read_as=None, asked_as=""
     )
@@ -124,7 +118,7 @@ def shipped_calibration(
     keeps_each = name in ONE_IS_ENOUGH
     vector = VectorFeature(name="encoder", source=ENCODER, sentences=True, each=keeps_each)
     origin = f"shipped with moa, fitted to labelled messages ({file})"
-    expected = shipped_expectations().get(f"{file} {name}", ())
+    expected = SHIPPED.open().shipped_expectations().get(f"{file} {name}", ())
     if expected:
         origin += " (precision expected, not guaranteed)"
     return make_calibration(question, [vector], fit, origin).model_copy(
@@ -134,10 +128,3 @@ def shipped_calibration(
 
 ONE_IS_ENOUGH = frozenset({"injection"})
 """Questions of shipped heads that a single sentence can decide."""
-
-
-@cache
-def shipped_expectations() -> dict[str, tuple[tuple[float, float], ...]]:
-    """Read the expected precision of shipped heads, by file and question."""
-    curves = json.loads(EXPECTED.read_text(encoding="utf-8"))
-    return {name: tuple((float(a), float(b)) for a, b in curve) for name, curve in curves.items()}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moa.core.questions import Answer, Question
+from moa.decisions.words import is_about_whole_text
 from moa.endpoints.known import facts_of
 
 CHANCE = 0.01
@@ -87,8 +88,6 @@ class Doubts:
             return self._doubt_words(answer.probabilities)
         if answer.source != "logprob":
             return ""
-        from moa.local.relevance import is_about_whole_text
-
         if is_about_whole_text(self.question):  # equal answers are normal: few texts meet it
             return self._doubt_alone(answer)
         reason = self._doubt_sameness(answer)

@@ -15,16 +15,22 @@ from pydantic import Field
 
 from moa.core._async import gather
 from moa.core.context import RunContext
-from moa.core.errors import InvalidResponse
+from moa.core.errors import CapabilityError, InvalidResponse
 from moa.core.node import Frozen
 from moa.core.questions import Answer, Layout, Question
+from moa.core.usage import FREE
 from moa.decisions import PromptVariant
+from moa.decisions.encoders import (
+    LOCAL,
+    HasHiddenStates,
+    encoder_for,
+    feeds_heads,
+    heads_of,
+)
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import label_prompt, one_line
 from moa.endpoints.wrappers import innermost
-from moa.local.embedded import EmbeddedEndpoint
-from moa.local.encoders import SentenceEncoder, encoder_for, feeds_heads
 
 DECIDES = "slm"
 """Role of the endpoint that decides."""
@@ -53,13 +59,14 @@ def sources_of(
     encoder: Endpoint | None = None,
 ) -> dict[str, Endpoint]:
     """Return the endpoints to read from, by role: the deciding one, and encoders."""
-    sources: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
+    local = LOCAL.open()
+    sources: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: local.small_encoder(FREE)}
     encoder = encoder or encoder_for(endpoint)
     if feeds_heads(encoder):
         sources[ENCODER] = encoder
     inner = innermost(endpoint)
-    if isinstance(inner, EmbeddedEndpoint):
-        sources[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
+    if isinstance(inner, HasHiddenStates):
+        sources[SENTENCES] = local.small_encoder(inner.price)  # it runs on the same machine
         sources[HIDDEN] = inner.hidden_states
     return {**sources, **(embedders or {})}
 
@@ -126,8 +133,7 @@ class VectorFeature(Frozen):
 class WordsFeature(Frozen):
     """Probabilities by the question's words and by examples of its labels.
 
-    Nothing is fitted: `moa.local.pairs` reads a choice, and
-    `moa.local.relevance.words_head` a criterion, without examples.
+    Nothing is fitted: the heads that come with the encoder read them, a criterion without examples.
     """
 
     kind: Literal["words"] = "words"
@@ -312,14 +318,12 @@ async def _apply_head(
 ) -> tuple[float, ...]:
     if not isinstance(feature, WordsFeature):
         return vector
-    if question.kind == "choice":
-        from moa.local.pairs import pair_head
-
-        head = await pair_head(question, feature.examples, sources[feature.source], context)
-        return head.logs_of(vector, left_out)
-    from moa.local.relevance import words_head
-
-    return (await words_head(question, context)).head.logs_of(vector)
+    encoder = sources[feature.source]
+    if (heads := heads_of(encoder)) is None:
+        raise CapabilityError(f"no heads come with {encoder.name!r}, so it can't read by words")
+    return await heads.read(
+        vector, question, context, encoder=encoder, examples=feature.examples, left_out=left_out
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from moa.core.errors import CalibrationError
 from moa.core.node import Frozen
 from moa.core.questions import Kind, Option, Question
 from moa.decisions.drift import FEWEST, Drift, Value
+from moa.decisions.encoders import SHIPPED
 from moa.decisions.features import Feature
 from moa.decisions.guarantee import Bound, Learn, min_rows_to_hold_out
 from moa.endpoints.known import Identity
@@ -100,9 +101,7 @@ class ShippedHead(Frozen):
         Raises:
             CalibrationError: none ships for it.
         """
-        from moa.decisions.heads import shipped_heads
-
-        heads = shipped_heads(self.file)
+        heads = SHIPPED.open().shipped_heads(self.file)
         if self.question not in heads:
             raise CalibrationError(
                 f"no head for {self.question!r} ships with moa, but for {', '.join(sorted(heads))}"

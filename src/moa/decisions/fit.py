@@ -65,9 +65,9 @@ from moa.decisions.scorer import (
     stack_logs,
 )
 from moa.decisions.variants import choose_confident, choose_halves
+from moa.decisions.words import has_words
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import identity_of
-from moa.local.relevance import has_words
 
 LATENCY_PENALTY = 0.02
 """Reduction in log loss that justifies one more second per decision."""

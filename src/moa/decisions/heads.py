@@ -1,7 +1,7 @@
 """Heads: linear models on vectors of texts, applied with numpy alone.
 
-Some are shipped as data, fitted to labelled texts by `benchmarks/heads.py`; others are made from
-the words of a question alone (`moa.local.relevance`).
+Some are fitted to a user's labelled texts (`moa.decisions.regression`); others come with an encoder
+(`moa.decisions.encoders.Heads`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 
-from moa.core._machine import one_blas_thread
+from moa.core._blas import one_blas_thread
 from moa.core.context import RunContext
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
-from moa.local.encoders import E5_PARTS, USE_PARTS
 
-FOLDER = Path(__file__).parent / "heads"
-"""The shipped heads, and texts to measure models on."""
 MOST_SENTENCES = 40
 """Maximum of sentences to encode one by one; later ones count only as part of the whole."""
 SENTENCES_WEIGH = 0.7
@@ -28,8 +24,6 @@ message hides."""
 _TEXTS_KEPT = 16
 """Number of texts whose similarity to a kernel's landmarks is cached, since several are read at
 once."""
-_PARTS = 2 * (E5_PARTS + USE_PARTS)
-"""Length of a vector by `encode` with both encoders."""
 _END = re.compile(r"(?<=[.!?\u2026\u061f])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 
 
@@ -93,6 +87,8 @@ class Head:
     less: float | None = None
     """Deduction from a sentence's log-odds of the first option, relative to the whole text, for a
     head that a single sentence decides; `None`: sentences aren't read one by one."""
+    parts: int = 0
+    """Length of the vector of the whole text, and of each sentence after it, if `less` is given."""
 
     def __call__(self, vectors: Floats) -> Floats:
         """Return log-probabilities: vectors, options."""
@@ -106,7 +102,7 @@ class Head:
 
     def _apply_to_sentences(self, vector: Floats) -> Floats:
         """Read the whole text and each sentence; return the strongest case for the first option."""
-        logs = self._apply(vector.reshape(-1, _PARTS))
+        logs = self._apply(vector.reshape(-1, self.parts))
         odds = logs[:, 0] - logs[:, 1] - np.r_[0.0, np.full(len(logs) - 1, self.less)]
         half_odds = float(odds.max()) / 2
         return log_softmax(np.array([[half_odds, -half_odds]]))[0]
@@ -151,8 +147,7 @@ async def encode(
     """Encode texts for heads, each as twice as many numbers as the encoder gives.
 
     They are the vector of the whole text, and the mean of its sentences' vectors times
-    `SENTENCES_WEIGH`; with both encoders, e5 and USE of the whole, then of the sentences. With
-    `separately` the same follows for each sentence as a text of its own.
+    `SENTENCES_WEIGH`. With `separately` the same follows for each sentence as a text of its own.
     """
     parts = [sentences(text) for text in texts]
     inputs = [piece for text, part in zip(texts, parts, strict=True) for piece in (text, *part)]
@@ -174,38 +169,3 @@ def sentences(text: str) -> list[str]:
     """Split a text at the ends of sentences and lines; a single sentence gives none."""
     pieces = [piece.strip() for piece in _END.split(text) if piece.strip()]
     return pieces[:MOST_SENTENCES] if len(pieces) > 1 else []
-
-
-def _spread_e5_parts(values: Floats, *, fill: float = 0.0) -> Floats:
-    """Move what reads e5 alone to its place among the parts of both encoders, on the last axis.
-
-    It has as many parts as e5 for the whole text, twice as many with the sentences.
-    """
-    if values.shape[-1] == _PARTS:
-        return values
-    result = np.full((*values.shape[:-1], _PARTS), fill)
-    for start, half in ((0, 0), (E5_PARTS, _PARTS // 2)):
-        part = values[..., start : start + E5_PARTS]
-        result[..., half : half + part.shape[-1]] = part
-    return result
-
-
-@cache
-def shipped_heads(name: str) -> dict[str, Head]:
-    """Load the heads of a file, such as `support`, by name of the question."""
-    with np.load(FOLDER / f"{name}.npz") as file:
-        kernel = Kernel(
-            centre=_spread_e5_parts(file["centre"].astype(float)),
-            scale=_spread_e5_parts(file["scale"].astype(float), fill=np.inf),
-            landmarks=file["landmarks"].astype(float) * file["step"],
-            gamma=float(file["gamma"]),
-        )
-        return {
-            name: Head(
-                file[f"weights {name}"].astype(float),
-                file[f"bias {name}"].astype(float),
-                kernel,
-                float(file[f"less {name}"]) if f"less {name}" in file.files else None,
-            )
-            for name in (key.removeprefix("bias ") for key in file.files if key.startswith("bias "))
-        }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from moa.core._machine import one_blas_thread
+from moa.core._blas import one_blas_thread
 from moa.core.errors import require_package
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
 from moa.decisions.heads import Blend, Head

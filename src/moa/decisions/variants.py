@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from moa.core.questions import Question
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Floats, np
-from moa.decisions.heads import FOLDER
 from moa.endpoints import Example
 
+_STAND_INS = Path(__file__).with_name("stand_ins.txt")
 _MOST_PER_OPTION = 4
 _MOST_SHOWN = 24
 _LONG = 600
@@ -29,7 +30,7 @@ def stand_in_texts() -> tuple[str, ...]:
     Twelve are positive, twelve negative and twelve neutral: letters, reviews, notes, questions,
     news and advertisements. An answer that a model gives to all of them is its bias.
     """
-    return tuple((FOLDER / "stand_ins.txt").read_text(encoding="utf-8").splitlines())
+    return tuple(_STAND_INS.read_text(encoding="utf-8").splitlines())
 
 
 def choose_halves(labelled: Sequence[Example], question: Question) -> list[PromptVariant]:

@@ -20,11 +20,11 @@ from importlib.resources import files
 from itertools import combinations
 from typing import Literal, NamedTuple
 
-from moa.agents.language import can_detect, language_of
+from moa.core.numbers import find_numbers, format_number
 from moa.documents.claims import word_shares
+from moa.documents.language import can_detect, language_of
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
-from moa.guards.arithmetic import find_numbers, format_number
 
 Kind = Literal[
     "refusal",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from moa.agents.base import Limits, run_off_loop
 from moa.agents.deciding import DecidingAgent
-from moa.agents.language import can_detect, language_of
 from moa.agents.prompts import block
 from moa.core._async import gather
 from moa.core.context import RunContext
@@ -17,6 +16,7 @@ from moa.core.errors import CalibrationError, ConfigError, MoaError, check_recov
 from moa.core.node import Frozen, Node, Text
 from moa.core.questions import Answer, Option, Question
 from moa.documents import Passage
+from moa.documents.language import can_detect, language_of
 from moa.documents.retrieval import searched_text, words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple
 
-from moa.agents.preprocessor import html_to_text, tidy
 from moa.core.errors import ConfigError, InputError, require_package
 from moa.documents import Document
+from moa.documents.preprocessor import html_to_text, tidy
 
 KINDS = {
     ".txt": "text",

@@ -14,11 +14,9 @@ from typing import Annotated, Literal, Unpack
 
 from pydantic import AfterValidator, Field
 
-from moa.agents import Agent
-from moa.agents.base import Limits, TypedNode, require
+from moa.agents.agent import Agent
+from moa.agents.base import Limits, TypedNode, is_endpoint, require
 from moa.agents.prompts import escape_tags
-from moa.config.endpoints import Endpoints
-from moa.config.fields import File, Large, PythonNode, Small, is_endpoint, resolve_path
 from moa.core.context import RunContext, quiet
 from moa.core.errors import ConfigError, InputError
 from moa.core.node import Became, Frozen, Node, Reply, Text
@@ -51,12 +49,13 @@ from moa.documents.retrieval import (
     similarities,
     words,
 )
+from moa.documents.writing import attempt
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
+from moa.graphs.fields import File, Large, NamedEndpoints, PythonNode, Small, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import load_calibration
 from moa.local.encoders import sentence_encoder
-from moa.recipes.writing import attempt
 
 ABSENT = "NOT IN THE DOCUMENTS"
 """Start of a writer's answer that means "no answer". The writer isn't told to use it."""
@@ -211,7 +210,9 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """Maximum number of tokens of an answer."""
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Use the default small model. To run, documents or an index are required."""
         if not {"documents", "index"} & {*table} and endpoints.can_be_asked:
             raise ConfigError(

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.prompts import Words, block, escape_tags, limit_items
-from moa.config.fields import FromEndpoint, Large, PythonNode
 from moa.core.context import RunContext, count_text_deltas, quiet
 from moa.core.errors import MoaError, check_recoverable
 from moa.core.node import Frozen, Node, Reply, Text, run_in_place
@@ -28,10 +27,11 @@ from moa.documents.claims import (
 )
 from moa.documents.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet, question_of
 from moa.documents.retrieval import Retriever
+from moa.documents.writing import attempt_each, attempt_writing
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens, window_of
+from moa.graphs.fields import FromEndpoint, Large, PythonNode
 from moa.graphs.recipe import Recipe, Sketch
-from moa.recipes.writing import attempt_each, attempt_writing
 
 
 class Finding(Frozen):

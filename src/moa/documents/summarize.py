@@ -24,21 +24,21 @@ from pydantic import Field
 from moa.agents.base import require
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
-from moa.config.fields import Large
 from moa.core._async import off_loop
 from moa.core._text import word_count
 from moa.core.context import RunContext, quiet
 from moa.core.node import Frozen, Reply
+from moa.core.numbers import find_numbers
+from moa.core.numbers import format_number as in_digits
 from moa.documents.claims import MOST_WORDS, word_shares
 from moa.documents.retrieval import normalise, words
 from moa.documents.sentences import Length, sentences
+from moa.documents.writing import WholePrompt, attempt, report_step, write_to_length
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
+from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
-from moa.guards.arithmetic import find_numbers
-from moa.guards.arithmetic import format_number as in_digits
 from moa.local.encoders import SentenceEncoder
-from moa.recipes.writing import WholePrompt, attempt, report_step, write_to_length
 
 T = TypeVar("T")
 _SENTENCES, _MOST_SENTENCES, _WORDS_A_FURTHER = 3, 8, 300

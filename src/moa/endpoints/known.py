@@ -17,12 +17,12 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa.core._sqlite import ContentStore
+from moa.core._files import cache_folder
 from moa.core.context import RunContext
 from moa.core.questions import Kind, Layout, Question
+from moa.core.stores import open_store
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import innermost
-from moa.local.weights import cache_folder
 
 REPLIES_FROM = 7.0
 """Minimum size, in billions of parameters, of a model whose replies may be sent unread. With 0.5
@@ -139,7 +139,7 @@ def save_facts(facts: ModelFacts) -> Path:
     """
     folder = cache_folder()
     _probed_here[facts.name, folder] = facts
-    with ContentStore(folder / _MEASURED) as store:
+    with open_store(folder / _MEASURED) as store:
         store.put(_probe_key(facts.name), facts.model_dump(mode="json"))
     return store.path
 
@@ -163,7 +163,10 @@ def _probe_key(model: str) -> str:
 
 @cache
 def _load_probed(model: str, folder: Path) -> ModelFacts | None:
-    with ContentStore(folder / _MEASURED, optional=True) as store:
+    file = folder / _MEASURED
+    if not file.exists():
+        return None
+    with open_store(file, optional=True) as store:
         record = store.get(_probe_key(model))
     try:
         return None if record is None else ModelFacts.model_validate(record)

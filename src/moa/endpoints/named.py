@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from functools import cache, partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from pydantic import SecretStr
 
+from moa.core.doors import Door
 from moa.core.errors import ConfigError
-from moa.core.usage import FREE, Price, Tier
+from moa.core.usage import Tier
 from moa.endpoints import Endpoint
 from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect, published_price
 from moa.endpoints.given import address_of, check_client, is_client
@@ -26,7 +27,28 @@ _NO_MODEL = (
     "a client of OpenAI's library doesn't say which model it asks. Give "
     "moa.endpoint(client, model=…), where model is its name, or that of Azure's deployment"
 )
-_OF_EMBEDDED = {"price", "timeout_s"}
+
+
+class Embedded(Protocol):
+    """What the string `embedded` asks of the room of local models."""
+
+    def make_embedded(self, name: str, tier: Tier, settings: Settings) -> Endpoint:
+        """Make the endpoint of the built-in model."""
+        ...
+
+
+class VLLMServers(Protocol):
+    """What a string that starts with `vllm:` asks of the room of vLLM."""
+
+    def make_vllm(
+        self, name: str, model: str, base_url: str, tier: Tier, settings: Settings
+    ) -> Endpoint:
+        """Make the endpoint of a model that vLLM serves."""
+        ...
+
+
+_EMBEDDED: Door[Embedded] = Door("moa.local.embedded")
+_VLLM: Door[VLLMServers] = Door("moa.vllm.endpoint")
 
 
 def endpoint(
@@ -69,7 +91,7 @@ def endpoint(
     if model is not None:
         raise ConfigError(f"{spec!r} names its model: leave out model={model!r}")
     if spec == "embedded":
-        return _make_embedded(name or spec, tier or "slm", settings)
+        return _EMBEDDED.open().make_embedded(name or spec, tier or "slm", settings)
     match = _FORM.fullmatch(spec)
     dialect = _KINDS.get(match["kind"].lower()) if match else None
     if match is None or dialect is None or not (match["url"] or dialect.base_url):
@@ -78,12 +100,7 @@ def endpoint(
         settings["api_key"] = _read_key(spec, dialect)
     model, url = str(match["model"]), match["url"] or dialect.base_url
     if dialect is VLLM:
-        from moa.vllm.endpoint import VLLMEndpoint
-
-        vllm_endpoint = VLLMEndpoint(
-            name or model, model=model, base_url=url, tier=tier or "slm", **settings
-        )
-        return Retried(vllm_endpoint)
+        return Retried(_VLLM.open().make_vllm(name or model, model, url, tier or "slm", settings))
     if not match["url"]:
         settings.setdefault("price", partial(published_price, model, dialect))
     return Retried(
@@ -137,16 +154,6 @@ def _make_from_client(
             name or model, model=model, tier=tier, dialect=vendor, client=client, **settings
         )
     )
-
-
-def _make_embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
-    from moa.local.embedded import EmbeddedEndpoint
-
-    if wrong := settings.keys() - _OF_EMBEDDED:
-        raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")
-    price, timeout_s = settings.get("price", FREE), settings.get("timeout_s", 120.0)
-    fixed_price = price if isinstance(price, Price) else price()
-    return EmbeddedEndpoint(name, tier=tier, price=fixed_price, timeout_s=timeout_s)
 
 
 def _read_key(spec: str, vendor: Dialect) -> SecretStr:

@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel
 
 from moa.core._async import closing_stream
-from moa.core._sqlite import ContentStore
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, DeadlineExceeded, EndpointError, OutputError
 from moa.core.journal_records import Form
+from moa.core.stores import open_store
 from moa.core.usage import NOTHING, Price, Tier
 from moa.endpoints import (
     COMPLETION,
@@ -279,7 +279,7 @@ class Cached(Wrapping):
             raise ConfigError(f"{endpoint.name}: the size of a cache must be positive")
         super().__init__(endpoint)
         self._size = size
-        self._file = None if file is None else ContentStore(Path(file))
+        self._file = None if file is None else open_store(Path(file))
         self._answers: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
         self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
         """Requests in progress, shared by equal requests."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from moa.agents.language import can_detect, language_of
 from moa.core.errors import CalibrationError
 from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.drift import Detect, language_shares
 from moa.decisions.features import sources_of
 from moa.decisions.file import Calibration
 from moa.decisions.labelled import CleanRows, Labelled
+from moa.documents.language import can_detect, language_of
 from moa.endpoints import Endpoint
 
 _READ = 400

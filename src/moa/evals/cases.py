@@ -17,10 +17,10 @@ from moa.core._json import is_mapping
 from moa.core.batch import Item, faults_of, map_rows
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, InputError, MoaError
-from moa.core.node import Frozen, Node
+from moa.core.node import Frozen, Node, text_of
 from moa.core.questions import answers_in
 from moa.core.usage import Usage
-from moa.decisions.acceptance import confidence_of, text_of
+from moa.decisions.acceptance import confidence_of
 from moa.decisions.features import Progress
 from moa.rows import Format, read_models
 

@@ -26,10 +26,10 @@ from moa.core.errors import BudgetExceeded, ConfigError, InputError, MoaError, c
 from moa.core.node import Frozen
 from moa.core.questions import Answer, Option, Question
 from moa.decisions.arrays import Floats, np
+from moa.decisions.encoders import feeds_heads
 from moa.decisions.features import Progress
 from moa.decisions.heads import encode
 from moa.decisions.labelled import is_chosen, label_of, normalise_text
-from moa.local.encoders import feeds_heads
 from moa.rows import Format, read_models
 
 MOST_READ = 300

@@ -23,17 +23,17 @@ from moa.decisions import ENOUGH
 from moa.decisions.adapt import has_enough_labels, labels_of
 from moa.decisions.arrays import np
 from moa.decisions.defaults import calibrate_by_words
+from moa.decisions.encoders import feeds_heads, heads_of
 from moa.decisions.features import ENCODER, Progress
 from moa.decisions.file import Calibration, DataRecord, ReachedMeasures
 from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee, Learn, explain_too_few_rows
 from moa.decisions.labelled import CleanRows, Labelled, join_repeats, normalise_text
 from moa.decisions.scorer import measure
+from moa.decisions.words import has_words
 from moa.endpoints import Example
 from moa.evals.calibrations import detector
 from moa.evals.labelling import MAX_CONCURRENCY
-from moa.local.encoders import feeds_heads
-from moa.local.relevance import has_words
 
 Out = TypeVar("Out")
 LABELS_MORE = 50
@@ -256,8 +256,10 @@ def _decide_by_words(
     agent: DecidingAgent[Out], question: Question, rows: Sequence[Labelled]
 ) -> Calibration:
     """Decide by the words of a question, with labelled texts as examples."""
+    heads = heads_of(agent.encoder)
+    assert heads is not None, "it has an encoder whose heads read words"
     examples = [Example(row.text, {question.name: row.label}) for row in rows]
-    return calibrate_by_words(question, agent.endpoint, examples).with_seal()
+    return calibrate_by_words(question, agent.endpoint, heads, examples).with_seal()
 
 
 async def _fit_by_examples(

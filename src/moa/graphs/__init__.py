@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from moa.adapters.langgraph.bridges import as_langgraph, as_runnable, retry_on
 from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.steps import Handle
 from moa.graphs.engine.types import Skipped
 
-__all__ = ["BuiltGraph", "Graph", "Handle", "Skipped", "as_langgraph", "as_runnable", "retry_on"]
+__all__ = ["BuiltGraph", "Graph", "Handle", "Skipped"]

@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Generic
+from typing import TYPE_CHECKING, Annotated, Generic, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field, ValidationInfo
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 from moa.agents.base import In, Out
 from moa.agents.deciding import DecidingAgent
-from moa.config.endpoints import Endpoints
-from moa.config.fields import FromEndpoint, from_file
 from moa.core._async import run_sync
 from moa.core.context import RunContext, count_text_deltas, quiet
+from moa.core.doors import Door
 from moa.core.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.core.node import Node, Result, finish, unique_names
 from moa.core.questions import is_accepted, may_be_accepted, may_have_confidence, questions_in
@@ -27,21 +28,91 @@ from moa.core.telemetry import Span, names
 from moa.decisions.acceptance import Confident, Judgement, Policy
 from moa.endpoints.calls import mark_replaceable
 from moa.graphs.engine.types import UNKNOWN, signature_of
+from moa.graphs.fields import FromEndpoint, NamedEndpoints, from_file
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
-from moa.learning.cascade import Learner
-from moa.learning.student import Learn, Student, read_learn
 
 if TYPE_CHECKING:
     from moa.decisions.file import Calibration
 else:
     Calibration = object  # numpy is imported if one is read
 
+In_contra = TypeVar("In_contra", contravariant=True)
 _LARGE = FromEndpoint(LARGE, given=("calibration",))
 _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
     "or a calibrated agent"
 )
+
+
+class LearnSettings(Protocol):
+    """Settings of learning; see `moa.learning.student.Learn`."""
+
+    @property
+    def where(self) -> str | Path:
+        """Storage for the answers."""
+        ...
+
+
+class LearnedAnswer(NamedTuple, Generic[Out]):
+    """An answer of a cascade that learns, and which node gave it."""
+
+    output: Out
+    by_small: bool
+    accepted: bool
+
+
+class CascadeLearner(Protocol[In_contra, Out]):
+    """Answers in place of the tiers of a cascade, of which the first learns from the last."""
+
+    @property
+    def student(self) -> object:
+        """Learns from the answers of the last tier."""
+        ...
+
+    async def answer(self, request: In_contra, nested: RunContext, /) -> LearnedAnswer[Out]:
+        """Answer an input, and store what can be learned from it."""
+        ...
+
+
+class Learning(Protocol):
+    """What a cascade asks of the layer that learns."""
+
+    def learn_fields(self) -> Mapping[str, FieldInfo]:
+        """Return the fields of the settings, by key."""
+        ...
+
+    def read_learn(self, value: object, info: ValidationInfo, /) -> LearnSettings | None:
+        """Read the `learn` setting."""
+        ...
+
+    def learner_of(
+        self, name: str, small: Node[In, Out], large: Node[In, Out], learn: LearnSettings, /
+    ) -> CascadeLearner[In, Out]:
+        """Make the learner of a cascade of this name."""
+        ...
+
+
+_LEARNING: Door[Learning] = Door("moa.learning.door")
+
+
+class _ReadLearn:
+    """Marks the `learn` setting, which the layer that learns reads if it is given."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
+        """Validate the field with `read`. Called by pydantic."""
+        del source, handler
+        return core_schema.with_info_plain_validator_function(self.read)
+
+    @property
+    def table_fields(self) -> Mapping[str, FieldInfo]:
+        """Fields that its table can set, by key."""
+        return _LEARNING.open().learn_fields()
+
+    @staticmethod
+    def read(value: object, info: ValidationInfo) -> LearnSettings | None:
+        """Read the setting; `None` if nothing is to be learned."""
+        return None if value is None else _LEARNING.open().read_learn(value, info)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +195,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     which calibrated agents set."""
     confidence: float | None = Field(default=None, ge=0, le=1)
     """Minimum confidence of an accepted answer, as in `accept=Confident(…)`. It is no guarantee."""
-    learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
+    learn: Annotated[LearnSettings | str | Path | None, _ReadLearn()] = None
     """Storage for the last tier's answers, from which the first one learns: a file,
     `postgresql://USER@HOST/DATABASE#NAME`, or a `Learn` with more settings. At first all inputs go
     to the last tier. Once a test has passed, the first one answers those above a threshold."""
@@ -133,7 +204,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         """Build the tiers and the policy of each but the last."""
         self.tiers = (self.small, *self.between, self.large)
         self.learner = self._learner()
-        self.student: Student | None = self.learner and self.learner.student
+        self.student = self.learner and self.learner.student
         self.policies = () if self.learner else self._policies()
         self._check_labels()
         signatures = [signature_of(tier) for tier in self.tiers]
@@ -143,7 +214,9 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Out]] = {}
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Check that a table says what is accepted; if only drawn, use the answer's `.accepted`."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}
@@ -156,8 +229,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         unsaid = {name: value for name, value in table.items() if name != "confidence"}
         return table if says else {"accept": Accepted(), **unsaid}
 
-    def _learner(self) -> Learner[In, Out] | None:
-        if not isinstance(self.learn, Learn):
+    def _learner(self) -> CascadeLearner[In, Out] | None:
+        if self.learn is None or isinstance(self.learn, str | Path):  # a path was read
             return None
         run_sync: dict[str, object] = {
             "accept": self.accept,
@@ -171,7 +244,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 f"cascade {self.name!r}: learn finds out by itself what is accepted, between two "
                 f"tiers: leave {', '.join(settings)} out"
             )
-        return Learner(self.name, self.small, self.large, self.learn)
+        return _LEARNING.open().learner_of(self.name, self.small, self.large, self.learn)
 
     def _policies(self) -> tuple[Policy, ...]:
         if self.confidence is not None and self.accept is not None:

@@ -14,9 +14,8 @@ from typing import Annotated, Never, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from moa.agents import Instructions, MaxTokens, Temperature
+from moa.agents.agent import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
-from moa.config.fields import FromEndpoint, Table, lists_in_tables
 from moa.core._json import is_object, is_sequence
 from moa.core.context import RunContext, count_text_deltas
 from moa.core.errors import (
@@ -31,6 +30,7 @@ from moa.core.node import Consultation, Node, Reply
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.graphs.engine.types import describe_type, fits, is_node, signature_of
+from moa.graphs.fields import FromEndpoint, TableReader, lists_in_tables
 from moa.graphs.mixing.fan_out import fan_out
 from moa.graphs.mixing.packing import Call, LayerRequest, Reader, readers_of
 from moa.graphs.mixing.voting import agreement_test, find_most_agreed
@@ -186,7 +186,7 @@ def aggregator_of(
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
-def _complete_proposers(proposers: list[object] | None, table: Table) -> list[object]:
+def _complete_proposers(proposers: list[object] | None, table: TableReader) -> list[object]:
     """Return the proposers of a table, or the default models if it names none."""
     if proposers is None:
         endpoints = (table.endpoints.slm, table.endpoints.llm)

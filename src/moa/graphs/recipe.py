@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar, cast, dataclass_transform
 
@@ -13,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -21,11 +19,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as validated
 from pydantic_core import ArgsKwargs
 
-from moa.adapters.langgraph.bridges import Compilable
-from moa.adapters.langgraph.drawing import Sketch as Sketch
 from moa.agents.base import In, Out, TypedNode, fault_in, ready
-from moa.config.endpoints import Endpoints
-from moa.config.fields import Table, markers_in, settings_of
 from moa.core._files import replace_text
 from moa.core.budget import UNLIMITED, Budget
 from moa.core.context import RunContext, count_text_deltas
@@ -35,10 +29,13 @@ from moa.core.node import Reply, Result
 from moa.core.telemetry.names import Kind
 from moa.core.trace import TextDelta
 from moa.endpoints import Endpoint
+from moa.graphs.engine.compilable import Compilable
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
+from moa.graphs.engine.sketch import Sketch as Sketch
 from moa.graphs.engine.types import Work
+from moa.graphs.fields import NamedEndpoints
 
 S = TypeVar("S", bound=BaseModel)
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -86,7 +83,7 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     def _explain_faults(
         cls, arguments: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
-        """Raise wrong keywords as a `ConfigError` in words. For tables, `from_table` does so."""
+        """Raise wrong keywords as a `ConfigError` in words. For tables, their reader does so."""
         if isinstance(arguments, ArgsKwargs) and arguments.args:
             fields = fields_of(cls)
             keywords = (f"{name}=…" for name, field in fields.items() if field.is_required())
@@ -119,40 +116,9 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         return {name: getattr(self, name) for name in fields_of(type(self))}
 
     @classmethod
-    def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
-        """Build it from its table in moa.toml.
-
-        Fields that take a node or an endpoint may be left out. A key that isn't a field is the
-        default for all nodes of the recipe that have that setting.
-
-        Raises:
-            ConfigError: a key is unknown, or a value is wrong. The error names each.
-        """
-        fields, table = fields_of(cls), cls.complete(table, context.endpoints)
-        values = {name: value for name, value in table.items() if name in fields}
-        for name, field in fields.items():
-            if field.is_required() and any(markers_in(field)):
-                values.setdefault(name, None)
-        shared = {name: value for name, value in table.items() if name not in fields}
-        makers = [
-            marker.make for name in values for marker in markers_in(fields[name]) if marker.make
-        ]
-        keys = [*fields, *dict.fromkeys(key for make in makers for key in settings_of(make))]
-        recipe, faults = None, list[str]()
-        try:
-            adapter = TypeAdapter(cls)
-            recipe = adapter.validate_python(values, context=replace(context, shared=shared))
-        except ValidationError as error:
-            faults.append(context.explain(error, cls))
-        location = f"{context.file}: [graphs.{context.name}]"
-        unknown = (name for name in shared if name not in keys)
-        faults += [f"{location} has no key {name!r}{nearest(name, keys)}" for name in unknown]
-        if recipe is None or faults:
-            raise ConfigError("\n".join(faults))
-        return recipe
-
-    @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Fill in the defaults of a table before it is validated; by default there are none.
 
         If the endpoints' `can_be_asked` is False, the recipe is only drawn.

@@ -13,12 +13,12 @@ from pydantic import Field
 
 from moa.agents.base import In, Out
 from moa.agents.proposer import sampler
-from moa.config.fields import FromEndpoint
 from moa.core.context import RunContext
 from moa.core.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.core.node import Node
 from moa.decisions.acceptance import check_sampling
 from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoint
 from moa.graphs.mixing.answer_extraction import Key, stated
 from moa.graphs.mixing.fan_out import fan_out
 from moa.graphs.mixing.voting import Tally, VotedReply

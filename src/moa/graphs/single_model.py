@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from moa.agents import REPLY, Agent, MaxTokens
+from moa.agents.agent import REPLY, Agent, MaxTokens
 from moa.agents.base import ready
 from moa.agents.classifier import Classifier
-from moa.config.fields import from_file
 from moa.core.errors import ConfigError
 from moa.core.node import Node
 from moa.core.questions import NONE_OF_THESE
 from moa.endpoints import Endpoint
+from moa.graphs.fields import from_file
 
 if TYPE_CHECKING:
     from moa.decisions.file import Calibration

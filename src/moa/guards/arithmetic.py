@@ -11,10 +11,10 @@ from fractions import Fraction
 from itertools import islice, pairwise
 
 from moa.core.errors import InputError
+from moa.core.numbers import MONEY, NUMBER, find_numbers, without_latex
 
 LONGEST = 200
 """Maximum characters of an expression."""
-_LONGEST_NUMBER = 60
 _MOST_SUMS = 200
 _READ = 50_000
 _BIGGEST = 10**30
@@ -36,34 +36,15 @@ _SIGNS = str.maketrans(
         "\\": None,
     }
 )
-_LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:text[a-z]{0,2}|math[a-z]{2}|mbox|boxed)\s?\{([^{}]{0,99})\}", r" \1 "),
-        (r"\\[dt]?frac\s?\{([^{}]{1,99})\}\s?\{([^{}]{1,99})\}", r"((\1)/(\2))"),
-        (r"\((\d[\d.,]{0,59})\)", r"\1"),  # of a fraction of two numbers
-        (r"\\(?:times|cdot|ast)(?![a-z])", "*"),
-        (r"\\div(?![a-z])", "/"),
-        (r"\\(?:left|right|quad|qquad|displaystyle)(?![a-z])|\\[][(),;:! ]|&", " "),
-        (r"\{,\}", ","),
-        (r"\^\{(\d{1,9})\}", r"^\1"),
-        (r"\s{2,99}", " "),
-    )
-)
-"""Rewrites LaTeX notation of sums as plain notation."""
 _TIMES = re.compile(r"(?<=[\d)%\s])[xX](?=[\s\d(.$])")
-_MONEY = "$€£"
-_NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
-NUMBER = re.compile(_NUMBER)
-"""A number as a text writes it: digits, with commas and a decimal point."""
 # Possessive and bounded, so that no text takes longer than its length: it may be made to.
-_REST = rf"{_NUMBER}[%)\s]*+"
-_TERM = rf"[(\s{_MONEY}]*+{_REST}"
+_REST = rf"{NUMBER.pattern}[%)\s]*+"
+_TERM = rf"[(\s{MONEY}]*+{_REST}"
 _MORE = rf"(?:[-+*/^][-\s]*+{_TERM}){{0,40}}+"
 _STATED = re.compile(
-    rf"(?<![\w.,)*/+({_MONEY}-])(?<![)*/+({_MONEY}-]\s)"
-    rf"((?=\S)[({_MONEY}]*+{_REST}{_MORE}=\s*+(?:{_TERM}{_MORE}=\s*+){{0,6}}"
-    rf"-?\s*+[{_MONEY}]?-?{_NUMBER}%?)"
+    rf"(?<![\w.,)*/+({MONEY}-])(?<![)*/+({MONEY}-]\s)"
+    rf"((?=\S)[({MONEY}]*+{_REST}{_MORE}=\s*+(?:{_TERM}{_MORE}=\s*+){{0,6}}"
+    rf"-?\s*+[{MONEY}]?-?{NUMBER.pattern}%?)"
     r"(?!\s*[*/+(^]|\w)"
 )
 _UNITS = re.compile(
@@ -73,14 +54,8 @@ _UNITS = re.compile(
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
 _SHOWN = re.compile(r"-?[\d.]+")
 _WORD = re.compile(r"[^\W\d_]+")
-_ONE_NUMBER = re.compile(rf"[-+]?\s*[{_MONEY}]?\s*-?{_NUMBER}\s*%?")
+_ONE_NUMBER = re.compile(rf"[-+]?\s*[{MONEY}]?\s*-?{NUMBER.pattern}\s*%?")
 _FRACTION = re.compile(r"-?\d+\s*/\s*\d+")
-_SIGNED = re.compile(
-    rf"((?<![\w)])[-\u2212])?[{_MONEY}]?"
-    rf"(?:(?<![/\d])({_NUMBER})\s?/\s?(\d{{1,20}})(?![\d/])|({_NUMBER}))"
-)
-"""A number with its sign, or a fraction of two; of `3-5` and of dates each number is one alone."""
-_PLACES = 12
 _NAMED = re.compile(r"\{([^{}]{1,60})\}")
 
 
@@ -131,7 +106,7 @@ def find_equations(text: str) -> tuple[Equation, ...]:
     """
     equations: list[Equation] = []
     for line in text[:_READ].splitlines():
-        plain_line = _UNITS.sub(" ", _plain_signs(_without_latex(line)))
+        plain_line = _UNITS.sub(" ", _plain_signs(without_latex(line)))
         line_equations: dict[tuple[object, ...], Equation] = {}
         for stated in islice(_STATED.findall(plain_line), _MOST_SUMS):
             line_equations.update(
@@ -143,44 +118,13 @@ def find_equations(text: str) -> tuple[Equation, ...]:
     return tuple(equations[:_MOST_SUMS])
 
 
-def find_numbers(text: str) -> list[Fraction]:
-    """Return all numbers written in digits, in order, without signs and units.
-
-    A number of more than 60 characters is skipped.
-    """
-    numbers = NUMBER.findall(text)
-    values = {
-        digits: Fraction(digits.replace(",", ""))  # slow, so once for each spelling
-        for digits in set(numbers)
-        if len(digits) <= _LONGEST_NUMBER
-    }
-    return [values[digits] for digits in numbers if digits in values]
-
-
-def has_numbers(text: str, least: int) -> bool:
-    """Return True if `find_numbers` would find at least so many; the text is read up to them."""
-    found = (match for match in NUMBER.finditer(text) if len(match[0]) <= _LONGEST_NUMBER)
-    return next(islice(found, least - 1, None), None) is not None
-
-
-def find_signed_numbers(text: str) -> list[Fraction]:
-    r"""Return all numbers in order, with their signs; `3/4` and `\frac{3}{4}` are one number."""
-    numbers: list[Fraction] = []
-    for minus, over, under, alone in _SIGNED.findall(_without_latex(text)):
-        digits, divisor = over or alone, int(under or 1) or 1
-        if len(digits) <= _LONGEST_NUMBER:
-            value = Fraction(digits.replace(",", "")) / divisor
-            numbers.append(-value if minus else value)
-    return numbers
-
-
 def read_only_number(text: str) -> Fraction:
     """Read the one number of a short answer, such as `-5 degrees`, `$1,200 a month` or `3/4`.
 
     Raises:
         InputError: it holds none, or more than one.
     """
-    plain_text = _without_latex(text).translate(_SIGNS).strip().rstrip(".")
+    plain_text = without_latex(text).translate(_SIGNS).strip().rstrip(".")
     alone = _WORD.sub(" ", plain_text).strip(" .,:;!?\"'")
     number = next((t for t in (plain_text, alone) if _ONE_NUMBER.fullmatch(t)), None)
     if number is None and _FRACTION.fullmatch(plain_text):
@@ -198,14 +142,6 @@ def substitute(expression: str, values: Mapping[str, Fraction]) -> str:
 def find_names(expression: str) -> tuple[str, ...]:
     """Return the names in braces of an expression, each once."""
     return tuple(dict.fromkeys(_NAMED.findall(expression)))
-
-
-def format_number(value: Fraction) -> str:
-    """Write a number in digits, with at most 12 decimal places."""
-    integer, fraction = divmod(round(abs(value) * 10**_PLACES), 10**_PLACES)
-    decimals = f"{fraction:0{_PLACES}d}".rstrip("0")
-    sign = "-" if value < 0 and (integer or fraction) else ""
-    return f"{sign}{integer}.{decimals}" if decimals else f"{sign}{integer}"
 
 
 def _terms(equation: Equation) -> tuple[object, ...]:
@@ -238,20 +174,11 @@ def _compute_pairs(stated: str) -> Iterator[Equation]:
 
 def _rounding_error(number: str) -> Fraction:
     """Return the maximum rounding error of a number as shown; 0 for any other expression."""
-    digits = number.replace(",", "").strip(f" {_MONEY}")
+    digits = number.replace(",", "").strip(f" {MONEY}")
     if not _SHOWN.fullmatch(digits):
         return Fraction(0)
     places = len(digits.partition(".")[2])
     return Fraction(1, 2 * 10**places) if places else Fraction(0)
-
-
-def _without_latex(text: str) -> str:
-    r"""Rewrite LaTeX, such as `\frac{9}{3} \times 2`, as a plain expression."""
-    if "\\" not in text:
-        return text
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def _plain_signs(text: str) -> str:
@@ -259,7 +186,7 @@ def _plain_signs(text: str) -> str:
 
 
 def _to_python(expression: str) -> str:
-    code = re.sub(rf"[{_MONEY},]", "", _plain_signs(_without_latex(expression))).strip()
+    code = re.sub(rf"[{MONEY},]", "", _plain_signs(without_latex(expression))).strip()
     code = code.replace("^", "**").replace("%", "*(1/100)")
     return re.sub(r"(?<![\d.])0+(?=\d)", "", code)
 

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from moa.agents.base import In, Out, run_off_loop
 from moa.agents.filter import Verdict
-from moa.config.endpoints import Endpoints
-from moa.config.fields import FROM_GRAPH
 from moa.core._async import cancel
 from moa.core.context import RunContext
 from moa.core.errors import WiringError
@@ -20,6 +18,7 @@ from moa.core.node import Node, Text, unique_names
 from moa.core.telemetry import names
 from moa.core.trace import Event, NodeFinished, TextDelta
 from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
+from moa.graphs.fields import FROM_GRAPH, NamedEndpoints
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restorer
@@ -64,7 +63,9 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
     """Guards that run one after another on the output, which streams only after all have passed."""
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Guard the default large model, if no node is named."""
         del endpoints
         return {"node": "generator", **table}

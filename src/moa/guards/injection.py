@@ -19,10 +19,10 @@ from moa.core._async import gather
 from moa.core.context import RunContext
 from moa.core.node import Text
 from moa.decisions.defaults import make_unfitted, shipped_calibration
+from moa.decisions.encoders import reads_heads
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.texts import views
-from moa.local.encoders import reads_heads
 
 CRITERION = "an attempt to change the instructions of an AI"
 EXAMPLES = (

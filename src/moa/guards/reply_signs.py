@@ -14,13 +14,9 @@ from fractions import Fraction
 from itertools import islice
 from math import log1p
 
-from moa.guards.arithmetic import (
-    NUMBER,
-    Equation,
-    find_equations,
-    find_numbers,
-    find_signed_numbers,
-)
+from moa.core.numbers import NUMBER, find_numbers
+from moa.graphs.mixing.answer_extraction import FinalAnswer, find_final_answer
+from moa.guards.arithmetic import Equation, find_equations
 
 _N = NUMBER.pattern
 _TOLD = re.compile(
@@ -42,9 +38,6 @@ _NUMBER_WORDS = {
     "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "hundred": 100,
 }  # fmt: skip
 _UNIT = re.compile(r"[\s-]*([a-z]{3,})")
-_MARK = re.compile(
-    r"\\boxed\{|\b(?:the )?(?:final )?answer(?: is|:)|\*\*answer:?\*\*", re.IGNORECASE
-)
 _HEDGE = re.compile(
     r"\b(?:however|assum\w*|not possible|impossible|cannot|can't|mistake|sorry|unclear|"
     r"not enough|doesn't (?:say|make sense)|not specified|no information|contradict\w*|"
@@ -128,30 +121,6 @@ def _fraction_forms(numerator: Fraction, denominator: Fraction) -> tuple[Fractio
         denominator - numerator,
         Fraction(round(100 * share)),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class FinalAnswer:
-    """The final answer of a reply."""
-
-    marked: bool
-    """True if it follows a mark, such as `\\boxed{` or "the answer is"."""
-    number: Fraction | None
-    """The number after the mark, else the last of the reply; `None` without any."""
-    before: str
-    """The reply up to the mark."""
-    after: str
-    """The text after the mark; empty without one."""
-
-
-def find_final_answer(reply: str) -> FinalAnswer:
-    """Find the final answer of a reply, in its last 50,000 characters."""
-    reply = reply[-_READ:]
-    marks = list(_MARK.finditer(reply))
-    mark = marks[-1] if marks else None
-    before, after = (reply[: mark.start()], reply[mark.end() :]) if mark else (reply, "")
-    numbers = find_signed_numbers(after)[:1] or find_signed_numbers(before)[-1:]
-    return FinalAnswer(mark is not None, numbers[0] if numbers else None, before, after)
 
 
 def reply_features(prompt: str, reply: str) -> dict[str, float]:

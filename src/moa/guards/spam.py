@@ -8,8 +8,8 @@ from typing import Unpack
 from moa.agents.base import Limits, ready
 from moa.agents.filter import Filter
 from moa.decisions.defaults import shipped_calibration
+from moa.decisions.encoders import reads_heads
 from moa.endpoints import Endpoint
-from moa.local.encoders import reads_heads
 
 CRITERION = "spam"
 EXAMPLES = (

@@ -7,19 +7,21 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from moa.core._async import gather
-from moa.core._text import word_count, words_in
+from moa.core._text import word_count
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError
-from moa.core.node import Node
-from moa.core.questions import Choice, Predicate, Score, answers_in
-from moa.decisions.acceptance import Judgement, Policy, check_sampling, check_share, text_of
-from moa.guards.arithmetic import NUMBER, find_equations, find_numbers
-from moa.guards.reply_signs import find_final_answer, reply_features
+from moa.core.node import Node, text_of
+from moa.core.numbers import find_numbers
+from moa.core.questions import Predicate, answers_in
+from moa.decisions.acceptance import Judgement, Policy, check_sampling, check_share
+from moa.graphs.mixing.answer_extraction import answer_of
+from moa.guards.arithmetic import find_equations
+from moa.guards.reply_signs import reply_features
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _STEM = 6
@@ -33,11 +35,6 @@ _PLAIN = frozenset(
     answer based passage text according
     """.split()  # noqa: SIM905 - a list of them takes a screen
 )
-_BESIDE = 3
-"""Maximum number of other words in a text that counts as a number with its unit."""
-_OPENS = " \t\n:*`\"'(="
-_ENDS = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|(?<!\d)\s[-\u2013\u2014]\s|[(\n]")
-"""End of a text's first clause; the rest explains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,37 +276,6 @@ class Agreement(Policy):
         score = matches / self.samples
         reason = f"{matches} of {self.samples} samples agree"
         return Judgement(score, score >= self.least, (reason,))
-
-
-def answer_of(reply: object) -> object:
-    """Return the answer of a reply in a form that compares equal for equal answers.
-
-    For a decision it is the label. If the whole reply, or the first clause after a mark such as
-    "The answer is", is little more than a number, it is that number. Otherwise it is the words in
-    lower case, without punctuation.
-    """
-    if isinstance(reply, Predicate | Choice | Score):
-        return cast("Any", reply).picked
-    text = text_of(reply)
-    final_answer = find_final_answer(text)
-    answer = final_answer.after if final_answer.marked else text
-    first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if final_answer.marked else answer
-    number = _read_one_number(first)
-    return " ".join(words_in(answer)) if number is None else number
-
-
-def _read_one_number(clause: str) -> Fraction | None:
-    """Read the number of a clause that is little more; of an equation, the result.
-
-    With more words, the same number can be part of opposite answers: "buy within 30 days" and "rent
-    for 30 days". So can one of several numbers: "3 of 5" and "3 of 7".
-    """
-    words = words_in(NUMBER.sub("0", clause))
-    other_words = [word for word in words if not word[0].isdigit()]
-    numbers = set(find_numbers(clause.rpartition("=")[2]))
-    if len(numbers) != 1 or len(other_words) > _BESIDE or len(other_words) == len(words):
-        return None
-    return numbers.pop()
 
 
 def _content_words(text: str) -> set[str | Fraction]:

@@ -17,13 +17,13 @@ from typing import TypeVar
 from pydantic import BaseModel, Field
 
 from moa.agents.agent import Agent
-from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import excerpt
 from moa.core._text import words_in
 from moa.core.context import RunContext
 from moa.core.errors import InputError, require_package
 from moa.core.node import Frozen
 from moa.decisions.arrays import Floats, Ints, np
+from moa.documents.language import can_detect, language_of
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 

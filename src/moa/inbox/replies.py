@@ -11,11 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationInfo, create_model
 from pydantic_core import from_json
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import TypedNode
-from moa.agents.language import language_name
 from moa.agents.prompts import block
-from moa.config.fields import resolve_path
 from moa.core.context import RunContext
 from moa.core.messages import Message
 from moa.core.node import Dropped, Frozen, Reply, Text
@@ -23,9 +21,11 @@ from moa.core.questions import NONE_OF_THESE, Question
 from moa.documents import Passage, Passages
 from moa.documents.checks import Fault, Ground, faults_of
 from moa.documents.claims import without_brackets
+from moa.documents.language import language_name
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_reply
 from moa.graphs.engine.types import Skipped
+from moa.graphs.fields import resolve_path
 from moa.inbox.reading import Intent, Reading
 
 Sent = Literal["send", "draft"]

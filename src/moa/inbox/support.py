@@ -20,16 +20,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter, Verdict
-from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Sentiment
-from moa.config.fields import File, Large, Small, from_file, resolve_path
 from moa.core.node import Became, Dropped, Frozen, Reply, Text
 from moa.core.questions import Choice, Question
+from moa.decisions.encoders import encoder_for, feeds_heads
 from moa.documents import Passages
 from moa.documents.index import Index, IndexRetriever
+from moa.documents.preprocessor import Preprocessor
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
 from moa.graphs.engine.types import Skipped
+from moa.graphs.fields import File, Large, Small, from_file, resolve_path
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
@@ -65,7 +66,7 @@ from moa.inbox.replies import (
 )
 from moa.learning.learned import LearnedGraph
 from moa.learning.student import Learn, Student, read_learn
-from moa.local.encoders import encoder_for, feeds_heads, sentence_encoder
+from moa.local.encoders import sentence_encoder
 
 HEADS_READ = 1000
 """Lower bound of `read_tokens` if heads decide: the encoder is fast, and a long message may state

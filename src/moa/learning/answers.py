@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
 
+from moa.adapters.sqlite import BUSY_S, SQLite, columns_of, may_pass
 from moa.core._json import object_of, objects_of
-from moa.core._sqlite import BUSY_S, SQLite, columns_of, may_pass
 from moa.core.errors import ConfigError, MoaError, StoreError
 from moa.decisions.arrays import np
 from moa.decisions.audit import Audit

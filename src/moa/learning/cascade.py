@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Generic, NamedTuple
+from typing import Generic
 
 from moa.agents.base import In, Out
 from moa.agents.filter import Verdict
@@ -13,16 +13,9 @@ from moa.core.errors import InputError, MoaError
 from moa.core.node import Node
 from moa.core.telemetry import Span, names
 from moa.decisions.labelled import label_of
-from moa.guards.verifiers import answer_of
+from moa.graphs.cascade import LearnedAnswer
+from moa.graphs.mixing.answer_extraction import answer_of
 from moa.learning.student import SET_UP_WRONG, Consideration, Learn, Student
-
-
-class LearnedAnswer(NamedTuple, Generic[Out]):
-    """An answer, and which node gave it."""
-
-    output: Out
-    by_small: bool
-    accepted: bool
 
 
 class Learner(Generic[In, Out]):

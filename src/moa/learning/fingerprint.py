@@ -24,7 +24,6 @@ from moa.core.context import RunContext
 from moa.core.journal import digest
 from moa.endpoints import Endpoint
 from moa.endpoints.known import identity_of
-from moa.endpoints.replicas import Replicas
 from moa.endpoints.transport import is_loopback
 from moa.endpoints.wrappers import Fallback, Wrapping
 from moa.graphs.engine.graph import BuiltGraph
@@ -32,6 +31,7 @@ from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import FunctionStep, MatchStep, Step, label_name
 from moa.graphs.engine.types import describe_type, is_node
 from moa.vllm.endpoint import VLLMEndpoint
+from moa.vllm.replicas import Replicas
 
 _WITHOUT_EFFECT = ("name", "tier", "price", "budget", "timeout_s", "concurrency")
 """Attributes that no answer depends on."""

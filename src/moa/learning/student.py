@@ -19,8 +19,6 @@ from pydantic import ValidationInfo
 from typing_extensions import TypeVar
 
 from moa.agents.deciding import DecidingAgent
-from moa.agents.language import can_detect, language_of
-from moa.config.fields import resolve_path
 from moa.core._async import Lock
 from moa.core._files import join_surrogates
 from moa.core.context import RunContext, quiet
@@ -34,13 +32,15 @@ from moa.core.errors import (
 from moa.core.node import Frozen, Node, Result
 from moa.core.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.core.usage import Usage
+from moa.decisions.encoders import feeds_heads
 from moa.decisions.features import ENCODER, LabelFeature, VectorFeature, read_vector
 from moa.decisions.file import QuestionRecord
 from moa.decisions.labelled import OTHERWISE, label_of
+from moa.documents.language import can_detect, language_of
 from moa.endpoints.known import identity_of
 from moa.endpoints.rehearsal import REHEARSAL
+from moa.graphs.fields import resolve_path
 from moa.learning.fingerprint import fingerprint_of
-from moa.local.encoders import feeds_heads
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
@@ -78,12 +78,19 @@ class Learn(Frozen):
     they agree with the large model's when it isn't asked."""
 
 
-def read_learn(value: object, info: ValidationInfo) -> object:
+def read_learn(value: object, info: ValidationInfo) -> Learn | None:
     """Read the `learn` setting: a `Learn`, an address, or a file, in a table beside moa.toml."""
     learn = Learn(where=value) if isinstance(value, str | Path) else value
     if isinstance(learn, Mapping):
         learn = Learn.model_validate(learn)
-    if not isinstance(learn, Learn) or is_address(learn.where):
+    if learn is None:
+        return None
+    if not isinstance(learn, Learn):
+        raise ValueError(
+            f"takes a table, such as {{KEY = VALUE}}, not {value!r:.80}, or takes a text, not "
+            f"{value!r:.80}, or takes a path, not {value!r:.80}"
+        )
+    if is_address(learn.where):
         return learn
     return learn.model_copy(update={"where": resolve_path(learn.where, info)})
 

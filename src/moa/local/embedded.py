@@ -32,9 +32,9 @@ from typing import Literal
 from pydantic import SecretStr
 
 from moa.core._async import closing_stream
-from moa.core._machine import usable_cores
 from moa.core.context import RunContext
 from moa.core.errors import (
+    ConfigError,
     DeadlineExceeded,
     EndpointRejected,
     EndpointUnavailable,
@@ -43,14 +43,16 @@ from moa.core.errors import (
     ModelNotFound,
 )
 from moa.core.usage import FREE, Price, Tier
-from moa.endpoints import Capability, Completion, Examples, Prompt, Questions, close_all
+from moa.endpoints import Capability, Completion, Endpoint, Examples, Prompt, Questions, close_all
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.known import Identity, package_version
 from moa.endpoints.logprobs import LlamaCppReader
-from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.wrappers import ScopedSender
+from moa.local.encoders import joint_encoder
+from moa.local.machine import usable_cores
 from moa.local.weights import SMOLLM2, find_weights, sha256_of
 
 _logger = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ _LIBRARY = re.compile(r"(lib[\w+-]+\.so[.\d]*): cannot open shared object file")
 _COMMANDS = {"libgomp.so.1": "apt-get install libgomp1"}
 """Commands that install a system library missing in slim containers."""
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
+_SETTINGS = {"price", "timeout_s"}
+"""Settings that an endpoint made from a string takes."""
 _DEATH_SEEN_WITHIN_S = 2.0
 _LOGGED_WITHIN_S = 1.0
 _TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
@@ -177,6 +181,11 @@ class EmbeddedEndpoint(ScopedSender):
                 timeout_s=self.timeout_s,
             )
         return self._hidden
+
+    @property
+    def encoder(self) -> Endpoint | None:
+        """The joint encoder, which decides beside it; `None` if it isn't installed."""
+        return joint_encoder()
 
     async def start(self, context: RunContext, /) -> None:
         """Start the engine now, so that the first call doesn't wait for it."""
@@ -291,6 +300,19 @@ class EmbeddedEndpoint(ScopedSender):
             decides="labels",
             dialect=LLAMACPP,
         )
+
+
+def make_embedded(name: str, tier: Tier, settings: Settings) -> EmbeddedEndpoint:
+    """Make the endpoint that the string `embedded` stands for; see `moa.endpoint`.
+
+    Raises:
+        ConfigError: a setting is none of its own.
+    """
+    if wrong := settings.keys() - _SETTINGS:
+        raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")
+    price, timeout_s = settings.get("price", FREE), settings.get("timeout_s", 120.0)
+    fixed_price = price if isinstance(price, Price) else price()
+    return EmbeddedEndpoint(name, tier=tier, price=fixed_price, timeout_s=timeout_s)
 
 
 def check_engine() -> None:

@@ -18,22 +18,21 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
+from typing import ClassVar, Protocol
 
 from moa.core._async import gather
-from moa.core._machine import one_blas_thread, usable_cores
+from moa.core._blas import one_blas_thread
+from moa.core._files import cache_folder
 from moa.core.context import RunContext
 from moa.core.errors import MissingDependency
 from moa.core.usage import FREE, Amount, Price, Tier
-from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
+from moa.endpoints import Capability, Embeddings, EndpointBase
 from moa.endpoints.known import Identity, package_version
-from moa.endpoints.named import as_endpoint
-from moa.endpoints.wrappers import innermost
-from moa.local.embedded import EmbeddedEndpoint
 from moa.local.encoding import EncodedBatch, EncodedText, EncoderText, EncodingQueue
+from moa.local.heads import JointHeads
+from moa.local.machine import usable_cores
 from moa.local.universal import load_universal
 from moa.local.vector_file import VectorFile
-from moa.local.weights import cache_folder
 
 _LONGEST = 256
 """Maximum tokens that MiniLM reads. It was trained on fewer."""
@@ -56,45 +55,14 @@ def sentence_encoder() -> SentenceEncoder | None:
     return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
-@runtime_checkable
-class HasEncoder(Protocol):
-    """An endpoint that chooses its own encoder, or `None`."""
-
-    @property
-    def encoder(self) -> Endpoint | None: ...  # noqa: D102
+def small_encoder(price: Price, /) -> SentenceEncoder:
+    """Return the built-in sentence encoder, whether its packages are installed or not."""
+    return SentenceEncoder(price=price)
 
 
-def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
-    """Return the encoder to use with an endpoint, or `None`.
-
-    That is the endpoint's attribute `encoder` if it has one, else the joint encoder if both of its
-    encoders are installed.
-    """
-    inner = innermost(as_endpoint(endpoint))
-    if isinstance(inner, HasEncoder):
-        return inner.encoder
+def joint_encoder() -> JointEncoder | None:
+    """Return the joint encoder, or `None` if one of its packages is not installed."""
     return None if JointEncoder.missing() else JointEncoder()
-
-
-def deciding_encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
-    """Return the encoder that decides by default for an endpoint, or `None`.
-
-    The built-in endpoint and those with an attribute `encoder` have one. Other endpoints decide
-    themselves.
-    """
-    inner = innermost(as_endpoint(endpoint))
-    decides = isinstance(inner, EmbeddedEndpoint | HasEncoder)
-    return encoder_for(inner) if decides else None
-
-
-def feeds_heads(encoder: Endpoint | None) -> TypeGuard[Endpoint]:
-    """Return True if the shipped heads read the vectors of this encoder."""
-    return encoder is not None and encoder.model == JointEncoder.model
-
-
-def reads_heads(endpoint: Endpoint | str) -> bool:
-    """Return True if the shipped heads decide by default for an endpoint."""
-    return feeds_heads(deciding_encoder_for(endpoint))
 
 
 class Encoder(EndpointBase):
@@ -204,6 +172,8 @@ class JointEncoder(Encoder):
     model = f"{MultilingualEncoder.model}+{UniversalEncoder.model}"
     title = "encoder"
     extra = "local"
+    heads = JointHeads()
+    """The heads that read its vectors."""
     packages: ClassVar[Mapping[str, str]] = {
         **MultilingualEncoder.packages,
         **UniversalEncoder.packages,

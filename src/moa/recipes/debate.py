@@ -12,15 +12,14 @@ from typing import Annotated, Literal, Unpack
 
 from pydantic import BaseModel, Field
 
-from moa.agents import Agent, Instructions, MaxTokens, Settings, Temperature
+from moa.agents.agent import Agent, Instructions, MaxTokens, Settings, Temperature
 from moa.agents.prompts import block, escape_tags
 from moa.agents.proposer import ANSWER
-from moa.config.fields import FromEndpoint, Table, lists_in_tables
 from moa.core.context import RunContext
 from moa.core.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
-from moa.core.node import Frozen, Node, Reply, Result, unique_names
-from moa.decisions.acceptance import text_of
+from moa.core.node import Frozen, Node, Reply, Result, text_of, unique_names
 from moa.endpoints import Endpoint
+from moa.graphs.fields import FromEndpoint, TableReader, lists_in_tables
 from moa.graphs.mixing.answer_extraction import Key, stated
 from moa.graphs.mixing.fan_out import fan_out
 from moa.graphs.mixing.voting import Tally, VotedReply, unreadable_error
@@ -97,7 +96,7 @@ def debater_of(
     )
 
 
-def _complete_debaters(debaters: list[object] | None, table: Table) -> list[object]:
+def _complete_debaters(debaters: list[object] | None, table: TableReader) -> list[object]:
     """Return the debaters of a table. A single model debates with itself, as three."""
     del table
     entries = debaters or [{}]

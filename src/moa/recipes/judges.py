@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import TypedNode
 from moa.agents.prompts import block
 from moa.core._async import gather

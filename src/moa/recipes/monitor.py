@@ -9,12 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
 from moa.agents.sentiment import Sentiment
-from moa.config.endpoints import Endpoints
-from moa.config.fields import FromEndpoint, Large, resolve_path
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, MoaError
 from moa.core.node import Dropped, Frozen, Node, Reply
@@ -25,6 +23,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
+from moa.graphs.fields import FromEndpoint, Large, NamedEndpoints, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.recipes.monitor_windows import Change, Windows
@@ -208,7 +207,9 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """Maximum tokens of a report."""
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Use the named or the large model as the writer, if it can write."""
         name = table.get("writer")
         writer = endpoints.named(name) if isinstance(name, str) else endpoints.llm

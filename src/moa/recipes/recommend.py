@@ -11,11 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import require
 from moa.agents.prompts import block
-from moa.config.endpoints import Endpoints
-from moa.config.fields import File, Large
 from moa.core._async import Lock
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError
@@ -23,10 +21,11 @@ from moa.core.node import Frozen, Reply
 from moa.documents import Passage, Passages
 from moa.documents.index import BATCH
 from moa.documents.retrieval import BM25, Dense, fuse, searched_text
+from moa.documents.writing import attempt, attempt_writing, report_step
 from moa.endpoints.known import can_write
+from moa.graphs.fields import File, Large, NamedEndpoints
 from moa.graphs.recipe import Recipe, Sketch
 from moa.local.encoders import sentence_encoder
-from moa.recipes.writing import attempt, attempt_writing, report_step
 from moa.rows import read_models
 
 _BY_WORDS = "items are found by words alone"
@@ -125,7 +124,9 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     """Maximum number of items shown."""
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Use the built-in encoder. To run, a catalogue is required."""
         if "catalogue" not in table and endpoints.can_be_asked:
             raise ConfigError(

@@ -10,17 +10,16 @@ from typing import Annotated, Generic
 
 from pydantic import BaseModel, Field
 
-from moa.agents import Agent, Instructions, MaxTokens
+from moa.agents.agent import Agent, Instructions, MaxTokens
 from moa.agents.base import In
 from moa.agents.prompts import block
 from moa.agents.proposer import Answerer
-from moa.config.fields import FromEndpoint
 from moa.core.context import RunContext, quiet
 from moa.core.errors import ConfigError, MoaError
-from moa.core.node import Frozen, Node, Reply
-from moa.decisions.acceptance import text_of
+from moa.core.node import Frozen, Node, Reply, text_of
 from moa.endpoints import Endpoint
 from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
 
 

@@ -11,13 +11,13 @@ from typing import Annotated, Never
 
 from pydantic import Field
 
-from moa.agents import Instructions, MaxTokens, WarmTemperature
+from moa.agents.agent import Instructions, MaxTokens, WarmTemperature
 from moa.agents.proposer import ANSWER, Proposer
-from moa.config.fields import FromEndpoint
 from moa.core.context import RunContext, quiet
 from moa.core.errors import ConfigError
 from moa.core.node import Node
 from moa.endpoints import Endpoint
+from moa.graphs.fields import FromEndpoint
 from moa.graphs.mixing.packing import LayerRequest
 from moa.graphs.mixture import (
     MAX_TOKENS,

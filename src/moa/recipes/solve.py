@@ -19,32 +19,32 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.deciding import Decider
 from moa.agents.prompts import limit_items
 from moa.agents.proposer import Answerer
-from moa.config.fields import Large, Small
 from moa.core._async import gather
 from moa.core.context import RunContext, quiet
 from moa.core.errors import ConfigError, InputError, MoaError, OutputError
-from moa.core.node import Frozen, Node, Reply
+from moa.core.node import Frozen, Node, Reply, text_of
+from moa.core.numbers import format_number
 from moa.core.questions import Predicate, predicate
 from moa.core.usage import Tier
-from moa.decisions.acceptance import Policy, text_of
+from moa.decisions.acceptance import Policy
+from moa.documents.writing import report_step, revise
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write
+from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards.arithmetic import (
     LONGEST,
     evaluate,
     find_equations,
     find_names,
-    format_number,
     read_only_number,
     substitute,
 )
 from moa.guards.verifiers import Plausible
-from moa.recipes.writing import report_step, revise
 
 Solver = Literal["slm", "llm", "arithmetic"]
 """Solver of a step: a model, or the exact evaluator."""

@@ -15,13 +15,19 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from moa.agents.prompts import Words, block, escape_tags, limit_items
-from moa.config.fields import Large
 from moa.core._text import word_count, words_in
 from moa.core.context import RunContext, quiet
 from moa.core.node import Frozen, Reply
 from moa.documents.sentences import Length, sentences
+from moa.documents.writing import (
+    WholePrompt,
+    attempt,
+    attempt_each,
+    report_step,
+    write_to_length,
+)
+from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
-from moa.recipes.writing import WholePrompt, attempt, attempt_each, report_step, write_to_length
 
 WHOLE_WORDS = 400
 """Maximum words of a text written in one call; an outline and its sections take six calls."""

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 from moa.agents.base import In, Out
-from moa.config.endpoints import Endpoints
-from moa.config.fields import FromEndpoint, Table, from_file, lists_in_tables
 from moa.core._json import is_object
 from moa.core.context import RunContext, count_text_deltas
 from moa.core.errors import ConfigError, MoaError
-from moa.core.node import Node, Result, unique_names
-from moa.decisions.acceptance import Judgement, Policy, text_of
+from moa.core.node import Node, Result, text_of, unique_names
+from moa.decisions.acceptance import Judgement, Policy
 from moa.endpoints.calls import mark_replaceable
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoint, NamedEndpoints, TableReader, from_file, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import single_model
 
@@ -49,7 +48,7 @@ def load_router(file: Path) -> Router:
     return Router.load(file)
 
 
-def _complete_models(models: list[object] | None, table: Table) -> list[object]:
+def _complete_models(models: list[object] | None, table: TableReader) -> list[object]:
     """Use the small and the large model by default. A calibration is for the first model only."""
     first, *others = models or [
         {"endpoint": table.endpoints.slm},
@@ -117,7 +116,9 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
         return iter(self.models)
 
     @classmethod
-    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(
+        cls, table: Mapping[str, object], endpoints: NamedEndpoints
+    ) -> Mapping[str, object]:
         """Require a router, unless the graph is only drawn."""
         if not table.get("router") and endpoints.can_be_asked:
             raise ConfigError(

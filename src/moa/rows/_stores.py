@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from moa.core._sqlite import SQLRow
+from moa.adapters.sqlite import SQLRow
 from moa.core.errors import ConfigError, StoreBusy, StoreError, require_package
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from moa.core._sqlite import Scratch
+from moa.adapters.sqlite import Scratch
 
 _TABLE = """
 create table row (

@@ -13,21 +13,20 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import aclosing, closing, suppress
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psutil
 
+from moa.adapters.sqlite import SQLite, SQLRow
 from moa.core._async import cancel
 from moa.core._files import dump_json
-from moa.core._sqlite import SQLite, SQLRow
-from moa.core.batch import Item, MalformedLine, Progress, Row
+from moa.core.batch import Item, JobStatus, MalformedLine, Progress, Row, RowState
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, ProcessDied, StoreError
 from moa.core.node import Node
@@ -39,8 +38,6 @@ from moa.rows.tables import export_lines
 from moa.rows.where import Where
 
 T = TypeVar("T")
-State = Literal["due", "leased", "done", "failed", "dead"]
-"""A row that `failed` is tried again; one that is `dead` is not."""
 TRIES = 3
 """Number of failures after which a row is dead."""
 LEASE_S = 60.0
@@ -81,34 +78,6 @@ no index."""
 
 _ended_workers: set[str] = set()
 """Workers of this process that have ended. With a full disk they can't record it."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """Progress of a job."""
-
-    rows: Mapping[State, int]
-    """Number of rows by state."""
-    calls: int
-    """Number of calls of the rows processed so far."""
-    cost: float
-    """US dollars; endpoints without a price count as 0."""
-    needed_llm: int
-    """Number of rows for which a large model was asked."""
-    causes: Mapping[str, int]
-    """Number of failed and dead rows, by the class of their error."""
-    is_cancelled: bool = False
-    """True from `Job.cancel` until `Job.retry`."""
-
-    @property
-    def total(self) -> int:
-        """Number of rows."""
-        return sum(self.rows.values())
-
-    @property
-    def left(self) -> int:
-        """Number of rows that are due, leased or to be retried."""
-        return sum(self.rows.get(state, 0) for state in ("due", "leased", "failed"))
 
 
 class Job:
@@ -395,7 +364,7 @@ class Job:
             "select state, cause, count(*), sum(calls), sum(cost), sum(llm) from moa_rows "
             "where job = ? and gone = 0 group by state, cause"
         )
-        rows, causes = dict[State, int](), dict[str, int]()
+        rows, causes = dict[RowState, int](), dict[str, int]()
         for state, cause, count, *_ in groups:
             rows[state] = rows.get(state, 0) + count
             if cause is not None and state in ("failed", "dead"):
@@ -442,7 +411,7 @@ class Job:
         """
         return self._store.within(wait_s, work)
 
-    def lines(self, *states: State) -> Generator[dict[str, Any]]:
+    def lines(self, *states: RowState) -> Generator[dict[str, Any]]:
         """Yield the lines of rows in input order, as `moa run --out` writes them.
 
         A damaged line is replaced by one with an `error`. Close it where you leave it early.

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from moa.adapters.sqlite import SQLite, SQLRow
 from moa.core._files import Existing, LineFile, check_existing, replacing
 from moa.core._json import JSON
-from moa.core._sqlite import SQLite, SQLRow
 from moa.core.batch import Item, MalformedLine, Row
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, InputError

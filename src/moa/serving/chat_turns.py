@@ -15,7 +15,7 @@ from functools import partial
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.filter import Verdict
 from moa.chat.messages import Conversation, UserMessage
 from moa.core._files import dump_json, to_jsonable

@@ -23,10 +23,10 @@ from moa.config.endpoints import Endpoints
 from moa.core._async import cancel
 from moa.core._files import load_model, save_text
 from moa.core._json import JSON, is_object
-from moa.core.batch import Row
+from moa.core.batch import Row, RowState
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, InputError, RequestRefused, StoreBusy, StoreError
-from moa.rows.jobs import Job, State
+from moa.rows.jobs import Job
 from moa.rows.lines import row_of
 from moa.serving.faults import fault_of, line_for_client
 from moa.serving.keys import ANYONE, Caller, Keys
@@ -43,7 +43,7 @@ _ROWS_AT_ONCE = 8
 """Maximum number of rows of a job that run at once."""
 _LATER_S = 5.0
 """Seconds until a job is tried again whose key or store can't be used at the moment."""
-_STATES: tuple[State, ...] = get_args(State)
+_STATES: tuple[RowState, ...] = get_args(RowState)
 Phase = Literal["running", "stopped", "cancelled", "done"]
 """A `stopped` job has rows left that nobody works on, for example since its budget is spent."""
 

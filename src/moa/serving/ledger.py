@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
-from moa.core._sqlite import SQLite, WouldWait
+from moa.adapters.sqlite import SQLite, WouldWait
 from moa.core.budget import Budget
 from moa.core.errors import KeySpent, MoaError, RequestRefused, StoreBusy, StoreError
 from moa.core.usage import Amount

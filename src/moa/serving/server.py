@@ -18,10 +18,11 @@ from moa.core.context import RunContext
 from moa.core.errors import ConfigError, MoaError, RequestRefused
 from moa.core.faults import nearest
 from moa.core.questions import Option, Question
+from moa.decisions.encoders import deciding_encoder_for, encoder_for
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import innermost
 from moa.local.embedded import EmbeddedEndpoint
-from moa.local.encoders import JointEncoder, deciding_encoder_for, encoder_for
+from moa.local.encoders import JointEncoder
 from moa.serving.jobs import Jobs
 from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs

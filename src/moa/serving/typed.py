@@ -14,7 +14,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from moa.adapters.langgraph.drawing import Drawable
 from moa.core._async import Lock
 from moa.core._files import dump_json, to_jsonable
 from moa.core._json import JSON, is_list, is_object
@@ -28,6 +27,7 @@ from moa.core.trace import (
     ToolFinished,
     ToolStarted,
 )
+from moa.graphs.engine.sketch import Drawable
 from moa.serving.events import event_of
 from moa.serving.faults import fault_of
 from moa.serving.http import (

@@ -8,10 +8,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from uuid import uuid4
 
-from moa.adapters.langgraph.bridges import Compilable
 from moa.core._json import is_sequence, is_table
 from moa.core.context import RunContext
 from moa.core.node import Node, Result, finish
+from moa.graphs.engine.compilable import Compilable
 from moa.graphs.engine.plan import Plan
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TypedDict
 
-from moa.adapters.langgraph.drawing import Box, Drawable, diagram_of
+from moa.adapters.drawing import diagram_of
+from moa.graphs.engine.sketch import Box, Drawable
 from moa.studio.book import Book, NodeTotals, percentile
 from moa.studio.data import Drawing, Line, Place
 

@@ -34,7 +34,7 @@ from moa.studio.overview import (
 from moa.studio.spans import Spans, bars_of_line
 
 if TYPE_CHECKING:
-    from moa.adapters.langgraph.drawing import Drawable
+    from moa.graphs.engine.sketch import Drawable
     from moa.learning.figures import LearningFigures
 
 EXAMPLE = Path(__file__).parent / "example"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from moa.core._machine import start_nvml, usable_memory
+from moa.core._files import cache_folder
 from moa.core.errors import ConfigError, MissingDependency
-from moa.local.weights import cache_folder
+from moa.local.machine import start_nvml, usable_memory
 from moa.vllm.settings import UTILISATION, VLLMConfig
 from moa.vllm.state import Server
 

@@ -93,6 +93,11 @@ class VLLMEndpoint(OpenAIEndpoint):
         return {**body, "priority": self._priority} if self._priority else body
 
 
+def make_vllm(name: str, model: str, base_url: str, tier: Tier, settings: Settings) -> VLLMEndpoint:
+    """Make the endpoint that a string such as `vllm:MODEL@URL` stands for."""
+    return VLLMEndpoint(name, model=model, base_url=base_url, tier=tier, **settings)
+
+
 @dataclass(frozen=True, slots=True)
 class VLLMMetrics:
     """The figures of `/metrics`, summed over the server's engines."""

@@ -25,8 +25,7 @@ from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, RetryPolicy, StateSnapshot
 
-from moa.adapters.langgraph.bridges import Compilable
-from moa.adapters.langgraph.drawing import Drawable, diagram_of
+from moa.adapters.drawing import diagram_of
 from moa.adapters.langgraph.internals import Task, message_callbacks
 from moa.adapters.langgraph.run_store import open_journal
 from moa.core._json import is_table
@@ -34,8 +33,10 @@ from moa.core.context import RunContext
 from moa.core.errors import NotResumable
 from moa.core.node import Node, run_alone
 from moa.core.trace import Event, NodeFinished, TextDelta
+from moa.graphs.engine.compilable import Compilable
 from moa.graphs.engine.forms import JsonForm, channel_form, is_known
 from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.sketch import Drawable
 from moa.graphs.engine.steps import FunctionStep, MatchStep, NodeStep
 from moa.graphs.engine.types import name_of
 

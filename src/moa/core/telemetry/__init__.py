@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moa.core.telemetry import names as names
-from moa.core.telemetry.spans import Span, Tracer, sink_of_process
+from moa.core.telemetry.spans import OTEL, Span, Tracer, sink_of_process
 
 __all__ = ["Span", "Tracer", "tracer_of"]
 
@@ -29,6 +29,4 @@ def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
     """
     if sink_of_process() is None:
         return None
-    from moa.adapters.otel import context_of
-
-    return Tracer(parent=context_of(headers))
+    return Tracer(parent=OTEL.open().context_of(headers))

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from moa.core.budget import Payment
+from moa.core.doors import Door
 from moa.core.telemetry import names
 from moa.core.usage import ZERO, Amount
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span as OTelSpan
 
-    from moa.adapters.otel import Sink
-    from moa.core.telemetry.lines import SpanFile
+    from moa.adapters.span_file import SpanFile
     from moa.core.trace import Note
 
 Value = str | bool | int | float | Sequence[str]
@@ -37,6 +37,49 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """Environment variable that makes OpenTelemetry's own instrumentations record texts."""
 _CAPTURES = ("true", "1", "span_only", "span_and_event")
 UNTRACED: AbstractContextManager[None] = nullcontext()
+
+
+class Sink(Protocol):
+    """A tracer of OpenTelemetry."""
+
+    def start(  # noqa: D102
+        self,
+        name: str,
+        attributes: Attributes,
+        side: Side,
+        around: Context | None,
+        start_ns: int,
+        /,
+    ) -> OTelSpan: ...
+
+    def end(  # noqa: D102
+        self,
+        span: OTelSpan,
+        attributes: Attributes,
+        events: Sequence[tuple[str, int, Attributes]],
+        error: str | None,
+        end_ns: int,
+        /,
+    ) -> None: ...
+
+    def child_context(self, span: OTelSpan, around: Context | None, /) -> Context: ...  # noqa: D102
+
+    def ambient(self) -> Context: ...  # noqa: D102
+
+    def remote(self, trace_id: int, span_id: int, around: Context, /) -> Context: ...  # noqa: D102
+
+    def id_in(self, context: Context | None, /) -> int: ...  # noqa: D102
+
+
+class OTel(Protocol):
+    """What spans ask of `moa.adapters.otel`."""
+
+    def sink(self) -> Sink | None: ...  # noqa: D102
+
+    def context_of(self, headers: Mapping[str, str], /) -> Context: ...  # noqa: D102
+
+
+OTEL: Door[OTel] = Door("moa.adapters.otel")
 
 
 class MaskSession(Protocol):
@@ -516,9 +559,7 @@ def sink_of_process() -> Sink | None:
 
 @cache
 def _finder() -> Callable[[], Sink | None]:
-    from moa.adapters.otel import sink
-
-    return sink
+    return OTEL.open().sink
 
 
 _DEFAULT = Tracer()

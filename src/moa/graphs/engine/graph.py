@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast, overload
 
-from moa.adapters.langgraph.bridges import Compilable
-from moa.adapters.langgraph.drawing import Sketch, sketch_plan
 from moa.core._async import run_sync
 from moa.core.context import RunContext, run_context
 from moa.core.errors import InputError, WiringError
@@ -18,9 +16,11 @@ from moa.core.node_base import NodeBase
 from moa.core.questions import Choice
 from moa.endpoints import Endpoint
 from moa.endpoints.rehearsal import rehearse
+from moa.graphs.engine.compilable import Compilable
 from moa.graphs.engine.nodes import Human, HumanQuestion, Loop, as_node, is_kept
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.run import Run
+from moa.graphs.engine.sketch import DRAWINGS, Sketch
 from moa.graphs.engine.steps import (
     Branch,
     Handle,
@@ -590,7 +590,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw the nodes, and what passes between them."""
-        sketch_plan(self.plan, sketch)
+        DRAWINGS.open().sketch_plan(self.plan, sketch)
 
     def members(self) -> Iterator[Work]:
         """Yield the nodes, and the functions that act as nodes."""

@@ -15,6 +15,7 @@ from moa.core.errors import MoaError, WiringError
 from moa.core.node import Node, Result, finish
 from moa.core.telemetry.names import Kind
 from moa.endpoints import Endpoint
+from moa.graphs.engine.compilable import LANGGRAPH
 from moa.graphs.engine.forms import adapter_of
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, call_quick, failure_of
@@ -191,14 +192,12 @@ class Human:
         return finish(answer, inner, seconds=time.perf_counter() - start)
 
     def _ask(self, request: object, context: RunContext) -> object:
-        from langgraph.types import interrupt
-
         question = self.question
         if callable(question):
             question = call_quick(self.name, question, request)
         prompt, schema = question, self._answer.json_schema()
         while True:
-            reply = interrupt(prompt, response_schema=schema)
+            reply = LANGGRAPH.open().ask(prompt, schema)
             try:
                 answer = self._answer.validate_python(reply)
             except ValidationError as error:
@@ -219,11 +218,7 @@ class Human:
 
 def is_kept(context: RunContext) -> bool:
     """Return True if LangGraph stores the run in a checkpointer until people answer."""
-    if context.journal is None:
-        return False
-    from moa.adapters.langgraph.internals import can_ask
-
-    return can_ask()
+    return context.journal is not None and LANGGRAPH.open().can_ask()
 
 
 def _with(question: HumanQuestion, problem: str) -> HumanQuestion:

@@ -18,9 +18,8 @@ from pydantic import BaseModel
 
 from moa.core.context import RunContext
 from moa.core.errors import InputError, OutputError
-from moa.core.node import Consultation, Node, Result, unique_names
+from moa.core.node import Consultation, Node, Result, text_of, unique_names
 from moa.core.usage import Amount, Tier
-from moa.decisions.acceptance import text_of
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.graphs.mixing.answer_extraction import stated

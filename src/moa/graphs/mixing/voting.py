@@ -15,8 +15,7 @@ from pydantic import Field
 
 from moa.core._text import words_in
 from moa.core.errors import ConfigError, OutputError
-from moa.core.node import Reply
-from moa.decisions.acceptance import text_of
+from moa.core.node import Reply, text_of
 from moa.graphs.mixing.answer_extraction import Key, format_answer, stated, write_answer
 
 _RUN = 3

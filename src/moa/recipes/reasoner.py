@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import REPLY, Agent, Settings
+from moa.agents.agent import REPLY, Agent, Settings
 from moa.agents.base import ready
 from moa.endpoints import Completion, Endpoint
 
@@ -40,7 +40,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         CapabilityError: the endpoint can't complete.
 
     Examples:
-        >>> from moa.agents.reasoner import Reasoned
+        >>> from moa.recipes.reasoner import Reasoned
         >>> small = ScriptedEndpoint([Reasoned[int](reasons="3 and 4 are 7", answer=7)])
         >>> Reasoner(small, answer=int).run_sync("3 + 4?").output.answer
         7

@@ -36,7 +36,7 @@ class SpanFile:
     Examples:
         >>> from pathlib import Path
         >>> from moa.core.telemetry import Tracer
-        >>> from moa.core.telemetry.lines import SpanFile
+        >>> from moa.adapters.span_file import SpanFile
         >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
         >>> with SpanFile("spans.jsonl") as file:
         ...     result = agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import In, Out
 from moa.core._async import map_async
 from moa.core._text import word_count

@@ -7,19 +7,17 @@ of inner nodes, and the diagram becomes text.
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from moa.core._json import is_sequence
 from moa.core.errors import ConfigError, MissingDependency
 from moa.core.usage import Tier
 from moa.graphs.engine.nodes import Human, Loop
 from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.sketch import Box, Drawable, Look, Sketch
 from moa.graphs.engine.steps import (
     AcceptedStep,
     Branch,
@@ -30,23 +28,6 @@ from moa.graphs.engine.steps import (
     label_name,
 )
 from moa.graphs.engine.types import UNKNOWN, describe_type
-
-Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
-
-
-class Drawable(ABC):
-    """A node of nodes that can be drawn."""
-
-    input_type: object
-    output_type: object
-
-    @abstractmethod
-    def sketch(self, sketch: Sketch) -> None:
-        """Draw the nodes, and what passes between them."""
-
-    def draw(self) -> Drawing:
-        """Return the drawing: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        return Drawing(self)
 
 
 @dataclass(frozen=True)
@@ -145,82 +126,9 @@ def _missing(package: str, how: str) -> MissingDependency:
     return MissingDependency(package, extra="draw", purpose=f"to draw a graph {how}")
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A node, a step without a node, or an end: the input or the output."""
-
-    label: str
-    node: object = None
-    look: Look | None = None
-    """`None` uses the look of the node."""
-    detail: str = ""
-    """Second, smaller line; may be empty."""
-    waits: bool = False
-    """True if it starts only once something surely needs it. Drawn dashed."""
-
-    @property
-    def looks(self) -> Box:
-        """The same box, with the look of its node and the whole second line."""
-        look, detail = (self.look, self.detail) if self.look else _look(self.node)
-        lines = (detail, "waits until needed" if self.waits else "")
-        return replace(self, look=look, detail=" · ".join(filter(None, lines)))
-
-
-class Sketch:
-    """A drawing of a node of nodes: boxes and arrows.
-
-    A test compares the drawn nodes with those that ran.
-    """
-
-    input, output = "in", "out"
-    """Keys of the input's and the output's box."""
-
-    def __init__(self) -> None:
-        self.boxes: dict[str, Box] = {}
-        """Boxes, by key."""
-        self.arrows: list[tuple[str, str, str, bool]] = []
-        """Start, end, label, and True if only a decision passes."""
-
-    def box(self, node: object = None, label: str | None = None) -> str:
-        """Draw a node by its name or a label, or a step without a node. Return the box's key."""
-        key = str(len(self.boxes) + 1)
-        self.boxes[key] = Box(label or str(getattr(node, "name", "step")), node)
-        return key
-
-    def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
-        """Draw arrows from each box to the next.
-
-        Args:
-            keys: Keys of boxes, `Sketch.input` and `Sketch.output`.
-            label: Label of each arrow.
-            decides: True if only a decision passes. Drawn dashed.
-        """
-        self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
-
-    def chain(self, *steps: object) -> list[str]:
-        """Draw steps in a row, from the recipe's input to its output. Return their keys.
-
-        A step is a node, a node and its label, or only a label. `None` is left out.
-        """
-        keys = [self._step(step) for step in steps if step is not None]
-        self.arrow(self.input, *keys, self.output)
-        return keys
-
-    def _step(self, step: object) -> str:
-        if isinstance(step, str):
-            return self.box(label=step)
-        if is_sequence(step):
-            node, label = step
-            return self.box(node, str(label))
-        return self.box(step)
-
-    def side_by_side(self, start: str, branches: Iterable[tuple[object, str]]) -> str:
-        """Draw nodes asked in parallel, with labels. Return the key of their answers."""
-        boxes = [self.box(node, label) for node, label in branches]
-        answers = self.box(label="answers")
-        for box in boxes:
-            self.arrow(start, box, answers)
-        return answers
+def drawing_of(drawn: Drawable) -> Drawing:
+    """Return the drawing of a node of nodes."""
+    return Drawing(drawn)
 
 
 def sketch_plan(plan: Plan, sketch: Sketch) -> None:
@@ -374,11 +282,11 @@ def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
             ends[name] = f"{box_key}_in", f"{box_key}_out"
             entry = inner.boxes[f"{box_key}_in"]
             new_entry = replace(entry, label=f"{box.label} · {entry.label}", waits=box.waits)
-            inner.boxes[f"{box_key}_in"] = new_entry.looks
+            inner.boxes[f"{box_key}_in"] = _dressed(new_entry)
             diagram.inner.append(inner)
         else:
             ends[name] = box_key, box_key
-            diagram.boxes[box_key] = replace(box, node=node).looks
+            diagram.boxes[box_key] = _dressed(replace(box, node=node))
     output = "output" if graph.output_type is UNKNOWN else describe_type(graph.output_type)
     diagram.boxes[output_key] = Box(output, look="terminal")
     for start, end, label, decides in sketch.arrows:  # a second arrow adds its label
@@ -388,6 +296,13 @@ def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
         if label and label not in arrow.labels:
             arrow.labels.append(label)
     return diagram
+
+
+def _dressed(box: Box) -> Box:
+    """Return the same box, with the look of its node and the whole second line."""
+    look, detail = (box.look, box.detail) if box.look else _look(box.node)
+    lines = (detail, "waits until needed" if box.waits else "")
+    return replace(box, look=look, detail=" · ".join(filter(None, lines)))
 
 
 def _look(node: object) -> tuple[Look, str]:

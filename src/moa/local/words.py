@@ -1,4 +1,4 @@
-"""Words that the advisor and the command line share. This module imports nothing heavy."""
+"""Words of the catalogue that the advisor and the command line share. It imports nothing heavy."""
 
 from __future__ import annotations
 

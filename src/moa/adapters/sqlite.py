@@ -366,6 +366,11 @@ class Scratch(SQLite):
         self._file.execute("begin")
 
 
+def open_store(path: Path, *, optional: bool = False) -> ContentStore:
+    """Open a store for the core, which knows this module by a door."""
+    return ContentStore(path, optional=optional)
+
+
 class ContentStore:
     """A cache of JSON values on disk, by key; several processes may share one file.
 

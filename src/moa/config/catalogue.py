@@ -17,13 +17,14 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
-from moa.advisor.words import Kind, Quantisation, Server, Skill
 from moa.config.tables import AddressConfig
+from moa.core._files import cache_folder
 from moa.core.errors import ConfigError
 from moa.core.faults import nearest
 from moa.core.usage import Price, Tier
 from moa.endpoints.dialects import Dialect
-from moa.local.weights import SMOLLM2, HubFile, cache_folder, cached_path
+from moa.local.weights import SMOLLM2, HubFile, cached_path
+from moa.local.words import Kind, Quantisation, Server, Skill
 
 BITS: Mapping[Quantisation, float] = MappingProxyType(
     {"bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4.25, "q8_0": 8.5, "q4_k_m": 4.85}
@@ -225,7 +226,7 @@ class Local(NamedTuple):
 @cache
 def models() -> Mapping[str, Model]:
     """Return all models by name, in the order of the file: small to large, open first."""
-    text = files("moa.advisor").joinpath("models.toml").read_text(encoding="utf-8")
+    text = files("moa.config").joinpath("models.toml").read_text(encoding="utf-8")
     tables = {name: {"name": name, **table} for name, table in tomllib.loads(text).items()}
     return MappingProxyType(TypeAdapter(dict[str, Model]).validate_python(tables))
 

@@ -15,13 +15,13 @@ from typing import Any, Unpack
 
 from pydantic import BaseModel
 
-from moa.agents import Agent
+from moa.agents.agent import Agent
 from moa.agents.base import Limits, TypedNode, ready, run_off_loop
-from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import chunks
 from moa.core.context import RunContext
 from moa.core.errors import MissingDependency
 from moa.core.node import Reply, Text
+from moa.documents.language import can_detect, language_of
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 
