@@ -14,13 +14,13 @@ from tenacity import wait_none
 
 from moa.agents.agent import Agent
 from moa.cli.serve import LogHandler
+from moa.core._logs import LineFormatter
 from moa.core.budget import Budget
 from moa.core.context import RunContext
 from moa.core.errors import BudgetExceeded, EndpointUnavailable
 from moa.endpoints import Endpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback
-from moa.serving._logs import LineFormatter
 from moa.serving.listening import uvicorn_for
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
+from moa.core._logs import LineFormatter
 from moa.core.errors import ConfigError, require_package
-from moa.serving._logs import LineFormatter
 
 if TYPE_CHECKING:
     import socket

@@ -19,8 +19,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from moa.core._logs import LineFormatter
 from moa.core.errors import ConfigError
-from moa.serving._logs import LineFormatter
 
 _logger = logging.getLogger(__name__)
 HEAD_BYTES = 64 << 10
