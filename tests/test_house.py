@@ -6,6 +6,7 @@ Each number is a ceiling. Whoever raises one says why on its line.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ ENTRIES = 26
 LINES_OF_THE_CORE = 28_300  # 26,000 is the aim
 LOADS = {  # modules of moa and their lines, after `moa.NAME`
     "Classifier": (65, 17_000),
-    "Cascade": (86, 22_500),
-    "Mixture": (77, 20_000),
+    "Cascade": (85, 22_200),  # 22,000 is the aim
+    "Mixture": (75, 20_000),
 }
 _LOAD = """
 import json, sys
@@ -66,6 +67,14 @@ def test_an_import_loads_little(name: str) -> None:
 def test_what_is_of_the_core_loads_no_layer(name: str) -> None:
     rooms = {module.split(".")[1] for module in loaded(name) if "." in module}
     assert rooms <= set(CORE), rooms - set(CORE)
+
+
+def test_every_door_of_the_core_is_compared_with_what_stands_behind_it() -> None:
+    sources = [file.read_text("utf-8") for room in CORE for file in (SRC / room).rglob("*.py")]
+    behind = {name for source in sources for name in re.findall(r'= Door\("(.+)"\)', source)}
+    compared = Path(__file__).with_name("typed_doors.py").read_text("utf-8")
+    assert behind
+    assert behind == set(re.findall(r": .+ = (moa\.\S+)", compared))
 
 
 def test_the_contracts_between_core_and_layers_hold() -> None:

@@ -6,7 +6,6 @@ import moa.adapters.drawing
 import moa.adapters.langgraph.door
 import moa.adapters.otel
 import moa.adapters.sqlite
-import moa.agents.labelled
 import moa.config.fields
 import moa.core.node_base
 import moa.core.telemetry.spans
@@ -28,8 +27,7 @@ DRAWINGS: Drawings = moa.adapters.drawing
 LANGGRAPH: LangGraph = moa.adapters.langgraph.door
 LEARNING: Learning = moa.learning.door
 OTEL: moa.core.telemetry.spans.OTel = moa.adapters.otel
-ROWS_OF_AGENTS: moa.agents.labelled.Rows = moa.rows.door
-ROWS_OF_NODES: moa.core.node_base.Rows = moa.rows.door
+ROWS: moa.core.node_base.Rows = moa.rows.door
 STORES: SQLiteStores = moa.adapters.sqlite
 TABLES: Tables = moa.config.fields
 EMBEDDED: moa.endpoints.named.Embedded = moa.local.embedded

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
 from itertools import groupby
 
 import pytest
 from tenacity import wait_none
 
+from moa.core import _json as reading
 from moa.core._json import JSON
 from moa.core.context import RunContext
 from moa.core.errors import AnswerTooLarge, EndpointRejected
 from moa.core.usage import NOTHING
-from moa.endpoints import Prompt, client, reading
+from moa.endpoints import Prompt, client
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 
@@ -55,13 +55,13 @@ async def test_an_event_of_too_many_values_is_refused(
 async def test_a_refusal_of_too_many_values_is_quoted_without_reading_it(
     served: Served, endpoint: OpenAIEndpoint, monkeypatch: pytest.MonkeyPatch, *, hidden: bool
 ) -> None:
-    read: list[str] = []
+    read: list[JSON] = []
 
-    def noted(text: str, *, object_hook: Callable[[JSON], JSON]) -> object:
-        read.append(text)
-        return json.loads(text, object_hook=object_hook)
+    def noted(value: JSON) -> JSON:
+        read.append(value)
+        return value
 
-    monkeypatch.setattr(reading, "loads", noted)
+    monkeypatch.setattr(reading, "_give_way", noted)
     values = f'{{"message": {OBJECTS}}}'
     text = json.dumps({"error": values}) if hidden else f'{{"error": {values}}}'
     served.will(Answer(422, text=text))

@@ -7,31 +7,16 @@ the last one counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.core.batch import Row
-from moa.core.doors import Door
 from moa.core.errors import ConfigError, InputError
+from moa.core.node_base import ROWS
 from moa.core.questions import Question
 from moa.decisions.labelled import label_of, normalise_text
 from moa.endpoints import Example
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class Rows(Protocol):
-    """What an agent asks of `moa.rows`."""
-
-    def read_models(  # noqa: D102
-        self, source: str | Path, model: type[Model], /
-    ) -> Iterator[tuple[Row, Model]]: ...
-
-
-_ROWS: Door[Rows] = Door("moa.rows.door")
 
 
 class _LabelledRow(BaseModel):
@@ -56,7 +41,7 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
             the question's options, or no row has a label.
     """
     examples: dict[str, Example] = {}
-    for row, labelled in _ROWS.open().read_models(path, _LabelledRow):
+    for row, labelled in ROWS.open().read_models(path, _LabelledRow):
         fields: Mapping[str, object] = labelled.model_dump()
         if question.name not in fields:
             continue

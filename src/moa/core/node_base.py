@@ -10,6 +10,7 @@ from collections.abc import (
     Callable,
     Generator,
     Iterable,
+    Iterator,
     Sequence,
 )
 from contextlib import aclosing
@@ -37,11 +38,12 @@ from moa.core.trace import Event
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Frame = TypeVar("Frame")
+Model = TypeVar("Model", bound=BaseModel)
 Out = TypeVar("Out")
 
 
 class Rows(Protocol):
-    """What a node asks of `moa.rows`."""
+    """What nodes and agents ask of `moa.rows`."""
 
     def open_frame(  # noqa: D102
         self, frame: Frame, node: Node[Never, object], column: str | None, /
@@ -59,8 +61,12 @@ class Rows(Protocol):
         progress: Progress,
     ) -> JobStatus: ...
 
+    def read_models(  # noqa: D102
+        self, source: str | Path, model: type[Model], /
+    ) -> Iterator[tuple[Row, Model]]: ...
 
-_ROWS: Door[Rows] = Door("moa.rows.door")
+
+ROWS: Door[Rows] = Door("moa.rows.door")
 
 
 class NodeBase(Generic[In_contra, Out_co]):
@@ -196,7 +202,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             MoaError: as `on_error` says.
         """
         node = cast("Node[object, Out_co]", self)
-        rows, widened = _ROWS.open().open_frame(frame, node, column)
+        rows, widened = ROWS.open().open_frame(frame, node, column)
         mapped = map_rows(
             node,
             rows,
@@ -235,7 +241,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             ConfigError: the store can't be used, or holds a job of another graph.
             StoreError: the store fails; finished rows are kept.
         """
-        return await _ROWS.open().run_job(
+        return await ROWS.open().run_job(
             self, inputs, context, store=store, max_concurrency=max_concurrency, progress=progress
         )
 

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from pydantic import SecretStr
 
 from moa.core._async import off_loop
-from moa.core._json import JSON, is_object, objects_of
+from moa.core._json import JSON, TooManyValues, is_object, objects_of, read_json
 from moa.core.budget import Reservation
 from moa.core.context import RunContext
 from moa.core.errors import (
@@ -32,7 +32,6 @@ from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.given import ClientWire, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.pool import Pool, check_key, is_openai
-from moa.endpoints.reading import TooManyValues, read_json
 from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (

@@ -19,7 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from moa.core._json import is_list, is_object
+from moa.core._json import is_list, is_object, read_json
 from moa.core.errors import (
     GATEWAY_TIMEOUTS,
     ConfigError,
@@ -32,7 +32,6 @@ from moa.core.errors import (
     InvalidResponse,
     QuotaExceeded,
 )
-from moa.endpoints.reading import read_json
 
 if TYPE_CHECKING:
     import ssl

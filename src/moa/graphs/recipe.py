@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass as validated
+from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs
 
 from moa.agents.base import In, Out, TypedNode, fault_in, ready
@@ -24,7 +25,6 @@ from moa.core._files import replace_text
 from moa.core.budget import UNLIMITED, Budget
 from moa.core.context import RunContext, count_text_deltas
 from moa.core.errors import ConfigError
-from moa.core.faults import explain, fields_of, nearest
 from moa.core.node import Reply, Result
 from moa.core.telemetry.names import Kind
 from moa.core.trace import TextDelta
@@ -85,7 +85,9 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     ) -> Self:
         """Raise wrong keywords as a `ConfigError` in words. For tables, their reader does so."""
         if isinstance(arguments, ArgsKwargs) and arguments.args:
-            fields = fields_of(cls)
+            from moa.core.faults import nearest  # only for the words of an error
+
+            fields = cls._list_fields()
             keywords = (f"{name}=…" for name, field in fields.items() if field.is_required())
             raise ConfigError(
                 f"{cls._default_name()}: its fields are given by name, as in "
@@ -96,6 +98,8 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         except ValidationError as error:
             if info.context is not None:
                 raise
+            from moa.core.faults import explain  # only for the words of an error
+
             raise ConfigError(explain(error, cls, path=f"{cls._default_name()}:")) from None
 
     def __post_init__(self) -> None:
@@ -108,12 +112,16 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         """Return the recipe's name, or else that of the class."""
         return cls.name or super()._default_name()
 
+    @classmethod
+    def _list_fields(cls) -> Mapping[str, FieldInfo]:
+        return getattr(cls, "__pydantic_fields__", {})
+
     def prepare(self) -> None:
         """Compute what depends on the fields, such as `input_type` if a field decides it."""
 
     def list_settings(self) -> Mapping[str, object]:
         """Return its fields."""
-        return {name: getattr(self, name) for name in fields_of(type(self))}
+        return {name: getattr(self, name) for name in self._list_fields()}
 
     @classmethod
     def complete(

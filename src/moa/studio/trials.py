@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from starlette.requests import Request
 
+from moa.adapters.langgraph.attended import Inquiry, attend
 from moa.core._json import is_mapping
 from moa.core.errors import RequestRefused
 from moa.rows.decided import format_value
@@ -15,7 +16,6 @@ from moa.serving.http import read_as_json
 from moa.serving.runs import Stream
 from moa.serving.server import Server
 from moa.serving.typed import write_event
-from moa.studio.attended import Inquiry, attend
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"
