@@ -27,6 +27,7 @@ from moa.endpoints import Decision, Endpoint, Example
 from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.layouts import label_prompt
 from moa.endpoints.tokens import approximate_tokens
+from moa.learning.cascade import Learner
 from moa.learning.figures import figures_of
 from moa.learning.looks import Learning
 from moa.learning.student import Learn, Student, TextReading
@@ -242,7 +243,7 @@ async def run(stream: Stream, seed: int, large: SimulatedEndpoint, folder: Path)
     answers = Classifier(large, stream.labels, task=stream.task.question)
     learn = Learn(where=file)
     cascade: Cascade[Any, Any] = Cascade(small=small, large=answers, learn=learn)
-    assert cascade.learner is not None, "it was told where to learn"
+    assert isinstance(cascade.learner, Learner), "it was told where to learn"
     cascade.learner.student = student = Replayed(cascade, stream, learn)
     coin = random.Random(f"{stream.task.folder} {seed}").randbytes(32).hex()
     with patch("moa.learning.answers.secrets.token_hex", return_value=coin):
