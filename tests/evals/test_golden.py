@@ -11,10 +11,10 @@ from routing import rows as routing_rows
 
 from evals.test_compare import designs, rows
 from moa.evals import compare
-from moa.routing import Router
 from moa.routing.evaluation import evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import RecordedRequest
+from moa.routing.router import Router
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ROUTING: dict[str, Any] = json.loads((GOLDEN / "routing.json").read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from moa.routing import Origin, Router, Tree, Trees, WeightedPart
+from moa.routing.router import Origin, Router, Tree, Trees, WeightedPart
 
 _EASY = "Add {a} and {b}. What is the sum?"
 _HARD = (

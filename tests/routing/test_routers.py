@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from moa.core.errors import ConfigError, InputError
-from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
 from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
 from moa.routing.recorded import Case, RecordedRequest, Request, describe
+from moa.routing.router import Router, Trees
 from moa.rows import read_models
 from routing import rows
 
@@ -69,7 +69,7 @@ def test_the_file_gives_the_same_scores_without_the_library_that_fitted_it(
     script = """
 import json, sys
 sys.modules["sklearn"] = sys.modules["scipy"] = None
-from moa.routing import Router
+from moa.routing.router import Router
 from moa.routing.recorded import Request
 cases = [Request.model_validate_json(line).case for line in open("rows.jsonl")]
 print(json.dumps(Router.load("router.json").gains(cases).tolist()))

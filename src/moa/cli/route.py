@@ -12,8 +12,8 @@ from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa.core._terminal import Console
-    from moa.routing import Router
     from moa.routing.evaluation import RoutingReport
+    from moa.routing.router import Router
 
 RouterFile = Annotated[
     Path, typer.Argument(metavar="ROUTER.json", help="Made by moa route fit.", show_default=False)
@@ -98,8 +98,8 @@ def score(
         moa route score router.json rows.jsonl --out scores.jsonl
     """
     from moa import rows
-    from moa.routing import Router
     from moa.routing.recorded import Request
+    from moa.routing.router import Router
 
     screen.check_target("--out", out)
     with rows.RowFile(
@@ -147,9 +147,9 @@ def evaluate(
     """
     from moa import rows
     from moa.evals.plots import check_picture
-    from moa.routing import Router
     from moa.routing.evaluation import evaluate_router, plot_routing
     from moa.routing.recorded import RecordedRequest
+    from moa.routing.router import Router
 
     screen.check_target("--report", report)
     screen.check_target("--plot", plot)

@@ -20,8 +20,8 @@ from moa.core.node import Frozen
 from moa.decisions.arrays import Floats, np
 from moa.evals.metrics import Interval, difference, stats
 from moa.evals.plots import Axes, save_picture
-from moa.routing import Router, RouterKind
 from moa.routing.recorded import RecordedRequest
+from moa.routing.router import Router, RouterKind
 
 CHANCE = 0.5
 _DRAWS = 1000

@@ -23,7 +23,9 @@ from typing import NamedTuple, Protocol
 from moa.core.errors import ConfigError, InputError, require_package
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.routing import (
+from moa.routing.evaluation import recovery
+from moa.routing.recorded import BUCKETS, RecordedRequest, Table, describe, grams
+from moa.routing.router import (
     Grams,
     Groups,
     Origin,
@@ -35,8 +37,6 @@ from moa.routing import (
     Trees,
     WeightedPart,
 )
-from moa.routing.evaluation import recovery
-from moa.routing.recorded import BUCKETS, RecordedRequest, Table, describe, grams
 
 LEAST_ROWS = 40
 """Minimum number of rows."""

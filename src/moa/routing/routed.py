@@ -26,8 +26,8 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import single_model
 
 if TYPE_CHECKING:
-    from moa.routing import Router
     from moa.routing.recorded import Case
+    from moa.routing.router import Router
 else:
     Router = object  # numpy is imported only if a router is read
 
@@ -43,7 +43,7 @@ def load_router(file: Path) -> Router:
     Raises:
         ConfigError: it can't be read.
     """
-    from moa.routing import Router
+    from moa.routing.router import Router
 
     return Router.load(file)
 
@@ -70,7 +70,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
             look at answers.
 
     Examples:
-        >>> from moa.routing import Router
+        >>> from moa.routing.router import Router
         >>> small, large = ScriptedEndpoint(["7"]), ScriptedEndpoint(["7"])
         >>> models = [Agent(small, "Solve.", name="small"), Agent(large, "Solve.", name="large")]
         >>> Routed(models=models, router=Router.load("router.json"))  # doctest: +SKIP
