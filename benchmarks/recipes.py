@@ -77,7 +77,6 @@ LONG = (
     "mixture",
     "self_mixture",
     "choose_best",
-    "code_sandbox",
 )
 SHORT = tuple(name for name in RECIPES if name not in LONG)
 UNCHECKED = (
@@ -95,9 +94,9 @@ TEXT = """
 Every ready graph that writes, beside one call to the same model at temperature 0 with a prompt made
 for the task, on the same items; those that write long or ask often are [below](#long-recipes). The
 graphs run as `moa run` builds them, with one model for all their parts, but for `Extractor`,
-`choose_best`, `code`, `code_sandbox`, `cascade` and `routed`, which are built in Python:
-`choose_best` has the model under two prompts, and `cascade` and `routed` have the built-in model
-first. Samples of one prompt are shared between the graphs that draw them.
+`choose_best`, `code`, `cascade` and `routed`, which are built in Python: `choose_best` has the
+model under two prompts, and `cascade` and `routed` have the built-in model first. Samples of one
+prompt are shared between the graphs that draw them.
 {half}
 
 An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
@@ -136,9 +135,8 @@ What else is graded; no verdict rests on it:
 `research` searches the passages that `rag` does. In `chat` both read {read} tokens of a talk at
 most, the plain one its last messages, with a call a turn. `summarize_long` has documents of
 {joined} abstracts, of which the plain call reads what fits its window; neighbouring ones share
-abstracts. `code_sandbox` runs what the model wrote with the model's own tests; the tests that are
-graded by are seen by neither. Topics, functions and talks are in `benchmarks/data`; the other items
-are of the sets XQuAD, SciTLDR and GSM8K.
+abstracts. Topics and talks are in `benchmarks/data`; the other items are of the sets XQuAD, SciTLDR
+and GSM8K.
 """
 
 

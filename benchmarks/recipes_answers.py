@@ -146,10 +146,6 @@ async def _code(models: Models) -> Run:
     return reads(Code(writer=models.llm, max_tokens=1024), "task")
 
 
-async def _tested_code(models: Models) -> Run:
-    return reads(Code(writer=models.llm, sandbox=Subprocess(), max_tokens=1024), "task")
-
-
 async def _program(models: Models, item: Item, ask: Plain) -> Answer:
     del models
     prompt = Prompt.of(item["task"], system=_PROGRAM, max_tokens=1024, temperature=0.0)
@@ -272,17 +268,6 @@ def _decision(name: str, graph: Callable[[Models], Any]) -> Recipe:
     )
 
 
-def _program_recipe(name: str, graph: Callable[[Models], Any]) -> Recipe:
-    return Recipe(
-        name=name,
-        measures=("pass@1",),
-        items=lambda _: own("code"),
-        graph=graph,
-        plain=_program,
-        grade=_passed,
-    )
-
-
 RECIPES = (
     _problem("solve", ready("solve", "question", max_tokens=512)),
     _problem(
@@ -297,8 +282,14 @@ RECIPES = (
     ),
     _problem("self_mixture", ready("self_mixture", "question", max_tokens=512)),
     _problem("choose_best", _two_prompts),
-    _program_recipe("code", _code),
-    _program_recipe("code_sandbox", _tested_code),
+    Recipe(
+        name="code",
+        measures=("pass@1",),
+        items=lambda _: own("code"),
+        graph=_code,
+        plain=_program,
+        grade=_passed,
+    ),
     Recipe(
         name="Extractor",
         measures=("right by field", "valid"),

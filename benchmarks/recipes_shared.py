@@ -348,10 +348,6 @@ class Subprocess:
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self.limit_s = limit_s
 
-    async def run(self, code: str, tests: str, /) -> SandboxResult:
-        """Run both in one file. It waits for the end: one program runs at a time."""
-        return self.now(code, tests)
-
     def now(self, code: str, tests: str) -> SandboxResult:
         with tempfile.TemporaryDirectory() as folder:
             program = Path(folder) / "program.py"

@@ -13,8 +13,9 @@ from moa.advisor.energy import cpu_estimate, meter, nvml, rapl
 
 
 @pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr("moa.advisor.energy.SYSFS", tmp_path)
 
 
 def zone(sysfs: Path, folder: str, name: str, *, joules: float = 0, most: float = 1000) -> Path:
@@ -51,7 +52,7 @@ def test_counters_are_added_up(
         zone(tmp_path, f"intel-rapl:{name.split()[0]}", name.split()[1], joules=before): after
         for name, (before, after) in zones.items()
     }
-    counted = meter(sysfs=tmp_path)
+    counted = meter()
     for each, after in made.items():
         count(each, after)
     assert counted.joules() == pytest.approx(joules)
@@ -63,12 +64,12 @@ def test_counters_are_added_up(
 def test_a_second_counter_of_the_same_package_is_not_added(tmp_path: Path) -> None:
     first = zone(tmp_path, "intel-rapl:0", "package-0")
     second = zone(tmp_path, "intel-rapl-mmio:0", "package-0")
-    counted = meter(sysfs=tmp_path)
+    counted = meter()
     count(first, 5)
     count(second, 5)
     assert counted.joules() == pytest.approx(5)
     (first / "energy_uj").unlink()
-    counted = meter(sysfs=tmp_path)
+    counted = meter()
     count(second, 8)
     assert counted.joules() == pytest.approx(3)
 
@@ -77,7 +78,7 @@ def test_counters_that_only_root_may_read_are_none(tmp_path: Path) -> None:
     made = zone(tmp_path, "intel-rapl:0", "package-0")
     (made / "energy_uj").unlink()
     (made / "energy_uj").mkdir()  # reading it fails, also for root
-    assert rapl(tmp_path) == []
+    assert rapl() == []
 
 
 def card(joules: Callable[[], float]) -> types.ModuleType:
@@ -97,9 +98,9 @@ def test_gpus_are_counted_beside_the_processor(
 ) -> None:
     spent = 50.0
     monkeypatch.setitem(sys.modules, "pynvml", card(lambda: spent))
-    alone = meter(on="gpu", sysfs=tmp_path)
+    alone = meter(on="gpu")
     package = zone(tmp_path, "intel-rapl:0", "package-0")
-    both, processor = meter(on="gpu", sysfs=tmp_path), meter(sysfs=tmp_path)
+    both, processor = meter(on="gpu"), meter()
     spent = 53.0
     count(package, 2)
     assert (alone.joules(), both.joules()) == (pytest.approx(3), pytest.approx(5))
@@ -111,10 +112,10 @@ def test_what_only_another_part_measures_is_an_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", card(lambda: 50.0))
-    assert not meter(sysfs=tmp_path).measured
+    assert not meter().measured
     monkeypatch.setitem(sys.modules, "pynvml", None)
     zone(tmp_path, "intel-rapl:0", "package-0")
-    on_a_gpu = meter(on="gpu", sysfs=tmp_path)
+    on_a_gpu = meter(on="gpu")
     assert not on_a_gpu.measured
     assert "without the GPU" in on_a_gpu.source
 
@@ -142,8 +143,8 @@ def test_without_a_driver_no_gpu_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
     assert nvml() == []
 
 
-def test_without_counters_it_is_an_estimate_and_says_so(tmp_path: Path) -> None:
-    guessed = meter(sysfs=tmp_path, watts_per_core=4)
+def test_without_counters_it_is_an_estimate_and_says_so() -> None:
+    guessed = meter(watts_per_core=4)
     reading = guessed.since(guessed.joules())
     assert not reading.measured
     assert "(estimate: CPU seconds at 4 W a core)" in str(reading)

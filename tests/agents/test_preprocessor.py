@@ -48,9 +48,9 @@ async def test_a_text_is_repaired(clean: Preprocessor, given_: str, expected: st
     assert (await clean.run(given_)).output.text == expected
 
 
-async def test_html_and_language_stay_where_they_are_wanted() -> None:
-    plain = Preprocessor(html=False, language=False)
-    assert (await plain.run("<b>Wo ist es?</b>")).output == Text(text="<b>Wo ist es?</b>")
+async def test_the_language_is_left_open_where_nobody_wants_it() -> None:
+    plain = Preprocessor(language=False)
+    assert (await plain.run("Wo ist es?")).output == Text(text="Wo ist es?")
 
 
 async def test_html_becomes_what_a_reader_sees(clean: Preprocessor) -> None:

@@ -322,11 +322,12 @@ async def test_a_policy_fitted_on_few_replies_accepts_nothing_and_says_what_it_t
 
 async def test_how_many_wrong_replies_are_held_out_is_left_to_chance() -> None:
     """Split by correctness, half of them always are, and one half tells the other's errors."""
-    some = graded(60)
+    some, orders = graded(60), random.Random(0)
     half = sum(not g.good for g in some) / 2
     lenient = Guarantee(0.9, 0.5)
     held_out = [
-        (await Length(least=1).fit(some, lenient, seed=seed)).bound.errors for seed in range(40)
+        (await Length(least=1).fit(orders.sample(some, 60), lenient)).bound.errors
+        for _ in range(40)
     ]
     spread = sum((errors - half) ** 2 for errors in held_out) / len(held_out)
     assert 1.5 < spread < 4.5  # 2.7, where 30 of 60 are drawn without a look (hypergeometric)
@@ -351,7 +352,7 @@ async def test_hardly_any_graded_replies_or_cases_are_refused(
 @pytest.mark.parametrize("seed", range(3))
 async def test_ten_cases_are_enough_to_fit(seed: int) -> None:
     some = [replace(g, case=str(n % 10)) for n, g in enumerate(graded(30, seed=seed))]
-    assert (await Length().fit(some, Guarantee(), seed=seed)).bound.threshold is None
+    assert (await Length().fit(some, Guarantee())).bound.threshold is None
 
 
 @pytest.mark.parametrize("good", [True, False])

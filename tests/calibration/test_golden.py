@@ -22,7 +22,6 @@ from moa.core.questions import Answer
 from moa.decisions.acceptance import GradedReply
 from moa.decisions.adapt import adapt
 from moa.decisions.calibrated import CalibratedDecider
-from moa.decisions.drift import fisher_p_value
 from moa.decisions.file import Calibration
 from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee, Learn
@@ -198,12 +197,3 @@ async def test_a_fitted_policy_is_the_one_recorded() -> None:
     judged = [await made.judge(one.request, one.reply, RunContext()) for one in graded[:12]]
     bound = made.bound.model_dump(mode="json")
     check("acceptance", {"bound": bound, "judged": [(one.score, one.accepted) for one in judged]})
-
-
-def test_shares_are_compared_as_recorded() -> None:
-    found = [
-        fisher_p_value(9, 40, 12, 200),
-        fisher_p_value(0, 30, 0, 30),
-        fisher_p_value(300, 900, 2000, 9000),
-    ]
-    check("p values", found)

@@ -1,4 +1,4 @@
-"""`moa new inbox` and `--write-examples`: what a model or the words of an inbox propose."""
+"""`moa new inbox` and `--write-examples`: what a large model proposes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from command import kept, told, written
 
 from moa.config.endpoints import Endpoints
-from moa.core.errors import InputError
 from moa.core.usage import Price
-from moa.inbox.intents import group
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step
 
 from .test_learning import decided, rows, toml
@@ -88,9 +85,9 @@ def test_intents_that_are_there_are_replaced_by_overwrite_alone() -> None:
     assert Path("moa.toml").read_text().startswith(ENDPOINT)
 
 
-def test_without_a_large_model_and_an_encoder_it_says_what_to_install() -> None:
+def test_without_a_large_model_nothing_is_drafted() -> None:
     said = told("new", "inbox", ".", "--from", "in.jsonl", leaves=2).words
-    assert "mixture-of-agents[local,calibration]" in said
+    assert "needs a large model" in said
     assert not Path("moa.toml").exists()
 
 
@@ -110,24 +107,8 @@ def test_an_inbox_of_ones_own_becomes_a_project_of_its_messages() -> None:
 
 def test_only_an_inbox_is_drafted() -> None:
     assert "--from is for" in told("new", "rag", "x", "--from", "in.jsonl", leaves=2).words
-    assert "give --from" in told("new", "inbox", "x", "--by-groups", leaves=2).words
+    assert "give --from" in told("new", "inbox", "x", "--yes", leaves=2).words
     assert not Path("x").exists()
-
-
-def test_groups_are_found_and_named_by_their_words() -> None:
-    draw = np.random.default_rng(0)
-    words = ("parcel", "refund", "repair", "invoice")
-    texts = [f"My {words[n % 4]} for lamp {n}" for n in range(40)]
-    vectors = np.eye(4)[[n % 4 for n in range(40)]] + draw.normal(0, 0.05, (40, 4))
-    found = group(texts, vectors)
-    assert {one.name for one in found} == set(words)
-    assert all(one.messages == 10 and len(one.examples) == 4 for one in found)
-    assert all(one.name in text for one in found for text in one.examples)
-
-
-def test_a_few_messages_are_no_groups() -> None:
-    with pytest.raises(InputError, match="too few"):
-        group(["one"], np.eye(1))
 
 
 def test_what_a_model_wrote_is_paid_for_once_and_never_counts() -> None:

@@ -46,7 +46,7 @@ def test_of_a_recipe_that_writes_the_first_call_is_shown(folder: Path) -> None:
     first, *later = map(json.loads, said.splitlines())
     assert (first["agent"], first["asked"]) == ("solve/direct", "first")
     assert "half of 84" in first["prompts"][0]["messages"][-1]["content"]
-    assert "solve/planner" in {line["agent"] for line in later if line["asked"] == "later"}
+    assert "solve/verifier" in {line["agent"] for line in later if line["asked"] == "later"}
 
 
 def test_a_run_shows_its_prompts_on_standard_error(folder: Path) -> None:

@@ -20,6 +20,8 @@ def cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         topology = tmp_path / f"cpu{cpu}/topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    monkeypatch.setattr("moa.local.machine._CPUS", tmp_path)
+    monkeypatch.setattr("moa.local.machine._CGROUP", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     allow(monkeypatch, range(8))
     return tmp_path
@@ -33,15 +35,17 @@ def allow(monkeypatch: pytest.MonkeyPatch, allowed: range | set[int]) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", affinity, raising=False)
 
 
-def test_two_threads_of_one_core_count_once(cpus: Path) -> None:
-    assert usable_cores(cpus=cpus, quota=cpus / "none") == 4
+@pytest.mark.usefixtures("cpus")
+def test_two_threads_of_one_core_count_once() -> None:
+    assert usable_cores() == 4
 
 
+@pytest.mark.usefixtures("cpus")
 def test_a_process_bound_to_some_processors_counts_those(
-    cpus: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     allow(monkeypatch, {1, 5, 6})
-    assert usable_cores(cpus=cpus, quota=cpus / "none") == 2
+    assert usable_cores() == 2
 
 
 @pytest.mark.parametrize(
@@ -54,19 +58,26 @@ def test_a_process_bound_to_some_processors_counts_those(
 )
 def test_a_container_counts_no_more_than_its_quota(cpus: Path, quota: str, cores: int) -> None:
     (cpus / "cpu.max").write_text(f"{quota}\n")
-    assert usable_cores(cpus=cpus, quota=cpus / "cpu.max") == cores
+    assert usable_cores() == cores
 
 
-def test_without_topology_every_processor_counts(cpus: Path) -> None:
-    assert usable_cores(cpus=cpus / "none", quota=cpus / "none") == 8
+@pytest.mark.usefixtures("cpus")
+def test_without_topology_every_processor_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.local.machine._CPUS", tmp_path / "none")
+    assert usable_cores() == 8
 
 
-def test_memory_is_that_of_the_container_where_that_is_less(tmp_path: Path) -> None:
+def test_memory_is_that_of_the_container_where_that_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.local.machine._CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("4000\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert usable_memory(cgroup=tmp_path) == (4000, 3000)
+    assert usable_memory() == (4000, 3000)
     (tmp_path / "memory.max").write_text("max\n")
-    assert usable_memory(cgroup=tmp_path).free > 4000
+    assert usable_memory().free > 4000
 
 
 def test_numpy_has_one_thread_until_the_last_who_wants_that_is_through() -> None:

@@ -19,6 +19,13 @@ from moa.core.errors import ConfigError
 WHO = contextvars.ContextVar("who", default="nobody")
 
 
+def limited(**limits: float) -> Threads:
+    """Make threads with other limits than usual."""
+    threads = Threads()
+    vars(threads).update(limits)
+    return threads
+
+
 @asynccontextmanager
 async def hanging(threads: Threads, count: int = 1) -> AsyncGenerator[None]:
     """Have calls given up that go on until the end of the block."""
@@ -62,7 +69,7 @@ async def test_a_thread_is_taken_again() -> None:
 
 
 async def test_calls_beyond_the_most_wait_for_a_place() -> None:
-    threads, running, seen = Threads(most=2), set[int](), list[int]()
+    threads, running, seen = limited(most=2), set[int](), list[int]()
 
     def work(number: int) -> None:
         running.add(number)
@@ -78,13 +85,13 @@ async def test_calls_beyond_the_most_wait_for_a_place() -> None:
 
 
 async def test_hung_calls_leave_their_places_to_healthy_ones() -> None:
-    threads = Threads(most=2)
+    threads = limited(most=2)
     async with hanging(threads, 2), hanging(threads, 2), asyncio.timeout(5):
         assert await threads.run(lambda: "healthy", "healthy") == "healthy"
 
 
 async def test_a_call_that_somebody_still_waits_for_leaves_its_place_when_it_is_late() -> None:
-    threads, end = Threads(most=1, late_s=0.05), threading.Event()
+    threads, end = limited(most=1, late_s=0.05), threading.Event()
     async with asyncio.TaskGroup() as group:
         slow = group.create_task(threads.run(lambda: end.wait() and "slow", "slow"))
         await asyncio.sleep(0)
@@ -102,7 +109,7 @@ async def test_who_hangs_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 
 
 async def test_too_many_hung_calls_are_an_error_that_names_them_until_they_end() -> None:
-    threads = Threads(most_stuck=3)
+    threads = limited(most_stuck=3)
     async with hanging(threads, 3):
         with pytest.raises(ConfigError, match=r"3 calls .*ask_the_printer \(3\)"):
             await threads.run(lambda: 1, "healthy")
@@ -114,7 +121,7 @@ async def test_too_many_hung_calls_are_an_error_that_names_them_until_they_end()
 
 
 async def test_of_a_function_that_hangs_again_and_again_no_other_is_kept_waiting() -> None:
-    threads = Threads(most_stuck_of_one=3)
+    threads = limited(most_stuck_of_one=3)
     async with hanging(threads, 3):
         with pytest.raises(ConfigError, match="ask_the_printer is not called"):
             await threads.run(lambda: 1, "ask_the_printer")

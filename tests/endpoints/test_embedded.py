@@ -78,7 +78,8 @@ async def test_it_writes(slm: EmbeddedEndpoint) -> None:
 
 async def test_whoever_watches_is_told_how_much_is_written(slm: EmbeddedEndpoint) -> None:
     seen: list[int] = []
-    context = RunContext(watcher=lambda _, tokens: seen.append(tokens))
+    context = RunContext()
+    context.watcher = lambda _, tokens: seen.append(tokens)
     prompt = Prompt.of("Count to five.", max_tokens=6, temperature=0.0)
     watched = await slm.complete(prompt, context)
     assert watched.text

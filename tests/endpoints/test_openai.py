@@ -199,7 +199,8 @@ async def test_a_thought_is_not_in_the_whole_of_a_stream(
 
 async def test_whoever_watches_a_stream_sees_how_much_is_written(served: Served) -> None:
     seen: list[tuple[str, int]] = []
-    context = RunContext(watcher=lambda node, tokens: seen.append((node, tokens)))
+    context = RunContext()
+    context.watcher = lambda node, tokens: seen.append((node, tokens))
     served.will(events(piece("good "), piece("morning"), piece(finish_reason="stop")))
     await streamed(endpoint(), HI, context.nested("writer"))
     assert seen == [("writer", 1), ("writer", 2), ("writer", 3)]

@@ -69,8 +69,11 @@ def test_it_holds_no_text_and_its_owner_alone_can_read_it(path: Path, file: Vect
     assert sys.platform == "win32" or stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_oldest_go_where_there_are_too_many(path: Path) -> None:
-    file = VectorFile(path, "tiny 1", parts=3, most=4)
+def test_the_oldest_go_where_there_are_too_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.local.vector_file._MOST", 4)
+    file = VectorFile(path, "tiny 1", parts=3)
     texts = [EncoderText(str(i)) for i in range(12)]
     for text in texts:
         file.put({text: VECTOR})

@@ -19,12 +19,17 @@ PROMPT = Prompt.of("Hello")
 GONE = EndpointUnavailable("cannot reach it", endpoint="scripted")
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.vllm.endpoint._POLL_S", 0.001)
+
+
 def waiting(*steps: Step, looks: Iterator[bool], coming: bool = True) -> WaitingEndpoint:
     async def is_ready() -> bool:
         return next(looks)
 
     inner = ScriptedEndpoint(steps)
-    return WaitingEndpoint(inner, is_coming=lambda: coming, is_ready=is_ready, poll_s=0.001)
+    return WaitingEndpoint(inner, is_coming=lambda: coming, is_ready=is_ready)
 
 
 async def test_a_server_that_comes_back_is_asked_again_as_soon_as_it_is_there() -> None:
@@ -68,6 +73,6 @@ async def test_the_wait_ends_with_the_run() -> None:
         return False
 
     inner = ScriptedEndpoint([GONE])
-    endpoint = WaitingEndpoint(inner, is_coming=lambda: True, is_ready=never, poll_s=0.01)
+    endpoint = WaitingEndpoint(inner, is_coming=lambda: True, is_ready=never)
     with pytest.raises(DeadlineExceeded):
         await endpoint.complete(PROMPT, RunContext(timeout_s=0.05))

@@ -387,7 +387,7 @@ def test_files_of_designs_are_those_that_tables_name_but_not_what_graphs_write(
     (folder / "moa.toml").write_text(
         '[graphs.routed]\nrouter = ["a.json"]\nmodels = [{ calibration = "b.json" }, {}]\n'
         '[graphs.cascade]\ncalibration = "none.json"\nlearn = "s.json"\n'
-        '[graphs.monitor]\nnode = "own.py:good"\nguards = ["pii"]\n'
+        '[graphs.self_consistency]\nnode = "own.py:good"\nguards = ["pii"]\n'
         '[graphs.research.answerer]\ndocuments = ["texts"]\nindex = "texts.index"\n'
     )
     for name in ("a.json", "b.json", "s.json", "own.py", "texts.index", "texts"):

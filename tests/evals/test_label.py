@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import Iterable
 from decimal import Decimal
@@ -14,13 +13,13 @@ import numpy as np
 import pytest
 from calibration.made import QUESTION, endpoint, rows
 from command import moa
+from starlette.applications import Starlette
 
 from moa.agents.classifier import Classifier
 from moa.agents.labelled import labelled_examples
-from moa.cli.label import Form, Session
+from moa.cli.label import Session
 from moa.config.endpoints import Endpoints
 from moa.core.context import RunContext
-from moa.core.errors import ConfigError
 from moa.core.questions import Answer, Option, Question
 from moa.core.usage import Price
 from moa.decisions.file import Calibration
@@ -38,6 +37,8 @@ from moa.evals.labelling import (
 )
 from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.single_model import single_model
+from moa.studio.data import Query, RowLine
+from moa.studio.sources import View
 
 pytestmark = pytest.mark.usefixtures("no_encoder")
 
@@ -64,8 +65,28 @@ def labelled() -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
 
 
-def answer(*lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+def answer(*labels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label the rows of the page in their order; `-` leaves one out, and `<` undoes the last."""
+
+    def show(view: View, app: Starlette, *, port: int, open_page: bool) -> None:
+        del app, port, open_page
+        left = iter(entry.place for entry in view.book.entries)
+        for label in labels:
+            if label == "<":
+                view.undo()
+            elif (place := next(left)) >= 0 and label != "-":
+                view.label(place, LABEL, label)
+        view.close()
+
+    monkeypatch.setattr("moa.cli.label.show", show)
+
+
+def checked(sheet: str, *labels: str) -> None:
+    """Check the first lines of a sheet, with these labels; `-` leaves one unchecked."""
+    lines = [json.loads(line) for line in Path(sheet).read_text().splitlines()]
+    for line, label in zip(lines, labels, strict=False):
+        line |= {"label": label, "checked": True} if label != "-" else {}
+    Path(sheet).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def ready(made: Calibration) -> Agents:
@@ -175,44 +196,62 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
     assert any("chosen to be labelled" in note for note in made.notes)
 
 
-def test_a_label_is_given_by_its_number_or_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer("1", "b", "/skip", "2", "/quit", "1", monkeypatch=monkeypatch)
+def test_the_page_labels_texts_as_drawn_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("a", "b", "-", "b", monkeypatch=monkeypatch)
     assert label() == 0
     found = labelled()
     assert [row["label"] for row in found] == ["a", "b", "b"]
+    assert [row["chosen"] for row in found] == [True, False, False]
     assert {row["labelled_by"] for row in found} == {"person"}
-    assert all({"text", "id", "chosen"} <= set(row) for row in found)
+    assert all({"text", "id"} <= set(row) for row in found)
 
 
-class Stopped(io.StringIO):
-    """Answers of somebody who presses Ctrl-C instead of giving another."""
+def test_the_page_shows_current_decisions_in_the_order_of_the_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[RowLine] = []
 
-    def readline(self, size: int = -1, /) -> str:
-        line = super().readline(size)
-        if not line:
-            raise KeyboardInterrupt
-        return line
+    def show(view: View, app: Starlette, *, port: int, open_page: bool) -> None:
+        shown.extend(view.book.find(Query()).rows)
+
+    monkeypatch.setattr("moa.cli.label.show", show)
+    assert label("--random") == 1
+    assert [row.place for row in shown] == [*range(len(shown))]
+    for row in shown:
+        assert row.said[LABEL].label == ("a" if float(row.text.split()[-1]) > 0.5 else "b")
+    assert not Path("out.jsonl").exists()
+
+
+def test_ctrl_c_ends_the_page_and_keeps_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(view: View, app: Starlette, *, port: int, open_page: bool) -> None:
+        view.label(0, LABEL, "a")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moa.cli.label.show", show)
+    assert label() == 0
+    assert len(labelled()) == 1
 
 
 def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", Stopped("1\n1\n"))
-    assert label() == 130
-    assert len(labelled()) == 2
-    answer("2", monkeypatch=monkeypatch)
+    answer("a", "a", monkeypatch=monkeypatch)
+    assert label() == 0
+    answer("b", monkeypatch=monkeypatch)
     assert label() == 2
     assert label("--resume") == 0
     assert len({row["text"] for row in labelled()}) == 3
 
 
-def test_the_last_label_can_be_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer("/back", "1", "2", "/back", "1", monkeypatch=monkeypatch)
+def test_who_starts_over_drops_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("a", "a", monkeypatch=monkeypatch)
     assert label() == 0
-    assert [row["label"] for row in labelled()] == ["a", "a"]
+    answer("b", monkeypatch=monkeypatch)
+    assert label("--overwrite") == 0
+    assert [row["label"] for row in labelled()] == ["b"]
 
 
 def corrected(monkeypatch: pytest.MonkeyPatch, *places: int) -> list[dict[str, Any]]:
     """Label ten texts drawn at random; make the file as if some of them were corrected before."""
-    answer(*"1" * 10, monkeypatch=monkeypatch)
+    answer(*"a" * 10, monkeypatch=monkeypatch)
     assert label("--random", "--limit", "10") == 0
     drawn = labelled()
     lines = [
@@ -226,7 +265,7 @@ def test_a_text_that_was_corrected_before_keeps_its_label_when_it_is_drawn_and_i
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = corrected(monkeypatch, 0, 2)
-    answer("1", *["/skip"] * 6, "1", monkeypatch=monkeypatch)
+    answer("a", *"------", "a", monkeypatch=monkeypatch)
     assert label("--random", "--limit", "10", "--resume") == 0
     found = labelled()[2:]
     assert [row["text"] for row in found] == [drawn[n]["text"] for n in (0, 1, 2, 9)]
@@ -234,29 +273,33 @@ def test_a_text_that_was_corrected_before_keeps_its_label_when_it_is_drawn_and_i
     assert [row["labelled_by"] for row in found] == ["ann", "person", "ann", "person"]
     assert not any(row["chosen"] for row in found)
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("taken over as drawn: label b") == 2
+    assert "2 labelled before because somebody chose them, and taken over as drawn" in said
     assert "it has 4 labelled messages, 4 of them drawn at random" in said
 
 
-def test_who_goes_back_over_texts_that_were_taken_over_comes_to_the_last_one_asked_for(
+def test_who_stops_early_takes_over_no_text_of_the_sample_that_comes_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    corrected(monkeypatch, 0, 2, 3)
-    answer("/back", "1", "/back", "2", "1", monkeypatch=monkeypatch)
-    assert label("--random", "--limit", "5", "--resume") == 0
-    assert [row["label"] for row in labelled()[3:]] == ["b", "b", "b", "b", "a"]
-
-
-def test_who_quits_takes_over_no_text_of_the_sample_that_comes_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    corrected(monkeypatch, 0, 2)
-    answer("/quit", monkeypatch=monkeypatch)
+    drawn = corrected(monkeypatch, 1, 3)
+    answer("a", "-", "<", monkeypatch=monkeypatch)
     assert label("--random", "--limit", "10", "--resume") == 0
-    assert len(labelled()) == 3
+    assert len(labelled()) == 2
+    answer("-", "a", monkeypatch=monkeypatch)
+    assert label("--random", "--limit", "10", "--resume") == 0
+    found = labelled()[2:]
+    assert [row["text"] for row in found] == [drawn[n]["text"] for n in (1, 2)]
 
 
-def test_who_skips_a_text_leaves_the_labels_that_it_has(
+def test_texts_that_have_all_labels_need_no_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corrected(monkeypatch, 0, 1)
+    assert label("--random", "--limit", "2", "--resume") == 0
+    assert "all texts are labelled already" in capsys.readouterr().err
+    assert [row["chosen"] for row in labelled()] == [True, True, False, False]
+
+
+def test_labels_that_a_drawn_text_has_for_some_questions_are_taken_over_with_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {
@@ -265,13 +308,73 @@ def test_who_skips_a_text_leaves_the_labels_that_it_has(
     }
     pick = Pick(0, chosen=False, answers=said, known={"felt": "good"}, known_by="ann")
     assert pick.guess == {"felt": "good", "junk": "yes"}
-    answer("/skip", monkeypatch=monkeypatch)
-    with LabelFile(tmp_path / "two.jsonl", existing="refuse", source=None) as file:
-        row = UnlabelledRow("hello", {"text": "hello", "junk": "mail"}, {})
-        session = Session(file, [row], [pick], [FELT, JUNK])
-        assert session.ask_person() == 0
-    (line,) = map(json.loads, (tmp_path / "two.jsonl").read_text().splitlines())
-    assert line == {"text": "hello", "felt": "good", "labelled_by": "ann", "chosen": False}
+
+    def show(view: View, app: Starlette, *, port: int, open_page: bool) -> None:
+        view.label(0, "junk", "no")
+
+    monkeypatch.setattr("moa.cli.label.show", show)
+    file = LabelFile(tmp_path / "two.jsonl", existing="refuse", source=None)
+    row = UnlabelledRow("hello", {"text": "hello", "junk": "mail"}, {})
+    session = Session(file, [row], [pick], [FELT, JUNK])
+    session.show_page(port=0, open_page=False, overwrite=False)
+    taken, given = map(json.loads, (tmp_path / "two.jsonl").read_text().splitlines())
+    assert taken == {"text": "hello", "felt": "good", "labelled_by": "ann", "chosen": False}
+    assert given == {"text": "hello", "junk": False, "labelled_by": "person", "chosen": False}
+
+
+def test_a_sheet_is_checked_in_an_editor_and_read_by_the_same_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert label("--sheet", "sheet.jsonl", "--limit", "4") == 0
+    assert "4 messages in sheet.jsonl" in " ".join(capsys.readouterr().err.split())
+    assert not Path("out.jsonl").exists()
+    assert label("--sheet", "sheet.jsonl") == 1
+    checked("sheet.jsonl", "a", "-", "b")
+    assert label("--sheet", "sheet.jsonl") == 0
+    found = labelled()
+    assert [(row["label"], row["chosen"]) for row in found] == [("a", True), ("b", True)]
+    assert all(row.keys() == {"text", "id", "label", "labelled_by", "chosen"} for row in found)
+    checked("sheet.jsonl", "a", "b")
+    assert label("--sheet", "sheet.jsonl", "--resume") == 0
+    assert [row["label"] for row in labelled()] == ["a", "b", "b"]
+
+
+def test_a_sheet_has_the_current_decisions() -> None:
+    assert label("--sheet", "sheet.jsonl", "--limit", "4") == 0
+    for line in map(json.loads, Path("sheet.jsonl").read_text().splitlines()):
+        assert line["label"] == ("a" if float(line["text"].split()[-1]) > 0.5 else "b")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("baad", "'baad' is none of a, b"), ("", "nothing is decided about label")]
+)
+def test_a_checked_line_with_no_label_is_refused_and_nothing_is_written(
+    given: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert label("--sheet", "sheet.jsonl", "--limit", "4") == 0
+    checked("sheet.jsonl", "a", given)
+    assert label("--sheet", "sheet.jsonl") == 2
+    assert "row 2 of the sheet" in (told := " ".join(capsys.readouterr().err.split()))
+    assert said in told
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_sheet_takes_over_labels_up_to_its_last_checked_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = corrected(monkeypatch, 0, 2)
+    words = ("--random", "--limit", "10", "--resume", "--sheet", "sheet.jsonl")
+    assert label(*words) == 0
+    checked("sheet.jsonl", "-", "a")
+    assert label(*words) == 0
+    found = labelled()[2:]
+    assert [row["text"] for row in found] == [drawn[n]["text"] for n in (0, 1)]
+    assert [row["labelled_by"] for row in found] == ["ann", "person"]
+
+
+def test_either_a_person_or_a_model_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert label("--by-llm", "--sheet", "sheet.jsonl") == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_the_large_model_is_not_asked_about_a_text_that_was_corrected_before(
@@ -289,67 +392,14 @@ def test_the_large_model_is_not_asked_about_a_text_that_was_corrected_before(
     assert "2 labelled before" in capsys.readouterr().err
 
 
-def test_a_piped_answer_that_is_no_label_labels_no_other_text(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    answer("1", "3", "2", monkeypatch=monkeypatch)
-    assert label() == 2
-    assert "'3' is no answer" in capsys.readouterr().err
-    assert [row["label"] for row in labelled()] == ["a"]
-
-
 FELT = Question("felt", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 JUNK = Question(
     "junk", "predicate", "Junk?", (Option("yes", value=True), Option("no", value=False))
 )
-GUESS = {"felt": "good", "junk": "no"}
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("", GUESS),
-        ("1", {"felt": "bad", "junk": "no"}),
-        ("bad yes", {"felt": "bad", "junk": "yes"}),
-        ("junk=yes, 1", {"felt": "bad", "junk": "yes"}),
-    ],
-)
-def test_one_line_answers_all_questions(line: str, found: dict[str, str]) -> None:
-    assert Form([FELT, JUNK]).read(line, GUESS) == found
-
-
-@pytest.mark.parametrize(
-    ("line", "guess", "said"),
-    [
-        ("baad", GUESS, "'bad'"),
-        ("bad good", GUESS, "two answers to 'felt'"),
-        ("", {"felt": "good"}, "nothing is decided about junk"),
-    ],
-)
-def test_a_line_that_says_nothing_clear_is_refused(
-    line: str, guess: dict[str, str], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        Form([FELT, JUNK]).read(line, guess)
-
-
-def test_what_is_decided_stands_in_brackets_and_is_accepted_by_an_empty_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    answer("", monkeypatch=monkeypatch)
-    assert label() == 0
-    (row,) = labelled()
-    assert row["label"] == ("a" if float(row["text"].split()[-1]) > 0.5 else "b")
-    assert f"{row['label']}]" in capsys.readouterr().err
-
-
-def test_labels_that_are_numbers_have_no_others() -> None:
-    stars = Question("stars", "choice", "?", tuple(Option(n, n) for n in ("5", "4", "3", "2", "1")))
-    assert Form([stars]).read("5", {}) == {"stars": "5"}
 
 
 def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer("/quit", monkeypatch=monkeypatch)
+    answer(monkeypatch=monkeypatch)
     assert label() == 1
     assert not Path("out.jsonl").exists()
 
@@ -389,7 +439,7 @@ def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[s
 
 
 def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(*"12" * 20, monkeypatch=monkeypatch)
+    answer(*"ab" * 20, monkeypatch=monkeypatch)
     assert label("--limit", "40") == 0
     assert moa("learn", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
     data = Calibration.load("new.json").data
@@ -409,7 +459,7 @@ def test_an_empty_text_is_passed_over_and_other_columns_are_kept(
 ) -> None:
     lines = ({"id": "1", "text": None}, {"id": "2", "text": "hello 0.9", "label": "old"})
     Path("in.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    answer("1", monkeypatch=monkeypatch)
+    answer("a", monkeypatch=monkeypatch)
     assert label() == 0
     (row,) = labelled()
     assert (row["id"], row["text"], row["label"]) == ("2", "hello 0.9", "a")

@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 from moa.agents.agent import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
-from moa.agents.sentiment import Sentiment
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.config.fields import Table
@@ -37,7 +36,6 @@ from moa.recipes.best_of_n import BestOfN
 from moa.recipes.choose_best import ChooseBest
 from moa.recipes.debate import Debate
 from moa.recipes.judges import ByPolicy, Listwise
-from moa.recipes.monitor import Monitor
 from moa.testing import SimulatedEndpoint, Step
 
 from .nodes import Timed
@@ -284,17 +282,12 @@ SAID: dict[str, tuple[str, dict[str, object]]] = {
         },
     ),
     "solve": (
-        'tries = 3\nmax_steps = 4\nllm = "critic"',
-        {"tries": 3, "max_steps": 4, "planner.endpoint.name": "critic", "slm.name": "small"},
+        'max_tokens = 9\nllm = "critic"',
+        {"direct.max_tokens": 9, "direct.endpoint.name": "critic", "slm.name": "small"},
     ),
     "code": (
-        'reviewer = "critic"\nrepairs = 0',
-        {
-            "coder.endpoint.name": "large",
-            "coder.repairs": 0,
-            "critic.endpoint.name": "critic",
-            "sandbox": None,
-        },
+        "max_tokens = 9",
+        {"coder.endpoint.name": "large", "coder.max_tokens": 9, "sandbox": None},
     ),
 }
 
@@ -403,37 +396,6 @@ async def test_the_tiers_of_a_cascade_are_told_apart_by_their_models(
     result = await node.run("hello")
     assert result.by == "large"
     assert len(result.usage.by_node()) == 2
-
-
-@pytest.mark.parametrize(
-    ("table", "kind"),
-    [
-        pytest.param('labels = ["card", "app"]', Classifier, id="labels"),
-        pytest.param('criterion = "a complaint"', Filter, id="a criterion"),
-        pytest.param("seconds = 60", Sentiment, id="sentiment"),
-    ],
-)
-def test_monitor_decides_by_its_table(table: str, kind: type, tmp_path: Path) -> None:
-    node = built("monitor", f'{table}\nstate = "kept.json"', tmp_path)
-    assert isinstance(node, Monitor)
-    assert isinstance(node.decider, kind)
-
-
-@pytest.mark.parametrize(
-    "table",
-    ['labels = ["a", "b"]\ncriterion = "c"', "window = 5\nseconds = 5", "window = 0"],
-)
-def test_a_table_that_can_not_work_is_refused(table: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"graphs\.monitor"):
-        built("monitor", table, tmp_path)
-
-
-def test_the_built_in_model_writes_no_reports(tmp_path: Path) -> None:
-    file = tmp_path / "moa.toml"
-    file.write_text("")
-    node = load_graph("monitor", Endpoints(load(file), read_keys=False))
-    assert isinstance(node, Monitor)
-    assert node.writer is None
 
 
 @pytest.mark.parametrize("name", ["summarize", "brainstorm", "write", "research", "recommend"])

@@ -217,10 +217,15 @@ def improved(endpoint: SimulatedEndpoint) -> Any:
     revised = inner.add(Asker("write", endpoint), inner.input)
     liked = inner.ask_human(lambda text: f"Like {text}?", revised, answer=bool, name="likes")
     revise = inner.build(inner.join(text_of, revised, liked))
-    middle = Graph("middle", str)
-    better = middle.loop(revise, middle.input, until=lambda text: not text.endswith("?"))
+
+    async def until_liked(text: str, context: RunContext) -> str:
+        text = (await revise.run(text, context)).output
+        while text.endswith("?"):
+            text = (await revise.run(text, context)).output
+        return text
+
     outer = Graph("outer", str)
-    return outer.build(outer.add(middle.build(better), outer.input))
+    return outer.build(outer.add(until_liked, outer.input))
 
 
 async def test_people_are_asked_in_each_pass_of_a_loop_however_deep_and_across_restarts(

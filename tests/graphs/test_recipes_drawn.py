@@ -20,7 +20,6 @@ from moa.config.loading import READY, endpoints_in
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, EndpointUnavailable
 from moa.core.usage import Tier
-from moa.decisions.drift import LabelShift
 from moa.documents import Passage
 from moa.documents.rag import Rag
 from moa.documents.research import Research
@@ -28,7 +27,7 @@ from moa.documents.retrieval import BM25
 from moa.documents.summarize import Original, Summarize
 from moa.graphs.cascade import Cascade
 from moa.graphs.mixture import Mixture
-from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
+from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards.guarded import Guarded
 from moa.guards.verifiers import Length
@@ -36,16 +35,13 @@ from moa.inbox.support import Support, Ticket
 from moa.recipes.best_of_n import BestOfN
 from moa.recipes.brainstorm import Brainstorm
 from moa.recipes.choose_best import ChooseBest
-from moa.recipes.code import Code, Review
+from moa.recipes.code import Code
 from moa.recipes.debate import Debate, Debater
 from moa.recipes.judges import Listwise
-from moa.recipes.monitor import Item as Post
-from moa.recipes.monitor import Monitor
-from moa.recipes.monitor_windows import Change, State, Window
 from moa.recipes.recommend import Interests, Item, Recommend
 from moa.recipes.refine import Critic, Refine, writer_of
 from moa.recipes.self_mixture import SelfMixture
-from moa.recipes.solve import Solve, Step, StepAnswer, Steps
+from moa.recipes.solve import Solve
 from moa.recipes.write import Assignment, Write
 from moa.routing.routed import Routed
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -88,15 +84,6 @@ def guarded() -> Guarded[Any, Any]:
     return Guarded(node=sampler(large()), **cast("Any", places))
 
 
-def monitor() -> Monitor:
-    """A change was seen before, and is still to be told."""
-    watched = Monitor(decider=labels("slm"), writer=large())
-    moved = LabelShift(question="slm", label="a", reference=0.1, now=0.9, windows=1, p=0.0)
-    change = Change(moved=(moved,), window=Window(), reference={})
-    watched.windows.state = State(untold=(change,))
-    return watched
-
-
 def supported() -> Support:
     said = {"spam": {"no": 0.9}, "injection": {"no": 0.9}, "sentiment": {"negative": 0.9}}
     said |= {"intent": {"refund": 0.9}, "urgency": {"can wait": 0.9}}
@@ -127,20 +114,12 @@ def stormed() -> Brainstorm:
 
 
 def coded() -> Code:
-    reviewer = ScriptedEndpoint(name="other", tier="llm", steps=[Review(faults=())])
-    return Code(writer=large(rule=lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
+    return Code(writer=large(rule=lambda _: "```python\nx = 1\n```"))
 
 
 def solved() -> Solve:
-    steps = [Step(id=f"step_{tier}", question="?", tier=tier) for tier in ("slm", "llm")]
-    work = StepAnswer(reasons="As it says.", answer="7")
-    small = ScriptedEndpoint(name="small", steps=[work, {"right": {"yes": 0.9}}])
-    llm = ScriptedEndpoint(
-        name="large",
-        tier="llm",
-        model="large-1",
-        steps=["1 + 1 = 3", Steps(steps=tuple(steps)), work, "It is 7."],
-    )
+    small = ScriptedEndpoint(name="small", steps=[{"right": {"yes": 0.9}}])
+    llm = ScriptedEndpoint(name="large", tier="llm", model="large-1", steps=["It is 7."])
     return Solve(slm=small, llm=llm)
 
 
@@ -196,7 +175,6 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "guarded": (guarded, "Hm."),
     "chat": (chatted, [UserMessage(text="Hm 1."), UserMessage(text="Hm 2.")]),
     "support": (supported, Ticket(text="I want my money back.")),
-    "monitor": (monitor, Post(text="Hm.")),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
     "routed": (lambda: Routed(models=[fails("small"), sampler(large())], router=router()), "Hm."),
     "self_consistency": (lambda: SelfConsistency(node=sampler(large())), "3 + 4?"),
@@ -233,7 +211,7 @@ def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
         if isinstance(node, Recipe):
             yield from drawn(cast("Recipe[Any, Any]", node))
         elif node is not None:
-            wired = isinstance(recipe, WiredRecipe)
+            wired = isinstance(recipe, Support)
             yield label if wired else str(getattr(node, "name", ""))
 
 
@@ -282,14 +260,10 @@ def test_every_recipe_is_here() -> None:
     ("recipe", "wrong"),
     [
         (Brainstorm, {"personas": {}}),
-        (Code, {"tries": 0}),
-        (Monitor, {"window": 0}),
-        (Monitor, {"seconds": 0}),
-        (Monitor, {"reference": 0}),
-        (Monitor, {"alpha": 1.0}),
+        (Code, {"max_tokens": 0}),
         (Recommend, {"shown": 0}),
         (Refine, {"rounds": 0}),
-        (Solve, {"tries": 0}),
+        (Solve, {"max_tokens": 0}),
         (Summarize, {"keep": 0.0}),
         (Write, {"words": 0}),
     ],

@@ -125,35 +125,41 @@ def test_of_sentences_as_central_as_each_other_those_with_figures_are_taken() ->
     assert [each.text for each in taken] == ["It costs 4,100."]
 
 
-async def test_each_sentence_is_encoded_once() -> None:
+async def test_each_sentence_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.documents.summarize._CHUNK_TOKENS", 8)
     text = "Whales sing far away.\n\nWhales sing far away."
-    made = graph(large("Whales sing."), chunk_tokens=8, read_tokens=8)
+    made = graph(large("Whales sing."), read_tokens=8)
     result = await made.run(Original(text=text, title=" ", focus="Ships"))
     assert len(result.output.spans) == 2
     assert result.usage.by_tier()["slm"].calls == 2  # for what it is about, and for one chunk
 
 
-async def test_each_sentence_names_the_chunks_that_hold_its_words() -> None:
+async def test_each_sentence_names_the_chunks_that_hold_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("moa.documents.summarize._CHUNK_TOKENS", 150)
     chapters = ("Rice grows in water.", "Ships drown out whales.", "The museum opens at nine.")
     text = "\n\n".join(f"{each} {' '.join([SENTENCES[2]] * 20)}" for each in chapters)
     llm = large("The museum opens at nine. Whales are drowned out.")
-    result = await graph(llm, length=Length(sentences=2), chunk_tokens=150).run(Original(text=text))
+    result = await graph(llm, length=Length(sentences=2)).run(Original(text=text))
     for sentence, chapter in zip(result.output.sentences, (chapters[2], chapters[1]), strict=True):
         (chunk,) = sentence.chunks
         start, end = result.output.spans[chunk - 1]
         assert chapter in text[start:end]
 
 
-async def test_kept_sentences_are_not_split_anew() -> None:
+async def test_kept_sentences_are_not_split_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.documents.summarize._CHUNK_TOKENS", 60)
     text = "\n\n".join(f'"Whales sing {n}. "\n\nThe whales sing on, {n}.' for n in range(40))
     llm = large("Whales sing.")
-    result = await graph(llm, chunk_tokens=60, read_tokens=200).run(Original(text=text))
+    result = await graph(llm, read_tokens=200).run(Original(text=text))
     assert result.output.text == "Whales sing."
 
 
-async def test_a_long_text_is_read_up_to_the_limit_alone() -> None:
+async def test_a_long_text_is_read_up_to_the_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.documents.summarize._CHUNK_TOKENS", 200)
     llm = large("Whales sing.")
-    await graph(llm, chunk_tokens=200, read_tokens=400).run(Original(text=LONG))
+    await graph(llm, read_tokens=400).run(Original(text=LONG))
     assert approximate_tokens(llm.prompts[0].messages[-1].content) < 600
     assert approximate_tokens(LONG) > 3000
 

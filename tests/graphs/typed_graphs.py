@@ -108,16 +108,10 @@ def of_topic(label: Topic) -> Handle[Answer]: ...
 def only_a(label: Literal["a"] | None) -> Handle[Answer]: ...
 
 
-def good(answer: Answer) -> bool: ...
 def shown(answer: Answer) -> str: ...
-async def mended(answer: Answer) -> Answer: ...
-def mended_now(answer: Answer) -> Answer: ...
 
 
 answer = g.add(write, text)
-assert_type(g.loop(mended, answer, until=good), Handle[Answer])
-assert_type(g.loop(mended_now, answer, until=lambda one: good(one), at_most=2), Handle[Answer])
-assert_type(g.loop(mended, maybe, until=good), Handle[Answer | Skipped])
 assert_type(g.ask_human("Send it?", answer, answer=bool), Handle[bool])
 assert_type(g.ask_human(shown, answer, answer=Literal["a", "b"]), Handle[Literal["a", "b"]])
 assert_type(g.ask_human("?", answer, answer=bool, when=condition), Handle[bool | Skipped])
@@ -183,8 +177,6 @@ async def results() -> None:
     await graph.run("no ticket")  # pyright: ignore[reportArgumentType]
 
 
-g.loop(write, text, until=good)  # pyright: ignore[reportCallIssue, reportArgumentType]
-g.loop(mended, answer, until=kept)  # pyright: ignore[reportCallIssue, reportArgumentType]
 g.ask_human(kept, answer, answer=bool)  # pyright: ignore[reportCallIssue, reportArgumentType]
 g.add(write, g.input)  # pyright: ignore[reportCallIssue, reportArgumentType]
 g.add(drop, text)  # pyright: ignore[reportCallIssue, reportArgumentType]

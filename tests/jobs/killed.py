@@ -39,7 +39,8 @@ async def main(store: str, url: str, rows: int, concurrency: int) -> None:
                     async for _ in items:
                         pass
             return
-        with Job(store, graph="three", lease_s=5.0) as job:
+        with Job(store, graph="three") as job:
+            job.lease_s = 5.0
             job.add(given)
             await job.run(graph, max_concurrency=concurrency)
 

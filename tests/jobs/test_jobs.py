@@ -219,7 +219,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("stopped")
 async def test_leases_of_a_process_that_is_gone_run_out(store: str) -> None:
-    with Job(store, graph="shout", lease_s=0.2) as first:
+    with Job(store, graph="shout") as first:
+        first.lease_s = 0.2
         first.worker = "elsewhere|1|0"
         first.add(texts("a"))
         left = first.left(RunContext())
@@ -262,7 +263,8 @@ def item(row: Row | MalformedLine, status: Status, error: MoaError | None = None
 
 @pytest.mark.usefixtures("stopped")
 async def test_a_late_failure_does_not_undo_what_another_process_has_done(store: str) -> None:
-    with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
+    with Job(store, graph="shout") as late, Job(store, graph="shout") as other:
+        late.lease_s = 0.01
         late.add(texts("a"))
         row = await held(late)
         await asyncio.sleep(0.05)
@@ -273,7 +275,8 @@ async def test_a_late_failure_does_not_undo_what_another_process_has_done(store:
 
 @pytest.mark.usefixtures("stopped")
 async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) -> None:
-    with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
+    with Job(store, graph="shout") as late, Job(store, graph="shout") as other:
+        late.lease_s = 0.01
         late.add(texts("a"))
         row = await held(late)
         await asyncio.sleep(0.05)
@@ -287,7 +290,8 @@ async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) ->
 async def test_a_process_does_not_take_its_own_row_again_when_its_lease_runs_out(
     store: str,
 ) -> None:
-    with Job(store, graph="shout", lease_s=0.01) as job:
+    with Job(store, graph="shout") as job:
+        job.lease_s = 0.01
         job.add(texts("a"))
         async with aclosing(job.left(RunContext())) as left:
             await anext(left)
@@ -375,7 +379,8 @@ async def test_a_failure_while_another_program_holds_the_store_counts_once(
 ) -> None:
     monkeypatch.setattr("moa.rows.jobs._RETRY_S", 0.01)
     model = ScriptedEndpoint([REFUSED] * 9)
-    with Job(tmp_path, graph="agent", tries=2) as job:
+    monkeypatch.setattr("moa.rows.jobs.TRIES", 2)
+    with Job(tmp_path, graph="agent") as job:
         job.add(texts("a"))
         other = sqlite3.connect(tmp_path / "job.sqlite", isolation_level=None)
 
@@ -538,7 +543,8 @@ async def test_rows_of_another_process_that_is_at_work_stay_until_it_is_gone(sto
 
 async def test_a_row_in_flight_stays_leased_where_no_more_are_given(store: str) -> None:
     context = RunContext(timeout_s=60.0)
-    with Job(store, graph="g", lease_s=0.3) as job, Job(store, graph="g") as other:
+    with Job(store, graph="g") as job, Job(store, graph="g") as other:
+        job.lease_s = 0.3
         job.add(texts("in flight"))
         left = job.left(context)
         await anext(left)

@@ -163,10 +163,6 @@ def test_answers_agree(answers: list[str], *, enough: bool) -> None:
     assert agreement_test(2)(answers) is enough
 
 
-def test_what_is_compared_can_be_chosen() -> None:
-    assert agreement_test(2, key=last_number)(["so 3 apples", "it must be 3 then"])
-
-
 def test_one_answer_agrees_with_nobody() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         agreement_test(1)

@@ -207,7 +207,7 @@ def test_a_cascade_refuses_a_request_without_a_reply(cascade: Router) -> None:
 
 def test_duplicated_rows_count_once() -> None:
     unique = recorded(50)
-    fitted = fit_router([*unique, *unique[:20]], fields=[])
+    fitted = fit_router([*unique, *unique[:20]])
     assert (fitted.origin.rows, fitted.origin.left_out) == (50, 20)
 
 

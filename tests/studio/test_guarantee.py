@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 
 from moa.agents.classifier import Classifier
 from moa.cli.label import Session
@@ -148,13 +148,18 @@ async def test_what_was_corrected_before_a_draw_is_as_often_wrong_in_it(
     assert view.labels is not None
     with LabelFile(view.labels.path, existing="resume", source=None) as file:
         agents: Any = {"intent": agent}
-        chosen = file.chosen_lines
-        picks = await pick_texts(agents, rows, most=30, chosen=chosen, at_random=True)
-        wrong = [pick.place < 40 for pick in picks]
-        asked = [pick.place for pick in picks if pick.place >= corrected]
-        lines = ["refund" if place < 40 else "delivery" for place in asked]
-        monkeypatch.setattr("sys.stdin", StringIO("\n".join(lines) + "\n"))
-        Session(file, rows, picks, agent.questions).ask_person()
+        picks = await pick_texts(agents, rows, most=30, chosen=file.chosen_lines, at_random=True)
+        session = Session(file, rows, picks, agent.questions)
+        session.take_over()
+    wrong = [pick.place < 40 for pick in picks]
+
+    def show(page: View, app: Starlette, *, port: int, open_page: bool) -> None:
+        for entry in page.book.entries:
+            label = "refund" if int(entry.text.split()[-1][:-1]) < 40 else "delivery"
+            page.label(entry.place, "intent", label)
+
+    monkeypatch.setattr("moa.cli.label.show", show)
+    session.show_page(port=0, open_page=False, overwrite=False)
     view.reload()
     assert 5 < sum(wrong) < 25
     assert checked(view) == (sum(wrong), 30)

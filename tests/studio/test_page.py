@@ -228,6 +228,23 @@ def test_a_key_labels_the_row_and_another_takes_it_back(
     page.until(lambda: not file.exists() or not file.read_text("utf-8"))
 
 
+def test_one_key_confirms_all_questions_that_have_no_label_yet(page: Page, folder: Path) -> None:
+    line = row("one", "Hello.", {"delivery": 0.9, "refund": 0.1})
+    mood = {"status": "answered", "label": "bad", "probabilities": {"bad": 0.8, "good": 0.2}}
+    line["output"]["decisions"]["mood"] = mood
+    view = View(
+        find_source(str(written(folder / "two.jsonl", [line]))),
+        labels=Labels(folder / "labelled.jsonl"),
+    )
+    with running(mount(studio_app(view))) as address:
+        page.open(address)
+        page.one(".body .row")
+        page.press("2")
+        page.until(lambda: view.book.entries[0].right)
+        page.press("R")
+        page.until(lambda: view.book.entries[0].right == {"intent": "refund", "mood": "bad"})
+
+
 def test_a_server_that_is_gone_is_told_of_and_nothing_is_lost(page: Page, view: View) -> None:
     with running(mount(studio_app(view))) as address:
         page.open(address)

@@ -15,7 +15,7 @@ from moa.core.node import Text
 from moa.core.questions import Option, Question
 from moa.core.usage import Amount
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.inbox.support import Excerpt, Support
+from moa.inbox.support import READ_TOKENS, Excerpt
 
 from .messages import messages
 
@@ -79,7 +79,7 @@ async def test_decisions_on_200_messages_agree_but_for_near_things(
     neutral: bool,
     at_least: float,
 ) -> None:
-    excerpt = Excerpt(Support.read_tokens)
+    excerpt = Excerpt(READ_TOKENS)
     texts = [(await excerpt.run(Text(text=m.text))).output for m in messages() if m.text]
     assert len(texts) >= 200
     through, beside = [

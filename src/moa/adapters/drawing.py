@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from moa.core.errors import ConfigError, MissingDependency
 from moa.core.usage import Tier
-from moa.graphs.engine.nodes import Human, Loop
+from moa.graphs.engine.nodes import Human
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.sketch import Box, Drawable, Look, Sketch
 from moa.graphs.engine.steps import (
@@ -54,11 +54,8 @@ class Drawing:
             raise _missing("mermaidx", "as SVG or PNG") from error
         return cast("Any", mermaidx).render(self.mermaid).svg()
 
-    def png(self, *, width: int | None = None) -> bytes:
-        """Return a PNG picture on white.
-
-        Args:
-            width: Width in pixels; the height follows. `None`: twice the size of the SVG.
+    def png(self) -> bytes:
+        """Return a PNG picture on white, twice the size of the SVG.
 
         Raises:
             MissingDependency: `mermaidx` is not installed.
@@ -66,10 +63,8 @@ class Drawing:
         svg = self.svg
         import mermaidx
 
-        if width is None:
-            _, _, natural, _ = re.findall(r"[-\d.]+", svg[svg.index("viewBox") :])[:4]
-            width = round(2 * float(natural))
-        return mermaidx.svg_to_png(svg, width=width, background="#ffffff")
+        _, _, natural, _ = re.findall(r"[-\d.]+", svg[svg.index("viewBox") :])[:4]
+        return mermaidx.svg_to_png(svg, width=round(2 * float(natural)), background="#ffffff")
 
     @cached_property
     def ascii(self) -> str:
@@ -175,9 +170,6 @@ class _PlanSketch:
 
     def _point_at_node(self, step: NodeStep) -> None:
         key = self._keys[step]
-        if isinstance(step.node, Loop):
-            until = f"again until {step.node.goal}" if step.node.goal else "again"
-            self._sketch.arrow(key, key, label=f"{until}, at most {step.node.at_most} passes")
         self._point(step.sources, key)
         if step.when is not None:
             self._point([step.when], key, _condition(step.when), decides=True)
@@ -276,9 +268,8 @@ def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
     diagram.boxes[input_key] = Box(describe_type(graph.input_type), look="terminal")
     for name, box in sketch.boxes.items():
         box_key = f"{key}_{name}"
-        node = box.node.body if isinstance(box.node, Loop) else box.node
-        if opened and isinstance(node, Drawable):
-            inner = diagram_of(node, box_key)
+        if opened and isinstance(box.node, Drawable):
+            inner = diagram_of(box.node, box_key)
             ends[name] = f"{box_key}_in", f"{box_key}_out"
             entry = inner.boxes[f"{box_key}_in"]
             new_entry = replace(entry, label=f"{box.label} · {entry.label}", waits=box.waits)
@@ -286,7 +277,7 @@ def diagram_of(graph: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
             diagram.inner.append(inner)
         else:
             ends[name] = box_key, box_key
-            diagram.boxes[box_key] = _dressed(replace(box, node=node))
+            diagram.boxes[box_key] = _dressed(box)
     output = "output" if graph.output_type is UNKNOWN else describe_type(graph.output_type)
     diagram.boxes[output_key] = Box(output, look="terminal")
     for start, end, label, decides in sketch.arrows:  # a second arrow adds its label

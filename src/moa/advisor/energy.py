@@ -63,9 +63,7 @@ class Meter:
         return sum(read() for read in self._read)
 
 
-def meter(
-    *, on: Part = "processor", sysfs: Path = SYSFS, watts_per_core: float = WATTS_PER_CORE
-) -> Meter:
+def meter(*, on: Part = "processor", watts_per_core: float = WATTS_PER_CORE) -> Meter:
     """Return the best meter that this machine has for a model's hardware.
 
     RAPL counts processors and memory, NVML the GPUs. GPUs are counted only for a model that runs on
@@ -74,10 +72,9 @@ def meter(
 
     Args:
         on: Hardware of the model. The built-in model runs on the processor.
-        sysfs: Folder of Linux's device files.
         watts_per_core: Assumed power of a busy core, if nothing is measured.
     """
-    processors, cards = rapl(sysfs), nvml() if on == "gpu" else []
+    processors, cards = rapl(), nvml() if on == "gpu" else []
     if processors and (cards or on == "processor"):
         source = "RAPL and NVML" if cards else "RAPL"
         return Meter([*processors, *cards], measured=True, source=source)
@@ -89,7 +86,7 @@ def meter(
     return Meter([cpu_estimate(watts_per_core)], measured=False, source=assumed)
 
 
-def rapl(sysfs: Path = SYSFS) -> list[Read]:
+def rapl() -> list[Read]:
     """Find the counters of processors and memory; none if missing or readable only by root.
 
     Returns the counter of the whole platform if there is one, else those of each package and each
@@ -97,7 +94,7 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
     memory-mapped registers, which counts the same.
     """
     counters: list[tuple[str, Read]] = []
-    zones = (sysfs / "class" / "powercap").glob("*:*")
+    zones = (SYSFS / "class" / "powercap").glob("*:*")
     for zone in sorted(zones, key=lambda zone: (_is_second(zone), zone.name)):
         with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()

@@ -48,7 +48,7 @@ from moa.decisions.features import (
     WordsFeature,
     sources_of,
 )
-from moa.decisions.file import Calibration, HeadFile
+from moa.decisions.file import Calibration
 from moa.decisions.guarantee import Bound
 from moa.decisions.words import is_about_whole_text, label_meanings
 from moa.endpoints import Endpoint, Example
@@ -87,8 +87,6 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             (see `moa.decisions.encoders.deciding_encoder_for`).
         calibration: A fitted scorer for the one question, or several by question name. With a
             bound it also sets `accepted`. Other questions go to the endpoint.
-        embedders: Endpoints that compute vectors for a calibration, by role, in addition to the
-            embedded model's own.
         limits: See `Limits`.
 
     Raises:
@@ -104,7 +102,6 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         examples: Sequence[Example] = (),
         encoder: Endpoint | None = None,
         calibration: Calibrations = None,
-        embedders: Mapping[str, Endpoint] | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
@@ -113,7 +110,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.examples = tuple(examples)
         self.encoder = encoder or deciding_encoder_for(self.endpoint)
         self._first_fit = _FirstFit()
-        self._sources = sources_of(self.endpoint, embedders, encoder=self.encoder)
+        self._sources = sources_of(self.endpoint, encoder=self.encoder)
         self.decide_by(self._by_name(calibration))
 
     @property
@@ -167,20 +164,18 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     ]
         return texts
 
-    def calibrated(
-        self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
-    ) -> Self:
+    def calibrated(self, calibration: Calibrations) -> Self:
         """Return a copy with a calibration; `None` removes all, shipped ones included.
 
         Raises:
             CalibrationError: it belongs to another question.
         """
         copied = copy.copy(self)
-        copied._sources = sources_of(self.endpoint, embedders, encoder=self.encoder)
+        copied._sources = sources_of(self.endpoint, encoder=self.encoder)
         copied.decide_by(copied._by_name(calibration))
         return copied
 
-    def with_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
+    def with_shipped_head(self, name: str) -> Self:
         """Return a copy that decides its only question by the head `name` in a shipped file.
 
         Without an encoder, return the agent itself.
@@ -188,7 +183,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not feeds_heads(self.encoder):
             return self
         (question,) = self.questions
-        return self.calibrated(shipped_calibration(question, name, file=file))
+        return self.calibrated(shipped_calibration(question, name))
 
     def with_heads(self) -> Self:
         """Return a copy in which an encoder's heads decide beside any endpoint.

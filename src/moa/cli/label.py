@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
-from rich.text import Text
 
 from moa.cli import options, screen
+from moa.cli.studio import OpenPage, Port, check_extra, page_of, show
 from moa.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.config.endpoints import Endpoints
-    from moa.core._terminal import Console
+    from moa.core._json import JSON
     from moa.core.context import RunContext
     from moa.core.questions import Question
     from moa.endpoints import Endpoint
@@ -27,13 +26,6 @@ if TYPE_CHECKING:
 
 PERSON = "person"
 DONE, NOTHING = 0, 1
-SKIP, BACK, QUIT = "/skip", "/back", "/quit"
-_HOW = (
-    "Enter accepts what is in brackets. Else type what is right instead, numbers or names, one for "
-    f"each question that it changes, as in: 2 7. Or {SKIP}, {BACK} or {QUIT}"
-)
-_MOST_SHOWN = 2000
-"""Maximum characters of a message to show."""
 
 
 def label(
@@ -65,47 +57,53 @@ def label(
     by_llm: Annotated[
         bool, typer.Option("--by-llm", help="Let the large model label them.")
     ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet",
+            metavar="FILE.jsonl",
+            help="Write the messages into this file, to be checked in an editor; if it is there, "
+            "read it.",
+        ),
+    ] = None,
     limit: options.DefaultLimit = 40,
     read: Annotated[
         int, typer.Option("--read", min=2, help="Number of texts to choose from.")
     ] = 300,
+    port: Port = 8090,
+    open_page: OpenPage = True,
     asking: options.AskingOptions,
 ) -> None:
     """Label the messages that teach most.
 
-    It shows one message after another, with the current decisions in brackets: all questions of a
-    graph at once. Enter accepts them all. Correct a wrong one by a number or a name:
+    It opens the page of moa studio on some messages, with the current decisions. Press the number
+    of a right answer, then R: it confirms the other decisions about the message. Each label is
+    stored at once. Ctrl-C ends; the same command with --resume continues, also with other rows.
 
-        spam       1 yes  [2 no]
-        injection  3 yes  [4 no]
-        sentiment  5 negative  [6 neutral]  7 positive
-        intent     [8 order]  9 refund  10 repair  11 none
-        urgency    [12 can wait]  13 today  14 now
-        danger     15 yes  [16 no]
-        > 5 9
-
-    /skip skips a message, /back undoes the last one, /quit ends. Answers may come from a pipe, one
-    per line. Each message is stored at once; the same command with --resume continues, also with
-    other rows.
-
-    Half of the messages are drawn at random, since a guarantee can only be tested on such. The
-    others have the lowest confidence, each unlike those before it, and are marked "chosen": true.
-    A message that you corrected on the page may be drawn too: it keeps its labels and isn't shown
-    again. Judge every message as if the brackets were empty: what you accept unread confirms wrong
-    decisions, and hides them in the test.
+    Half of the messages are drawn at random, since a guarantee can only be tested on such: label
+    them in their order, without gaps. The others have the lowest confidence, each unlike those
+    before it, and are marked "chosen": true. A message that you corrected on the page before may be
+    drawn too: it keeps its labels and isn't shown again. Judge every message as if nothing was
+    decided: what you confirm unread confirms wrong decisions, and hides them in the test.
 
         moa run support inbox.jsonl --out runs.jsonl
         moa label support runs.jsonl --out labelled.jsonl
         moa label support runs.jsonl --out labelled.jsonl --resume --random --limit 200
         moa learn labelled.jsonl --graph support --out inbox.json
 
+    Without a browser: the first command writes a file, one message a line. Correct the labels in
+    it, and set "checked" to true in each line that you have read. Then the same command reads it:
+
+        moa label support runs.jsonl --sheet sheet.jsonl --out labelled.jsonl
+        moa label support runs.jsonl --sheet sheet.jsonl --out labelled.jsonl
+
     By the large model instead, for at most one dollar. A guarantee from such labels says that
     decisions agree with that model:
 
         moa label support runs.jsonl --by-llm --budget-usd 1 --out labelled.jsonl
 
-    Exit codes: 0 done or ended by /quit, 1 nothing was labelled, 2 usage or configuration, 130
-    stopped.
+    Exit codes: 0 done, 1 nothing is labelled, 2 usage or configuration, 130 stopped before the
+    page opened.
 
     One question of your own:
 
@@ -113,6 +111,9 @@ def label(
     """
     from moa.evals.labelling import LabelFile
 
+    filled = sheet is not None and sheet.exists()
+    _check(by_llm=by_llm, sheet=sheet, source=source)
+    rows, format = (str(sheet), options.ReadingOptions()) if filled else (source, reading)
     with LabelFile(out, existing=kept.existing(out), source=source) as file:
         session = Session(file)
 
@@ -120,19 +121,35 @@ def label(
             if by_llm and not endpoints.has_llm:
                 raise ConfigError(_NO_LLM)
             find = _find_file_task if what.endswith(".json") else _find_graph_task
-            task = await find(what, source, reading, endpoints, context)
-            await session.pick(task, limit, read, context, at_random=at_random)
+            task = await find(what, rows, format, endpoints, context)
+            session.take(task)
+            if filled:
+                return session.read_sheet()
+            await session.pick(task.agents, limit, read, context, at_random=at_random)
             if by_llm:
                 return await session.ask_llm(endpoints.llm, task.by_llm(), context)
-            return DONE
+            return session.write_sheet(sheet) if sheet else session.take_over()
 
         stopped = f"stopped; the labels are stored: {options.how_to_go_on(out)}"
         code = asking.run(body, stopped=stopped)
-        if not (code or by_llm):
-            code = session.ask_person()
-        if not code:
-            _say_next(what, file)
-    raise typer.Exit(code)
+    if code or (sheet and not filled):
+        raise typer.Exit(code)
+    if not (by_llm or sheet):
+        session.show_page(port=port, open_page=open_page, overwrite=kept.overwrite)
+    raise typer.Exit(_say_next(what, out))
+
+
+def _check(*, by_llm: bool, sheet: Path | None, source: str) -> None:
+    """Check who labels where, before a model is asked."""
+    from moa.core._files import check_lines
+
+    if sheet is None:
+        if not by_llm:
+            check_extra()
+    elif by_llm:
+        raise ConfigError("--by-llm is for the large model, and --sheet for you: give one of them")
+    elif not sheet.exists():
+        check_lines(sheet, existing="refuse", source=source)
 
 
 _NO_LLM = (
@@ -141,14 +158,21 @@ _NO_LLM = (
 )
 
 
-def _say_next(name: str, file: LabelFile) -> None:
-    """Print the command that uses the labels."""
-    is_file, drawn = name.endswith(".json"), len(file.drawn_texts)
+def _say_next(name: str, out: Path) -> int:
+    """Print the command that uses the labels; return the exit code."""
+    from moa.evals.labelling import LabelFile
+
+    is_file = name.endswith(".json")
     learns = f'--task "…" --out {name}' if is_file else f"--graph {name} --out learned.json"
-    screen.notes().print(
-        f"it has {file.texts} labelled messages, {drawn} of them drawn at "
-        f"random. Next: moa learn {file.path} {learns}"
-    )
+    with LabelFile(out, existing="resume", source=None) as file:
+        if not file.texts:
+            screen.notes().print(f"nothing is labelled in {out}")
+            return NOTHING
+        screen.notes().print(
+            f"it has {file.texts} labelled messages, {len(file.drawn_texts)} of them drawn at "
+            f"random. Next: moa learn {out} {learns}"
+        )
+    return DONE
 
 
 class _Task(NamedTuple):
@@ -225,19 +249,22 @@ class Session:
     picks: Sequence[Pick] = ()
     questions: Sequence[Question] = ()
 
+    def take(self, task: _Task) -> None:
+        """Take the rows and the questions."""
+        self.rows = task.rows
+        questions = [question for agent in task.agents.values() for question in agent.questions]
+        self.questions = [question for question in questions if question.name in task.agents]
+
     async def pick(
-        self, task: _Task, most: int, read: int, context: RunContext, *, at_random: bool
+        self, agents: Agents, most: int, read: int, context: RunContext, *, at_random: bool
     ) -> None:
         """Choose the texts to label."""
         from moa.evals.labelling import pick_texts
 
-        self.rows = task.rows
-        questions = [question for agent in task.agents.values() for question in agent.questions]
-        self.questions = [question for question in questions if question.name in task.agents]
         with screen.progress("reading") as progress:
             self.picks = await pick_texts(
-                task.agents,
-                task.rows,
+                agents,
+                self.rows,
                 most=most,
                 labelled=self.file.drawn_texts,
                 chosen=self.file.chosen_lines,
@@ -270,185 +297,112 @@ class Session:
         )
         return DONE if self.file.added or not self.picks else NOTHING
 
-    def ask_person(self) -> int:
-        """Ask the user about one text after another; return the exit code."""
-        console = screen.err()
-        if not self.picks:
-            console.print("all texts are labelled already")
-            return DONE
-        code = DONE
-        try:
-            self._ask(console)
-        except KeyboardInterrupt:
-            code = options.STOPPED
-        finally:
-            console.print(f"\n{self.file.added} labelled into {self.file.path}")
-        return code if code or self.file.added else NOTHING
+    def write_sheet(self, path: Path) -> int:
+        """Write the chosen texts into a file, for a person to check; return the exit code."""
+        from moa.core._files import dump_json
+        from moa.evals.labelling import CHECKED
 
-    def _ask(self, console: Console) -> None:
-        """Show the chosen texts, and store the labels that the user enters."""
-        form = Form(self.questions)
-        if reconfigure := getattr(sys.stdin, "reconfigure", None):
-            reconfigure(errors="replace")
-        for question in self.questions:
-            console.print(Text(f"{question.name}: {question.text}", "dim"))
-        console.print(_HOW)
-        index, written = 0, list[int]()
-        while index < len(self.picks):
-            pick, line = self.picks[index], SKIP
-            if not pick.is_labelled:
-                self._show(console, form, index)
-                line = _read_line()
-            if line == QUIT:
-                return
-            if line == BACK:
-                index = self._go_back(index, written)
-                continue
-            # Who skips a text leaves the labels that it has: else its error would leave the sample.
-            known = pick.known
-            labels = known if line == SKIP else self._understand(console, form, line, pick)
-            if labels is None:
-                continue
-            if labels:
-                self.write(pick, labels, by=PERSON)
-                written.append(index)
-                if labels == known:
-                    console.print(self._describe_known(index))
-            index += 1
-
-    def _describe_known(self, index: int) -> Text:
-        labels = self.picks[index].known.items()
-        told = ", ".join(f"{name} {_short(label)}" for name, label in labels)
-        text = " ".join(self.rows[self.picks[index].place].text.split())[:60]
-        return Text(f"{index + 1} of {len(self.picks)}: {text!r} {_TAKEN_OVER}: {told}", "dim")
-
-    def _go_back(self, index: int, written: list[int]) -> int:
-        """Take back all from the last text that was asked about on; return its index."""
-        while written:
-            self.file.take_back()
-            index = written.pop()
-            if not self.picks[index].is_labelled:
-                break
-        return index
-
-    @staticmethod
-    def _understand(
-        console: Console, form: Form, line: str, pick: Pick
-    ) -> Mapping[str, str] | None:
-        """Read the labels of a line; return `None` if it is invalid and the user can repeat it."""
-        try:
-            return form.read(line, pick.guess)
-        except ConfigError as error:
-            if not sys.stdin.isatty():  # its next line would be taken for the labels of this text
-                raise
-            console.print(Text(str(error), "red"))
-            return None
-
-    def _show(self, console: Console, form: Form, index: int) -> None:
-        pick = self.picks[index]
-        row = self.rows[pick.place]
-        console.rule(f"{index + 1} of {len(self.picks)}")
-        if isinstance(subject := row.fields.get("subject"), str):
-            console.print(Text(subject, "bold"))
-        suffix = f" … and {len(row.text) - _MOST_SHOWN} characters more"
-        console.print(
-            Text(row.text[:_MOST_SHOWN] + (suffix if len(row.text) > _MOST_SHOWN else ""))
+        blank = {CHECKED: False, **{question.name: "" for question in self.questions}}
+        lines = [blank | self.line(pick, pick.guess, by=PERSON) for pick in self.picks]
+        screen.write_text("--sheet", path, "".join(f"{dump_json(line)}\n" for line in lines))
+        screen.notes().print(
+            f"{len(lines)} messages in {path}: correct their labels, set {CHECKED!r} to true in "
+            "each line that you have read, and run the same command again"
         )
-        console.print()
-        for line in form.lines(pick.guess):
-            console.print(line)
+        return DONE
+
+    def read_sheet(self) -> int:
+        """Store the checked rows of a sheet; return the exit code."""
+        from moa.evals.labelling import read_sheet
+
+        drawn, chosen = self.file.drawn_texts, self.file.chosen_lines
+        checked = read_sheet(self.rows, self.questions, labelled=drawn, chosen=chosen)
+        for pick, labels in checked:
+            self.write(pick, labels, by=PERSON)
+        screen.notes().print(f"{self.file.added} labelled into {self.file.path}")
+        return DONE if checked else NOTHING
+
+    def take_over(self) -> int:
+        """Store the labels of the texts if all have them already; the page does else."""
+        if all(pick.is_labelled for pick in self.picks):
+            for pick in self.picks:
+                self.write(pick, pick.known, by=PERSON)
+        return DONE
+
+    def show_page(self, *, port: int, open_page: bool, overwrite: bool) -> None:
+        """Let the user label the texts on the page, until Ctrl-C."""
+        from moa.studio.labels import Labels
+        from moa.studio.sources import Source, View
+
+        shown = [pick for pick in self.picks if not pick.is_labelled]
+        if len(shown) < len(self.picks):
+            screen.notes().print(f"{len(self.picks) - len(shown)} {_TAKEN_OVER}")
+        if not shown:
+            screen.notes().print("all texts are labelled already")
+            return
+        if overwrite:
+            self.file.path.unlink(missing_ok=True)
+        drawn = {
+            self.rows[pick.place].text: self.line(pick, pick.known, by=PERSON)
+            if pick.known
+            else None
+            for pick in self.picks
+            if not pick.chosen
+        }
+        source = Source(
+            name="Messages to label",
+            about="label them in their order; Ctrl-C in the terminal ends",
+            lines=lambda: map(self._page_line, shown),
+            in_order=True,
+        )
+        view = View(source, labels=Labels(self.file.path, drawn=drawn))
+        with suppress(KeyboardInterrupt):
+            show(view, page_of(view), port=port, open_page=open_page)
+
+    def _page_line(self, pick: Pick) -> JSON:
+        """Return a text with its decisions, as a line of a run."""
+        from moa.evals.labelling import probabilities_of
+
+        row = self.rows[pick.place]
+        decisions: JSON = {}
+        for name, answer in pick.answers.items():
+            names = [option.name for option in answer.question.options]
+            decisions[name] = {
+                "status": answer.status,
+                "label": pick.decided.get(name),
+                "probabilities": dict(zip(names, probabilities_of(answer), strict=True)),
+            }
+        fields = {**self._others(row), "text": row.text}
+        id = row.fields.get("id", pick.place + 1)
+        return {"id": id, "input": fields, "output": decisions, "status": "answered"}
 
     def write(self, pick: Pick, labels: Mapping[str, str], *, by: str) -> None:
         """Write a text with its labels."""
+        self.file.store(self.line(pick, labels, by=by))
+
+    def line(self, pick: Pick, labels: Mapping[str, str], *, by: str) -> JSON:
+        """Return the line of a text with its labels."""
         from moa.decisions.labelled import row_value
         from moa.evals.labelling import LABEL
 
-        values: dict[str, object] = {
+        row = self.rows[pick.place]
+        values = {
             question.name: labels[question.name]
             if question.name == LABEL
             else row_value(question, labels[question.name])
             for question in self.questions
             if question.name in labels
         }
-        row, names = self.rows[pick.place], {question.name for question in self.questions}
-        others = {key: value for key, value in row.fields.items() if key not in names}
         by = pick.known_by if labels.items() <= pick.known.items() else by
-        self.file.label(row._replace(fields=others), values, by=by, chosen=pick.chosen)
+        marks = {"labelled_by": by, "chosen": pick.chosen}
+        return {**self._others(row), "text": row.text, **values, **marks}
+
+    def _others(self, row: UnlabelledRow) -> JSON:
+        """Return the fields of a row without those that a label has."""
+        from moa.evals.labelling import CHECKED
+
+        names = {question.name for question in self.questions} | {CHECKED}
+        return {key: value for key, value in row.fields.items() if key not in names}
 
 
 _TAKEN_OVER = "labelled before because somebody chose them, and taken over as drawn"
-
-
-class Form:
-    """All questions about a text, answered by one line."""
-
-    def __init__(self, questions: Sequence[Question]) -> None:
-        self._questions = questions
-        answers = [(q.name, option.name) for q in questions for option in q.options]
-        names = Counter(_short(option) for _, option in answers)
-        self._numbers = {answer: str(number) for number, answer in enumerate(answers, start=1)}
-        if not names.keys().isdisjoint(self._numbers.values()):  # a label such as 3 looks like one
-            self._numbers = {}
-        self._meant: dict[str, tuple[str, str]] = {}
-        """The answer that a word means."""
-        for name, option in answers:
-            self._meant[f"{name}={_short(option)}"] = name, option
-            if names[_short(option)] == 1:
-                self._meant[_short(option)] = name, option
-        self._meant |= {number: answer for answer, number in self._numbers.items()}
-
-    def lines(self, guess: Mapping[str, str]) -> Iterator[Text]:
-        """Yield a line for each question with its options, the current answer in brackets."""
-        width = max(len(question.name) for question in self._questions)
-        for question in self._questions:
-            line = Text(f"{question.name:<{width}}  ", "bold")
-            for option in question.options:
-                number = self._numbers.get((question.name, option.name), "")
-                choice = f"{number} {_short(option.name)}".strip()
-                is_guess = guess.get(question.name) == option.name
-                line.append(
-                    f"[{choice}]  " if is_guess else f"{choice}  ", "" if is_guess else "not bold"
-                )
-            yield line
-
-    def read(self, line: str, guess: Mapping[str, str]) -> dict[str, str]:
-        """Read the right answers: the current ones, corrected by the line.
-
-        Raises:
-            ConfigError: a word isn't an answer, or a question has two answers or none.
-        """
-        from moa.core.faults import nearest
-
-        corrections: dict[str, str] = {}
-        for word in self._words(line):
-            if word not in self._meant:
-                raise ConfigError(
-                    f"{word!r} is no answer{nearest(word, list(self._meant))}. {_HOW}"
-                )
-            name, option = self._meant[word]
-            if corrections.setdefault(name, option) != option:
-                raise ConfigError(f"{line!r} has two answers to {name!r}: give one")
-        answers = {**guess, **corrections}
-        if open_names := [
-            question.name for question in self._questions if question.name not in answers
-        ]:
-            raise ConfigError(f"nothing is decided about {', '.join(open_names)}: give an answer")
-        return answers
-
-    def _words(self, line: str) -> list[str]:
-        if line in self._meant:
-            return [line]
-        parts = line.split(",") if "," in line else line.split()
-        return [part.strip() for part in parts if part.strip()]
-
-
-def _short(option: str) -> str:
-    from moa.core.questions import NONE_OF_THESE
-
-    return "none" if option == NONE_OF_THESE else option
-
-
-def _read_line() -> str:
-    """Read one line; at the end of the input return `QUIT`."""
-    line = sys.stdin.readline()
-    return line.strip() if line else QUIT

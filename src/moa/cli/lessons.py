@@ -148,8 +148,9 @@ async def written_messages(
     """
     from moa.core._files import LineFile
     from moa.inbox.intents import tokens_of_writing, write_messages
+    from moa.learning.labelled_graph import SETTLES
 
-    name = learner.node.settles_by
+    name = SETTLES
     if not endpoints.has_llm:
         raise ConfigError(
             "--write-examples needs a large model, and none is configured. Add one to moa.toml: "
@@ -188,8 +189,9 @@ def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
     """Build a request for messages for each label of the question that settles."""
     from moa.core.questions import NONE_OF_THESE
     from moa.inbox.intents import EXAMPLES, Wish, languages_of
+    from moa.learning.labelled_graph import SETTLES
 
-    name = learner.node.settles_by
+    name = SETTLES
     question, agent = learner.questions[name], learner.agents[name]
     options = [option for option in question.options if option.name != NONE_OF_THESE]
     spoken = languages_of([message.texts[name] for message in messages])
@@ -322,9 +324,9 @@ async def _show_settled(
     """
     from moa.decisions.labelled import join_repeats, normalise_text
     from moa.evals.learning import HALVES, half_of
-    from moa.learning.labelled_graph import SettledCount
+    from moa.learning.labelled_graph import SETTLES, SettledCount
 
-    name = learner.node.settles_by
+    name = SETTLES
     rows_by_text = join_repeats(learner.collect_labelled(name, messages))
     labelled = [message for message in messages if name in message.labels]
     last_messages = {normalise_text(message.texts[name]): message for message in labelled}

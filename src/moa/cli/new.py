@@ -42,10 +42,6 @@ def new(
             help="With inbox: draft the intents of these messages, a .jsonl, .csv or .txt file.",
         ),
     ] = None,
-    by_groups: Annotated[
-        bool,
-        typer.Option("--by-groups", help="Ask no large model, even if one is configured."),
-    ] = False,
     overwrite: options.Overwrite = False,
     yes: options.Agree = False,
     reading: options.ReadingOptions,
@@ -62,13 +58,10 @@ def new(
         cascade       a small model answers if it is sure; a large one or people do the rest
         rag           answer questions from a handbook, with sources
 
-    With --from it drafts the intents of messages in moa.toml, for you to edit in your own words. It
-    leaves out spam and prompt injections.
-
-    A configured large model proposes them from 120 messages; the command states the cost first,
-    and needs --yes if it may cost money. Otherwise, or with --by-groups, it groups similar
-    messages, and names the groups by their words: rename them, and merge those that are one. In a
-    folder with a moa.toml it writes only the intents into that file.
+    With --from a configured large model drafts intents in moa.toml from 120 of your messages, for
+    you to edit in your own words. The command leaves out spam and prompt injections, states the
+    cost first, and needs --yes if it may cost money. In a folder with a moa.toml it writes only the
+    intents into that file.
 
     It replaces nothing without --overwrite.
 
@@ -86,17 +79,15 @@ def new(
         moa new inbox shop --from mails.csv --text-column body
     """
     if source is None:
-        if by_groups or yes:
-            raise ConfigError(
-                "--by-groups and --yes are about the intents of an inbox: give --from"
-            )
+        if yes:
+            raise ConfigError("--yes is about the intents of an inbox: give --from")
         _write(template, folder, _plan_files(template, folder, overwrite=overwrite))
         _say_what_is_next(template, folder)
     elif template != "inbox":
         raise ConfigError(f"--from is for moa new inbox; {template} has rows of its own to replace")
     else:
         drafts = _Drafts(source, folder, reading, overwrite=overwrite)
-        raise typer.Exit(asking.run(partial(drafts.write, by_groups=by_groups, yes=yes)))
+        raise typer.Exit(asking.run(partial(drafts.write, yes=yes)))
 
 
 class _Drafts:
@@ -127,9 +118,7 @@ class _Drafts:
             user_files = (self._config, Path(messages))
             self._files = _plan_files("inbox", folder, overwrite=overwrite, paths=user_files)
 
-    async def write(
-        self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
-    ) -> int:
+    async def write(self, endpoints: Endpoints, context: RunContext, *, yes: bool) -> int:
         """Draft the intents, write all files, and print the next steps; return the exit code."""
         from moa.cli.intents import PLACE, as_toml, draft
         from moa.config.file import add_block
@@ -142,7 +131,6 @@ class _Drafts:
             endpoints,
             context,
             reading=self._reading,
-            by_groups=by_groups,
             yes=yes,
         )
         _write("inbox", self._folder, self._files)
@@ -220,8 +208,8 @@ def _say_what_is_next(template: str, folder: Path) -> None:
 
 def _say_intents(proposals: Sequence[Proposal], source: str, config: Path) -> None:
     """Print the drafted intents, and the next steps."""
-    rows = [(proposal.name, str(proposal.messages or ""), proposal.means) for proposal in proposals]
-    screen.results_console().print(screen.make_table(("intent", "messages", "means"), rows))
+    rows = [(proposal.name, proposal.means) for proposal in proposals]
+    screen.results_console().print(screen.make_table(("intent", "means"), rows))
     option = "" if config == Path(_CONFIG) else f" --config {config}"
     screen.details().print(
         f"{len(proposals)} intents in {config}, as a draft.\n"

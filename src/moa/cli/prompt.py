@@ -89,9 +89,8 @@ def _agents(
     """Find the agents in a node that ask a model: path, agent, and True if a graph wires them."""
     from moa.agents.agent import Agent
     from moa.agents.deciding import DecidingAgent
-    from moa.graphs.engine.graph import BuiltGraph
+    from moa.graphs.engine.plan import Plan
     from moa.graphs.engine.types import is_node
-    from moa.graphs.recipe import WiredRecipe
 
     node_path = f"{path}/{node.name}" if path else node.name
     if isinstance(node, Agent | DecidingAgent):
@@ -99,7 +98,7 @@ def _agents(
             yield node_path, node, is_wired
         return
     members: Callable[[], Iterable[Any]] = getattr(node, "members", tuple)
-    is_wired = isinstance(node, BuiltGraph | WiredRecipe)
+    is_wired = isinstance(getattr(node, "plan", None), Plan)
     for part in members():
         if is_node(part):
             yield from _agents(part, node_path, is_wired=is_wired)

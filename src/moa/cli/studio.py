@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,8 @@ Graph = Annotated[
         "--of", metavar="NAME", help="The graph that ran: a built-in one, or file.py:object."
     ),
 ]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")]
+OpenPage = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")]
 
 
 def studio(
@@ -60,12 +63,8 @@ def studio(
     ] = None,
     calibration: options.CalibrationFile = None,
     graph: Graph = None,
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")
-    ] = 8090,
-    open_page: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
-    ] = True,
+    port: Port = 8090,
+    open_page: OpenPage = True,
     config: options.ConfigFile = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -93,8 +92,7 @@ def studio(
 
         moa studio done.jsonl --of support
     """
-    with require_package("uvicorn", extra="serve", purpose="to show the page"):
-        from moa.serving.listening import address_of, listen_on, uvicorn_for
+    check_extra()
     from moa.config.tables import Config
     from moa.studio.sources import find_source
 
@@ -102,7 +100,20 @@ def studio(
     settings = Config() if run_source.demo else options.load_config(config)
     view = _open_view(run_source, trace, calibration, graph, settings)
     _enable_labels(view, labels, config)
-    app = _page(view, graph or (run_source.graph if run_source.demo else None), settings)
+    app = page_of(view, graph or (run_source.graph if run_source.demo else None), settings)
+    show(view, app, port=port, open_page=open_page)
+
+
+def check_extra() -> None:
+    """Raise `MissingDependency` if the page can't be shown."""
+    with require_package("uvicorn", extra="serve", purpose="to show the page"):
+        import_module("uvicorn")
+
+
+def show(view: View, app: Starlette, *, port: int, open_page: bool) -> None:
+    """Serve the page until it is stopped."""
+    from moa.serving.listening import address_of, listen_on, uvicorn_for
+
     view.start()
     with listen_on("127.0.0.1", port) as listener:
         address = f"{address_of(listener)}/studio/"
@@ -130,7 +141,7 @@ def _enable_labels(view: View, labels: Path | None, config: Path | None) -> None
         view.learning = Learning(path, view.graph[0], config)
 
 
-def _page(view: View, graph: str | None, config: Config) -> Starlette:
+def page_of(view: View, graph: str | None = None, config: Config | None = None) -> Starlette:
     """Make the page; if a graph is named, inputs can be tried on it."""
     from moa.config.endpoints import Endpoints
     from moa.serving.app import app_of, server_of

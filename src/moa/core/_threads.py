@@ -57,25 +57,18 @@ class Threads:
     another one needs its place. A thread can't be stopped, so a stuck one is left alone, and no
     longer counts towards `most`.
 
-    Args:
-        most: Maximum calls at once; others wait.
-        most_stuck: Number of stuck calls at which no further call is started.
-        most_stuck_of_one: Number of stuck calls of one function at which it is no longer called.
-        late_s: Seconds after which a call gives its place to a waiting one.
     """
 
-    def __init__(
-        self,
-        *,
-        most: int = 32,
-        most_stuck: int = 256,
-        most_stuck_of_one: int = 32,
-        late_s: float = 60.0,
-    ) -> None:
-        self.most = most
-        self.most_stuck = most_stuck
-        self.most_stuck_of_one = most_stuck_of_one
-        self.late_s = late_s
+    most = 32
+    """Maximum calls at once; others wait."""
+    most_stuck = 256
+    """Number of stuck calls at which no further call is started."""
+    most_stuck_of_one = 32
+    """Number of stuck calls of one function at which it is no longer called."""
+    late_s = 60.0
+    """Seconds after which a call gives its place to a waiting one."""
+
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:

@@ -42,8 +42,6 @@ class RunContext:
         node: Name of the node that runs in it.
         reference: The large model to compare the cost with.
         listener: Called with each event during the run.
-        watcher: Called while a model on this machine writes, with the node's name and the number
-            of tokens so far, even if the text isn't shown.
         keep_notes: Collect notes in `trace`. Switch it off for a context that outlives many nested
             runs; each of these keeps its own notes.
         tracer: Starts the spans of nested runs; `None` uses OpenTelemetry's tracer provider, if
@@ -82,13 +80,14 @@ class RunContext:
         node: str = "",
         reference: Reference | None = None,
         listener: Callable[[Event], None] | None = None,
-        watcher: Callable[[str, int], None] | None = None,
         keep_notes: bool = True,
         tracer: Tracer | None = None,
     ) -> None:
         self.reference = reference
         self.listener = listener
-        self.watcher = watcher
+        self.watcher: Callable[[str, int], None] | None = None
+        """Called while a model on this machine writes, with the node's name and the number of
+        tokens so far, even if the text isn't shown."""
         self.keep_notes = keep_notes
         self.tracer: Tracer | Span | None = tracer_for(tracer)
         """Parent of new spans: the innermost open span, or the tracer; `None`: there are no

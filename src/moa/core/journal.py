@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,10 @@ class Journal:
         key = digest(*what)
         self._seen[key] += 1
         return f"{key}.{self._seen[key]}"
+
+    def pass_over(self, calls: Iterable[str]) -> None:
+        """Count the calls in a node that was found, so that equal later ones get other keys."""
+        self._seen.update(call.partition(".")[0] for call in calls)
 
     def key(self, *what: object) -> Key:
         """Return a call's key.

@@ -141,6 +141,7 @@ class Call:
         record, outcome = finished.record, finished.outcome
         self._charge(record, finished.paid)
         self.place.journal.found += len(record.calls)
+        self.place.journal.pass_over(call for call in record.calls if call != str(self.key))
         if self._is_counted:
             self.place.count(record.calls)
         if isinstance(outcome, MoaError):

@@ -8,7 +8,6 @@ from typing import Literal
 NoteKind = Literal[
     "answered",
     "repaired",
-    "repeated",
     "retried",
     "waited",
     "fell back",

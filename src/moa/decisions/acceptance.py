@@ -68,7 +68,6 @@ class Policy(ABC):
         guarantee: Guarantee,
         *,
         context: RunContext | None = None,
-        seed: int = 0,
     ) -> FittedPolicy:
         """Fit one policy to graded replies, from the scores of the parts.
 
@@ -79,7 +78,6 @@ class Policy(ABC):
             graded: Replies of the small model with their grades.
             guarantee: The guarantee for accepted replies.
             context: Budget, deadline and ledger of the calls to models; `None` starts one.
-            seed: Seed of the split into halves.
 
         Raises:
             InputError: there are fewer than 10 graded replies, or they are about too few cases.
@@ -94,7 +92,7 @@ class Policy(ABC):
             raise InputError(
                 f"{len(graded)} graded replies are too few: it takes at least {_FEWEST}"
             )
-        held_out, fold_indices = _split_graded(graded, seed)
+        held_out, fold_indices = _split_graded(graded)
         run_context = context or RunContext()
 
         async def signs(graded_reply: GradedReply) -> dict[str, float]:
@@ -308,7 +306,7 @@ class FittedPolicy(Policy):
         return Judgement(good, self.bound.accepts(good), (summary, *reasons))
 
 
-def _split_graded(graded: Sequence[GradedReply], seed: int) -> tuple[Bools, Ints]:
+def _split_graded(graded: Sequence[GradedReply]) -> tuple[Bools, Ints]:
     """Return which replies are held out, and the fold of each of the others."""
     from moa.decisions.arrays import np
     from moa.decisions.regression import folds, split
@@ -317,9 +315,9 @@ def _split_graded(graded: Sequence[GradedReply], seed: int) -> tuple[Bools, Ints
     cases = [str(index) if g.case is None else f"case {g.case}" for index, g in enumerate(graded)]
     # The halves must be exchangeable. If each had as many good replies, the errors of one would
     # predict those of the other, but a bound assumes that they are independent.
-    held_out = split(cases, 0.5, seed=seed)
+    held_out = split(cases, 0.5, seed=0)
     fit_cases = [case for case, out in zip(cases, held_out.tolist(), strict=True) if not out]
-    fold_indices = folds(fit_cases, good[~held_out], _PARTS, seed=seed)
+    fold_indices = folds(fit_cases, good[~held_out], _PARTS, seed=0)
     if not held_out.any() or len(set(fold_indices.tolist())) < 2:
         raise InputError(
             f"{len(graded)} graded replies are about {len(set(cases))} cases, which are too few to "

@@ -18,6 +18,7 @@ Bools = NDArray[np.bool_]
 _BINS, _DRAWS = 10, 100
 _FEWEST, _POINTS = 20, 100
 _ENDS = 1e-6
+_LEAST = 1e-12
 
 
 def unit(vectors: Floats) -> Floats:
@@ -37,10 +38,10 @@ def logit(p: Floats) -> Floats:
     return np.log(safe / (1 - safe))
 
 
-def log_loss(logs: Floats, labels: Ints, *, least: float = 1e-12) -> float:
-    """Return the mean negative log-probability of the right option, clipped at `least`."""
+def log_loss(logs: Floats, labels: Ints) -> float:
+    """Return the mean negative log-probability of the right option, clipped at `_LEAST`."""
     right = logs[np.arange(len(labels)), labels]
-    return float(-np.maximum(right, np.log(least)).mean())
+    return float(-np.maximum(right, np.log(_LEAST)).mean())
 
 
 def macro_f1(predicted: Ints, labels: Ints) -> float:

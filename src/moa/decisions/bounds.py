@@ -354,9 +354,7 @@ class CurvePoint(Frozen):
     """Upper bound of the error rate by these counts, exact and one-sided."""
 
 
-def risk_curve(
-    outcomes: Sequence[Outcome], *, confidence: float = 0.95, most: int = _POINTS
-) -> tuple[CurvePoint, ...]:
+def risk_curve(outcomes: Sequence[Outcome], *, confidence: float = 0.95) -> tuple[CurvePoint, ...]:
     """Compute the error rate from the strictest threshold to the one that accepts all.
 
     No point is a guarantee: picking the best of all thresholds means testing many.
@@ -364,7 +362,6 @@ def risk_curve(
     Args:
         outcomes: Randomly drawn labelled decisions. One of each case counts.
         confidence: Confidence of each bound by itself.
-        most: Maximum of points, spread evenly over the accepted counts.
     """
     cases = sorted(draw_one_per_case(outcomes), key=lambda outcome: -outcome.confidence)
     if not cases:
@@ -373,8 +370,8 @@ def risk_curve(
     confidences = np.array([outcome.confidence for outcome in cases])
     # Decisions of equal confidence stay together.
     ends = np.flatnonzero(np.append(confidences[1:] < confidences[:-1], True))
-    if len(ends) > most:
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).astype(int))]
+    if len(ends) > _POINTS:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))]
     return tuple(
         _point(float(confidences[end]), int(end) + 1, int(wrong[end]), confidence) for end in ends
     )

@@ -40,8 +40,7 @@ class CalibratedDecider:
             if feature.source not in self.sources:
                 raise CalibrationError(
                     f"the calibration reads {feature.source!r}, and there is no such endpoint "
-                    f"here, only {', '.join(self.sources)}. Give it by `embedders`, or calibrate "
-                    "again without it"
+                    f"here, only {', '.join(self.sources)}. Calibrate again without it"
                 )
 
     async def check_identities(self, context: RunContext) -> list[str]:

@@ -1,4 +1,4 @@
-"""Drift: test whether new inputs, or shares of labels, still follow a reference.
+"""Drift: test whether new inputs still follow a reference.
 
 Each new value is ranked among those of the reference and all that came since. While nothing has
 changed, every rank is equally likely (a conformal p-value; Vovk, Nouretdinov and Gammerman 2003,
@@ -8,16 +8,10 @@ however long, raises a false alarm with a probability of at most `alpha`.
 A reference is stored as a few of its order statistics and the number of values between them. That
 loses nothing: the shares of a distribution between order statistics of a sample of it are those of
 Pólya's urn, whatever the distribution.
-
-If whole windows of labels are compared, that would take far more items than a test of two counts.
-So the counts of a label are compared by Fisher's exact test (Fisher 1935, "The logic of inductive
-inference", Journal of the Royal Statistical Society 98), whose rate of false alarms holds for any
-number of items.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from bisect import bisect_left
 from collections import Counter
@@ -29,14 +23,12 @@ from pydantic import Field
 from moa.core.errors import ConfigError
 from moa.core.node import Frozen
 from moa.decisions.audit import Evidence
-from moa.decisions.guarantee import log_choose, percent
+from moa.decisions.guarantee import percent
 
 Value = float | str
 """A number, or a name, such as that of a language."""
 Detect = Callable[[str], str | None]
 """Detects the language of a text; `None` if it can't."""
-Counts = Mapping[str, Mapping[str, int]]
-"""Number of times that each label came, by name of the question."""
 
 _BINS = 20
 FEWEST = 20
@@ -236,82 +228,3 @@ def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
     return {
         name: n / len(names) for name, n in Counter(names).most_common() if n >= 0.01 * len(names)
     }
-
-
-class LabelShift(Frozen):
-    """A label whose share has changed."""
-
-    question: str
-    label: str
-    reference: float
-    """Its share in the reference, from 0 to 1."""
-    now: float
-    """Its share in the latest windows."""
-    windows: int
-    """The number of these windows."""
-    p: float
-    """Probability of a difference at least as large if nothing has changed."""
-
-
-def find_label_shifts(
-    reference: Counts, windows: Sequence[Counts], *, alpha: float
-) -> tuple[LabelShift, ...]:
-    """Find labels whose share has changed in the latest window, or in all of them together.
-
-    If nothing has changed and items are independent, it finds something with a probability of at
-    most `alpha`, which is shared among the questions, the labels and the two comparisons. The
-    latest window comes last.
-    """
-    looks = {1, len(windows)} - {0}
-    shifts: dict[tuple[str, str], LabelShift] = {}
-    for look in sorted(looks):
-        latest = add_counts(windows[-look:])
-        totals = add_counts([reference, latest])
-        for question, labels in totals.items():
-            tests = 1 if len(labels) == 2 else len(labels)  # of two, what one gains the other loses
-            level = alpha / (len(looks) * len(totals) * tests)
-            old_counts, new_counts = reference.get(question, {}), latest.get(question, {})
-            for label in labels:
-                counts = (new_counts.get(label, 0), sum(new_counts.values()))
-                p = fisher_p_value(*counts, old_counts.get(label, 0), sum(old_counts.values()))
-                if p <= level:
-                    change = LabelShift(
-                        question=question,
-                        label=label,
-                        reference=share_of(old_counts, label),
-                        now=share_of(new_counts, label),
-                        windows=look,
-                        p=p,
-                    )
-                    shifts.setdefault((question, label), change)
-    return tuple(shifts.values())
-
-
-def add_counts(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
-    """Sum counts up."""
-    total: dict[str, Counter[str]] = {}
-    for by_question in counts:
-        for question, by_label in by_question.items():
-            total.setdefault(question, Counter()).update(by_label)
-    return {question: dict(sums) for question, sums in total.items()}
-
-
-def share_of(counts: Mapping[str, int], label: str) -> float:
-    """Return the share of a label among those of its question; 0 without any."""
-    return counts.get(label, 0) / max(1, sum(counts.values()))
-
-
-def fisher_p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:
-    """Return the two-sided p-value of Fisher's exact test: twice the smaller tail, at most 1."""
-    with_label, everything = count + reference_count, total + reference_total
-    lowest, highest = max(0, with_label - reference_total), min(total, with_label)
-    scale = log_choose(everything, total)
-
-    def weight(k: int) -> float:
-        return math.exp(
-            log_choose(with_label, k) + log_choose(everything - with_label, total - k) - scale
-        )
-
-    below = sum(weight(k) for k in range(lowest, count + 1))
-    above = sum(weight(k) for k in range(count, highest + 1))
-    return min(1.0, 2.0 * below, 2.0 * above)

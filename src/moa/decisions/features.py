@@ -52,12 +52,7 @@ _LONGEST = 4000
 """Maximum characters to embed, since longer texts may not fit the encoder."""
 
 
-def sources_of(
-    endpoint: Endpoint,
-    embedders: Mapping[str, Endpoint] | None = None,
-    *,
-    encoder: Endpoint | None = None,
-) -> dict[str, Endpoint]:
+def sources_of(endpoint: Endpoint, *, encoder: Endpoint | None = None) -> dict[str, Endpoint]:
     """Return the endpoints to read from, by role: the deciding one, and encoders."""
     local = LOCAL.open()
     sources: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: local.small_encoder(FREE)}
@@ -68,7 +63,7 @@ def sources_of(
     if isinstance(inner, HasHiddenStates):
         sources[SENTENCES] = local.small_encoder(inner.price)  # it runs on the same machine
         sources[HIDDEN] = inner.hidden_states
-    return {**sources, **(embedders or {})}
+    return sources
 
 
 class LabelFeature(Frozen):

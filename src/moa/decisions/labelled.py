@@ -18,6 +18,8 @@ from moa.core.errors import InputError
 from moa.core.node import Frozen
 from moa.core.questions import NONE_OF_THESE, Question
 
+CHOSEN = "chosen"
+"""Mark of a row that somebody chose to be labelled."""
 OTHERWISE = "another decision differs"
 """Label of a text for which a large model makes another decision differently. It is never given as
 an answer."""
@@ -292,10 +294,10 @@ def label_of(question: Question, value: object) -> str | None:
     raise InputError(f"{question.name}: {value!r} is none of {', '.join(names)}")
 
 
-def is_chosen(fields: Mapping[str, object]) -> bool:
-    """Return True if somebody chose a row to be labelled. In a table it may say so by a word."""
-    mark = fields.get("chosen")
-    return mark is True or str(mark).strip().casefold() in ("true", "yes", "1")
+def is_marked(fields: Mapping[str, object], mark: str) -> bool:
+    """Return True if a row has a mark, such as `CHOSEN`. In a table it may say so by a word."""
+    value = fields.get(mark)
+    return value is True or str(value).strip().casefold() in ("true", "yes", "1")
 
 
 def row_value(question: Question, name: str) -> str | bool | None:

@@ -92,7 +92,7 @@ class LoadedDocuments:
     """Files of other kinds in the folders."""
 
 
-def load(sources: Sources, *, progress: Progress | None = None) -> LoadedDocuments:
+def load(sources: Sources) -> LoadedDocuments:
     """Read files, and all text, Markdown, HTML and PDF files in folders.
 
     It blocks: in an event loop, use `asyncio.to_thread`.
@@ -100,14 +100,13 @@ def load(sources: Sources, *, progress: Progress | None = None) -> LoadedDocumen
     Args:
         sources: Files and folders. Folders are read recursively, without hidden files and without
             links that lead out of the folder.
-        progress: Called before each file is read.
 
     Raises:
         ConfigError: a file or folder doesn't exist, or two files would have the same id.
         MissingDependency: the package for a kind of file is not installed.
     """
     files, ignored, folders = files_under(sources)
-    results = [result for _, result in read_each(files, progress=progress)]
+    results = [result for _, result in read_each(files)]
     documents = tuple(result for result in results if isinstance(result, Document))
     unread = tuple(result for result in results if isinstance(result, UnreadFile))
     return LoadedDocuments(documents, (*folders, *unread), ignored)

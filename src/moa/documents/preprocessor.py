@@ -42,7 +42,6 @@ class Preprocessor(TypedNode[Text | str, Text]):
     empty text passes.
 
     Args:
-        html: Convert text that looks like HTML.
         history: Keep mails quoted below a reply, with or without `>` at each line. `False` removes
             those that begin in the first 20,000 characters.
         language: Detect the language if the input doesn't name it.
@@ -65,7 +64,6 @@ class Preprocessor(TypedNode[Text | str, Text]):
     def __init__(
         self,
         *,
-        html: bool = True,
         history: bool = True,
         language: bool = True,
         max_tokens: int | None = None,
@@ -73,14 +71,12 @@ class Preprocessor(TypedNode[Text | str, Text]):
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
-        self.html = html
         self.history = history
         self.language = language
         self.max_tokens = max_tokens
         self.rewriter: Agent[str | BaseModel, Reply] | None = None
         _require("ftfy", "ftfy", "to repair broken encodings")
-        if html:
-            _require("lxml", "lxml", "to turn HTML into text")
+        _require("lxml", "lxml", "to turn HTML into text")
         if not history:
             _require("mailparser_reply", "mail-parser-reply", "to leave quoted mails out")
         if max_tokens is not None:
@@ -104,7 +100,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         return Text(text=text, language=language or self._language(text, context))
 
     def _clean(self, text: str, context: RunContext) -> str:
-        from_html = self.html and _HTML.search(text) is not None
+        from_html = _HTML.search(text) is not None
         if from_html:
             text = html_to_text(text)
             context.note("changed", "HTML was turned into text")

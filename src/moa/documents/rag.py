@@ -59,6 +59,10 @@ from moa.local.encoders import sentence_encoder
 
 ABSENT = "NOT IN THE DOCUMENTS"
 """Start of a writer's answer that means "no answer". The writer isn't told to use it."""
+_HELPS = 0.2
+"""Minimum probability of a passage that helps, without a calibration."""
+_SUPPORTS = 0.5
+"""Minimum probability of a supported sentence, without a calibration."""
 _LEADING = re.compile(r"^[\s\"'*_`\u201c]+")
 NEAR = 0.5
 """Minimum cosine of a question and a sentence that may answer it. Chosen with `_SHARED` on half of
@@ -193,14 +197,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     filter: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model removes passages that don't help, with one call each; or pass the
     file of a calibration for it, or your own filter. Otherwise only the search selects passages."""
-    relevant: float = Field(default=0.2, gt=0, lt=1)
-    """Minimum probability of a passage that helps, without a calibration."""
     check: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model checks each sentence against its cited passages, with one call each;
     or pass the file of a calibration for it, or your own check. Otherwise each sentence only has to
     cite one."""
-    supported: float = Field(default=0.5, gt=0, lt=1)
-    """Minimum probability of a supported sentence, without a calibration."""
     near: float = Field(default=NEAR, ge=0, le=1)
     """Minimum cosine of the question and a sentence that may answer it. If no sentence reaches it,
     and none has a third of the question's words, the result is `NotInDocuments`, without a call.
@@ -246,8 +246,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         self.rewriter = None if isinstance(self.rewrite, bool) else self.rewrite
         if self.rewrite is True:
             self.rewriter = Agent(self._small("rewrite"), _REWRITE, output=Query, name="rewriter")
-        self.relevance = self._grader("filter", self.filter, RELEVANT, self.relevant)
-        self.support = self._grader("check", self.check, SUPPORTED, self.supported)
+        self.relevance = self._grader("filter", self.filter, RELEVANT, _HELPS)
+        self.support = self._grader("check", self.check, SUPPORTED, _SUPPORTS)
 
     def _grader(
         self,

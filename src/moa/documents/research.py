@@ -33,6 +33,9 @@ from moa.endpoints.tokens import approximate_tokens, window_of
 from moa.graphs.fields import FromEndpoint, Large, PythonNode
 from moa.graphs.recipe import Recipe, Sketch
 
+_REPORT_TOKENS = 2048
+"""Maximum number of tokens of the report, reasoning included."""
+
 
 class Finding(Frozen):
     """A sub-question, and its answer from the sources."""
@@ -214,8 +217,6 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers one question from sources, with citations, such as `Rag`."""
     max_parts: int = Field(default=5, ge=1)
     """Maximum number of parts of a question."""
-    report_tokens: int = Field(default=2048, ge=1)
-    """Maximum number of tokens of the report, reasoning included."""
     support: PythonNode[Text | str, Grade] | None = None
     """Checks each sentence of the report against the passages it cites. `None`: the check of a
     `Rag` answerer; without one, each sentence only has to cite a passage. What the answerer found
@@ -238,7 +239,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             tag="",
         )
         self.comparer = Comparer(self.llm, name="compare", max_tokens=1024)
-        self.synthesis = Synthesis(self.llm, name="report", max_tokens=self.report_tokens)
+        self.synthesis = Synthesis(self.llm, name="report", max_tokens=_REPORT_TOKENS)
 
     async def answer(self, request: Text | str, context: RunContext) -> Report | NotInDocuments:
         """Divide, look each part up, compare, and write.
@@ -276,12 +277,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         if not passages or len(passages) > limit:
             return None
         writer = rag.answerer.endpoint
-        reader = WholeReader(writer, name="answerer", max_tokens=self.report_tokens)
+        reader = WholeReader(writer, name="answerer", max_tokens=_REPORT_TOKENS)
         (prompt,) = await reader.prompts(Sheet(question=question, passages=passages), context)
         window = window_of(writer)
         texts = " ".join(text for _, text in prompt.messages)
         tokens = approximate_tokens(texts) if prompt.tokens is None else prompt.tokens
-        if window is not None and tokens + self.report_tokens > window:
+        if window is not None and tokens + _REPORT_TOKENS > window:
             return None
         return Rag(
             name="whole",

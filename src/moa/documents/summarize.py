@@ -54,6 +54,8 @@ _ROOM = 1.5
 _MAX_CHUNKS = 3
 """Maximum number of chunks cited for a sentence."""
 _MAX_TOKENS = 2048
+_CHUNK_TOKENS = 800
+"""Maximum number of tokens of a chunk, by a cautious estimate."""
 """Maximum number of tokens of a written summary, reasoning included."""
 _REDUNDANCY = 0.3
 """Weight of a sentence's cosine with the nearest one already picked, subtracted from its score."""
@@ -132,8 +134,6 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     more."""
     read_tokens: int = Field(default=3000, ge=1)
     """Maximum number of tokens that the large model reads; a shorter text is read whole."""
-    chunk_tokens: int = Field(default=800, ge=1)
-    """Maximum number of tokens of a chunk, by a cautious estimate."""
     encoder: Large | None = None
     """Endpoint that embeds sentences; `None`: the built-in encoder."""
 
@@ -158,7 +158,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             MissingDependency: `semantic-text-splitter` is not installed.
         """
         text = request.text
-        pieces, sentences = await asyncio.to_thread(_split, text, self.chunk_tokens)
+        pieces, sentences = await asyncio.to_thread(_split, text)
         if not sentences:
             context.note("skipped", "the text is empty, and so is its summary")
         length = await _off_loop(lambda: self._length_of(text), request, context)
@@ -361,9 +361,9 @@ def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
     return result
 
 
-def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Sentence]]:
+def _split(text: str) -> tuple[list[tuple[int, str]], list[Sentence]]:
     """Return the chunks of a text with their starts, and their sentences."""
-    pieces = list(chunks(text, max_tokens=max_tokens))
+    pieces = list(chunks(text, max_tokens=_CHUNK_TOKENS))
     all_sentences = [
         Sentence(text=sentence, chunks=(n,))
         for n, (_, chunk) in enumerate(pieces, 1)

@@ -7,7 +7,6 @@ a recipe says what happens if a step is `missing`, and runs it with:
 - `report_step`: reports the start and the end of a step to the listener;
 - `attempt`, `attempt_writing`: run a step, or a writer, that the recipe can do without;
 - `attempt_each`: runs a step for each part, some in parallel;
-- `revise`: revises a draft by its faults until it has none;
 - `write_to_length`: writes a text, once more if it is too short, and cuts it.
 
 They don't check that an answer is valid: an `Agent` does, and asks again.
@@ -16,7 +15,7 @@ They don't check that an answer is valid: an `Agent` does, and asks again.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 from moa.agents.agent import Agent
@@ -132,41 +131,6 @@ async def attempt_each(
     if failed and len(results) - len(failed) < minimum:
         raise failed[0]
     return results
-
-
-async def revise(
-    draft: T,
-    redo: Callable[[T], Awaitable[T]],
-    faults: Callable[[T], Sequence[str] | None],
-    context: RunContext,
-    *,
-    tries: int,
-) -> list[T]:
-    """Revise a draft until it has no faults, or `tries` are used up.
-
-    If the next draft fails, for any reason, the earlier ones are kept: they are paid for.
-
-    Args:
-        draft: The first draft.
-        redo: Makes the next draft from the last one.
-        faults: Returns the faults of a draft; `None`: it is accepted.
-        context: Its trace gets the faults of each draft.
-        tries: Maximum number of drafts, including the first.
-
-    Returns:
-        All drafts, in order.
-    """
-    drafts = [draft]
-    while (wrong := faults(drafts[-1])) is not None:
-        context.note("refused", f"try {len(drafts)}: {'; '.join(wrong)}")
-        if len(drafts) == tries:
-            break
-        try:
-            drafts.append(await redo(drafts[-1]))
-        except MoaError as error:
-            context.note("degraded", f"no try after {len(drafts)}: {error}")
-            break
-    return drafts
 
 
 async def write_to_length(

@@ -10,7 +10,7 @@ The farthest is always taken next (Gonzalez 1985).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -29,7 +29,7 @@ from moa.decisions.arrays import Floats, np
 from moa.decisions.encoders import feeds_heads
 from moa.decisions.features import Progress
 from moa.decisions.heads import encode
-from moa.decisions.labelled import is_chosen, label_of, normalise_text
+from moa.decisions.labelled import CHOSEN, is_marked, label_of, normalise_text
 from moa.rows import Format, read_models
 
 MOST_READ = 300
@@ -42,6 +42,8 @@ Agents = Mapping[str, DecidingAgent[Any]]
 
 LABEL = "label"
 """Name of a user's own question, and key of its labels."""
+CHECKED = "checked"
+"""Key of a sheet: true if a person has read the row, and its labels are right."""
 
 
 def question_of(task: str, labels: Sequence[str]) -> Question:
@@ -106,13 +108,17 @@ class Pick:
     """Who gave these; empty: unknown."""
 
     @property
-    def guess(self) -> dict[str, str]:
-        """Names of the known or decided options. A question without an answer has none."""
+    def decided(self) -> dict[str, str]:
+        """Names of the decided options. A question without an answer has none."""
         answered = {n: answer for n, answer in self.answers.items() if answer.status == "answered"}
-        decided = {
+        return {
             name: answer.question.options[answer.best].name for name, answer in answered.items()
         }
-        return {**decided, **self.known}
+
+    @property
+    def guess(self) -> dict[str, str]:
+        """Names of the known or decided options."""
+        return {**self.decided, **self.known}
 
     @property
     def is_labelled(self) -> bool:
@@ -121,61 +127,47 @@ class Pick:
 
 
 class LabelFile(LineFile):
-    """Labelled rows on disk, see `LineFile`. A line is safely stored once `label` returns."""
+    """Labelled rows on disk, see `LineFile`. A line is safely stored once `store` returns."""
 
     def __init__(self, path: Path, *, existing: Existing, source: str | None) -> None:
         super().__init__(path, existing=existing, source=source)
-        self.drawn_texts: list[str] = []
-        """Labelled texts that were drawn at random, including those of earlier sessions."""
+        self.drawn_texts: set[str] = set()
+        """Labelled texts that were drawn at random, from `normalise_text`, of all sessions."""
         self.chosen_lines: list[Mapping[str, object]] = []
         """Lines of texts that were chosen, such as those corrected on the page."""
-        self._lines: list[tuple[int, bool]] = []
-        """Offset of each line of this session, and whether its text was chosen."""
-
-    @property
-    def added(self) -> int:
+        self.added = 0
         """Number of lines added in this session."""
-        return len(self._lines)
 
     @property
     def texts(self) -> int:
         """Number of labelled texts. One that was chosen and drawn counts once."""
-        chosen_texts = (str(line["text"]) for line in self.chosen_lines)
-        return len({normalise_text(text) for text in (*self.drawn_texts, *chosen_texts)})
+        chosen_texts = (normalise_text(str(line["text"])) for line in self.chosen_lines)
+        return len(self.drawn_texts.union(chosen_texts))
 
     def __enter__(self) -> Self:
         """Open the file and read its lines."""
         super().__enter__()
         for number, _, values in self.lines():
-            if not isinstance(text := values.get("text"), str):
+            if not isinstance(values.get("text"), str):
                 raise self.line_error(number)
-            self._count(text, values, chosen=is_chosen(values))
+            self._count(values)
         return self
 
-    def _count(self, text: str, values: Mapping[str, object], *, chosen: bool) -> None:
-        if chosen:
-            self.chosen_lines.append(values)
+    def _count(self, line: Mapping[str, object]) -> None:
+        if is_marked(line, CHOSEN):
+            self.chosen_lines.append(line)
         else:
-            self.drawn_texts.append(text)
+            self.drawn_texts.add(normalise_text(str(line["text"])))
 
-    def label(
-        self, row: UnlabelledRow, labels: Mapping[str, object], *, by: str, chosen: bool
-    ) -> None:
-        """Write one line, with a key for each question, and wait until it is on disk."""
-        fields = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
-        self._lines.append((self.add(row.fields | fields), chosen))
+    def store(self, line: Mapping[str, object]) -> None:
+        """Write a labelled row, and wait until it is on disk."""
+        self.add(line)
         try:
             os.fsync(self._file)
         except OSError as error:
             raise self._write_error(error) from error
-        self._count(row.text, fields, chosen=chosen)
-
-    def take_back(self) -> None:
-        """Remove the last line of this session, if any."""
-        if self._lines:
-            start, chosen = self._lines.pop()
-            self.cut(start)
-            (self.chosen_lines if chosen else self.drawn_texts).pop()
+        self.added += 1
+        self._count(line)
 
 
 @dataclass(slots=True)
@@ -220,7 +212,7 @@ async def label_by_model(
         agents: Agents that ask the model, by the name of the question.
         rows: All texts.
         picks: Texts to label.
-        write: Called with a pick, and the names of the options by question. Known labels of a pick
+        write: Called with a pick, and the names of the options by question. _Known labels of a pick
             are taken over; if the model gives no others, they are written alone.
         context: Budget, deadline and ledger.
         progress: Called with the number of texts done, and the total.
@@ -266,7 +258,7 @@ async def pick_texts(
     rows: Sequence[UnlabelledRow],
     *,
     most: int,
-    labelled: Sequence[str] = (),
+    labelled: Collection[str] = (),
     chosen: Sequence[Mapping[str, object]] = (),
     most_read: int = MOST_READ,
     at_random: bool = False,
@@ -295,7 +287,8 @@ async def pick_texts(
     """
     context = context or RunContext(keep_notes=False)
     known_keys = {normalise_text(text) for text in labelled}
-    known = _read_known(agents, chosen)
+    asked = [question for agent in agents.values() for question in agent.questions]
+    known = _read_known([question for question in asked if question.name in agents], chosen)
     index_by_key = {
         normalise_text(row.text): index for index, row in reversed(list(enumerate(rows)))
     }
@@ -345,10 +338,10 @@ class _Known(NamedTuple):
     by: str = ""
 
 
-def _read_known(agents: Agents, lines: Sequence[Mapping[str, object]]) -> dict[str, _Known]:
-    """Return the labels of each text, the last one of each question."""
-    asked = [question for agent in agents.values() for question in agent.questions]
-    questions = [question for question in asked if question.name in agents]
+def _read_known(
+    questions: Sequence[Question], lines: Sequence[Mapping[str, object]]
+) -> dict[str, _Known]:
+    """Return the labels of each text from `normalise_text`, the last one of each question."""
     known: dict[str, _Known] = {}
     for line in lines:
         labels: dict[str, str] = {}
@@ -360,6 +353,63 @@ def _read_known(agents: Agents, lines: Sequence[Mapping[str, object]]) -> dict[s
         earlier = known.get(key, _Known()).labels
         known[key] = _Known({**earlier, **labels}, str(line.get("labelled_by") or ""))
     return known
+
+
+def read_sheet(
+    rows: Sequence[UnlabelledRow],
+    questions: Sequence[Question],
+    *,
+    labelled: Collection[str] = (),
+    chosen: Sequence[Mapping[str, object]] = (),
+) -> list[tuple[Pick, Mapping[str, str]]]:
+    """Return the checked rows of a sheet with their labels, without those labelled already.
+
+    Drawn rows before the last one that aren't checked are returned with the labels that somebody
+    has given to them before: else they would be missing in the sample.
+
+    Args:
+        rows: Rows of the sheet.
+        questions: Questions about them.
+        labelled: Texts drawn and labelled already.
+        chosen: See `pick_texts`.
+
+    Raises:
+        ConfigError: a checked row lacks the label of a question, or has one that is no option.
+    """
+    known = _read_known(questions, chosen)
+    drawn_keys = {normalise_text(text) for text in labelled}
+    found: list[tuple[Pick, Mapping[str, str]]] = []
+    last = 0
+    for index, row in enumerate(rows):
+        key, is_chosen = normalise_text(row.text), is_marked(row.fields, CHOSEN)
+        if key in (known if is_chosen else drawn_keys):
+            continue
+        labels, by = known.get(key, _Known())
+        pick = Pick(index, chosen=is_chosen, answers={}, known=labels, known_by=by)
+        if is_marked(row.fields, CHECKED):
+            found.append((pick, _read_checked(row, index + 1, questions)))
+            last = len(found)
+        elif labels:
+            found.append((pick, labels))
+    return found[:last]
+
+
+def _read_checked(
+    row: UnlabelledRow, number: int, questions: Sequence[Question]
+) -> Mapping[str, str]:
+    labels: dict[str, str] = {}
+    for question in questions:
+        try:
+            label = label_of(question, row.fields.get(question.name, ""))
+        except InputError as error:
+            raise ConfigError(f"row {number} of the sheet: {error}") from error
+        if label is None:
+            raise ConfigError(
+                f"row {number} of the sheet is checked, and nothing is decided about "
+                f"{question.name}: give an answer"
+            )
+        labels[question.name] = label
+    return labels
 
 
 async def _decide_row(agents: Agents, row: UnlabelledRow, context: RunContext) -> dict[str, Answer]:
@@ -378,13 +428,13 @@ def find_helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most:
     """
     slopes: list[Floats] = []
     for name in read[0]:
-        p = np.array([_probabilities(answers[name]) for answers in read])
+        p = np.array([probabilities_of(answers[name]) for answers in read])
         error = p - np.eye(p.shape[1])[p.argmax(1)]
         slopes.append(error / max(float(np.linalg.norm(error, axis=1).max()), 1e-12))
     return _pick_farthest(np.concatenate(slopes, 1), vectors, most)
 
 
-def _probabilities(answer: Answer) -> Sequence[float]:
+def probabilities_of(answer: Answer) -> Sequence[float]:
     """Return the probabilities of the options, equal ones if unknown."""
     options = len(answer.question.options)
     return answer.probabilities or (1 / options,) * options
@@ -403,7 +453,7 @@ async def _vectors(
         vectors = np.array(await encode(encoder, [row.texts[name] for row in rows], context))
     else:
         logs = [
-            [np.log(np.maximum(_probabilities(a), 1e-9)) for a in answers.values()]
+            [np.log(np.maximum(probabilities_of(a), 1e-9)) for a in answers.values()]
             for answers in read
         ]
         vectors = np.array(

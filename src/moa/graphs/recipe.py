@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import ClassVar, Self, TypeVar, cast, dataclass_transform
+from collections.abc import Mapping
+from typing import ClassVar, Self, dataclass_transform
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -20,24 +17,17 @@ from pydantic.dataclasses import dataclass as validated
 from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs
 
-from moa.agents.base import In, Out, TypedNode, fault_in, ready
-from moa.core._files import replace_text
+from moa.agents.base import In, Out, TypedNode, ready
 from moa.core.budget import UNLIMITED, Budget
 from moa.core.context import RunContext, count_text_deltas
 from moa.core.errors import ConfigError
 from moa.core.node import Reply, Result
 from moa.core.telemetry.names import Kind
 from moa.core.trace import TextDelta
-from moa.endpoints import Endpoint
 from moa.graphs.engine.compilable import Compilable
-from moa.graphs.engine.graph import BuiltGraph
-from moa.graphs.engine.plan import Plan
-from moa.graphs.engine.run import Run
 from moa.graphs.engine.sketch import Sketch as Sketch
-from moa.graphs.engine.types import Work
 from moa.graphs.fields import NamedEndpoints
 
-S = TypeVar("S", bound=BaseModel)
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
@@ -156,72 +146,3 @@ def show(output: object, context: RunContext, limit: int) -> None:
     """Show a reply as a whole, unless pieces of it were streamed already."""
     if isinstance(output, Reply) and not limit:
         context.emit(TextDelta(context.node, output.text))
-
-
-def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
-    """Return the state that an earlier process stored; `None` if there is none.
-
-    Raises:
-        ConfigError: the file can't be read.
-    """
-    if file is None or not file.exists():
-        return None
-    try:
-        return kind.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = fault_in(error) if isinstance(error, ValidationError) else str(error.strerror)
-        raise ConfigError(
-            f"{file} keeps {what}, and can't be read: {reason}. Mend it, or remove it to start anew"
-        ) from error
-
-
-def write_state(file: Path | None, state: BaseModel) -> None:
-    """Replace the stored state. If `file` is `None`, nothing is stored.
-
-    Raises:
-        ConfigError: it can't be written.
-    """
-    if file is None:
-        return
-    try:
-        replace_text(file, state.model_dump_json())
-    except OSError as error:
-        raise ConfigError(f"{file} can't be written: {error.strerror}") from error
-
-
-class WiredRecipe(Recipe[In, Out]):
-    """A recipe that is wired with `Graph`, and runs like any graph."""
-
-    settles_by: ClassVar[str] = ""
-    """Question whose answer must be right if a request is settled without a large model; empty if
-    there is none."""
-
-    def prepare(self) -> None:
-        """Wire the graph. An override can prepare more before or after."""
-        self.graph: BuiltGraph[In, Out] = self.wire()
-        self.input_type, self.output_type = self.graph.input_type, self.graph.output_type
-
-    @abstractmethod
-    def wire(self) -> BuiltGraph[In, Out]:
-        """Wire its nodes."""
-
-    @property
-    def plan(self) -> Plan:
-        """Plan that is run and drawn."""
-        return self.graph.plan
-
-    async def answer(self, request: In, context: RunContext) -> Out:
-        """Run every node that the answer needs."""
-        return cast("Out", await Run(self.plan, context).output(request))
-
-    def sketch(self, sketch: Sketch) -> None:
-        """Draw the wired graph."""
-        self.graph.sketch(sketch)
-
-    def members(self) -> Iterator[Work]:
-        """Return the wired nodes."""
-        return self.graph.members()
-
-    def list_endpoints(self) -> list[Endpoint] | None:
-        """Return an empty list, since only its nodes ask; `None` if a function may ask any."""
-        return self.graph.list_endpoints()

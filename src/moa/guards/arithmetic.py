@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -13,7 +13,7 @@ from itertools import islice, pairwise
 from moa.core.errors import InputError
 from moa.core.numbers import MONEY, NUMBER, find_numbers, without_latex
 
-LONGEST = 200
+_LONGEST = 200
 """Maximum characters of an expression."""
 _MOST_SUMS = 200
 _READ = 50_000
@@ -53,10 +53,6 @@ _UNITS = re.compile(
 """Words between a number and a sign, such as those of `3 bags * 4 apples/bag = 12`."""
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
 _SHOWN = re.compile(r"-?[\d.]+")
-_WORD = re.compile(r"[^\W\d_]+")
-_ONE_NUMBER = re.compile(rf"[-+]?\s*[{MONEY}]?\s*-?{NUMBER.pattern}\s*%?")
-_FRACTION = re.compile(r"-?\d+\s*/\s*\d+")
-_NAMED = re.compile(r"\{([^{}]{1,60})\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ class Equation:
         return self.error == 0
 
 
-def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
+def evaluate(expression: str) -> Fraction:
     """Compute an expression such as `2 x (1,000 + 50%)`, exactly.
 
     It supports numbers, `+ - * / x ^`, `%`, brackets and currency signs, and nothing else.
@@ -87,8 +83,8 @@ def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
     Raises:
         InputError: the expression isn't supported, is too long or large, or divides by zero.
     """
-    if len(expression) > longest:
-        raise InputError(f"{len(expression)} characters are no sum: at most {longest}")
+    if len(expression) > _LONGEST:
+        raise InputError(f"{len(expression)} characters are no sum: at most {_LONGEST}")
     code = _to_python(expression)
     if not _ARITHMETIC.fullmatch(code):
         raise InputError(f"{expression!r} has something in it that is no part of a sum")
@@ -116,32 +112,6 @@ def find_equations(text: str) -> tuple[Equation, ...]:
         if len(equations) >= _MOST_SUMS:
             break
     return tuple(equations[:_MOST_SUMS])
-
-
-def read_only_number(text: str) -> Fraction:
-    """Read the one number of a short answer, such as `-5 degrees`, `$1,200 a month` or `3/4`.
-
-    Raises:
-        InputError: it holds none, or more than one.
-    """
-    plain_text = without_latex(text).translate(_SIGNS).strip().rstrip(".")
-    alone = _WORD.sub(" ", plain_text).strip(" .,:;!?\"'")
-    number = next((t for t in (plain_text, alone) if _ONE_NUMBER.fullmatch(t)), None)
-    if number is None and _FRACTION.fullmatch(plain_text):
-        number = plain_text
-    if number is None:
-        raise InputError(f"{text[:80]!r} is no single number")
-    return evaluate(number)
-
-
-def substitute(expression: str, values: Mapping[str, Fraction]) -> str:
-    """Replace the known names of an expression, as in `{price} * 3`, by exact numbers."""
-    return _NAMED.sub(lambda m: f"({values[m[1]]})" if m[1] in values else m[0], expression)
-
-
-def find_names(expression: str) -> tuple[str, ...]:
-    """Return the names in braces of an expression, each once."""
-    return tuple(dict.fromkeys(_NAMED.findall(expression)))
 
 
 def _terms(equation: Equation) -> tuple[object, ...]:

@@ -11,7 +11,6 @@ from moa.agents.base import Limits, TypedNode
 from moa.agents.filter import Verdict
 from moa.core._async import gather
 from moa.core.context import RunContext
-from moa.core.errors import ConfigError
 from moa.decisions.acceptance import Policy
 from moa.documents.sentences import sentences
 from moa.guards import Exchange
@@ -40,11 +39,7 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
             request.
         policy: Judges a sentence as the reply, with the passages as the request; `None`:
             `Grounded(least=0.5)`.
-        most: Maximum share of unsupported sentences, from 0 to below 1.
         limits: See `Limits`.
-
-    Raises:
-        ConfigError: the share is not between 0 and 1.
     """
 
     def __init__(
@@ -52,15 +47,11 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
         *,
         passages: Callable[[Any, Any], Sequence[str]] | None = None,
         policy: Policy | None = None,
-        most: float = 0.0,
         **limits: Unpack[Limits],
     ) -> None:
-        if not 0 <= most < 1:
-            raise ConfigError(f"most={most}, but a share of sentences lies between 0 and 1")
         super().__init__(**limits)
         self._passages = passages
         self._policy = policy or Grounded(least=0.5)
-        self.most = most
 
     async def answer(self, request: Exchange, context: RunContext) -> GroundedVerdict:
         """Check the sentences in parallel. An empty answer passes."""
@@ -76,7 +67,7 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
             self._policy.judge(passages, statement, context) for statement in statements
         )
         ungrounded = tuple(i for i, judgement in enumerate(judgements) if not judgement.accepted)
-        is_kept = len(ungrounded) <= self.most * len(statements)
+        is_kept = not ungrounded
         reason = f"{len(ungrounded)} of {len(statements)} sentences are not in the passages"
         if ungrounded:
             reason += (

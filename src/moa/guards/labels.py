@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from moa.agents.base import Limits, TypedNode
 from moa.agents.classifier import Classifier
@@ -29,10 +29,7 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
         endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
         labels: All labels, or the meaning of each, by label; `None`: those of the calibration.
         stop: Labels whose texts are stopped.
-        task: The question that the labels answer; a calibration has its own.
         calibration: Calibration that `moa learn` made for the endpoint's model.
-        doubtful: What to do with a text whose label the calibration doesn't accept: `judge` uses
-            the label anyway, `stop` stops the text, `keep` keeps it.
         limits: See `Limits`.
 
     Raises:
@@ -47,13 +44,11 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
         labels: Sequence[str] | Mapping[str, str] | None = None,
         *,
         stop: Collection[str],
-        task: str = "What is this text about?",
         calibration: Calibration | None = None,
-        doubtful: Literal["judge", "stop", "keep"] = "judge",
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
-        none = False
+        task, none = "What is this text about?", False
         if calibration is not None:
             question = calibration.question
             options = {o.name: o.description for o in question.options if o.name != NONE_OF_THESE}
@@ -68,7 +63,6 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
                 "give a list of some of them"
             )
         self.stop = frozenset(stop)
-        self.doubtful = doubtful
         self._classifier = Classifier(
             endpoint,
             list(labels),
@@ -86,11 +80,10 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
         choice = (await self._classifier.run(request, context)).output
         met, is_sure = choice.label in self.stop, choice.accepted is not False
         reason = f"its label is {choice.label!r}" + ("" if is_sure else ", which is in doubt")
-        is_stopped = met if is_sure or self.doubtful == "judge" else self.doubtful == "stop"
-        if is_stopped:
+        if met:
             context.note("dropped", reason)
         return Verdict(
-            kept=not is_stopped,
+            kept=not met,
             reason=reason,
             confidence=choice.confidence,
             met=met,

@@ -189,7 +189,7 @@ class Pattern:
                 yield Finding(self.kind, match.start(), match.end(), self.score)
 
 
-def deny_list(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
+def deny_list(phrases: Iterable[str]) -> Pattern:
     """Return a pattern of phrases, in any case, with any white space between their words.
 
     Phrases match as whole words, except at an end in a script without spaces.
@@ -198,7 +198,7 @@ def deny_list(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     if not listed or not all(listed):
         raise ConfigError("a deny list needs phrases, and none of them empty")
     either = "|".join(map(_as_words, listed))
-    return Pattern(kind, f"(?i:{either})", seconds=_DENIED_S)
+    return Pattern("PRIVATE", f"(?i:{either})", seconds=_DENIED_S)
 
 
 def _as_words(phrase: str) -> str:

@@ -9,11 +9,11 @@ settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import floor
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
@@ -21,17 +21,21 @@ from moa.agents.classifier import Classifier
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter, Verdict
 from moa.agents.sentiment import Sentiment
+from moa.core.context import RunContext
 from moa.core.node import Became, Dropped, Frozen, Reply, Text
 from moa.core.questions import Choice, Question
 from moa.decisions.encoders import encoder_for, feeds_heads
 from moa.documents import Passages
 from moa.documents.index import Index, IndexRetriever
 from moa.documents.preprocessor import Preprocessor
+from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
-from moa.graphs.engine.types import Skipped
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.run import Run
+from moa.graphs.engine.types import Skipped, Work
 from moa.graphs.fields import File, Large, Small, from_file, resolve_path
-from moa.graphs.recipe import WiredRecipe
+from moa.graphs.recipe import Recipe, Sketch
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
 from moa.guards.spam import Spam
@@ -68,9 +72,10 @@ from moa.learning.learned import LearnedGraph
 from moa.learning.student import Learn, Student, read_learn
 from moa.local.encoders import sentence_encoder
 
+READ_TOKENS = 200
+"""Maximum tokens that the small model reads, from the opening and the end of a longer message."""
 HEADS_READ = 1000
-"""Lower bound of `read_tokens` if heads decide: the encoder is fast, and a long message may state
-its wish anywhere."""
+"""The same if heads decide: the encoder is fast, and a long message may state its wish anywhere."""
 UNWRITTEN = "replies"
 """Queue of messages that people answer, since no model can."""
 QUARANTINE = "quarantine"
@@ -145,7 +150,7 @@ class Rejected(Dropped):
 SupportOutcome = Answered | Routed | Rejected
 
 
-class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
+class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
     """A support inbox: drop, route, answer.
 
     A message is cleaned and gets five small decisions in parallel; then it is routed, or a model
@@ -164,7 +169,6 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         >>> support.run_sync(Ticket(text="Where is my parcel?"))  # doctest: +SKIP
     """
 
-    settles_by: ClassVar[str] = "intent"
     slm: Small
     """Model that decides."""
     llm: Large
@@ -229,19 +233,40 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     By cross-validation on the heads' training messages, 31 of 267 replies about a parcel and 20 of
     208 to thanks were wrong at 0.5, and none of 41 and 62 at 0.99. Without a shipped head, a model
     may never reach this: look at its confidence, and set a lower value."""
-    read_tokens: int = Field(default=200, gt=0)
-    """Maximum tokens that the small model reads, from the opening and the end of a longer message;
-    at least 1,000 if the shipped heads decide."""
     reply_tokens: int = Field(default=300, gt=0)
     """Maximum tokens of a reply."""
+
+    def prepare(self) -> None:
+        """Wire the graph."""
+        self.graph = self.wire()
+
+    @property
+    def plan(self) -> Plan:
+        """Plan that is run and drawn."""
+        return self.graph.plan
+
+    async def answer(self, request: Ticket, context: RunContext) -> SupportOutcome:
+        """Run every node that the answer needs."""
+        return cast("SupportOutcome", await Run(self.plan, context).output(request))
+
+    def sketch(self, sketch: Sketch) -> None:
+        """Draw the wired graph."""
+        self.graph.sketch(sketch)
+
+    def members(self) -> Iterator[Work]:
+        """Return the wired nodes."""
+        return self.graph.members()
+
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """Return an empty list, since only its nodes ask; `None` if a function may ask any."""
+        return self.graph.list_endpoints()
 
     def wire(self) -> BuiltGraph[Ticket, SupportOutcome]:
         """Wire the nodes that clean, read, and then settle or write."""
         slm, g = self.slm, Graph(self.name, Ticket)
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
         encoder = encoder_for(slm) if self.heads else None
-        heads = feeds_heads(encoder)
-        max_tokens = max(self.read_tokens, HEADS_READ) if heads else self.read_tokens
+        max_tokens = HEADS_READ if feeds_heads(encoder) else READ_TOKENS
         extract = g.add(Excerpt(max_tokens), text)
         has_text = text.map(is_there)
 

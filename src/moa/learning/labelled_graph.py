@@ -26,10 +26,10 @@ from moa.core.questions import Question
 from moa.decisions.features import Progress
 from moa.decisions.file import Calibration
 from moa.decisions.labelled import Labelled, label_of
-from moa.graphs.engine.plan import plan_of
+from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import NodeStep, Step
-from moa.graphs.recipe import WiredRecipe
+from moa.graphs.recipe import Recipe
 from moa.guards.guarded import Guarded
 from moa.learning.learned import LearnedGraph
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 LEARNED = "learned"
 """Setting of a graph that learns."""
+SETTLES = "intent"
+"""Question whose answer must be right if a message is settled without a large model."""
 
 
 class Message(NamedTuple):
@@ -87,13 +89,13 @@ class Learner:
             )
 
     @cached_property
-    def current(self) -> WiredRecipe[object, object]:
+    def current(self) -> Recipe[object, object]:
         """The graph as configured, with what was learned before."""
         return self._load({"llm": EMBEDDED})
 
     def build(
         self, calibrations: Mapping[str, Calibration] | None = None, /, **given: object
-    ) -> WiredRecipe[object, object]:
+    ) -> Recipe[object, object]:
         """Build the graph, with calibrations or without. No large model writes in it."""
         learned = (
             None
@@ -102,14 +104,14 @@ class Learner:
         )
         return self._load({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
-    def _load(self, settings: Mapping[str, object]) -> WiredRecipe[object, object]:
+    def _load(self, settings: Mapping[str, object]) -> Recipe[object, object]:
         # Here it learns from given labels, not from a large model's.
         node = _without_guards(load_graph(self.name, self.endpoints, {"learn": None, **settings}))
-        assert isinstance(node, WiredRecipe), "what learns is wired"
+        assert isinstance(node, Recipe), "what learns is ready-made"
         return node
 
     @cached_property
-    def node(self) -> WiredRecipe[object, object]:
+    def node(self) -> Recipe[object, object]:
         """The graph without anything learned."""
         return self.build()
 
@@ -176,14 +178,20 @@ class Learner:
     async def _read_texts(self, request: object, context: RunContext) -> dict[str, str]:
         texts: dict[Step, str] = {}
         for source in {*self._sources.values()}:
-            plan = plan_of(self.name, self.node.plan.steps[0], source)
+            plan = plan_of(self.name, self._steps[0], source)
             texts[source] = str(await Run(plan, context).output(request))
         return {name: texts[source] for name, source in self._sources.items()}
+
+    @property
+    def _steps(self) -> Sequence[Step]:
+        plan = getattr(self.node, "plan", None)
+        assert isinstance(plan, Plan), "what learns is wired"
+        return plan.steps
 
     @cached_property
     def _sources(self) -> dict[str, Step]:
         """Step whose output each question is decided on, by name of the question."""
-        steps = [step for step in self.node.plan.steps if isinstance(step, NodeStep)]
+        steps = [step for step in self._steps if isinstance(step, NodeStep)]
         return {
             name: step.sources[0]
             for name, agent in self.agents.items()
@@ -203,14 +211,13 @@ class Learner:
 
     async def count_settled(
         self,
-        node: WiredRecipe[object, object],
+        node: Recipe[object, object],
         messages: Sequence[Message],
         context: RunContext,
         progress: Progress | None = None,
     ) -> SettledCount:
         """Run the graph on labelled messages. Count those it settles, and settles right."""
-        name = self.node.settles_by
-        agent = agents_of(node)[name]
+        agent = agents_of(node)[SETTLES]
         settled = right = number = 0
         requests = [message.request for message in messages]
         async for item in map_rows(node, requests, context, on_error="raise"):
@@ -219,7 +226,8 @@ class Learner:
             if item.settled:
                 settled += 1
                 right += (
-                    await decide_option(agent, message.texts[name], context) == message.labels[name]
+                    await decide_option(agent, message.texts[SETTLES], context)
+                    == message.labels[SETTLES]
                 )
             if progress is not None:
                 progress("messages through the graph", number, len(messages))
@@ -241,7 +249,7 @@ def _without_guards(node: AnyNode) -> AnyNode:
     return getattr(node, "node", node) if isinstance(node, Guarded) else node
 
 
-def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
+def agents_of(node: Recipe[object, object]) -> dict[str, DecidingAgent[Any]]:
     """Return the deciding agents of a graph, by name of the question."""
     agents: dict[str, DecidingAgent[Any]] = {}
     for member in node.members():

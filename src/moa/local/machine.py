@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
-_QUOTA = _CGROUP / "cpu.max"
 _LIMITS = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
 
 
-def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
+def usable_cores() -> int:
     """Count the physical cores that this process may use, at least 1.
 
     Two threads of one core count once, since arithmetic gains nothing from the second. Only
@@ -30,11 +29,11 @@ def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
     siblings: set[str] = set()
     for cpu in cpu_ids:
         try:
-            siblings.add((cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip())
+            siblings.add((_CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip())
         except OSError:
             siblings.add(str(cpu))
     try:
-        share, period = quota.read_text().split()
+        share, period = (_CGROUP / "cpu.max").read_text().split()
         limit = max(1, round(int(share) / int(period)))
     except (OSError, ValueError):  # not in a container, or without a limit
         limit = len(siblings)
@@ -48,15 +47,15 @@ class Memory(NamedTuple):
     free: int
 
 
-def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
+def usable_memory() -> Memory:
     """Return this machine's memory, or the limit of this process's container if that is lower."""
     import psutil
 
     memory = psutil.virtual_memory()
     for limit_file, usage_file in _LIMITS:
         try:
-            limit = int((cgroup / limit_file).read_text())
-            free = limit - int((cgroup / usage_file).read_text())
+            limit = int((_CGROUP / limit_file).read_text())
+            free = limit - int((_CGROUP / usage_file).read_text())
         except (OSError, ValueError):  # not in a container, or without a limit
             continue
         return Memory(min(memory.total, limit), max(0, min(memory.available, free)))

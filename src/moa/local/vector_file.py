@@ -39,14 +39,12 @@ class VectorFile:
         path: Created at first use, readable only by its owner.
         model: The model and its version.
         parts: Length of a vector.
-        most: Maximum of vectors in the file.
     """
 
-    def __init__(self, path: Path, model: str, *, parts: int, most: int = _MOST) -> None:
+    def __init__(self, path: Path, model: str, *, parts: int) -> None:
         self._path = path
         self._model = model
         self._bytes = 4 * parts
-        self._most = most
         self._new = 0
         self._lock = threading.Lock()
         self._file: SQLite | None = None
@@ -71,9 +69,9 @@ class VectorFile:
         try:
             file.execute_many(_PUT, [(self._key(text), _pack(v)) for text, v in vectors.items()])
             self._new += len(vectors)
-            if self._new >= min(_TRIM_EVERY, self._most):
+            if self._new >= min(_TRIM_EVERY, _MOST):
                 self._new = 0
-                file.run(_TRIM, self._most)
+                file.run(_TRIM, _MOST)
         except StoreError as error:
             self._turn_off(error)
 

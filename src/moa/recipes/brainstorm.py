@@ -34,6 +34,8 @@ PERSONAS: Mapping[str, str] = {
     "outsider": "You carry over what works in fields that have nothing to do with it.",
 }
 """Points of view for proposing ideas, by name of the persona."""
+_ALIKE = 0.8
+"""Minimum cosine similarity, by the encoder's vectors, at which two ideas are merged."""
 _LEVELS = ["poor", "fair", "good", "excellent"]
 
 
@@ -106,10 +108,6 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     """Number of ideas per persona."""
     max_ideas: int | None = Field(default=None, ge=1)
     """Maximum number of ideas to keep, by score; `None` keeps all."""
-    alike: float = Field(default=0.8, gt=0, le=1)
-    """Minimum cosine similarity, by the encoder's vectors, at which two ideas are merged."""
-    temperature: float | None = 1.0
-    """Temperature of the personas; `None` uses the server's default."""
     encoder: Large | None = None
     """Encoder of the ideas; `None` for the built-in one."""
 
@@ -124,7 +122,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
                 "each in one complete sentence. Use the language of the request.",
                 output=limit_items(Proposal, "ideas", self.ideas),
                 name=persona,
-                temperature=self.temperature,
+                temperature=1.0,
                 max_tokens=1024,
                 tag="",
             )
@@ -174,9 +172,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         names: dict[int, list[str]] = {}  # names of personas, by index of the kept idea
         for index, idea in enumerate(ideas):
             cosines = [0.0] * index if rows is None else similarities(rows, vectors[index])
-            alike = (
-                k for k in names if idea_words[k] == idea_words[index] or cosines[k] >= self.alike
-            )
+            alike = (k for k in names if idea_words[k] == idea_words[index] or cosines[k] >= _ALIKE)
             names.setdefault(next(alike, index), []).extend(idea.proposed_by)
         if duplicates := len(ideas) - len(names):
             context.note("dropped", f"{duplicates} of {len(ideas)} ideas say the same as others")

@@ -75,8 +75,8 @@ class Listwise(TypedNode[Candidates, Pick]):
     The same pick in both orders wins. Two different picks are a tie. It takes 2 calls.
     """
 
-    def __init__(self, endpoint: Endpoint, *, name: str = "judge") -> None:
-        super().__init__(name=name)
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(name="judge")
         self.judge = ListJudge(endpoint, max_tokens=256)
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:
@@ -106,11 +106,10 @@ class ByPolicy(TypedNode[Candidates, Pick]):
 
     Args:
         policy: Scores a reply to the request, such as `Arithmetic()` or a fitted policy.
-        name: Shown in traces, errors and drawings.
     """
 
-    def __init__(self, policy: Policy, *, name: str = "verifier") -> None:
-        super().__init__(name=name)
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(name="verifier")
         self.policy = policy
 
     async def answer(self, request: Candidates, context: RunContext) -> Pick:

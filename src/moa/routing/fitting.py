@@ -110,7 +110,6 @@ def fit_router(
     *,
     share: float | None = None,
     quality: float | None = None,
-    fields: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Router:
     """Fit a router, or a cascade if the rows have the weak model's reply.
@@ -122,7 +121,6 @@ def fit_router(
         share: Share of requests that go to the strong model, from 0 to 1.
         quality: Part of the quality gap to recover, from 0 to 1; see `threshold_for`. Without
             either it is 0.8.
-        fields: Fields of cases to group by; `None`: those whose values occur often enough.
         progress: Called with the progress.
 
     Raises:
@@ -138,7 +136,7 @@ def fit_router(
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
     kind: RouterKind = "router" if rows[0].case.reply is None else "cascade"
-    trial = _run_trials(rows, _grouping(rows) if fields is None else fields, progress)
+    trial = _run_trials(rows, _grouping(rows), progress)
     weights = _stack(trial)
     apgrs = {name: round(trial.apgr({name: 1.0}), 4) for name in trial.fitters}
     compared = [

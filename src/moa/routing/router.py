@@ -246,27 +246,17 @@ class Router(_FileModel):
         # Rounded, since sums in another order differ in the last digits.
         return np.round(total, 9)
 
-    def route(
-        self,
-        prompt: str,
-        *,
-        reply: str | None = None,
-        fields: Mapping[str, str] | None = None,
-        features: Mapping[str, float] | None = None,
-    ) -> Strength:
-        """Choose a model for a request.
+    def route(self, prompt: str, *, reply: str | None = None) -> Strength:
+        """Choose a model for a request; `run` also takes a `Case` with fields and features.
 
         Args:
             prompt: The request.
             reply: The weak model's answer, which a cascade needs; a router doesn't look at it.
-            fields: Other fields of the request, such as its subject.
-            features: Your own numbers for it, if the router was fitted with such.
 
         Raises:
             InputError: it is a cascade and there is no reply, or a feature is missing.
         """
-        case = Case(prompt, reply, fields or {}, features or {})
-        (gain,) = self.gains([case]).tolist()
+        (gain,) = self.gains([Case(prompt, reply)]).tolist()
         return self.choose(gain)
 
     def choose(self, gain: float) -> Strength:

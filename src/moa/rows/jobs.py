@@ -40,9 +40,6 @@ from moa.rows.where import Where
 T = TypeVar("T")
 TRIES = 3
 """Number of failures after which a row is dead."""
-LEASE_S = 60.0
-"""Seconds after which the rows of a process that died or lost its network go to others. A live
-process renews its leases three times as often."""
 _RETRY_S = 5.0
 """Seconds until a failed row is tried again, doubled each time."""
 _MAX_DEATHS = 20
@@ -92,25 +89,18 @@ class Job:
         store: A folder, which holds `job.sqlite`; or `postgresql://USER@HOST/DATABASE#NAME`, the
             address of a database and the name of the job in it.
         graph: Name of the graph to run; `None`: the one that the job was begun with.
-        tries: Number of failures after which a row is dead.
-        lease_s: Seconds after which the rows of a process that is gone go to others.
 
     Raises:
-        ConfigError: a number is out of range. On entering: there is no such job and no `graph`, it
-            was begun with another graph, or the store can't be used.
+        ConfigError: on entering: there is no such job and no `graph`, it was begun with another
+            graph, or the store can't be used.
         MissingDependency: the store is Postgres, and its client isn't installed.
     """
 
-    def __init__(
-        self,
-        store: str | Path,
-        *,
-        graph: str | None = None,
-        tries: int = TRIES,
-        lease_s: float = LEASE_S,
-    ) -> None:
-        if tries < 1 or lease_s <= 0:
-            raise ConfigError(f"{tries=} must be at least 1, and {lease_s=} more than 0 seconds")
+    lease_s = 60.0
+    """Seconds after which the rows of a process that died or lost its network go to others. A live
+    process renews its leases three times as often."""
+
+    def __init__(self, store: str | Path, *, graph: str | None = None) -> None:
         self._folder = None if is_address(store) else Path(store)
         self._store: Store
         if self._folder is None:
@@ -121,8 +111,6 @@ class Job:
             self._store = SQLite(path, tables, what=description, may_only_read=may_only_read)
         self._calls = Calls(self._store)
         self._graph = graph
-        self._tries = tries
-        self._lease_s = lease_s
         self.worker = f"{_machine()}|{os.getpid()}|{secrets.token_hex(4)}"
         """Identifies this worker: its machine, its process, and a random part."""
         self.not_given = 0
@@ -323,7 +311,7 @@ class Job:
         failures = self._failures.get(item.key, 0)
         if fate == "failed":
             failures += 1
-            fate = "dead" if failures >= self._tries else "failed"
+            fate = "dead" if failures >= TRIES else "failed"
         if fate == "due":
             self._give_back(item.key)
         else:
@@ -462,7 +450,7 @@ class Job:
     def _lease(self, limit: int) -> list[Row | MalformedLine]:
         """Lease due rows, or else failed rows whose wait is over."""
         now = self._store.now()
-        longest = now + _RETRY_S * 2**self._tries  # beyond it, the clock was set back
+        longest = now + _RETRY_S * 2**TRIES  # beyond it, the clock was set back
         leased = list[SQLRow]()
         for clause, values in zip(_DUE, ((), (now, longest)), strict=True):
             leased = leased or self._store.run(
@@ -517,7 +505,7 @@ class Job:
             self._renewing.start()
 
     def _keep_renewing(self) -> None:
-        while not self._over.wait(self._lease_s / 3):
+        while not self._over.wait(self.lease_s / 3):
             with suppress(StoreError):  # the next operation reports it, unless it has passed
                 self._renew()
 
@@ -526,7 +514,7 @@ class Job:
             "insert into moa_workers (job, worker, until, steady) values (?, ?, ?, ?) "
             "on conflict (job, worker) do update set until = excluded.until, "
             "steady = excluded.steady",
-            *(self.worker, self._store.now() + self._lease_s, time.monotonic() + self._lease_s),
+            *(self.worker, self._store.now() + self.lease_s, time.monotonic() + self.lease_s),
         )
 
     def _list_others(self) -> list[tuple[str, float, float]]:

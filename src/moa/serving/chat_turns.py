@@ -26,10 +26,9 @@ from moa.core.messages import Message
 from moa.core.node import AnyNode, Node, Reply, Result
 from moa.core.questions import Choice, TypedAnswer, is_answer, questions_in
 from moa.endpoints.tools import flatten_tool_calls
-from moa.graphs.engine.graph import BuiltGraph
+from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.engine.types import is_node
-from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.serving.chat_request import (
     ChatRequest,
@@ -318,12 +317,13 @@ def find_streaming_node(node: AnyNode) -> str | None:
 
     Texts that other nodes of a graph write on the way are no part of the answer.
     """
-    if isinstance(node, BuiltGraph | WiredRecipe):
-        last = node.plan.steps[node.plan.output]
+    plan = getattr(node, "plan", None)
+    if isinstance(plan, Plan):
+        last = plan.steps[plan.output]
         inner = None
         if isinstance(last, NodeStep) and is_node(last.node):
             inner = find_streaming_node(last.node)
-        task = node.plan.tasks[node.plan.output]
+        task = plan.tasks[plan.output]
         between = f"{task.name}/" if task.renamed else ""
         return None if inner is None else f"{node.name}/{between}{inner}"
     if isinstance(node, Guarded):

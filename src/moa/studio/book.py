@@ -25,7 +25,7 @@ from moa.core._files import dump_json
 from moa.core._json import is_object, object_of, objects_of
 from moa.core.errors import InputError
 from moa.core.questions import NONE_OF_THESE, Option, Question
-from moa.decisions.labelled import is_chosen, label_of, normalise_text
+from moa.decisions.labelled import CHOSEN, is_marked, label_of, normalise_text
 from moa.rows.decided import (
     DEEP,
     Decision,
@@ -169,7 +169,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 class Book:
-    """Rows of a run, the most urgent to look at first.
+    """Rows of a run, the most urgent to look at first if they aren't `in_order`.
 
     Args:
         lines: Lines as `moa run --out` or `moa decide --out` writes them.
@@ -177,6 +177,7 @@ class Book:
         seconds_by_node: Returns the seconds of each node for a row's id, if the run kept spans.
             Without it, nodes that made no call are unknown.
         options: Option names of the question `label`, if rows don't have them all.
+        in_order: True to keep the order of the lines.
     """
 
     def __init__(
@@ -185,6 +186,8 @@ class Book:
         labels: GivenLabels | None = None,
         seconds_by_node: Callable[[str], Mapping[str, float]] | None = None,
         options: Iterable[str] = (),
+        *,
+        in_order: bool = False,
     ) -> None:
         self._seconds_by_node: Callable[[str], Mapping[str, float]] = seconds_by_node or _no_seconds
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
@@ -227,7 +230,9 @@ class Book:
         """Last query and the rows that it found, cached for scrolling."""
         self._folded: list[str] = []
         """Case-folded texts, made at the first search."""
-        self.order = sorted(range(len(self.entries)), key=self._urgency)
+        self.order = [*range(len(self.entries))]
+        if not in_order:
+            self.order.sort(key=self._urgency)
 
     def line(self, index: int) -> Values:
         """Return the whole line of a row.
@@ -441,7 +446,7 @@ class Book:
         input_fields = object_of(line.get("input"))
         labels = {name: input_fields[name] for name in names if name in input_fields}
         text = normalise_text(text_of(line)) if self._can_label else ""
-        return _RowLabels(text, labels, is_chosen(input_fields))
+        return _RowLabels(text, labels, is_marked(input_fields, CHOSEN))
 
     def _assign_label(
         self, entry: Entry, question: Question, row: _RowLabels, labels: GivenLabels

@@ -8,7 +8,7 @@ keeps it in `earlier_labels`: the page tests with both.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from moa.core._files import LineFile, check_lines, dump_json, replacing
 from moa.core._json import JSON, list_of, object_of
 from moa.core.errors import InputError
 from moa.core.questions import Question
-from moa.decisions.labelled import is_chosen, normalise_text, row_value
+from moa.decisions.labelled import CHOSEN, is_marked, normalise_text, row_value
 from moa.rows.decided import Values
 from moa.studio.book import GivenLabel, GivenLabels, read_label, text_of
 from moa.studio.data import RowLine
@@ -40,13 +40,17 @@ class Labels:
 
     Args:
         path: The file. It need not exist.
+        drawn: Texts that were drawn at random, in their order. One that somebody chose and
+            labelled before has the line to add, as a drawn one, once it or a later one is labelled:
+            else its error would be missing in the sample.
 
     Raises:
         ConfigError: its name doesn't end in `.jsonl`, or it isn't a file of JSON lines.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, drawn: Mapping[str, JSON | None] | None = None) -> None:
         self.path = path
+        self._drawn = {normalise_text(text): line for text, line in (drawn or {}).items()}
         check_lines(path, existing="resume")
         self._changes: list[_Change] = []
         self.read()
@@ -74,6 +78,7 @@ class Labels:
             ConfigError: the file can't be written.
         """
         text = text_of(line)
+        key = normalise_text(text)
         if not text.strip():
             raise InputError("this row has no text, so it can't be labelled")
         names = [option.name for option in question.options]
@@ -87,16 +92,17 @@ class Labels:
             "text": text,
             question.name: value,
             "labelled_by": PERSON,
-            "chosen": True,
+            CHOSEN: key not in self._drawn,
         }
-        key = normalise_text(text)
         with LineFile(self.path, existing="resume") as file:
+            self._take_over(file, key)
             lines = _Lines(file)
             start, before, values = lines.find(
                 lambda values, _: (
                     question.name in values
                     and read_label(question, values[question.name]) in names
                     and normalise_text(str(values.get("text", ""))) == key
+                    and not (key in self._drawn and is_marked(values, CHOSEN))
                 )
             )
             if values is not None:
@@ -104,6 +110,14 @@ class Labels:
             after = f"{dump_json(label_line)}\n".encode()
             lines.put(start, before, after)
         self._changes.append(_Change(row_line, before, after))
+
+    def _take_over(self, file: LineFile, key: str) -> None:
+        """Add the lines of the drawn texts up to the one that is labelled now."""
+        texts = [*self._drawn]
+        for text in texts[: texts.index(key) + 1] if key in self._drawn else ():
+            taken, self._drawn[text] = self._drawn[text], None
+            if taken is not None:
+                file.add(taken)
 
     def take_back(self) -> RowLine:
         """Undo the last change of this session: the file has the same bytes as before.
@@ -147,7 +161,9 @@ class Labels:
                 for name, value in values.items():
                     if name not in _OURS:
                         earlier = _earlier_labels(values, name)
-                        labels[key, name].append(GivenLabel(value, is_chosen(values), earlier))
+                        labels[key, name].append(
+                            GivenLabel(value, is_marked(values, CHOSEN), earlier)
+                        )
         return labels
 
 

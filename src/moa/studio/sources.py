@@ -63,6 +63,7 @@ class Source:
         options: Option names, if the rows don't have them.
         count: Counts the rows; returns `None` if that isn't quicker than reading them.
         mark: Returns a value that changes when the rows do.
+        in_order: True if the rows stay in their order; else the most urgent come first.
         live: True if rows keep coming. Changed rows are read again with each overview.
     """
 
@@ -73,6 +74,7 @@ class Source:
     learning: Callable[[], LearningFigures] | None = None
     job: str | None = None
     graph: str = ""
+    in_order: bool = False
     live: bool = False
     options: tuple[str, ...] = ()
     count: Callable[[], int | None] = lambda: None
@@ -491,7 +493,11 @@ class View:
         mark, total = self.source.mark(), self.source.count()
         labels = self.labels.read() if self.labels else None
         book = Book(
-            self._count_lines(total), labels, self._spans.seconds_by_node, self.source.options
+            self._count_lines(total),
+            labels,
+            self._spans.seconds_by_node,
+            self.source.options,
+            in_order=self.source.in_order,
         )
         self._mark = mark
         return book

@@ -24,7 +24,7 @@ from moa.core.context import RunContext
 from moa.core.errors import EndpointUnavailable, InvalidResponse, require_package
 from moa.core.usage import NOTHING, Tier
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.dialects import VLLM, Dialect
+from moa.endpoints.dialects import VLLM
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.wrappers import ScopedSender, Wrapping
@@ -32,6 +32,8 @@ from moa.endpoints.wrappers import ScopedSender, Wrapping
 LOOPBACK = "127.0.0.1"
 _TIMEOUT_S = 5.0
 _LONGEST_START_S = 900.0
+_POLL_S = 0.5
+"""Seconds between two checks of a server that starts."""
 """Maximum seconds to wait for a server's start."""
 
 
@@ -44,7 +46,6 @@ class VLLMEndpoint(OpenAIEndpoint):
         base_url: Address up to `/v1`.
         priority: Lower is served earlier; other than 0 needs `--scheduling-policy priority`.
         tier: `slm` or `llm`.
-        dialect: How the server differs from OpenAI's format.
         settings: The other settings of `OpenAIEndpoint`. `decides="auto"` uses `/v1/systemone` if
             vLLM supports it for the model (Qwen3), else label log-probabilities.
 
@@ -65,12 +66,9 @@ class VLLMEndpoint(OpenAIEndpoint):
         base_url: str = "http://127.0.0.1:8000/v1",
         priority: int = 0,
         tier: Tier = "slm",
-        dialect: Dialect = VLLM,
         **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(
-            name, model=model, base_url=base_url, tier=tier, dialect=dialect, **settings
-        )
+        super().__init__(name, model=model, base_url=base_url, tier=tier, dialect=VLLM, **settings)
         self._priority = self._decider.priority = priority
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
@@ -207,7 +205,6 @@ class WaitingEndpoint(ScopedSender, Wrapping):
         endpoint: The endpoint to ask.
         is_coming: Returns True while the server is being started or supervised.
         is_ready: Returns True once the server is ready.
-        poll_s: Seconds between two checks.
     """
 
     def __init__(
@@ -216,12 +213,10 @@ class WaitingEndpoint(ScopedSender, Wrapping):
         *,
         is_coming: Callable[[], bool],
         is_ready: Callable[[], Awaitable[bool]],
-        poll_s: float = 0.5,
     ) -> None:
         super().__init__(endpoint)
         self._is_coming = is_coming
         self._is_ready = is_ready
-        self._poll_s = poll_s
 
     @asynccontextmanager
     async def scope(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
@@ -238,9 +233,9 @@ class WaitingEndpoint(ScopedSender, Wrapping):
             if await self._is_ready():
                 break
             left_s = context.remaining_s()
-            await asyncio.sleep(self._poll_s if left_s is None else min(self._poll_s, left_s))
+            await asyncio.sleep(_POLL_S if left_s is None else min(_POLL_S, left_s))
         waited_s = time.monotonic() - start
-        if waited_s >= self._poll_s:
+        if waited_s >= _POLL_S:
             text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
             context.note("retried", text, endpoint=self.name, error=error)
 

@@ -17,7 +17,7 @@ from moa.core.questions import Choice
 from moa.endpoints import Endpoint
 from moa.endpoints.rehearsal import rehearse
 from moa.graphs.engine.compilable import Compilable
-from moa.graphs.engine.nodes import Human, HumanQuestion, Loop, as_node, is_kept
+from moa.graphs.engine.nodes import Human, HumanQuestion, as_node, is_kept
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.sketch import DRAWINGS, Sketch
@@ -230,56 +230,6 @@ class Graph(Generic[In]):
                 thread=thread,
             )
         )
-
-    @overload
-    def loop(
-        self,
-        body: NodeLike[T, T] | Callable[[T], T],
-        source: Handle[T],
-        *,
-        until: Callable[[T], bool],
-        at_most: int = 3,
-        name: str | None = None,
-    ) -> Handle[T]: ...
-    @overload
-    def loop(
-        self,
-        body: NodeLike[T, T] | Callable[[T], T],
-        source: Handle[T | Skipped],
-        *,
-        until: Callable[[T], bool],
-        at_most: int = 3,
-        name: str | None = None,
-    ) -> Handle[T | Skipped]: ...
-    def loop(
-        self,
-        body: object,
-        source: Handle[object],
-        *,
-        until: Callable[..., bool],
-        at_most: int = 3,
-        name: str | None = None,
-    ) -> Handle[object]:
-        """Declare a node that runs again on its own output until it is good enough.
-
-        It runs at least once. After `at_most` passes, it returns the last output, with the note
-        `degraded` in the trace.
-
-        Args:
-            body: A node, a built graph or a function of one argument, with equal input and output
-                types.
-            source: Input of the first pass.
-            until: A quick function that returns `True` if an output is good enough.
-            at_most: Maximum number of passes.
-            name: `None` uses the body's own name.
-
-        Raises:
-            WiringError: an argument isn't a node or a handle.
-        """
-        body = as_node(check_work(body))
-        loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
-        self._problems += loop.problems()
-        return self.add(loop, source)
 
     @overload
     def ask_human(

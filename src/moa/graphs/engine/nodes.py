@@ -1,4 +1,4 @@
-"""Nodes that a graph builds itself: of a function, of a loop's body, and of a person."""
+"""Nodes that a graph builds itself: of a function, and of a person."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ from moa.core.telemetry.names import Kind
 from moa.endpoints import Endpoint
 from moa.graphs.engine.compilable import LANGGRAPH
 from moa.graphs.engine.forms import adapter_of
-from moa.graphs.engine.plan import Plan, plan_of
-from moa.graphs.engine.run import Run, call_quick, failure_of
-from moa.graphs.engine.steps import NodeStep, Step
+from moa.graphs.engine.run import call_quick, failure_of
 from moa.graphs.engine.types import (
     UNKNOWN,
     Skipped,
-    Work,
     check_arity,
-    describe_type,
-    fits,
     name_of,
     signature_of,
     takes_context,
@@ -88,78 +83,6 @@ def as_node(work: T) -> T | FunctionNode: ...
 def as_node(work: object) -> object:
     """Return a node for a function that takes a context. Return anything else unchanged."""
     return FunctionNode(work) if takes_context(work) else work
-
-
-class Loop:
-    """Runs a node or a function again on its own output; see `Graph.loop`."""
-
-    def __init__(
-        self, body: Work, *, until: Callable[..., object], at_most: int, name: str
-    ) -> None:
-        self.name = name
-        self.body = body
-        self.until = until
-        self.at_most = at_most
-        self._signature = signature_of(body)
-        self.input_type = self._signature.input(0)
-        self.output_type = self._signature.output
-        start = Step(graph=self, name="input", type=self.input_type)
-        step = NodeStep(
-            graph=self,
-            name=name_of(body),
-            type=self.output_type,
-            node=body,
-            signature=self._signature,
-            sources=(start,),
-        )
-        self.plan: Plan = plan_of(name, start, step)
-        """Plan of one pass."""
-        self.members = self.plan.members
-        self.list_endpoints = self.plan.list_endpoints
-
-    @property
-    def goal(self) -> str:
-        """Name of the function that ends the loop; empty for a lambda."""
-        called = name_of(self.until)
-        return "" if called == "<lambda>" else called
-
-    async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
-        """Run passes until one is good enough. Return the output of the last."""
-        inner, start = run_context(context, self.name), time.perf_counter()
-        with inner.span("workflow", self.name):
-            output = await self._passes(request, inner)
-        return finish(output, inner, seconds=time.perf_counter() - start)
-
-    async def _passes(self, request: object, context: RunContext) -> object:
-        output = request
-        for number in range(1, self.at_most + 1):
-            output = await Run(self.plan, context.nested(f"pass {number}")).output(output)
-            label = f"pass {number} of {self.at_most}{self.goal and f', until {self.goal}'}"
-            if call_quick(f"{self.name}, until", self.until, output):
-                context.note("repeated", f"{label}: done")
-                break
-            if number < self.at_most:
-                context.note("repeated", f"{label}: not yet")
-            else:
-                context.note("degraded", f"{label}: not yet, and the last output is given")
-        return output
-
-    def problems(self) -> Iterator[str]:
-        """Yield each problem as a sentence."""
-        goes, until = signature_of(self.until), f"the until= of {self.name!r}"
-        gives = describe_type(self.output_type) + " | Skipped" * self._signature.may_skip
-        if not fits(self.output_type, self.input_type) or self._signature.may_skip:
-            takes = describe_type(self.input_type)
-            yield f"{self.name!r} takes {takes} and gives {gives}: a loop is given what it gave"
-        yield from check_arity(until, self.until, 1)
-        if not fits(self.output_type, goes.input(0)):
-            yield f"{until} takes {describe_type(goes.input(0))}, but {self.name!r} gives {gives}"
-        if goes.is_async:
-            yield f"{until} is asynchronous: let the body ask, and give the answer in its output"
-        elif not fits(goes.output, bool):
-            yield f"{until} gives {describe_type(goes.output)}, and not a bool"
-        if self.at_most < 1:
-            yield f"{self.name!r} runs at_most={self.at_most} times: give 1 or more"
 
 
 class Human:

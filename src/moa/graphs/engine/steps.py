@@ -210,19 +210,10 @@ class Handle(Generic[T_co]):
         def __bool__(self) -> NoReturn:
             raise TypeError(_holds_nothing(self, "when=handle where a node is added, or map"))
 
-        def __iter__(self) -> NoReturn:
-            raise TypeError(_holds_nothing(self, "handle.map(lambda values: …), or join"))
-
-        def __contains__(self, value: object) -> NoReturn:
-            raise TypeError(_holds_nothing(self, f"handle.map(lambda values: {value!r} in values)"))
-
-        def __getitem__(self, key: object) -> NoReturn:
-            raise TypeError(_holds_nothing(self, f"handle.map(lambda value: value[{key!r}])"))
-
         def _refuse_comparison(self, other: object) -> NoReturn:
             raise TypeError(_holds_nothing(self, "handle.map(lambda value: …) to compare, or join"))
 
-        __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse_comparison
+        __eq__ = __ne__ = _refuse_comparison
         __hash__ = object.__hash__
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from moa.core._text import words_in
 from moa.core.errors import ConfigError, OutputError
 from moa.core.node import Reply, text_of
-from moa.graphs.mixing.answer_extraction import Key, format_answer, stated, write_answer
+from moa.graphs.mixing.answer_extraction import format_answer, stated, write_answer
 
 _RUN = 3
 """Number of words in a row that are compared, enough that word order counts."""
@@ -149,13 +149,13 @@ def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> 
     )
 
 
-def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
-    """Return a test that ends a fan-out once enough answers agree.
+def agreement_test(least: int) -> Callable[[Sequence[object]], bool]:
+    """Return a test that ends a fan-out once enough answers agree, by what is `stated`.
+
+    A reply without an answer agrees with none.
 
     Args:
         least: Minimum number of equal answers.
-        key: Returns what to compare. The default is the label or final number of an answer, or its
-            words without case and punctuation. A reply without an answer agrees with none.
 
     Raises:
         ConfigError: `least` is below 2.
@@ -164,19 +164,19 @@ def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[objec
         raise ConfigError(f"{least} answers can't agree: it takes at least 2")
 
     def enough(answers: Sequence[object]) -> bool:
-        counts = Counter(key(answer) for answer in answers)
+        counts = Counter(map(stated, answers))
         counts.pop(None, None)
         return max(counts.values(), default=0) >= least
 
     return enough
 
 
-def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
+def find_most_agreed(answers: Sequence[object]) -> int:
     """Return the index of the first answer in the largest group of equal answers.
 
     If all differ, it is the one that shares the most word sequences with the others.
     """
-    keys = [key(answer) for answer in answers]
+    keys = [*map(stated, answers)]
     counts = Counter(answer for answer in keys if answer is not None)
     highest = max(counts.values(), default=0)
     if highest > 1:

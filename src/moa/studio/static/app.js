@@ -171,6 +171,7 @@ class Page {
     else if (key === "Escape" && this.opened !== null) this.open(null);
     else if (!row || !this.question || !this.overview.can.label) return false;
     else if (key === "r") this.label(row, this.question.name, row.said[this.question.name]?.label);
+    else if (key === "R") this.confirmAll(row);
     else if (/^[1-9]$/.test(key) && this.question.options[key - 1]) this.label(row, this.question.name, this.question.options[key - 1]);
     else return false;
     return true;
@@ -183,6 +184,14 @@ class Page {
       this.say(`${row.id}: ${question} is ${label}, written to ${this.overview.labels}. u takes it back.`);
     } catch (error) {
       this.say(error.message);
+    }
+  }
+
+  // All decisions about a row that nobody has labelled yet are right.
+  async confirmAll(row) {
+    for (const { name } of this.overview.questions) {
+      const said = row.said[name];
+      if (said && typeof said.right !== "string") await this.label(row, name, said.label);
     }
   }
 

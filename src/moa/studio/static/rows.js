@@ -139,7 +139,7 @@ export class RowsView {
       ? `This file has the ${count(overview.sample)} rows to look at first, of ${count(overview.total)}; figures are of all. `
       : "";
     const keys = overview.can.label
-      ? `Keys: 1–9 set ${this.question ? this.question.name : "a label"}, r confirms, u undoes, Enter opens, / searches.`
+      ? `Keys: 1–9 set ${this.question ? this.question.name : "a label"}, r confirms, R confirms all questions, u undoes, Enter opens, / searches.`
       : "Keys: arrows, Enter opens, / searches.";
     this.note.textContent = [found + sample + keys, ...overview.notes].join(" ");
   }
