@@ -29,6 +29,7 @@ from moa.core.errors import MoaError
 from moa.core.questions import Answer, Question, answers_in
 from moa.core.usage import NOTHING
 from moa.endpoints import Completion, Decision, Example, Prompt
+from moa.endpoints.rehearsal import rehearse
 from moa.endpoints.wrappers import Wrapping
 from moa.local.embedded import EngineSettings
 from report import table, write
@@ -123,7 +124,6 @@ class Remembering(Wrapping):
 
     def __init__(self, endpoint: EmbeddedEndpoint, kept: Kept) -> None:
         super().__init__(endpoint)
-        self.preview_questions = endpoint.preview_questions
         self.kept = kept
         self.spent: Counter[str] = Counter()
         """Seconds and tokens of what was taken or asked since it was emptied."""
@@ -138,7 +138,7 @@ class Remembering(Wrapping):
         examples: Sequence[Example] = (),
     ) -> Decision:
         """Ask those questions together whose answers aren't kept."""
-        keys = [await self._key_of(text, q, context, examples) for q in questions]
+        keys = [await self._key_of(text, q, examples) for q in questions]
         left = {
             key: question
             for key, question in zip(keys, questions, strict=True)
@@ -169,11 +169,10 @@ class Remembering(Wrapping):
             answers=tuple(answers), endpoint=self.name, model=self.model, amount=NOTHING
         )
 
-    async def _key_of(
-        self, text: str, question: Question, context: RunContext, examples: Sequence[Example]
-    ) -> str:
-        shown = self.preview_questions
-        sent = await shown(text, [question], context, examples=examples)
+    async def _key_of(self, text: str, question: Question, examples: Sequence[Example]) -> str:
+        sent = await rehearse(
+            lambda context: self.endpoint.decide(text, [question], context, examples=examples)
+        )
         return _key(self.model, repr([(one.messages, one.labels) for one in sent]))
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +16,14 @@ from moa import Agent, Classifier, Decider, Graph, OpenAIEndpoint, Predicate, Te
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
 from moa.core.errors import InputError, MoaError
+from moa.core.usage import UNKNOWN_PRICE
 from moa.documents import Passage
 from moa.documents.rag import Rag
 from moa.documents.research import Research
 from moa.documents.retrieval import BM25
 from moa.documents.summarize import Original, Summarize
+from moa.endpoints import rehearsal
+from moa.endpoints.wrappers import Cached, Limited
 from moa.graphs.cascade import Cascade
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
@@ -127,3 +131,65 @@ async def test_vectors_that_a_server_would_make_are_a_call_too() -> None:
         await server.close()
     assert (shown.endpoint, shown.way) == ("vectors", "/embeddings")
     assert "How many cars?" in shown.text
+
+
+class Foreign:
+    """An endpoint of a class of its own."""
+
+    name, model, tier, price = "foreign", "f", "llm", UNKNOWN_PRICE
+    capabilities = frozenset(("complete", "decide"))
+
+    async def complete(self, *_: object) -> Any:
+        raise AssertionError("it was asked")
+
+    decide = complete
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_endpoint_of_any_class_is_not_asked(wrapped: bool) -> None:
+    foreign: Any = Foreign()
+    one = Limited(foreign) if wrapped else foreign
+    for agent in (Agent(one, "Count the cars."), Classifier(one, ["ferry", "train"])):
+        (shown,) = agent.prompt("Twelve cars.")
+        assert (shown.endpoint, shown.node) == ("foreign", agent.name)
+        assert "Twelve cars." in shown.text
+
+
+def test_neither_limits_nor_caches_keep_a_call_from_being_shown() -> None:
+    llm = ScriptedEndpoint(["Twelve."], name="large", tier="llm")
+    one = Cached(Limited(llm, concurrency=1))
+    Agent(one, "Count the cars.", name="count").run_sync("A ferry")
+    node = Agent(one, "Count the cars.", name="count")
+    shown = Mixture(proposers=[node, node], aggregator=one).prompt("A ferry")
+    assert len(shown) == 2
+    assert len(llm.prompts) == 1
+
+
+def test_agents_whose_server_is_not_known_yet_show_the_way_that_is_tried_first() -> None:
+    with serving() as (url, asked):
+        server = OpenAIEndpoint("one", model="m", base_url=url)
+        g = Graph("ferry", Text)
+        late = g.add(Decider(server, Late, name="first"), g.input)
+        also = g.add(Decider(server, Late, name="second"), g.input)
+        shown = g.build(g.join(lambda late, also: late, late, also)).prompt(Text(text="at noon"))
+        assert not list(asked)
+    assert {one.node: one.way for one in shown} == {
+        "ferry/first": "System One",
+        "ferry/second": "System One",
+    }
+
+
+def test_what_waits_for_a_held_call_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rehearsal, "_LONGEST_S", 0.2)
+    agent, turn = Agent(large(), "Count the cars.", name="count"), asyncio.Lock()
+
+    async def ask(text: Text) -> str:
+        async with turn:
+            return (await agent.run(text.text)).output.text
+
+    g = Graph("ferry", Text)
+    one, two = g.add(ask, g.input), g.add(ask, g.input, name="again")
+    graph = g.build(g.join(lambda one, two: one, one, two))
+    assert len(graph.prompt(Text(text="at noon"))) == 1

@@ -33,6 +33,7 @@ from moa.core.node import Reply
 from moa.core.trace import TextDelta
 from moa.core.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 from moa.endpoints import Capability
+from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estimate_of
 from moa.endpoints.transport import describe_error, map_error
@@ -271,14 +272,13 @@ class Adapter(TypedNode[In, Out]):
     async def ask(self, value: Any, calls: Calls) -> object:
         """Run the framework, and return its result."""
 
-    async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Return the framework's input; its own prompts aren't known."""
-        del context
-        parts = (("given", str(self._read(request))),)
-        return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", parts)]
-
     async def answer(self, request: In, context: RunContext) -> Out:
         """Run the framework within the budget and the time of the run."""
+        if (rehearsal := REHEARSAL.get()) is not None:  # the framework's own prompts aren't known
+            parts = (("given", str(self._read(request))),)
+            way = "a framework of its own"
+            sent = SentPrompt(self.name, self.endpoint.model, way, parts)
+            await rehearsal.hold([sent], context.node)
         # If no call is left, nothing starts, not even other work such as a search.
         (await context.reserve(self.name, self.endpoint.tier, Amount(calls=1))).release()
         calls = Calls(context, self.endpoint)

@@ -24,7 +24,7 @@ from moa.core.messages import Message, ToolCall
 from moa.core.usage import UNKNOWN_PRICE, Price, Tier
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, require
 from moa.endpoints.openai import with_schema
-from moa.endpoints.sent import describe_prompt, log_prompt
+from moa.endpoints.sent import describe_prompt, show
 from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, length_of, neutralise
 from moa.endpoints.transport import describe_error, map_error
 
@@ -119,7 +119,7 @@ class LangChainEndpoint(EndpointBase):
 
     async def _reserve(self, prompt: Prompt, context: RunContext) -> Reservation:
         require(self, "complete", prompt)
-        log_prompt(lambda: describe_prompt(self, prompt))
+        await show(lambda: [describe_prompt(self, prompt)], context)
         texts = [message.content for message in prompt.messages]
         if prompt.json_schema is not None:
             texts.append(json.dumps(prompt.json_schema))

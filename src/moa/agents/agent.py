@@ -43,7 +43,7 @@ from moa.core.node import Reply, Result, stream_run
 from moa.core.trace import Event, TextDelta
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
-from moa.endpoints.sent import SentPrompt, preview_prompt
+from moa.endpoints.sent import rehearse_prompt
 from moa.endpoints.tokens import length_of
 
 if TYPE_CHECKING:
@@ -424,12 +424,6 @@ class Agent(TypedNode[In, Out]):
         """Count the characters from which `_first_messages` writes."""
         return text_size(request) + length_of(history)
 
-    async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Return the first call of `request`; see `TypedNode.prompt`."""
-        talk = _TALK.get() or _Talk(())
-        messages, _ = self._first_messages(request, talk.history)
-        return [await preview_prompt(self.endpoint, self._prompt(messages, free=True), context)]
-
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
     ) -> tuple[Completion, tuple[Message, ...]]:
@@ -480,6 +474,7 @@ class Agent(TypedNode[In, Out]):
         self, messages: tuple[Message, ...], context: RunContext, *, free: bool
     ) -> Completion:
         prompt = self._prompt(messages, free=free)
+        await rehearse_prompt(self.endpoint, prompt, context)
         if not self._streams(context):
             return await self.endpoint.complete(prompt, context)
         completion = None

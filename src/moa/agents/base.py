@@ -26,7 +26,7 @@ from moa.core.telemetry.names import Kind
 from moa.core.usage import Tier
 from moa.endpoints import PHRASES, Capability, Endpoint
 from moa.endpoints.named import as_endpoint
-from moa.endpoints.rehearsal import REHEARSAL, rehearse
+from moa.endpoints.rehearsal import at_work, rehearse
 from moa.endpoints.sent import SentPrompt
 
 T = TypeVar("T")
@@ -176,13 +176,13 @@ class TypedNode(ABC, NodeBase[In, Out]):
         context = run_context(context).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        with context.span(self.span_kind, self.name):
+        with context.span(self.span_kind, self.name), at_work(self):
             request = self._check_input(request)
             if context.journal is None:
-                output = await self._answer_or_show(request, context)
+                output = await self.answer(request, context)
             else:
                 with context.journal.inside(context.node, request) as context.journal:
-                    output = await self._answer_or_show(request, context)
+                    output = await self.answer(request, context)
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
@@ -198,32 +198,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
 
         Raises:
             InputError: `request` is not of the agent's input type.
-            EndpointError: the server must tell its identity, and doesn't answer.
+            EndpointError: the server must tell its identity, and doesn't answer; or the prompt is
+                too long to be sent.
         """
-        if self._shows_prompts:
-            context = RunContext().nested(self.name)
-            return tuple(run_sync(lambda: self.prompts(self._check_input(request), context)))
-        return run_sync(lambda: rehearse(partial(self.run, request)))
-
-    async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
-        """Return the calls for `prompt`; an agent that asks a model overrides it."""
-        del request, context
-        return []
-
-    @property
-    def _shows_prompts(self) -> bool:
-        return type(self).prompts is not TypedNode.prompts
-
-    async def _answer_or_show(self, request: In, context: RunContext) -> Out:
-        """Answer; in a rehearsal, record the prompts, and answer only if they ask no model."""
-        rehearsal = REHEARSAL.get()
-        if rehearsal is None or not self._shows_prompts:
-            return await self.answer(request, context)
-        with rehearsal.count_work():
-            prompts = await self.prompts(request, context)
-        await rehearsal.record(prompts, context.node)
-        with rehearsal.count_work():
-            return await self.answer(request, context)
+        return run_sync(lambda: rehearse(partial(self.run, request), root=self.name))
 
     @abstractmethod
     async def answer(self, request: In, context: RunContext) -> Out:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, create_model
 
 from moa.agents.base import Limits, Out, TypedNode, require
 from moa.agents.splitting import excerpt
-from moa.core._async import Lock
+from moa.core._async import Lock, gather
 from moa.core.context import RunContext
 from moa.core.errors import CalibrationError, ConfigError, InputError
 from moa.core.node import Text
@@ -53,7 +53,8 @@ from moa.decisions.guarantee import Bound
 from moa.decisions.words import is_about_whole_text, label_meanings
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import MOST_OPTIONS, facts_of
-from moa.endpoints.sent import SentPrompt, preview_questions
+from moa.endpoints.rehearsal import REHEARSAL
+from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 
 if TYPE_CHECKING:
@@ -335,27 +336,34 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         )
         return self.calibrated(calibrations)
 
-    async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
-        """Return the prompts for each question, and describe scorers that need none."""
-        text = await self._cut_to_window(str(request), context)
-        prompts: list[SentPrompt] = []
-        for plan_request in self._plan.requests:
-            endpoint = self._sources[plan_request.source]
-            prompts += await preview_questions(
-                endpoint, text, plan_request.questions, context, examples=plan_request.examples
+    async def rehearse(self, text: str, context: RunContext) -> None:
+        """In a rehearsal, record the prompts, and describe scorers that need none.
+
+        It returns if no model is asked, unless the agent itself is rehearsed.
+        """
+        if (rehearsal := REHEARSAL.get()) is None:
+            return
+        rehearsal.record(self._describe_ways(), context.node)
+        if self._plan.requests:
+            await gather(
+                request.ask(text, self._sources, context) for request in self._plan.requests
             )
+        if context.node == rehearsal.root:
+            await rehearsal.hold()
+
+    def _describe_ways(self) -> Iterator[SentPrompt]:
+        """Describe what decides without a prompt."""
         for question, features in self._plan.questions:
             for feature in features:
                 if not isinstance(feature, LabelFeature):
                     source = self._sources[feature.source]
                     way = f"question {question.name!r} without a prompt: "
                     way += self._scorers[question.name].calibration.origin or "a calibration"
-                    prompts.append(SentPrompt(source.name, source.model, way))
+                    yield SentPrompt(source.name, source.model, way)
         for question in self._to_fit:
             source = self._sources[ENCODER]
             way = f"question {question.name!r}: a head, fitted to its examples at the first text"
-            prompts.append(SentPrompt(source.name, source.model, way))
-        return prompts
+            yield SentPrompt(source.name, source.model, way)
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
         """Answer the questions, and turn the answers into the output."""
@@ -382,6 +390,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
         start_ns = 0 if context.tracer is None else time.time_ns()
         text = await self._cut_to_window(text, context)
+        await self.rehearse(text, context)
         scorers, plan = self._scorers, self._plan
         if self._to_fit:
             new_scorers = await self._first_fit.get(

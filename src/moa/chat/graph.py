@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
@@ -25,8 +24,7 @@ from moa.core.trace import Event, TextDelta
 from moa.decisions.acceptance import Policy
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.endpoints.rehearsal import rehearse
-from moa.endpoints.sent import SentPrompt
+from moa.endpoints.rehearsal import REHEARSAL
 from moa.graphs.fields import Large, NamedEndpoints, PythonNode, Small, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 
@@ -184,18 +182,21 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             return None
         return UserMessage(text=last.text, thread=thread, id=last.id)
 
-    async def prompts(self, request: UserMessage, context: RunContext) -> list[SentPrompt]:
-        """Return the first prompts for a message, without storing anything."""
+    async def _rehearse(self, request: UserMessage, context: RunContext) -> None:
+        """Answer a message in a rehearsal, without storing anything."""
         file = self.threads.store.file
         is_new = file is not None and not await asyncio.to_thread(file.exists)  # don't create it
         before = Conversation() if is_new else await self.threads.load(request.thread)
         conversation = _with_message(request, before, context)
-        return [*await rehearse(partial(Continuation(self).run, conversation))]
+        await Continuation(self).run(conversation, context.parent)
 
     async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
         """Store the message, summarise turns that no longer fit, answer, and store the reply."""
         if not request.text.strip():
             raise InputError(f"{self.name}: the message is empty")
+        if (rehearsal := REHEARSAL.get()) is not None:
+            await self._rehearse(request, context)
+            await rehearsal.hold()
         async with self.threads.writer(request.thread, context) as thread:
             turn = await self._find_answered(request)
             if turn is not None:

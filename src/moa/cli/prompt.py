@@ -9,7 +9,7 @@ import typer
 
 from moa.cli import options, screen
 from moa.cli.run import GraphName
-from moa.core.errors import ConfigError, InputError
+from moa.core.errors import ConfigError, EndpointRejected, InputError
 
 if TYPE_CHECKING:
     from moa.agents.base import TypedNode
@@ -105,12 +105,12 @@ def _agents(
 
 
 def _prompts_of_input(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
-    """Return the prompts of an agent for the input alone; none if it doesn't take that type."""
+    """Return the prompts of an agent for the input alone; none if it can't take that."""
     from moa.core.batch import reader_of
 
     try:
         return agent.prompt(reader_of(agent)(value))
-    except InputError:
+    except (InputError, EndpointRejected):  # it has another type, or is too long
         return ()
 
 

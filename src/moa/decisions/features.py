@@ -30,6 +30,7 @@ from moa.decisions.encoders import (
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import label_prompt, one_line
+from moa.endpoints.sent import rehearse_questions
 from moa.endpoints.wrappers import innermost
 
 DECIDES = "slm"
@@ -205,9 +206,9 @@ class LabelRequest:
             InvalidResponse: other questions were answered.
             EndpointError: the request failed.
         """
-        decision = await sources[self.source].decide(
-            text, self.questions, context, examples=self.examples
-        )
+        source, questions, examples = sources[self.source], self.questions, self.examples
+        await rehearse_questions(source, text, questions, context, examples=examples)
+        decision = await source.decide(text, questions, context, examples=examples)
         asked_names = [question.name for question in self.questions]
         answered_names = [answer.question.name for answer in decision.answers]
         if asked_names != answered_names:

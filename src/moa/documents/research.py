@@ -29,7 +29,7 @@ from moa.documents.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet, 
 from moa.documents.retrieval import Retriever
 from moa.documents.writing import attempt_each, attempt_writing
 from moa.endpoints.known import can_write
-from moa.endpoints.tokens import approximate_tokens, window_of
+from moa.endpoints.tokens import tokens_of, window_of
 from moa.graphs.fields import FromEndpoint, Large, PythonNode
 from moa.graphs.recipe import Recipe, Sketch
 
@@ -278,10 +278,10 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return None
         writer = rag.answerer.endpoint
         reader = WholeReader(writer, name="answerer", max_tokens=_REPORT_TOKENS)
-        (prompt,) = await reader.prompts(Sheet(question=question, passages=passages), context)
+        messages = reader.messages(Sheet(question=question, passages=passages))
         window = window_of(writer)
-        texts = " ".join(text for _, text in prompt.messages)
-        tokens = approximate_tokens(texts) if prompt.tokens is None else prompt.tokens
+        text = "\n\n".join(message.content for message in messages)
+        tokens = await tokens_of(writer, text, context)
         if window is not None and tokens + _REPORT_TOKENS > window:
             return None
         return Rag(

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
 
@@ -292,6 +292,9 @@ class EndpointBase(ABC):
     Methods that a subclass doesn't define raise `CapabilityError`. This class isn't part of the
     `Endpoint` protocol.
     """
+
+    shows_requests: ClassVar[bool] = False
+    """True if it passes its requests to `moa.endpoints.sent.show`, or asks endpoints that do."""
 
     @property
     def asks_several(self) -> bool:

@@ -15,6 +15,9 @@ left_of_call_s: ContextVar[float] = ContextVar("left_of_call_s", default=math.in
 has_other: ContextVar[bool] = ContextVar("has_other", default=False)
 """True if another endpoint is asked when this one fails, so retries needn't wait for it."""
 
+way_of_call: ContextVar[str] = ContextVar("way_of_call", default="chat")
+"""How a model is asked, as logs and rehearsals show it."""
+
 
 @contextmanager
 def _set(variable: ContextVar[T], value: T) -> Generator[None]:
@@ -28,6 +31,11 @@ def _set(variable: ContextVar[T], value: T) -> Generator[None]:
 def limit_time(left_s: float) -> AbstractContextManager[None]:
     """Limit each request to the time left of its call."""
     return _set(left_of_call_s, min(left_s, left_of_call_s.get()))
+
+
+def name_way(way: str) -> AbstractContextManager[None]:
+    """State how a model is asked."""
+    return _set(way_of_call, way)
 
 
 def mark_replaceable(by_another: bool = True) -> AbstractContextManager[None]:

@@ -33,6 +33,7 @@ from moa.endpoints.given import ClientWire, address_of, asks_openai, check_clien
 from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.pool import Pool, check_key, is_openai
 from moa.endpoints.rehearsal import REHEARSAL
+from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
     body_text,
@@ -47,8 +48,6 @@ from moa.endpoints.wire import Reply, Wire
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-    from moa.endpoints.sent import SentPrompt
 
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 """Fields that limit the tokens of an answer."""
@@ -201,19 +200,15 @@ class Client:
         if wire is not None:
             await wire.close()
 
-    def _preview(self, path: str, body: Mapping[str, object]) -> SentPrompt:
-        """Describe a request that no agent makes, such as one for vectors."""
-        from moa.endpoints.sent import SentPrompt  # imported late: it imports other endpoints
-
-        text = json.dumps({key: value for key, value in body.items() if key != "model"})
-        return SentPrompt(self.name, self.model, path, (("body", text),))
-
     async def _reserve(
         self, path: str, body: Mapping[str, object], context: RunContext, estimate: Amount
     ) -> tuple[Reservation, Mapping[str, object]]:
         """Reserve the estimate, and limit the answer to what was reserved."""
         if estimate.calls and (rehearsal := REHEARSAL.get()) is not None:
-            await rehearsal.record([self._preview(path, body)], context.node)
+            # It was not shown before, such as one for vectors.
+            text = json.dumps({key: value for key, value in body.items() if key != "model"})
+            sent = SentPrompt(self.name, self.model, path, (("body", text),))
+            await rehearsal.hold([sent], context.node)
         limit = next((key for key in _ANSWER_LIMITS if key in body), None)
         call = await context.reserve(
             self.name, self.tier, estimate, price=self.price, cuttable=limit is not None

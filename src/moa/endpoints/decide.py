@@ -14,6 +14,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal, Protocol
 
@@ -31,10 +32,12 @@ from moa.core.messages import Message
 from moa.core.questions import Answer, Option, Question
 from moa.core.usage import NOTHING
 from moa.endpoints import Completion, Decision, DecisionRequest, Example, Prompt
+from moa.endpoints.calls import name_way
 from moa.endpoints.client import Client
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
-from moa.endpoints.sent import SentPrompt, log_prompt
+from moa.endpoints.rehearsal import REHEARSAL
+from moa.endpoints.sent import SentPrompt, show
 from moa.endpoints.tokens import estimate_of, neutralise
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]
@@ -63,10 +66,6 @@ class Completer(Protocol):
         """Complete a prompt."""
         ...
 
-    def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Return what would be sent."""
-        ...
-
 
 class Backend(Protocol):
     """A way to decide: a route of the server, label log-probabilities, or written labels."""
@@ -81,10 +80,6 @@ class Backend(Protocol):
 
         `EndpointUnsupported`: the server can't decide in this way.
         """
-        ...
-
-    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
-        """Return what would be sent."""
         ...
 
 
@@ -112,6 +107,9 @@ class DecisionClient:
 
     async def decide(self, request: DecisionRequest, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
+        if REHEARSAL.get() is not None:  # no backend is tried: show the first
+            backend = self._backend or (await self._list_backends(context))[0][0]
+            return await backend.decide(request, context)
         async with self._search_lock.hold(context.remaining_s()):
             is_known = self._backend is not None
             decision = None if is_known else await self._try(request, context)
@@ -122,11 +120,6 @@ class DecisionClient:
                 context.note("fell back", reason, endpoint=self._client.name)
         assert self._backend is not None
         return await self._backend.decide(request, context)
-
-    async def preview(self, request: DecisionRequest, context: RunContext) -> list[SentPrompt]:
-        """Return what would be sent, by the working backend or the first candidate."""
-        backend = self._backend or (await self._list_backends(context))[0][0]
-        return backend.preview(request)
 
     async def _try(self, request: DecisionRequest, context: RunContext) -> Decision | None:
         """Find the backend that works and return its decision, or `None` if only the last is left.
@@ -230,11 +223,6 @@ class WrittenLabels:
     def __init__(self, asker: Completer) -> None:
         self._asker = asker
 
-    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
-        """Return what would be sent."""
-        sent = self._asker.preview(self._prompt(request))
-        return [replace(sent, way=self.title)]
-
     def _prompt(self, request: DecisionRequest) -> Prompt:
         text, questions, examples = request
         unique_questions = number_duplicates(questions)
@@ -255,7 +243,8 @@ class WrittenLabels:
         """Answer typed questions. `OutputError`: the model wrote no JSON object."""
         questions = request.questions
         unique_questions = number_duplicates(questions)
-        completion = await self._asker.complete(self._prompt(request), context)
+        with name_way(self.title):
+            completion = await self._asker.complete(self._prompt(request), context)
         labels = _parse_labels(completion.text, context.node or completion.endpoint)
         pairs = zip(questions, unique_questions, strict=True)
         return Decision(
@@ -341,16 +330,10 @@ class Native(ABC):
             amount=sum((part.amount for part in parts), NOTHING),
         )
 
-    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
-        """Return what would be sent."""
-        self.dialect.check(request.text, request.questions)
-        batches = self.dialect.split(number_duplicates(request.questions))
-        return [self._preview_body(self.body(request.text, batch)) for batch in batches]
-
-    def _preview_body(self, body: JSON) -> SentPrompt:
+    def _describe(self, body: JSON) -> list[SentPrompt]:
         fields = {key: value for key, value in body.items() if key != "model"}
         texts = ((key, _as_text(value)) for key, value in fields.items())
-        return SentPrompt(self.client.name, self.client.model, self.title, tuple(texts))
+        return [SentPrompt(self.client.name, self.client.model, self.title, tuple(texts))]
 
     async def _ask(self, text: str, questions: Sequence[Question], context: RunContext) -> Decision:
         client = self.client
@@ -358,7 +341,7 @@ class Native(ABC):
         tokens = _TOKENS_AN_ANSWER * len(questions)
         estimate = estimate_of(text, *texts, max_tokens=tokens, price=client.price)
         body = self.body(text, questions)
-        log_prompt(lambda: self._preview_body(body))
+        await show(partial(self._describe, body), context)
         try:
             reply, amount = await client.post(self.path, body, context, estimate=estimate)
         except EndpointRejected as error:

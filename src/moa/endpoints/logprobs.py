@@ -11,7 +11,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -25,7 +24,7 @@ from moa.endpoints import Decision, DecisionRequest, Example
 from moa.endpoints.client import Client
 from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
-from moa.endpoints.sent import SentPrompt, log_prompt
+from moa.endpoints.sent import SentPrompt, show
 from moa.endpoints.tokens import estimate_of, neutralise
 
 _PUSH = 8.0
@@ -161,6 +160,7 @@ class LabelReader(ABC):
         text, questions, examples = request
         name, model = self._client.name, self._client.model
         prompts = [self._prompt(question, text, examples) for question in questions]
+        await show(lambda: map(self._describe, prompts), context)
         readings = await self._read_all(prompts, context)
         answers = (
             Answer(
@@ -197,7 +197,6 @@ class LabelReader(ABC):
         readings: dict[int, LabelReading] = {}
 
         async def read(index: int) -> None:
-            log_prompt(partial(self._preview_prompt, prompts[index]))
             readings[index] = await self.read_labels(prompts[index], context)
 
         for layout in dict.fromkeys(prompt.layout for prompt in prompts):
@@ -210,18 +209,11 @@ class LabelReader(ABC):
                     await read(index)
         return [readings[index] for index in range(len(prompts))]
 
-    def preview(self, request: DecisionRequest) -> list[SentPrompt]:
-        """Return what would be sent: a prompt for each question."""
-        text, questions, examples = request
-        return [
-            self._preview_prompt(self._prompt(question, text, examples)) for question in questions
-        ]
-
     def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
         layout = question.layout or facts_of(self._client.model).layout_of(question.kind)
         return label_prompt(question, text, examples, layout=layout)
 
-    def _preview_prompt(self, prompt: LabelPrompt) -> SentPrompt:
+    def _describe(self, prompt: LabelPrompt) -> SentPrompt:
         text = neutralise(prompt.text)
         turns = _messages([*map(neutralise, prompt.earlier_turns), text])
         return SentPrompt(

@@ -32,12 +32,13 @@ from moa.endpoints import (
     Questions,
     require,
 )
+from moa.endpoints.calls import way_of_call
 from moa.endpoints.client import Client, PostResult
 from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
-from moa.endpoints.sent import SentPrompt, log_prompt
+from moa.endpoints.sent import SentPrompt, show
 from moa.endpoints.tokens import estimate_of, length_of, may_fit, neutralise
 from moa.endpoints.wrappers import is_json
 
@@ -117,6 +118,8 @@ class OpenAIEndpoint(EndpointBase):
         >>> large = OpenAIEndpoint("large", base_url="http://127.0.0.1:8000/v1", model="served")
         >>> Agent(large, "Greet.").run_sync("Hi")  # doctest: +SKIP
     """
+
+    shows_requests = True
 
     def __init__(
         self,
@@ -266,32 +269,19 @@ class OpenAIEndpoint(EndpointBase):
         """
         await self.client.close()
 
-    def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Return what would be sent for a prompt; see `moa.endpoints.sent.ShowsPrompts`."""
-        return self._preview_body(self._request(prompt)[0], prompt)
-
-    async def preview_questions(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Sequence[SentPrompt]:
-        """Return what would be sent for typed questions, by the working backend or the first one.
-
-        If the dialect is unknown, the server is asked, which isn't a call of its model.
-        """
-        return await self._decider.preview(_neutral_request(text, questions, examples), context)
-
-    def _preview_body(self, body: Mapping[str, object], prompt: Prompt) -> SentPrompt:
+    def _describe(self, body: Mapping[str, object], prompt: Prompt) -> list[SentPrompt]:
         shown_fields = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
-        return SentPrompt(
-            self.name,
-            self.model,
-            "chat",
-            tuple(
-                (_as_text(message["role"]), _format_message(message))
-                for message in objects_of(body["messages"])
-            ),
-            schema=prompt.json_schema,
-            settings={key: value for key, value in body.items() if key not in shown_fields},
-        )
+        messages = objects_of(body["messages"])
+        return [
+            SentPrompt(
+                self.name,
+                self.model,
+                way_of_call.get(),
+                tuple((_as_text(turn["role"]), _format_message(turn)) for turn in messages),
+                schema=prompt.json_schema,
+                settings={key: value for key, value in body.items() if key not in shown_fields},
+            )
+        ]
 
     def chat(self, prompt: Prompt) -> JSON:
         """Return the body of a request in this server's dialect."""
@@ -318,7 +308,7 @@ class OpenAIEndpoint(EndpointBase):
     async def _post(self, prompt: Prompt, context: RunContext) -> PostResult:
         while True:
             body, estimate = await self._prepare(prompt, context)
-            log_prompt(partial(self._preview_body, body, prompt))
+            await show(partial(self._describe, body, prompt), context)
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -330,7 +320,7 @@ class OpenAIEndpoint(EndpointBase):
         has_begun = False
         while True:
             body, estimate = await self._prepare(prompt, context, **_STREAMING)
-            log_prompt(partial(self._preview_body, body, prompt))
+            await show(partial(self._describe, body, prompt), context)
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:

@@ -8,11 +8,12 @@ nothing is known of later steps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Never
 
 from moa.core.context import RunContext
 from moa.core.errors import MoaError
@@ -22,66 +23,98 @@ if TYPE_CHECKING:
 
 REHEARSAL: ContextVar[Rehearsal | None] = ContextVar("REHEARSAL", default=None)
 """The rehearsal of the current run; `None`: calls are made."""
-_QUIET_S = 0.2
+_QUIET_S = 0.05
 """Seconds without a new call and without work, after which the recorded calls are complete."""
+_LONGEST_S = 10.0
+"""Seconds without a new call, after which work counts as waiting for what is held."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A node that answers, or an endpoint that is asked; it may come to a call."""
+
+    by: object
+
+
+WORKS: ContextVar[tuple[Work, ...]] = ContextVar("WORKS", default=())
+"""The current work, and before it all that it is a part of."""
 
 
 class Rehearsal:
     """The recorded calls of one run, in one event loop."""
 
-    def __init__(self) -> None:
-        self.prompts: list[SentPrompt] = []
-        """Recorded prompts, and decisions made without a model, in the order of the run."""
-        self._at_work = 0
+    def __init__(self, root: str) -> None:
+        self.root = root
+        """Name of the agent that is rehearsed; empty for a graph."""
+        self.at_work: set[Work] = set()
+        """What may still come to a call."""
+        self._prompts: list[SentPrompt] = []
         self._held = 0
 
-    @contextmanager
-    def count_work(self) -> Generator[None]:
-        """Mark a node as working, since it may come to a call or to an answer of its own."""
-        self._at_work += 1
-        try:
-            yield
-        finally:
-            self._at_work -= 1
+    @property
+    def prompts(self) -> tuple[SentPrompt, ...]:
+        """Recorded prompts by node, each before the decisions that the node makes without one."""
+        nodes = list(dict.fromkeys(prompt.node for prompt in self._prompts))
+        return tuple(sorted(self._prompts, key=lambda p: (nodes.index(p.node), not p.messages)))
 
-    async def record(self, prompts: Sequence[SentPrompt], node: str, *, hold: bool = False) -> None:
-        """Record a node's prompts; it continues only if they ask no model.
+    def record(self, prompts: Iterable[SentPrompt], node: str) -> None:
+        """Record a node's prompts, or what it decides by without one."""
+        self._prompts += [replace(prompt, node=node) for prompt in prompts]
 
-        Args:
-            prompts: Its prompts, and decisions made without a model.
-            node: Its path.
-            hold: True to stop it in any case.
-        """
-        self.prompts += [
-            prompt if prompt.node else replace(prompt, node=node) for prompt in prompts
-        ]
-        if hold or any(prompt.messages for prompt in prompts):
-            self._held += 1
-            await asyncio.Event().wait()
+    async def hold(self, prompts: Iterable[SentPrompt] = (), node: str = "") -> Never:
+        """Record a node's prompts, and stop the current work."""
+        self.record(prompts, node)
+        self.at_work.difference_update(WORKS.get())
+        self._held += 1
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets the event")
 
     async def wait_until_held(self, run: asyncio.Task[None]) -> None:
         """Wait until a run has ended, or all of its remaining parts are stopped."""
-        last_held = -1
+        last_held, changed = 0, time.monotonic()
         while not run.done():
             await asyncio.wait([run], timeout=_QUIET_S)
-            if self._held and self._held == last_held and not self._at_work:
+            if self._held != last_held:
+                last_held, changed = self._held, time.monotonic()
+            elif last_held and (not self.at_work or time.monotonic() - changed > _LONGEST_S):
                 return
-            last_held = self._held
+
+
+@contextmanager
+def at_work(by: object) -> Generator[None]:
+    """In a rehearsal, mark a node or an endpoint as working, until it is held."""
+    if (rehearsal := REHEARSAL.get()) is None:
+        yield
+        return
+    work = Work(by)
+    rehearsal.at_work.add(work)
+    token = WORKS.set((*WORKS.get(), work))
+    try:
+        yield
+    finally:
+        WORKS.reset(token)
+        rehearsal.at_work.discard(work)
 
 
 async def rehearse(
-    run: Callable[[RunContext], Coroutine[object, object, object]],
+    run: Callable[[RunContext], Coroutine[object, object, object]], *, root: str = ""
 ) -> tuple[SentPrompt, ...]:
     """Rehearse a run, and return its first model calls, each with its node.
+
+    Args:
+        run: Runs it in a context.
+        root: Name of the agent, if it is one: it then stops before it decides without a prompt.
 
     Raises:
         MoaError: the run failed before it came to a call.
     """
-    rehearsal, failures = Rehearsal(), list[MoaError]()
+    rehearsal, failures = Rehearsal(root), list[MoaError]()
 
     async def run_once() -> None:
+        context = RunContext()
+        context.tracer = None  # no call is made
         try:
-            await run(RunContext())
+            await run(context)
         except MoaError as error:
             failures.append(error)
 
@@ -97,4 +130,4 @@ async def rehearse(
         REHEARSAL.reset(token)
     if failures and not any(prompt.messages for prompt in rehearsal.prompts):
         raise failures[0]
-    return tuple(rehearsal.prompts)
+    return rehearsal.prompts

@@ -1,21 +1,21 @@
 """Sent: shows the requests to an endpoint, before a call and during a run.
 
-Each backend describes its requests as a `SentPrompt`. The logger `moa.prompts` logs those that are
-sent. It is off until its level is set, since prompts hold user input.
+What sends a request describes it as a `SentPrompt`. The logger `moa.prompts` logs it. It is off
+until its level is set, since prompts hold user input. A rehearsal records it, and nothing is sent.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 from moa.core.context import RunContext
 from moa.core.errors import EndpointError
-from moa.endpoints import Endpoint, Examples, Prompt, Questions
+from moa.endpoints import Endpoint, EndpointBase, Examples, Prompt, Questions
+from moa.endpoints.rehearsal import REHEARSAL, WORKS, at_work
 from moa.endpoints.tokens import CountsTokens, approximate_tokens
 from moa.endpoints.wrappers import Wrapping, innermost
 
@@ -78,25 +78,20 @@ class SentPrompt:
         return "\n".join(lines)
 
 
-@runtime_checkable
-class ShowsPrompts(Protocol):
-    """An endpoint that can show its requests without making a paid call."""
+async def show(write: Callable[[], Iterable[SentPrompt]], context: RunContext) -> None:
+    """Log requests that are about to be sent. A rehearsal records them instead, and stops here.
 
-    def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Return what would be sent for a prompt."""
-        ...
-
-    async def preview_questions(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Sequence[SentPrompt]:
-        """Return what would be sent for typed questions. A server may be asked for its dialect."""
-        ...
-
-
-def log_prompt(write: Callable[[], SentPrompt]) -> None:
-    """Log a request if the logger is on."""
+    Args:
+        write: Describes them.
+        context: Context of the call.
+    """
+    if (rehearsal := REHEARSAL.get()) is not None:
+        server = next((work.by for work in WORKS.get() if isinstance(work.by, CountsTokens)), None)
+        counted = [await _count(sent, server, context) for sent in write()]
+        await rehearsal.hold(counted, context.node)
     if LOGGER.isEnabledFor(logging.INFO):
-        LOGGER.info("%s", write())
+        for sent in write():
+            LOGGER.info("%s", sent)
 
 
 def describe_prompt(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
@@ -113,34 +108,32 @@ def describe_prompt(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
     )
 
 
-async def preview_prompt(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> SentPrompt:
-    """Return what would be sent for a prompt, with the number of tokens."""
-    server = endpoint
-    while isinstance(server, Wrapping):
-        prompt, server = server.outgoing(prompt), server.endpoint
-    sent = (
-        server.preview(prompt)
-        if isinstance(server, ShowsPrompts)
-        else describe_prompt(server, prompt)
-    )
-    return await _count(sent, server, context)
+async def rehearse_prompt(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> None:
+    """In a rehearsal, show what would be sent for a prompt, past all wrappers, and stop here."""
+    if REHEARSAL.get() is None:
+        return
+    while isinstance(endpoint, Wrapping):
+        prompt, endpoint = endpoint.outgoing(prompt), endpoint.endpoint
+    with at_work(endpoint):
+        if isinstance(endpoint, EndpointBase) and endpoint.shows_requests:
+            await endpoint.complete(prompt, context)
+        await show(lambda: [describe_prompt(endpoint, prompt)], context)
 
 
-async def preview_questions(
-    endpoint: Endpoint,
-    text: str,
-    questions: Questions,
-    context: RunContext,
-    *,
-    examples: Examples = (),
-) -> list[SentPrompt]:
-    """Return what would be sent for typed questions, or their texts if that is unknown."""
+async def rehearse_questions(
+    endpoint: Endpoint, text: str, questions: Questions, context: RunContext, *, examples: Examples
+) -> None:
+    """In a rehearsal, show what would be sent for typed questions, and stop here.
+
+    If that is unknown, their texts are shown.
+    """
+    if REHEARSAL.get() is None:
+        return
     server = innermost(endpoint)
-    if isinstance(server, ShowsPrompts):
-        prompts = await server.preview_questions(text, questions, context, examples=examples)
-    else:
-        prompts = [_describe_questions(server, text, questions, examples)]
-    return [await _count(sent, server, context) for sent in prompts]
+    with at_work(server):
+        if isinstance(server, EndpointBase) and server.shows_requests:
+            await server.decide(text, questions, context, examples=examples)
+        await show(lambda: [_describe_questions(server, text, questions, examples)], context)
 
 
 def _describe_questions(
@@ -160,10 +153,8 @@ def _describe_questions(
     return SentPrompt(server.name, server.model, "typed questions", messages)
 
 
-async def _count(sent: SentPrompt, server: Endpoint, context: RunContext) -> SentPrompt:
-    if not sent.messages:
-        return sent
-    if isinstance(server, CountsTokens):
+async def _count(sent: SentPrompt, server: CountsTokens | None, context: RunContext) -> SentPrompt:
+    if server is not None:
         with suppress(EndpointError):  # no tokenizer without the server
             tokens = await server.count_tokens(sent.text, context)
             return replace(sent, tokens=tokens, counted=True)

@@ -298,8 +298,8 @@ class Student(Generic[Out_co]):
     ) -> Consideration:
         """Assign a text to a side by the coin, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # a rehearsal must store nothing
-            prompts = await self.small.prompts(text, nested)
-            await rehearsal.record(prompts, f"{nested.node}/{self.small.name}", hold=True)
+            await self.small.rehearse(text, nested.nested(self.small.name))
+            await rehearsal.hold()
         try:
             learning = await self.ready(nested)
         except StoreError as error:

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -43,14 +43,14 @@ from moa.core.errors import (
     ModelNotFound,
 )
 from moa.core.usage import FREE, Price, Tier
-from moa.endpoints import Capability, Completion, Endpoint, Examples, Prompt, Questions, close_all
+from moa.endpoints import Capability, Completion, Endpoint, Prompt, close_all
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.known import Identity, package_version
 from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint, Settings
-from moa.endpoints.sent import SentPrompt
+from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.tokens import neutralise
-from moa.endpoints.wrappers import ScopedSender
+from moa.endpoints.wrappers import ScopedSender, T
 from moa.local.encoders import joint_encoder
 from moa.local.machine import usable_cores
 from moa.local.weights import SMOLLM2, find_weights, sha256_of
@@ -64,7 +64,7 @@ _CORES_PER_SLOT = 4
 _MOST_THREADS = 8
 _LONGEST_BATCH = 2048
 _NOWHERE = "http://127.0.0.1/v1"
-"""Placeholder address for requests that are only previewed."""
+"""Placeholder address for requests that a rehearsal shows."""
 _ENGINE = "engine"
 """Name in errors until the endpoint replaces it by its own."""
 _FAULT = re.compile(r"error loading model: (.+)")
@@ -135,6 +135,8 @@ class EmbeddedEndpoint(ScopedSender):
         'positive'
     """
 
+    shows_requests = True
+
     def __init__(
         self,
         name: str = "embedded",
@@ -197,17 +199,6 @@ class EmbeddedEndpoint(ScopedSender):
             reader = LlamaCppReader(endpoint.client)
             return len(await reader.tokenize(neutralise(text), context, whole=False))
 
-    def preview(self, prompt: Prompt, /) -> SentPrompt:
-        """Return what would be sent for a prompt; see `moa.endpoints.sent.ShowsPrompts`."""
-        return self._client_of(_NOWHERE, self._stem).preview(prompt)
-
-    async def preview_questions(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Sequence[SentPrompt]:
-        """Return what would be sent for typed questions."""
-        client = self._client_of(_NOWHERE, self._stem)
-        return await client.preview_questions(text, questions, context, examples=examples)
-
     async def identity(self, context: RunContext, /) -> Identity:
         """Return the model, the SHA-256 of its weights, and the version of llama.cpp."""
         del context
@@ -218,6 +209,12 @@ class EmbeddedEndpoint(ScopedSender):
             server="llama.cpp",
             version=package_version("xllamacpp"),
         )
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request; a rehearsal shows it without an engine."""
+        if REHEARSAL.get() is not None:
+            return await send(self._client_of(_NOWHERE, self._stem))
+        return await super().ask(send, context)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`; it streams if somebody watches the progress."""

@@ -20,6 +20,7 @@ from moa.core.journal_records import Form, run_once
 from moa.core.questions import is_accepted
 from moa.core.telemetry.spans import UNTRACED
 from moa.core.trace import NodeFinished, NodeSkipped, NodeStarted
+from moa.endpoints.rehearsal import at_work
 from moa.graphs.engine.forms import JsonForm, json_form
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import Skipped
@@ -392,7 +393,7 @@ async def _call(task: Task, value: object, context: RunContext) -> NodeOutput:
             return result.output, getattr(result, "accepted", None)
         waited_for = context.tracer is not None and not task.quick
         inner = context.nested(task.name) if waited_for else context
-        with inner.span("function", task.name) if waited_for else UNTRACED:
+        with at_work(task), inner.span("function", task.name) if waited_for else UNTRACED:
             if task.thread:
                 return await USER_THREADS.run(partial(task.work, value), task.name), None
             output = task.work(value)
