@@ -328,11 +328,14 @@ def test_a_sheet_is_checked_in_an_editor_and_read_by_the_same_command(
     assert label("--sheet", "sheet.jsonl", "--limit", "4") == 0
     assert "4 messages in sheet.jsonl" in " ".join(capsys.readouterr().err.split())
     assert not Path("out.jsonl").exists()
+    unread = [json.loads(line) for line in Path("sheet.jsonl").read_text().splitlines()]
+    assert {row["labelled_by"] for row in unread} == {"slm"}
     assert label("--sheet", "sheet.jsonl") == 1
     checked("sheet.jsonl", "a", "-", "b")
     assert label("--sheet", "sheet.jsonl") == 0
     found = labelled()
     assert [(row["label"], row["chosen"]) for row in found] == [("a", True), ("b", True)]
+    assert {row["labelled_by"] for row in found} == {"person"}
     assert all(row.keys() == {"text", "id", "label", "labelled_by", "chosen"} for row in found)
     checked("sheet.jsonl", "a", "b")
     assert label("--sheet", "sheet.jsonl", "--resume") == 0

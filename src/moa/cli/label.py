@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from moa.evals.labelling import Agents, LabelFile, Pick, UnlabelledRow
 
 PERSON = "person"
+_SMALL_MODEL = "slm"
+"""Labeller of a sheet's decisions until a person has checked them."""
 DONE, NOTHING = 0, 1
 
 
@@ -303,7 +305,7 @@ class Session:
         from moa.evals.labelling import CHECKED
 
         blank = {CHECKED: False, **{question.name: "" for question in self.questions}}
-        lines = [blank | self.line(pick, pick.guess, by=PERSON) for pick in self.picks]
+        lines = [blank | self.line(pick, pick.guess, by=_SMALL_MODEL) for pick in self.picks]
         screen.write_text("--sheet", path, "".join(f"{dump_json(line)}\n" for line in lines))
         screen.notes().print(
             f"{len(lines)} messages in {path}: correct their labels, set {CHECKED!r} to true in "
