@@ -24,10 +24,10 @@ from pydantic import create_model
 
 from moa import Classifier, Extractor, RunContext
 from moa.core.errors import MoaError
-from moa.decisions import reader
 from moa.decisions.features import LabelFeature
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.wrappers import Cached
+from moa.learning import reader
 from report import table, write
 from support_reading import Alone
 

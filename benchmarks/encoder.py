@@ -21,11 +21,11 @@ from statistics import fmean, median
 from heads import read
 from moa.core.context import RunContext
 from moa.core.questions import Option, Question
-from moa.decisions.adapt import adapt
 from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.file import Calibration
 from moa.decisions.heads import sentences
 from moa.endpoints import Example
+from moa.learning.adapt import adapt
 from moa.local import encoders
 from moa.local.encoders import JointEncoder
 from moa.local.encoding import EncoderText, EncodingQueue

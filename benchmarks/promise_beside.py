@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moa.decisions.labelled import normalise_text
 from moa.decisions.regression import fit_head, folds
+from moa.learning.labelled import normalise_text
 from moa.local.pairs import split_by_encoder
 from promise_streams import Found, Stream
 

@@ -16,8 +16,8 @@ import numpy as np
 from heads import INTENTS, LANDMARKS, LESS, Pieces, fit, rival, strongest, with_sentences
 from machines import Head, Space
 from messages import SHOP, learning
-from moa.decisions.labelled import OTHERWISE
 from moa.inbox.support import INTENTS as SHIPPED
+from moa.learning.labelled import OTHERWISE
 
 NAMES = (*INTENTS, OTHERWISE)
 

@@ -28,9 +28,9 @@ from moa.config.loading import load_graph
 from moa.config.tables import Config
 from moa.core._files import dump_json
 from moa.core.usage import Amount
-from moa.decisions.labelled import normalise_text
 from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.layouts import label_prompt
+from moa.learning.labelled import normalise_text
 from moa.learning.labelled_graph import agents_of
 
 ROOT = Path(__file__).parent.parent

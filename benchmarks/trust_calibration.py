@@ -16,9 +16,9 @@ from moa.core.questions import Option, Question
 from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.features import sources_of
 from moa.decisions.file import Calibration, Candidate
-from moa.decisions.fit import calibrate
-from moa.decisions.labelled import Labelled
 from moa.evals.measuring import Evaluation, evaluate
+from moa.learning.fit import calibrate
+from moa.learning.labelled import Labelled
 from report import table, write
 from saying import Said
 

@@ -23,11 +23,11 @@ from moa.core._async import map_async
 from moa.core.errors import CapabilityError
 from moa.core.questions import Option, Question
 from moa.decisions.features import LabelFeature
-from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Learn
-from moa.decisions.labelled import Labelled
-from moa.decisions.reader import logs_of
+from moa.decisions.scorer import logs_of
 from moa.endpoints import Decision, Example
+from moa.learning.fit import calibrate
+from moa.learning.labelled import Labelled
 from moa.testing import SimulatedEndpoint
 from recipes_shared import endpoint_of
 from report import table, write

@@ -18,10 +18,10 @@ CORE = ("core", "endpoints", "decisions", "agents", "graphs")
 
 ENTRIES = 26
 """Files and folders in `src/moa`."""
-LINES_OF_THE_CORE = 28_300  # 26,000 is the aim
+LINES_OF_THE_CORE = 26_000
 LOADS = {  # modules of moa and their lines, after `moa.NAME`
     "Classifier": (65, 17_000),
-    "Cascade": (85, 22_200),  # 22,000 is the aim
+    "Cascade": (85, 22_000),
     "Mixture": (75, 20_000),
 }
 _LOAD = """

@@ -10,8 +10,11 @@ import moa.config.fields
 import moa.core.node_base
 import moa.core.telemetry.spans
 import moa.decisions.encoders
+import moa.decisions.fitting
 import moa.endpoints.named
+import moa.learning.adapt
 import moa.learning.door
+import moa.learning.examples
 import moa.local.embedded
 import moa.local.encoders
 import moa.local.heads
@@ -30,6 +33,8 @@ OTEL: moa.core.telemetry.spans.OTel = moa.adapters.otel
 ROWS: moa.core.node_base.Rows = moa.rows.door
 STORES: SQLiteStores = moa.adapters.sqlite
 TABLES: Tables = moa.config.fields
+FITTING: moa.decisions.fitting.Fitting = moa.learning.adapt
+LABELLED_FILES: moa.decisions.fitting.LabelledFiles = moa.learning.examples
 EMBEDDED: moa.endpoints.named.Embedded = moa.local.embedded
 ENCODERS: moa.decisions.encoders.LocalEncoders = moa.local.encoders
 HEADS: moa.decisions.encoders.ShippedHeads = moa.local.heads

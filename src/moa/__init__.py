@@ -39,8 +39,6 @@ if TYPE_CHECKING:  # the one list of public names; `__getattr__` reads it too
     from moa.core.questions import score as score
     from moa.core.usage import Price as Price
     from moa.decisions.file import Calibration as Calibration
-    from moa.decisions.fit import calibrate as calibrate
-    from moa.decisions.labelled import Labelled as Labelled
     from moa.documents.preprocessor import Preprocessor as Preprocessor
     from moa.documents.rag import Rag as Rag
     from moa.documents.summarize import Summarize as Summarize
@@ -53,6 +51,8 @@ if TYPE_CHECKING:  # the one list of public names; `__getattr__` reads it too
     from moa.graphs.mixture import Mixture as Mixture
     from moa.guards.guarded import Guarded as Guarded
     from moa.inbox.support import Support as Support
+    from moa.learning.fit import calibrate as calibrate
+    from moa.learning.labelled import Labelled as Labelled
     from moa.local.embedded import EmbeddedEndpoint as EmbeddedEndpoint
     from moa.recipes.reasoner import Reasoner as Reasoner
     from moa.serving.app import serve as serve
@@ -67,7 +67,7 @@ _HOMES: dict[str, str] = {
         (get_data(__name__, "__init__.py") or b"").decode(),
     )
 }
-_EXTRAS = ("moa.decisions.fit", "moa.serving.app")
+_EXTRAS = ("moa.learning.fit", "moa.serving.app")
 """They import an extra. `import *` loads all that it names, so it leaves these out."""
 __all__ = sorted(name for name, home in _HOMES.items() if home not in _EXTRAS)  # pyright: ignore[reportUnsupportedDunderAll]
 

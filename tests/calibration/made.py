@@ -9,7 +9,7 @@ from moa.core.questions import Option, Question
 from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.features import sources_of
 from moa.decisions.file import Calibration
-from moa.decisions.labelled import Labelled
+from moa.learning.labelled import Labelled
 from moa.testing import SimulatedEndpoint, Step
 
 QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))

@@ -20,7 +20,6 @@ from pydantic import BaseModel
 from calibration.altered import Altered
 from moa import Choice, Classifier, Decider, RunContext, choice
 from moa.core.questions import Answer, Source
-from moa.decisions.adapt import MOST_TEXTS, adapt
 from moa.decisions.file import Calibration
 from moa.decisions.regression import (
     agreement,
@@ -30,8 +29,9 @@ from moa.decisions.regression import (
     matching_bias,
     shrunk_mean,
 )
-from moa.decisions.variants import choose_halves, stand_in_texts
 from moa.endpoints import Example
+from moa.learning.adapt import MOST_TEXTS, adapt
+from moa.learning.variants import choose_halves, stand_in_texts
 from moa.local.embedded import EmbeddedEndpoint
 from moa.testing import SimulatedEndpoint
 

@@ -22,13 +22,13 @@ from moa.core.errors import CalibrationError, InputError
 from moa.core.questions import Answer
 from moa.decisions.calibrated import check_models
 from moa.decisions.file import Calibration
-from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee
-from moa.decisions.labelled import Labelled, clean_rows, warn_of_near_copies
 from moa.decisions.regression import fit_head, folds, split
-from moa.decisions.scorer import measure
 from moa.endpoints import Embeddings
 from moa.evals.measuring import evaluate, recheck
+from moa.learning.fit import calibrate
+from moa.learning.labelled import Labelled, clean_rows, warn_of_near_copies
+from moa.learning.search import measure
 from moa.testing import SimulatedEndpoint
 
 pytestmark = pytest.mark.usefixtures("no_encoder")

@@ -20,14 +20,14 @@ from calibration.altered import Altered
 from moa import RunContext
 from moa.core.questions import Answer
 from moa.decisions.acceptance import GradedReply
-from moa.decisions.adapt import adapt
 from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.file import Calibration
-from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee, Learn
-from moa.decisions.labelled import Labelled
 from moa.endpoints import Example
 from moa.guards.verifiers import Length, Signs
+from moa.learning.adapt import adapt
+from moa.learning.fit import calibrate
+from moa.learning.labelled import Labelled
 from moa.testing import SimulatedEndpoint
 
 FOLDER = Path(__file__).parent.parent / "golden"

@@ -14,11 +14,11 @@ import pytest
 
 from moa.core.questions import Option, Question
 from moa.decisions.features import LabelFeature, VectorFeature
-from moa.decisions.labelled import OTHERWISE
 from moa.learning import looks as module
 from moa.learning.answer_rows import LargeAnswer, NewRow, RowArrays
 from moa.learning.answers import AnswerStore
 from moa.learning.epochs import PlannedLook
+from moa.learning.labelled import OTHERWISE
 from moa.learning.looks import Learning, probabilities_of
 
 OWN, ENCODED = LabelFeature(name="small"), VectorFeature(name="encoder", source="encoder")

@@ -14,7 +14,7 @@ from command import kept, moa, told, written
 from piped import pipe, type_after_an_answer
 
 from moa.core.questions import NONE_OF_THESE
-from moa.decisions.variants import stand_in_texts
+from moa.learning.variants import stand_in_texts
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -19,8 +19,8 @@ from moa.cli import screen
 from moa.config.endpoints import Endpoints
 from moa.config.loading import endpoint_names, load_graph
 from moa.decisions.file import Calibration
-from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee, min_rows, percent
+from moa.learning.fit import calibrate
 from moa.local.embedded import EmbeddedEndpoint
 from moa.local.encoders import JointEncoder, SentenceEncoder
 from moa.testing import SimulatedEndpoint

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from moa.core.context import RunContext
 from moa.core.errors import CalibrationError
 from moa.core.questions import Option, Question
-from moa.decisions.fit import calibrate
-from moa.decisions.labelled import Labelled
 from moa.documents import Passage
 from moa.documents.claims import (
     RELEVANT,
@@ -23,6 +21,8 @@ from moa.documents.claims import (
     filter_text,
     number_passages,
 )
+from moa.learning.fit import calibrate
+from moa.learning.labelled import Labelled
 from moa.testing import SimulatedEndpoint
 
 SEVERAL = tuple(

@@ -16,16 +16,13 @@ from command import moa
 from starlette.applications import Starlette
 
 from moa.agents.classifier import Classifier
-from moa.agents.labelled import labelled_examples
 from moa.cli.label import Session
 from moa.config.endpoints import Endpoints
 from moa.core.context import RunContext
 from moa.core.questions import Answer, Option, Question
 from moa.core.usage import Price
 from moa.decisions.file import Calibration
-from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee
-from moa.decisions.labelled import Labelled, clean_rows
 from moa.evals.labelling import (
     LABEL,
     Agents,
@@ -37,6 +34,9 @@ from moa.evals.labelling import (
 )
 from moa.evals.learning import Lesson, Terms, learn_from
 from moa.graphs.single_model import single_model
+from moa.learning.examples import labelled_examples
+from moa.learning.fit import calibrate
+from moa.learning.labelled import Labelled, clean_rows
 from moa.studio.data import Query, RowLine
 from moa.studio.sources import View
 

@@ -28,7 +28,6 @@ from moa.core.errors import (
 from moa.core.node import Result
 from moa.core.usage import Amount, Price
 from moa.decisions.defaults import make_unfitted
-from moa.decisions.labelled import OTHERWISE
 from moa.endpoints import Completion
 from moa.inbox.learning import LearningWriter
 from moa.inbox.reading import intent_of
@@ -40,6 +39,7 @@ from moa.learning.answer_rows import FigureRow
 from moa.learning.answers import AnswerStore
 from moa.learning.epochs import PlannedLook
 from moa.learning.figures import LearningFigures, figures_of
+from moa.learning.labelled import OTHERWISE
 from moa.learning.labelled_graph import Learner, agents_of
 from moa.learning.learned import LearnedGraph
 from moa.testing import SimulatedEndpoint, SimulatedRequest, Step

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from moa.core.errors import ConfigError, InputError
 from moa.decisions.features import WordsFeature
 from moa.decisions.guarantee import upper_bound
-from moa.decisions.labelled import OTHERWISE, Labelled
+from moa.learning.labelled import OTHERWISE, Labelled
 from moa.rows.jobs import Job
 from moa.studio.app import mount, studio_app
 from moa.studio.data import Query

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from moa.core.faults import nearest
+from moa.config.faults import nearest
 from moa.endpoints.dialects import VENDORS
 from moa.local.words import Complexity, Job, Prefer, Skill
 

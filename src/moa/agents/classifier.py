@@ -14,6 +14,7 @@ from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
 from moa.core.errors import ConfigError
 from moa.core.questions import Answer, Choice, choice, questions_of
+from moa.decisions.fitting import LABELLED_FILES
 from moa.endpoints import Endpoint
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         )
         all_examples = examples_of(label_question, examples)
         if labelled is not None:
-            from moa.agents.labelled import labelled_examples  # few have such a file
-
-            all_examples += labelled_examples(labelled, label_question)
+            all_examples += LABELLED_FILES.open().labelled_examples(labelled, label_question)
         super().__init__(
             endpoint,
             [label_question],

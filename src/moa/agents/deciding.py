@@ -49,6 +49,7 @@ from moa.decisions.features import (
     sources_of,
 )
 from moa.decisions.file import Calibration
+from moa.decisions.fitting import FITTING
 from moa.decisions.guarantee import Bound
 from moa.decisions.words import is_about_whole_text, label_meanings
 from moa.endpoints import Endpoint, Example
@@ -305,7 +306,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         context: RunContext | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Return a copy fitted to its task; see `moa.decisions.adapt.adapt`.
+        """Return a copy fitted to its task; see `moa.learning.adapt.adapt`.
 
         Its `calibrations` can be saved.
 
@@ -321,10 +322,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             DeadlineExceeded: the run's time is up.
             MissingDependency: numpy, or SciPy to fit to labels, is not installed.
         """
-        from moa.decisions.adapt import adapt
-
         encoder = self.encoder or (encoder_for(self.endpoint) if labelled else None)
-        calibrations = await adapt(
+        calibrations = await FITTING.open().adapt(
             self.endpoint,
             self.questions,
             labelled=labelled,
@@ -531,11 +530,7 @@ def _is_bare(question: Question, examples: Sequence[Example]) -> bool:
 
 
 def _has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
-    from moa.decisions.adapt import has_enough_labels, labels_of
-
-    return len(examples) >= ENOUGH and has_enough_labels(
-        question, labels_of(question, examples), pairs=True
-    )
+    return len(examples) >= ENOUGH and FITTING.open().has_enough_examples(question, examples)
 
 
 class _FirstFit:
@@ -565,10 +560,8 @@ class _FirstFit:
         sources: Sources,
         context: RunContext,
     ) -> None:
-        from moa.decisions.adapt import adapt
-
         missing = [question for question in questions if question.name not in self._found]
-        calibrations = await adapt(
+        calibrations = await FITTING.open().adapt(
             sources[DECIDES],
             missing,
             labelled=examples,

@@ -155,7 +155,7 @@ def _settings(
 
 
 def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated: bool) -> None:
-    from moa.core.faults import nearest
+    from moa.config.faults import nearest
     from moa.core.questions import NONE_OF_THESE
 
     if calibrated or data.kind != "labels":
@@ -172,8 +172,8 @@ def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated:
 def _nodes(
     names: Sequence[str], endpoints: Endpoints, settings: Mapping[str, object]
 ) -> dict[str, AnyNode]:
+    from moa.config.faults import nearest
     from moa.config.loading import READY, load_graph
-    from moa.core.faults import nearest
 
     for name in names:
         if ":" not in name and name not in READY:

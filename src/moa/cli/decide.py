@@ -311,10 +311,10 @@ class _AdaptedDecider:
 
 def _read_examples(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
-    from moa.core.faults import nearest
+    from moa.config.faults import nearest
     from moa.core.questions import NONE_OF_THESE
-    from moa.decisions.labelled import Labelled
     from moa.endpoints import Example
+    from moa.learning.labelled import Labelled
 
     allowed_labels = [*labels, NONE_OF_THESE] if none else labels
     for row, example in rows.read_models(path, Labelled):

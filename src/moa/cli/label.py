@@ -384,8 +384,8 @@ class Session:
 
     def line(self, pick: Pick, labels: Mapping[str, str], *, by: str) -> JSON:
         """Return the line of a text with its labels."""
-        from moa.decisions.labelled import row_value
         from moa.evals.labelling import LABEL
+        from moa.learning.labelled import row_value
 
         row = self.rows[pick.place]
         values = {

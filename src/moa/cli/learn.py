@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from moa.core._terminal import Console
     from moa.core.context import RunContext
     from moa.decisions.file import Calibration
-    from moa.decisions.labelled import Labelled
     from moa.evals.measuring import Evaluation
+    from moa.learning.labelled import Labelled
 
 L = TypeVar("L", bound="Labelled")
 RISK, RISK_OF_GRAPH = 0.05, 0.1
@@ -147,7 +147,7 @@ def learn(
             --risk 0.02 --confidence 0.99 --out spam.json
     """
     from moa.cli.lessons import learn_graph, recheck_graph
-    from moa.decisions.labelled import Labelled
+    from moa.learning.labelled import Labelled
 
     screen.check_target("--out", out)
     wishes = Wishes(
@@ -216,9 +216,9 @@ def _learn_task(
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
     from moa.decisions.guarantee import Guarantee, explain_too_few_rows
-    from moa.decisions.labelled import Labelled, clean_rows, join_repeats
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
+    from moa.learning.labelled import Labelled, clean_rows, join_repeats
 
     rows = labelled_rows(source, Labelled, asking)
     names = options.label_names(labels) if labels else None
@@ -235,7 +235,7 @@ def _learn_task(
     screen.warn([] if too_few is None else [too_few])
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
-        from moa.decisions.fit import calibrate
+        from moa.learning.fit import calibrate
 
         with screen.progress("reading") as progress:
             calibration = await calibrate(
@@ -392,7 +392,7 @@ def evaluate(
         moa eval intents.json labelled.jsonl
         moa eval intents.json labelled.jsonl --report report.json
     """
-    from moa.decisions.labelled import Labelled
+    from moa.learning.labelled import Labelled
 
     screen.check_target("--report", report)
     rows = labelled_rows(source, Labelled, given)

@@ -145,7 +145,7 @@ def from_log(
         moa learn status answers.db
     """
     from moa.cli.learn import labelled_rows
-    from moa.decisions.labelled import LoggedRow
+    from moa.learning.labelled import LoggedRow
 
     rows = labelled_rows(source, LoggedRow, given)
     names = options.label_names(labels) if labels else None

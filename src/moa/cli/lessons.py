@@ -84,7 +84,7 @@ async def read_messages(
     context: RunContext,
 ) -> tuple[Learner, list[Message]]:
     """Read labelled rows as a graph does."""
-    from moa.decisions.labelled import warn_of_corrections
+    from moa.learning.labelled import warn_of_corrections
     from moa.learning.labelled_graph import Learner, rows_of
 
     learner = Learner(graph, endpoints)
@@ -322,8 +322,8 @@ async def _show_settled(
 
     Only messages drawn at random are counted. Nothing is printed without any.
     """
-    from moa.decisions.labelled import join_repeats, normalise_text
     from moa.evals.learning import HALVES, half_of
+    from moa.learning.labelled import join_repeats, normalise_text
     from moa.learning.labelled_graph import SETTLES, SettledCount
 
     name = SETTLES

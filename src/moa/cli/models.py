@@ -403,7 +403,7 @@ def choose(
     from moa.advisor import choice
     from moa.advisor.hardware import describe_machine, machine
     from moa.advisor.task import Task, vendors_with_keys
-    from moa.core.faults import explain
+    from moa.config.faults import explain
 
     if private and vendors:
         raise ConfigError("--private and --vendor contradict each other: give one of them")

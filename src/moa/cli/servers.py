@@ -179,7 +179,7 @@ def plan_servers(config: Config, names: Iterable[str]) -> list[ServerSpec]:
 
 def _choose_endpoints(config: Config, names: Iterable[str]) -> list[str]:
     """Return the named endpoints, or all that vLLM serves here."""
-    from moa.core.faults import nearest
+    from moa.config.faults import nearest
 
     servers = config.served_endpoints
     for name in names:
@@ -216,7 +216,7 @@ def find_running(
 
     Without names, of all that vLLM serves here; with `everything`, of all on this machine.
     """
-    from moa.core.faults import nearest
+    from moa.config.faults import nearest
     from moa.vllm.state import ServerFolder
 
     states = {folder: state for folder in ServerFolder.all() if (state := folder.read())}

@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from moa.config import trust
+from moa.config.faults import explain
 from moa.config.tables import FILE, Config, Toml
 from moa.core._json import is_table
 from moa.core.errors import ConfigError
-from moa.core.faults import explain
 
 VARIABLE = "MOA_CONFIG"
 VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_KEYS", "MOA_MODEL", "MOA_VECTORS")

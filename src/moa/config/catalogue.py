@@ -17,10 +17,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
+from moa.config.faults import nearest
 from moa.config.tables import AddressConfig
 from moa.core._files import cache_folder
 from moa.core.errors import ConfigError
-from moa.core.faults import nearest
 from moa.core.usage import Price, Tier
 from moa.endpoints.dialects import Dialect
 from moa.local.weights import SMOLLM2, HubFile, cached_path

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from moa.config import load
+from moa.config.faults import nearest
 from moa.config.tables import (
     EMBEDDED,
     FILE,
@@ -26,7 +27,6 @@ from moa.config.tables import (
 )
 from moa.core.context import Reference, RunContext
 from moa.core.errors import ConfigError, ModelNotFound
-from moa.core.faults import nearest
 from moa.endpoints import Endpoint, close_all
 from moa.vllm.settings import VLLMConfig, local_url
 from moa.vllm.state import ServerFolder, keys_of_running

@@ -38,10 +38,10 @@ from pydantic.fields import FieldInfo
 
 from moa.agents.base import is_endpoint
 from moa.config.endpoints import Endpoints
+from moa.config.faults import explain, fields_of, nearest
 from moa.config.tables import FILE
 from moa.core._json import is_table
 from moa.core.errors import ConfigError
-from moa.core.faults import explain, fields_of, nearest
 from moa.core.usage import Tier
 from moa.endpoints import Endpoint
 from moa.graphs.engine.forms import adapter_of

@@ -23,13 +23,13 @@ from pydantic.fields import FieldInfo
 from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
+from moa.config.faults import nearest
 from moa.config.fields import Table, recipe_from_table, settings_below, table_fields
 from moa.config.imports import SourceLoader, import_from_source
 from moa.config.tables import Toml
 from moa.config.trust import object_in
 from moa.core._json import is_list, is_object, is_sequence, is_table
 from moa.core.errors import ConfigError, MoaError
-from moa.core.faults import nearest
 from moa.core.node import AnyNode
 from moa.endpoints import Endpoint
 from moa.graphs.engine.nodes import as_node

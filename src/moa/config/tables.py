@@ -38,9 +38,9 @@ from pydantic import (
     model_validator,
 )
 
+from moa.config.faults import nearest
 from moa.core._json import JSON, is_table
 from moa.core.errors import ConfigError
-from moa.core.faults import nearest
 from moa.core.usage import FREE, Price, Tier
 from moa.endpoints.dialects import VENDORS, Dialect, published_price
 from moa.vllm.settings import VLLMConfig

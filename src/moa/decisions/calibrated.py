@@ -98,7 +98,7 @@ class CalibratedDecider:
     def _apply_fit(
         self, reads: Sequence[TextReading], answers: Sequence[Answer], text: str
     ) -> Answer:
-        from moa.decisions.reader import values_of
+        from moa.decisions.scorer import values_of
 
         calibration = self.calibration
         pairs = zip(calibration.features, reads, strict=True)

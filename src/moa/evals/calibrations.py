@@ -10,9 +10,9 @@ from moa.decisions.calibrated import CalibratedDecider
 from moa.decisions.drift import Detect, language_shares
 from moa.decisions.features import sources_of
 from moa.decisions.file import Calibration
-from moa.decisions.labelled import CleanRows, Labelled
 from moa.documents.language import can_detect, language_of
 from moa.endpoints import Endpoint
+from moa.learning.labelled import CleanRows, Labelled
 
 _READ = 400
 """Maximum number of texts whose language is looked at, evenly spread."""

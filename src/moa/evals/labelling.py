@@ -29,7 +29,7 @@ from moa.decisions.arrays import Floats, np
 from moa.decisions.encoders import feeds_heads
 from moa.decisions.features import Progress
 from moa.decisions.heads import encode
-from moa.decisions.labelled import CHOSEN, is_marked, label_of, normalise_text
+from moa.learning.labelled import CHOSEN, is_marked, label_of, normalise_text
 from moa.rows import Format, read_models
 
 MOST_READ = 300

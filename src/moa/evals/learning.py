@@ -20,20 +20,20 @@ from moa.core._async import map_async
 from moa.core.context import RunContext
 from moa.core.questions import Question
 from moa.decisions import ENOUGH
-from moa.decisions.adapt import has_enough_labels, labels_of
 from moa.decisions.arrays import np
 from moa.decisions.defaults import calibrate_by_words
 from moa.decisions.encoders import feeds_heads, heads_of
 from moa.decisions.features import ENCODER, Progress
 from moa.decisions.file import Calibration, DataRecord, ReachedMeasures
-from moa.decisions.fit import calibrate
 from moa.decisions.guarantee import Guarantee, Learn, explain_too_few_rows
-from moa.decisions.labelled import CleanRows, Labelled, join_repeats, normalise_text
-from moa.decisions.scorer import measure
 from moa.decisions.words import has_words
 from moa.endpoints import Example
 from moa.evals.calibrations import detector
 from moa.evals.labelling import MAX_CONCURRENCY
+from moa.learning.adapt import has_enough_labels, labels_of
+from moa.learning.fit import calibrate
+from moa.learning.labelled import CleanRows, Labelled, join_repeats, normalise_text
+from moa.learning.search import measure
 
 Out = TypeVar("Out")
 LABELS_MORE = 50

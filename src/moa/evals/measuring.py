@@ -15,7 +15,7 @@ from moa.decisions.drift import Detect, language_shares
 from moa.decisions.features import Progress
 from moa.decisions.file import Calibration, Measures, current_time
 from moa.decisions.guarantee import Bound
-from moa.decisions.labelled import (
+from moa.learning.labelled import (
     CleanRows,
     Labelled,
     check_labels,
@@ -24,8 +24,8 @@ from moa.decisions.labelled import (
     normalise_text,
     warn_of_near_copies,
 )
-from moa.decisions.reader import AnswerCache, FeatureReader, FeatureReading
-from moa.decisions.scorer import measure
+from moa.learning.reader import AnswerCache, FeatureReader, FeatureReading
+from moa.learning.search import measure
 
 
 class Evaluation(Measures):

@@ -6,12 +6,12 @@ validators here accept both: for a value of a table, they ask pydantic's context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BeforeValidator, PlainValidator, ValidationInfo
+from pydantic import BeforeValidator, PlainValidator, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -93,8 +93,16 @@ class Tables(Protocol):
         """Return the fields that the table of a marked node can set, by key."""
         ...
 
+    def explain(self, error: ValidationError, kind: object, /, *, path: str) -> str:
+        """Say what is wrong with the fields of a type."""
+        ...
 
-_TABLES: Door[Tables] = Door("moa.config.fields")
+    def nearest(self, wrong: str, names: Sequence[str], /) -> str:
+        """Say which name is meant, or which names there are."""
+        ...
+
+
+TABLES: Door[Tables] = Door("moa.config.fields")
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class FromEndpoint:
     @property
     def table_fields(self) -> Mapping[str, FieldInfo]:
         """Fields that its table can set, by key."""
-        return _TABLES.open().table_fields(self)
+        return TABLES.open().table_fields(self)
 
     def read(self, value: object, info: ValidationInfo) -> object:
         """Return the node or endpoint, or make it from a name or a table."""

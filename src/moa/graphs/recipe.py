@@ -26,7 +26,7 @@ from moa.core.telemetry.names import Kind
 from moa.core.trace import TextDelta
 from moa.graphs.engine.compilable import Compilable
 from moa.graphs.engine.sketch import Sketch as Sketch
-from moa.graphs.fields import NamedEndpoints
+from moa.graphs.fields import TABLES, NamedEndpoints
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
@@ -75,22 +75,19 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     ) -> Self:
         """Raise wrong keywords as a `ConfigError` in words. For tables, their reader does so."""
         if isinstance(arguments, ArgsKwargs) and arguments.args:
-            from moa.core.faults import nearest  # only for the words of an error
-
             fields = cls._list_fields()
             keywords = (f"{name}=…" for name, field in fields.items() if field.is_required())
             raise ConfigError(
                 f"{cls._default_name()}: its fields are given by name, as in "
-                f"{cls.__name__}({', '.join(keywords)}){nearest('', [*fields])}"
+                f"{cls.__name__}({', '.join(keywords)}){TABLES.open().nearest('', [*fields])}"
             )
         try:
             return handler(arguments)
         except ValidationError as error:
             if info.context is not None:
                 raise
-            from moa.core.faults import explain  # only for the words of an error
-
-            raise ConfigError(explain(error, cls, path=f"{cls._default_name()}:")) from None
+            path = f"{cls._default_name()}:"
+            raise ConfigError(TABLES.open().explain(error, cls, path=path)) from None
 
     def __post_init__(self) -> None:
         self.name = self.name or self._default_name()

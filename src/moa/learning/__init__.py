@@ -1,1 +1,1 @@
-"""Learning: a cascade that learns from the answers of its large model, with a guarantee."""
+"""Learning: scorers fitted to labels, and a cascade that learns from its large model's answers."""

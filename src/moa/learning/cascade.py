@@ -12,9 +12,9 @@ from moa.core.context import RunContext
 from moa.core.errors import InputError, MoaError
 from moa.core.node import Node
 from moa.core.telemetry import Span, names
-from moa.decisions.labelled import label_of
 from moa.graphs.cascade import LearnedAnswer
 from moa.graphs.mixing.answer_extraction import answer_of
+from moa.learning.labelled import label_of
 from moa.learning.student import SET_UP_WRONG, Consideration, Learn, Student
 
 

@@ -75,7 +75,7 @@ from math import ceil, exp, lgamma
 from moa.decisions.arrays import Bools, Floats, Ints, coverage_line, np
 from moa.decisions.audit import Audit
 from moa.decisions.guarantee import allowed_errors, log_choose, tail, upper_bound
-from moa.decisions.labelled import normalise_text
+from moa.learning.labelled import normalise_text
 
 RISK = 0.05
 """Guaranteed maximum share of accepted answers that differ from the large model's."""

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
+from moa.config.faults import nearest
 from moa.config.loading import READY, load_graph
 from moa.config.tables import EMBEDDED
 from moa.core._json import is_object
 from moa.core.batch import map_rows, reader_of
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, InputError
-from moa.core.faults import nearest
 from moa.core.node import AnyNode
 from moa.core.questions import Question
 from moa.decisions.features import Progress
 from moa.decisions.file import Calibration
-from moa.decisions.labelled import Labelled, label_of
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import NodeStep, Step
 from moa.graphs.recipe import Recipe
 from moa.guards.guarded import Guarded
+from moa.learning.labelled import Labelled, label_of
 from moa.learning.learned import LearnedGraph
 
 if TYPE_CHECKING:

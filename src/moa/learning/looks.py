@@ -28,10 +28,7 @@ from moa.decisions.file import (
     current_time,
 )
 from moa.decisions.guarantee import Bound, Guarantee, percent
-from moa.decisions.labelled import OTHERWISE
-from moa.decisions.reader import FeatureReading
 from moa.decisions.regression import fit_head, folds
-from moa.decisions.scorer import FittedFeature, blend_parts, search_features
 from moa.learning.answer_rows import FORGOTTEN, LearningState, RowArrays, SpentLook
 from moa.learning.answers import AUDIT, DRIFT, AnswerStore
 from moa.learning.epochs import (
@@ -47,7 +44,10 @@ from moa.learning.epochs import (
     propose,
     start_audit,
 )
+from moa.learning.labelled import OTHERWISE
+from moa.learning.reader import FeatureReading
 from moa.learning.recording import Recorder
+from moa.learning.search import FittedFeature, blend_parts, search_features
 
 MOST = 2000
 """Maximum of labels to fit to, the latest ones."""

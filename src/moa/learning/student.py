@@ -35,12 +35,12 @@ from moa.core.usage import Usage
 from moa.decisions.encoders import feeds_heads
 from moa.decisions.features import ENCODER, LabelFeature, VectorFeature, read_vector
 from moa.decisions.file import QuestionRecord
-from moa.decisions.labelled import OTHERWISE, label_of
 from moa.documents.language import can_detect, language_of
 from moa.endpoints.known import identity_of
 from moa.endpoints.rehearsal import REHEARSAL
 from moa.graphs.fields import resolve_path
 from moa.learning.fingerprint import fingerprint_of
+from moa.learning.labelled import OTHERWISE, label_of
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
@@ -549,7 +549,7 @@ class Student(Generic[Out_co]):
 
     async def _read(self, text: str, context: RunContext) -> TextReading | None:
         """Read a text; return `None` if that fails, so that the large model answers."""
-        from moa.decisions.reader import logs_of
+        from moa.decisions.scorer import logs_of
 
         features = (_ENCODED,) if self._encodes else ()
         inner = quiet(context.nested(self.small.name))

@@ -29,12 +29,12 @@ from mcp_types import Tool as ListedTool
 from starlette.requests import Request
 
 from moa.agents.tools import name_for_models
+from moa.config.faults import nearest
 from moa.core._async import cancel
 from moa.core._files import dump_json
 from moa.core._json import object_of, objects_of
 from moa.core.context import Reference, RunContext
 from moa.core.errors import ConfigError, InputError, MoaError
-from moa.core.faults import nearest
 from moa.core.trace import Event, NodeFinished, NodeSkipped, ToolFinished
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 
 from moa.config.endpoints import Endpoints, warm
+from moa.config.faults import nearest
 from moa.config.loading import endpoints_in, texts_to_encode
 from moa.core._async import cancel
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, MoaError, RequestRefused
-from moa.core.faults import nearest
 from moa.core.questions import Option, Question
 from moa.decisions.encoders import deciding_encoder_for, encoder_for
 from moa.endpoints import Endpoint

@@ -25,7 +25,7 @@ from moa.core._files import dump_json
 from moa.core._json import is_object, object_of, objects_of
 from moa.core.errors import InputError
 from moa.core.questions import NONE_OF_THESE, Option, Question
-from moa.decisions.labelled import CHOSEN, is_marked, label_of, normalise_text
+from moa.learning.labelled import CHOSEN, is_marked, label_of, normalise_text
 from moa.rows.decided import (
     DEEP,
     Decision,

@@ -1,6 +1,6 @@
 """Adapt: fit an agent to its task by labelled or unlabelled texts, without a bound.
 
-With labels it runs the search of `moa.decisions.fit` on all of them. Without, a small model's
+With labels it runs the search of `moa.learning.fit` on all of them. Without, a small model's
 bias towards some labels is measured on unlabelled texts and removed (as Zhao et al. 2021, arXiv
 2102.09690, do with empty texts, and Zhou et al. 2023, arXiv 2309.17249, with the batch). Texts that
 it is sure of serve as examples (pseudo-labels: Lee 2013), and the weights are those of a prior.
@@ -28,15 +28,15 @@ from moa.decisions.features import (
     make_words_feature,
 )
 from moa.decisions.file import Calibration, FitRecord
-from moa.decisions.fit import fit_all
 from moa.decisions.heads import Blend
-from moa.decisions.labelled import Labelled
-from moa.decisions.reader import AnswerCache, FeatureReader
 from moa.decisions.regression import agreement, centred_mean, is_blind, shrunk_mean
-from moa.decisions.variants import choose_confident, stand_in_texts
 from moa.decisions.words import is_about_whole_text
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import MOST_OPTIONS, facts_of, identity_of
+from moa.learning.fit import fit_all
+from moa.learning.labelled import Labelled
+from moa.learning.reader import AnswerCache, FeatureReader
+from moa.learning.variants import choose_confident, stand_in_texts
 
 ENOUGH_TEXTS = 32
 """Minimum of unlabelled texts to measure a bias on; below it the shipped ones are used."""
@@ -117,6 +117,11 @@ def labels_of(question: Question, labelled: Sequence[Example]) -> list[Labelled]
         for text, label in pairs
         if label is not None and label in names and text.strip()
     ][:MOST_LABELS]
+
+
+def has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
+    """Return True if there are enough examples to fit the scorers of a question."""
+    return has_enough_labels(question, labels_of(question, examples), pairs=True)
 
 
 def has_enough_labels(question: Question, rows: Sequence[Labelled], *, pairs: bool) -> bool:

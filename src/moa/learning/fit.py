@@ -45,29 +45,26 @@ from moa.decisions.file import (
 )
 from moa.decisions.guarantee import Bound, Guarantee, Learn, held_out_share
 from moa.decisions.heads import Blend
-from moa.decisions.labelled import CleanRows, Labelled, clean_rows, warn_of_near_copies
-from moa.decisions.reader import AnswerCache, FeatureReader, FeatureReading
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
-from moa.decisions.scorer import (
+from moa.decisions.scorer import Judgements, average_blend, judge_readings, signs_of
+from moa.decisions.words import has_words
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.known import identity_of
+from moa.learning.labelled import CleanRows, Labelled, clean_rows, warn_of_near_copies
+from moa.learning.reader import AnswerCache, FeatureReader, FeatureReading
+from moa.learning.search import (
     FeatureSet,
     FittedFeature,
-    Judgements,
-    average_blend,
     blend_parts,
     choose_features,
     choose_signs,
     fit_around_average,
-    judge_readings,
     measure,
     predict_held_out,
     search_features,
-    signs_of,
     stack_logs,
 )
-from moa.decisions.variants import choose_confident, choose_halves
-from moa.decisions.words import has_words
-from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import identity_of
+from moa.learning.variants import choose_confident, choose_halves
 
 LATENCY_PENALTY = 0.02
 """Reduction in log loss that justifies one more second per decision."""

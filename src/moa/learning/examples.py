@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from moa.core.errors import ConfigError, InputError
 from moa.core.node_base import ROWS
 from moa.core.questions import Question
-from moa.decisions.labelled import label_of, normalise_text
 from moa.endpoints import Example
+from moa.learning.labelled import label_of, normalise_text
 
 
 class _LabelledRow(BaseModel):

@@ -26,48 +26,13 @@ from moa.decisions.features import (
     plan_requests,
     read_vector,
 )
+from moa.decisions.scorer import values_of
 
-_LEAST_MASS = 1e-3
-"""Smaller label masses count as this one."""
 _AT_ONCE = 8
 _SECONDS_A_TEXT, _LEAST_S = 1.0, 120.0
 """Time limit for all reading, in seconds per text and at least."""
 _PROBE = 6
 """Number of texts to estimate the time from; the first is a warm-up."""
-
-
-def logs_of(answer: Answer) -> Floats:
-    """Return log-probabilities of the options; their probabilities sum to the label mass.
-
-    Raises:
-        CapabilityError: the label was written, so there are none.
-    """
-    n = len(answer.question.options)
-    if answer.source == "text":
-        raise CapabilityError(
-            f"the answer to {answer.question.name!r} was written, so there are no probabilities "
-            "to calibrate"
-        )
-    if answer.probabilities is None:  # refused: all options are equally unlikely
-        return np.full(n, np.log(_LEAST_MASS / n))
-    mass = 1.0 if answer.label_mass is None else max(answer.label_mass, _LEAST_MASS)
-    return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)
-
-
-def values_of(feature: Feature, read: TextReading, text: str) -> Floats:
-    """Convert a feature's reading of a text to numbers.
-
-    Prompt variants are averaged, except those that show the text itself, if there are others.
-    """
-    if not isinstance(feature, LabelFeature):
-        return np.array(read.vector)
-    shows_text = [
-        any(example.text == text for example in variant) for variant in feature.prompt_variants
-    ]
-    logs = [logs_of(answer) for answer in read.answers]
-    fair = [values for values, is_shown in zip(logs, shows_text, strict=True) if not is_shown]
-    mean: Floats = np.mean(fair or logs, 0)
-    return mean[::-1] if feature.turned else mean
 
 
 @dataclass(slots=True)
