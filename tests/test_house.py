@@ -24,17 +24,60 @@ LOADS = {  # modules of moa and their lines, after `moa.NAME`
     "Cascade": (85, 22_000),
     "Mixture": (75, 20_000),
 }
+LOADS_TO_ANSWER = {  # the same after one answer of a server that writes
+    "Classifier": (65, 17_000),
+    "Cascade": (85, 22_000),
+    "Mixture": (75, 20_000),
+}
+_TOLD = """
+print(json.dumps({n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "moa"}))
+"""
 _LOAD = """
 import json, sys
 import moa
 getattr(moa, sys.argv[1])
-print(json.dumps({n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "moa"}))
+"""
+_ANSWER = """
+import json, sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Model(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        message = {"content": json.dumps({"classifier": "yes"})}
+        usage = {"prompt_tokens": 99, "completion_tokens": 9}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        data = json.dumps({"choices": choices, "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Model)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+
+import moa
+url = f"http://127.0.0.1:{server.server_port}/v1"
+model = moa.OpenAIEndpoint("small", model="small", base_url=url, tier="slm")
+ask = lambda: moa.Classifier(model, ["yes", "no"], name="classifier")
+write = lambda: moa.Agent(model, "Answer.")
+if sys.argv[1] == "Classifier":
+    node = ask()
+elif sys.argv[1] == "Cascade":
+    from moa.decisions.acceptance import Confident
+    node = moa.Cascade(small=ask(), large=ask(), accept=Confident(0.9))
+else:
+    node = moa.Mixture(proposers=[write(), write()], aggregator=write())
+node.run_sync("Dear all")
 """
 
 
-def loaded(name: str) -> dict[str, Path]:
-    """Give the modules of moa that an import of a name loads in a new process."""
-    command = [sys.executable, "-c", _LOAD, name]
+def loaded(name: str, script: str = _LOAD) -> dict[str, Path]:
+    """Give the modules of moa that an import of a name, or a script, loads in a new process."""
+    command = [sys.executable, "-c", script + _TOLD, name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, str | None] = json.loads(done.stdout)
     return {module: Path(file) for module, file in found.items() if file}
@@ -61,6 +104,16 @@ def test_an_import_loads_little(name: str) -> None:
     most_modules, most_lines = LOADS[name]
     assert len(modules) <= most_modules
     assert sum(map(lines, modules.values())) <= most_lines
+
+
+@pytest.mark.parametrize("name", sorted(LOADS_TO_ANSWER))
+def test_an_answer_loads_little_more_and_no_layer(name: str) -> None:
+    modules = loaded(name, _ANSWER)
+    most_modules, most_lines = LOADS_TO_ANSWER[name]
+    assert len(modules) <= most_modules
+    assert sum(map(lines, modules.values())) <= most_lines
+    rooms = {module.split(".")[1] for module in modules if "." in module}
+    assert rooms <= set(CORE), rooms - set(CORE)
 
 
 @pytest.mark.parametrize("name", ["Agent", "Graph", *sorted(LOADS)])

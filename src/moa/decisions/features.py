@@ -7,7 +7,7 @@ file can't hold one: `slm` is the endpoint that decides. Nothing here needs nump
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
@@ -53,18 +53,45 @@ _LONGEST = 4000
 """Maximum characters to embed, since longer texts may not fit the encoder."""
 
 
-def sources_of(endpoint: Endpoint, *, encoder: Endpoint | None = None) -> dict[str, Endpoint]:
+class _Sources(Mapping[str, Endpoint]):
+    """Endpoints by role; local encoders are looked for when a feature first reads from one.
+
+    Most agents ask one served model, and never load what encodes in this process.
+    """
+
+    def __init__(self, endpoint: Endpoint, encoder: Endpoint | None) -> None:
+        self._found: dict[str, Endpoint | None] = {DECIDES: endpoint}
+        self._encoder = encoder
+        self._price = FREE
+        inner = innermost(endpoint)
+        if isinstance(inner, HasHiddenStates):
+            self._found[HIDDEN] = inner.hidden_states
+            self._price = inner.price  # the small encoder runs on the same machine
+
+    def __getitem__(self, role: str) -> Endpoint:
+        if role not in self._found:
+            self._found[role] = self._find(role)
+        found = self._found[role]
+        if found is None:
+            raise KeyError(role)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (role for role in (DECIDES, SENTENCES, ENCODER, HIDDEN) if role in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _find(self, role: str) -> Endpoint | None:
+        if role == SENTENCES:
+            return LOCAL.open().small_encoder(self._price)
+        encoder = self._encoder or encoder_for(self[DECIDES]) if role == ENCODER else None
+        return encoder if feeds_heads(encoder) else None
+
+
+def sources_of(endpoint: Endpoint, *, encoder: Endpoint | None = None) -> Sources:
     """Return the endpoints to read from, by role: the deciding one, and encoders."""
-    local = LOCAL.open()
-    sources: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: local.small_encoder(FREE)}
-    encoder = encoder or encoder_for(endpoint)
-    if feeds_heads(encoder):
-        sources[ENCODER] = encoder
-    inner = innermost(endpoint)
-    if isinstance(inner, HasHiddenStates):
-        sources[SENTENCES] = local.small_encoder(inner.price)  # it runs on the same machine
-        sources[HIDDEN] = inner.hidden_states
-    return sources
+    return _Sources(endpoint, encoder)
 
 
 class LabelFeature(Frozen):
