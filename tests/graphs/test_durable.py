@@ -95,11 +95,27 @@ def improved() -> Any:
     return g.build(g.add(thrice, draft))
 
 
+def asked_twice() -> Any:
+    """A function asks a graph in a graph the same twice."""
+    inner = Graph("inner", str)
+    answers = inner.build(inner.add(Agent(large(), "Answer.", name="answer"), inner.input))
+    outer = Graph("outer", str)
+    asks = outer.build(outer.add(answers, outer.input))
+
+    async def twice(text: str, context: RunContext) -> str:
+        first = (await asks.run(text, context)).output
+        return f"{first.text} {(await asks.run(text, context)).output.text}"
+
+    g = Graph("own", str)
+    return g.build(g.add(twice, g.input))
+
+
 MADE: dict[str, tuple[Callable[[], Any], object]] = {
     "mixture": (mixture, "Why?"),
     "refine": (refine, "A drink?"),
     "a graph of one's own": (own_graph, "Why?"),
     "a loop": (improved, "Why?"),
+    "the same twice": (asked_twice, "Why?"),
 }
 
 

@@ -112,9 +112,11 @@ class Journal:
         self._seen[key] += 1
         return f"{key}.{self._seen[key]}"
 
-    def pass_over(self, calls: Iterable[str]) -> None:
-        """Count the calls in a node that was found, so that equal later ones get other keys."""
-        self._seen.update(call.partition(".")[0] for call in calls)
+    def pass_over(self, numbers: Iterable[str]) -> None:
+        """Count what was numbered in a node that was found, so that equal later ones get others."""
+        # A function may ask a graph the same twice. If the first answer is found as a whole,
+        # nothing in it is numbered again, and the second would be given the first's records.
+        self._seen.update(number.partition(".")[0] for number in numbers)
 
     def key(self, *what: object) -> Key:
         """Return a call's key.
@@ -172,6 +174,9 @@ class Place:
         self.around = around
         self.calls: list[Key | str] = []
         """Keys of the calls made or found in it, at any depth."""
+        self.numbered: list[Key | str] = []
+        """Numbers of all calls, nodes and places begun in it, at any depth; see
+        `Journal.pass_over`."""
         self.own_calls: list[Key] = []
         """Keys of the calls made or found directly in it."""
         self.failed_calls: list[tuple[BaseException, Key]] = []
@@ -192,11 +197,16 @@ class Place:
         """Enter a place within this one."""
         place, inside = Place(self.journal, path, request, self), self.journal.inside
         try:
-            with inside(self.journal.number(digest(path, request))) if inside else nullcontext():
+            with inside(self._number_place(path, request)) if inside else nullcontext():
                 yield place
         except Exception as error:
             self._failed.append((error, place.find_blamed(error)))
             raise
+
+    def _number_place(self, path: str, request: object) -> str:
+        number = self.journal.number(digest(path, request))
+        self.note_number(number)
+        return number
 
     def find_blamed(self, error: Exception) -> Set[Key]:
         """Return the keys of the calls whose answers may have caused an error.
@@ -219,6 +229,13 @@ class Place:
         place: Place | None = self
         while place is not None:
             place.calls += keys
+            place = place.around
+
+    def note_number(self, number: Key | str) -> None:
+        """Note a number as given in this place and in all outer ones."""
+        place: Place | None = self
+        while place is not None:
+            place.numbered.append(number)
             place = place.around
 
 

@@ -55,6 +55,8 @@ class _Record:
     usage: Sequence[tuple[Part, Amount]]
     notes: Sequence[Note]
     calls: Sequence[str]
+    numbered: Sequence[str] = ()
+    """Numbers of what was begun in a node; empty for a call, and in records of version 0.1."""
 
     @property
     def spent(self) -> Usage:
@@ -95,6 +97,7 @@ class Call:
         assert context.journal is not None, "calls are kept in a journal"
         self.place = context.journal
         self.key: Key = self.place.journal.key(context.node, what, request)
+        self.place.note_number(self.key)
         if not of_calls:
             self.place.own_calls.append(self.key)
         self.inner = context.nested()
@@ -141,7 +144,10 @@ class Call:
         record, outcome = finished.record, finished.outcome
         self._charge(record, finished.paid)
         self.place.journal.found += len(record.calls)
-        self.place.journal.pass_over(call for call in record.calls if call != str(self.key))
+        inner = record.numbered or [call for call in record.calls if call != str(self.key)]
+        self.place.journal.pass_over(inner)
+        for number in inner:
+            self.place.note_number(number)
         if self._is_counted:
             self.place.count(record.calls)
         if isinstance(outcome, MoaError):
@@ -162,9 +168,21 @@ class Call:
             run.recall(sum(new, Usage()), () if own_key in journal.counted else record.notes)
             journal.counted |= {own_key, *paid}
 
-    async def keep(self, value: JSONValue, *, calls: Sequence[Key | str] | None = None) -> None:
-        """Store its answer. `calls` are those within it, already counted; `None`: a single call."""
-        await self._keep(value, None, calls)
+    async def keep(
+        self,
+        value: JSONValue,
+        *,
+        calls: Sequence[Key | str] | None = None,
+        numbered: Sequence[Key | str] = (),
+    ) -> None:
+        """Store its answer.
+
+        Args:
+            value: The answer.
+            calls: Keys of the calls within it, already counted; `None`: it is a single call.
+            numbered: Numbers of all that was begun within it; see `Journal.pass_over`.
+        """
+        await self._keep(value, None, calls, numbered)
 
     async def __aenter__(self) -> Call:
         await self.place.journal.flush()
@@ -178,10 +196,14 @@ class Call:
     ) -> None:
         if isinstance(error, EndpointError | OutputError) and _is_known(error):
             self.place.failed_calls.append((error, self.key))
-            await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
+            await self._keep(None, (type(error).__name__, str(error), vars(error)))
 
     async def _keep(
-        self, value: JSONValue, error: _Error | None, calls: Sequence[Key | str] | None
+        self,
+        value: JSONValue,
+        error: _Error | None,
+        calls: Sequence[Key | str] | None = None,
+        numbered: Sequence[Key | str] = (),
     ) -> None:
         journal, usage, notes = self.place.journal, self.inner.usage, self.inner.trace
         is_single = calls is None
@@ -189,7 +211,9 @@ class Call:
             calls = [self.key]
         if journal.charges_all and self._is_counted:
             journal.counted.add(str(self.key))
-        await journal.keep_call(self.key, partial(_write_record, value, error, usage, notes, calls))
+        await journal.keep_call(
+            self.key, partial(_write_record, value, error, usage, notes, calls, numbered)
+        )
         if is_single and self._is_counted:  # outer places may name only stored calls
             self.place.count(calls)
 
@@ -229,7 +253,7 @@ async def run_once(
         call.inner.journal = place
         output = await run(call.inner)
     if form:
-        await call.keep(form.dump(output), calls=place.calls)
+        await call.keep(form.dump(output), calls=place.calls, numbered=place.numbered)
     return output
 
 
@@ -239,8 +263,10 @@ def _write_record(
     usage: Usage,
     notes: Sequence[Note],
     calls: Sequence[Key | str],
+    numbered: Sequence[Key | str],
 ) -> str:
-    record = _Record(value, error, [*usage.parts.items()], notes, [str(key) for key in calls])
+    spent, keys, numbers = [*usage.parts.items()], map(str, calls), map(str, numbered)
+    record = _Record(value, error, spent, notes, [*keys], [*numbers])
     return _records().dump_json(record).decode()
 
 
