@@ -177,33 +177,47 @@ class Page {
     return true;
   }
 
-  async label(row, question, label) {
+  // Labels are written one after another: a key may be pressed before the server has answered to the one before.
+  inOrder(write) {
+    this.written = (this.written ?? Promise.resolve()).then(async () => {
+      try {
+        await write();
+      } catch (error) {
+        this.say(error.message);
+      }
+    });
+    return this.written;
+  }
+
+  label(row, question, label) {
+    return this.inOrder(() => this.write(row, question, label));
+  }
+
+  async write(row, question, label) {
     if (label === undefined) return;
-    try {
-      this.changed(await this.source.label(row, question, label));
-      this.say(`${row.id}: ${question} is ${label}, written to ${this.overview.labels}. u takes it back.`);
-    } catch (error) {
-      this.say(error.message);
-    }
+    const labelled = await this.source.label(row, question, label);
+    Object.assign(row, labelled); // a key pressed since holds this object, and must know of the label
+    this.changed(labelled);
+    this.say(`${row.id}: ${question} is ${label}, written to ${this.overview.labels}. u takes it back.`);
   }
 
   // All decisions about a row that nobody has labelled yet are right.
-  async confirmAll(row) {
-    for (const { name } of this.overview.questions) {
-      const said = row.said[name];
-      if (said && typeof said.right !== "string") await this.label(row, name, said.label);
-    }
+  confirmAll(row) {
+    return this.inOrder(async () => {
+      for (const { name } of this.overview.questions) {
+        const said = row.said[name];
+        if (said && typeof said.right !== "string") await this.write(row, name, said.label);
+      }
+    });
   }
 
   async undo() {
     if (!this.overview.can.label) return;
-    try {
+    await this.inOrder(async () => {
       const row = await this.source.undo();
       this.changed(row);
       this.say(`${row.id}: the label is taken back.`);
-    } catch (error) {
-      this.say(error.message);
-    }
+    });
   }
 
   changed(row) {
