@@ -46,7 +46,7 @@ class Verdict(BaseModel):
     """True if the answer is unreliable: the model gives it for every text, or only the words of
     the criterion decide, and are undecided. Such a text is kept."""
     accepted: bool | None = None
-    """True if a calibration's guarantee covers it; `None` without a calibration."""
+    """True if a calibration's guarantee covers it; `None` if there is no guarantee."""
 
 
 UNSURE = 0.1

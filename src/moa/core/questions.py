@@ -114,7 +114,7 @@ class Answer:
     """Total probability of the options before normalisation."""
     source: Source = "native"
     accepted: bool | None = None
-    """True if a calibration's guarantee covers it; `None` without a calibration."""
+    """True if a calibration's guarantee covers it; `None` if there is no guarantee."""
     expected_precision: float | None = None
     """Expected share of right answers among decisions at least as confident as this one, from
     other, labelled data. It isn't a guarantee; `None` if unknown."""
@@ -165,7 +165,7 @@ class _TypedAnswer(BaseModel):
     """Probabilities by option name; empty if the model wrote its answer."""
     source: Source = "native"
     accepted: bool | None = None
-    """True if a calibration's guarantee covers the answer; `None` without a calibration."""
+    """True if a calibration's guarantee covers the answer; `None` if there is no guarantee."""
     expected_precision: float | None = Field(default=None, exclude_if=_is_none)
     """Expected share of right answers among decisions at least as confident as this one, from
     other, labelled data. It isn't a guarantee; `None`, and not serialised, if unknown."""

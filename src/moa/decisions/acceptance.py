@@ -222,7 +222,7 @@ class Confident(Policy):
 
 
 def _read_accepted(answer: object) -> bool | None:
-    """Return the answer's own acceptance; `None` without a calibration."""
+    """Return the answer's own acceptance; `None` if there is no guarantee."""
     accepted = getattr(answer, "accepted", None)
     return accepted if isinstance(accepted, bool) else None
 

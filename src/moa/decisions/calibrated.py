@@ -90,7 +90,7 @@ class CalibratedDecider:
         if written_answer is not None or (all_refused and all(read.answers for read in reads)):
             accepted = None if calibration.bound is None else False
             return replace(written_answer or answers[0], question=self.question, accepted=accepted)
-        if calibration.full is None and len(answers) == 1:
+        if calibration.full is None and calibration.bound is None and len(answers) == 1:
             doubt = answers[0].doubt or calibration.doubtful
             return replace(answers[0], question=self.question, doubt=doubt)
         return self._apply_fit(reads, answers, text)

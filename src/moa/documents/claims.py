@@ -76,7 +76,7 @@ class Grade(Frozen):
     probability: float | None = None
     """Probability that it is met; `None` if the model wrote its answer, or gave none."""
     accepted: bool | None = None
-    """True if a calibration's guarantee covers it; `None` without a calibration."""
+    """True if a calibration's guarantee covers it; `None` if there is no guarantee."""
 
 
 class Grader(DecidingAgent[Grade]):
