@@ -134,7 +134,7 @@ def test_a_section_that_lacks_something_is_left_out_and_it_is_said_how_to_get_it
 
 
 def test_another_section_can_not_be_written_unseen(project: Path) -> None:
-    with pytest.raises(SystemExit, match=r"SECTIONS in benchmarks/sections\.py"):
+    with pytest.raises(SystemExit, match=r"sections\.py"):
         report.write("another", "python one.py", "Figures.", page=project / "page.md")
 
 
@@ -167,7 +167,7 @@ def test_a_figure_is_found_by_section_row_and_column(how: str, written: str) -> 
     table = f"| set | n | right |\n| --- | --: | --: |\n| all | 9 | {CELL} |\n"
     page = f"<!-- begin pairs -->\n\n{table}\n<!-- end pairs -->\n"
     assert figures.figure(page, f"pairs > all > right > {how}") == written
-    with pytest.raises(SystemExit, match="has 'wrong' for 'all'"):
+    with pytest.raises(SystemExit, match="'wrong'"):
         figures.figure(page, f"pairs > all > wrong > {how}")
 
 

@@ -51,7 +51,7 @@ def test_a_plot_of_another_kind_is_told_before_the_work(
 
 
 def test_a_folder_is_no_file_and_what_can_be_written_is_left_as_it_is() -> None:
-    with pytest.raises(ConfigError, match=r"--out \. can't be written: it is a folder"):
+    with pytest.raises(ConfigError, match="can't be written"):
         check_target("--out", Path())
     Path("there.json").write_text("{}")
     for name in ("there.json", "new.json"):

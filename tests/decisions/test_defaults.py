@@ -115,10 +115,10 @@ async def test_a_filter_learns_from_examples_what_its_criterion_means() -> None:
 
 
 def test_an_example_with_a_label_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="an example of 'classifier' has the label 'z'"):
+    with pytest.raises(ConfigError, match="'classifier'"):
         Classifier(SimulatedEndpoint(), ["x", "y"], examples=[("A text", "z")])
     unlabelled: Any = [("A text", None)]
-    with pytest.raises(ConfigError, match="none=True lets it be one"):
+    with pytest.raises(ConfigError, match="none=True"):
         Classifier(SimulatedEndpoint(), ["x", "y"], examples=unlabelled)
 
 

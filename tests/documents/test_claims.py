@@ -89,7 +89,7 @@ async def test_a_calibration_says_what_its_promise_covers() -> None:
 async def test_a_calibration_with_other_labels_is_refused() -> None:
     question = Question("label", "choice", "Does it help?", (Option("a", "a"), Option("b", "b")))
     found = await calibrate(endpoint("a"), question, rows(("a", "b")))
-    with pytest.raises(CalibrationError, match="labels a, b, and here"):
+    with pytest.raises(CalibrationError):
         Grader(endpoint(), RELEVANT, calibration=found, name="filter")
 
 

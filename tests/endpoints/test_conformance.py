@@ -342,16 +342,10 @@ async def test_a_question_that_a_server_forgets_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "said"),
-    [
-        ("wrong-route", EndpointUnsupported, "cannot do"),
-        ("reject-jev-latest", EndpointError, "jev-latest"),
-    ],
+    ("fault", "kind"), [("wrong-route", EndpointUnsupported), ("reject-jev-latest", EndpointError)]
 )
-async def test_a_server_that_refuses_is_told(
-    fault: str, kind: type[EndpointError], said: str
-) -> None:
-    with pytest.raises(kind, match=said):
+async def test_a_server_that_refuses_is_told(fault: str, kind: type[EndpointError]) -> None:
+    with pytest.raises(kind):
         await faulty(fault)
 
 

@@ -24,13 +24,6 @@ MOOD = Question(
     "What is the sentiment of the text?",
     (Option("negative", "negative"), Option("positive", "positive")),
 )
-SPAM = Question("spam", "predicate", "Is it spam?", (Option("yes", True), Option("no", False)))
-LEVEL = Question(
-    "urgency",
-    "score",
-    "How urgent is it?",
-    tuple(Option(name, n) for n, name in enumerate(("can wait", "today", "now"))),
-)
 EXAMPLES = [
     Example("The worst two hours of my life, boring and far too long.", {"mood": "negative"}),
     Example("A lovely film, I laughed and cried.", {"mood": "positive"}),
@@ -47,7 +40,6 @@ ENDLESS = Prompt.of(
     },
 )
 """The model can't end it before it has written thousands of tokens."""
-LONG = Prompt.of("Tell me a long story.", max_tokens=400)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -213,7 +205,7 @@ async def test_an_engine_killed_in_mid_run_fails_its_calls_and_serves_the_next(
                 await asyncio.sleep(0)  # they are on their way, how far is all the same
                 process.kill()
 
-    with pytest.raises(EndpointUnavailable, match=r"died while it worked .*killed by SIGKILL"):
+    with pytest.raises(EndpointUnavailable, match="SIGKILL"):
         await kill_while_it_writes()
     ends = await asyncio.gather(*others, return_exceptions=True)
     assert (await ask()).text

@@ -183,7 +183,7 @@ async def test_a_budget_without_calls_stops_it() -> None:
 
 
 async def test_it_can_do_nothing_but_embed() -> None:
-    with pytest.raises(CapabilityError, match="can't decide"):
+    with pytest.raises(CapabilityError):
         await MultilingualEncoder().decide("Hello", [], RunContext())
 
 

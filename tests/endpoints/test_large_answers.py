@@ -37,7 +37,7 @@ async def test_an_answer_of_too_many_values_is_refused_and_asked_for_once(
     served: Served, endpoint: OpenAIEndpoint, values: str
 ) -> None:
     served.will(Answer(text=f'{{"a": {values}}}'))
-    with pytest.raises(AnswerTooLarge, match="Ask for less"):
+    with pytest.raises(AnswerTooLarge):
         await Retried(endpoint, wait=wait_none()).complete(PROMPT, RunContext())
     assert len(served.requests) == 1
 
@@ -46,7 +46,7 @@ async def test_an_event_of_too_many_values_is_refused(
     served: Served, endpoint: OpenAIEndpoint
 ) -> None:
     served.will(sse(f'data: {{"a": {OBJECTS}}}\n\n'))
-    with pytest.raises(AnswerTooLarge, match="Ask for less"):
+    with pytest.raises(AnswerTooLarge):
         async for _ in endpoint.stream(PROMPT, RunContext()):
             pass
 

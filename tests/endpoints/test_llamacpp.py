@@ -131,21 +131,21 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "answers", "said"),
+    ("prompt", "answers"),
     [
-        (ASKED, [*TOKENS, Answer(json={"choices": []})], "no probabilities"),
-        (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})], "no probabilities"),
-        (ASKED, [*TOKENS, probabilities({})], "leaves out labels"),
-        (ASKED, [Answer(json={"tokens": []})], "no tokens"),
-        (CHAT, [*[tokens] * 4, Answer(json={"prompt": "<system>"})], "leaves out turns"),
+        (ASKED, [*TOKENS, Answer(json={"choices": []})]),
+        (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})]),
+        (ASKED, [*TOKENS, probabilities({})]),
+        (ASKED, [Answer(json={"tokens": []})]),
+        (CHAT, [*[tokens] * 4, Answer(json={"prompt": "<system>"})]),
     ],
     ids=["no choice", "no list", "none of the labels", "no tokens", "no turns"],
 )
 async def test_what_leaves_out_what_was_asked_for_is_garbled(
-    served: Served, reader: LlamaCppReader, prompt: LabelPrompt, answers: list[Any], said: str
+    served: Served, reader: LlamaCppReader, prompt: LabelPrompt, answers: list[Any]
 ) -> None:
     served.will(*answers)
-    with pytest.raises(InvalidResponse, match=said):
+    with pytest.raises(InvalidResponse):
         await reader.read_labels(prompt, RunContext())
 
 

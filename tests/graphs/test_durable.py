@@ -41,12 +41,11 @@ from moa.endpoints import Prompt
 from moa.graphs import Graph
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.recipes.refine import Critic, Refine, writer_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 from .killed import THREAD, killed, resumed, whole
 from .nodes import Asker, alone, kept
-from .test_recipes_drawn import RECIPES
+from .test_recipes_drawn import RECIPES, STATEFUL
 
 
 def large(name: str = "large", **settings: Any) -> SimulatedEndpoint:
@@ -61,13 +60,6 @@ def mixture() -> Mixture:
     proposers = [large("a"), large("b"), large("c")]
     # On a loaded machine an answer may be late.
     return Mixture(proposers=proposers, layers=2, aggregator=large("z"), straggler_timeout_s=None)
-
-
-def refine() -> Refine[Any]:
-    def faults(text: str) -> str:
-        return '{"faults": ["Say which one."], "score": 3}'
-
-    return Refine(writer=writer_of(large()), critic=Critic(large(rule=faults)))
 
 
 def own_graph() -> Any:
@@ -112,7 +104,6 @@ def asked_twice() -> Any:
 
 MADE: dict[str, tuple[Callable[[], Any], object]] = {
     "mixture": (mixture, "Why?"),
-    "refine": (refine, "A drink?"),
     "a graph of one's own": (own_graph, "Why?"),
     "a loop": (improved, "Why?"),
     "the same twice": (asked_twice, "Why?"),
@@ -134,10 +125,6 @@ async def test_what_was_answered_before_a_process_was_killed_is_not_asked_again(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await every_death(*MADE[name], monkeypatch)
-
-
-STATEFUL = {"best_of_n", "debate"}
-"""Whose models answer by how often they were asked, so that those of a new process differ."""
 
 
 @pytest.mark.long
@@ -564,7 +551,7 @@ class Ticket(BaseModel):
 
 async def test_a_class_that_no_type_names_is_not_kept_as_another() -> None:
     compiled = kept(mixture())
-    with pytest.raises(InputError, match=r"Graph\('name', Ticket\)"):
+    with pytest.raises(InputError):
         await compiled.ainvoke(Ticket(text="Why?"), THREAD)
     plain: Any = mixture().compiled
     assert (await plain.ainvoke(Ticket(text="Why?"))).text

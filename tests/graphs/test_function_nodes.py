@@ -95,7 +95,7 @@ def test_its_input_is_checked_against_what_it_is_given() -> None:
         return 2 * number
 
     g: Any = Graph("flow", str)
-    with pytest.raises(WiringError, match="'doubled' takes int"):
+    with pytest.raises(WiringError, match="'doubled'"):
         g.build(g.add(doubled, g.input))
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from .test_durable import STATEFUL
-from .test_recipes_drawn import RECIPES
+from .test_recipes_drawn import RECIPES, STATEFUL
 
 CHILD = Path(__file__).with_name("killed_process.py")
 LONGEST_S = 120.0

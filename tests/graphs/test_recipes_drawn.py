@@ -1,4 +1,7 @@
-"""No drawing lies: what each recipe draws is what runs, with scripted endpoints."""
+"""No drawing lies: what each recipe draws is what runs, with scripted endpoints.
+
+RECIPES and AGENTS are what `test_recipes_conform.py` and others run over.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,18 @@ import pytest
 from routing import router
 
 from moa.agents.agent import Agent
+from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.proposer import Proposer, sampler
+from moa.agents.sentiment import Sentiment
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
-from moa.config.loading import READY, endpoints_in
 from moa.core.context import RunContext
-from moa.core.errors import ConfigError, EndpointUnavailable
+from moa.core.errors import EndpointUnavailable
 from moa.core.usage import Tier
 from moa.documents import Passage
+from moa.documents.preprocessor import Preprocessor
 from moa.documents.rag import Rag
 from moa.documents.research import Research
 from moa.documents.retrieval import BM25
@@ -29,7 +34,11 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.mixture import Mixture
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.self_consistency import SelfConsistency
+from moa.graphs.single_model import single_model
 from moa.guards.guarded import Guarded
+from moa.guards.injection import Injection
+from moa.guards.pii import Pii
+from moa.guards.spam import Spam
 from moa.guards.verifiers import Length
 from moa.inbox.support import Support, Ticket
 from moa.recipes.best_of_n import BestOfN
@@ -38,6 +47,7 @@ from moa.recipes.choose_best import ChooseBest
 from moa.recipes.code import Code
 from moa.recipes.debate import Debate, Debater
 from moa.recipes.judges import Listwise
+from moa.recipes.reasoner import Reasoner
 from moa.recipes.recommend import Interests, Item, Recommend
 from moa.recipes.refine import Critic, Refine, writer_of
 from moa.recipes.self_mixture import SelfMixture
@@ -118,8 +128,9 @@ def coded() -> Code:
 
 
 def solved() -> Solve:
-    small = ScriptedEndpoint(name="small", steps=[{"right": {"yes": 0.9}}])
-    llm = ScriptedEndpoint(name="large", tier="llm", model="large-1", steps=["It is 7."])
+    small = SimulatedEndpoint(name="small", rule=lambda _: {"right": {"yes": 0.9}})
+    llm = large(rule=lambda _: "It is 7.")
+    llm.model = "large-1"  # another one than the small model, which would not judge itself
     return Solve(slm=small, llm=llm)
 
 
@@ -201,6 +212,37 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     ),
 }
 """By name: a recipe, and a request, or several in turn, with which every node of it runs."""
+STATEFUL = {"best_of_n", "debate"}
+"""Whose models answer by how often they were asked, so that those of a new process differ."""
+
+
+def decides(name: str, said: str) -> SimulatedEndpoint:
+    return SimulatedEndpoint(rule=lambda _: {name: {said: 0.9}})
+
+
+def reasoned() -> Agent[Any, Any]:
+    rule = '{"reasons": "3 and 4 are 7.", "answer": "7"}'
+    return Reasoner(large(rule=lambda _: rule), instructions="Work it out.")
+
+
+def classified() -> Classifier[Any]:
+    return Classifier(decides("classifier", "a"), ["a", "b"], name="classifier")
+
+
+AGENTS: dict[str, tuple[Callable[[], TypedNode[Any, Any]], object]] = {
+    "classifier": (classified, "Hm."),
+    "filter": (lambda: Filter(decides("filter", "yes"), "an order", action="keep"), "A hat."),
+    "generator": (lambda: Agent(large(), "Answer.", name="generator"), "3 + 4?"),
+    "injection": (lambda: Injection(decides("injection", "no")), "A hat, please."),
+    "llm": (lambda: cast("Any", single_model(large("llm"))), "3 + 4?"),
+    "pii": (Pii, "Write to ann@example.org."),
+    "preprocessor": (Preprocessor, "A  hat."),
+    "reasoner": (reasoned, "3 + 4?"),
+    "sentiment": (lambda: Sentiment(decides("sentiment", "negative")), "No hat came."),
+    "slm": (lambda: cast("Any", single_model(large("slm"))), "3 + 4?"),
+    "spam": (lambda: Spam(decides("spam", "no")), "A hat, please."),
+}
+"""By name: an agent, and a request with which it asks its model."""
 
 
 def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
@@ -238,38 +280,3 @@ async def test_the_nodes_that_run_are_those_that_are_drawn(
     # What is in a node that is drawn is a part of it.
     ran = {next((name for name in way if name in expected), way[-1]) for way in ways if any(way)}
     assert ran == expected
-
-
-@pytest.mark.parametrize("name", RECIPES)
-async def test_whom_a_recipe_asks_is_among_the_endpoints_of_its_nodes(name: str) -> None:
-    make, request = RECIPES[name]
-    recipe, context = make(), RunContext()
-    for one in cast("list[object]", request) if isinstance(request, list) else [request]:
-        await recipe.run(one, context)
-    listed = endpoints_in(recipe)
-    assert listed is not None
-    assert {part.endpoint for part in context.usage.parts} <= {one.name for one in listed}
-
-
-def test_every_recipe_is_here() -> None:
-    makers = {name: ready.made_by.make for name, ready in READY.items()}
-    assert set(RECIPES) == {name for name, make in makers.items() if hasattr(make, "draw")}
-
-
-@pytest.mark.parametrize(
-    ("recipe", "wrong"),
-    [
-        (Brainstorm, {"personas": {}}),
-        (Code, {"max_tokens": 0}),
-        (Recommend, {"shown": 0}),
-        (Refine, {"rounds": 0}),
-        (Solve, {"max_tokens": 0}),
-        (Summarize, {"keep": 0.0}),
-        (Write, {"words": 0}),
-    ],
-)
-def test_what_is_out_of_range_is_refused_by_its_name(
-    recipe: Callable[..., object], wrong: dict[str, object]
-) -> None:
-    with pytest.raises(ConfigError, match=rf"\b{next(iter(wrong))}: "):
-        recipe(**wrong)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +13,21 @@ from pydantic import BaseModel
 from moa import Agent, Classifier, Decider, Graph, OpenAIEndpoint, Predicate, Text, predicate
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
-from moa.core.errors import InputError, MoaError
+from moa.core.errors import InputError
 from moa.core.usage import UNKNOWN_PRICE
 from moa.documents import Passage
 from moa.documents.rag import Rag
-from moa.documents.research import Research
 from moa.documents.retrieval import BM25
-from moa.documents.summarize import Original, Summarize
 from moa.endpoints import rehearsal
 from moa.endpoints.wrappers import Cached, Limited
 from moa.graphs.cascade import Cascade
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.recipes.code import Code
-from moa.recipes.solve import Solve
-from moa.recipes.write import Assignment, Write
 from moa.testing import ScriptedEndpoint
-
-LONG = " ".join(f"On day {n} the ferry carried {n} cars across the sound." for n in range(60))
 
 
 def large() -> ScriptedEndpoint:
     return ScriptedEndpoint(["Twelve cars."] * 9, name="large", tier="llm")
-
-
-def rag(llm: ScriptedEndpoint) -> Rag:
-    passage = Passage(document="sound.md", title="Sound", text="The ferry carries twelve cars.")
-    return Rag(retriever=BM25([passage]), writer=llm)
-
-
-RECIPES: dict[str, tuple[Callable[[ScriptedEndpoint], Any], Any]] = {
-    "code": (lambda llm: Code(writer=llm), "Halve a number."),
-    "write": (lambda llm: Write(llm=llm), Assignment(text="On ferries")),
-    "summarize": (lambda llm: Summarize(llm=llm), Original(text=LONG)),
-    "solve": (lambda llm: Solve(slm=llm, llm=llm), "3 bags at $4?"),
-    "rag": (rag, "How many cars does the ferry carry?"),
-    "research": (lambda llm: Research(llm=llm, answerer=rag(llm)), "How many cars?"),
-    "mixture": (lambda llm: Mixture(proposers=[llm, llm], aggregator=llm), "Cars?"),
-    "chat": (lambda llm: Chat(slm=llm, llm=llm, store=":memory:"), UserMessage(text="Hi")),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_shows_the_call_that_it_then_makes_first(name: str) -> None:
-    make, request_ = RECIPES[name]
-    llm = large()
-    graph = make(llm)
-    shown = graph.prompt(request_)
-    assert not llm.prompts
-    with suppress(MoaError):  # of what follows: the answers here are good for nobody
-        graph.run_sync(request_)
-    sent = tuple((one.role, one.content) for one in llm.prompts[0].messages)
-    assert shown[0].messages == sent
-    assert shown[0].node.startswith(graph.name)
 
 
 def test_all_who_are_asked_side_by_side_are_shown() -> None:
@@ -100,8 +60,9 @@ def test_a_graph_works_until_a_call_and_shows_nothing_of_what_follows() -> None:
 
 
 def test_what_fails_before_a_call_is_an_error() -> None:
-    with pytest.raises(InputError, match="empty"):
-        rag(large()).prompt("  ")
+    passage = Passage(document="sound.md", title="Sound", text="The ferry carries twelve cars.")
+    with pytest.raises(InputError):
+        Rag(retriever=BM25([passage]), writer=large()).prompt("  ")
 
 
 async def test_a_chat_keeps_nothing_of_what_is_only_shown() -> None:

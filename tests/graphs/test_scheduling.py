@@ -142,10 +142,6 @@ def expected(graph: list[Spec]) -> tuple[dict[int, Value], set[int]]:
     return values, ran
 
 
-def groups(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.lists(inner, min_size=1, max_size=4)
-
-
 def concatenated(*texts: str) -> str:
     return "".join(texts)
 

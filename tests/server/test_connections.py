@@ -257,21 +257,16 @@ def test_the_address_with_most_connections_makes_way() -> None:
     assert [connection.closed for connection in many] == [True] * 43 + [False] * 7
 
 
-def test_no_more_than_half_of_the_files_are_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = pytest.importorskip("resource")
-    counts: list[int] = []
-    for files in (1024, 100_000, resource.RLIM_INFINITY):
-        monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (files, files)}.get)
-        counts.append(listening_module.most_connections(256))
-    assert counts == [512, 1024, 1024]
-
-
-def test_where_files_are_few_few_connections_are_accepted_at_once(
+def test_connections_leave_half_of_the_files_and_few_are_accepted_where_files_are_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     resource = pytest.importorskip("resource")
-    counts: list[int] = []
-    for files in (16, 64, 1024, resource.RLIM_INFINITY):
+
+    def limited(files: int) -> tuple[int, int]:
         monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (files, files)}.get)
-        counts.append(listening_module.most_accepted())
-    assert counts == [1, 2, 16, 16]
+        return listening_module.most_connections(256), listening_module.most_accepted()
+
+    given = (16, 64, 1024, 100_000, resource.RLIM_INFINITY)
+    connections, accepted = zip(*map(limited, given), strict=True)
+    assert connections[2:] == (512, 1024, 1024)
+    assert accepted == (1, 2, 16, 16, 16)

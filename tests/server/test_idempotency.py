@@ -463,7 +463,7 @@ async def test_what_was_begun_as_the_connection_was_lost_is_worked_on(
 
         monkeypatch.setattr(store, "atomically", lose)
         if is_away:
-            with pytest.raises(RequestRefused, match="try again"):
+            with pytest.raises(RequestRefused):
                 await answers.begin("one", "alice", "hi")
         assert await answers.begin("one", "alice", "hi") == "begun"
         assert await answers.begin("one", "alice", "hi") == "running"

