@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from moa.endpoints import Endpoint
     from moa.evals.labelling import Agents, LabelFile, Pick, UnlabelledRow
 
-PERSON = "person"
 _SMALL_MODEL = "slm"
 """Labeller of a sheet's decisions until a person has checked them."""
 DONE, NOTHING = 0, 1
@@ -316,6 +315,7 @@ class Session:
     def read_sheet(self) -> int:
         """Store the checked rows of a sheet; return the exit code."""
         from moa.evals.labelling import read_sheet
+        from moa.learning.labelled import PERSON
 
         drawn, chosen = self.file.drawn_texts, self.file.chosen_lines
         checked = read_sheet(self.rows, self.questions, labelled=drawn, chosen=chosen)
@@ -326,6 +326,8 @@ class Session:
 
     def take_over(self) -> int:
         """Store the labels of the texts if all have them already; the page does else."""
+        from moa.learning.labelled import PERSON
+
         if all(pick.is_labelled for pick in self.picks):
             for pick in self.picks:
                 self.write(pick, pick.known, by=PERSON)
@@ -333,6 +335,7 @@ class Session:
 
     def show_page(self, *, port: int, open_page: bool, overwrite: bool) -> None:
         """Let the user label the texts on the page, until Ctrl-C."""
+        from moa.learning.labelled import PERSON
         from moa.studio.labels import Labels
         from moa.studio.sources import Source, View
 

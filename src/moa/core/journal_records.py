@@ -56,7 +56,8 @@ class _Record:
     notes: Sequence[Note]
     calls: Sequence[str]
     numbered: Sequence[str] = ()
-    """Numbers of what was begun in a node; empty for a call, and in records of version 0.1."""
+    """Numbers of what was begun in a node; empty for a call, and in records of
+    journals from before it was kept."""
 
     @property
     def spent(self) -> Usage:

@@ -14,7 +14,6 @@ left_of_call_s: ContextVar[float] = ContextVar("left_of_call_s", default=math.in
 """Maximum seconds of a request: the time that earlier tries of its call left."""
 has_other: ContextVar[bool] = ContextVar("has_other", default=False)
 """True if another endpoint is asked when this one fails, so retries needn't wait for it."""
-
 way_of_call: ContextVar[str] = ContextVar("way_of_call", default="chat")
 """How a model is asked, as logs and rehearsals show it."""
 

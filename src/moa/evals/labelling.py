@@ -212,7 +212,7 @@ async def label_by_model(
         agents: Agents that ask the model, by the name of the question.
         rows: All texts.
         picks: Texts to label.
-        write: Called with a pick, and the names of the options by question. _Known labels of a pick
+        write: Called with a pick, and the names of the options by question. Known labels of a pick
             are taken over; if the model gives no others, they are written alone.
         context: Budget, deadline and ledger.
         progress: Called with the number of texts done, and the total.

@@ -108,7 +108,8 @@ async def calibrate(
         latency_penalty: Reduction in log loss that justifies one more second per decision; 0
             takes the lowest log loss.
         embedders: Endpoints that embed, by role in the file; `None`: a small sentence encoder,
-            and the hidden states of the embedded model.
+            and the hidden states of the embedded model. An agent reads the roles `sentences`,
+            `encoder` and `hidden states` from its own endpoint's encoders, and knows no other.
         language: Detects the language of a text; `None`: languages are ignored.
         limit_s: Maximum seconds for reading features; `None`: 1 per text, and at least 120. Slower
             features are left out.

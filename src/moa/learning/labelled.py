@@ -20,6 +20,8 @@ from moa.core.questions import NONE_OF_THESE, Question
 
 CHOSEN = "chosen"
 """Mark of a row that somebody chose to be labelled."""
+PERSON = "person"
+"""Labeller of a row that a person has labelled."""
 OTHERWISE = "another decision differs"
 """Label of a text for which a large model makes another decision differently. It is never given as
 an answer."""

@@ -16,12 +16,11 @@ from moa.core._files import LineFile, check_lines, dump_json, replacing
 from moa.core._json import JSON, list_of, object_of
 from moa.core.errors import InputError
 from moa.core.questions import Question
-from moa.learning.labelled import CHOSEN, is_marked, normalise_text, row_value
+from moa.learning.labelled import CHOSEN, PERSON, is_marked, normalise_text, row_value
 from moa.rows.decided import Values
 from moa.studio.book import GivenLabel, GivenLabels, read_label, text_of
 from moa.studio.data import RowLine
 
-PERSON = "person"
 EARLIER = "earlier_labels"
 _OURS = ("text", "case", "chosen", "labelled_by", EARLIER, "id", "input")
 
