@@ -195,6 +195,25 @@ async def test_a_key_that_the_client_gets_at_each_call_is_shown_by_nobody(
     assert "fresh" not in str(caught.value)
 
 
+@both_ways
+async def test_a_token_that_the_client_of_azure_gets_is_shown_by_nobody(
+    served: Served, ask: Ask
+) -> None:
+    async def token() -> str:
+        return "fresh-secret-1"
+
+    served.will(Answer(401, json={"error": {"message": "No: fresh-secret-1"}}))
+    async with openai.AsyncAzureOpenAI(
+        azure_endpoint=f"http://127.0.0.1:{served.port}",
+        api_version="2026-01-01",
+        azure_ad_token_provider=token,
+    ) as client:
+        large = OpenAIEndpoint("large", model="m", client=client)
+        with pytest.raises(EndpointRejected, match=r"\*\*\*") as caught:
+            await ask(large, PROMPT, RunContext())
+    assert "fresh" not in str(caught.value)
+
+
 async def test_a_password_in_its_address_is_shown_by_nobody(served: Served) -> None:
     served.will(Answer(text="<p>no"))
     address = f"http://user:word@127.0.0.1:{served.port}/v1?secret=1"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
 from moa.core._files import join_surrogates
 from moa.core.errors import ConfigError, EndpointError, MoaError
+from moa.core.journal import list_causes
 from moa.endpoints.pacing import Slots
 from moa.endpoints.pool import is_openai
 from moa.endpoints.transport import cause_of, error_of_client
@@ -62,12 +63,14 @@ class ClientWire(Wire):
                 response = await self._response(target, clean_body, headers)
         except APIStatusError as error:
             response = error.response
+            self._note_key(_requests_of(error))
         except (MoaError, AssertionError):
             raise
         except Exception as error:  # noqa: BLE001 the client is the user's, and so are its parts
-            self._note_key(getattr(error, "request", None))
+            self._note_key(_requests_of(error))
             raise self.map_error(error, url) from cause_of(error, self.secret)
-        self._note_key(response.request)
+        else:
+            self._note_key([response.request])
         sent_bytes = int(response.request.headers.get("content-length", 0))
         return _ClientReply(self, self._name, response, url, sent_bytes)
 
@@ -99,11 +102,10 @@ class ClientWire(Wire):
         assert isinstance(response, httpx2.Response), "it is what the client was asked for"
         return response
 
-    def _note_key(self, request: httpx2.Request | None) -> None:
+    def _note_key(self, requests: Iterable[httpx2.Request]) -> None:
         """Remember the key that was sent, which the client may have fetched just before."""
-        headers: Mapping[str, str] = {} if request is None else request.headers
-        header = next((headers[name] for name in _KEYS if headers.get(name)), "")
-        self.secret = header.removeprefix("Bearer ") or self.secret
+        keys = (request.headers.get(name) for request in requests for name in _KEYS)
+        self.secret = next((key.removeprefix("Bearer ") for key in keys if key), self.secret)
 
 
 class _ClientReply(Reply):
@@ -123,6 +125,19 @@ class _ClientReply(Reply):
 
     async def close(self) -> None:
         await self._response.aclose()
+
+
+def _requests_of(error: Exception) -> Iterator[httpx2.Request]:
+    """Return the requests of an error of the client, and of its causes."""
+    # The errors of openai from 3.60 on hold a copy of the request without its key, with which the
+    # server's words are cleaned here. Those of httpx that they came from hold what was sent.
+    for cause in list_causes(error):
+        try:
+            request: httpx2.Request | None = getattr(cause, "request", None)
+        except RuntimeError:  # httpx has set none
+            continue
+        if request is not None:
+            yield request
 
 
 def is_client(value: object) -> TypeGuard[AsyncOpenAI]:
