@@ -79,7 +79,11 @@ async def test_a_criterion_is_met_by_what_plainly_meets_it_alone(
     criterion: str, meet: tuple[str, ...], do_not: tuple[str, ...]
 ) -> None:
     found = await read(yes_or_no(f"Is this text {criterion}?"), *meet, *do_not)
-    assert [yes > 0.5 for yes, _ in found] == [True, True, False, False]
+    (english, other, *others) = (yes for yes, _ in found)
+    # The quantized encoder's numbers differ by .05 from processor to processor: a German text that
+    # one answers with .51 gets .49 on another.
+    assert english > 0.5 > max(others)
+    assert other > max(others) + 0.3
 
 
 @installed
