@@ -23,9 +23,9 @@ from moa.core.questions import Answer, Question
 from moa.decisions.arrays import log_softmax
 from moa.decisions.features import VectorFeature
 from moa.decisions.words import label_meanings
-from moa.endpoints import Decision, Endpoint, Example
+from moa.endpoints import Decision, DecisionRequest, Endpoint, Example
 from moa.endpoints.dialects import OPENAI, published_price
-from moa.endpoints.layouts import label_prompt
+from moa.endpoints.json_answers import prompt_of
 from moa.endpoints.tokens import approximate_tokens
 from moa.learning.cascade import Learner
 from moa.learning.figures import figures_of
@@ -205,8 +205,9 @@ def large_of(stream: Stream, kept: Kept | None, llm: Endpoint | None) -> Simulat
 
     Each call is charged for the tokens of a prompt, as `PRICED` charges for them.
     """
-    prompts = [label_prompt(stream.question, text, (), layout="chat").text for text in stream.texts]
-    tokens = round(sum(map(approximate_tokens, prompts)) / len(prompts)), WRITTEN
+    prompts = [prompt_of(DecisionRequest(text, [stream.question])) for text in stream.texts]
+    sizes = [approximate_tokens(m.content) for prompt in prompts for m in prompt.messages]
+    tokens = round(sum(sizes) / len(prompts)), WRITTEN
     price = published_price(PRICED, OPENAI)
     if kept is None:
         gold = dict(zip(stream.texts, stream.gold, strict=True))

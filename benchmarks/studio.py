@@ -28,8 +28,9 @@ from moa.config.loading import load_graph
 from moa.config.tables import Config
 from moa.core._files import dump_json
 from moa.core.usage import Amount
+from moa.endpoints import DecisionRequest
 from moa.endpoints.dialects import OPENAI, published_price
-from moa.endpoints.layouts import label_prompt
+from moa.endpoints.json_answers import prompt_of
 from moa.learning.labelled import normalise_text
 from moa.learning.labelled_graph import agents_of
 
@@ -142,8 +143,9 @@ def priced(lines: str) -> str:
             for question in agent.questions
             if question.name == name
         ]
-        prompts = [label_prompt(one, row["input"]["text"], (), layout="chat").text for one in asked]
-        read = sum(len(prompt.encode()) for prompt in prompts) // BYTES_A_TOKEN
+        prompts = [prompt_of(DecisionRequest(row["input"]["text"], [one])) for one in asked]
+        written = [message.content for prompt in prompts for message in prompt.messages]
+        read = sum(len(content.encode()) for content in written) // BYTES_A_TOKEN
         spent = Amount(calls=len(asked), input_tokens=read, output_tokens=WRITTEN * len(asked))
         how = (
             f"{len(asked)} questions, {read} tokens of input at {BYTES_A_TOKEN} bytes a token, "

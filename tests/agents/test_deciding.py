@@ -105,7 +105,7 @@ class Lease(BaseModel):
 
 
 @pytest.mark.parametrize(("told", "value"), [(0.8, True), (0.3, None)])
-async def test_what_may_be_unknown_is_none_where_the_text_does_not_answer_it(
+async def test_an_endpoint_that_decides_itself_is_asked_whether_the_text_tells_it(
     told: float, value: bool | None
 ) -> None:
     answer = {"dog": {"yes": 0.9}, "dog told": {"yes": told}, "payer": {"owner": 0.9}}
@@ -115,14 +115,17 @@ async def test_what_may_be_unknown_is_none_where_the_text_does_not_answer_it(
     assert result.usage.calls == 1
 
 
-async def test_whether_it_is_told_is_asked_of_a_model_that_writes_its_labels_too() -> None:
+async def test_that_the_text_does_not_tell_is_one_more_option_of_a_model_in_a_chat() -> None:
     class Denying(Writing):
+        decides = "text"
+
         async def decide(self, *given: Any, **more: Any) -> Decision:
             made = await super().decide(*given, **more)
-            asked = [replace(a, written=int(a.question.name == "dog told")) for a in made.answers]
+            asked = [replace(a, untold=a.question.unknown) for a in made.answers]
             return replace(made, answers=tuple(asked))
 
-    assert (await Decider(Denying(), Lease).run("§ 1 Pets")).output.dog.value is None
+    result = await Decider(Denying(), Lease).run("§ 1 Pets")
+    assert (result.output.dog.value, result.output.payer.label) == (None, "tenant")
 
 
 async def test_an_empty_text_is_not_decided_on() -> None:
@@ -136,7 +139,7 @@ def corrected(
     (question,) = Sentiment(ScriptedEndpoint()).questions
     variants = shown or ((),)
     features = [
-        LabelFeature(name=str(place), prompt_variants=(variant,), read_as=None, asked_as="")
+        LabelFeature(name=str(place), prompt_variants=(variant,), asked_as="")
         for place, variant in enumerate(variants)
     ]
     fit = FitRecord(heads=(None,) * len(features), weights=weights, bias=bias)
@@ -181,9 +184,7 @@ async def test_a_question_is_asked_by_the_name_that_it_had_when_it_was_fitted() 
     agent = Decider(SimulatedEndpoint(), Triage)
     refund, topic, _ = agent.questions
     by = {
-        q.name: make_calibration(
-            q, [LabelFeature(asked_as="label", read_as=None)], None, "fitted as a label"
-        )
+        q.name: make_calibration(q, [LabelFeature(asked_as="label")], None, "fitted as a label")
         for q in (refund, topic)
     }
     names: list[list[str]] = []

@@ -18,8 +18,8 @@ import pytest
 
 from moa.core.errors import ConfigError, StoreBusy, StoreError
 from moa.core.questions import Option, Question
-from moa.decisions.features import LabelFeature
-from moa.decisions.file import Calibration, QuestionRecord
+from moa.decisions.features import LabelFeature, QuestionRecord
+from moa.decisions.file import Calibration
 from moa.decisions.guarantee import Bound, Guarantee
 from moa.learning import answers as module
 from moa.learning.answer_rows import LargeAnswer, NewRow, SpentLook

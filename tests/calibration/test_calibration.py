@@ -22,8 +22,8 @@ from moa import Classifier, RunContext
 from moa.core.errors import CalibrationError, InputError
 from moa.core.questions import Answer
 from moa.decisions.calibrated import check_models
-from moa.decisions.features import LabelFeature
-from moa.decisions.file import Calibration, QuestionRecord
+from moa.decisions.features import LabelFeature, QuestionRecord
+from moa.decisions.file import Calibration
 from moa.decisions.guarantee import Bound, Guarantee
 from moa.decisions.regression import fit_head, folds, split
 from moa.endpoints import Embeddings

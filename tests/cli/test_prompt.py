@@ -29,12 +29,12 @@ MODELS = (
 
 
 def test_the_command_shows_what_a_graph_asks_first_and_who_is_asked_later(folder: Path) -> None:
-    (folder / "moa.toml").write_text(f"{MODELS}[graphs.support]\nheads = false\n")
+    (folder / "moa.toml").write_text(f'{MODELS}[graphs.support]\ndecide_by = "model"\n')
     said = told("prompt", "support", "--text", "Where is my parcel?", "--json").out
     found = {line["agent"]: line for line in map(json.loads, said.splitlines())}
     asked = {name: line["asked"] for name, line in found.items()}
     assert (asked["support/intent"], asked["support/reply"]) == ("first", "later")
-    assert asked["support/urgency"] == "first"
+    assert asked["support/decisions"] == "first"
     for name in ("support/intent", "support/reply"):
         messages = found[name]["prompts"][0]["messages"]
         assert any("Where is my parcel?" in one["content"] for one in messages)

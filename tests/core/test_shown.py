@@ -18,7 +18,8 @@ from moa.core.errors import InputError
 from moa.core.node import Reply, Result
 from moa.core.trace import Note
 from moa.core.usage import Amount, Part, Usage
-from moa.decisions.file import Calibration, OptionRecord, QuestionRecord
+from moa.decisions.features import OptionRecord, QuestionRecord
+from moa.decisions.file import Calibration
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.wrappers import Fallback

@@ -109,16 +109,21 @@ async def test_what_labels_or_a_fit_have_corrected_isn_t_doubted() -> None:
     assert await doubts(fitted, 50) == [False] * 50
 
 
-async def test_a_chat_that_would_rather_say_something_else_than_yes_or_no_is_doubted(
+async def test_a_chat_that_would_rather_say_something_else_than_an_option_has_no_confidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    save_facts(ModelFacts(name="chatting", layout={"predicate": "chat"}))
-    for mass, doubtful in ((0.4, True), (0.6, False)):
-        chat = Scored(rule=rarely, mass=mass, model="chatting")
-        assert await doubts(Decider(chat, Lease), 1) == [doubtful]
+    for mass, doubtful in ((0.85, True), (0.95, False)):
+        chat = Scored(rule=rarely, mass=mass)
+        vars(chat)["decides"] = "text"
+        made = (await Decider(chat, Lease).run("No pets.")).output.pets
+        assert (made.doubtful, made.confidence is None) == (doubtful, doubtful)
+        assert made.label_mass == mass
     # A text to be continued isn't told the labels.
-    assert await doubts(Decider(Scored(rule=rarely, mass=0.4), Lease), 1) == [False]
+    save_facts(ModelFacts(name="continuing", asked="labels"))
+    continuing = Scored(rule=rarely, mass=0.4, model="continuing")
+    vars(continuing)["decides"] = "auto"
+    assert await doubts(Decider(continuing, Lease), 1) == [False]
 
 
 @pytest.mark.parametrize(

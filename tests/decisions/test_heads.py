@@ -45,7 +45,7 @@ def head(*, options: int = 2) -> Head:
 def by_head(*, weights: tuple[float, ...] = (0.5, 0.5), options: int = 2) -> Calibration:
     """Decides by the model and a head, or with one weight by the head alone."""
     vector = VectorFeature(name="words", source=ENCODER, sentences=True)
-    labels = [LabelFeature(read_as=None, asked_as="")] if len(weights) > 1 else []
+    labels = [LabelFeature(asked_as="")] if len(weights) > 1 else []
     heads = (*(None for _ in labels), HeadRecord.of(head(options=options)))
     fit = FitRecord(heads=heads, weights=weights, bias=(0.0,) * options)
     return make_calibration(MOOD, [*labels, vector], fit, "a test")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, Self, get_args
 
 import pytest
 
@@ -15,13 +14,14 @@ from moa import RunContext
 from moa.adapters.sqlite import ContentStore
 from moa.core.budget import Budget
 from moa.core.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
-from moa.core.questions import Answer, Kind, Layout, Question
+from moa.core.questions import Answer, Kind, Question
 from moa.core.usage import Amount
 from moa.endpoints import Decision, Example
 from moa.endpoints.known import ModelFacts, facts_of, save_facts
+from moa.endpoints.openai import OpenAIEndpoint
 from moa.local.encoders import Encoder, JointEncoder, MultilingualEncoder
 from moa.local.encoding import EncodedBatch
-from moa.local.probe import ENOUGH, LAYOUTS, probe, shipped_trials
+from moa.local.probe import ENOUGH, MOST, WAYS, Way, chosen_trials, probe, shipped_trials
 from moa.testing import SimulatedEndpoint
 
 RIGHT = {(trial.text, trial.question.text): trial.label for trial in shipped_trials()}
@@ -33,108 +33,94 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Reads(SimulatedEndpoint):
-    """Knows the right label in one layout of the prompt, and guesses in the other."""
+class Reads(OpenAIEndpoint):
+    """Knows the right label when it is asked in one way, and guesses in the other."""
 
-    good: Layout = "chat"
-    refuses: Layout | None = None
-    calls = 0
+    def __init__(self, model: str, good: Way = "chat", refuses: Way | None = None) -> None:
+        super().__init__("tiny", model=model, base_url="http://m.test/v1")
+        self.good, self.refuses = good, refuses
+        self.way: Way = "chat"
+        self.calls: list[Way] = []
+
+    def deciding_by(self, way: Literal["chat", "labels"]) -> Self:
+        copied = super().deciding_by(way)
+        copied.way = way
+        return copied
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        self.calls += 1
-        if questions[0].layout == self.refuses:
+        self.calls.append(self.way)
+        if self.way == self.refuses:
             raise EndpointRejected("it has no chat template", endpoint=self.name)
         with await context.reserve(self.name, self.tier, Amount(calls=1)) as call:
             call.settle(Amount(calls=1))
-        answers = tuple(self.answer(state, question) for question in questions)
+        answers = tuple(self.answer(text, question) for question in questions)
         return Decision(
             answers=answers, endpoint=self.name, model=self.model, amount=Amount(calls=1)
         )
 
-    def answer(self, state: str, question: Question) -> Answer:
+    def answer(self, text: str, question: Question) -> Answer:
         n = len(question.options)
-        right = RIGHT[state, question.text] if question.layout == self.good else len(state) % n
+        right = RIGHT[text, question.text] if self.way == self.good else len(text) % n
         chances = tuple(0.7 if place == right else 0.3 / (n - 1) for place in range(n))
         return Answer(question=question, probabilities=chances, source="logprob")
 
 
-@pytest.mark.parametrize("good", LAYOUTS)
-async def test_the_layout_in_which_a_model_knows_more_is_found_for_each_kind(good: Layout) -> None:
-    endpoint = Reads(model="tiny")
-    endpoint.good = good
-    done: list[int] = []
+@pytest.mark.parametrize("good", WAYS)
+async def test_the_way_in_which_a_model_is_right_more_often_is_kept(good: Way) -> None:
+    done: list[tuple[int, int]] = []
     made = await probe(
-        endpoint,
+        Reads("tiny", good),
         encoder=None,
         context=RunContext(),
-        progress=lambda read, total: done.append(read * 1000 + total),
+        progress=lambda read, total: done.append((read, total)),
     )
-    assert made.texts == made.total == len(shipped_trials())
-    assert done[-1] == made.total * 1001
-    assert dict(made.facts.layout) == dict.fromkeys(get_args(Kind), good)
+    assert made.asked == made.total == MOST
+    assert done[-1] == (2 * MOST, 2 * MOST)
+    assert made.facts.asked == good
     assert made.facts.weight == {}  # beside no encoder
+    assert all(right[good] == 1.0 for right in made.right.values())
     assert all(losses[good] == min(losses.values()) for losses in made.losses.values())
 
 
-async def test_a_model_whose_server_refuses_a_layout_is_told() -> None:
-    endpoint = Reads(model="plain")
-    endpoint.refuses = "chat"
-    with pytest.raises(EndpointRejected, match="no chat template"):
-        await probe(endpoint, encoder=None, context=RunContext())
+@pytest.mark.parametrize("refused", WAYS)
+async def test_a_way_that_the_server_refuses_leaves_the_other_one(refused: Way) -> None:
+    made = await probe(Reads("tiny", refused, refused), encoder=None, context=RunContext())
+    assert made.facts.asked != refused
+
+
+async def test_an_endpoint_that_decides_itself_can_t_be_probed() -> None:
+    with pytest.raises(CapabilityError):
+        await probe(SimulatedEndpoint(), encoder=None, context=RunContext())
 
 
 async def test_what_was_found_counts_where_the_cache_can_t_be_written(cache: Path) -> None:
     (cache / "measured.sqlite").write_text("no database" * 99)
-    endpoint = Reads(model="tiny")
+    made = await probe(Reads("tiny", "labels"), encoder=None, context=RunContext())
     with suppress(StoreError):
-        save_facts((await probe(endpoint, encoder=None, context=RunContext())).facts)
-    assert facts_of("tiny").layout_of("choice") == "chat"
+        save_facts(made.facts)
+    assert facts_of("tiny").asked == "labels"
 
 
 async def test_a_probe_stays_within_the_budget() -> None:
-    endpoint = Reads(model="tiny")
+    endpoint = Reads("tiny")
     with pytest.raises(BudgetExceeded):
         await probe(endpoint, encoder=None, context=RunContext(budget=Budget(calls=20)))
-    assert endpoint.calls <= 22
-
-
-async def test_an_endpoint_without_log_probabilities_has_no_prompt_to_choose() -> None:
-    native = SimulatedEndpoint(rule=lambda _: {"other": {"yes": 0.5}})
-    with pytest.raises(CapabilityError):
-        await probe(native, encoder=None, context=RunContext())
+    assert len(endpoint.calls) <= 22
 
 
 async def test_what_was_found_is_kept_for_the_model_and_no_other() -> None:
-    save_facts((await probe(Reads(model="Some/Tiny"), encoder=None, context=RunContext())).facts)
-    assert facts_of("Some/Tiny").layout_of("choice") == "chat"
-    assert facts_of("Some/Other").layout_of("choice") == "completion"
-
-
-class Agreeing(Reads):
-    """Tells yes from no, and leans to yes whatever the text is."""
-
-    lean = 3.0
-
-    def answer(self, state: str, question: Question) -> Answer:
-        answer = super().answer(state, question)
-        if question.kind != "predicate":
-            return answer
-        yes, no = answer.probabilities or (0.5, 0.5)
-        odds = yes / no * math.exp(self.lean)
-        return replace(answer, probabilities=(odds / (1 + odds), 1 / (1 + odds)))
-
-
-async def test_how_much_a_model_leans_to_yes_is_found() -> None:
-    found = (await probe(Agreeing(model="yes"), encoder=None, context=RunContext())).facts
-    assert found.yes_bias == pytest.approx(Agreeing.lean, abs=0.05)
+    found = await probe(Reads("Some/Tiny", "labels"), encoder=None, context=RunContext())
+    save_facts(found.facts)
+    assert facts_of("Some/Tiny").asked == "labels"
+    assert facts_of("Some/Other").asked == "chat"
 
 
 async def test_beside_the_encoder_a_model_counts_as_much_as_it_helps_as_it_is_read(
@@ -149,33 +135,30 @@ async def test_beside_the_encoder_a_model_counts_as_much_as_it_helps_as_it_is_re
         monkeypatch.setattr(kind, "missing", staticmethod(lambda: None))
         monkeypatch.setattr(kind, "read", read)
     encoder = JointEncoder()
-    leaning = (await probe(Agreeing(model="yes"), encoder=encoder, context=RunContext())).facts
-    assert leaning.weight["predicate"] >= 0.5
-    guessing = Agreeing(model="yes")
-    guessing.lean, guessing.good = 0.0, "none"  # type: ignore[assignment]
-    assert not any(
-        (await probe(guessing, encoder=encoder, context=RunContext())).facts.weight.values()
-    )
+    knowing = (await probe(Reads("knows"), encoder=encoder, context=RunContext())).facts
+    assert knowing.weight["choice"] >= 0.5
+    guessing = Reads("guesses", good="none")  # type: ignore[arg-type]
+    found = (await probe(guessing, encoder=encoder, context=RunContext())).facts
+    assert not any(found.weight.values())
 
 
 async def test_what_the_cache_holds_of_another_version_counts_for_nothing(cache: Path) -> None:
     with ContentStore(save_facts(ModelFacts(name="tiny"))) as store:
-        store.put("probe other", {"name": "other", "layout": {"choice": "verse"}})
-    assert facts_of("other").layout == {}
+        store.put("probe other", {"name": "other", "layout": {"choice": "chat"}})
+    assert facts_of("other").asked == "chat"
 
 
-def test_any_beginning_of_the_texts_has_all_kinds_in_many_languages() -> None:
-    kinds = [trial.question.kind for trial in shipped_trials()]
-    assert all(kinds[: len(kinds) // 2].count(kind) >= ENOUGH for kind in get_args(Kind))
+def test_the_questions_that_are_asked_are_of_all_kinds() -> None:
+    kinds = [trial.question.kind for trial in chosen_trials()]
+    assert {kinds.count(kind) for kind in get_args(Kind)} == {MOST // 3}
+    assert MOST // 3 >= ENOUGH
 
 
 async def test_several_questions_about_a_text_are_asked_at_once() -> None:
-    endpoint = Reads(model="tiny")
+    endpoint = Reads("tiny")
     await probe(endpoint, encoder=None, context=RunContext())
-    texts = {trial.text for trial in shipped_trials()}
-    assert endpoint.calls == len(LAYOUTS) * len(texts) < len(LAYOUTS) * len(shipped_trials())
-    long = [text for text in texts if len(text.split()) > 150]
-    assert {sum(t.text == text for t in shipped_trials()) for text in long} == {3}
+    texts = {trial.text for trial in chosen_trials()}
+    assert len(endpoint.calls) == len(WAYS) * len(texts) < len(WAYS) * MOST
 
 
 def test_the_labels_of_each_task_are_balanced() -> None:

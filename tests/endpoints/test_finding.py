@@ -143,20 +143,21 @@ async def test_a_model_that_cannot_is_told_from_a_wrong_question(
 
 
 @pytest.mark.parametrize(
-    ("decides", "known", "said"),
+    ("decides", "known", "model", "said"),
     [
-        ("auto", None, "not known yet"),
-        ("auto", VLLM, "natively if it can, else label log-probabilities"),
-        ("auto", UNKNOWN, "natively if it can, else written labels, without probabilities"),
-        ("text", VLLM, "written labels, without probabilities"),
-        ("labels", None, "label log-probabilities"),
-        ("decisions", OLLAMA, "by /v1/decisions"),
+        ("auto", None, "m", "not known yet"),
+        ("auto", VLLM, "m", "natively if it can, else answers as JSON"),
+        ("auto", VLLM, "smollm2-135m", "natively if it can, else label log-probabilities"),
+        ("auto", UNKNOWN, "smollm2-135m", "natively if it can, else answers as JSON"),
+        ("text", VLLM, "m", "answers as JSON"),
+        ("labels", None, "m", "label log-probabilities"),
+        ("decisions", OLLAMA, "m", "by /v1/decisions"),
     ],
 )
 def test_what_is_said_of_a_server_is_no_more_than_is_known(
-    decides: Decides, known: Dialect | None, said: str
+    decides: Decides, known: Dialect | None, model: str, said: str
 ) -> None:
-    assert describe_way(decides, known) == said
+    assert describe_way(decides, known, model) == said
 
 
 async def test_a_run_waits_for_another_that_finds_the_backend_no_longer_than_it_has_time() -> None:

@@ -153,7 +153,7 @@ async def test_an_answer_that_was_cut_is_charged_and_said(
 
 async def test_labels_are_read_from_log_probabilities(served: Served, client: Counting) -> None:
     served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
-    judge = OpenAIEndpoint("judge", model="m", client=client)
+    judge = OpenAIEndpoint("judge", model="smollm2-135m", client=client)
     (answer,) = (await judge.decide("Help", [TOPIC], RunContext())).answers
     assert answer.probabilities == pytest.approx((0.75, 0.25))
     assert {"/v1/models", "/v1/systemone", "/tokenize"} <= set(served.paths)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +27,6 @@ PROMPT = "Question: Is fire cold?\nAnswer: no\n\nQuestion: Is water wet?\nAnswer
 
 
 ASKED = LabelPrompt("Is it?", (" no", " yes"))
-CHAT = LabelPrompt("Is it?", ("no", "yes"), "chat")
 
 
 @pytest.fixture
@@ -108,28 +106,6 @@ async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
     assert [body["parse_special"] for body in asked] == [False] * 3
 
 
-async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
-    served: Served, reader: LlamaCppReader
-) -> None:
-    def server(request: Asked) -> Answer:
-        if request.path == "/apply-template":
-            turns = request.json()["messages"]
-            text = "".join(f"<{turn['role']}> {turn['content']} <end>" for turn in turns)
-            return Answer(json={"prompt": f"{text} <assistant>"})
-        return tokens(request)
-
-    answer = probabilities({2: 0.5, 3: 0.5})
-    served.will(*[server] * 11, answer, server, answer)
-    for text in ("Is it <end>?", "And now?"):
-        await reader.read_labels(
-            LabelPrompt(text, ("no", "yes"), "chat", ("Was it?", "no")), RunContext()
-        )
-    parsed = [b["content"] for b in served.bodies if b.get("parse_special")]
-    assert parsed == ["<user> ", " <end><assistant> ", " <end><user> ", " <end> <assistant>"]
-    assert served.paths.count("/apply-template") == 1
-    assert served.bodies[-1]["prompt"] == [6, 3, 3, 16, 2, 11, 3, 4, 5, 11]
-
-
 @pytest.mark.parametrize(
     ("prompt", "answers"),
     [
@@ -137,9 +113,8 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})]),
         (ASKED, [*TOKENS, probabilities({})]),
         (ASKED, [Answer(json={"tokens": []})]),
-        (CHAT, [*[tokens] * 4, Answer(json={"prompt": "<system>"})]),
     ],
-    ids=["no choice", "no list", "none of the labels", "no tokens", "no turns"],
+    ids=["no choice", "no list", "none of the labels", "no tokens"],
 )
 async def test_what_leaves_out_what_was_asked_for_is_garbled(
     served: Served, reader: LlamaCppReader, prompt: LabelPrompt, answers: list[Any]
@@ -166,7 +141,9 @@ async def test_a_server_that_says_it_is_llama_cpp_is_read_by_its_labels(
                 return probabilities({3: pushed(0.3, 0.4), 2: pushed(0.1, 0.4)})
 
     served.will(server)
-    endpoint = OpenAIEndpoint("small", model="m", base_url="http://l.test/v1", decides=decides)
+    endpoint = OpenAIEndpoint(
+        "small", model="smollm2-135m", base_url="http://l.test/v1", decides=decides
+    )
     context = RunContext()
     (answer,) = (await endpoint.decide("Water is wet.", [WET], context)).answers
     assert answer.probabilities == pytest.approx((0.75, 0.25), abs=1e-3)
@@ -236,16 +213,3 @@ async def test_the_engine_is_found_to_be_llama_cpp(real: OpenAIEndpoint) -> None
     (answer,) = (await real.decide("Water is wet.", [WET], context)).answers
     assert answer.source == "logprob"
     assert [note.kind for note in context.trace] == ["fell back", "answered"]
-
-
-@pytest.mark.embedded
-async def test_several_questions_about_a_text_have_the_engine_read_it_once(
-    real: OpenAIEndpoint,
-) -> None:
-    text = "The crate was wet, and the driver wrote it down at the gate. " * 6
-    asked = [replace(WET, name=f"q{n}", text=f"Is it {n}?", layout="chat") for n in range(3)]
-    context = RunContext()
-    one = (await real.decide(text, asked[:1], context)).amount
-    three = (await real.decide(f"Now: {text}", asked, context)).amount
-    fresh = three.input_tokens - three.cached_input_tokens
-    assert fresh < 2 * (one.input_tokens - one.cached_input_tokens)

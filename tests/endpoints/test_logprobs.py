@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,10 +16,8 @@ from moa.core.questions import Option, Question
 from moa.core.usage import Amount
 from moa.endpoints import DecisionRequest, Example
 from moa.endpoints.client import Client
-from moa.endpoints.known import ModelFacts, save_facts
 from moa.endpoints.layouts import (
     DEMONSTRATIONS,
-    MOST_AT_ONCE,
     LabelPrompt,
     label_prompt,
     label_words,
@@ -73,7 +69,7 @@ async def test_labels_are_read_where_they_part_and_nowhere_else(
     labels: list[list[int]], tree: Tree, shares: tuple[float, ...], mass: float
 ) -> None:
     model = Model(tree)
-    reading = await walk_labels([[label] for label in labels], model)
+    reading = await walk_labels(labels, model)
     assert model.asked == list(tree)
     assert reading.probabilities == pytest.approx(shares)
     assert reading.label_mass == pytest.approx(mass)
@@ -85,40 +81,7 @@ async def test_labels_are_read_where_they_part_and_nowhere_else(
 )
 async def test_labels_that_cannot_be_told_apart_are_refused(labels: list[list[int]]) -> None:
     with pytest.raises(ConfigError, match="start of another"):
-        await walk_labels([[label] for label in labels], Model({}))
-
-
-@pytest.mark.parametrize(
-    ("spellings", "mass", "shares"),
-    [
-        pytest.param([[[1, 0], [3, 0]], [[2, 0], [4, 0]]], 0.9, (6 / 9, 3 / 9), id="added"),
-        pytest.param([[[1, 0], [3, 0]], [[2, 0], [3, 5]]], 0.4, (0.5, 0.5), id="of both labels"),
-        pytest.param([[[1, 0], [2, 5]], [[2, 0], [4, 0]]], 0.5, (0.4, 0.6), id="another's own"),
-        pytest.param([[[1, 0], [3, 7, 0]], [[2, 0], [4, 0]]], 0.5, (0.4, 0.6), id="a letter of it"),
-        pytest.param(
-            [[[1, 6, 0], [3, 6, 0]], [[1, 7, 0], [3, 7, 0]]], 0.6, (0.5, 0.5), id="of a start"
-        ),
-    ],
-)
-async def test_other_spellings_of_a_label_are_added_where_they_are_its_alone(
-    spellings: list[list[list[int]]], mass: float, shares: tuple[float, ...]
-) -> None:
-    model = Model({(): {1: 0.2, 2: 0.2, 3: 0.4, 4: 0.1}, (1,): {6: 0.2, 7: 0.2}})
-    reading = await walk_labels(spellings, model)
-    assert reading.label_mass == pytest.approx(mass)
-    assert reading.probabilities == pytest.approx(shares)
-    parts = {tuple(ways[0][:1]) for ways in spellings}
-    assert len(model.asked) == (1 if len(parts) == len(spellings) else 2)
-
-
-def test_in_a_chat_a_label_is_also_looked_for_with_the_other_case_of_its_first_letter() -> None:
-    prompt = LabelPrompt("x", ("yes\n", "Dock 4\n", "7\n"), "chat")
-    assert prompt.spellings == [("yes\n", "Yes\n"), ("Dock 4\n", "dock 4\n"), ("7\n",)]
-    assert "'Yes\\n'" in prompt.form  # what was fitted to fewer spellings isn't read by these
-    many = LabelPrompt("x", tuple(f"w{n}" for n in range(MOST_AT_ONCE // 2 + 1)), "chat")
-    completion = LabelPrompt("x", (" yes\n\n", " no\n\n"))
-    assert all(len(ways) == 1 for ways in [*many.spellings, *completion.spellings])
-    assert completion.form == "x"
+        await walk_labels(labels, Model({}))
 
 
 @st.composite
@@ -141,7 +104,7 @@ async def test_a_reading_is_a_distribution_with_the_mass_of_its_first_tokens(
 ) -> None:
     labels, tree = case
     model = Model(tree)
-    reading = await walk_labels([[label] for label in labels], model)
+    reading = await walk_labels(labels, model)
     assert math.fsum(reading.probabilities) == pytest.approx(1.0)
     assert math.fsum(map(math.exp, reading.logprobs)) == pytest.approx(reading.label_mass)
     assert reading.label_mass == pytest.approx(sum(tree[()][t] for t in {x[0] for x in labels}))
@@ -209,30 +172,6 @@ async def test_a_decision_has_probabilities_mass_and_the_amount_of_all_questions
     assert [(note.kind, note.endpoint) for note in context.trace] == [("answered", "slm")]
 
 
-def test_a_chat_turn_names_the_labels_after_the_text_and_shows_examples_as_earlier_turns() -> None:
-    asked = question("change_pin", "card", describe="about cards")
-    prompt = label_prompt(
-        asked, "Help\nme", [Example("My PIN!", {"topic": "change_pin"})], layout="chat"
-    )
-    assert prompt.layout == "chat"
-    assert prompt.text.startswith("Text: Help me\n\nWhat is it about? Answer with one of these")
-    assert prompt.text.endswith("- change pin: about cards\n- card: about cards")
-    assert prompt.earlier_turns == (prompt.text.replace("Help me", "My PIN!"), "change pin")
-    assert prompt.labels == ("change pin\n", "card\n")
-
-
-def test_levels_have_numbers_in_a_chat() -> None:
-    levels = tuple(Option(name, place) for place, name in enumerate(["can wait", "to-day", "now"]))
-    asked = Question("urgency", "score", "How urgent is it?", levels)
-    prompt = label_prompt(asked, "Help", [Example("Hi", {"urgency": "now"})], layout="chat")
-    assert prompt.text.endswith(
-        "How urgent is it?\n0: can wait\n1: to-day\n2: now\nAnswer with the number."
-    )
-    assert prompt.labels == ("0\n", "1\n", "2\n")
-    assert prompt.earlier_turns[1] == "2"
-    assert label_prompt(asked, "Help", ()).labels[1] == " to-day\n\n"
-
-
 class Timed(Reader):
     """Tells when each prompt was begun and done."""
 
@@ -242,7 +181,7 @@ class Timed(Reader):
         self.log: list[str] = []
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        name = f"{prompt.layout} {len(prompt.labels)}"
+        name = str(len(prompt.labels))
         self.log.append(f"ask {name}")
         await asyncio.sleep(0)
         self.log.append(f"had {name}")
@@ -250,45 +189,11 @@ class Timed(Reader):
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
-async def test_questions_about_a_text_follow_the_first_of_their_layout(side_by_side: bool) -> None:
+async def test_questions_about_a_text_follow_the_first(side_by_side: bool) -> None:
     names, reader = "abcd", Timed(side_by_side=side_by_side)
-    chats = [replace(question(*names[:n]), layout="chat") for n in (2, 3, 4)]
-    written = replace(question(*names[:2]), layout="completion")
-    asked = [chats[0], written, *chats[1:]]
+    asked = [question(*names[:n]) for n in (2, 3, 4)]
     decision = await reader.decide(DecisionRequest("x", asked), RunContext())
     assert [answer.question for answer in decision.answers] == asked
-    in_turn = ["ask chat 3", "had chat 3", "ask chat 4", "had chat 4"]
-    beside = ["ask chat 3", "ask chat 4", "had chat 3", "had chat 4"]
-    rest = beside if side_by_side else in_turn
-    last = ["ask completion 2", "had completion 2"]
-    assert reader.log == ["ask chat 2", "had chat 2", *rest, *last]
-
-
-async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_says_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    reader = Reader("Some/Tiny")
-    save_facts(ModelFacts(name="Some/Tiny", layout={"choice": "chat"}))
-    asked = question("a", "b")
-    await reader.decide(DecisionRequest("x", [asked]), RunContext())
-    await reader.decide(DecisionRequest("x", [replace(asked, layout="completion")]), RunContext())
-    assert [prompt.layout for prompt in reader.prompts] == ["chat", "completion"]
-
-
-async def test_the_bias_to_yes_that_is_known_of_a_model_is_out_but_where_a_layout_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    save_facts(ModelFacts(name="Some/Tiny", yes_bias=math.log(2)))
-    asked = Question(
-        "paid", "predicate", "Paid?", (Option("yes", value=True), Option("no", value=False))
-    )
-    choice = question("a", "b")
-    fitted = replace(asked, layout="chat")
-    made = await Reader("Some/Tiny").decide(
-        DecisionRequest("x", [asked, choice, fitted]), RunContext()
-    )
-    read = [answer.probabilities for answer in made.answers]
-    assert read[0] == pytest.approx((0.2, 0.8))
-    assert read[1] == read[2] == pytest.approx((1 / 3, 2 / 3))
+    in_turn = ["ask 3", "had 3", "ask 4", "had 4"]
+    beside = ["ask 3", "ask 4", "had 3", "had 4"]
+    assert reader.log == ["ask 2", "had 2", *(beside if side_by_side else in_turn)]

@@ -186,15 +186,11 @@ async def test_a_decision_whose_usage_cant_be_true_is_charged_as_estimated(serve
     assert [note.kind for note in run.trace] == ["degraded", "answered"]
 
 
-@pytest.mark.parametrize("layout", ["completion", "chat"])
-async def test_a_label_whose_usage_cant_be_true_is_charged_as_estimated(
-    served: Served, layout: Any
-) -> None:
+async def test_a_label_whose_usage_cant_be_true_is_charged_as_estimated(served: Served) -> None:
     def answer(asked: Any) -> Answer:
         if asked.path == "/tokenize":
-            body = asked.json()
-            text = body.get("prompt") or str(body["messages"])
-            return Answer(json={"tokens": [7 + len(word) for word in text.split()]})
+            words = asked.json()["prompt"].split()
+            return Answer(json={"tokens": [7 + len(word) for word in words]})
         named = {f"token_id:{token}": -1.0 for token in asked.json()["logprob_token_ids"]}
         choice = {"text": " y", "logprobs": {"top_logprobs": [named]}}
         return Answer(json={"choices": [choice], "usage": LIE})
@@ -202,7 +198,7 @@ async def test_a_label_whose_usage_cant_be_true_is_charged_as_estimated(
     served.will(answer)
     writer = OpenAIEndpoint("small", model="m", base_url="http://m.test/v1")
     run = RunContext()
-    prompt = LabelPrompt(f"{ENGLISH}\nLabel:", (" yes", " nope"), layout=layout)
+    prompt = LabelPrompt(f"{ENGLISH}\nLabel:", (" yes", " nope"))
     await VLLMLabelReader(writer.client).read_labels(prompt, run)
     assert run.usage.input_tokens >= len(ENGLISH) // 3
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +25,8 @@ from .conftest import Answer, Asked, Served, chat
 TOPIC = Question("topic", "choice", "What?", (Option("card", "card"), Option("app", "app")))
 LAST = label_prompt(TOPIC, "Help", ()).text.split()[-1]
 """The word after which the label comes."""
+SUITED = "smollm2-135m"
+"""A model that is known to be better read by its labels."""
 BOS = 1
 _PIECE = re.compile(r"\n| ?[^\s_]+| |_")
 
@@ -51,11 +52,7 @@ class FakeVLLM:
                 return Answer(json={"data": [{"id": "m", "owned_by": "vllm"}]})
             case "/tokenize":
                 body = request.json()
-                if "messages" in body:
-                    text = " ".join(f"{t['role']}: {t['content']}" for t in body["messages"])
-                    tokens = self.ids(f"{text} assistant:", special=True)
-                else:
-                    tokens = self.ids(body["prompt"], special=body["add_special_tokens"])
+                tokens = self.ids(body["prompt"], special=body["add_special_tokens"])
                 answer = {"count": len(tokens), "max_model_len": 2048, "tokens": tokens}
                 return Answer(json=answer)
             case "/v1/completions":
@@ -81,7 +78,8 @@ class FakeVLLM:
 
 
 def endpoint(**settings: Any) -> VLLMEndpoint:
-    return VLLMEndpoint("small", model="m", base_url="http://vllm.test/v1", **settings)
+    settings = {"model": SUITED, **settings}
+    return VLLMEndpoint("small", base_url="http://vllm.test/v1", **settings)
 
 
 def reader() -> VLLMLabelReader:
@@ -132,19 +130,6 @@ async def test_labels_that_share_a_first_token_are_told_apart(served: Served) ->
     assert reading.amount.calls == 2
 
 
-async def test_a_chat_is_tokenised_by_the_server_and_a_text_in_it_forges_no_turn(
-    served: Served,
-) -> None:
-    served.will(FakeVLLM({" assistant:": {"yes": 0.3, "no": 0.1}}))
-    prompt = LabelPrompt("Is it <|im_end|>?", ("yes", "no"), "chat", ("Was it?", "no"))
-    reading = await reader().read_labels(prompt, RunContext())
-    assert reading.probabilities == pytest.approx((0.75, 0.25))
-    (chat,) = [body for body in served.bodies if "messages" in body]
-    assert [turn["role"] for turn in chat["messages"]] == ["user", "assistant", "user"]
-    assert chat["add_generation_prompt"]
-    assert "<|im_end|>" not in chat["messages"][-1]["content"]
-
-
 async def test_many_labels_are_read_in_requests_of_128_tokens(served: Served) -> None:
     words = [f" w{i}" for i in range(200)]
     served.will(FakeVLLM({"Answer:": dict.fromkeys(words, 0.005)}))
@@ -174,7 +159,7 @@ async def test_a_server_that_says_it_is_vllm_is_read_by_its_labels(
     served: Served, decides: Decides
 ) -> None:
     served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
-    found = OpenAIEndpoint("small", model="m", base_url="http://v.test/v1", decides=decides)
+    found = OpenAIEndpoint("small", model=SUITED, base_url="http://v.test/v1", decides=decides)
     fell_back = ["fell back"] if decides == "auto" else []
     for _ in range(2):
         context = RunContext()
@@ -193,20 +178,7 @@ async def test_labels_are_read_at_the_priority_of_the_endpoint(served: Served) -
     assert reading["priority"] == -1
 
 
-async def test_the_questions_of_a_decision_share_the_text_as_the_start_of_their_tokens(
-    served: Served,
-) -> None:
-    fake = FakeVLLM({" assistant:": {"card": 0.3, "app": 0.1}})
-    served.will(fake)
-    text = " ".join(f"word{n}" for n in range(50))
-    asked = [replace(TOPIC, name=name, text=f"{name}?", layout="chat") for name in ("Is", "Was")]
-    await endpoint(decides="labels").decide(text, asked, RunContext())
-    first, second = (body["prompt"] for body in served.bodies if "logprob_token_ids" in body)
-    same = [one == other for one, other in zip(first, second, strict=False)]
-    assert set(fake.ids(f" {text}", special=False)) <= set(first[: same.index(False)])
-
-
-async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(served: Served) -> None:
+async def test_a_vllm_without_its_tokenizer_route_is_asked_in_a_chat(served: Served) -> None:
     fake = FakeVLLM({})
 
     def behind_a_proxy(request: Asked) -> Answer:

@@ -183,14 +183,14 @@ def test_models_says_how_a_server_decides_as_far_as_it_tells(
 ) -> None:
     moa("models", "--json")
     large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert large["decides"] == "natively if it can, else label log-probabilities"
+    assert large["decides"] == "natively if it can, else answers as JSON"
     with Path("moa.toml").open("a") as file:
         file.write('decide = "text"\n')
     moa("models", "--json")
     large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert large["decides"] == "written labels, without probabilities"
+    assert large["decides"] == "answers as JSON"
     moa("models")
-    assert "decide (written" in capsys.readouterr().out
+    assert "decide (answers" in capsys.readouterr().out
     assert asked == {}  # no token was spent
 
 

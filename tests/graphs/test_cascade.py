@@ -134,7 +134,7 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
     second = large({"topic": {"card": 0.99}})
     card = Example("My card!", {"refund": "no", "topic": "card"})
     asked = Decider(second, Triage)
-    asked.decide_by({q.name: make_unfitted(q, [card]) for q in asked.questions})
+    asked.use_calibrations({q.name: make_unfitted(q, [card]) for q in asked.questions})
     agent = Cascade(
         small=Decider(first, Triage),
         large=asked,

@@ -819,11 +819,10 @@ async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) ->
     assert [(look.passed, look.in_use) for look in looks] == [(False, False)]
 
 
-async def test_nothing_is_learned_from_the_small_endpoint_itself(tmp_path: Path) -> None:
+def test_nothing_is_learned_from_the_small_endpoint_itself(tmp_path: Path) -> None:
     topic = Classifier(SimulatedEndpoint(rule=lambda _: {"classifier": {"app": 1.0}}), LABELS)
-    cascade = Cascade(small=topic, large=topic, learn=tmp_path / "a.db")
     with pytest.raises(ConfigError):
-        await cascade.run("Hm.")
+        Cascade(small=topic, large=topic, learn=tmp_path / "a.db")
 
 
 async def test_a_filter_learns_the_verdicts_of_the_large_one_whatever_its_own_threshold(
@@ -856,7 +855,8 @@ def test_what_is_accepted_is_learned_and_not_given(tmp_path: Path) -> None:
 
 def test_a_table_names_the_file_beside_it(tmp_path: Path) -> None:
     table = '[graphs.cascade]\nlearn = "a.db"\nlabels = ["card", "app"]\n'
-    (tmp_path / "moa.toml").write_text(table)
+    large = '[endpoints.llm]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    (tmp_path / "moa.toml").write_text(table + large)
     endpoints = Endpoints(load(tmp_path / "moa.toml"), read_keys=False)
     cascade = load_graph("cascade", endpoints)
     assert isinstance(cascade, Cascade)

@@ -139,8 +139,10 @@ async def test_names_prices_limits_and_what_a_run_leaves_are_no_part_of_it() -> 
     one = Classifier(server(), LABELS, timeout_s=1.0)
     other = Classifier(server(price=Price(input=1), timeout_s=3, concurrency=2), LABELS)
     assert await fingerprint_of(one, RunContext()) == await fingerprint_of(other, RunContext())
-    answering = SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 1.0}})
-    small, large = (Classifier(answering, LABELS) for _ in range(2))
+    small, large = (
+        Classifier(SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 1.0}}), LABELS)
+        for _ in range(2)
+    )
     for node in (
         Cascade(small=small, large=large, accept=Confident(0.5)),
         Own(Agent(SimulatedEndpoint(rule=lambda _: "Hi"), "Greet.")),

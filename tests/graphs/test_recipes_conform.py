@@ -95,7 +95,12 @@ def table_of(name: str, folder: Path) -> Toml:
 
 def built(name: str, table: Toml) -> Any:
     """What a table makes; without a router of one's own `routed` can only be drawn."""
-    return load_graph(name, Endpoints(Config(graphs={name: table}), read_keys=name != "routed"))
+    config = Config(graphs={name: table})
+    if name == "cascade":  # its large side is another model
+        large = {"tier": "llm", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+        tables = {"graphs": {name: table}, "endpoints": {"llm": large}}
+        config = Config.model_validate(tables)
+    return load_graph(name, Endpoints(config, read_keys=name != "routed"))
 
 
 @every_node

@@ -451,7 +451,7 @@ async def test_on_a_full_disk_messages_are_answered_and_not_settled_by_what_was_
 
 
 @pytest.mark.parametrize("spam", ["no", "yes"])
-@pytest.mark.parametrize("lives", [1, 4, 5, 6])
+@pytest.mark.parametrize("lives", [1, 2, 3])
 async def test_a_run_that_is_killed_and_goes_on_asks_nobody_twice(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, lives: int, spam: str
 ) -> None:
@@ -462,7 +462,7 @@ async def test_a_run_that_is_killed_and_goes_on_asks_nobody_twice(
     text = next(one for one in held if coin.toss(one).is_asked_twice)
     disk = await killed(inbox.support, Ticket(text=text), monkeypatch, lives=lives)
     _, calls = await resumed(inbox.support, disk, monkeypatch)
-    assert len(calls.answered) == 5 + 2 - lives
+    assert len(calls.answered) == 2 + 2 - lives  # the intent learns, the others are asked together
     label = "card" if "card" in text else "app"  # unless it isn't spam to the large model
     found = [row.label for row in await rows(support) if row.label]
     assert found == [label if spam == "no" else OTHERWISE]

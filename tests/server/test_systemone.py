@@ -264,7 +264,7 @@ def test_no_probability_is_made_up_where_a_model_wrote_its_answer(post: Post) ->
 
     small = Writes(rule=by_words)
     answer = post({"topic": TOPIC}, small=small).json()["answers"]["topic"]
-    assert answer == {"type": "choice", "choice": "card"}
+    assert answer == {"type": "choice", "choice": "card", "x_doubtful": True}
     assert post({"refund": REFUND}, small=small).status_code == 501
 
 

@@ -23,7 +23,7 @@ from moa import Support
 
 
 def graph(endpoints):
-    return Support(slm=endpoints.slm, llm=endpoints.llm, heads=False)
+    return Support(slm=endpoints.slm, llm=endpoints.llm, decide_by="model")
 """
 
 

@@ -43,6 +43,7 @@ from moa.decisions.features import (
     LabelFeature,
     Plan,
     QuestionFeatures,
+    QuestionRecord,
     Sources,
     TextReading,
     WordsFeature,
@@ -53,10 +54,11 @@ from moa.decisions.fitting import FITTING
 from moa.decisions.guarantee import Bound
 from moa.decisions.words import is_about_whole_text, label_meanings
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import MOST_OPTIONS, facts_of
+from moa.endpoints.known import MOST_OPTIONS, answers_as_json, facts_of
 from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
+from moa.endpoints.wrappers import are_same_model
 
 if TYPE_CHECKING:
     from moa.decisions.features import Progress
@@ -111,9 +113,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.questions = tuple(questions)
         self.examples = tuple(examples)
         self.encoder = encoder or deciding_encoder_for(self.endpoint)
+        self.fits_model = False
+        """True if a fit to labels asks the endpoint, though heads decide until then."""
         self._first_fit = _FirstFit()
         self._sources = sources_of(self.endpoint, encoder=self.encoder)
-        self.decide_by(self._by_name(calibration))
+        self.use_calibrations(self._by_name(calibration))
 
     @property
     def decided_by(self) -> str:
@@ -143,6 +147,18 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def asks_endpoint(self) -> bool:
         """True if the endpoint itself is asked, not only the encoder."""
         return any(feature.source == DECIDES for feature in self._features)
+
+    def asks_the_same(self, other: DecidingAgent[Any]) -> bool:
+        """Return True if both ask the same of the same model, whatever their questions' names."""
+        mine, theirs = (
+            (
+                agent.asks_endpoint,
+                [QuestionRecord.model_validate(question) for question in agent.questions],
+                [(example.text, *example.labels.values()) for example in agent.examples],
+            )
+            for agent in (self, other)
+        )
+        return mine == theirs and are_same_model(self.endpoint, other.endpoint)
 
     def list_endpoints(self) -> list[Endpoint]:
         """List its endpoint, if that is asked itself."""
@@ -174,7 +190,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """
         copied = copy.copy(self)
         copied._sources = sources_of(self.endpoint, encoder=self.encoder)
-        copied.decide_by(copied._by_name(calibration))
+        copied.use_calibrations(copied._by_name(calibration))
         return copied
 
     def with_shipped_head(self, name: str) -> Self:
@@ -187,14 +203,19 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         (question,) = self.questions
         return self.calibrated(shipped_calibration(question, name))
 
-    def with_heads(self) -> Self:
+    def with_heads(self, *, fits_model: bool = False) -> Self:
         """Return a copy in which an encoder's heads decide beside any endpoint.
 
         If no encoder is installed, the copy decides as before.
+
+        Args:
+            fits_model: Ask the endpoint too when the copy is fitted to labels, which takes it in if
+                it helps.
         """
         copied = copy.copy(self)
+        copied.fits_model = fits_model
         copied.encoder = self.encoder or encoder_for(self.endpoint)
-        copied.decide_by(self.calibrations)
+        copied.use_calibrations(self.calibrations)
         return copied
 
     def with_questions(self, questions: Sequence[Question]) -> Self:
@@ -212,7 +233,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied.examples = tuple(
             replace(example, labels=labels) for example, labels in pairs if labels
         )
-        copied.decide_by({n: c for n, c in self.calibrations.items() if n in own_names})
+        copied.use_calibrations({n: c for n, c in self.calibrations.items() if n in own_names})
         return copied
 
     def alone(self) -> Self:
@@ -239,7 +260,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 )
         return calibration
 
-    def decide_by(self, calibration_by_name: Mapping[str, Calibration]) -> None:
+    def use_calibrations(self, calibration_by_name: Mapping[str, Calibration]) -> None:
         """Set the calibrations by question name; other questions keep their default scorer."""
         self.calibrations = calibration_by_name
         """Given and shipped calibrations, by question name."""
@@ -256,11 +277,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         calibrations = {
             q.name: self._default(q, examples, heads) for q in default_questions
         } | dict(calibration_by_name)
-        # A question that a text may leave open is asked twice: what the answer is, and whether the
-        # text tells it. `_mark_untold` joins the two.
+        # A question that a text may leave open has one more option where a model writes the
+        # answers. Else it is asked twice: what the answer is, and whether the text tells it.
+        # `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
+        as_json = answers_as_json(self.endpoint)
         answerable = [
-            question.answerable_question for question in self.questions if question.unknown
+            question.answerable_question
+            for question in self.questions
+            if question.unknown and not (as_json and _asks(calibrations.get(question.name)))
         ]
         by_name |= {question.name: question for question in answerable}
         calibrations |= {question.name: make_unfitted(question) for question in answerable}
@@ -271,7 +296,13 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._features = [feature for scorer in scorers for feature in scorer.calibration.features]
         self._plan = Plan.of(scorer.question_features for scorer in scorers)
         self._doubts = {
-            q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, examples))
+            q.name: Doubts(
+                q,
+                self.endpoint.model,
+                bare=_is_bare(q, examples),
+                chats=as_json,
+                is_large=self.endpoint.tier == "llm",
+            )
             for q in default_questions
         }
 
@@ -417,9 +448,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return marked_answers, further
 
     def _with_doubt(self, answer: Answer) -> Answer:
-        """Add the reason to doubt an answer that has no fitted scorer."""
+        """Add the reason to doubt an answer that has no fitted scorer.
+
+        Where most of the probability isn't on the options, theirs say little: none is given.
+        """
         doubts = self._doubts.get(answer.question.name)
-        return replace(answer, doubt=doubts.find(answer)) if doubts and not answer.doubt else answer
+        if doubts is None or answer.doubt:
+            return answer
+        if doubts.says_else(answer):
+            answer = replace(answer, probabilities=None, written=answer.best, source="text")
+        return replace(answer, doubt=doubts.find(answer))
 
     async def _cut_to_window(self, text: str, context: RunContext) -> str:
         """Cut a text that exceeds the endpoint's window to its opening and end, and note it.
@@ -457,8 +495,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             elif answer.probabilities is None:
                 context.note(
                     "degraded",
-                    f"question {name!r}: the label was written, so it has no probabilities and "
-                    "no confidence",
+                    f"question {name!r} has no probabilities and no confidence",
                 )
             if answer.doubt:
                 context.note("doubtful", f"question {name!r} is DOUBTFUL: {answer.doubt}")
@@ -494,7 +531,9 @@ def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    answerable = answers[question.answerable_question.name]
+    answerable = answers.get(question.answerable_question.name)
+    if answerable is None:  # it was one of the options
+        return answer
     if answerable.status != "answered" or answerable.best == 0:
         return answer
     # The guarantee and the expected precision are about the option, which isn't given.
@@ -519,6 +558,13 @@ def _trace(answer: Answer, bound: Bound | None, start_ns: int, context: RunConte
 
 def _reads_vectors(calibration: Calibration) -> bool:
     return any(not isinstance(feature, LabelFeature) for feature in calibration.features)
+
+
+def _asks(calibration: Calibration | None) -> bool:
+    """Return True if the endpoint is asked for it; `None` is still to be fitted, by an encoder."""
+    return calibration is not None and any(
+        isinstance(feature, LabelFeature) for feature in calibration.features
+    )
 
 
 def _is_bare(question: Question, examples: Sequence[Example]) -> bool:
@@ -643,7 +689,7 @@ class Decider(DecidingAgent[M]):
         part: Any = copy.copy(self)
         part.output_type = create_model(model.__name__, **fields)
         part.questions = questions
-        part.decide_by({n: c for n, c in self.calibrations.items() if n in names})
+        part.use_calibrations({n: c for n, c in self.calibrations.items() if n in names})
         return part
 
 

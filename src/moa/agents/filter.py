@@ -132,8 +132,7 @@ class Filter(DecidingAgent[Verdict]):
         else:
             reason = "the text is empty"
             verdict = Verdict(kept=False, reason=reason, confidence=1.0, met=False)
-        if not verdict.kept:
-            context.note("dropped", verdict.reason)
+        note_drop(verdict, context)
         return verdict
 
     async def _check_words(self, context: RunContext) -> None:
@@ -159,17 +158,26 @@ class Filter(DecidingAgent[Verdict]):
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({certainty})"
         unsure = self.decides_by_words and p is not None and abs(p - self.threshold) <= UNSURE
-        if doubtful := answer.doubtful or unsure:
+        doubtful = answer.doubtful or unsure
+        # An answer that only lacks probabilities counts: else such a model would drop nothing.
+        is_open = doubtful and (p is not None or answer.label_mass is not None)
+        if is_open:
             decider = "the encoder" if unsure else "the model"
             reason = f"DOUBTFUL: {decider} can't tell whether it is {self.criterion} ({certainty})"
         return Verdict(
-            kept=doubtful or met == (self.action == "keep"),
+            kept=is_open or met == (self.action == "keep"),
             reason=reason,
             confidence=confidence,
             met=met,
             doubtful=doubtful,
             accepted=answer.accepted,
         )
+
+
+def note_drop(verdict: Verdict, context: RunContext) -> None:
+    """Note in the trace that a text is dropped."""
+    if not verdict.kept:
+        context.note("dropped", verdict.reason)
 
 
 ready("filter", "Drops what meets a criterion", "slm")(partial(Filter, action="drop"))

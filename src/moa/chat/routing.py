@@ -56,7 +56,7 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
     examples = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
     talk_filter = Filter(slm, _CRITERION, action="keep", threshold=threshold, name="small_talk")
     (question,) = talk_filter.questions
-    talk_filter.decide_by({question.name: make_unfitted(question, examples)})
+    talk_filter.use_calibrations({question.name: make_unfitted(question, examples)})
     return talk_filter
 
 

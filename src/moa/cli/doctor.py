@@ -22,6 +22,7 @@ from moa.core.usage import Price, Tier
 from moa.endpoints import Capability
 from moa.endpoints.decide import describe_way
 from moa.endpoints.dialects import Dialect, dialect_of
+from moa.endpoints.known import reads_labels
 from moa.local.embedded import EmbeddedEndpoint, check_engine
 from moa.local.weights import SMOLLM2
 from moa.vllm.command import find_environment, install_hint
@@ -160,7 +161,9 @@ async def _survey_endpoint(config: Config, name: str) -> EndpointStatus:
         price=entry.price(),
         can=can,
         decides=describe_way(
-            entry.decide, next((probe.known for probe in probes if probe.known), None)
+            entry.decide,
+            next((probe.known for probe in probes if probe.known), None),
+            entry.model_name,
         ),
     )
 
@@ -229,17 +232,21 @@ def _survey_embedded(config: Config, name: str) -> EndpointStatus:
     entry = config.endpoints.get(name)
     built_in = Endpoints(config).named(EMBEDDED)
     is_usable, state = _check_local(config, name)
+    model = entry.model_name if entry else built_in.model
+    decide = entry.decide if entry else "auto"
+    if decide == "auto":  # the engine has no route that decides
+        decide = "labels" if reads_labels(model) else "text"
     return EndpointStatus(
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier if entry else built_in.tier,
-        model=entry.model_name if entry else built_in.model,
+        model=model,
         address="this machine",
         answering=int(is_usable),
         state=state,
         price=entry.price() if entry else built_in.price,
         can=tuple(sorted(built_in.capabilities)),
-        decides=describe_way("labels", None),
+        decides=describe_way(decide, None, model),
     )
 
 

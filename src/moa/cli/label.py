@@ -237,7 +237,7 @@ async def _find_graph_task(
     return _Task(
         rows,
         agents_of(learner.current),
-        lambda: agents_of(learner.build(slm=endpoints.llm.name, heads=False)),
+        lambda: agents_of(learner.build(slm=endpoints.llm.name, decide_by="model")),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -270,37 +271,43 @@ def probe_model(
     yes: options.Agree = False,
     asking: options.AskingOptions,
 ) -> None:
-    """Find the prompt layout with which a model decides best.
+    """Find the way in which a model decides best.
 
-    The model reads some two hundred labelled messages, of many tasks and in thirteen languages,
-    once as a completion and once as a chat. For each kind of question later runs use the layout
-    with the lower log loss, and the measured weight of the model beside the encoder; both are
-    cached. An endpoint that may cost money needs --yes.
+    The model is asked sixty questions about labelled messages, of many tasks and languages, once in
+    a chat for a JSON object and once by labels that continue a prompt. Later runs use the way that
+    is right more often; for the model beside an encoder, its measured weight too. Both are stored.
+    An endpoint that may cost money needs --yes.
 
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
     """
     from moa.core.context import RunContext
     from moa.endpoints.known import save_facts
-    from moa.local.probe import LAYOUTS
+    from moa.local.probe import WAYS
 
     context = RunContext(budget=asking.budget, keep_notes=False)
     probe = asyncio.run(_probe(options.load_config(asking.config), name, context, may_cost=yes))
     rows = [
         (
             kind,
-            *(f"{losses[layout]:.3f}" for layout in LAYOUTS),
-            probe.facts.layout_of(kind),
+            *(f"{right[way]:.2f}" if way in right else "-" for way in WAYS),
+            *(f"{probe.losses[kind].get(way, math.nan):.3f}" for way in WAYS),
             f"{probe.facts.weight.get(kind, 0):g}",
         )
-        for kind, losses in probe.losses.items()
+        for kind, right in probe.right.items()
     ]
-    columns = ("question", *(f"log loss, {layout}" for layout in LAYOUTS), "kept", "weight")
+    columns = (
+        "question",
+        *(f"right, {way}" for way in WAYS),
+        *(f"log loss, {way}" for way in WAYS),
+        "weight",
+    )
     console = screen.results_console()
     console.print(screen.make_table(columns, rows))
     usage = context.usage.total
     console.print(
-        f"{probe.texts} texts in {len(LAYOUTS)} layouts, {usage.input_tokens:,} tokens read"
+        f"{probe.asked} questions in {len(WAYS)} ways, {usage.input_tokens:,} tokens read: "
+        f"{probe.facts.asked} is kept"
     )
     console.print(f"stored in {save_facts(probe.facts)}")
 
@@ -309,14 +316,14 @@ async def _probe(config: Config, name: str, context: RunContext, *, may_cost: bo
     """Probe an endpoint. One that may cost money needs `may_cost`."""
     from moa.config.endpoints import Endpoints
     from moa.decisions.encoders import deciding_encoder_for
-    from moa.local.probe import costs_nothing, probe, shipped_trials
+    from moa.local.probe import MOST, WAYS, costs_nothing, probe
 
     async with Endpoints(config) as endpoints:
         endpoint = endpoints.named(name)
         if not (may_cost or costs_nothing(endpoint)):
             raise ConfigError(
-                f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
-                "requests of about 100 tokens. Run it again with --yes to go on"
+                f"{name} may cost money, and nothing was sent: up to {len(WAYS) * MOST} "
+                "requests of about 200 tokens. Run it again with --yes to go on"
             )
         with screen.progress() as progress:
             return await probe(

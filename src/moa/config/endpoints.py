@@ -296,6 +296,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             price=config.price(),
             settings=settings,
             timeout_s=config.timeout_s,
+            decides=config.decide if isinstance(config, EngineConfig) else "auto",
         )
 
     def _add_waits(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:

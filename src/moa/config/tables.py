@@ -219,8 +219,9 @@ class EngineConfig(EndpointConfig):
     """
 
     serve: Literal["llama.cpp"]
-    decide: Literal["auto", "labels"] = "auto"
-    """Way to ask for decisions: always by the log-probabilities of labels."""
+    decide: Literal["auto", "labels", "text"] = "auto"
+    """Way to ask for decisions: by the log-probabilities of labels, by answers as JSON, or as is
+    known to be better for the model."""
 
     @property
     def model_name(self) -> str:

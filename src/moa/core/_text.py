@@ -22,6 +22,11 @@ _LONGEST = 400
 _STYLE = "color:inherit;background:none;text-align:left;white-space:pre-wrap"
 
 
+def one_line(text: str) -> str:
+    """Put a text on one line, so that it can't add lines to its prompt."""
+    return " ".join(text.split())
+
+
 def words_in(text: str) -> list[str]:
     """List the words of a text in lower case, without punctuation."""
     return _WORD.findall(text.casefold())

@@ -37,9 +37,6 @@ from moa.core._json import JSON
 from moa.core.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
-Layout = Literal["completion", "chat"]
-"""Layout of a prompt whose label log-probabilities are read: a text to be continued after
-demonstrations, or a turn of a chat."""
 Status = Literal["answered", "refused", "missing"]
 Source = Literal["native", "logprob", "encoder", "text"]
 """Source of an answer: a server that decides, the log-probabilities of the labels, an encoder with
@@ -77,8 +74,6 @@ class Question:
     text: str
     options: tuple[Option, ...]
     """Yes and no, in this order; the choices; or the levels, lowest first."""
-    layout: Layout | None = None
-    """Layout of the prompt for log-probabilities of labels; `None`: as suits the model."""
     unknown: bool = False
     """True if the answer may be that the text doesn't tell."""
 
@@ -87,7 +82,7 @@ class Question:
         """The question whether the text tells the answer. Its name matches no field."""
         text = f'Does the text answer the question "{self.text}"?'
         yes_or_no = Option("yes", value=True), Option("no", value=False)
-        return Question(f"{self.name} told", "predicate", text, yes_or_no, self.layout)
+        return Question(f"{self.name} told", "predicate", text, yes_or_no)
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]

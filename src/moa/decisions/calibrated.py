@@ -12,12 +12,13 @@ from moa.decisions.features import (
     LabelFeature,
     Plan,
     QuestionFeatures,
+    QuestionRecord,
     Sources,
     TextReading,
     layout_of,
 )
-from moa.decisions.file import Calibration, QuestionRecord
-from moa.endpoints.known import Identity, identity_of
+from moa.decisions.file import Calibration
+from moa.endpoints.known import Identity, answers_as_json, identity_of
 
 
 @dataclass(slots=True)
@@ -42,6 +43,20 @@ class CalibratedDecider:
                     f"the calibration reads {feature.source!r}, and there is no such endpoint "
                     f"here, only {', '.join(self.sources)}. Calibrate again without it"
                 )
+            if isinstance(feature, LabelFeature):
+                self._check_way(feature)
+
+    def _check_way(self, feature: LabelFeature) -> None:
+        """Raise `CalibrationError` if the endpoint is asked in another way than during the fit."""
+        endpoint = self.sources[feature.source]
+        if feature.layout and answers_as_json(endpoint) != bool(feature.together):
+            was, now = (
+                ("in a chat", "by labels") if feature.together else ("by labels", "in a chat")
+            )
+            raise CalibrationError(
+                f"{endpoint.name} was asked {was} when the calibration was made, and is asked "
+                f"{now} here, so its scores mean something else. Calibrate again"
+            )
 
     async def check_identities(self, context: RunContext) -> list[str]:
         """Check, once, that the models are those of the calibration; return warnings."""
@@ -108,12 +123,17 @@ class CalibratedDecider:
         sources: list[Source] = [a.source for a in answers if a.probabilities is not None]
         has_mass = any(answer.label_mass is not None for answer in answers)
         probabilities = tuple(judgements.probabilities[0].tolist())
+        untold = any(answer.untold for answer in answers)
         return Answer(
             question=self.question,
             probabilities=probabilities,
             source=sources[0] if sources else "encoder",
-            accepted=None if calibration.bound is None else bool(accepted[0]),
-            expected_precision=calibration.expected_precision(max(probabilities)),
+            # The guarantee and the expected precision are about an option, and none is given.
+            accepted=None if calibration.bound is None else bool(accepted[0]) and not untold,
+            expected_precision=None
+            if untold
+            else calibration.expected_precision(max(probabilities)),
+            untold=untold,
             label_mass=float(judgements.mass[0])
             if has_mass and judgements.mass is not None
             else None,
@@ -144,9 +164,10 @@ def check_question(calibration: Calibration, question: Question) -> None:
         aspect = f"description of {old_option.name!r}"
         _check_same(repr(old_option.description), repr(option.description), aspect)
     for feature in calibration.features:
-        if not isinstance(feature, LabelFeature) or feature.read_as is None:
+        if not isinstance(feature, LabelFeature) or not feature.layout:
             continue
-        if feature.layout and feature.layout != layout_of(question, feature.read_as):
+        together = [record.question(record.name) for record in feature.together]
+        if feature.layout != layout_of(feature.lay_out(question), together):
             raise CalibrationError(
                 "the prompt is laid out otherwise in this version of moa than when the "
                 "calibration was made, so its scores mean something else. Calibrate again"

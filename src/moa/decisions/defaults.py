@@ -11,6 +11,7 @@ from moa.decisions.features import (
     ENCODER,
     Feature,
     LabelFeature,
+    QuestionRecord,
     VectorFeature,
     WordsFeature,
     as_prompt_variant,
@@ -20,7 +21,6 @@ from moa.decisions.file import (
     Calibration,
     FitRecord,
     HeadFile,
-    QuestionRecord,
     ShippedHead,
     current_time,
 )
@@ -52,7 +52,6 @@ def make_unfitted(
     """Use the endpoint's answer unchanged; many examples are cut to some of each label."""
     feature = LabelFeature(
         prompt_variants=(as_prompt_variant(question, choose_examples(question, examples)),),
-        read_as=None,
         asked_as="",
     )
     return make_calibration(question, [feature], None, origin)
@@ -97,9 +96,7 @@ def calibrate_by_words(
         count = sum(bool(example.labels) for example in words.examples)
         origin = f"{BY_WORDS} and {count} examples" if count else BY_WORDS
         return add_expected_precision(make_calibration(question, [words], fit, origin), heads)
-    labels = LabelFeature(
-        prompt_variants=(as_prompt_variant(question, examples),), read_as=None, asked_as=""
-    )
+    labels = LabelFeature(prompt_variants=(as_prompt_variant(question, examples),), asked_as="")
     fit = FitRecord(heads=(None, None), weights=(1.0, weight), bias=zeros)
     return make_calibration(
         question, [words, labels], fit, f"by the words and {endpoint.model}, as probed"

@@ -18,8 +18,8 @@ from moa.endpoints.known import facts_of
 CHANCE = 0.01
 """Answers that are all the same become doubtful when the model's own probability that all are right
 falls below this. At .9 each that takes 44 texts, at .99 459."""
-LEAST_MASS = 0.5
-"""Minimum probability of yes and no together; below it, a chat would say something else."""
+LEAST_MASS = 0.9
+"""Minimum probability of all options together where a model is asked for one of them in a chat."""
 LEAD = 0.5
 """Minimum lead of the best bare label if its words alone decide."""
 _WORDS = (
@@ -65,11 +65,16 @@ class Doubts:
         question: The question.
         model: The model that answers.
         bare: True if its labels have no descriptions.
+        chats: True if the model is shown the options, so that nearly all of its probability is to
+            be on them. A prompt that is continued by a label shows none.
+        is_large: True for a large model.
     """
 
     question: Question
     model: str
     bare: bool = False
+    chats: bool = False
+    is_large: bool = False
     _side: int | None = field(default=None, init=False)
     """Index of the option that all answers so far name."""
     _log_chance: float = field(default=0.0, init=False)
@@ -82,31 +87,40 @@ class Doubts:
 
         The reason has no numbers that change from text to text, so that a report can count it.
         """
-        if answer.status != "answered" or answer.probabilities is None:
+        if answer.status != "answered":
+            return ""
+        if answer.source == "text":
+            if answer.label_mass is None:
+                return "the server sends no probabilities, so nothing tells how sure the model is"
+            return (
+                f"less than {LEAST_MASS:.0%} of the probability is on the options: the model would "
+                "say something else"
+            )
+        if answer.probabilities is None:
             return ""
         if answer.source == "encoder":
             return self._doubt_words(answer.probabilities)
         if answer.source != "logprob":
             return ""
         if is_about_whole_text(self.question):  # equal answers are normal: few texts meet it
-            return self._doubt_alone(answer)
+            return self._doubt_figures()
         reason = self._doubt_sameness(answer)
         if self.question.kind != "predicate":
             return reason
         if "predicate" in facts_of(self.model).guesses:
             return f"{self.model} answers such questions no better than one who reads no text"
-        return self._doubt_alone(answer) or reason
+        return self._doubt_figures() or reason
 
-    def _doubt_alone(self, answer: Answer) -> str:
-        """Return why a yes or no is doubtful, regardless of previous answers."""
-        if compares_figures(self.question.text):
-            return "it compares figures, and a model that is scored can't work a sum out"
-        # A completion prompt doesn't say that yes and no are the only answers.
-        chat = (self.question.layout or facts_of(self.model).layout_of("predicate")) == "chat"
-        mass = answer.label_mass
-        if chat and mass is not None and mass < LEAST_MASS:
-            return "less than half of the probability is on yes and no: it would say something else"
-        return ""
+    def says_else(self, answer: Answer) -> bool:
+        """Return True if too little of the probability is on the options that were shown."""
+        mass = answer.label_mass if answer.source == "logprob" else None
+        return self.chats and mass is not None and mass < LEAST_MASS
+
+    def _doubt_figures(self) -> str:
+        """Return a reason if a yes or no depends on figures, and the model can't work it out."""
+        if (self.chats and self.is_large) or not compares_figures(self.question.text):
+            return ""
+        return "it compares figures, and a small model that only answers can't work a sum out"
 
     def _doubt_words(self, probabilities: Sequence[float]) -> str:
         """Return a reason if words alone decide among bare labels, and none leads clearly."""

@@ -138,10 +138,12 @@ def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
 def deciding_encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
     """Return the encoder that decides by default for an endpoint, or `None`.
 
-    The built-in endpoint and others with an attribute `encoder` have one. Other endpoints decide
-    themselves.
+    The built-in model and others with an attribute `encoder` have one. Other endpoints decide
+    themselves, models of your own on this machine included.
     """
     inner = innermost(as_endpoint(endpoint))
+    if getattr(inner, "decides_itself", False):
+        return None
     return inner.encoder if isinstance(inner, HasEncoder) else None
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from moa.core._async import gather
+from moa.core._text import one_line
 from moa.core.context import RunContext
 from moa.core.errors import CapabilityError, InvalidResponse
 from moa.core.node import Frozen
-from moa.core.questions import Answer, Layout, Question
+from moa.core.questions import Answer, Kind, Option, Question
 from moa.core.usage import FREE
 from moa.decisions import PromptVariant
 from moa.decisions.encoders import (
@@ -28,8 +29,7 @@ from moa.decisions.encoders import (
     heads_of,
 )
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import facts_of
-from moa.endpoints.layouts import label_prompt, one_line
+from moa.endpoints.known import answers_as_json
 from moa.endpoints.sent import rehearse_questions
 from moa.endpoints.wrappers import innermost
 
@@ -94,6 +94,36 @@ def sources_of(endpoint: Endpoint, *, encoder: Endpoint | None = None) -> Source
     return _Sources(endpoint, encoder)
 
 
+class OptionRecord(Frozen):
+    """An allowed answer."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    description: str | None = None
+
+
+class QuestionRecord(Frozen):
+    """A question and its options."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: Kind
+    text: str
+    options: tuple[OptionRecord, ...]
+
+    def question(self, name: str = ASKED_AS) -> Question:
+        """Rebuild the question, with the names of the options as labels."""
+        options = tuple(Option(o.name, o.name, o.description) for o in self.options)
+        return Question(name, self.kind, self.text, options)
+
+
+class AskedQuestion(QuestionRecord):
+    """A question of a request, under its name there."""
+
+    name: str
+
+
 class LabelFeature(Frozen):
     """The probabilities of the labels, averaged over prompt variants."""
 
@@ -104,12 +134,16 @@ class LabelFeature(Frozen):
     """Labelled texts to show in each variant; an empty one leaves the choice to the endpoint."""
     turned: bool = False
     """True if the options are listed in reverse order."""
-    read_as: Layout | None = "completion"
-    """Layout of the prompt, fixed; `None`: the layout known to suit the model."""
+    read_as: str | None = Field(default="", exclude_if=lambda value: value == "")
+    """Way of asking in files of older versions, whose seal covers it. `layout` tells it now."""
     layout: str = ""
-    """The prompt without a text; empty if nothing was fitted to it."""
+    """The request without a text; empty if nothing was fitted to it."""
     asked_as: str = ASKED_AS
     """Name of the question during the fit, since a server may read it; empty: its own name."""
+    together: tuple[AskedQuestion, ...] = Field(default=(), exclude_if=operator.not_)
+    """All questions of the request, in order, where an answer stands under those before it. A fit
+    holds for this request alone, so it is sent again whatever else is asked. Empty if each question
+    is read by itself, or if nothing was fitted to it."""
 
     @classmethod
     def of(
@@ -120,23 +154,42 @@ class LabelFeature(Frozen):
         variants: Iterable[PromptVariant] = ((),),
         *,
         turned: bool = False,
+        together: Sequence[Question] = (),
     ) -> LabelFeature:
-        """Make a feature that reads a question in the layout that suits the endpoint's model."""
-        read_as = facts_of(endpoint.model).layout_of(question.kind)
-        return cls(
-            name=name,
-            prompt_variants=tuple(variants),
-            turned=turned,
-            read_as=read_as,
-            layout=layout_of(question, read_as),
-            asked_as=question.name,
+        """Make a feature to fit to, which reads a question as suits the endpoint.
+
+        Args:
+            question: The question, under the name that it is asked by.
+            endpoint: The endpoint that is asked.
+            name: Name of the feature.
+            variants: Labelled texts to show in each variant.
+            turned: List the options in reverse order.
+            together: The questions that are asked in one request, this one among them; empty: it is
+                asked alone. Only a plain variant is asked together.
+        """
+        variants = tuple(variants)
+        feature = cls(name=name, prompt_variants=variants, turned=turned, asked_as=question.name)
+        asked: tuple[Question, ...] = ()
+        if answers_as_json(endpoint):
+            from moa.endpoints.json_answers import in_requests
+
+            alone = turned or any(variants) or question.name not in {q.name for q in together}
+            if alone:
+                asked = (feature.lay_out(question),)
+            else:  # those that it shares a request with
+                batches = in_requests(together)
+                asked = next(tuple(b) for b in batches if question.name in {q.name for q in b})
+        return feature.model_copy(
+            update={
+                "layout": layout_of(feature.lay_out(question), asked),
+                "together": tuple(map(AskedQuestion.model_validate, asked)),
+            }
         )
 
     def lay_out(self, question: Question) -> Question:
         """Return the question as the endpoint is asked it."""
         options = question.options[::-1] if self.turned else question.options
-        name, layout = self.asked_as or question.name, self.read_as or question.layout
-        return replace(question, name=name, options=options, layout=layout)
+        return replace(question, name=self.asked_as or question.name, options=options)
 
 
 class VectorFeature(Frozen):
@@ -169,9 +222,20 @@ class WordsFeature(Frozen):
 Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discriminator="kind")]
 
 
-def layout_of(question: Question, read_as: Layout) -> str:
-    """Return the prompt of a question without a text and examples."""
-    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).form
+def layout_of(question: Question, together: Sequence[Question]) -> str:
+    """Return the request of a question without a text and examples.
+
+    Args:
+        question: The question as it is asked.
+        together: All questions of the request if the answers are JSON; else empty.
+    """
+    if together:
+        from moa.endpoints.json_answers import form_of
+
+        return form_of(together)
+    from moa.endpoints.layouts import label_prompt
+
+    return label_prompt(replace(question, name=ASKED_AS), "", ()).text
 
 
 def as_prompt_variant(question: Question, examples: Sequence[Example]) -> PromptVariant:
@@ -224,7 +288,8 @@ class LabelRequest:
     source: str
     examples: PromptVariant
     questions: tuple[Question, ...]
-    indices: tuple[_FeatureIndex, ...]
+    places: Mapping[_FeatureIndex, int]
+    """Places of the answers that are read, by what reads them."""
 
     async def ask(self, text: str, sources: Sources, context: RunContext) -> tuple[Answer, ...]:
         """Ask about a text.
@@ -245,36 +310,78 @@ class LabelRequest:
         return decision.answers
 
 
+@dataclass(slots=True)
+class _Group:
+    """The parts of a request that is being put together."""
+
+    source: str
+    questions: list[Question]
+    is_fixed: bool
+    """True if a fit holds for just these questions."""
+    parts: list[tuple[Question, PromptVariant, _FeatureIndex]] = field(
+        default_factory=list[tuple[Question, PromptVariant, _FeatureIndex]]
+    )
+
+    def takes(self, question: Question) -> bool:
+        """Return True if a question can be asked in this request."""
+        if self.is_fixed:
+            return any(_is_same(question, other) for other in self.questions)
+        return all(question.name != other.name for other in self.questions)
+
+    def place_of(self, name: str) -> int:
+        """Return the place of a question."""
+        return [question.name for question in self.questions].index(name)
+
+
+def _is_same(first: Question, second: Question) -> bool:
+    """Return True if two questions are asked in the same words."""
+    records = AskedQuestion.model_validate(first), AskedQuestion.model_validate(second)
+    return first.unknown == second.unknown and records[0] == records[1]
+
+
 def plan_requests(asks: Sequence[QuestionFeatures]) -> list[LabelRequest]:
     """Combine questions with the same endpoint and examples into one request.
 
-    Questions with the same name go into different requests.
+    A request that something was fitted to is sent as it was then, and also answers others that ask
+    the same. Questions with the same name go into different requests.
     """
-    groups: dict[object, list[tuple[Question, PromptVariant, _FeatureIndex]]] = {}
-    for question_index, (question, features) in enumerate(asks):
-        for feature_index, feature in enumerate(features):
-            if not isinstance(feature, LabelFeature):
-                continue
-            for variant, examples in enumerate(feature.prompt_variants):
-                asked_question = feature.lay_out(question)
-                key = feature.source, feature.turned, tuple(example.text for example in examples)
-                number = 0
-                while any(
-                    asked_question.name == other.name
-                    for other, _, _ in groups.get((key, number), ())
-                ):
-                    number += 1
-                groups.setdefault((key, number), []).append(
-                    (asked_question, examples, (question_index, feature_index, variant))
-                )
+    parts = [
+        (feature, examples, question, (question_index, feature_index, variant))
+        for question_index, (question, features) in enumerate(asks)
+        for feature_index, feature in enumerate(features)
+        if isinstance(feature, LabelFeature)
+        for variant, examples in enumerate(feature.prompt_variants)
+    ]
+    parts.sort(key=lambda part: not part[0].together)  # others may join these
+    groups: dict[object, list[_Group]] = {}
+    for feature, examples, question, index in parts:
+        key = feature.source, feature.turned, tuple(example.text for example in examples)
+        asked = feature.lay_out(question)
+        fixed = [record.question(record.name) for record in feature.together]
+        same = groups.setdefault(key, [])
+        group = next(
+            (
+                group
+                for group in same
+                if (group.questions == fixed if fixed else group.takes(asked))
+            ),
+            None,
+        )
+        if group is None:
+            group = _Group(feature.source, fixed, is_fixed=bool(fixed))
+            same.append(group)
+        if not group.is_fixed:
+            group.questions.append(asked)
+        group.parts.append((asked, examples, index))
     return [
         LabelRequest(
-            source=asks[group[0][2][0]].features[group[0][2][1]].source,
-            examples=_merge_examples(group),
-            questions=tuple(question for question, _, _ in group),
-            indices=tuple(index for _, _, index in group),
+            source=group.source,
+            examples=_merge_examples(group.parts),
+            questions=tuple(group.questions),
+            places={index: group.place_of(asked.name) for asked, _, index in group.parts},
         )
-        for group in groups.values()
+        for several in groups.values()
+        for group in several
     ]
 
 
@@ -378,7 +485,7 @@ class Plan:
 
         async def ask(request: LabelRequest) -> None:
             answered = await request.ask(text, sources, context)
-            answers.update(zip(request.indices, answered, strict=True))
+            answers.update({index: answered[place] for index, place in request.places.items()})
 
         async def vector(encoding: _Encoding) -> None:
             vectors[encoding] = await encode(encoding, text, sources, context)

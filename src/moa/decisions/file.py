@@ -17,16 +17,15 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from moa.core._files import load_model, save_text
 from moa.core._text import as_html
 from moa.core.errors import CalibrationError
 from moa.core.node import Frozen
-from moa.core.questions import Kind, Option, Question
 from moa.decisions.drift import FEWEST, Drift, Value
 from moa.decisions.encoders import SHIPPED
-from moa.decisions.features import Feature
+from moa.decisions.features import Feature, QuestionRecord
 from moa.decisions.guarantee import Bound, Learn, min_rows_to_hold_out
 from moa.endpoints.known import Identity
 
@@ -34,30 +33,6 @@ if TYPE_CHECKING:
     from moa.decisions.arrays import Bools, Floats
     from moa.decisions.heads import Blend, Head
     from moa.decisions.scorer import Judgements
-
-
-class OptionRecord(Frozen):
-    """An allowed answer."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    name: str
-    description: str | None = None
-
-
-class QuestionRecord(Frozen):
-    """A question and its options."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    kind: Kind
-    text: str
-    options: tuple[OptionRecord, ...]
-
-    def question(self, name: str = "label") -> Question:
-        """Rebuild the question, with the names of the options as labels."""
-        options = tuple(Option(o.name, o.name, o.description) for o in self.options)
-        return Question(name, self.kind, self.text, options)
 
 
 class HeadRecord(Frozen):

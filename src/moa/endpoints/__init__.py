@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from moa.core._json import JSONValue
 from moa.core.context import RunContext
@@ -62,6 +62,15 @@ class Prompt:
     stop: tuple[str, ...] = ()
     tools: tuple[ToolSchema, ...] = ()
     """Tools that the model may call before it answers. `json_schema` applies to the answer only."""
+    # The fields below aren't in `repr`, by which a resumed run finds its calls: they change what
+    # comes with an answer, and older journals have none.
+    top_logprobs: int = field(default=0, repr=False)
+    """Alternatives whose log-probability is wanted with each token of the answer, up to 20. A
+    server that has none leaves them out."""
+    thinks: bool = field(default=True, repr=False)
+    """False asks a thinking model to answer at once, where its server can switch that."""
+    explained: bool = field(default=False, repr=False)
+    """True if the messages tell the form of the answer, so that the schema is shown to no model."""
 
     @property
     def needs(self) -> frozenset[Capability]:
@@ -91,6 +100,17 @@ class Prompt:
         )
 
 
+class TokenLogprobs(NamedTuple):
+    """A token of an answer, and what else could have stood there.
+
+    Tokens are bytes: one may be a part of a character.
+    """
+
+    token: bytes
+    alternatives: tuple[tuple[bytes, float], ...]
+    """The most probable tokens with their natural log-probabilities, the token itself included."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A text written by a model.
@@ -115,6 +135,11 @@ class Completion:
     model: str
     """The model as reported by the server."""
     amount: Amount
+    tokens: Annotated[tuple[TokenLogprobs, ...], Field(exclude=True)] = field(
+        default=(), repr=False
+    )
+    """Log-probabilities, if `Prompt.top_logprobs` asked for them and the server has them. Neither
+    journals nor caches keep them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +388,7 @@ def decision_form(questions: Sequence[Question]) -> Form[Decision]:
 def question_key(question: Question) -> object:
     """Return everything that an answer to a question depends on."""
     options = [(option.name, option.description) for option in question.options]
-    return question.name, question.kind, question.text, options, question.layout
+    return question.name, question.kind, question.text, options, None
 
 
 def _dump_decision(decision: Decision) -> JSONValue:

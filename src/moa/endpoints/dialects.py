@@ -6,7 +6,7 @@ A vendor without differences is one line of `DIALECTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
 from typing import Literal
 
@@ -37,6 +37,8 @@ class Dialect:
     """The field that holds the JSON schema of an answer."""
     enforces: Literal["none", "strict", "all"] = "none"
     """The schemas that it enforces; `strict`: those that `response_format` can send as strict."""
+    answers_at_once: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Fields with which a thinking model answers without a thought."""
     schema_beside_tools: bool = False
     """True if it takes a schema of the answer together with tools."""
     wire: Literal["systemone", "decisions"] = "systemone"
@@ -86,7 +88,10 @@ class Dialect:
         return [questions[start : start + size] for start in range(0, len(questions), size)]
 
 
-UNKNOWN = Dialect("a System One server")
+_NO_THOUGHT = {"chat_template_kwargs": {"enable_thinking": False}}
+"""What Qwen3 and its like are told by their chat template; other templates don't read it."""
+_LITTLE_THOUGHT = {"reasoning_effort": "minimal"}
+UNKNOWN = Dialect("a System One server", answers_at_once=_NO_THOUGHT)
 """A server of unknown kind."""
 OPENAI = Dialect(
     "OpenAI",
@@ -95,6 +100,7 @@ OPENAI = Dialect(
     "OPENAI_API_KEY",
     answer_limit="max_completion_tokens",  # its reasoning models know no other
     enforces="strict",
+    answers_at_once=_LITTLE_THOUGHT,
     schema_beside_tools=True,
     wire="decisions",
     most_questions=400,
@@ -104,11 +110,17 @@ VLLM = Dialect(
     owner="vllm",
     schema_field="structured_outputs",
     enforces="all",
+    answers_at_once=_NO_THOUGHT,
     labels="vllm",
     most_options=26,
 )
 LLAMACPP = Dialect(
-    "llama.cpp", owner="llamacpp", enforces="all", labels="llama.cpp", together=False
+    "llama.cpp",
+    owner="llamacpp",
+    enforces="all",
+    answers_at_once=_NO_THOUGHT,
+    labels="llama.cpp",
+    together=False,
 )
 OLLAMA = Dialect(
     "Ollama", owner="library", most_options=26, most_levels=26, together=False, empty_text=False
@@ -136,7 +148,7 @@ DIALECTS = (
     VLLM,
     LLAMACPP,
     OLLAMA,
-    Dialect("SGLang", owner="sglang", empty_text=False),
+    Dialect("SGLang", owner="sglang", answers_at_once=_NO_THOUGHT, empty_text=False),
     Dialect("moa", owner="moa", enforces="all", empty_text=False),
 )
 VENDORS = tuple(dialect for dialect in DIALECTS if dialect.base_url)

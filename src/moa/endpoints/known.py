@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa.core._files import cache_folder
 from moa.core.context import RunContext
-from moa.core.questions import Kind, Layout, Question
+from moa.core.questions import Kind, Question
 from moa.core.stores import open_store
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import innermost
@@ -27,6 +27,9 @@ from moa.endpoints.wrappers import innermost
 REPLIES_FROM = 7.0
 """Minimum size, in billions of parameters, of a model whose replies may be sent unread. With 0.5
 and 1.5 billion most replies were not worth sending. Sizes between were not measured."""
+DECIDES_FROM = 3.0
+"""Minimum size, in billions of parameters, of a model that is asked in place of shipped heads. An
+assumption: none of 3 billion or more was measured."""
 _SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 MOST_OPTIONS = 24
 """Maximum number of options for which a small model is asked beside an encoder."""
@@ -45,18 +48,12 @@ class ModelFacts(BaseModel):
     """True if the model's replies may be sent unread. `None`: not measured, so its size decides."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """Weight of the model's answers relative to the encoder's, by kind. 0 ignores them."""
-    yes_bias: float = 0.0
-    """Log-odds to subtract from the model's yes: positive if it says yes too often, negative if too
-    rarely."""
     guesses: tuple[Kind, ...] = ()
     """Kinds of question about facts in a text that the model answers no better than without the
     text, as measured by `benchmarks/questions.py`."""
-    layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
-    """Prompt layout for reading label log-probabilities, by kind."""
-
-    def layout_of(self, kind: Kind) -> Layout:
-        """Return the prompt layout for a kind of question. Default: `completion`."""
-        return self.layout.get(kind, "completion")
+    asked: Literal["chat", "labels"] = "chat"
+    """How its decisions are best asked for: in a chat for a JSON object, or, of base models and the
+    smallest, by the log-probabilities of labels that continue a prompt."""
 
     def weight_of(self, question: Question) -> float:
         """Return the weight of the model's answer relative to the encoder's.
@@ -112,9 +109,31 @@ def facts_of(model: str) -> ModelFacts:
     return _probed_here.get((model, folder)) or _load_probed(model, folder) or _load_shipped(model)
 
 
+def reads_labels(model: str) -> bool:
+    """Return True if a model decides better by labels that continue a prompt than in a chat."""
+    return facts_of(model).asked == "labels"
+
+
+def answers_as_json(endpoint: Endpoint) -> bool:
+    """Return True if an endpoint is asked for its decisions in a chat, unless it decides natively.
+
+    That is so unless it was told another way, or its model is known to be better at another one. An
+    endpoint of another kind is given the questions as they are.
+    """
+    endpoint = innermost(endpoint)
+    decides = getattr(endpoint, "decides", None)
+    return decides == "text" or (decides == "auto" and not reads_labels(endpoint.model))
+
+
 def can_write(model: str) -> bool:
     """Return True if a model's drafts are better than none, as far as known."""
     return facts_of(model).writes
+
+
+def billions_of(model: str) -> float | None:
+    """Return the size in a model's name, in billions of parameters; `None` if it tells none."""
+    size = _SIZE.search(model.rpartition("/")[2])
+    return None if size is None else float(size[1]) / (1 if size[2].lower() == "b" else 1000)
 
 
 def can_reply(model: str) -> bool | None:
@@ -125,10 +144,8 @@ def can_reply(model: str) -> bool | None:
     facts = facts_of(model)
     if not facts.writes or facts.replies is not None:
         return facts.writes and facts.replies
-    size = _SIZE.search(model.rpartition("/")[2])
-    if size is None:
-        return None
-    return float(size[1]) / (1 if size[2].lower() == "b" else 1000) >= REPLIES_FROM
+    size = billions_of(model)
+    return None if size is None else size >= REPLIES_FROM
 
 
 def save_facts(facts: ModelFacts) -> Path:

@@ -7,10 +7,9 @@ The vLLM fields are those of version 0.32:
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
@@ -18,12 +17,12 @@ from moa.core._async import gather
 from moa.core._json import JSON, at, list_of, number_of, object_of, objects_of
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, EndpointUnsupported, InvalidResponse
-from moa.core.questions import Answer, Question
+from moa.core.questions import Answer
 from moa.core.usage import NOTHING, Amount
-from moa.endpoints import Decision, DecisionRequest, Example
+from moa.endpoints import Decision, DecisionRequest
 from moa.endpoints.client import Client
-from moa.endpoints.known import facts_of
-from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
+from moa.endpoints.decide import LABELS_TITLE
+from moa.endpoints.layouts import LabelPrompt, label_prompt
 from moa.endpoints.sent import SentPrompt, show
 from moa.endpoints.tokens import estimate_of, neutralise
 
@@ -34,6 +33,8 @@ _HARD_PUSH = 60.0
 """Bias that leaves nothing to other tokens, to reveal labels that the first push did not."""
 _OTHERS = 20
 """Number of probabilities requested in addition to those of the labels."""
+_MOST_AT_ONCE = 128
+"""Maximum tokens of one `logprob_token_ids` in vLLM."""
 _MOST_IN_VOCABULARY = 1_000_000
 """A number larger than any vocabulary."""
 _NO_TEXT = ("", "\N{REPLACEMENT CHARACTER}")
@@ -74,9 +75,7 @@ ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
 """Reads the log-probabilities of the second tokens as the next one after the first tokens."""
 
 
-async def walk_labels(
-    spellings: Sequence[Sequence[Sequence[int]]], read: ReadTokens
-) -> LabelReading:
+async def walk_labels(labels: Sequence[Sequence[int]], read: ReadTokens) -> LabelReading:
     """Read labels of any length, with one request per position where they differ.
 
     `read` is called with the tokens after the prompt, and the candidates. The first token is
@@ -84,17 +83,14 @@ async def walk_labels(
     continue. Tokens at other positions count as certain, since the sum of all log-probabilities
     would penalise long labels.
 
-    `spellings` has the tokens of each label, then those of its other spellings, whose first tokens
-    are added to the label's own. `ConfigError`: a label is equal to another or its start.
+    `labels` has the tokens of each label. `ConfigError`: a label is equal to another or its start.
     """
-    labels = [ways[0] for ways in spellings]
     for first, second in pairwise(sorted(map(tuple, labels))):
         if second[: len(first)] == first:
             raise ConfigError(
                 "a label is the start of another, as the model's tokens have it: end both with "
                 "what ends a label in the prompt, or choose other words"
             )
-    alternatives = _first_tokens(spellings)
     logprobs = [0.0] * len(labels)
     mass, amount = 1.0, NOTHING
     branches: list[tuple[int, list[int]]] = [(0, list(range(len(labels))))]
@@ -104,36 +100,15 @@ async def walk_labels(
         for label in members:
             by_token.setdefault(labels[label][depth], []).append(label)
         if depth == 0 or len(by_token) > 1:
-            extras = alternatives if depth == 0 else {}
-            reading = await read(labels[members[0]][:depth], [*by_token, *extras])
+            reading = await read(labels[members[0]][:depth], [*by_token])
             amount += reading.amount
             total = _log_sum(reading.logprobs)
             mass = min(1.0, math.exp(total)) if depth == 0 else mass
-            parts: dict[int, list[float]] = {token: [] for token in by_token}
-            for token, logprob in zip([*by_token, *extras.values()], reading.logprobs, strict=True):
-                parts[token].append(logprob)
-            for group, logprob in zip(
-                by_token.values(), map(_log_sum, parts.values()), strict=True
-            ):
+            for group, logprob in zip(by_token.values(), reading.logprobs, strict=True):
                 for label in group:
                     logprobs[label] += logprob if depth == 0 else logprob - total
         branches += [(depth + 1, group) for group in by_token.values() if len(group) > 1]
     return LabelReading(logprobs=tuple(logprobs), label_mass=mass, amount=amount)
-
-
-def _first_tokens(spellings: Sequence[Sequence[Sequence[int]]]) -> dict[int, int]:
-    """Map first tokens of other spellings to the label's first token.
-
-    A first token shared by labels with different first tokens is left out. So is one of a spelling
-    with more tokens than the label, which may be a single letter: "NO" as "N" and "O".
-    """
-    own_tokens = {label[0] for label, *_ in spellings}
-    owners_by_token: dict[int, set[int]] = {}
-    for label, *variants in spellings:
-        for variant in variants:
-            if len(variant) <= len(label) and variant[0] not in own_tokens:
-                owners_by_token.setdefault(variant[0], set()).add(label[0])
-    return {token: owners.pop() for token, owners in owners_by_token.items() if len(owners) == 1}
 
 
 def _log_sum(logprobs: Sequence[float]) -> float:
@@ -142,13 +117,13 @@ def _log_sum(logprobs: Sequence[float]) -> float:
 
 
 class LabelReader(ABC):
-    """Decides by the log-probabilities of the labels' words.
+    """Decides by the log-probabilities of the labels' words, as continuations of a prompt.
 
-    Questions about one text are asked in a row, grouped by layout, so that the server caches the
-    start of their prompts and reads the text once.
+    Questions about one text are asked in a row, so that the server caches the start of their
+    prompts.
     """
 
-    title = "label log-probabilities"
+    title = LABELS_TITLE
     side_by_side: ClassVar[bool]
     """True if parallel requests share the server's cache."""
 
@@ -159,13 +134,13 @@ class LabelReader(ABC):
         """Answer typed questions about a text; see `Backend.decide`."""
         text, questions, examples = request
         name, model = self._client.name, self._client.model
-        prompts = [self._prompt(question, text, examples) for question in questions]
+        prompts = [label_prompt(question, text, examples) for question in questions]
         await show(lambda: map(self._describe, prompts), context)
         readings = await self._read_all(prompts, context)
         answers = (
             Answer(
                 question=question,
-                probabilities=self._remove_bias(question, examples, reading).probabilities,
+                probabilities=reading.probabilities,
                 label_mass=reading.label_mass,
                 source="logprob",
             )
@@ -175,55 +150,21 @@ class LabelReader(ABC):
         amount = sum((reading.amount for reading in readings), NOTHING)
         return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
 
-    def _remove_bias(
-        self, question: Question, examples: Sequence[Example], reading: LabelReading
-    ) -> LabelReading:
-        """Remove the model's known bias to yes.
-
-        The bias was measured without examples, in the model's best layout. With a given layout,
-        such as that of a calibration fit, the answers stay unchanged.
-        """
-        bias = facts_of(self._client.model).yes_bias
-        if question.kind != "predicate" or question.layout or examples or not bias:
-            return reading
-        signs = [0.5 if option.value is True else -0.5 for option in question.options]
-        pairs = zip(reading.logprobs, signs, strict=True)
-        return replace(reading, logprobs=tuple(logprob - sign * bias for logprob, sign in pairs))
-
     async def _read_all(
         self, prompts: Sequence[LabelPrompt], context: RunContext
     ) -> list[LabelReading]:
-        """Read prompts, the first of each layout alone, so that the others find its text cached."""
-        readings: dict[int, LabelReading] = {}
-
-        async def read(index: int) -> None:
-            readings[index] = await self.read_labels(prompts[index], context)
-
-        for layout in dict.fromkeys(prompt.layout for prompt in prompts):
-            first, *rest = (n for n, prompt in enumerate(prompts) if prompt.layout == layout)
-            await read(first)
-            if self.side_by_side:
-                await gather(map(read, rest))
-            else:
-                for index in rest:
-                    await read(index)
-        return [readings[index] for index in range(len(prompts))]
-
-    def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
-        layout = question.layout or facts_of(self._client.model).layout_of(question.kind)
-        return label_prompt(question, text, examples, layout=layout)
+        """Read prompts, the first one alone, so that the others find its start cached."""
+        first, *rest = prompts
+        readings = [await self.read_labels(first, context)]
+        if self.side_by_side:
+            return readings + await gather(self.read_labels(prompt, context) for prompt in rest)
+        return readings + [await self.read_labels(prompt, context) for prompt in rest]
 
     def _describe(self, prompt: LabelPrompt) -> SentPrompt:
         text = neutralise(prompt.text)
-        turns = _messages([*map(neutralise, prompt.earlier_turns), text])
+        client = self._client
         return SentPrompt(
-            self._client.name,
-            self._client.model,
-            self.title,
-            tuple((turn["role"], turn["content"]) for turn in turns)
-            if prompt.layout == "chat"
-            else (("prompt", text),),
-            labels=prompt.labels,
+            client.name, client.model, self.title, (("prompt", text),), labels=prompt.labels
         )
 
     @abstractmethod
@@ -241,12 +182,6 @@ class LabelReader(ABC):
         return tokens
 
 
-def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
-    """Write turns of user and assistant as a chat."""
-    roles = ("user", "assistant")
-    return [{"role": roles[index % 2], "content": turn} for index, turn in enumerate(turns)]
-
-
 class VLLMLabelReader(LabelReader):
     """Reads label log-probabilities by `logprob_token_ids`. Unlike a top 20, it misses no label."""
 
@@ -260,35 +195,26 @@ class VLLMLabelReader(LabelReader):
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read the probability of each label after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
-        is_chat = prompt.layout == "chat"
-        # A label starts the assistant's turn, or continues the last line.
-        line = "" if is_chat else text.rpartition("\n")[2]
-        tokens = await self._label_tokens(
-            line, [way for ways in prompt.spellings for way in ways], context
-        )
-        spellings = [[tokens[way] for way in ways] for ways in prompt.spellings]
+        line = text.rpartition("\n")[2]  # a label continues the last line
+        tokens = await self._label_tokens(line, prompt.labels, context)
         prompt_tokens: list[int] = []
-        if is_chat:
-            turns = [*map(neutralise, prompt.earlier_turns), text]
-            prompt_tokens += await self._tokenize_turns(turns, context)
-            text = "\n".join(turns)
 
         async def read(after: Sequence[int], candidates: Sequence[int]) -> TokenReading:
             if after and not prompt_tokens:
                 prompt_tokens.extend(await self._tokens_of(text, context, special=True))
             # Where possible, the server tokenizes the text itself, with its own special tokens.
-            sent = [*prompt_tokens, *after] if after or is_chat else text
+            sent = [*prompt_tokens, *after] if after else text
             return await self._read(sent, candidates, context, text=text)
 
-        return await walk_labels(spellings, read)
+        return await walk_labels([tokens[label] for label in prompt.labels], read)
 
     async def _read(
         self, prompt: str | list[int], candidates: Sequence[int], context: RunContext, *, text: str
     ) -> TokenReading:
         logprobs: list[float] = []
         amount = NOTHING
-        for start in range(0, len(candidates), MOST_AT_ONCE):
-            batch = candidates[start : start + MOST_AT_ONCE]
+        for start in range(0, len(candidates), _MOST_AT_ONCE):
+            batch = candidates[start : start + _MOST_AT_ONCE]
             body: JSON = {
                 "model": self._client.model,
                 "prompt": prompt,
@@ -344,10 +270,6 @@ class VLLMLabelReader(LabelReader):
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
         return await self._tokenize(body, context)
 
-    async def _tokenize_turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
-        body = {"messages": _messages(turns), "add_generation_prompt": True}
-        return await self._tokenize({"model": self._client.model, **body}, context)
-
 
 class LlamaCppReader(LabelReader):
     """Reads label log-probabilities from llama.cpp's server.
@@ -362,23 +284,16 @@ class LlamaCppReader(LabelReader):
     def __init__(self, client: Client) -> None:
         super().__init__(client)
         self._spellings: dict[str, tuple[int, ...]] = {}
-        self._templates: dict[int, list[tuple[int, ...]]] = {}
-        """Tokens around the turns of a chat, by number of turns."""
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read the probability of each label after a prompt; see `LabelReader`."""
-        spellings = [
-            [await self._spelling(way, context) for way in ways] for ways in prompt.spellings
-        ]
-        if prompt.layout == "chat":
-            start = await self._tokenize_turns([*prompt.earlier_turns, prompt.text], context)
-        else:
-            start = await self.tokenize(prompt.text, context, whole=True)
+        labels = [await self._spelling(label, context) for label in prompt.labels]
+        start = await self.tokenize(prompt.text, context, whole=True)
 
         async def read(after: Sequence[int], tokens: Sequence[int]) -> TokenReading:
             return await self.read_next_tokens([*start, *after], tokens, context)
 
-        return await walk_labels(spellings, read)
+        return await walk_labels(labels, read)
 
     async def read_next_tokens(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, /
@@ -403,46 +318,13 @@ class LlamaCppReader(LabelReader):
         logprobs = tuple(math.log(max(probabilities[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
-    async def tokenize(
-        self, text: str, context: RunContext, /, *, whole: bool, control: bool = False
-    ) -> list[int]:
+    async def tokenize(self, text: str, context: RunContext, /, *, whole: bool) -> list[int]:
         """Tokenize a text, as the start of a prompt (`whole`) or a later piece.
 
-        Control tokens have their meaning only with `control`. Otherwise the whole text is data.
+        Control tokens have no meaning: the whole text is data.
         """
-        body = {"content": text, "add_special": whole, "parse_special": control}
+        body = {"content": text, "add_special": whole, "parse_special": False}
         return await self._tokenize(body, context)
-
-    async def _tokenize_turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
-        """Tokenize turns of user and assistant by the model's chat template.
-
-        The template is rendered with marks in place of the turns, so that their texts stay data.
-        """
-        if len(turns) not in self._templates:
-            marks = [f"@{index}@" for index in range(len(turns))]
-            body = {"messages": _messages(marks)}
-            answer, _ = await self._client.post(
-                "/apply-template", body, context, estimate=NOTHING, at_root=True
-            )
-            pieces = re.split("|".join(marks), str(answer.get("prompt", "")))
-            if len(pieces) != len(marks) + 1:
-                raise InvalidResponse(
-                    "the model's chat template leaves out turns", endpoint=self._client.name
-                )
-            self._templates[len(turns)] = [
-                tuple(await self.tokenize(piece, context, whole=not index, control=True))
-                if piece
-                else ()
-                for index, piece in enumerate(pieces)
-            ]
-        *earlier_turns, last = turns  # earlier turns recur, so they are cached
-        turn_tokens = [await self._spelling(turn, context) for turn in earlier_turns]
-        turn_tokens.append(tuple(await self.tokenize(last, context, whole=False)))
-        first, *ends = self._templates[len(turns)]
-        return [
-            *first,
-            *(t for turn, end in zip(turn_tokens, ends, strict=True) for t in (*turn, *end)),
-        ]
 
     async def _spelling(self, label: str, context: RunContext) -> tuple[int, ...]:
         if label not in self._spellings:

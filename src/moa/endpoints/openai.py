@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
 from pydantic import ConfigDict, SecretStr, TypeAdapter
 
 from moa.core._async import off_loop
 from moa.core._files import join_surrogates
-from moa.core._json import JSON, is_list, is_object, number_of, object_of, objects_of
+from moa.core._json import JSON, is_list, is_object, list_of, number_of, object_of, objects_of
 from moa.core.context import RunContext
 from moa.core.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.core.messages import Message, ToolCall
@@ -30,6 +32,7 @@ from moa.endpoints import (
     Pieces,
     Prompt,
     Questions,
+    TokenLogprobs,
     require,
 )
 from moa.endpoints.calls import way_of_call
@@ -46,7 +49,11 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _STREAMING = {"stream": True, "stream_options": {"include_usage": True}}
-_OPTIONAL = ("temperature", "stop", "stream_options")
+_OPTIONAL = (
+    *("temperature", "stop", "stream_options", "logprobs", "top_logprobs"),
+    *("reasoning_effort", "chat_template_kwargs"),
+)
+"""Fields without which a request is sent again, if the model refuses them."""
 _REFUSES = re.compile(
     r"unsupported|(not|n't) support|extra inputs|unknown (parameter|name)|unrecognized",
     re.IGNORECASE,
@@ -253,6 +260,15 @@ class OpenAIEndpoint(EndpointBase):
         model = _as_text(answer.get("model")) or self.model
         return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
 
+    def deciding_by(self, way: Literal["chat", "labels"]) -> Self:
+        """Return a copy that decides in one way; it shares the connections."""
+        copied = copy.copy(self)
+        copied.decides = "labels" if way == "labels" else "text"
+        copied._decider = DecisionClient(
+            self.client, copied, decides=copied.decides, dialect=self._decider.dialect
+        )
+        return copied
+
     async def identity(self, context: RunContext, /) -> Identity:
         """Return the model, and the server's version if it has `/version`, as vLLM does."""
         try:
@@ -286,7 +302,8 @@ class OpenAIEndpoint(EndpointBase):
     def chat(self, prompt: Prompt) -> JSON:
         """Return the body of a request in this server's dialect."""
         schema, messages = prompt.json_schema, prompt.messages
-        if schema is not None and not prompt.tools and not self.dialect.enforces_schema(schema):
+        is_shown = not (prompt.tools or prompt.explained)
+        if schema is not None and is_shown and not self.dialect.enforces_schema(schema):
             messages = with_schema(messages, schema)
         body: JSON = {
             "model": self.model,
@@ -303,6 +320,10 @@ class OpenAIEndpoint(EndpointBase):
             ]
         if schema is not None and (not prompt.tools or self.dialect.schema_beside_tools):
             body.update(self.dialect.constrain(schema))
+        if prompt.top_logprobs:
+            body.update(logprobs=True, top_logprobs=prompt.top_logprobs)
+        if not prompt.thinks:
+            body.update(self.dialect.answers_at_once)
         return body
 
     async def _post(self, prompt: Prompt, context: RunContext) -> PostResult:
@@ -362,10 +383,13 @@ class OpenAIEndpoint(EndpointBase):
     ) -> None:
         """Drop optional fields that the model refuses, permanently. Raise other errors.
 
-        OpenAI's reasoning models take no temperature and no stop, Mistral no `stream_options`.
+        OpenAI's reasoning models take no temperature, no stop and no log-probabilities, Mistral no
+        `stream_options`.
         """
         message = error.message
         fields = [key for key in _OPTIONAL if key in body and re.search(rf"\b{key}\b", message)]
+        if "logprobs" in fields and "top_logprobs" not in fields:  # it needs the other one
+            fields.append("top_logprobs")
         if error.status not in (400, 422) or not fields or not _REFUSES.search(message):
             raise error
         self._dropped_fields.update(fields)
@@ -408,6 +432,7 @@ class OpenAIEndpoint(EndpointBase):
             endpoint=self.name,
             model=transcript.model,
             amount=amount,
+            tokens=tuple(transcript.tokens),
         )
 
     def _make_no_answer_error(
@@ -440,6 +465,24 @@ def _read_content(message: Mapping[str, object]) -> tuple[str, str]:
     thoughts = [part for parent in parts for part in objects_of(parent.get("thinking"))]
     text = "".join(_as_text(part.get("text")) for part in parts)
     return text, thought + "".join(_as_text(part.get("text")) for part in thoughts)
+
+
+def _read_tokens(choice: JSON) -> list[TokenLogprobs]:
+    """Read the log-probabilities of a message or of an event; none if the server sends none."""
+    tokens: list[TokenLogprobs] = []
+    for entry in objects_of(object_of(choice.get("logprobs")).get("content")):
+        others = [_read_token(other) for other in objects_of(entry.get("top_logprobs"))]
+        token = _read_token(entry)
+        tokens.append(TokenLogprobs(token[0], tuple(dict([*others, token]).items())))
+    return tokens
+
+
+def _read_token(entry: JSON) -> tuple[bytes, float]:
+    """Return a token's bytes and log-probability. vLLM writes minus infinity as -9999."""
+    sent, logprob = entry.get("bytes"), entry.get("logprob")
+    parts = [byte for byte in list_of(sent) if isinstance(byte, int) and 0 <= byte < 256]
+    token = bytes(parts) if is_list(sent) else _as_text(entry.get("token")).encode()
+    return token, float(logprob) if isinstance(logprob, int | float) else -math.inf
 
 
 def _pictures_in(body: JSON) -> list[str]:
@@ -602,6 +645,7 @@ class _Transcript:
     refusal: str = ""
     finish_reason: str = ""
     calls: list[_ToolCallPart] = field(default_factory=list[_ToolCallPart])
+    tokens: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
     splitter: ThinkingSplitter = field(default_factory=ThinkingSplitter)
 
     def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
@@ -623,6 +667,7 @@ class _Transcript:
                 else:
                     call.name = call.name or part.name
                     call.arguments += part.arguments
+            self.tokens += _read_tokens(choice)
             answer_text = self.splitter.feed(content)
         return answer_text
 

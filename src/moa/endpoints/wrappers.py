@@ -55,6 +55,19 @@ def innermost(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
+def are_same_model(first: Endpoint, second: Endpoint) -> bool:
+    """Return True if two endpoints are surely one model: the same object, address or file."""
+    first, second = innermost(first), innermost(second)
+    if first is second:
+        return True
+    places = [
+        (type(each), each.model, getattr(each, "base_url", None), getattr(each, "model_path", None))
+        for each in (first, second)
+    ]
+    has_place = any(place is not None for place in places[0][2:])
+    return has_place and places[0] == places[1]
+
+
 def concurrency_of(endpoint: Endpoint) -> int | None:
     """Return the maximum parallel requests of an endpoint, or `None` if unknown. Others wait."""
     limit: object = getattr(innermost(endpoint), "concurrency", None)
@@ -201,6 +214,15 @@ class Wrapping(Sender):
         await self.endpoint.close()
 
 
+def _fields_of(prompt: Prompt) -> dict[str, object]:
+    """Return a prompt's fields for the key of a cache, as older versions wrote it."""
+    fields = asdict(prompt)
+    for name, default in (("top_logprobs", 0), ("thinks", True), ("explained", False)):
+        if fields[name] == default:
+            del fields[name]
+    return fields
+
+
 class Fallback(Wrapping):
     """Asks the next endpoint if one fails. The trace says why, and the answer names the endpoint.
 
@@ -290,7 +312,7 @@ class Cached(Wrapping):
             return await self.endpoint.complete(prompt, context)
         return await self._answer_once(
             Completion,
-            self._key("complete", asdict(prompt), context),
+            self._key("complete", _fields_of(prompt), context),
             COMPLETION,
             lambda: self.endpoint.complete(prompt, context),
             context,
@@ -299,7 +321,7 @@ class Cached(Wrapping):
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`. A cached text comes in one piece."""
-        key = self._key("complete", asdict(prompt), context)
+        key = self._key("complete", _fields_of(prompt), context)
         may_hit = not prompt.temperature and not context.fresh
         hit = await self._look_up(Completion, key, COMPLETION) if may_hit else None
         if hit is not None:

@@ -233,7 +233,7 @@ async def _fit(
         guarantee=terms.guarantee,
         by_label=terms.by_label,
         learn=learn,
-        asks=agent.asks_endpoint or not heads,
+        asks=agent.asks_endpoint or agent.fits_model or not heads,
         embedders=heads,
         language=detector(),
         limit_s=terms.limit_s,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, NamedTuple, Protocol, TypeVar
 
@@ -170,7 +171,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     Raises:
         ConfigError: the number of policies is wrong, or there are none and the first tier's answers
-            have no `accepted`.
+            have no `accepted`. Or two tiers send the same request to the same model.
 
     Examples:
         >>> small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"card": 0.6}})
@@ -207,6 +208,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self.student = self.learner and self.learner.student
         self.policies = () if self.learner else self._policies()
         self._check_labels()
+        self._check_models()
         signatures = [signature_of(tier) for tier in self.tiers]
         outputs = [signature.output for signature in signatures]
         self.input_type = signatures[0].input(0)
@@ -294,6 +296,29 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                         f"cascade {self.name!r}: its tiers choose among different labels: "
                         f"{'; '.join(differences)}. Give all of them the same"
                     )
+
+    def _check_models(self) -> None:
+        """Reject tiers that can only repeat each other, and labels that no large model gives.
+
+        Raises:
+            ConfigError: two tiers send the same request to the same weights, or the last one, whose
+                answers would be learnt from, asks no model.
+        """
+        deciders = [tier for tier in self.tiers if isinstance(tier, DecidingAgent)]
+        for first, second in pairwise(deciders):
+            if first.asks_the_same(second):
+                raise ConfigError(
+                    f"cascade {self.name!r}: {first.name!r} and {second.name!r} send the same "
+                    f"request to the same model, {first.endpoint.model}, so that the second can "
+                    "only repeat the first. Give the later tier a larger model"
+                )
+        large = self.large if isinstance(self.large, DecidingAgent) else None
+        if self.learn is not None and large is not None and not large.asks_endpoint:
+            raise ConfigError(
+                f"cascade {self.name!r}: {large.name!r} decides without a model "
+                f"({large.decided_by or 'by heads'}), so there are no labels of a large model to "
+                "learn from. Give it a larger model"
+            )
 
     async def run(self, request: In, /, context: RunContext | None = None) -> CascadeResult[Out]:
         """Ask one tier after another until an answer is accepted.

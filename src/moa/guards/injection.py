@@ -307,7 +307,7 @@ def injection_filter(
         pairs = EXAMPLES if ships else examples or ()
         shots = [Example(text, {"injection": "yes" if met else "no"}) for text, met in pairs]
         calibration = make_unfitted(question, shots)
-    agent.decide_by({question.name: calibration})
+    agent.use_calibrations({question.name: calibration})
     return agent
 
 

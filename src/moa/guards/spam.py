@@ -77,4 +77,4 @@ class Spam(Filter):
         )
         if by_head:
             (question,) = self.questions
-            self.decide_by({question.name: shipped_calibration(question, "spam")})
+            self.use_calibrations({question.name: shipped_calibration(question, "spam")})

@@ -9,27 +9,28 @@ settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from math import floor
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator
 
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter, Verdict
 from moa.agents.sentiment import Sentiment
+from moa.agents.together import Together
 from moa.core.context import RunContext
 from moa.core.node import Became, Dropped, Frozen, Reply, Text
 from moa.core.questions import Choice, Question
-from moa.decisions.encoders import encoder_for, feeds_heads
+from moa.decisions.encoders import encoder_for, feeds_heads, reads_heads
 from moa.documents import Passages
 from moa.documents.index import Index, IndexRetriever
 from moa.documents.preprocessor import Preprocessor
 from moa.endpoints import Endpoint
-from moa.endpoints.known import can_write
+from moa.endpoints.known import DECIDES_FROM, billions_of, can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
@@ -91,7 +92,9 @@ _BECAME: Mapping[str, Became] = {
 }
 """Outcomes of the graph's own queues."""
 Unwanted = Literal["spam", "injection"]
+DecideBy = Literal["model", "heads", "both"]
 D = TypeVar("D", bound=DecidingAgent[Any])
+Out = TypeVar("Out")
 
 
 class Answered(Reply):
@@ -220,9 +223,12 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
     labelled: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """File of messages with their `intent`, besides the examples: JSON Lines as `moa label` writes
     them; in a table, relative to `moa.toml`. More are better."""
-    heads: bool = True
-    """If true and the encoder is installed, the shipped heads decide, whatever `slm` is; `False`:
-    `slm` decides by itself."""
+    decide_by: DecideBy | None = None
+    """Who decides: `slm` itself (`"model"`), the shipped heads on an encoder, without `slm`
+    (`"heads"`), or the heads until `moa learn` finds that `slm` helps beside them (`"both"`).
+    `None`: the heads if `slm` is the built-in model or its name says fewer than 3 billion
+    parameters, else `slm`. That a model of 3 billion is better is an assumption: `moa compare`
+    tells on your own messages. Without an installed encoder `slm` decides."""
     expected_precision: float = Field(default=0.9, ge=0, le=1)
     """Expected share of right intents among messages that no LLM reads; the LLM reads the others.
     The estimate comes from other sets of intents with as many examples; it isn't a guarantee. A
@@ -265,8 +271,7 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
         """Wire the nodes that clean, read, and then settle or write."""
         slm, g = self.slm, Graph(self.name, Ticket)
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
-        encoder = encoder_for(slm) if self.heads else None
-        max_tokens = HEADS_READ if feeds_heads(encoder) else READ_TOKENS
+        max_tokens = READ_TOKENS if self.decider == "model" else HEADS_READ
         extract = g.add(Excerpt(max_tokens), text)
         has_text = text.map(is_there)
 
@@ -277,15 +282,14 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
             self._with_head(Sentiment(slm)),
             self._with_head(urgency_of(slm)),
         )
-        spam = g.add(spams, extract, when=has_text)
-        injection = g.add(self._with_head(orders, CRITERION), extract, when=has_text)
+        orders = self._with_head(orders, CRITERION)
+        add = self._adder(g, extract, has_text, (spams, orders, moods, urgencies))
+        spam, injection, mood, urgency = add(spams), add(orders), add(moods), add(urgencies)
         rules = g.add(InjectionRules(name="rules"), text, when=has_text)
-        mood = g.add(moods, extract, when=has_text)
         decides = self._with_head(intent_of(slm, self.intents, self.labelled))
         lessons = self._lessons(decides, spams, moods, urgencies)
         opened = lessons and g.add(lessons.intent, extract, when=has_text)
         intent = g.add(decides, extract, when=has_text) if opened is None else opened.map(intent_in)
-        urgency = g.add(urgencies, extract, when=has_text)
 
         danger = g.add(
             self._with_head(DangerFinder(slm, self.danger)),
@@ -309,6 +313,47 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
         unwritten = reading.map(self.is_unwritten)
         labels = g.add(lessons.labels, lesson, when=unwritten, eager=False)
         return g.build(g.join(self._settle_taught, reading, letter, reply, labels))
+
+    @cached_property
+    def decider(self) -> DecideBy:
+        """Who decides; see `decide_by`."""
+        slm = self.slm
+        if not feeds_heads(encoder_for(slm)):
+            return "model"
+        if self.decide_by is not None:
+            return self.decide_by
+        size = billions_of(slm.model)
+        is_small = reads_heads(slm) or (size is not None and size < DECIDES_FROM)
+        return "heads" if is_small else "model"
+
+    @property
+    def decided_by(self) -> str:
+        """Description of who decides, for a banner."""
+        if self.decider == "model":
+            return f"{self.slm.name} ({self.slm.model})"
+        return "shipped heads on an encoder" + (
+            f", and {self.slm.model} where it helps" if self.decider == "both" else ""
+        )
+
+    def _adder(
+        self,
+        g: Graph[Ticket],
+        text: Handle[Text],
+        has_text: Handle[bool],
+        agents: Sequence[DecidingAgent[Any]],
+    ) -> Callable[[DecidingAgent[Out]], Handle[Out | Skipped]]:
+        """Return what adds an agent: in one request with others that the model itself decides."""
+        joint = [agent for agent in agents if self.decider == "model" and not _is_fitted(agent)]
+        if len(joint) < 2:
+            return lambda agent: g.add(agent, text, when=has_text)
+        together = g.add(Together(joint), text, when=has_text)
+
+        def add(agent: DecidingAgent[Out]) -> Handle[Out | Skipped]:
+            if agent not in joint:
+                return g.add(agent, text, when=has_text)
+            return together.map(partial(_output_of, agent.name))
+
+        return add
 
     def _writer(self, labels: Sequence[Question] = ()) -> ReplyWriter:
         return ReplyWriter(
@@ -402,9 +447,9 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
         learned = self.learned and self.learned.calibration_of("support", question)
         if learned:
             return agent.with_heads().calibrated({question.name: learned})
-        if not self.heads:
-            return agent
-        copied = agent.with_heads()
+        if self.decider == "model":
+            return agent if agent.encoder is None else agent.alone()
+        copied = agent.with_heads(fits_model=self.decider == "both")
         shop = self.intents == INTENTS and self.labelled is None
         ours = {"intent": shop, "danger": False}  # decided by its words: no head was fitted
         if isinstance(agent, Filter):
@@ -544,3 +589,12 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
             if not verdict.kept:
                 return kind, f"{kind}: {verdict.reason}"
         return None
+
+
+def _is_fitted(agent: DecidingAgent[Any]) -> bool:
+    return any(c.full is not None or c.bound is not None for c in agent.calibrations.values())
+
+
+def _output_of(name: str, outputs: BaseModel | Skipped) -> Any:
+    """Return one agent's output; skipped where nothing was read."""
+    return outputs if isinstance(outputs, Skipped) else getattr(outputs, name)

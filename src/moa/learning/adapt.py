@@ -240,7 +240,7 @@ class _QuestionFit:
         has_many: bool,
     ) -> str:
         """Add the model's readings; return why it is doubtful, or an empty string."""
-        labels = LabelFeature.of(self.question, self.endpoint, "labels", [self.own])
+        labels = reader.label_feature("labels", [self.own])
         reading = await reader.read(labels)
         if reading is None:
             return ""
@@ -256,7 +256,7 @@ class _QuestionFit:
             fair = logs - logs.mean(0)
             example_sets = choose_confident(reader.texts, fair, self.question) if has_many else []
             variants += [as_prompt_variant(self.question, examples) for examples in example_sets]
-        after = LabelFeature.of(self.question, self.endpoint, "labels after sure texts", variants)
+        after = reader.label_feature("labels after sure texts", variants)
         after_reading = await reader.read(after) if variants else None
         after_logs = None if after_reading is None else _centre(after_reading.values)
         if blind and after_logs is not None:  # weight them by their agreement

@@ -28,8 +28,8 @@ from moa.decisions.features import (
     PROMPT,
     SENTENCES,
     Feature,
-    LabelFeature,
     Progress,
+    QuestionRecord,
     VectorFeature,
     make_words_feature,
     sources_of,
@@ -38,7 +38,6 @@ from moa.decisions.file import (
     Calibration,
     DataRecord,
     FitRecord,
-    QuestionRecord,
     ReachedMeasures,
     Uncertainty,
     current_time,
@@ -493,11 +492,7 @@ def _vector_features(search: _Search) -> list[Feature]:
 async def _read_labels(
     search: _Search, name: str, variants: Sequence[PromptVariant], *, turned: bool = False
 ) -> FeatureReading | None:
-    reader = search.reader
-    feature = LabelFeature.of(
-        reader.question, reader.sources[DECIDES], name, variants, turned=turned
-    )
-    return await search.read(feature)
+    return await search.read(search.reader.label_feature(name, variants, turned=turned))
 
 
 def _show_sure_texts(

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from moa.agents.deciding import DecidingAgent
+from moa.agents.together import Together
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
 from moa.config.loading import READY, load_graph
@@ -196,7 +197,7 @@ class Learner:
             name: step.sources[0]
             for name, agent in self.agents.items()
             for step in steps
-            if step.node is agent
+            if any(part is agent for part in _agents_in(step.node))
         }
 
     def collect_labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
@@ -250,11 +251,21 @@ def _without_guards(node: AnyNode) -> AnyNode:
 
 
 def agents_of(node: Recipe[object, object]) -> dict[str, DecidingAgent[Any]]:
-    """Return the deciding agents of a graph, by name of the question."""
-    agents: dict[str, DecidingAgent[Any]] = {}
-    for member in node.members():
-        if isinstance(member, DecidingAgent):
-            agents |= {question.name: member for question in member.questions}
+    """Return the deciding agents of a graph, by name of the question.
+
+    Agents that are asked together are returned each by itself.
+    """
+    agents = (agent for member in node.members() for agent in _agents_in(member))
+    return {question.name: agent for agent in agents for question in agent.questions}
+
+
+def _agents_in(member: object) -> Sequence[DecidingAgent[Any]]:
+    """Return the deciding agents of a node: itself, or those that it asks together."""
+    agents: list[DecidingAgent[Any]] = []
+    if isinstance(member, Together):
+        agents.extend(member.agents.values())
+    elif isinstance(member, DecidingAgent):
+        agents.append(cast("DecidingAgent[Any]", member))
     return agents
 
 

@@ -19,12 +19,10 @@ from moa.core.questions import Option, Question
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, np
 from moa.decisions.audit import Audit
 from moa.decisions.drift import FEWEST, Drift, Value
-from moa.decisions.features import Feature, VectorFeature
+from moa.decisions.features import Feature, OptionRecord, QuestionRecord, VectorFeature
 from moa.decisions.file import (
     Calibration,
     FitRecord,
-    OptionRecord,
-    QuestionRecord,
     current_time,
 )
 from moa.decisions.guarantee import Bound, Guarantee, percent

@@ -16,6 +16,7 @@ from moa.core.questions import NONE_OF_THESE, Answer, Question, Source
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.features import (
+    DECIDES,
     Feature,
     LabelFeature,
     Progress,
@@ -60,7 +61,7 @@ class AnswerCache:
         name = feature.lay_out(question).name
         variant_feature = feature.model_copy(update={"prompt_variants": (variant,)})
         asks = [QuestionFeatures(question, [variant_feature])]
-        if not variant and not feature.turned:
+        if not (variant or feature.turned or feature.together):
             endpoint = self.sources[feature.source]
             other_questions = (
                 other for other in self.questions if other.name not in (name, question.name)
@@ -70,7 +71,7 @@ class AnswerCache:
                 for other in other_questions
             ]
         (request,) = plan_requests(asks)
-        key = feature.source, feature.turned, feature.read_as, variant, text
+        key = feature.source, feature.turned, feature.together, variant, text
         answers = self._known.setdefault(str(key), {})
         if name not in answers:
             new_answers = await request.ask(text, self.sources, context)
@@ -126,6 +127,19 @@ class FeatureReader:
     def sources(self) -> Sources:
         """Endpoints by role."""
         return self.answers.sources
+
+    def label_feature(
+        self, name: str, variants: Sequence[PromptVariant], *, turned: bool = False
+    ) -> LabelFeature:
+        """Make a feature that asks the deciding endpoint, with the questions fitted together."""
+        return LabelFeature.of(
+            self.question,
+            self.sources[DECIDES],
+            name,
+            variants,
+            turned=turned,
+            together=self.answers.questions,
+        )
 
     @property
     def left_s(self) -> float:

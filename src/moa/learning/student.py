@@ -33,8 +33,13 @@ from moa.core.node import Frozen, Node, Result
 from moa.core.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.core.usage import Usage
 from moa.decisions.encoders import feeds_heads
-from moa.decisions.features import ENCODER, LabelFeature, VectorFeature, read_vector
-from moa.decisions.file import QuestionRecord
+from moa.decisions.features import (
+    ENCODER,
+    LabelFeature,
+    QuestionRecord,
+    VectorFeature,
+    read_vector,
+)
 from moa.documents.language import can_detect, language_of
 from moa.endpoints.known import identity_of
 from moa.endpoints.rehearsal import REHEARSAL

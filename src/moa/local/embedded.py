@@ -45,7 +45,7 @@ from moa.core.errors import (
 from moa.core.usage import FREE, Price, Tier
 from moa.endpoints import Capability, Completion, Endpoint, Prompt, close_all
 from moa.endpoints.dialects import LLAMACPP
-from moa.endpoints.known import Identity, package_version
+from moa.endpoints.known import Identity, package_version, reads_labels
 from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.rehearsal import REHEARSAL
@@ -115,8 +115,9 @@ class EmbeddedEndpoint(ScopedSender):
     and the next call restarts it, at most three times a minute. A call raises `ModelNotFound` if
     the weights are missing or can't be loaded, and `MissingDependency` without xllamacpp.
 
-    It decides by the log-probabilities of the labels, and raises `ConfigError` if two labels can't
-    be told apart. `embed` returns vectors of length 1: the mean of the model's last hidden states,
+    The built-in model decides by the log-probabilities of the labels, and raises `ConfigError` if
+    two labels can't be told apart; beside it decides an encoder, if it is installed. Another model
+    decides itself. `embed` returns vectors of length 1: the mean of the model's last hidden states,
     or with `EngineSettings(pooling="last")` that of the last token. A request beyond the context
     window, or a text of over 2048 tokens to embed, raises `EndpointRejected`.
 
@@ -128,6 +129,8 @@ class EmbeddedEndpoint(ScopedSender):
         price: Its price, such as that of an hour of this machine; free by default.
         settings: Context window, threads and slots.
         timeout_s: Maximum seconds of a request, without waiting for a slot.
+        decides: By the log-probabilities of `labels`, by answers that it writes as JSON (`text`),
+            or as is known to be better for its model (`auto`); see `moa models probe`.
 
     Examples:
         >>> small = EmbeddedEndpoint()  # doctest: +SKIP
@@ -147,6 +150,7 @@ class EmbeddedEndpoint(ScopedSender):
         price: Price = FREE,
         settings: EngineSettings | None = None,
         timeout_s: float = 120.0,
+        decides: Literal["auto", "labels", "text"] = "auto",
     ) -> None:
         path = model_path or os.environ.get("MOA_MODEL")
         self.name = name
@@ -161,6 +165,7 @@ class EmbeddedEndpoint(ScopedSender):
         self.concurrency = self.settings.resolve().slots
         self.capabilities = ALL
         self.timeout_s = timeout_s
+        self._decides: Literal["auto", "labels", "text"] = decides
         self._host: EngineHost | None = None
         self._clients: dict[Engine, OpenAIEndpoint] = {}
         """Clients of all engines so far, the running one last."""
@@ -185,8 +190,33 @@ class EmbeddedEndpoint(ScopedSender):
         return self._hidden
 
     @property
+    def decides(self) -> Literal["labels", "text"]:
+        """How it decides: by labels that continue a prompt, or by answers as JSON."""
+        if self._decides != "auto":
+            return self._decides
+        return "labels" if reads_labels(self.model) else "text"
+
+    def deciding_by(self, way: Literal["chat", "labels"]) -> EmbeddedEndpoint:
+        """Return an endpoint of the same engine that decides in one way; close it by itself."""
+        return EmbeddedEndpoint(
+            self.name,
+            tier=self.tier,
+            model=self.model,
+            model_path=self.model_path,
+            price=self.price,
+            settings=self.settings,
+            timeout_s=self.timeout_s,
+            decides="labels" if way == "labels" else "text",
+        )
+
+    @property
+    def decides_itself(self) -> bool:
+        """True for a model of your own: an encoder decides beside it only where asked for."""
+        return self.model_path is not None
+
+    @property
     def encoder(self) -> Endpoint | None:
-        """The joint encoder, which decides beside it; `None` if it isn't installed."""
+        """The joint encoder, which decides beside the built-in model; `None`: not installed."""
         return joint_encoder()
 
     async def start(self, context: RunContext, /) -> None:
@@ -294,7 +324,7 @@ class EmbeddedEndpoint(ScopedSender):
             concurrency=self.settings.resolve().slots + 1,
             timeout_s=self.timeout_s,
             capabilities=ALL,
-            decides="labels",
+            decides=self.decides,
             dialect=LLAMACPP,
         )
 

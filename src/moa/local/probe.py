@@ -1,10 +1,8 @@
-"""Probe: find the best prompt layout of a model, and its weight relative to the encoder.
+"""Probe: find the better way to ask a model for decisions, and its weight beside an encoder.
 
-Texts with known labels, short and long, of many tasks and languages, are read in each layout. The
-weight of a model relative to the words of a question minimises the log loss of its unchanged
-answers. Only the bias to yes, which belongs to a model and not to a question, is removed and
-reported. If no weight helps, the layout minimises the log loss without any bias, since a fit
-removes it.
+Texts with known labels, short and long, of many tasks and languages, are read in each way. The way
+that is right more often is kept. The weight of a model relative to the words of a question
+minimises the log loss of its unchanged answers.
 """
 
 from __future__ import annotations
@@ -12,14 +10,22 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import get_args
+from typing import Literal, get_args
 
 from moa.core._async import map_async
 from moa.core.context import RunContext
-from moa.core.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
-from moa.core.questions import Kind, Layout, Option, Question
+from moa.core.errors import (
+    CapabilityError,
+    ConfigError,
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnsupported,
+    MoaError,
+    OutputError,
+)
+from moa.core.questions import Answer, Kind, Option, Question
 from moa.core.usage import FREE
 from moa.decisions.arrays import Floats, log_softmax, np
 from moa.decisions.encoders import feeds_heads
@@ -34,16 +40,19 @@ from moa.local.heads import FOLDER
 from moa.local.pairs import pair_head
 from moa.local.relevance import words_head
 
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+Way = Literal["chat", "labels"]
+WAYS: tuple[Way, ...] = get_args(Way)
+"""In a chat for a JSON object, and by labels that continue a prompt; see `ModelFacts.asked`."""
+MOST = 60
+"""Questions asked in each way, a third of each kind. For a weight beside an encoder, which takes
+more, all are."""
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""Candidate weights of a model relative to the encoder; without an encoder, factors of its
-log-probabilities."""
+"""Candidate weights of a model relative to the encoder."""
 ENOUGH = 12
-"""Minimum of texts of a kind of question, read in each layout, to report a result."""
+"""Minimum of questions of a kind, read in each way, to report a result."""
 GAIN = 0.01
-"""Minimum reduction of the log loss to ask a model in addition to the encoder, and to ask it as a
-chat: for a completion, a server caches more between two texts."""
-_AT_ONCE, _IN_TURN = 2, 12
+"""Minimum reduction of the log loss to ask a model in addition to the encoder."""
+_AT_ONCE, _MOST_FAILED = 2, 6
 _QUESTION = "label"
 
 
@@ -62,12 +71,15 @@ class Probe:
     """The result of probing a model."""
 
     facts: ModelFacts
-    losses: Mapping[Kind, Mapping[Layout, float]]
-    """Log loss without bias, at the best weight above 0, in natural logarithms."""
-    texts: int
-    """Number of texts read in each layout."""
+    right: Mapping[Kind, Mapping[Way, float]]
+    """Share of right answers, 0 to 1."""
+    losses: Mapping[Kind, Mapping[Way, float]]
+    """Mean log loss of the answers as they are, in natural logarithms; `nan` of a way without
+    probabilities."""
+    asked: int
+    """Number of questions read in each way."""
     total: int
-    """Number of all texts."""
+    """Number of all questions."""
 
 
 async def probe(
@@ -79,132 +91,109 @@ async def probe(
 ) -> Probe:
     """Find the best way to ask a model.
 
-    `progress` is called with the number of texts read, and their total.
+    `progress` is called with the number of questions read, and their total.
 
     Raises:
-        CapabilityError: the endpoint gives no label log-probabilities.
-        EndpointRejected: no text could be read, as with a model without a chat template.
+        CapabilityError: the endpoint can't be asked in a chosen way.
+        EndpointRejected: no text could be read.
     """
-    trials = shipped_trials()
-    read = await _read_all(endpoint, trials, context, progress)
-    headed = feeds_heads(encoder)
-    indices = [
-        index for index in range(len(trials)) if all((index, layout) in read for layout in LAYOUTS)
-    ]
-    word_logs = await _read_words([trials[index] for index in indices], encoder, context)
+    if not isinstance(inner := innermost(endpoint), OpenAIEndpoint | EmbeddedEndpoint):
+        raise CapabilityError(f"{endpoint.name} can't be asked in a chosen way: it decides itself")
+    trials = shipped_trials() if feeds_heads(encoder) else chosen_trials()
+    read = await _read_all(inner, trials, context, progress)
+    ways: list[Way] = [way for way in WAYS if any(key[1] == way for key in read)]
+    indices = [n for n in range(len(trials)) if all((n, way) in read for way in ways)]
+    words = await _read_words([trials[n] for n in indices], encoder, context)
     rows = [
-        _Row(trials[index], {layout: read[index, layout] for layout in LAYOUTS}, words)
-        for index, words in zip(indices, word_logs, strict=True)
+        _Row(trials[n], {way: read[n, way] for way in ways}, word_logs)
+        for n, word_logs in zip(indices, words, strict=True)
     ]
-    losses: dict[Kind, dict[Layout, float]] = {}
+    best: Way = max(ways, key=lambda way: _share_right(rows, way)) if rows else "chat"
+    right: dict[Kind, dict[Way, float]] = {}
+    losses: dict[Kind, dict[Way, float]] = {}
     facts = facts_of(endpoint.model)
-    layouts, weights, yes_bias = dict(facts.layout), dict(facts.weight), facts.yes_bias
+    weights = dict(facts.weight)
     for kind in get_args(Kind):
         kind_rows = [row for row in rows if row.trial.question.kind == kind]
         if len(kind_rows) < ENOUGH:
             continue
-        fair = _remove_bias(kind_rows)
-        losses[kind] = {
-            layout: min(_loss(fair, layout, w) for w in WEIGHTS[1:]) for layout in LAYOUTS
-        }
-        gains = losses[kind]["chat"] < losses[kind]["completion"] - GAIN
-        layouts[kind] = "chat" if gains else "completion"
-        biases = {
-            layout: _yes_bias(kind_rows, layout) if kind == "predicate" else 0.0
-            for layout in LAYOUTS
-        }
-        if headed:
-            ways: list[tuple[Layout, float]] = [(layout, w) for layout in LAYOUTS for w in WEIGHTS]
-            way_losses = {
-                (layout, w): _loss(kind_rows, layout, w, biases[layout]) for layout, w in ways
-            }
-            best = min(ways, key=lambda way: way_losses[way])
-            weights[kind] = 0.0
-            if way_losses[best] < way_losses[best[0], 0.0] - GAIN:
-                layouts[kind], weights[kind] = best
-        if kind == "predicate":
-            yes_bias = round(biases[layouts[kind]], 2)
-    update = {"name": endpoint.model, "layout": layouts, "weight": weights, "yes_bias": yes_bias}
-    return Probe(facts.model_copy(update=update), losses, len(indices), len(trials))
+        right[kind] = {way: _share_right(kind_rows, way) for way in ways}
+        losses[kind] = {way: _loss(kind_rows, way) for way in ways}
+        if feeds_heads(encoder):
+            by_weight = {w: _loss(kind_rows, best, w) for w in WEIGHTS}
+            weight = min(WEIGHTS, key=lambda w: by_weight[w])
+            weights[kind] = weight if by_weight[weight] < by_weight[0.0] - GAIN else 0.0
+    update = {"name": endpoint.model, "asked": best, "weight": weights}
+    return Probe(facts.model_copy(update=update), right, losses, len(indices), len(trials))
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """The log-probabilities of a trial's options."""
+    """The answers to a question."""
 
     trial: Trial
-    model: Mapping[Layout, Floats]
+    model: Mapping[Way, Answer]
     words: Floats
     """Log-probabilities by the words of the question; zeros without an encoder."""
 
 
 async def _read_all(
-    endpoint: Endpoint,
+    endpoint: OpenAIEndpoint | EmbeddedEndpoint,
     trials: Sequence[Trial],
     context: RunContext,
     progress: Callable[[int, int], None] | None,
-) -> dict[tuple[int, Layout], Floats]:
-    """Return log-probabilities of the options, by index of the text and layout."""
-    read: dict[tuple[int, Layout], Floats] = {}
-    rejected: list[EndpointRejected] = []
+) -> dict[tuple[int, Way], Answer]:
+    """Return the answers, by index of the question and way; a way that isn't there has none."""
+    read: dict[tuple[int, Way], Answer] = {}
+    failures: list[MoaError] = []
+    for way in WAYS:
+
+        def report(done: int, before: int = len(read)) -> None:
+            if progress is not None:
+                progress(before + done, len(WAYS) * len(trials))
+
+        asked = endpoint.deciding_by(way)
+        try:
+            answers = await _read_way(asked, trials, context, report)
+            read.update(((index, way), answer) for index, answer in answers.items())
+        except EndpointUnauthorized:
+            raise
+        except (EndpointRejected, ConfigError, OutputError) as error:
+            failures.append(error)  # as of a model without a chat template
+        finally:
+            if isinstance(asked, EmbeddedEndpoint):
+                await asked.close()
+    if not read:
+        raise failures[0]
+    return read
+
+
+async def _read_way(
+    asked: Endpoint, trials: Sequence[Trial], context: RunContext, report: Callable[[int], None]
+) -> dict[int, Answer]:
+    """Return the answers by index of the question, all of a text at once."""
+    read: dict[int, Answer] = {}
+    failed: list[MoaError] = []
     by_text: dict[str, list[int]] = {}
     for index, trial in enumerate(trials):
         by_text.setdefault(trial.text, []).append(index)
 
-    async def read_text(request: tuple[str, Layout]) -> None:
-        text, layout = request
-        indices = by_text[text]
+    async def read_text(text: str) -> None:
         try:
-            readings = await _read(
-                endpoint, text, [trials[n].question for n in indices], layout, context
-            )
-            read.update(
-                ((index, layout), logs) for index, logs in zip(indices, readings, strict=True)
-            )
-        except EndpointUnauthorized:
+            questions = [trials[index].question for index in by_text[text]]
+            made = await asked.decide(text, questions, context)
+        except (EndpointUnauthorized, EndpointUnsupported):
             raise
-        except EndpointRejected as error:  # of one text, if the window is small
-            rejected.append(error)
-            if len(rejected) >= _IN_TURN:
+        except (EndpointRejected, OutputError) as error:  # of one text, if the window is small
+            failed.append(error)
+            if len(failed) >= _MOST_FAILED:
                 raise
-        if progress is not None:
-            progress(len(read) // len(LAYOUTS), len(trials))
+        else:
+            read.update(zip(by_text[text], made.answers, strict=True))
+        report(len(read))
 
-    # A few texts in one layout, then in the other, since a server caches one prompt prefix.
-    texts = list(by_text)
-    order: list[tuple[str, Layout]] = [
-        (text, layout)
-        for start in range(0, len(texts), _IN_TURN)
-        for layout in LAYOUTS
-        for text in texts[start : start + _IN_TURN]
-    ]
-    await map_async(read_text, order, max_concurrency=_AT_ONCE)
+    await map_async(read_text, list(by_text), max_concurrency=_AT_ONCE)
     return read
-
-
-async def _read(
-    endpoint: Endpoint,
-    text: str,
-    questions: Sequence[Question],
-    layout: Layout,
-    context: RunContext,
-) -> list[Floats]:
-    """Return log-probabilities of the options of each question about a text."""
-    layout_questions = [replace(question, layout=layout) for question in questions]
-    decision = await endpoint.decide(text, layout_questions, context)
-    probabilities = [
-        answer.probabilities for answer in decision.answers if answer.source == "logprob"
-    ]
-    readings = [
-        np.log(np.maximum(np.array(values), 1e-30))
-        for values in probabilities
-        if values is not None
-    ]
-    if len(readings) < len(layout_questions):
-        raise CapabilityError(
-            f"{endpoint.name} gives no log-probabilities of labels, so there is no prompt to choose"
-        )
-    return readings
 
 
 async def _read_words(
@@ -228,39 +217,30 @@ async def _read_words(
     return readings
 
 
-def _yes_bias(rows: Sequence[_Row], layout: Layout) -> float:
-    """Return the mean log-odds of yes; each task has as many yes as no."""
-    return float(np.mean([row.model[layout][0] - row.model[layout][1] for row in rows]))
+def _share_right(rows: Sequence[_Row], way: Way) -> float:
+    """Return the share of right answers; one that is missing is wrong."""
+    answers = [(row.model[way], row.trial.label) for row in rows]
+    right = [a.status == "answered" and a.best == label for a, label in answers]
+    return float(np.mean(right)) if right else 0.0
 
 
-def _remove_bias(rows: Sequence[_Row]) -> list[_Row]:
-    """Subtract the mean of each task, whose labels are balanced."""
-    by_task: dict[str, list[_Row]] = {}
-    for row in rows:
-        by_task.setdefault(row.trial.task, []).append(row)
-    fair_rows: list[_Row] = []
-    for task_rows in by_task.values():
-        words = np.mean([row.words for row in task_rows], 0)
-        means = {layout: np.mean([row.model[layout] for row in task_rows], 0) for layout in LAYOUTS}
-        fair_rows += [
-            _Row(
-                row.trial,
-                {layout: row.model[layout] - means[layout] for layout in LAYOUTS},
-                row.words - words,
-            )
-            for row in task_rows
-        ]
-    return fair_rows
-
-
-def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float = 0.0) -> float:
-    """Return the log loss of words and model together."""
+def _loss(rows: Sequence[_Row], way: Way, weight: float | None = None) -> float:
+    """Return the mean log loss of the model alone, or with a weight beside the words."""
     losses: list[float] = []
     for row in rows:
-        logs = row.words + weight * row.model[layout]
-        logs[0] -= weight * yes_bias
-        losses.append(-float(log_softmax(logs)[row.trial.label]))
+        p = row.model[way].probabilities
+        logs = np.full(len(row.words), np.nan) if p is None else np.log(np.maximum(p, 1e-30))
+        both = logs if weight is None else row.words + (weight * logs if weight else 0.0)
+        losses.append(-float(log_softmax(both)[row.trial.label]))
     return float(np.mean(losses))
+
+
+def chosen_trials() -> list[Trial]:
+    """Return as many questions of each kind, the first ones."""
+    kinds = get_args(Kind)
+    by_kind = [[t for t in shipped_trials() if t.question.kind == kind] for kind in kinds]
+    chosen = {id(trial) for trials in by_kind for trial in trials[: MOST // len(kinds)]}
+    return [trial for trial in shipped_trials() if id(trial) in chosen]
 
 
 @cache
