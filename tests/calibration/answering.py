@@ -7,6 +7,8 @@ import sys
 from moa.learning.answer_rows import LargeAnswer, NewRow
 from moa.learning.answers import AnswerStore
 
+STORED_QUESTION = '{"text": "Which?", "options": [{"name": "a"}, {"name": "b"}]}'
+
 
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
@@ -15,7 +17,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     with AnswerStore(sys.argv[1]) as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         number = int(sys.argv[2])
         while True:
             side = store.coin.toss(f"text {number}")

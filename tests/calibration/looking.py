@@ -11,6 +11,8 @@ from moa.learning import looks as learning
 from moa.learning.answers import AnswerStore
 from moa.learning.epochs import PlannedLook
 
+STORED_QUESTION = '{"text": "Which?", "options": [{"name": "a"}, {"name": "b"}]}'
+
 
 def stand_still(*_: object) -> None:
     """Stand in the place of what says what a look says."""
@@ -24,5 +26,5 @@ if __name__ == "__main__":
     learning.Learning._finish = stand_still  # type: ignore[method-assign]
     question = Question("q", "choice", "?", (Option("a", "a"), Option("b", "b")))
     with AnswerStore(sys.argv[1]) as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         learning.Learning(store, question, (LabelFeature(name="small"),)).step()

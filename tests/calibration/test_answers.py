@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.answering import STORED_QUESTION
 from moa.core.errors import ConfigError, StoreBusy, StoreError
 from moa.core.questions import Option, Question
 from moa.decisions.features import LabelFeature, QuestionRecord
@@ -50,7 +51,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def store(where: str) -> Iterator[AnswerStore]:
     with AnswerStore(where) as found:
-        found.bind("q", "m")
+        found.bind(STORED_QUESTION, "m")
         yield found
 
 
@@ -107,7 +108,7 @@ def test_the_place_of_a_row_that_was_dropped_is_given_to_no_other(store: AnswerS
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     with AnswerStore(tmp_path / "answers.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         add(store, "a")
         check_files(tmp_path)
 
@@ -123,14 +124,14 @@ def test_a_name_that_looks_like_an_address_is_that_of_the_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with AnswerStore("file:answers.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         check_files(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["file:answers.db"]
 
 
 def test_no_text_is_in_the_file_unless_it_was_given(tmp_path: Path) -> None:
     with AnswerStore(tmp_path / "answers.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         add(store, "a confidential card")
     assert b"confidential" not in (tmp_path / "answers.db").read_bytes()
 
@@ -154,7 +155,7 @@ def test_a_file_whose_question_differs_in_a_word_says_in_which(tmp_path: Path) -
 def test_answers_of_an_older_version_say_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "answers.db"
     with AnswerStore(file) as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
     raw = sqlite3.connect(file)
     raw.execute("alter table moa_learn_rows drop column moot")
     raw.close()
@@ -174,7 +175,7 @@ def test_figures_say_that_a_look_waits_for_calls(
 ) -> None:
     monkeypatch.setattr("moa.learning.figures.LOOKS", (PlannedLook(0.05, held_out=1),))
     with AnswerStore(tmp_path / "answers.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         add(store, "a", held=True)
         assert "waits for" not in figures_of(store).next
         store.add(NewRow(store.coin.toss("b"), True, "run", (0.5, 0.25), 1), 1)
@@ -189,7 +190,7 @@ def test_where_there_are_answers_of_keys_alone_these_are_named(tmp_path: Path) -
 
 def test_two_processes_toss_the_same_coin(store: AnswerStore, where: str) -> None:
     with AnswerStore(where) as other:
-        other.bind("q", "m")
+        other.bind(STORED_QUESTION, "m")
         assert other.coin.toss("a") == store.coin.toss("a")
         assert add(other, "a") != add(store, "b")
 
@@ -210,7 +211,7 @@ def test_a_look_whose_process_died_is_spent_and_finished_by_another(
     store.claim(look)
     store.close()
     with AnswerStore(where) as other:
-        other.bind("q", "m")
+        other.bind(STORED_QUESTION, "m")
         state = other.read_state()
         assert (state.looks, state.used) == (1, None)
         found = other.find_unfinished_look(state)
@@ -319,7 +320,7 @@ def test_an_answer_that_never_came_is_missing_though_the_clock_was_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AnswerStore(tmp_path / "answers.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         place = store.add(NewRow(store.coin.toss("a"), True, "run", (0.5, 0.25), 1), 1)
         monkeypatch.setattr("time.time", lambda: 1.0)
         assert store.last_answered_place() == place
@@ -393,7 +394,7 @@ def test_an_epoch_is_about_one_large_node_and_no_other_process_adds_to_it(
     add(store, "a")
     state = store.read_state()
     with AnswerStore(where) as other:
-        other.bind("q", "m")
+        other.bind(STORED_QUESTION, "m")
         other.bind_large("m", {"questions": "2"})
         add(other, "b")
         assert other.read_epochs()[1][3] == "another large node: its questions changed"
@@ -422,7 +423,7 @@ def test_two_processes_with_the_same_new_large_node_begin_one_epoch(
     store.bind_large("m", {"questions": "1"})
     store.bind_large("m", {"questions": "2"})
     with AnswerStore(where) as other:
-        other.bind("q", "m")
+        other.bind(STORED_QUESTION, "m")
         other.bind_large("m", {"questions": "2"})
         assert len(other.read_epochs()) == 2
         assert other.read_state() == store.read_state()
@@ -433,7 +434,7 @@ def test_a_file_of_an_older_version_stays_with_the_large_node_of_its_model(
     tmp_path: Path, model: str, epochs: int
 ) -> None:
     with AnswerStore(tmp_path / "a.db") as store:
-        store.bind("q", "small")
+        store.bind(STORED_QUESTION, "small")
         with sqlite3.connect(tmp_path / "a.db") as file:
             file.execute("update moa_learn set made_of = 'small\nm'")
         store.bind_large(model, {"questions": "1"})
@@ -446,7 +447,7 @@ def test_a_file_of_an_older_version_stays_with_the_large_node_of_its_model(
 def test_a_file_that_was_removed_or_replaced_takes_no_row(tmp_path: Path, left: bool) -> None:
     path = tmp_path / "a.db"
     with AnswerStore(path) as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         add(store, "a")
         path.rename(tmp_path / "away.db")
         if left:
@@ -473,7 +474,7 @@ def test_figures_of_a_damaged_file_say_so_and_guarantee_nothing(
     tmp_path: Path, damage: str
 ) -> None:
     with AnswerStore(tmp_path / "a.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         add(store, "a", held=True)
         look = spent(store, 1)
         store.claim(look)
@@ -489,10 +490,10 @@ def test_rows_whose_question_or_epochs_are_lost_are_not_taken_for_a_new_file(
     tmp_path: Path, table: str
 ) -> None:
     with AnswerStore(tmp_path / "a.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         add(store, "a")
     with sqlite3.connect(tmp_path / "a.db") as file:
         file.execute(f"delete from {table}")
     for _ in range(2):
         with AnswerStore(tmp_path / "a.db") as store, pytest.raises(ConfigError, match="damaged"):
-            store.bind("q", "m")
+            store.bind(STORED_QUESTION, "m")

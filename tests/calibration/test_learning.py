@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.answering import STORED_QUESTION
 from moa.core.questions import Option, Question
 from moa.decisions.features import LabelFeature, VectorFeature
 from moa.learning import looks as module
@@ -85,7 +86,7 @@ def filled(file: Path) -> AnswerStore:
     """Begin answers to 400 texts, which the small node knows."""
     rng = np.random.default_rng(1)
     store = AnswerStore(file).open()
-    store.bind("q", "m")
+    store.bind(STORED_QUESTION, "m")
     for number in range(400):
         right = int(rng.integers(0, 2))
         p = 0.05 if right else 0.95
@@ -138,7 +139,7 @@ def test_a_look_is_spent_once_and_says_the_same_wherever_a_process_is_killed(
     filled(file).close()
     shutil.copy(file, whole)
     with AnswerStore(whole) as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         finish(learner(store))
         said = looked(store)
         assert store.read_state().used == 0
@@ -147,7 +148,7 @@ def test_a_look_is_spent_once_and_says_the_same_wherever_a_process_is_killed(
         copy = tmp_path / f"{number}.db"
         shutil.copy(file, copy)
         dying = Dying(copy).open()
-        dying.bind("q", "m")
+        dying.bind(STORED_QUESTION, "m")
         dying.left = number
         try:
             learner(dying).step()
@@ -158,7 +159,7 @@ def test_a_look_is_spent_once_and_says_the_same_wherever_a_process_is_killed(
             dying.close()
             break
         with AnswerStore(copy) as other:
-            other.bind("q", "m")
+            other.bind(STORED_QUESTION, "m")
             finish(learner(other))
             assert looked(other) == said
     assert kills >= 3

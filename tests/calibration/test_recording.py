@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from calibration.answering import STORED_QUESTION
 from calibration.test_learning import filled, learner
 from moa.core.errors import StoreError
 from moa.learning import looks as learning
@@ -37,7 +38,7 @@ class Disk(AnswerStore):
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     monkeypatch.setattr(recording, "RETRY_S", 0.0)
     with Disk(tmp_path / "answers.db") as store:
-        store.bind("q", "m")
+        store.bind(STORED_QUESTION, "m")
         yield store
 
 

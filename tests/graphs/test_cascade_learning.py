@@ -42,7 +42,7 @@ from moa.learning.epochs import PlannedLook
 from moa.learning.figures import LearningFigures, figures_of
 from moa.learning.student import Student
 from moa.rows.tally import Tally
-from moa.studio.sources import _answers  # pyright: ignore[reportPrivateUsage]
+from moa.studio.sources import View, _answers, find_source  # pyright: ignore[reportPrivateUsage]
 from moa.testing import SimulatedEndpoint, Step
 
 LABELS = ["card", "app"]
@@ -75,6 +75,8 @@ class Stream:
         self.small_asked = list[str]()
         self.large_asked = list[str]()
         self.turned = False
+        self.constant = False
+        """True if the large node says "card", whatever the text."""
         self.down = False
         self.disk = ExitStack()
         self.fills_at = 0
@@ -109,7 +111,8 @@ class Stream:
             self.disk.enter_context(room(1))
         if self.down:
             return EndpointUnavailable("no", endpoint="large")
-        return {"classifier": {"card" if ("card" in text) != self.turned else "app": 1.0}}
+        is_card = self.constant or ("card" in text) != self.turned
+        return {"classifier": {"card" if is_card else "app": 1.0}}
 
 
 def student_of(cascade: Cascade[Any, Any]) -> Student[Any]:
@@ -272,6 +275,27 @@ async def test_figures_are_those_of_the_results(stream: Stream) -> None:
     assert now.by_small == small > 0
     assert now.saved == pytest.approx(0.002 * small)
     assert all(hundred.would == hundred.calls for hundred in now.hundreds)
+
+
+async def test_a_large_model_that_says_one_label_for_every_text_is_told_across_processes(
+    stream: Stream, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream.constant = True
+    await go(stream.cascade(), stream.texts(30))
+    assert (await figures(stream.cascade())).doubt == ""
+    cascade = stream.cascade()
+    found = await go(cascade, stream.texts(30))
+    (await student_of(cascade).ready()).join()
+    assert {one.output.label for one in found if one.tier == 1} == {"card"}  # it stops nothing
+    doubt = (await figures(cascade)).doubt
+    assert "the label 'card'" in doubt
+    assert len([one for one in caplog.records if "the label 'card'" in one.getMessage()]) == 1
+    capfd.readouterr()
+    assert moa("learn", "status", stream.where) == 0
+    assert "the label 'card'" in " ".join(capfd.readouterr().err.split())
+    overview = View(find_source(str(stream.where))).overview()
+    (doubtful,) = [one for one in overview.figures if one.value == "doubtful"]
+    assert doubtful.detail == doubt
 
 
 async def test_the_large_model_alone_is_one_call_an_input_in_run_and_status(

@@ -99,6 +99,8 @@ def _show_figures(figures: LearningFigures) -> None:
             f"the large model was asked twice {figures.asked_twice} times, and differed from "
             f"itself {figures.differs_from_itself} times"
         )
+    if figures.doubt:
+        screen.warn([figures.doubt])
     result.print(figures.summary)
 
 

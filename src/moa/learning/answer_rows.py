@@ -163,6 +163,15 @@ class WatchedRow(NamedTuple):
     language: str | None
 
 
+class LabelPair(NamedTuple):
+    """The large model's label of a text, beside the small model's own answer."""
+
+    large: str
+    small: str
+    again: str | None = None
+    """The large model's answer to the same question asked a second time."""
+
+
 class FigureRow(NamedTuple):
     """The columns of a row that figures are computed from, as the store has them."""
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import BaseModel
 
 from moa.adapters.sqlite import BUSY_S, SQLite, columns_of, may_pass
-from moa.core._json import object_of, objects_of
+from moa.core._json import at, object_of, objects_of
 from moa.core.errors import ConfigError, MoaError, StoreError
 from moa.decisions.arrays import np
 from moa.decisions.audit import Audit
@@ -34,6 +34,7 @@ from moa.learning.answer_rows import (
     TABLES,
     DrawnRow,
     FigureRow,
+    LabelPair,
     LargeAnswer,
     LearningState,
     NewRow,
@@ -43,6 +44,7 @@ from moa.learning.answer_rows import (
     WatchedRow,
 )
 from moa.learning.epochs import DRAWS, Coin, Side
+from moa.learning.labelled import OTHERWISE
 from moa.rows._stores import Postgres, Store, is_address
 
 T = TypeVar("T")
@@ -250,6 +252,20 @@ class AnswerStore:
         secret, question, readers = self._read_bound()
         self.coin = self._coin_of(secret)
         return question, readers
+
+    def read_options(self) -> tuple[str, ...]:
+        """Return the names of the options of its question.
+
+        Raises:
+            ConfigError: nothing is stored yet.
+            StoreError: it is damaged.
+        """
+        question, _ = self.read_question()
+        try:
+            options = objects_of(at(json.loads(question), "options"))
+            return tuple(str(option["name"]) for option in options)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged("its question", error) from error
 
     def _read_bound(self) -> tuple[str, str, str]:
         rows = self._run("select secret, question, made_of from moa_learn where job = ?")
@@ -561,6 +577,35 @@ class AnswerStore:
             *(state.epoch, state.used, after, end),
         )
         return [WatchedRow(*row) for row in rows], end
+
+    def read_label_pairs(
+        self, state: LearningState, options: Sequence[str], most: int
+    ) -> list[LabelPair]:
+        """Return the first answers of the current large node, beside the small model's own.
+
+        Each text counts once. Rows are left out whose label was asked for because a head in use
+        wasn't sure of them: on these the models agree less. So are labels of people, and
+        `OTHERWISE`, which the small model's own answer never is.
+
+        Args:
+            state: The state of the learning.
+            options: Names of the question's options.
+            most: Maximum number of texts.
+        """
+        own = len(options) * np.dtype("<f2").itemsize  # its probabilities begin the vector
+        rows = self._run(
+            f"select label, substr(vector, 1, {own:d}), again from moa_learn_rows where job = ? "
+            "and place in (select min(place) from moa_learn_rows where job = ? and epoch >= ? "
+            "and label is not null and label <> ? and vector is not null "
+            "and source in ('run', 'log') and (held = 1 or look is null) "
+            f"group by key order by min(place) limit {most:d}) order by place",
+            *(self._store.job, state.since, OTHERWISE),
+        )
+        names = [name for name in options if name != OTHERWISE]
+        return [
+            LabelPair(label, names[int(np.frombuffer(logs, "<f2")[: len(names)].argmax())], again)
+            for label, logs, again in rows
+        ]
 
     def claim(self, spent: SpentLook) -> bool:
         """Spend a look, and store all that determines its outcome.

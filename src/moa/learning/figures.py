@@ -11,6 +11,7 @@ from moa.decisions.guarantee import percent, tail, upper_bound
 from moa.learning.answer_rows import RETRIED, DrawnRow, FigureRow, LearningState
 from moa.learning.answers import STALE_S, AnswerStore
 from moa.learning.epochs import LOOKS, RISK, level_of_draw
+from moa.learning.teacher import COMPARED, describe_teacher
 
 HUNDRED = 100
 
@@ -98,6 +99,8 @@ class LearningFigures(Frozen):
     differs_from_itself: int
     """Inputs asked twice where the large model's two answers differ. No head can agree with it more
     often."""
+    doubt: str
+    """Why the large model's labels may not depend on the texts; empty without a reason."""
     spent: float | None
     """US dollars spent on the large model; `None`: unknown."""
     saved: float | None
@@ -128,7 +131,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         ConfigError: it has no answers.
         StoreError: it is damaged.
     """
-    store.read_question()
+    options = store.read_options()
     state = store.read_state()
     rows = store.read_figure_rows()
     looks = [_read_look(*row, state) for row in store.read_looks()]
@@ -173,6 +176,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         missing=sum(_is_missing(row, state) for row in rows),
         asked_twice=len(repeated_rows),
         differs_from_itself=sum(row.again != row.label for row in repeated_rows),
+        doubt=describe_teacher(store.read_label_pairs(state, options, COMPARED), len(options)),
         spent=_sum_costs(large_rows, one_call),
         saved=_saved_cost(live_rows, one_call),
         next=_describe_next(

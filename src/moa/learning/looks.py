@@ -46,6 +46,7 @@ from moa.learning.labelled import OTHERWISE
 from moa.learning.reader import FeatureReading
 from moa.learning.recording import Recorder
 from moa.learning.search import FittedFeature, blend_parts, search_features
+from moa.learning.teacher import COMPARED, describe_teacher
 
 MOST = 2000
 """Maximum of labels to fit to, the latest ones."""
@@ -172,6 +173,8 @@ class Learning:
         """Why this process stopped learning, and what to do; empty while it learns."""
         self._is_blind = False
         """True if the head in use can't be checked here, so that it isn't used."""
+        self._hears = True
+        """True until the log was told of the large model's labels, or all are compared."""
 
     def current(self) -> tuple[LearningState, Head | None]:
         """Return the state, and the head in use, which another process may have made."""
@@ -267,8 +270,18 @@ class Learning:
             self.store.withdraw(state, reason)
             state = self.store.read_state()
         self._next = self.store.last_place() + _OFTEN
+        if self._hears:
+            self._tell_of_teacher(state)
         if state.looks < len(LOOKS) and not self.stopped:
             self._consider(state)
+
+    def _tell_of_teacher(self, state: LearningState) -> None:
+        """Tell the log, once, if the large model's labels seem not to depend on the texts."""
+        pairs = self.store.read_label_pairs(state, self.options, COMPARED)
+        note = describe_teacher(pairs, len(self.options))
+        if note:
+            _logger.warning("%s: %s", self.store.location, note)
+        self._hears = not note and len(pairs) < COMPARED
 
     def _consider(self, state: LearningState) -> None:
         """Make the next look if it is due, and worth it by the fit side."""

@@ -31,7 +31,10 @@ def no_calibrations() -> Calibrations:
 def figures(
     book: Book, calibrations: Calibrations, learning: LearningFigures | None = None
 ) -> tuple[Figure, ...]:
-    """Return the figures at the top of the page: four, or more if several questions are tested."""
+    """Return the figures at the top of the page: four, or more if several questions are tested.
+
+    Of a cascade that learns there is a fifth if the large model's labels are doubtful.
+    """
     if learning is not None:
         return _learning(learning)
     rows = book.entries
@@ -292,6 +295,9 @@ def _learning(learning: LearningFigures) -> tuple[Figure, ...]:
     )
     spent = "unknown" if learning.spent is None else dollars(learning.spent)
     saved = "" if learning.saved is None else f"saved so far: {dollars(learning.saved)}"
+    doubt = Figure(
+        title="Large model's labels", value="doubtful", detail=learning.doubt, tone="warn"
+    )
     return (
         Figure(
             title="By the small model",
@@ -310,6 +316,7 @@ def _learning(learning: LearningFigures) -> tuple[Figure, ...]:
             detail=f"{audit}. {learning.promise}",
             tone="good" if in_use else "plain",
         ),
+        *([doubt] if learning.doubt else []),
     )
 
 

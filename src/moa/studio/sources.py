@@ -178,9 +178,7 @@ def _answers(location: str) -> Source:
                 yield _line_of_answer(row._asdict())
 
     with AnswerStore(location, must_exist=True) as store:
-        options = tuple(
-            option["name"] for option in json.loads(store.read_question()[0])["options"]
-        )
+        options = store.read_options()
     name = "answers" if is_address(location) else Path(location).name
     about = "what a cascade that learns was asked"
     files = () if is_address(location) else (Path(location), Path(f"{location}-wal"))
