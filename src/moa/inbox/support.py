@@ -326,15 +326,6 @@ class Support(Recipe[Ticket, SupportOutcome], recipe="support"):
         is_small = reads_heads(slm) or (size is not None and size < DECIDES_FROM)
         return "heads" if is_small else "model"
 
-    @property
-    def decided_by(self) -> str:
-        """Description of who decides, for a banner."""
-        if self.decider == "model":
-            return f"{self.slm.name} ({self.slm.model})"
-        return "shipped heads on an encoder" + (
-            f", and {self.slm.model} where it helps" if self.decider == "both" else ""
-        )
-
     def _adder(
         self,
         g: Graph[Ticket],
