@@ -99,7 +99,7 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "bounds": Section("trust.py --steps bounds", ("decisions/guarantee.py", "decisions/bounds.py")),
     "support": Section("support.py --slm {models} --chat {models} --json {kept}", SUPPORT),
-    "filters": Section("filters.py --alone {models} --json {kept}", DECIDING),
+    "filters": Section("filters.py --models {models} --json {kept}", DECIDING),
     "encoder": Section("encoder.py --data {data}", VECTORS),
     "encoder speed": Section("encoder.py speed", VECTORS),
     "learning": Section(

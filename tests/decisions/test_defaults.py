@@ -12,7 +12,7 @@ import pytest
 from moa import Classifier, Filter, RunContext
 from moa.core.errors import ConfigError
 from moa.core.node import Result
-from moa.core.questions import Question
+from moa.core.questions import Answer, Question
 from moa.endpoints import Decision, Example
 from moa.endpoints.known import ModelFacts, save_facts
 from moa.local.encoders import JointEncoder
@@ -101,17 +101,74 @@ async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_twenty_a_label_
     assert endpoint.states == []
 
 
+PETS = (
+    "My cat sleeps.",
+    "Kittens purr.",
+    "The dog barks.",
+    "A tabby hissed.",
+    "Feed the cat.",
+    "The hamster is asleep.",
+    "Two puppies played.",
+    "Our rabbit eats hay.",
+)
+CARS = (
+    "The engine died.",
+    "New tyres.",
+    "The brakes squeak.",
+    "I drive a van.",
+    "An old bus.",
+    "The clutch slips.",
+    "Fill the tank.",
+    "He sold his lorry.",
+)
+
+
 @installed
-async def test_a_filter_learns_from_examples_what_its_criterion_means() -> None:
-    endpoint = SimulatedEndpoint(
-        encoder=JointEncoder(), rule=lambda text: {"filter": {"yes": len(text) % 7 / 9}}
+@pytest.mark.parametrize("each", [7, 8])
+async def test_a_filter_learns_from_sixteen_examples_what_its_criterion_means(each: int) -> None:
+    endpoint = SimulatedEndpoint(encoder=JointEncoder())
+    pets, cars = (
+        [(text, met) for text in texts[:each]] for texts, met in ((PETS, True), (CARS, False))
     )
-    pets = ["My cat sleeps.", "Kittens purr.", "The dog barks.", "A tabby hissed.", "Feed the cat."]
-    cars = ["The engine died.", "New tyres.", "The brakes squeak.", "I drive a van.", "An old bus."]
-    examples = [*((text, True) for text in pets), *((text, False) for text in cars)]
-    ours = Filter(endpoint, "of kind 7B", action="drop", examples=examples, name="filter")
-    assert (await ours.run("The puppy chewed my shoes.")).output.met
-    assert not (await ours.run("The car needs a new gearbox.")).output.met
+    ours = Filter(endpoint, "of kind 7B", action="drop", examples=[*pets, *cars], name="filter")
+    found = [await ours.run(text) for text in ("The puppy barked.", "The car needs a new engine.")]
+    learnt = [result.output.met for result in found] == [True, False]
+    told = "fitted to 16 labelled texts" in said(found[0])
+    assert learnt == told == (each == 8)
+
+
+@installed
+async def test_a_head_that_is_no_better_than_the_words_of_its_criterion_is_not_used() -> None:
+    endpoint = SimulatedEndpoint(encoder=JointEncoder())
+    examples = [*((text, True) for text in PETS), *((text, False) for text in CARS)]
+    ours = Filter(endpoint, "about an animal", action="drop", examples=examples, name="filter")
+    made = await ours.run("The puppy barked.")
+    assert "by the words of the question: a head was right in" in said(made)
+    words = Filter(endpoint, "about an animal", action="drop", name="filter")
+    assert made.output == (await words.run("The puppy barked.")).output
+
+
+@pytest.mark.parametrize(
+    ("p", "threshold", "doubtful"),
+    [
+        (0.31, 0.5, True),
+        (0.29, 0.5, False),
+        (0.69, 0.5, True),
+        (0.71, 0.5, False),
+        (0.85, 0.9, True),
+        (0.97, 0.9, False),
+        (0.5, 0.9, False),
+        (1.0, 0.9, False),
+    ],
+)
+def test_an_encoders_answer_near_the_threshold_is_doubtful_and_the_text_is_kept(
+    p: float, threshold: float, doubtful: bool
+) -> None:
+    ours = Filter(SimulatedEndpoint(), "spam", action="drop", threshold=threshold)
+    answer = Answer(question=ours.questions[0], probabilities=(p, 1 - p), source="encoder")
+    verdict = ours.read([answer])
+    assert verdict.doubtful == doubtful
+    assert verdict.kept == (doubtful or p < threshold)
 
 
 def test_an_example_with_a_label_that_is_none_is_refused() -> None:

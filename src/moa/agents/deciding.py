@@ -76,9 +76,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     Examples, a few of each label, show what you mean. The model reads them in its prompt. With an
     encoder, a choice uses the scorer of pairs (`moa.local.pairs`), and with twenty examples per
-    label also a head; a criterion uses a head with eight examples. With dozens to hundreds of
-    labelled rows, `adapt` chooses the best scorer by cross-validation, and `moa learn` also bounds
-    the error rate of accepted answers.
+    label also a head; a criterion uses a head with 16 examples if, by cross-validation, it is
+    right more often than the words. With dozens to hundreds of labelled rows, `adapt` chooses the
+    best scorer by cross-validation, and `moa learn` also bounds the error rate of accepted answers.
 
     If a text exceeds the endpoint's `context_window`, only its opening and end are read, and the
     trace says so. If the window is unknown, the whole text is sent.
@@ -139,9 +139,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def decides_by_words(self) -> bool:
-        """True if only the words of the questions decide."""
-        alone = all(isinstance(feature, WordsFeature) for feature in self._features)
-        return bool(self._features) and alone and not self._to_fit
+        """True if only the words of the questions decide, as far as the first text has shown."""
+        fitted = self._first_fit.found(self._to_fit)
+        features = [*self._features, *(f for c in fitted for f in c.calibration.features)]
+        alone = all(isinstance(feature, WordsFeature) for feature in features)
+        return bool(features) and alone and len(fitted) == len(self._to_fit)
 
     @property
     def asks_endpoint(self) -> bool:
@@ -585,6 +587,10 @@ class _FirstFit:
     def __init__(self) -> None:
         self._lock = Lock()
         self._found: dict[str, CalibratedDecider] = {}
+
+    def found(self, questions: Sequence[Question]) -> list[CalibratedDecider]:
+        """Return the scorers that are fitted already."""
+        return [self._found[q.name] for q in questions if q.name in self._found]
 
     async def get(
         self,

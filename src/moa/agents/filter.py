@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Unpack, get_args
@@ -43,15 +44,17 @@ class Verdict(BaseModel):
     met: bool
     """True if the text meets the criterion."""
     doubtful: bool = False
-    """True if the answer is unreliable: the model gives it for every text, or only the words of
-    the criterion decide, and are undecided. Such a text is kept."""
+    """True if the answer is unreliable: the model gives it for every text, or the encoder decides
+    and its probability is near the threshold. Such a text is kept."""
     accepted: bool | None = None
     """True if a calibration's guarantee covers it; `None` if there is no guarantee."""
 
 
-UNSURE = 0.1
-"""Distance from the threshold up to which an answer by the criterion's words alone is unsure: for
-new criteria, just over half of such answers were right (benchmarks/filters.py)."""
+UNSURE = 0.85
+"""Log-odds from the threshold up to which an encoder's answer is unsure if nothing but the filter's
+own examples was fitted: probabilities of .3 to .7 at a threshold of .5. On criteria that nothing
+was learnt from these are half of the wrong answers and a quarter of the right ones; less so among
+near misses (benchmarks/filters.py)."""
 
 
 class Filter(DecidingAgent[Verdict]):
@@ -157,7 +160,7 @@ class Filter(DecidingAgent[Verdict]):
         certainty = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({certainty})"
-        unsure = self.decides_by_words and p is not None and abs(p - self.threshold) <= UNSURE
+        unsure = answer.source == "encoder" and not self.calibrations and self._is_near(p)
         doubtful = answer.doubtful or unsure
         # An answer that only lacks probabilities counts: else such a model would drop nothing.
         is_open = doubtful and (p is not None or answer.label_mass is not None)
@@ -172,6 +175,18 @@ class Filter(DecidingAgent[Verdict]):
             doubtful=doubtful,
             accepted=answer.accepted,
         )
+
+    def _is_near(self, p: float | None) -> bool:
+        """Return True if a probability is near the threshold, in log-odds."""
+        if p is None or not 0 < p < 1:  # a certain answer is far from any threshold
+            return False
+        # In log-odds a threshold of .9 leaves room for answers above it; at a distance of .2 in
+        # probability all of them would be unsure, and the filter would never act.
+        return abs(_log_odds(p) - _log_odds(self.threshold)) <= UNSURE
+
+
+def _log_odds(p: float) -> float:
+    return math.log(p / (1 - p))
 
 
 def note_drop(verdict: Verdict, context: RunContext) -> None:

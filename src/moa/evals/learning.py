@@ -198,7 +198,7 @@ async def learn_from(
 
 
 def _has_enough(question: Question, rows: Sequence[Labelled]) -> bool:
-    return has_enough_labels(question, rows, pairs=False)
+    return has_enough_labels(question, rows, by_words=False)
 
 
 def half_of(text: str) -> int:
@@ -249,7 +249,7 @@ def _are_examples_only(
     """Return True if labels are too few for a head, and serve as examples of a choice."""
     reads = feeds_heads(agent.encoder)
     scored = reads and question.kind == "choice" and has_words(question)
-    return scored and not has_enough_labels(question, rows, pairs=True)
+    return scored and not has_enough_labels(question, rows, by_words=True)
 
 
 def _decide_by_words(

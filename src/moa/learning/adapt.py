@@ -13,10 +13,16 @@ from dataclasses import dataclass
 
 from moa.core.context import RunContext
 from moa.core.questions import Question
-from moa.decisions import ENOUGH, ENOUGH_A_LABEL, PromptVariant
+from moa.decisions import ENOUGH, ENOUGH_A_LABEL, ENOUGH_BESIDE_WORDS, PromptVariant
 from moa.decisions.arrays import Floats, np
-from moa.decisions.defaults import add_expected_precision, make_calibration, make_unfitted
-from moa.decisions.encoders import feeds_heads, heads_of
+from moa.decisions.defaults import (
+    BY_WORDS,
+    add_expected_precision,
+    calibrate_by_words,
+    make_calibration,
+    make_unfitted,
+)
+from moa.decisions.encoders import Heads, feeds_heads, heads_of
 from moa.decisions.features import (
     ASKED_AS,
     DECIDES,
@@ -64,11 +70,12 @@ async def adapt(
 ) -> dict[str, Calibration]:
     """Fit a calibration for each question, and return them by name.
 
-    Fitting to labels takes eight labelled texts of a question, of at least two options; for a
-    choice that the pair scorer decides it takes twenty per label. It selects the features that
-    lower the log loss in cross-validation: heads on the encoder's vectors, the words of the
-    question, and the model's label probabilities, alone and after examples. Unlabelled texts are
-    then not read.
+    Fitting to labels takes eight labelled texts of a question, of at least two options. With an
+    encoder that decides by the words of the question it takes 16 for a criterion, and twenty per
+    label for a choice. It selects the features that lower the log loss in cross-validation: heads
+    on the encoder's vectors, the words of the question, and the model's label probabilities, alone
+    and after examples. Unlabelled texts are then not read. Where that is right no more often than
+    the words of a criterion alone, the words decide.
 
     With fewer labels, the bias measured on the unlabelled texts is removed from the words and the
     model, and each text is also read after examples that the model was sure of.
@@ -101,7 +108,7 @@ async def adapt(
             question, answers, as_prompt_variant(question, examples), asks, context, progress
         )
         rows = labels_of(question, labelled)
-        if has_enough_labels(question, rows, pairs=feeds_heads(encoder)):
+        if has_enough_labels(question, rows, by_words=feeds_heads(encoder)):
             calibrations[question.name] = await fit.fit_to_labels(rows)
         else:
             calibrations[question.name] = await fit.fit_to_texts(rows, unlabelled)
@@ -121,18 +128,21 @@ def labels_of(question: Question, labelled: Sequence[Example]) -> list[Labelled]
 
 def has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
     """Return True if there are enough examples to fit the scorers of a question."""
-    return has_enough_labels(question, labels_of(question, examples), pairs=True)
+    return has_enough_labels(question, labels_of(question, examples), by_words=True)
 
 
-def has_enough_labels(question: Question, rows: Sequence[Labelled], *, pairs: bool) -> bool:
+def has_enough_labels(question: Question, rows: Sequence[Labelled], *, by_words: bool) -> bool:
     """Return True if there are enough labels to fit to.
 
-    `pairs` is True if the pair scorer can decide a choice without a fit, which raises the minimum.
+    `by_words` is True if an encoder can decide by the words of the question, without a fit. That
+    raises the minimum.
     """
-    texts = {row.text for row in rows}
-    scored = pairs and question.kind == "choice"
-    minimum = ENOUGH_A_LABEL * len(question.options) if scored else ENOUGH
-    return len(texts) >= minimum and len({row.label for row in rows}) > 1
+    minimum = ENOUGH
+    if by_words and question.kind == "choice":
+        minimum = ENOUGH_A_LABEL * len(question.options)
+    elif by_words and is_about_whole_text(question):
+        minimum = ENOUGH_BESIDE_WORDS
+    return len({row.text for row in rows}) >= minimum and len({row.label for row in rows}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +176,33 @@ class _QuestionFit:
         calibration = await fit_all(reader, rows, variants)
         if calibration is None:
             return make_unfitted(self.question, self._first_examples(rows), origin=_WRITES)
-        return calibration
+        heads = heads_of(self.answers.sources.get(ENCODER))
+        if heads is None or not is_about_whole_text(self.question):
+            return calibration
+        return await self._choose_words_or(calibration, heads, reader, rows)
+
+    async def _choose_words_or(
+        self, fitted: Calibration, heads: Heads, reader: FeatureReader, rows: Sequence[Labelled]
+    ) -> Calibration:
+        """Return a fitted calibration if it is right more often than the words of the criterion.
+
+        Both are compared on the same texts: the fit by cross-validation, and the words as they are.
+        """
+        reader.texts = [row.text for row in rows]
+        reading = await reader.read(make_words_feature(self.question, ()))
+        if reading is None or fitted.reached is None:
+            return fitted
+        names = [option.name for option in self.question.options]
+        labels = np.array([names.index(row.label) for row in rows])
+        words = float((reading.values.argmax(1) == labels).mean())
+        fit = fitted.reached.accuracy
+        compared = f"right in {fit:.0%} of {len(rows)} examples by cross-validation"
+        if fit > words:
+            origin = f"{fitted.origin}: {compared}, the words alone in {words:.0%}"
+            return fitted.model_copy(update={"origin": origin})
+        by_words = calibrate_by_words(self.question, self.endpoint, heads)
+        origin = f"{BY_WORDS}: a head was {compared}, the words in {words:.0%}"
+        return by_words.model_copy(update={"origin": origin}).with_seal()
 
     def _first_examples(self, rows: Sequence[Labelled]) -> list[Example]:
         return [Example(row.text, {self.question.name: row.label}) for row in rows[:_SHOWN]]
