@@ -36,6 +36,8 @@ WORDS, EXAMPLES, SAME = "built-in", "16 examples", "words, those"
 SHOWN = 8
 """Examples that meet a criterion, and as many that don't."""
 DRAWS = 3
+BY_MODELS = 40
+"""Texts of a criterion that models are asked about."""
 TEXT = """
 ## Filters
 
@@ -63,7 +65,8 @@ better.
 """
 MODELS = (
     "\n*FILE*: the filter asks that model, which alone decides; *plain call*: the same model is\n"
-    "asked by a prompt that somebody else wrote, at temperature 0, its JSON held to a schema."
+    "asked by a prompt that somebody else wrote, at temperature 0, its JSON held to a schema.\n"
+    f"Both on the first {BY_MODELS} texts of each."
 )
 Row = dict[str, Any]
 """A text, and whether it meets its criterion."""
@@ -162,6 +165,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         settings = EngineSettings(context_window=2048, slots=1)
         async with EmbeddedEndpoint(model_path=file, settings=settings, timeout_s=1800) as model:
             for criterion, rows in rows_by_criterion(NEAR).items():
+                rows = rows[:BY_MODELS]
                 agent = Filter(model, criterion, action="drop")
                 await way(file.stem, NEAR, criterion, asked(agent, rows))
                 plain = by_plain_call(model, agent, rows)

@@ -131,7 +131,7 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "support replies": Section("support_replies.py --file {models} --json {kept}", SUPPORT),
     "support danger": Section("support_danger.py", (*VECTORS, "inbox")),
-    "questions": Section("questions.py --models built-in {models} --resume {kept}", DECIDING),
+    "questions": Section("questions.py --models built-in {models} --json {kept}", DECIDING),
     "promise shown": Section(
         "promise.py --data {data} --kept {kept}",
         ("learning", *VECTORS),

@@ -34,11 +34,14 @@ def token(text: str, *others: tuple[str, float]) -> TokenLogprobs:
 
 def read(
     tokens: Sequence[TokenLogprobs], options: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[list[float], float]]:
+) -> dict[str, tuple[list[float], float | None]]:
     text = b"".join(each.token for each in tokens).decode()
     readings = read_values(text, tokens, options)
     return {
-        key: ([round(p, 3) for p in reading.probabilities], round(reading.mass, 3))
+        key: (
+            [round(p, 3) for p in reading.probabilities],
+            None if reading.mass is None else round(reading.mass, 3),
+        )
         for key, reading in readings.items()
     }
 
@@ -55,6 +58,13 @@ def test_other_spellings_of_an_option_are_added_and_what_is_none_is_reported() -
     others = (("Yes", 0.1), (" no", 0.2), ("maybe", 0.3))
     tokens = [token('{"q": "'), token("yes", *others), token('"}')]
     assert read(tokens, YES_NO) == {"q": ([0.714, 0.286], 0.7)}
+
+
+def test_a_server_that_sends_what_its_schema_has_left_tells_no_mass() -> None:
+    forbidden = ((b"perhaps", -9999.0), (b"{", -9999.0))  # so does vLLM
+    value = token("yes", ("no", 0.3))
+    value = TokenLogprobs(value.token, (*value.alternatives, *forbidden))
+    assert read([token('{"q": "'), value, token('"}')], YES_NO) == {"q": ([0.7, 0.3], None)}
 
 
 def test_a_quote_may_stand_in_one_token_with_the_value_or_before_it() -> None:
@@ -124,6 +134,7 @@ def test_a_reading_is_a_distribution_however_the_tokens_are_cut(
     tokens = [TokenLogprobs(piece, ((piece, -0.1), (b"x", -2.5))) for piece in pieces]
     reading = read_values(text, tokens, {"a b": options})["a b"]
     assert math.fsum(reading.probabilities) == pytest.approx(1.0)
+    assert reading.mass is not None
     assert 0.0 < reading.mass <= 1.0
 
 

@@ -106,7 +106,7 @@ class Answer:
     written: int | None = None
     """Index of the option that the model wrote, if it has no probabilities."""
     label_mass: float | None = None
-    """Total probability of the options before normalisation."""
+    """Total probability of the options before normalisation; `None` if the server doesn't tell."""
     source: Source = "native"
     accepted: bool | None = None
     """True if a calibration's guarantee covers it; `None` if there is no guarantee."""

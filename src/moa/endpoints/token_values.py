@@ -20,6 +20,9 @@ _PAIR = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _LEAST = 1e-6
 """Probability of an option that isn't among the alternatives of a token: less than the last one's,
 which is not known better."""
+_FORBIDDEN = -9999.0
+"""What vLLM sends as the log-probability of a token that the schema forbids, since JSON has no
+infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,9 @@ class ValueReading:
 
     probabilities: tuple[float, ...]
     """One for each option, in order; they add up to 1."""
-    mass: float
-    """Probability of all options together at the value's first token, 0 to 1. A server that reports
-    what is left after the schema's mask gives 1."""
+    mass: float | None
+    """Probability of all options together at the value's first token, 0 to 1; `None` if the server
+    reports what the schema has left, which always adds up to 1 (vLLM, unlike llama.cpp)."""
 
 
 def read_values(
@@ -85,8 +88,9 @@ def _read_value(
     """
     values = _Values.of(options)
     alive, weight, mass = list(range(len(options))), 1.0, -1.0
-    totals = [0.0] * len(options)
+    totals, is_masked = [0.0] * len(options), False
     for begin, token in tokens:
+        is_masked = is_masked or any(p <= _FORBIDDEN for _, p in token.alternatives)
         step = values.weigh(token, whole[begin:start], whole[start:begin], alive)
         if mass < 0.0:
             mass = min(1.0, step.total + step.open)
@@ -103,7 +107,8 @@ def _read_value(
     if mass <= 0.0:
         return None
     floored = [max(total, _LEAST) for total in totals]
-    return ValueReading(tuple(value / math.fsum(floored) for value in floored), mass)
+    probabilities = tuple(value / math.fsum(floored) for value in floored)
+    return ValueReading(probabilities, None if is_masked else mass)
 
 
 class _Step(NamedTuple):
