@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from moa.core.errors import InputError, Unanswered
+from moa.agents.base import TypedNode
+from moa.core.context import RunContext
+from moa.core.errors import ConfigError, InputError, Unanswered
 from moa.core.node import Reply
 from moa.core.questions import Choice, Predicate
 from moa.decisions.arrays import coverage_at_risk
-from moa.evals.cases import DesignAnswer, answer_text, cases_of
+from moa.evals import compare
+from moa.evals.cases import DesignAnswer, answer_text, cases_of, read_cases
 from moa.evals.comparison import MARGIN, DesignReport, cost_ratio, judge_design, judge_designs
 from moa.evals.metrics import (
     Interval,
@@ -167,6 +172,51 @@ def test_the_answer_of_an_output_is_its_label_or_its_text() -> None:
     assert answer_text(Reply(text="hello")) == "hello"
     with pytest.raises(Unanswered):
         answer_text(Choice[str](status="refused"))
+
+
+class Ticket(BaseModel):
+    text: str
+    subject: str = ""
+
+
+class Decisions(BaseModel):
+    intent: Choice[str | None]
+    urgent: Predicate
+
+
+class Outcome(BaseModel):
+    decisions: Decisions
+
+
+class Desk(TypedNode[Ticket, Outcome]):
+    """Decides by the subject alone."""
+
+    async def answer(self, request: Ticket, context: RunContext) -> Outcome:
+        intent = Choice[str | None](label=request.subject or None)
+        return Outcome(decisions=Decisions(intent=intent, urgent=Predicate(value=True)))
+
+
+async def test_one_of_several_decisions_is_compared_with_the_column_of_its_name(
+    tmp_path: Path,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        '{"text": "a", "subject": "bill", "intent": "bill", "urgent": true}\n'
+        '{"text": "b", "intent": null, "urgent": false}\n'
+        '{"text": "c", "subject": "bill", "intent": "lost", "urgent": true}\n'
+    )
+    right = {"intent": [True, True, False], "urgent": [True, False, True]}
+    for decision, expected in right.items():
+        data = read_cases(rows, decision=decision)
+        found = await compare(data, {"desk": Desk(name="desk")})
+        assert found.design("desk").quality.value == pytest.approx(sum(expected) / 3)
+    with pytest.raises(ConfigError, match="'wish'"):
+        read_cases(rows, decision="wish")
+
+
+async def test_an_output_of_several_decisions_asks_which_is_compared() -> None:
+    found = await compare([{"text": "a", "label": "bill"}], {"desk": Desk(name="desk")})
+    assert "decisions.intent, decisions.urgent" in (found.design("desk").error or "")
 
 
 def design(name: str, quality: float, cost: float | None, llm_calls: float = 1.0) -> DesignReport:

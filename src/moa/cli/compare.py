@@ -30,6 +30,14 @@ def compare(
     ] = "slm,llm",
     task: options.Task = None,
     labels: options.Labels = None,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            "--decision",
+            metavar="NAME",
+            help="Decision to compare, and column of its labels: intent. Default: label.",
+        ),
+    ] = None,
     calibration: options.CalibrationFile = None,
     reference: Annotated[
         str | None,
@@ -55,8 +63,8 @@ def compare(
 
     Rows have text (or prompt) and label, or text and reference. A design is a built-in graph or
     agent by its name, with its table of moa.toml, or file.py:object. With labels, it returns a
-    decision, a model with exactly one decision in it, or the label as a text. Each gets an equal
-    part of the budget; a row without an answer counts as wrong.
+    decision, a model with one decision in it (--decision names one of several), or the label as a
+    text. Each gets an equal part of the budget; a row without an answer counts as wrong.
 
     Without a calibration, by the labels of the rows, with a design of your own:
 
@@ -67,6 +75,11 @@ def compare(
 
         moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \
             --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg
+
+    The intent in three support graphs of your own, on rows with an intent:
+
+        moa compare inbox.jsonl --designs ways.py:model,ways.py:heads,ways.py:both \
+            --decision intent
 
     Exit codes: 0 compared, 1 a design answered nothing, 2 usage or configuration, 130 stopped.
 
@@ -85,7 +98,7 @@ def compare(
         check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
-    data = read_cases(source, limit=given.limit, **given.row_format)
+    data = read_cases(source, limit=given.limit, decision=decision, **given.row_format)
     label_list = None if labels is None else options.label_names(labels)
     settings = _settings(source, data, task=task, labels=label_list, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]

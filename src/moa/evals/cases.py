@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypedDict
 
-from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moa.core._files import Existing, LineFile
 from moa.core._json import is_mapping
-from moa.core.batch import Item, faults_of, map_rows
+from moa.core.batch import Item, faults_of, map_rows, reader_for
 from moa.core.context import RunContext
 from moa.core.errors import ConfigError, InputError, MoaError
 from moa.core.node import Frozen, Node, text_of
-from moa.core.questions import answers_in
+from moa.core.questions import NONE_OF_THESE, answers_in
 from moa.core.usage import Usage
 from moa.decisions.acceptance import confidence_of
 from moa.decisions.features import Progress
@@ -35,7 +35,7 @@ class Case(Frozen):
     `answer`.
     """
 
-    model_config = ConfigDict(validate_by_name=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(validate_by_name=True, coerce_numbers_to_str=True, extra="allow")
 
     request: str = Field(validation_alias=AliasChoices("text", "prompt", "question"))
     label: str | None = None
@@ -59,6 +59,17 @@ class Case(Frozen):
         """Kind of answer that designs are measured by."""
         return "texts" if self.label is None else "labels"
 
+    def request_for(self, node: Node[Any, object]) -> object:
+        """Return the text; for a node that takes a model, the row as that model.
+
+        Raises:
+            InputError: the row is no such model.
+        """
+        kind = getattr(node, "input_type", object)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return self.request
+        return reader_for(kind)({"text": self.request, **(self.model_extra or {})})
+
     @property
     def expected(self) -> str:
         """The right label, or a good reply."""
@@ -70,6 +81,8 @@ class Data(NamedTuple):
 
     kind: DataKind
     cases: tuple[Case, ...]
+    decision: str | None = None
+    """Name of the decision that is compared; `None`: the only one."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,11 +109,15 @@ def read_cases(
     text_column: str | None = None,
     encoding: str | None = None,
     limit: int | None = None,
+    decision: str | None = None,
 ) -> Data:
     """Read the rows of a file as cases.
 
     Args:
         source: A `.jsonl` or `.csv` file, `-` for standard input.
+        decision: Column of the right label, and name of the decision in the designs' answers, such
+            as `intent` of a support graph; an empty cell is "none of these". `None`: the column
+            `label`, and the only decision.
         format: Format of the rows; `None` chooses by the file name.
         text_column: Column of the text; `None` for the usual ones.
         encoding: Encoding of the file; `None` for UTF-8.
@@ -110,8 +127,26 @@ def read_cases(
         ConfigError: the file doesn't exist, or a row lacks a request or an expected answer.
         InputError: some rows have labels and others texts.
     """
-    rows = read_models(source, Case, format=format, text_column=text_column, encoding=encoding)
-    return _of_one_kind([case for _, case in islice(rows, limit)])
+    model = Case if decision is None else _labelled_in(decision)
+    rows = read_models(source, model, format=format, text_column=text_column, encoding=encoding)
+    return _of_one_kind([case for _, case in islice(rows, limit)])._replace(decision=decision)
+
+
+def _labelled_in(column: str) -> type[Case]:
+    """Return a model of cases whose label stands in another column."""
+
+    class Decided(Case):
+        label: str | None = Field(validation_alias=column)
+
+        @model_validator(mode="before")
+        @classmethod
+        def _name_none(cls, row: Mapping[str, object]) -> Mapping[str, object]:
+            # Before the base class leaves empty cells out.
+            told = row.get(column)
+            label = ("no", "yes")[told] if isinstance(told, bool) else told or NONE_OF_THESE
+            return {**row, column: label} if column in row else row
+
+    return Decided
 
 
 def _of_one_kind(cases: Sequence[Case]) -> Data:
@@ -141,11 +176,13 @@ class DesignAnswer(Frozen):
     """US dollars; `None` if unknown."""
 
     @classmethod
-    def of(cls, item: Item[object]) -> DesignAnswer:
-        """Read the answer of a design to a case."""
-        error, output, text = item.error, item.output, None
+    def of(cls, item: Item[object], decision: str | None = None) -> DesignAnswer:
+        """Read the answer of a design to a case: a decision of that name, or the only one."""
+        output: object = item.output
+        error, text = item.error, None
         if error is None:
             try:
+                output = output if decision is None else _decision_in(output, decision)
                 text = answer_text(output)
             except MoaError as problem:
                 error = problem
@@ -189,17 +226,36 @@ def _spent(usage: Usage, seconds: float) -> _Spent:
     }
 
 
+def _decision_in(output: object, name: str) -> object:
+    """Return what the only field of a name holds, at any depth of a model."""
+    found = list(_fields_named(output, name))
+    if len(found) != 1:
+        raise InputError(f"{type(output).__name__} holds {len(found)} decisions named {name!r}")
+    return found[0]
+
+
+def _fields_named(output: object, name: str) -> Iterator[object]:
+    if isinstance(output, BaseModel):
+        for field in type(output).model_fields:
+            value: object = getattr(output, field)
+            if field == name:
+                yield value
+            else:
+                yield from _fields_named(value, name)
+
+
 def answer_text(output: object) -> str:
     """Read the label of a decision, or the text of any other output."""
     met = getattr(output, "met", None)
     if isinstance(met, bool):
         return "yes" if met else "no"
-    answers = list(answers_in(output).values())
+    answers = answers_in(output)
     if len(answers) > 1:
         raise InputError(
-            f"{type(output).__name__} holds {len(answers)} decisions: compare them one at a time"
+            f"{type(output).__name__} holds {len(answers)} decisions: {', '.join(answers)}. "
+            "Name the one to compare: --decision, or decision= of read_cases"
         )
-    return answers[0].said if answers else text_of(output)
+    return next((answer.said for answer in answers.values()), None) or text_of(output)
 
 
 class Cache:
@@ -261,6 +317,7 @@ async def answers_of(
     context: RunContext,
     concurrency: int,
     progress: Progress | None = None,
+    decision: str | None = None,
 ) -> list[DesignAnswer]:
     """Return the answers of a design to all cases, in order.
 
@@ -270,13 +327,13 @@ async def answers_of(
     answers = {index: cache.get(name, case.request) for index, case in enumerate(cases)}
     missing = [index for index, answer in answers.items() if answer is None]
     done = len(cases) - len(missing)
-    texts = (cases[index].request for index in missing)
-    async with aclosing(map_rows(node, texts, context, max_concurrency=concurrency)) as items:
+    requests = [cases[index].request_for(node) for index in missing]
+    async with aclosing(map_rows(node, requests, context, max_concurrency=concurrency)) as items:
         async for item in items:
             if isinstance(item.error, ConfigError):
                 raise item.error
             index = missing[item.number - 1]
-            answers[index] = answer = DesignAnswer.of(item)
+            answers[index] = answer = DesignAnswer.of(item, decision)
             if answer.error is None:
                 cache.put(name, cases[index].request, answer)
             done += 1

@@ -256,6 +256,7 @@ async def compare(
                 context=_new_context(budget, strict),
                 concurrency=concurrency,
                 progress=progress,
+                decision=data.decision,
             )
             scores[name] = await _score_answers(metric, data.cases, design_answers, judge, judging)
     return _build_comparison(
