@@ -30,9 +30,7 @@ from moa.local.embedded import EngineSettings
 from report import table, write
 
 DATA = Path(__file__).parent / "data"
-CHOSEN_ON = ("trade", "services")
-FRESH = ("crafts", "offices", "households", "commerce")
-SETS = (*CHOSEN_ON, *FRESH)
+SETS = ("crafts", "offices", "households", "commerce")
 KINDS = {"predicate": "yes or no", "choice": "choice", "score": "score"}
 MOA, PLAIN, UNKNOWN = "moa", "plain call", "moa, unknown=True"
 BUILT_IN = "built-in"
@@ -43,23 +41,23 @@ Row = dict[str, Any]
 TEXT = """
 ## Questions about business texts
 
-{questions} questions about {texts} business texts (leases, complaints, invoices, minutes …) in ten
-languages, in six sets by six writers: numbers, dates, negations, two facts, near misses. *Moa*: a
-`Decider` with all questions of a text. *Plain call*: the same model is asked all of them by a
-prompt that somebody else wrote, at temperature 0, its JSON held to a schema. Shares right of the
-questions whose answer the text tells. How a model is asked was chosen on the first two sets.
-*Chance* is an option at random, or the more frequent of yes and no.
+{questions} questions about {texts} business texts (letters, invoices, minutes, chats), in four sets
+by four writers: numbers, dates, negations, two facts, near misses. *Moa*: a `Decider` with all
+questions of a text. *Plain call*: the same model is asked all of them by a prompt that somebody
+else wrote, at temperature 0, its JSON held to a schema. Shares right of the questions whose answer
+the text tells; how a model is asked was chosen on two other sets. *Chance* is an option at random,
+or the more frequent of yes and no.
 
 {right}
 
-The same by kind, on the four sets that nothing was chosen on:
+By kind:
 
 {kinds}
 
-*Difference* is that of all paired questions of these four sets, with its 95 % limits, by text.
-*AUC*: how well the confidence tells right from wrong. *ECE*: expected calibration error.
-*Doubtful*: the share of doubtful answers; beside it the share right of the others. Tokens, calls
-and seconds are of a text, seconds on a machine with other work.
+*Difference* is that of all paired questions, with its 95 % limits, by text. *AUC*: how well the
+confidence tells right from wrong. *ECE*: expected calibration error. *Doubtful*: the share of
+doubtful answers; beside it the share right of the others. Tokens, calls and seconds are of a text,
+seconds on a machine with other work.
 
 {trust}
 
@@ -237,14 +235,14 @@ def report(found: Found) -> str:
         [
             f"{n}, {w}",
             *(
-                _written(share(found.told(n, w, *FRESH), lambda o, k=k: o.asked.kind == k))
+                _written(share(found.told(n, w, *SETS), lambda o, k=k: o.asked.kind == k))
                 for k in KINDS
             ),
         ]
         for n, w in ways
     ]
     counts = [
-        sum(o.kind == k and o.answer is not None for of in FRESH for o in rows_asked(of))
+        sum(o.kind == k and o.answer is not None for of in SETS for o in rows_asked(of))
         for k in KINDS
     ]
     head = ["", *(f"{title} ({n})" for title, n in zip(KINDS.values(), counts, strict=True))]
@@ -264,7 +262,7 @@ def report(found: Found) -> str:
         texts=sum(len(rows_of(of)) for of in SETS),
         right=table(["", *SETS], right),
         kinds=table(head, kinds),
-        trust=table(trust_head, [_trust(found, n, w, FRESH) for n, w in ways]),
+        trust=table(trust_head, [_trust(found, n, w, SETS) for n, w in ways]),
         unknown=_unknown(found),
     )
 

@@ -258,7 +258,7 @@ async def test_a_model_that_thinks_all_the_same_gets_the_room_for_it(served: Ser
 def thought(tokens: int) -> Answer:
     """An answer for which a model needed so many tokens."""
     body = chat('{"refund": "yes"}').json()
-    body["usage"]["completion_tokens"] = tokens
+    body["usage"] |= {"prompt_tokens": 90, "completion_tokens": tokens, "total_tokens": 90 + tokens}
     return Answer(json=body)
 
 

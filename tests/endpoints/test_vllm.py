@@ -180,13 +180,15 @@ async def test_labels_are_read_at_the_priority_of_the_endpoint(served: Served) -
 
 async def test_a_vllm_without_its_tokenizer_route_is_asked_in_a_chat(served: Served) -> None:
     fake = FakeVLLM({})
+    completion = chat('{"topic": "app"}').json()
+    completion["usage"] |= {"prompt_tokens": 90, "total_tokens": 94}  # of a prompt this long
 
     def behind_a_proxy(request: Asked) -> Answer:
         match request.path:
             case "/tokenize":
                 return Answer(404, json={"detail": "Not Found"})
             case "/v1/chat/completions":
-                return Answer(json=chat('{"topic": "app"}').json())
+                return Answer(json=completion)
             case _:
                 return fake(request)
 
